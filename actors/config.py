@@ -1,0 +1,277 @@
+"""What a tunnel is told before it starts: addresses, limits, the tunnel's configuration.
+
+Owns the names, defaults and checks of every setting of a tunnel. Pure data: it opens nothing,
+resolves nothing and logs nothing. Tokens are kept out of every `repr`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from tunnelfleet.proto import (
+    MAX_PAYLOAD_BYTES,
+    ConfigError,
+    Endpoint,
+    Mode,
+    ProtocolVersion,
+    validate_access_token,
+    validate_client_token,
+)
+
+from .kernel import Backoff
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+__all__ = [
+    "ANY_SERVICE",
+    "Address",
+    "HttpProxy",
+    "Limits",
+    "TcpAddress",
+    "TunnelConfig",
+    "UnixAddress",
+    "parse_address",
+]
+
+ANY_SERVICE = ""
+"""The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
+
+MAX_PORT = 65_535
+MAX_NAME_LENGTH = 200
+USER_AGENT = "tunnelfleet/0.1 (python)"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A TCP address; `port` 0 asks for a free port when it is listened on."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """The path of a Unix stream socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+Address = TcpAddress | UnixAddress
+
+
+def parse_address(text: str, *, default_host: str = "127.0.0.1") -> Address:
+    """Read an address as people write it.
+
+    Args:
+        text: `22`, `host:22`, `[::1]:22`, `/run/app.sock` or `unix:run/app.sock`.
+        default_host: the host of a bare port.
+
+    Returns:
+        The address.
+
+    Raises:
+        ConfigError: when it is none of these; the message quotes it and shows the forms.
+    """
+    text = text.strip()
+    if text.startswith("unix:"):
+        return _unix_address(text.removeprefix("unix:"), text)
+    if "/" in text:
+        return _unix_address(text, text)
+    host, separator, port = text.rpartition(":")
+    if not separator:
+        host = default_host
+    elif host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif not host or ":" in host:
+        raise _bad_address(text)
+    if not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
+        raise _bad_address(text)
+    return TcpAddress(host, int(port))
+
+
+def _unix_address(path: str, text: str) -> UnixAddress:
+    # sun_path of struct sockaddr_un holds 108 bytes with its terminator: unix(7).
+    if not path or len(path.encode()) > 107:
+        raise ConfigError(
+            f"bad Unix socket path {text!r}: it must have 1 to 107 bytes; use a shorter path"
+        )
+    return UnixAddress(path)
+
+
+def _bad_address(text: str) -> ConfigError:
+    return ConfigError(
+        f"bad address {text!r}: write PORT, HOST:PORT, [IPV6]:PORT or /path/to/socket "
+        f"(a port is 0 to {MAX_PORT})"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProxy:
+    """An HTTP proxy that is asked to CONNECT to the endpoint."""
+
+    host: str
+    port: int
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return str(TcpAddress(self.host, self.port))
+
+    @classmethod
+    def parse(cls, text: str) -> HttpProxy:
+        """Read `http://[user:password@]host:port` or `host:port`.
+
+        Raises:
+            ConfigError: when it is not such an address; the message never repeats the credentials.
+        """
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
+            raise ConfigError("bad HTTP proxy: write http://[USER:PASSWORD@]HOST:PORT")
+        return cls(
+            parts.hostname, port, unquote(parts.username or ""), unquote(parts.password or "")
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Every bound of a tunnel, by name. All are per tunnel unless they say per connection."""
+
+    data_payload_bytes: int = MAX_PAYLOAD_BYTES
+    """Largest payload of a DATA message; 16384 is safe for localproxy 3.3.1 at loopback speed."""
+    send_high_water_bytes: int = 262_144
+    """Per connection: bytes read locally that have not yet left for the kernel of the WebSocket."""
+    receive_backlog_bytes: int = 262_144
+    """Per connection: bytes received that the local socket has not taken, before reading stops."""
+    tunnel_backlog_bytes: int = 4_194_304
+    """The same, summed over the tunnel's connections."""
+    wire_window_bytes: int = 262_144
+    """Bytes that may be with the WebSocketActor and not yet in the kernel."""
+    notsent_low_water_bytes: int = 131_072
+    """TCP_NOTSENT_LOWAT of the WebSocket's socket while the link is fast."""
+    max_connections: int = 1_000
+    """Connections at once; above it listeners stop accepting. localproxy 3.3.1 survives 128."""
+    listen_backlog: int = 128
+    connect_timeout_seconds: float = 15.0
+    """DNS, TCP, proxy, TLS and WebSocket handshake together."""
+    announce_timeout_seconds: float = 15.0
+    """From the upgrade to SERVICE_IDS."""
+    local_connect_timeout_seconds: float = 10.0
+    ping_interval_seconds: float = 20.0
+    pong_timeout_seconds: float = 20.0
+    linger_seconds: float = 10.0
+    """How long the other direction stays open after one side has ended."""
+    stall_timeout_seconds: float = 60.0
+    """A connection that takes no byte for so long while it holds up its tunnel is reset."""
+    offline_grace_seconds: float = 10.0
+    """How long a listener keeps callers waiting while the tunnel is not connected."""
+    stop_timeout_seconds: float = 10.0
+    """How long a graceful stop waits for what was read to be sent."""
+    backoff: Backoff = field(default_factory=Backoff)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name != "backoff" and not value > 0:
+                raise ConfigError(f"{item.name} is {value!r}: it must be greater than 0")
+        if self.data_payload_bytes > MAX_PAYLOAD_BYTES:
+            raise ConfigError(
+                f"data_payload_bytes is {self.data_payload_bytes}: the protocol allows at most "
+                f"{MAX_PAYLOAD_BYTES} (PROTOCOL.md section 2)"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelConfig:
+    """One tunnel.
+
+    Attributes:
+        name: how people and metrics call it; unique in a runtime.
+        mode: source or destination.
+        endpoint: the tunneling service.
+        access_token: the client access token of this mode.
+        client_token: makes reconnecting possible; one is generated when it is None (PROTOCOL.md
+            section 1).
+        services: service id -> where to listen (source) or what to connect to (destination).
+            `ANY_SERVICE` stands for the tunnel's only service. None in source mode: a free port of
+            `bind_host` for each announced service.
+        bind_host: where a source listens when `services` is None.
+        version: what a source speaks; a destination sees it (PROTOCOL.md section 3).
+        bandwidth_bytes_per_second: pace sending a little below this rate; None does not pace.
+        http_proxy: proxy for the WebSocket, or None.
+        ssl_context: for this tunnel; None takes the runtime's shared one.
+        local_bind: source address of the connections that this tunnel makes, or None.
+        user_agent: the User-Agent header.
+        limits: the bounds.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    name: str
+    mode: Mode
+    endpoint: Endpoint
+    access_token: str = field(repr=False)
+    client_token: str | None = field(default=None, repr=False)
+    services: Mapping[str, Address] | None = None
+    bind_host: str = "127.0.0.1"
+    version: ProtocolVersion = ProtocolVersion.V3
+    bandwidth_bytes_per_second: float | None = None
+    http_proxy: HttpProxy | None = None
+    ssl_context: ssl.SSLContext | None = None
+    local_bind: str | None = None
+    user_agent: str = USER_AGENT
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name) > MAX_NAME_LENGTH or not self.name.isprintable():
+            raise ConfigError(
+                f"bad tunnel name {self.name!r}: it must have 1 to {MAX_NAME_LENGTH} "
+                "printable characters"
+            )
+        object.__setattr__(self, "mode", Mode(self.mode))
+        validate_access_token(self.access_token)
+        if self.client_token is not None:
+            validate_client_token(self.client_token)
+        self._check_services()
+        if self.bandwidth_bytes_per_second is not None and self.bandwidth_bytes_per_second <= 0:
+            raise ConfigError("bandwidth_bytes_per_second must be greater than 0, or None")
+
+    def _check_services(self) -> None:
+        if self.services is None:
+            if self.mode is Mode.DESTINATION:
+                raise ConfigError(
+                    f"tunnel {self.name!r} is a destination without services: "
+                    "say what to connect to, as in services={'SSH': TcpAddress('127.0.0.1', 22)}"
+                )
+            return
+        if not self.services:
+            raise ConfigError(f"tunnel {self.name!r} has an empty `services`: name at least one")
+        if ANY_SERVICE in self.services and len(self.services) > 1:
+            raise ConfigError(
+                f"tunnel {self.name!r} mixes an address without a service id with named services: "
+                "give every address its service id"
+            )
+        if self.mode is Mode.DESTINATION:
+            for service_id, address in self.services.items():
+                if isinstance(address, TcpAddress) and address.port == 0:
+                    raise ConfigError(
+                        f"service {service_id!r} of destination {self.name!r} has port 0: "
+                        "say which port to connect to"
+                    )
+        object.__setattr__(self, "services", MappingProxyType(dict(self.services)))

@@ -1,0 +1,107 @@
+"""What happens to tunnels, as events in the past tense.
+
+Owns the event types that leave the actors for people: the runtime's callbacks, subscribers, the
+command line. Every event carries the name of its tunnel and never a token or a payload.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import Address
+    from .stats import TunnelState
+
+__all__ = [
+    "ConnectionClosed",
+    "ConnectionOpened",
+    "ListenerClosed",
+    "ListenerOpened",
+    "ServiceIdsReceived",
+    "SessionWasReset",
+    "StreamClosed",
+    "StreamOpened",
+    "TunnelEvent",
+    "TunnelStateChanged",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelEvent:
+    """Something that happened to the tunnel called `tunnel`."""
+
+    tunnel: str
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelStateChanged(TunnelEvent):
+    """The tunnel entered `state`; `reason` says why, for people."""
+
+    state: TunnelState
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceIdsReceived(TunnelEvent):
+    """SERVICE_IDS arrived: the WebSocket can carry streams."""
+
+    service_ids: tuple[str, ...]
+    channel_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerOpened(TunnelEvent):
+    """A source listens at `address` for `service_id`."""
+
+    service_id: str
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerClosed(TunnelEvent):
+    """A listener ended; `reason` is empty when it was told to."""
+
+    service_id: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened(TunnelEvent):
+    """A stream became the active one of its service."""
+
+    service_id: str
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed(TunnelEvent):
+    """A stream ended, with all its connections."""
+
+    service_id: str
+    stream_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened(TunnelEvent):
+    """A connection was started on the active stream of its service."""
+
+    service_id: str
+    stream_id: int
+    connection_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed(TunnelEvent):
+    """A connection ended."""
+
+    service_id: str
+    stream_id: int
+    connection_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionWasReset(TunnelEvent):
+    """SESSION_RESET arrived: every stream ended, the WebSocket stays."""

@@ -1,0 +1,352 @@
+"""The messages that the actors of a tunnel exchange, in one place.
+
+Commands are in the imperative, events in the past tense. DESIGN.md section 3 draws their way.
+`epoch` numbers the WebSocket connections of a tunnel, so that a message of an old connection is
+recognised after its successor has started.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import socket
+
+    from pykka import ActorRef
+
+    from tunnelfleet.proto import HandshakeError, Message, TunnelError
+
+    from .config import Address
+    from .kernel import ExitReason
+
+__all__ = [
+    "Abandon",
+    "Accepted",
+    "Attach",
+    "AttachTransport",
+    "BytesDelivered",
+    "BytesSent",
+    "ChildEnded",
+    "ChildQuarantined",
+    "ChildStarted",
+    "ChildWaiting",
+    "CloseGracefully",
+    "ConnectionEnded",
+    "ConnectionEstablished",
+    "ConnectionKey",
+    "ConnectionRefused",
+    "Deliver",
+    "DeliverTo",
+    "Drain",
+    "ListenerBound",
+    "LocalDataRead",
+    "LocalReadEnded",
+    "OpenLocal",
+    "PauseReading",
+    "PermitGranted",
+    "PingAnswered",
+    "Quiesce",
+    "Quiesced",
+    "Received",
+    "ReleasePermit",
+    "RemoteEnded",
+    "RemoteEndedFor",
+    "ReplaceToken",
+    "RequestPermit",
+    "ResumeReading",
+    "SendData",
+    "SetAccepting",
+    "SetLowWater",
+    "StopReadingLocal",
+    "StopStream",
+    "Transmit",
+    "Written",
+]
+
+
+class ConnectionKey(NamedTuple):
+    """One connection of a tunnel; never reused within a tunnel."""
+
+    service_id: str
+    stream_id: int
+    connection_id: int
+
+
+# -- ConnectGovernor
+
+
+class RequestPermit(NamedTuple):
+    """A WebSocketActor wants to connect."""
+
+    requester: ActorRef[Any]
+
+
+class PermitGranted(NamedTuple):
+    """It may connect now; it owes a `ReleasePermit` or its end."""
+
+
+class ReleasePermit(NamedTuple):
+    """The attempt is over."""
+
+    requester: ActorRef[Any]
+
+
+# -- WebSocketActor to TunnelActor
+
+
+class ConnectionEstablished(NamedTuple):
+    """The upgrade succeeded; SERVICE_IDS is still to come."""
+
+    epoch: int
+    websocket: ActorRef[Any]
+    channel_id: str
+    connect_seconds: float
+
+
+class ConnectionRefused(NamedTuple):
+    """The service refused the handshake for good (4xx): no retry until the token is replaced."""
+
+    epoch: int
+    error: HandshakeError
+
+
+class Received(NamedTuple):
+    """Tunnel messages arrived, in order; `size_bytes` is the sum of their payloads."""
+
+    epoch: int
+    messages: list[Message]
+    size_bytes: int
+
+
+class Written(NamedTuple):
+    """So many more messages left for the kernel. `blocked`: the kernel has since refused more."""
+
+    epoch: int
+    messages: int
+    blocked: bool
+
+
+class PingAnswered(NamedTuple):
+    """A ping came back after `seconds`."""
+
+    epoch: int
+    seconds: float
+
+
+# -- TunnelActor to WebSocketActor
+
+
+class Transmit(NamedTuple):
+    """Send these messages, each in a WebSocket message of its own."""
+
+    messages: list[Message]
+
+
+class PauseReading(NamedTuple):
+    """Stop reading the WebSocket: a local application does not keep up."""
+
+
+class ResumeReading(NamedTuple):
+    """Read again."""
+
+
+class SetLowWater(NamedTuple):
+    """Set TCP_NOTSENT_LOWAT."""
+
+    size_bytes: int
+
+
+class CloseGracefully(NamedTuple):
+    """Send what is there, an empty CLOSE, and end."""
+
+
+class Abandon(NamedTuple):
+    """End the connection as failed; `label` is for metrics."""
+
+    label: str
+    error: TunnelError
+
+
+# -- local sockets towards the wire
+
+
+class LocalDataRead(NamedTuple):
+    """SocketActor to StreamActor: bytes of the local application."""
+
+    connection_id: int
+    data: bytes
+
+
+class LocalReadEnded(NamedTuple):
+    """SocketActor to StreamActor: no more bytes will come; all before were told."""
+
+    connection_id: int
+    reason: str
+
+
+class SendData(NamedTuple):
+    """StreamActor to TunnelActor: bytes for the wire."""
+
+    key: ConnectionKey
+    data: bytes
+
+
+class ConnectionEnded(NamedTuple):
+    """StreamActor to TunnelActor: send the reset behind the bytes; `gone`: the socket is closed."""
+
+    key: ConnectionKey
+    reason: str
+    gone: bool
+
+
+class BytesSent(NamedTuple):
+    """TunnelActor to SocketActor: credit, so many bytes left for the kernel of the WebSocket."""
+
+    size_bytes: int
+
+
+# -- the wire towards local sockets
+
+
+class Attach(NamedTuple):
+    """SocketActor to TunnelActor: where to send credit for `key`."""
+
+    key: ConnectionKey
+    socket_actor: ActorRef[Any]
+
+
+class OpenLocal(NamedTuple):
+    """TunnelActor to StreamActor: a connection started; `accepted` is its socket in source mode."""
+
+    connection_id: int
+    accepted: socket.socket | None
+
+
+class DeliverTo(NamedTuple):
+    """TunnelActor to StreamActor: bytes for a connection."""
+
+    connection_id: int
+    data: bytes
+
+
+class Deliver(NamedTuple):
+    """StreamActor to SocketActor: bytes for the local application."""
+
+    data: bytes
+
+
+class BytesDelivered(NamedTuple):
+    """SocketActor to TunnelActor: credit, the local socket took so many bytes."""
+
+    key: ConnectionKey
+    size_bytes: int
+
+
+class RemoteEndedFor(NamedTuple):
+    """TunnelActor to StreamActor: the peer ended a connection; `abort`: not in the ordinary way."""
+
+    connection_id: int
+    abort: bool
+
+
+class RemoteEnded(NamedTuple):
+    """StreamActor to SocketActor: the same."""
+
+    abort: bool
+
+
+class StopReadingLocal(NamedTuple):
+    """Stop reading local sockets, as if each had ended: the tunnel is stopping."""
+
+
+class StopStream(NamedTuple):
+    """TunnelActor to StreamActor: the stream is over; `abort`: not in the ordinary way."""
+
+    abort: bool
+
+
+# -- listeners
+
+
+class SetAccepting(NamedTuple):
+    """TunnelActor to ListenerActor: accept, or leave callers waiting in the backlog."""
+
+    accepting: bool
+
+
+class Accepted(NamedTuple):
+    """ListenerActor to TunnelActor: a local application connected. The receiver owns the socket."""
+
+    service_id: str
+    sock: socket.socket
+
+
+class ListenerBound(NamedTuple):
+    """ListenerActor to TunnelActor: it listens at `address`."""
+
+    service_id: str
+    listener: ActorRef[Any]
+    address: Address
+
+
+# -- supervisors and commands
+
+
+class AttachTransport(NamedTuple):
+    """TransportSupervisor to TunnelActor: it is there and takes children."""
+
+    supervisor: ActorRef[Any]
+
+
+class Quiesce(NamedTuple):
+    """End in good order within `timeout_seconds`; answered by `Quiesced`."""
+
+    reply_to: ActorRef[Any]
+    timeout_seconds: float
+
+
+class Quiesced(NamedTuple):
+    """What had been read was sent, or the time was over."""
+
+
+class Drain(NamedTuple):
+    """Refuse new connections; the running ones may finish."""
+
+
+class ReplaceToken(NamedTuple):
+    """Use this token from now on, and connect again if the old one was refused."""
+
+    access_token: str
+    client_token: str | None
+
+    def __repr__(self) -> str:
+        return "ReplaceToken(...)"
+
+
+class ChildStarted(NamedTuple):
+    """TransportSupervisor to TunnelActor: a child started."""
+
+    child_id: str
+    ref: ActorRef[Any]
+
+
+class ChildEnded(NamedTuple):
+    """TransportSupervisor to TunnelActor: a child ended."""
+
+    child_id: str
+    ref: ActorRef[Any]
+    reason: ExitReason
+
+
+class ChildWaiting(NamedTuple):
+    """TransportSupervisor to TunnelActor: a child is started again after `delay_seconds`."""
+
+    child_id: str
+    delay_seconds: float
+
+
+class ChildQuarantined(NamedTuple):
+    """TransportSupervisor to TunnelActor: a child keeps failing."""
+
+    child_id: str
+    reason: ExitReason

@@ -1,0 +1,76 @@
+"""Small shared pieces of non-blocking socket input and output.
+
+Owns the read buffer that all actors of a dispatcher thread share: an idle connection then holds no
+buffer of its own. It knows no actor and no protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+
+__all__ = [
+    "SHARED_READ_BYTES",
+    "abort_quietly",
+    "close_quietly",
+    "is_would_block",
+    "read_some",
+    "set_notsent_low_water",
+]
+
+SHARED_READ_BYTES = 65_536
+TCP_NOTSENT_LOWAT = 25
+"""linux/tcp.h; the socket module has no name for it."""
+_LINGER_ABORT = struct.pack("ii", 1, 0)
+
+
+class _ThreadBuffer(threading.local):
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(SHARED_READ_BYTES))
+
+
+_buffer = _ThreadBuffer()
+
+
+def read_some(sock: socket.socket, limit_bytes: int = SHARED_READ_BYTES) -> bytes | None:
+    """Read what is there, at most `limit_bytes` of it.
+
+    Returns:
+        The bytes, `b""` at the end of the stream, None when nothing is there yet.
+
+    Raises:
+        OSError: the connection broke.
+    """
+    view = _buffer.view
+    try:
+        size = sock.recv_into(view, min(limit_bytes, SHARED_READ_BYTES))
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return None
+    return view[:size].tobytes()
+
+
+def is_would_block(error: OSError) -> bool:
+    """Whether `error` only says that the kernel takes no more for now."""
+    return isinstance(error, BlockingIOError | ssl.SSLWantWriteError | ssl.SSLWantReadError)
+
+
+def set_notsent_low_water(sock: socket.socket, size_bytes: int) -> None:
+    """Keep at most about `size_bytes` of unsent bytes in the kernel, where the platform can."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, size_bytes)
+
+
+def close_quietly(sock: socket.socket) -> None:
+    """Close; a socket that is broken already is closed, too."""
+    with contextlib.suppress(OSError):
+        sock.close()
+
+
+def abort_quietly(sock: socket.socket) -> None:
+    """Close so that the other side sees a reset, not an ordinary end."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
+    close_quietly(sock)

@@ -1,0 +1,453 @@
+"""WebSocketActor: one WebSocket connection of one tunnel, from its permit to its end.
+
+It connects (on the Connector's threads), then reads and writes its socket in its own turns: frames
+in, tunnel messages out to TunnelActor, and back. It pings, and ends when nothing answers. It does
+not know streams, and never reconnects: its end, with a reason, is what the supervisor acts on.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from websocket import ABNF
+
+from tunnelfleet.proto import (
+    FrameDecoder,
+    HandshakeError,
+    Message,
+    RemoteProtocolError,
+    TunnelClosed,
+    TunnelError,
+    encode_frame,
+)
+
+from . import websocket_frames as frames
+from .connector import Connected, ConnectRequest, NotConnected, discard
+from .kernel import ChildReady, DispatchedActor, ExitReason, Terminated
+from .messages import (
+    Abandon,
+    CloseGracefully,
+    ConnectionEstablished,
+    ConnectionRefused,
+    PauseReading,
+    PermitGranted,
+    PingAnswered,
+    Received,
+    ReleasePermit,
+    RequestPermit,
+    ResumeReading,
+    SetLowWater,
+    Transmit,
+    Written,
+)
+from .socket_io import SHARED_READ_BYTES, close_quietly, read_some, set_notsent_low_water
+
+if TYPE_CHECKING:
+    import socket
+
+    from pykka import ActorRef
+
+    from .config import TunnelConfig
+    from .connector import ConnectJob, Connector
+    from .credentials import Credentials
+    from .handlers import Handlers
+    from .stats import TunnelStats
+
+__all__ = ["ConnectionLost", "WebSocketActor", "WebSocketContext"]
+
+TURN_READ_BYTES = 262_144
+"""Bytes read in one turn before other actors have theirs."""
+JOIN_WRITE_BYTES = 65_536
+"""Small frames are handed to the kernel together up to this size."""
+
+
+class ConnectionLost(TunnelError):  # noqa: N818 - says what happened
+    """The connection ended.
+
+    Attributes:
+        label: why, in one word, for metrics: `closed`, `lost`, `ping_timeout`, `protocol_error`,
+            `connect_failed`...
+        was_established: whether the upgrade had succeeded.
+    """
+
+    def __init__(self, label: str, text: str, *, was_established: bool = True) -> None:
+        super().__init__(text)
+        self.label = label
+        self.was_established = was_established
+
+
+class WebSocketContext(NamedTuple):
+    """What every connection of a tunnel has in common."""
+
+    config: TunnelConfig
+    credentials: Credentials
+    tunnel: ActorRef[Any]
+    governor: ActorRef[Any]
+    supervisor: ActorRef[Any]
+    connector: Connector
+    ssl_context: ssl.SSLContext | None
+    stats: TunnelStats
+
+
+class _ConnectTimedOut(NamedTuple):
+    """The attempt took too long."""
+
+
+class _PingDue(NamedTuple):
+    """Time to ping."""
+
+
+class _PongDue(NamedTuple):
+    """The ping should have been answered by now."""
+
+    sent_at: float
+
+
+class _ReadMore(NamedTuple):
+    """The TLS layer may hold more than the socket's readiness tells."""
+
+
+class WebSocketActor(DispatchedActor):
+    """One connection attempt and, if it succeeds, the connection.
+
+    Args:
+        context: what the tunnel's connections share.
+        epoch: the number of this connection in its tunnel.
+    """
+
+    def __init__(self, context: WebSocketContext, epoch: int) -> None:
+        super().__init__()
+        self._context = context
+        self._epoch = epoch
+        self._limits = context.config.limits
+        self._job: ConnectJob | None = None
+        self._socket: socket.socket | None = None
+        self._started_at = 0.0
+        self._reader = frames.FrameReader()
+        self._decoder = FrameDecoder()
+        self._reading = False
+        self._read_pending = False
+        self._outgoing: deque[tuple[bytes, int]] = deque()
+        self._sending: memoryview | None = None
+        self._sending_messages = 0
+        self._writer_on = False
+        self._heard_at = 0.0
+        self._ping_sent_at: float | None = None
+        self._closing = False
+        self._ended = False
+
+    # -- connecting
+
+    def on_start(self) -> None:
+        """Ask for a permit to connect."""
+        self.watch(self._context.governor)
+        self._context.governor.tell(RequestPermit(self.actor_ref))
+
+    def _on_governor_ended(self, _message: Terminated) -> None:
+        if self._started_at == 0.0:
+            self._fail("connect_failed", "the connect governor ended")
+
+    def on_receive(self, message: Any) -> Any:
+        """Dispatch by the message's type."""
+        handler = self._HANDLERS.get(type(message))
+        if handler is None:
+            return super().on_receive(message)
+        return handler(self, message)
+
+    def _connect(self, _message: PermitGranted) -> None:
+        context = self._context
+        config = context.config
+        self.unwatch(context.governor)
+        access_token, client_token = context.credentials.current()
+        self._started_at = time.monotonic()
+        context.stats.connect_attempts += 1
+        request = ConnectRequest(
+            config.endpoint,
+            config.mode,
+            access_token,
+            client_token,
+            config.ssl_context or context.ssl_context,
+            config.http_proxy,
+            config.local_bind,
+            config.user_agent,
+            self._limits.connect_timeout_seconds,
+        )
+        self._job, outcome = context.connector.connect(request)
+        self.pipe_to_self(outcome, lambda future: future.result(), discard=discard)
+        self.schedule(self._limits.connect_timeout_seconds, _ConnectTimedOut())
+
+    def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
+        if self._socket is None:
+            seconds = self._limits.connect_timeout_seconds
+            self._fail(
+                "connect_timeout",
+                f"no connection to {self._context.config.endpoint} after {seconds:g} s: "
+                "check the endpoint, the network and the proxy",
+            )
+
+    def _on_not_connected(self, message: NotConnected) -> None:
+        self._job = None
+        error = message.error
+        refused = isinstance(error, HandshakeError) and not error.retryable
+        if refused:
+            assert isinstance(error, HandshakeError)
+            self._context.tunnel.tell(ConnectionRefused(self._epoch, error))
+            self.exit()
+            return
+        status = error.status if isinstance(error, HandshakeError) else None
+        self._fail(f"http_{status}" if status else "connect_failed", str(error))
+
+    def _on_connected(self, message: Connected) -> None:
+        self._job = None
+        sock = message.websocket.sock
+        assert sock is not None
+        self._socket = sock
+        self._context.governor.tell(ReleasePermit(self.actor_ref))
+        sock.setblocking(False)
+        set_notsent_low_water(sock, self._limits.notsent_low_water_bytes)
+        now = time.monotonic()
+        self._heard_at = now
+        seconds = now - self._started_at
+        self._context.stats.connect_seconds.observe(seconds)
+        self._context.supervisor.tell(ChildReady(self.actor_ref))
+        self._context.tunnel.tell(
+            ConnectionEstablished(self._epoch, self.actor_ref, message.channel_id, seconds)
+        )
+        self._resume(None)
+        self.schedule(self._limits.ping_interval_seconds, _PingDue())
+
+    def _fail(self, label: str, text: str) -> None:
+        self._ended = True
+        established = self._socket is not None
+        self.exit(ExitReason.failed(ConnectionLost(label, text, was_established=established)))
+
+    # -- reading
+
+    def _resume(self, _message: ResumeReading | None) -> None:
+        if self._reading or self._socket is None:
+            return
+        self._reading = True
+        self._heard_at = time.monotonic()
+        self.add_reader(self._socket, self._on_readable)
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._read_later()
+
+    def _pause(self, _message: PauseReading) -> None:
+        if self._reading and self._socket is not None:
+            self._reading = False
+            self.remove_reader(self._socket)
+
+    def _read_later(self) -> None:
+        if not self._read_pending:
+            self._read_pending = True
+            self.actor_ref.tell(_ReadMore())
+
+    def _on_read_more(self, _message: _ReadMore) -> None:
+        self._read_pending = False
+        if self._reading:
+            self._on_readable()
+
+    def _on_readable(self) -> None:
+        assert self._socket is not None
+        messages: list[Message] = []
+        read_bytes = 0
+        try:
+            while read_bytes < TURN_READ_BYTES and not self._ended:
+                data = read_some(self._socket)
+                if data is None:
+                    break
+                if not data:
+                    self._fail("lost", "the service closed the TCP connection")
+                    break
+                read_bytes += len(data)
+                self._heard_at = time.monotonic()
+                self._take_frames(data, messages)
+                if len(data) < SHARED_READ_BYTES and not isinstance(self._socket, ssl.SSLSocket):
+                    break
+            else:
+                self._read_later()
+        except RemoteProtocolError as error:
+            self._fail("protocol_error", str(error))
+        except OSError as error:
+            self._fail("lost", f"the connection broke: {error.strerror or error}")
+        if messages:
+            size_bytes = sum([len(message.payload) for message in messages])
+            self._context.tunnel.tell(Received(self._epoch, messages, size_bytes))
+        if self._outgoing:
+            self._flush()
+
+    def _take_frames(self, data: bytes, messages: list[Message]) -> None:
+        for frame in self._reader.feed(data):
+            if frame.opcode in (ABNF.OPCODE_BINARY, ABNF.OPCODE_CONT):
+                messages.extend(self._decoder.feed(_payload(frame)))
+            elif frame.opcode == ABNF.OPCODE_PING:
+                self._outgoing.append((frames.encode_pong(_payload(frame)), 0))
+            elif frame.opcode == ABNF.OPCODE_PONG:
+                self._on_pong()
+            elif frame.opcode == ABNF.OPCODE_CLOSE:
+                self._fail("closed", "the service closed the WebSocket")
+            else:
+                raise RemoteProtocolError("the service sent a text message (PROTOCOL.md section 1)")
+
+    # -- pings
+
+    def _on_ping_due(self, _message: _PingDue) -> None:
+        self.schedule(self._limits.ping_interval_seconds, _PingDue())
+        if self._ping_sent_at is not None:
+            return
+        self._ping_sent_at = time.monotonic()
+        self._outgoing.appendleft((frames.encode_ping(), 0))
+        self._flush()
+        self.schedule(self._limits.pong_timeout_seconds, _PongDue(self._ping_sent_at))
+
+    def _on_pong(self) -> None:
+        if self._ping_sent_at is None:
+            return
+        seconds = time.monotonic() - self._ping_sent_at
+        self._ping_sent_at = None
+        self._context.stats.ping_seconds.observe(seconds)
+        self._context.tunnel.tell(PingAnswered(self._epoch, seconds))
+
+    def _on_pong_due(self, message: _PongDue) -> None:
+        if self._ping_sent_at != message.sent_at:
+            return
+        timeout_seconds = self._limits.pong_timeout_seconds
+        silent_seconds = time.monotonic() - self._heard_at
+        # Bytes prove life as well as a pong does; and while we do not read, we cannot hear one.
+        if not self._reading or silent_seconds < timeout_seconds:
+            self.schedule(max(timeout_seconds - silent_seconds, 0.1), message)
+            return
+        self._fail("ping_timeout", f"the service has not answered a ping for {timeout_seconds:g} s")
+
+    # -- writing
+
+    def _transmit(self, message: Transmit) -> None:
+        outgoing = self._outgoing
+        for item in message.messages:
+            outgoing.append((frames.encode_data(encode_frame(item)), 1))
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._socket is None or self._writer_on or self._ended:
+            return
+        written = self._write_all()
+        blocked = self._writer_on
+        if written:
+            self._context.tunnel.tell(Written(self._epoch, written, blocked))
+        if self._closing and not blocked:
+            self._ended = True
+            self.exit()
+
+    def _write_all(self) -> int:
+        """Hand over as much as the kernel takes; returns the messages that left."""
+        sock = self._socket
+        assert sock is not None
+        written = 0
+        try:
+            while self._sending is not None or self._outgoing:
+                if self._sending is None:
+                    self._next_write()
+                assert self._sending is not None
+                sent = sock.send(self._sending)
+                if sent < len(self._sending):
+                    self._sending = self._sending[sent:]
+                    continue
+                self._sending = None
+                written += self._sending_messages
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            self._writer_on = True
+            self.add_writer(sock, self._on_writable)
+        except ssl.SSLWantReadError:
+            # TLS wants to hear something first (a key update): a flush follows the next read.
+            if not self._reading:
+                self._resume(None)
+        except OSError as error:
+            self._fail("lost", f"the connection broke: {error.strerror or error}")
+        return written
+
+    def _next_write(self) -> None:
+        """Take the next frame, joined with the small ones behind it."""
+        data, self._sending_messages = self._outgoing.popleft()
+        if len(data) < JOIN_WRITE_BYTES and self._outgoing:
+            parts = [data]
+            size = len(data)
+            while self._outgoing and size + len(self._outgoing[0][0]) <= JOIN_WRITE_BYTES:
+                part, messages = self._outgoing.popleft()
+                parts.append(part)
+                size += len(part)
+                self._sending_messages += messages
+            data = b"".join(parts)
+        self._sending = memoryview(data)
+
+    def _on_writable(self) -> None:
+        assert self._socket is not None
+        self._writer_on = False
+        self.remove_writer(self._socket)
+        self._flush()
+
+    def _set_low_water(self, message: SetLowWater) -> None:
+        if self._socket is not None:
+            set_notsent_low_water(self._socket, message.size_bytes)
+
+    # -- ending
+
+    def _close_gracefully(self, _message: CloseGracefully) -> None:
+        if self._socket is None:
+            self.exit()
+            return
+        self._outgoing.append((frames.encode_close(), 0))
+        self._closing = True
+        self._flush()
+
+    def _abandon(self, message: Abandon) -> None:
+        self._fail(message.label, str(message.error))
+
+    def on_stop(self) -> None:
+        """Close the socket, cancel the attempt."""
+        self._release()
+
+    def on_failure(self, *_exc_info: Any) -> None:
+        """The same, after a failure."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+        if self._socket is not None:
+            close_quietly(self._socket)
+            self._socket = None
+
+    _HANDLERS: ClassVar[Handlers] = {
+        Terminated: _on_governor_ended,
+        PermitGranted: _connect,
+        _ConnectTimedOut: _on_connect_timeout,
+        NotConnected: _on_not_connected,
+        Connected: _on_connected,
+        Transmit: _transmit,
+        PauseReading: _pause,
+        ResumeReading: _resume,
+        _ReadMore: _on_read_more,
+        _PingDue: _on_ping_due,
+        _PongDue: _on_pong_due,
+        SetLowWater: _set_low_water,
+        CloseGracefully: _close_gracefully,
+        Abandon: _abandon,
+    }
+
+
+def _payload(frame: ABNF) -> bytes:
+    assert isinstance(frame.data, bytes)
+    return frame.data
+
+
+def lost_reason(reason: ExitReason) -> TunnelError:
+    """The error that a connection ended with, whatever ended it."""
+    if isinstance(reason.exception, TunnelError):
+        return reason.exception
+    if reason.is_failure:
+        return ConnectionLost("crashed", f"the connection's actor failed: {reason}")
+    return TunnelClosed(str(reason))

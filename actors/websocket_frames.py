@@ -1,0 +1,132 @@
+"""WebSocket frames without blocking: the library's parser fed from memory, masked in C.
+
+Pure: no socket. It adapts websocket-client's `frame_buffer` and `ABNF` (RFC 6455 section 5) to
+bytes that come in any split, and adds the limits that the library lacks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp._websocket.helpers import websocket_mask
+from websocket import ABNF, WebSocketProtocolException
+from websocket._abnf import continuous_frame, frame_buffer
+
+from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["FrameReader", "encode_close", "encode_data", "encode_ping", "encode_pong"]
+
+MAX_CONTROL_BYTES = 125
+
+
+class _NeedData(Exception):  # noqa: N818  (like mini-redis' Incomplete: expected, not an error)
+    """The frame is not complete yet."""
+
+
+class _BoundedFrameBuffer(frame_buffer):
+    """Refuses a frame by its announced length, before a byte of it is kept."""
+
+    def recv_length(self) -> None:
+        super().recv_length()
+        length = self.length or 0
+        opcode = self.header[4] if self.header else 0
+        limit = MAX_CONTROL_BYTES if opcode >= ABNF.OPCODE_CLOSE else MAX_WEBSOCKET_PAYLOAD_BYTES
+        if length > limit:
+            raise RemoteProtocolError(
+                f"the service sent a WebSocket frame of {length} bytes; at most {limit} are "
+                "allowed "
+                "(PROTOCOL.md section 1)"
+            )
+
+
+class FrameReader:
+    """Turns received bytes into WebSocket frames.
+
+    Holds at most one partial frame. `feed` takes bytes in any split.
+    """
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._position = 0
+        self._buffer = _BoundedFrameBuffer(self._take, skip_utf8_validation=True)
+        self._sequence = continuous_frame(fire_cont_frame=True, skip_utf8_validation=True)
+
+    def feed(self, data: bytes) -> Iterator[ABNF]:
+        """Yield each frame that `data` completes.
+
+        Raises:
+            RemoteProtocolError: on anything RFC 6455 or PROTOCOL.md section 1 forbids.
+        """
+        self._data = data
+        self._position = 0
+        while True:
+            try:
+                frame = self._buffer.recv_frame()
+                self._check(frame)
+            except _NeedData:
+                self._data = b""
+                return
+            except WebSocketProtocolException as error:
+                raise RemoteProtocolError(
+                    f"the service broke the WebSocket protocol: {error}"
+                ) from None
+            yield frame
+
+    def _take(self, size: int) -> bytes:
+        start = self._position
+        piece = self._data[start : start + size]
+        if not piece:
+            raise _NeedData
+        self._position = start + len(piece)
+        return piece
+
+    def _check(self, frame: ABNF) -> None:
+        if frame.mask_value:
+            raise RemoteProtocolError(
+                "the service masked a frame, which only clients do (RFC 6455 5.1)"
+            )
+        if frame.opcode >= ABNF.OPCODE_CLOSE:
+            if not frame.fin:
+                raise RemoteProtocolError("the service fragmented a control frame (RFC 6455 5.5)")
+            return
+        self._sequence.validate(frame)
+        self._sequence.recving_frames = None if frame.fin else ABNF.OPCODE_BINARY
+
+
+class _MaskedFrame(ABNF):
+    """An ABNF frame masked by C code: 70 times faster than by the library's for 64 KB."""
+
+    def _get_masked(self, mask_key: bytes | str) -> bytes:
+        key = mask_key if isinstance(mask_key, bytes) else mask_key.encode("latin-1")
+        assert isinstance(self.data, bytes)
+        data = bytearray(self.data)
+        websocket_mask(key, data)
+        return key + data
+
+
+def _encode(opcode: int, payload: bytes) -> bytes:
+    frame: bytes = _MaskedFrame(1, 0, 0, 0, opcode, 1, payload).format()
+    return frame
+
+
+def encode_data(payload: bytes) -> bytes:
+    """A whole binary message."""
+    return _encode(ABNF.OPCODE_BINARY, payload)
+
+
+def encode_ping() -> bytes:
+    """A ping without payload: one with it corrupts the AWS C client's input (PROTOCOL.md 4)."""
+    return _encode(ABNF.OPCODE_PING, b"")
+
+
+def encode_pong(payload: bytes) -> bytes:
+    """The answer to a ping with that payload."""
+    return _encode(ABNF.OPCODE_PONG, payload)
+
+
+def encode_close() -> bytes:
+    """A CLOSE without status code (PROTOCOL.md section 4)."""
+    return _encode(ABNF.OPCODE_CLOSE, b"")
