@@ -746,6 +746,8 @@ class TunnelActor(DispatchedActor):
         if self._quiesce is not None:
             self._quiesce.reply_to.tell(Quiesced())
             return
+        assert self._transport is not None
+        self._transport.tell(StopChild(WEBSOCKET_CHILD))
         self._enter(TunnelState.STOPPED, "drained")
 
     _EVENTS: ClassVar[Handlers] = {

@@ -7,6 +7,7 @@ not know streams, and never reconnects: its end, with a reason, is what the supe
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from collections import deque
@@ -46,8 +47,6 @@ from .messages import (
 from .socket_io import SHARED_READ_BYTES, close_quietly, read_some, set_notsent_low_water
 
 if TYPE_CHECKING:
-    import socket
-
     from pykka import ActorRef
 
     from .config import TunnelConfig
@@ -62,6 +61,10 @@ TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
 JOIN_WRITE_BYTES = 65_536
 """Small frames are handed to the kernel together up to this size."""
+
+
+FAREWELL_SECONDS = 3.0
+"""How long the service has, after our CLOSE, to read what we sent and to close."""
 
 
 class ConnectionLost(TunnelError):  # noqa: N818 - says what happened
@@ -106,6 +109,10 @@ class _PongDue(NamedTuple):
     sent_at: float
 
 
+class _FarewellEnded(NamedTuple):
+    """The service has had time to read what was sent before the CLOSE."""
+
+
 class _ReadMore(NamedTuple):
     """The TLS layer may hold more than the socket's readiness tells."""
 
@@ -137,6 +144,7 @@ class WebSocketActor(DispatchedActor):
         self._heard_at = 0.0
         self._ping_sent_at: float | None = None
         self._closing = False
+        self._farewell = False
         self._ended = False
 
     # -- connecting
@@ -243,7 +251,8 @@ class WebSocketActor(DispatchedActor):
     def _read_later(self) -> None:
         if not self._read_pending:
             self._read_pending = True
-            self.actor_ref.tell(_ReadMore())
+            # By the timer: sockets are polled and other actors have their turns in between.
+            self.schedule(0.0, _ReadMore())
 
     def _on_read_more(self, _message: _ReadMore) -> None:
         self._read_pending = False
@@ -251,6 +260,9 @@ class WebSocketActor(DispatchedActor):
             self._on_readable()
 
     def _on_readable(self) -> None:
+        if self._farewell:
+            self._discard_input()
+            return
         assert self._socket is not None
         messages: list[Message] = []
         read_bytes = 0
@@ -338,8 +350,7 @@ class WebSocketActor(DispatchedActor):
         if written:
             self._context.tunnel.tell(Written(self._epoch, written, blocked))
         if self._closing and not blocked:
-            self._ended = True
-            self.exit()
+            self._say_farewell()
 
     def _write_all(self) -> int:
         """Hand over as much as the kernel takes; returns the messages that left."""
@@ -402,6 +413,42 @@ class WebSocketActor(DispatchedActor):
         self._closing = True
         self._flush()
 
+    def _say_farewell(self) -> None:
+        """Everything has left: tell TCP so, and wait until the service has read it.
+
+        A socket that is closed with unread input sends a reset, and the kernel throws away what it
+        had still to send.
+        """
+        if self._farewell or self._socket is None:
+            return
+        self._farewell = True
+        self.schedule(FAREWELL_SECONDS, _FarewellEnded())
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._leave()
+            return
+        self._resume(None)
+
+    def _discard_input(self) -> None:
+        assert self._socket is not None
+        try:
+            for _ in range(TURN_READ_BYTES // SHARED_READ_BYTES):
+                data = read_some(self._socket)
+                if data is None:
+                    return
+                if not data:
+                    break
+            else:
+                return
+        except OSError:
+            pass
+        self._leave()
+
+    def _leave(self, _message: _FarewellEnded | None = None) -> None:
+        self._ended = True
+        self.exit()
+
     def _abandon(self, message: Abandon) -> None:
         self._fail(message.label, str(message.error))
 
@@ -436,6 +483,7 @@ class WebSocketActor(DispatchedActor):
         SetLowWater: _set_low_water,
         CloseGracefully: _close_gracefully,
         Abandon: _abandon,
+        _FarewellEnded: _leave,
     }
 
 
