@@ -1,1 +1,1 @@
-"""."""
+"""The actors: `kernel` runs, watches and supervises them; the others carry a tunnel."""

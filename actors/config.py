@@ -203,7 +203,7 @@ class TunnelConfig:
     Attributes:
         name: how people and metrics call it; unique in a runtime.
         mode: source or destination.
-        endpoint: the tunneling service.
+        endpoint: the tunneling service; text is read by `Endpoint.parse`.
         access_token: the client access token of this mode.
         client_token: makes reconnecting possible; one is generated when it is None (PROTOCOL.md
             section 1).
@@ -245,6 +245,8 @@ class TunnelConfig:
                 "printable characters"
             )
         object.__setattr__(self, "mode", Mode(self.mode))
+        if not isinstance(self.endpoint, Endpoint):
+            object.__setattr__(self, "endpoint", Endpoint.parse(str(self.endpoint)))  # type: ignore[unreachable]
         validate_access_token(self.access_token)
         if self.client_token is not None:
             validate_client_token(self.client_token)

@@ -1,0 +1,66 @@
+# Everything that is done with this repository. `make help` lists it. Needs python3 with venv, and make; nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.run-ready
+DEV_STAMP := $(VENV)/.dev-ready
+FILES := $(VENV)/.files
+PACKAGES := actors proto runtime
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check format bench clean distclean FORCE
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@echo 'Options of a target: make demo ARGS="--tunnels 20 --duration 20"'
+
+setup: $(DEV_STAMP) ## make .venv and install the project with what development needs
+
+demo: $(RUN_STAMP) ## run service, tunnels and traffic on this machine (tunnelfleet demo $(ARGS))
+	$(BIN)/tunnelfleet demo $(ARGS)
+
+test: $(DEV_STAMP) ## run the tests (pytest $(ARGS))
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV_STAMP) ## lint, format, types, generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/generate_proto.py --check
+
+format: $(DEV_STAMP) ## format the code and sort its imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV_STAMP) ## measure (tests.bench $(ARGS))
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## remove what building and testing left
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	find $(PACKAGES) tests tools examples grafana -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f $(RUN_STAMP) $(DEV_STAMP)
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
+
+# The names of the source files. An editable install links each of them, so a new one needs a new install; its
+# content does not. The file changes only when the list does.
+$(FILES): FORCE
+	@mkdir -p $(VENV)
+	@find $(PACKAGES) -type f ! -path '*/__pycache__/*' | LC_ALL=C sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+# pip of Debian 12 knows no dependency groups, so pip comes first. uvloop is a convenience and may have no wheel.
+$(RUN_STAMP): pyproject.toml setup.cfg $(FILES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet -e '.[fast]' || $(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml | $(RUN_STAMP)
+	$(BIN)/python -m pip install --quiet --upgrade 'setuptools>=77' --group dev
+	@touch $@

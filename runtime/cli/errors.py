@@ -1,0 +1,105 @@
+"""The one place where an error becomes one line on stderr and an exit status.
+
+Owns the exit statuses and the form of the line. Must not know any command. A mistake of the user
+never shows a traceback; an error that this project did not foresee does, because it is a bug and
+the traceback is its report.
+
+    status  meaning
+    0       done, or stopped by a signal that the command takes as "stop"
+    1       it was asked for properly and failed
+    2       it was not asked for properly: an option, a variable or a file has to be changed
+    130     interrupted from the keyboard
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from tunnelfleet.proto import ConfigError, TunnelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+MAX_LINE_LENGTH = 1_000
+"""Text that came from a peer may be of any length; a line for people is not."""
+
+PROGRAM = "tunnelfleet"
+
+# typer brings its own copy of click in newer releases and depends on click in older ones; this base
+# is in both.
+_ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+class CommandFailed(TunnelError):  # noqa: N818  an outcome, in the past tense, as TunnelClosed is
+    """The command was asked for properly and failed; its text is what the user is told."""
+
+
+def run_guarded(call: Callable[[], object]) -> int:
+    """Run a command and turn whatever ends it into an exit status.
+
+    Args:
+        call: the command; an integer that it returns is the status, anything else means `EXIT_OK`.
+
+    Returns:
+        The exit status, after at most one line on stderr.
+
+    Raises:
+        Exception: one that is neither a mistake of the user nor of the outside world, unchanged.
+    """
+    try:
+        result = call()
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except typer.Exit as end:
+        return end.exit_code
+    except BrokenPipeError:
+        _discard_stdout()
+        return EXIT_FAILURE
+    except (TunnelError, OSError, _ClickException) as error:
+        print_error(describe(error))
+        return status_of(error)
+    return result if type(result) is int else EXIT_OK
+
+
+def status_of(error: Exception) -> int:
+    """Return the exit status that tells a user's mistake from a failure."""
+    return EXIT_USAGE if isinstance(error, ConfigError | _ClickException) else EXIT_FAILURE
+
+
+def describe(error: Exception) -> str:
+    """Return the error in one line, without control characters and of bounded length."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return one_line(f"{where}{error.strerror}")
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
+        return one_line(f"{format_message()} (see {PROGRAM} --help)")
+    return one_line(str(error) or type(error).__name__)
+
+
+def one_line(text: str) -> str:
+    """Return `text` as one printable line of at most `MAX_LINE_LENGTH` characters."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= MAX_LINE_LENGTH else line[: MAX_LINE_LENGTH - 3] + "..."
+
+
+def print_error(line: str) -> None:
+    """Print `line` on stderr as the program's error."""
+    sys.stderr.write(f"{PROGRAM}: {line}\n")
+    sys.stderr.flush()
+
+
+def _discard_stdout() -> None:
+    # The reader of our output is gone; without this the interpreter complains again when it flushes
+    # at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

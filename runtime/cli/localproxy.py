@@ -1,0 +1,267 @@
+"""`tunnelfleet localproxy`: one tunnel from the command line, in place of AWS's C++ localproxy.
+
+Owns the command: its options as typer shows them, reading the files that they name, running the
+tunnel until a signal or its end. What the options mean is in `localproxy_config`, what is printed
+in `localproxy_output`.
+
+Differences from localproxy, all on purpose: lines for people go to stdout and the log to stderr; a
+mistake in an option, a file or a setting is an error and never ignored; `-c` takes a PEM file as
+well as a directory; the endpoint may be a URL; reconnecting always works, because a client token is
+generated when none is given; a refused token ends with status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunnelfleet.proto import ConfigError
+
+from .app import version_line
+from .errors import EXIT_OK
+from .localproxy_config import PlanBuilder
+from .localproxy_mappings import DEFAULT_DIRECTORY, parse_files, read_directory, read_text
+from .localproxy_options import collect, parse_config
+from .localproxy_output import Reporter, configure_logging
+from .localproxy_run import Localproxy
+from .localproxy_settings import default_settings, parse_settings
+from .process_title import hide_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .localproxy_config import Plan
+    from .localproxy_options import Given
+
+
+def localproxy_command(
+    access_token: Annotated[
+        str | None,
+        typer.Option(
+            "--access-token",
+            "-t",
+            metavar="TOKEN",
+            help="Access token of this end; the environment hides it. [AWSIOT_TUNNEL_ACCESS_TOKEN]",
+        ),
+    ] = None,
+    proxy_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--proxy-endpoint",
+            "-e",
+            metavar="HOST[:PORT]",
+            help="The tunneling service; also a ws:// or wss:// URL. [AWSIOT_TUNNEL_ENDPOINT]",
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            "-r",
+            metavar="REGION",
+            help="AWS region of the tunnel; not together with -e. [AWSIOT_TUNNEL_REGION]",
+        ),
+    ] = None,
+    source_listen_port: Annotated[
+        str | None,
+        typer.Option(
+            "--source-listen-port",
+            "-s",
+            metavar="MAPPING",
+            help="Be the source; where to listen: SSH=5555,HTTP=8080 or 5555.",
+        ),
+    ] = None,
+    destination_app: Annotated[
+        str | None,
+        typer.Option(
+            "--destination-app",
+            "-d",
+            metavar="MAPPING",
+            help="Be the destination; what to connect to: SSH=host:22,APP=/run/app.sock or 22.",
+        ),
+    ] = None,
+    local_bind_address: Annotated[
+        str | None,
+        typer.Option(
+            "--local-bind-address",
+            "-b",
+            metavar="ADDRESS",
+            help="Source: listen on it (127.0.0.1). Destination: connect from it.",
+        ),
+    ] = None,
+    capath: Annotated[
+        str | None,
+        typer.Option(
+            "--capath",
+            "-c",
+            metavar="PATH",
+            help="More certificate authorities: a directory or a PEM file.",
+        ),
+    ] = None,
+    no_ssl_host_verify: Annotated[
+        bool,
+        typer.Option(
+            "--no-ssl-host-verify",
+            "-k",
+            help="Do not check the service's certificate. Not for production.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        str | None,
+        typer.Option(
+            "--verbose",
+            "-v",
+            metavar="LEVEL",
+            help="0 off, 1 fatal, 2 error, 3 warning, 4 info (default), 5 debug, 6 trace.",
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            "-m",
+            metavar="MODE",
+            help="source (src) or destination (dst). -m source alone picks free ports.",
+        ),
+    ] = None,
+    destination_client_type: Annotated[
+        str | None,
+        typer.Option(
+            "--destination-client-type",
+            "-y",
+            metavar="V1|V2|V3",
+            help="What the destination speaks (V3).",
+        ),
+    ] = None,
+    client_token: Annotated[
+        str | None,
+        typer.Option(
+            "--client-token",
+            "-i",
+            metavar="TOKEN",
+            help="Client token; generated when not given. [AWSIOT_TUNNEL_CLIENT_TOKEN]",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Read options from it, as NAME = VALUE lines; the command line wins.",
+        ),
+    ] = None,
+    config_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--config-dir",
+            metavar="DIR",
+            help="Read mappings from its files, as SSH = 22 lines (./config, when there).",
+        ),
+    ] = None,
+    settings_json: Annotated[
+        str | None,
+        typer.Option("--settings-json", metavar="FILE", help="Read fine-grained settings from it."),
+    ] = None,
+    export_default_settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--export-default-settings",
+            metavar="FILE",
+            help="Write the default settings to it and exit.",
+        ),
+    ] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            "--bandwidth",
+            metavar="RATE",
+            help="Pace what is sent: 800kbit/s, 100kB/s, or bytes a second.",
+        ),
+    ] = None,
+    payload_bytes: Annotated[
+        str | None,
+        typer.Option(
+            "--payload-bytes",
+            metavar="N",
+            help="Largest payload of a message (64512); 16384 suits a localproxy on a fast link.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write each event as a JSON object a line.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version and exit.")
+    ] = False,
+) -> int:
+    """Run one tunnel, with the options of AWS's localproxy.
+
+    The web proxy is taken from HTTPS_PROXY (or https_proxy), except for hosts in NO_PROXY. A signal
+    (Ctrl-C, SIGTERM) sends what was read, closes and exits with status 0; a second one exits at
+    once.
+    """
+    if version:
+        typer.echo(version_line())
+        return EXIT_OK
+    if export_default_settings is not None:
+        export_default_settings.write_text(default_settings())
+        return EXIT_OK
+    flags = {
+        "access-token": access_token,
+        "client-token": client_token,
+        "proxy-endpoint": proxy_endpoint,
+        "region": region,
+        "source-listen-port": source_listen_port,
+        "destination-app": destination_app,
+        "local-bind-address": local_bind_address,
+        "capath": capath,
+        "no-ssl-host-verify": "true" if no_ssl_host_verify else None,
+        "verbose": verbose,
+        "mode": mode,
+        "destination-client-type": destination_client_type,
+        "config-dir": config_dir,
+        "settings-json": settings_json,
+        "bandwidth": bandwidth,
+        "payload-bytes": payload_bytes,
+    }
+    hide_arguments(access_token or "", client_token or "")
+    plan = make_plan(flags, config, os.environ)
+    reporter = Reporter(sys.stdout, as_json=as_json, verbosity=plan.verbosity)
+    configure_logging(plan.verbosity)
+    return Localproxy(plan, reporter).run()
+
+
+def make_plan(
+    flags: Mapping[str, str | None], config: Path | None, environ: Mapping[str, str]
+) -> Plan:
+    """Read the files that the options name and return what to run.
+
+    Raises:
+        ConfigError: an option or a file is wrong.
+    """
+    file = {} if config is None else parse_config(read_text(config), str(config))
+    given = collect(flags, file, environ)
+    settings_file = given.get("settings-json")
+    settings = None
+    if settings_file is not None:
+        settings = parse_settings(read_text(Path(settings_file.text)), settings_file.text)
+    mappings, notes = _read_mappings(given.get("config-dir"))
+    plan = PlanBuilder(given, mappings, settings, environ).plan()
+    return replace(plan, notes=(*notes, *plan.notes))
+
+
+def _read_mappings(given: Given | None) -> tuple[dict[str, Given], list[str]]:
+    if given is not None:
+        try:
+            return parse_files(read_directory(Path(given.text)), lenient=False)
+        except ConfigError as error:
+            raise given.error(str(error)) from error
+    try:
+        # Nobody asked for this directory; it may be there for another purpose.
+        return parse_files(read_directory(DEFAULT_DIRECTORY), lenient=True)
+    except ConfigError:
+        return {}, []

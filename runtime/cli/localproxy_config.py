@@ -1,0 +1,362 @@
+"""From the options of `tunnelfleet localproxy` to the tunnel that they ask for.
+
+Owns the meaning of each option and the rules between them (one of `-r` and `-e`, one of `-s` and
+`-d`, ...). Pure: it is given what was written and returns a `Plan`, or says in one line what is
+wrong, where it was written and what to do about it. It opens no file and no socket, and makes no
+SSL context.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from tunnelfleet.actors.config import HttpProxy, Limits, TcpAddress, TunnelConfig
+from tunnelfleet.proto import (
+    MAX_PAYLOAD_BYTES,
+    ConfigError,
+    Endpoint,
+    Mode,
+    ProtocolVersion,
+    validate_access_token,
+    validate_client_token,
+)
+
+from .localproxy_mappings import parse_mapping, to_addresses
+from .localproxy_options import (
+    FROM_COMMAND_LINE,
+    HTTPS_PROXY,
+    NO_PROXY_VARIABLES,
+    Given,
+    from_environment,
+)
+from .localproxy_settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tunnelfleet.actors.config import Address
+
+TUNNEL_NAME = "localproxy"
+DEFAULT_BIND_HOST = "127.0.0.1"
+DEFAULT_PROXY_PORT = 3128
+DEFAULT_VERBOSITY = 4
+MAX_VERBOSITY = 6
+LARGEST_VERBOSITY_ARGUMENT = 255
+
+_MODES = {
+    "src": Mode.SOURCE,
+    "source": Mode.SOURCE,
+    "dst": Mode.DESTINATION,
+    "destination": Mode.DESTINATION,
+}
+_VERSIONS = {"V1": ProtocolVersion.V1, "V2": ProtocolVersion.V2, "V3": ProtocolVersion.V3}
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        config: the tunnel, without an SSL context.
+        verbosity: 0 (nothing) to 6 (everything), as localproxy counts.
+        ca_path: certificate authorities to trust besides the system's: a directory or a PEM file.
+        verify: False to trust any certificate.
+        retry_count: consecutive failed connects after which to give up; -1 never.
+        reconnect: False to end when the WebSocket is lost.
+        warnings: what the user should change.
+        notes: what the user may want to know.
+    """
+
+    config: TunnelConfig
+    verbosity: int
+    ca_path: Path | None
+    verify: bool
+    retry_count: int
+    reconnect: bool
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class PlanBuilder:
+    """Reads the options one by one; `plan` puts them together.
+
+    Args:
+        given: the options in force, see `localproxy_options.collect`.
+        mappings: service id -> address as written, from the configuration directory.
+        settings: from `--settings-json`.
+        environ: the environment, for NO_PROXY.
+    """
+
+    def __init__(
+        self,
+        given: Mapping[str, Given],
+        mappings: Mapping[str, Given] | None = None,
+        settings: Settings | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._given = given
+        self._mappings = mappings or {}
+        self._settings = settings or Settings()
+        self._environ = environ or {}
+        self._warnings: list[str] = []
+        self._notes: list[str] = list(self._settings.notes)
+
+    def plan(self) -> Plan:
+        """Return what to run.
+
+        Raises:
+            ConfigError: an option is wrong, or they do not go together.
+        """
+        mode = self._mode()
+        config = self._config(mode)
+        verify = not self._boolean("no-ssl-host-verify")
+        if not verify and config.endpoint.is_tls:
+            self._warnings.append(
+                "-k turns off the check of the service's certificate: "
+                "anyone on the way can read the tunnel; use -c with the right authority instead"
+            )
+        capath = self._given.get("capath")
+        return Plan(
+            config=config,
+            verbosity=self.verbosity(),
+            ca_path=None if capath is None else Path(capath.text),
+            verify=verify,
+            retry_count=self._settings.retry_count,
+            reconnect=self._settings.reconnect,
+            warnings=tuple(self._warnings),
+            notes=tuple(self._notes),
+        )
+
+    def verbosity(self) -> int:
+        """Return the log level, 0 to 6."""
+        given = self._given.get("verbose")
+        if given is None:
+            return DEFAULT_VERBOSITY
+        return min(_integer(given, 0, LARGEST_VERBOSITY_ARGUMENT), MAX_VERBOSITY)
+
+    def _config(self, mode: Mode) -> TunnelConfig:
+        access_token = self._access_token()
+        endpoint = self._endpoint()
+        bind_host = self._bind_host()
+        local_bind = self._given.get("local-bind-address")
+        return TunnelConfig(
+            name=TUNNEL_NAME,
+            mode=mode,
+            endpoint=endpoint,
+            access_token=access_token,
+            client_token=self._client_token(),
+            services=self._services(mode, bind_host),
+            bind_host=bind_host,
+            version=self._version(mode),
+            bandwidth_bytes_per_second=self._bandwidth(),
+            http_proxy=self._http_proxy(endpoint),
+            local_bind=local_bind.text if local_bind and mode is Mode.DESTINATION else None,
+            limits=self._limits(),
+        )
+
+    def _mode(self) -> Mode:
+        source, destination = (
+            self._given.get("source-listen-port"),
+            self._given.get("destination-app"),
+        )
+        if source and destination:
+            raise ConfigError(
+                f"{source.origin} and {destination.origin} exclude each other: "
+                "one end of a tunnel listens (-s), the other one connects (-d); keep one"
+            )
+        implied = Mode.SOURCE if source else Mode.DESTINATION if destination else None
+        given = self._given.get("mode")
+        if given is None:
+            if implied is None:
+                raise ConfigError(
+                    "say which end of the tunnel this is: -s PORT to listen, -d PORT to connect, "
+                    "or -m source for free ports"
+                )
+            return implied
+        mode = _MODES.get(given.text)
+        if mode is None:
+            raise given.error(
+                f"{given.text!r} is not a mode; write source (src) or destination (dst)"
+            )
+        mapping = source or destination
+        if mapping is not None and mode is not implied:
+            raise ConfigError(
+                f"{given.origin} says {mode} and {mapping.origin} says {implied}; change one"
+            )
+        return mode
+
+    def _access_token(self) -> str:
+        given = self._given.get("access-token")
+        if given is None:
+            raise ConfigError(
+                "no access token: set the environment variable AWSIOT_TUNNEL_ACCESS_TOKEN "
+                "to the token of this end"
+            )
+        if given.rank == FROM_COMMAND_LINE:
+            self._warnings.append(
+                "an access token on the command line can be seen in the process list and the "
+                "shell's history; use the environment variable AWSIOT_TUNNEL_ACCESS_TOKEN instead"
+            )
+        _judge(given, validate_access_token)
+        return given.text
+
+    def _client_token(self) -> str | None:
+        given = self._given.get("client-token")
+        if given is None:
+            return None
+        _judge(given, validate_client_token)
+        return given.text
+
+    def _endpoint(self) -> Endpoint:
+        region, endpoint = self._given.get("region"), self._given.get("proxy-endpoint")
+        if region and endpoint and region.rank == endpoint.rank:
+            raise ConfigError(f"{region.origin} and {endpoint.origin} exclude each other; keep one")
+        if region and endpoint:
+            used, unused = sorted((region, endpoint), key=lambda given: given.rank)
+            self._notes.append(f"{used.origin} is used, not {unused.origin}")
+            region, endpoint = (region, None) if used is region else (None, endpoint)
+        if endpoint is not None:
+            return _judge(endpoint, Endpoint.parse)
+        if region is not None:
+            return _judge(region, self._region_endpoint)
+        raise ConfigError(
+            "no endpoint: give the tunnel's region with -r (or AWSIOT_TUNNEL_REGION), "
+            "or the service's address with -e HOST[:PORT] (or AWSIOT_TUNNEL_ENDPOINT)"
+        )
+
+    def _region_endpoint(self, region: str) -> Endpoint:
+        host = self._settings.region_endpoints.get(region)
+        if host is None and self._settings.endpoint_format is not None:
+            host = self._settings.endpoint_format.replace("%s", region)
+        return Endpoint.for_region(region) if host is None else Endpoint.parse(host)
+
+    def _bind_host(self) -> str:
+        given = self._given.get("local-bind-address")
+        if given is None:
+            return self._settings.bind_address or DEFAULT_BIND_HOST
+        host = given.text.removeprefix("[").removesuffix("]")
+        if not host or any(c.isspace() or c == "/" for c in host):
+            raise given.error(
+                f"{given.text!r} is not an address; write for example 127.0.0.1 or ::1"
+            )
+        return host
+
+    def _services(self, mode: Mode, bind_host: str) -> dict[str, Address] | None:
+        given = self._given.get("source-listen-port" if mode is Mode.SOURCE else "destination-app")
+        mapping = {} if given is None else parse_mapping(given)
+        if "" not in mapping:
+            # An address that stands alone is for the tunnel's only service; files cannot add to it.
+            mapping = {**self._mappings, **mapping}
+        if not mapping:
+            if mode is Mode.DESTINATION:
+                raise ConfigError(
+                    "nothing to connect to: give -d SERVICE=ADDRESS (or -d PORT), "
+                    "or a directory of mapping files with --config-dir"
+                )
+            return None
+        default_host = bind_host if mode is Mode.SOURCE else DEFAULT_BIND_HOST
+        addresses = to_addresses(mapping, default_host)
+        for service_id, address in addresses.items():
+            if mode is Mode.DESTINATION and isinstance(address, TcpAddress) and address.port == 0:
+                raise mapping[service_id].error("port 0 cannot be connected to; give the port")
+        return addresses
+
+    def _version(self, mode: Mode) -> ProtocolVersion:
+        given = self._given.get("destination-client-type")
+        if given is None:
+            return ProtocolVersion.V3
+        version = _VERSIONS.get(given.text.upper())
+        if version is None:
+            raise given.error(f"{given.text!r} is not a client type; write V1, V2 or V3")
+        if mode is Mode.DESTINATION:
+            # Device software gives it to destinations too; there it says nothing.
+            self._notes.append(
+                f"{given.origin} has no effect on a destination, which sees the version"
+            )
+            return ProtocolVersion.V3
+        return version
+
+    def _bandwidth(self) -> float | None:
+        given = self._given.get("bandwidth")
+        if given is None:
+            return None
+        # Importing the service's package loads an HTTP server, which only few runs need.
+        from tunnelfleet.runtime.service.throttle import parse_rate  # noqa: PLC0415
+
+        return _judge(given, parse_rate)
+
+    def _http_proxy(self, endpoint: Endpoint) -> HttpProxy | None:
+        given = self._given.get(HTTPS_PROXY)
+        if given is None:
+            return None
+        exempt = from_environment(NO_PROXY_VARIABLES, self._environ)
+        if exempt and _is_exempt(endpoint.host, exempt.text):
+            self._notes.append(f"{given.origin} is not used for {endpoint.host}: {exempt.origin}")
+            return None
+        return _judge(given, _parse_proxy)
+
+    def _limits(self) -> Limits:
+        settings = self._settings
+        given = self._given.get("payload-bytes")
+        payload = settings.payload_bytes if given is None else _integer(given, 1, MAX_PAYLOAD_BYTES)
+        limits = Limits()
+        backoff = replace(
+            limits.backoff,
+            min_seconds=settings.retry_min_seconds,
+            max_seconds=max(limits.backoff.max_seconds, settings.retry_min_seconds),
+        )
+        return replace(
+            limits,
+            data_payload_bytes=payload,
+            max_connections=settings.max_connections,
+            ping_interval_seconds=settings.ping_interval_seconds,
+            backoff=backoff,
+        )
+
+    def _boolean(self, name: str) -> bool:
+        given = self._given.get(name)
+        if given is None or given.text.lower() in _FALSE:
+            return False
+        if given.text.lower() in _TRUE:
+            return True
+        raise given.error(f"{given.text!r} is neither true nor false")
+
+
+def _judge(given: Given, read: Callable[[str], T]) -> T:
+    """Read a value with a function that raises ConfigError, and add where the value was given."""
+    try:
+        return read(given.text)
+    except ConfigError as error:
+        raise given.error(str(error)) from error
+
+
+def _integer(given: Given, least: int, most: int) -> int:
+    text = given.text
+    if text.isascii() and text.isdecimal() and len(text) <= len(str(most)):
+        number = int(text)
+        if least <= number <= most:
+            return number
+    raise given.error(f"{text!r} is not a number from {least} to {most}")
+
+
+def _parse_proxy(text: str) -> HttpProxy:
+    url = text if "://" in text else f"http://{text}"
+    try:
+        has_port = urlsplit(url).port is not None
+    except ValueError:
+        has_port = True  # a port that is none: HttpProxy says so
+    return HttpProxy.parse(url if has_port else f"{url.rstrip('/')}:{DEFAULT_PROXY_PORT}")
+
+
+def _is_exempt(host: str, no_proxy: str) -> bool:
+    """Whether NO_PROXY names `host`: itself, a domain above it, or everything by `*`."""
+    names = {part.strip().lstrip(".").lower() for part in no_proxy.split(",")} - {""}
+    host = host.lower()
+    return "*" in names or host in names or any(host.endswith(f".{name}") for name in names)

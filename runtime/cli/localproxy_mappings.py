@@ -1,0 +1,161 @@
+"""Which service goes where: the mappings of `-s`, `-d` and `--config-dir`.
+
+Owns their spelling, which is localproxy's (`SSH=5555,HTTP=8080`, `5555`, `SSH = 22` lines in
+files), and the rule that joins them: the command line first, then the files in the order of their
+names, the first mapping of a service id wins. Must not know tunnels. `read_directory` alone touches
+the file system.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tunnelfleet.actors.config import ANY_SERVICE, Address, parse_address
+from tunnelfleet.proto import ConfigError
+
+from .localproxy_options import Given, read_assignments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DEFAULT_DIRECTORY = Path("config")
+"""Read when it exists and `--config-dir` is not given, as localproxy does."""
+
+MAX_FILES = 1_000
+MAX_FILE_BYTES = 1_048_576
+MAX_SERVICE_ID_LENGTH = 128
+
+
+class MappingFile(NamedTuple):
+    """A file of a configuration directory."""
+
+    name: str
+    text: str
+
+
+def parse_mapping(given: Given) -> dict[str, Given]:
+    """Read the value of `-s` or `-d`.
+
+    Returns:
+        service id -> address as written; `ANY_SERVICE` is the key of an address that stands alone.
+
+    Raises:
+        ConfigError: it is neither one address nor `SERVICE=ADDRESS` pairs, or names one twice.
+    """
+    parts = [part.strip() for part in given.text.split(",") if part.strip()]
+    if len(parts) == 1 and "=" not in parts[0]:
+        return {ANY_SERVICE: Given(parts[0], given.origin, given.rank)}
+    mapping: dict[str, Given] = {}
+    for part in parts:
+        service_id, _, address = (piece.strip() for piece in part.partition("="))
+        if not service_id or not address or "=" in address:
+            raise given.error(
+                f"{part!r} is not SERVICE=ADDRESS; write for example SSH=5555,HTTP=8080"
+            )
+        if service_id in mapping:
+            raise given.error(f"service {service_id!r} is mapped twice; keep one")
+        mapping[service_id] = Given(address, given.origin, given.rank)
+    if not mapping:
+        raise given.error("no address; write for example 5555 or SSH=5555,HTTP=8080")
+    return mapping
+
+
+def parse_files(
+    files: Iterable[MappingFile], *, lenient: bool
+) -> tuple[dict[str, Given], list[str]]:
+    """Join the mappings of a configuration directory's files.
+
+    Args:
+        files: in the order in which the first mapping of a service id wins.
+        lenient: skip a file that is not of the form instead of failing.
+
+    Returns:
+        service id -> address as written, and a note for people on each thing that was skipped.
+
+    Raises:
+        ConfigError: a file is not of the form `SERVICE = ADDRESS`, when not lenient.
+    """
+    mapping: dict[str, Given] = {}
+    notes: list[str] = []
+    for file in files:
+        try:
+            found = list(read_assignments(file.text, file.name))
+        except ConfigError as error:
+            if not lenient:
+                raise
+            notes.append(f"skipped {file.name}, which holds no mappings: {error}")
+            continue
+        for line in found:
+            if line.key in mapping:
+                notes.append(
+                    f"{line.origin}: service {line.key!r} is already mapped at "
+                    f"{mapping[line.key].origin}; this one is not used"
+                )
+            else:
+                mapping[line.key] = Given(line.value, line.origin)
+    return mapping, notes
+
+
+def read_directory(directory: Path) -> list[MappingFile]:
+    """Read the files of a configuration directory and those below it, in order of their paths.
+
+    Raises:
+        ConfigError: it is no directory, has no or too many files, or one that cannot be read as
+            text.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"{directory} is not a directory; create it or change --config-dir")
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    if not paths:
+        raise ConfigError(
+            f"{directory} has no files; put one with lines like SSH = 22 into it, "
+            "or leave out --config-dir"
+        )
+    if len(paths) > MAX_FILES:
+        raise ConfigError(
+            f"{directory} has more than {MAX_FILES} files; use one with mappings alone"
+        )
+    return [MappingFile(str(path), read_text(path)) for path in paths]
+
+
+def read_text(path: Path) -> str:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, is not text, or is too large to be a configuration file.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes; is it the right file?")
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file in UTF-8; is it the right file?") from error
+
+
+def to_addresses(mapping: Mapping[str, Given], default_host: str) -> dict[str, Address]:
+    """Return the mapping with its addresses read.
+
+    Args:
+        mapping: service id -> address as written.
+        default_host: the host of an address that is just a port.
+
+    Raises:
+        ConfigError: an address cannot be read; it says where it was given.
+    """
+    addresses: dict[str, Address] = {}
+    for service_id, given in mapping.items():
+        if len(service_id) > MAX_SERVICE_ID_LENGTH or not service_id.isprintable():
+            raise given.error(
+                f"bad service id {service_id!r}: "
+                f"at most {MAX_SERVICE_ID_LENGTH} printable characters"
+            )
+        try:
+            addresses[service_id] = parse_address(given.text, default_host=default_host)
+        except ConfigError as error:
+            raise given.error(str(error)) from error
+    return addresses

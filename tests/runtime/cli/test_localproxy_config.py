@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tunnelfleet.actors.config import Address, HttpProxy, Limits, TcpAddress, UnixAddress
+from tunnelfleet.proto import ConfigError, Mode, ProtocolVersion
+from tunnelfleet.runtime.cli.localproxy_config import Plan, PlanBuilder
+from tunnelfleet.runtime.cli.localproxy_options import Given, collect, parse_config
+from tunnelfleet.runtime.cli.localproxy_settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TOKEN = "the-access-token"
+CLIENT_TOKEN = "c" * 32
+NAMES = {
+    "t": "access-token",
+    "i": "client-token",
+    "e": "proxy-endpoint",
+    "r": "region",
+    "s": "source-listen-port",
+    "d": "destination-app",
+    "b": "local-bind-address",
+    "c": "capath",
+    "k": "no-ssl-host-verify",
+    "v": "verbose",
+    "m": "mode",
+    "y": "destination-client-type",
+}
+
+
+def plan(
+    *,
+    env: Mapping[str, str] | None = None,
+    file: str = "",
+    mappings: Mapping[str, Given] | None = None,
+    settings: Settings | None = None,
+    **flags: str,
+) -> Plan:
+    """The plan of these flags, with an access token and a region unless they are given."""
+    environ = {"AWSIOT_TUNNEL_ACCESS_TOKEN": TOKEN, **(env or {})}
+    named = {NAMES.get(name, name.replace("_", "-")): text for name, text in flags.items()}
+    given = collect(named, parse_config(file, "c.ini"), environ)
+    return PlanBuilder(given, mappings, settings, environ).plan()
+
+
+def local(**arguments: object) -> Plan:
+    """The same for a service on this machine."""
+    return plan(e="ws://127.0.0.1:8080", **arguments)  # type: ignore[arg-type]
+
+
+class TestMode:
+    @pytest.mark.parametrize(
+        ("flags", "mode"),
+        [
+            ({"s": "5555"}, Mode.SOURCE),
+            ({"d": "22"}, Mode.DESTINATION),
+            ({"m": "source"}, Mode.SOURCE),
+            ({"m": "src", "s": "5555"}, Mode.SOURCE),
+            ({"m": "dst", "d": "22"}, Mode.DESTINATION),
+            ({"m": "destination", "d": "22"}, Mode.DESTINATION),
+        ],
+    )
+    def test_which_end(self, flags: dict[str, str], mode: Mode) -> None:
+        assert local(**flags).config.mode is mode
+
+    @pytest.mark.parametrize(
+        ("flags", "problem"),
+        [
+            ({}, "say which end of the tunnel this is"),
+            ({"s": "1", "d": "2"}, "option -s and option -d exclude each other"),
+            ({"s": "1", "file": "destination-app = 2"}, "option -s and c.ini:1 exclude"),
+            ({"m": "dst", "s": "1"}, "option -m says destination and option -s says source"),
+            ({"m": "src", "d": "1"}, "option -m says source and option -d says destination"),
+            ({"m": "both"}, "option -m: 'both' is not a mode"),
+            ({"file": "\nmode = Source"}, "c.ini:2: 'Source' is not a mode"),
+        ],
+    )
+    def test_mistakes(self, flags: dict[str, str], problem: str) -> None:
+        with pytest.raises(ConfigError, match=f"^{problem}"):
+            local(**flags)
+
+
+class TestServices:
+    @pytest.mark.parametrize(
+        ("flags", "services"),
+        [
+            ({"m": "source"}, None),
+            ({"s": "5555"}, {"": TcpAddress("127.0.0.1", 5555)}),
+            ({"s": "5555", "b": "::1"}, {"": TcpAddress("::1", 5555)}),
+            ({"s": "5555", "b": "[::1]"}, {"": TcpAddress("::1", 5555)}),
+            (
+                {"s": "SSH=5555,HTTP=0.0.0.0:8080"},
+                {"SSH": TcpAddress("127.0.0.1", 5555), "HTTP": TcpAddress("0.0.0.0", 8080)},
+            ),
+            ({"s": "SSH=0"}, {"SSH": TcpAddress("127.0.0.1", 0)}),
+            ({"d": "22"}, {"": TcpAddress("127.0.0.1", 22)}),
+            ({"d": "22", "b": "10.0.0.9"}, {"": TcpAddress("127.0.0.1", 22)}),
+            ({"d": "localhost:22"}, {"": TcpAddress("localhost", 22)}),
+            ({"d": "[::1]:22"}, {"": TcpAddress("::1", 22)}),
+            (
+                {"d": "SSH=127.0.0.1:22,APP=/run/app.sock"},
+                {"SSH": TcpAddress("127.0.0.1", 22), "APP": UnixAddress("/run/app.sock")},
+            ),
+        ],
+    )
+    def test_mapping(self, flags: dict[str, str], services: dict[str, Address] | None) -> None:
+        config = local(**flags).config
+        assert (None if config.services is None else dict(config.services)) == services
+
+    @pytest.mark.parametrize(
+        ("flags", "services"),
+        [
+            ({"m": "dst"}, {"SSH": TcpAddress("127.0.0.1", 1), "WEB": TcpAddress("h", 2)}),
+            ({"d": "SSH=9"}, {"SSH": TcpAddress("127.0.0.1", 9), "WEB": TcpAddress("h", 2)}),
+            ({"d": "9"}, {"": TcpAddress("127.0.0.1", 9)}),
+        ],
+    )
+    def test_files_add_what_the_option_does_not_name(
+        self, flags: dict[str, str], services: dict[str, Address]
+    ) -> None:
+        mappings = {"SSH": Given("1", "f:1"), "WEB": Given("h:2", "f:2")}
+        assert dict(local(mappings=mappings, **flags).config.services or {}) == services
+
+    @pytest.mark.parametrize(
+        ("flags", "problem"),
+        [
+            ({"m": "destination"}, "nothing to connect to"),
+            ({"s": "SSH=http"}, "option -s: bad address 'http'"),
+            ({"d": "SSH=0"}, "option -d: port 0 cannot be connected to"),
+            ({"d": "0"}, "option -d: port 0 cannot be connected to"),
+            ({"s": "1", "b": "/x"}, "option -b: '/x' is not an address"),
+            ({"s": "1", "b": ""}, "option -b: '' is not an address"),
+        ],
+    )
+    def test_mistakes(self, flags: dict[str, str], problem: str) -> None:
+        with pytest.raises(ConfigError, match=f"^{problem}"):
+            local(**flags)
+
+    def test_the_bind_address_of_the_settings_is_for_sources(self) -> None:
+        settings = Settings(bind_address="::1")
+        source, destination = local(s="1", settings=settings), local(d="1", settings=settings)
+        assert source.config.bind_host == "::1"
+        assert source.config.services == {"": TcpAddress("::1", 1)}
+        assert destination.config.local_bind is None
+
+    def test_the_bind_address_of_a_destination_is_where_it_connects_from(self) -> None:
+        assert local(d="22", b="10.0.0.9").config.local_bind == "10.0.0.9"
+        assert local(s="22", b="10.0.0.9").config.local_bind is None
+
+
+class TestEndpoint:
+    @pytest.mark.parametrize(
+        ("flags", "url"),
+        [
+            ({"r": "eu-west-1"}, "wss://data.tunneling.iot.eu-west-1.amazonaws.com"),
+            ({"r": "cn-north-1"}, "wss://data.tunneling.iot.cn-north-1.amazonaws.com.cn"),
+            ({"e": "h.example"}, "wss://h.example"),
+            ({"e": "h.example:8443"}, "wss://h.example:8443"),
+            ({"e": "ws://[::1]:80"}, "ws://[::1]"),
+            ({"e": "wss://h.example/"}, "wss://h.example"),
+            ({"env": {"AWSIOT_TUNNEL_ENDPOINT": "h"}}, "wss://h"),
+            ({"env": {"AWSIOT_TUNNEL_REGION": "eu-west-1"}, "e": "h"}, "wss://h"),
+            ({"file": "proxy-endpoint = h", "env": {"AWSIOT_TUNNEL_REGION": "a-b-1"}}, "wss://h"),
+        ],
+    )
+    def test_where_to_connect(self, flags: dict[str, str], url: str) -> None:
+        assert str(plan(s="1", **flags).config.endpoint) == url  # type: ignore[arg-type]
+
+    def test_the_place_that_wins_is_told(self) -> None:
+        notes = plan(s="1", e="h", env={"AWSIOT_TUNNEL_REGION": "eu-west-1"}).notes
+        assert notes == ("option -e is used, not environment variable AWSIOT_TUNNEL_REGION",)
+
+    @pytest.mark.parametrize(
+        ("settings", "url"),
+        [
+            (Settings(endpoint_format="t.%s.example:99"), "wss://t.eu-west-1.example:99"),
+            (Settings(region_endpoints={"eu-west-1": "o.example"}), "wss://o.example"),
+            (
+                Settings(region_endpoints={"eu-west-1": "o.example"}, endpoint_format="%s.x"),
+                "wss://o.example",
+            ),
+        ],
+    )
+    def test_settings_change_a_region_s_endpoint(self, settings: Settings, url: str) -> None:
+        assert str(plan(s="1", r="eu-west-1", settings=settings).config.endpoint) == url
+
+    @pytest.mark.parametrize(
+        ("flags", "problem"),
+        [
+            ({}, "no endpoint: give the tunnel's region"),
+            ({"r": "eu-west-1", "e": "h"}, "option -r and option -e exclude each other"),
+            ({"r": "nowhere"}, "option -r: "),
+            ({"e": "http://h"}, "option -e: "),
+            ({"e": "h:0"}, "option -e: "),
+            ({"env": {"AWSIOT_TUNNEL_REGION": "?"}}, "environment variable AWSIOT_TUNNEL_REGION: "),
+        ],
+    )
+    def test_mistakes(self, flags: dict[str, str], problem: str) -> None:
+        with pytest.raises(ConfigError, match=f"^{problem}"):
+            plan(s="1", **flags)  # type: ignore[arg-type]
+
+
+class TestTokens:
+    def test_the_token_of_the_environment_is_used_quietly(self) -> None:
+        found = local(s="1")
+        assert found.config.access_token == TOKEN
+        assert found.warnings == ()
+
+    def test_a_token_on_the_command_line_is_used_with_a_warning(self) -> None:
+        found = local(s="1", t="other")
+        assert found.config.access_token == "other"
+        assert len(found.warnings) == 1
+        assert "AWSIOT_TUNNEL_ACCESS_TOKEN" in found.warnings[0]
+        assert "other" not in found.warnings[0]
+
+    def test_a_token_of_a_file_is_used_quietly(self) -> None:
+        found = local(s="1", file="access-token = filed")
+        assert (found.config.access_token, found.warnings) == ("filed", ())
+
+    def test_client_token(self) -> None:
+        assert local(s="1").config.client_token is None
+        assert local(s="1", i=CLIENT_TOKEN).config.client_token == CLIENT_TOKEN
+
+    @pytest.mark.parametrize(
+        ("flags", "problem"),
+        [
+            ({"env": {"AWSIOT_TUNNEL_ACCESS_TOKEN": ""}}, "no access token: set the environment"),
+            ({"t": ""}, "option -t: "),
+            ({"t": "two words"}, "option -t: "),
+            ({"i": "short"}, "option -i: "),
+            ({"env": {"AWSIOT_TUNNEL_CLIENT_TOKEN": "x"}}, "environment variable AWSIOT_TUNNEL_C"),
+        ],
+    )
+    def test_mistakes(self, flags: dict[str, str], problem: str) -> None:
+        with pytest.raises(ConfigError, match=f"^{problem}") as caught:
+            local(s="1", **flags)
+        assert "two words" not in str(caught.value)
+
+    def test_no_token_is_in_the_repr_of_a_plan(self) -> None:
+        text = repr(local(s="1", i=CLIENT_TOKEN))
+        assert TOKEN not in text
+        assert CLIENT_TOKEN not in text
+
+
+class TestProxy:
+    @pytest.mark.parametrize(
+        ("variable", "proxy"),
+        [
+            ("http://p.example:8080", HttpProxy("p.example", 8080)),
+            ("http://u:pw@p.example:8080/", HttpProxy("p.example", 8080, "u", "pw")),
+            ("p.example:8080", HttpProxy("p.example", 8080)),
+            ("http://p.example", HttpProxy("p.example", 3128)),
+            ("p.example", HttpProxy("p.example", 3128)),
+        ],
+    )
+    def test_the_web_proxy(self, variable: str, proxy: HttpProxy) -> None:
+        assert plan(s="1", r="eu-west-1", env={"HTTPS_PROXY": variable}).config.http_proxy == proxy
+
+    @pytest.mark.parametrize(
+        ("exempt", "used"),
+        [
+            ("t.example.com", False),
+            ("localhost, T.example.com", False),
+            ("example.com", False),
+            (".example.com", False),
+            ("*", False),
+            ("example", True),
+            ("xt.example.com", True),
+            ("x.t.example.com", True),
+            (",", True),
+        ],
+    )
+    def test_no_proxy(self, exempt: str, used: bool) -> None:
+        found = plan(
+            s="1", e="t.example.com", env={"HTTPS_PROXY": "http://p:1", "NO_PROXY": exempt}
+        )
+        assert (found.config.http_proxy is not None) is used
+        assert bool(found.notes) is not used
+
+    @pytest.mark.parametrize("variable", ["ftp://u:hunter2@h:1", "http://u:hunter2@h:x", "http://"])
+    def test_credentials_are_not_in_the_error(self, variable: str) -> None:
+        with pytest.raises(ConfigError, match=r"^environment variable HTTPS_PROXY: ") as caught:
+            local(s="1", env={"HTTPS_PROXY": variable})
+        assert "hunter2" not in str(caught.value)
+
+    def test_credentials_are_not_in_the_repr(self) -> None:
+        found = local(s="1", env={"HTTPS_PROXY": "http://u:hunter2@h:1"})
+        assert "hunter2" not in repr(found)
+
+
+class TestOther:
+    @pytest.mark.parametrize(
+        ("flag", "level"), [(None, 4), ("0", 0), ("6", 6), ("7", 6), ("255", 6), ("03", 3)]
+    )
+    def test_verbosity(self, flag: str | None, level: int) -> None:
+        assert local(s="1", **({} if flag is None else {"v": flag})).verbosity == level
+
+    @pytest.mark.parametrize(
+        ("flag", "version"),
+        [("V1", ProtocolVersion.V1), ("v2", ProtocolVersion.V2), ("V3", ProtocolVersion.V3)],
+    )
+    def test_version(self, flag: str, version: ProtocolVersion) -> None:
+        assert local(s="1", y=flag).config.version is version
+        assert local(s="1").config.version is ProtocolVersion.V3
+
+    def test_a_destination_takes_the_client_type_and_ignores_it(self) -> None:
+        found = local(d="22", y="V1")
+        assert found.config.version is ProtocolVersion.V3
+        assert found.notes == ("option -y has no effect on a destination, which sees the version",)
+
+    @pytest.mark.parametrize(
+        ("flags", "file", "verify"),
+        [
+            ({}, "", True),
+            ({"k": "true"}, "", False),
+            ({}, "no-ssl-host-verify = true", False),
+            ({}, "no-ssl-host-verify = no", True),
+        ],
+    )
+    def test_verification(self, flags: dict[str, str], file: str, verify: bool) -> None:
+        found = plan(s="1", e="h", file=file, **flags)  # type: ignore[arg-type]
+        assert found.verify is verify
+        assert bool(found.warnings) is not verify
+
+    def test_there_is_nothing_to_verify_without_tls(self) -> None:
+        assert local(s="1", k="true").warnings == ()
+
+    def test_authorities(self) -> None:
+        assert local(s="1", c="/etc/ca").ca_path == Path("/etc/ca")
+        assert local(s="1").ca_path is None
+
+    @pytest.mark.parametrize(
+        ("rate", "bytes_per_second"), [("800kbit/s", 100_000), ("100kB/s", 100_000), ("5000", 5000)]
+    )
+    def test_bandwidth(self, rate: str, bytes_per_second: float) -> None:
+        assert local(s="1", bandwidth=rate).config.bandwidth_bytes_per_second == bytes_per_second
+
+    def test_limits(self) -> None:
+        settings = Settings(
+            payload_bytes=5,
+            max_connections=6,
+            ping_interval_seconds=7,
+            retry_min_seconds=500,
+            retry_count=8,
+            reconnect=False,
+            notes=("n",),
+        )
+        found = local(s="1", settings=settings)
+        limits = found.config.limits
+        assert (limits.data_payload_bytes, limits.max_connections) == (5, 6)
+        assert limits.ping_interval_seconds == 7
+        assert (limits.backoff.min_seconds, limits.backoff.max_seconds) == (500, 500)
+        assert (found.retry_count, found.reconnect, found.notes) == (8, False, ("n",))
+
+    def test_the_option_for_the_payload_wins_over_the_settings(self) -> None:
+        found = local(s="1", payload_bytes="16384", settings=Settings(payload_bytes=5))
+        assert found.config.limits.data_payload_bytes == 16_384
+
+    def test_defaults_are_the_defaults(self) -> None:
+        assert local(s="1").config.limits == Limits()
+
+    @pytest.mark.parametrize(
+        ("flags", "problem"),
+        [
+            ({"v": "loud"}, "option -v: 'loud' is not a number from 0 to 255"),
+            ({"v": "256"}, "option -v: '256' is not a number"),
+            ({"v": "-1"}, "option -v: '-1' is not a number"),
+            ({"v": "9" * 50}, "option -v: '9+' is not a number"),
+            ({"y": "V4"}, "option -y: 'V4' is not a client type; write V1, V2 or V3"),
+            ({"bandwidth": "fast"}, "option --bandwidth: "),
+            ({"bandwidth": "0"}, "option --bandwidth: "),
+            ({"payload_bytes": "0"}, "option --payload-bytes: '0' is not a number from 1 to 64512"),
+            ({"payload_bytes": "64513"}, "option --payload-bytes: "),
+            ({"file": "no-ssl-host-verify = x"}, "c.ini:1: 'x' is neither true nor false"),
+        ],
+    )
+    def test_mistakes(self, flags: dict[str, str], problem: str) -> None:
+        with pytest.raises(ConfigError, match=f"^{problem}"):
+            local(s="1", **flags)

@@ -1,0 +1,217 @@
+"""`tunnelfleet localproxy` as a user runs it: two processes and the embedded service."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tunnelfleet.runtime.service import TunnelService
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.e2e
+
+PROGRAM = "import sys; from tunnelfleet.runtime.cli import main; sys.exit(main())"
+DEADLINE_SECONDS = 30.0
+PAYLOAD = bytes(range(256)) * 1024
+
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while data := self.request.recv(65_536):
+            self.request.sendall(data)
+
+
+@contextmanager
+def echo_server() -> Iterator[int]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+        server.daemon_threads = False
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Program:
+    """A running `tunnelfleet localproxy`, with its output so far."""
+
+    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
+        inherited = {
+            name: text
+            for name, text in os.environ.items()
+            if not name.startswith("AWSIOT_") and not name.lower().endswith("_proxy")
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, "localproxy", *arguments],
+            cwd=folder,
+            env={**inherited, **environ},
+            bufsize=0,  # select() does not see what a buffer holds
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self.lines: list[str] = []
+
+    def wait_for_line(self, part: str) -> str:
+        """The first line of stdout with `part` in it."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            left_seconds = max(0.0, deadline - time.monotonic())
+            ready = select.select([self.process.stdout], [], [], left_seconds)[0]
+            line = os.fsdecode(self.process.stdout.readline()) if ready else ""
+            if not line:
+                pytest.fail(f"no line with {part!r} in {self.lines}; {self.finish()}")
+            self.lines.append(line.rstrip("\n"))
+            if part in line:
+                return self.lines[-1]
+
+    def finish(self, number: int | None = signal.SIGTERM) -> tuple[int, str, str]:
+        """Signal it, and return its status and what else it wrote."""
+        if number is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            out, err = self.process.communicate(timeout=DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise
+        return self.process.returncode, out.decode(), err.decode()
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, **environ: str) -> Iterator[Program]:
+    program = Program(folder, *arguments, **environ)
+    try:
+        yield program
+    finally:
+        if program.process.poll() is None:
+            program.process.kill()
+        program.process.communicate()
+
+
+def echoes(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(PAYLOAD,))
+        sender.start()
+        received = bytearray()
+        while len(received) < len(PAYLOAD):
+            chunk = connection.recv(65_536)
+            if not chunk:
+                break
+            received += chunk
+        sender.join()
+        return bytes(received)
+
+
+def port_of(line: str) -> int:
+    return int(line.rpartition(":")[2])
+
+
+def test_both_ends_over_tls(tmp_path: Path) -> None:
+    with echo_server() as echo_port, TunnelService(state_dir=tmp_path / "state") as service:
+        tokens = service.open_tunnel("t", ["SSH", "HTTP"])
+        authorities = ["-e", service.endpoint, "-c", str(service.ca_path)]
+        mapping = f"SSH={echo_port},HTTP=localhost:{echo_port}"
+        destination = running(
+            tmp_path,
+            *authorities,
+            "-d",
+            mapping,
+            AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.destination_token,
+        )
+        source = running(tmp_path, *authorities, "-m", "source", "-v6", "-t", tokens.source_token)
+        with destination as far, source as near:
+            ports = [port_of(near.wait_for_line("listening on 127.0.0.1:")) for _ in range(2)]
+            far.wait_for_line("connected")
+            assert [echoes(port) for port in ports] == [PAYLOAD, PAYLOAD]
+            command_line = Path(f"/proc/{near.process.pid}/cmdline")
+            if command_line.exists():
+                assert tokens.source_token not in command_line.read_text()
+            near_end, far_end = near.finish(), far.finish(signal.SIGINT)
+        assert near_end[0] == 0, near_end
+        assert far_end[0] == 0, far_end
+        assert near_end[2].startswith("warning: an access token on the command line")
+        assert {line.split()[0] for line in near.lines if "listening" in line} == {"SSH", "HTTP"}
+        assert far.lines[0] == f"SSH connects to 127.0.0.1:{echo_port}"
+        assert any("channel id " in line and "SSH, HTTP" in line for line in near.lines)
+        written = "".join([*near.lines, *far.lines, *near_end[1:], *far_end[1:]])
+        assert tokens.source_token not in written
+        assert tokens.destination_token not in written
+
+
+def test_it_comes_back_when_the_connection_is_dropped(tmp_path: Path) -> None:
+    with echo_server() as echo_port, TunnelService(tls=False) as service:
+        tokens = service.open_tunnel("t")
+        far_options = ["-e", service.endpoint, "-d", str(echo_port), "--json"]
+        near_options = ["-e", service.endpoint, "-s", "0"]
+        with (
+            running(
+                tmp_path, *far_options, AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.destination_token
+            ) as far,
+            running(
+                tmp_path, *near_options, AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.source_token
+            ) as near,
+        ):
+            port = port_of(near.wait_for_line("listening on"))
+            near.wait_for_line("connected")
+            far.wait_for_line('"state": "connected"')
+            service.drop("t")
+            for program in (near, far):
+                program.wait_for_line("backoff")
+                program.wait_for_line("connected")
+            assert echoes(port) == PAYLOAD
+            far_end = far.finish()
+        assert far_end[0] == 0
+        events = [json.loads(line) for line in [*far.lines, *far_end[1].splitlines()]]
+        assert {"tunnel_state_changed", "service_ids_received", "stream_opened"} <= {
+            event["event"] for event in events
+        }
+
+
+def test_a_token_that_was_used_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with TunnelService(tls=False) as service:
+        tokens = service.open_tunnel("t")
+        options = ["-e", service.endpoint, "-m", "source"]
+        token = {"AWSIOT_TUNNEL_ACCESS_TOKEN": tokens.source_token}
+        with running(tmp_path, *options, **token) as first:
+            first.wait_for_line("connected")
+            with running(tmp_path, *options, **token) as second:
+                status, _, err = second.finish(None)
+    assert status == 1
+    assert err.startswith("tunnelfleet: the tunnel was refused: ")
+    assert "client token" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-e", "h", "-d", "22"], "no access token"),
+        (["-t", "t", "-e", "h", "-c", "none.pem", "-s", "1", "-v", "0"], "none.pem"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    with running(tmp_path, *arguments) as program:
+        status, out, err = program.finish(None)
+    assert (status, out) == (2, "")
+    assert err.startswith("tunnelfleet: ")
+    assert message in err
+    assert err.count("\n") == 1
