@@ -1,0 +1,128 @@
+"""Where a tunneling service listens, and the URL of a tunnel there (PROTOCOL.md section 1).
+
+Owns the reading of endpoints that people type. Knows nothing of tokens, and quotes no text that it
+refuses: a token may stand where an endpoint should.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .modes import Mode
+
+TUNNEL_PATH = "/tunnel"
+MODE_PARAMETER = "local-proxy-mode"
+
+_DEFAULT_PORTS = {"wss": 443, "ws": 80}
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+_MAX_HOST_LENGTH = 253
+_MAX_PORT = 65_535
+_REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d{1,2}")
+_ENDPOINT_ADVICE = "give HOST, HOST:PORT, [IPV6]:PORT, or one of these after wss:// or ws://"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a tunneling service listens.
+
+    Args:
+        scheme: "wss", or "ws" for a service without TLS.
+        host: a name or an IP address, without brackets.
+        port: 1 to 65535.
+    """
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read `HOST`, `HOST:PORT`, `[IPV6]:PORT`, or one of these after `wss://` or `ws://`.
+
+        Raises:
+            ConfigError: `text` is none of these. It is not quoted: it may be a token by mistake.
+        """
+        scheme, found, rest = text.strip().rpartition("://")
+        scheme = scheme.lower() if found else "wss"
+        if scheme not in _DEFAULT_PORTS:
+            raise _endpoint_error("has a scheme that is neither wss nor ws")
+        if "@" in rest:
+            raise _endpoint_error("has a user name or password in it")
+        rest = rest.removesuffix("/")
+        if any(mark in rest for mark in "/?#"):
+            raise _endpoint_error("has a path, query or fragment")
+        host, port = _split_host(rest)
+        return cls(scheme, _checked_host(host), _checked_port(port, _DEFAULT_PORTS[scheme]))
+
+    @classmethod
+    def for_region(cls, region: str) -> Endpoint:
+        """Return the endpoint of AWS in `region`, such as `eu-central-1`.
+
+        Raises:
+            ConfigError: `region` does not look like one.
+        """
+        if not _REGION.fullmatch(region):
+            raise ConfigError("the region is not valid: give one such as eu-central-1")
+        suffix = ".cn" if region.startswith("cn-") else ""
+        return cls("wss", f"data.tunneling.iot.{region}.amazonaws.com{suffix}", 443)
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme == "wss"
+
+    def url(self, mode: Mode) -> str:
+        """Return what to request to connect in `mode`."""
+        return f"{self}{TUNNEL_PATH}?{MODE_PARAMETER}={mode.value}"
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}"
+
+
+def _endpoint_error(problem: str) -> ConfigError:
+    return ConfigError(f"the endpoint {problem}: {_ENDPOINT_ADVICE}")
+
+
+def _split_host(text: str) -> tuple[str, str | None]:
+    """Split `HOST`, `HOST:PORT` or `[IPV6]:PORT`; a bare IPv6 address has no port."""
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        if not closed or (rest and not rest.startswith(":")):
+            raise _endpoint_error("has an IPv6 address without its closing bracket")
+        if not _is_ipv6(host):
+            raise _endpoint_error("has brackets around what is not an IPv6 address")
+        return host, rest[1:] if rest else None
+    if _is_ipv6(text):
+        return text, None
+    host, found, port = text.partition(":")
+    return host, port if found else None
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _checked_host(host: str) -> str:
+    if not _is_ipv6(host) and (len(host) > _MAX_HOST_LENGTH or not _HOST.fullmatch(host)):
+        raise _endpoint_error("has no valid host name")
+    return host
+
+
+def _checked_port(text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= _MAX_PORT:
+        raise _endpoint_error(f"has a port that is not a number from 1 to {_MAX_PORT}")
+    return int(text)

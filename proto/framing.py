@@ -1,0 +1,108 @@
+"""Tunnel frames: a 2-byte big-endian length, then one message (PROTOCOL.md section 2).
+
+Owns the byte stream between the WebSocket and the messages: parsing survives any split of its
+input. Knows no WebSocket, and does not judge whether a message is allowed where it is.
+"""
+
+from __future__ import annotations
+
+from .errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
+from .message import Message, decode_message, encode_message
+
+MAX_PAYLOAD_BYTES = 64_512
+"""The largest payload of one message."""
+MAX_FRAME_BYTES = 65_535
+"""The largest message in its protobuf form: what the length prefix can say."""
+MAX_WEBSOCKET_PAYLOAD_BYTES = 131_076
+"""The largest payload of one WebSocket frame, each way (PROTOCOL.md section 1)."""
+
+_PREFIX_BYTES = 2
+
+
+def encode_frame(message: Message) -> bytes:
+    """Return `message` as one frame.
+
+    Raises:
+        PayloadTooLarge: its payload is above `MAX_PAYLOAD_BYTES`.
+        LocalProtocolError: it does not fit a frame for another reason.
+    """
+    if len(message.payload) > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(len(message.payload), MAX_PAYLOAD_BYTES)
+    body = encode_message(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise LocalProtocolError(
+            f"a message of {len(body)} bytes is above the limit of {MAX_FRAME_BYTES}: "
+            "its service ids are too long"
+        )
+    return len(body).to_bytes(_PREFIX_BYTES, "big") + body
+
+
+class FrameDecoder:
+    """Turns the bytes of one WebSocket connection into messages.
+
+    Use a new one for every connection: a partial frame dies with its connection. It holds at most
+    one partial frame, whatever it is fed. After an error it raises on every call.
+
+    Args:
+        strict: refuse fields that are not in the schema, as the service does.
+    """
+
+    __slots__ = ("_failure", "_partial", "_strict")
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
+        self._partial = bytearray()
+        self._failure = ""
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much of an incomplete frame is held."""
+        return len(self._partial)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
+        """Take the payload of a WebSocket message, or a part of it; return what that completes.
+
+        Raises:
+            RemoteProtocolError: a frame is not a message or its payload is too large. Messages that
+                came before it in `data` are lost, as all streams of this connection are.
+        """
+        if self._failure:
+            raise RemoteProtocolError(self._failure)
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._wanted_bytes():
+                return []
+            data = bytes(self._partial)
+        messages: list[Message] = []
+        try:
+            consumed = self._split(data, messages)
+        except RemoteProtocolError as error:
+            self._failure = str(error)
+            self._partial = bytearray()
+            raise
+        # A fresh bytearray gives a grown one's memory back.
+        self._partial = bytearray(data[consumed:])
+        return messages
+
+    def _wanted_bytes(self) -> int:
+        if len(self._partial) < _PREFIX_BYTES:
+            return _PREFIX_BYTES
+        return _PREFIX_BYTES + (self._partial[0] << 8 | self._partial[1])
+
+    def _split(self, data: bytes | bytearray | memoryview, messages: list[Message]) -> int:
+        """Append the messages of all whole frames in `data`; return how many bytes those took."""
+        offset, end, strict = 0, len(data), self._strict
+        while end - offset >= _PREFIX_BYTES:
+            start = offset + _PREFIX_BYTES
+            stop = start + (data[offset] << 8 | data[offset + 1])
+            if stop > end:
+                break
+            message = decode_message(data[start:stop], strict=strict)
+            if len(message.payload) > MAX_PAYLOAD_BYTES:
+                raise RemoteProtocolError(
+                    f"the peer sent a payload of {len(message.payload)} bytes, "
+                    f"above the limit of {MAX_PAYLOAD_BYTES}"
+                )
+            messages.append(message)
+            offset = stop
+        return offset

@@ -1,0 +1,490 @@
+"""The state machine of one tunnel: messages in, events out (PROTOCOL.md sections 2 and 3).
+
+Everything that affects the state is here; which action a message leads to is in the table of
+`transitions.py`. Pure: it knows no socket, thread, clock, actor or log. Its shell feeds it what
+arrives (`receive`), asks it for what to send (the commands), and tells it when the WebSocket comes
+and goes.
+
+    session = Session(Mode.SOURCE)
+    session.connected()
+    events = session.receive(message)            # for every message of the FrameDecoder
+    opened = session.open_connection("SSH")      # send opened.messages, then
+    session.data("SSH", opened.connection_id, b"SSH-2.0-...")
+
+Longer than other modules on purpose: receiving and sending change the same state, so they are read
+together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from .errors import (
+    ConnectionIdUnknown,
+    ConnectionIdUnusable,
+    LocalProtocolError,
+    NoActiveStream,
+    NotConnected,
+    PayloadTooLarge,
+    RemoteProtocolError,
+    ServiceIdUnknown,
+    ServiceWithoutStream,
+    TooManyConnections,
+    VersionMismatch,
+    WrongMode,
+)
+from .events import (
+    ConnectionReset,
+    ConnectionStarted,
+    DataReceived,
+    DropReason,
+    Event,
+    MessageDropped,
+    Opened,
+    Reply,
+    ServicesAnnounced,
+    SessionReset,
+    StopCause,
+    StreamStarted,
+    StreamStopped,
+    StreamView,
+)
+from .framing import MAX_PAYLOAD_BYTES
+from .message import Message, MessageType
+from .modes import Mode, ProtocolVersion
+from .streams import FIRST_CONNECTION_ID, MAX_CONNECTION_ID, Stream, StreamIds
+from .transitions import BEFORE_SERVICE_IDS, TABLE, Action, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MAX_SERVICES = 256
+"""The most services, and so active streams, of one tunnel. AWS has 3."""
+MAX_CONNECTIONS_PER_STREAM = 4096
+"""The most open connections of one stream that a session keeps."""
+
+
+class Session:
+    """The protocol state of one tunnel, over all its connections.
+
+    Args:
+        mode: the side of the tunnel this is.
+        version: for a source the version it speaks, by default V3. For a destination None to see it
+            from the first STREAM_START of each connection, or the only version to accept.
+    """
+
+    def __init__(self, mode: Mode, version: ProtocolVersion | None = None) -> None:
+        self._mode = mode
+        if version is None and mode is Mode.SOURCE:
+            version = ProtocolVersion.V3
+        self._configured_version = version
+        self._stream_ids = StreamIds()
+        self._streams: dict[str, Stream] = {}
+        self._begin()
+
+    @property
+    def mode(self) -> Mode:
+        """The side of the tunnel this is."""
+        return self._mode
+
+    @property
+    def version(self) -> ProtocolVersion | None:
+        """The version of this connection; None on a destination that has seen none yet."""
+        return self._version
+
+    @property
+    def service_ids(self) -> tuple[str, ...] | None:
+        """The services of the tunnel; None until the service has announced them."""
+        return self._service_ids
+
+    def active_streams(self) -> Mapping[str, StreamView]:
+        """Return a snapshot of the active streams by service id."""
+        return {
+            service_id: StreamView(
+                stream.stream_id, stream.version, frozenset(stream.connection_ids)
+            )
+            for service_id, stream in self._streams.items()
+        }
+
+    # The connection
+
+    def connected(self) -> None:
+        """Begin a new WebSocket connection: nothing is announced, no version seen.
+
+        Raises:
+            LocalProtocolError: the connection before still has streams.
+        """
+        if self._streams:
+            raise LocalProtocolError("streams are still active: call disconnected() first")
+        self._begin()
+
+    def disconnected(self) -> list[Event]:
+        """End the WebSocket connection and every stream. Stream ids are not given out again."""
+        events = self._stop_all(StopCause.DISCONNECTED)
+        self._begin()
+        return events
+
+    def _begin(self) -> None:
+        self._service_ids: tuple[str, ...] | None = None
+        # What a message or command without a service id means: the only service (V1).
+        self._default_service_id = ""
+        self._version = self._configured_version
+        self._row = BEFORE_SERVICE_IDS
+
+    # Receiving
+
+    def receive(self, message: Message) -> list[Event]:
+        """Take a message of the peer or the service and return what it did, in order.
+
+        Raises:
+            RemoteProtocolError: the message is forbidden here. Nothing has changed; the shell drops
+                the connection and then calls `disconnected`.
+        """
+        rule = self._row.get(message.type)
+        if rule is None:
+            return self._receive_unknown(message)
+        if shape_of(message) not in rule.shapes:
+            raise RemoteProtocolError(
+                f"the peer sent {_name(message)} of V{shape_of(message).value} "
+                f"on a tunnel that speaks V{self._version or 0:d}: "
+                "set the version of the source to what the destination speaks"
+            )
+        return self._ACTIONS[rule.action](self, message)
+
+    def _receive_unknown(self, message: Message) -> list[Event]:
+        if not message.ignorable:
+            raise RemoteProtocolError(f"the peer sent a message of unknown type {message.type:d}")
+        return _dropped(message, DropReason.IGNORABLE)
+
+    def _refuse_early(self, message: Message) -> list[Event]:
+        raise RemoteProtocolError(f"{_name(message)} came before the services were announced")
+
+    def _refuse_direction(self, message: Message) -> list[Event]:
+        raise RemoteProtocolError(f"the peer sent {_name(message)} to a source")
+
+    def _refuse_version(self, message: Message) -> list[Event]:
+        raise RemoteProtocolError(
+            f"the peer sent {_name(message)}, which V{self._version or 0:d} does not have: "
+            "set the version of the source to what the destination speaks"
+        )
+
+    def _announce(self, message: Message) -> list[Event]:
+        announced = tuple(dict.fromkeys(message.available_service_ids))
+        if "" in announced or len(announced) > MAX_SERVICES:
+            raise RemoteProtocolError(
+                f"the service announced an empty service id or more than {MAX_SERVICES}"
+            )
+        self._service_ids = announced
+        self._default_service_id = announced[0] if len(announced) == 1 else ""
+        self._row = TABLE[self._mode, self._version]
+        return [ServicesAnnounced(announced)]
+
+    def _repeat(self, message: Message) -> list[Event]:
+        # The services of a tunnel never change, so another list means that one of them is wrong.
+        if tuple(dict.fromkeys(message.available_service_ids)) != self._service_ids:
+            raise RemoteProtocolError("the service announced other services than before")
+        return _dropped(message, DropReason.REPEATED_SERVICE_IDS)
+
+    def _start_stream(self, message: Message) -> list[Event]:
+        if message.stream_id == 0:
+            raise _stream_id_zero(message)
+        service_id = message.service_id or self._default_service_id
+        if not self._knows(service_id):
+            return _refused(message, DropReason.UNKNOWN_SERVICE)
+        if len(self._streams) >= MAX_SERVICES and service_id not in self._streams:
+            return _refused(message, DropReason.TOO_MANY_STREAMS)
+        version = shape_of(message)
+        if self._version is None:
+            self._version = version
+            self._row = TABLE[self._mode, version]
+        events = self._stop(service_id, StopCause.REPLACED)
+        connection_id = message.connection_id or FIRST_CONNECTION_ID
+        self._streams[service_id] = Stream(service_id, message.stream_id, version, connection_id)
+        events.append(StreamStarted(service_id, message.stream_id, connection_id, version))
+        return events
+
+    def _start_connection(self, message: Message) -> list[Event]:
+        stream = self._active(message)
+        if stream is None:
+            return self._drop_stale(message)
+        connection_id = message.connection_id or FIRST_CONNECTION_ID
+        reset = Reply(stream.message(MessageType.CONNECTION_RESET, connection_id))
+        if connection_id in stream.known_ids:
+            # The peer ends the connection of this id when the answer arrives, so it is over here
+            # too.
+            stream.forget(connection_id)
+            over = ConnectionReset(stream.service_id, stream.stream_id, connection_id)
+            return [reset, over, *_dropped(message, DropReason.DUPLICATE_CONNECTION)]
+        if len(stream.known_ids) >= MAX_CONNECTIONS_PER_STREAM:
+            return [reset, *_dropped(message, DropReason.TOO_MANY_CONNECTIONS)]
+        stream.add_connection(connection_id)
+        return [ConnectionStarted(stream.service_id, stream.stream_id, connection_id)]
+
+    def _deliver(self, message: Message) -> list[Event]:
+        stream = self._active(message)
+        if stream is None:
+            return self._drop_stale(message)
+        connection_id = message.connection_id or FIRST_CONNECTION_ID
+        if not stream.can_receive(connection_id):
+            return _dropped(message, DropReason.UNKNOWN_CONNECTION)
+        return [DataReceived(stream.service_id, stream.stream_id, connection_id, message.payload)]
+
+    def _reset_connection(self, message: Message) -> list[Event]:
+        stream = self._active(message)
+        if stream is None:
+            return self._drop_stale(message)
+        return self._end_remote(stream, message, message.connection_id or FIRST_CONNECTION_ID)
+
+    def _end_remote(self, stream: Stream, message: Message, connection_id: int) -> list[Event]:
+        if connection_id in stream.sending:
+            # Once more: nobody is left there to take what we still send.
+            stream.forget(connection_id)
+        elif not stream.end_remote(connection_id):
+            return _dropped(message, DropReason.DUPLICATE_RESET)
+        # In V3 the stream stays active without connections: the next joins it by CONNECTION_START.
+        ended = ConnectionReset(stream.service_id, stream.stream_id, connection_id)
+        return [ended, *self._stop_if_over(stream, StopCause.PEER_RESET)]
+
+    def _reset_stream(self, message: Message) -> list[Event]:
+        stream = self._active(message)
+        if stream is None:
+            return self._drop_stale(message)
+        if stream.version is not ProtocolVersion.V3:
+            # It is how the one connection of V1 and V2 ends in good order.
+            return self._end_remote(stream, message, FIRST_CONNECTION_ID)
+        return self._stop(stream.service_id, StopCause.PEER_RESET)
+
+    def _reset_session(self, _message: Message) -> list[Event]:
+        return [*self._stop_all(StopCause.SESSION_RESET), SessionReset()]
+
+    def _drop_stale(self, message: Message) -> list[Event]:
+        if message.stream_id == 0:
+            raise _stream_id_zero(message)
+        if self._knows(message.service_id or self._default_service_id):
+            return _dropped(message, DropReason.STALE_STREAM)
+        return _dropped(message, DropReason.UNKNOWN_SERVICE)
+
+    _ACTIONS: ClassVar[dict[Action, Callable[[Session, Message], list[Event]]]] = {
+        Action.ANNOUNCE: _announce,
+        Action.REPEAT: _repeat,
+        Action.START_STREAM: _start_stream,
+        Action.START_CONNECTION: _start_connection,
+        Action.DELIVER: _deliver,
+        Action.RESET_CONNECTION: _reset_connection,
+        Action.RESET_STREAM: _reset_stream,
+        Action.RESET_SESSION: _reset_session,
+        Action.DROP_STALE: _drop_stale,
+        Action.REFUSE_EARLY: _refuse_early,
+        Action.REFUSE_DIRECTION: _refuse_direction,
+        Action.REFUSE_VERSION: _refuse_version,
+    }
+
+    # Commands
+
+    def open_connection(self, service_id: str) -> Opened:
+        """Carry one more local connection, with ids as the observed clients choose them.
+
+        In V3 it joins the active stream, or starts one if there is none. In V1 and V2 it takes the
+        place of the one there is (PROTOCOL.md section 3).
+
+        Raises:
+            LocalProtocolError: `NotConnected`, `WrongMode`, `ServiceIdUnknown`, `VersionMismatch`,
+                `TooManyConnections`.
+        """
+        stream = self._streams.get(service_id or self._default_service_id)
+        if stream is not None and self._version is ProtocolVersion.V3:
+            return self.start_connection(service_id)
+        return self.start_stream(service_id)
+
+    def start_stream(self, service_id: str) -> Opened:
+        """Start a new stream of `service_id` with its first connection.
+
+        An active stream of it is reset first, in so many words: localproxy loses the start of a
+        stream that replaces another one (PROTOCOL.md section 4).
+
+        Raises:
+            LocalProtocolError: `NotConnected`, `WrongMode`, `ServiceIdUnknown`, `VersionMismatch`.
+        """
+        version = self._source_version("start a stream")
+        service_id = self._known(service_id)
+        self._check_service_fits(service_id, version)
+        resets, events = self.reset_stream(service_id, cause=StopCause.REPLACED)
+        stream = Stream(service_id, self._stream_ids.take(service_id), version)
+        self._streams[service_id] = stream
+        start = stream.message(MessageType.STREAM_START, FIRST_CONNECTION_ID)
+        return Opened(
+            stream.stream_id, FIRST_CONNECTION_ID, service_id, (*resets, start), tuple(events)
+        )
+
+    def start_connection(self, service_id: str, connection_id: int | None = None) -> Opened:
+        """Start one more connection on the active stream (V3).
+
+        Args:
+            service_id: the service whose stream it joins.
+            connection_id: its id, 1 or more; None for the next one.
+
+        Raises:
+            LocalProtocolError: `NotConnected`, `WrongMode`, `ServiceIdUnknown`, `VersionMismatch`,
+                `NoActiveStream`, `ServiceWithoutStream`, `ConnectionIdUnusable`,
+                `TooManyConnections`.
+        """
+        version = self._source_version("start a connection")
+        if version is not ProtocolVersion.V3:
+            raise VersionMismatch(version, "a stream has one connection; start a new stream")
+        stream = self._stream(service_id)
+        if connection_id is None:
+            connection_id = stream.next_connection_id()
+        in_range = 1 <= connection_id <= MAX_CONNECTION_ID
+        if not in_range or connection_id in stream.known_ids:
+            raise ConnectionIdUnusable(stream.service_id, connection_id)
+        if len(stream.known_ids) >= MAX_CONNECTIONS_PER_STREAM:
+            raise TooManyConnections(stream.service_id, MAX_CONNECTIONS_PER_STREAM)
+        stream.add_connection(connection_id)
+        start = stream.message(MessageType.CONNECTION_START, connection_id)
+        return Opened(stream.stream_id, connection_id, stream.service_id, (start,), ())
+
+    def data(self, service_id: str, connection_id: int, payload: bytes) -> Message:
+        """Return the DATA that carries `payload` on an open connection.
+
+        Raises:
+            LocalProtocolError: `NotConnected`, `ServiceIdUnknown`, `NoActiveStream`,
+                `ServiceWithoutStream`, `ConnectionIdUnknown`, `PayloadTooLarge`.
+        """
+        stream = self._stream(service_id)
+        if not stream.can_send(connection_id):
+            raise ConnectionIdUnknown(stream.service_id, connection_id)
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise PayloadTooLarge(len(payload), MAX_PAYLOAD_BYTES)
+        return stream.message(MessageType.DATA, connection_id, payload)
+
+    def reset_connection(
+        self, service_id: str, connection_id: int
+    ) -> tuple[list[Message], list[Event]]:
+        """End one connection from this side; in V1 and V2 that is the stream.
+
+        What the peer sends is still taken until it has ended the connection as well, or until
+        `forget_connection`. If this side has ended it already, do nothing.
+        """
+        stream = self._streams.get(service_id or self._default_service_id)
+        if stream is None or not stream.end_local(connection_id):
+            return [], []
+        events = self._stop_if_over(stream, StopCause.LOCAL_RESET)
+        return [self._reset_of(stream, connection_id)], events
+
+    def forget_connection(self, service_id: str, stream_id: int, connection_id: int) -> list[Event]:
+        """Take nothing more of a connection that this side has ended: nobody is left to take it."""
+        stream = self._streams.get(service_id or self._default_service_id)
+        if stream is None or stream.stream_id != stream_id:
+            return []
+        events: list[Event] = []
+        if connection_id in stream.receiving:
+            # The peer may still be sending: a second reset tells it that nobody takes it.
+            events.append(Reply(self._reset_of(stream, connection_id)))
+        if connection_id not in stream.connection_ids:
+            stream.forget(connection_id)
+        return [*events, *self._stop_if_over(stream, StopCause.LOCAL_RESET)]
+
+    @staticmethod
+    def _reset_of(stream: Stream, connection_id: int) -> Message:
+        is_v3 = stream.version is ProtocolVersion.V3
+        type_ = MessageType.CONNECTION_RESET if is_v3 else MessageType.STREAM_RESET
+        return stream.message(type_, connection_id)
+
+    def reset_stream(
+        self, service_id: str, *, cause: StopCause = StopCause.LOCAL_RESET
+    ) -> tuple[list[Message], list[Event]]:
+        """End the active stream and all its connections. If there is none, do nothing.
+
+        Args:
+            service_id: the service whose stream it is.
+            cause: what the event says of it.
+        """
+        stream = self._streams.get(service_id or self._default_service_id)
+        if stream is None:
+            return [], []
+        # In V1 and V2 the reset of the connection was the reset of the stream.
+        was_reset = stream.version is not ProtocolVersion.V3 and bool(stream.receiving)
+        messages = [] if was_reset else [stream.reset_message()]
+        return messages, self._stop(stream.service_id, cause)
+
+    # State
+
+    def _knows(self, service_id: str) -> bool:
+        """Tell whether a service can have streams. A tunnel opened with none takes any."""
+        return not self._service_ids or service_id in self._service_ids
+
+    def _active(self, message: Message) -> Stream | None:
+        stream = self._streams.get(message.service_id or self._default_service_id)
+        return stream if stream is not None and stream.stream_id == message.stream_id else None
+
+    def _stop(self, service_id: str, cause: StopCause) -> list[Event]:
+        stream = self._streams.pop(service_id, None)
+        if stream is None:
+            return []
+        ended = tuple(sorted(stream.known_ids))
+        return [StreamStopped(service_id, stream.stream_id, ended, cause)]
+
+    def _stop_if_over(self, stream: Stream, cause: StopCause) -> list[Event]:
+        """End a stream of V1 or V2 with its one connection."""
+        if stream.version is ProtocolVersion.V3 or stream.known_ids:
+            return []
+        return self._stop(stream.service_id, cause)
+
+    def _stop_all(self, cause: StopCause) -> list[Event]:
+        return [event for service_id in [*self._streams] for event in self._stop(service_id, cause)]
+
+    def _source_version(self, operation: str) -> ProtocolVersion:
+        if self._mode is not Mode.SOURCE or self._version is None:
+            raise WrongMode(self._mode, operation)
+        return self._version
+
+    def _known(self, service_id: str) -> str:
+        if self._service_ids is None:
+            raise NotConnected
+        service_id = service_id or self._default_service_id
+        if not self._knows(service_id):
+            raise ServiceIdUnknown(service_id, self._service_ids)
+        return service_id
+
+    def _check_service_fits(self, service_id: str, version: ProtocolVersion) -> None:
+        """Refuse what the wire could not tell apart from another service or version."""
+        if version is ProtocolVersion.V1 and service_id != self._default_service_id:
+            raise VersionMismatch(
+                version, "it cannot name a service; open the tunnel with one service, or use V2, V3"
+            )
+        if version is ProtocolVersion.V2 and not service_id:
+            raise VersionMismatch(
+                version, "it must name a service; open the tunnel with services, or use V1"
+            )
+
+    def _stream(self, service_id: str) -> Stream:
+        stream = self._streams.get(service_id or self._default_service_id)
+        if stream is not None:
+            return stream
+        service_id = self._known(service_id)
+        if not self._streams:
+            raise NoActiveStream
+        raise ServiceWithoutStream(service_id)
+
+
+def _name(message: Message) -> str:
+    return MessageType(message.type).name
+
+
+def _dropped(message: Message, reason: DropReason) -> list[Event]:
+    return [MessageDropped(message.type, reason)]
+
+
+def _refused(message: Message, reason: DropReason) -> list[Event]:
+    """Answer a STREAM_START with the reset of the stream that it meant to start."""
+    reset = Message(
+        MessageType.STREAM_RESET,
+        message.stream_id,
+        service_id=message.service_id,
+        connection_id=message.connection_id,
+    )
+    return [Reply(reset), *_dropped(message, reason)]
+
+
+def _stream_id_zero(message: Message) -> RemoteProtocolError:
+    return RemoteProtocolError(f"the peer sent {_name(message)} with the invalid stream id 0")

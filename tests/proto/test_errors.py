@@ -1,0 +1,77 @@
+"""Errors: whose fault, data in fields, text that says what to do."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from tunnelfleet.proto import (
+    ConfigError,
+    ConnectionIdUnknown,
+    ConnectionIdUnusable,
+    HandshakeError,
+    LocalProtocolError,
+    Mode,
+    NoActiveStream,
+    NotConnected,
+    PayloadTooLarge,
+    ProtocolVersion,
+    RemoteProtocolError,
+    ServiceIdUnknown,
+    ServiceWithoutStream,
+    TooManyConnections,
+    TunnelClosed,
+    TunnelError,
+    VersionMismatch,
+    WrongMode,
+)
+
+LOCAL_ERRORS = [
+    (NotConnected(), "wait until"),
+    (PayloadTooLarge(70_000, 64_512), "70000 bytes"),
+    (WrongMode(Mode.DESTINATION, "start a stream"), "a destination cannot start a stream"),
+    (NoActiveStream(), "start one"),
+    (ServiceIdUnknown("FTP", ("SSH", "HTTP")), "'FTP' (its services: SSH, HTTP)"),
+    (ServiceIdUnknown("FTP", ()), "its services: none"),
+    (ServiceWithoutStream("SSH"), "'SSH' has no active stream"),
+    (ConnectionIdUnknown("SSH", 7), "no open connection 7"),
+    (ConnectionIdUnusable("SSH", 7), "connection id 7"),
+    (TooManyConnections("SSH", 9), "9 open connections"),
+    (VersionMismatch(ProtocolVersion.V2, "use V3"), "not possible in V2: use V3"),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), LOCAL_ERRORS, ids=lambda value: type(value).__name__)
+def test_local_errors_say_what_is_wrong(error: LocalProtocolError, text: str) -> None:
+    assert isinstance(error, LocalProtocolError)
+    assert text in str(error)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+def test_every_local_error_is_tried_here() -> None:
+    def leaves(kind: type[Exception]) -> set[type[Exception]]:
+        below = kind.__subclasses__()
+        return {kind} if not below else set().union(*map(leaves, below))
+
+    assert leaves(LocalProtocolError) == {type(error) for error, _ in LOCAL_ERRORS}
+
+
+def test_send_errors_can_be_told_apart() -> None:
+    assert not issubclass(ServiceWithoutStream, NoActiveStream)
+    assert not issubclass(RemoteProtocolError, LocalProtocolError)
+
+
+@pytest.mark.parametrize("kind", [ConfigError, LocalProtocolError, RemoteProtocolError])
+def test_all_are_tunnel_errors(kind: type[Exception]) -> None:
+    assert issubclass(kind, TunnelError)
+    assert issubclass(TunnelClosed, TunnelError)
+
+
+def test_handshake_error_names_the_channel_id() -> None:
+    error = HandshakeError("refused", status=403, channel_id="abc-1", retryable=False)
+    assert (error.status, error.channel_id, error.retryable) == (403, "abc-1", False)
+    assert str(error) == "refused (channel-id abc-1)"
+    without = HandshakeError("refused", status=None, channel_id=None, retryable=True)
+    assert str(without) == "refused"

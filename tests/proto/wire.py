@@ -1,0 +1,51 @@
+"""Short names for messages and for sessions that are ready, so that tests read as a transcript."""
+
+from __future__ import annotations
+
+from tunnelfleet.proto import Message, MessageType, Mode, ProtocolVersion, Session
+
+V1, V2, V3 = ProtocolVersion.V1, ProtocolVersion.V2, ProtocolVersion.V3
+T = MessageType
+
+
+def service_ids(*names: str) -> Message:
+    return Message(T.SERVICE_IDS, available_service_ids=names)
+
+
+def stream_start(service: str = "SSH", stream: int = 1, connection: int = 1) -> Message:
+    return Message(T.STREAM_START, stream, service_id=service, connection_id=connection)
+
+
+def stream_reset(service: str = "SSH", stream: int = 1, connection: int = 1) -> Message:
+    return Message(T.STREAM_RESET, stream, service_id=service, connection_id=connection)
+
+
+def connection_start(service: str = "SSH", stream: int = 1, connection: int = 2) -> Message:
+    return Message(T.CONNECTION_START, stream, service_id=service, connection_id=connection)
+
+
+def connection_reset(service: str = "SSH", stream: int = 1, connection: int = 1) -> Message:
+    return Message(T.CONNECTION_RESET, stream, service_id=service, connection_id=connection)
+
+
+def data(
+    payload: bytes = b"hello", service: str = "SSH", stream: int = 1, connection: int = 1
+) -> Message:
+    return Message(T.DATA, stream, payload=payload, service_id=service, connection_id=connection)
+
+
+SESSION_RESET = Message(T.SESSION_RESET)
+
+
+def source(version: ProtocolVersion = V3, services: tuple[str, ...] = ("SSH", "HTTP")) -> Session:
+    return _announced(Session(Mode.SOURCE, version), services)
+
+
+def destination(services: tuple[str, ...] = ("SSH", "HTTP")) -> Session:
+    return _announced(Session(Mode.DESTINATION), services)
+
+
+def _announced(session: Session, services: tuple[str, ...]) -> Session:
+    session.connected()
+    session.receive(service_ids(*services))
+    return session
