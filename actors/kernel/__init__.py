@@ -1,0 +1,98 @@
+"""The actor kernel: pykka actors without a thread each, watched and supervised.
+
+Owns dispatchers, actors, supervisors and the ways between them and a host's ThreadingActors.
+Must not know tunnels.
+"""
+
+from .actor import DispatchedActor
+from .backoff import Backoff, BackoffState
+from .child_spec import (
+    AutoShutdown,
+    ChildCounts,
+    ChildInfo,
+    ChildSpec,
+    ChildState,
+    Restart,
+    Shutdown,
+    Strategy,
+)
+from .context import BlockingCallError
+from .dispatcher import Dispatcher
+from .futures import DispatchedFuture, ask_future
+from .reasons import (
+    KILLED,
+    NOPROC,
+    NORMAL,
+    SHUTDOWN,
+    ExitKind,
+    ExitReason,
+    Terminated,
+)
+from .ref import DispatchedRef, kill
+from .reply import Reply
+from .stats import DispatcherStats
+from .supervisor import SupervisorActor
+from .supervisor_messages import (
+    ChildBusyError,
+    ChildExistsError,
+    ChildReady,
+    ChildStartError,
+    CountChildren,
+    DeleteChild,
+    RestartChild,
+    RestartIntensityExceeded,
+    StartChild,
+    StopChild,
+    SupervisorError,
+    SupervisorStoppingError,
+    UnknownChildError,
+    WhichChildren,
+)
+from .threading_mixin import TerminationReporter
+from .timers import Timer
+
+__all__ = [
+    "KILLED",
+    "NOPROC",
+    "NORMAL",
+    "SHUTDOWN",
+    "AutoShutdown",
+    "Backoff",
+    "BackoffState",
+    "BlockingCallError",
+    "ChildBusyError",
+    "ChildCounts",
+    "ChildExistsError",
+    "ChildInfo",
+    "ChildReady",
+    "ChildSpec",
+    "ChildStartError",
+    "ChildState",
+    "CountChildren",
+    "DeleteChild",
+    "DispatchedActor",
+    "DispatchedFuture",
+    "DispatchedRef",
+    "Dispatcher",
+    "DispatcherStats",
+    "ExitKind",
+    "ExitReason",
+    "Reply",
+    "Restart",
+    "RestartChild",
+    "RestartIntensityExceeded",
+    "Shutdown",
+    "StartChild",
+    "StopChild",
+    "Strategy",
+    "SupervisorActor",
+    "SupervisorError",
+    "SupervisorStoppingError",
+    "Terminated",
+    "TerminationReporter",
+    "Timer",
+    "UnknownChildError",
+    "WhichChildren",
+    "ask_future",
+    "kill",
+]

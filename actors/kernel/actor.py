@@ -1,0 +1,304 @@
+"""The base class of actors that run on a dispatcher.
+
+Owns what an actor's author uses: starting, hooks, watches, timers, sockets, replies, exit.
+Must not know how turns are scheduled or how an actor is taken down (see `dispatcher`, `cell`).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+from _thread import get_ident
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from pykka import Actor, ActorRegistry, Future
+
+from .cell import ActorCell, StopFlag
+from .dispatcher import Dispatcher
+from .futures import DispatchedFuture
+from .mail import Piped
+from .readiness import Direction
+from .reasons import NORMAL, ExitReason
+from .ref import DispatchedRef
+from .timers import Timer
+from .watch import start_watching, stop_watching
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka import ActorRef
+    from pykka._actor import ActorInbox
+
+    from .readiness import HasFileno
+    from .reply import Reply
+
+logger = logging.getLogger(__name__)
+
+
+class DispatchedActor(Actor):
+    """An actor without a thread of its own: it takes turns on a dispatcher's.
+
+    It is a pykka actor: `start`, refs, proxies, futures, `on_start`, `on_receive`, `on_stop` and
+    `on_failure` are as pykka documents them, and it talks with ThreadingActors both ways.
+    What differs:
+
+    - It must not block: not on a socket, a lock, a sleep, nor on a future (`BlockingCallError`).
+    - Any exception in it ends it: in `on_start`, in a handler (told or asked; the asker gets the
+      exception too), in a socket's or timer's callback, in `on_stop`; a BaseException likewise,
+      which stops nothing else. `on_failure` is called for all but one from `on_stop`. Watchers
+      are told once.
+    - It is not in pykka's `ActorRegistry` unless started with `register=True`: roots only.
+
+    `__init__` runs in the thread that calls `start`, everything else in the dispatcher's; so
+    timers, sockets and watches are set up from `on_start` on.
+    """
+
+    _cell: ActorCell
+
+    @classmethod
+    def start(
+        cls,
+        *args: Any,
+        dispatcher: Dispatcher | None = None,
+        register: bool = False,
+        **kwargs: Any,
+    ) -> DispatchedRef[Self]:
+        """Start an actor and return its ref.
+
+        Args:
+            *args: for the constructor, as are further keyword arguments.
+            dispatcher: where it runs; by default where the caller runs.
+            register: put it into pykka's `ActorRegistry`, so that `ActorRegistry.stop_all()` stops
+                it. For roots only, which stop what they started.
+            **kwargs: for the constructor.
+
+        Raises:
+            RuntimeError: no dispatcher is given on a thread that has none, or it does not run.
+        """
+        cell = ActorCell(cls._dispatcher_for(dispatcher), cls.__new__(cls))
+        actor: Self = cell.actor
+        actor._cell = cell
+        cell.ref = actor._actor_ref = DispatchedRef(cell, cls)
+        try:
+            actor.__init__(*args, **kwargs)  # type: ignore[misc]
+            cell.registered = register
+            if register:
+                ActorRegistry.register(cell.ref)
+            cell.dispatcher.launch(cell)
+        except BaseException:
+            cell.abandon()
+            raise
+        return cast("DispatchedRef[Self]", cell.ref)
+
+    @classmethod
+    def _dispatcher_for(cls, dispatcher: Dispatcher | None) -> Dispatcher:
+        chosen = dispatcher or Dispatcher.current()
+        if chosen is None:
+            msg = (
+                f"{cls.__name__}.start() was called on a thread without a dispatcher: "
+                "pass dispatcher=, or start it from an actor that runs on one"
+            )
+            raise RuntimeError(msg)
+        return chosen
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        """Create the actor; use `start()`, which calls this.
+
+        Raises:
+            RuntimeError: the class was called directly.
+        """
+        if "_cell" not in self.__dict__:
+            name = type(self).__name__
+            msg = f"use {name}.start(...) instead of {name}(...)"
+            raise RuntimeError(msg)
+
+    @staticmethod
+    def _create_actor_inbox() -> ActorInbox:
+        msg = "the inbox of a dispatched actor is made by start()"
+        raise NotImplementedError(msg)
+
+    @staticmethod
+    def _create_future() -> Future[Any]:
+        return DispatchedFuture()
+
+    def _start_actor_loop(self) -> None:
+        self._cell.dispatcher.launch(self._cell)
+
+    @property
+    def actor_ref(self) -> DispatchedRef[Self]:
+        """The actor's ref, the same object for the whole of its life."""
+        return cast("DispatchedRef[Self]", self._cell.ref)
+
+    @property
+    def actor_urn(self) -> str:  # type: ignore[override]
+        """See `pykka.Actor.actor_urn`."""
+        return self._cell.urn
+
+    @property
+    def actor_inbox(self) -> ActorCell:  # type: ignore[override]
+        """See `pykka.Actor.actor_inbox`."""
+        return self._cell
+
+    @property
+    def actor_stopped(self) -> StopFlag:  # type: ignore[override]
+        """See `pykka.Actor.actor_stopped`; has `is_set`, `set` and `wait`."""
+        return StopFlag(self._cell)
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The dispatcher whose thread runs this actor."""
+        return self._cell.dispatcher
+
+    def on_receive(self, message: Any) -> Any:
+        """Handle a message; what is returned answers an ask.
+
+        The default logs the type of a message that nobody expected, never its content.
+        """
+        name = type(self).__name__
+        logger.warning("%s got an unexpected message: a %s", name, type(message).__name__)
+
+    # Ending.
+
+    def on_stop_requested(self) -> bool:
+        """Decide what a stop request does; called in its turn, once, however often it is asked.
+
+        Returns:
+            True to end now, with reason `SHUTDOWN`. False to go on until the actor calls `exit()`;
+            whoever waits for the stop goes on waiting until then.
+        """
+        return True
+
+    def exit(self, reason: ExitReason = NORMAL) -> None:
+        """End once the current handler has returned; mail that is left becomes dead letters.
+
+        `on_stop` is called, or `on_failure` if the reason is a failure. The first call counts.
+        A failure given here is a decision: it is not logged or counted as an unhandled exception.
+        """
+        self._require_own_thread("exit")
+        self._cell.exit(reason)
+
+    def _on_end(self, reason: ExitReason) -> None:
+        """Release what must not outlive the actor, however it ended; for the kernel's own."""
+
+    # Watching.
+
+    def watch(self, ref: ActorRef[Any]) -> None:
+        """Have `Terminated(ref, reason)` sent to this actor once, when the other actor has ended.
+
+        If it already has, the message comes at once with reason `NOPROC`.
+
+        Args:
+            ref: a dispatched actor, on any dispatcher, or a ThreadingActor that has the
+                `TerminationReporter` mix-in.
+
+        Raises:
+            TypeError: a ThreadingActor without the mix-in.
+        """
+        self._require_own_thread("watch")
+        cell = self._cell
+        if cell.watching is None:
+            cell.watching = set()
+        if ref not in cell.watching:
+            start_watching(ref, cell.ref)
+            cell.watching.add(ref)
+
+    def unwatch(self, ref: ActorRef[Any]) -> None:
+        """Undo `watch`: no `Terminated` of this ref is handled from now on."""
+        self._require_own_thread("unwatch")
+        watching = self._cell.watching
+        if watching is not None and ref in watching:
+            watching.discard(ref)
+            stop_watching(ref, self._cell.ref)
+
+    # Timers and sockets.
+
+    def schedule(self, delay_seconds: float, message: Any) -> Timer:
+        """Have `on_receive(message)` called after a delay; the timer dies with the actor."""
+        self._require_own_thread("schedule")
+        cell = self._cell
+        timer = Timer(cell, delay_seconds, message)
+        if cell.timers is None:
+            cell.timers = set()
+        cell.timers.add(timer)
+        return timer
+
+    def add_reader(self, sock: HasFileno, method: Callable[[], object]) -> None:
+        """Call `method()` in a turn of this actor whenever the socket can be read.
+
+        It is called again and again until the socket has been read or removed; a second call
+        replaces the method. Remove the socket before closing it. The end of the actor removes it,
+        before `on_stop` or `on_failure`, but does not close it.
+
+        Raises:
+            ValueError: the socket is closed, or another actor watches it.
+        """
+        self._require_own_thread("add_reader")
+        self.dispatcher.readiness.add(Direction.READ, self._cell, sock, method)
+
+    def remove_reader(self, sock: HasFileno) -> bool:
+        """Undo `add_reader`; return whether there was anything to undo."""
+        self._require_own_thread("remove_reader")
+        return self.dispatcher.readiness.remove(Direction.READ, self._cell, sock)
+
+    def add_writer(self, sock: HasFileno, method: Callable[[], object]) -> None:
+        """Call `method()` in a turn of this actor whenever the socket can be written.
+
+        As `add_reader`. A socket can nearly always be written: remove it when nothing waits.
+        """
+        self._require_own_thread("add_writer")
+        self.dispatcher.readiness.add(Direction.WRITE, self._cell, sock, method)
+
+    def remove_writer(self, sock: HasFileno) -> bool:
+        """Undo `add_writer`; return whether there was anything to undo."""
+        self._require_own_thread("remove_writer")
+        return self.dispatcher.readiness.remove(Direction.WRITE, self._cell, sock)
+
+    # Replies and futures.
+
+    def defer_reply(self) -> Reply:
+        """Take over the answer to the message that is being handled; the return value is ignored.
+
+        Use it to answer later, or to answer with an exception and live on.
+        """
+        self._require_own_thread("defer_reply")
+        return self._cell.defer_reply()
+
+    def pipe_to_self(
+        self,
+        future: Future[Any] | concurrent.futures.Future[Any],
+        make_message: Callable[[Any], Any],
+        *,
+        discard: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Handle `make_message(future)` as a message once the future is resolved.
+
+        Args:
+            future: a `DispatchedFuture`, as `ask(..., block=False)` on a dispatched actor and
+                `ask_future` return, or a `concurrent.futures.Future`.
+            make_message: called with the resolved future in this actor's turn; what it returns goes
+                to `on_receive`. If it raises (as `future.get()` may), the actor fails.
+            discard: called with the resolved future instead, if this actor has ended by then: to
+                close what nobody will take. It may run on any thread.
+
+        Raises:
+            TypeError: another kind of future, a ThreadingFuture for one: use `ask_future`.
+        """
+        if not isinstance(future, DispatchedFuture | concurrent.futures.Future):
+            msg = (
+                f"pipe_to_self() cannot wait for a {type(future).__name__}: "
+                "ask a ThreadingActor with ask_future(ref, message)"
+            )
+            raise TypeError(msg)
+        cell = self._cell
+
+        def deliver(resolved: Any) -> None:
+            piped = Piped(make_message, resolved, discard)
+            if not cell.send(piped):
+                cell.refuse(piped)
+
+        future.add_done_callback(deliver)
+
+    def _require_own_thread(self, call: str) -> None:
+        if get_ident() != self._cell.dispatcher.thread_id:
+            msg = f"{call} is for the actor's own turns: call it from on_start() on, on its thread"
+            raise RuntimeError(msg)

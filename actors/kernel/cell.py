@@ -1,0 +1,418 @@
+"""The mailbox and the life of one dispatched actor.
+
+Owns what is told apart from a user's message (start, stop, kill, ask, timer, death notice), and
+how an actor ends: once, with one reason, its resources released, its askers answered, its watchers
+told. Must not know how turns are scheduled, nor what actors do. All of it runs on the dispatcher's
+thread, save the part on sending.
+"""
+# ruff: noqa: SLF001 - the table of item types names methods of this class
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback as tracebacks
+import uuid
+from _thread import get_ident
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from pykka import ActorDeadError, ActorRegistry
+from pykka._envelope import Envelope
+from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
+
+from .futures import resolve, resolve_exception
+from .mail import KILL, LAUNCH, START, Ended, Kill, Launch, Piped, Start
+from .reasons import KILLED, SHUTDOWN, ExitKind, ExitReason, Terminated
+from .reply import Reply
+from .timers import Timer
+from .watch import stop_watching, tell_terminated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka import ActorRef, Future
+
+    from .actor import DispatchedActor
+    from .dispatcher import Dispatcher
+    from .readiness import Registration
+    from .ref import DispatchedRef
+
+logger = logging.getLogger(__name__)
+
+
+class StopFlag:
+    """What `actor_stopped` is for a dispatched actor: a `threading.Event` made when waited for."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: ActorCell) -> None:
+        self._cell = cell
+
+    def is_set(self) -> bool:
+        """Whether the actor has ended."""
+        return self._cell.ended
+
+    def set(self) -> None:
+        """End the actor without `on_stop`, as setting pykka's event does."""
+        self._cell.kill()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the actor has ended, at most `timeout` seconds; return whether it has."""
+        return self._cell.wait_ended(timeout)
+
+
+class ActorCell:
+    """One actor's mailbox and life. It is also the actor's `actor_inbox`.
+
+    Args:
+        dispatcher: the one whose thread runs the actor.
+    """
+
+    __slots__ = (
+        "_end_event",
+        "_urn",
+        "actor",
+        "asked",
+        "dispatcher",
+        "ended",
+        "exit_reason",
+        "failed_ask",
+        "items",
+        "queued",
+        "ref",
+        "registered",
+        "registrations",
+        "replies",
+        "stop_waiters",
+        "stopping",
+        "timers",
+        "told",
+        "watchers",
+        "watching",
+    )
+
+    def __init__(self, dispatcher: Dispatcher, actor: DispatchedActor) -> None:
+        self.dispatcher = dispatcher
+        self.actor: Any = actor
+        self.ref: DispatchedRef[Any]
+        self.items: deque[Any] = deque((START,))
+        self.queued = True
+        """In the run queue, or in its turn, or not launched: it need not be queued again."""
+        self.exit_reason: ExitReason | None = None
+        """Set when the actor is to end as soon as the current handler returns."""
+        self.ended = False
+        self.told = False
+        """Its watchers have been told; who watches from now on gets `NOPROC`."""
+        self.stopping = False
+        self.registered = False
+        self.asked: Future[Any] | None = None
+        self.failed_ask: Future[Any] | None = None
+        self.stop_waiters: list[Future[Any]] | None = None
+        self.replies: set[Reply] | None = None
+        self.timers: set[Timer] | None = None
+        self.registrations: set[Registration] | None = None
+        self.watchers: set[ActorRef[Any]] | None = None
+        self.watching: set[ActorRef[Any]] | None = None
+        self._urn: str | None = None
+        self._end_event: threading.Event | None = None
+
+    # Sending: any thread.
+
+    def send(self, item: Any) -> bool:
+        """Append to the mailbox; return False if the actor has ended."""
+        dispatcher = self.dispatcher
+        if get_ident() != dispatcher.thread_id:
+            return dispatcher.post(self, item)
+        if self.ended:
+            return False
+        self.items.append(item)
+        if not self.queued:
+            self.queued = True
+            dispatcher.run_queue.append(self)
+            if dispatcher.idle:
+                dispatcher.schedule_run()
+        return True
+
+    def put(self, envelope: Envelope[Any], /) -> None:
+        """Take an envelope, as pykka's inboxes do."""
+        reply_to = envelope.reply_to
+        if not self.send(envelope.message if reply_to is None else envelope):
+            self.refuse(envelope)
+
+    def get(self) -> Envelope[Any]:
+        """Not for anyone: the dispatcher takes the mail out."""
+        msg = "the mail of a dispatched actor is taken by its dispatcher"
+        raise NotImplementedError(msg)
+
+    def empty(self) -> bool:
+        """Whether no mail waits."""
+        return not self.items
+
+    def kill(self) -> None:
+        """End the actor in its next turn, before any mail."""
+        if get_ident() == self.dispatcher.thread_id:
+            self._kill_next()
+        else:
+            self.dispatcher.post(self, KILL)
+
+    def deliver(self, item: Any) -> None:
+        """Take an item that another thread has posted; dispatcher's thread only."""
+        if item is LAUNCH:
+            self.dispatcher.launch(self)
+        elif item is KILL:
+            self._kill_next()
+        elif not self.send(item):
+            self.refuse(item)
+
+    def _kill_next(self) -> None:
+        if self.send(KILL):
+            # To the front: whatever is in the mailbox stays unhandled.
+            self.items.rotate(1)
+
+    @property
+    def urn(self) -> str:
+        """Made when first asked for: most actors are never asked."""
+        if self._urn is None:
+            urn = uuid.uuid4().urn
+            with self.dispatcher.lock:
+                if self._urn is None:
+                    self._urn = urn
+        return self._urn
+
+    def wait_ended(self, timeout: float | None) -> bool:
+        """Block until ended, at most `timeout` seconds; return whether it has."""
+        with self.dispatcher.lock:
+            if self.ended:
+                return True
+            event = self._end_event = self._end_event or threading.Event()
+        return event.wait(timeout)
+
+    def add_watcher(self, watcher: ActorRef[Any]) -> bool:
+        """Tell `watcher` when the actor has ended; return False if it already has."""
+        with self.dispatcher.lock:
+            if self.told:
+                return False
+            if self.watchers is None:
+                self.watchers = set()
+            self.watchers.add(watcher)
+            return True
+
+    def remove_watcher(self, watcher: ActorRef[Any]) -> None:
+        """Undo `add_watcher`."""
+        with self.dispatcher.lock:
+            if self.watchers is not None:
+                self.watchers.discard(watcher)
+
+    # Handling: the dispatcher's thread.
+
+    def handle(self, item: Any) -> Any:
+        """Handle one item that may be anything; the dispatcher short-cuts plain messages."""
+        special = SPECIAL.get(type(item))
+        return self.actor.on_receive(item) if special is None else special(self, item)
+
+    def _handle_ask(self, envelope: Envelope[Any]) -> None:
+        if type(envelope.message) is _ActorStop:
+            self._request_stop(envelope.reply_to)
+            return
+        self.asked = envelope.reply_to
+        try:
+            response = self.handle(envelope.message)
+        except BaseException:
+            self.failed_ask = envelope.reply_to
+            raise
+        asked, self.asked = self.asked, None
+        if asked is not None:
+            resolve(asked, response)
+
+    def defer_reply(self) -> Reply:
+        """Take over the answer to the ask that is being handled."""
+        asked, self.asked = self.asked, None
+        reply = Reply(self, asked)
+        if asked is not None:
+            if self.replies is None:
+                self.replies = set()
+            self.replies.add(reply)
+        return reply
+
+    def _handle_stop(self, _stop: _ActorStop) -> None:
+        self._request_stop(None)
+
+    def _request_stop(self, waiter: Future[Any] | None) -> None:
+        if waiter is not None:
+            self.stop_waiters = [*(self.stop_waiters or ()), waiter]
+        if self.stopping:
+            return
+        self.stopping = True
+        if self.actor.on_stop_requested():
+            self.exit(SHUTDOWN)
+
+    def _handle_start(self, _start: Start) -> None:
+        self.actor.on_start()
+
+    def _handle_kill(self, _kill: Kill) -> None:
+        self.exit_reason = KILLED
+
+    def _handle_timer(self, timer: Timer) -> None:
+        if timer.active:
+            timer.expire()
+            self.actor.on_receive(timer.message)
+
+    def _handle_ended(self, notice: Ended) -> None:
+        if self.watching is not None and notice.ref in self.watching:
+            self.watching.discard(notice.ref)
+            self.actor.on_receive(Terminated(notice.ref, notice.reason))
+
+    def _handle_piped(self, piped: Piped) -> None:
+        self.actor.on_receive(piped.make_message(piped.future))
+
+    def _handle_proxy(self, message: ProxyCall | ProxyGetAttr | ProxySetAttr) -> Any:
+        return self.actor._handle_receive(message)
+
+    # Ending: the dispatcher's thread.
+
+    def exit(self, reason: ExitReason) -> None:
+        """End when the current handler returns; the first reason given stands."""
+        if self.exit_reason is None:
+            self.exit_reason = reason
+            logger.debug("%s ends itself: %s", type(self.actor).__name__, reason)
+
+    def fail(self, exception: BaseException) -> None:
+        """End because of an exception, which overrides a reason given before it."""
+        self.exit_reason = ExitReason.failed(_without_caller(exception))
+        self._report_failure(exception)
+
+    def end(self) -> None:
+        """End the actor with its `exit_reason`. Raises nothing, whatever the hooks do."""
+        with self.dispatcher.lock:
+            self.ended = True
+        self._release()
+        if self.registered:
+            ActorRegistry.unregister(self.ref)
+        reason = self._run_hooks(self.exit_reason or KILLED)
+        self._release()
+        self._refuse_mail()
+        self._answer_askers(reason)
+        self.dispatcher.forget(self)
+        self.actor = None
+        self._tell_watchers(reason)
+
+    def _release(self) -> None:
+        for timer in list(self.timers or ()):
+            timer.cancel()
+        for registration in list(self.registrations or ()):
+            registration.forget()
+        watching, self.watching = self.watching, None
+        for ref in watching or ():
+            stop_watching(ref, self.ref)
+
+    def _run_hooks(self, reason: ExitReason) -> ExitReason:
+        if reason.exception is not None:
+            self._guard(lambda: self.actor.on_failure(*_exc_info(reason.exception)))
+        elif reason.kind is not ExitKind.KILLED:
+            exception = self._guard(lambda: self.actor.on_stop())  # noqa: PLW0108
+            if exception is not None:
+                reason = ExitReason.failed(exception)
+        self._guard(lambda: self.actor._on_end(reason))
+        return reason
+
+    def _guard(self, hook: Callable[[], object]) -> BaseException | None:
+        try:
+            hook()
+        except BaseException as exception:  # noqa: BLE001
+            self._report_failure(_without_caller(exception))
+            return exception
+        return None
+
+    def _report_failure(self, exception: BaseException) -> None:
+        self.dispatcher.count_failure(type(self.actor).__name__)
+        logger.error("Unhandled exception in %s:", self.ref, exc_info=exception)
+
+    def _refuse_mail(self) -> None:
+        while self.items:
+            self.refuse(self.items.popleft())
+
+    def refuse(self, item: Any) -> None:
+        """Answer an item that nobody will handle: a dead letter."""
+        kind = type(item)
+        if kind is Envelope:
+            self._refuse_ask(item)
+        elif kind is Piped:
+            if item.discard is not None:
+                self._guard(lambda: item.discard(item.future))
+        elif kind not in _NO_LETTERS:
+            self.dispatcher.count_dead_letter(self.ref, item)
+
+    def _refuse_ask(self, envelope: Envelope[Any]) -> None:
+        reply_to = envelope.reply_to
+        if reply_to is None:
+            self.dispatcher.count_dead_letter(self.ref, envelope.message)
+        elif type(envelope.message) is _ActorStop:
+            resolve(reply_to, True)
+        else:
+            error = ActorDeadError(f"{self.ref} stopped before handling the message")
+            resolve_exception(reply_to, error)
+
+    def _answer_askers(self, reason: ExitReason) -> None:
+        failed_ask, self.failed_ask = self.failed_ask, None
+        if failed_ask is not None and reason.exception is not None:
+            resolve_exception(failed_ask, reason.exception, reason.exception.__traceback__)
+        for reply in list(self.replies or ()):
+            reply.fail(ActorDeadError(f"{self.ref} stopped before it answered"))
+        for waiter in self.stop_waiters or ():
+            resolve(waiter, True)
+
+    def abandon(self) -> None:
+        """End an actor that was never launched: its constructor or its dispatcher refused."""
+        self.ended = self.told = True
+        if self.registered:
+            ActorRegistry.unregister(self.ref)
+        self._refuse_mail()
+        self.actor = None
+
+    def _tell_watchers(self, reason: ExitReason) -> None:
+        _release_frames(reason.exception)
+        with self.dispatcher.lock:
+            self.told = True
+            watchers, self.watchers = self.watchers, None
+            event = self._end_event
+        if event is not None:
+            event.set()
+        for watcher in watchers or ():
+            tell_terminated(watcher, self.ref, reason)
+
+
+def _exc_info(exception: BaseException | None) -> tuple[Any, Any, Any]:
+    return type(exception), exception, exception.__traceback__ if exception else None
+
+
+def _without_caller(exception: BaseException) -> BaseException:
+    """Drop the kernel's own frame, which is running still, from a traceback just caught."""
+    traceback = exception.__traceback__
+    return exception.with_traceback(traceback.tb_next if traceback is not None else None)
+
+
+def _release_frames(exception: BaseException | None) -> None:
+    """Empty the frames of a traceback that outlives its actor, lest it keep the actor's memory."""
+    seen: set[int] = set()
+    while exception is not None and id(exception) not in seen:
+        seen.add(id(exception))
+        tracebacks.clear_frames(exception.__traceback__)
+        exception = exception.__cause__ or exception.__context__
+
+
+_NO_LETTERS: Final = frozenset({Launch, Start, Kill, Ended, Timer, _ActorStop})
+
+SPECIAL: Final[dict[type[Any], Callable[[ActorCell, Any], Any]]] = {
+    Start: ActorCell._handle_start,
+    Kill: ActorCell._handle_kill,
+    Envelope: ActorCell._handle_ask,
+    Timer: ActorCell._handle_timer,
+    Ended: ActorCell._handle_ended,
+    Piped: ActorCell._handle_piped,
+    ProxyCall: ActorCell._handle_proxy,
+    ProxyGetAttr: ActorCell._handle_proxy,
+    ProxySetAttr: ActorCell._handle_proxy,
+    _ActorStop: ActorCell._handle_stop,
+}
+"""Item types that are not simply given to `on_receive`."""

@@ -1,0 +1,430 @@
+"""One thread that runs many actors.
+
+Owns the thread, its event loop, the run queue, fairness between actors and sockets, and the way in
+for messages from other threads. Must not know what actors do with their messages.
+
+Fairness: a turn handles at most `batch_messages` of one actor, then the next actor in the queue has
+its turn. After `TURNS_BETWEEN_POLLS` turns or `SECONDS_BETWEEN_POLLS` the loop polls its sockets
+and timers, whatever the queue holds. A socket's callback is followed by turns within the same
+bounds, so that what it sent is handled before the next poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from _thread import get_ident
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from pykka._envelope import Envelope
+
+from .cell import SPECIAL, ActorCell
+from .context import current_dispatcher, set_current_dispatcher
+from .mail import LAUNCH
+from .readiness import Readiness, Registration
+from .reasons import KILLED
+from .stats import DispatcherStats
+from .timers import Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from pykka import ActorRef
+
+TURNS_BETWEEN_POLLS: Final = 256
+SECONDS_BETWEEN_POLLS: Final = 0.002
+NO_THREAD: Final = 0
+"""Stands for the thread of a dispatcher that does not run: no thread has this identity."""
+
+logger = logging.getLogger(__name__)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new uvloop event loop if uvloop is installed, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class Dispatcher:
+    """One OS thread, one event loop, and the actors that take turns on them.
+
+    Args:
+        name: of the thread, for logs.
+        batch_messages: messages one actor may handle before the next has its turn.
+        slow_turn_seconds: a turn longer than this is counted and logged.
+        loop_factory: makes the event loop; the default takes uvloop if it is installed.
+    """
+
+    def __init__(
+        self,
+        name: str = "dispatcher",
+        *,
+        batch_messages: int = 64,
+        slow_turn_seconds: float = 0.1,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
+    ) -> None:
+        if batch_messages < 1:
+            msg = f"batch_messages must be at least 1, not {batch_messages}"
+            raise ValueError(msg)
+        self.name = name
+        self.stats = DispatcherStats()
+        self.loop: asyncio.AbstractEventLoop
+        self._batch_messages = batch_messages
+        self._slow_turn_seconds = slow_turn_seconds
+        self._loop_factory = loop_factory
+        self._thread: threading.Thread | None = None
+        self._started = threading.Event()
+        self._start_error: BaseException | None = None
+        # Shared with other threads; `lock` is held for a few assignments, never while calling out.
+        self.lock = threading.Lock()
+        self._incoming: list[tuple[ActorCell | None, Any]] = []
+        self._woken = False
+        self._closed = True
+        # The dispatcher thread's own, used by cells on that thread.
+        self.thread_id = NO_THREAD
+        self.run_queue: deque[ActorCell] = deque()
+        self.idle = True
+        """Nothing will look at the run queue unless `schedule_run` is called."""
+        self._run_scheduled = False
+        self._cells: dict[ActorCell, None] = {}
+        self._current: ActorCell | None = None
+        self.readiness: Readiness
+        """The sockets of actors."""
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher {self.name!r}>"
+
+    @staticmethod
+    def current() -> Dispatcher | None:
+        """Return the dispatcher whose thread this is, or None."""
+        return current_dispatcher()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether actors can be started on it."""
+        return not self._closed
+
+    # Start and stop: any thread but its own.
+
+    def start(self) -> Self:
+        """Start the thread; return when it takes actors.
+
+        Raises:
+            RuntimeError: it was started before; a dispatcher runs once.
+        """
+        if self._thread is not None:
+            msg = f"{self} has been started before; make a new one"
+            raise RuntimeError(msg)
+        self._thread = threading.Thread(target=self._run_thread, name=self.name, daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._start_error is not None:
+            self._thread.join()
+            raise self._start_error
+        return self
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Kill the actors that are left, end the thread, close the loop. A second call is harmless.
+
+        Raises:
+            RuntimeError: called on the dispatcher's own thread.
+            TimeoutError: a turn has been running for `timeout_seconds`; it goes on.
+        """
+        if self._thread is None:
+            return
+        if get_ident() == self.thread_id:
+            msg = f"{self} cannot be stopped from its own thread"
+            raise RuntimeError(msg)
+        self.post(None, (self._shut_down, ()))
+        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            current = self._current
+            busy = current.ref.actor_class.__name__ if current is not None else "a callback"
+            msg = f"{self} did not stop in {timeout_seconds} s: a turn of {busy} is still running"
+            raise TimeoutError(msg)
+
+    def __enter__(self) -> Self:
+        return self.start() if self._thread is None else self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _run_thread(self) -> None:
+        try:
+            self.loop = loop = self._loop_factory()
+        except BaseException as exception:  # noqa: BLE001 - raised again by start()
+            self._start_error = exception
+            self._started.set()
+            return
+        self.readiness = Readiness(loop, self._socket_ready)
+        self.thread_id = get_ident()
+        set_current_dispatcher(self)
+        self._closed = False
+        loop.call_soon(self._started.set)
+        try:
+            loop.run_forever()
+        finally:
+            self._shut_down()
+            self.thread_id = NO_THREAD
+            set_current_dispatcher(None)
+            loop.close()
+
+    def _shut_down(self) -> None:
+        with self.lock:
+            self._closed = True
+            incoming, self._incoming = self._incoming, []
+        for alive in reversed(list(self._cells)):
+            alive.exit_reason = KILLED
+            alive.end()
+        for cell, item in incoming:
+            self._refuse_incoming(cell, item)
+        self.run_queue.clear()
+        self.loop.stop()
+
+    def _refuse_incoming(self, cell: ActorCell | None, item: Any) -> None:
+        if cell is None:
+            return
+        if not cell.ended:
+            cell.exit_reason = KILLED
+            cell.end()
+        cell.refuse(item)
+
+    # The way in from other threads.
+
+    def post(self, cell: ActorCell | None, item: Any) -> bool:
+        """Hand an item to an actor of this dispatcher from another thread.
+
+        With None for the cell, the item is a function and its arguments, to be called.
+
+        Returns:
+            False if the actor has ended or the dispatcher stopped.
+        """
+        with self.lock:
+            if self._closed or (cell is not None and cell.ended):
+                return False
+            self._incoming.append((cell, item))
+            if self._woken:
+                return True
+            self._woken = True
+        try:
+            self.loop.call_soon_threadsafe(self._take_incoming)
+        except RuntimeError:
+            # The loop was closed between the two; what it left has been refused.
+            logger.debug("%s was stopped while a message came in", self)
+        return True
+
+    def _take_incoming(self) -> None:
+        with self.lock:
+            incoming, self._incoming = self._incoming, []
+            self._woken = False
+        self.idle = False
+        for cell, item in incoming:
+            if cell is None:
+                function, args = item
+                self._call_guarded(function, args)
+            else:
+                cell.deliver(item)
+        self._after_event()
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Run `function(*args)` on the dispatcher's thread; an exception is logged. Any thread.
+
+        Raises:
+            RuntimeError: the dispatcher does not run.
+        """
+        if get_ident() == self.thread_id:
+            self.loop.call_soon(self._run_function, function, args)
+        elif not self.post(None, (function, args)):
+            msg = f"{self} does not run"
+            raise RuntimeError(msg)
+
+    def _run_function(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.idle = False
+        self._call_guarded(function, args)
+        self._after_event()
+
+    def _call_guarded(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        try:
+            function(*args)
+        except BaseException:  # a dispatcher outlives whatever is called on it
+            logger.exception("a function called on %s failed", self)
+
+    # Actors.
+
+    def launch(self, cell: ActorCell) -> None:
+        """Give a new actor its first turn. Any thread.
+
+        Raises:
+            RuntimeError: the dispatcher does not run.
+        """
+        if get_ident() == self.thread_id:
+            self._launch(cell)
+        elif not self.post(cell, LAUNCH):
+            msg = f"{self} does not run: call start() first, and start no actors after stop()"
+            raise RuntimeError(msg)
+
+    def _launch(self, cell: ActorCell) -> None:
+        self._cells[cell] = None
+        self.stats.actors_started += 1
+        self.stats.actors_alive += 1
+        self.run_queue.append(cell)
+        if self.idle:
+            self.schedule_run()
+
+    def forget(self, cell: ActorCell) -> None:
+        """Drop an actor that has ended."""
+        if cell in self._cells:
+            del self._cells[cell]
+            self.stats.actors_alive -= 1
+
+    def count_failure(self, actor_class_name: str) -> None:
+        """Count an unhandled exception of an actor."""
+        failures = self.stats.actor_failures
+        failures[actor_class_name] = failures.get(actor_class_name, 0) + 1
+
+    def count_dead_letter(self, ref: ActorRef[Any], message: Any) -> None:
+        """Count a message that nobody will handle. Its content is not logged."""
+        self.stats.dead_letters += 1
+        logger.debug("dead letter: %s to %s", type(message).__name__, ref.actor_class.__name__)
+
+    # Sockets and timers.
+
+    def _socket_ready(self, registration: Registration) -> None:
+        cell = registration.cell
+        if cell.ended:
+            return
+        self.idle = False
+        self._current = cell
+        method = registration.method
+        started = time.monotonic()
+        try:
+            method()
+        except BaseException as exception:  # noqa: BLE001 - ends the actor, whatever it is
+            cell.fail(exception)
+        if cell.exit_reason is not None:
+            cell.end()
+        self._account(cell, method, 0, time.monotonic() - started)
+        # A traceback may keep this frame: not the actor with it.
+        del method, registration
+        self._after_event()
+
+    def timer_fired(self, cell: ActorCell, timer: Timer) -> None:
+        """Put a timer whose time is up into its actor's mailbox."""
+        self.idle = False
+        if cell.timers is not None:
+            cell.timers.discard(timer)
+        cell.send(timer)
+        self._after_event()
+
+    # Turns.
+
+    def schedule_run(self) -> None:
+        """Look at the run queue once the loop has polled."""
+        self.idle = False
+        self._run_scheduled = True
+        self.loop.call_soon(self._scheduled_run)
+
+    def _scheduled_run(self) -> None:
+        self._run_scheduled = False
+        self._run_turns()
+
+    def _after_event(self) -> None:
+        # When a run is scheduled the queue is saturated: its turns come after the poll, once.
+        if not self._run_scheduled:
+            self._run_turns()
+        elif self.readiness.has_fresh:
+            self.readiness.drop_stale()
+
+    def _run_turns(self) -> None:
+        run_queue = self.run_queue
+        turns = TURNS_BETWEEN_POLLS
+        now = time.monotonic()
+        deadline = now + SECONDS_BETWEEN_POLLS
+        try:
+            while run_queue and turns and now < deadline:
+                now = self._turn(run_queue.popleft(), now)
+                turns -= 1
+        finally:
+            self._current = None
+            if self.readiness.has_fresh:
+                self.readiness.drop_stale()
+            if run_queue:
+                self.schedule_run()
+            else:
+                self.idle = True
+
+    def _turn(self, cell: ActorCell, started: float) -> float:
+        """Handle a batch of one actor's mail; return the time at its end."""
+        actor = cell.actor
+        if actor is None:
+            return started
+        self._current = cell
+        items = cell.items
+        item: Any = None
+        handled = 0
+        limit = self._batch_messages
+        try:
+            while items and handled < limit:
+                item = items.popleft()
+                handled += 1
+                special = SPECIAL.get(type(item))
+                if special is None:
+                    actor.on_receive(item)
+                else:
+                    special(cell, item)
+                if cell.exit_reason is not None:
+                    break
+        except BaseException as exception:  # noqa: BLE001 - ends the actor, whatever it is
+            cell.fail(exception)
+        if cell.exit_reason is not None:
+            cell.end()
+        elif items:
+            self.run_queue.append(cell)
+        else:
+            cell.queued = False
+        ended = time.monotonic()
+        self._account(cell, item, handled, ended - started)
+        # A traceback may keep this frame: not the actor, nor the message, with it.
+        actor = item = None
+        return ended
+
+    def _account(self, cell: ActorCell, item: Any, handled: int, seconds: float) -> None:
+        stats = self.stats
+        stats.turns += 1
+        stats.messages_handled += handled
+        if seconds > stats.longest_turn_seconds:
+            stats.longest_turn_seconds = seconds
+        if seconds > self._slow_turn_seconds:
+            self._report_slow_turn(cell, item, handled, seconds)
+
+    def _report_slow_turn(self, cell: ActorCell, item: Any, handled: int, seconds: float) -> None:
+        self.stats.slow_turns += 1
+        logger.warning(
+            "slow turn: %s took %.3f s for %d message(s), the last a %s; "
+            "every actor of %s waited meanwhile",
+            cell.ref.actor_class.__name__,
+            seconds,
+            handled,
+            _kind_of(item),
+            self,
+        )
+
+
+def _kind_of(item: Any) -> str:
+    """Name the type of a message, or the method that a socket's readiness called; no content."""
+    if isinstance(item, Envelope | Timer):
+        item = item.message
+    name = getattr(item, "__name__", None)
+    return name if isinstance(name, str) else type(item).__name__

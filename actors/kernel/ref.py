@@ -1,0 +1,139 @@
+"""The ref of a dispatched actor: pykka's `ActorRef`, with cheap sending and `kill`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pykka import Actor, ActorDeadError, ActorRef
+from pykka._envelope import Envelope
+from pykka.messages import _ActorStop
+
+from .cell import ActorCell, StopFlag
+from .context import current_dispatcher, refuse_to_block
+from .futures import DispatchedFuture
+
+if TYPE_CHECKING:
+    from .dispatcher import Dispatcher
+
+A = TypeVar("A", bound=Actor)
+
+
+class DispatchedRef(ActorRef[A]):
+    """Reference to a dispatched actor; safe to pass around and to use from any thread.
+
+    As pykka's, with these differences on a dispatcher's thread: `tell` to an actor that has ended
+    is counted as a dead letter and does not raise, and a blocking `ask` or `stop` raises
+    `BlockingCallError` instead of a deadlock.
+    """
+
+    __slots__ = ("_cell", "actor_class")
+
+    def __init__(self, cell: ActorCell, actor_class: type[A]) -> None:
+        self._cell = cell
+        self.actor_class = actor_class
+
+    @property
+    def actor_urn(self) -> str:  # type: ignore[override]
+        """See `pykka.Actor.actor_urn`."""
+        return self._cell.urn
+
+    @property
+    def actor_inbox(self) -> ActorCell:  # type: ignore[override]
+        """See `pykka.Actor.actor_inbox`."""
+        return self._cell
+
+    @property
+    def actor_stopped(self) -> StopFlag:  # type: ignore[override]
+        """See `pykka.Actor.actor_stopped`; has `is_set`, `set` and `wait`."""
+        return StopFlag(self._cell)
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The dispatcher on whose thread the actor runs."""
+        return self._cell.dispatcher
+
+    @property
+    def cell(self) -> ActorCell:
+        """For the kernel."""
+        return self._cell
+
+    def _actor_weakref(self) -> A | None:  # type: ignore[override]
+        # pykka's proxies look here for the actor; ours is held by its cell until it ends.
+        actor: A | None = self._cell.actor
+        return actor
+
+    def is_alive(self) -> bool:
+        """Return whether the actor has not ended. It may end at any moment."""
+        return not self._cell.ended
+
+    def tell(self, message: Any) -> None:
+        """Send without waiting for a reply.
+
+        Raises:
+            ActorDeadError: the actor has ended, and this is not a dispatcher's thread.
+        """
+        if not self._cell.send(message):
+            dispatcher = current_dispatcher()
+            if dispatcher is None:
+                msg = f"{self} not found"
+                raise ActorDeadError(msg)
+            dispatcher.count_dead_letter(self, message)
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Send and wait for the reply, or with `block=False` return a `DispatchedFuture` of it.
+
+        Args:
+            message: the message.
+            block: whether to wait.
+            timeout: seconds to wait; None waits without end.
+
+        Raises:
+            BlockingCallError: `block` is true on a dispatcher's thread; nothing is sent.
+            pykka.Timeout: no reply in time.
+            ActorDeadError: the actor has ended, or did before it replied.
+            BaseException: whatever the handler raised; the actor has ended of it.
+        """
+        if block:
+            refuse_to_block("a blocking ask")
+        future: DispatchedFuture[Any] = DispatchedFuture()
+        if not self._cell.send(Envelope(message, reply_to=future)):
+            error = ActorDeadError(f"{self} not found")
+            future.set_exception((ActorDeadError, error, None))
+        return future.get(timeout=timeout) if block else future
+
+    def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Ask the actor to stop once it has handled the mail it has; see `on_stop_requested`.
+
+        Returns:
+            True once it has ended, False if it already had; with `block=False` a future of that.
+
+        Raises:
+            BlockingCallError: `block` is true on a dispatcher's thread; nothing is sent.
+            pykka.Timeout: it did not end in time.
+        """
+        if block:
+            refuse_to_block("a blocking stop")
+        future: DispatchedFuture[bool] = DispatchedFuture()
+        if not self._cell.send(Envelope(_ActorStop(), reply_to=future)):
+            future.set(False)
+        return future.get(timeout=timeout) if block else future
+
+    def kill(self) -> None:
+        """End the actor in its next turn, whatever is in its mailbox.
+
+        Neither `on_stop` nor `on_failure` is called; its timers, sockets and watches are released
+        and its watchers told `KILLED`.
+        """
+        self._cell.kill()
+
+
+def kill(ref: ActorRef[Any]) -> None:
+    """Kill a dispatched actor: see `DispatchedRef.kill`.
+
+    Raises:
+        TypeError: the ref is not of a dispatched actor; a thread cannot be killed.
+    """
+    if not isinstance(ref, DispatchedRef):
+        msg = f"{ref} is not a dispatched actor: nothing can kill a thread"
+        raise TypeError(msg)
+    ref.kill()

@@ -1,0 +1,142 @@
+"""What the kernel's tests share: a log to wait on, and actors that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pykka
+
+from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, TerminationReporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka import ActorRef
+
+DEADLINE_SECONDS = 10.0
+
+
+def loop_factories() -> list[Callable[[], asyncio.AbstractEventLoop]]:
+    """Return the makers of the event loops that are installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return [asyncio.new_event_loop]
+    return [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll until the condition holds, or fail at the deadline."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        pause.wait(0.002)
+
+
+class Log:
+    """A list that several threads write and a test waits on."""
+
+    def __init__(self) -> None:
+        self._items: list[Any] = []
+        self._changed = threading.Condition()
+
+    def add(self, item: Any) -> None:
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify_all()
+
+    @property
+    def items(self) -> list[Any]:
+        with self._changed:
+            return list(self._items)
+
+    def wait(self, count: int = 1) -> list[Any]:
+        """Wait until it has `count` items; return all it has."""
+        return self.wait_for(lambda items: len(items) >= count)
+
+    def wait_for(self, condition: Callable[[list[Any]], bool]) -> list[Any]:
+        with self._changed:
+            held = self._changed.wait_for(lambda: condition(self._items), DEADLINE_SECONDS)
+            assert held, f"never came: {self._items}"
+            return list(self._items)
+
+
+class _Obedient:
+    """Calls what it is sent with itself; logs anything else."""
+
+    log: Log
+
+    def on_receive(self, message: Any) -> Any:
+        if callable(message):
+            return message(self)
+        self.log.add(message)
+        return message
+
+
+class Probe(_Obedient, DispatchedActor):
+    """A dispatched actor that does as it is told, and logs its life if asked to."""
+
+    def __init__(self, log: Log | None = None, *, name: str = "", hooks: bool = False) -> None:
+        super().__init__()
+        self.log = log or Log()
+        self.name = name
+        self.hooks = hooks
+
+    def on_start(self) -> None:
+        if self.hooks:
+            self.log.add(("start", self.name))
+
+    def on_stop(self) -> None:
+        if self.hooks:
+            self.log.add(("stop", self.name))
+
+    def on_failure(self, exception_type: Any, exception: Any, traceback: Any) -> None:
+        if self.hooks:
+            self.log.add(("failure", self.name, exception_type))
+
+
+class HostActor(_Obedient, pykka.ThreadingActor):
+    """A host's own actor, without anything of ours."""
+
+    def __init__(self, log: Log | None = None) -> None:
+        super().__init__()
+        self.log = log or Log()
+
+
+class ReportingHostActor(_Obedient, TerminationReporter, pykka.ThreadingActor):
+    """A host's actor that reports its end."""
+
+    def __init__(self, log: Log | None = None) -> None:
+        super().__init__()
+        self.log = log or Log()
+
+
+def fail(exception: BaseException) -> Callable[[Any], None]:
+    """Return a message that makes an obedient actor raise."""
+
+    def raise_it(_actor: Any) -> None:
+        raise exception
+
+    return raise_it
+
+
+def watcher_of(ref: ActorRef[Any], dispatcher: Dispatcher) -> Log:
+    """Start an actor that watches `ref`; return the log of what it is told."""
+    log = Log()
+    Probe.start(log, dispatcher=dispatcher).ask(lambda actor: actor.watch(ref))
+    return log
+
+
+def reasons(log: Log, count: int = 1) -> list[str]:
+    """Wait for `count` messages `Terminated`; return their reasons as text."""
+    return [str(message.reason) for message in log.wait(count)]
+
+
+def settle(dispatcher: Dispatcher) -> None:
+    """Return once what the dispatcher had to do so far is done."""
+    for _ in range(3):
+        Probe.start(dispatcher=dispatcher).stop(timeout=DEADLINE_SECONDS)
