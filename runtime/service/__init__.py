@@ -1,0 +1,20 @@
+"""The embedded tunneling service: a data plane like AWS's, on one's own machine.
+
+``TunnelService`` is all that a user needs. Must not import the client side of the runtime, with
+which it shares only ``tunnelfleet.proto``.
+"""
+
+from .events import ServiceEvent, ServiceEventKind
+from .relay import TunnelSnapshot
+from .service import TunnelService
+from .throttle import parse_rate
+from .tunnels import TunnelTokens
+
+__all__ = [
+    "ServiceEvent",
+    "ServiceEventKind",
+    "TunnelService",
+    "TunnelSnapshot",
+    "TunnelTokens",
+    "parse_rate",
+]

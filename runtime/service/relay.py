@@ -1,0 +1,383 @@
+"""One tunnel's relay: frames from the source to the destination and back.
+
+Owns which client is attached in which mode, back-pressure between them, bandwidth and delay,
+and what the service itself says on a tunnel: SERVICE_IDS, STREAM_RESET, SESSION_RESET. Must
+not know tokens or HTTP. All of it runs on the service's loop.
+
+Bounded memory: a client is read only while the other one's wire is not full (128 KiB), at most
+64 KiB at a time; so one direction holds 192 KiB and a partial frame, and no more than 128 KiB above
+that while a delay is set.
+
+PROTOCOL.md section 4, on the wire: SERVICE_IDS is a WebSocket message of its own and sent once a
+connection; every relayed frame is one WebSocket message, so a start is never joined with DATA nor
+DATA with DATA; in V3 the service's own STREAM_RESET carries a connection id.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tunnelfleet.proto import Message, MessageType, Mode, decode_message, encode_frame
+
+from .events import ServiceEvent, ServiceEventKind
+from .frames import check_message
+from .streams import StreamTable, reset_for
+from .throttle import TokenBucket, kernel_buffer_bytes
+from .websocket import Opcode, frame_header, websocket_frame
+from .wire import READ_BYTES, Hold
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from .client import Client
+
+DELAYED_BYTES: Final = 65_536
+"""With so much waiting for its delay, the sender is not read."""
+
+_OTHER: Final = {Mode.SOURCE: Mode.DESTINATION, Mode.DESTINATION: Mode.SOURCE}
+_PREFIX_BYTES: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelSnapshot:
+    """A tunnel at one moment.
+
+    Attributes:
+        name: its name.
+        services: its service ids.
+        source_connected: whether a source is connected.
+        destination_connected: whether a destination is connected.
+        source_sent_bytes: DATA payload relayed from source to destination, ever.
+        destination_sent_bytes: DATA payload relayed from destination to source, ever.
+        source_buffered_bytes: what waits in the service for the source to read.
+        destination_buffered_bytes: what waits for the destination.
+        streams_active: active streams, as the service saw them start.
+        dropped_messages: messages that had nobody to go to, ever.
+    """
+
+    name: str
+    services: tuple[str, ...]
+    source_connected: bool
+    destination_connected: bool
+    source_sent_bytes: int
+    destination_sent_bytes: int
+    source_buffered_bytes: int
+    destination_buffered_bytes: int
+    streams_active: int
+    dropped_messages: int
+
+
+class _Lane:
+    """The way towards one side: what it carried, its bandwidth, what waits for its delay."""
+
+    __slots__ = ("bucket", "payload_bytes", "timer", "waiting", "waiting_bytes")
+
+    def __init__(self) -> None:
+        self.bucket: TokenBucket | None = None
+        self.payload_bytes = 0
+        self.waiting: deque[tuple[float, bytes]] = deque()
+        self.waiting_bytes = 0
+        self.timer: asyncio.TimerHandle | None = None
+
+    def clear(self) -> None:
+        self.waiting.clear()
+        self.waiting_bytes = 0
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Tunnel:
+    """An open tunnel with up to two clients.
+
+    Args:
+        name: its name.
+        services: what SERVICE_IDS announces.
+        loop: the service's loop.
+        emit: takes the tunnel's events.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        services: Sequence[str],
+        loop: asyncio.AbstractEventLoop,
+        emit: Callable[[ServiceEvent], None],
+    ) -> None:
+        self.name = name
+        self.services = tuple(services)
+        self._loop = loop
+        self._emit = emit
+        self._clients: dict[Mode, Client | None] = dict.fromkeys(Mode)
+        self._lanes = {mode: _Lane() for mode in Mode}
+        self._streams = StreamTable()
+        self._delay_seconds = 0.0
+        self._stalled: set[Mode] = set()
+        self._dropped_messages = 0
+
+    def clients(self, mode: Mode | None) -> list[Client]:
+        """Return the attached clients of this mode, or of both."""
+        modes = list(Mode) if mode is None else [mode]
+        return [client for each in modes if (client := self._clients[each]) is not None]
+
+    def snapshot(self) -> TunnelSnapshot:
+        """Return the tunnel as it is now."""
+        source, destination = self._lanes[Mode.SOURCE], self._lanes[Mode.DESTINATION]
+        return TunnelSnapshot(
+            self.name,
+            self.services,
+            self._clients[Mode.SOURCE] is not None,
+            self._clients[Mode.DESTINATION] is not None,
+            destination.payload_bytes,
+            source.payload_bytes,
+            self._buffered_bytes(Mode.SOURCE),
+            self._buffered_bytes(Mode.DESTINATION),
+            len(self._streams),
+            self._dropped_messages,
+        )
+
+    def _buffered_bytes(self, mode: Mode) -> int:
+        client = self._clients[mode]
+        on_wire = 0 if client is None else client.wire.buffered_bytes
+        return on_wire + self._lanes[mode].waiting_bytes
+
+    # clients come and go
+
+    def attach(self, client: Client) -> None:
+        """Take a client in. It replaces a former one of its mode (PROTOCOL.md section 2)."""
+        mode = _mode_of(client)
+        former = self._clients[mode]
+        if former is not None:
+            self._tell(ServiceEventKind.CLIENT_REPLACED, mode)
+            former.wire.abort("replaced by a new connection")
+        self._clients[mode] = client
+        bucket = self._lanes[_OTHER[mode]].bucket
+        if bucket is not None:
+            client.wire.set_kernel_buffer(kernel_buffer_bytes(bucket.bytes_per_second))
+        announcement = Message(MessageType.SERVICE_IDS, available_service_ids=self.services)
+        client.wire.write(websocket_frame(Opcode.BINARY, encode_frame(announcement)))
+        if mode in self._stalled:
+            client.wire.hold(Hold.STALLED)
+        self._tell(ServiceEventKind.CLIENT_CONNECTED, mode, f"channel-id {client.channel_id}")
+
+    def detach(self, client: Client, reason: str) -> None:
+        """Let a client go, and reset its streams at the other side."""
+        mode = _mode_of(client)
+        if self._clients[mode] is not client:
+            return
+        self._clients[mode] = None
+        self._lanes[mode].clear()
+        self._tell(ServiceEventKind.CLIENT_DISCONNECTED, mode, reason)
+        other = _OTHER[mode]
+        for reset in self._streams.take_resets():
+            self._say(other, reset)
+            self._tell(ServiceEventKind.STREAM_STOPPED, mode, _about(reset))
+        self._resume(other)
+
+    def _resume(self, mode: Mode) -> None:
+        """Nothing in the service's buffers holds up this side any more."""
+        client = self._clients[mode]
+        if client is not None:
+            client.wire.release(Hold.PEER_FULL)
+            client.wire.release(Hold.DELAYED)
+
+    # relaying
+
+    def relay(self, sender: Client, frames: Sequence[bytes]) -> None:
+        """Pass a client's tunnel frames on to the other side, each as a WebSocket message.
+
+        Raises:
+            RemoteProtocolError: a frame is malformed or not for this client to send; what came
+                before it has been relayed.
+        """
+        to = _OTHER[_mode_of(sender)]
+        parts: list[bytes] = []
+        try:
+            for frame in frames:
+                if self._examine(sender, frame):
+                    parts += (frame_header(Opcode.BINARY, len(frame)), frame)
+        finally:
+            if parts:
+                self._send(to, b"".join(parts))
+                self._hold_if_full(sender, to)
+
+    def _examine(self, sender: Client, frame: bytes) -> bool:
+        """Check one frame and take note of it; say whether it goes to the other side."""
+        mode = _mode_of(sender)
+        message = decode_message(memoryview(frame)[_PREFIX_BYTES:], strict=True)
+        if not check_message(message, mode):
+            return False
+        if self._clients[_OTHER[mode]] is None:
+            self._drop(mode, message)
+            return False
+        if message.type is MessageType.DATA:
+            self._lanes[_OTHER[mode]].payload_bytes += len(message.payload)
+        else:
+            self._note(mode, message)
+        return True
+
+    def _drop(self, mode: Mode, message: Message) -> None:
+        """Nobody is there to receive: a start is answered with a reset, the rest is dropped."""
+        self._dropped_messages += 1
+        if message.type is MessageType.STREAM_START:
+            self._say(mode, reset_for(message))
+
+    def _note(self, mode: Mode, message: Message) -> None:
+        self._streams.note(message)
+        if message.type is MessageType.STREAM_START:
+            self._tell(ServiceEventKind.STREAM_STARTED, mode, _about(message))
+        elif message.type is MessageType.STREAM_RESET:
+            self._tell(ServiceEventKind.STREAM_STOPPED, mode, _about(message))
+
+    def _say(self, to: Mode, message: Message) -> None:
+        """Send a message of the service's own, in its place among the relayed ones."""
+        self._send(to, websocket_frame(Opcode.BINARY, encode_frame(message)))
+
+    def _send(self, to: Mode, data: bytes) -> None:
+        client, lane = self._clients[to], self._lanes[to]
+        if client is None:
+            return
+        if self._delay_seconds or lane.waiting:
+            lane.waiting.append((self._loop.time() + self._delay_seconds, data))
+            lane.waiting_bytes += len(data)
+            self._wait(to)
+        else:
+            client.wire.write(data)
+
+    def _hold_if_full(self, sender: Client, to: Mode) -> None:
+        receiver = self._clients[to]
+        if receiver is not None and receiver.wire.is_full:
+            sender.wire.hold(Hold.PEER_FULL)
+        if self._lanes[to].waiting_bytes > DELAYED_BYTES:
+            sender.wire.hold(Hold.DELAYED)
+
+    def drained(self, client: Client) -> None:
+        """A client's wire can take more: send what was due, then read the other side again."""
+        mode = _mode_of(client)
+        if self._clients[mode] is not client:
+            return
+        self._send_due(mode)
+        sender = self._clients[_OTHER[mode]]
+        if sender is not None and not client.wire.is_full:
+            sender.wire.release(Hold.PEER_FULL)
+
+    # delay
+
+    def _wait(self, to: Mode) -> None:
+        lane = self._lanes[to]
+        if lane.timer is None and lane.waiting:
+            lane.timer = self._loop.call_at(lane.waiting[0][0], self._on_due, to)
+
+    def _on_due(self, to: Mode) -> None:
+        self._lanes[to].timer = None
+        self._send_due(to)
+
+    def _send_due(self, to: Mode) -> None:
+        lane, receiver, now = self._lanes[to], self._clients[to], self._loop.time()
+        while lane.waiting and receiver is not None and not receiver.wire.is_full:
+            due, data = lane.waiting[0]
+            if due > now:
+                self._wait(to)
+                break
+            lane.waiting.popleft()
+            lane.waiting_bytes -= len(data)
+            receiver.wire.write(data)
+        sender = self._clients[_OTHER[to]]
+        if sender is not None and lane.waiting_bytes <= DELAYED_BYTES:
+            sender.wire.release(Hold.DELAYED)
+
+    def set_delay(self, seconds: float) -> None:
+        """Hold every message back for so long, in both directions."""
+        self._delay_seconds = seconds
+        self._tell(ServiceEventKind.DELAYED, None, f"{seconds:g} s")
+
+    # bandwidth
+
+    def set_bandwidth(self, bytes_per_second: float | None) -> None:
+        """Limit each direction; None lifts the limit."""
+        for mode in Mode:
+            lane = self._lanes[_OTHER[mode]]
+            lane.bucket = (
+                TokenBucket(bytes_per_second, self._loop.time())
+                if bytes_per_second is not None
+                else None
+            )
+            client = self._clients[mode]
+            if client is not None:
+                client.wire.set_kernel_buffer(kernel_buffer_bytes(bytes_per_second))
+                self._end_throttle_wait(client)
+        rate = "off" if bytes_per_second is None else f"{bytes_per_second:g} bytes/s"
+        self._tell(ServiceEventKind.THROTTLED, None, rate)
+
+    def allowance(self, client: Client) -> int:
+        """Return how much may be read from a client now; 0 holds its wire until it may."""
+        bucket = self._lanes[_OTHER[_mode_of(client)]].bucket
+        if bucket is None:
+            return READ_BYTES
+        wait_seconds = bucket.wait_seconds(self._loop.time())
+        if wait_seconds <= 0:
+            return bucket.quantum_bytes
+        client.wire.hold(Hold.THROTTLED)
+        client.throttle_timer = self._loop.call_later(wait_seconds, self._end_throttle_wait, client)
+        return 0
+
+    def spend(self, client: Client, count_bytes: int) -> None:
+        """Charge what was read, pings included (PROTOCOL.md section 1)."""
+        bucket = self._lanes[_OTHER[_mode_of(client)]].bucket
+        if bucket is not None:
+            bucket.spend(count_bytes)
+
+    @staticmethod
+    def _end_throttle_wait(client: Client) -> None:
+        if client.throttle_timer is not None:
+            client.throttle_timer.cancel()
+            client.throttle_timer = None
+        client.wire.release(Hold.THROTTLED)
+
+    # what the service does on command
+
+    def reset_session(self) -> None:
+        """Send SESSION_RESET to both sides; every stream is over."""
+        self._streams.take_resets()
+        for mode in Mode:
+            self._say(mode, Message(MessageType.SESSION_RESET))
+        self._tell(ServiceEventKind.SESSION_RESET, None)
+
+    def stall(self, mode: Mode) -> None:
+        """Stop reading this side's client, and its next ones, until resumed."""
+        self._stalled.add(mode)
+        for client in self.clients(mode):
+            client.wire.hold(Hold.STALLED)
+
+    def resume_reading(self, mode: Mode) -> None:
+        """Read a stalled side again."""
+        self._stalled.discard(mode)
+        for client in self.clients(mode):
+            client.wire.release(Hold.STALLED)
+
+    def inject(self, mode: Mode, opcode: Opcode, payload: bytes) -> None:
+        """Send a WebSocket frame with any payload to a client, now."""
+        for client in self.clients(mode):
+            client.wire.write(websocket_frame(opcode, payload))
+
+    # events
+
+    def report_protocol_error(self, client: Client, reason: str) -> None:
+        """Tell that a client broke the protocol."""
+        self._tell(ServiceEventKind.PROTOCOL_ERROR, client.mode, reason)
+
+    def _tell(self, kind: ServiceEventKind, mode: Mode | None, detail: str = "") -> None:
+        self._emit(ServiceEvent(kind, self.name, mode, detail))
+
+
+def _mode_of(client: Client) -> Mode:
+    assert client.mode is not None
+    return client.mode
+
+
+def _about(message: Message) -> str:
+    service = message.service_id or "the tunnel's service"
+    return f"stream {message.stream_id} of {service}"

@@ -1,0 +1,441 @@
+"""The tunneling service that comes with tunnelfleet: AWS's data plane on one's own machine.
+
+Owns the public class: its thread and event loop, the listener, TLS, and the way from any thread
+onto that loop. How connections, tokens and tunnels behave is in the modules beside it.
+
+It does not run on aiohttp's server, which cannot be made to obey PROTOCOL.md sections 1 and 4:
+``WebSocketResponse`` ends with a CLOSE that carries a status code, limits messages where the limit
+is on frames, holds a fragmented message until it is whole, and sits on transports that read ahead
+(see ``wire``). So sockets, the upgrade and WebSocket frames are handled here, on asyncio.
+
+Above 400 lines because it is the whole public contract: half of it is docstrings and signatures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import ssl
+import tempfile
+import threading
+import uuid
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+from tunnelfleet.proto import ConfigError, Mode
+
+from .certificates import ensure_certificate, server_context
+from .client import Client
+from .controls import ServiceControls
+from .events import ServiceEvent, ServiceEventKind
+from .listener import Listener
+from .reception import ReceptionDesk
+from .relay import Tunnel, TunnelSnapshot
+from .throttle import TokenBucket, kernel_buffer_bytes
+from .tunnels import TunnelBook, TunnelTokens
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from .chaos import FaultPlan
+
+MAX_CLIENTS: Final = 25_000
+"""Connections beyond this are closed as they come."""
+
+COMMAND_SECONDS: Final = 10.0
+"""How long a call from another thread waits for the service's thread."""
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class TunnelService(ServiceControls):
+    """Pairs the sources and destinations of tunnels and relays between them.
+
+    It runs on a thread of its own from ``start`` to ``stop``; every method may be called from
+    any thread. Tunnels, and what their tokens were used for, outlive ``stop``, ``kill`` and
+    ``restart``.
+
+    Args:
+        host: address to listen on.
+        port: port to listen on; 0 picks a free one, which is then kept.
+        tls: False serves plain ``ws``, on a loopback address only.
+        certificate: PEM of a certificate to use; None makes one (see ``ca_path``).
+        private_key: PEM of its key.
+        state_dir: where a made certificate is kept; None uses a folder that goes with ``stop``.
+        bandwidth_bytes_per_second: limit of each direction of each tunnel; None is no limit.
+        on_event: called with each event on the service's thread; it must not block.
+
+    Raises:
+        ConfigError: plain ``ws`` off loopback, a certificate without its key, a bad bandwidth.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: bool = True,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+        state_dir: Path | None = None,
+        bandwidth_bytes_per_second: float | None = None,
+        on_event: Callable[[ServiceEvent], None] | None = None,
+    ) -> None:
+        if not tls and not _is_loopback(host):
+            raise ConfigError(
+                f"plain ws is for loopback only, not {host}; listen on 127.0.0.1, or use TLS"
+            )
+        if (certificate is None) != (private_key is None):
+            raise ConfigError("a certificate and its private key go together; give both or none")
+        if bandwidth_bytes_per_second is not None:
+            TokenBucket(bandwidth_bytes_per_second, 0.0)
+        self._host, self._port = host, port
+        self._is_tls = tls
+        self._certificate, self._private_key = certificate, private_key
+        self._state_dir = state_dir
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._ca_path: Path | None = None
+        self._tls_context: ssl.SSLContext | None = None
+        self._bandwidth = bandwidth_bytes_per_second
+        self._on_event = on_event
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._listener: Listener | None = None
+        self._book = TunnelBook()
+        self._bandwidths: dict[str, float | None] = {}
+        self._tunnels: dict[str, Tunnel] = {}
+        self._clients: set[Client] = set()
+        self._desk = ReceptionDesk(self._book, self._tunnels, self._emit, self._clients.discard)
+
+    # life
+
+    def start(self) -> Self:
+        """Listen and serve. Does nothing when running.
+
+        Raises:
+            ConfigError: the address cannot be listened on, or the certificate cannot be used.
+        """
+        with self._lock:
+            if self._thread is not None:
+                return self
+            try:
+                self._tls_context = self._prepare_tls()
+                self._listener = self._open_listener()
+            except ConfigError:
+                self._forget_certificate()
+                raise
+            self._port = self._listener.port
+            self._loop = asyncio.new_event_loop()
+            for name in self._book:
+                self._add_tunnel(name)
+            self._listener.attach(self._loop)
+            self._thread = threading.Thread(
+                target=self._run, args=(self._loop,), name="tunnelfleet-service", daemon=True
+            )
+            self._thread.start()
+        return self
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Close every connection and the listener, and end the thread. Does nothing when stopped.
+
+        Args:
+            timeout_seconds: how long to wait for the thread.
+
+        Raises:
+            TimeoutError: the thread did not end in time, because ``on_event`` blocks it.
+        """
+        self._halt("the service stopped", abort=False, timeout_seconds=timeout_seconds)
+        self._forget_certificate()
+
+    def kill(self) -> None:
+        """End as if the process were killed: every socket is reset at once, without a farewell."""
+        self._halt("the service was killed", abort=True, timeout_seconds=COMMAND_SECONDS)
+
+    def restart(self) -> None:
+        """Kill the service and start it on the same port, with tunnels and tokens as they are."""
+        self.kill()
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # where it is
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that clients connect to, such as ``wss://127.0.0.1:8443``."""
+        return f"{'wss' if self._is_tls else 'ws'}://{self._authority()}"
+
+    @property
+    def port(self) -> int:
+        """The port; 0 before the first ``start`` when a free one is to be picked."""
+        return self._port
+
+    @property
+    def ca_path(self) -> Path | None:
+        """PEM to trust for a certificate the service made; None with a given one or without TLS."""
+        return self._ca_path
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return a client's context that trusts this service. Only while it is running."""
+        if self._ca_path is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(self._ca_path)
+            return context
+        context = ssl.create_default_context()
+        if self._certificate is not None:
+            context.load_verify_locations(self._certificate)
+        return context
+
+    def _authority(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._port}"
+
+    # tunnels
+
+    def open_tunnel(
+        self,
+        name: str,
+        services: Sequence[str] = (),
+        *,
+        bandwidth_bytes_per_second: float | None = None,
+    ) -> TunnelTokens:
+        """Open a tunnel and return its tokens.
+
+        Args:
+            name: how it is called in this service.
+            services: its service ids, announced to both clients; may be empty (V1).
+            bandwidth_bytes_per_second: limit of each direction; None takes the service's.
+
+        Raises:
+            ConfigError: a name or service id is not usable, or the name is taken.
+        """
+        if bandwidth_bytes_per_second is not None:
+            TokenBucket(bandwidth_bytes_per_second, 0.0)
+
+        def open_it() -> TunnelTokens:
+            tokens = self._book.open(name, services)
+            self._bandwidths[name] = bandwidth_bytes_per_second or self._bandwidth
+            if self._loop is not None:
+                self._add_tunnel(name)
+            self._tell(ServiceEventKind.TUNNEL_OPENED, name, ", ".join(tokens.services))
+            return tokens
+
+        return self._do(open_it)
+
+    def close_tunnel(self, name: str) -> None:
+        """Close a tunnel and disconnect its clients. Raises ConfigError if unknown."""
+
+        def close_it() -> None:
+            self._book.close(name)
+            del self._bandwidths[name]
+            tunnel = self._tunnels.pop(name, None)
+            for client in tunnel.clients(None) if tunnel is not None else []:
+                client.wire.close("the tunnel was closed")
+            self._tell(ServiceEventKind.TUNNEL_CLOSED, name)
+
+        self._do(close_it)
+
+    def rotate(self, name: str, mode: Mode | None = None) -> TunnelTokens:
+        """Revoke the token of a mode (None: both), disconnect its client, and issue a new one.
+
+        Raises:
+            ConfigError: the tunnel is unknown.
+        """
+
+        def rotate_it() -> TunnelTokens:
+            tokens = self._book.rotate(name, list(Mode) if mode is None else [mode])
+            tunnel = self._tunnels.get(name)
+            for client in tunnel.clients(mode) if tunnel is not None else []:
+                client.wire.close("its access token was rotated")
+            self._tell(ServiceEventKind.TOKEN_ROTATED, name, mode=mode)
+            return tokens
+
+        return self._do(rotate_it)
+
+    def tokens(self, name: str) -> TunnelTokens:
+        """Return a tunnel's current tokens. Raises ConfigError if unknown."""
+        return self._do(lambda: self._book.tokens(name))
+
+    def tunnels(self) -> list[TunnelSnapshot]:
+        """Return every open tunnel as it is now. Empty while the service is not running."""
+        return self._do(lambda: [tunnel.snapshot() for tunnel in self._tunnels.values()])
+
+    def _tunnel(self, name: str) -> Tunnel:
+        if name not in self._tunnels:
+            raise ConfigError(f"no tunnel is named {name!r}, or the service is not running")
+        return self._tunnels[name]
+
+    def _remember_bandwidth(self, name: str, bytes_per_second: float | None) -> None:
+        self._bandwidths[name] = bytes_per_second
+
+    def _faults(self) -> FaultPlan:
+        return self._desk.faults
+
+    # the thread
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def _do(self, work: Callable[[], _Result]) -> _Result:
+        """Do something to the service's state: on its thread while it runs, else here.
+
+        Raises:
+            TimeoutError: the service's thread is held up by ``on_event``.
+        """
+        if self._thread is threading.current_thread():
+            return work()  # from on_event; the lock may be held by who waits for this thread
+        with self._lock:
+            loop = self._loop
+            if loop is None:
+                return work()
+            future: Future[_Result] = Future()
+            loop.call_soon_threadsafe(_fulfil, future, work)
+        return future.result(COMMAND_SECONDS)
+
+    def _halt(self, reason: str, *, abort: bool, timeout_seconds: float) -> None:
+        if self._thread is threading.current_thread():
+            raise RuntimeError("on_event must not stop the service; do it from another thread")
+        with self._lock:
+            thread, loop = self._thread, self._loop
+            if thread is None or loop is None:
+                return
+            loop.call_soon_threadsafe(self._end_all, reason, abort)
+            thread.join(timeout_seconds)
+            if thread.is_alive():
+                raise TimeoutError("the service's thread does not end; does on_event block?")
+            self._thread = self._loop = None
+            self._tunnels.clear()
+
+    def _end_all(self, reason: str, abort: bool) -> None:
+        assert self._loop is not None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for client in list(self._clients):
+            if abort:
+                client.wire.abort(reason)
+            else:
+                client.wire.close(reason)
+        self._loop.call_soon(self._loop.stop)
+
+    # connections
+
+    def _prepare_tls(self) -> ssl.SSLContext | None:
+        if not self._is_tls:
+            return None
+        try:
+            return server_context(*self._certificate_files())
+        except OSError as error:
+            raise ConfigError(
+                f"the certificate cannot be used: {error}; give the PEM files of a certificate "
+                "and its key, or neither to have one made"
+            ) from error
+
+    def _forget_certificate(self) -> None:
+        with self._lock:
+            if self._temporary is not None:
+                self._temporary.cleanup()
+                self._temporary = self._ca_path = None
+
+    def _certificate_files(self) -> tuple[Path, Path]:
+        if self._certificate is not None and self._private_key is not None:
+            return self._certificate, self._private_key
+        folder = self._state_dir
+        if folder is None:
+            if self._temporary is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="tunnelfleet-service-")
+            folder = Path(self._temporary.name)
+        files = ensure_certificate(folder, self._host)
+        self._ca_path = files.ca
+        return files.certificate, files.private_key
+
+    def _open_listener(self) -> Listener:
+        bandwidth = self._bandwidth
+        size = None if bandwidth is None else kernel_buffer_bytes(bandwidth)
+        try:
+            return Listener(self._host, self._port, self._receive, buffer_bytes=size)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ConfigError(
+                f"cannot listen on {self._authority()}: {why}; choose another port"
+            ) from error
+
+    def _receive(self, sock: socket.socket) -> None:
+        assert self._loop is not None
+        if len(self._clients) >= MAX_CLIENTS:
+            sock.close()
+            return
+        channel_id = uuid.uuid4().hex
+        try:
+            client = Client(sock, self._loop, self._tls_context, self._desk, channel_id)
+        except OSError:
+            sock.close()  # gone before its turn
+            return
+        self._clients.add(client)
+
+    def _add_tunnel(self, name: str) -> None:
+        assert self._loop is not None
+        services = self._book.tokens(name).services
+        tunnel = Tunnel(name, services, self._loop, self._emit)
+        if (bandwidth := self._bandwidths[name]) is not None:
+            tunnel.set_bandwidth(bandwidth)
+        self._tunnels[name] = tunnel
+
+    # events
+
+    def _tell(
+        self, kind: ServiceEventKind, name: str, detail: str = "", mode: Mode | None = None
+    ) -> None:
+        self._emit(ServiceEvent(kind, name, mode, detail))
+
+    def _emit(self, event: ServiceEvent) -> None:
+        """Deliver later on the loop, so that ``on_event`` may call the service."""
+        if self._on_event is None:
+            return
+        if self._loop is None:
+            self._deliver(event)
+        else:
+            self._loop.call_soon(self._deliver, event)
+
+    def _deliver(self, event: ServiceEvent) -> None:
+        assert self._on_event is not None
+        try:
+            self._on_event(event)
+        except Exception:  # noqa: BLE001 (a user's callback must not end the service)
+            _log.exception("on_event failed for %s", event.kind)
+
+
+def _fulfil(future: Future[_Result], work: Callable[[], _Result]) -> None:
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 (raised again in the caller's thread)
+        future.set_exception(error)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,97 @@
+"""Which streams of a tunnel are active, as the service sees them pass.
+
+Owns what the service must remember to tell the other side when a client is lost: STREAM_RESET for
+every active stream (PROTOCOL.md section 2), with a connection id where the stream has them
+(section 4, C client line 2). Bounded whatever the source starts. Must not know clients or bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from tunnelfleet.proto import Message, MessageType
+
+MAX_STREAMS: Final = 1024
+MAX_CONNECTIONS_REMEMBERED: Final = 1024
+FIRST_CONNECTION: Final = 1
+
+
+@dataclass(slots=True)
+class ActiveStream:
+    """One service's active stream.
+
+    Attributes:
+        stream_id: its id.
+        has_connection_ids: whether it is a V3 stream.
+        connection_ids: its open connections, as far as remembered.
+    """
+
+    stream_id: int
+    has_connection_ids: bool
+    connection_ids: set[int] = field(default_factory=set)
+
+    def any_connection(self) -> int:
+        """Return a connection id for a message about the whole stream; 0 means none is due."""
+        if not self.has_connection_ids:
+            return 0
+        return min(self.connection_ids, default=FIRST_CONNECTION)
+
+
+class StreamTable:
+    """The active streams of one tunnel: service id -> stream."""
+
+    __slots__ = ("_active",)
+
+    def __init__(self) -> None:
+        self._active: dict[str, ActiveStream] = {}
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def note(self, message: Message) -> None:
+        """Take in a control message that was relayed."""
+        if message.type is MessageType.STREAM_START:
+            self._start(message)
+            return
+        stream = self._active.get(message.service_id)
+        if stream is None or stream.stream_id != message.stream_id:
+            return
+        if message.type is MessageType.STREAM_RESET:
+            del self._active[message.service_id]
+        elif message.type is MessageType.CONNECTION_RESET:
+            stream.connection_ids.discard(message.connection_id or FIRST_CONNECTION)
+        elif len(stream.connection_ids) < MAX_CONNECTIONS_REMEMBERED:
+            stream.connection_ids.add(message.connection_id or FIRST_CONNECTION)
+
+    def _start(self, message: Message) -> None:
+        if message.service_id not in self._active and len(self._active) >= MAX_STREAMS:
+            return
+        connections = {message.connection_id} if message.connection_id else set()
+        self._active[message.service_id] = ActiveStream(
+            message.stream_id, bool(message.connection_id), connections
+        )
+
+    def take_resets(self) -> list[Message]:
+        """Forget every stream, and return the STREAM_RESET of each."""
+        resets = [
+            Message(
+                MessageType.STREAM_RESET,
+                stream_id=stream.stream_id,
+                service_id=service_id,
+                connection_id=stream.any_connection(),
+            )
+            for service_id, stream in self._active.items()
+        ]
+        self._active.clear()
+        return resets
+
+
+def reset_for(start: Message) -> Message:
+    """Return the STREAM_RESET that answers a STREAM_START which cannot be relayed."""
+    return Message(
+        MessageType.STREAM_RESET,
+        stream_id=start.stream_id,
+        service_id=start.service_id,
+        connection_id=start.connection_id,
+    )

@@ -1,0 +1,95 @@
+"""A token bucket that says how many bytes may be read now, and the rate syntax of people.
+
+Owns the arithmetic of a bandwidth. Must not know sockets or timers: the caller passes the
+time in and waits as long as it is told.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tunnelfleet.proto import ConfigError
+
+BURST_SECONDS = 0.05
+"""How much unused allowance is kept; more would let a queue build behind the bucket."""
+
+QUANTUM_SECONDS = 0.02
+"""How much is read at a time: a fine grain keeps the queue with the sender."""
+
+MIN_QUANTUM_BYTES = 512
+MAX_QUANTUM_BYTES = 16_384
+
+KERNEL_BUFFER_SECONDS = 0.1
+"""How much of a throttled rate the kernel may take in advance."""
+
+MIN_KERNEL_BUFFER_BYTES = 32_768
+"""With 16 KiB a sender on loopback, whose segments are as large, stalls (measured)."""
+
+MAX_KERNEL_BUFFER_BYTES = 262_144
+
+_RATE = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?:(?P<prefix>[kKMG]?)(?P<unit>bit|B)/s)?$")
+_PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+
+
+class TokenBucket:
+    """Allowance for one direction of a throttled tunnel.
+
+    Args:
+        bytes_per_second: the rate; more than 0.
+        now_seconds: the current time on the clock that later calls use.
+
+    Attributes:
+        bytes_per_second: the rate.
+        quantum_bytes: how much is read at a time.
+    """
+
+    __slots__ = ("_level_bytes", "_then_seconds", "bytes_per_second", "quantum_bytes")
+
+    def __init__(self, bytes_per_second: float, now_seconds: float) -> None:
+        if not bytes_per_second > 0:
+            raise ConfigError(f"a bandwidth must be above 0 bytes a second, not {bytes_per_second}")
+        self.bytes_per_second = float(bytes_per_second)
+        self._then_seconds = now_seconds
+        wanted = int(self.bytes_per_second * QUANTUM_SECONDS)
+        self.quantum_bytes = min(max(wanted, MIN_QUANTUM_BYTES), MAX_QUANTUM_BYTES)
+        self._level_bytes = float(self.quantum_bytes)
+
+    def wait_seconds(self, now_seconds: float) -> float:
+        """Return how long to wait before the next quantum may be read; 0 when it may be now."""
+        self._refill(now_seconds)
+        missing = self.quantum_bytes - self._level_bytes
+        return max(0.0, missing / self.bytes_per_second)
+
+    def spend(self, count_bytes: int) -> None:
+        """Take what was read off the level, which may fall below 0: a debt is waited out."""
+        self._level_bytes -= count_bytes
+
+    def _refill(self, now_seconds: float) -> None:
+        gained = (now_seconds - self._then_seconds) * self.bytes_per_second
+        ceiling = max(self.bytes_per_second * BURST_SECONDS, float(self.quantum_bytes))
+        self._level_bytes = min(self._level_bytes + gained, ceiling)
+        self._then_seconds = now_seconds
+
+
+def kernel_buffer_bytes(bytes_per_second: float | None) -> int:
+    """Return the kernel's receive buffer for a bandwidth; None for no limit."""
+    if bytes_per_second is None:
+        return MAX_KERNEL_BUFFER_BYTES
+    wanted = int(bytes_per_second * KERNEL_BUFFER_SECONDS)
+    return min(max(wanted, MIN_KERNEL_BUFFER_BYTES), MAX_KERNEL_BUFFER_BYTES)
+
+
+def parse_rate(text: str) -> float:
+    """Return a rate in bytes per second from ``12500``, ``100kB/s`` or ``800kbit/s``.
+
+    Raises:
+        ConfigError: it is not a rate, or it is 0.
+    """
+    match = _RATE.match(text.strip())
+    if match is None:
+        raise ConfigError(f"not a rate: {text!r}; write it as 12500 (bytes/s), 100kB/s, 800kbit/s")
+    rate = float(match["number"]) * _PREFIXES[match["prefix"] or ""]
+    rate = rate / 8 if match["unit"] == "bit" else rate
+    if rate <= 0:
+        raise ConfigError("a rate must be above 0; leave it out for no limit")
+    return rate

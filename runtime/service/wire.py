@@ -1,0 +1,400 @@
+"""One accepted socket, plain or TLS, with reading and writing under exact control.
+
+Owns the socket: non-blocking reads and writes on the service's event loop, a write buffer
+that reports when it is full and when it has drained, and four ways to end: graceful, closed,
+aborted, or left in silence. Must not know HTTP, WebSockets or tunnels.
+
+Why not asyncio's transports, nor aiohttp's server on top of them: a throttled tunnel must leave its
+queue with the sender, so a read takes as many bytes as the bandwidth allows and no more, while
+asyncio reads up to 256 KiB ahead; and asyncio's TLS keeps a zeroed 256 KiB buffer for
+every connection, 2.5 GB for ten thousand idle ones.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+import ssl
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+HIGH_WATER_BYTES: Final = 131_072
+"""Above this much unsent, the wire is full: whoever feeds it must stop."""
+
+LOW_WATER_BYTES: Final = 32_768
+"""Below this much unsent a full wire has drained, and may be fed again."""
+
+READ_BYTES: Final = 65_536
+"""At most so much is read in one turn, so that all connections have theirs."""
+
+TLS_RECORD_BYTES: Final = 16_384
+SEND_BYTES: Final = 65_536
+LINGER_SECONDS: Final = 1.0
+"""How long a graceful end may take to send its last bytes and see the other side's end."""
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Hold(enum.Enum):
+    """Why a wire is not read; it is read when none applies."""
+
+    PEER_FULL = enum.auto()
+    SELF_FULL = enum.auto()
+    STALLED = enum.auto()
+    THROTTLED = enum.auto()
+    DELAYED = enum.auto()
+    SILENT = enum.auto()
+
+
+class WireState(enum.Enum):
+    """Where a wire is in its life."""
+
+    HANDSHAKE = enum.auto()
+    OPEN = enum.auto()
+    FINISHING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class WireUser(Protocol):
+    """Who is told what happens on a wire; called on the loop, never after ``ended``."""
+
+    def allowance(self) -> int:
+        """Return how many bytes may be read now; 0 after having put a hold on the wire."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes came."""
+
+    def drained(self) -> None:
+        """A wire that was full is no longer."""
+
+    def ended(self, reason: str) -> None:
+        """The wire is closed; ``reason`` is for people."""
+
+
+class Wire:
+    """A connected socket.
+
+    Args:
+        sock: accepted, non-blocking; owned by the wire from now on.
+        user: who is told.
+        loop: the loop on whose thread every call is made.
+        tls: the server's context, or None for plain TCP.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_buffered_bytes",
+        "_fd",
+        "_full",
+        "_holds",
+        "_linger",
+        "_loop",
+        "_reading",
+        "_reread",
+        "_socket",
+        "_state",
+        "_tls",
+        "_user",
+        "_writing",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        user: WireUser,
+        loop: asyncio.AbstractEventLoop,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._user = user
+        self._loop = loop
+        self._tls: ssl.SSLSocket | None = None
+        self._socket = sock
+        self._state = WireState.OPEN
+        self._buffer: deque[bytes | memoryview] = deque()
+        self._buffered_bytes = 0
+        self._full = False
+        self._holds: set[Hold] = set()
+        self._reading = False
+        self._writing = False
+        self._reread: asyncio.Handle | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if tls is not None:
+            self._tls = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            self._socket = self._tls
+            self._state = WireState.HANDSHAKE
+        self._fd = self._socket.fileno()
+        self._watch_reading(True)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes accepted by ``write`` that have not left for the kernel."""
+        return self._buffered_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether ``HIGH_WATER_BYTES`` were passed and have not drained since."""
+        return self._full
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still takes bytes."""
+        return self._state is WireState.OPEN
+
+    # reading
+
+    def hold(self, reason: Hold) -> None:
+        """Do not read until every hold is released."""
+        self._holds.add(reason)
+        if self._state is WireState.OPEN:
+            self._watch_reading(False)
+
+    def release(self, reason: Hold) -> None:
+        """Take a hold back; the last one resumes reading."""
+        if reason not in self._holds:
+            return
+        self._holds.discard(reason)
+        if not self._holds and self._state is WireState.OPEN:
+            self._watch_reading(True)
+            self._read_again()
+
+    def set_kernel_buffer(self, size_bytes: int) -> None:
+        """Set how much the kernel takes in advance of reading."""
+        if self._state is not WireState.CLOSED:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
+
+    def _read_again(self) -> None:
+        """Read soon without waiting for readiness: TLS may hold bytes which the kernel does not."""
+        if self._reread is None:
+            self._reread = self._loop.call_soon(self._on_reread)
+
+    def _on_reread(self) -> None:
+        self._reread = None
+        self._on_readable()
+
+    def _on_readable(self) -> None:
+        if self._state is WireState.HANDSHAKE:
+            self._shake_hands()
+        elif self._state is WireState.FINISHING:
+            self._discard()
+        elif self._state is WireState.OPEN and not self._holds:
+            self._read()
+
+    def _shake_hands(self) -> None:
+        assert self._tls is not None
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._watch_writing(False)
+        except ssl.SSLWantWriteError:
+            self._watch_writing(True)
+        except OSError as error:
+            self._end(f"TLS handshake failed: {_why(error)}")
+        else:
+            self._watch_writing(False)
+            self._state = WireState.OPEN
+            self._read_again()
+
+    def _read(self) -> None:
+        wanted = min(self._user.allowance(), READ_BYTES)
+        if wanted <= 0:
+            return
+        chunks: list[bytes] = []
+        over: str | None = None
+        while wanted > 0:
+            try:
+                chunk = self._socket.recv(wanted)
+            except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
+                break
+            except ssl.SSLWantWriteError:
+                self._watch_writing(True)
+                break
+            except OSError as error:
+                over = _why(error)
+                break
+            if not chunk:
+                over = "closed by the client"
+                break
+            chunks.append(chunk)
+            wanted -= len(chunk)
+            if self._tls is None:
+                break
+        self._deliver(chunks, over)
+
+    def _deliver(self, chunks: list[bytes], over: str | None) -> None:
+        if chunks:
+            self._user.received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if self._state is not WireState.OPEN:
+            return
+        if over is not None:
+            self._end(over)
+        elif chunks and self._tls is not None and self._tls.pending() and not self._holds:
+            self._read_again()
+
+    def _discard(self) -> None:
+        """Read what still comes after our end, so that the close does not become a reset."""
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end("closed by the service")
+
+    # writing
+
+    def write(self, data: bytes) -> None:
+        """Take bytes for sending. Whoever calls must heed ``is_full``."""
+        if self._state is not WireState.OPEN or not data:
+            return
+        self._buffer.append(data)
+        self._buffered_bytes += len(data)
+        if not self._writing:
+            self._flush()
+        if self._buffered_bytes > HIGH_WATER_BYTES:
+            self._full = True
+
+    def _on_writable(self) -> None:
+        if self._state is WireState.HANDSHAKE:
+            self._shake_hands()
+            return
+        self._flush()
+        if self._full and self._buffered_bytes <= LOW_WATER_BYTES and self.is_open:
+            self._full = False
+            self._user.drained()
+        if not self._buffer and self._state is WireState.OPEN and self._tls is not None:
+            self._on_readable()
+
+    def _flush(self) -> None:
+        if Hold.SILENT in self._holds:
+            self._watch_writing(False)
+            return
+        try:
+            while self._buffer:
+                self._sent(self._socket.send(self._head()))
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
+            self._watch_writing(True)
+        except OSError as error:
+            self._end(_why(error))
+        else:
+            self._watch_writing(False)
+            if self._state is WireState.FINISHING:
+                self._half_close()
+
+    def _head(self) -> bytes | memoryview:
+        """Return the next bytes to send, small pieces joined into one TLS record or segment."""
+        buffer = self._buffer
+        if len(buffer) > 1 and len(buffer[0]) < TLS_RECORD_BYTES:
+            pieces = [buffer.popleft()]
+            size = len(pieces[0])
+            while buffer and size + len(buffer[0]) <= SEND_BYTES:
+                pieces.append(buffer.popleft())
+                size += len(pieces[-1])
+            buffer.appendleft(b"".join(pieces))
+        return buffer[0]
+
+    def _sent(self, count: int) -> None:
+        self._buffered_bytes -= count
+        head = self._buffer[0]
+        if count == len(head):
+            self._buffer.popleft()
+        else:
+            self._buffer[0] = memoryview(head)[count:]
+
+    # ending
+
+    def finish(self, last: bytes = b"") -> None:
+        """End gracefully: send ``last``, then close the TCP connection. Bounded in time."""
+        if self._state is not WireState.OPEN:
+            self.abort("closed by the service")
+            return
+        self.write(last)
+        if self.is_open:
+            self._linger_on()
+
+    def _linger_on(self) -> None:
+        self._holds.clear()
+        self._state = WireState.FINISHING
+        self._linger = self._loop.call_later(LINGER_SECONDS, self._end, "closed by the service")
+        self._watch_reading(True)
+        if not self._buffer:
+            self._half_close()
+
+    def _half_close(self) -> None:
+        try:
+            if self._tls is not None:
+                self._say_goodbye(self._tls)
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._end("closed by the service")
+
+    @staticmethod
+    def _say_goodbye(tls: ssl.SSLSocket) -> None:
+        """Send TLS's close_notify; its answer is not waited for."""
+        try:
+            tls.unwrap()
+        except (ssl.SSLError, OSError, ValueError):
+            return
+
+    def close(self, reason: str) -> None:
+        """Close the TCP connection now, as the end of a process would: no farewell."""
+        self._end(reason)
+
+    def abort(self, reason: str) -> None:
+        """Reset the TCP connection now; what is in flight is lost."""
+        if self._state is not WireState.CLOSED:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._end(reason)
+
+    def silence(self) -> None:
+        """Neither read nor write ever again, and keep the TCP connection: a black hole."""
+        self.hold(Hold.SILENT)
+        self._watch_writing(False)
+
+    def _end(self, reason: str) -> None:
+        if self._state is WireState.CLOSED:
+            return
+        self._watch_reading(False)
+        self._watch_writing(False)
+        self._state = WireState.CLOSED
+        for handle in (self._reread, self._linger):
+            if handle is not None:
+                handle.cancel()
+        self._buffer.clear()
+        self._buffered_bytes = 0
+        self._socket.close()
+        self._user.ended(reason)
+
+    # readiness
+
+    def _watch_reading(self, wanted: bool) -> None:
+        wanted = wanted and not (self._holds and self._state is WireState.OPEN)
+        if wanted == self._reading or self._state is WireState.CLOSED:
+            return
+        self._reading = wanted
+        if wanted:
+            self._loop.add_reader(self._fd, self._on_readable)
+        else:
+            self._loop.remove_reader(self._fd)
+
+    def _watch_writing(self, wanted: bool) -> None:
+        if wanted == self._writing or self._state is WireState.CLOSED:
+            return
+        self._writing = wanted
+        if wanted:
+            self._loop.add_writer(self._fd, self._on_writable)
+        else:
+            self._loop.remove_writer(self._fd)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or type(error).__name__}"
+    return error.strerror or type(error).__name__

@@ -1,0 +1,98 @@
+"""The listening socket."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tunnelfleet.runtime.service import listener as module
+from tunnelfleet.runtime.service.listener import Listener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.001)
+
+
+def test_hands_over_what_connects() -> None:
+    accepted: list[socket.socket] = []
+
+    async def main() -> None:
+        listener = Listener("127.0.0.1", 0, accepted.append, buffer_bytes=None)
+        listener.attach(asyncio.get_running_loop())
+        clients = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(100)]
+        await asyncio.wait_for(_until(lambda: len(accepted) == 100), 10)
+        listener.close()
+        for sock in [*clients, *accepted]:
+            sock.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", listener.port))
+
+    asyncio.run(main())
+
+
+def test_limits_the_kernels_buffer_from_the_handshake_on() -> None:
+    accepted: list[socket.socket] = []
+
+    async def main() -> None:
+        listener = Listener("127.0.0.1", 0, accepted.append, buffer_bytes=40_000)
+        listener.attach(asyncio.get_running_loop())
+        client = socket.create_connection(("127.0.0.1", listener.port))
+        await asyncio.wait_for(_until(lambda: bool(accepted)), 10)
+        # Linux doubles what is set, for its own bookkeeping.
+        assert accepted[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 80_000
+        listener.close()
+        client.close()
+        accepted[0].close()
+
+    asyncio.run(main())
+
+
+def test_a_taken_port_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match="in use"):
+        Listener("127.0.0.1", other.getsockname()[1], lambda _: None, buffer_bytes=None)
+
+
+def test_waits_when_there_are_no_descriptors_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ACCEPT_PAUSE_SECONDS", 0.02)
+    accepted: list[socket.socket] = []
+
+    class Exhausted:
+        """Fails once as accept does when the process has no descriptor left."""
+
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock, self.failures = sock, 1
+
+        def fileno(self) -> int:
+            return self._sock.fileno()
+
+        def close(self) -> None:
+            self._sock.close()
+
+        def accept(self) -> tuple[socket.socket, object]:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self._sock.accept()
+
+    async def main() -> None:
+        listener = Listener("127.0.0.1", 0, accepted.append, buffer_bytes=None)
+        listener._socket = Exhausted(listener._socket)  # type: ignore[assignment]
+        listener.attach(asyncio.get_running_loop())
+        client = socket.create_connection(("127.0.0.1", listener.port))
+        await asyncio.wait_for(_until(lambda: bool(accepted)), 10)
+        listener.close()
+        client.close()
+        accepted[0].close()
+
+    asyncio.run(main())
+    assert "Too many open files" in caplog.text

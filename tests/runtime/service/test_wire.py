@@ -1,0 +1,227 @@
+"""The wire on a socket pair and a loop: holds, bounds and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tunnelfleet.runtime.service.wire import (
+    HIGH_WATER_BYTES,
+    LOW_WATER_BYTES,
+    READ_BYTES,
+    Hold,
+    Wire,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+
+class User:
+    """Records what a wire tells."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.ends: list[str] = []
+        self.drains = 0
+        self.allowed = READ_BYTES
+        self.reads: list[int] = []
+
+    def allowance(self) -> int:
+        return self.allowed
+
+    def received(self, data: bytes) -> None:
+        self.data += data
+        self.reads.append(len(data))
+
+    def drained(self) -> None:
+        self.drains += 1
+
+    def ended(self, reason: str) -> None:
+        self.ends.append(reason)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    far.setblocking(False)
+    yield near, far
+    far.close()
+    near.close()
+
+
+def run(
+    pair: tuple[socket.socket, socket.socket],
+    scenario: Callable[[Wire, User, socket.socket], Awaitable[None]],
+) -> None:
+    async def main() -> None:
+        user = User()
+        wire = Wire(pair[0], user, asyncio.get_running_loop(), None)
+        try:
+            await asyncio.wait_for(scenario(wire, user, pair[1]), 10)
+        finally:
+            wire.close("the test is over")
+
+    asyncio.run(main())
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.001)
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+def test_reads_what_comes(pair: Pair) -> None:
+    async def scenario(_wire: Wire, user: User, far: socket.socket) -> None:
+        far.send(b"hello")
+        await until(lambda: user.data == b"hello")
+
+    run(pair, scenario)
+
+
+def test_reads_no_more_than_is_allowed(pair: Pair) -> None:
+    async def scenario(_wire: Wire, user: User, far: socket.socket) -> None:
+        user.allowed = 10
+        far.send(bytes(95))
+        await until(lambda: len(user.data) == 95)
+        assert user.reads == [10] * 9 + [5]
+
+    run(pair, scenario)
+
+
+def test_reads_only_when_no_hold_is_left(pair: Pair) -> None:
+    async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
+        wire.hold(Hold.PEER_FULL)
+        wire.hold(Hold.THROTTLED)
+        far.send(b"wait")
+        await turns()
+        wire.release(Hold.PEER_FULL)
+        wire.release(Hold.STALLED)
+        await turns()
+        assert user.data == b""
+        wire.release(Hold.THROTTLED)
+        await until(lambda: user.data == b"wait")
+
+    run(pair, scenario)
+
+
+def test_is_full_above_high_water_until_it_drains_to_low_water(pair: Pair) -> None:
+    async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
+        chunk = bytes(65_536)
+        while not wire.is_full:
+            wire.write(chunk)
+        assert HIGH_WATER_BYTES < wire.buffered_bytes <= HIGH_WATER_BYTES + len(chunk)
+        assert user.drains == 0
+        loop = asyncio.get_running_loop()
+        while user.drains == 0:
+            await loop.sock_recv(far, 65_536)
+        assert not wire.is_full
+        assert wire.buffered_bytes <= LOW_WATER_BYTES
+
+    run(pair, scenario)
+
+
+def test_small_writes_keep_their_order_when_joined(pair: Pair) -> None:
+    async def scenario(wire: Wire, _user: User, far: socket.socket) -> None:
+        pieces = [bytes([n % 256]) * (n * 7) for n in range(700)]
+        for piece in pieces:
+            wire.write(piece)
+        loop, received, wanted = asyncio.get_running_loop(), b"", b"".join(pieces)
+        while len(received) < len(wanted):
+            received += await loop.sock_recv(far, 65_536)
+        assert received == wanted
+
+    run(pair, scenario)
+
+
+def test_finish_sends_what_was_written_then_ends(pair: Pair) -> None:
+    async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
+        wire.write(bytes(100_000))
+        wire.finish(b"last")
+        wire.write(b"too late")
+        loop, received = asyncio.get_running_loop(), b""
+        while chunk := await loop.sock_recv(far, 65_536):
+            received += chunk
+        assert received == bytes(100_000) + b"last"
+        assert user.ends == []
+        far.send(b"what was on its way is not an error")
+        far.shutdown(socket.SHUT_WR)
+        await until(lambda: user.ends == ["closed by the service"])
+        assert user.data == b""
+
+    run(pair, scenario)
+
+
+def test_finish_is_bounded_in_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelfleet.runtime.service.wire.LINGER_SECONDS", 0.05)
+
+    async def scenario(wire: Wire, user: User, _far: socket.socket) -> None:
+        wire.finish(b"and the other side stays")
+        await until(lambda: bool(user.ends))
+
+    run(pair, scenario)
+
+
+def test_abort_resets(pair: Pair) -> None:
+    async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
+        wire.abort("dropped")
+        wire.abort("only once")
+        assert user.ends == ["dropped"]
+        with pytest.raises(ConnectionResetError):
+            await asyncio.get_running_loop().sock_recv(far, 1)
+
+    run(pair, scenario)
+
+
+def test_close_ends_without_a_reset(pair: Pair) -> None:
+    async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
+        wire.close("over")
+        assert await asyncio.get_running_loop().sock_recv(far, 1) == b""
+        assert (user.ends, wire.is_open) == (["over"], False)
+
+    run(pair, scenario)
+
+
+def test_tells_the_other_sides_end_after_its_bytes(pair: Pair) -> None:
+    async def scenario(_wire: Wire, user: User, far: socket.socket) -> None:
+        far.send(b"all of it")
+        far.shutdown(socket.SHUT_WR)
+        await until(lambda: bool(user.ends))
+        assert (user.data, user.ends) == (b"all of it", ["closed by the client"])
+
+    run(pair, scenario)
+
+
+def test_silence_neither_reads_nor_writes(pair: Pair) -> None:
+    async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
+        wire.silence()
+        wire.write(b"never")
+        far.send(b"unheard")
+        await turns()
+        assert user.data == b""
+        with pytest.raises(BlockingIOError):
+            far.recv(1)
+        assert wire.is_open
+
+    run(pair, scenario)
+
+
+def test_a_user_may_end_the_wire_while_it_is_told(pair: Pair) -> None:
+    async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
+        user.received = lambda _data: wire.abort("enough")  # type: ignore[method-assign]
+        far.send(b"x")
+        await until(lambda: user.ends == ["enough"])
+
+    run(pair, scenario)
