@@ -1,0 +1,54 @@
+"""``tunnelfleet demo``: service, tunnels, traffic and chaos on this machine, from the command line.
+
+Owns the options, which stream says what, and the exit status. Must not know how the demo works: it
+holds a ``Demo`` and nothing below it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tunnelfleet.runtime.demo import Demo, DemoOptions, make_view
+
+from .errors import EXIT_FAILURE, EXIT_OK
+from .localproxy_run import stop_signals
+
+
+def demo_command(
+    tunnels: Annotated[
+        int, typer.Option(metavar="N", help="How many tunnels, each with three services.")
+    ] = 20,
+    duration: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long the traffic lasts.")
+    ] = 30.0,
+    chaos: Annotated[
+        bool, typer.Option("--chaos/--no-chaos", help="Break connections while you watch.")
+    ] = True,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Stay up afterwards; print how to reach a tunnel yourself."),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the result as JSON on stdout; the rest goes to stderr."),
+    ] = False,
+) -> int:
+    """Run service, tunnels and traffic on this machine, break connections, and watch them.
+
+    Every byte that comes through a tunnel is compared with what was sent. The exit status is 1 if
+    one was wrong, or if a tunnel did not come back.
+    """
+    options = DemoOptions(tunnels=tunnels, duration_seconds=duration, chaos=chaos, keep=keep)
+    stream = sys.stderr if as_json else sys.stdout
+    demo = Demo(options, make_view(stream))
+    with stop_signals(demo.stop):
+        report = demo.run()
+    stream.write("\n".join(report.lines()) + "\n")
+    stream.flush()
+    if as_json:
+        sys.stdout.write(report.to_json() + "\n")
+        sys.stdout.flush()
+    return EXIT_OK if report.is_good else EXIT_FAILURE

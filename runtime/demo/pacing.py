@@ -1,0 +1,75 @@
+"""Pacing of the demo's clients, so that the traffic leaves the machine room to breathe.
+
+Owns the arithmetic of who sends how much how fast. Must not know sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FLEET_BYTES_PER_SECOND: Final = 4_000_000.0
+"""What all clients together aim at, both directions added."""
+MAX_TUNNEL_BYTES_PER_SECOND: Final = 500_000.0
+MIN_TUNNEL_BYTES_PER_SECOND: Final = 4_000.0
+FLEET_ECHOES_PER_SECOND: Final = 150.0
+MAX_TUNNEL_ECHOES_PER_SECOND: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficPlan:
+    """What the clients of one tunnel do.
+
+    Attributes:
+        bytes_per_second: of all its clients, both directions added.
+        echo_pause_seconds: between two rounds of its echo client.
+    """
+
+    bytes_per_second: float
+    echo_pause_seconds: float
+
+    @classmethod
+    def for_fleet(cls, tunnels: int) -> TrafficPlan:
+        """Return the plan that is each tunnel's share of the fleet's traffic."""
+        share = FLEET_BYTES_PER_SECOND / tunnels
+        rate = max(MIN_TUNNEL_BYTES_PER_SECOND, min(MAX_TUNNEL_BYTES_PER_SECOND, share))
+        echoes = min(MAX_TUNNEL_ECHOES_PER_SECOND, FLEET_ECHOES_PER_SECOND / tunnels)
+        return cls(rate, 1.0 / echoes)
+
+    @property
+    def page_bytes(self) -> int:
+        """Size of a usual HTTP response."""
+        return max(512, int(self.bytes_per_second / 12))
+
+    @property
+    def bulk_bytes(self) -> int:
+        """Size of a usual bulk transfer: about a second's worth."""
+        return max(2_048, int(self.bytes_per_second * 0.7))
+
+
+class Pacer:
+    """Lets bytes pass at a rate, for any number of tasks of one event loop.
+
+    Args:
+        bytes_per_second: the rate.
+        clock: seconds that only grow; the running loop's by default.
+    """
+
+    def __init__(self, bytes_per_second: float, clock: Callable[[], float] | None = None) -> None:
+        self._rate = bytes_per_second
+        self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self._free_at = 0.0
+
+    def reserve(self, count_bytes: int) -> float:
+        """Book `count_bytes` and return for how many seconds to wait after having sent them."""
+        now = self._clock()
+        self._free_at = max(now, self._free_at) + count_bytes / self._rate
+        return self._free_at - now
+
+    async def spend(self, count_bytes: int) -> None:
+        """Book `count_bytes` and wait for as long as they take at the rate."""
+        await asyncio.sleep(self.reserve(count_bytes))
