@@ -94,6 +94,8 @@ def parse_address(text: str, *, default_host: str = "127.0.0.1") -> Address:
         host = default_host
     elif host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+        if ":" not in host:
+            raise _bad_address(text)
     elif not host or ":" in host:
         raise _bad_address(text)
     if not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
@@ -136,16 +138,20 @@ class HttpProxy:
         Raises:
             ConfigError: when it is not such an address; the message never repeats the credentials.
         """
-        parts = urlsplit(text if "://" in text else f"http://{text}")
         try:
+            parts = urlsplit(text if "://" in text else f"http://{text}")
             port = parts.port
         except ValueError:
-            port = None
+            raise _bad_proxy() from None
         if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
-            raise ConfigError("bad HTTP proxy: write http://[USER:PASSWORD@]HOST:PORT")
+            raise _bad_proxy()
         return cls(
             parts.hostname, port, unquote(parts.username or ""), unquote(parts.password or "")
         )
+
+
+def _bad_proxy() -> ConfigError:
+    return ConfigError("bad HTTP proxy: write http://[USER:PASSWORD@]HOST:PORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +181,9 @@ class Limits:
     ping_interval_seconds: float = 20.0
     pong_timeout_seconds: float = 20.0
     linger_seconds: float = 10.0
-    """How long the other direction stays open after one side has ended."""
+    """How long the other direction stays open, without a byte, after one side has ended."""
+    half_close_seconds: float = 300.0
+    """How long an application may go on sending after the peer has ended, however busy it is."""
     stall_timeout_seconds: float = 60.0
     """A connection that takes no byte for so long while it holds up its tunnel is reset."""
     offline_grace_seconds: float = 10.0
@@ -251,7 +259,8 @@ class TunnelConfig:
         if self.client_token is not None:
             validate_client_token(self.client_token)
         self._check_services()
-        if self.bandwidth_bytes_per_second is not None and self.bandwidth_bytes_per_second <= 0:
+        bandwidth = self.bandwidth_bytes_per_second
+        if bandwidth is not None and not bandwidth > 0:
             raise ConfigError("bandwidth_bytes_per_second must be greater than 0, or None")
 
     def _check_services(self) -> None:

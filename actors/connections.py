@@ -81,13 +81,9 @@ class ConnectionTable:
         self.backlog_bytes -= connection.backlog_bytes
         connection.backlog_bytes = 0
 
-    def of_stream(self, service_id: str, stream_id: int) -> list[Connection]:
+    def of_stream(self, stream: ActorRef[Any]) -> list[Connection]:
         """The connections of one stream."""
-        return [
-            connection
-            for key, connection in self._connections.items()
-            if key.stream_id == stream_id and key.service_id == service_id
-        ]
+        return [c for c in self._connections.values() if c.stream == stream]
 
     def received(self, connection: Connection, size_bytes: int, now: float) -> None:
         """Bytes arrived for it."""

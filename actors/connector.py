@@ -92,6 +92,8 @@ class ConnectJob:
         self._lock = threading.Lock()
         self._cancelled = False
         self._socket: socket.socket | None = None
+        self.phase = "waiting for a connect thread"
+        """What it is at, for people."""
 
     @property
     def is_cancelled(self) -> bool:
@@ -196,14 +198,16 @@ def _failure(what: str, error: BaseException) -> HandshakeError:
 
 
 def _connect(job: ConnectJob, request: ConnectRequest) -> tuple[websocket.WebSocket, str]:
-    sock = _guard(
-        f"cannot reach {request.http_proxy or request.endpoint}", lambda: _dial(job, request)
-    )
+    proxy, endpoint = request.http_proxy, request.endpoint
+    target = f"cannot reach {proxy or endpoint}"
+    sock = _guard(job, "connecting", target, lambda: _dial(job, request))
     try:
-        if request.http_proxy is not None:
-            _guard(f"proxy {request.http_proxy}", lambda: _proxy_connect(sock, request))
-        if request.endpoint.is_tls:
-            sock = _guard(f"TLS with {request.endpoint}", lambda: _start_tls(job, sock, request))
+        if proxy is not None:
+            _guard(job, "proxy CONNECT", f"proxy {proxy}", lambda: _proxy_connect(sock, request))
+        if endpoint.is_tls:
+            text = f"TLS with {endpoint}"
+            sock = _guard(job, "TLS handshake", text, lambda: _start_tls(job, sock, request))
+        job.phase = "WebSocket handshake"
         connection = _upgrade(sock, request)
     except BaseException:
         sock.close()
@@ -212,7 +216,8 @@ def _connect(job: ConnectJob, request: ConnectRequest) -> tuple[websocket.WebSoc
     return connection, channel_id
 
 
-def _guard(what: str, action: Callable[[], Any]) -> Any:
+def _guard(job: ConnectJob, phase: str, what: str, action: Callable[[], Any]) -> Any:
+    job.phase = phase
     try:
         return action()
     except TunnelError:
@@ -224,7 +229,10 @@ def _guard(what: str, action: Callable[[], Any]) -> Any:
 def _dial(job: ConnectJob, request: ConnectRequest) -> socket.socket:
     target: Endpoint | HttpProxy = request.http_proxy or request.endpoint
     last_error: OSError | None = None
-    for family, sockaddr in _look_up(target.host, target.port):
+    job.phase = f"looking up {target.host}"
+    addresses = _look_up(target.host, target.port)
+    job.phase = "TCP connect"
+    for family, sockaddr in addresses:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             job.attach(sock)
@@ -250,8 +258,15 @@ def _start_tls(job: ConnectJob, sock: socket.socket, request: ConnectRequest) ->
             channel_id=None,
             retryable=False,
         )
-    wrapped = context.wrap_socket(sock, server_hostname=request.endpoint.host)
-    job.attach(wrapped)
+    host = request.endpoint.host
+    wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    try:
+        # wrap_socket has taken the descriptor over: from here on it is this one that cancel() ends.
+        job.attach(wrapped)
+        wrapped.do_handshake()
+    except BaseException:
+        wrapped.close()
+        raise
     return wrapped
 
 
@@ -272,7 +287,12 @@ def _upgrade(sock: socket.socket, request: ConnectRequest) -> websocket.WebSocke
     except websocket.WebSocketBadStatusException as error:
         body = (error.resp_body or b"")[:MAX_ERROR_BODY_BYTES].decode("utf-8", "replace")
         headers_seen = error.resp_headers or {}
-        raise handshake_error(error.status_code, body, headers_seen.get("channel-id")) from None
+        raise handshake_error(
+            error.status_code,
+            body,
+            headers_seen.get("channel-id"),
+            secrets=(request.access_token, request.client_token),
+        ) from None
     except (websocket.WebSocketException, OSError, ValueError) as error:
         raise _failure(f"WebSocket handshake with {request.endpoint}", error) from None
     connection.sock = sock

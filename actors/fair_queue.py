@@ -15,6 +15,8 @@ __all__ = ["FairQueue", "Flow", "Piece"]
 
 K = TypeVar("K")
 
+PIECE_COST_BYTES = 48
+"""What a piece costs on the wire beside its payload: small messages take a share, no more."""
 JOIN_LIMIT_BYTES = 4_096
 """Small chunks of a byte stream are joined up to this size: each chunk costs memory of its own."""
 
@@ -146,7 +148,7 @@ class FairQueue(Generic[K]):
             flow.deficit += payload_bytes
         payload = flow.take(min(payload_bytes, flow.deficit))
         self.queued_bytes -= len(payload)
-        flow.deficit -= len(payload)
+        flow.deficit -= len(payload) + PIECE_COST_BYTES
         waited = now - flow.waiting_since
         flow.waiting_since = now
         if not flow.is_waiting:

@@ -65,11 +65,15 @@ __all__ = [
 
 
 class ConnectionKey(NamedTuple):
-    """One connection of a tunnel; never reused within a tunnel."""
+    """One connection of a tunnel; never reused within a tunnel.
+
+    A peer that was restarted reuses its ids: `serial` tells the streams of this side apart.
+    """
 
     service_id: str
     stream_id: int
     connection_id: int
+    serial: int = 0
 
 
 # -- ConnectGovernor

@@ -53,6 +53,10 @@ class _LingerEnded(NamedTuple):
     """One direction has ended long enough ago."""
 
 
+class _HalfCloseEnded(NamedTuple):
+    """The application has had long enough to finish after the peer's end."""
+
+
 class SocketActor(DispatchedActor):
     """The local end of a connection.
 
@@ -215,6 +219,7 @@ class SocketActor(DispatchedActor):
                     self._on_local_end("closed by the local application")
                     return
                 turn_bytes += len(data)
+                self._progress_at = time.monotonic()
                 self._unsent_bytes += len(data)
                 self._stream.tell(LocalDataRead(self._key.connection_id, data))
                 if len(data) < limit_bytes:
@@ -231,6 +236,7 @@ class SocketActor(DispatchedActor):
 
     def _on_bytes_sent(self, message: BytesSent) -> None:
         self._unsent_bytes -= message.size_bytes
+        self._progress_at = time.monotonic()
         wants_reading = self._connected and not self._reading and not self._read_ended
         if wants_reading and self._unsent_bytes <= self._limits.send_high_water_bytes // 2:
             self._start_reading()
@@ -326,6 +332,7 @@ class SocketActor(DispatchedActor):
         self._remote_ended = True
         self._progress_at = time.monotonic()
         self.schedule(self._limits.linger_seconds, _LingerEnded())
+        self.schedule(self._limits.half_close_seconds, _HalfCloseEnded())
         if self._connected and not self._outgoing:
             self._after_remote_end()
 
@@ -356,11 +363,13 @@ class SocketActor(DispatchedActor):
 
     def _on_linger_ended(self, message: _LingerEnded) -> None:
         left_seconds = self._progress_at + self._limits.linger_seconds - time.monotonic()
-        waits_for_progress = bool(self._outgoing) or not self._remote_ended
-        if waits_for_progress and left_seconds > 0:
+        if left_seconds > 0:
             self.schedule(left_seconds, message)
             return
         self._end(self._reason or "the other side ended", abort=bool(self._outgoing))
+
+    def _on_half_close_ended(self, _message: _HalfCloseEnded) -> None:
+        self._end("the peer ended long ago")
 
     # -- ends
 
@@ -403,5 +412,6 @@ class SocketActor(DispatchedActor):
         RemoteEnded: _on_remote_ended,
         StopReadingLocal: _on_stop_reading,
         _LingerEnded: _on_linger_ended,
+        _HalfCloseEnded: _on_half_close_ended,
         Terminated: _on_terminated,
     }

@@ -53,14 +53,21 @@ class StreamActor(DispatchedActor):
         stream_id: its id.
         tunnel: the TunnelActor.
         local_end: what its sockets connect to.
+        serial: tells it from another stream with the same ids.
     """
 
     def __init__(
-        self, service_id: str, stream_id: int, tunnel: ActorRef[Any], local_end: LocalEnd
+        self,
+        service_id: str,
+        stream_id: int,
+        tunnel: ActorRef[Any],
+        local_end: LocalEnd,
+        serial: int = 0,
     ) -> None:
         super().__init__()
         self._service_id = service_id
         self._stream_id = stream_id
+        self._serial = serial
         self._tunnel = tunnel
         self._local_end = local_end
         self._sockets: dict[int, ActorRef[Any]] = {}
@@ -76,7 +83,7 @@ class StreamActor(DispatchedActor):
         return handler(self, message)
 
     def _key(self, connection_id: int) -> ConnectionKey:
-        return ConnectionKey(self._service_id, self._stream_id, connection_id)
+        return ConnectionKey(self._service_id, self._stream_id, connection_id, self._serial)
 
     def _open_local(self, message: OpenLocal) -> None:
         local = self._local_end

@@ -11,6 +11,7 @@ the actors.
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -118,6 +119,13 @@ class TunnelContext(NamedTuple):
     bound: dict[str, Address]
 
 
+class StreamRoute(NamedTuple):
+    """Where the messages of a stream go."""
+
+    ref: ActorRef[Any]
+    serial: int
+
+
 class _AnnounceTimedOut(NamedTuple):
     epoch: int
 
@@ -160,9 +168,12 @@ class TunnelActor(DispatchedActor):
         self._announced = False
         self._lost_label: str | None = None
         self._lost_text = ""
-        self._streams: dict[tuple[str, int], ActorRef[Any]] = {}
+        self._streams: dict[tuple[str, int], StreamRoute] = {}
+        """The newest stream of each pair of ids; a restarted peer uses them again."""
+        self._serials = itertools.count(1)
         self._connections = ConnectionTable(config.limits)
         self._listeners: dict[str, ActorRef[Any]] = {}
+        self._listener_children: list[str] = []
         self._accepting = False
         self._wire = WireSender(
             config.limits,
@@ -173,6 +184,9 @@ class TunnelActor(DispatchedActor):
         )
         self._low_water_bytes = config.limits.notsent_low_water_bytes
         self._pump_timer_on = False
+        self._pumping = False
+        """What is being taken out of the queue is not on its way yet."""
+        self._abandoned = False
         self._paused = False
         self._stall_check_on = False
         self._draining = False
@@ -215,6 +229,8 @@ class TunnelActor(DispatchedActor):
     def _start_listener(self, service_id: str, address: Address) -> None:
         assert self._transport is not None
         context, tunnel = self._context, self.actor_ref
+        child_id = f"listener {service_id}"
+        self._listener_children.append(child_id)
 
         def start() -> ActorRef[Any]:
             return ListenerActor.start(
@@ -224,7 +240,7 @@ class TunnelActor(DispatchedActor):
         self._transport.tell(
             StartChild(
                 ChildSpec(
-                    id=f"listener {service_id}",
+                    id=child_id,
                     start=start,
                     restart=Restart.PERMANENT,
                     shutdown=LISTENER_SHUTDOWN_SECONDS,
@@ -243,7 +259,7 @@ class TunnelActor(DispatchedActor):
     def _on_child_started(self, message: ChildStarted) -> None:
         if message.child_id == WEBSOCKET_CHILD:
             self._websocket_child = message.ref
-            if not self._draining:
+            if not self._draining and self._quiesce is None:
                 self._enter(TunnelState.CONNECTING, self._lost_text)
 
     def _on_child_ended(self, message: ChildEnded) -> None:
@@ -270,7 +286,7 @@ class TunnelActor(DispatchedActor):
             self._restart_at_once = False
             assert self._transport is not None
             self._transport.tell(RestartChild(WEBSOCKET_CHILD))
-        elif not self._draining:
+        elif not self._draining and self._quiesce is None:
             delay = f"retry in {message.delay_seconds:.1f} s"
             text = f"{self._lost_text}; {delay}" if self._lost_text else delay
             self._enter(TunnelState.BACKOFF, text)
@@ -287,6 +303,7 @@ class TunnelActor(DispatchedActor):
         self._stats.channel_id = message.channel_id
         self._session.connected()
         self._announced = False
+        self._abandoned = False
         self._paused = False
         self._low_water_bytes = self._limits.notsent_low_water_bytes
         self.schedule(self._limits.announce_timeout_seconds, _AnnounceTimedOut(message.epoch))
@@ -300,6 +317,7 @@ class TunnelActor(DispatchedActor):
 
     def _drop_connection(self, label: str, text: str) -> None:
         if self._websocket is not None:
+            self._abandoned = True
             self._websocket.tell(Abandon(label, RemoteProtocolError(text)))
 
     def _on_refused(self, message: ConnectionRefused) -> None:
@@ -318,6 +336,11 @@ class TunnelActor(DispatchedActor):
                 count(self._stats.connect_failures, label)
             else:
                 self._lost_label = label
+        elif self._restart_at_once:
+            # The old token was refused while the new one was on its way.
+            self._restart_at_once = False
+            assert self._transport is not None
+            self._transport.tell(RestartChild(WEBSOCKET_CHILD))
         if self._websocket is not None:
             self._websocket = None
             self._end_all_streams()
@@ -348,13 +371,13 @@ class TunnelActor(DispatchedActor):
         if self._config.mode is not Mode.SOURCE or self._config.services is not None:
             return
         for service_id in service_ids or (ANY_SERVICE,):
-            if service_id not in self._listeners:
+            if f"listener {service_id}" not in self._listener_children:
                 self._start_listener(service_id, TcpAddress(self._config.bind_host, 0))
 
     # -- from the wire
 
     def _on_received(self, message: Received) -> None:
-        if message.epoch != self._epoch or self._websocket is None:
+        if message.epoch != self._epoch or self._websocket is None or self._abandoned:
             return
         try:
             for item in message.messages:
@@ -374,29 +397,36 @@ class TunnelActor(DispatchedActor):
         stats = self._stats.service(service_id)
         stats.received_bytes += len(payload)
         stats.received_messages += 1
-        connection = self._connections.get(ConnectionKey(service_id, stream_id, connection_id))
+        connection = self._find(service_id, stream_id, connection_id)
         if connection is None or connection.gone:
             count(self._stats.dropped_messages, "local_end_gone")
             return
         self._connections.received(connection, len(payload), time.monotonic())
         connection.stream.tell(DeliverTo(connection_id, payload))
 
+    def _find(self, service_id: str, stream_id: int, connection_id: int) -> Connection | None:
+        stream = self._streams.get((service_id, stream_id))
+        if stream is None:
+            return None
+        key = ConnectionKey(service_id, stream_id, connection_id, stream.serial)
+        return self._connections.get(key)
+
     def _on_stream_started(self, event: StreamStarted) -> None:
-        key = ConnectionKey(event.service_id, event.stream_id, event.connection_id)
         address = self._target(event.service_id)
         if address is None or not self._takes_connections():
-            self._refuse(key)
+            self._refuse(event)
             return
         stream = self._start_stream(event.service_id, event.stream_id, address)
-        self._open(key, stream, None)
+        self._open(event.service_id, event.stream_id, event.connection_id, stream, None)
 
     def _on_connection_started(self, event: ConnectionStarted) -> None:
-        key = ConnectionKey(event.service_id, event.stream_id, event.connection_id)
+        ids = (event.service_id, event.stream_id, event.connection_id)
         stream = self._streams.get((event.service_id, event.stream_id))
-        if stream is None or not self._takes_connections():
-            self._refuse(key)
+        # An id whose former connection is still being written out here is not free yet.
+        if stream is None or self._find(*ids) is not None or not self._takes_connections():
+            self._refuse(event)
             return
-        self._open(key, stream, None)
+        self._open(*ids, stream, None)
 
     def _target(self, service_id: str) -> Address | None:
         services = self._config.services or {}
@@ -406,35 +436,42 @@ class TunnelActor(DispatchedActor):
         ending = self._draining or self._quiesce is not None
         return not ending and len(self._connections) < self._limits.max_connections
 
-    def _refuse(self, key: ConnectionKey) -> None:
-        messages, session_events = self._session.reset_connection(key.service_id, key.connection_id)
+    def _refuse(self, event: StreamStarted | ConnectionStarted) -> None:
+        messages, session_events = self._session.reset_connection(
+            event.service_id, event.connection_id
+        )
         for message in messages:
             self._wire.control(message)
         self._handle_events(session_events)
+        # Without an end here nobody waits for the peer's: its id is free again at once.
+        forgotten = self._session.forget_connection(
+            event.service_id, event.stream_id, event.connection_id
+        )
+        self._handle_events([item for item in forgotten if not isinstance(item, Reply)])
         count(self._stats.dropped_messages, "refused_start")
 
     def _on_connection_reset(self, event: ConnectionReset) -> None:
-        key = ConnectionKey(event.service_id, event.stream_id, event.connection_id)
-        connection = self._connections.get(key)
+        connection = self._find(event.service_id, event.stream_id, event.connection_id)
         if connection is not None:
+            again = connection.remote_ended
             connection.remote_ended = True
-            connection.stream.tell(RemoteEndedFor(event.connection_id, abort=False))
+            connection.stream.tell(RemoteEndedFor(event.connection_id, abort=again))
 
     def _on_stream_stopped(self, event: StreamStopped) -> None:
-        stream = self._streams.get((event.service_id, event.stream_id))
+        stream = self._streams.pop((event.service_id, event.stream_id), None)
         if stream is None:
             return
         stats = self._stats.service(event.service_id)
         stats.streams_active -= 1
         count(stats.streams_ended, event.cause.value)
-        for connection in self._connections.of_stream(event.service_id, event.stream_id):
+        for connection in self._connections.of_stream(stream.ref):
             connection.remote_ended = True
             connection.end_sent = True
             connection.reason = connection.reason or event.cause.value
             self._give_credit([self._wire.discard(connection.key)])
             if connection.gone:
                 self._forget(connection)
-        stream.tell(StopStream(abort=self._is_abnormal(event.cause)))
+        stream.ref.tell(StopStream(abort=self._is_abnormal(event.cause)))
         self._publish(
             events.StreamClosed(
                 self._config.name, event.service_id, event.stream_id, event.cause.value
@@ -472,27 +509,28 @@ class TunnelActor(DispatchedActor):
         self._handle_events(opened.events)
         for item in opened.messages:
             self._wire.control(item)
-        key = ConnectionKey(opened.service_id, opened.stream_id, opened.connection_id)
         stream = self._streams.get((opened.service_id, opened.stream_id))
         if stream is None:
             stream = self._start_stream(opened.service_id, opened.stream_id, None)
-        self._open(key, stream, message.sock)
+        ids = (opened.service_id, opened.stream_id, opened.connection_id)
+        self._open(*ids, stream, message.sock)
         self._pump()
 
     def _start_stream(
         self, service_id: str, stream_id: int, address: Address | None
-    ) -> ActorRef[Any]:
+    ) -> StreamRoute:
         assert self._transport is not None
         local_end = LocalEnd(
             address, self._config.local_bind, self._limits, self._context.connector
         )
-        stream = StreamActor.start(service_id, stream_id, self.actor_ref, local_end)
-        self._streams[service_id, stream_id] = stream
+        serial = next(self._serials)
+        ref = StreamActor.start(service_id, stream_id, self.actor_ref, local_end, serial)
+        stream = self._streams[service_id, stream_id] = StreamRoute(ref, serial)
         self._transport.tell(
             StartChild(
                 ChildSpec(
-                    id=f"stream {stream_id} {service_id}",
-                    start=lambda: stream,
+                    id=f"stream {serial} {service_id}",
+                    start=lambda: ref,
                     restart=Restart.TEMPORARY,
                     shutdown=STREAM_SHUTDOWN_SECONDS,
                 )
@@ -504,13 +542,23 @@ class TunnelActor(DispatchedActor):
         self._publish(events.StreamOpened(self._config.name, service_id, stream_id))
         return stream
 
-    def _open(self, key: ConnectionKey, stream: ActorRef[Any], sock: socket.socket | None) -> None:
-        self._connections.add(key, stream, time.monotonic())
-        stats = self._stats.service(key.service_id)
+    def _open(
+        self,
+        service_id: str,
+        stream_id: int,
+        connection_id: int,
+        stream: StreamRoute,
+        sock: socket.socket | None,
+    ) -> None:
+        key = ConnectionKey(service_id, stream_id, connection_id, stream.serial)
+        self._connections.add(key, stream.ref, time.monotonic())
+        stats = self._stats.service(service_id)
         stats.connections_opened += 1
         stats.connections_active += 1
-        stream.tell(OpenLocal(key.connection_id, sock))
-        self._publish(events.ConnectionOpened(self._config.name, *key))
+        stream.ref.tell(OpenLocal(connection_id, sock))
+        self._publish(
+            events.ConnectionOpened(self._config.name, service_id, stream_id, connection_id)
+        )
         self._update_accepting()
 
     def _on_attach(self, message: Attach) -> None:
@@ -536,6 +584,8 @@ class TunnelActor(DispatchedActor):
         if message.gone:
             connection.gone = True
             connection.socket_actor = None
+            self._connections.delivered(connection, connection.backlog_bytes, time.monotonic())
+            self._check_backlog()
         if not connection.end_queued and not connection.end_sent:
             connection.end_queued = True
             self._wire.end(message.key, time.monotonic())
@@ -556,7 +606,7 @@ class TunnelActor(DispatchedActor):
             self._handle_events(
                 self._session.forget_connection(key.service_id, key.stream_id, key.connection_id)
             )
-        self._publish(events.ConnectionClosed(self._config.name, *key, reason))
+        self._publish(events.ConnectionClosed(self._config.name, *key[:3], reason))
         self._update_accepting()
         self._check_backlog()
         self._finish_if_done()
@@ -593,7 +643,9 @@ class TunnelActor(DispatchedActor):
     def _pump(self) -> None:
         if self._websocket is None:
             return
+        self._pumping = True
         messages, wait_seconds = self._wire.pump(time.monotonic())
+        self._pumping = False
         if messages:
             self._websocket.tell(Transmit(messages))
         if wait_seconds and not self._pump_timer_on:
@@ -671,22 +723,18 @@ class TunnelActor(DispatchedActor):
     # -- ends of actors and of the tunnel
 
     def _on_stream_actor_ended(self, message: ChildEnded) -> None:
-        found = next((k for k, ref in self._streams.items() if ref == message.ref), None)
-        if found is None:
-            return
-        service_id, stream_id = found
-        view = self._session.active_streams().get(service_id)
-        if view is not None and view.stream_id == stream_id:
-            messages, session_events = self._session.reset_stream(service_id)
+        ids = next((k for k, route in self._streams.items() if route.ref == message.ref), None)
+        if ids is not None:
+            # It crashed: the stream is over on the wire, and no other.
+            messages, session_events = self._session.reset_stream(ids[0])
             for item in messages:
                 self._wire.control(item)
             self._handle_events(session_events)
-        for connection in self._connections.of_stream(service_id, stream_id):
+        for connection in self._connections.of_stream(message.ref):
             connection.gone = True
             connection.socket_actor = None
             connection.reason = connection.reason or f"stream actor ended: {message.reason}"
             self._forget(connection)
-        del self._streams[found]
         self._pump()
 
     def _on_replace_token(self, message: ReplaceToken) -> None:
@@ -705,13 +753,16 @@ class TunnelActor(DispatchedActor):
         self._draining = True
         self._enter(TunnelState.DRAINING, f"{len(self._connections)} connections are left")
         self._close_listeners()
-        self._finish_if_done()
+        if self._websocket is None:
+            self._finish_quiesce()
+        else:
+            self._finish_if_done()
 
     def _close_listeners(self) -> None:
         self._set_accepting(False)
         assert self._transport is not None
-        for service_id in self._listeners:
-            self._transport.tell(StopChild(f"listener {service_id}"))
+        for child_id in self._listener_children:
+            self._transport.tell(StopChild(child_id))
 
     def _on_quiesce(self, message: Quiesce) -> None:
         if self._quiesce is not None:
@@ -726,13 +777,13 @@ class TunnelActor(DispatchedActor):
             return
         self.schedule(message.timeout_seconds, _QuiesceTimedOut())
         for stream in self._streams.values():
-            stream.tell(StopReadingLocal())
+            stream.ref.tell(StopReadingLocal())
         self._finish_if_done()
 
     def _finish_if_done(self) -> None:
         """Close the WebSocket when a graceful end has nothing left to wait for."""
         ending = self._draining or self._quiesce is not None
-        if not ending or self._closing or self._websocket is None:
+        if not ending or self._closing or self._pumping or self._websocket is None:
             return
         waits_for = [c for c in self._connections if not (c.end_sent and self._quiesce is not None)]
         if not waits_for and self._wire.is_idle:

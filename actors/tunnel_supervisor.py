@@ -153,6 +153,9 @@ class TunnelSupervisor(SupervisorActor):
         """Say so where people look."""
         if reason.is_failure:
             self._enter(TunnelState.BACKOFF, f"its {child_id} actor failed: {reason}")
+        if self._quiescing and child_id == TUNNEL_CHILD:
+            # Nobody is left to end the tunnel in good order.
+            self._stop_children()
 
     def on_child_quarantined(self, child_id: str, reason: ExitReason) -> None:
         """Say so where people look."""

@@ -59,6 +59,8 @@ __all__ = ["ConnectionLost", "WebSocketActor", "WebSocketContext"]
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
+MAX_UNSENT_FRAMES = 2_000
+"""Frames that may wait for the kernel before reading rests: what is read makes replies."""
 JOIN_WRITE_BYTES = 65_536
 """Small frames are handed to the kernel together up to this size."""
 
@@ -145,6 +147,11 @@ class WebSocketActor(DispatchedActor):
         self._ping_sent_at: float | None = None
         self._closing = False
         self._farewell = False
+        self._held = False
+        """Reading rests because TunnelActor says so."""
+        self._flooded = False
+        """Reading rests because the answers do not leave."""
+        self._unsent_pong: tuple[bytes, int] | None = None
         self._ended = False
 
     # -- connecting
@@ -192,7 +199,8 @@ class WebSocketActor(DispatchedActor):
             seconds = self._limits.connect_timeout_seconds
             self._fail(
                 "connect_timeout",
-                f"no connection to {self._context.config.endpoint} after {seconds:g} s: "
+                f"no connection to {self._context.config.endpoint} after {seconds:g} s "
+                f"({self._job.phase if self._job else 'connecting'}): "
                 "check the endpoint, the network and the proxy",
             )
 
@@ -235,7 +243,11 @@ class WebSocketActor(DispatchedActor):
     # -- reading
 
     def _resume(self, _message: ResumeReading | None) -> None:
-        if self._reading or self._socket is None:
+        self._held = False
+        self._read_if_wanted()
+
+    def _read_if_wanted(self) -> None:
+        if self._reading or self._socket is None or self._flooded or self._held:
             return
         self._reading = True
         self._heard_at = time.monotonic()
@@ -244,6 +256,10 @@ class WebSocketActor(DispatchedActor):
             self._read_later()
 
     def _pause(self, _message: PauseReading) -> None:
+        self._held = True
+        self._rest()
+
+    def _rest(self) -> None:
         if self._reading and self._socket is not None:
             self._reading = False
             self.remove_reader(self._socket)
@@ -288,7 +304,7 @@ class WebSocketActor(DispatchedActor):
         if messages:
             size_bytes = sum([len(message.payload) for message in messages])
             self._context.tunnel.tell(Received(self._epoch, messages, size_bytes))
-        if self._outgoing:
+        if self._outgoing or self._sending is not None:
             self._flush()
 
     def _take_frames(self, data: bytes, messages: list[Message]) -> None:
@@ -296,7 +312,7 @@ class WebSocketActor(DispatchedActor):
             if frame.opcode in (ABNF.OPCODE_BINARY, ABNF.OPCODE_CONT):
                 messages.extend(self._decoder.feed(_payload(frame)))
             elif frame.opcode == ABNF.OPCODE_PING:
-                self._outgoing.append((frames.encode_pong(_payload(frame)), 0))
+                self._answer_ping(_payload(frame))
             elif frame.opcode == ABNF.OPCODE_PONG:
                 self._on_pong()
             elif frame.opcode == ABNF.OPCODE_CLOSE:
@@ -315,6 +331,14 @@ class WebSocketActor(DispatchedActor):
         self._flush()
         self.schedule(self._limits.pong_timeout_seconds, _PongDue(self._ping_sent_at))
 
+    def _answer_ping(self, payload: bytes) -> None:
+        pong = (frames.encode_pong(payload), 0)
+        if self._unsent_pong is not None and self._unsent_pong in self._outgoing:
+            # Only the latest ping needs an answer: RFC 6455 section 5.5.3.
+            self._outgoing.remove(self._unsent_pong)
+        self._unsent_pong = pong
+        self._outgoing.append(pong)
+
     def _on_pong(self) -> None:
         if self._ping_sent_at is None:
             return
@@ -327,6 +351,9 @@ class WebSocketActor(DispatchedActor):
         if self._ping_sent_at != message.sent_at:
             return
         timeout_seconds = self._limits.pong_timeout_seconds
+        if self._writer_on:
+            # Held up, the service may not have read the ping: the stalled end gives up first.
+            timeout_seconds += self._limits.stall_timeout_seconds
         silent_seconds = time.monotonic() - self._heard_at
         # Bytes prove life as well as a pong does; and while we do not read, we cannot hear one.
         if not self._reading or silent_seconds < timeout_seconds:
@@ -341,6 +368,9 @@ class WebSocketActor(DispatchedActor):
         for item in message.messages:
             outgoing.append((frames.encode_data(encode_frame(item)), 1))
         self._flush()
+        if len(outgoing) > MAX_UNSENT_FRAMES and self._reading:
+            self._flooded = True
+            self._rest()
 
     def _flush(self) -> None:
         if self._socket is None or self._writer_on or self._ended:
@@ -349,8 +379,11 @@ class WebSocketActor(DispatchedActor):
         blocked = self._writer_on
         if written:
             self._context.tunnel.tell(Written(self._epoch, written, blocked))
-        if self._closing and not blocked:
+        if self._closing and self._sending is None and not self._outgoing:
             self._say_farewell()
+        elif self._flooded and len(self._outgoing) < MAX_UNSENT_FRAMES // 2:
+            self._flooded = False
+            self._read_if_wanted()
 
     def _write_all(self) -> int:
         """Hand over as much as the kernel takes; returns the messages that left."""
@@ -374,10 +407,15 @@ class WebSocketActor(DispatchedActor):
         except ssl.SSLWantReadError:
             # TLS wants to hear something first (a key update): a flush follows the next read.
             if not self._reading:
-                self._resume(None)
+                self.add_reader(sock, self._on_tls_input)
         except OSError as error:
             self._fail("lost", f"the connection broke: {error.strerror or error}")
         return written
+
+    def _on_tls_input(self) -> None:
+        assert self._socket is not None
+        self.remove_reader(self._socket)
+        self._flush()
 
     def _next_write(self) -> None:
         """Take the next frame, joined with the small ones behind it."""
@@ -396,6 +434,8 @@ class WebSocketActor(DispatchedActor):
     def _on_writable(self) -> None:
         assert self._socket is not None
         self._writer_on = False
+        # The kernel's buffer has drained a little: the other side reads, so it lives.
+        self._heard_at = time.monotonic()
         self.remove_writer(self._socket)
         self._flush()
 

@@ -76,6 +76,7 @@ class WireSender:
         self._on_its_way_bytes = 0
         self._meter = RateMeter()
         self._blocked = False
+        self._throttled_until = now
         self._bucket: TokenBucket | None = None
         if bandwidth_bytes_per_second is not None:
             self._bucket = TokenBucket(bandwidth_bytes_per_second, now)
@@ -139,7 +140,7 @@ class WireSender:
             if self._bucket is not None:
                 wait_seconds = self._bucket.wait_seconds(now)
                 if wait_seconds > 0:
-                    self._stats.throttled_seconds += wait_seconds
+                    self._count_throttled(now, wait_seconds)
                     return messages, wait_seconds
             piece = self._queue.pop(payload_bytes, now)
             if piece is None:
@@ -148,6 +149,12 @@ class WireSender:
             self._stats.queue_wait_seconds += piece.waited_seconds
         self._stats.queue_bytes = self._queue.queued_bytes
         return messages, 0.0
+
+    def _count_throttled(self, now: float, wait_seconds: float) -> None:
+        """Count the time in which the bandwidth allowed nothing, once however often it is asked."""
+        until = now + wait_seconds
+        self._stats.throttled_seconds += until - max(now, min(self._throttled_until, until))
+        self._throttled_until = until
 
     def _take_piece(
         self, messages: list[Message], key: ConnectionKey, payload: bytes | None, now: float

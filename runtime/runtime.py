@@ -327,7 +327,8 @@ class TunnelRuntime:
         context = tunnel._context  # noqa: SLF001
 
         def start() -> ActorRef[Any]:
-            return TunnelSupervisor.start(context, dispatcher=dispatcher)
+            tunnel._supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)  # noqa: SLF001
+            return tunnel._supervisor  # noqa: SLF001
 
         spec = ChildSpec(
             id=f"tunnel {config.name}",
@@ -338,8 +339,7 @@ class TunnelRuntime:
             quarantine_after=QUARANTINE_AFTER,
         )
         try:
-            ref = supervisor.ask(StartChild(spec), block=True, timeout=ASK_TIMEOUT_SECONDS)
-            tunnel._supervisor = ref  # noqa: SLF001
+            supervisor.ask(StartChild(spec), block=True, timeout=ASK_TIMEOUT_SECONDS)
         except BaseException:
             self._remove(config.name)
             raise
