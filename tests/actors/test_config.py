@@ -1,0 +1,271 @@
+"""What a tunnel is told: every accepted form, every refusal that says what to write instead."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnelfleet.actors.config import (
+    ANY_SERVICE,
+    Address,
+    HttpProxy,
+    Limits,
+    TcpAddress,
+    TunnelConfig,
+    UnixAddress,
+    parse_address,
+)
+from tunnelfleet.actors.kernel import Backoff
+from tunnelfleet.proto import MAX_PAYLOAD_BYTES, ConfigError, Endpoint, Mode, ProtocolVersion
+
+ENDPOINT = Endpoint("wss", "localhost", 8443)
+CLIENT_TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+def make(**changes: object) -> TunnelConfig:
+    settings: dict[str, object] = {
+        "name": "press-4",
+        "mode": Mode.SOURCE,
+        "endpoint": ENDPOINT,
+        "access_token": "secret-access-token",
+    }
+    return TunnelConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+# -- addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("22", TcpAddress("127.0.0.1", 22)),
+        ("0", TcpAddress("127.0.0.1", 0)),
+        ("65535", TcpAddress("127.0.0.1", 65_535)),
+        (" 22 ", TcpAddress("127.0.0.1", 22)),
+        ("host:22", TcpAddress("host", 22)),
+        ("host.example:0", TcpAddress("host.example", 0)),
+        ("10.0.0.7:8080", TcpAddress("10.0.0.7", 8080)),
+        ("[::1]:22", TcpAddress("::1", 22)),
+        ("[fe80::1%eth0]:22", TcpAddress("fe80::1%eth0", 22)),
+        ("/run/app.sock", UnixAddress("/run/app.sock")),
+        ("run/app.sock", UnixAddress("run/app.sock")),
+        ("unix:app.sock", UnixAddress("app.sock")),
+        ("unix:/run/app.sock", UnixAddress("/run/app.sock")),
+        ("/run/a:22", UnixAddress("/run/a:22")),
+    ],
+)
+def test_an_address_is_read(text: str, expected: Address) -> None:
+    assert parse_address(text) == expected
+
+
+def test_a_bare_port_takes_the_default_host() -> None:
+    assert parse_address("22", default_host="::1") == TcpAddress("::1", 22)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        ":",
+        ":22",
+        "host:",
+        "host",
+        "65536",
+        "host:65536",
+        "-1",
+        "+1",
+        "1_0",
+        "٢٢",
+        "22.0",
+        "::1",
+        "::1:22",
+        "a:b:22",
+        "[::1]",
+        "[::1:22",
+        "[]:22",
+        "unix:",
+    ],
+)
+def test_what_is_no_address_is_quoted_with_the_forms_to_write(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_address(text)
+    assert repr(text.strip()) in str(caught.value)
+
+
+def test_a_unix_path_must_fit_the_kernel_s_structure() -> None:
+    assert parse_address("/" + "a" * 106) == UnixAddress("/" + "a" * 106)
+    with pytest.raises(ConfigError, match="107 bytes"):
+        parse_address("/" + "a" * 107)
+
+
+def test_a_unix_path_is_measured_in_bytes() -> None:
+    with pytest.raises(ConfigError):
+        parse_address("/" + "ä" * 54)
+
+
+addresses = st.one_of(
+    st.builds(
+        TcpAddress, st.sampled_from(["localhost", "10.0.0.7", "::1", "fe80::1"]), st.integers(0, 65_535)
+    ),
+    st.builds(UnixAddress, st.text("abc._-", min_size=1, max_size=20).map("/run/{}".format)),
+)
+
+
+@given(addresses)
+def test_what_is_printed_can_be_read(address: Address) -> None:
+    assert parse_address(str(address)) == address
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_an_address_or_a_config_error(text: str) -> None:
+    try:
+        address = parse_address(text)
+    except ConfigError:
+        return
+    if isinstance(address, TcpAddress):
+        assert address.host
+        assert 0 <= address.port <= 65_535
+    else:
+        assert 1 <= len(address.path.encode()) <= 107
+
+
+# -- proxies
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("proxy:3128", HttpProxy("proxy", 3128)),
+        ("http://proxy:3128", HttpProxy("proxy", 3128)),
+        ("http://proxy:3128/", HttpProxy("proxy", 3128)),
+        ("http://[::1]:3128", HttpProxy("::1", 3128)),
+        ("http://user:pass@proxy:3128", HttpProxy("proxy", 3128, "user", "pass")),
+        ("http://us%40er:p%3Ass@proxy:3128", HttpProxy("proxy", 3128, "us@er", "p:ss")),
+    ],
+)
+def test_a_proxy_is_read(text: str, expected: HttpProxy) -> None:
+    assert HttpProxy.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "proxy",
+        "http://proxy",
+        "http://hidden:hidden@proxy",
+        "https://hidden:hidden@proxy:3128",
+        "socks5://hidden:hidden@proxy:1080",
+        "http://hidden:hidden@proxy:0",
+        "http://hidden:hidden@proxy:99999",
+        "http://hidden:hidden@proxy:port",
+        "http://hidden:hidden@:3128",
+        "http://hidden:hidden@proxy:3128/path",
+        "http://hidden:hidden@[::1:3128",
+        "http://hidden:hidden@[nonsense]:3128",
+    ],
+)
+def test_what_is_no_proxy_is_refused_without_its_credentials(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        HttpProxy.parse(text)
+    assert "hidden" not in str(caught.value)
+    assert "HOST:PORT" in str(caught.value)
+
+
+def test_a_proxy_does_not_show_its_credentials() -> None:
+    proxy = HttpProxy("::1", 3128, "hidden", "hidden")
+    assert str(proxy) == "[::1]:3128"
+    assert "hidden" not in repr(proxy)
+
+
+# -- limits
+
+
+def test_the_defaults_are_valid_and_within_the_protocol() -> None:
+    limits = Limits()
+    assert limits.data_payload_bytes == MAX_PAYLOAD_BYTES
+    assert isinstance(limits.backoff, Backoff)
+
+
+@pytest.mark.parametrize("name", [n for n in Limits.__dataclass_fields__ if n != "backoff"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_every_limit_must_be_positive(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Limits(**{name: value})
+
+
+def test_a_payload_above_the_protocol_s_is_refused() -> None:
+    assert Limits(data_payload_bytes=MAX_PAYLOAD_BYTES).data_payload_bytes == MAX_PAYLOAD_BYTES
+    with pytest.raises(ConfigError, match="64512"):
+        Limits(data_payload_bytes=MAX_PAYLOAD_BYTES + 1)
+
+
+# -- tunnels
+
+
+def test_a_source_may_leave_its_services_to_the_announcement() -> None:
+    config = make()
+    assert config.services is None
+    assert config.version is ProtocolVersion.V3
+
+
+def test_tokens_are_in_no_repr() -> None:
+    config = make(client_token=CLIENT_TOKEN, http_proxy=HttpProxy("proxy", 1, "user", "hidden"))
+    text = f"{config!r} {config}"
+    assert "secret-access-token" not in text
+    assert CLIENT_TOKEN not in text
+    assert "hidden" not in text
+    assert "press-4" in text
+
+
+def test_a_mode_may_be_given_as_text() -> None:
+    assert make(mode="source").mode is Mode.SOURCE
+
+
+def test_services_cannot_be_changed_from_outside() -> None:
+    services = {"SSH": TcpAddress("127.0.0.1", 22)}
+    config = make(services=services)
+    services["HTTP"] = TcpAddress("127.0.0.1", 80)
+    assert config.services is not None
+    assert list(config.services) == ["SSH"]
+    with pytest.raises(TypeError):
+        config.services["HTTP"] = TcpAddress("127.0.0.1", 80)  # type: ignore[index]
+
+
+def test_an_address_for_any_service_stands_alone() -> None:
+    address = TcpAddress("127.0.0.1", 22)
+    assert make(services={ANY_SERVICE: address}).services == {ANY_SERVICE: address}
+    with pytest.raises(ConfigError, match="mixes"):
+        make(services={ANY_SERVICE: address, "SSH": address})
+
+
+def test_port_zero_is_for_sources() -> None:
+    free = {"SSH": TcpAddress("127.0.0.1", 0)}
+    assert make(services=free).services == free
+    with pytest.raises(ConfigError, match="SSH"):
+        make(mode=Mode.DESTINATION, services=free)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"name": ""}, "tunnel name"),
+        ({"name": "a\nb"}, "tunnel name"),
+        ({"name": "a" * 201}, "tunnel name"),
+        ({"access_token": ""}, "access token"),
+        ({"access_token": "secret token"}, "access token"),
+        ({"client_token": "secret"}, "client token"),
+        ({"services": {}}, "services"),
+        ({"mode": Mode.DESTINATION}, "services"),
+        ({"bandwidth_bytes_per_second": 0}, "bandwidth"),
+        ({"bandwidth_bytes_per_second": -1.0}, "bandwidth"),
+        ({"bandwidth_bytes_per_second": float("nan")}, "bandwidth"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(**changes)
+    assert says in str(caught.value)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,150 @@
+"""What each connection has received and not delivered: when to hold the WebSocket, and who stalls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnelfleet.actors.config import Limits
+from tunnelfleet.actors.connections import Connection, ConnectionTable
+from tunnelfleet.actors.messages import ConnectionKey
+
+STREAM: Any = object()
+LIMITS = Limits(receive_backlog_bytes=1_000, tunnel_backlog_bytes=2_500, stall_timeout_seconds=60.0)
+
+
+def table_of(count: int = 1) -> tuple[ConnectionTable, list[Connection]]:
+    table = ConnectionTable(LIMITS)
+    added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, 0.0) for n in range(count)]
+    return table, added
+
+
+def test_a_connection_is_found_by_its_key_until_it_is_removed() -> None:
+    table, (connection,) = table_of()
+    assert table.get(connection.key) is connection
+    assert (len(table), list(table)) == (1, [connection])
+    table.remove(connection)
+    assert table.get(connection.key) is None
+    assert len(table) == 0
+
+
+def test_removing_twice_is_harmless() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 10, 0.0)
+    table.remove(connection)
+    table.remove(connection)
+    assert table.backlog_bytes == 0
+
+
+def test_the_connections_of_a_stream_are_those_of_its_service_and_id() -> None:
+    table = ConnectionTable(LIMITS)
+    keys = [("SSH", 1, 1), ("SSH", 1, 2), ("SSH", 2, 1), ("HTTP", 1, 1)]
+    for key in keys:
+        table.add(ConnectionKey(*key), STREAM, 0.0)
+    assert [tuple(c.key)[:3] for c in table.of_stream("SSH", 1)] == keys[:2]
+
+
+def test_the_table_may_change_while_it_is_walked() -> None:
+    table, added = table_of(3)
+    for connection in table:
+        table.remove(connection)
+    assert len(added) == 3
+    assert len(table) == 0
+
+
+def test_reading_pauses_above_the_limit_of_a_connection() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 1_000, 0.0)
+    assert not table.must_pause
+    table.received(connection, 1, 0.0)
+    assert table.must_pause
+
+
+def test_reading_resumes_at_half_of_the_limit_not_before() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 1_200, 0.0)
+    table.delivered(connection, 699, 0.0)
+    assert table.must_pause
+    table.delivered(connection, 1, 0.0)
+    assert not table.must_pause
+
+
+def test_reading_pauses_above_the_limit_of_the_tunnel() -> None:
+    table, added = table_of(3)
+    for connection in added:
+        table.received(connection, 833, 0.0)
+    assert not table.must_pause
+    table.received(added[0], 2, 0.0)
+    assert table.must_pause
+    table.delivered(added[0], 1, 0.0)
+    assert not table.must_pause
+
+
+def test_a_removed_connection_holds_nothing_up() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 5_000, 0.0)
+    table.remove(connection)
+    assert not table.must_pause
+    assert table.backlog_bytes == 0
+
+
+def test_only_a_connection_that_holds_the_tunnel_up_is_stalled() -> None:
+    table, (culprit, innocent) = table_of(2)
+    table.received(culprit, 1_001, 0.0)
+    table.received(innocent, 10, 0.0)
+    assert table.stalled(59.9) == []
+    assert table.stalled(60.0) == [culprit]
+
+
+def test_progress_is_no_stall() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 1_500, 0.0)
+    table.delivered(connection, 1, 50.0)
+    assert table.stalled(100.0) == []
+    assert table.stalled(110.0) == [connection]
+
+
+def test_the_first_byte_after_silence_starts_the_clock() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 1_500, 1_000.0)
+    assert table.stalled(1_001.0) == []
+
+
+def test_when_the_sum_is_too_much_all_that_take_nothing_are_suspects() -> None:
+    table, added = table_of(4)
+    for connection in added[:3]:
+        table.received(connection, 900, 0.0)
+    assert table.must_pause
+    assert table.stalled(60.0) == added[:3]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from(["receive", "deliver", "remove"]), st.floats(0, 1))
+    )
+)
+def test_the_sum_is_that_of_the_connections_and_never_negative(
+    steps: list[tuple[int, str, float]],
+) -> None:
+    table, added = table_of(3)
+    removed: set[int] = set()
+    for index, step, share in steps:
+        connection = added[index]
+        if index in removed:
+            continue
+        if step == "receive":
+            table.received(connection, int(share * 1_500), 0.0)
+        elif step == "deliver":
+            table.delivered(connection, int(share * connection.backlog_bytes), 0.0)
+        else:
+            table.remove(connection)
+            removed.add(index)
+        backlogs = [c.backlog_bytes for c in added]
+        assert table.backlog_bytes == sum(backlogs)
+        assert min(backlogs) >= 0
+        if any(backlog > LIMITS.receive_backlog_bytes for backlog in backlogs):
+            assert table.must_pause
+        if all(backlog <= LIMITS.receive_backlog_bytes // 2 for backlog in backlogs):
+            assert not table.must_pause

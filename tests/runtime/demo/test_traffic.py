@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.runtime.demo.support import FakeTunnel
+from tunnelfleet.proto import Mode
+from tunnelfleet.runtime.demo import traffic as traffic_module
+from tunnelfleet.runtime.demo.pacing import TrafficPlan
+from tunnelfleet.runtime.demo.pairs import TunnelPair
+from tunnelfleet.runtime.demo.servers import ECHO
+from tunnelfleet.runtime.demo.traffic import Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PLAN = TrafficPlan(bytes_per_second=20_000_000.0, echo_pause_seconds=0.001)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        pause.wait(0.005)
+
+
+def make_pair(name: str = "press-01") -> TunnelPair:
+    return TunnelPair(name, FakeTunnel(), FakeTunnel(Mode.DESTINATION))
+
+
+def addresses(ports: dict[str, int]) -> dict[str, tuple[str, int]]:
+    return {service_id: ("127.0.0.1", port) for service_id, port in ports.items()}
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    else:
+        monkeypatch.setattr(traffic_module, "_loop_factory", lambda: None)
+
+
+@pytest.mark.usefixtures("loop")
+def test_clients_and_servers_of_several_tunnels_run_on_one_thread() -> None:
+    before = threading.active_count()
+    with Traffic() as traffic:
+        pairs = [make_pair("press-01"), make_pair("press-02")]
+        ready = {pair: addresses(traffic.serve(pair.name)) for pair in pairs}
+        traffic.start_clients(ready, PLAN)
+        wait_until(lambda: traffic.meter.exchanges_completed >= 20)
+        assert threading.active_count() == before + 1
+        traffic.stop_clients(5.0).result(10)
+        moved = traffic.meter.sent_bytes
+
+    assert traffic.meter.mismatched_bytes == 0
+    assert traffic.meter.sent_bytes == moved
+    assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("loop")
+def test_closing_in_the_middle_leaves_nothing_behind() -> None:
+    with Traffic() as traffic:
+        pair = make_pair()
+        ports = traffic.serve(pair.name)
+        traffic.start_clients({pair: addresses(ports)}, PLAN)
+        wait_until(lambda: traffic.meter.received_bytes > 0)
+    traffic.close()
+
+    assert traffic.meter.mismatched_bytes == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", ports[ECHO]), timeout=5)
+
+
+def test_stopping_clients_that_there_are_not_is_nothing() -> None:
+    with Traffic() as traffic:
+        assert traffic.stop_clients(5.0).result(10) is None

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from tunnelfleet.runtime.demo.units import (
+    counted,
+    human_bytes,
+    human_rate,
+    human_seconds,
+    sparkline,
+)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.6, "1.0 kB"),
+        (1_234, "1.2 kB"),
+        (9_960, "10 kB"),
+        (45_678_901, "46 MB"),
+        (999_700, "1.0 MB"),
+        (3_210_000_000, "3.2 GB"),
+        (5e15, "5000 TB"),
+    ],
+)
+def test_bytes_have_a_short_form(count: float, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+def test_rates_are_a_second() -> None:
+    assert human_rate(1_500_000) == "1.5 MB/s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (0.44, "0.4 s"), (12.4, "12 s"), (59.7, "1 min 0 s"), (125, "2 min 5 s")],
+)
+def test_seconds_have_a_short_form(seconds: float, text: str) -> None:
+    assert human_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 tunnels"), (1, "1 tunnel"), (2_000, "2,000 tunnels")]
+)
+def test_a_count_agrees_with_its_noun(count: int, text: str) -> None:
+    assert counted(count, "tunnel") == text
+
+
+def test_a_sparkline_shows_the_last_values_against_the_highest() -> None:
+    assert sparkline((99.0, 0.0, 50.0, 100.0), 3) == "▁▅█"
+    assert sparkline((0.0, 0.0), 5) == "▁▁"
+    assert sparkline((1.0,), 0) == ""
+    assert sparkline((), 5) == ""
