@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from pykka import Actor, ActorRegistry, Future
 
-from .cell import ActorCell, StopFlag
+from .cell import ActorCell
 from .dispatcher import Dispatcher
 from .futures import DispatchedFuture
 from .mail import Piped
 from .readiness import Direction
 from .reasons import NORMAL, ExitReason
 from .ref import DispatchedRef
+from .stop_flag import StopFlag
 from .timers import Timer
 from .watch import start_watching, stop_watching
 

@@ -6,12 +6,12 @@ for messages from other threads. Must not know what actors do with their message
 Fairness: a turn handles at most `batch_messages` of one actor, then the next actor in the queue has
 its turn. After `TURNS_BETWEEN_POLLS` turns or `SECONDS_BETWEEN_POLLS` the loop polls its sockets
 and timers, whatever the queue holds. A socket's callback is followed by turns within the same
-bounds, so that what it sent is handled before the next poll.
+bounds, so that what it sent is handled before the next poll. Run queue, callbacks and the way in
+share their state turn by turn, which is why they stand in one module.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -19,21 +19,22 @@ from _thread import get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from pykka._envelope import Envelope
-
 from .cell import SPECIAL, ActorCell
 from .context import current_dispatcher, set_current_dispatcher
-from .mail import LAUNCH
+from .event_loop import new_event_loop
+from .mail import LAUNCH, kind_of
 from .readiness import Readiness, Registration
 from .reasons import KILLED
 from .stats import DispatcherStats
-from .timers import Timer
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from types import TracebackType
 
     from pykka import ActorRef
+
+    from .timers import Timer
 
 TURNS_BETWEEN_POLLS: Final = 256
 SECONDS_BETWEEN_POLLS: Final = 0.002
@@ -41,15 +42,6 @@ NO_THREAD: Final = 0
 """Stands for the thread of a dispatcher that does not run: no thread has this identity."""
 
 logger = logging.getLogger(__name__)
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new uvloop event loop if uvloop is installed, else asyncio's own."""
-    try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 class Dispatcher:
@@ -110,6 +102,12 @@ class Dispatcher:
     def is_running(self) -> bool:
         """Whether actors can be started on it."""
         return not self._closed
+
+    def mailbox_messages(self) -> int:
+        """Return how many messages wait to be handled, about. Any thread."""
+        # Copying a deque is one step of the interpreter: the dispatcher's thread cannot interfere.
+        waiting = sum([len(cell.items) for cell in self.run_queue.copy()])
+        return waiting + len(self._incoming)
 
     # Start and stop: any thread but its own.
 
@@ -417,14 +415,6 @@ class Dispatcher:
             cell.ref.actor_class.__name__,
             seconds,
             handled,
-            _kind_of(item),
+            kind_of(item),
             self,
         )
-
-
-def _kind_of(item: Any) -> str:
-    """Name the type of a message, or the method that a socket's readiness called; no content."""
-    if isinstance(item, Envelope | Timer):
-        item = item.message
-    name = getattr(item, "__name__", None)
-    return name if isinstance(name, str) else type(item).__name__

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pykka._envelope import Envelope
+
+from .timers import Timer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -42,3 +46,11 @@ class Piped(NamedTuple):
 LAUNCH: Final = Launch()
 START: Final = Start()
 KILL: Final = Kill()
+
+
+def kind_of(item: Any) -> str:
+    """Name the type of a message, or the method that a socket's readiness calls; no content."""
+    if isinstance(item, Envelope | Timer):
+        item = item.message
+    name = getattr(item, "__name__", None)
+    return name if isinstance(name, str) else type(item).__name__

@@ -8,11 +8,12 @@ from pykka import Actor, ActorDeadError, ActorRef
 from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
-from .cell import ActorCell, StopFlag
 from .context import current_dispatcher, refuse_to_block
 from .futures import DispatchedFuture
+from .stop_flag import StopFlag
 
 if TYPE_CHECKING:
+    from .cell import ActorCell
     from .dispatcher import Dispatcher
 
 A = TypeVar("A", bound=Actor)

@@ -19,6 +19,8 @@ class DispatcherStats:
     dead_letters: int = 0
     actors_started: int = 0
     actors_alive: int = 0
+    quarantines: int = 0
+    """Times a supervisor of this dispatcher put a child in quarantine, again or at first."""
     abandoned_children: int = 0
     """ThreadingActors that did not stop in their shutdown time: nothing can kill a thread."""
     actor_failures: dict[str, int] = field(default_factory=dict)

@@ -334,6 +334,7 @@ class Supervision(DispatchedActor):
         child.backoff.record_failure(up_seconds)
         if child.is_quarantined:
             child.state = ChildState.QUARANTINED
+            self.dispatcher.stats.quarantines += 1
             self.on_child_quarantined(child.spec.id, reason)
             return child.backoff.policy.max_seconds
         child.state = ChildState.WAITING

@@ -275,22 +275,6 @@ def test_a_kill_before_the_first_turn_prevents_on_start(dispatcher):
     assert log.items == []
 
 
-def test_setting_actor_stopped_ends_without_on_stop(dispatcher):
-    log = Log()
-    ref = Probe.start(log, hooks=True, dispatcher=dispatcher)
-    ref.ask("hello")
-    ref.actor_stopped.set()
-    assert ref.actor_stopped.wait(DEADLINE_SECONDS)
-    assert ref.actor_stopped.is_set()
-    assert log.items == [("start", ""), "hello"]
-    assert ref.actor_stopped.wait(0)
-
-
-def test_waiting_for_actor_stopped_can_time_out(dispatcher):
-    ref = Probe.start(dispatcher=dispatcher)
-    assert ref.actor_stopped.wait(0.01) is False
-
-
 def test_an_ended_actor_is_freed_although_its_refs_and_reason_live(dispatcher):
     ref = Probe.start(dispatcher=dispatcher)
     told = watcher_of(ref, dispatcher)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import socket
@@ -26,7 +25,6 @@ from tests.actors.kernel.helpers import (
     watcher_of,
 )
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher
-from tunnelfleet.actors.kernel.dispatcher import new_event_loop
 
 
 class Collector(DispatchedActor):
@@ -304,6 +302,7 @@ def test_stop_kills_who_is_left_and_tells_watchers_elsewhere(dispatcher, other):
     log = Log()
     refs = [Probe.start(log, hooks=True, dispatcher=other) for _ in range(3)]
     logs = [watcher_of(ref, dispatcher) for ref in refs]
+    log.wait(3)
     other.stop()
     assert [reasons(told) for told in logs] == [["killed"]] * 3
     assert log.items == [("start", "")] * 3
@@ -435,14 +434,6 @@ def test_a_loop_that_cannot_be_made_is_start_s_error():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         Dispatcher(batch_messages=0)
-
-
-def test_asyncios_own_loop_serves_without_uvloop(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "uvloop", None)
-    loop = new_event_loop()
-    assert isinstance(loop, asyncio.AbstractEventLoop)
-    assert type(loop).__module__.startswith("asyncio")
-    loop.close()
 
 
 def test_debug_logs_of_dead_letters_name_types_only(dispatcher, caplog):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pykka._envelope import Envelope
+
 from tests.actors.kernel.helpers import Log, Probe
-from tunnelfleet.actors.kernel import NORMAL, Terminated
+from tunnelfleet.actors.kernel import NORMAL, DispatchedFuture, Terminated
 from tunnelfleet.actors.kernel.cell import SPECIAL
-from tunnelfleet.actors.kernel.mail import LAUNCH, Ended, Kill, Piped, Start
+from tunnelfleet.actors.kernel.mail import LAUNCH, Ended, Kill, Piped, Start, kind_of
 
 
 def test_every_item_of_the_mailbox_is_handled_by_the_kernel():
@@ -20,3 +22,11 @@ def test_a_users_message_is_never_taken_for_the_kernels(dispatcher):
     for message in ((), None, forwarded, ("Kill",)):
         ref.tell(message)
     assert log.wait(4) == [(), None, forwarded, ("Kill",)]
+
+
+def test_mail_is_named_by_type_not_by_content(dispatcher):
+    assert kind_of({"token": "secret-1"}) == "dict"
+    assert kind_of(Envelope("text", reply_to=DispatchedFuture())) == "str"
+    assert kind_of(test_mail_is_named_by_type_not_by_content).startswith("test_mail")
+    timer = Probe.start(dispatcher=dispatcher).ask(lambda actor: actor.schedule(3600, b"x"))
+    assert kind_of(timer) == "bytes"
