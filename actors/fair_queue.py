@@ -38,6 +38,7 @@ class Flow(Generic[K]):
         "key",
         "queued_bytes",
         "waiting_since",
+        "whole",
     )
 
     def __init__(self, key: K) -> None:
@@ -48,6 +49,8 @@ class Flow(Generic[K]):
         self.deficit = 0
         self.ending = False
         self.waiting_since = 0.0
+        self.whole = False
+        """Its chunks are messages: each leaves in one piece, whatever its size."""
 
     @property
     def is_waiting(self) -> bool:
@@ -94,7 +97,9 @@ class FairQueue(Generic[K]):
     def __contains__(self, key: K) -> bool:
         return key in self._flows
 
-    def push(self, key: K, chunk: bytes, now: float, *, join: bool = True) -> None:
+    def push(
+        self, key: K, chunk: bytes, now: float, *, join: bool = True, whole: bool = False
+    ) -> None:
         """Queue `chunk` behind what the connection has waiting; empty chunks are nothing to send.
 
         Args:
@@ -103,12 +108,15 @@ class FairQueue(Generic[K]):
             now: monotonic seconds.
             join: whether its bytes may share a payload with those before it (a byte stream) or not
                 (messages).
+            whole: this and all chunks of the connection are messages that must not be split; an
+                empty one is sent too.
         """
-        if not chunk:
+        if not chunk and not whole:
             return
         flow = self._flow(key, now)
         chunks = flow.chunks
-        if join and chunks and len(chunks[-1]) + len(chunk) <= JOIN_LIMIT_BYTES:
+        flow.whole = whole
+        if join and not whole and chunks and len(chunks[-1]) + len(chunk) <= JOIN_LIMIT_BYTES:
             chunks[-1] += chunk
         else:
             chunks.append(chunk)
@@ -141,12 +149,17 @@ class FairQueue(Generic[K]):
         if not self._turns:
             return None
         flow = self._turns[0]
+        while flow.chunks and flow.deficit <= 0:
+            flow.deficit += payload_bytes + PIECE_COST_BYTES
+            if flow.deficit <= 0:
+                # A whole message was larger than its share: others first.
+                self._turns.rotate(-1)
+                flow = self._turns[0]
         if not flow.chunks:
             self._retire(flow)
             return Piece(flow, None, 0.0)
-        if flow.deficit <= 0:
-            flow.deficit += payload_bytes
-        payload = flow.take(min(payload_bytes, flow.deficit))
+        limit_bytes = len(flow.chunks[0]) if flow.whole else min(payload_bytes, flow.deficit)
+        payload = flow.take(limit_bytes)
         self.queued_bytes -= len(payload)
         flow.deficit -= len(payload) + PIECE_COST_BYTES
         waited = now - flow.waiting_since

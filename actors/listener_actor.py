@@ -138,7 +138,7 @@ class ListenerActor(DispatchedActor):
                     self._rest()
                     return
                 continue
-            if self._refusing:
+            if self._refusing or not self._tunnel.is_alive():
                 abort_quietly(sock)
             else:
                 self._tunnel.tell(Accepted(self._service_id, sock))
@@ -149,12 +149,9 @@ class ListenerActor(DispatchedActor):
         self.remove_reader(self._socket)
         self.schedule(EXHAUSTED_PAUSE_SECONDS, _RestEnded())
 
-    def on_stop(self) -> None:
-        """Close the listening socket."""
-        self._release()
-
-    def on_failure(self, *_exc_info: Any) -> None:
-        """The same, after a failure."""
+    def _on_end(self, reason: ExitReason) -> None:
+        """Close the listening socket, however the actor ended."""
+        super()._on_end(reason)
         self._release()
 
     def _release(self) -> None:

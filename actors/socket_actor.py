@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .config import TcpAddress
 from .connector import Resolved, resolve_numeric
-from .kernel import DispatchedActor, Terminated
+from .kernel import DispatchedActor, ExitReason, Terminated
 from .messages import (
     Attach,
     BytesDelivered,
@@ -383,13 +383,11 @@ class SocketActor(DispatchedActor):
     def _on_terminated(self, _message: Terminated) -> None:
         self._end("the stream's actor ended")
 
-    def on_stop(self) -> None:
-        """Close the socket: in order when all was written, else with a reset."""
-        self._release()
-
-    def on_failure(self, *_exc_info: Any) -> None:
-        """Reset the local connection."""
-        self._abort = True
+    def _on_end(self, reason: ExitReason) -> None:
+        """Close the socket, however the actor ended: in order if all was written, else reset."""
+        super()._on_end(reason)
+        if not reason.is_normal:
+            self._abort = True
         self._release()
 
     def _release(self) -> None:

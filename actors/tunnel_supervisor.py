@@ -119,6 +119,7 @@ class TunnelSupervisor(SupervisorActor):
         self._context = context
         self._tunnel: ActorRef[Any] | None = None
         self._quiescing = False
+        self._draining = False
         self._stopping_children = False
         super().__init__(
             [
@@ -143,6 +144,8 @@ class TunnelSupervisor(SupervisorActor):
 
     def _start_tunnel(self) -> ActorRef[Any]:
         self._tunnel = TunnelActor.start(self._context)
+        if self._draining:
+            self._tunnel.tell(Drain())
         return self._tunnel
 
     def _start_transport(self) -> ActorRef[Any]:
@@ -165,12 +168,20 @@ class TunnelSupervisor(SupervisorActor):
     def on_receive(self, message: Any) -> Any:
         """Pass commands for the tunnel on; the rest is a supervisor's."""
         if isinstance(message, ReplaceToken | Drain):
-            if self._tunnel is not None:
-                self._tunnel.tell(message)
+            self._command(message)
             return None
         if isinstance(message, Quiesced):
             return self._stop_children()
         return super().on_receive(message)
+
+    def _command(self, message: ReplaceToken | Drain) -> None:
+        """Note it here, where a crash of the TunnelActor does not lose it, and pass it on."""
+        if isinstance(message, ReplaceToken):
+            self._context.credentials.replace(message.access_token, message.client_token)
+        else:
+            self._draining = True
+        if self._tunnel is not None:
+            self._tunnel.tell(message)
 
     def on_stop_requested(self) -> bool:
         """Let the tunnel end in good order first."""

@@ -214,7 +214,7 @@ class WebSocketActor(DispatchedActor):
             self.exit()
             return
         status = error.status if isinstance(error, HandshakeError) else None
-        self._fail(f"http_{status}" if status else "connect_failed", str(error))
+        self._fail(f"http_{status}" if status else "connect_failed", str(error), error)
 
     def _on_connected(self, message: Connected) -> None:
         self._job = None
@@ -235,10 +235,11 @@ class WebSocketActor(DispatchedActor):
         self._resume(None)
         self.schedule(self._limits.ping_interval_seconds, _PingDue())
 
-    def _fail(self, label: str, text: str) -> None:
+    def _fail(self, label: str, text: str, cause: Exception | None = None) -> None:
         self._ended = True
-        established = self._socket is not None
-        self.exit(ExitReason.failed(ConnectionLost(label, text, was_established=established)))
+        lost = ConnectionLost(label, text, was_established=self._socket is not None)
+        lost.__cause__ = cause
+        self.exit(ExitReason.failed(lost))
 
     # -- reading
 
@@ -492,12 +493,9 @@ class WebSocketActor(DispatchedActor):
     def _abandon(self, message: Abandon) -> None:
         self._fail(message.label, str(message.error))
 
-    def on_stop(self) -> None:
-        """Close the socket, cancel the attempt."""
-        self._release()
-
-    def on_failure(self, *_exc_info: Any) -> None:
-        """The same, after a failure."""
+    def _on_end(self, reason: ExitReason) -> None:
+        """Close the socket and cancel the attempt, however the actor ended."""
+        super()._on_end(reason)
         self._release()
 
     def _release(self) -> None:

@@ -1,7 +1,7 @@
 """WebSocket frames in any split; what RFC 6455 and PROTOCOL.md section 1 forbid is refused.
 
-The reference for what is sent is aiohttp's server-side reader; for what is read, frames are written
-here byte by byte from RFC 6455 section 5.2.
+The reference for what is sent is aiohttp's server; for what is read, frames are written here byte by
+byte from RFC 6455 section 5.2.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
-from aiohttp import WSMsgType
-from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
+from aiohttp import WSMsgType, web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websocket import ABNF
@@ -205,51 +204,78 @@ def test_a_partial_frame_is_all_that_is_held() -> None:
     assert held < 300_000
 
 
-# -- what is sent, read by aiohttp's server side
+# -- what is sent
 
 
-def as_server_reads(wire: bytes) -> list[tuple[WSMsgType, bytes]]:
-    loop = asyncio.new_event_loop()
-    try:
-        protocol = _Protocol()
-        queue = WebSocketDataQueue(protocol, 2**20, loop=loop)  # type: ignore[arg-type]
-        reader = WebSocketReader(queue, 2**20, compress=False)
-        failed, _ = reader.feed_data(wire)
-        assert not failed, queue.exception()
-        found = []
-        while queue._buffer:
-            message, _size = queue._buffer.popleft()
-            found.append((message.type, bytes(message.data or b"")))
-        return found
-    finally:
-        loop.close()
-
-
-class _Protocol:
-    _reading_paused = False
-
-    def pause_reading(self) -> None:
-        self._reading_paused = True
-
-    def resume_reading(self) -> None:
-        self._reading_paused = False
-
-
-def is_masked(wire: bytes) -> bool:
-    return bool(wire[1] & 0x80)
+def as_server_reads(wire: bytes) -> tuple[int, bytes]:
+    """The opcode and the payload of one client's frame, by RFC 6455 section 5.2."""
+    assert wire[0] & 0xF0 == 0x80, "whole, and no reserved bit"
+    assert wire[1] & 0x80, "a client masks"
+    short = wire[1] & 0x7F
+    size_bytes = {126: 2, 127: 8}.get(short, 0)
+    size = int.from_bytes(wire[2 : 2 + size_bytes], "big") if size_bytes else short
+    start = 2 + size_bytes + 4
+    mask, masked = wire[start - 4 : start], wire[start:]
+    assert len(masked) == size
+    return wire[0] & 0x0F, bytes(byte ^ mask[index % 4] for index, byte in enumerate(masked))
 
 
 @given(st.binary(max_size=2_000))
 def test_data_arrives_as_it_was(payload: bytes) -> None:
-    wire = encode_data(payload)
-    assert is_masked(wire)
-    assert as_server_reads(wire) == [(WSMsgType.BINARY, payload)]
+    assert as_server_reads(encode_data(payload)) == (BINARY, payload)
 
 
 @pytest.mark.parametrize("size", [125, 126, 65_535, 65_536, MAX_WEBSOCKET_PAYLOAD_BYTES])
 def test_data_of_every_form_of_length_arrives(size: int) -> None:
     payload = bytes(index % 251 for index in range(size))
-    assert as_server_reads(encode_data(payload)) == [(WSMsgType.BINARY, payload)]
+    assert as_server_reads(encode_data(payload)) == (BINARY, payload)
+
+
+def test_aiohttp_s_server_reads_what_is_sent() -> None:
+    payloads = [b"", b"x" * 125, b"y" * 126, b"z" * 65_536, bytes(range(256)) * 512]
+    wire = b"".join(map(encode_data, payloads)) + encode_ping() + encode_close()
+    assert asyncio.run(aiohttp_reads(wire)) == [
+        *((WSMsgType.BINARY, payload) for payload in payloads),
+        (WSMsgType.PING, b""),
+        (WSMsgType.CLOSE, b""),
+    ]
+
+
+async def aiohttp_reads(wire: bytes) -> list[tuple[WSMsgType, bytes]]:
+    """Send `wire` to a WebSocket server of aiohttp; return what it got."""
+    seen: list[tuple[WSMsgType, bytes]] = []
+    done = asyncio.Event()
+
+    async def serve(request: web.Request) -> web.WebSocketResponse:
+        response = web.WebSocketResponse(autoping=False, autoclose=False, compress=False)
+        await response.prepare(request)
+        while not seen or seen[-1][0] is not WSMsgType.CLOSE:
+            message = await response.receive()
+            is_data = message.type in (WSMsgType.BINARY, WSMsgType.PING)
+            seen.append((message.type, bytes(message.data) if is_data else b""))
+        done.set()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        _host, port = runner.addresses[0]
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        writer.write(wire)
+        await asyncio.wait_for(done.wait(), 10)
+        writer.close()
+        await writer.wait_closed()
+    finally:
+        await runner.cleanup()
+    return seen
 
 
 def test_two_frames_are_masked_differently() -> None:
@@ -258,20 +284,13 @@ def test_two_frames_are_masked_differently() -> None:
 
 
 def test_a_ping_is_empty_and_masked() -> None:
-    wire = encode_ping()
-    assert is_masked(wire)
-    assert as_server_reads(wire) == [(WSMsgType.PING, b"")]
+    assert as_server_reads(encode_ping()) == (PING, b"")
 
 
 @given(st.binary(max_size=125))
 def test_a_pong_returns_the_payload(payload: bytes) -> None:
-    wire = encode_pong(payload)
-    assert is_masked(wire)
-    assert as_server_reads(wire) == [(WSMsgType.PONG, payload)]
+    assert as_server_reads(encode_pong(payload)) == (PONG, payload)
 
 
 def test_a_close_has_no_status() -> None:
-    wire = encode_close()
-    assert is_masked(wire)
-    assert wire[:2] == b"\x88\x80"
-    assert len(wire) == 6
+    assert as_server_reads(encode_close()) == (CLOSE, b"")

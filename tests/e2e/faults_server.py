@@ -34,6 +34,9 @@ FIN = 0x80
 RESERVED_BIT = 0x40
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 SCRIPT_SECONDS = 20.0
+BLOCKED_SECONDS = 0.5
+RECEIVE_BUFFER_BYTES = 16_384
+"""Of each connection: a peer that does not read is soon full."""
 
 
 def websocket_frame(
@@ -84,7 +87,7 @@ class Peer:
     def upgrade(self, **changes: str) -> None:
         """Answer the upgrade; a header given by keyword (`_` for `-`) replaces the right one."""
         key = re.search(r"(?i)sec-websocket-key: *(\S+)", self.request)
-        digest = hashlib.sha1(key.group(1).encode() + GUID).digest() if key else b""  # noqa: S324
+        digest = hashlib.sha1(key.group(1).encode() + GUID).digest() if key else b""
         headers = {
             "upgrade": "websocket",
             "connection": "upgrade",
@@ -103,6 +106,22 @@ class Peer:
     def message(self, message: Message) -> None:
         """Send a tunnel message in a WebSocket message of its own."""
         self.send(websocket_frame(BINARY, encode_frame(message)))
+
+    def flood(self, frames: bytes, limit_bytes: int) -> int:
+        """Send frames over and over and read nothing; returns how much was taken in the end.
+
+        Args:
+            frames: whole frames.
+            limit_bytes: send no more than this.
+        """
+        self._socket.settimeout(BLOCKED_SECONDS)
+        taken, rest = 0, memoryview(b"")
+        with contextlib.suppress(TimeoutError):
+            while taken < limit_bytes:
+                rest = rest or memoryview(frames)
+                sent = self._socket.send(rest)
+                taken, rest = taken + sent, rest[sent:]
+        return taken
 
     def wait_closed(self) -> None:
         """Read until the client ends the connection."""
@@ -131,6 +150,8 @@ class ScriptedService:
         self._scripts = list(scripts)
         self.peers: list[Peer] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
+        size = RECEIVE_BUFFER_BYTES
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         self._threads = [threading.Thread(target=self._accept, name="scripted service")]
 
     @property

@@ -15,7 +15,14 @@ import pytest
 from pykka.messages import ProxyCall
 
 from tests.e2e.rig import FAST_LIMITS, connect, eventually, receive_exactly
-from tunnelfleet.runtime import Limits, TunnelState
+from tunnelfleet.runtime import (
+    Limits,
+    Mode,
+    TcpAddress,
+    TunnelConfig,
+    TunnelState,
+    TunnelStateChanged,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -24,13 +31,15 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tests.e2e.rig import Pair, Rig
-    from tunnelfleet.runtime import Address, Tunnel, TunnelRuntime
+    from tunnelfleet.runtime import Address, Endpoint, Tunnel, TunnelRuntime
 
 ROUND_BYTES = 512
 PAUSE_SECONDS = 0.002
 ROUNDS_TO_TRUST = 5
 STOP_SECONDS = 20.0
 END_SECONDS = 10.0
+DISCARD_PORT = 9
+FORGED_TOKEN = "a" * 64
 
 FAULT_LIMITS: Limits = replace(
     FAST_LIMITS,
@@ -61,6 +70,11 @@ class Witness:
     def rounds(self) -> int:
         """How often it was echoed, every byte right."""
         return self._rounds
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has noticed nothing and goes on."""
+        return self._thread.is_alive()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -104,6 +118,26 @@ def undisturbed(rig: Rig) -> Iterator[Witness]:
             assert seen == (1, 0, 1), status
 
 
+def open_alone(
+    rig: Rig,
+    endpoint: Endpoint,
+    *,
+    mode: Mode = Mode.SOURCE,
+    limits: Limits = FAULT_LIMITS,
+    token: str = FORGED_TOKEN,
+) -> Tunnel:
+    """One end of a tunnel, at any endpoint, that is not waited for."""
+    config = TunnelConfig(
+        name="alone",
+        mode=mode,
+        endpoint=endpoint,
+        access_token=token,
+        services={"SSH": TcpAddress("127.0.0.1", 0 if mode is Mode.SOURCE else DISCARD_PORT)},
+        limits=limits,
+    )
+    return rig.runtime.open_tunnel(config)
+
+
 def wait_reconnected(tunnel: Tunnel, label: str, reconnects: int = 1) -> None:
     """Wait until a tunnel has come back so often after losses of that label, and no others."""
     eventually(
@@ -112,6 +146,16 @@ def wait_reconnected(tunnel: Tunnel, label: str, reconnects: int = 1) -> None:
     )
     assert dict(tunnel.stats.reconnects) == {label: reconnects}
     tunnel.wait_for(TunnelState.CONNECTED, 10.0)
+
+
+def reasons_of(rig: Rig, tunnel: Tunnel, state: TunnelState = TunnelState.BACKOFF) -> list[str]:
+    """What people were told each time a tunnel entered that state."""
+    return [
+        event.reason
+        for event in rig.events.all()
+        if isinstance(event, TunnelStateChanged)
+        and (event.tunnel, event.state) == (tunnel.name, state)
+    ]
 
 
 def assert_carries(pair: Pair, service_id: str | None = None) -> None:

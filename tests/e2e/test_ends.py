@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ENDLESS_BYTES = 10_000 * MIB
 SLOW_BYTES_PER_SECOND = 4.0 * MIB
+BUFFERED_BYTES = 50_000
+"""Fits into the receive buffer of the tunnel's local socket, so that it is there to be read."""
 
 
 @contextlib.contextmanager
@@ -70,7 +72,7 @@ class TestClose:
     def test_bytes_that_were_sent_just_before_it(self, rig: Rig) -> None:
         server = rig.backends.sink()
         pair = rig.pair({"SSH": server.address})
-        data = os.urandom(100_000)
+        data = os.urandom(BUFFERED_BYTES)
         with pair.connect() as client:
             server.wait_active(1)
             client.sendall(data)
@@ -160,7 +162,7 @@ class TestStop:
     def test_a_runtime_that_stops_delivers_what_was_read(self, rig: Rig) -> None:
         server = rig.backends.sink()
         other = rig.make_runtime()
-        data = os.urandom(150_000)
+        data = os.urandom(BUFFERED_BYTES)
         with other:
             pair = rig.pair({"SSH": server.address}, runtimes=(other, rig.runtime))
             client = pair.connect()

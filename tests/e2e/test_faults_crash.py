@@ -17,6 +17,7 @@ from tests.e2e.faults_witness import (
     assert_carries,
     assert_ends,
     crash,
+    reasons_of,
     undisturbed,
     wait_reconnected,
 )
@@ -25,7 +26,6 @@ from tunnelfleet.runtime import (
     ConnectionClosed,
     Mode,
     ProtocolVersion,
-    TcpAddress,
     TunnelStateChanged,
 )
 from tunnelfleet.runtime import TunnelState as State
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 V1, V2, V3 = ProtocolVersion.V1, ProtocolVersion.V2, ProtocolVersion.V3
 BOTH = pytest.mark.parametrize("mode", list(Mode))
+MANY_CRASHES = 12
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
 
 
@@ -153,11 +154,6 @@ class TestWebSocketActor:
         assert any("actor failed" in reason for reason in reasons_of(rig, tunnel))
 
 
-def reasons_of(rig: Rig, tunnel: Tunnel) -> list[str]:
-    changes = [e for e in rig.events.all() if isinstance(e, TunnelStateChanged)]
-    return [e.reason for e in changes if e.tunnel == tunnel.name]
-
-
 class TestTunnelActor:
     @BOTH
     def test_its_tree_goes_down_and_up_again(
@@ -269,14 +265,14 @@ class TestSharedActors:
     def test_the_governor(self, rig: Rig, pair: Pair) -> None:
         """Running tunnels go on, and those that wait to connect ask the next one."""
         with undisturbed(rig):
-            rig.service.silence_next(1)
-            rig.service.drop(pair.name, Mode.SOURCE)
-            crash(actor(rig.runtime, "ConnectGovernor"))
-            pair.source.wait_for(State.CONNECTED, 15.0)
+            for times in range(1, 6):
+                rig.service.drop(pair.name, Mode.SOURCE)
+                crash(actor(rig.runtime, "ConnectGovernor"))
+                eventually(
+                    lambda n=times: pair.source.status().reconnects == n, f"reconnect {times}"
+                )
+                rig.wait_connected(pair)
             assert_carries(pair, "SSH")
-            rig.service.drop(pair.name, Mode.SOURCE)
-            eventually(lambda: pair.source.status().reconnects == 2, "a second reconnect")
-            rig.wait_connected(pair)
 
     def test_the_event_relay(self, rig: Rig, pair: Pair) -> None:
         with undisturbed(rig):
@@ -284,8 +280,10 @@ class TestSharedActors:
             eventually(lambda: len(actors(rig.runtime, "EventRelay")) == 1, "the next one")
             rig.service.drop(pair.name, Mode.SOURCE)
             rig.events.wait(
-                lambda e: isinstance(e, TunnelStateChanged)
-                and (e.tunnel, e.state) == (pair.source.name, State.BACKOFF)
+                lambda e: (
+                    isinstance(e, TunnelStateChanged)
+                    and (e.tunnel, e.state) == (pair.source.name, State.BACKOFF)
+                )
             )
             wait_reconnected(pair.source, "lost")
 
@@ -295,11 +293,12 @@ class TestQuarantine:
         """It is visible as such, harms nobody else, and can be closed."""
         pair = rig.pair({"SSH": rig.backends.echo().address}, limits=FAULT_LIMITS)
         with undisturbed(rig):
-            deadline_count = 12
-            for _ in range(deadline_count):
+            for _ in range(MANY_CRASHES):
                 eventually(
-                    lambda: actors(rig.runtime, "TunnelActor", pair.source.name)
-                    or pair.source.stats.state is State.QUARANTINED,
+                    lambda: (
+                        actors(rig.runtime, "TunnelActor", pair.source.name)
+                        or pair.source.stats.state is State.QUARANTINED
+                    ),
                     "its next life",
                     30.0,
                 )
@@ -311,4 +310,3 @@ class TestQuarantine:
             assert "keeps failing" in status.reason
             assert pair.destination.status().state is State.CONNECTED
             assert rig.runtime.close_tunnel(pair.source.name).state is State.STOPPED
-        assert TcpAddress is not None

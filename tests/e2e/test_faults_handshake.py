@@ -14,9 +14,12 @@ import pytest
 from tests.e2e.faults_server import ScriptedService
 from tests.e2e.faults_witness import (
     FAULT_LIMITS,
+    FORGED_TOKEN,
     assert_carries,
     assert_ends,
     assert_is_refused,
+    open_alone,
+    reasons_of,
     undisturbed,
     wait_reconnected,
 )
@@ -24,38 +27,19 @@ from tests.e2e.rig import Rig, connect, echo, eventually
 from tunnelfleet.runtime import (
     Endpoint,
     Mode,
-    TcpAddress,
-    TunnelConfig,
-    TunnelStateChanged,
 )
 from tunnelfleet.runtime import TunnelState as State
 
 if TYPE_CHECKING:
     from tests.e2e.faults_server import Peer
     from tests.e2e.rig import Pair
-    from tunnelfleet.runtime import Limits, Tunnel
+    from tunnelfleet.runtime import Tunnel
 
 USED_TOKEN_TEXT = (
     "Invalid access token: The access token was previously used and cannot be used again"
 )
 NOTHING_MORE_SECONDS = 0.5
 CONNECT_LIMITS = replace(FAULT_LIMITS, connect_timeout_seconds=0.4)
-
-
-def open_source(
-    rig: Rig, endpoint: Endpoint, *, limits: Limits = FAULT_LIMITS, token: str = "a" * 64
-) -> Tunnel:
-    """A source of its own, that is not waited for."""
-    return rig.runtime.open_tunnel(
-        TunnelConfig(
-            name="alone",
-            mode=Mode.SOURCE,
-            endpoint=endpoint,
-            access_token=token,
-            services={"SSH": TcpAddress("127.0.0.1", 0)},
-            limits=limits,
-        )
-    )
 
 
 def assert_no_more_attempts(tunnel: Tunnel) -> None:
@@ -96,7 +80,7 @@ class TestRefusedForGood:
 
     def test_callers_wait_for_the_grace_time_and_are_then_refused(self, rig: Rig) -> None:
         limits = replace(FAULT_LIMITS, offline_grace_seconds=0.6)
-        tunnel = open_source(rig, rig.endpoint, limits=limits, token="b" * 64)
+        tunnel = open_alone(rig, rig.endpoint, limits=limits, token="b" * 64)
         address = tunnel.wait_listening("SSH", 5.0)
         started = time.monotonic()
         with connect(address) as early:
@@ -145,11 +129,13 @@ class TestRefusedForGood:
             if mode is not Mode.SOURCE:
                 rig.runtime.replace_token(pair.destination.name, tokens.destination_token)
             eventually(
-                lambda: tuple(
-                    (snapshot.source_connected, snapshot.destination_connected)
-                    for snapshot in rig.service.tunnels()
-                )
-                == ((True, True),),
+                lambda: (
+                    tuple(
+                        (snapshot.source_connected, snapshot.destination_connected)
+                        for snapshot in rig.service.tunnels()
+                    )
+                    == ((True, True),)
+                ),
                 f"both ends: {pair.source.status()} {pair.destination.status()}",
             )
         rig.wait_connected(pair)
@@ -162,12 +148,14 @@ class TestRefusedForGood:
             config = replace(pair.source.config, name="thief")
             thief = other.open_tunnel(config)
             refused = thief.wait_for(State.REFUSED, 10.0)
-            assert "Invalid client token: The provided client token does not match" in refused.reason
+            assert (
+                "Invalid client token: The provided client token does not match" in refused.reason
+            )
         assert_carries(pair)
 
     def test_the_token_of_the_other_mode(self, rig: Rig) -> None:
         tokens = rig.service.open_tunnel("swapped", ["SSH"])
-        tunnel = open_source(rig, rig.endpoint, token=tokens.destination_token)
+        tunnel = open_alone(rig, rig.endpoint, token=tokens.destination_token)
         assert "HTTP 400" in tunnel.wait_for(State.REFUSED, 10.0).reason
 
 
@@ -183,13 +171,7 @@ class TestRetried:
         status_seen = pair.source.status()
         assert status_seen.connect_failures == 4
         assert pair.source.stats.connect_failures == {f"http_{status}": 4}
-        reasons = [
-            e.reason
-            for e in rig.events.all()
-            if isinstance(e, TunnelStateChanged)
-            and e.tunnel == pair.source.name
-            and e.state is State.BACKOFF
-        ]
+        reasons = reasons_of(rig, pair.source)
         assert any(f"HTTP {status}" in r and "busy, come back" in r for r in reasons), reasons
         assert all("retry in" in reason for reason in reasons), reasons
 
@@ -201,9 +183,8 @@ class TestRetried:
 
     def test_silence(self, rig: Rig) -> None:
         pair = self.assert_comes_back_after(rig, lambda: rig.service.silence_next(2), 2)
-        told = [e for e in rig.events.all() if isinstance(e, TunnelStateChanged)]
-        silences = [e for e in told if "after 0.4 s" in e.reason and e.tunnel == pair.source.name]
-        assert silences, [e.reason for e in told]
+        silences = [r for r in reasons_of(rig, pair.source) if "after 0.4 s" in r]
+        assert len(silences) == 2, reasons_of(rig, pair.source)
 
     def assert_comes_back_after(self, rig: Rig, fault: object, failures: int) -> Pair:
         pair = rig.pair({"SSH": rig.backends.echo().address}, limits=CONNECT_LIMITS)
@@ -221,7 +202,7 @@ class TestRetried:
             sock.bind(("127.0.0.1", 0))
             endpoint = Endpoint.parse(f"ws://127.0.0.1:{sock.getsockname()[1]}")
         with undisturbed(rig):
-            tunnel = open_source(rig, endpoint)
+            tunnel = open_alone(rig, endpoint)
             eventually(lambda: tunnel.status().connect_failures >= 3, "three failures")
             reason = tunnel.wait_for({State.BACKOFF, State.CONNECTING}, 5.0).reason
         assert str(endpoint.port) in reason
@@ -230,14 +211,14 @@ class TestRetried:
 
     def test_a_host_that_does_not_exist(self, rig: Rig) -> None:
         with undisturbed(rig):
-            tunnel = open_source(rig, Endpoint.parse("wss://no-such-host.invalid"))
+            tunnel = open_alone(rig, Endpoint.parse("wss://no-such-host.invalid"))
             eventually(lambda: tunnel.status().connect_failures >= 2, "two failures")
         assert "no-such-host.invalid" in tunnel.status().reason
 
     def test_a_certificate_that_is_not_trusted(self, rig: Rig) -> None:
         with Rig(tls=True, ssl_context=ssl.create_default_context()) as stranger:
             stranger.service.open_tunnel("t", ["SSH"])
-            tunnel = open_source(stranger, stranger.endpoint)
+            tunnel = open_alone(stranger, stranger.endpoint)
             eventually(lambda: tunnel.status().connect_failures >= 2, "two failures")
             reason = tunnel.status().reason
         assert "TLS" in reason
@@ -261,17 +242,13 @@ class TestScriptedAnswers:
             peer.wait_closed()
 
         with undisturbed(rig), ScriptedService(script, well) as service:
-            tunnel = open_source(rig, service.endpoint, limits=CONNECT_LIMITS)
+            tunnel = open_alone(rig, service.endpoint, limits=CONNECT_LIMITS)
             tunnel.wait_for(State.CONNECTED, 10.0)
             assert tunnel.status().connect_attempts == 2
             assert tunnel.status().connect_failures == 1
             assert len(service.peers) == 2
-        reasons = [
-            e.reason
-            for e in rig.events.all()
-            if isinstance(e, TunnelStateChanged) and (e.tunnel, e.state) == ("alone", State.BACKOFF)
-        ]
-        assert "a" * 64 not in "".join(reasons)
+        reasons = reasons_of(rig, tunnel)
+        assert FORGED_TOKEN not in "".join(reasons)
         return reasons[0]
 
     def test_an_end_without_an_answer(self, rig: Rig) -> None:
@@ -344,14 +321,14 @@ class TestScriptedAnswers:
         """What the service says is shown, but not the secret in it."""
 
         def script(peer: Peer) -> None:
-            body = "bad token " + "a" * 64
+            body = "bad token " + FORGED_TOKEN
             head = f"HTTP/1.1 403 Forbidden\r\nchannel-id: c-1\r\ncontent-length: {len(body)}\r\n"
             peer.send((head + "\r\n" + body).encode())
             peer.wait_closed()
 
         with undisturbed(rig), ScriptedService(script) as service:
-            tunnel = open_source(rig, service.endpoint)
+            tunnel = open_alone(rig, service.endpoint)
             reason = tunnel.wait_for(State.REFUSED, 10.0).reason
         assert "HTTP 403" in reason
         assert "bad token" in reason
-        assert "a" * 64 not in reason
+        assert FORGED_TOKEN not in reason

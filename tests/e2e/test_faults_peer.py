@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.content import MIB
+from tests.e2e.faults_process import rss_bytes
 from tests.e2e.faults_server import (
     BINARY,
     CLOSE,
@@ -31,6 +33,8 @@ from tests.e2e.faults_witness import (
     Witness,
     assert_carries,
     assert_ends,
+    open_alone,
+    reasons_of,
     undisturbed,
     wait_reconnected,
 )
@@ -43,7 +47,7 @@ from tunnelfleet.proto import (
     MessageType,
     encode_frame,
 )
-from tunnelfleet.runtime import Mode, ProtocolVersion, TcpAddress, TunnelConfig, TunnelStateChanged
+from tunnelfleet.runtime import Mode, ProtocolVersion
 from tunnelfleet.runtime import TunnelState as State
 
 if TYPE_CHECKING:
@@ -284,9 +288,7 @@ class TestWhatIsForbidden:
 
     @pytest.mark.parametrize("version", [V1, V2])
     def test_a_message_of_another_version(self, rig: Rig, version: ProtocolVersion) -> None:
-        pair = rig.pair(
-            {"SSH": rig.backends.echo().address}, version=version, limits=QUICKLY_BACK
-        )
+        pair = rig.pair({"SSH": rig.backends.echo().address}, version=version, limits=QUICKLY_BACK)
         with undisturbed(rig), pair.connect() as client:
             assert echo(client, b"before") == b"before"
             reset = Message(T.CONNECTION_RESET, 1, **PLACE)
@@ -298,18 +300,10 @@ class TestWhatIsForbidden:
 
 
 QUICKLY_BACK = replace(
-    FAULT_LIMITS, backoff=replace(FAULT_LIMITS.backoff, max_seconds=FAULT_LIMITS.backoff.min_seconds)
+    FAULT_LIMITS,
+    backoff=replace(FAULT_LIMITS.backoff, max_seconds=FAULT_LIMITS.backoff.min_seconds),
 )
 """However often in a row it is lost."""
-
-
-def reasons_of(rig: Rig, tunnel: Tunnel) -> list[str]:
-    """What people were told each time the tunnel was lost."""
-    return [
-        e.reason
-        for e in rig.events.all()
-        if isinstance(e, TunnelStateChanged) and (e.tunnel, e.state) == (tunnel.name, State.BACKOFF)
-    ]
 
 
 class TestScriptedFrames:
@@ -343,15 +337,8 @@ class TestScriptedFrames:
             peer.wait_closed()
 
         with ScriptedService(badly, well) as service:
-            config = TunnelConfig(
-                name="scripted",
-                mode=Mode.SOURCE,
-                endpoint=service.endpoint,
-                access_token="a" * 64,
-                services={"SSH": TcpAddress("127.0.0.1", 0)},
-                limits=replace(QUICKLY_BACK, announce_timeout_seconds=0.3),
-            )
-            tunnel = rig.runtime.open_tunnel(config)
+            limits = replace(QUICKLY_BACK, announce_timeout_seconds=0.3)
+            tunnel = open_alone(rig, service.endpoint, limits=limits)
             eventually(lambda: tunnel.status().connect_attempts == 2, "a second attempt")
             tunnel.wait_for(State.CONNECTED, 10.0)
             reason = reasons_of(rig, tunnel)[-1]
@@ -398,15 +385,7 @@ class TestScriptedFrames:
             peer.wait_closed()
 
         with ScriptedService(script) as service:
-            config = TunnelConfig(
-                name="scripted",
-                mode=Mode.SOURCE,
-                endpoint=service.endpoint,
-                access_token="a" * 64,
-                services={"SSH": TcpAddress("127.0.0.1", 0)},
-                limits=FAULT_LIMITS,
-            )
-            tunnel = plain_rig.runtime.open_tunnel(config)
+            tunnel = open_alone(plain_rig, service.endpoint)
             tunnel.wait_for(State.CONNECTED, 10.0)
             eventually(lambda: tunnel.stats.dropped_messages == {"stale_stream": 2}, "both")
             assert tunnel.status().connect_attempts == 1
@@ -420,6 +399,39 @@ class TestScriptedFrames:
 
         with undisturbed(plain_rig):
             assert "closed the WebSocket" in self.lost_after(plain_rig, send)
+
+
+class TestFloods:
+    """A peer that asks for answers and reads none: what waits for it stays bounded."""
+
+    def flooded(self, rig: Rig, mode: Mode, frames: bytes, limit_bytes: int) -> tuple[int, int]:
+        """Bytes that were taken of a flood, and by how much this process grew."""
+        taken: list[int] = []
+
+        def script(peer: Peer) -> None:
+            peer.upgrade()
+            peer.announce("SSH")
+            taken.append(peer.flood(frames, limit_bytes))
+
+        with ScriptedService(script, lambda peer: peer.wait_closed()) as service:
+            before_bytes = rss_bytes()
+            open_alone(rig, service.endpoint, mode=mode)
+            eventually(lambda: bool(taken), "the end of the flood", 30.0)
+            return taken[0], rss_bytes() - before_bytes
+
+    def test_of_starts_that_are_each_answered(self, plain_rig: Rig) -> None:
+        start = Message(T.STREAM_START, 1, service_id="GHOST" * 20, connection_id=1)
+        frames = websocket_frame(BINARY, encode_frame(start) * 500)
+        with undisturbed(plain_rig):
+            taken, growth = self.flooded(plain_rig, Mode.DESTINATION, frames, 40 * MIB)
+        assert taken < 24 * MIB, "reading went on while the answers piled up"
+        assert growth < 16 * MIB
+
+    def test_of_pings(self, plain_rig: Rig) -> None:
+        frames = websocket_frame(PING, bytes(125)) * 500
+        with undisturbed(plain_rig):
+            _taken, growth = self.flooded(plain_rig, Mode.SOURCE, frames, 32 * MIB)
+        assert growth < 16 * MIB
 
 
 PATIENT = replace(FAULT_LIMITS, receive_backlog_bytes=2**24, tunnel_backlog_bytes=2**26)
@@ -486,7 +498,8 @@ class TestSourceThatStartsAgain:
 def test_the_helpers_see_a_broken_echo(rig: Rig) -> None:
     """A witness that cannot fail would prove nothing."""
     pair = rig.pair({"SSH": rig.backends.echo().address}, limits=FAULT_LIMITS)
-    with pytest.raises(AssertionError, match="the witness noticed"), Witness(pair.address()) as w:
+    with Witness(pair.address()) as witness:
         rig.service.session_reset(pair.name)
-        w.check()
-        w.check()
+        eventually(lambda: not witness.is_running, "the end of its connection")
+        with pytest.raises(AssertionError, match="the witness noticed"):
+            witness.check()

@@ -1,4 +1,4 @@
-"""OpenSSH through tunnels: commands, copies of 50 MB, port forwarding in its own protocol."""
+"""OpenSSH through tunnels: commands, copies of 50 MB each way, many logins at once."""
 
 from __future__ import annotations
 
