@@ -1,1 +1,1 @@
-"""Benchmarks: what the kernel, the runtime and the service cost, beside a baseline of the same run."""
+"""Benchmarks: what kernel, runtime and service cost, beside a baseline of the same run."""

@@ -1,6 +1,6 @@
-"""Throughput and round trip of one connection: through two runtimes and the service, and through two `socat`.
+"""Throughput and round trip of one connection: through a tunnel, and through two `socat`.
 
-Every part is a process of its own; the baseline runs in between, on the same machine at the same time.
+Every part is a process of its own; the baseline runs in between, on the same machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHUNK = bytes(range(256)) * 256
 
 
 class Backend:
-    """A TCP server that answers 64 bytes with 64 bytes, or takes a given number and then answers one."""
+    """A TCP server: it takes as many bytes as it was told, answers one, and echoes from then on."""
 
     def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -53,6 +53,8 @@ class Backend:
                 sock.sendall(data)
 
     def close(self) -> None:
+        # Closing alone would leave accept() waiting.
+        self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
 
 
@@ -209,9 +211,7 @@ def run(*, megabytes: int, round_trips: int, repeats: int) -> dict[str, dict[str
     return results
 
 
-def _keep_best(
-    results: dict[str, dict[str, float]], name: str, measured: dict[str, float]
-) -> None:
+def _keep_best(results: dict[str, dict[str, float]], name: str, measured: dict[str, float]) -> None:
     best = results.setdefault(name, measured)
     for key, value in measured.items():
         best[key] = (max if key.endswith("per_second") else min)(best[key], value)

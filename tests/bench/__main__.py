@@ -1,0 +1,86 @@
+"""`make bench`: every benchmark, as a table on stderr and one JSON object on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from . import carry_bench, idle_bench, kernel_bench
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Results = dict[str, dict[str, float]]
+
+
+def kernel() -> Results:
+    """Message cost and memory of an actor, beside pykka's ThreadingActor."""
+    return {"kernel (us, bytes)": kernel_bench.measure_all()}
+
+
+def carry(*, quick: bool) -> Results:
+    """One connection through two runtimes and the service, beside two socat."""
+    if quick:
+        return carry_bench.run(megabytes=50, round_trips=500, repeats=1)
+    return carry_bench.run(megabytes=400, round_trips=3_000, repeats=3)
+
+
+def _optional(module: str, name: str, **arguments: Any) -> Callable[[], Results]:
+    def run() -> Results:
+        found = importlib.import_module(f"tests.bench.{module}")
+        return {name: found.run(**arguments)}
+
+    return run
+
+
+def sections(*, quick: bool) -> dict[str, Callable[[], Results]]:
+    """Every section by name."""
+    return {
+        "kernel": kernel,
+        "carry": lambda: carry(quick=quick),
+        "idle": lambda: idle_bench.run(tunnels=100 if quick else 1_000),
+        "api": _optional("api_bench", "API", messages=20_000 if quick else 200_000),
+        "metrics": _optional("metrics_bench", "metrics"),
+    }
+
+
+def show(console: Console, results: Results) -> None:
+    """Print a table a row a figure."""
+    table = Table("benchmark", "figure", "value", title="tunnelfleet")
+    for name, figures in results.items():
+        for number, (figure, value) in enumerate(figures.items()):
+            table.add_row(name if number == 0 else "", figure, str(value))
+        table.add_section()
+    console.print(table)
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="make bench ARGS=")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one repeat")
+    parser.add_argument("--only", action="append", help="a section; may be repeated")
+    given = parser.parse_args()
+    console = Console(stderr=True)
+    results: Results = {}
+    every = sections(quick=given.quick)
+    unknown = set(given.only or ()) - set(every)
+    if unknown:
+        parser.error(f"no section {sorted(unknown)}: there are {', '.join(every)}")
+    for name, run in every.items():
+        if given.only and name not in given.only:
+            continue
+        console.print(f"measuring {name} ...")
+        results |= run()
+    show(console, results)
+    json.dump(results, sys.stdout, indent=2)
+    print()
+
+
+if __name__ == "__main__":
+    main()

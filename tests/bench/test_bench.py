@@ -1,0 +1,42 @@
+"""The benchmarks run, and print what they promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.bench import carry_bench, idle_bench
+from tests.e2e.programs import require_program
+
+
+def test_a_connection_is_measured_beside_socat() -> None:
+    require_program("socat")
+    results = carry_bench.run(megabytes=2, round_trips=20, repeats=1)
+    for kind in ("tls", "plain"):
+        for name in (f"tunnelfleet {kind}", f"socat {kind}", f"tunnelfleet / socat {kind}"):
+            assert results[name]["megabytes_per_second"] > 0
+            assert results[name]["round_trip_median_us"] > 0
+
+
+def test_idle_tunnels_are_measured() -> None:
+    (figures,) = idle_bench.run(tunnels=5).values()
+    assert figures["threads"] <= 16
+    assert figures["rss_mb"] > 0
+
+
+@pytest.mark.parametrize("section", ["nonsense", "kernels"])
+def test_an_unknown_section_is_a_usage_error(section: str) -> None:
+    command = [sys.executable, "-m", "tests.bench", "--only", section]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert section in done.stderr
+
+
+def test_the_result_is_one_json_object_on_stdout() -> None:
+    command = [sys.executable, "-m", "tests.bench", "--quick", "--only", "idle"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "100 idle TLS tunnels" in json.loads(done.stdout)
+    assert "kb_per_tunnel" in done.stderr
