@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
+    from .api_stream import ApiStream
     from .config import Limits
     from .messages import ConnectionKey
 
@@ -26,16 +27,18 @@ class Connection:
         "backlog_bytes",
         "end_queued",
         "end_sent",
+        "ended_by",
         "gone",
         "key",
         "progress_at",
         "reason",
         "remote_ended",
         "socket_actor",
+        "stalled",
         "stream",
     )
 
-    def __init__(self, key: ConnectionKey, stream: ActorRef[Any], now: float) -> None:
+    def __init__(self, key: ConnectionKey, stream: ActorRef[Any] | ApiStream, now: float) -> None:
         self.key = key
         self.stream = stream
         self.socket_actor: ActorRef[Any] | None = None
@@ -44,9 +47,13 @@ class Connection:
         self.end_queued = False
         """The local side has ended; its reset waits behind its bytes."""
         self.end_sent = False
+        self.ended_by = ""
+        """What ended it first: local, peer, or why its stream was stopped."""
         self.remote_ended = False
         self.gone = False
         """Its SocketActor has ended."""
+        self.stalled = False
+        """It was reset for taking no byte."""
         self.reason = ""
 
 
@@ -69,7 +76,7 @@ class ConnectionTable:
         """The connection, or None when it is over."""
         return self._connections.get(key)
 
-    def add(self, key: ConnectionKey, stream: ActorRef[Any], now: float) -> Connection:
+    def add(self, key: ConnectionKey, stream: ActorRef[Any] | ApiStream, now: float) -> Connection:
         """Start to keep a connection."""
         connection = self._connections[key] = Connection(key, stream, now)
         return connection
@@ -81,7 +88,7 @@ class ConnectionTable:
         self.backlog_bytes -= connection.backlog_bytes
         connection.backlog_bytes = 0
 
-    def of_stream(self, stream: ActorRef[Any]) -> list[Connection]:
+    def of_stream(self, stream: ActorRef[Any] | ApiStream) -> list[Connection]:
         """The connections of one stream."""
         return [c for c in self._connections.values() if c.stream == stream]
 
@@ -112,4 +119,4 @@ class ConnectionTable:
         since = now - self._limits.stall_timeout_seconds
         suspects = self._over or {key for key, c in self._connections.items() if c.backlog_bytes}
         found = [self._connections[key] for key in suspects if key in self._connections]
-        return [connection for connection in found if connection.progress_at <= since]
+        return [each for each in found if each.progress_at <= since and not each.stalled]

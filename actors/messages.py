@@ -318,7 +318,7 @@ class Drain(NamedTuple):
 
 
 class ReplaceToken(NamedTuple):
-    """Use this token from now on, and connect again if the old one was refused."""
+    """Use this token from now on: TunnelSupervisor keeps it, TunnelActor connects again with it."""
 
     access_token: str
     client_token: str | None

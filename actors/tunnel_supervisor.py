@@ -207,4 +207,4 @@ class TunnelSupervisor(SupervisorActor):
     def _enter(self, state: TunnelState, reason: str) -> None:
         context = self._context
         if context.stats.enter(state, reason):
-            context.services.publish(TunnelStateChanged(context.config.name, state, reason))
+            context.publish(TunnelStateChanged(context.config.name, state, reason))

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.runtime import TunnelRuntime
 from tunnelfleet.runtime.service import TunnelService
 
 from .chaos import Chaos, StrikeKind, plan_strikes
-from .fleet import CONNECT_RATE_PER_SECOND, guide_lines, open_pair, tunnel_names
+from .fleet import CONNECT_RATE_PER_SECOND, admin_lines, guide_lines, open_pair, tunnel_names
 from .pacing import TrafficPlan
 from .process import allow_files_for, rss_bytes, thread_count
 from .report import Report, make_report
@@ -26,6 +27,8 @@ from .traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from tunnelfleet.actors.config import TcpAddress
 
     from .chaos import Strike
     from .fleet import DemoTunnel
@@ -38,6 +41,8 @@ TICK_SECONDS: Final = 0.25
 CONNECT_SECONDS: Final = 30.0
 CONNECT_SECONDS_PER_TUNNEL: Final = 0.1
 """How long the tunnels have for connecting, first and again after the chaos."""
+PER_TUNNEL_SERIES: Final = 1_000
+"""Ends of tunnels with metrics of their own, when there is an administration server."""
 FINISH_SECONDS: Final = 10.0
 """How long the last transfers have."""
 
@@ -52,6 +57,7 @@ class DemoOptions:
         chaos: whether to break connections on purpose.
         keep: stay up afterwards, until `Demo.stop`, for a person's own clients.
         seed: of all content and of the schedule of breaks.
+        admin: where to serve metrics, liveness and readiness; None does not.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -62,6 +68,7 @@ class DemoOptions:
     chaos: bool = True
     keep: bool = False
     seed: int = 0
+    admin: TcpAddress | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.tunnels <= MAX_TUNNELS:
@@ -121,10 +128,14 @@ class Demo:
                 TunnelRuntime(
                     connect_rate_per_second=CONNECT_RATE_PER_SECOND,
                     ssl_context=self._service.ssl_context(),
+                    per_tunnel_series=PER_TUNNEL_SERIES if self._options.admin else 0,
                 )
             )
+            admin = self._serve_admin(stack, runtime)
             stack.enter_context(self._traffic)
             with self._view:
+                if admin is not None:
+                    self._view.guide(admin_lines(admin.url))
                 interrupted = self._play(runtime)
                 self._enter(Phase.OVER)
                 snapshot = self._look()
@@ -137,6 +148,13 @@ class Demo:
                 fault=self._traffic.meter.first_fault,
                 interrupted=interrupted,
             )
+
+    def _serve_admin(self, stack: ExitStack, runtime: TunnelRuntime) -> AdminServer | None:
+        address = self._options.admin
+        if address is None:
+            return None
+        options = AdminOptions(host=address.host, port=address.port)
+        return stack.enter_context(AdminServer(runtime, options))
 
     def _play(self, runtime: TunnelRuntime) -> bool:
         """Go through the phases. Returns whether the user ended them before they were over."""
@@ -269,7 +287,6 @@ class Demo:
             mismatched_bytes=meter.mismatched_bytes,
             exchanges_completed=meter.exchanges_completed,
             exchanges_broken=meter.exchanges_broken,
-            strikes=len(self._chaos.done),
             threads=self._threads,
             rss_bytes=rss_bytes(),
         )

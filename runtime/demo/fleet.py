@@ -24,7 +24,7 @@ MACHINES: Final = ("press", "lathe", "robot", "kiln", "pump", "crane", "mixer", 
 
 BACKOFF: Final = Backoff(min_seconds=0.8, max_seconds=2.0, stability_seconds=1.0)
 """Quick, so that one sees tunnels come back."""
-LIMITS: Final = Limits(backoff=BACKOFF)
+LIMITS: Final = Limits(backoff=BACKOFF, ping_interval_seconds=5.0)
 CONNECT_RATE_PER_SECOND: Final = 200.0
 
 
@@ -97,6 +97,14 @@ def open_pair(
     )
     far_end = runtime.open_tunnel(destination)
     return DemoTunnel(name, runtime.open_tunnel(source), far_end)
+
+
+def admin_lines(url: str) -> Sequence[str]:
+    """Return what the administration server at `url` shows."""
+    return (
+        "Metrics, liveness and readiness of this fleet:",
+        f"  {url}/metrics  {url}/healthz  {url}/readyz",
+    )
 
 
 def guide_lines(

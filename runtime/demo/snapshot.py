@@ -92,7 +92,6 @@ class FleetSnapshot:
     mismatched_bytes: int = 0
     exchanges_completed: int = 0
     exchanges_broken: int = 0
-    strikes: int = 0
     threads: int = 0
     rss_bytes: int = 0
 
@@ -144,6 +143,7 @@ class PairSampler:
         self._event_at: float | None = None
         self._broken_at: float | None = None
         self._was_up = False
+        self._just_struck = False
         self._reconnects = 0
         self._session_resets = 0
 
@@ -156,6 +156,7 @@ class PairSampler:
         """
         self._note(f"chaos: {what}", now)
         self._broken_at = now
+        self._just_struck = True
 
     def sample(self, now: float) -> TunnelRow:
         """Look at both ends; `now` is in seconds of the Unix epoch."""
@@ -164,7 +165,11 @@ class PairSampler:
         reconnects = source.reconnects + destination.reconnects
         session_resets = max(source.session_resets, destination.session_resets)
         up_since = max(source.since, destination.since)
-        self._notice(worse, up_since, reconnects, session_resets, now)
+        if self._just_struck:
+            # The strike itself is shown once, however fast its effect was.
+            self._just_struck = False
+        else:
+            self._notice(worse, up_since, reconnects, session_resets, now)
         return TunnelRow(
             name=self._pair.name,
             state=worse.state,

@@ -16,7 +16,7 @@ from tunnelfleet.runtime.demo.servers import BULK, ECHO, HTTP, SERVICES, TunnelS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-PLAN = TrafficPlan(bytes_per_second=20_000_000.0, echo_pause_seconds=0.001)
+PLAN = TrafficPlan(bytes_per_second=1_000_000.0, echo_pause_seconds=0.001)
 
 
 class Scene:
@@ -53,7 +53,7 @@ class Scene:
                 await self.servers.stop()
         return self.meter
 
-    async def until_completed(self, count: int = 20) -> None:
+    async def until_completed(self, count: int = 8) -> None:
         await until(lambda: self.meter.exchanges_completed >= count)
 
 
@@ -61,7 +61,7 @@ def test_clients_go_on_and_every_byte_is_verified() -> None:
     scene = Scene()
     meter = run(scene.play(scene.until_completed))
 
-    assert meter.exchanges_completed >= 20
+    assert meter.exchanges_completed >= 8
     assert meter.verified_bytes > 0
     assert (meter.mismatched_bytes, meter.exchanges_broken, meter.exchanges_cut) == (0, 0, 0)
 
@@ -101,7 +101,7 @@ def test_a_connection_that_chaos_broke_has_lost_nothing(how: str) -> None:
         else:
             scene.source.set(session_resets=scene.source.status().session_resets + 1)
 
-    meter = run(scene.play(lambda: until(lambda: scene.meter.exchanges_broken >= 8), damage))
+    meter = run(scene.play(lambda: until(lambda: scene.meter.exchanges_broken >= 4), damage))
 
     assert meter.exchanges_completed == 0
     assert (meter.mismatched_bytes, meter.first_fault) == (0, "")

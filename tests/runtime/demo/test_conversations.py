@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Talk = Callable[[Link], Awaitable[None]]
     Damage = Callable[[bytes], bytes | None]
 
-PLAN = TrafficPlan(bytes_per_second=50_000_000.0, echo_pause_seconds=0.001)
+PLAN = TrafficPlan(bytes_per_second=1_000_000.0, echo_pause_seconds=0.001)
 SEED = "press-01.0"
 
 

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.demo import demo as demo_module
+from tunnelfleet.runtime.demo.chaos import StrikeKind
+from tunnelfleet.runtime.demo.demo import MAX_TUNNELS, Demo, DemoOptions
+from tunnelfleet.runtime.demo.snapshot import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tunnelfleet.runtime.demo.snapshot import FleetSnapshot
+
+
+class Recorder:
+    """A view that keeps everything, and calls back with each snapshot."""
+
+    def __init__(self) -> None:
+        self.snapshots: list[FleetSnapshot] = []
+        self.lines: list[str] = []
+        self.on_update: Callable[[FleetSnapshot], None] = lambda _snapshot: None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def update(self, snapshot: FleetSnapshot) -> None:
+        self.snapshots.append(snapshot)
+        self.on_update(snapshot)
+
+    def guide(self, lines: Sequence[str]) -> None:
+        self.lines += lines
+
+    @property
+    def phases(self) -> list[Phase]:
+        return list(dict.fromkeys(snapshot.phase for snapshot in self.snapshots))
+
+
+@pytest.mark.parametrize("tunnels", [0, -1, MAX_TUNNELS + 1])
+def test_the_number_of_tunnels_has_bounds(tunnels: int) -> None:
+    with pytest.raises(ConfigError, match="--tunnels takes 1 to"):
+        DemoOptions(tunnels=tunnels)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_the_duration_is_more_than_nothing(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="--duration takes more than 0"):
+        DemoOptions(duration_seconds=seconds)
+
+
+def test_a_short_demo_has_every_kind_of_break_and_not_one_wrong_byte() -> None:
+    view = Recorder()
+    struck: set[str] = set()
+
+    def note(snapshot: FleetSnapshot) -> None:
+        struck.update(row.last_event for row in snapshot.rows)
+
+    view.on_update = note
+    report = Demo(DemoOptions(tunnels=3, duration_seconds=4.0), view).run()
+
+    assert report.is_good, report.lines()
+    assert (report.tunnels, report.connected, report.bytes_mismatched) == (3, 3, 0)
+    assert report.reconnects >= 4
+    assert report.session_resets >= 1
+    assert report.bytes_sent > 0
+    assert report.bytes_received > 0
+    assert report.bytes_verified > 0
+    assert report.streams_opened >= 9
+    assert report.threads <= 16
+    assert report.rss_bytes > 0
+    assert report.seconds >= 4
+    assert {f"chaos: {kind}" for kind in StrikeKind} <= struck
+    assert view.phases[:2] == [Phase.CONNECTING, Phase.RUNNING]
+    assert view.phases[-2:] == [Phase.FINISHING, Phase.OVER]
+
+
+def test_a_demo_without_chaos_breaks_nothing() -> None:
+    report = Demo(DemoOptions(tunnels=2, duration_seconds=1.5, chaos=False), Recorder()).run()
+
+    assert report.is_good, report.lines()
+    assert (report.reconnects, report.session_resets, report.exchanges_broken) == (0, 0, 0)
+    assert report.streams_opened == 6
+
+
+def test_a_demo_can_be_stopped_at_any_time() -> None:
+    for phase in (Phase.CONNECTING, Phase.RUNNING):
+        view = Recorder()
+        demo = Demo(DemoOptions(tunnels=2, duration_seconds=600.0), view)
+        view.on_update = lambda snapshot, demo=demo, phase=phase: (
+            demo.stop() if snapshot.phase is phase else None
+        )
+        report = demo.run()
+
+        assert report.interrupted
+        assert report.is_good, report.lines()
+        assert report.tunnels == 2
+        assert view.phases[-2:] == [phase, Phase.OVER]
+
+
+def test_a_kept_demo_can_be_reached_and_its_first_tunnel_is_spared() -> None:
+    view, replies = Recorder(), []
+    demo = Demo(DemoOptions(tunnels=2, duration_seconds=2.0, keep=True), view)
+
+    def visit(snapshot: FleetSnapshot) -> None:
+        if snapshot.phase is Phase.KEEPING and not replies:
+            port = re.search(r"curl http://127\.0\.0\.1:(\d+)/", "\n".join(view.lines))
+            assert port is not None
+            replies.append(fetch(int(port[1])))
+            demo.stop()
+
+    view.on_update = visit
+    report = demo.run()
+
+    assert replies == [b"hello from tunnel lathe-01\n"]
+    assert not report.interrupted
+    assert report.is_good, report.lines()
+    rows = {row.name: row for row in view.snapshots[-1].rows}
+    assert rows["lathe-01"].reconnects == 0
+    assert rows["press-01"].reconnects > 0
+
+
+def fetch(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        with sock.makefile("rb") as reply:
+            return reply.read().split(b"\r\n\r\n", 1)[1]
+
+
+def test_a_tunnel_that_does_not_come_back_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_module, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(demo_module, "FINISH_SECONDS", 1.0)
+    view = Recorder()
+    demo = Demo(DemoOptions(tunnels=2, duration_seconds=1.0, chaos=False), view)
+
+    def refuse(snapshot: FleetSnapshot) -> None:
+        if snapshot.phase is Phase.RUNNING and not refused.is_set():
+            refused.set()
+            demo._service.refuse_next("press-01", 403, "no more", count=1_000)
+            demo._pairs[1].strike()
+            demo._service.drop("press-01")
+
+    refused = threading.Event()
+    view.on_update = refuse
+    report = demo.run()
+
+    assert not report.is_good
+    assert (report.tunnels, report.connected, report.bytes_mismatched) == (2, 1, 0)
+    assert Phase.RECOVERING in view.phases
+    assert len(report.missing) == 1
+    assert report.missing[0].startswith("press-01: its ")
