@@ -27,7 +27,7 @@ from .messages import (
     RemoteEnded,
     StopReadingLocal,
 )
-from .socket_io import SHARED_READ_BYTES, abort_quietly, close_quietly, is_would_block, read_some
+from .socket_io import READ_BYTES, abort_quietly, close_quietly, is_would_block, read_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,7 +211,7 @@ class SocketActor(DispatchedActor):
         turn_bytes = 0
         try:
             while turn_bytes < TURN_READ_BYTES and self._has_credit():
-                limit_bytes = min(self._limits.data_payload_bytes, SHARED_READ_BYTES)
+                limit_bytes = min(self._limits.data_payload_bytes, READ_BYTES)
                 data = read_some(self._socket, limit_bytes)
                 if data is None:
                     return
@@ -311,7 +311,7 @@ class SocketActor(DispatchedActor):
     def _flush(self) -> None:
         while self._outgoing and not self._write_ended:
             with memoryview(self._outgoing) as view:
-                chunk = bytes(view[:SHARED_READ_BYTES])
+                chunk = bytes(view[:READ_BYTES])
             sent = self._send(chunk)
             del self._outgoing[:sent]
             if sent < len(chunk) and self._outgoing:

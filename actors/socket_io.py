@@ -1,7 +1,7 @@
 """Small shared pieces of non-blocking socket input and output.
 
-Owns the read buffer that all actors of a dispatcher thread share: an idle connection then holds no
-buffer of its own. It knows no actor and no protocol.
+Owns how much is read at a time and how sockets end. Nothing is kept between two reads: an idle
+connection holds no buffer. It knows no actor and no protocol.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import contextlib
 import socket
 import ssl
 import struct
-import threading
 
 __all__ = [
-    "SHARED_READ_BYTES",
+    "READ_BYTES",
     "abort_quietly",
     "close_quietly",
     "is_would_block",
@@ -21,21 +20,14 @@ __all__ = [
     "set_notsent_low_water",
 ]
 
-SHARED_READ_BYTES = 65_536
+READ_BYTES = 65_536
+"""Bytes read at a time."""
 TCP_NOTSENT_LOWAT = 25
 """linux/tcp.h; the socket module has no name for it."""
 _LINGER_ABORT = struct.pack("ii", 1, 0)
 
 
-class _ThreadBuffer(threading.local):
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(SHARED_READ_BYTES))
-
-
-_buffer = _ThreadBuffer()
-
-
-def read_some(sock: socket.socket, limit_bytes: int = SHARED_READ_BYTES) -> bytes | None:
+def read_some(sock: socket.socket, limit_bytes: int = READ_BYTES) -> bytes | None:
     """Read what is there, at most `limit_bytes` of it.
 
     Returns:
@@ -44,12 +36,10 @@ def read_some(sock: socket.socket, limit_bytes: int = SHARED_READ_BYTES) -> byte
     Raises:
         OSError: the connection broke.
     """
-    view = _buffer.view
     try:
-        size = sock.recv_into(view, min(limit_bytes, SHARED_READ_BYTES))
+        return sock.recv(limit_bytes)
     except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
         return None
-    return view[:size].tobytes()
 
 
 def is_would_block(error: OSError) -> bool:

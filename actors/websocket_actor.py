@@ -44,7 +44,7 @@ from .messages import (
     Transmit,
     Written,
 )
-from .socket_io import SHARED_READ_BYTES, close_quietly, read_some, set_notsent_low_water
+from .socket_io import READ_BYTES, close_quietly, read_some, set_notsent_low_water
 
 if TYPE_CHECKING:
     from pykka import ActorRef
@@ -294,7 +294,7 @@ class WebSocketActor(DispatchedActor):
                 read_bytes += len(data)
                 self._heard_at = time.monotonic()
                 self._take_frames(data, messages)
-                if len(data) < SHARED_READ_BYTES and not isinstance(self._socket, ssl.SSLSocket):
+                if len(data) < READ_BYTES and not isinstance(self._socket, ssl.SSLSocket):
                     break
             else:
                 self._read_later()
@@ -474,7 +474,7 @@ class WebSocketActor(DispatchedActor):
     def _discard_input(self) -> None:
         assert self._socket is not None
         try:
-            for _ in range(TURN_READ_BYTES // SHARED_READ_BYTES):
+            for _ in range(TURN_READ_BYTES // READ_BYTES):
                 data = read_some(self._socket)
                 if data is None:
                     return

@@ -1,0 +1,119 @@
+"""The small pieces of non-blocking input and output."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tunnelfleet.actors.socket_io import (
+    READ_BYTES,
+    TCP_NOTSENT_LOWAT,
+    abort_quietly,
+    close_quietly,
+    is_would_block,
+    read_some,
+    set_notsent_low_water,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    ours.setblocking(False)
+    theirs.settimeout(10)
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def wait_readable(sock: socket.socket) -> None:
+    sock.settimeout(10)
+    sock.recv(1, socket.MSG_PEEK)
+    sock.setblocking(False)
+
+
+def test_nothing_there_is_not_the_end(pair: Pair) -> None:
+    ours, theirs = pair
+    assert read_some(ours) is None
+    theirs.close()
+    wait_readable(ours)
+    assert read_some(ours) == b""
+
+
+def test_no_more_is_read_than_asked_for_nor_than_the_shared_buffer_holds(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"x" * 10)
+    wait_readable(ours)
+    assert read_some(ours, 4) == b"xxxx"
+    assert read_some(ours, READ_BYTES * 10) == b"xxxxxx"
+
+
+def test_what_was_read_stays_when_the_buffer_is_used_again(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"first")
+    wait_readable(ours)
+    first = read_some(ours)
+    theirs.sendall(b"SECOND")
+    wait_readable(ours)
+    assert (first, read_some(ours)) == (b"first", b"SECOND")
+
+
+def test_a_broken_connection_is_an_error(pair: Pair) -> None:
+    ours, theirs = pair
+    abort_quietly(theirs)
+    with pytest.raises(ConnectionResetError):
+        wait_readable(ours)
+    theirs2, ours2 = socket.socketpair()
+    theirs2.close()
+    ours2.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        read_some(ours2)
+
+
+def test_an_ordinary_close_is_an_ordinary_end(pair: Pair) -> None:
+    ours, theirs = pair
+    close_quietly(ours)
+    assert theirs.recv(1) == b""
+    close_quietly(ours)
+
+
+def test_an_abort_is_a_reset_also_of_what_is_closed(pair: Pair) -> None:
+    ours, theirs = pair
+    abort_quietly(ours)
+    with pytest.raises(ConnectionResetError):
+        theirs.recv(1)
+    abort_quietly(ours)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (BlockingIOError(), True),
+        (ssl.SSLWantWriteError(), True),
+        (ssl.SSLWantReadError(), True),
+        (ConnectionResetError(), False),
+        (BrokenPipeError(), False),
+        (ssl.SSLError(), False),
+    ],
+)
+def test_would_block_is_told_from_broken(error: OSError, expected: bool) -> None:
+    assert is_would_block(error) is expected
+
+
+def test_the_low_water_mark_is_set_where_there_is_one(pair: Pair) -> None:
+    ours, _ = pair
+    set_notsent_low_water(ours, 12_345)
+    assert ours.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT) == 12_345
+    unix, other = socket.socketpair()
+    with unix, other:
+        set_notsent_low_water(unix, 12_345)
