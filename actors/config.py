@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANY_SERVICE",
     "Address",
+    "ApiService",
     "HttpProxy",
     "Limits",
     "TcpAddress",
@@ -42,6 +43,8 @@ ANY_SERVICE = ""
 """The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
 
 MAX_PORT = 65_535
+MAX_SHOWN_LENGTH = 60
+"""Of an address that an error repeats; the access tokens of AWS are longer."""
 MAX_NAME_LENGTH = 200
 USER_AGENT = "tunnelfleet/0.1 (python)"
 
@@ -69,6 +72,14 @@ class UnixAddress:
 
 
 Address = TcpAddress | UnixAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ApiService:
+    """The value of `TunnelConfig.services` for a service whose streams the client API carries.
+
+    With `ANY_SERVICE` it stands for every service that `services` does not name.
+    """
 
 
 def parse_address(text: str, *, default_host: str = "127.0.0.1") -> Address:
@@ -113,8 +124,10 @@ def _unix_address(path: str, text: str) -> UnixAddress:
 
 
 def _bad_address(text: str) -> ConfigError:
+    # A long one may be a token in the wrong place: it is not repeated.
+    shown = text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:4]}..."
     return ConfigError(
-        f"bad address {text!r}: write PORT, HOST:PORT, [IPV6]:PORT or /path/to/socket "
+        f"bad address {shown!r}: write PORT, HOST:PORT, [IPV6]:PORT or /path/to/socket "
         f"(a port is 0 to {MAX_PORT})"
     )
 
@@ -161,7 +174,14 @@ class Limits:
     data_payload_bytes: int = MAX_PAYLOAD_BYTES
     """Largest payload of a DATA message; 16384 is safe for localproxy 3.3.1 at loopback speed."""
     send_high_water_bytes: int = 262_144
-    """Per connection: bytes read locally that have not yet left for the kernel of the WebSocket."""
+    """Per connection: bytes read locally that have not yet left for the kernel of the WebSocket.
+
+    Of the client API, per tunnel: messages that have not.
+    """
+    send_high_water_messages: int = 4_096
+    """Messages of the client API that have not yet left for the kernel of the WebSocket."""
+    event_backlog_bytes: int = 1_048_576
+    """Events and their payloads that wait for callbacks, before reading stops."""
     receive_backlog_bytes: int = 262_144
     """Per connection: bytes received that the local socket has not taken, before reading stops."""
     tunnel_backlog_bytes: int = 4_194_304
@@ -217,7 +237,8 @@ class TunnelConfig:
             section 1).
         services: service id -> where to listen (source) or what to connect to (destination).
             `ANY_SERVICE` stands for the tunnel's only service. None in source mode: a free port of
-            `bind_host` for each announced service.
+            `bind_host` for each announced service. `ApiService()` for services that do not go to a
+            socket but to callbacks: see `SecureTunnel`.
         bind_host: where a source listens when `services` is None.
         version: what a source speaks; a destination sees it (PROTOCOL.md section 3).
         bandwidth_bytes_per_second: pace sending a little below this rate; None does not pace.
@@ -236,7 +257,7 @@ class TunnelConfig:
     endpoint: Endpoint
     access_token: str = field(repr=False)
     client_token: str | None = field(default=None, repr=False)
-    services: Mapping[str, Address] | None = None
+    services: Mapping[str, Address | ApiService] | None = None
     bind_host: str = "127.0.0.1"
     version: ProtocolVersion = ProtocolVersion.V3
     bandwidth_bytes_per_second: float | None = None
@@ -273,7 +294,8 @@ class TunnelConfig:
             return
         if not self.services:
             raise ConfigError(f"tunnel {self.name!r} has an empty `services`: name at least one")
-        if ANY_SERVICE in self.services and len(self.services) > 1:
+        any_target = self.services.get(ANY_SERVICE)
+        if isinstance(any_target, TcpAddress | UnixAddress) and len(self.services) > 1:
             raise ConfigError(
                 f"tunnel {self.name!r} mixes an address without a service id with named services: "
                 "give every address its service id"

@@ -1,15 +1,11 @@
 """EventRelay: takes the events of all tunnels to whoever asked for them.
 
-Actors get them as messages. A callback runs on one thread of the relay's own, in order, behind a
-bounded queue: a callback that blocks delays the callbacks, never a tunnel; what does not fit is
-dropped and counted. It does not look into events.
+Actors get them as messages, those that they asked for. Callbacks do not pass here: each tunnel has
+a lane of its own to them (`relay_threads`). It does not look into events.
 """
 
 from __future__ import annotations
 
-import logging
-import queue
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pykka import ActorDeadError
@@ -18,22 +14,31 @@ from .events import TunnelEvent
 from .kernel import DispatchedActor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pykka import ActorRef
 
 __all__ = ["EventRelay", "Subscribe", "Unsubscribe"]
 
-MAX_QUEUED_EVENTS = 10_000
-"""Events that may wait for the callback."""
-
-logger = logging.getLogger(__name__)
-
 
 class Subscribe(NamedTuple):
-    """Send every event to `subscriber` from now on."""
+    """Send events to `subscriber` from now on; it replaces an earlier one of the same actor.
+
+    Attributes:
+        subscriber: any pykka actor.
+        tunnels: names of the tunnels to tell of; None for all.
+        kinds: classes of the events to tell of, and their subclasses; None for all.
+    """
 
     subscriber: ActorRef[Any]
+    tunnels: frozenset[str] | None = None
+    kinds: frozenset[type[TunnelEvent]] | None = None
+
+    def wants(self, event: TunnelEvent) -> bool:
+        """Whether it asked for this one."""
+        if self.tunnels is not None and event.tunnel not in self.tunnels:
+            return False
+        return self.kinds is None or isinstance(event, tuple(self.kinds))
 
 
 class Unsubscribe(NamedTuple):
@@ -47,83 +52,35 @@ class EventRelay(DispatchedActor):
 
     Args:
         observe: called with each event in the relay's turn; must not block or raise.
-        callback: the user's, called on the relay's thread; None for none.
+        subscriptions: those there are already, as after a restart.
     """
 
     def __init__(
-        self,
-        observe: Callable[[TunnelEvent], None],
-        callback: Callable[[TunnelEvent], None] | None,
+        self, observe: Callable[[TunnelEvent], None], subscriptions: Iterable[Subscribe] = ()
     ) -> None:
         super().__init__()
         self._observe = observe
-        self._subscribers: dict[str, ActorRef[Any]] = {}
-        self._thread = _CallbackThread(callback) if callback is not None else None
-
-    def on_start(self) -> None:
-        """Start the callback's thread."""
-        if self._thread is not None:
-            self._thread.start()
+        self._subscriptions = {each.subscriber.actor_urn: each for each in subscriptions}
 
     def on_receive(self, message: Any) -> Any:
         """Relay an event, or change the subscribers."""
         if isinstance(message, TunnelEvent):
             self._relay(message)
         elif isinstance(message, Subscribe):
-            self._subscribers[message.subscriber.actor_urn] = message.subscriber
+            self._subscriptions[message.subscriber.actor_urn] = message
         elif isinstance(message, Unsubscribe):
-            self._subscribers.pop(message.subscriber.actor_urn, None)
+            self._subscriptions.pop(message.subscriber.actor_urn, None)
         else:
             return super().on_receive(message)
         return None
 
     def _relay(self, event: TunnelEvent) -> None:
         self._observe(event)
-        if self._thread is not None:
-            self._thread.put(event)
-        for urn, subscriber in list(self._subscribers.items()):
-            if not subscriber.is_alive():
-                del self._subscribers[urn]
-                continue
-            try:
-                subscriber.tell(event)
-            except ActorDeadError:
-                del self._subscribers[urn]
-
-    def on_stop(self) -> None:
-        """End the thread after the events it has."""
-        if self._thread is not None:
-            self._thread.stop()
-
-    def on_failure(self, *_exc_info: Any) -> None:
-        """The same, after a failure."""
-        self.on_stop()
-
-
-class _CallbackThread:
-    """A thread that calls a user's function."""
-
-    def __init__(self, callback: Callable[[TunnelEvent], None]) -> None:
-        self._callback = callback
-        self._queue: queue.Queue[TunnelEvent | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="tunnelfleet-events", daemon=True)
-        self.dropped = 0
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def put(self, event: TunnelEvent) -> None:
-        if self._queue.qsize() >= MAX_QUEUED_EVENTS:
-            self.dropped += 1
-        else:
-            self._queue.put(event)
-
-    def stop(self) -> None:
-        self._queue.put(None)
-
-    def _run(self) -> None:
-        while (event := self._queue.get()) is not None:
-            try:
-                self._callback(event)
-            except Exception:
-                logger.exception("the event callback raised on %s", type(event).__name__)
+        for urn, subscription in list(self._subscriptions.items()):
+            if not subscription.subscriber.is_alive():
+                del self._subscriptions[urn]
+            elif subscription.wants(event):
+                try:
+                    subscription.subscriber.tell(event)
+                except ActorDeadError:
+                    del self._subscriptions[urn]

@@ -132,7 +132,7 @@ class SocketActor(DispatchedActor):
 
     def on_receive(self, message: Any) -> Any:
         """Dispatch by the message's type."""
-        handler = self._HANDLERS.get(type(message))
+        handler = self.HANDLERS.get(type(message))
         if handler is None:
             return super().on_receive(message)
         return handler(self, message)
@@ -402,7 +402,7 @@ class SocketActor(DispatchedActor):
             close_quietly(self._socket)
         self._socket = None
 
-    _HANDLERS: ClassVar[Handlers] = {
+    HANDLERS: ClassVar[Handlers] = {
         Deliver: _deliver,
         BytesSent: _on_bytes_sent,
         Resolved: _on_resolved,

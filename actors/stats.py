@@ -44,6 +44,10 @@ class Histogram:
 
 CONNECT_SECONDS_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 PING_SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+QUEUE_WAIT_SECONDS_BOUNDS = (
+    *(0.000_01, 0.000_1, 0.001, 0.002_5, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
 
 
 class ServiceStats:
@@ -92,7 +96,7 @@ class TunnelStats:
         "listening",
         "ping_seconds",
         "queue_bytes",
-        "queue_wait_seconds",
+        "queue_wait",
         "reason",
         "reconnects",
         "service_ids",
@@ -122,9 +126,14 @@ class TunnelStats:
         self.failed_sends = 0
         self.ping_seconds = Histogram(PING_SECONDS_BOUNDS)
         self.queue_bytes = 0
-        self.queue_wait_seconds = 0.0
+        self.queue_wait = Histogram(QUEUE_WAIT_SECONDS_BOUNDS)
         self.throttled_seconds = 0.0
         self.stalled_connections = 0
+
+    @property
+    def queue_wait_seconds(self) -> float:
+        """How long all pieces together waited in the fair queue."""
+        return self.queue_wait.total
 
     def service(self, service_id: str) -> ServiceStats:
         """The counters of `service_id`, made at its first use."""

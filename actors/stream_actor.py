@@ -77,7 +77,7 @@ class StreamActor(DispatchedActor):
 
     def on_receive(self, message: Any) -> Any:
         """Dispatch by the message's type."""
-        handler = self._HANDLERS.get(type(message))
+        handler = self.HANDLERS.get(type(message))
         if handler is None:
             return super().on_receive(message)
         return handler(self, message)
@@ -144,7 +144,7 @@ class StreamActor(DispatchedActor):
         if self._stopping and not self._sockets:
             self.exit()
 
-    _HANDLERS: ClassVar[Handlers] = {
+    HANDLERS: ClassVar[Handlers] = {
         OpenLocal: _open_local,
         LocalDataRead: _on_data_read,
         LocalReadEnded: _on_read_ended,

@@ -29,7 +29,8 @@ from .messages import (
     ReplaceToken,
 )
 from .stats import TunnelState
-from .tunnel_actor import WEBSOCKET_CHILD, TunnelActor, TunnelContext
+from .tunnel_actor import TunnelActor
+from .tunnel_core import WEBSOCKET_CHILD, TunnelContext
 from .websocket_actor import WebSocketActor, WebSocketContext
 
 if TYPE_CHECKING:

@@ -167,7 +167,7 @@ class WebSocketActor(DispatchedActor):
 
     def on_receive(self, message: Any) -> Any:
         """Dispatch by the message's type."""
-        handler = self._HANDLERS.get(type(message))
+        handler = self.HANDLERS.get(type(message))
         if handler is None:
             return super().on_receive(message)
         return handler(self, message)
@@ -506,7 +506,7 @@ class WebSocketActor(DispatchedActor):
             close_quietly(self._socket)
             self._socket = None
 
-    _HANDLERS: ClassVar[Handlers] = {
+    HANDLERS: ClassVar[Handlers] = {
         Terminated: _on_governor_ended,
         PermitGranted: _connect,
         _ConnectTimedOut: _on_connect_timeout,

@@ -70,13 +70,15 @@ class WireSender:
         self._bandwidth = bandwidth_bytes_per_second
         self._stats = stats
         self._to_messages = to_messages
-        self._control: deque[Message] = deque()
+        self._control: deque[tuple[Message, ConnectionKey | None]] = deque()
         self._queue: FairQueue[ConnectionKey] = FairQueue()
         self._on_its_way: deque[_OnItsWay] = deque()
         self._on_its_way_bytes = 0
         self._meter = RateMeter()
         self._blocked = False
         self._throttled_until = now
+        self.messages_left: dict[ConnectionKey, int] = {}
+        """By connection, the messages of the last `written`: DATA, ends, control with a key."""
         self._bucket: TokenBucket | None = None
         if bandwidth_bytes_per_second is not None:
             self._bucket = TokenBucket(bandwidth_bytes_per_second, now)
@@ -91,13 +93,24 @@ class WireSender:
         """What TCP_NOTSENT_LOWAT should be at the present rate."""
         return min(self._limits.notsent_low_water_bytes, self._window(WINDOW_SECONDS))
 
-    def control(self, message: Message) -> None:
-        """Queue a start, reset or reply: it leaves before all DATA that waits."""
-        self._control.append(message)
+    def control(self, message: Message, key: ConnectionKey | None = None) -> None:
+        """Queue a start, reset or reply: it leaves before all DATA that waits.
 
-    def data(self, key: ConnectionKey, chunk: bytes, now: float, *, join: bool = True) -> None:
-        """Queue bytes of a connection; `join` False keeps a message's borders."""
-        self._queue.push(key, chunk, now, join=join)
+        With a key, it is counted in `messages_left` when it has left.
+        """
+        self._control.append((message, key))
+
+    def data(
+        self,
+        key: ConnectionKey,
+        chunk: bytes,
+        now: float,
+        *,
+        join: bool = True,
+        whole: bool = False,
+    ) -> None:
+        """Queue bytes of a connection; `join` False keeps a message's borders, `whole` its size."""
+        self._queue.push(key, chunk, now, join=join, whole=whole)
         self._stats.queue_bytes = self._queue.queued_bytes
 
     def end(self, key: ConnectionKey, now: float) -> None:
@@ -129,8 +142,8 @@ class WireSender:
         """
         messages: list[Message] = []
         while self._control:
-            message = self._control.popleft()
-            self._add(messages, message, None)
+            message, key = self._control.popleft()
+            self._add(messages, message, key)
             if self._bucket is not None:
                 self._bucket.take(MESSAGE_OVERHEAD_BYTES, now)
         rate = self._bandwidth if self._bandwidth is not None else self._meter.bytes_per_second
@@ -146,7 +159,7 @@ class WireSender:
             if piece is None:
                 break
             self._take_piece(messages, piece.flow.key, piece.payload, now)
-            self._stats.queue_wait_seconds += piece.waited_seconds
+            self._stats.queue_wait.observe(piece.waited_seconds)
         self._stats.queue_bytes = self._queue.queued_bytes
         return messages, 0.0
 
@@ -174,12 +187,15 @@ class WireSender:
     def written(self, messages: int, now: float, *, blocked: bool) -> list[Credit]:
         """So many messages left for the kernel; `blocked`: it takes no more for now."""
         left: dict[ConnectionKey, int] = {}
+        counts = self.messages_left = {}
         wire_bytes = 0
         for _ in range(min(messages, len(self._on_its_way))):
             item = self._on_its_way.popleft()
             wire_bytes += item.wire_bytes
-            if item.key is not None and item.payload_bytes:
-                left[item.key] = left.get(item.key, 0) + item.payload_bytes
+            if item.key is not None:
+                counts[item.key] = counts.get(item.key, 0) + 1
+                if item.payload_bytes:
+                    left[item.key] = left.get(item.key, 0) + item.payload_bytes
         self._on_its_way_bytes -= wire_bytes
         self._measure(wire_bytes, now, blocked=blocked)
         return [Credit(key, size_bytes) for key, size_bytes in left.items()]

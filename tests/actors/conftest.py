@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fakes import TunnelRig
+from tests.actors.rig import TunnelRig
+from tests.actors.servers import ScriptedServer, tls_contexts
 from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.proto import Mode
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
 
 
@@ -42,3 +45,20 @@ def rig(
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A TLS server's context, and a client's that trusts it."""
+    return tls_contexts(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ScriptedServer]]:
+    """Return a maker of scripted servers, which are closed and checked after the test."""
+    with contextlib.ExitStack() as running:
+
+        def make(script: Callable[[Any], None], **settings: Any) -> ScriptedServer:
+            return running.enter_context(ScriptedServer(script, **settings))
+
+        yield make

@@ -107,7 +107,9 @@ def test_a_unix_path_is_measured_in_bytes() -> None:
 
 addresses = st.one_of(
     st.builds(
-        TcpAddress, st.sampled_from(["localhost", "10.0.0.7", "::1", "fe80::1"]), st.integers(0, 65_535)
+        TcpAddress,
+        st.sampled_from(["localhost", "10.0.0.7", "::1", "fe80::1"]),
+        st.integers(0, 65_535),
     ),
     st.builds(UnixAddress, st.text("abc._-", min_size=1, max_size=20).map("/run/{}".format)),
 )

@@ -1,4 +1,4 @@
-"""What each connection has received and not delivered: when to hold the WebSocket, and who stalls."""
+"""What connections have received and not delivered: when to hold the WebSocket, who stalls."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ def test_when_the_sum_is_too_much_all_that_take_nothing_are_suspects() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 2), st.sampled_from(["receive", "deliver", "remove"]), st.floats(0, 1))
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(["receive", "deliver", "remove"]), st.floats(0, 1)
+        )
     )
 )
 def test_the_sum_is_that_of_the_connections_and_never_negative(

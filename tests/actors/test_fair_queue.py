@@ -1,4 +1,4 @@
-"""The queue in front of the wire: order within a flow, fairness between flows, ends behind bytes."""
+"""The queue in front of the wire: order within flows, fairness between them, ends behind bytes."""
 
 from __future__ import annotations
 

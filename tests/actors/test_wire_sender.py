@@ -55,9 +55,9 @@ def key_of(message: Message) -> ConnectionKey:
     return ConnectionKey(message.service_id, message.stream_id, message.connection_id)
 
 
-def total(credits: Iterable[Credit]) -> Counter[ConnectionKey]:
+def total(given: Iterable[Credit]) -> Counter[ConnectionKey]:
     counter: Counter[ConnectionKey] = Counter()
-    for credit in credits:
+    for credit in given:
         counter[credit.key] += credit.size_bytes
     return counter
 
@@ -73,8 +73,8 @@ class CreditIsConserved(RuleBasedStateMachine):
         self.now = 0.0
         self.pushed: Counter[ConnectionKey] = Counter()
         self.credited: Counter[ConnectionKey] = Counter()
-        self.sent: dict[ConnectionKey, bytes] = {key: b"" for key in KEYS}
-        self.expected: dict[ConnectionKey, bytes] = {key: b"" for key in KEYS}
+        self.sent: dict[ConnectionKey, bytes] = dict.fromkeys(KEYS, b"")
+        self.expected: dict[ConnectionKey, bytes] = dict.fromkeys(KEYS, b"")
         self.discarded: set[ConnectionKey] = set()
         self.in_flight: deque[Message] = deque()
 

@@ -1,0 +1,262 @@
+"""The layer of TunnelActor that follows the life of its WebSocket and its listeners.
+
+It turns what the TransportSupervisor tells into the state of the tunnel, and lets the listeners
+accept while there is a connection. DESIGN.md section 2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tunnelfleet.proto import (
+    Mode,
+    RemoteProtocolError,
+    ServicesAnnounced,
+)
+
+from . import events
+from .config import ANY_SERVICE, ApiService, TcpAddress
+from .kernel import ChildSpec, Restart, RestartChild, StartChild, StopChild
+from .listener_actor import ListenerActor
+from .messages import (
+    Abandon,
+    AttachTransport,
+    ChildEnded,
+    ChildQuarantined,
+    ChildStarted,
+    ChildWaiting,
+    ConnectionEstablished,
+    ConnectionRefused,
+    ListenerBound,
+    PingAnswered,
+    SetAccepting,
+)
+from .stats import TunnelState, count
+from .tunnel_core import WEBSOCKET_CHILD, AnnounceTimedOut
+from .tunnel_streams import TunnelStreams
+from .websocket_actor import ConnectionLost, lost_reason
+
+if TYPE_CHECKING:
+    from pykka import ActorRef
+
+    from .config import Address
+    from .handlers import Handlers
+
+__all__ = ["TunnelLink"]
+
+LISTENER_SHUTDOWN_SECONDS = 1.0
+
+
+class TunnelLink(TunnelStreams):
+    """Follows the connection and the listeners."""
+
+    # -- the transport's children
+
+    def _attach_transport(self, message: AttachTransport) -> None:
+        self._transport = message.supervisor
+        if self._draining:
+            self._finish_quiesce()
+            return
+        services = self._config.services
+        if self._config.mode is Mode.SOURCE and services is not None:
+            for service_id, address in services.items():
+                if not isinstance(address, ApiService):
+                    self._start_listener(service_id, address)
+
+    def _start_listener(self, service_id: str, address: Address) -> None:
+        assert self._transport is not None
+        context, tunnel = self._context, self.actor_ref
+        child_id = f"listener {service_id}"
+        self._listener_children.append(child_id)
+
+        def start() -> ActorRef[Any]:
+            return ListenerActor.start(
+                service_id, address, tunnel, context.config.limits, context.bound
+            )
+
+        self._transport.tell(
+            StartChild(
+                ChildSpec(
+                    id=child_id,
+                    start=start,
+                    restart=Restart.PERMANENT,
+                    shutdown=LISTENER_SHUTDOWN_SECONDS,
+                    backoff=self._limits.backoff,
+                )
+            )
+        )
+
+    def _on_listener_bound(self, message: ListenerBound) -> None:
+        self._listeners[message.service_id] = message.listener
+        self._stats.listening[message.service_id] = (str(message.address),)
+        self._stats.last_event = f"listening on {message.address}"
+        self._publish(events.ListenerOpened(self._config.name, message.service_id, message.address))
+        message.listener.tell(SetAccepting(self._accepting))
+
+    def _on_child_started(self, message: ChildStarted) -> None:
+        if message.child_id == WEBSOCKET_CHILD:
+            self._websocket_child = message.ref
+            if not self._draining and self._quiesce is None:
+                self._enter(TunnelState.CONNECTING, self._lost_text)
+
+    def _on_child_ended(self, message: ChildEnded) -> None:
+        if message.child_id == WEBSOCKET_CHILD:
+            self._on_websocket_ended(message)
+        elif message.child_id.startswith("listener "):
+            self._on_listener_ended(message)
+        else:
+            self._on_stream_actor_ended(message)
+
+    def _on_listener_ended(self, message: ChildEnded) -> None:
+        service_id = message.child_id.removeprefix("listener ")
+        self._listeners.pop(service_id, None)
+        self._stats.listening.pop(service_id, None)
+        reason = str(message.reason.exception or "") if message.reason.is_failure else ""
+        if reason:
+            self._stats.last_event = reason
+        self._publish(events.ListenerClosed(self._config.name, service_id, reason))
+
+    def _on_child_waiting(self, message: ChildWaiting) -> None:
+        if message.child_id != WEBSOCKET_CHILD:
+            return
+        if self._restart_at_once:
+            self._restart_at_once = False
+            assert self._transport is not None
+            self._transport.tell(RestartChild(WEBSOCKET_CHILD))
+        elif not self._draining and self._quiesce is None:
+            delay = f"retry in {message.delay_seconds:.1f} s"
+            text = f"{self._lost_text}; {delay}" if self._lost_text else delay
+            self._enter(TunnelState.BACKOFF, text)
+
+    def _on_child_quarantined(self, message: ChildQuarantined) -> None:
+        if message.child_id == WEBSOCKET_CHILD:
+            self._enter(TunnelState.QUARANTINED, f"its connection keeps failing: {message.reason}")
+
+    # -- the WebSocket's life
+
+    def _on_established(self, message: ConnectionEstablished) -> None:
+        self._epoch = message.epoch
+        self._websocket = message.websocket
+        self._stats.channel_id = message.channel_id
+        self._session.connected()
+        self._announced = False
+        self._abandoned = False
+        self._paused = False
+        self._low_water_bytes = self._limits.notsent_low_water_bytes
+        self.schedule(self._limits.announce_timeout_seconds, AnnounceTimedOut(message.epoch))
+
+    def _on_announce_timeout(self, message: AnnounceTimedOut) -> None:
+        if message.epoch == self._epoch and not self._announced:
+            seconds = self._limits.announce_timeout_seconds
+            self._drop_connection(
+                "announce_timeout", f"the service sent no SERVICE_IDS within {seconds:g} s"
+            )
+
+    def _drop_connection(self, label: str, text: str) -> None:
+        if self._websocket is not None:
+            self._abandoned = True
+            self._websocket.tell(Abandon(label, RemoteProtocolError(text)))
+
+    def _on_refused(self, message: ConnectionRefused) -> None:
+        count(self._stats.connect_failures, f"http_{message.error.status}")
+        if self._api is not None:
+            self._api.tell_failure(message.error)
+        self._lost_text = ""
+        self._enter(TunnelState.REFUSED, str(message.error))
+        if self._quiesce is not None:
+            self._finish_quiesce()
+
+    def _on_websocket_ended(self, message: ChildEnded) -> None:
+        error = lost_reason(message.reason)
+        if message.reason.is_failure:
+            label = error.label if isinstance(error, ConnectionLost) else "crashed"
+            self._lost_text = str(error)
+            if self._websocket is None:
+                count(self._stats.connect_failures, label)
+                if self._api is not None:
+                    self._api.tell_failure(error)
+            else:
+                self._lost_label = label
+        elif self._restart_at_once:
+            # The old token was refused while the new one was on its way.
+            self._restart_at_once = False
+            assert self._transport is not None
+            self._transport.tell(RestartChild(WEBSOCKET_CHILD))
+        if self._websocket is not None:
+            self._websocket = None
+            if self._api is not None:
+                self._api.on_lost(error)
+            self._end_all_streams()
+            if self._api is not None:
+                self._api.tell_shutdown(error if message.reason.is_failure else None)
+        self._set_accepting(False)
+        if self._quiesce is not None or self._draining:
+            self._finish_quiesce()
+
+    def _end_all_streams(self) -> None:
+        self._give_credit(self._wire.connection_lost())
+        self._handle_events(self._session.disconnected())
+        self._announced = False
+
+    def _on_announced(self, event: ServicesAnnounced) -> None:
+        self._announced = True
+        self._stats.service_ids = event.service_ids
+        for service_id in event.service_ids:
+            # Its counters are there from the start: a rate needs the zero before the first byte.
+            self._stats.service(service_id)
+        if self._lost_label is not None:
+            count(self._stats.reconnects, self._lost_label)
+            self._lost_label = None
+        self._lost_text = ""
+        name = self._config.name
+        self._publish(events.ServiceIdsReceived(name, event.service_ids, self._stats.channel_id))
+        if self._api is not None:
+            self._api.tell_success(event.service_ids, self._stats.channel_id)
+        if not self._draining and self._quiesce is None:
+            self._enter(TunnelState.CONNECTED)
+            self._start_free_listeners(event.service_ids)
+            self._update_accepting()
+
+    def _start_free_listeners(self, service_ids: tuple[str, ...]) -> None:
+        if self._config.mode is not Mode.SOURCE or self._config.services is not None:
+            return
+        for service_id in service_ids or (ANY_SERVICE,):
+            if f"listener {service_id}" not in self._listener_children:
+                self._start_listener(service_id, TcpAddress(self._config.bind_host, 0))
+
+    # -- accepting
+
+    def _update_accepting(self) -> None:
+        self._set_accepting(self._announced and self._takes_connections())
+
+    def _set_accepting(self, accepting: bool) -> None:
+        if accepting == self._accepting:
+            return
+        self._accepting = accepting
+        for listener in self._listeners.values():
+            listener.tell(SetAccepting(accepting))
+
+    def _close_listeners(self) -> None:
+        self._set_accepting(False)
+        assert self._transport is not None
+        for child_id in self._listener_children:
+            self._transport.tell(StopChild(child_id))
+
+    EVENTS: ClassVar[Handlers] = {
+        **TunnelStreams.EVENTS,
+        ServicesAnnounced: _on_announced,
+    }
+
+    HANDLERS: ClassVar[Handlers] = {
+        **TunnelStreams.HANDLERS,
+        AttachTransport: _attach_transport,
+        ListenerBound: _on_listener_bound,
+        ChildStarted: _on_child_started,
+        ChildEnded: _on_child_ended,
+        ChildWaiting: _on_child_waiting,
+        ChildQuarantined: _on_child_quarantined,
+        ConnectionEstablished: _on_established,
+        ConnectionRefused: _on_refused,
+        AnnounceTimedOut: _on_announce_timeout,
+        PingAnswered: lambda _self, _message: None,
+    }

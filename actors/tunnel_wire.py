@@ -1,0 +1,171 @@
+"""The layer of TunnelActor that sends: fair queue to WebSocket, credit back, holding the WebSocket.
+
+It decides when, never what: what a piece is on the wire is the session's word. DESIGN.md section 4.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+from tunnelfleet.proto import (
+    LocalProtocolError,
+)
+
+from .api_port import EventsTaken
+from .messages import (
+    BytesDelivered,
+    BytesSent,
+    ConnectionKey,
+    PauseReading,
+    RemoteEndedFor,
+    ResumeReading,
+    SetLowWater,
+    Transmit,
+    Written,
+)
+from .tunnel_core import CheckStalled, PumpAgain, TunnelCore
+from .wire_sender import Credit
+
+if TYPE_CHECKING:
+    from tunnelfleet.proto import Message
+
+    from .connections import Connection
+    from .handlers import Handlers
+
+__all__ = ["TunnelWire"]
+
+SLOWER_AT_LEAST = 2
+"""TCP_NOTSENT_LOWAT is set when the rate has changed by this factor, not at every measurement."""
+
+
+class TunnelWire(TunnelCore):
+    """Sends, and holds back."""
+
+    # -- to the wire
+
+    def _to_messages(self, key: ConnectionKey, payload: bytes | None) -> list[Message]:
+        """What a piece of the fair queue is on the wire."""
+        connection = self._connections.get(key)
+        if connection is None:
+            return []
+        if payload is None:
+            return self._end_on_wire(connection)
+        try:
+            message = self._session.data(key.service_id, key.connection_id, payload)
+        except LocalProtocolError as error:
+            self._stats.failed_sends += 1
+            self._give_credit([Credit(key, len(payload))])
+            if self._api is not None:
+                self._api.on_unsendable(key, error)
+            return []
+        if self._api is not None:
+            self._api.on_taken(key)
+        stats = self._stats.service(key.service_id)
+        stats.sent_bytes += len(payload)
+        stats.sent_messages += 1
+        return [message]
+
+    def _end_on_wire(self, connection: Connection) -> list[Message]:
+        key = connection.key
+        connection.end_sent = True
+        messages, session_events = self._session.reset_connection(key.service_id, key.connection_id)
+        if self._api is not None:
+            self._api.on_end_taken(key, is_sent=bool(messages))
+        self._handle_events(session_events)
+        if connection.gone:
+            self._forget(connection)
+        return messages
+
+    def _pump(self) -> None:
+        if self._websocket is None:
+            return
+        self._pumping = True
+        messages, wait_seconds = self._wire.pump(time.monotonic())
+        self._pumping = False
+        if messages:
+            self._websocket.tell(Transmit(messages))
+        if wait_seconds and not self._pump_timer_on:
+            self._pump_timer_on = True
+            self.schedule(wait_seconds, PumpAgain())
+        self._finish_if_done()
+
+    def _on_pump_again(self, _message: PumpAgain) -> None:
+        self._pump_timer_on = False
+        self._pump()
+
+    def _on_written(self, message: Written) -> None:
+        if message.epoch != self._epoch or self._websocket is None:
+            return
+        now = time.monotonic()
+        self._give_credit(self._wire.written(message.messages, now, blocked=message.blocked))
+        if self._api is not None:
+            self._api.on_written()
+        self._adapt_low_water()
+        self._pump()
+
+    def _adapt_low_water(self) -> None:
+        wanted, present = self._wire.low_water_bytes, self._low_water_bytes
+        is_far = wanted * SLOWER_AT_LEAST <= present or wanted >= present * SLOWER_AT_LEAST
+        if is_far and self._websocket is not None:
+            self._low_water_bytes = wanted
+            self._websocket.tell(SetLowWater(wanted))
+
+    def _give_credit(self, items: list[Credit]) -> None:
+        for credit in items:
+            connection = self._connections.get(credit.key)
+            if connection is not None and connection.socket_actor is not None and credit.size_bytes:
+                connection.socket_actor.tell(BytesSent(credit.size_bytes))
+
+    # -- holding the WebSocket
+
+    def _on_bytes_delivered(self, message: BytesDelivered) -> None:
+        connection = self._connections.get(message.key)
+        if connection is not None:
+            self._connections.delivered(connection, message.size_bytes, time.monotonic())
+            if self._paused:
+                self._check_backlog()
+
+    def _check_backlog(self) -> None:
+        must_pause = self._connections.must_pause or self._callbacks_are_full()
+        if must_pause == self._paused or self._websocket is None:
+            return
+        self._paused = must_pause
+        self._websocket.tell(PauseReading() if must_pause else ResumeReading())
+        if must_pause and not self._stall_check_on:
+            self._stall_check_on = True
+            self.schedule(self._limits.stall_timeout_seconds, CheckStalled())
+
+    def _callbacks_are_full(self) -> bool:
+        is_full = self._api is not None and self._api.must_hold_back()
+        lane = self._context.lane
+        if lane is not None and lane.is_full:
+            tunnel = self.actor_ref
+            is_full = lane.when_room(lambda: tunnel.cell.send(EventsTaken())) or is_full
+        return is_full
+
+    def _on_events_taken(self, _message: EventsTaken) -> None:
+        self._check_backlog()
+
+    def _on_check_stalled(self, message: CheckStalled) -> None:
+        self._stall_check_on = False
+        if not self._paused:
+            return
+        # Callbacks that hold up the tunnel are the user's to look after: they are counted, not cut.
+        is_by_socket = self._connections.must_pause
+        for connection in self._connections.stalled(time.monotonic()) if is_by_socket else ():
+            connection.stalled = True
+            self._stats.stalled_connections += 1
+            connection.reason = "stalled: the local application took no byte"
+            connection.stream.tell(RemoteEndedFor(connection.key.connection_id, abort=True))
+        self._stall_check_on = True
+        self.schedule(max(self._limits.stall_timeout_seconds / 4, 0.05), message)
+
+    HANDLERS: ClassVar[Handlers] = {
+        **TunnelCore.HANDLERS,
+        Written: _on_written,
+        BytesDelivered: _on_bytes_delivered,
+        EventsTaken: _on_events_taken,
+        PumpAgain: _on_pump_again,
+        CheckStalled: _on_check_stalled,
+    }

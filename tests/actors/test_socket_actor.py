@@ -1,0 +1,634 @@
+"""SocketActor between a real socket and recorders in the place of its stream and its tunnel."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.actors.fakes import Recorder, settle, start_watched
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
+from tunnelfleet.actors.config import Limits, TcpAddress, UnixAddress
+from tunnelfleet.actors.kernel import kill
+from tunnelfleet.actors.messages import (
+    Attach,
+    BytesDelivered,
+    BytesSent,
+    ConnectionKey,
+    Deliver,
+    LocalDataRead,
+    LocalReadEnded,
+    RemoteEnded,
+    StopReadingLocal,
+)
+from tunnelfleet.actors.socket_actor import SocketActor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.actors.kernel.helpers import Log
+    from tunnelfleet.actors.connector import Connector
+    from tunnelfleet.actors.kernel import Dispatcher
+
+KEY = ConnectionKey("SSH", 1, 7)
+PATIENT = Limits(linger_seconds=30.0)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection over loopback, with small buffers."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        ours = socket.socket()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        ours.connect(listener.getsockname())
+        theirs, _ = listener.accept()
+    return ours, theirs
+
+
+class Local:
+    """A SocketActor, the application at its other end, and what its stream and tunnel were told."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        connector: Connector,
+        limits: Limits = PATIENT,
+        **arguments: Any,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.stream = Recorder.start(dispatcher=dispatcher)
+        self.tunnel = Recorder.start(dispatcher=dispatcher)
+        self.to_stream: Log = self.stream.ask(lambda actor: actor.log)
+        self.to_tunnel: Log = self.tunnel.ask(lambda actor: actor.log)
+        self.app: socket.socket | None = None
+        if "address" not in arguments and "sock" not in arguments:
+            arguments["sock"], self.app = tcp_pair()
+            self.app.settimeout(DEADLINE_SECONDS)
+        self.ref, self.ended = start_watched(
+            dispatcher,
+            lambda: SocketActor.start(
+                KEY, self.stream, self.tunnel, limits, connector, **arguments
+            ),
+        )
+
+    def close(self) -> None:
+        if self.app is not None:
+            self.app.close()
+
+    def tell(self, *messages: Any) -> None:
+        for message in messages:
+            self.ref.tell(message)
+        settle(self.dispatcher)
+
+    @property
+    def read_bytes(self) -> bytes:
+        return b"".join(m.data for m in self.to_stream.items if isinstance(m, LocalDataRead))
+
+    @property
+    def delivered_bytes(self) -> int:
+        return sum(m.size_bytes for m in self.to_tunnel.items if isinstance(m, BytesDelivered))
+
+    def read_end(self) -> LocalReadEnded:
+        """Wait until the stream was told that no more bytes come."""
+        items = self.to_stream.wait_for(
+            lambda items: any(isinstance(m, LocalReadEnded) for m in items)
+        )
+        ends = [item for item in items if isinstance(item, LocalReadEnded)]
+        assert len(ends) == 1
+        assert items[-1] is ends[0], "nothing comes after the end"
+        return ends[0]
+
+    def wait_ended(self) -> str:
+        """Wait until the actor has ended; return the reason it gave."""
+        (terminated,) = self.ended.wait(1)
+        assert not terminated.reason.is_failure, terminated
+        return self.read_end().reason
+
+    def fill_application(self, chunk: bytes = b"x" * 65_536) -> int:
+        """Deliver until the application's buffers are full; return the bytes delivered."""
+        total = 0
+        while self.delivered_bytes == total:
+            self.tell(Deliver(chunk))
+            total += len(chunk)
+            assert total < 50_000_000, "nothing holds it up"
+        return total
+
+
+@pytest.fixture
+def local(dispatcher: Dispatcher, connector: Connector) -> Iterator[Callable[..., Local]]:
+    made: list[Local] = []
+
+    def make(limits: Limits = PATIENT, **arguments: Any) -> Local:
+        made.append(Local(dispatcher, connector, limits, **arguments))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.ref.is_alive():
+            each.ref.stop()
+        each.close()
+
+
+def read_all(sock: socket.socket, size: int | None = None) -> bytes:
+    """Read to the end, or `size` bytes."""
+    data = b""
+    while size is None or len(data) < size:
+        piece = sock.recv(65_536)
+        if not piece:
+            assert size is None, f"the end came after {len(data)} bytes"
+            return data
+        data += piece
+    return data
+
+
+def read_until_reset(sock: socket.socket) -> tuple[bytes, bool]:
+    """Read to the end; say whether it was a reset, and not an ordinary end."""
+    data = b""
+    try:
+        while piece := sock.recv(65_536):
+            data += piece
+    except ConnectionResetError:
+        return data, True
+    return data, False
+
+
+def is_reset(sock: socket.socket) -> bool:
+    """Whether the connection ends with a reset, and not with an ordinary end."""
+    return read_until_reset(sock)[1]
+
+
+# -- from the application
+
+
+def test_it_says_where_credit_goes(local: Callable[..., Local]) -> None:
+    app = local()
+    assert app.to_tunnel.wait(1) == [Attach(KEY, app.ref)]
+
+
+def test_what_the_application_sends_goes_to_the_stream(local: Callable[..., Local]) -> None:
+    app = local()
+    app.app.sendall(b"hello")
+    assert app.to_stream.wait(1) == [LocalDataRead(7, b"hello")]
+
+
+def test_all_bytes_before_the_end_are_told_before_the_end(local: Callable[..., Local]) -> None:
+    app = local(Limits(send_high_water_bytes=10_000_000, linger_seconds=30.0))
+    payload = bytes(index % 251 for index in range(1_000_000))
+    app.app.sendall(payload)
+    app.app.shutdown(socket.SHUT_WR)
+    assert app.read_end() == LocalReadEnded(7, "closed by the local application")
+    assert app.read_bytes == payload
+
+
+def test_no_chunk_is_larger_than_a_payload(local: Callable[..., Local]) -> None:
+    app = local(Limits(data_payload_bytes=1_000, send_high_water_bytes=1_000_000))
+    app.app.sendall(b"x" * 10_000)
+    wait_until(lambda: len(app.read_bytes) == 10_000)
+    assert max(len(m.data) for m in app.to_stream.items) <= 1_000
+
+
+def test_it_reads_no_more_than_it_has_credit_for(local: Callable[..., Local]) -> None:
+    app = local(Limits(send_high_water_bytes=20_000, data_payload_bytes=5_000))
+    app.app.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while sent < 20_000_000:
+            sent += app.app.send(b"x" * 65_536)
+    assert sent < 20_000_000, "the application is held up"
+    wait_until(lambda: len(app.read_bytes) >= 20_000)
+    settle(app.dispatcher)
+    assert len(app.read_bytes) == 20_000
+    app.tell(BytesSent(9_999))
+    assert len(app.read_bytes) == 20_000, "it starts again at half, not at every byte"
+    app.tell(BytesSent(1))
+    wait_until(lambda: len(app.read_bytes) == 30_000)
+    app.tell(BytesSent(20_000))
+    wait_until(lambda: len(app.read_bytes) == 50_000)
+
+
+def test_an_application_that_aborts_ends_the_connection(local: Callable[..., Local]) -> None:
+    app = local()
+    app.app.sendall(b"last words")
+    wait_until(lambda: app.read_bytes == b"last words")
+    app.app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    app.app.close()
+    assert "reset" in app.wait_ended()
+
+
+# -- to the application
+
+
+def test_what_the_peer_sends_goes_to_the_application_and_is_credited(
+    local: Callable[..., Local],
+) -> None:
+    app = local()
+    app.tell(Deliver(b"hello "), Deliver(b"world"))
+    assert read_all(app.app, 11) == b"hello world"
+    assert app.to_tunnel.items[1:] == [BytesDelivered(KEY, 6), BytesDelivered(KEY, 5)]
+
+
+def test_an_application_that_does_not_read_gets_no_more_than_the_kernel_takes(
+    local: Callable[..., Local],
+) -> None:
+    app = local()
+    total = app.fill_application()
+    taken = app.delivered_bytes
+    assert taken < total
+    app.tell(Deliver(b"y" * 1_000))
+    assert app.delivered_bytes == taken
+    data = read_all(app.app, total + 1_000)
+    assert data.endswith(b"xy" + b"y" * 999)
+    wait_until(lambda: app.delivered_bytes == total + 1_000)
+
+
+def test_bytes_keep_their_order_over_a_blocked_application(local: Callable[..., Local]) -> None:
+    app = local()
+    chunks = [bytes([number % 251]) * 10_000 for number in range(100)]
+    for chunk in chunks:
+        app.ref.tell(Deliver(chunk))
+    assert read_all(app.app, 1_000_000) == b"".join(chunks)
+
+
+# -- ends
+
+
+def test_after_the_application_s_end_the_other_direction_stays_open(
+    local: Callable[..., Local],
+) -> None:
+    app = local()
+    app.app.shutdown(socket.SHUT_WR)
+    app.read_end()
+    app.tell(Deliver(b"the answer"))
+    app.tell(RemoteEnded(abort=False))
+    assert read_all(app.app) == b"the answer"
+    app.wait_ended()
+
+
+def test_after_the_peer_s_end_the_other_direction_stays_open(local: Callable[..., Local]) -> None:
+    app = local()
+    app.tell(Deliver(b"the question"), RemoteEnded(abort=False))
+    assert read_all(app.app) == b"the question"
+    app.app.sendall(b"the answer")
+    app.app.close()
+    app.wait_ended()
+    assert app.read_bytes == b"the answer"
+
+
+def test_all_that_came_before_the_peer_s_end_is_written_before_it(
+    local: Callable[..., Local],
+) -> None:
+    app = local()
+    total = app.fill_application()
+    app.tell(Deliver(b"the end"), RemoteEnded(abort=False))
+    assert read_all(app.app)[total:] == b"the end"
+    app.app.close()
+    app.wait_ended()
+    assert app.delivered_bytes == total + 7
+
+
+def test_a_half_closed_connection_ends_when_no_byte_comes_for_the_linger_time(
+    local: Callable[..., Local],
+) -> None:
+    app = local(Limits(linger_seconds=0.1))
+    app.app.shutdown(socket.SHUT_WR)
+    assert app.wait_ended() == "closed by the local application"
+
+
+def test_the_same_after_the_peer_s_end(local: Callable[..., Local]) -> None:
+    app = local(Limits(linger_seconds=0.1))
+    app.tell(RemoteEnded(abort=False))
+    assert app.wait_ended() == "the other side ended"
+    assert not is_reset(app.app)
+
+
+def pause(dispatcher: Dispatcher, seconds: float) -> None:
+    """Let time pass on the dispatcher: return when a timer of it has fired."""
+    recorder = Recorder.start(dispatcher=dispatcher)
+    recorder.ask(lambda actor: actor.schedule(seconds, "over"))
+    recorder.ask(lambda actor: actor.log).wait(1)
+
+
+def test_an_application_that_goes_on_sending_after_the_peer_s_end_is_not_cut(
+    local: Callable[..., Local],
+) -> None:
+    app = local(Limits(linger_seconds=0.2, send_high_water_bytes=1_000_000))
+    app.tell(RemoteEnded(abort=False))
+    for _ in range(10):
+        pause(app.dispatcher, 0.05)
+        app.app.sendall(b"x" * 1_000)
+    assert app.ref.is_alive()
+    app.app.close()
+    app.wait_ended()
+    assert len(app.read_bytes) == 10_000
+
+
+def test_credit_that_comes_back_is_progress(local: Callable[..., Local]) -> None:
+    """Under a throttle reading rests although the connection lives."""
+    app = local(Limits(linger_seconds=0.2, send_high_water_bytes=1_000))
+    app.tell(RemoteEnded(abort=False))
+    app.app.sendall(b"x" * 5_000)
+    wait_until(lambda: len(app.read_bytes) >= 1_000)
+    for _ in range(10):
+        pause(app.dispatcher, 0.05)
+        app.tell(BytesSent(1))
+    assert app.ref.is_alive()
+
+
+def test_however_busy_a_half_closed_connection_has_an_end(local: Callable[..., Local]) -> None:
+    app = local(Limits(linger_seconds=0.1, half_close_seconds=0.3, send_high_water_bytes=10**9))
+    app.tell(RemoteEnded(abort=False))
+    app.app.settimeout(DEADLINE_SECONDS)
+    while not app.ended.items:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            app.app.sendall(b"x")
+        pause(app.dispatcher, 0.02)
+    assert app.wait_ended() == "the peer ended long ago"
+
+
+def test_a_peer_that_sends_to_a_half_closed_application_keeps_it_open(
+    local: Callable[..., Local],
+) -> None:
+    app = local(Limits(linger_seconds=0.2))
+    app.app.shutdown(socket.SHUT_WR)
+    for _ in range(10):
+        pause(app.dispatcher, 0.05)
+        app.tell(Deliver(b"x"))
+    assert app.ref.is_alive()
+    assert read_all(app.app, 10) == b"x" * 10
+
+
+def test_an_abort_resets_the_application(local: Callable[..., Local]) -> None:
+    app = local()
+    app.tell(Deliver(b"some"), RemoteEnded(abort=True))
+    assert app.wait_ended() == "reset by the tunnel"
+    assert is_reset(app.app)
+
+
+def test_what_came_before_an_abort_is_written_first(local: Callable[..., Local]) -> None:
+    app = local()
+    total = app.fill_application()
+    app.tell(Deliver(b"the end"), RemoteEnded(abort=True))
+    assert app.ref.is_alive()
+    data, is_cut = read_until_reset(app.app)
+    assert is_cut, "an ordinary end would hide that something is missing"
+    assert app.wait_ended() == "reset by the tunnel"
+    # A reset may overtake what the application has not read yet; what it read is in order.
+    assert (b"x" * total + b"the end").startswith(data)
+
+
+def test_an_application_that_does_not_read_delays_an_abort_by_the_linger_time_only(
+    local: Callable[..., Local],
+) -> None:
+    app = local(Limits(linger_seconds=0.1))
+    app.fill_application()
+    app.tell(RemoteEnded(abort=True))
+    assert app.wait_ended() == "reset by the tunnel"
+    assert app.delivered_bytes == sum(
+        m.size_bytes for m in app.to_tunnel.items if isinstance(m, BytesDelivered)
+    )
+    assert is_reset(app.app)
+
+
+def test_credit_of_what_was_never_written_comes_back_at_the_end(
+    local: Callable[..., Local],
+) -> None:
+    app = local(Limits(linger_seconds=0.05))
+    total = app.fill_application()
+    app.tell(RemoteEnded(abort=False))
+    app.wait_ended()
+    settle(app.dispatcher)
+    assert app.delivered_bytes == total
+    assert is_reset(app.app), "bytes are missing: no ordinary end"
+
+
+def test_an_application_that_reads_no_more_may_still_send(local: Callable[..., Local]) -> None:
+    ours, theirs = socket.socketpair()
+    app = local(sock=ours)
+    app.app = theirs
+    theirs.shutdown(socket.SHUT_RD)
+    app.tell(Deliver(b"nobody reads this"), Deliver(b"nor this"))
+    assert app.delivered_bytes == 25, "it is credited, or the tunnel would be held up"
+    theirs.sendall(b"but I have something to say")
+    wait_until(lambda: app.read_bytes == b"but I have something to say")
+    theirs.close()
+    app.wait_ended()
+
+
+def test_both_ends_at_once_is_an_ordinary_end(local: Callable[..., Local]) -> None:
+    app = local()
+    app.tell(RemoteEnded(abort=False))
+    app.app.shutdown(socket.SHUT_WR)
+    assert read_all(app.app) == b""
+    app.wait_ended()
+
+
+def test_a_second_end_of_the_peer_is_harmless(local: Callable[..., Local]) -> None:
+    app = local()
+    app.tell(RemoteEnded(abort=False), RemoteEnded(abort=False))
+    app.app.sendall(b"still here")
+    wait_until(lambda: app.read_bytes == b"still here")
+
+
+def test_a_stopping_tunnel_takes_what_is_in_the_kernel_already(
+    local: Callable[..., Local],
+) -> None:
+    app = local(Limits(linger_seconds=30.0, send_high_water_bytes=1_000_000))
+    blocker = threading.Event()
+    entered = threading.Event()
+    app.dispatcher.call_soon(lambda: (entered.set(), blocker.wait(DEADLINE_SECONDS)))
+    assert entered.wait(DEADLINE_SECONDS)
+    app.app.sendall(b"last words")
+    app.ref.tell(StopReadingLocal())
+    blocker.set()
+    assert app.read_end().reason == "tunnel stopped"
+    assert app.read_bytes == b"last words"
+
+
+def test_a_stopping_tunnel_still_delivers(local: Callable[..., Local]) -> None:
+    app = local()
+    app.tell(StopReadingLocal(), Deliver(b"the rest"), RemoteEnded(abort=False))
+    assert read_all(app.app) == b"the rest"
+    app.wait_ended()
+
+
+def test_without_its_stream_it_ends(local: Callable[..., Local]) -> None:
+    app = local()
+    app.stream.stop()
+    app.ended.wait(1)
+    assert is_reset(app.app)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "crash"])
+def test_however_it_is_ended_the_application_sees_a_reset(
+    local: Callable[..., Local], how: str
+) -> None:
+    app = local()
+    if how == "stop":
+        app.ref.stop()
+    elif how == "kill":
+        kill(app.ref)
+    else:
+        app.ref.tell(Deliver(None))  # type: ignore[arg-type]
+    app.ended.wait(1)
+    assert is_reset(app.app)
+
+
+# -- connecting
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(DEADLINE_SECONDS)
+        yield listener
+
+
+def address_of(listener: socket.socket) -> TcpAddress:
+    return TcpAddress(*listener.getsockname()[:2])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def converse(local: Local, listener: socket.socket) -> None:
+    """Bytes go both ways between the actor and who accepts at the listener."""
+    accepted, _ = listener.accept()
+    with accepted:
+        accepted.settimeout(DEADLINE_SECONDS)
+        local.tell(Deliver(b"to the server"))
+        assert read_all(accepted, 13) == b"to the server"
+        accepted.sendall(b"from the server")
+        wait_until(lambda: local.read_bytes == b"from the server")
+
+
+def test_it_connects_over_tcp(local: Callable[..., Local], server: socket.socket) -> None:
+    converse(local(address=address_of(server)), server)
+
+
+def test_it_connects_over_ipv6(local: Callable[..., Local]) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        listener.settimeout(DEADLINE_SECONDS)
+        converse(local(address=address_of(listener)), listener)
+
+
+def test_it_connects_to_a_name(local: Callable[..., Local], server: socket.socket) -> None:
+    """`localhost` may be ::1 first: the next address is tried."""
+    converse(local(address=TcpAddress("localhost", server.getsockname()[1])), server)
+
+
+def test_it_connects_over_a_unix_socket(local: Callable[..., Local], tmp_path: Path) -> None:
+    path = str(tmp_path / "app.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(DEADLINE_SECONDS)
+        converse(local(address=UnixAddress(path)), listener)
+
+
+def test_it_connects_from_the_address_it_is_told(
+    local: Callable[..., Local], server: socket.socket
+) -> None:
+    local(address=address_of(server), local_bind="127.0.0.2")
+    accepted, peer = server.accept()
+    accepted.close()
+    assert peer[0] == "127.0.0.2"
+
+
+def test_bytes_that_come_before_the_connection_wait_for_it(
+    local: Callable[..., Local], server: socket.socket
+) -> None:
+    app = local(address=address_of(server))
+    app.tell(Deliver(b"early "), Deliver(b"bytes"), RemoteEnded(abort=False))
+    accepted, _ = server.accept()
+    with accepted:
+        accepted.settimeout(DEADLINE_SECONDS)
+        assert read_all(accepted) == b"early bytes"
+    app.wait_ended()
+    assert app.delivered_bytes == 11
+
+
+def test_a_refused_port_ends_it_with_the_address_and_the_cause(
+    local: Callable[..., Local],
+) -> None:
+    port = free_port()
+    app = local(address=TcpAddress("127.0.0.1", port))
+    reason = app.wait_ended()
+    assert f"127.0.0.1:{port}" in reason
+    assert "refused" in reason
+
+
+def test_a_unix_socket_that_is_not_there_ends_it(
+    local: Callable[..., Local], tmp_path: Path
+) -> None:
+    reason = local(address=UnixAddress(str(tmp_path / "none.sock"))).wait_ended()
+    assert "none.sock" in reason
+    assert "No such file" in reason
+
+
+def test_a_name_that_does_not_exist_ends_it(local: Callable[..., Local]) -> None:
+    reason = local(address=TcpAddress("no-such-host.invalid", 22)).wait_ended()
+    assert "no-such-host.invalid" in reason
+
+
+def test_a_source_address_that_is_not_ours_ends_it(
+    local: Callable[..., Local], server: socket.socket
+) -> None:
+    reason = local(address=address_of(server), local_bind="203.0.113.1").wait_ended()
+    assert "assign" in reason
+
+
+def test_a_connect_that_takes_too_long_ends_it(local: Callable[..., Local]) -> None:
+    """The backlog of the listener is full, so the connect is never answered."""
+    with socket.socket() as listener, contextlib.ExitStack() as callers:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fill_backlog(listener, callers)
+        app = local(Limits(local_connect_timeout_seconds=0.1), address=address_of(listener))
+        assert app.wait_ended().startswith("no connection to 127.0.0.1")
+
+
+def fill_backlog(listener: socket.socket, callers: contextlib.ExitStack) -> None:
+    for _ in range(8):
+        caller = callers.enter_context(socket.socket())
+        caller.setblocking(False)
+        code = caller.connect_ex(listener.getsockname())
+        if code == errno.EINPROGRESS and not select.select([], [caller], [], 0.2)[1]:
+            return
+    pytest.fail("the backlog never filled")
+
+
+def test_the_next_address_is_tried_when_the_first_fails(
+    local: Callable[..., Local], server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = server.getsockname()[1]
+    addresses = (
+        (socket.AF_INET, ("127.0.0.1", free_port())),
+        (socket.AF_INET6, ("::1", free_port())),
+        (socket.AF_INET, ("127.0.0.1", port)),
+    )
+    monkeypatch.setattr(
+        "tunnelfleet.actors.socket_actor.resolve_numeric", lambda _address: addresses
+    )
+    converse(local(address=TcpAddress("many", port)), server)
+
+
+def test_an_abort_while_connecting_ends_it_at_once(local: Callable[..., Local]) -> None:
+    with socket.socket() as listener, contextlib.ExitStack() as callers:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fill_backlog(listener, callers)
+        app = local(address=address_of(listener))
+        app.tell(Deliver(b"waits"), RemoteEnded(abort=True))
+        assert app.wait_ended() == "reset by the tunnel"
+        assert app.delivered_bytes == 5

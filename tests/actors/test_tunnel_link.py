@@ -1,0 +1,182 @@
+"""The life of a tunnel's WebSocket and of its listeners.
+
+The marks of a transcript are in `tests.actors.transcripts`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.actors.rig import source
+from tunnelfleet.actors import events
+from tunnelfleet.actors.config import ANY_SERVICE, Limits
+from tunnelfleet.actors.kernel import NORMAL, ExitReason
+from tunnelfleet.actors.messages import (
+    ChildQuarantined,
+    ChildWaiting,
+    ReplaceToken,
+)
+from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.websocket_actor import ConnectionLost
+from tunnelfleet.proto import Mode, ProtocolVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.actors.rig import TunnelRig
+
+    MakeRig = Callable[..., TunnelRig]
+
+
+# -- the connection
+
+
+def test_service_ids_make_a_tunnel_connected(rig: MakeRig) -> None:
+    tunnel = rig()
+    assert tunnel.stats.state is TunnelState.CONNECTING
+    tunnel.attempt()
+    tunnel.establish()
+    assert tunnel.stats.state is TunnelState.CONNECTING, "the upgrade is not enough"
+    tunnel.receive("SERVICE_IDS SSH,HTTP")
+    assert tunnel.stats.state is TunnelState.CONNECTED
+    assert tunnel.stats.service_ids == ("SSH", "HTTP")
+    assert tunnel.stats.channel_id == "channel-1"
+    (announced,) = tunnel.events_of(events.ServiceIdsReceived)
+    assert (announced.service_ids, announced.channel_id) == (("SSH", "HTTP"), "channel-1")
+
+
+def test_a_connection_that_announces_nothing_is_dropped(rig: MakeRig) -> None:
+    tunnel = rig(limits=Limits(announce_timeout_seconds=0.05))
+    tunnel.attempt()
+    tunnel.establish()
+    assert tunnel.wire.wait() == ["abandon announce_timeout"]
+
+
+def test_the_announce_timeout_of_an_old_connection_does_not_hurt_the_new_one(rig: MakeRig) -> None:
+    tunnel = rig(limits=Limits(announce_timeout_seconds=0.1))
+    tunnel.attempt()
+    tunnel.establish()
+    tunnel.lose()
+    tunnel.connect()
+    tunnel.outlast(0.2)
+    assert tunnel.sent() == []
+
+
+def test_a_lost_connection_says_why_and_when_it_is_tried_again(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.connect()
+    tunnel.lose("ping_timeout", "the service has not answered")
+    assert tunnel.stats.state is TunnelState.BACKOFF
+    assert tunnel.stats.reason == "the service has not answered; retry in 1.5 s"
+    tunnel.attempt()
+    assert tunnel.stats.state is TunnelState.CONNECTING
+    assert tunnel.stats.reason == "the service has not answered"
+    assert tunnel.stats.reconnects == {}
+    tunnel.establish()
+    tunnel.receive("SERVICE_IDS SSH,HTTP")
+    assert (tunnel.stats.state, tunnel.stats.reason) == (TunnelState.CONNECTED, "")
+    assert tunnel.stats.reconnects == {"ping_timeout": 1}
+    assert tunnel.stats.connect_failures == {}
+
+
+def test_a_failed_attempt_is_counted_as_that(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.attempt()
+    tunnel.lose("http_503", "the service answered HTTP 503")
+    assert tunnel.stats.connect_failures == {"http_503": 1}
+    assert tunnel.stats.reason == "the service answered HTTP 503; retry in 1.5 s"
+    tunnel.connect()
+    assert tunnel.stats.reconnects == {}, "nothing was lost"
+
+
+def test_a_connection_that_crashed_is_counted_as_crashed(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.connect()
+    tunnel.end_websocket(ExitReason.failed(ZeroDivisionError("oops")))
+    tunnel.connect()
+    assert tunnel.stats.reconnects == {"crashed": 1}
+
+
+def test_a_quarantined_connection_says_so(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.attempt()
+    tunnel.tell(ChildQuarantined("websocket", ExitReason.failed(ConnectionLost("lost", "gone"))))
+    assert tunnel.stats.state is TunnelState.QUARANTINED
+    assert "gone" in tunnel.stats.reason
+
+
+def test_other_children_do_not_change_the_state(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.connect()
+    tunnel.tell(ChildWaiting("listener SSH", 1.0))
+    tunnel.tell(ChildQuarantined("listener SSH", NORMAL))
+    assert tunnel.stats.state is TunnelState.CONNECTED
+
+
+# -- source
+
+
+def test_a_source_listens_from_the_start_and_accepts_when_connected(rig: MakeRig) -> None:
+    tunnel = rig(Mode.SOURCE)
+    assert tunnel.seen() == ["listener SSH pauses"]
+    assert tunnel.stats.listening == {"SSH": ("127.0.0.1:5555",)}
+    tunnel.attempt()
+    tunnel.establish()
+    assert tunnel.seen() == []
+    tunnel.receive("SERVICE_IDS SSH,HTTP")
+    assert tunnel.seen() == ["listener SSH accepts"]
+    tunnel.lose()
+    assert tunnel.seen() == ["listener SSH pauses"]
+    (opened,) = tunnel.events_of(events.ListenerOpened)
+    assert (opened.service_id, str(opened.address)) == ("SSH", "127.0.0.1:5555")
+
+
+def test_a_source_without_services_listens_for_each_announced_one_once(rig: MakeRig) -> None:
+    tunnel = rig(Mode.SOURCE, services=None, bind_host="127.0.0.9")
+    assert tunnel.listeners == {}
+    tunnel.connect("SSH,HTTP")
+    assert {s: str(a.address) for s, a in tunnel.listeners.items()} == {
+        "SSH": "127.0.0.9:0",
+        "HTTP": "127.0.0.9:0",
+    }
+    tunnel.lose()
+    tunnel.connect("SSH,HTTP")
+    assert len(tunnel.events_of(events.ListenerOpened)) == 2
+
+
+def test_a_source_of_a_tunnel_without_services_listens_for_its_only_one(rig: MakeRig) -> None:
+    tunnel = rig(Mode.SOURCE, services=None, version=ProtocolVersion.V1)
+    tunnel.connect("")
+    assert list(tunnel.listeners) == [ANY_SERVICE]
+    tunnel.seen()
+    tunnel.play("""
+        :: - accepts
+        == -/1/1 opens
+        >> STREAM_START - 1
+    """)
+
+
+def test_a_listener_that_ended_is_taken_from_the_list(rig: MakeRig) -> None:
+    tunnel = source(rig)
+    listener = tunnel.listeners["SSH"].actor_ref
+    tunnel.do(listener, lambda actor: actor.exit(ExitReason.failed(OSError("port is taken"))))
+    assert tunnel.stats.listening == {}
+    (closed,) = tunnel.events_of(events.ListenerClosed)
+    assert closed.reason == "port is taken"
+    assert tunnel.stats.last_event == "port is taken"
+
+
+# -- refusal and tokens
+
+
+def test_a_refused_tunnel_says_why_and_waits_for_a_token(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.attempt()
+    tunnel.refuse()
+    assert (tunnel.stats.state, tunnel.stats.reason) == (TunnelState.REFUSED, "HTTP 403")
+    assert tunnel.stats.connect_failures == {"http_403": 1}
+    assert tunnel.supervised.items == []
+    tunnel.tell(ReplaceToken("new", None))
+    assert tunnel.supervised.items == ["restart websocket"]
+    tunnel.connect()
+    assert tunnel.stats.state is TunnelState.CONNECTED
