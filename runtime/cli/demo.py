@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from tunnelfleet.runtime.admin import parse_admin_address
 from tunnelfleet.runtime.demo import Demo, DemoOptions, make_view
 
 from .errors import EXIT_FAILURE, EXIT_OK
@@ -31,6 +32,12 @@ def demo_command(
         bool,
         typer.Option("--keep", help="Stay up afterwards; print how to reach a tunnel yourself."),
     ] = False,
+    admin: Annotated[
+        str | None,
+        typer.Option(
+            "--admin", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there."
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print the result as JSON on stdout; the rest goes to stderr."),
@@ -41,7 +48,13 @@ def demo_command(
     Every byte that comes through a tunnel is compared with what was sent. The exit status is 1 if
     one was wrong, or if a tunnel did not come back.
     """
-    options = DemoOptions(tunnels=tunnels, duration_seconds=duration, chaos=chaos, keep=keep)
+    options = DemoOptions(
+        tunnels=tunnels,
+        duration_seconds=duration,
+        chaos=chaos,
+        keep=keep,
+        admin=None if admin is None else parse_admin_address(admin),
+    )
     stream = sys.stderr if as_json else sys.stdout
     demo = Demo(options, make_view(stream))
     with stop_signals(demo.stop):

@@ -191,6 +191,12 @@ def localproxy_command(
             help="Largest payload of a message (64512); 16384 suits a localproxy on a fast link.",
         ),
     ] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option(
+            "--admin", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write each event as a JSON object a line.")
     ] = False,
@@ -227,6 +233,7 @@ def localproxy_command(
         "settings-json": settings_json,
         "bandwidth": bandwidth,
         "payload-bytes": payload_bytes,
+        "admin": admin,
     }
     hide_arguments(access_token or "", client_token or "")
     plan = make_plan(flags, config, os.environ)

@@ -70,6 +70,7 @@ class Plan:
         verify: False to trust any certificate.
         retry_count: consecutive failed connects after which to give up; -1 never.
         reconnect: False to end when the WebSocket is lost.
+        admin: where to serve metrics, liveness and readiness.
         warnings: what the user should change.
         notes: what the user may want to know.
     """
@@ -80,6 +81,7 @@ class Plan:
     verify: bool
     retry_count: int
     reconnect: bool
+    admin: TcpAddress | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -130,9 +132,22 @@ class PlanBuilder:
             verify=verify,
             retry_count=self._settings.retry_count,
             reconnect=self._settings.reconnect,
+            admin=self._admin(),
             warnings=tuple(self._warnings),
             notes=tuple(self._notes),
         )
+
+    def _admin(self) -> TcpAddress | None:
+        given = self._given.get("admin")
+        if given is None:
+            return None
+        # Only who asks for it waits for an HTTP server to be imported.
+        from tunnelfleet.runtime.admin import parse_admin_address  # noqa: PLC0415
+
+        try:
+            return parse_admin_address(given.text)
+        except ConfigError as error:
+            raise given.error(str(error)) from error
 
     def verbosity(self) -> int:
         """Return the log level, 0 to 6."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tunnelfleet.actors.config import ANY_SERVICE, Address, parse_address
 from tunnelfleet.proto import ConfigError
 
-from .localproxy_options import Given, read_assignments
+from .localproxy_options import MAX_SHOWN_LENGTH, Given, read_assignments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -132,9 +132,16 @@ def read_text(path: Path) -> str:
             raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes; is it the right file?")
         return data.decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {_shown(path)}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a text file in UTF-8; is it the right file?") from error
+
+
+def _shown(path: Path) -> str:
+    """The path, unless it looks like a token in the wrong place: long, and without `/` and `.`."""
+    text = str(path)
+    is_path = len(text) <= MAX_SHOWN_LENGTH or "/" in text or "." in text
+    return text if is_path else f"{text[:4]}..."
 
 
 def to_addresses(mapping: Mapping[str, Given], default_host: str) -> dict[str, Address]:

@@ -76,6 +76,7 @@ OPTIONS = {
         Option("settings-json", "--settings-json"),
         Option("bandwidth", "--bandwidth"),
         Option("payload-bytes", "--payload-bytes"),
+        Option("admin", "--admin"),
     )
 }
 

@@ -33,7 +33,6 @@ from .errors import one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tunnelfleet.actors.config import Address
 
 VERBOSITY_OFF = 0
 VERBOSITY_WARNING = 3
@@ -81,7 +80,7 @@ class Reporter:
         if line and self._verbosity >= (VERBOSITY_DEBUG if detail else VERBOSITY_INFO):
             self._write(line)
 
-    def services(self, services: Mapping[str, Address]) -> None:
+    def services(self, services: Mapping[str, object]) -> None:
         """Write what a destination connects its services to."""
         if not self._as_json and self._verbosity >= VERBOSITY_INFO:
             for service_id, address in services.items():

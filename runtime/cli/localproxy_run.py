@@ -94,12 +94,26 @@ class Localproxy:
         with stop_signals(self._inbox.put):
             runtime.start()
             try:
-                runtime.open_tunnel(config)
-                self._follow()
+                with self._admin(runtime):
+                    runtime.open_tunnel(config)
+                    self._follow()
             finally:
                 runtime.stop(STOP_TIMEOUT_SECONDS)
                 self._drain()
         return EXIT_OK
+
+    @contextmanager
+    def _admin(self, runtime: RuntimeLike) -> Iterator[None]:
+        address = self._plan.admin
+        if address is None or not isinstance(runtime, TunnelRuntime):
+            yield
+            return
+        # Only who asks for it waits for an HTTP server to be imported.
+        from tunnelfleet.runtime.admin import AdminOptions, AdminServer  # noqa: PLC0415
+
+        with AdminServer(runtime, AdminOptions(host=address.host, port=address.port)) as server:
+            self._reporter.note(f"metrics are at {server.url}/metrics")
+            yield
 
     def _ssl_context(self) -> ssl.SSLContext | None:
         plan = self._plan
@@ -208,4 +222,4 @@ def _check_names(directory: Path) -> None:
 
 
 def _make_runtime(on_event: Callable[[TunnelEvent], None]) -> RuntimeLike:
-    return TunnelRuntime(on_event=on_event)
+    return TunnelRuntime(on_event=on_event, per_tunnel_series=1)

@@ -51,6 +51,12 @@ FAULT_LIMITS: Limits = replace(
 )
 """Quick to notice, to come back and to give up; pings as by default."""
 
+QUICKLY_BACK = replace(
+    FAULT_LIMITS,
+    backoff=replace(FAULT_LIMITS.backoff, max_seconds=FAULT_LIMITS.backoff.min_seconds),
+)
+"""However often in a row it is lost."""
+
 
 class Witness:
     """A connection that echoes all the time, on a thread of its own; a context manager.

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 V1, V2, V3 = ProtocolVersion.V1, ProtocolVersion.V2, ProtocolVersion.V3
 BOTH = pytest.mark.parametrize("mode", list(Mode))
 MANY_CRASHES = 12
-pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
 
 
 @pytest.fixture

@@ -1,0 +1,601 @@
+"""What the dashboards show: rows of panels, each with its queries, unit and explanation.
+
+Owns the content; `dashboards.py` makes Grafana's JSON of it, `tools/draw_dashboard.py` a picture.
+Layout for a person on call: is it up, what is wrong, how much traffic, who is slow, then the
+kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["FLEET", "TUNNEL", "Board", "Panel", "Row", "Target"]
+
+FLEET_SELECTOR = 'job=~"$job",instance=~"$instance"'
+TUNNEL_SELECTOR = 'job=~"$job",instance=~"$instance",tunnel=~"$tunnel"'
+
+
+@dataclass(frozen=True)
+class Target:
+    """A query and the legend of its series."""
+
+    expr: str
+    legend: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel; `width` of 24."""
+
+    title: str
+    description: str
+    unit: str
+    targets: tuple[Target, ...]
+    kind: Literal["timeseries", "stat"] = "timeseries"
+    width: int = 8
+    stacked: bool = False
+    thresholds: tuple[tuple[float | None, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels under a heading."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """A dashboard."""
+
+    uid: str
+    title: str
+    description: str
+    rows: tuple[Row, ...]
+    variables: tuple[tuple[str, str], ...]
+    """Name and the query of its values."""
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """All panels."""
+        return tuple(panel for row in self.rows for panel in row.panels)
+
+
+def _rate(metric: str, by: str, extra: str = "", selector: str = FLEET_SELECTOR) -> str:
+    return f"sum by ({by}) (rate(tunnelfleet_{metric}{{{selector}{extra}}}[$__rate_interval]))"
+
+
+def _sum(metric: str, by: str = "", extra: str = "", selector: str = FLEET_SELECTOR) -> str:
+    grouping = f" by ({by}) " if by else ""
+    return f"sum{grouping}(tunnelfleet_{metric}{{{selector}{extra}}})"
+
+
+def _quantile(q: float, metric: str) -> str:
+    return f"histogram_quantile({q}, {_rate(f'{metric}_bucket', 'le')})"
+
+
+def _mean(metric: str, by: str, selector: str) -> str:
+    above, below = (_rate(f"{metric}_{part}", by, selector=selector) for part in ("sum", "count"))
+    # A tunnel that did nothing waited for nothing.
+    return f"{above} / ({below} > 0) or 0 * {below}"
+
+
+GREEN_FROM_90 = ((None, "red"), (0.9, "orange"), (1.0, "green"))
+RED_ABOVE_0 = ((None, "green"), (1, "red"))
+
+_UP = Row(
+    "Is it up?",
+    (
+        Panel(
+            "Tunnels connected",
+            "The part of the tunnels that is connected; drained and stopped ones do not count.",
+            "percentunit",
+            (
+                Target(
+                    _sum("tunnels", extra=',state="connected"')
+                    + " / "
+                    + _sum("tunnels", extra=',state!~"draining|stopped"')
+                ),
+            ),
+            "stat",
+            4,
+            thresholds=GREEN_FROM_90,
+        ),
+        Panel(
+            "Processes scraped",
+            "Processes of tunnelfleet that Prometheus reaches.",
+            "short",
+            (Target('sum(up{job=~"$job",instance=~"$instance"})'),),
+            "stat",
+            4,
+            thresholds=((None, "red"), (1, "green")),
+        ),
+        Panel(
+            "Refused",
+            "Tunnels whose token the service refuses: rotate and replace it.",
+            "short",
+            (Target(_sum("tunnels", extra=',state="refused"')),),
+            "stat",
+            4,
+            thresholds=RED_ABOVE_0,
+        ),
+        Panel(
+            "Quarantined",
+            "Tunnels that fail again and again and are retried at the longest delay.",
+            "short",
+            (Target(_sum("tunnels", extra=',state="quarantined"')),),
+            "stat",
+            4,
+            thresholds=RED_ABOVE_0,
+        ),
+        Panel(
+            "Reconnects, last 15 minutes",
+            "Connections that were lost and came back.",
+            "short",
+            (Target(f"sum(increase(tunnelfleet_reconnects_total{{{FLEET_SELECTOR}}}[15m]))"),),
+            "stat",
+            4,
+            thresholds=((None, "green"), (10, "orange")),
+        ),
+        Panel(
+            "Versions",
+            "Processes by version of tunnelfleet.",
+            "short",
+            (
+                Target(
+                    f"count by (version) (tunnelfleet_build_info{{{FLEET_SELECTOR}}})",
+                    "{{version}}",
+                ),
+            ),
+            "stat",
+            4,
+        ),
+        Panel(
+            "Tunnels by state",
+            "How many tunnels are in which state.",
+            "short",
+            (Target(_sum("tunnels", "state"), "{{state}}"),),
+            width=16,
+            stacked=True,
+        ),
+        Panel(
+            "Longest in its state",
+            "For how long the tunnel that is in a state longest has been in it; a long backoff or "
+            "refused needs somebody.",
+            "s",
+            (
+                Target(
+                    "time() - min by (state) "
+                    f"(tunnelfleet_state_since_timestamp_seconds{{{FLEET_SELECTOR}}})",
+                    "{{state}}",
+                ),
+            ),
+        ),
+    ),
+)
+
+_WRONG = Row(
+    "What is wrong?",
+    (
+        Panel(
+            "Reconnects by reason",
+            "ping_timeout and lost mean the network, closed the service or a second client with "
+            "the same token, protocol_error a peer.",
+            "cps",
+            (Target(_rate("reconnects_total", "reason"), "{{reason}}"),),
+        ),
+        Panel(
+            "Failed connects by reason",
+            "Attempts that failed; http_403 is a token, http_503 the service, the others the way "
+            "to it.",
+            "cps",
+            (
+                Target(_rate("connect_failures_total", "reason"), "{{reason}}"),
+                Target(
+                    f"sum(rate(tunnelfleet_connect_attempts_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    "all attempts",
+                ),
+            ),
+        ),
+        Panel(
+            "Session resets and drops",
+            "SESSION_RESET messages, and messages dropped by kind. Stale ones after a reset are "
+            "normal; unknown_service is a configuration that does not fit.",
+            "cps",
+            (
+                Target(
+                    f"sum(rate(tunnelfleet_session_resets_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    "session reset",
+                ),
+                Target(_rate("dropped_messages_total", "kind"), "{{kind}}"),
+            ),
+        ),
+        Panel(
+            "Streams ended by reason",
+            "disconnected and session_reset cut applications off; peer_reset and local_reset are "
+            "ordinary ends.",
+            "cps",
+            (Target(_rate("streams_ended_total", "reason"), "{{reason}}"),),
+        ),
+        Panel(
+            "Connections ended by reason",
+            "What ended local connections first.",
+            "cps",
+            (Target(_rate("connections_ended_total", "reason"), "{{reason}}"),),
+        ),
+        Panel(
+            "Failed sends and stalls",
+            "Messages whose stream was over, and connections reset because their application took "
+            "nothing while others waited.",
+            "cps",
+            (
+                Target(
+                    f"sum(rate(tunnelfleet_failed_sends_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    "failed sends",
+                ),
+                Target(
+                    f"sum(rate(tunnelfleet_stalled_connections_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    "stalled",
+                ),
+            ),
+        ),
+    ),
+)
+
+_TRAFFIC = Row(
+    "How much traffic?",
+    (
+        Panel(
+            "Sent by service",
+            "DATA payload from local sockets to the tunnels.",
+            "Bps",
+            (Target(_rate("sent_bytes_total", "service_id, mode"), "{{service_id}} {{mode}}"),),
+            stacked=True,
+        ),
+        Panel(
+            "Received by service",
+            "DATA payload from the tunnels for local sockets.",
+            "Bps",
+            (Target(_rate("received_bytes_total", "service_id, mode"), "{{service_id}} {{mode}}"),),
+            stacked=True,
+        ),
+        Panel(
+            "DATA messages",
+            "Messages a second, both ways.",
+            "mps",
+            (
+                Target(_rate("sent_messages_total", "mode"), "sent, {{mode}}"),
+                Target(_rate("received_messages_total", "mode"), "received, {{mode}}"),
+            ),
+        ),
+        Panel(
+            "Active streams and open connections",
+            "By mode; a V3 stream has many connections.",
+            "short",
+            (
+                Target(_sum("streams_active", "mode"), "streams, {{mode}}"),
+                Target(_sum("connections_active", "mode"), "connections, {{mode}}"),
+            ),
+        ),
+        Panel(
+            "Opened",
+            "Streams and connections opened a second.",
+            "cps",
+            (
+                Target(_rate("streams_opened_total", "mode"), "streams, {{mode}}"),
+                Target(_rate("connections_opened_total", "mode"), "connections, {{mode}}"),
+            ),
+        ),
+        Panel(
+            "Tunnels opened and closed",
+            "How many come and go.",
+            "cps",
+            (
+                Target(
+                    f"sum(rate(tunnelfleet_tunnels_opened_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    "opened",
+                ),
+                Target(
+                    f"sum(rate(tunnelfleet_tunnels_closed_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    "closed",
+                ),
+            ),
+        ),
+    ),
+)
+
+_SLOW = Row(
+    "Who is slow?",
+    (
+        Panel(
+            "Wait in the queue",
+            "How long a piece of data waits in front of the wire until its turn.",
+            "s",
+            (
+                Target(_quantile(0.5, "queue_wait_seconds"), "half"),
+                Target(_quantile(0.99, "queue_wait_seconds"), "99 %"),
+            ),
+        ),
+        Panel(
+            "Queued and throttled",
+            "Bytes in front of the wire, and the seconds a second that tunnels wait for their "
+            "bandwidth.",
+            "short",
+            (
+                Target(_sum("queue_bytes"), "queued bytes"),
+                Target(
+                    f"sum(rate(tunnelfleet_throttled_seconds_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    "throttled s/s",
+                ),
+            ),
+        ),
+        Panel(
+            "Service: ping and connect",
+            "Ping round trip, and the time that a connect takes.",
+            "s",
+            (
+                Target(_quantile(0.5, "ping_round_trip_seconds"), "ping, half"),
+                Target(_quantile(0.99, "ping_round_trip_seconds"), "ping, 99 %"),
+                Target(_quantile(0.99, "connect_duration_seconds"), "connect, 99 %"),
+            ),
+        ),
+    ),
+)
+
+_KERNEL = Row(
+    "Kernel",
+    (
+        Panel(
+            "Messages handled",
+            "By dispatcher; the ceiling is some hundred thousand a second and core.",
+            "mps",
+            (Target(_rate("messages_handled_total", "dispatcher"), "{{dispatcher}}"),),
+        ),
+        Panel(
+            "Dispatcher lag and longest turn",
+            "The longest delay in the last minute; above 100 ms people feel it.",
+            "s",
+            (
+                Target(
+                    f"max by (dispatcher) (tunnelfleet_dispatcher_lag_seconds{{{FLEET_SELECTOR}}})",
+                    "lag, {{dispatcher}}",
+                ),
+                Target(
+                    f"max by (dispatcher) (tunnelfleet_longest_turn_seconds{{{FLEET_SELECTOR}}})",
+                    "longest turn, {{dispatcher}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Mailboxes",
+            "Messages that wait to be handled.",
+            "short",
+            (Target(_sum("mailbox_messages", "dispatcher"), "{{dispatcher}}"),),
+        ),
+        Panel(
+            "Failures and restarts by actor",
+            "A WebSocketActor that fails is a lost connection; the others should not.",
+            "cps",
+            (
+                Target(_rate("actor_failures_total", "actor"), "failed {{actor}}"),
+                Target(_rate("actor_restarts_total", "actor"), "restarted {{actor}}"),
+            ),
+        ),
+        Panel(
+            "Slow turns, dead letters, quarantines",
+            "Turns above 100 ms, messages to actors that had ended, children put in quarantine.",
+            "cps",
+            (
+                Target(_rate("slow_turns_total", "dispatcher"), "slow turns"),
+                Target(_rate("dead_letters_total", "dispatcher"), "dead letters"),
+                Target(_rate("quarantines_total", "dispatcher"), "quarantines"),
+                Target(_rate("abandoned_children_total", "dispatcher"), "abandoned threads"),
+            ),
+        ),
+        Panel(
+            "Actors and turns",
+            "Actors alive, actors started a second, turns a second.",
+            "short",
+            (
+                Target(_sum("actors_alive", "dispatcher"), "alive"),
+                Target(_rate("actors_started_total", "dispatcher"), "started/s"),
+                Target(_rate("turns_total", "dispatcher"), "turns/s"),
+            ),
+        ),
+        Panel(
+            "CPU",
+            "Of the process, in cores.",
+            "short",
+            (
+                Target(
+                    f"rate(process_cpu_seconds_total{{{FLEET_SELECTOR}}}[$__rate_interval])",
+                    "{{instance}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Memory",
+            "Resident memory of the process.",
+            "bytes",
+            (Target(f"process_resident_memory_bytes{{{FLEET_SELECTOR}}}", "{{instance}}"),),
+        ),
+        Panel(
+            "Files and threads",
+            "Open file descriptors, their limit, and threads.",
+            "short",
+            (
+                Target(f"process_open_fds{{{FLEET_SELECTOR}}}", "files"),
+                Target(f"tunnelfleet_threads{{{FLEET_SELECTOR}}}", "threads"),
+            ),
+        ),
+    ),
+)
+
+_WHICH = (
+    ("job", "label_values(tunnelfleet_build_info, job)"),
+    ("instance", 'label_values(tunnelfleet_build_info{job=~"$job"}, instance)'),
+)
+
+FLEET = Board(
+    "tunnelfleet-fleet",
+    "tunnelfleet: fleet",
+    "All tunnels of a fleet: is it up, what is wrong, how much traffic, who is slow, the kernel.",
+    (_UP, _WRONG, _TRAFFIC, _SLOW, _KERNEL),
+    _WHICH,
+)
+
+
+def _of_tunnel(metric: str, extra: str = "") -> str:
+    return _rate(metric, "tunnel, mode", extra, TUNNEL_SELECTOR)
+
+
+_NAME = "{{tunnel}} {{mode}}"
+
+TUNNEL = Board(
+    "tunnelfleet-tunnel",
+    "tunnelfleet: one tunnel",
+    "One tunnel, when the process exposes per-tunnel series; `other` is all without a row.",
+    (
+        Row(
+            "Is it up?",
+            (
+                Panel(
+                    "State",
+                    "The state that the tunnel is in.",
+                    "short",
+                    (
+                        Target(
+                            _sum("tunnel_state", "tunnel, mode, state", selector=TUNNEL_SELECTOR),
+                            "{{state}}: {{tunnel}}",
+                        ),
+                    ),
+                    "stat",
+                    12,
+                ),
+                Panel(
+                    "In this state for",
+                    "Since the last change of its state.",
+                    "s",
+                    (
+                        Target(
+                            "time() - tunnelfleet_tunnel_state_since_timestamp_seconds"
+                            f"{{{TUNNEL_SELECTOR}}}",
+                            _NAME,
+                        ),
+                    ),
+                    "stat",
+                    12,
+                ),
+                Panel(
+                    "State over time",
+                    "1 while the tunnel is in the state.",
+                    "short",
+                    (
+                        Target(
+                            _sum("tunnel_state", "tunnel, mode, state", selector=TUNNEL_SELECTOR),
+                            "{{tunnel}} {{state}}",
+                        ),
+                    ),
+                    width=12,
+                ),
+                Panel(
+                    "Reconnects and session resets",
+                    "What interrupted it.",
+                    "cps",
+                    (
+                        Target(_of_tunnel("tunnel_reconnects_total"), "reconnects " + _NAME),
+                        Target(_of_tunnel("tunnel_session_resets_total"), "resets " + _NAME),
+                    ),
+                    width=12,
+                ),
+            ),
+        ),
+        Row(
+            "How much traffic?",
+            (
+                Panel(
+                    "Sent",
+                    "DATA payload to the tunnel.",
+                    "Bps",
+                    (Target(_of_tunnel("tunnel_sent_bytes_total"), _NAME),),
+                ),
+                Panel(
+                    "Received",
+                    "DATA payload from the tunnel.",
+                    "Bps",
+                    (Target(_of_tunnel("tunnel_received_bytes_total"), _NAME),),
+                ),
+                Panel(
+                    "Streams and connections",
+                    "Active streams, open connections, connections opened a second.",
+                    "short",
+                    (
+                        Target(
+                            _sum("tunnel_streams_active", "tunnel, mode", selector=TUNNEL_SELECTOR),
+                            "streams " + _NAME,
+                        ),
+                        Target(
+                            _sum(
+                                "tunnel_connections_active",
+                                "tunnel, mode",
+                                selector=TUNNEL_SELECTOR,
+                            ),
+                            "connections " + _NAME,
+                        ),
+                        Target(_of_tunnel("tunnel_connections_opened_total"), "opened/s " + _NAME),
+                    ),
+                ),
+            ),
+        ),
+        Row(
+            "Is it slow?",
+            (
+                Panel(
+                    "Mean wait in the queue",
+                    "How long its data waits in front of the wire.",
+                    "s",
+                    (
+                        Target(
+                            _mean("tunnel_queue_wait_seconds", "tunnel, mode", TUNNEL_SELECTOR),
+                            _NAME,
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Queue and throttle",
+                    "Bytes in front of the wire; seconds a second it waits for its bandwidth.",
+                    "short",
+                    (
+                        Target(
+                            _sum("tunnel_queue_bytes", "tunnel, mode", selector=TUNNEL_SELECTOR),
+                            "bytes " + _NAME,
+                        ),
+                        Target(_of_tunnel("tunnel_throttled_seconds_total"), "throttled " + _NAME),
+                    ),
+                ),
+                Panel(
+                    "Mean ping",
+                    "Round trip to the service.",
+                    "s",
+                    (
+                        Target(
+                            _mean(
+                                "tunnel_ping_round_trip_seconds", "tunnel, mode", TUNNEL_SELECTOR
+                            ),
+                            _NAME,
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    ),
+    (
+        *_WHICH,
+        (
+            "tunnel",
+            'label_values(tunnelfleet_tunnel_state{job=~"$job",instance=~"$instance"}, tunnel)',
+        ),
+    ),
+)

@@ -1,0 +1,96 @@
+"""Metrics as text: Prometheus' format or OpenMetrics, as the client asks, gzip if it takes it.
+
+Owns the choice of the format and the encoding, family by family, with pauses for the dispatchers.
+"""
+
+from __future__ import annotations
+
+import gzip
+from copy import copy
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from prometheus_client.exposition import choose_encoder
+
+from tunnelfleet.runtime.metrics.breather import Breather
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client.metrics_core import Metric as Family
+    from prometheus_client.registry import Collector
+
+__all__ = ["Exposition", "expose", "takes_gzip"]
+
+GZIP_LEVEL: Final = 1
+PART_SAMPLES: Final = 128
+_EOF: Final = b"# EOF\n"
+
+
+class Exposition(NamedTuple):
+    """The body and its headers."""
+
+    body: bytes
+    content_type: str
+    encoding: str | None
+
+
+def _split(family: Family) -> Iterator[Family]:
+    """Parts of at most `PART_SAMPLES`, so that there are pauses within a large family."""
+    if len(family.samples) <= PART_SAMPLES:
+        yield family
+        return
+    for start in range(0, len(family.samples), PART_SAMPLES):
+        part = copy(family)
+        part.samples = family.samples[start : start + PART_SAMPLES]
+        yield part
+
+
+def _without_head(text: bytes) -> bytes:
+    """Without the lines that say what the family is: they are there once."""
+    while text.startswith(b"# "):
+        text = text.partition(b"\n")[2]
+    return text
+
+
+class _One:
+    """A registry of one family."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Family]:
+        return (self._family,)
+
+
+def expose(registry: Collector, accept: str, accept_encoding: str) -> Exposition:
+    """Collect and encode.
+
+    Args:
+        registry: a registry, or any collector.
+        accept: the client's `Accept` header.
+        accept_encoding: its `Accept-Encoding` header.
+    """
+    encode, content_type = choose_encoder(accept)
+    breather = Breather()
+    parts: list[bytes] = []
+    is_open_metrics = content_type.startswith("application/openmetrics-text")
+    for family in registry.collect():
+        for number, part in enumerate(_split(family)):
+            text = encode(_One(part)).removesuffix(_EOF)
+            parts.append(text if number == 0 else _without_head(text))
+            breather.breathe()
+    if is_open_metrics:
+        parts.append(_EOF)
+    body = b"".join(parts)
+    if takes_gzip(accept_encoding):
+        return Exposition(gzip.compress(body, GZIP_LEVEL), content_type, "gzip")
+    return Exposition(body, content_type, None)
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Whether the header allows gzip (RFC 9110, section 12.5.3)."""
+    for item in accept_encoding.lower().split(","):
+        name, *parameters = (part.strip() for part in item.split(";"))
+        if name in ("gzip", "*"):
+            return not any(p.startswith("q=") and not p[2:].strip("0.") for p in parameters)
+    return False

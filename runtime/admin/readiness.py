@@ -1,0 +1,97 @@
+"""Whether a fleet is ready: enough of its tunnels are connected.
+
+Owns the judgement and its hysteresis: ready once `fraction` is connected, and no more so only
+below `fraction - hysteresis`, so that one tunnel that comes and goes does not make a load balancer
+flap. Tunnels that somebody drains or has stopped do not count. Pure: it is given statuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tunnelfleet.actors.stats import TunnelState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["MAX_LISTED", "Readiness", "ReadinessReport", "TunnelView"]
+
+MAX_LISTED: Final = 100
+"""Tunnels that the report names; the rest is a number."""
+_MARGIN: Final = 1e-9
+_LEAVING: Final = frozenset({TunnelState.DRAINING, TunnelState.STOPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelView:
+    """What is asked of a tunnel; `since` in seconds of the Unix epoch."""
+
+    name: str
+    state: TunnelState
+    reason: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessReport:
+    """The judgement and what it rests on."""
+
+    ready: bool
+    connected: int
+    tunnels: int
+    fraction: float
+    missing: tuple[TunnelView, ...]
+    missing_count: int
+
+    def to_json(self, readiness: Readiness) -> dict[str, object]:
+        """The body of an answer."""
+        return {
+            "ready": self.ready,
+            "connected": self.connected,
+            "tunnels": self.tunnels,
+            "fraction": round(self.fraction, 4),
+            "ready_at": readiness.ready_at,
+            "unready_below": round(readiness.unready_below, 4),
+            "not_connected": [
+                {
+                    "tunnel": each.name,
+                    "state": each.state.value,
+                    "reason": each.reason,
+                    "since": round(each.since, 3),
+                }
+                for each in self.missing
+            ],
+            "not_connected_count": self.missing_count,
+        }
+
+
+class Readiness:
+    """Judges, and remembers its last judgement.
+
+    Args:
+        fraction: the part of the tunnels that must be connected.
+        hysteresis: see above.
+    """
+
+    def __init__(self, fraction: float, hysteresis: float) -> None:
+        self.ready_at = fraction
+        self.unready_below = max(0.0, fraction - hysteresis)
+        self._ready = False
+
+    def judge(self, tunnels: Iterable[TunnelView]) -> ReadinessReport:
+        """Look at the tunnels; without any the fleet is ready."""
+        wanted = [each for each in tunnels if each.state not in _LEAVING]
+        missing = [each for each in wanted if each.state is not TunnelState.CONNECTED]
+        connected = len(wanted) - len(missing)
+        fraction = connected / len(wanted) if wanted else 1.0
+        threshold = self.unready_below if self._ready else self.ready_at
+        self._ready = fraction + _MARGIN >= threshold
+        return ReadinessReport(
+            self._ready,
+            connected,
+            len(wanted),
+            fraction,
+            tuple(missing[:MAX_LISTED]),
+            len(missing),
+        )

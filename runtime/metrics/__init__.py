@@ -1,0 +1,8 @@
+"""Metrics of a runtime: what there is, how it is summed, how it becomes Prometheus families."""
+
+from .catalogue import CATALOGUE, Kind, Metric
+from .collector import TunnelCollector
+from .kernel import KernelMeter
+from .ledger import OTHER, Ledger
+
+__all__ = ["CATALOGUE", "OTHER", "KernelMeter", "Kind", "Ledger", "Metric", "TunnelCollector"]

@@ -1,0 +1,238 @@
+"""Every metric that tunnelfleet exposes: name, kind, labels, what it means.
+
+The one source of these facts: the collector makes its families from it, `docs/metrics.md` is
+generated from it. It knows nothing of how the numbers come about.
+
+Names follow Prometheus' conventions: base units, `_total` for counters, attempts and failures as
+two counters. Labels are bounded: what goes beyond a limit is counted under `other`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+__all__ = ["CATALOGUE", "PER_TUNNEL", "PREFIX", "Kind", "Metric", "metric"]
+
+PREFIX: Final = "tunnelfleet_"
+
+
+class Kind(StrEnum):
+    """The kinds of metrics."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    SUMMARY = "summary"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: without prefix and without the suffix of its kind.
+        kind: counter, gauge...
+        help: what it counts or measures, with its unit.
+        labels: the names of its labels.
+        group: under which heading the documentation has it.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    group: str = ""
+
+    @property
+    def family(self) -> str:
+        """The name of the metric family, which has no `_total` and no `_info`."""
+        return PREFIX + self.name
+
+    @property
+    def exposed(self) -> str:
+        """The name that one writes in a query."""
+        suffix = {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(self.kind, "")
+        return self.family + suffix
+
+
+def _group(name: str, *metrics: Metric) -> tuple[Metric, ...]:
+    return tuple(Metric(m.name, m.kind, m.help, m.labels, name) for m in metrics)
+
+
+_SERVICE = ("mode", "service_id")
+_ENDED = ("mode", "service_id", "reason")
+_TUNNEL = ("tunnel", "mode")
+_DISPATCHER = ("dispatcher",)
+
+_TRAFFIC = _group(
+    "Traffic",
+    Metric(
+        "sent_bytes",
+        Kind.COUNTER,
+        "DATA payload bytes sent: from local sockets to the WebSocket.",
+        _SERVICE,
+    ),
+    Metric(
+        "received_bytes",
+        Kind.COUNTER,
+        "DATA payload bytes received: from the WebSocket, for local sockets.",
+        _SERVICE,
+    ),
+    Metric("sent_messages", Kind.COUNTER, "DATA messages sent.", _SERVICE),
+    Metric("received_messages", Kind.COUNTER, "DATA messages received.", _SERVICE),
+    Metric("streams_active", Kind.GAUGE, "Streams that are active.", _SERVICE),
+    Metric("streams_opened", Kind.COUNTER, "Streams opened.", _SERVICE),
+    Metric(
+        "streams_ended",
+        Kind.COUNTER,
+        "Streams ended, by reason: peer_reset, local_reset, replaced, session_reset, disconnected.",
+        _ENDED,
+    ),
+    Metric("connections_active", Kind.GAUGE, "Connections that are open.", _SERVICE),
+    Metric("connections_opened", Kind.COUNTER, "Connections opened.", _SERVICE),
+    Metric(
+        "connections_ended",
+        Kind.COUNTER,
+        "Connections ended, by what ended them first: local, peer, disconnected, session_reset, "
+        "replaced.",
+        _ENDED,
+    ),
+)
+
+_TUNNELS = _group(
+    "Tunnels",
+    Metric("tunnels", Kind.GAUGE, "Open tunnels by state.", ("state",)),
+    Metric(
+        "state_since_timestamp_seconds",
+        Kind.GAUGE,
+        "Since when the tunnel that has been in the state longest is in it, in seconds of the Unix "
+        "epoch; only for states that a tunnel is in.",
+        ("state",),
+    ),
+    Metric("tunnels_opened", Kind.COUNTER, "Tunnels opened in this runtime."),
+    Metric("tunnels_closed", Kind.COUNTER, "Tunnels closed in this runtime."),
+    Metric("connect_attempts", Kind.COUNTER, "Attempts to connect to the service."),
+    Metric(
+        "connect_failures",
+        Kind.COUNTER,
+        "Attempts that failed, by reason: http_STATUS, connect_failed, connect_timeout, crashed.",
+        ("reason",),
+    ),
+    Metric(
+        "connect_duration_seconds",
+        Kind.HISTOGRAM,
+        "Time from the permit to connect to the WebSocket upgrade, of the attempts that succeeded.",
+    ),
+    Metric(
+        "reconnects",
+        Kind.COUNTER,
+        "Connections that came back after they were lost, by the reason of the loss: closed, lost, "
+        "ping_timeout, protocol_error, announce_timeout, token_replaced, crashed.",
+        ("reason",),
+    ),
+    Metric("session_resets", Kind.COUNTER, "SESSION_RESET messages received."),
+    Metric("ping_round_trip_seconds", Kind.HISTOGRAM, "Time until the service answered a ping."),
+)
+
+_FLOW = _group(
+    "Flow control",
+    Metric("queue_bytes", Kind.GAUGE, "Payload bytes that wait in front of the WebSockets."),
+    Metric(
+        "queue_wait_seconds",
+        Kind.HISTOGRAM,
+        "How long each piece waited in the fair queue until it was its connection's turn.",
+    ),
+    Metric("throttled_seconds", Kind.COUNTER, "Time spent waiting because of `bandwidth`."),
+    Metric(
+        "dropped_messages",
+        Kind.COUNTER,
+        "Messages received and not acted on, by kind: stale_stream, unknown_connection, "
+        "unknown_service, duplicate_reset, duplicate_connection, too_many_streams, "
+        "too_many_connections, refused_start, local_end_gone.",
+        ("kind",),
+    ),
+    Metric("failed_sends", Kind.COUNTER, "Messages that could not be sent: their stream was over."),
+    Metric(
+        "stalled_connections",
+        Kind.COUNTER,
+        "Connections reset because the local application took no byte while others waited.",
+    ),
+)
+
+_KERNEL = _group(
+    "Actor kernel",
+    Metric("messages_handled", Kind.COUNTER, "Messages that actors handled.", _DISPATCHER),
+    Metric("turns", Kind.COUNTER, "Turns of actors.", _DISPATCHER),
+    Metric("slow_turns", Kind.COUNTER, "Turns longer than 100 ms.", _DISPATCHER),
+    Metric("longest_turn_seconds", Kind.GAUGE, "The longest turn since the start.", _DISPATCHER),
+    Metric("mailbox_messages", Kind.GAUGE, "Messages that wait to be handled.", _DISPATCHER),
+    Metric(
+        "dispatcher_lag_seconds",
+        Kind.GAUGE,
+        "The longest delay of a timer of the dispatcher in the last minute; grows while it hangs.",
+        _DISPATCHER,
+    ),
+    Metric("actors_alive", Kind.GAUGE, "Actors that are alive.", _DISPATCHER),
+    Metric("actors_started", Kind.COUNTER, "Actors started.", _DISPATCHER),
+    Metric("actor_failures", Kind.COUNTER, "Actors ended by an exception, by class.", ("actor",)),
+    Metric("actor_restarts", Kind.COUNTER, "Restarts by supervisors, by class.", ("actor",)),
+    Metric(
+        "quarantines",
+        Kind.COUNTER,
+        "Times a supervisor found that a child fails too often, and put it in quarantine.",
+        _DISPATCHER,
+    ),
+    Metric("dead_letters", Kind.COUNTER, "Messages to actors that had ended.", _DISPATCHER),
+    Metric(
+        "abandoned_children",
+        Kind.COUNTER,
+        "Threads of a host's actors that did not stop in their time and were left behind.",
+        _DISPATCHER,
+    ),
+    Metric("threads", Kind.GAUGE, "Threads of this process that Python knows."),
+    Metric(
+        "build",
+        Kind.INFO,
+        "Always 1; the versions are labels.",
+        ("version", "python", "implementation"),
+    ),
+)
+
+PER_TUNNEL: Final = _group(
+    "One tunnel (optional)",
+    Metric("tunnel_sent_bytes", Kind.COUNTER, "DATA payload bytes sent.", _TUNNEL),
+    Metric("tunnel_received_bytes", Kind.COUNTER, "DATA payload bytes received.", _TUNNEL),
+    Metric("tunnel_streams_active", Kind.GAUGE, "Streams that are active.", _TUNNEL),
+    Metric("tunnel_connections_active", Kind.GAUGE, "Connections that are open.", _TUNNEL),
+    Metric("tunnel_connections_opened", Kind.COUNTER, "Connections opened.", _TUNNEL),
+    Metric(
+        "tunnel_state",
+        Kind.GAUGE,
+        "1 for the state that the tunnel is in; in the row `other` the number of tunnels in it.",
+        (*_TUNNEL, "state"),
+    ),
+    Metric(
+        "tunnel_state_since_timestamp_seconds",
+        Kind.GAUGE,
+        "Since when the tunnel is in its state, in seconds of the Unix epoch; not in `other`.",
+        _TUNNEL,
+    ),
+    Metric("tunnel_reconnects", Kind.COUNTER, "Connections that came back.", _TUNNEL),
+    Metric("tunnel_session_resets", Kind.COUNTER, "SESSION_RESET messages received.", _TUNNEL),
+    Metric("tunnel_queue_bytes", Kind.GAUGE, "Payload bytes waiting for the WebSocket.", _TUNNEL),
+    Metric("tunnel_queue_wait_seconds", Kind.SUMMARY, "Wait of each piece in the queue.", _TUNNEL),
+    Metric("tunnel_ping_round_trip_seconds", Kind.SUMMARY, "Time until a ping's answer.", _TUNNEL),
+    Metric("tunnel_throttled_seconds", Kind.COUNTER, "Time waited for `bandwidth`.", _TUNNEL),
+)
+
+CATALOGUE: Final[tuple[Metric, ...]] = (*_TRAFFIC, *_TUNNELS, *_FLOW, *_KERNEL, *PER_TUNNEL)
+
+_BY_NAME: Final = {each.name: each for each in CATALOGUE}
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name, without its prefix. Raises KeyError if there is none."""
+    return _BY_NAME[name]

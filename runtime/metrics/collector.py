@@ -1,0 +1,164 @@
+"""The collector of a runtime: sums its counters at each scrape into fresh metric families.
+
+Owns what each metric of the catalogue is read from. It registers itself nowhere: give it to any
+registry. A byte that passes a tunnel never meets it; it reads what the actors have counted, on the
+thread that scrapes, and leaves the interpreter to the dispatchers now and then.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import threading
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client.registry import Collector
+
+from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.proto import DropReason, StopCause
+
+from .breather import Breather
+from .catalogue import CATALOGUE, PER_TUNNEL
+from .families import empty, histogram, info, numbers
+from .totals import SERVICE_COLUMNS, TUNNEL_COLUMNS
+from .tunnel_rows import per_tunnel_families
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client.metrics_core import Metric as Family
+
+    from .kernel import KernelMeter, KernelRow
+    from .ledger import Ledger, Reading
+    from .totals import Totals
+
+__all__ = ["KNOWN_REASONS", "TunnelCollector"]
+
+KNOWN_REASONS: Final[dict[str, tuple[str, ...]]] = {
+    "reconnects": (
+        "announce_timeout",
+        "closed",
+        "crashed",
+        "lost",
+        "ping_timeout",
+        "protocol_error",
+        "token_replaced",
+    ),
+    "connect_failures": ("connect_failed", "connect_timeout", "crashed", "http_403"),
+    "dropped_messages": (
+        *(reason.value for reason in DropReason),
+        "local_end_gone",
+        "refused_start",
+    ),
+}
+"""Exposed as zero before the first of their kind: a rate needs the zero."""
+
+_ENDS: Final[dict[str, tuple[str, ...]]] = {
+    "streams_ended": tuple(cause.value for cause in StopCause),
+    "connections_ended": ("disconnected", "local", "peer", "session_reset"),
+}
+_KERNEL_NUMBERS: Final = (
+    "messages_handled",
+    "turns",
+    "slow_turns",
+    "longest_turn_seconds",
+    "actors_alive",
+    "actors_started",
+    "quarantines",
+    "dead_letters",
+    "abandoned_children",
+)
+
+
+class TunnelCollector(Collector):
+    """A collector for any registry of prometheus_client.
+
+    Args:
+        ledger: the tunnels.
+        kernel: the dispatchers.
+    """
+
+    def __init__(self, ledger: Ledger, kernel: KernelMeter) -> None:
+        self._ledger = ledger
+        self._kernel = kernel
+
+    def describe(self) -> Iterable[Family]:
+        """Every family, without samples: a registry asks for it so as to refuse a second one."""
+        shown = CATALOGUE if self._ledger.rows else CATALOGUE[: -len(PER_TUNNEL)]
+        return [empty(each.name) for each in shown]
+
+    def collect(self) -> Iterator[Family]:
+        """Sum up."""
+        breather = Breather()
+        reading = self._ledger.read()
+        totals, rest = self._ledger.sum(reading, breather)
+        yield from _traffic(totals)
+        yield from _tunnels(totals, reading)
+        yield from _flow(totals)
+        yield from self._kernel_families()
+        yield info("build", _versions())
+        yield numbers("threads", [((), threading.active_count())])
+        if self._ledger.rows:
+            yield from per_tunnel_families(reading.entries, rest, breather)
+
+    def _kernel_families(self) -> Iterator[Family]:
+        rows = self._kernel.rows()
+        for name in _KERNEL_NUMBERS:
+            yield numbers(name, [((row.name,), getattr(row.stats, name)) for row in rows])
+        yield numbers("mailbox_messages", [((row.name,), row.mailbox_messages) for row in rows])
+        yield numbers("dispatcher_lag_seconds", [((row.name,), row.lag_seconds) for row in rows])
+        for name, field in (("actor_failures", "actor_failures"), ("actor_restarts", "restarts")):
+            yield numbers(name, _by_class(rows, field))
+
+
+def _by_class(rows: list[KernelRow], field: str) -> list[tuple[tuple[str], float]]:
+    # All classes that ever failed or were restarted, so that both have the same rows.
+    names = {"WebSocketActor", "TunnelActor", "StreamActor"}
+    for row in rows:
+        names |= row.stats.actor_failures.keys() | row.stats.restarts.keys()
+    return [
+        ((name,), sum(getattr(row.stats, field).get(name, 0) for row in rows))
+        for name in sorted(names)
+    ]
+
+
+def _traffic(totals: Totals) -> Iterator[Family]:
+    services = sorted(totals.services.items())
+    for index, name in enumerate(SERVICE_COLUMNS):
+        yield numbers(name, [(key, row[index]) for key, row in services])
+    for name, known in _ENDS.items():
+        counts: dict[tuple[str, str, str], int] = getattr(totals, name)
+        every = {(*key, reason): 0 for key, _row in services for reason in known} | counts
+        yield numbers(name, sorted(every.items()))
+
+
+def _tunnels(totals: Totals, reading: Reading) -> Iterator[Family]:
+    states = [((state.value,), totals.states.get(state, 0)) for state in TunnelState]
+    yield numbers("tunnels", states)
+    since = [((state.value,), moment) for state, moment in sorted(totals.since.items())]
+    yield numbers("state_since_timestamp_seconds", since)
+    yield numbers("tunnels_opened", [((), reading.opened)])
+    yield numbers("tunnels_closed", [((), reading.closed)])
+    for name, known in KNOWN_REASONS.items():
+        every = dict.fromkeys(known, 0) | getattr(totals, name)
+        yield numbers(name, [((reason,), number) for reason, number in sorted(every.items())])
+    yield histogram("connect_duration_seconds", totals.connect)
+    yield histogram("ping_round_trip_seconds", totals.ping)
+
+
+def _flow(totals: Totals) -> Iterator[Family]:
+    for name in TUNNEL_COLUMNS:
+        yield numbers(name, [((), totals.column(name))])
+    yield histogram("queue_wait_seconds", totals.queue_wait)
+
+
+def _versions() -> dict[str, str]:
+    try:
+        version = importlib.metadata.version("tunnelfleet")
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    return {
+        "version": version,
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+    }

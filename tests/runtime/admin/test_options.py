@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunnelfleet.actors.config import TcpAddress
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address
+from tunnelfleet.runtime.admin.options import is_loopback
+
+PEM = Path("server.pem")
+
+
+def test_it_is_on_loopback_unless_told_otherwise() -> None:
+    assert is_loopback(AdminOptions().host)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"certificate": PEM},
+        {"private_key": PEM},
+        {"ready_fraction": 0},
+        {"ready_fraction": 1.1},
+        {"ready_hysteresis": -0.1},
+        {"port": 70_000},
+        {"bearer_token": ""},
+        {"bearer_token": "two words"},
+        {"bearer_token": "secret", "host": "0.0.0.0"},
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        AdminOptions(**wrong)
+
+
+def test_a_token_off_loopback_goes_with_tls() -> None:
+    options = AdminOptions(bearer_token="s", host="0.0.0.0", certificate=PEM, private_key=PEM)
+    assert options.is_tls
+
+
+def test_the_token_is_in_no_repr() -> None:
+    assert "hush" not in repr(AdminOptions(bearer_token="hush"))
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:9464", TcpAddress("127.0.0.1", 9464)), ("[::1]:1", TcpAddress("::1", 1))],
+)
+def test_addresses(text: str, address: TcpAddress) -> None:
+    assert parse_admin_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["/run/admin.sock", "host:port", ""])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_admin_address(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", True), ("::1", True), ("127.9.9.9", True), ("0.0.0.0", False), ("h", False)],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected

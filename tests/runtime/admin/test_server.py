@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.runtime.metrics.support import make_stats
+from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime import TunnelRuntime
+from tunnelfleet.runtime.admin import AdminOptions, AdminServer
+from tunnelfleet.runtime.service.certificates import ensure_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOKEN = "7hush-hush-this-is-the-bearer-token"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(self.body)
+        return found
+
+
+def get(
+    server: AdminServer, path: str, context: ssl.SSLContext | None = None, **headers: str
+) -> Answer:
+    connection: http.client.HTTPConnection
+    if context is None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    else:
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", server.port, timeout=10, context=context
+        )
+    try:
+        connection.request(
+            "GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        )
+        response = connection.getresponse()
+        return Answer(response.status, dict(response.getheaders()), response.read())
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def runtime() -> Iterator[TunnelRuntime]:
+    with TunnelRuntime() as running:
+        yield running
+
+
+@pytest.fixture
+def server(runtime: TunnelRuntime) -> Iterator[AdminServer]:
+    with AdminServer(runtime, AdminOptions(port=0)) as running:
+        yield running
+
+
+def test_metrics_of_runtime_and_process(server: AdminServer, runtime: TunnelRuntime) -> None:
+    runtime._ledger.open("a", "source", make_stats(5))
+    answer = get(server, "/metrics")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert b'tunnelfleet_sent_bytes_total{mode="source",service_id="SSH"} 5.0\n' in answer.body
+    assert b"process_cpu_seconds_total" in answer.body
+
+
+def test_open_metrics_and_gzip(server: AdminServer) -> None:
+    accept = "application/openmetrics-text; version=1.0.0"
+    answer = get(server, "/metrics", Accept=accept, Accept_Encoding="gzip")
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert gzip.decompress(answer.body).endswith(b"# EOF\n")
+
+
+def test_it_listens_on_loopback_only(server: AdminServer) -> None:
+    assert server.url == f"http://127.0.0.1:{server.port}"
+    host = socket.gethostbyname(socket.gethostname())
+    if not host.startswith("127."):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, server.port), timeout=2)
+
+
+def test_health(server: AdminServer) -> None:
+    answer = get(server, "/healthz")
+    assert (answer.status, answer.json) == (200, {"healthy": True, "dispatchers": 1})
+
+
+def test_a_dispatcher_that_hangs_is_not_healthy_and_metrics_go_on(
+    server: AdminServer, runtime: TunnelRuntime
+) -> None:
+    go_on = threading.Event()
+    runtime.dispatchers[0].call_soon(go_on.wait)
+    try:
+        answer = get(server, "/healthz")
+        assert get(server, "/metrics").status == 200
+    finally:
+        go_on.set()
+    assert answer.status == 503
+    assert answer.json["silent"] == ["tunnelfleet-0"]
+    assert get(server, "/healthz").status == 200
+
+
+def test_a_runtime_that_has_stopped_is_neither_healthy_nor_ready() -> None:
+    runtime = TunnelRuntime().start()
+    with AdminServer(runtime, AdminOptions(port=0)) as server:
+        assert get(server, "/readyz").status == 200
+        runtime.stop()
+        assert get(server, "/healthz").status == 503
+        assert get(server, "/readyz").status == 503
+        assert get(server, "/metrics").status == 200
+
+
+def test_readiness(
+    server: AdminServer, runtime: TunnelRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FakeTunnel:
+        name = "press-4"
+        stats = make_stats(state=TunnelState.REFUSED)
+
+    monkeypatch.setattr(runtime, "tunnels", lambda: [FakeTunnel()])
+    FakeTunnel.stats.reason = "invalid access token"
+    answer = get(server, "/readyz")
+    assert answer.status == 503
+    (missing,) = answer.json["not_connected"]  # type: ignore[misc]
+    assert missing["tunnel"] == "press-4"
+    assert missing["state"] == "refused"
+    assert missing["reason"] == "invalid access token"
+    FakeTunnel.stats.enter(TunnelState.CONNECTED)
+    assert get(server, "/readyz").status == 200
+
+
+def test_the_bearer_token(runtime: TunnelRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    with AdminServer(runtime, AdminOptions(port=0, bearer_token=TOKEN)) as server:
+        for path in ("/metrics", "/healthz", "/readyz", "/", "/nothing"):
+            assert get(server, path).status == 401
+            assert get(server, path, Authorization=f"Bearer {TOKEN}x").status == 401
+            assert get(server, path, Authorization=f"Basic {TOKEN}").status == 401
+        answer = get(server, "/metrics", Authorization=f"Bearer {TOKEN}")
+        assert answer.status == 200
+        assert TOKEN.encode() not in answer.body
+    assert TOKEN not in caplog.text
+
+
+def test_tls(runtime: TunnelRuntime, tmp_path: Path) -> None:
+    files = ensure_certificate(tmp_path, "127.0.0.1")
+    options = AdminOptions(port=0, certificate=files.certificate, private_key=files.private_key)
+    context = ssl.create_default_context(cafile=str(files.ca))
+    with AdminServer(runtime, options) as server:
+        assert server.url.startswith("https://")
+        assert get(server, "/metrics", context).status == 200
+
+
+def test_a_certificate_that_is_none(runtime: TunnelRuntime, tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_text("nothing")
+    options = AdminOptions(port=0, certificate=tmp_path / "x.pem", private_key=tmp_path / "x.pem")
+    with pytest.raises(ConfigError, match="certificate"):
+        AdminServer(runtime, options).start()
+
+
+def test_a_port_that_is_taken(server: AdminServer, runtime: TunnelRuntime) -> None:
+    with pytest.raises(ConfigError, match="choose another"):
+        AdminServer(runtime, AdminOptions(port=server.port)).start()
+
+
+def test_it_starts_once_and_stops_twice(runtime: TunnelRuntime) -> None:
+    server = AdminServer(runtime, AdminOptions(port=0)).start()
+    with pytest.raises(RuntimeError):
+        server.start()
+    server.stop()
+    server.stop()
+
+
+def test_what_is_not_there_and_what_is_not_asked_repeats_nothing(
+    server: AdminServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = get(server, f"/{TOKEN}?access-token={TOKEN}", access_token=TOKEN)
+    assert answer.status == 404
+    assert TOKEN.encode() not in answer.body
+    assert TOKEN not in caplog.text
+
+
+def test_the_index_names_the_pages(server: AdminServer) -> None:
+    answer = get(server, "/")
+    assert answer.headers["Content-Type"].startswith("text/html")
+    for page in (b"/metrics", b"/healthz", b"/readyz"):
+        assert page in answer.body

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import prometheus_client
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.bench.metrics_bench import scrape
+from tests.runtime.metrics.support import Fleet, make_stats
+from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.stats import TunnelState, TunnelStats
+from tunnelfleet.runtime import TunnelRuntime
+from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, PER_TUNNEL
+from tunnelfleet.runtime.metrics.labels import MAX_SERVICE_IDS, NO_SERVICE, OTHER
+
+IDLE_TUNNELS = 10_000
+SCRAPE_SECONDS = 0.1
+SCRAPE_WITH_ROWS_SECONDS = 0.5
+DISPATCHER_LATE_MS = 5.0
+
+
+def test_values_are_those_of_the_tunnels() -> None:
+    fleet = Fleet()
+    fleet.ledger.open("a", "source", make_stats(100))
+    fleet.ledger.open("b", "destination", make_stats(7, state=TunnelState.BACKOFF))
+    assert fleet.value("sent_bytes_total", mode="source", service_id="SSH") == 100
+    assert fleet.value("received_bytes_total", mode="destination", service_id="SSH") == 14
+    assert fleet.value("streams_active", mode="source", service_id="SSH") == 1
+    assert fleet.value("streams_opened_total", mode="source", service_id="SSH") == 2
+    assert fleet.value("tunnels", state="connected") == 1
+    assert fleet.value("tunnels", state="backoff") == 1
+    assert fleet.value("tunnels", state="refused") == 0
+    assert fleet.value("reconnects_total", reason="lost") == 2
+    assert fleet.value("reconnects_total", reason="ping_timeout") == 0
+    assert fleet.value("session_resets_total") == 2
+    assert fleet.value("ping_round_trip_seconds_count") == 2
+    assert fleet.value("queue_wait_seconds_bucket", le="0.25") == 2
+    assert fleet.value("tunnels_opened_total") == 2
+    assert fleet.total("build_info") == 1
+
+
+def test_a_service_without_an_id_has_a_name() -> None:
+    fleet = Fleet()
+    fleet.ledger.open("v1", "source", make_stats(3, service_id=""))
+    assert fleet.value("sent_bytes_total", mode="source", service_id=NO_SERVICE) == 3
+
+
+def test_service_ids_of_a_peer_are_bounded() -> None:
+    fleet = Fleet()
+    stats = TunnelStats()
+    for number in range(10 * MAX_SERVICE_IDS):
+        stats.service(f"s{number}").sent_bytes = 1
+    fleet.ledger.open("a", "source", stats)
+    series = [s for s in fleet.samples() if s[0] == "tunnelfleet_sent_bytes_total"]
+    assert len(series) == MAX_SERVICE_IDS + 1
+    assert fleet.value("sent_bytes_total", mode="source", service_id=OTHER) == 9 * MAX_SERVICE_IDS
+
+
+def test_it_shows_what_the_catalogue_says() -> None:
+    fleet = Fleet(rows=1)
+    fleet.ledger.open("a", "source", make_stats(1))
+    with Dispatcher("d") as dispatcher:
+        fleet.kernel.attach(dispatcher)
+        families = {family.name: family for family in fleet.collector.collect()}
+    assert set(families) == {each.family for each in CATALOGUE}
+    for each in CATALOGUE:
+        samples = families[each.family].samples
+        assert samples, each.name
+        labels = {name for sample in samples for name in sample.labels} - {"le"}
+        assert labels == set(each.labels), each.name
+
+
+def test_without_rows_nothing_is_said_of_one_tunnel() -> None:
+    fleet = Fleet()
+    fleet.ledger.open("secret-name", "source", make_stats(1))
+    names = {family.name for family in fleet.collector.collect()}
+    assert not names & {each.family for each in PER_TUNNEL}
+    assert names == {family.name for family in fleet.collector.describe()}
+
+
+def test_any_registry_takes_it_once() -> None:
+    with TunnelRuntime() as runtime:
+        for registry in (CollectorRegistry(), CollectorRegistry(auto_describe=True)):
+            registry.register(runtime.collector)
+            with pytest.raises(ValueError, match="Duplicated"):
+                registry.register(runtime.collector)
+
+
+def test_nothing_is_registered_at_import() -> None:
+    program = (
+        "import prometheus_client as p; before = set(p.REGISTRY._names_to_collectors);"
+        "import tunnelfleet.runtime.admin, tunnelfleet.runtime.metrics;"
+        "r = tunnelfleet.runtime.runtime.TunnelRuntime(); r.collector;"
+        "assert set(p.REGISTRY._names_to_collectors) == before"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert "tunnelfleet_tunnels" not in prometheus_client.REGISTRY._names_to_collectors
+
+
+def test_a_runtime_that_is_started_again_counts_on() -> None:
+    runtime = TunnelRuntime()
+    registry = CollectorRegistry()
+    registry.register(runtime.collector)
+    handled = 0.0
+    for _ in range(2):
+        with runtime:
+            pass
+        now = registry.get_sample_value(
+            "tunnelfleet_messages_handled_total", {"dispatcher": "tunnelfleet-0"}
+        )
+        assert now is not None
+        assert now > handled
+        handled = now
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit_seconds"), [(0, SCRAPE_SECONDS), (1_000, SCRAPE_WITH_ROWS_SECONDS)]
+)
+def test_ten_thousand_idle_tunnels_are_scraped_in_time(rows: int, limit_seconds: float) -> None:
+    fleet = Fleet(rows)
+    for number in range(IDLE_TUNNELS):
+        fleet.ledger.open(f"t{number}", "source", make_stats(number))
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        prometheus_client.generate_latest(fleet.registry)
+        times.append(time.perf_counter() - started)
+    # The machine may be busy with something else now and then, not five times.
+    assert min(times) <= limit_seconds, times
+
+
+def test_a_scrape_of_ten_thousand_tunnels_blocks_no_dispatcher() -> None:
+    found = scrape(rows=0)
+    assert found["dispatcher_late_median_ms"] <= DISPATCHER_LATE_MS, found
