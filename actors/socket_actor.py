@@ -4,6 +4,8 @@ It connects (destination) or takes over an accepted socket (source), reads while
 writes what the peer sent. It owns the ends of DESIGN.md section 5: nothing read is lost, nothing
 received is cut without a reset. It knows its connection id and nothing of streams, versions or the
 WebSocket.
+
+Longer than other modules: both directions and their ends share the one socket's state.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 It connects (on the Connector's threads), then reads and writes its socket in its own turns: frames
 in, tunnel messages out to TunnelActor, and back. It pings, and ends when nothing answers. It does
 not know streams, and never reconnects: its end, with a reason, is what the supervisor acts on.
+
+Longer than other modules: connecting, reading, pinging and writing share the one socket's state.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from websocket import ABNF
@@ -27,6 +28,7 @@ from tunnelfleet.proto import (
 
 from . import websocket_frames as frames
 from .connector import Connected, ConnectRequest, NotConnected, discard
+from .frame_writer import FrameWriter, Outcome
 from .kernel import ChildReady, DispatchedActor, ExitReason, Terminated
 from .messages import (
     Abandon,
@@ -61,8 +63,6 @@ TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
 MAX_UNSENT_FRAMES = 2_000
 """Frames that may wait for the kernel before reading rests: what is read makes replies."""
-JOIN_WRITE_BYTES = 65_536
-"""Small frames are handed to the kernel together up to this size."""
 
 
 FAREWELL_SECONDS = 3.0
@@ -139,9 +139,7 @@ class WebSocketActor(DispatchedActor):
         self._decoder = FrameDecoder()
         self._reading = False
         self._read_pending = False
-        self._outgoing: deque[tuple[bytes, int]] = deque()
-        self._sending: memoryview | None = None
-        self._sending_messages = 0
+        self._writer = FrameWriter()
         self._writer_on = False
         self._heard_at = 0.0
         self._ping_sent_at: float | None = None
@@ -151,7 +149,6 @@ class WebSocketActor(DispatchedActor):
         """Reading rests because TunnelActor says so."""
         self._flooded = False
         """Reading rests because the answers do not leave."""
-        self._unsent_pong: tuple[bytes, int] | None = None
         self._ended = False
 
     # -- connecting
@@ -305,7 +302,7 @@ class WebSocketActor(DispatchedActor):
         if messages:
             size_bytes = sum([len(message.payload) for message in messages])
             self._context.tunnel.tell(Received(self._epoch, messages, size_bytes))
-        if self._outgoing or self._sending is not None:
+        if not self._writer.is_empty:
             self._flush()
 
     def _take_frames(self, data: bytes, messages: list[Message]) -> None:
@@ -313,7 +310,7 @@ class WebSocketActor(DispatchedActor):
             if frame.opcode in (ABNF.OPCODE_BINARY, ABNF.OPCODE_CONT):
                 messages.extend(self._decoder.feed(_payload(frame)))
             elif frame.opcode == ABNF.OPCODE_PING:
-                self._answer_ping(_payload(frame))
+                self._writer.add_pong(frames.encode_pong(_payload(frame)))
             elif frame.opcode == ABNF.OPCODE_PONG:
                 self._on_pong()
             elif frame.opcode == ABNF.OPCODE_CLOSE:
@@ -328,17 +325,9 @@ class WebSocketActor(DispatchedActor):
         if self._ping_sent_at is not None:
             return
         self._ping_sent_at = time.monotonic()
-        self._outgoing.appendleft((frames.encode_ping(), 0))
+        self._writer.add_first(frames.encode_ping())
         self._flush()
         self.schedule(self._limits.pong_timeout_seconds, _PongDue(self._ping_sent_at))
-
-    def _answer_ping(self, payload: bytes) -> None:
-        pong = (frames.encode_pong(payload), 0)
-        if self._unsent_pong is not None and self._unsent_pong in self._outgoing:
-            # Only the latest ping needs an answer: RFC 6455 section 5.5.3.
-            self._outgoing.remove(self._unsent_pong)
-        self._unsent_pong = pong
-        self._outgoing.append(pong)
 
     def _on_pong(self) -> None:
         if self._ping_sent_at is None:
@@ -365,72 +354,41 @@ class WebSocketActor(DispatchedActor):
     # -- writing
 
     def _transmit(self, message: Transmit) -> None:
-        outgoing = self._outgoing
         for item in message.messages:
-            outgoing.append((frames.encode_data(encode_frame(item)), 1))
+            self._writer.add(frames.encode_data(encode_frame(item)), 1)
         self._flush()
-        if len(outgoing) > MAX_UNSENT_FRAMES and self._reading:
+        if len(self._writer) > MAX_UNSENT_FRAMES and self._reading:
             self._flooded = True
             self._rest()
 
     def _flush(self) -> None:
         if self._socket is None or self._writer_on or self._ended:
             return
-        written = self._write_all()
-        blocked = self._writer_on
-        if written:
-            self._context.tunnel.tell(Written(self._epoch, written, blocked))
-        if self._closing and self._sending is None and not self._outgoing:
-            self._say_farewell()
-        elif self._flooded and len(self._outgoing) < MAX_UNSENT_FRAMES // 2:
-            self._flooded = False
-            self._read_if_wanted()
-
-    def _write_all(self) -> int:
-        """Hand over as much as the kernel takes; returns the messages that left."""
-        sock = self._socket
-        assert sock is not None
-        written = 0
         try:
-            while self._sending is not None or self._outgoing:
-                if self._sending is None:
-                    self._next_write()
-                assert self._sending is not None
-                sent = sock.send(self._sending)
-                if sent < len(self._sending):
-                    self._sending = self._sending[sent:]
-                    continue
-                self._sending = None
-                written += self._sending_messages
-        except (BlockingIOError, ssl.SSLWantWriteError):
-            self._writer_on = True
-            self.add_writer(sock, self._on_writable)
-        except ssl.SSLWantReadError:
-            # TLS wants to hear something first (a key update): a flush follows the next read.
-            if not self._reading:
-                self.add_reader(sock, self._on_tls_input)
+            written, outcome = self._writer.write(self._socket)
         except OSError as error:
             self._fail("lost", f"the connection broke: {error.strerror or error}")
-        return written
+            return
+        if outcome is Outcome.BLOCKED:
+            self._writer_on = True
+            self.add_writer(self._socket, self._on_writable)
+        elif outcome is Outcome.WANTS_INPUT and not self._reading:
+            self.add_reader(self._socket, self._on_tls_input)
+        if written:
+            self._context.tunnel.tell(Written(self._epoch, written, self._writer_on))
+        self._after_flush()
+
+    def _after_flush(self) -> None:
+        if self._closing and self._writer.is_empty:
+            self._say_farewell()
+        elif self._flooded and len(self._writer) < MAX_UNSENT_FRAMES // 2:
+            self._flooded = False
+            self._read_if_wanted()
 
     def _on_tls_input(self) -> None:
         assert self._socket is not None
         self.remove_reader(self._socket)
         self._flush()
-
-    def _next_write(self) -> None:
-        """Take the next frame, joined with the small ones behind it."""
-        data, self._sending_messages = self._outgoing.popleft()
-        if len(data) < JOIN_WRITE_BYTES and self._outgoing:
-            parts = [data]
-            size = len(data)
-            while self._outgoing and size + len(self._outgoing[0][0]) <= JOIN_WRITE_BYTES:
-                part, messages = self._outgoing.popleft()
-                parts.append(part)
-                size += len(part)
-                self._sending_messages += messages
-            data = b"".join(parts)
-        self._sending = memoryview(data)
 
     def _on_writable(self) -> None:
         assert self._socket is not None
@@ -450,7 +408,7 @@ class WebSocketActor(DispatchedActor):
         if self._socket is None:
             self.exit()
             return
-        self._outgoing.append((frames.encode_close(), 0))
+        self._writer.add(frames.encode_close())
         self._closing = True
         self._flush()
 

@@ -92,7 +92,7 @@ class TestLayout:
     def test_every_source_file_has_its_test_file(self, path: Path) -> None:
         if path.name == "__init__.py":
             return
-        test = ROOT / "tests" / path.parent.relative_to(ROOT) / f"test_{path.stem.lstrip('_')}.py"
+        test = ROOT / "tests" / path.parent.relative_to(ROOT) / f"test_{path.stem.strip('_')}.py"
         assert test.is_file(), f"{relative(path)} has no {relative(test)}"
 
     @pytest.mark.parametrize("path", written_sources(), ids=relative)
@@ -102,7 +102,7 @@ class TestLayout:
         assert docstring, "it has no docstring"
         assert len(docstring) > 20, "its docstring says nothing"
         if len(text.splitlines()) > MAX_MODULE_LINES:
-            assert re.search(r"(?i)\b(lines|long|longer|size)\b", docstring), (
+            assert re.search(r"(?i)\b(lines|long|longer|length)\b", docstring), (
                 f"above {MAX_MODULE_LINES} lines the docstring gives the reason"
             )
 

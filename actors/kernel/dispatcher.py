@@ -7,7 +7,7 @@ Fairness: a turn handles at most `batch_messages` of one actor, then the next ac
 its turn. After `TURNS_BETWEEN_POLLS` turns or `SECONDS_BETWEEN_POLLS` the loop polls its sockets
 and timers, whatever the queue holds. A socket's callback is followed by turns within the same
 bounds, so that what it sent is handled before the next poll. Run queue, callbacks and the way in
-share their state turn by turn, which is why they stand in one module.
+share their state turn by turn: hence the length.
 """
 
 from __future__ import annotations

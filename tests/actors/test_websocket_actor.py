@@ -514,7 +514,7 @@ def test_tls_that_wants_to_read_before_it_writes_goes_on_after(
 
     client = connect(serve(script))
     client.established()
-    wait_until(lambda: client.ref.cell.actor._unsent_pong is not None)
+    wait_until(lambda: client.ref.cell.actor._writer._pong is not None)
     settle(client.dispatcher)
     actor = client.ref.cell.actor
     real = actor._socket
@@ -637,7 +637,7 @@ def test_a_service_that_floods_with_pings_and_never_reads_costs_bounded_memory(
     assert sent.wait(DEADLINE_SECONDS)
     settle(client.dispatcher)
     actor = client.ref.cell.actor
-    assert len(actor._outgoing) <= 2, "only the latest ping needs an answer"
+    assert len(actor._writer) <= 2, "only the latest ping needs an answer"
     release.set()
 
 

@@ -68,7 +68,7 @@ def test_the_guide_has_commands_for_every_service_and_no_token() -> None:
     addresses = {
         service_id: ("127.0.0.1", 5_000 + number) for number, service_id in enumerate(SERVICES)
     }
-    text = "\n".join(guide_lines("press-01", addresses, "wss://127.0.0.1:8443", "/tmp/ca.pem"))
+    text = "\n".join(guide_lines("press-01", addresses, "wss://127.0.0.1:8443", "/etc/ca.pem"))
 
     for words in (
         "tunnel press-01",
@@ -76,7 +76,7 @@ def test_the_guide_has_commands_for_every_service_and_no_token() -> None:
         "nc 127.0.0.1 5000",
         "nc 127.0.0.1 5002",
         "wss://127.0.0.1:8443",
-        "/tmp/ca.pem",
+        "/etc/ca.pem",
         "tunnelfleet service",
     ):
         assert words in text
