@@ -111,7 +111,7 @@ class Lane:
     @property
     def has_work(self) -> bool:
         """Whether a thread should work on it."""
-        return bool(self._items) and not self._parked
+        return bool(self._items) and not self._parked and not self._threads.is_abandoned
 
     @property
     def runs_here(self) -> bool:
@@ -166,7 +166,7 @@ class Lane:
         items, stats = self._items, self.stats
         now = worker.since
         deadline = now + SLICE_SECONDS
-        while items and not self._parked:
+        while items and not self._parked and not self._threads.is_abandoned:
             function, argument, size_bytes = items.popleft()
             worker.since = now
             try:
@@ -243,6 +243,8 @@ class RelayThreads:
         self._is_watched = False
         """An idle thread looks after the busy ones."""
         self._closed = False
+        self.is_abandoned = False
+        """Nobody waits for the lanes any more; they end."""
 
     @property
     def thread_count(self) -> int:
@@ -313,6 +315,8 @@ class RelayThreads:
         ends_at = time.monotonic() + IDLE_SECONDS
         while True:
             now = time.monotonic()
+            if self.is_abandoned:
+                return None
             if self._ready and self._may_work(now):
                 return self._take(worker, now)
             is_spare = bool(self._busy) and self._idle == 1 and not self._closed
@@ -358,5 +362,8 @@ class RelayThreads:
             worker.thread.join(max(deadline - time.monotonic(), 0.0))
         left = sum(1 for worker in workers if worker.thread.is_alive())
         if left:
+            with self._condition:
+                self.is_abandoned = True
+                self._condition.notify_all()
             logger.warning("%d callbacks did not return in time and are left behind", left)
         return left

@@ -1,8 +1,25 @@
-"""What people hold: the runtime of tunnels, its configuration, its events, TLS."""
+"""What people hold: the runtime of tunnels, the client API, configuration, events, TLS."""
 
+from tunnelfleet.actors.api_events import (
+    ApiEvent,
+    ConnectionFailure,
+    ConnectionReset,
+    ConnectionShutdown,
+    ConnectionStarted,
+    ConnectionSuccess,
+    Message,
+    MessageReceived,
+    SendMessageComplete,
+    SessionReset,
+    Stopped,
+    StreamStarted,
+    StreamStopped,
+)
+from tunnelfleet.actors.api_port import SendQueueFull
 from tunnelfleet.actors.config import (
     ANY_SERVICE,
     Address,
+    ApiService,
     HttpProxy,
     Limits,
     TcpAddress,
@@ -10,6 +27,7 @@ from tunnelfleet.actors.config import (
     UnixAddress,
     parse_address,
 )
+from tunnelfleet.actors.event_relay import Subscribe, Unsubscribe
 from tunnelfleet.actors.events import (
     ConnectionClosed,
     ConnectionOpened,
@@ -23,45 +41,91 @@ from tunnelfleet.actors.events import (
     TunnelStateChanged,
 )
 from tunnelfleet.actors.kernel import Backoff
+from tunnelfleet.actors.relay_threads import LaneStats
 from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.websocket_actor import ConnectionLost
 from tunnelfleet.proto import (
+    MAX_PAYLOAD_BYTES,
     ConfigError,
+    ConnectionIdUnknown,
+    ConnectionIdUnusable,
     Endpoint,
     HandshakeError,
     LocalProtocolError,
+    MessageType,
     Mode,
+    NoActiveStream,
+    NotConnected,
+    PayloadTooLarge,
     ProtocolVersion,
     RemoteProtocolError,
+    ServiceIdUnknown,
+    ServiceWithoutStream,
+    TooManyConnections,
     TunnelClosed,
     TunnelError,
+    VersionMismatch,
+    WrongMode,
 )
 
+from .client import EventStream, SecureTunnel, SecureTunnelBuilder
 from .runtime import RuntimeStats, Tunnel, TunnelRuntime, TunnelStatus
 from .tls import make_ssl_context
 
 __all__ = [
     "ANY_SERVICE",
+    "MAX_PAYLOAD_BYTES",
     "Address",
+    "ApiEvent",
+    "ApiService",
     "Backoff",
     "ConfigError",
     "ConnectionClosed",
+    "ConnectionFailure",
+    "ConnectionIdUnknown",
+    "ConnectionIdUnusable",
+    "ConnectionLost",
     "ConnectionOpened",
+    "ConnectionReset",
+    "ConnectionShutdown",
+    "ConnectionStarted",
+    "ConnectionSuccess",
     "Endpoint",
+    "EventStream",
     "HandshakeError",
     "HttpProxy",
+    "LaneStats",
     "Limits",
     "ListenerClosed",
     "ListenerOpened",
     "LocalProtocolError",
+    "Message",
+    "MessageReceived",
+    "MessageType",
     "Mode",
+    "NoActiveStream",
+    "NotConnected",
+    "PayloadTooLarge",
     "ProtocolVersion",
     "RemoteProtocolError",
     "RuntimeStats",
+    "SecureTunnel",
+    "SecureTunnelBuilder",
+    "SendMessageComplete",
+    "SendQueueFull",
+    "ServiceIdUnknown",
     "ServiceIdsReceived",
+    "ServiceWithoutStream",
+    "SessionReset",
     "SessionWasReset",
+    "Stopped",
     "StreamClosed",
     "StreamOpened",
+    "StreamStarted",
+    "StreamStopped",
+    "Subscribe",
     "TcpAddress",
+    "TooManyConnections",
     "Tunnel",
     "TunnelClosed",
     "TunnelConfig",
@@ -72,6 +136,9 @@ __all__ = [
     "TunnelStateChanged",
     "TunnelStatus",
     "UnixAddress",
+    "Unsubscribe",
+    "VersionMismatch",
+    "WrongMode",
     "make_ssl_context",
     "parse_address",
 ]

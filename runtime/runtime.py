@@ -3,16 +3,21 @@
 Owns the dispatchers, the connect threads and the root supervisor, and the names of the tunnels.
 What a tunnel does is in `tunnelfleet.actors`. Nothing happens at import: no thread, no
 registration, no signal handler, no logging set-up.
+
+Longer than other modules: starting, stopping and the book of tunnels share one life and one lock.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from tunnelfleet.actors.config import ApiService
 from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.credentials import Credentials
 from tunnelfleet.actors.event_relay import EventRelay, Subscribe, Unsubscribe
@@ -26,65 +31,49 @@ from tunnelfleet.actors.kernel import (
     StartChild,
     StopChild,
     SupervisorActor,
+    ask_future,
 )
 from tunnelfleet.actors.messages import Drain, ReplaceToken
+from tunnelfleet.actors.relay_threads import RelayThreads
 from tunnelfleet.actors.services import Services
-from tunnelfleet.actors.stats import TunnelState, TunnelStats
-from tunnelfleet.actors.tunnel_actor import TunnelContext
+from tunnelfleet.actors.stats import TunnelStats
+from tunnelfleet.actors.tunnel_core import TunnelContext
 from tunnelfleet.actors.tunnel_supervisor import TunnelSupervisor
 from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 
+from .metrics import KernelMeter, Ledger, TunnelCollector
 from .tls import make_ssl_context
+from .tunnel import Tunnel, TunnelStatus
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.config import Address, TunnelConfig
+    from tunnelfleet.actors.api_port import ApiPort
+    from tunnelfleet.actors.config import TunnelConfig
     from tunnelfleet.actors.events import TunnelEvent
-    from tunnelfleet.proto import Mode
+    from tunnelfleet.actors.kernel import DispatchedFuture, DispatchedRef, ExitReason
 
 __all__ = ["RuntimeStats", "RuntimeSupervisor", "Tunnel", "TunnelRuntime", "TunnelStatus"]
 
 ASK_TIMEOUT_SECONDS = 10.0
 STOP_MARGIN_SECONDS = 3.0
 """Added to a tunnel's own stop timeout before its supervisor is killed."""
+SHARED_BACKOFF = Backoff(min_seconds=0.05, max_seconds=5.0)
+"""Of what all tunnels share: with a backoff its crashes never end the runtime."""
 TUNNEL_BACKOFF = Backoff(min_seconds=0.5, max_seconds=60.0)
 QUARANTINE_AFTER = 5
 GOVERNOR = "governor"
 RELAY = "events"
 WAIT_SLICE_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelStatus:
-    """What a tunnel looked like at one moment.
-
-    `since` is in seconds of the Unix epoch; `sent` is local to the wire, `received` the other way,
-    both DATA payload bytes.
-    """
-
-    name: str
-    mode: Mode
-    state: TunnelState
-    reason: str
-    since: float
-    service_ids: tuple[str, ...]
-    listening: Mapping[str, tuple[str, ...]]
-    streams_active: int
-    connections_active: int
-    streams_opened: int
-    connections_opened: int
-    sent_bytes: int
-    received_bytes: int
-    reconnects: int
-    session_resets: int
-    connect_attempts: int
-    connect_failures: int
-    channel_id: str
-    last_event: str
+CALLBACK_SECONDS = 5.0
+"""What callbacks have to return when the runtime ends by itself."""
+MIN_CALLBACK_SECONDS = 1.0
+CHILD_SHUTDOWN_SECONDS = 30.0
+CHILD_BACKOFF = Backoff(min_seconds=0.2, max_seconds=30.0)
+"""Of a runtime that is a host's child."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,111 +88,28 @@ class RuntimeStats:
     longest_turn_seconds: float
 
 
-class Tunnel:
-    """A handle on one tunnel of a runtime."""
-
-    def __init__(self, runtime: TunnelRuntime, context: TunnelContext) -> None:
-        self._runtime = runtime
-        self._context = context
-        self._supervisor: ActorRef[Any] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Tunnel {self.name!r} {self.mode} {self.stats.state}>"
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self._context.config.name
-
-    @property
-    def mode(self) -> Mode:
-        """Source or destination."""
-        return self._context.config.mode
-
-    @property
-    def config(self) -> TunnelConfig:
-        """What it was opened with."""
-        return self._context.config
-
-    @property
-    def stats(self) -> TunnelStats:
-        """Its live counters; read only."""
-        return self._context.stats
-
-    @property
-    def listening(self) -> Mapping[str, Address]:
-        """Source: the addresses that are listened on, by service id."""
-        bound = dict(self._context.bound)
-        return {
-            service: bound[service] for service in list(self.stats.listening) if service in bound
-        }
-
-    def status(self) -> TunnelStatus:
-        """Look at it."""
-        stats = self.stats
-        return TunnelStatus(
-            name=self.name,
-            mode=self.mode,
-            state=stats.state,
-            reason=stats.reason,
-            since=stats.since,
-            service_ids=stats.service_ids,
-            listening=dict(stats.listening),
-            streams_active=stats.sum("streams_active"),
-            connections_active=stats.sum("connections_active"),
-            streams_opened=stats.sum("streams_opened"),
-            connections_opened=stats.sum("connections_opened"),
-            sent_bytes=stats.sum("sent_bytes"),
-            received_bytes=stats.sum("received_bytes"),
-            reconnects=sum(stats.reconnects.values()),
-            session_resets=stats.session_resets,
-            connect_attempts=stats.connect_attempts,
-            connect_failures=sum(stats.connect_failures.values()),
-            channel_id=stats.channel_id,
-            last_event=stats.last_event,
-        )
-
-    def wait_for(
-        self, states: TunnelState | Iterable[TunnelState], timeout_seconds: float
-    ) -> TunnelStatus:
-        """Wait until the tunnel is in one of `states`.
-
-        Raises:
-            TimeoutError: it was not within the time; the message says what it was instead, and why.
-        """
-        wanted = {states} if isinstance(states, TunnelState) else set(states)
-        self._runtime.wait_until(lambda: self.stats.state in wanted, timeout_seconds)
-        status = self.status()
-        if status.state in wanted:
-            return status
-        names = " or ".join(sorted(wanted))
-        raise TimeoutError(
-            f"tunnel {self.name!r} is not {names} after {timeout_seconds:g} s: "
-            f"it is {status.state} ({status.reason or 'no reason given'})"
-        )
-
-    def wait_listening(self, service_id: str, timeout_seconds: float) -> Address:
-        """Wait until a source listens for `service_id` and return where.
-
-        Raises:
-            TimeoutError: it did not within the time.
-        """
-        self._runtime.wait_until(lambda: service_id in self.listening, timeout_seconds)
-        address = self.listening.get(service_id)
-        if address is None:
-            raise TimeoutError(
-                f"tunnel {self.name!r} does not listen for {service_id!r} after "
-                f"{timeout_seconds:g} s: {self.stats.last_event}"
-            )
-        return address
-
-
 class RuntimeSupervisor(SupervisorActor):
-    """The root of a runtime's actors."""
+    """The root of a runtime's actors.
 
-    def __init__(self, services: Services, children: list[ChildSpec]) -> None:
+    Args:
+        services: what tunnels look up.
+        children: its first children.
+        on_ended: called in its last turn with its reason; must not block.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        children: list[ChildSpec],
+        on_ended: Callable[[ExitReason], None] = lambda _reason: None,
+    ) -> None:
         self._services = services
+        self._on_ended = on_ended
         super().__init__(children)
+
+    def _on_end(self, reason: ExitReason) -> None:
+        super()._on_end(reason)
+        self._on_ended(reason)
 
     def on_child_started(self, child_id: str, ref: ActorRef[Any]) -> None:
         """Keep the present governor and relay where tunnels look for them."""
@@ -223,7 +129,10 @@ class TunnelRuntime:
         connect_concurrency: connects that may be under way at once; one thread each.
         ssl_context: for all tunnels that bring none; None makes one that trusts the system's
             authorities.
-        on_event: called with each `TunnelEvent`, in order, on a thread of its own.
+        on_event: called with each `TunnelEvent` on threads of the runtime: in order for each
+            tunnel, and at the same time for several. It may block: that delays the events of that
+            tunnel, and in the end what it reads.
+        per_tunnel_series: how many tunnels have metrics of their own; 0 for none.
     """
 
     def __init__(
@@ -234,6 +143,7 @@ class TunnelRuntime:
         connect_concurrency: int = 4,
         ssl_context: ssl.SSLContext | None = None,
         on_event: Callable[[TunnelEvent], None] | None = None,
+        per_tunnel_series: int = 0,
     ) -> None:
         if dispatchers < 1 or connect_concurrency < 1 or connect_rate_per_second <= 0:
             raise ConfigError(
@@ -247,10 +157,20 @@ class TunnelRuntime:
         self._dispatchers: list[Dispatcher] = []
         self._next_dispatcher = itertools.cycle([0])
         self._connector: Connector | None = None
-        self._supervisor: ActorRef[Any] | None = None
+        self._supervisor: DispatchedRef[Any] | None = None
+        self._subscriptions: dict[str, Subscribe] = {}
         self._tunnels: dict[str, Tunnel] = {}
+        self._ledger = Ledger(per_tunnel_series)
+        self._kernel = KernelMeter()
+        self._collector = TunnelCollector(self._ledger, self._kernel)
         self._lock = threading.Lock()
         self._changed = threading.Condition()
+        self._threads = RelayThreads()
+        self._ending = threading.Lock()
+        self._life = object()
+        """What belongs to one start, and must not end the next."""
+        self._is_child = False
+        """A supervisor of the host starts it again when it has failed."""
 
     # -- life
 
@@ -260,45 +180,137 @@ class TunnelRuntime:
         Raises:
             TunnelError: it runs already.
         """
-        if self._supervisor is not None:
-            raise TunnelError("the runtime is running already: start it once")
+        self._start(register=True)
+        return self
+
+    def child_spec(self, child_id: str = "tunnelfleet") -> ChildSpec:
+        """How a host's `SupervisorActor` runs this runtime as its child, instead of `start`.
+
+        The child is `permanent`: after a failure it is started again, with the tunnels it had,
+        their tokens and client tokens. When it is stopped its tunnels end in good order first.
+
+        Args:
+            child_id: its id among the host's children.
+        """
+        return ChildSpec(
+            id=child_id,
+            start=self._start_as_child,
+            shutdown=CHILD_SHUTDOWN_SECONDS,
+            backoff=CHILD_BACKOFF,
+        )
+
+    def _start_as_child(self) -> ActorRef[Any]:
+        self._is_child = True
+        return self._start(register=False)
+
+    @property
+    def actor_ref(self) -> DispatchedRef[Any]:
+        """The root supervisor, to be watched or stopped by a host's actor.
+
+        Raises:
+            TunnelClosed: the runtime does not run.
+        """
+        return self._running()
+
+    def _start(self, *, register: bool) -> DispatchedRef[Any]:
+        if not self._ending.acquire(blocking=False):
+            raise TunnelError("the runtime is still stopping: start it when it has stopped")
+        try:
+            if self._supervisor is not None:
+                raise TunnelError("the runtime is running already: start it once")
+            return self._start_actors(register=register)
+        finally:
+            self._ending.release()
+
+    def _start_actors(self, *, register: bool) -> DispatchedRef[Any]:
+        life = self._life = object()
+        if self._threads.is_closed:
+            self._threads = RelayThreads()
         self._connector = Connector(self._concurrency)
         self._dispatchers = [
             Dispatcher(f"tunnelfleet-{number}").start() for number in range(self._dispatcher_count)
         ]
+        for dispatcher in self._dispatchers:
+            self._kernel.attach(dispatcher)
         self._next_dispatcher = itertools.cycle(range(len(self._dispatchers)))
-        home = self._dispatchers[0]
+        children = self._root_children() + [self._child_of(each) for each in self.tunnels()]
         self._supervisor = RuntimeSupervisor.start(
-            self._services, self._root_children(), dispatcher=home, register=True
+            self._services,
+            children,
+            functools.partial(self._on_supervisor_ended, life),
+            dispatcher=self._dispatchers[0],
+            register=register,
         )
-        return self
+        return self._supervisor
 
     def _root_children(self) -> list[ChildSpec]:
         def start_governor() -> ActorRef[Any]:
             return ConnectGovernor.start(rate_per_second=self._rate, concurrency=self._concurrency)
 
         def start_relay() -> ActorRef[Any]:
-            return EventRelay.start(self._observe, self._callback)
+            subscriptions = list(self._subscriptions.values())
+            return EventRelay.start(self._observe, subscriptions)
 
         return [
-            ChildSpec(id=RELAY, start=start_relay),
-            ChildSpec(id=GOVERNOR, start=start_governor),
+            ChildSpec(id=RELAY, start=start_relay, backoff=SHARED_BACKOFF),
+            ChildSpec(id=GOVERNOR, start=start_governor, backoff=SHARED_BACKOFF),
         ]
 
     def stop(self, timeout_seconds: float = 15.0) -> None:
-        """Stop all tunnels in good order, then the threads. Safe to call twice."""
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is None:
+        """Stop all tunnels in good order, then the threads. Safe to call twice.
+
+        The last events are still delivered: callbacks that return take their part of the time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        supervisor, life = self._supervisor, self._life
+        self._is_child = False
+        try:
+            if supervisor is not None:
+                supervisor.stop(block=True, timeout=timeout_seconds)
+        finally:
+            self._end(life, max(deadline - time.monotonic(), MIN_CALLBACK_SECONDS))
+
+    def _on_supervisor_ended(self, life: object, reason: ExitReason) -> None:
+        """The actors are over, whoever ended them: so is the rest, on a thread that may wait."""
+        is_final = reason.is_normal or not self._is_child
+        if is_final:
+            self._finish_tunnels()
+        threading.Thread(
+            target=self._end,
+            args=(life, CALLBACK_SECONDS),
+            kwargs={"is_final": is_final},
+            name="tunnelfleet-end",
+            daemon=True,
+        ).start()
+
+    def _finish_tunnels(self) -> None:
+        for tunnel in self.tunnels():
+            tunnel.finish()
+
+    def _end(self, life: object, callback_seconds: float, *, is_final: bool = True) -> None:
+        """End the threads of one life. Safe to call twice, from any thread that may wait."""
+        # A callback may end the runtime, but not wait for an end that waits for callbacks.
+        if not self._ending.acquire(blocking=not self._threads.runs_here):
             return
         try:
-            supervisor.stop(block=True, timeout=timeout_seconds)
-        finally:
-            for dispatcher in self._dispatchers:
+            if self._life is not life:
+                return
+            dispatchers, self._dispatchers = self._dispatchers, []
+            connector, self._connector = self._connector, None
+            self._supervisor = None
+            for dispatcher in dispatchers:
                 dispatcher.stop()
-            if self._connector is not None:
-                self._connector.close()
-            with self._lock:
-                self._tunnels.clear()
+            if connector is not None:
+                connector.close()
+                self._kernel.retire()
+            if not is_final:
+                return
+            self._finish_tunnels()
+            self._threads.close(callback_seconds)
+            for tunnel in self.tunnels():
+                self._remove(tunnel.name)
+        finally:
+            self._ending.release()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -308,36 +320,35 @@ class TunnelRuntime:
 
     # -- tunnels
 
-    def open_tunnel(self, config: TunnelConfig) -> Tunnel:
+    def open_tunnel(self, config: TunnelConfig, *, port: ApiPort | None = None) -> Tunnel:
         """Open a tunnel; it connects, and stays connected, until it is closed.
 
+        Args:
+            config: the tunnel.
+            port: leads to the client API; `SecureTunnel` brings it.
+
         Raises:
-            ConfigError: its name is taken.
+            ConfigError: its name is taken, or it has an `ApiService` and nobody serves it.
             TunnelClosed: the runtime does not run.
         """
         supervisor = self._running()
+        targets = (config.services or {}).values()
+        if port is None and any(isinstance(target, ApiService) for target in targets):
+            raise ConfigError(
+                f"tunnel {config.name!r} has a service for callbacks: open it as a SecureTunnel"
+            )
         if (
             config.endpoint.is_tls
             and config.ssl_context is None
             and self._services.ssl_context is None
         ):
             self._services.ssl_context = make_ssl_context()
-        tunnel = self._add(config)
-        dispatcher = self._dispatchers[next(self._next_dispatcher)]
-        context = tunnel._context  # noqa: SLF001
-
-        def start() -> ActorRef[Any]:
-            tunnel._supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)  # noqa: SLF001
-            return tunnel._supervisor  # noqa: SLF001
-
-        spec = ChildSpec(
-            id=f"tunnel {config.name}",
-            start=start,
-            restart=Restart.PERMANENT,
-            shutdown=config.limits.stop_timeout_seconds + STOP_MARGIN_SECONDS,
-            backoff=TUNNEL_BACKOFF,
-            quarantine_after=QUARANTINE_AFTER,
-        )
+        tunnel = self._add(config, port)
+        spec = self._child_of(tunnel)
+        if Dispatcher.current() is not None:
+            # An actor of a host: it must not wait, and there is nothing to wait for.
+            supervisor.tell(StartChild(spec))
+            return tunnel
         try:
             supervisor.ask(StartChild(spec), block=True, timeout=ASK_TIMEOUT_SECONDS)
         except BaseException:
@@ -345,26 +356,57 @@ class TunnelRuntime:
             raise
         return tunnel
 
-    def _add(self, config: TunnelConfig) -> Tunnel:
+    def _child_of(self, tunnel: Tunnel) -> ChildSpec:
         assert self._connector is not None
+        config = tunnel.config
+        dispatcher = self._dispatchers[next(self._next_dispatcher)]
+        context = tunnel._context._replace(connector=self._connector)  # noqa: SLF001
+        tunnel._context = context  # noqa: SLF001
+
+        def start() -> ActorRef[Any]:
+            tunnel._supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)  # noqa: SLF001
+            return tunnel._supervisor  # noqa: SLF001
+
+        return ChildSpec(
+            id=f"tunnel {config.name}",
+            start=start,
+            restart=Restart.PERMANENT,
+            shutdown=config.limits.stop_timeout_seconds + STOP_MARGIN_SECONDS,
+            backoff=TUNNEL_BACKOFF,
+            quarantine_after=QUARANTINE_AFTER,
+        )
+
+    def _add(self, config: TunnelConfig, port: ApiPort | None) -> Tunnel:
+        connector = self._connector
+        if connector is None:
+            raise TunnelClosed("the runtime is not running: call start() first")
+        lane = None
+        if self._callback is not None:
+            lane = self._threads.lane(
+                config.name, self._callback, config.limits.event_backlog_bytes
+            )
         context = TunnelContext(
             config=config,
             credentials=Credentials(config.access_token, config.client_token),
             stats=TunnelStats(),
-            connector=self._connector,
+            connector=connector,
             services=self._services,
             bound={},
+            port=port,
+            lane=lane,
         )
         tunnel = Tunnel(self, context)
         with self._lock:
             if config.name in self._tunnels:
                 raise ConfigError(f"there is a tunnel {config.name!r} already: choose another name")
             self._tunnels[config.name] = tunnel
+        self._ledger.open(config.name, config.mode.value, context.stats)
         return tunnel
 
     def _remove(self, name: str) -> None:
         with self._lock:
             self._tunnels.pop(name, None)
+        self._ledger.close(name)
 
     def close_tunnel(self, name: str, *, timeout_seconds: float = 15.0) -> TunnelStatus:
         """Close a tunnel: what was read is sent first, within its stop timeout.
@@ -375,13 +417,33 @@ class TunnelRuntime:
         Raises:
             KeyError: there is no such tunnel.
         """
+        return self.begin_close(name).result(timeout_seconds)
+
+    def begin_close(self, name: str) -> Future[TunnelStatus]:
+        """The same without waiting: the future has what it looked like at its end.
+
+        Its done-callbacks run on a thread of the runtime that they must not hold up.
+
+        Raises:
+            KeyError: there is no such tunnel.
+        """
         tunnel = self.tunnel(name)
         supervisor = self._running()
         child_id = f"tunnel {name}"
-        supervisor.ask(StopChild(child_id), timeout=timeout_seconds)
-        supervisor.ask(DeleteChild(child_id), timeout=ASK_TIMEOUT_SECONDS)
-        self._remove(name)
-        return tunnel.status()
+        closed: Future[TunnelStatus] = Future()
+
+        def on_stopped(_reply: DispatchedFuture[Any]) -> None:
+            # Everything of it is over: a failed reply says that the runtime is as well.
+            tunnel.finish()
+            reply = ask_future(supervisor, DeleteChild(child_id))
+            reply.add_done_callback(on_deleted)
+
+        def on_deleted(_reply: DispatchedFuture[Any]) -> None:
+            self._remove(name)
+            closed.set_result(tunnel.status())
+
+        ask_future(supervisor, StopChild(child_id)).add_done_callback(on_stopped)
+        return closed
 
     def drain_tunnel(self, name: str) -> None:
         """Refuse new connections on a tunnel; it stops when the running ones have finished."""
@@ -416,19 +478,47 @@ class TunnelRuntime:
         with self._lock:
             return list(self._tunnels.values())
 
-    def subscribe(self, subscriber: ActorRef[Any]) -> None:
-        """Send every `TunnelEvent` to an actor, as a message."""
+    def subscribe(
+        self,
+        subscriber: ActorRef[Any],
+        *,
+        tunnels: Iterable[str] | None = None,
+        kinds: Iterable[type[TunnelEvent]] | None = None,
+    ) -> None:
+        """Send `TunnelEvent`s to an actor, as messages, until it ends; a second call replaces this.
+
+        Args:
+            subscriber: any pykka actor.
+            tunnels: the names of those to tell of; None for all, later ones too.
+            kinds: the classes of events to tell of; None for all.
+        """
         self._running()
-        self._tell_relay(Subscribe(subscriber))
+        self._subscriptions[subscriber.actor_urn] = subscription = Subscribe(
+            subscriber,
+            None if tunnels is None else frozenset(tunnels),
+            None if kinds is None else frozenset(kinds),
+        )
+        self._tell_relay(subscription)
 
     def unsubscribe(self, subscriber: ActorRef[Any]) -> None:
         """Stop that."""
+        self._subscriptions.pop(subscriber.actor_urn, None)
         self._tell_relay(Unsubscribe(subscriber))
 
     def _tell_relay(self, message: Any) -> None:
         relay = self._services.relay
         if relay is not None and relay.is_alive():
             relay.tell(message)
+
+    @property
+    def collector(self) -> TunnelCollector:
+        """Its metrics, for any registry of prometheus_client: `registry.register(...)`."""
+        return self._collector
+
+    @property
+    def dispatchers(self) -> list[Dispatcher]:
+        """The running dispatchers; none before `start` and after `stop`."""
+        return self._kernel.dispatchers
 
     def stats(self) -> RuntimeStats:
         """What the runtime itself uses."""
@@ -459,7 +549,13 @@ class TunnelRuntime:
         with self._changed:
             self._changed.notify_all()
 
-    def _running(self) -> ActorRef[Any]:
-        if self._supervisor is None:
+    def _running(self) -> DispatchedRef[Any]:
+        supervisor = self._supervisor
+        if supervisor is None:
             raise TunnelClosed("the runtime is not running: call start() first")
-        return self._supervisor
+        return supervisor
+
+    @property
+    def callback_threads(self) -> RelayThreads:
+        """The threads on which callbacks run."""
+        return self._threads

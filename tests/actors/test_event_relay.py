@@ -1,126 +1,118 @@
-"""EventRelay: events go to the observer and to the actors that asked for them."""
+"""EventRelay: who gets which event."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import queue
+from typing import TYPE_CHECKING, Any
 
+import pykka
 import pytest
 
-from tests.actors.fakes import Recorder, settle
-from tests.actors.kernel.helpers import HostActor, Log
 from tunnelfleet.actors.event_relay import EventRelay, Subscribe, Unsubscribe
-from tunnelfleet.actors.events import SessionWasReset, StreamOpened, TunnelEvent
+from tunnelfleet.actors.events import (
+    SessionWasReset,
+    StreamClosed,
+    StreamOpened,
+    TunnelEvent,
+)
+from tunnelfleet.actors.kernel import Dispatcher
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
+    from collections.abc import Iterator
 
-    from tunnelfleet.actors.kernel import Dispatcher
-
-FIRST = SessionWasReset("press-4")
-SECOND = StreamOpened("press-5", "SSH", 1)
+WAIT_SECONDS = 5.0
+EVENTS = [StreamOpened("a", "SSH", 1), StreamClosed("a", "SSH", 1, "x"), SessionWasReset("b")]
 
 
-class Relay:
-    """An EventRelay and what was observed."""
+class Inbox(pykka.ThreadingActor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.got: queue.Queue[Any] = queue.Queue()
 
-    def __init__(self, dispatcher: Dispatcher, *subscriptions: Subscribe) -> None:
-        self.dispatcher = dispatcher
-        self.observed: list[TunnelEvent] = []
-        self.ref = EventRelay.start(self.observed.append, subscriptions, dispatcher=dispatcher)
-
-    def tell(self, *messages: object) -> None:
-        for message in messages:
-            self.ref.tell(message)
-        settle(self.dispatcher)
+    def on_receive(self, message: Any) -> Any:
+        if message == "what":
+            return list(self.got.queue)
+        self.got.put(message)
+        return None
 
 
 @pytest.fixture
-def relay(dispatcher: Dispatcher) -> Relay:
-    return Relay(dispatcher)
+def inbox() -> Iterator[pykka.ActorRef[Inbox]]:
+    ref = Inbox.start()
+    yield ref
+    ref.stop()
 
 
-def subscriber(dispatcher: Dispatcher) -> tuple[ActorRef[Recorder], Log]:
-    ref = Recorder.start(dispatcher=dispatcher)
-    return ref, ref.ask(lambda actor: actor.log)
+@pytest.fixture
+def seen() -> list[TunnelEvent]:
+    return []
 
 
-def test_the_observer_sees_every_event_in_order(relay: Relay) -> None:
-    relay.tell(FIRST, SECOND, FIRST)
-    assert relay.observed == [FIRST, SECOND, FIRST]
+@pytest.fixture
+def relay(seen: list[TunnelEvent]) -> Iterator[pykka.ActorRef[EventRelay]]:
+    with Dispatcher("relay").start() as dispatcher:
+        yield EventRelay.start(seen.append, dispatcher=dispatcher)
 
 
-def test_who_asked_gets_events_until_it_asks_no_more(relay: Relay, dispatcher: Dispatcher) -> None:
-    ref, log = subscriber(dispatcher)
-    relay.tell(FIRST, Subscribe(ref), SECOND, FIRST, Unsubscribe(ref), SECOND)
-    assert log.items == [SECOND, FIRST]
-
-
-def test_who_asked_twice_gets_each_event_once(relay: Relay, dispatcher: Dispatcher) -> None:
-    ref, log = subscriber(dispatcher)
-    relay.tell(Subscribe(ref), Subscribe(ref), FIRST)
-    assert log.items == [FIRST]
+def settle(relay: pykka.ActorRef[EventRelay], inbox: pykka.ActorRef[Inbox]) -> list[TunnelEvent]:
+    relay.ask(Unsubscribe(relay), timeout=WAIT_SECONDS)
+    got: list[TunnelEvent] = inbox.ask("what", timeout=WAIT_SECONDS)
+    return got
 
 
 @pytest.mark.parametrize(
-    ("tunnels", "kinds", "expected"),
+    ("subscription", "expected"),
     [
-        (None, None, [FIRST, SECOND]),
-        ({"press-4"}, None, [FIRST]),
-        (None, {StreamOpened}, [SECOND]),
-        (None, {TunnelEvent}, [FIRST, SECOND]),
-        ({"press-4"}, {StreamOpened}, []),
-        (set(), None, []),
+        ({}, EVENTS),
+        ({"tunnels": frozenset({"a"})}, EVENTS[:2]),
+        ({"kinds": frozenset({StreamClosed})}, EVENTS[1:2]),
+        ({"kinds": frozenset({TunnelEvent})}, EVENTS),
+        ({"tunnels": frozenset({"b"}), "kinds": frozenset({StreamOpened})}, []),
     ],
 )
-def test_who_asked_for_some_gets_those(
-    relay: Relay,
-    dispatcher: Dispatcher,
-    tunnels: set[str] | None,
-    kinds: set[type[TunnelEvent]] | None,
+def test_a_subscriber_gets_what_it_asked_for(
+    relay: pykka.ActorRef[EventRelay],
+    inbox: pykka.ActorRef[Inbox],
+    seen: list[TunnelEvent],
+    subscription: dict[str, Any],
     expected: list[TunnelEvent],
 ) -> None:
-    ref, log = subscriber(dispatcher)
-    wanted = (None if choice is None else frozenset(choice) for choice in (tunnels, kinds))
-    relay.tell(Subscribe(ref, *wanted), FIRST, SECOND)  # type: ignore[arg-type]
-    assert log.items == expected
+    relay.tell(Subscribe(inbox, **subscription))
+    for event in EVENTS:
+        relay.tell(event)
+    assert settle(relay, inbox) == expected
+    assert seen == EVENTS
 
 
-def test_a_later_choice_replaces_the_earlier_one(relay: Relay, dispatcher: Dispatcher) -> None:
-    ref, log = subscriber(dispatcher)
-    relay.tell(Subscribe(ref, frozenset({"press-4"})), Subscribe(ref), SECOND)
-    assert log.items == [SECOND]
-
-
-def test_what_was_asked_before_a_restart_still_counts(dispatcher: Dispatcher) -> None:
-    ref, log = subscriber(dispatcher)
-    Relay(dispatcher, Subscribe(ref)).tell(FIRST)
-    assert log.items == [FIRST]
-
-
-def test_a_thread_of_the_host_gets_events_too(relay: Relay) -> None:
-    log = Log()
-    host = HostActor.start(log)
-    try:
-        relay.tell(Subscribe(host), FIRST)
-        assert log.wait(1) == [FIRST]
-    finally:
-        host.stop()
-
-
-@pytest.mark.parametrize("kind", [Recorder, HostActor])
-def test_who_has_ended_is_forgotten_and_hurts_nobody(
-    relay: Relay, dispatcher: Dispatcher, kind: type
+def test_the_last_subscription_of_an_actor_counts(
+    relay: pykka.ActorRef[EventRelay], inbox: pykka.ActorRef[Inbox]
 ) -> None:
-    dead = kind.start(**({"dispatcher": dispatcher} if kind is Recorder else {}))
-    alive, log = subscriber(dispatcher)
-    relay.tell(Subscribe(dead), Subscribe(alive))
-    dead.stop()
-    relay.tell(FIRST, SECOND)
-    assert log.items == [FIRST, SECOND]
-    assert list(relay.ref.cell.actor._subscriptions) == [alive.actor_urn]
+    relay.tell(Subscribe(inbox))
+    relay.tell(Subscribe(inbox, tunnels=frozenset({"b"})))
+    relay.tell(EVENTS[0])
+    relay.tell(EVENTS[2])
+    assert settle(relay, inbox) == [EVENTS[2]]
+    relay.tell(Unsubscribe(inbox))
+    relay.tell(EVENTS[2])
+    assert settle(relay, inbox) == [EVENTS[2]]
 
 
-def test_what_is_no_event_is_not_relayed(relay: Relay, dispatcher: Dispatcher) -> None:
-    ref, log = subscriber(dispatcher)
-    relay.tell(Subscribe(ref), "gossip")
-    assert (relay.observed, log.items) == ([], [])
+def test_a_subscriber_that_has_ended_is_forgotten(
+    relay: pykka.ActorRef[EventRelay], inbox: pykka.ActorRef[Inbox], seen: list[TunnelEvent]
+) -> None:
+    gone = Inbox.start()
+    relay.tell(Subscribe(gone))
+    relay.tell(Subscribe(inbox))
+    gone.stop()
+    relay.tell(EVENTS[0])
+    assert settle(relay, inbox) == [EVENTS[0]]
+    assert relay.is_alive()
+
+
+def test_subscriptions_outlive_a_restart(
+    inbox: pykka.ActorRef[Inbox], seen: list[TunnelEvent]
+) -> None:
+    with Dispatcher("relay").start() as dispatcher:
+        relay = EventRelay.start(seen.append, [Subscribe(inbox)], dispatcher=dispatcher)
+        relay.tell(EVENTS[0])
+        assert settle(relay, inbox) == [EVENTS[0]]

@@ -210,3 +210,54 @@ def test_messages_of_one_byte_do_not_hold_the_wire_for_a_whole_quantum_of_payloa
     while (piece := queue.pop(4_096, 0.0)) is not None and piece.flow.key != "shell":
         turns += 1
     assert turns <= 4_096 // 16
+
+
+def test_a_whole_message_is_one_piece_however_small_the_payload() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push("A", b"x" * 5_000, 0.0, join=False, whole=True)
+    queue.push("A", b"y" * 10, 0.0, join=False, whole=True)
+    assert drain(queue, 1_000) == [("A", b"x" * 5_000), ("A", b"y" * 10)]
+
+
+def test_whole_messages_take_no_more_than_their_share() -> None:
+    """After a message of many quanta the others have as many before the next."""
+    queue: FairQueue[str] = FairQueue()
+    for _ in range(4):
+        queue.push("messages", contents(10_000, 0), 0.0, join=False, whole=True)
+    queue.push("copy", contents(60_000, 0), 0.0)
+    sent = {"messages": 0, "copy": 0}
+    most_apart = 0
+    while queue.queued_bytes > 25_000:
+        piece = queue.pop(1_000, 0.0)
+        assert piece is not None
+        assert piece.payload is not None
+        sent[piece.flow.key] += len(piece.payload)
+        most_apart = max(most_apart, abs(sent["messages"] - sent["copy"]))
+    assert most_apart <= 10_000 + 2 * (1_000 + PIECE_COST_BYTES)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(FLOWS), st.integers(1, 9_000)), max_size=30),
+    st.integers(1, 3_000),
+)
+def test_no_whole_message_is_lost_cut_or_reordered(
+    pushed: list[tuple[str, int]], quantum: int
+) -> None:
+    queue: FairQueue[str] = FairQueue()
+    expected: dict[str, list[bytes | None]] = {key: [] for key in FLOWS}
+    for mark, (key, size) in enumerate(pushed):
+        chunk = contents(size, mark)
+        expected[key].append(chunk)
+        queue.push(key, chunk, 0.0, join=False, whole=True)
+    pieces = drain(queue, quantum)
+    assert {key: of(key, pieces) for key in FLOWS} == expected
+    assert queue.queued_bytes == 0
+
+
+def test_an_empty_message_is_one_too() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push("A", b"", 0.0, join=False, whole=True)
+    piece = queue.pop(1_000, 0.0)
+    assert piece is not None
+    assert piece.payload == b""
+    assert queue.pop(1_000, 0.0) is None

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import select
 import socket
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -441,13 +440,13 @@ def test_a_stopping_tunnel_takes_what_is_in_the_kernel_already(
     local: Callable[..., Local],
 ) -> None:
     app = local(Limits(linger_seconds=30.0, send_high_water_bytes=1_000_000))
-    blocker = threading.Event()
-    entered = threading.Event()
-    app.dispatcher.call_soon(lambda: (entered.set(), blocker.wait(DEADLINE_SECONDS)))
-    assert entered.wait(DEADLINE_SECONDS)
-    app.app.sendall(b"last words")
-    app.ref.tell(StopReadingLocal())
-    blocker.set()
+
+    def write_and_stop() -> None:
+        """Both before the dispatcher looks at its sockets again."""
+        app.app.sendall(b"last words")
+        app.ref.tell(StopReadingLocal())
+
+    app.dispatcher.call_soon(write_and_stop)
     assert app.read_end().reason == "tunnel stopped"
     assert app.read_bytes == b"last words"
 

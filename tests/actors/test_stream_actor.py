@@ -141,6 +141,7 @@ def test_a_socket_that_crashes_ends_its_own_connection(
     (ended,) = stream.to_tunnel.items
     assert ended.key == KEY
     assert ended.gone
+    assert ended.reason.startswith("its actor failed")
     assert "oops" in ended.reason
     stream.tell(DeliverTo(2, b"alive"))
     assert stream.sockets[1].log.items == [Deliver(b"alive")]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     MakeRig = Callable[..., TunnelRig]
 
 
-# -- refusal and tokens
+# -- a new token
 
 
 def test_a_replaced_token_ends_the_present_connection_and_the_next_starts_at_once(
@@ -161,7 +161,7 @@ def test_the_last_reset_leaves_before_the_close(rig: MakeRig) -> None:
     assert items[-2:] == ["CONNECTION_RESET SSH 1/1", "close"]
 
 
-# -- quiesce
+# -- stop
 
 
 def test_a_stopping_tunnel_sends_what_was_read_then_the_resets_then_closes(rig: MakeRig) -> None:

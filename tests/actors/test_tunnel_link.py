@@ -5,6 +5,7 @@ The marks of a transcript are in `tests.actors.transcripts`.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from tests.actors.rig import source
@@ -53,13 +54,16 @@ def test_a_connection_that_announces_nothing_is_dropped(rig: MakeRig) -> None:
 
 
 def test_the_announce_timeout_of_an_old_connection_does_not_hurt_the_new_one(rig: MakeRig) -> None:
-    tunnel = rig(limits=Limits(announce_timeout_seconds=0.1))
+    tunnel = rig(limits=Limits(announce_timeout_seconds=0.3))
     tunnel.attempt()
     tunnel.establish()
+    tunnel.outlast(0.1)
     tunnel.lose()
-    tunnel.connect()
-    tunnel.outlast(0.2)
-    assert tunnel.sent() == []
+    tunnel.attempt()
+    established_at = time.monotonic()
+    tunnel.establish()
+    assert tunnel.wire.wait() == ["abandon announce_timeout"]
+    assert time.monotonic() - established_at >= 0.29, "it has its own time"
 
 
 def test_a_lost_connection_says_why_and_when_it_is_tried_again(rig: MakeRig) -> None:
@@ -113,7 +117,7 @@ def test_other_children_do_not_change_the_state(rig: MakeRig) -> None:
     assert tunnel.stats.state is TunnelState.CONNECTED
 
 
-# -- source
+# -- listeners
 
 
 def test_a_source_listens_from_the_start_and_accepts_when_connected(rig: MakeRig) -> None:
@@ -166,7 +170,7 @@ def test_a_listener_that_ended_is_taken_from_the_list(rig: MakeRig) -> None:
     assert tunnel.stats.last_event == "port is taken"
 
 
-# -- refusal and tokens
+# -- refusal
 
 
 def test_a_refused_tunnel_says_why_and_waits_for_a_token(rig: MakeRig) -> None:

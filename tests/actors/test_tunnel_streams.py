@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SSH_ONLY = {ANY_SERVICE: TcpAddress("127.0.0.1", 22)}
 
 
-# -- the connection
+# -- old connections
 
 
 def test_messages_of_an_old_connection_are_not_taken(rig: MakeRig) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SMALL = Limits(receive_backlog_bytes=1_000, tunnel_backlog_bytes=2_500)
 
 
-# -- the connection
+# -- order and credit
 
 
 def test_written_of_an_old_connection_gives_no_credit(rig: MakeRig) -> None:
@@ -43,9 +43,6 @@ def test_written_of_an_old_connection_gives_no_credit(rig: MakeRig) -> None:
     assert tunnel.app("SSH/1/1").credited_bytes == 0
     tunnel.tell(Written(tunnel.epoch, 1, blocked=False))
     assert tunnel.app("SSH/1/1").credited_bytes == 100
-
-
-# -- destination, V3
 
 
 def test_a_local_end_is_told_behind_the_data(rig: MakeRig) -> None:
@@ -76,9 +73,6 @@ def test_a_lost_connection_ends_all_streams_and_returns_the_credit(rig: MakeRig)
     tunnel.sent()
     tunnel.connect()
     assert tunnel.sent() == [], "nothing is replayed"
-
-
-# -- source
 
 
 def test_a_start_goes_out_before_the_data_of_others(rig: MakeRig) -> None:
@@ -211,7 +205,7 @@ def test_data_for_an_application_that_is_gone_is_dropped_and_counted(rig: MakeRi
     assert tunnel.backlog_bytes == 0
 
 
-# -- sending
+# -- pace
 
 
 def test_what_applications_send_is_credited_as_it_leaves(rig: MakeRig) -> None:

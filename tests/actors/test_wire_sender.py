@@ -415,3 +415,26 @@ def test_a_new_connection_starts_without_the_rate_of_the_old_one() -> None:
     assert sender.low_water_bytes < Limits().notsent_low_water_bytes
     sender.connection_lost()
     assert sender.low_water_bytes == Limits().notsent_low_water_bytes
+
+
+def test_a_measured_rate_is_doubted_while_the_link_takes_all_it_gets() -> None:
+    """It is never blocked again, so nothing is measured: the rate grows by trying."""
+    sender = make()
+    Link(sender, 100_000.0, 131_072).run(8.0)
+    sender.data(COPY, b"x" * 10_000_000, 8.0)
+    largest = 0
+    for step in range(60):
+        now = 8.0 + step * 0.001
+        messages, _ = sender.pump(now)
+        largest = max([largest, *payload_sizes(messages)])
+        sender.written(1_000, now, blocked=False)
+    assert largest == MAX_PAYLOAD_BYTES
+
+
+def test_what_has_a_key_is_told_when_it_has_left() -> None:
+    sender = make()
+    sender.control(start(), COPY)
+    sender.control(start(2))
+    sender.pump(0.0)
+    assert sender.written(2, 0.0, blocked=False) == []
+    assert sender.is_idle

@@ -1,0 +1,196 @@
+"""SecureTunnelBuilder: the options of a tunnel client, one call each, as in the device SDK for C++.
+
+Owns nothing but the options until `build`; a client that was built does not change with its
+builder.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from .secure_tunnel import SecureTunnel
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.api_events import (
+        ConnectionFailure,
+        ConnectionReset,
+        ConnectionShutdown,
+        ConnectionStarted,
+        ConnectionSuccess,
+        MessageReceived,
+        SendMessageComplete,
+        SessionReset,
+        Stopped,
+        StreamStarted,
+        StreamStopped,
+    )
+    from tunnelfleet.actors.config import HttpProxy, Limits
+    from tunnelfleet.proto import Endpoint, Mode, ProtocolVersion
+    from tunnelfleet.runtime.runtime import TunnelRuntime
+
+    from .options import SecureTunnelOptions, Services
+
+__all__ = ["SecureTunnelBuilder"]
+
+
+class SecureTunnelBuilder:
+    """Builds tunnel clients. Every `with_` method returns the builder.
+
+    Args:
+        access_token: the client access token of `mode`.
+        mode: `"source"` or `"destination"`, or a `Mode`.
+        endpoint: of the service: a host, `host:port`, or a `wss://` or `ws://` URL.
+    """
+
+    def __init__(self, access_token: str, mode: Mode | str, endpoint: Endpoint | str) -> None:
+        self._access_token = access_token
+        self._mode = mode
+        self._endpoint = endpoint
+        self._options: SecureTunnelOptions = {}
+
+    def __repr__(self) -> str:
+        return f"<SecureTunnelBuilder {self._mode} {self._endpoint}>"
+
+    def build(self) -> SecureTunnel:
+        """Make a client of what was said so far. It is checked, and does not change any more.
+
+        Raises:
+            ConfigError: an option cannot work.
+        """
+        options = self._options.copy()
+        return SecureTunnel(self._access_token, self._mode, self._endpoint, **options)
+
+    def _with(self, **options: Any) -> Self:
+        self._options.update(options)  # type: ignore[typeddict-item]
+        return self
+
+    # -- the connection
+
+    def with_client_token(self, client_token: str) -> Self:
+        """Connect with this client token, unique among the account's open tunnels.
+
+        Without it one is generated, and kept for reconnecting (PROTOCOL.md section 1).
+        """
+        return self._with(client_token=client_token)
+
+    def with_root_ca(self, path: Path | str) -> Self:
+        """Trust the authorities in this PEM file, and no others."""
+        return self._with(root_ca=path)
+
+    def with_tls_context(self, context: ssl.SSLContext) -> Self:
+        """Use this context for TLS. It excludes `with_root_ca`."""
+        return self._with(tls_context=context)
+
+    def with_http_proxy(self, proxy: HttpProxy | str) -> Self:
+        """Connect through an HTTP proxy: `http://[user:password@]host:port`."""
+        return self._with(http_proxy=proxy)
+
+    def with_bandwidth(self, bytes_per_second: float) -> Self:
+        """Send a little slower than this, so that what waits waits here and not in the service."""
+        return self._with(bandwidth=bytes_per_second)
+
+    def with_version(self, version: ProtocolVersion) -> Self:
+        """Source: speak this version; V3 if not said. A destination sees what the source speaks."""
+        return self._with(version=version)
+
+    def with_limits(self, limits: Limits) -> Self:
+        """Use these bounds."""
+        return self._with(limits=limits)
+
+    def with_name(self, name: str) -> Self:
+        """Call it so in its runtime, in logs and metrics."""
+        return self._with(name=name)
+
+    def with_runtime(self, runtime: TunnelRuntime) -> Self:
+        """Run in this runtime, which must run when the client starts, and share its threads."""
+        return self._with(runtime=runtime)
+
+    def with_services(self, services: Services) -> Self:
+        """Let some services of the tunnel go to sockets instead of the callbacks.
+
+        Args:
+            services: service id -> address: where a source listens, what a destination connects to.
+        """
+        return self._with(services=dict(services))
+
+    # -- events
+
+    def with_events_to(self, actor: ActorRef[Any]) -> Self:
+        """Send every event to a pykka actor too, no faster than it handles them."""
+        return self._with(events_to=actor)
+
+    def with_on_connection_success(
+        self, callback: Callable[[SecureTunnel, ConnectionSuccess], object]
+    ) -> Self:
+        """Be told when the tunnel is connected and its services are known."""
+        return self._with(on_connection_success=callback)
+
+    def with_on_connection_failure(
+        self, callback: Callable[[SecureTunnel, ConnectionFailure], object]
+    ) -> Self:
+        """Be told when an attempt to connect failed."""
+        return self._with(on_connection_failure=callback)
+
+    def with_on_connection_shutdown(
+        self, callback: Callable[[SecureTunnel, ConnectionShutdown], object]
+    ) -> Self:
+        """Be told when the connection ended."""
+        return self._with(on_connection_shutdown=callback)
+
+    def with_on_send_message_complete(
+        self, callback: Callable[[SecureTunnel, SendMessageComplete], object]
+    ) -> Self:
+        """Be told when something that was sent is wholly written to the socket, or failed."""
+        return self._with(on_send_message_complete=callback)
+
+    def with_on_send_data_complete(
+        self, callback: Callable[[SecureTunnel, SendMessageComplete], object]
+    ) -> Self:
+        """The older name of `with_on_send_message_complete`."""
+        return self.with_on_send_message_complete(callback)
+
+    def with_on_message_received(
+        self, callback: Callable[[SecureTunnel, MessageReceived], object]
+    ) -> Self:
+        """Get the messages of open streams."""
+        return self._with(on_message_received=callback)
+
+    def with_on_stream_started(
+        self, callback: Callable[[SecureTunnel, StreamStarted], object]
+    ) -> Self:
+        """Destination: be told when the source starts a stream."""
+        return self._with(on_stream_started=callback)
+
+    def with_on_stream_stopped(
+        self, callback: Callable[[SecureTunnel, StreamStopped], object]
+    ) -> Self:
+        """Be told when a stream ended."""
+        return self._with(on_stream_stopped=callback)
+
+    def with_on_connection_started(
+        self, callback: Callable[[SecureTunnel, ConnectionStarted], object]
+    ) -> Self:
+        """Destination, V3: be told when the source starts one more connection."""
+        return self._with(on_connection_started=callback)
+
+    def with_on_connection_reset(
+        self, callback: Callable[[SecureTunnel, ConnectionReset], object]
+    ) -> Self:
+        """V3: be told when the peer ends a connection."""
+        return self._with(on_connection_reset=callback)
+
+    def with_on_session_reset(
+        self, callback: Callable[[SecureTunnel, SessionReset], object]
+    ) -> Self:
+        """Be told when the service resets the session."""
+        return self._with(on_session_reset=callback)
+
+    def with_on_stopped(self, callback: Callable[[SecureTunnel, Stopped], object]) -> Self:
+        """Be told when the tunnel is fully stopped: the last call."""
+        return self._with(on_stopped=callback)

@@ -1,0 +1,553 @@
+"""SecureTunnel: one end of a tunnel as a client, with callbacks or asyncio.
+
+What the device SDK for C++ calls SecureTunnel (PROTOCOL.md section 5). Owns a client's life, from
+start to stop and again, and the ways to send. How a tunnel works is in `tunnelfleet.actors`.
+
+Longer than other modules because it is the whole public contract: half of it is docstrings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
+
+from tunnelfleet.actors.api_events import (
+    ApiEvent,
+    ConnectionFailure,
+    ConnectionSuccess,
+    Message,
+    Stopped,
+)
+from tunnelfleet.actors.api_port import ApiPort, Outgoing, SendBatch, SendFuture, SendQueueFull
+from tunnelfleet.actors.relay_threads import LaneStats
+from tunnelfleet.proto import (
+    MAX_PAYLOAD_BYTES,
+    Endpoint,
+    HandshakeError,
+    MessageType,
+    Mode,
+    TunnelClosed,
+    TunnelError,
+)
+from tunnelfleet.runtime.runtime import Tunnel, TunnelRuntime, TunnelStatus
+
+from .actor_delivery import ActorDelivery
+from .configuration import callbacks_of, make_config
+from .events import EventStream
+from .options import CALLBACKS, SecureTunnelOptions
+from .waiting import awaitable, call_soon
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+    from tunnelfleet.actors.config import Limits
+
+__all__ = ["SecureTunnel"]
+
+STOP_SECONDS = 30.0
+"""How long leaving a `with` waits for the tunnel to stop."""
+ALL_EVENTS = frozenset(CALLBACKS.values())
+OWN_EVENTS: frozenset[type[ApiEvent]] = frozenset({ConnectionSuccess, ConnectionFailure, Stopped})
+"""The events that a client needs itself."""
+BATCH_MESSAGES = 256
+"""Messages of an iterable that are handed over at a time."""
+
+
+class _Life:
+    """What belongs to one start of a client."""
+
+    def __init__(self, runtime: TunnelRuntime, *, owns_runtime: bool) -> None:
+        self.runtime = runtime
+        self.owns_runtime = owns_runtime
+        self.port: ApiPort
+        self.tunnel: Tunnel | None = None
+        self.started: SendFuture[tuple[str, ...]]
+        self.stopped: SendFuture[None]
+        self.stopping = False
+
+
+class SecureTunnel:
+    """A tunnel client. Immutable but for being started and stopped; all methods from any thread.
+
+    Made by a `SecureTunnelBuilder`, or at once with the same options by keyword:
+
+        tunnel = SecureTunnel(token, "destination", endpoint, on_message_received=print_it)
+
+    Args:
+        access_token: the client access token of `mode`.
+        mode: `"source"` or `"destination"`, or a `Mode`.
+        endpoint: of the service: a host, `host:port`, or a `wss://` or `ws://` URL.
+        **options: `client_token`: makes reconnecting possible, generated when it is not given;
+            `root_ca`: PEM file of the authorities to trust; `tls_context`: instead of that;
+            `http_proxy`: an `HttpProxy` or its URL; `bandwidth`: bytes a second to stay below;
+            `version`: that a source speaks, V3 if not said; `services`: services of this tunnel
+            that go to sockets, as in `TunnelConfig` (all others go to the callbacks); `limits`;
+            `name`: in the runtime, for logs and metrics; `runtime`: a running `TunnelRuntime` to
+            share, else the client starts and stops one of its own; `events_to`: an actor that gets
+            every event as a message, and holds back the tunnel when it is slow; `on_...`:
+            callbacks, each called as `callback(tunnel, event)` on a thread of the runtime, in
+            order.
+
+    Raises:
+        ConfigError: an option cannot work. The message says which, and what would.
+    """
+
+    def __init__(
+        self,
+        access_token: str,
+        mode: Mode | str,
+        endpoint: Endpoint | str,
+        **options: Unpack[SecureTunnelOptions],
+    ) -> None:
+        self._given_runtime = options.get("runtime")
+        self._callbacks = callbacks_of(options)
+        events_to = options.get("events_to")
+        self._actor = None if events_to is None else ActorDelivery(events_to)
+        self._config = make_config(access_token, mode, endpoint, options)
+        self._streams: list[weakref.ref[EventStream]] = []
+        self._lock = threading.Lock()
+        self._life: _Life | None = None
+        self._lane_stats = LaneStats()
+
+    def __repr__(self) -> str:
+        state = self.status().state if self._life is not None else "not started"
+        return f"<SecureTunnel {self.name!r} {self.mode} {state}>"
+
+    @property
+    def name(self) -> str:
+        """Its name in its runtime."""
+        return self._config.name
+
+    @property
+    def mode(self) -> Mode:
+        """Source or destination."""
+        return self._config.mode
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where its service is."""
+        return self._config.endpoint
+
+    @property
+    def limits(self) -> Limits:
+        """Its bounds."""
+        return self._config.limits
+
+    @property
+    def callback_stats(self) -> LaneStats:
+        """What became of its callbacks since it was started last; live."""
+        return self._lane_stats
+
+    # -- life
+
+    def start(self) -> Future[tuple[str, ...]]:
+        """Connect, and connect again whenever the connection is lost, until `stop`.
+
+        Returns:
+            A future of the tunnel's service ids, resolved at the first success. It raises
+            `HandshakeError` when the service refuses the token: then nothing is tried again before
+            `replace_token`. It raises `TunnelClosed` when the client is stopped before.
+
+        Raises:
+            TunnelError: it is started already, or its runtime does not run.
+        """
+        runtime = self._given_runtime
+        with self._lock:
+            if self._life is not None:
+                raise TunnelError(f"tunnel {self.name!r} is started already: stop it first")
+            life = self._life = _Life(
+                runtime or TunnelRuntime(connect_concurrency=1), owns_runtime=runtime is None
+            )
+        try:
+            self._open(life)
+        except BaseException:
+            self._life = None
+            if life.owns_runtime:
+                life.runtime.stop()
+            raise
+        return life.started
+
+    def _open(self, life: _Life) -> None:
+        if life.owns_runtime:
+            life.runtime.start()
+        threads = life.runtime.callback_threads
+        lane = threads.lane(
+            self.name, partial(self._deliver, life), self.limits.event_backlog_bytes
+        )
+        self._lane_stats = lane.stats
+        life.port = ApiPort(self.name, self.limits, lane)
+        life.port.wanted = self._wanted()
+        life.started, life.stopped = SendFuture(lane), SendFuture(lane)
+        life.tunnel = life.runtime.open_tunnel(self._config, port=life.port)
+
+    def stop(self) -> Future[None]:
+        """Send what was accepted, break the connection, and become idle; does not wait.
+
+        Returns:
+            A future, resolved when everything is over and `on_stopped` has returned. Waiting for it
+            in a callback of the same tunnel would wait for oneself.
+        """
+        with self._lock:
+            life = self._life
+            if life is None:
+                done: Future[None] = Future()
+                done.set_result(None)
+                return done
+            again, life.stopping = life.stopping, True
+        if not again:
+            life.port.close(TunnelClosed(f"tunnel {self.name!r} is stopped: start it first"))
+            try:
+                life.runtime.begin_close(self.name)
+            except (KeyError, TunnelClosed):
+                # Its runtime was stopped, and has stopped it.
+                life.port.finish(TunnelClosed("the tunnel is stopped"))
+        return life.stopped
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop().result(STOP_SECONDS)
+
+    def wait_connected(self, timeout_seconds: float) -> tuple[str, ...]:
+        """Wait for the first connection after `start`; returns the tunnel's service ids.
+
+        Raises:
+            TimeoutError: not within the time; the text says what is in the way.
+            HandshakeError: the service refused the token.
+            TunnelClosed: it is not started, or was stopped.
+        """
+        life = self._running()
+        try:
+            return life.started.result(timeout_seconds)
+        except TimeoutError:
+            status = self.status()
+            raise TimeoutError(
+                f"tunnel {self.name!r} is not connected after {timeout_seconds:g} s: "
+                f"it is {status.state} ({status.reason or status.last_event})"
+            ) from None
+
+    def status(self) -> TunnelStatus:
+        """Look at it.
+
+        Raises:
+            TunnelClosed: it is not started.
+        """
+        tunnel = self._running().tunnel
+        if tunnel is None:
+            self._raise_not_started()
+        return tunnel.status()
+
+    def replace_token(self, access_token: str, client_token: str | None = None) -> None:
+        """Use another access token, as after a rotation; until it is stopped.
+
+        Raises:
+            ConfigError: a token is malformed.
+            TunnelClosed: it is not started.
+        """
+        self._running().runtime.replace_token(self.name, access_token, client_token)
+
+    def _running(self) -> _Life:
+        life = self._life
+        if life is None:
+            self._raise_not_started()
+        return life
+
+    def _raise_not_started(self) -> NoReturn:
+        raise TunnelClosed(f"tunnel {self.name!r} is not started: call start() first")
+
+    # -- sending
+
+    def send_message(
+        self, message: Message, *, timeout_seconds: float | None = None
+    ) -> Future[None]:
+        """Send one message, as one DATA message, behind those before it on its connection.
+
+        Args:
+            message: a payload of at most 64,512 bytes and where it goes.
+            timeout_seconds: how long to wait while as much is on its way as the limits allow; None
+                waits without end, 0 fails at once.
+
+        Returns:
+            A future, resolved when the message was wholly written to the socket. It raises what was
+            wrong: a `LocalProtocolError` (`PayloadTooLarge`, `NotConnected`, `NoActiveStream`,
+            `ServiceIdUnknown`, `ServiceWithoutStream`, `ConnectionIdUnknown`, `VersionMismatch`),
+            `ConnectionLost` when the connection was lost first, `TunnelClosed` when the tunnel was.
+
+        Raises:
+            SendQueueFull: there was no room within the time.
+            TunnelClosed: the client is not started.
+        """
+        future: SendFuture[None] = self._future()
+        self._submit([_data(message, future)], timeout_seconds)
+        return future
+
+    def send_messages(
+        self, messages: Iterable[Message], *, timeout_seconds: float | None = None
+    ) -> Future[int]:
+        """Send many messages with one future: cheaper than one for each.
+
+        Args:
+            messages: sent in order.
+            timeout_seconds: how long to wait for room, each time there is none.
+
+        Returns:
+            A future of their number, resolved when all were written; it raises the first error.
+
+        Raises:
+            SendQueueFull: there was no room within the time; `accepted` says how many are sent.
+            TunnelClosed: the client is not started.
+        """
+        future: SendFuture[int] = self._future()
+        batch = SendBatch(future)
+        accepted = 0
+        try:
+            for entries in _chunks(_data(message, batch) for message in messages):
+                batch.add(len(entries))
+                try:
+                    self._submit(entries, timeout_seconds)
+                except SendQueueFull as error:
+                    batch.add(error.accepted - len(entries))
+                    accepted += error.accepted
+                    error.accepted = accepted
+                    raise
+                except TunnelError:
+                    batch.add(-len(entries))
+                    raise
+                accepted += len(entries)
+        finally:
+            batch.end(accepted)
+        return future
+
+    def send_bytes(
+        self,
+        data: bytes,
+        service_id: str = "",
+        connection_id: int | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Future[int]:
+        """Send bytes of any length, split into messages of `limits.data_payload_bytes`.
+
+        Returns:
+            A future of the number of messages; see `send_messages`.
+        """
+        size_bytes = self.limits.data_payload_bytes
+        view = memoryview(data)
+        return self.send_messages(
+            (
+                Message(bytes(view[start : start + size_bytes]), service_id, connection_id)
+                for start in range(0, len(view), size_bytes)
+            ),
+            timeout_seconds=timeout_seconds,
+        )
+
+    def send_stream_start(
+        self, service_id: str = "", *, timeout_seconds: float | None = None
+    ) -> Future[int]:
+        """Source: start a new stream of a service with its first connection.
+
+        An active stream of the service is reset first; messages of it that have not left fail.
+
+        Returns:
+            A future of its connection id, resolved when the start was written. It raises
+            `WrongMode` on a destination, `NotConnected`, `ServiceIdUnknown`, `VersionMismatch`.
+        """
+        return self._command(MessageType.STREAM_START, service_id, None, timeout_seconds)
+
+    def send_connection_start(
+        self,
+        service_id: str = "",
+        connection_id: int | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Future[int]:
+        """Source, V3: start one more connection on the active stream of a service.
+
+        Args:
+            service_id: the service.
+            connection_id: its id; None for the next free one.
+            timeout_seconds: as in `send_message`.
+
+        Returns:
+            A future of its connection id, resolved when the start was written. It raises what
+            `send_stream_start` does, and `NoActiveStream`, `ServiceWithoutStream`,
+            `ConnectionIdUnusable`, `TooManyConnections`.
+        """
+        kind = MessageType.CONNECTION_START
+        return self._command(kind, service_id, connection_id, timeout_seconds)
+
+    def send_connection_reset(
+        self,
+        service_id: str = "",
+        connection_id: int | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Future[int]:
+        """End one connection behind what was sent on it; in V1 and V2 that is the stream.
+
+        The future is resolved when the reset was written.
+        """
+        kind = MessageType.CONNECTION_RESET
+        return self._command(kind, service_id, connection_id, timeout_seconds)
+
+    def send_stream_reset(
+        self, service_id: str = "", *, timeout_seconds: float | None = None
+    ) -> Future[int]:
+        """End the active stream of a service at once; messages of it that have not left fail.
+
+        The future is resolved when the reset was written.
+        """
+        return self._command(MessageType.STREAM_RESET, service_id, None, timeout_seconds)
+
+    def _command(
+        self,
+        kind: MessageType,
+        service_id: str,
+        connection_id: int | None,
+        timeout_seconds: float | None,
+    ) -> Future[int]:
+        future: SendFuture[int] = self._future()
+        entry = Outgoing(kind, service_id, connection_id, b"", future)
+        self._submit([entry], timeout_seconds)
+        return future
+
+    def _future(self) -> SendFuture[Any]:
+        return SendFuture(self._running().port.lane)
+
+    def _submit(self, entries: Sequence[Outgoing], timeout_seconds: float | None) -> None:
+        self._running().port.submit(entries, timeout_seconds)
+
+    # -- asyncio
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await awaitable(self.stop())
+
+    async def connected(self) -> tuple[str, ...]:
+        """As `wait_connected`, for asyncio."""
+        return await awaitable(self._running().started)
+
+    async def send(self, message: Message) -> None:
+        """As `send_message`, for asyncio: returns when the message was written, or raises."""
+        future: SendFuture[None] = self._future()
+        port = self._running().port
+        while True:
+            try:
+                port.submit([_data(message, future)], 0.0)
+                break
+            except SendQueueFull:
+                loop = asyncio.get_running_loop()
+                room = asyncio.Event()
+                port.when_room(partial(call_soon, loop, room.set))
+                await room.wait()
+        await awaitable(future)
+
+    def events(self) -> EventStream:
+        """All events from now on, for `async for`; make it before `start` to miss none.
+
+        It ends after `Stopped`. Whoever does not take events holds the tunnel back.
+
+        Raises:
+            RuntimeError: no event loop is running.
+        """
+        stream = EventStream(asyncio.get_running_loop())
+        with self._lock:
+            self._streams = [each for each in self._streams if each() is not None]
+            self._streams.append(weakref.ref(stream))
+            if self._life is not None:
+                self._life.port.wanted = self._wanted()
+        return stream
+
+    # -- events, on the threads of the runtime
+
+    def _wanted(self) -> frozenset[type[ApiEvent]]:
+        if self._actor is not None or self._streams:
+            return ALL_EVENTS
+        return OWN_EVENTS | frozenset(self._callbacks)
+
+    def _deliver(self, life: _Life, event: ApiEvent) -> None:
+        if isinstance(event, Stopped):
+            self._on_stopped(life, event)
+            return
+        if isinstance(event, ConnectionSuccess):
+            life.started.settle(None, event.service_ids)
+        elif isinstance(event, ConnectionFailure):
+            error = event.error
+            if isinstance(error, HandshakeError) and not error.retryable:
+                life.started.settle(error, None)
+        self._tell_user(life, event)
+
+    def _tell_user(self, life: _Life, event: ApiEvent) -> None:
+        for reference in self._streams:
+            stream = reference()
+            if stream is not None:
+                stream.put(event, life.port.lane)
+        try:
+            callback = self._callbacks.get(type(event))
+            if callback is not None:
+                callback(self, event)
+        finally:
+            if self._actor is not None:
+                self._actor(event)
+
+    def _on_stopped(self, life: _Life, event: Stopped) -> None:
+        with self._lock:
+            self._life = None
+        life.started.settle(TunnelClosed("the tunnel was stopped before it was connected"), None)
+        try:
+            self._tell_user(life, event)
+        finally:
+            if life.owns_runtime:
+                # Not on this thread: it is the runtime's.
+                threading.Thread(
+                    target=_end_runtime, args=(life,), name="tunnelfleet-stop", daemon=True
+                ).start()
+            else:
+                life.stopped.settle(None, None)
+
+
+def _end_runtime(life: _Life) -> None:
+    try:
+        life.runtime.stop()
+    finally:
+        life.stopped.settle(None, None)
+
+
+def _data(message: Message, waiter: SendFuture[None] | SendBatch) -> Outgoing:
+    payload = message.payload
+    if type(payload) is not bytes:
+        payload = bytes(memoryview(payload))
+    return Outgoing(MessageType.DATA, message.service_id, message.connection_id, payload, waiter)
+
+
+def _chunks(entries: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:
+    chunk: list[Outgoing] = []
+    size_bytes = 0
+    for entry in entries:
+        chunk.append(entry)
+        size_bytes += len(entry.payload)
+        if len(chunk) >= BATCH_MESSAGES or size_bytes >= MAX_PAYLOAD_BYTES:
+            yield chunk
+            chunk, size_bytes = [], 0
+    if chunk:
+        yield chunk

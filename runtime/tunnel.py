@@ -1,0 +1,159 @@
+"""A handle on one tunnel of a runtime: what it is, what it does, waiting for what it will be.
+
+Owns the snapshot that people look at. It changes nothing: `TunnelRuntime` opens and closes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.proto import TunnelClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.config import Address, TunnelConfig
+    from tunnelfleet.actors.stats import TunnelStats
+    from tunnelfleet.actors.tunnel_core import TunnelContext
+    from tunnelfleet.proto import Mode
+
+    from .runtime import TunnelRuntime
+
+__all__ = ["Tunnel", "TunnelStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelStatus:
+    """What a tunnel looked like at one moment.
+
+    `since` is in seconds of the Unix epoch; `sent` is local to the wire, `received` the other way,
+    both DATA payload bytes.
+    """
+
+    name: str
+    mode: Mode
+    state: TunnelState
+    reason: str
+    since: float
+    service_ids: tuple[str, ...]
+    listening: Mapping[str, tuple[str, ...]]
+    streams_active: int
+    connections_active: int
+    streams_opened: int
+    connections_opened: int
+    sent_bytes: int
+    received_bytes: int
+    reconnects: int
+    session_resets: int
+    connect_attempts: int
+    connect_failures: int
+    channel_id: str
+    last_event: str
+
+
+class Tunnel:
+    """A handle on one tunnel of a runtime."""
+
+    def __init__(self, runtime: TunnelRuntime, context: TunnelContext) -> None:
+        self._runtime = runtime
+        self._context = context
+        self._supervisor: ActorRef[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Tunnel {self.name!r} {self.mode} {self.stats.state}>"
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._context.config.name
+
+    @property
+    def mode(self) -> Mode:
+        """Source or destination."""
+        return self._context.config.mode
+
+    @property
+    def config(self) -> TunnelConfig:
+        """What it was opened with."""
+        return self._context.config
+
+    @property
+    def stats(self) -> TunnelStats:
+        """Its live counters; read only."""
+        return self._context.stats
+
+    @property
+    def listening(self) -> Mapping[str, Address]:
+        """Source: the addresses that are listened on, by service id."""
+        bound = dict(self._context.bound)
+        return {
+            service: bound[service] for service in list(self.stats.listening) if service in bound
+        }
+
+    def finish(self) -> None:
+        """Answer what its user still waits for, once its actors are over; for the runtime."""
+        if self._context.port is not None:
+            self._context.port.finish(TunnelClosed("the tunnel is stopped"))
+
+    def status(self) -> TunnelStatus:
+        """Look at it."""
+        stats = self.stats
+        return TunnelStatus(
+            name=self.name,
+            mode=self.mode,
+            state=stats.state,
+            reason=stats.reason,
+            since=stats.since,
+            service_ids=stats.service_ids,
+            listening=dict(stats.listening),
+            streams_active=stats.sum("streams_active"),
+            connections_active=stats.sum("connections_active"),
+            streams_opened=stats.sum("streams_opened"),
+            connections_opened=stats.sum("connections_opened"),
+            sent_bytes=stats.sum("sent_bytes"),
+            received_bytes=stats.sum("received_bytes"),
+            reconnects=sum(stats.reconnects.values()),
+            session_resets=stats.session_resets,
+            connect_attempts=stats.connect_attempts,
+            connect_failures=sum(stats.connect_failures.values()),
+            channel_id=stats.channel_id,
+            last_event=stats.last_event,
+        )
+
+    def wait_for(
+        self, states: TunnelState | Iterable[TunnelState], timeout_seconds: float
+    ) -> TunnelStatus:
+        """Wait until the tunnel is in one of `states`.
+
+        Raises:
+            TimeoutError: it was not within the time; the message says what it was instead, and why.
+        """
+        wanted = {states} if isinstance(states, TunnelState) else set(states)
+        self._runtime.wait_until(lambda: self.stats.state in wanted, timeout_seconds)
+        status = self.status()
+        if status.state in wanted:
+            return status
+        names = " or ".join(sorted(wanted))
+        raise TimeoutError(
+            f"tunnel {self.name!r} is not {names} after {timeout_seconds:g} s: "
+            f"it is {status.state} ({status.reason or 'no reason given'})"
+        )
+
+    def wait_listening(self, service_id: str, timeout_seconds: float) -> Address:
+        """Wait until a source listens for `service_id` and return where.
+
+        Raises:
+            TimeoutError: it did not within the time.
+        """
+        self._runtime.wait_until(lambda: service_id in self.listening, timeout_seconds)
+        address = self.listening.get(service_id)
+        if address is None:
+            raise TimeoutError(
+                f"tunnel {self.name!r} does not listen for {service_id!r} after "
+                f"{timeout_seconds:g} s: {self.stats.last_event}"
+            )
+        return address

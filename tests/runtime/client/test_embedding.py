@@ -1,0 +1,396 @@
+"""A runtime inside an actor application: as a child, watched, subscribed to, stopped with the rest."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pykka
+import pytest
+
+from tests.e2e.rig import CONNECTS_PER_SECOND, FAST_LIMITS, eventually
+from tests.runtime.client.support import WAIT_SECONDS, Bench, Transcript
+from tunnelfleet.actors.kernel import (
+    ChildSpec,
+    DispatchedActor,
+    Dispatcher,
+    Restart,
+    StartChild,
+    SupervisorActor,
+    Terminated,
+    TerminationReporter,
+    WhichChildren,
+    kill,
+)
+from tunnelfleet.runtime import (
+    ApiService,
+    ConfigError,
+    ConnectionSuccess,
+    Message,
+    MessageReceived,
+    Mode,
+    SecureTunnel,
+    ServiceIdsReceived,
+    Stopped,
+    TunnelClosed,
+    TunnelConfig,
+    TunnelEvent,
+    TunnelRuntime,
+    TunnelState,
+    TunnelStateChanged,
+)
+from tunnelfleet.runtime.service import TunnelService
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def service() -> Iterator[TunnelService]:
+    with TunnelService(tls=False) as running:
+        yield running
+
+
+@pytest.fixture
+def dispatcher() -> Iterator[Dispatcher]:
+    with Dispatcher("host").start() as running:
+        yield running
+
+
+def make_runtime(**options: Any) -> TunnelRuntime:
+    return TunnelRuntime(connect_rate_per_second=CONNECTS_PER_SECOND, **options)
+
+
+def config(service: TunnelService, name: str, mode: Mode = Mode.SOURCE) -> TunnelConfig:
+    tokens = service.open_tunnel(name, ["A"])
+    token = tokens.source_token if mode is Mode.SOURCE else tokens.destination_token
+    return TunnelConfig(
+        name=name, mode=mode, endpoint=service.endpoint, access_token=token, limits=FAST_LIMITS
+    )
+
+
+class Inbox(pykka.ThreadingActor):
+    """A host's actor that keeps what it gets."""
+
+    def __init__(self, got: queue.Queue[Any]) -> None:
+        super().__init__()
+        self._got = got
+
+    def on_receive(self, message: Any) -> Any:
+        self._got.put(message)
+
+
+class Worker(TerminationReporter, pykka.ThreadingActor):
+    """A host's actor that does nothing, and fails when told to."""
+
+    def on_receive(self, message: Any) -> Any:
+        if message == "fail":
+            raise ZeroDivisionError
+        return "alive"
+
+
+def collect(got: queue.Queue[Any], count: int) -> list[Any]:
+    return [got.get(timeout=WAIT_SECONDS) for _ in range(count)]
+
+
+class TestChildOfASupervisor:
+    def start_host(
+        self, dispatcher: Dispatcher, *specs: ChildSpec
+    ) -> pykka.ActorRef[SupervisorActor]:
+        return SupervisorActor.start(list(specs), dispatcher=dispatcher, register=True)
+
+    def test_it_starts_runs_and_stops_with_its_host(
+        self, service: TunnelService, dispatcher: Dispatcher
+    ) -> None:
+        runtime = make_runtime()
+        worker = ChildSpec(id="worker", start=Worker.start)
+        host = self.start_host(dispatcher, worker, runtime.child_spec())
+        eventually(lambda: len(host.ask(WhichChildren())) == 2)
+        tunnel = runtime.open_tunnel(config(service, "one"))
+        tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        assert [info.id for info in host.ask(WhichChildren())] == ["worker", "tunnelfleet"]
+        assert threading.active_count() <= 16
+        host.stop(timeout=WAIT_SECONDS)
+        assert tunnel.stats.state is TunnelState.STOPPED
+        with pytest.raises(TunnelClosed):
+            runtime.open_tunnel(tunnel.config)
+        eventually(lambda: not any("tunnelfleet-0" in t.name for t in threading.enumerate()))
+
+    def test_stop_all_stops_it_in_order(
+        self, service: TunnelService, dispatcher: Dispatcher
+    ) -> None:
+        runtime = make_runtime()
+        host = self.start_host(dispatcher, runtime.child_spec())
+        eventually(lambda: len(host.ask(WhichChildren())) == 1)
+        tokens = service.open_tunnel("t", ["A"])
+        heard = Transcript()
+        client = SecureTunnel(
+            tokens.source_token, "source", service.endpoint, runtime=runtime, **heard.callbacks()
+        )
+        client.start().result(WAIT_SECONDS)
+        assert pykka.ActorRegistry.stop_all(timeout=WAIT_SECONDS) == [True]
+        heard.wait(Stopped)
+        assert heard.names() == ["ConnectionSuccess", "ConnectionShutdown", "Stopped"]
+        client.stop().result(WAIT_SECONDS)
+
+    def test_after_a_crash_it_comes_back_with_its_tunnels(
+        self, service: TunnelService, dispatcher: Dispatcher
+    ) -> None:
+        runtime = make_runtime()
+        worker = ChildSpec(id="worker", start=Worker.start)
+        host = self.start_host(dispatcher, worker, runtime.child_spec())
+        eventually(lambda: len(host.ask(WhichChildren())) == 2)
+        tokens = service.open_tunnel("api", ["A"])
+        heard = Transcript()
+        client = SecureTunnel(
+            tokens.source_token,
+            "source",
+            service.endpoint,
+            runtime=runtime,
+            limits=FAST_LIMITS,
+            **heard.callbacks(),
+        )
+        client.start().result(WAIT_SECONDS)
+        tunnel = runtime.open_tunnel(config(service, "one"))
+        tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        runtime.actor_ref.tell(CRASH)
+        # It is the tunnel again, with the token that only its client token makes usable again.
+        heard.wait(ConnectionSuccess, 2)
+        eventually(lambda: tunnel.stats.state is TunnelState.CONNECTED)
+        assert "Stopped" not in heard.names()
+        (worker_info, _runtime_info) = host.ask(WhichChildren())
+        assert worker_info.restarts == 0
+        assert worker_info.ref is not None
+        assert worker_info.ref.ask("are you there") == "alive"
+        host.stop(timeout=WAIT_SECONDS)
+        heard.wait(Stopped)
+
+    def test_the_failure_of_a_tunnel_stops_nobody(
+        self, service: TunnelService, dispatcher: Dispatcher
+    ) -> None:
+        runtime = make_runtime()
+        worker = ChildSpec(id="worker", start=Worker.start)
+        host = self.start_host(dispatcher, worker, runtime.child_spec())
+        eventually(lambda: len(host.ask(WhichChildren())) == 2)
+        tunnels = [runtime.open_tunnel(config(service, name)) for name in ("one", "two")]
+        for tunnel in tunnels:
+            tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        kill(tunnels[0]._supervisor)  # type: ignore[arg-type]
+        eventually(lambda: service.tunnels()[0].source_connected is False)
+        eventually(lambda: service.tunnels()[0].source_connected is True)
+        assert tunnels[1].status().reconnects == 0
+        assert [info.restarts for info in host.ask(WhichChildren())] == [0, 0]
+        host.stop(timeout=WAIT_SECONDS)
+
+    def test_a_host_supervises_its_own_actors_with_ours(self, dispatcher: Dispatcher) -> None:
+        spec = ChildSpec(id="worker", start=Worker.start, restart=Restart.PERMANENT)
+        host = self.start_host(dispatcher, spec)
+        (before,) = host.ask(WhichChildren())
+        before.ref.tell("fail")
+        eventually(lambda: host.ask(WhichChildren())[0].restarts == 1)
+        (after,) = host.ask(WhichChildren())
+        assert after.ref.ask("are you there") == "alive"
+        host.stop(timeout=WAIT_SECONDS)
+
+
+CRASH: Any = StartChild(None)  # type: ignore[arg-type]
+"""A command that a root supervisor fails of."""
+
+
+class Owner(TerminationReporter, pykka.ThreadingActor):
+    """A plain pykka actor of a host that has a runtime."""
+
+    def __init__(self, runtime: TunnelRuntime, got: queue.Queue[Any]) -> None:
+        super().__init__()
+        self._runtime = runtime
+        self._got = got
+
+    def on_start(self) -> None:
+        self._runtime.start()
+        self.watch(self._runtime.actor_ref)
+        self._runtime.subscribe(self.actor_ref, kinds=[TunnelStateChanged])
+
+    def on_stop(self) -> None:
+        self._runtime.stop()
+
+    def on_receive(self, message: Any) -> Any:
+        if isinstance(message, TunnelConfig):
+            return self._runtime.open_tunnel(message)
+        self._got.put(message)
+        return None
+
+
+class TestChildOfAThreadingActor:
+    def test_it_lives_as_long(self, service: TunnelService) -> None:
+        runtime = make_runtime()
+        got: queue.Queue[Any] = queue.Queue()
+        owner = Owner.start(runtime, got)
+        tunnel = owner.ask(config(service, "one"))
+        tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        owner.stop(timeout=WAIT_SECONDS)
+        assert tunnel.stats.state is TunnelState.STOPPED
+
+    def test_stop_all_ends_both(self, service: TunnelService) -> None:
+        runtime = make_runtime()
+        got: queue.Queue[Any] = queue.Queue()
+        owner = Owner.start(runtime, got)
+        tunnel = owner.ask(config(service, "one"))
+        tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        pykka.ActorRegistry.stop_all(timeout=WAIT_SECONDS)
+        assert tunnel.stats.state is TunnelState.STOPPED
+        assert not owner.is_alive()
+
+    def test_its_end_is_told(self, service: TunnelService) -> None:
+        runtime = make_runtime()
+        got: queue.Queue[Any] = queue.Queue()
+        owner = Owner.start(runtime, got)
+        owner.ask(config(service, "one")).wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        ref = runtime.actor_ref
+        ref.tell(CRASH)
+        while not isinstance(message := got.get(timeout=WAIT_SECONDS), Terminated):
+            assert isinstance(message, TunnelStateChanged)
+        assert message.ref == ref
+        assert message.reason.is_failure
+        owner.stop(timeout=WAIT_SECONDS)
+
+
+class TestSubscribe:
+    @pytest.mark.parametrize(
+        ("tunnels", "kinds", "expected"),
+        [
+            (None, None, {"a", "b"}),
+            (["a"], None, {"a"}),
+            (None, [ServiceIdsReceived], {"a", "b"}),
+            (["b"], [ServiceIdsReceived], {"b"}),
+            ([], None, set()),
+        ],
+    )
+    def test_it_gets_what_it_asked_for(
+        self,
+        service: TunnelService,
+        tunnels: list[str] | None,
+        kinds: list[type[TunnelEvent]] | None,
+        expected: set[str],
+    ) -> None:
+        got: queue.Queue[Any] = queue.Queue()
+        everything: queue.Queue[Any] = queue.Queue()
+        inbox, other = Inbox.start(got), Inbox.start(everything)
+        with make_runtime() as runtime:
+            runtime.subscribe(inbox, tunnels=tunnels, kinds=kinds)
+            runtime.subscribe(other)
+            for name in ("a", "b"):
+                tunnel = runtime.open_tunnel(config(service, name))
+                tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        inbox.stop()
+        other.stop()
+        assert {event.tunnel for event in everything.queue} == {"a", "b"}
+        seen = list(got.queue)
+        assert {event.tunnel for event in seen} == expected
+        assert all(isinstance(event, tuple(kinds or [TunnelEvent])) for event in seen)
+
+    def test_a_subscriber_that_ends_is_forgotten(self, service: TunnelService) -> None:
+        inbox = Inbox.start(queue.Queue())
+        with make_runtime() as runtime:
+            runtime.subscribe(inbox)
+            inbox.stop()
+            tunnel = runtime.open_tunnel(config(service, "a"))
+            tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+
+
+class TestEventsToAnActor:
+    def test_every_event_is_a_message_and_a_slow_actor_holds_back(self, bench: Bench) -> None:
+        release = threading.Event()
+        got: list[Any] = []
+
+        class Slow(pykka.ThreadingActor):
+            def on_receive(self, message: Any) -> Any:
+                if isinstance(message, MessageReceived):
+                    release.wait(WAIT_SECONDS)
+                got.append(message)
+
+        actor = Slow.start()
+        pair = bench.pair(destination={"events_to": actor}, but=["on_send_message_complete"])
+        pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
+        numbers = [Message(number.to_bytes(4), "SSH", 1) for number in range(2_000)]
+        pair.source.send_messages(numbers).result(WAIT_SECONDS)
+        eventually(lambda: len(got) == 2)
+        assert actor.actor_inbox.qsize() <= 65  # type: ignore[attr-defined]
+        release.set()
+        eventually(lambda: len(got) == 2_002)
+        assert [e.message.payload for e in got[2:]] == [m.payload for m in numbers]
+        assert {event.tunnel for event in got} == {pair.destination.name}
+        pair.destination.stop().result(WAIT_SECONDS)
+        eventually(lambda: isinstance(got[-1], Stopped))
+        actor.stop()
+
+
+class TestActorsOfAHost:
+    def test_a_dispatched_actor_may_open_and_close(
+        self, service: TunnelService, dispatcher: Dispatcher
+    ) -> None:
+        class Opener(DispatchedActor):
+            def on_receive(self, message: Any) -> Any:
+                if isinstance(message, TunnelConfig):
+                    return runtime.open_tunnel(message)
+                return runtime.begin_close(message)
+
+        with make_runtime() as runtime:
+            opener = Opener.start(dispatcher=dispatcher)
+            tunnel = opener.ask(config(service, "one"))
+            tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+            closed = opener.ask("one").result(WAIT_SECONDS)
+            assert closed.state is TunnelState.STOPPED
+            assert runtime.tunnels() == []
+            opener.stop(timeout=WAIT_SECONDS)
+
+
+class TestTwoRuntimes:
+    def test_they_do_not_meet(self, service: TunnelService) -> None:
+        seen: dict[str, list[TunnelEvent]] = {"left": [], "right": []}
+        with (
+            make_runtime(on_event=seen["left"].append) as left,
+            make_runtime(on_event=seen["right"].append) as right,
+        ):
+            tokens = service.open_tunnel("shared name", ["A"])
+            common = {"endpoint": service.endpoint, "limits": FAST_LIMITS, "name": "same"}
+            source = left.open_tunnel(
+                TunnelConfig(mode=Mode.SOURCE, access_token=tokens.source_token, **common)  # type: ignore[arg-type]
+            )
+            destination = right.open_tunnel(
+                TunnelConfig(
+                    mode=Mode.DESTINATION,
+                    access_token=tokens.destination_token,
+                    services={"A": _nowhere()},
+                    **common,  # type: ignore[arg-type]
+                )
+            )
+            for tunnel in (source, destination):
+                tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+            assert left.tunnel("same") is source
+            assert right.tunnel("same") is destination
+            left.stop()
+            assert destination.stats.state is TunnelState.CONNECTED
+            assert right.stats().tunnels == 1
+        assert seen["left"]
+        assert seen["right"]
+        assert seen["left"] != seen["right"]
+
+
+def _nowhere() -> Any:
+    from tunnelfleet.runtime import TcpAddress
+
+    return TcpAddress("127.0.0.1", 9)
+
+
+def test_a_service_for_callbacks_needs_a_client(service: TunnelService) -> None:
+    tokens = service.open_tunnel("t", ["A"])
+    wrong = TunnelConfig(
+        name="t",
+        mode=Mode.DESTINATION,
+        endpoint=service.endpoint,
+        access_token=tokens.destination_token,
+        services={"A": ApiService()},
+    )
+    with make_runtime() as runtime, pytest.raises(ConfigError, match="SecureTunnel"):
+        runtime.open_tunnel(wrong)

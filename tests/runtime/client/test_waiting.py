@@ -1,0 +1,64 @@
+"""Waiting for futures in asyncio: results, errors, loops that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from tunnelfleet.actors.api_port import SendFuture
+from tunnelfleet.actors.relay_threads import RelayThreads
+from tunnelfleet.runtime.client.waiting import awaitable, call_soon
+
+
+def make(kind: str) -> Future[Any]:
+    if kind == "plain":
+        return Future()
+    return SendFuture(RelayThreads().lane("t", print, 1))
+
+
+@pytest.mark.parametrize("kind", ["plain", "send"])
+def test_results_and_errors(kind: str) -> None:
+    async def main() -> None:
+        for result, error in ((5, None), (None, ValueError("x"))):
+            future = make(kind)
+            settle = (
+                (lambda f=future, e=error: f.set_exception(e))
+                if error
+                else (lambda f=future, r=result: f.set_result(r))
+            )
+            timer = threading.Timer(0.01, settle)
+            timer.start()
+            if error is None:
+                assert await awaitable(future) == result
+            else:
+                with pytest.raises(ValueError, match="x"):
+                    await awaitable(future)
+            timer.join()
+
+    asyncio.run(main())
+
+
+def test_a_blocked_callback_thread_is_not_waited_for() -> None:
+    threads = RelayThreads()
+    release = threading.Event()
+    lane = threads.lane("t", lambda _item: release.wait(5), 1)
+    lane.put("blocks")
+    future: SendFuture[int] = SendFuture(lane)
+
+    async def main() -> int:
+        asyncio.get_running_loop().call_later(0.01, future.settle, None, 3)
+        return await asyncio.wait_for(awaitable(future), 2)
+
+    assert asyncio.run(main()) == 3
+    release.set()
+    threads.close(5)
+
+
+def test_a_closed_loop_is_no_error() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    call_soon(loop, lambda: None)

@@ -1,0 +1,116 @@
+"""Whom a client trusts, and what is said when that cannot be read."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime import make_ssl_context
+from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tunnelfleet.runtime.service.certificates import CertificateFiles
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    return ensure_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
+
+
+def handshake(
+    files: CertificateFiles, client: ssl.SSLContext, name: str, server: ssl.SSLContext | None = None
+) -> str | None:
+    """Shake hands with a server that has the certificate; return the TLS version."""
+    context = server or server_context(files.certificate, files.private_key)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    theirs.settimeout(10)
+
+    def serve() -> None:
+        try:
+            with context.wrap_socket(theirs, server_side=True) as secure:
+                secure.recv(1)
+        except OSError:
+            theirs.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with client.wrap_socket(ours, server_hostname=name) as secure:
+            return secure.version()
+    finally:
+        ours.close()
+        thread.join(10)
+
+
+def test_an_authority_in_a_file_is_trusted(files: CertificateFiles) -> None:
+    assert handshake(files, make_ssl_context(files.ca), "127.0.0.1") == "TLSv1.3"
+
+
+def test_an_authority_in_a_folder_is_trusted(files: CertificateFiles) -> None:
+    assert handshake(files, make_ssl_context(ca_dir=files.ca.parent), "127.0.0.1")
+
+
+def test_another_authority_is_not_trusted(files: CertificateFiles, tmp_path: Path) -> None:
+    other = ensure_certificate(tmp_path, "127.0.0.1")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(files, make_ssl_context(other.ca), "127.0.0.1")
+
+
+def test_by_default_the_system_s_authorities_are_trusted_and_no_other(
+    files: CertificateFiles,
+) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(files, make_ssl_context(), "127.0.0.1")
+
+
+def test_the_host_is_verified(files: CertificateFiles) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for|mismatch"):
+        handshake(files, make_ssl_context(files.ca), "other.example")
+
+
+def test_without_verification_anybody_is_trusted(files: CertificateFiles) -> None:
+    assert handshake(files, make_ssl_context(verify=False), "other.example")
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+def test_tls_before_1_2_is_refused(files: CertificateFiles, verify: bool) -> None:
+    old = server_context(files.certificate, files.private_key)
+    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    client = make_ssl_context(files.ca, verify=verify)
+    assert client.minimum_version is ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError):
+        handshake(files, client, "127.0.0.1", old)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none.pem"
+    with pytest.raises(ConfigError, match=r"none\.pem.*No such file"):
+        make_ssl_context(path)
+
+
+def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.pem"
+    path.write_text("nothing in here")
+    with pytest.raises(ConfigError, match=r"empty\.pem.*PEM"):
+        make_ssl_context(path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none"):
+        make_ssl_context(ca_dir=tmp_path / "none")
+
+
+def test_a_folder_in_the_place_of_a_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        make_ssl_context(tmp_path)
