@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 import tunnelfleet.runtime
 from tests.e2e.commands import Command
+from tests.e2e.programs import require_program
 from tests.e2e.rig import Rig, connect, echo
 from tunnelfleet.runtime import Endpoint, Mode, TcpAddress
 
@@ -84,6 +86,20 @@ def test_the_localproxy_commands_carry_a_connection(tmp_path: Path) -> None:
         port = operator.listening_port("SSH")
         with connect(TcpAddress("127.0.0.1", port)) as sock:
             assert echo(sock, b"hello") == b"hello"
+
+
+def test_the_demo_can_be_scraped(tmp_path: Path) -> None:
+    (demo,) = commands("tunnelfleet demo")
+    (scrape,) = commands("curl")
+    require_program("curl")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+    small = [*shlex.split(demo.replace("9464", port))[1:], "--tunnels", "2", "--duration", "60"]
+    retry = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1", "--silent", "--fail"]
+    with Command.start(tmp_path, *small):
+        command = [*shlex.split(scrape.replace("9464", port)), *retry]
+        page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "tunnelfleet_sent_bytes_total" in page
 
 
 @pytest.mark.parametrize("code", table_rows())
