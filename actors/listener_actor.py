@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tunnelfleet.proto import TunnelError
 
 from .config import TcpAddress, UnixAddress
+from .connector import Resolved, resolve_numeric
 from .kernel import DispatchedActor, ExitReason
 from .messages import Accepted, ListenerBound, SetAccepting
 from .socket_io import abort_quietly, close_quietly
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from .config import Address, Limits
+    from .connector import Connector, SocketAddress
     from .kernel import Timer
 
 __all__ = ["ListenerActor"]
@@ -52,6 +54,7 @@ class ListenerActor(DispatchedActor):
         tunnel: the TunnelActor.
         limits: the tunnel's limits.
         bound: keeps the address of a service over restarts, so that a free port stays the same.
+        connector: looks up host names.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class ListenerActor(DispatchedActor):
         tunnel: ActorRef[Any],
         limits: Limits,
         bound: dict[str, Address],
+        connector: Connector,
     ) -> None:
         super().__init__()
         self._service_id = service_id
@@ -68,6 +72,7 @@ class ListenerActor(DispatchedActor):
         self._tunnel = tunnel
         self._limits = limits
         self._bound = bound
+        self._connector = connector
         self._socket: socket.socket | None = None
         self._accepting = False
         self._refusing = False
@@ -75,12 +80,29 @@ class ListenerActor(DispatchedActor):
         self._grace: Timer | None = None
 
     def on_start(self) -> None:
-        """Bind and listen; an address that cannot be listened on ends the actor."""
+        """Look up the address, bind and listen; what cannot be listened on ends the actor."""
+        addresses = resolve_numeric(self._address)
+        if addresses is None and isinstance(self._address, TcpAddress):
+            self.pipe_to_self(self._connector.resolve(self._address), lambda done: done.result())
+        else:
+            self._open(addresses or ())
+
+    def _on_resolved(self, message: Resolved) -> None:
+        if message.error:
+            self._fail(message.error)
+        else:
+            self._open(message.addresses)
+
+    def _fail(self, reason: str) -> None:
+        text = f"cannot listen on {self._address}: {reason}"
+        self.exit(ExitReason.failed(TunnelError(text)))
+
+    def _open(self, addresses: tuple[SocketAddress, ...]) -> None:
+        family, target = addresses[0]
         try:
-            self._socket = _listen(self._address, self._limits.listen_backlog)
+            self._socket = _listen(family, target, self._limits.listen_backlog)
         except OSError as error:
-            text = f"cannot listen on {self._address}: {error.strerror or error}"
-            self.exit(ExitReason.failed(TunnelError(text)))
+            self._fail(error.strerror or str(error))
             return
         self._bound[self._service_id] = _bound_address(self._socket, self._address)
         self._tunnel.tell(
@@ -92,6 +114,8 @@ class ListenerActor(DispatchedActor):
         """Handle a change of mind of TunnelActor, or a timer."""
         if isinstance(message, SetAccepting):
             self._set_accepting(message.accepting)
+        elif isinstance(message, Resolved):
+            self._on_resolved(message)
         elif isinstance(message, _GraceEnded):
             self._refusing = True
             self._read_if_wanted()
@@ -164,16 +188,11 @@ class ListenerActor(DispatchedActor):
                 Path(self._address.path).unlink()
 
 
-def _listen(address: Address, backlog: int) -> socket.socket:
-    if isinstance(address, UnixAddress):
-        _remove_stale(Path(address.path))
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        target: Any = address.path
-    else:
-        family, _type, _proto, _name, target = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
+def _listen(family: socket.AddressFamily, target: Any, backlog: int) -> socket.socket:
+    if family == socket.AF_UNIX:
+        _remove_stale(Path(target))
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    if family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind(target)

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 
     from tunnelfleet.proto import Event, Opened, Session, TunnelError
 
-    from .api_port import ApiPort, Outgoing
+    from .api_port import ApiPort
     from .config import TunnelConfig
+    from .outgoing import Outgoing
     from .wire_sender import WireSender
 
 __all__ = ["ApiShell", "TunnelApi"]

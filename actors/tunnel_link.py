@@ -71,7 +71,12 @@ class TunnelLink(TunnelStreams):
 
         def start() -> ActorRef[Any]:
             return ListenerActor.start(
-                service_id, address, tunnel, context.config.limits, context.bound
+                service_id,
+                address,
+                tunnel,
+                context.config.limits,
+                context.bound,
+                context.connector,
             )
 
         self._transport.tell(

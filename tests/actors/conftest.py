@@ -1,4 +1,7 @@
-"""Fixtures of the actors' tests: a dispatcher, a connector, tunnels between fakes."""
+"""Fixtures of the actors' tests: a dispatcher, a connector, tunnels between fakes.
+
+Property tests run the same examples everywhere, so that a failure is never a matter of luck.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tests.actors.rig import TunnelRig
 from tests.actors.servers import ScriptedServer, tls_contexts
@@ -16,6 +20,9 @@ from tunnelfleet.proto import Mode
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
+
+settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=200)
+settings.load_profile("fixed")
 
 
 @pytest.fixture

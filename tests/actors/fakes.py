@@ -220,6 +220,7 @@ class FakeListener(Recorder):
         tunnel: ActorRef[Any],
         limits: Limits,
         bound: dict[str, Address],
+        connector: Connector,
     ) -> None:
         super().__init__(self.rig.local)
         self.service_id = service_id

@@ -15,16 +15,10 @@ from tunnelfleet.actors.api_events import (
     Stopped,
     StreamStopped,
 )
-from tunnelfleet.actors.api_port import (
-    ApiPort,
-    OutboxFilled,
-    Outgoing,
-    SendBatch,
-    SendFuture,
-    SendQueueFull,
-)
+from tunnelfleet.actors.api_port import ApiPort, OutboxFilled
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.messages import ConnectionKey
+from tunnelfleet.actors.outgoing import Outgoing, SendFuture, SendQueueFull
 from tunnelfleet.actors.relay_threads import RelayThreads
 from tunnelfleet.proto import MessageType, TunnelClosed
 
@@ -196,45 +190,3 @@ def test_events_that_nobody_wants_are_not_made(setting: Setting) -> None:
     setting.port.emit(Stopped("t"))
     setting.threads.close(WAIT_SECONDS)
     assert setting.events == [Stopped("t")]
-
-
-class TestSendFuture:
-    def test_its_callbacks_run_where_callbacks_run(self, setting: Setting) -> None:
-        future, ran = setting.future(), threading.Event()
-        names: list[str] = []
-
-        def note(_future: Any) -> None:
-            names.append(threading.current_thread().name)
-            ran.set()
-
-        future.add_done_callback(note)
-        future.settle(None, 5)
-        assert ran.wait(WAIT_SECONDS)
-        assert names[0].startswith("tunnelfleet-events")
-        assert future.result(0) == 5
-        future.add_done_callback(note)
-        assert names[1] == threading.current_thread().name
-
-    def test_a_cancelled_one_is_left_alone(self, setting: Setting) -> None:
-        future = setting.future()
-        assert future.cancel()
-        future.settle(None, 5)
-        future.settle(ValueError(), None)
-        assert future.cancelled()
-
-
-class TestSendBatch:
-    def test_it_counts_and_keeps_the_first_error(self, setting: Setting) -> None:
-        batch = SendBatch(setting.future())
-        batch.add(3)
-        batch.settle(None, None)
-        batch.settle(ValueError("first"), None)
-        batch.settle(ValueError("second"), None)
-        assert not batch.future.done()
-        batch.end(3)
-        assert str(batch.future.exception(0)) == "first"
-
-    def test_none_at_all_is_done_at_once(self, setting: Setting) -> None:
-        batch = SendBatch(setting.future())
-        batch.end(0)
-        assert batch.future.result(0) == 0

@@ -13,6 +13,7 @@ from tests.actors.fakes import Recorder, settle, start_watched
 from tests.actors.kernel.helpers import DEADLINE_SECONDS
 from tunnelfleet.actors import listener_actor
 from tunnelfleet.actors.config import Limits, TcpAddress, UnixAddress
+from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.actors.listener_actor import ListenerActor
 from tunnelfleet.actors.messages import Accepted, ListenerBound, SetAccepting
@@ -43,9 +44,12 @@ class Port:
         self.bound: dict[str, Address] = {} if bound is None else bound
         self.tunnel = Recorder.start(dispatcher=dispatcher)
         self.told: Log = self.tunnel.ask(lambda actor: actor.log)
+        self.connector = Connector(1)
         self.ref, self.ended = start_watched(
             dispatcher,
-            lambda: ListenerActor.start("SSH", address, self.tunnel, limits, self.bound),
+            lambda: ListenerActor.start(
+                "SSH", address, self.tunnel, limits, self.bound, self.connector
+            ),
         )
         self.callers: list[socket.socket] = []
         settle(dispatcher)
@@ -89,6 +93,7 @@ class Port:
     def close(self) -> None:
         if self.ref.is_alive():
             self.ref.stop()
+        self.connector.close()
         for sock in self.callers + [m.sock for m in self.told.items if isinstance(m, Accepted)]:
             sock.close()
 
@@ -104,6 +109,19 @@ def port(dispatcher: Dispatcher) -> Iterator[Callable[..., Port]]:
     yield make
     for each in made:
         each.close()
+
+
+def test_a_host_name_is_looked_up_elsewhere_and_listened_on(port: Callable[..., Port]) -> None:
+    listener = port(TcpAddress("localhost", 0))
+    listener.told.wait_for(lambda items: any(isinstance(m, ListenerBound) for m in items))
+    listener.accepting(True)
+    listener.call()
+    assert len(listener.accepted()) == 1
+
+
+def test_an_unknown_host_name_is_told(port: Callable[..., Port]) -> None:
+    listener = port(TcpAddress("no-such-host.invalid", 0))
+    assert "cannot look up 'no-such-host.invalid'" in listener.failure()
 
 
 def is_refused(listener: Port) -> bool:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tunnelfleet.actors.api_port import ApiPort, Outgoing
+from tunnelfleet.actors.api_port import ApiPort
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TcpAddress, TunnelConfig
 from tunnelfleet.actors.messages import ConnectionKey, OpenLocal
+from tunnelfleet.actors.outgoing import Outgoing
 from tunnelfleet.actors.relay_threads import RelayThreads
 from tunnelfleet.actors.tunnel_api import ApiShell, TunnelApi
 from tunnelfleet.proto import (

@@ -788,21 +788,21 @@ def test_a_connection_that_comes_after_the_end_is_closed(
     serve: Serve, connect: Connect, dispatcher: Dispatcher
 ) -> None:
     """The connect thread succeeds while the actor is ending: nobody else would close it."""
-    closed = threading.Event()
+    blocked, upgraded, closed = threading.Event(), threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:
+        blocked.wait(DEADLINE_SECONDS)
         peer.upgrade()
+        upgraded.set()
         peer.wait_closed()
         closed.set()
 
-    server = serve(script)
-    client = connect(server)
-    blocker, entered = threading.Event(), threading.Event()
-    dispatcher.call_soon(lambda: (entered.set(), blocker.wait(DEADLINE_SECONDS)))
-    assert entered.wait(DEADLINE_SECONDS)
+    client = connect(serve(script))
+    go_on = threading.Event()
+    dispatcher.call_soon(lambda: (blocked.set(), go_on.wait(DEADLINE_SECONDS)))
+    assert upgraded.wait(DEADLINE_SECONDS)
     client.ref.kill()
-    server.peers.wait(1)
-    blocker.set()
+    go_on.set()
     assert closed.wait(DEADLINE_SECONDS)
 
 

@@ -289,7 +289,13 @@ def receive_to_end(sock: socket.socket) -> Iterator[bytes]:
 
 def echo(sock: socket.socket, data: bytes) -> bytes:
     """Send `data` while reading as much back, however large it is."""
-    sender = threading.Thread(target=sock.sendall, args=(data,), name="echo sender", daemon=True)
+
+    def send() -> None:
+        # A connection that breaks is the reader's to report.
+        with contextlib.suppress(OSError):
+            sock.sendall(data)
+
+    sender = threading.Thread(target=send, name="echo sender", daemon=True)
     sender.start()
     try:
         return receive_exactly(sock, len(data))
