@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["FrameReader", "encode_close", "encode_data", "encode_ping", "encode_pong"]
 
 MAX_CONTROL_BYTES = 125
+MAX_PIECES = 64
+"""Pieces of one frame that are kept before they are joined."""
 
 
 class _NeedData(Exception):  # noqa: N818  (like mini-redis' Incomplete: expected, not an error)
@@ -62,6 +64,10 @@ class FrameReader:
         """
         self._data = data
         self._position = 0
+        pieces = self._buffer.recv_buffer
+        if len(pieces) > MAX_PIECES:
+            # The library adds up all pieces at each call: a trickle would cost its square.
+            self._buffer.recv_buffer = [b"".join(pieces)]
         while True:
             try:
                 frame = self._buffer.recv_frame()

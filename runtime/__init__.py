@@ -15,7 +15,6 @@ from tunnelfleet.actors.api_events import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.actors.api_port import SendQueueFull
 from tunnelfleet.actors.config import (
     ANY_SERVICE,
     Address,
@@ -41,6 +40,7 @@ from tunnelfleet.actors.events import (
     TunnelStateChanged,
 )
 from tunnelfleet.actors.kernel import Backoff
+from tunnelfleet.actors.outgoing import SendQueueFull
 from tunnelfleet.actors.relay_threads import LaneStats
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.actors.websocket_actor import ConnectionLost

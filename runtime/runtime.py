@@ -434,12 +434,13 @@ class TunnelRuntime:
 
         def on_stopped(_reply: DispatchedFuture[Any]) -> None:
             # Everything of it is over: a failed reply says that the runtime is as well.
-            tunnel.finish()
             reply = ask_future(supervisor, DeleteChild(child_id))
             reply.add_done_callback(on_deleted)
 
         def on_deleted(_reply: DispatchedFuture[Any]) -> None:
+            # Its name is free before its user hears of the end: they may start it again.
             self._remove(name)
+            tunnel.finish()
             closed.set_result(tunnel.status())
 
         ask_future(supervisor, StopChild(child_id)).add_done_callback(on_stopped)

@@ -1,9 +1,7 @@
 """SecureTunnel: one end of a tunnel as a client, with callbacks or asyncio.
 
 What the device SDK for C++ calls SecureTunnel (PROTOCOL.md section 5). Owns a client's life, from
-start to stop and again, and the ways to send. How a tunnel works is in `tunnelfleet.actors`.
-
-Longer than other modules because it is the whole public contract: half of it is docstrings.
+start to stop and again, and who gets its events. How a tunnel works is in `tunnelfleet.actors`.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import threading
 import weakref
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, NoReturn, Self, Unpack
 
 from tunnelfleet.actors.api_events import (
     ApiEvent,
@@ -22,27 +20,27 @@ from tunnelfleet.actors.api_events import (
     Message,
     Stopped,
 )
-from tunnelfleet.actors.api_port import ApiPort, Outgoing, SendBatch, SendFuture, SendQueueFull
+from tunnelfleet.actors.api_port import ApiPort
+from tunnelfleet.actors.credentials import Credentials
+from tunnelfleet.actors.outgoing import SendFuture, SendQueueFull
 from tunnelfleet.actors.relay_threads import LaneStats
 from tunnelfleet.proto import (
-    MAX_PAYLOAD_BYTES,
     Endpoint,
     HandshakeError,
-    MessageType,
     Mode,
     TunnelClosed,
     TunnelError,
 )
-from tunnelfleet.runtime.runtime import Tunnel, TunnelRuntime, TunnelStatus
+from tunnelfleet.runtime.runtime import TunnelRuntime, TunnelStatus
 
 from .actor_delivery import ActorDelivery
 from .configuration import callbacks_of, make_config
 from .events import EventStream
 from .options import CALLBACKS, SecureTunnelOptions
+from .sending import Sending, data_of
 from .waiting import awaitable, call_soon
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
     from tunnelfleet.actors.config import Limits
@@ -54,8 +52,6 @@ STOP_SECONDS = 30.0
 ALL_EVENTS = frozenset(CALLBACKS.values())
 OWN_EVENTS: frozenset[type[ApiEvent]] = frozenset({ConnectionSuccess, ConnectionFailure, Stopped})
 """The events that a client needs itself."""
-BATCH_MESSAGES = 256
-"""Messages of an iterable that are handed over at a time."""
 
 
 class _Life:
@@ -65,13 +61,12 @@ class _Life:
         self.runtime = runtime
         self.owns_runtime = owns_runtime
         self.port: ApiPort
-        self.tunnel: Tunnel | None = None
         self.started: SendFuture[tuple[str, ...]]
         self.stopped: SendFuture[None]
         self.stopping = False
 
 
-class SecureTunnel:
+class SecureTunnel(Sending):
     """A tunnel client. Immutable but for being started and stopped; all methods from any thread.
 
     Made by a `SecureTunnelBuilder`, or at once with the same options by keyword:
@@ -160,16 +155,16 @@ class SecureTunnel:
         with self._lock:
             if self._life is not None:
                 raise TunnelError(f"tunnel {self.name!r} is started already: stop it first")
-            life = self._life = _Life(
+            life = _Life(
                 runtime or TunnelRuntime(connect_concurrency=1), owns_runtime=runtime is None
             )
-        try:
-            self._open(life)
-        except BaseException:
-            self._life = None
-            if life.owns_runtime:
-                life.runtime.stop()
-            raise
+            try:
+                self._open(life)
+            except BaseException:
+                self._life = None
+                if life.owns_runtime:
+                    life.runtime.stop()
+                raise
         return life.started
 
     def _open(self, life: _Life) -> None:
@@ -183,7 +178,9 @@ class SecureTunnel:
         life.port = ApiPort(self.name, self.limits, lane)
         life.port.wanted = self._wanted()
         life.started, life.stopped = SendFuture(lane), SendFuture(lane)
-        life.tunnel = life.runtime.open_tunnel(self._config, port=life.port)
+        # From here on callbacks may come, and use the client.
+        self._life = life
+        life.runtime.open_tunnel(self._config, port=life.port)
 
     def stop(self) -> Future[None]:
         """Send what was accepted, break the connection, and become idle; does not wait.
@@ -244,19 +241,30 @@ class SecureTunnel:
         Raises:
             TunnelClosed: it is not started.
         """
-        tunnel = self._running().tunnel
-        if tunnel is None:
+        try:
+            return self._running().runtime.tunnel(self.name).status()
+        except KeyError:
             self._raise_not_started()
-        return tunnel.status()
 
-    def replace_token(self, access_token: str, client_token: str | None = None) -> None:
-        """Use another access token, as after a rotation; until it is stopped.
+    def replace_token(
+        self, access_token: str, client_token: str | None = None
+    ) -> Future[tuple[str, ...]]:
+        """Use another access token, as after a rotation or a refusal; until it is stopped.
+
+        Returns:
+            A future, as `start` does, of the next success.
 
         Raises:
             ConfigError: a token is malformed.
             TunnelClosed: it is not started.
         """
-        self._running().runtime.replace_token(self.name, access_token, client_token)
+        life = self._running()
+        Credentials(access_token, client_token)
+        with self._lock:
+            if life.started.done():
+                life.started = SendFuture(life.port.lane)
+        life.runtime.replace_token(self.name, access_token, client_token)
+        return life.started
 
     def _running(self) -> _Life:
         life = self._life
@@ -264,170 +272,11 @@ class SecureTunnel:
             self._raise_not_started()
         return life
 
+    def _open_port(self) -> ApiPort:
+        return self._running().port
+
     def _raise_not_started(self) -> NoReturn:
         raise TunnelClosed(f"tunnel {self.name!r} is not started: call start() first")
-
-    # -- sending
-
-    def send_message(
-        self, message: Message, *, timeout_seconds: float | None = None
-    ) -> Future[None]:
-        """Send one message, as one DATA message, behind those before it on its connection.
-
-        Args:
-            message: a payload of at most 64,512 bytes and where it goes.
-            timeout_seconds: how long to wait while as much is on its way as the limits allow; None
-                waits without end, 0 fails at once.
-
-        Returns:
-            A future, resolved when the message was wholly written to the socket. It raises what was
-            wrong: a `LocalProtocolError` (`PayloadTooLarge`, `NotConnected`, `NoActiveStream`,
-            `ServiceIdUnknown`, `ServiceWithoutStream`, `ConnectionIdUnknown`, `VersionMismatch`),
-            `ConnectionLost` when the connection was lost first, `TunnelClosed` when the tunnel was.
-
-        Raises:
-            SendQueueFull: there was no room within the time.
-            TunnelClosed: the client is not started.
-        """
-        future: SendFuture[None] = self._future()
-        self._submit([_data(message, future)], timeout_seconds)
-        return future
-
-    def send_messages(
-        self, messages: Iterable[Message], *, timeout_seconds: float | None = None
-    ) -> Future[int]:
-        """Send many messages with one future: cheaper than one for each.
-
-        Args:
-            messages: sent in order.
-            timeout_seconds: how long to wait for room, each time there is none.
-
-        Returns:
-            A future of their number, resolved when all were written; it raises the first error.
-
-        Raises:
-            SendQueueFull: there was no room within the time; `accepted` says how many are sent.
-            TunnelClosed: the client is not started.
-        """
-        future: SendFuture[int] = self._future()
-        batch = SendBatch(future)
-        accepted = 0
-        try:
-            for entries in _chunks(_data(message, batch) for message in messages):
-                batch.add(len(entries))
-                try:
-                    self._submit(entries, timeout_seconds)
-                except SendQueueFull as error:
-                    batch.add(error.accepted - len(entries))
-                    accepted += error.accepted
-                    error.accepted = accepted
-                    raise
-                except TunnelError:
-                    batch.add(-len(entries))
-                    raise
-                accepted += len(entries)
-        finally:
-            batch.end(accepted)
-        return future
-
-    def send_bytes(
-        self,
-        data: bytes,
-        service_id: str = "",
-        connection_id: int | None = None,
-        *,
-        timeout_seconds: float | None = None,
-    ) -> Future[int]:
-        """Send bytes of any length, split into messages of `limits.data_payload_bytes`.
-
-        Returns:
-            A future of the number of messages; see `send_messages`.
-        """
-        size_bytes = self.limits.data_payload_bytes
-        view = memoryview(data)
-        return self.send_messages(
-            (
-                Message(bytes(view[start : start + size_bytes]), service_id, connection_id)
-                for start in range(0, len(view), size_bytes)
-            ),
-            timeout_seconds=timeout_seconds,
-        )
-
-    def send_stream_start(
-        self, service_id: str = "", *, timeout_seconds: float | None = None
-    ) -> Future[int]:
-        """Source: start a new stream of a service with its first connection.
-
-        An active stream of the service is reset first; messages of it that have not left fail.
-
-        Returns:
-            A future of its connection id, resolved when the start was written. It raises
-            `WrongMode` on a destination, `NotConnected`, `ServiceIdUnknown`, `VersionMismatch`.
-        """
-        return self._command(MessageType.STREAM_START, service_id, None, timeout_seconds)
-
-    def send_connection_start(
-        self,
-        service_id: str = "",
-        connection_id: int | None = None,
-        *,
-        timeout_seconds: float | None = None,
-    ) -> Future[int]:
-        """Source, V3: start one more connection on the active stream of a service.
-
-        Args:
-            service_id: the service.
-            connection_id: its id; None for the next free one.
-            timeout_seconds: as in `send_message`.
-
-        Returns:
-            A future of its connection id, resolved when the start was written. It raises what
-            `send_stream_start` does, and `NoActiveStream`, `ServiceWithoutStream`,
-            `ConnectionIdUnusable`, `TooManyConnections`.
-        """
-        kind = MessageType.CONNECTION_START
-        return self._command(kind, service_id, connection_id, timeout_seconds)
-
-    def send_connection_reset(
-        self,
-        service_id: str = "",
-        connection_id: int | None = None,
-        *,
-        timeout_seconds: float | None = None,
-    ) -> Future[int]:
-        """End one connection behind what was sent on it; in V1 and V2 that is the stream.
-
-        The future is resolved when the reset was written.
-        """
-        kind = MessageType.CONNECTION_RESET
-        return self._command(kind, service_id, connection_id, timeout_seconds)
-
-    def send_stream_reset(
-        self, service_id: str = "", *, timeout_seconds: float | None = None
-    ) -> Future[int]:
-        """End the active stream of a service at once; messages of it that have not left fail.
-
-        The future is resolved when the reset was written.
-        """
-        return self._command(MessageType.STREAM_RESET, service_id, None, timeout_seconds)
-
-    def _command(
-        self,
-        kind: MessageType,
-        service_id: str,
-        connection_id: int | None,
-        timeout_seconds: float | None,
-    ) -> Future[int]:
-        future: SendFuture[int] = self._future()
-        entry = Outgoing(kind, service_id, connection_id, b"", future)
-        self._submit([entry], timeout_seconds)
-        return future
-
-    def _future(self) -> SendFuture[Any]:
-        return SendFuture(self._running().port.lane)
-
-    def _submit(self, entries: Sequence[Outgoing], timeout_seconds: float | None) -> None:
-        self._running().port.submit(entries, timeout_seconds)
 
     # -- asyncio
 
@@ -450,10 +299,10 @@ class SecureTunnel:
     async def send(self, message: Message) -> None:
         """As `send_message`, for asyncio: returns when the message was written, or raises."""
         future: SendFuture[None] = self._future()
-        port = self._running().port
+        port = self._open_port()
         while True:
             try:
-                port.submit([_data(message, future)], 0.0)
+                port.submit([data_of(message, future)], 0.0)
                 break
             except SendQueueFull:
                 loop = asyncio.get_running_loop()
@@ -531,23 +380,3 @@ def _end_runtime(life: _Life) -> None:
         life.runtime.stop()
     finally:
         life.stopped.settle(None, None)
-
-
-def _data(message: Message, waiter: SendFuture[None] | SendBatch) -> Outgoing:
-    payload = message.payload
-    if type(payload) is not bytes:
-        payload = bytes(memoryview(payload))
-    return Outgoing(MessageType.DATA, message.service_id, message.connection_id, payload, waiter)
-
-
-def _chunks(entries: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:
-    chunk: list[Outgoing] = []
-    size_bytes = 0
-    for entry in entries:
-        chunk.append(entry)
-        size_bytes += len(entry.payload)
-        if len(chunk) >= BATCH_MESSAGES or size_bytes >= MAX_PAYLOAD_BYTES:
-            yield chunk
-            chunk, size_bytes = [], 0
-    if chunk:
-        yield chunk

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
-from tunnelfleet.actors.api_port import SendFuture
+from tunnelfleet.actors.outgoing import SendFuture
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from websocket import ABNF
 
 from tunnelfleet.actors.websocket_frames import (
+    MAX_PIECES,
     FrameReader,
     encode_close,
     encode_data,
@@ -297,3 +298,11 @@ def test_a_pong_returns_the_payload(payload: bytes) -> None:
 
 def test_a_close_has_no_status() -> None:
     assert as_server_reads(encode_close()) == (CLOSE, b"")
+
+
+def test_a_trickle_keeps_few_pieces() -> None:
+    reader = FrameReader()
+    data = frame(BINARY, bytes(5_000))
+    got = [item for byte in data for item in reader.feed(bytes([byte]))]
+    assert [len(item.data) for item in got] == [5_000]
+    assert len(reader._buffer.recv_buffer) <= MAX_PIECES + 1

@@ -54,7 +54,7 @@ def test_what_the_actor_raises_is_raised_here() -> None:
     ref = Receiver.start(go, got)
     deliver = ActorDelivery(ref)
     deliver(Stopped("bad"))
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
         for _ in range(MAX_UNHANDLED + 1):
             deliver(Stopped("good"))
     ref.stop()

@@ -1,4 +1,4 @@
-"""A runtime inside an actor application: as a child, watched, subscribed to, stopped with the rest."""
+"""A runtime inside an actor application: child, watched, subscribed to, stopped with the rest."""
 
 from __future__ import annotations
 

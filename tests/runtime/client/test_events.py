@@ -1,4 +1,4 @@
-"""The client in asyncio: events in order, held back, and ended; sending without blocking the loop."""
+"""The client in asyncio: events in order, held back, ended; sending never blocks the loop."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ def test_a_conversation(bench: Bench) -> None:
                 got.append(event)
                 if isinstance(event, MessageReceived):
                     break
-        async for event in events:
-            got.append(event)
+        got.extend([event async for event in events])
         assert [type(event) for event in got] == [
             ConnectionSuccess,
             StreamStarted,

@@ -1,4 +1,4 @@
-"""Callbacks that block, raise or do not keep up; senders that are too fast: what is bounded, and who waits."""
+"""Callbacks that block, raise or are slow, senders that are too fast: who waits, what grows."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class TestSlowCallback:
         wanted_bytes = 200_000_000
         chunk = bytes(1_000_000)
         futures: list[Future[int]] = []
-        with pytest.raises(SendQueueFull):
+        with pytest.raises(SendQueueFull):  # noqa: PT012
             while len(futures) * len(chunk) < wanted_bytes:
                 futures.append(pair.source.send_bytes(chunk, "SSH", timeout_seconds=1.0))
         grown = rss_bytes() - before
@@ -210,7 +210,7 @@ class TestSlowCallback:
         )
         pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
         accepted = 0
-        with pytest.raises(SendQueueFull) as caught:
+        with pytest.raises(SendQueueFull) as caught:  # noqa: PT012
             while True:
                 empty = [Message(b"", "SSH", 1)] * 10_000
                 pair.source.send_messages(empty, timeout_seconds=1.0)
@@ -231,7 +231,7 @@ class TestSlowCallback:
         )
         pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
         sent = 0
-        with pytest.raises(SendQueueFull):
+        with pytest.raises(SendQueueFull):  # noqa: PT012
             while sent < 100_000:
                 pair.source.send_message(Message(b"x", "SSH"), timeout_seconds=0.3)
                 sent += 1
@@ -245,7 +245,7 @@ class TestSender:
         pair = bench.pair(but=["on_message_received"])
         pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
         bench.service.stall("tunnel", Mode.SOURCE)
-        with pytest.raises(SendQueueFull, match="no room"):
+        with pytest.raises(SendQueueFull, match="no room"):  # noqa: PT012
             while True:
                 pair.source.send_message(Message(bytes(60_000), "SSH"), timeout_seconds=0.5)
         started = time.monotonic()

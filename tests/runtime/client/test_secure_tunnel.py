@@ -65,7 +65,7 @@ class TestItsOwnRuntime:
             tunnel = SecureTunnel(
                 tokens.source_token, "source", service.endpoint, root_ca=other.ca_path
             )
-            with tunnel, pytest.raises(TimeoutError, match="(?i)certificate"):
+            with tunnel, pytest.raises(TimeoutError, match=r"(?i)certificate"):
                 tunnel.wait_connected(0.5)
 
 

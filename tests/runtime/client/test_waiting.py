@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tunnelfleet.actors.api_port import SendFuture
+from tunnelfleet.actors.outgoing import SendFuture
 from tunnelfleet.actors.relay_threads import RelayThreads
 from tunnelfleet.runtime.client.waiting import awaitable, call_soon
 

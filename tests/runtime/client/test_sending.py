@@ -1,4 +1,4 @@
-"""Every error that the send path tells apart (PROTOCOL.md section 5, last line), and the lost ones."""
+"""Every error that the send path tells apart (PROTOCOL.md section 5), and what got lost."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ class TestLost:
         started(pair)
         bench.service.stall("tunnel", Mode.SOURCE)
         futures: list[Future[None]] = []
-        with pytest.raises(SendQueueFull):
+        with pytest.raises(SendQueueFull):  # noqa: PT012
             while True:
                 futures.append(
                     pair.source.send_message(Message(bytes(64_000), "A"), timeout_seconds=1.0)

@@ -1,0 +1,223 @@
+"""The ways to send through a tunnel client, from any thread.
+
+Owns how messages become commands with futures. When they leave, and what is wrong with them, the
+tunnel's actors say; `SecureTunnel` has the client's life.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tunnelfleet.actors.api_events import Message
+from tunnelfleet.actors.outgoing import Outgoing, SendBatch, SendFuture, SendQueueFull
+from tunnelfleet.proto import MAX_PAYLOAD_BYTES, MessageType, TunnelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from concurrent.futures import Future
+
+    from tunnelfleet.actors.api_port import ApiPort
+    from tunnelfleet.actors.config import Limits
+
+__all__ = ["Sending", "data_of"]
+
+BATCH_MESSAGES = 256
+"""Messages of an iterable that are handed over at a time."""
+
+
+class Sending:
+    """What a `SecureTunnel` has to send with."""
+
+    @property
+    def limits(self) -> Limits:
+        """Its bounds."""
+        raise NotImplementedError
+
+    def _open_port(self) -> ApiPort:
+        """The port of the started tunnel; raises `TunnelClosed` if it is not."""
+        raise NotImplementedError
+
+    def send_message(
+        self, message: Message, *, timeout_seconds: float | None = None
+    ) -> Future[None]:
+        """Send one message, as one DATA message, behind those before it on its connection.
+
+        Args:
+            message: a payload of at most 64,512 bytes and where it goes.
+            timeout_seconds: how long to wait while as much is on its way as the limits allow; None
+                waits without end, 0 fails at once.
+
+        Returns:
+            A future, resolved when the message was wholly written to the socket. It raises what was
+            wrong: a `LocalProtocolError` (`PayloadTooLarge`, `NotConnected`, `NoActiveStream`,
+            `ServiceIdUnknown`, `ServiceWithoutStream`, `ConnectionIdUnknown`, `VersionMismatch`),
+            `ConnectionLost` when the connection was lost first, `TunnelClosed` when the tunnel was.
+
+        Raises:
+            SendQueueFull: there was no room within the time.
+            TunnelClosed: the client is not started.
+        """
+        future: SendFuture[None] = self._future()
+        self._submit([data_of(message, future)], timeout_seconds)
+        return future
+
+    def send_messages(
+        self, messages: Iterable[Message], *, timeout_seconds: float | None = None
+    ) -> Future[int]:
+        """Send many messages with one future: cheaper than one for each.
+
+        Args:
+            messages: sent in order.
+            timeout_seconds: how long to wait for room, each time there is none.
+
+        Returns:
+            A future of their number, resolved when all were written; it raises the first error.
+
+        Raises:
+            SendQueueFull: there was no room within the time; `accepted` says how many are sent.
+            TunnelClosed: the client is not started.
+        """
+        future: SendFuture[int] = self._future()
+        batch = SendBatch(future)
+        accepted = 0
+        try:
+            for entries in _chunks(data_of(message, batch) for message in messages):
+                batch.add(len(entries))
+                try:
+                    self._submit(entries, timeout_seconds)
+                except SendQueueFull as error:
+                    batch.add(error.accepted - len(entries))
+                    accepted += error.accepted
+                    error.accepted = accepted
+                    raise
+                except TunnelError:
+                    batch.add(-len(entries))
+                    raise
+                accepted += len(entries)
+        finally:
+            batch.end(accepted)
+        return future
+
+    def send_bytes(
+        self,
+        data: bytes,
+        service_id: str = "",
+        connection_id: int | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Future[int]:
+        """Send bytes of any length, split into messages of `limits.data_payload_bytes`.
+
+        Returns:
+            A future of the number of messages; see `send_messages`.
+        """
+        size_bytes = self.limits.data_payload_bytes
+        view = memoryview(data)
+        return self.send_messages(
+            (
+                Message(bytes(view[start : start + size_bytes]), service_id, connection_id)
+                for start in range(0, len(view), size_bytes)
+            ),
+            timeout_seconds=timeout_seconds,
+        )
+
+    def send_stream_start(
+        self, service_id: str = "", *, timeout_seconds: float | None = None
+    ) -> Future[int]:
+        """Source: start a new stream of a service with its first connection.
+
+        An active stream of the service is reset first; messages of it that have not left fail.
+
+        Returns:
+            A future of its connection id, resolved when the start was written. It raises
+            `WrongMode` on a destination, `NotConnected`, `ServiceIdUnknown`, `VersionMismatch`.
+        """
+        return self._command(MessageType.STREAM_START, service_id, None, timeout_seconds)
+
+    def send_connection_start(
+        self,
+        service_id: str = "",
+        connection_id: int | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Future[int]:
+        """Source, V3: start one more connection on the active stream of a service.
+
+        Args:
+            service_id: the service.
+            connection_id: its id; None for the next free one.
+            timeout_seconds: as in `send_message`.
+
+        Returns:
+            A future of its connection id, resolved when the start was written. It raises what
+            `send_stream_start` does, and `NoActiveStream`, `ServiceWithoutStream`,
+            `ConnectionIdUnusable`, `TooManyConnections`.
+        """
+        kind = MessageType.CONNECTION_START
+        return self._command(kind, service_id, connection_id, timeout_seconds)
+
+    def send_connection_reset(
+        self,
+        service_id: str = "",
+        connection_id: int | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Future[int]:
+        """End one connection behind what was sent on it; in V1 and V2 that is the stream.
+
+        The future is resolved when the reset was written.
+        """
+        kind = MessageType.CONNECTION_RESET
+        return self._command(kind, service_id, connection_id, timeout_seconds)
+
+    def send_stream_reset(
+        self, service_id: str = "", *, timeout_seconds: float | None = None
+    ) -> Future[int]:
+        """End the active stream of a service at once; messages of it that have not left fail.
+
+        The future is resolved when the reset was written.
+        """
+        return self._command(MessageType.STREAM_RESET, service_id, None, timeout_seconds)
+
+    def _command(
+        self,
+        kind: MessageType,
+        service_id: str,
+        connection_id: int | None,
+        timeout_seconds: float | None,
+    ) -> Future[int]:
+        future: SendFuture[int] = self._future()
+        entry = Outgoing(kind, service_id, connection_id, b"", future)
+        self._submit([entry], timeout_seconds)
+        return future
+
+    def _future(self) -> SendFuture[Any]:
+        return SendFuture(self._open_port().lane)
+
+    def _submit(self, entries: Sequence[Outgoing], timeout_seconds: float | None) -> None:
+        self._open_port().submit(entries, timeout_seconds)
+
+
+def data_of(message: Message, waiter: SendFuture[None] | SendBatch) -> Outgoing:
+    """The command that sends a message.
+
+    Raises:
+        TypeError: its payload is not bytes.
+    """
+    payload = message.payload
+    if type(payload) is not bytes:
+        payload = bytes(memoryview(payload))
+    return Outgoing(MessageType.DATA, message.service_id, message.connection_id, payload, waiter)
+
+
+def _chunks(entries: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:
+    chunk: list[Outgoing] = []
+    size_bytes = 0
+    for entry in entries:
+        chunk.append(entry)
+        size_bytes += len(entry.payload)
+        if len(chunk) >= BATCH_MESSAGES or size_bytes >= MAX_PAYLOAD_BYTES:
+            yield chunk
+            chunk, size_bytes = [], 0
+    if chunk:
+        yield chunk
