@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.actors.kernel.helpers import (
     settle,
     watcher_of,
 )
-from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher
+from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, kill
 
 
 class Collector(DispatchedActor):
@@ -91,21 +92,35 @@ class Storm(DispatchedActor):
         self.actor_ref.tell(message)
 
 
+@pytest.fixture
+def quick_threads():
+    """Threads hand the interpreter over quickly: the dispatcher is tested here, not the lock."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0002)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("quick_threads")
 def test_a_storm_starves_neither_actors_nor_sockets_nor_timers_nor_threads(dispatcher):
     log = Log()
     left, right = socket.socketpair()
+    storms = [Storm.start(dispatcher=dispatcher) for _ in range(3)]
+    neighbour = Probe.start(log, dispatcher=dispatcher)
     with left, right:
-        for _ in range(3):
-            Storm.start(dispatcher=dispatcher)
-        neighbour = Probe.start(log, dispatcher=dispatcher)
-        assert neighbour.ask("a thread", timeout=DEADLINE_SECONDS) == "a thread"
-        neighbour.ask(lambda actor: actor.add_reader(left, lambda: log.add(left.recv(10))))
-        neighbour.ask(lambda actor: actor.schedule(0.001, "a timer") and None)
-        for number in range(20):
-            right.send(bytes([number]))
-            log.wait_for(lambda items, number=number: bytes([number]) in items)
-        log.wait_for(lambda items: "a timer" in items)
-        assert dispatcher.stats.messages_handled > 1000
+        try:
+            assert neighbour.ask("a thread", timeout=DEADLINE_SECONDS) == "a thread"
+            neighbour.ask(lambda actor: actor.add_reader(left, lambda: log.add(left.recv(10))))
+            neighbour.ask(lambda actor: actor.schedule(0.001, "a timer") and None)
+            for number in range(20):
+                right.send(bytes([number]))
+                log.wait_for(lambda items, number=number: bytes([number]) in items)
+            log.wait_for(lambda items: "a timer" in items)
+            assert dispatcher.stats.messages_handled > 1000
+        finally:
+            for actor in (*storms, neighbour):
+                kill(actor)
+            settle(dispatcher)
 
 
 def test_a_turn_handles_a_batch_then_the_next_actor_has_its_turn():
