@@ -44,7 +44,6 @@ __all__ = [
     "OpenLocal",
     "PauseReading",
     "PermitGranted",
-    "PingAnswered",
     "Quiesce",
     "Quiesced",
     "Received",
@@ -128,13 +127,6 @@ class Written(NamedTuple):
     epoch: int
     messages: int
     blocked: bool
-
-
-class PingAnswered(NamedTuple):
-    """A ping came back after `seconds`."""
-
-    epoch: int
-    seconds: float
 
 
 # -- TunnelActor to WebSocketActor

@@ -15,6 +15,7 @@ __all__ = [
     "READ_BYTES",
     "abort_quietly",
     "close_quietly",
+    "discard_some",
     "is_would_block",
     "read_some",
     "set_notsent_low_water",
@@ -40,6 +41,22 @@ def read_some(sock: socket.socket, limit_bytes: int = READ_BYTES) -> bytes | Non
         return sock.recv(limit_bytes)
     except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
         return None
+
+
+def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
+    """Read and throw away what is there, at most about `limit_bytes` of it.
+
+    Returns:
+        Whether nothing more can come: the stream has ended, or the connection broke.
+    """
+    try:
+        for _ in range(limit_bytes // READ_BYTES):
+            data = read_some(sock)
+            if not data:
+                return data is not None
+    except OSError:
+        return True
+    return False
 
 
 def is_would_block(error: OSError) -> bool:

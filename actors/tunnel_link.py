@@ -16,6 +16,7 @@ from tunnelfleet.proto import (
 
 from . import events
 from .config import ANY_SERVICE, ApiService, TcpAddress
+from .connection_lost import ConnectionLost, lost_reason
 from .kernel import ChildSpec, Restart, RestartChild, StartChild, StopChild
 from .listener_actor import ListenerActor
 from .messages import (
@@ -28,13 +29,11 @@ from .messages import (
     ConnectionEstablished,
     ConnectionRefused,
     ListenerBound,
-    PingAnswered,
     SetAccepting,
 )
-from .stats import TunnelState, count
+from .stats import TunnelState
 from .tunnel_core import WEBSOCKET_CHILD, AnnounceTimedOut
 from .tunnel_streams import TunnelStreams
-from .websocket_actor import ConnectionLost, lost_reason
 
 if TYPE_CHECKING:
     from pykka import ActorRef
@@ -163,7 +162,7 @@ class TunnelLink(TunnelStreams):
             self._websocket.tell(Abandon(label, RemoteProtocolError(text)))
 
     def _on_refused(self, message: ConnectionRefused) -> None:
-        count(self._stats.connect_failures, f"http_{message.error.status}")
+        self._stats.count_connect_failure(f"http_{message.error.status}")
         if self._api is not None:
             self._api.tell_failure(message.error)
         self._lost_text = ""
@@ -177,7 +176,7 @@ class TunnelLink(TunnelStreams):
             label = error.label if isinstance(error, ConnectionLost) else "crashed"
             self._lost_text = str(error)
             if self._websocket is None:
-                count(self._stats.connect_failures, label)
+                self._stats.count_connect_failure(label)
                 if self._api is not None:
                     self._api.tell_failure(error)
             else:
@@ -210,7 +209,7 @@ class TunnelLink(TunnelStreams):
             # Its counters are there from the start: a rate needs the zero before the first byte.
             self._stats.service(service_id)
         if self._lost_label is not None:
-            count(self._stats.reconnects, self._lost_label)
+            self._stats.count_reconnect(self._lost_label)
             self._lost_label = None
         self._lost_text = ""
         name = self._config.name
@@ -263,5 +262,4 @@ class TunnelLink(TunnelStreams):
         ConnectionEstablished: _on_established,
         ConnectionRefused: _on_refused,
         AnnounceTimedOut: _on_announce_timeout,
-        PingAnswered: lambda _self, _message: None,
     }

@@ -31,7 +31,8 @@ from .messages import (
 from .stats import TunnelState
 from .tunnel_actor import TunnelActor
 from .tunnel_core import WEBSOCKET_CHILD, TunnelContext
-from .websocket_actor import WebSocketActor, WebSocketContext
+from .websocket_actor import WebSocketActor
+from .websocket_context import WebSocketContext
 
 if TYPE_CHECKING:
     from pykka import ActorRef

@@ -1,10 +1,10 @@
 """WebSocketActor: one WebSocket connection of one tunnel, from its permit to its end.
 
-It connects (on the Connector's threads), then reads and writes its socket in its own turns: frames
-in, tunnel messages out to TunnelActor, and back. It pings, and ends when nothing answers. It does
-not know streams, and never reconnects: its end, with a reason, is what the supervisor acts on.
-
-Longer than other modules: connecting, reading, pinging and writing share the one socket's state.
+It owns the socket, and reads and writes it in its own turns: frames in, tunnel messages out to
+TunnelActor, and back. What is its own matter is elsewhere: connecting in `connect_attempt`, when to
+ping and whom to give up in `keep_alive`, what arrives in `websocket_input`, what waits to leave in
+`frame_writer`. It does not know streams, and never reconnects: its end, with a reason, is what the
+supervisor acts on.
 """
 
 from __future__ import annotations
@@ -14,21 +14,14 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from websocket import ABNF
-
-from tunnelfleet.proto import (
-    FrameDecoder,
-    HandshakeError,
-    Message,
-    RemoteProtocolError,
-    TunnelClosed,
-    TunnelError,
-    encode_frame,
-)
+from tunnelfleet.proto import Message, RemoteProtocolError, encode_frame
 
 from . import websocket_frames as frames
-from .connector import Connected, ConnectRequest, NotConnected, discard
+from .connect_attempt import ConnectAttempt, connect_failure, refusal
+from .connection_lost import ConnectionLost
+from .connector import Connected, NotConnected, discard
 from .frame_writer import FrameWriter, Outcome
+from .keep_alive import GiveUp, KeepAlive, SendPing
 from .kernel import ChildReady, DispatchedActor, ExitReason, Terminated
 from .messages import (
     Abandon,
@@ -37,7 +30,6 @@ from .messages import (
     ConnectionRefused,
     PauseReading,
     PermitGranted,
-    PingAnswered,
     Received,
     ReleasePermit,
     RequestPermit,
@@ -46,69 +38,35 @@ from .messages import (
     Transmit,
     Written,
 )
-from .socket_io import READ_BYTES, close_quietly, read_some, set_notsent_low_water
+from .socket_io import (
+    READ_BYTES,
+    close_quietly,
+    discard_some,
+    read_some,
+    set_notsent_low_water,
+)
+from .websocket_input import CloseArrived, PingArrived, PongArrived, WebSocketInput
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
-
-    from .config import TunnelConfig
-    from .connector import ConnectJob, Connector
-    from .credentials import Credentials
     from .handlers import Handlers
-    from .stats import TunnelStats
+    from .websocket_context import WebSocketContext
 
-__all__ = ["ConnectionLost", "WebSocketActor", "WebSocketContext"]
+__all__ = ["WebSocketActor"]
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
 MAX_UNSENT_FRAMES = 2_000
 """Frames that may wait for the kernel before reading rests: what is read makes replies."""
-
-
 FAREWELL_SECONDS = 3.0
 """How long the service has, after our CLOSE, to read what we sent and to close."""
-
-
-class ConnectionLost(TunnelError):  # noqa: N818 - says what happened
-    """The connection ended.
-
-    Attributes:
-        label: why, in one word, for metrics: `closed`, `lost`, `ping_timeout`, `protocol_error`,
-            `connect_failed`...
-        was_established: whether the upgrade had succeeded.
-    """
-
-    def __init__(self, label: str, text: str, *, was_established: bool = True) -> None:
-        super().__init__(text)
-        self.label = label
-        self.was_established = was_established
-
-
-class WebSocketContext(NamedTuple):
-    """What every connection of a tunnel has in common."""
-
-    config: TunnelConfig
-    credentials: Credentials
-    tunnel: ActorRef[Any]
-    governor: ActorRef[Any]
-    supervisor: ActorRef[Any]
-    connector: Connector
-    ssl_context: ssl.SSLContext | None
-    stats: TunnelStats
 
 
 class _ConnectTimedOut(NamedTuple):
     """The attempt took too long."""
 
 
-class _PingDue(NamedTuple):
-    """Time to ping."""
-
-
-class _PongDue(NamedTuple):
-    """The ping should have been answered by now."""
-
-    sent_at: float
+class _KeepAliveDue(NamedTuple):
+    """Time to ping, or to look for the answer."""
 
 
 class _FarewellEnded(NamedTuple):
@@ -132,17 +90,14 @@ class WebSocketActor(DispatchedActor):
         self._context = context
         self._epoch = epoch
         self._limits = context.config.limits
-        self._job: ConnectJob | None = None
+        self._attempt: ConnectAttempt | None = None
         self._socket: socket.socket | None = None
-        self._started_at = 0.0
-        self._reader = frames.FrameReader()
-        self._decoder = FrameDecoder()
+        self._input = WebSocketInput()
         self._reading = False
         self._read_pending = False
         self._writer = FrameWriter()
         self._writer_on = False
-        self._heard_at = 0.0
-        self._ping_sent_at: float | None = None
+        self._keep_alive = KeepAlive(self._limits, time.monotonic())
         self._closing = False
         self._farewell = False
         self._held = False
@@ -159,8 +114,7 @@ class WebSocketActor(DispatchedActor):
         self._context.governor.tell(RequestPermit(self.actor_ref))
 
     def _on_governor_ended(self, _message: Terminated) -> None:
-        if self._started_at == 0.0:
-            self._fail("connect_failed", "the connect governor ended")
+        self._fail("connect_failed", "the connect governor ended")
 
     def on_receive(self, message: Any) -> Any:
         """Dispatch by the message's type."""
@@ -171,71 +125,51 @@ class WebSocketActor(DispatchedActor):
 
     def _connect(self, _message: PermitGranted) -> None:
         context = self._context
-        config = context.config
         self.unwatch(context.governor)
-        access_token, client_token = context.credentials.current()
-        self._started_at = time.monotonic()
-        context.stats.connect_attempts += 1
-        request = ConnectRequest(
-            config.endpoint,
-            config.mode,
-            access_token,
-            client_token,
-            config.ssl_context or context.ssl_context,
-            config.http_proxy,
-            config.local_bind,
-            config.user_agent,
-            self._limits.connect_timeout_seconds,
-        )
-        self._job, outcome = context.connector.connect(request)
-        self.pipe_to_self(outcome, lambda future: future.result(), discard=discard)
-        self.schedule(self._limits.connect_timeout_seconds, _ConnectTimedOut())
+        context.stats.count_connect_attempt()
+        request = context.connect_request()
+        self._attempt = ConnectAttempt(context.connector, request, time.monotonic())
+        self.pipe_to_self(self._attempt.outcome, lambda future: future.result(), discard=discard)
+        self.schedule(request.timeout_seconds, _ConnectTimedOut())
 
     def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
-        if self._socket is None:
-            seconds = self._limits.connect_timeout_seconds
-            self._fail(
-                "connect_timeout",
-                f"no connection to {self._context.config.endpoint} after {seconds:g} s "
-                f"({self._job.phase if self._job else 'connecting'}): "
-                "check the endpoint, the network and the proxy",
-            )
+        if self._attempt is not None:
+            self._end_with(self._attempt.timed_out())
 
     def _on_not_connected(self, message: NotConnected) -> None:
-        self._job = None
-        error = message.error
-        refused = isinstance(error, HandshakeError) and not error.retryable
-        if refused:
-            assert isinstance(error, HandshakeError)
-            self._context.tunnel.tell(ConnectionRefused(self._epoch, error))
-            self.exit()
+        self._attempt = None
+        refused = refusal(message.error)
+        if refused is None:
+            self._end_with(connect_failure(message.error))
             return
-        status = error.status if isinstance(error, HandshakeError) else None
-        self._fail(f"http_{status}" if status else "connect_failed", str(error), error)
+        self._context.tunnel.tell(ConnectionRefused(self._epoch, refused))
+        self.exit()
 
     def _on_connected(self, message: Connected) -> None:
-        self._job = None
         sock = message.websocket.sock
+        assert self._attempt is not None
         assert sock is not None
+        now = time.monotonic()
+        seconds = self._attempt.seconds(now)
+        self._attempt = None
         self._socket = sock
         self._context.governor.tell(ReleasePermit(self.actor_ref))
         sock.setblocking(False)
         set_notsent_low_water(sock, self._limits.notsent_low_water_bytes)
-        now = time.monotonic()
-        self._heard_at = now
-        seconds = now - self._started_at
-        self._context.stats.connect_seconds.observe(seconds)
+        self._keep_alive = KeepAlive(self._limits, now)
+        self._context.stats.observe_connect(seconds)
         self._context.supervisor.tell(ChildReady(self.actor_ref))
         self._context.tunnel.tell(
             ConnectionEstablished(self._epoch, self.actor_ref, message.channel_id, seconds)
         )
         self._resume(None)
-        self.schedule(self._limits.ping_interval_seconds, _PingDue())
+        self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
 
-    def _fail(self, label: str, text: str, cause: Exception | None = None) -> None:
+    def _fail(self, label: str, text: str) -> None:
+        self._end_with(ConnectionLost(label, text, was_established=self._socket is not None))
+
+    def _end_with(self, lost: ConnectionLost) -> None:
         self._ended = True
-        lost = ConnectionLost(label, text, was_established=self._socket is not None)
-        lost.__cause__ = cause
         self.exit(ExitReason.failed(lost))
 
     # -- reading
@@ -248,7 +182,7 @@ class WebSocketActor(DispatchedActor):
         if self._reading or self._socket is None or self._flooded or self._held:
             return
         self._reading = True
-        self._heard_at = time.monotonic()
+        self._keep_alive.on_heard(time.monotonic())
         self.add_reader(self._socket, self._on_readable)
         if isinstance(self._socket, ssl.SSLSocket):
             self._read_later()
@@ -274,10 +208,11 @@ class WebSocketActor(DispatchedActor):
             self._on_readable()
 
     def _on_readable(self) -> None:
-        if self._farewell:
-            self._discard_input()
-            return
         assert self._socket is not None
+        if self._farewell:
+            if discard_some(self._socket, TURN_READ_BYTES):
+                self._leave()
+            return
         messages: list[Message] = []
         read_bytes = 0
         try:
@@ -289,8 +224,8 @@ class WebSocketActor(DispatchedActor):
                     self._fail("lost", "the service closed the TCP connection")
                     break
                 read_bytes += len(data)
-                self._heard_at = time.monotonic()
-                self._take_frames(data, messages)
+                self._keep_alive.on_heard(time.monotonic())
+                self._take(data, messages)
                 if len(data) < READ_BYTES and not isinstance(self._socket, ssl.SSLSocket):
                     break
             else:
@@ -305,51 +240,37 @@ class WebSocketActor(DispatchedActor):
         if not self._writer.is_empty:
             self._flush()
 
-    def _take_frames(self, data: bytes, messages: list[Message]) -> None:
-        for frame in self._reader.feed(data):
-            if frame.opcode in (ABNF.OPCODE_BINARY, ABNF.OPCODE_CONT):
-                messages.extend(self._decoder.feed(_payload(frame)))
-            elif frame.opcode == ABNF.OPCODE_PING:
-                self._writer.add_pong(frames.encode_pong(_payload(frame)))
-            elif frame.opcode == ABNF.OPCODE_PONG:
+    def _take(self, data: bytes, messages: list[Message]) -> None:
+        for arrival in self._input.feed(data):
+            if isinstance(arrival, PingArrived):
+                self._writer.add_pong(frames.encode_pong(arrival.payload))
+            elif isinstance(arrival, PongArrived):
                 self._on_pong()
-            elif frame.opcode == ABNF.OPCODE_CLOSE:
+            elif isinstance(arrival, CloseArrived):
                 self._fail("closed", "the service closed the WebSocket")
             else:
-                raise RemoteProtocolError("the service sent a text message (PROTOCOL.md section 1)")
+                messages.append(arrival)
 
     # -- pings
 
-    def _on_ping_due(self, _message: _PingDue) -> None:
-        self.schedule(self._limits.ping_interval_seconds, _PingDue())
-        if self._ping_sent_at is not None:
+    def _on_keep_alive_due(self, _message: _KeepAliveDue) -> None:
+        if self._farewell:
+            # Nothing more can be written, and the service has its time to hang up.
             return
-        self._ping_sent_at = time.monotonic()
-        self._writer.add_first(frames.encode_ping())
-        self._flush()
-        self.schedule(self._limits.pong_timeout_seconds, _PongDue(self._ping_sent_at))
+        now = time.monotonic()
+        command = self._keep_alive.on_due(now, is_reading=self._reading, is_blocked=self._writer_on)
+        if isinstance(command, GiveUp):
+            self._fail("ping_timeout", str(command))
+            return
+        self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
+        if isinstance(command, SendPing):
+            self._writer.add_first(frames.encode_ping())
+            self._flush()
 
     def _on_pong(self) -> None:
-        if self._ping_sent_at is None:
-            return
-        seconds = time.monotonic() - self._ping_sent_at
-        self._ping_sent_at = None
-        self._context.stats.ping_seconds.observe(seconds)
-        self._context.tunnel.tell(PingAnswered(self._epoch, seconds))
-
-    def _on_pong_due(self, message: _PongDue) -> None:
-        if self._ping_sent_at != message.sent_at:
-            return
-        timeout_seconds = self._limits.pong_timeout_seconds
-        if self._writer_on:
-            # Held up, the service may not have read the ping: the stalled end gives up first.
-            timeout_seconds += self._limits.stall_timeout_seconds
-        silent_seconds = time.monotonic() - self._heard_at
-        # Bytes prove life as well as a pong does; and while we do not read, we cannot hear one.
-        if not self._reading or silent_seconds < timeout_seconds:
-            self.schedule(max(timeout_seconds - silent_seconds, 0.1), message)
-            return
-        self._fail("ping_timeout", f"the service has not answered a ping for {timeout_seconds:g} s")
+        seconds = self._keep_alive.on_pong(time.monotonic())
+        if seconds is not None:
+            self._context.stats.observe_ping(seconds)
 
     # -- writing
 
@@ -394,7 +315,7 @@ class WebSocketActor(DispatchedActor):
         assert self._socket is not None
         self._writer_on = False
         # The kernel's buffer has drained a little: the other side reads, so it lives.
-        self._heard_at = time.monotonic()
+        self._keep_alive.on_heard(time.monotonic())
         self.remove_writer(self._socket)
         self._flush()
 
@@ -429,21 +350,6 @@ class WebSocketActor(DispatchedActor):
             return
         self._resume(None)
 
-    def _discard_input(self) -> None:
-        assert self._socket is not None
-        try:
-            for _ in range(TURN_READ_BYTES // READ_BYTES):
-                data = read_some(self._socket)
-                if data is None:
-                    return
-                if not data:
-                    break
-            else:
-                return
-        except OSError:
-            pass
-        self._leave()
-
     def _leave(self, _message: _FarewellEnded | None = None) -> None:
         self._ended = True
         self.exit()
@@ -454,12 +360,9 @@ class WebSocketActor(DispatchedActor):
     def _on_end(self, reason: ExitReason) -> None:
         """Close the socket and cancel the attempt, however the actor ended."""
         super()._on_end(reason)
-        self._release()
-
-    def _release(self) -> None:
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
         if self._socket is not None:
             close_quietly(self._socket)
             self._socket = None
@@ -474,24 +377,9 @@ class WebSocketActor(DispatchedActor):
         PauseReading: _pause,
         ResumeReading: _resume,
         _ReadMore: _on_read_more,
-        _PingDue: _on_ping_due,
-        _PongDue: _on_pong_due,
+        _KeepAliveDue: _on_keep_alive_due,
         SetLowWater: _set_low_water,
         CloseGracefully: _close_gracefully,
         Abandon: _abandon,
         _FarewellEnded: _leave,
     }
-
-
-def _payload(frame: ABNF) -> bytes:
-    assert isinstance(frame.data, bytes)
-    return frame.data
-
-
-def lost_reason(reason: ExitReason) -> TunnelError:
-    """The error that a connection ended with, whatever ended it."""
-    if isinstance(reason.exception, TunnelError):
-        return reason.exception
-    if reason.is_failure:
-        return ConnectionLost("crashed", f"the connection's actor failed: {reason}")
-    return TunnelClosed(str(reason))

@@ -26,6 +26,7 @@ from tunnelfleet.actors.config import (
     UnixAddress,
     parse_address,
 )
+from tunnelfleet.actors.connection_lost import ConnectionLost
 from tunnelfleet.actors.event_relay import Subscribe, Unsubscribe
 from tunnelfleet.actors.events import (
     ConnectionClosed,
@@ -43,7 +44,6 @@ from tunnelfleet.actors.kernel import Backoff
 from tunnelfleet.actors.outgoing import SendQueueFull
 from tunnelfleet.actors.relay_threads import LaneStats
 from tunnelfleet.actors.stats import TunnelState
-from tunnelfleet.actors.websocket_actor import ConnectionLost
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
     ConfigError,

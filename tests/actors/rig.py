@@ -25,6 +25,7 @@ from tests.actors.fakes import (
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
 from tests.actors.transcripts import to_message, to_payload
 from tunnelfleet.actors import stream_actor, tunnel_link
+from tunnelfleet.actors.connection_lost import ConnectionLost
 from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.credentials import Credentials
 from tunnelfleet.actors.kernel import (
@@ -44,7 +45,6 @@ from tunnelfleet.actors.services import Services
 from tunnelfleet.actors.stats import TunnelStats
 from tunnelfleet.actors.tunnel_actor import TunnelActor
 from tunnelfleet.actors.tunnel_core import TunnelContext
-from tunnelfleet.actors.websocket_actor import ConnectionLost
 from tunnelfleet.proto import HandshakeError, Mode
 
 if TYPE_CHECKING:

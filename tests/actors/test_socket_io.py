@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tunnelfleet.actors.socket_io import (
     TCP_NOTSENT_LOWAT,
     abort_quietly,
     close_quietly,
+    discard_some,
     is_would_block,
     read_some,
     set_notsent_low_water,
@@ -48,6 +50,28 @@ def test_nothing_there_is_not_the_end(pair: Pair) -> None:
     theirs.close()
     wait_readable(ours)
     assert read_some(ours) == b""
+
+
+def test_what_is_thrown_away_is_bounded_and_its_end_is_told(pair: Pair) -> None:
+    ours, theirs = pair
+    assert not discard_some(ours, READ_BYTES), "nothing is there, and more may come"
+    theirs.sendall(b"x")
+    wait_readable(ours)
+    assert not discard_some(ours, READ_BYTES * 4)
+    assert read_some(ours) is None, "it was read"
+    theirs.sendall(b"x")
+    theirs.close()
+    wait_readable(ours)
+    assert not discard_some(ours, READ_BYTES), "the limit comes before the end"
+    assert discard_some(ours, READ_BYTES)
+
+
+def test_a_broken_connection_has_no_more_to_throw_away(pair: Pair) -> None:
+    ours, theirs = pair
+    abort_quietly(theirs)
+    ready, _, _ = select.select([ours], [], [], 10)
+    assert ready
+    assert discard_some(ours, READ_BYTES)
 
 
 def test_no_more_is_read_than_asked_for_nor_than_the_shared_buffer_holds(pair: Pair) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tests.actors.rig import source
 from tunnelfleet.actors import events
 from tunnelfleet.actors.config import ANY_SERVICE, Limits
+from tunnelfleet.actors.connection_lost import ConnectionLost
 from tunnelfleet.actors.kernel import NORMAL, ExitReason
 from tunnelfleet.actors.messages import (
     ChildQuarantined,
@@ -18,7 +19,6 @@ from tunnelfleet.actors.messages import (
     ReplaceToken,
 )
 from tunnelfleet.actors.stats import TunnelState
-from tunnelfleet.actors.websocket_actor import ConnectionLost
 from tunnelfleet.proto import Mode, ProtocolVersion
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
 from tests.actors.transcripts import to_message, to_text
 from tunnelfleet.actors import stream_actor, tunnel_supervisor
 from tunnelfleet.actors.config import Limits, TcpAddress
+from tunnelfleet.actors.connection_lost import ConnectionLost
 from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.credentials import Credentials
 from tunnelfleet.actors.kernel import (
@@ -50,7 +51,6 @@ from tunnelfleet.actors.services import Services
 from tunnelfleet.actors.stats import TunnelState, TunnelStats
 from tunnelfleet.actors.tunnel_core import TunnelContext
 from tunnelfleet.actors.tunnel_supervisor import TunnelSupervisor
-from tunnelfleet.actors.websocket_actor import ConnectionLost, WebSocketContext
 from tunnelfleet.proto import HandshakeError, Mode
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel import Dispatcher
+    from tunnelfleet.actors.websocket_context import WebSocketContext
 
 QUICK = Backoff(min_seconds=0.01, max_seconds=0.02, stability_seconds=30.0)
 
