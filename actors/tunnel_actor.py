@@ -56,9 +56,7 @@ class TunnelActor(TunnelLink):
             )
             self._api = TunnelApi(port, self._config, shell)
             port.attach(self.actor_ref)
-        self._stats.queue_bytes = 0
-        for service in self._stats.services.values():
-            service.streams_active = service.connections_active = 0
+        self._stats.forget_active()
         self._enter(TunnelState.CONNECTING)
 
     # -- ends of actors and of the tunnel

@@ -43,7 +43,6 @@ from .messages import (
     StopStream,
 )
 from .socket_io import abort_quietly
-from .stats import count
 from .stream_actor import LocalEnd, StreamActor
 from .tunnel_core import StreamRoute
 from .tunnel_wire import TunnelWire
@@ -91,12 +90,10 @@ class TunnelStreams(TunnelWire):
 
     def _on_data(self, event: DataReceived) -> None:
         service_id, stream_id, connection_id, payload = event
-        stats = self._stats.service(service_id)
-        stats.received_bytes += len(payload)
-        stats.received_messages += 1
+        self._stats.service(service_id).count_received(len(payload))
         connection = self._find(service_id, stream_id, connection_id)
         if connection is None or connection.gone:
-            count(self._stats.dropped_messages, "local_end_gone")
+            self._stats.count_dropped("local_end_gone")
             return
         if isinstance(connection.stream, ApiStream):
             # Held back by the backlog of its events.
@@ -145,7 +142,7 @@ class TunnelStreams(TunnelWire):
             event.service_id, event.stream_id, event.connection_id
         )
         self._handle_events([item for item in forgotten if not isinstance(item, Reply)])
-        count(self._stats.dropped_messages, "refused_start")
+        self._stats.count_dropped("refused_start")
 
     def _on_connection_reset(self, event: ConnectionReset) -> None:
         connection = self._find(event.service_id, event.stream_id, event.connection_id)
@@ -159,9 +156,7 @@ class TunnelStreams(TunnelWire):
         stream = self._streams.pop((event.service_id, event.stream_id), None)
         if stream is None:
             return
-        stats = self._stats.service(event.service_id)
-        stats.streams_active -= 1
-        count(stats.streams_ended, event.cause.value)
+        self._stats.service(event.service_id).count_stream_ended(event.cause.value)
         for connection in self._connections.of_stream(stream.ref):
             connection.remote_ended = True
             connection.end_sent = True
@@ -187,7 +182,7 @@ class TunnelStreams(TunnelWire):
         return not ordinary or self._session.version is ProtocolVersion.V3
 
     def _on_session_reset(self, _event: SessionReset) -> None:
-        self._stats.session_resets += 1
+        self._stats.count_session_reset()
         self._stats.last_event = "session reset"
         self._publish(events.SessionWasReset(self._config.name))
         if self._api is not None:
@@ -197,7 +192,7 @@ class TunnelStreams(TunnelWire):
         self._wire.control(event.message)
 
     def _on_dropped(self, event: MessageDropped) -> None:
-        count(self._stats.dropped_messages, event.reason.value)
+        self._stats.count_dropped(event.reason.value)
 
     # -- local applications
 
@@ -232,9 +227,7 @@ class TunnelStreams(TunnelWire):
             assert not isinstance(address, ApiService)
             end = self._start_stream_actor(service_id, stream_id, address, serial)
         stream = self._streams[service_id, stream_id] = StreamRoute(end, serial)
-        stats = self._stats.service(service_id)
-        stats.streams_opened += 1
-        stats.streams_active += 1
+        self._stats.service(service_id).count_stream_opened()
         self._publish(events.StreamOpened(self._config.name, service_id, stream_id))
         return stream
 
@@ -283,9 +276,7 @@ class TunnelStreams(TunnelWire):
     ) -> None:
         key = ConnectionKey(service_id, stream_id, connection_id, stream.serial)
         self._connections.add(key, stream.ref, time.monotonic())
-        stats = self._stats.service(service_id)
-        stats.connections_opened += 1
-        stats.connections_active += 1
+        self._stats.service(service_id).count_connection_opened()
         stream.ref.tell(OpenLocal(connection_id, sock))
         self._publish(
             events.ConnectionOpened(self._config.name, service_id, stream_id, connection_id)
@@ -330,10 +321,8 @@ class TunnelStreams(TunnelWire):
         if self._connections.get(key) is None:
             return
         self._connections.remove(connection)
-        stats = self._stats.service(key.service_id)
-        stats.connections_active -= 1
+        self._stats.service(key.service_id).count_connection_ended(connection.ended_by or "local")
         reason = connection.reason
-        count(stats.connections_ended, connection.ended_by or "local")
         route = self._streams.get((key.service_id, key.stream_id))
         if route is not None and route.serial == key.serial:
             # Not the namesake that a restarted peer may have by now.

@@ -54,16 +54,14 @@ class TunnelWire(TunnelCore):
         try:
             message = self._session.data(key.service_id, key.connection_id, payload)
         except LocalProtocolError as error:
-            self._stats.failed_sends += 1
+            self._stats.count_failed_send()
             self._give_credit([Credit(key, len(payload))])
             if self._api is not None:
                 self._api.on_unsendable(key, error)
             return []
         if self._api is not None:
             self._api.on_taken(key)
-        stats = self._stats.service(key.service_id)
-        stats.sent_bytes += len(payload)
-        stats.sent_messages += 1
+        self._stats.service(key.service_id).count_sent(len(payload))
         return [message]
 
     def _end_on_wire(self, connection: Connection) -> list[Message]:
@@ -155,7 +153,7 @@ class TunnelWire(TunnelCore):
         is_by_socket = self._connections.must_pause
         for connection in self._connections.stalled(time.monotonic()) if is_by_socket else ():
             connection.stalled = True
-            self._stats.stalled_connections += 1
+            self._stats.count_stalled()
             connection.reason = "stalled: the local application took no byte"
             connection.stream.tell(RemoteEndedFor(connection.key.connection_id, abort=True))
         self._stall_check_on = True

@@ -111,7 +111,7 @@ class WireSender:
     ) -> None:
         """Queue bytes of a connection; `join` False keeps a message's borders, `whole` its size."""
         self._queue.push(key, chunk, now, join=join, whole=whole)
-        self._stats.queue_bytes = self._queue.queued_bytes
+        self._stats.set_queue_bytes(self._queue.queued_bytes)
 
     def end(self, key: ConnectionKey, now: float) -> None:
         """Queue the end of a connection behind its bytes."""
@@ -120,7 +120,7 @@ class WireSender:
     def discard(self, key: ConnectionKey) -> Credit:
         """Forget what a connection has waiting."""
         size_bytes = self._queue.discard(key)
-        self._stats.queue_bytes = self._queue.queued_bytes
+        self._stats.set_queue_bytes(self._queue.queued_bytes)
         return Credit(key, size_bytes)
 
     def connection_lost(self) -> list[Credit]:
@@ -159,14 +159,14 @@ class WireSender:
             if piece is None:
                 break
             self._take_piece(messages, piece.flow.key, piece.payload, now)
-            self._stats.queue_wait.observe(piece.waited_seconds)
-        self._stats.queue_bytes = self._queue.queued_bytes
+            self._stats.observe_queue_wait(piece.waited_seconds)
+        self._stats.set_queue_bytes(self._queue.queued_bytes)
         return messages, 0.0
 
     def _count_throttled(self, now: float, wait_seconds: float) -> None:
         """Count the time in which the bandwidth allowed nothing, once however often it is asked."""
         until = now + wait_seconds
-        self._stats.throttled_seconds += until - max(now, min(self._throttled_until, until))
+        self._stats.count_throttled(until - max(now, min(self._throttled_until, until)))
         self._throttled_until = until
 
     def _take_piece(

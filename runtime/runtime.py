@@ -36,7 +36,6 @@ from tunnelfleet.actors.kernel import (
 from tunnelfleet.actors.messages import Drain, ReplaceToken
 from tunnelfleet.actors.relay_threads import RelayThreads
 from tunnelfleet.actors.services import Services
-from tunnelfleet.actors.stats import TunnelStats
 from tunnelfleet.actors.tunnel_core import TunnelContext
 from tunnelfleet.actors.tunnel_supervisor import TunnelSupervisor
 from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
@@ -155,7 +154,7 @@ class TunnelRuntime:
         self._services = Services(ssl_context)
         self._callback = on_event
         self._dispatchers: list[Dispatcher] = []
-        self._next_dispatcher = itertools.cycle([0])
+        self._next_dispatcher = itertools.cycle(range(dispatchers))
         self._connector: Connector | None = None
         self._supervisor: DispatchedRef[Any] | None = None
         self._subscriptions: dict[str, Subscribe] = {}
@@ -232,7 +231,6 @@ class TunnelRuntime:
         ]
         for dispatcher in self._dispatchers:
             self._kernel.attach(dispatcher)
-        self._next_dispatcher = itertools.cycle(range(len(self._dispatchers)))
         children = self._root_children() + [self._child_of(each) for each in self.tunnels()]
         self._supervisor = RuntimeSupervisor.start(
             self._services,
@@ -359,7 +357,7 @@ class TunnelRuntime:
     def _child_of(self, tunnel: Tunnel) -> ChildSpec:
         assert self._connector is not None
         config = tunnel.config
-        dispatcher = self._dispatchers[next(self._next_dispatcher)]
+        dispatcher = self._dispatchers[tunnel._dispatcher_number]  # noqa: SLF001
         context = tunnel._context._replace(connector=self._connector)  # noqa: SLF001
         tunnel._context = context  # noqa: SLF001
 
@@ -380,33 +378,34 @@ class TunnelRuntime:
         connector = self._connector
         if connector is None:
             raise TunnelClosed("the runtime is not running: call start() first")
+        credentials = Credentials(config.access_token, config.client_token)
         lane = None
         if self._callback is not None:
             lane = self._threads.lane(
                 config.name, self._callback, config.limits.event_backlog_bytes
             )
-        context = TunnelContext(
-            config=config,
-            credentials=Credentials(config.access_token, config.client_token),
-            stats=TunnelStats(),
-            connector=connector,
-            services=self._services,
-            bound={},
-            port=port,
-            lane=lane,
-        )
-        tunnel = Tunnel(self, context)
         with self._lock:
             if config.name in self._tunnels:
                 raise ConfigError(f"there is a tunnel {config.name!r} already: choose another name")
-            self._tunnels[config.name] = tunnel
-        self._ledger.open(config.name, config.mode.value, context.stats)
+            number = next(self._next_dispatcher)
+            context = TunnelContext(
+                config=config,
+                credentials=credentials,
+                stats=self._ledger.open(config.name, config.mode.value, number),
+                connector=connector,
+                services=self._services,
+                bound={},
+                port=port,
+                lane=lane,
+            )
+            tunnel = self._tunnels[config.name] = Tunnel(self, context, number)
         return tunnel
 
     def _remove(self, name: str) -> None:
         with self._lock:
-            self._tunnels.pop(name, None)
-        self._ledger.close(name)
+            tunnel = self._tunnels.pop(name, None)
+        if tunnel is not None:
+            self._ledger.close(tunnel.stats)
 
     def close_tunnel(self, name: str, *, timeout_seconds: float = 15.0) -> TunnelStatus:
         """Close a tunnel: what was read is sent first, within its stop timeout.

@@ -58,9 +58,12 @@ class TunnelStatus:
 class Tunnel:
     """A handle on one tunnel of a runtime."""
 
-    def __init__(self, runtime: TunnelRuntime, context: TunnelContext) -> None:
+    def __init__(
+        self, runtime: TunnelRuntime, context: TunnelContext, dispatcher_number: int
+    ) -> None:
         self._runtime = runtime
         self._context = context
+        self._dispatcher_number = dispatcher_number
         self._supervisor: ActorRef[Any] | None = None
 
     def __repr__(self) -> str:

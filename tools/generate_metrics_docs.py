@@ -11,8 +11,9 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
+from tunnelfleet.actors.counters import MAX_KEYS
 from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, Kind, Metric
-from tunnelfleet.runtime.metrics.labels import MAX_REASONS, MAX_SERVICE_IDS, NO_SERVICE
+from tunnelfleet.runtime.metrics.labels import MAX_SERVICE_IDS, NO_SERVICE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -38,7 +39,7 @@ way; bytes are payload of DATA messages. `mode` is `source` or `destination`.
 
 **Labels are bounded.** `service_id` comes from the service: the first {MAX_SERVICE_IDS} distinct
 ones have series, all others are counted as `other`; the service of a V1 tunnel, which has no id, is
-`{NO_SERVICE}`. Reasons, kinds and classes: {MAX_REASONS}.
+`{NO_SERVICE}`. Reasons and kinds: {MAX_KEYS}.
 
 **No counter goes back.** What a closed tunnel counted stays in the totals, and nothing else of it
 stays.

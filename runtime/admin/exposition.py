@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Exposition", "expose", "takes_gzip"]
 
 GZIP_LEVEL: Final = 1
-PART_SAMPLES: Final = 128
+PART_SAMPLES: Final = 32
 _EOF: Final = b"# EOF\n"
 
 

@@ -12,9 +12,9 @@ from typing import Final
 
 __all__ = ["Breather"]
 
-WORK_SECONDS: Final = 0.001
+WORK_SECONDS: Final = 0.000_5
 """How long to work between two pauses."""
-PAUSE_SECONDS: Final = 0.000_05
+PAUSE_SECONDS: Final = 0.000_1
 """Long enough that a waiting thread takes over."""
 
 

@@ -1,6 +1,7 @@
 """Families of samples, made from the catalogue.
 
-Owns the way from a metric's name and its values to prometheus_client's families. It reads no
+Owns the way from a metric's name and its values to prometheus_client's families. Families of few
+rows hold their samples, those of one row a tunnel make them when they are looked at. It reads no
 counter.
 """
 
@@ -17,6 +18,7 @@ from prometheus_client.core import (
 )
 
 from .catalogue import Kind, metric
+from .samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from .totals import HistogramSum
 
-__all__ = ["Rows", "empty", "histogram", "info", "numbers", "summary"]
+__all__ = ["Rows", "empty", "histogram", "info", "numbers", "table"]
 
 Rows: TypeAlias = "Iterable[tuple[Sequence[str], float]]"
 """Label values, in the order of the catalogue, and the value."""
@@ -55,11 +57,21 @@ def numbers(name: str, rows: Rows) -> Family:
     return family
 
 
-def summary(name: str, rows: Iterable[tuple[Sequence[str], int, float]]) -> Family:
-    """A summary without quantiles: of each row the labels, the count and the sum."""
-    family: SummaryMetricFamily = empty(name)
-    for labels, count, total in rows:
-        family.add_metric(labels, count_value=count, sum_value=total)
+def table(name: str, rows: Sequence[Sequence[str]], *columns: Sequence[float]) -> Family:
+    """A counter, gauge or summary of many rows.
+
+    Args:
+        name: of the metric.
+        rows: label values, in the order of the catalogue.
+        columns: the values, in the order of the rows; of a summary the counts and the sums.
+    """
+    found = metric(name)
+    if found.kind is Kind.SUMMARY:
+        names = [f"{found.family}_count", f"{found.family}_sum"]
+    else:
+        names = [found.exposed]
+    family: Family = empty(name)
+    family.samples = Samples(names, found.labels, rows, columns)  # type: ignore[assignment]
     return family
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-__all__ = ["MAX_LABEL_LENGTH", "MAX_REASONS", "MAX_SERVICE_IDS", "NO_SERVICE", "OTHER", "LabelCap"]
+from tunnelfleet.actors.counters import OTHER
 
-OTHER: Final = "other"
-"""Stands for every value beyond the limit."""
+__all__ = ["MAX_LABEL_LENGTH", "MAX_SERVICE_IDS", "NO_SERVICE", "OTHER", "LabelCap"]
+
 NO_SERVICE: Final = "(none)"
 """Stands for the service of a V1 tunnel, which has no id; an empty label is none to Prometheus."""
 MAX_SERVICE_IDS: Final = 64
 """Distinct service ids in the metrics of a runtime."""
-MAX_REASONS: Final = 64
-"""Distinct reasons, kinds and actor classes of a metric."""
 MAX_LABEL_LENGTH: Final = 64
 
 

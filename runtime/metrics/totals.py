@@ -1,63 +1,51 @@
-"""Sums over tunnels: of those that are open, at a scrape, and of those that are closed, for good.
+"""Sums over fleets, for one scrape.
 
-Owns how the counters of many tunnels become few numbers, by column, so that ten thousand tunnels
-take milliseconds. It reads integers that other threads write, copies dicts before it looks into
-them, and takes no lock. It knows neither tunnels' names nor Prometheus.
+Owns how the counters of a few fleets become the numbers of the catalogue, by column. It reads
+integers that other threads write, copies dicts before it looks into them, and takes no lock. It
+knows neither tunnels nor Prometheus.
 """
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from tunnelfleet.actors.stats import (
+from tunnelfleet.actors.counters import (
     CONNECT_SECONDS_BOUNDS,
     PING_SECONDS_BOUNDS,
     QUEUE_WAIT_SECONDS_BOUNDS,
-    ServiceStats,
-    TunnelState,
-    TunnelStats,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
 
-__all__ = ["SERVICE_COLUMNS", "TUNNEL_COLUMNS", "HistogramSum", "Totals"]
+    from tunnelfleet.actors.counters import Histogram
+    from tunnelfleet.actors.fleet_counters import FleetCounters
+    from tunnelfleet.actors.stats import TunnelState
 
-SERVICE_COUNTERS: Final = (
+    from .ledger import Fleet
+
+__all__ = ["ENDS", "REASONS", "SERVICE_COLUMNS", "TUNNEL_COLUMNS", "HistogramSum", "Totals"]
+
+SERVICE_COLUMNS: Final = (
     "sent_bytes",
     "received_bytes",
     "sent_messages",
     "received_messages",
     "streams_opened",
     "connections_opened",
+    "streams_active",
+    "connections_active",
 )
-SERVICE_GAUGES: Final = ("streams_active", "connections_active")
-SERVICE_COLUMNS: Final = (*SERVICE_COUNTERS, *SERVICE_GAUGES)
-TUNNEL_COUNTERS: Final = (
+TUNNEL_COLUMNS: Final = (
     "session_resets",
     "connect_attempts",
     "failed_sends",
     "stalled_connections",
     "throttled_seconds",
+    "queue_bytes",
 )
-TUNNEL_COLUMNS: Final = (*TUNNEL_COUNTERS, "queue_bytes")
-
-_COUNTS: Final = (
-    "streams_ended",
-    "connections_ended",
-    "reconnects",
-    "connect_failures",
-    "dropped_messages",
-    "states",
-)
-_HISTOGRAMS: Final = ("connect", "ping", "queue_wait")
-
-_service_row = attrgetter(*SERVICE_COLUMNS)
-_tunnel_row = attrgetter(*TUNNEL_COLUMNS)
-_queue_wait = attrgetter("queue_wait.counts", "queue_wait.total")
-_connect = attrgetter("connect_seconds.counts", "connect_seconds.total")
-_ping = attrgetter("ping_seconds.counts", "ping_seconds.total")
+ENDS: Final = ("streams_ended", "connections_ended")
+REASONS: Final = ("reconnects", "connect_failures", "dropped_messages")
 
 
 class HistogramSum:
@@ -70,10 +58,11 @@ class HistogramSum:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def add(self, parts: Sequence[tuple[Sequence[int], float]]) -> None:
-        """Add the counts and totals of histograms."""
-        _add_columns(self.counts, [counts for counts, _total in parts])
-        self.total += sum([total for _counts, total in parts])
+    def add(self, values: Histogram) -> None:
+        """Add one."""
+        pairs = zip(self.counts, values.counts.copy(), strict=True)
+        self.counts = [before + number for before, number in pairs]
+        self.total += values.total
 
     @property
     def count(self) -> int:
@@ -91,22 +80,28 @@ class HistogramSum:
 
 
 class Totals:
-    """What many tunnels come to.
+    """What fleets come to.
+
+    Args:
+        fleets: whose counters to sum.
 
     Attributes:
         services: by mode and service id, the sums of `SERVICE_COLUMNS`.
         streams_ended: by mode, service id and reason.
         connections_ended: the same.
-        tunnel: the sums of `TUNNEL_COLUMNS`.
+        columns: the sums of `TUNNEL_COLUMNS`, by name.
+        reconnects: by reason.
+        connect_failures: by reason.
+        dropped_messages: by kind.
         states: tunnels by state.
         since: the earliest entry into each state that a tunnel is in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fleets: Iterable[Fleet]) -> None:
         self.services: dict[tuple[str, str], list[int]] = {}
         self.streams_ended: dict[tuple[str, str, str], int] = {}
         self.connections_ended: dict[tuple[str, str, str], int] = {}
-        self.tunnel: list[float] = [0] * len(TUNNEL_COLUMNS)
+        self.columns: dict[str, float] = dict.fromkeys(TUNNEL_COLUMNS, 0)
         self.reconnects: dict[str, int] = {}
         self.connect_failures: dict[str, int] = {}
         self.dropped_messages: dict[str, int] = {}
@@ -115,106 +110,36 @@ class Totals:
         self.queue_wait = HistogramSum(QUEUE_WAIT_SECONDS_BOUNDS)
         self.states: dict[TunnelState, int] = {}
         self.since: dict[TunnelState, float] = {}
+        for fleet in fleets:
+            self._add_services(fleet.counters)
+            self._add_tunnels(fleet.counters)
+            self._add_states(fleet.states)
 
-    def column(self, name: str) -> float:
-        """The sum of a column of `TUNNEL_COLUMNS`."""
-        return self.tunnel[TUNNEL_COLUMNS.index(name)]
+    def _add_services(self, fleet: FleetCounters) -> None:
+        for label, service in fleet.services.copy().items():
+            key = (fleet.mode, label)
+            row = [getattr(service, name) for name in SERVICE_COLUMNS]
+            before = self.services.get(key, [0] * len(row))
+            self.services[key] = [a + b for a, b in zip(before, row, strict=True)]
+            for name in ENDS:
+                _add(getattr(self, name), getattr(service, name), key)
 
-    def add(
-        self,
-        tunnels: Sequence[tuple[str, TunnelStats]],
-        service_label: Callable[[str], str],
-        reason_label: Callable[[str], str],
-    ) -> None:
-        """Add tunnels.
+    def _add_tunnels(self, fleet: FleetCounters) -> None:
+        for name in TUNNEL_COLUMNS:
+            self.columns[name] += getattr(fleet, name)
+        for name in REASONS:
+            _add(getattr(self, name), getattr(fleet, name))
+        self.connect.add(fleet.connect_seconds)
+        self.ping.add(fleet.ping_seconds)
+        self.queue_wait.add(fleet.queue_wait)
 
-        Args:
-            tunnels: of each the mode and the counters.
-            service_label: service id -> label.
-            reason_label: reason -> label.
-        """
-        found = [stats for _mode, stats in tunnels]
-        self._add_services(tunnels, service_label, reason_label)
-        _add_columns(self.tunnel, [_tunnel_row(stats) for stats in found])
-        self.connect.add([_connect(stats) for stats in found])
-        self.ping.add([_ping(stats) for stats in found])
-        self.queue_wait.add([_queue_wait(stats) for stats in found])
-        _add_counts(self.reconnects, [s.reconnects for s in found], reason_label)
-        _add_counts(self.connect_failures, [s.connect_failures for s in found], reason_label)
-        _add_counts(self.dropped_messages, [s.dropped_messages for s in found], reason_label)
-        for stats in found:
-            self._note_state(stats)
-
-    def _note_state(self, stats: TunnelStats) -> None:
-        state, since = stats.state, stats.since
-        self.states[state] = self.states.get(state, 0) + 1
-        if since < self.since.get(state, float("inf")):
-            self.since[state] = since
-
-    def _add_services(
-        self,
-        tunnels: Iterable[tuple[str, TunnelStats]],
-        service_label: Callable[[str], str],
-        reason_label: Callable[[str], str],
-    ) -> None:
-        groups: dict[tuple[str, str], list[ServiceStats]] = {}
-        for mode, stats in tunnels:
-            for service_id, service in stats.services.copy().items():
-                groups.setdefault((mode, service_label(service_id)), []).append(service)
-        for key, group in groups.items():
-            sums = self.services.setdefault(key, [0] * len(SERVICE_COLUMNS))
-            _add_columns(sums, list(map(_service_row, group)))
-            _add_counts(self.streams_ended, [s.streams_ended for s in group], reason_label, key)
-            ended = [s.connections_ended for s in group]
-            _add_counts(self.connections_ended, ended, reason_label, key)
-
-    def drop_gauges(self) -> None:
-        """Keep what only grows: for tunnels that are closed."""
-        for row in self.services.values():
-            row[len(SERVICE_COUNTERS) :] = [0] * len(SERVICE_GAUGES)
-        self.tunnel[len(TUNNEL_COUNTERS) :] = [0]
-        self.states.clear()
-        self.since.clear()
-
-    def merge(self, other: Totals) -> None:
-        """Add what `other` has."""
-        for key, row in other.services.items():
-            _add_columns(self.services.setdefault(key, [0] * len(row)), [row])
-        _add_columns(self.tunnel, [other.tunnel])
-        for name in _COUNTS:
-            sums = getattr(self, name)
-            for key, number in getattr(other, name).items():
-                sums[key] = sums.get(key, 0) + number
-        for name in _HISTOGRAMS:
-            values = getattr(other, name)
-            getattr(self, name).add([(values.counts, values.total)])
-        for state, since in other.since.items():
+    def _add_states(self, states: dict[TunnelState, tuple[int, float]]) -> None:
+        for state, (number, since) in states.items():
+            self.states[state] = self.states.get(state, 0) + number
             self.since[state] = min(since, self.since.get(state, since))
 
-    def copy(self) -> Totals:
-        """A copy that does not change with this one."""
-        other = Totals()
-        other.merge(self)
-        return other
 
-
-def _add_columns(sums: list[Any], rows: Sequence[Sequence[Any]]) -> None:
-    if rows:
-        columns = zip(*rows, strict=True)
-        sums[:] = [before + sum(column) for before, column in zip(sums, columns, strict=True)]
-
-
-def _add_counts(
-    sums: dict[Any, int],
-    counts: Iterable[dict[str, int]],
-    label: Callable[[str], str],
-    prefix: tuple[str, ...] | None = None,
-) -> None:
-    found: dict[str, int] = {}
-    for each in counts:
-        if each:
-            for reason, number in each.copy().items():
-                found[reason] = found.get(reason, 0) + number
-    for reason, number in found.items():
-        key = label(reason) if prefix is None else (*prefix, label(reason))
+def _add(sums: dict[Any, int], counts: dict[str, int], prefix: tuple[str, ...] = ()) -> None:
+    for reason, number in counts.copy().items():
+        key = (*prefix, reason) if prefix else reason
         sums[key] = sums.get(key, 0) + number

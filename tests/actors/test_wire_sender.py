@@ -262,7 +262,7 @@ def test_the_queue_is_counted_for_people() -> None:
     assert stats.queue_bytes == 30
     sender.pump(2.0)
     assert stats.queue_bytes == 20
-    assert stats.queue_wait_seconds == 2.0
+    assert stats.queue_wait.total == 2.0
     sender.discard(COPY)
     assert stats.queue_bytes == 0
 

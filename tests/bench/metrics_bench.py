@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry
 
 from tests.e2e.rig import Rig, receive_exactly
-from tests.runtime.metrics.support import make_stats
+from tests.runtime.metrics.support import open_tunnel
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.exposition import expose
@@ -106,7 +106,7 @@ def scrape(rows: int) -> dict[str, float]:
     """Scrape idle tunnels while a dispatcher ticks, and note how late its ticks become."""
     ledger, kernel = Ledger(rows), KernelMeter()
     for number in range(IDLE_TUNNELS):
-        ledger.open(f"tunnel-{number}", "source", make_stats(number))
+        open_tunnel(ledger, f"tunnel-{number}", sent=number)
     registry = CollectorRegistry()
     registry.register(TunnelCollector(ledger, kernel))
     times = []

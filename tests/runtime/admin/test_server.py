@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.runtime.metrics.support import make_stats
-from tunnelfleet.actors.stats import TunnelState
+from tests.runtime.metrics.support import fill, open_tunnel
+from tunnelfleet.actors.stats import TunnelState, TunnelStats
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
@@ -68,7 +68,7 @@ def server(runtime: TunnelRuntime) -> Iterator[AdminServer]:
 
 
 def test_metrics_of_runtime_and_process(server: AdminServer, runtime: TunnelRuntime) -> None:
-    runtime._ledger.open("a", "source", make_stats(5))
+    open_tunnel(runtime._ledger, "a", sent=5)
     answer = get(server, "/metrics")
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -127,7 +127,7 @@ def test_readiness(
 ) -> None:
     class FakeTunnel:
         name = "press-4"
-        stats = make_stats(state=TunnelState.REFUSED)
+        stats = fill(TunnelStats(), state=TunnelState.REFUSED)
 
     monkeypatch.setattr(runtime, "tunnels", lambda: [FakeTunnel()])
     FakeTunnel.stats.reason = "invalid access token"

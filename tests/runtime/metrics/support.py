@@ -1,41 +1,57 @@
-"""Stand-ins for tunnels: counters with something in them."""
+"""Tunnels as metrics see them: counters with something in them."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tunnelfleet.actors.stats import TunnelState, TunnelStats, count
+from tunnelfleet.actors.stats import TunnelState, TunnelStats
 from tunnelfleet.runtime.metrics import KernelMeter, Ledger, TunnelCollector
 
 
-def make_stats(
-    sent: int = 0, *, service_id: str = "SSH", state: TunnelState = TunnelState.CONNECTED
+def fill(
+    stats: TunnelStats,
+    sent: int = 0,
+    *,
+    service_id: str = "SSH",
+    state: TunnelState = TunnelState.CONNECTED,
 ) -> TunnelStats:
-    """The counters of a tunnel that has sent so many bytes on one open stream."""
-    stats = TunnelStats()
+    """Count what happens in a tunnel that has sent so many bytes on one open stream."""
     stats.enter(state)
     service = stats.service(service_id)
-    service.sent_bytes = sent
-    service.received_bytes = 2 * sent
-    service.sent_messages = service.received_messages = 1
-    service.streams_opened = 2
-    service.streams_active = 1
-    count(service.streams_ended, "peer_reset")
-    service.connections_opened = 3
-    service.connections_active = 2
-    count(service.connections_ended, "local")
-    stats.session_resets = 1
-    stats.queue_bytes = 10
-    stats.throttled_seconds = 0.5
-    stats.connect_attempts = 4
-    count(stats.reconnects, "lost")
-    count(stats.connect_failures, "http_503")
-    count(stats.dropped_messages, "stale_stream")
-    stats.connect_seconds.observe(0.02)
-    stats.ping_seconds.observe(0.003)
-    stats.queue_wait.observe(0.2)
+    service.count_sent(sent)
+    service.count_received(2 * sent)
+    service.count_stream_opened()
+    service.count_stream_opened()
+    service.count_stream_ended("peer_reset")
+    for _ in range(3):
+        service.count_connection_opened()
+    service.count_connection_ended("local")
+    stats.count_session_reset()
+    stats.set_queue_bytes(10)
+    stats.count_throttled(0.5)
+    for _ in range(4):
+        stats.count_connect_attempt()
+    stats.count_reconnect("lost")
+    stats.count_connect_failure("http_503")
+    stats.count_dropped("stale_stream")
+    stats.observe_connect(0.02)
+    stats.observe_ping(0.003)
+    stats.observe_queue_wait(0.2)
     return stats
+
+
+def open_tunnel(
+    ledger: Ledger,
+    name: str,
+    mode: str = "source",
+    sent: int = 0,
+    *,
+    service_id: str = "SSH",
+    state: TunnelState = TunnelState.CONNECTED,
+) -> TunnelStats:
+    """A tunnel in the ledger with something in its counters."""
+    return fill(ledger.open(name, mode), sent, service_id=service_id, state=state)
 
 
 class Fleet:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from tunnelfleet.runtime.metrics.families import empty, histogram, info, numbers, summary
+from tunnelfleet.actors.counters import Histogram
+from tunnelfleet.runtime.metrics.families import empty, histogram, info, numbers, table
 from tunnelfleet.runtime.metrics.totals import HistogramSum
 
 
@@ -16,14 +17,24 @@ def test_numbers() -> None:
 
 
 def test_a_summary() -> None:
-    family = summary("tunnel_queue_wait_seconds", [(("a", "source"), 2, 0.5)])
+    family = table("tunnel_queue_wait_seconds", [("a", "source")], [2], [0.5])
     values = {sample.name.rpartition("_")[2]: sample.value for sample in family.samples}
     assert values == {"count": 2, "sum": 0.5}
 
 
+def test_a_table_of_counters() -> None:
+    rows = [("a", "source"), ("b", "destination")]
+    first, second = table("tunnel_sent_bytes", rows, [1, 2]).samples
+    assert first.name == second.name == "tunnelfleet_tunnel_sent_bytes_total"
+    assert (second.labels, second.value) == ({"tunnel": "b", "mode": "destination"}, 2)
+
+
 def test_a_histogram() -> None:
+    seen = Histogram((1.0,))
+    for value in (1.0, 3.0):
+        seen.observe(value)
     values = HistogramSum((1.0,))
-    values.add([([1, 1], 4.0)])
+    values.add(seen)
     family = histogram("queue_wait_seconds", values)
     assert [sample.value for sample in family.samples] == [1, 2, 2, 4.0]
 

@@ -3,48 +3,74 @@ from __future__ import annotations
 import threading
 import tracemalloc
 
-from tests.runtime.metrics.support import Fleet, make_stats
+from tests.runtime.metrics.support import Fleet, fill, open_tunnel
+from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.runtime.metrics import Ledger
-from tunnelfleet.runtime.metrics.breather import Breather
 from tunnelfleet.runtime.metrics.ledger import OTHER
+from tunnelfleet.runtime.metrics.totals import Totals
 
 SSH = ("source", "SSH")
 
 
 def sent(ledger: Ledger) -> int:
-    return ledger.sum(ledger.read(), Breather())[0].services[SSH][0]
+    return Totals(ledger.read().fleets).services[SSH][0]
 
 
 def test_a_closed_tunnel_counts_on() -> None:
     ledger = Ledger()
-    ledger.open("a", "source", make_stats(100))
-    ledger.open("b", "source", make_stats(1))
-    ledger.close("a")
+    first = open_tunnel(ledger, "a", sent=100)
+    open_tunnel(ledger, "b", sent=1)
+    ledger.close(first)
     assert sent(ledger) == 101
     assert len(ledger) == 1
-    ledger.close("a")
+    ledger.close(first)
     assert sent(ledger) == 101, "twice is once"
+    assert ledger.read().closed == 1
 
 
-def test_a_reading_is_of_one_moment() -> None:
+def test_of_what_is_nothing_remains_of_a_closed_tunnel() -> None:
     ledger = Ledger()
-    ledger.open("a", "source", make_stats(100))
-    reading = ledger.read()
-    ledger.close("a")
-    assert ledger.sum(reading, Breather())[0].services[SSH][0] == 100
+    stats = open_tunnel(ledger, "a", sent=100)
+    ledger.close(stats)
+    stats.enter(TunnelState.STOPPED, "a late word")
+    totals = Totals(ledger.read().fleets)
+    assert not totals.states
+    assert totals.columns["queue_bytes"] == 0
+    assert totals.services[SSH] == [100, 200, 1, 1, 2, 3, 0, 0]
 
 
-def test_a_hundred_thousand_tunnels_leave_nothing() -> None:
+def test_tunnels_and_their_states_are_of_one_moment() -> None:
+    ledger = Ledger()
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            stats = ledger.open("a", "source")
+            stats.enter(TunnelState.CONNECTED)
+            ledger.close(stats)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        while (reading := ledger.read()).closed < 500:
+            in_states = sum(number for f in reading.fleets for number, _ in f.states.values())
+            assert in_states == reading.opened - reading.closed
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_many_tunnels_leave_nothing() -> None:
     ledger = Ledger(rows=10)
-    stats = make_stats(1)
-    for number in range(200):
-        ledger.open(str(number), "source", stats)
-        ledger.close(str(number))
+
+    def come_and_go(times: int) -> None:
+        for number in range(times):
+            ledger.close(open_tunnel(ledger, str(number), sent=1))
+
+    come_and_go(200)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    for number in range(20_000):
-        ledger.open(str(number), "source", stats)
-        ledger.close(str(number))
+    come_and_go(20_000)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 10_000
@@ -54,18 +80,25 @@ def test_a_hundred_thousand_tunnels_leave_nothing() -> None:
 
 def test_a_tunnel_keeps_its_row_and_frees_it() -> None:
     ledger = Ledger(rows=2)
-    for name in ("a", "b", "c"):
-        ledger.open(name, "source", make_stats(1))
-    ledger.close("a")
-    ledger.open("d", "source", make_stats(1))
-    rows = {entry.name: entry.has_row for entry in ledger.read().entries}
-    assert rows == {"b": True, "c": False, "d": True}, "c stays where it was counted"
+    first, *_rest = [open_tunnel(ledger, name) for name in ("a", "b", "c")]
+    ledger.close(first)
+    open_tunnel(ledger, "d")
+    assert [row.name for row in ledger.read().rows] == ["b", "d"], "c stays where it was counted"
 
 
 def test_no_tunnel_is_mistaken_for_the_others() -> None:
     ledger = Ledger(rows=2)
-    ledger.open(OTHER, "source", make_stats(1))
-    assert not ledger.read().entries[0].has_row
+    open_tunnel(ledger, OTHER)
+    assert not ledger.read().rows
+
+
+def test_each_dispatcher_has_counters_of_its_own() -> None:
+    ledger = Ledger()
+    for dispatcher in (0, 1, 1):
+        fill(ledger.open(str(dispatcher), "source", dispatcher), sent=5)
+    fleets = ledger.read().fleets
+    assert [fleet.counters.service("SSH").sent_bytes for fleet in fleets] == [5, 10]
+    assert sent(ledger) == 15
 
 
 def test_no_counter_goes_back_while_tunnels_come_and_go() -> None:
@@ -73,21 +106,20 @@ def test_no_counter_goes_back_while_tunnels_come_and_go() -> None:
     stop = threading.Event()
     failed: list[BaseException] = []
 
-    def come_and_go(prefix: str) -> None:
+    def come_and_go(dispatcher: int) -> None:
         try:
             number = 0
             while not stop.is_set():
                 number += 1
-                stats = make_stats(0)
-                fleet.ledger.open(f"{prefix}{number % 7}", "source", stats)
+                stats = fleet.ledger.open(f"{dispatcher}-{number % 7}", "source", dispatcher)
                 for step in range(20):
-                    stats.service(f"S{step % 5}").sent_bytes += 1
-                    stats.reconnects[f"r{step}"] = stats.reconnects.get(f"r{step}", 0) + 1
-                fleet.ledger.close(f"{prefix}{number % 7}")
+                    stats.service(f"S{step % 5}").count_sent(1)
+                    stats.count_reconnect(f"r{step}")
+                fleet.ledger.close(stats)
         except BaseException as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=come_and_go, args=(prefix,)) for prefix in "xy"]
+    threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     try:
@@ -105,4 +137,6 @@ def test_no_counter_goes_back_while_tunnels_come_and_go() -> None:
         for thread in threads:
             thread.join()
     assert not failed
-    assert before["sent_bytes_total"] > 0
+    # Each tunnel counts 20 of both, and none of it is lost.
+    assert fleet.total("sent_bytes_total") == 20 * fleet.total("tunnels_closed_total")
+    assert fleet.total("reconnects_total") == 20 * fleet.total("tunnels_closed_total")
