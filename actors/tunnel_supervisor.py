@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .events import TunnelStateChanged
-from .kernel import Backoff, ChildSpec, Restart, Strategy, SupervisorActor
+from .kernel import KILLED, Backoff, ChildSpec, Restart, Strategy, SupervisorActor
 from .messages import (
     AttachTransport,
     ChildEnded,
@@ -205,6 +205,11 @@ class TunnelSupervisor(SupervisorActor):
         """The tunnel is stopped."""
         self._enter(TunnelState.STOPPED, "stopped")
         super().on_stop()
+
+    def _on_end(self, reason: ExitReason) -> None:
+        super()._on_end(reason)
+        if reason == KILLED and (self._quiescing or self._finishing is not None):
+            self._enter(TunnelState.STOPPED, "ended by force: it did not stop in time")
 
     def _enter(self, state: TunnelState, reason: str) -> None:
         context = self._context

@@ -19,7 +19,6 @@ from .futures import DispatchedFuture
 from .mail import Piped
 from .readiness import Direction
 from .reasons import NORMAL, ExitReason
-from .ref import DispatchedRef
 from .stop_flag import StopFlag
 from .timers import Timer
 from .watch import start_watching, stop_watching
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from pykka._actor import ActorInbox
 
     from .readiness import HasFileno
+    from .ref import DispatchedRef
     from .reply import Reply
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class DispatchedActor(Actor):
         cell = ActorCell(cls._dispatcher_for(dispatcher), cls.__new__(cls))
         actor: Self = cell.actor
         actor._cell = cell
-        cell.ref = actor._actor_ref = DispatchedRef(cell, cls)
+        actor._actor_ref = cell.ref
         try:
             actor.__init__(*args, **kwargs)  # type: ignore[misc]
             cell.registered = register
@@ -108,7 +108,7 @@ class DispatchedActor(Actor):
         Raises:
             RuntimeError: the class was called directly.
         """
-        if "_cell" not in self.__dict__:
+        if not hasattr(self, "_cell"):
             name = type(self).__name__
             msg = f"use {name}.start(...) instead of {name}(...)"
             raise RuntimeError(msg)
@@ -128,7 +128,7 @@ class DispatchedActor(Actor):
     @property
     def actor_ref(self) -> DispatchedRef[Self]:
         """The actor's ref, the same object for the whole of its life."""
-        return cast("DispatchedRef[Self]", self._cell.ref)
+        return cast("DispatchedRef[Self]", self._actor_ref)
 
     @property
     def actor_urn(self) -> str:  # type: ignore[override]
@@ -206,9 +206,7 @@ class DispatchedActor(Actor):
     def unwatch(self, ref: ActorRef[Any]) -> None:
         """Undo `watch`: no `Terminated` of this ref is handled from now on."""
         self._require_own_thread("unwatch")
-        watching = self._cell.watching
-        if watching is not None and ref in watching:
-            watching.discard(ref)
+        if self._cell.forget_watched(ref):
             stop_watching(ref, self._cell.ref)
 
     # Timers and sockets.

@@ -3,7 +3,7 @@
 Owns what is told apart from a user's message (start, stop, kill, ask, timer, death notice), and
 how an actor ends: once, with one reason, its resources released, its askers answered, its watchers
 told. Must not know how turns are scheduled, nor what actors do. All of it runs on the dispatcher's
-thread, save the part on sending.
+thread, save the part on sending. Longer than other modules: mailbox and end are one state.
 """
 # ruff: noqa: SLF001 - the table of item types names methods of this class
 
@@ -13,6 +13,7 @@ import logging
 import threading
 import traceback as tracebacks
 import uuid
+import weakref
 from _thread import get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 from .futures import resolve, resolve_exception
 from .mail import KILL, LAUNCH, START, Ended, Kill, Launch, Piped, Start
 from .reasons import KILLED, SHUTDOWN, ExitKind, ExitReason, Terminated
+from .ref import DispatchedRef
 from .reply import Reply
 from .timers import Timer
 from .watch import stop_watching, tell_terminated
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from .actor import DispatchedActor
     from .dispatcher import Dispatcher
     from .readiness import Registration
-    from .ref import DispatchedRef
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,11 @@ class ActorCell:
 
     __slots__ = (
         "_end_event",
+        "_old_ref",
+        "_ref",
         "_urn",
         "actor",
+        "actor_class",
         "asked",
         "dispatcher",
         "ended",
@@ -59,7 +63,6 @@ class ActorCell:
         "failed_ask",
         "items",
         "queued",
-        "ref",
         "registered",
         "registrations",
         "replies",
@@ -74,7 +77,9 @@ class ActorCell:
     def __init__(self, dispatcher: Dispatcher, actor: DispatchedActor) -> None:
         self.dispatcher = dispatcher
         self.actor: Any = actor
-        self.ref: DispatchedRef[Any]
+        self.actor_class: type[DispatchedActor] = type(actor)
+        self._ref: DispatchedRef[Any] | None = DispatchedRef(self, self.actor_class)
+        self._old_ref: weakref.ref[DispatchedRef[Any]] | None = None
         self.items: deque[Any] = deque((START,))
         self.queued = True
         """In the run queue, or in its turn, or not launched: it need not be queued again."""
@@ -95,6 +100,20 @@ class ActorCell:
         self.watching: set[ActorRef[Any]] | None = None
         self._urn: str | None = None
         self._end_event: threading.Event | None = None
+
+    @property
+    def ref(self) -> DispatchedRef[Any]:
+        """The actor's ref: the same object for as long as anybody can tell."""
+        ref = self._ref
+        if ref is None and self._old_ref is not None:
+            ref = self._old_ref()
+        return ref or DispatchedRef(self, self.actor_class)
+
+    def _let_go_of_ref(self) -> None:
+        """Leave the ref, and so this cell, to whoever holds it: no cycle outlives the actor."""
+        # In this order: another thread finds it in one place or the other.
+        self._old_ref = weakref.ref(self.ref)
+        self._ref = None
 
     # Sending: any thread.
 
@@ -238,9 +257,18 @@ class ActorCell:
             self.actor.on_receive(timer.message)
 
     def _handle_ended(self, notice: Ended) -> None:
-        if self.watching is not None and notice.ref in self.watching:
-            self.watching.discard(notice.ref)
+        if self.forget_watched(notice.ref):
             self.actor.on_receive(Terminated(notice.ref, notice.reason))
+
+    def forget_watched(self, ref: ActorRef[Any]) -> bool:
+        """Take a ref out of `watching`; return whether it was in. An empty set is not kept."""
+        watching = self.watching
+        if watching is None or ref not in watching:
+            return False
+        watching.discard(ref)
+        if not watching:
+            self.watching = None
+        return True
 
     def _handle_piped(self, piped: Piped) -> None:
         self.actor.on_receive(piped.make_message(piped.future))
@@ -338,7 +366,8 @@ class ActorCell:
             resolve_exception(failed_ask, reason.exception, reason.exception.__traceback__)
         for reply in list(self.replies or ()):
             reply.fail(ActorDeadError(f"{self.ref} stopped before it answered"))
-        for waiter in self.stop_waiters or ():
+        waiters, self.stop_waiters = self.stop_waiters, None
+        for waiter in waiters or ():
             resolve(waiter, True)
 
     def abandon(self) -> None:
@@ -348,6 +377,7 @@ class ActorCell:
             ActorRegistry.unregister(self.ref)
         self._refuse_mail()
         self.actor = None
+        self._let_go_of_ref()
 
     def _tell_watchers(self, reason: ExitReason) -> None:
         _release_frames(reason.exception)
@@ -359,6 +389,7 @@ class ActorCell:
             event.set()
         for watcher in watchers or ():
             tell_terminated(watcher, self.ref, reason)
+        self._let_go_of_ref()
 
 
 def _exc_info(exception: BaseException | None) -> tuple[Any, Any, Any]:

@@ -46,8 +46,8 @@ class Child:
         self.timer: Timer | None = None
         """Its restart while it is down, its deadline while it stops."""
         self.stop_requested = False
-        self.stop_replies: list[Reply] = []
-        self.start_replies: list[Reply] = []
+        self.stop_replies: tuple[Reply, ...] = ()
+        self.start_replies: tuple[Reply, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Child {self.spec.id!r} {self.state.value}>"

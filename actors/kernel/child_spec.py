@@ -87,6 +87,9 @@ class ChildSpec:
         quarantine_after: failures in a row, none of them after a stable time, that put it into
             quarantine. Needs `backoff`.
         reports_ready: it is stable some time after its `ChildReady`, not after its start.
+        independent: its siblings' order does not matter to it. Children in a row that are
+            independent are asked to stop together, as OTP's simple_one_for_one does it, each with
+            its own shutdown time; the others stop one after the other.
 
     Raises:
         ValueError: the values do not go together.
@@ -100,6 +103,7 @@ class ChildSpec:
     backoff: Backoff | None = None
     quarantine_after: int | None = None
     reports_ready: bool = False
+    independent: bool = False
 
     def __post_init__(self) -> None:
         if self.significant and self.restart is Restart.PERMANENT:

@@ -12,6 +12,7 @@ share their state turn by turn: hence the length.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -89,6 +90,8 @@ class Dispatcher:
         self._current: ActorCell | None = None
         self.readiness: Readiness
         """The sockets of actors."""
+        self.timer_context: Final = contextvars.Context()
+        """One for all timers: each would keep a copy of its own."""
 
     def __repr__(self) -> str:
         return f"<Dispatcher {self.name!r}>"
@@ -144,7 +147,7 @@ class Dispatcher:
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
             current = self._current
-            busy = current.ref.actor_class.__name__ if current is not None else "a callback"
+            busy = current.actor_class.__name__ if current is not None else "a callback"
             msg = f"{self} did not stop in {timeout_seconds} s: a turn of {busy} is still running"
             raise TimeoutError(msg)
 
@@ -412,7 +415,7 @@ class Dispatcher:
         logger.warning(
             "slow turn: %s took %.3f s for %d message(s), the last a %s; "
             "every actor of %s waited meanwhile",
-            cell.ref.actor_class.__name__,
+            cell.actor_class.__name__,
             seconds,
             handled,
             kind_of(item),

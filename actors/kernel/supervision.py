@@ -5,9 +5,9 @@ Must not know commands, nor what children do. The length is that of one state ma
 transitions are clearer side by side.
 
 Two things may be under way at a time. *Stopping in order*: the children in `_to_stop` are stopped
-one after the other, the last first, then `_then` is called. *A group restart*: children that a
-strategy restarts together; `_group` is started once they are down and their delays are over. Ending
-the supervisor (`_finish`) replaces both.
+one after the other, the last first, independent ones together with their neighbours; then `_then`
+is called. *A group restart*: children that a strategy restarts together; `_group` is started once
+they are down and their delays are over. Ending the supervisor (`_finish`) replaces both.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class _StopOverdue(NamedTuple):
     child: Child
 
 
+class _StopNext(NamedTuple):
+    pass
+
+
 class Supervision(DispatchedActor):
     """The part of a supervisor that runs by itself; see `SupervisorActor`, which adds commands."""
 
@@ -69,10 +73,15 @@ class Supervision(DispatchedActor):
         self._auto_shutdown = auto_shutdown
         self._clock = clock
         self._rng = rng
-        self._intensity = RestartIntensity(max_restarts, period_seconds)
+        self._intensity: RestartIntensity | None = None
+        """Made when first needed: most supervisors never restart anything without a backoff."""
         self._children: dict[str, Child] = {}
         self._by_ref: dict[ActorRef[Any], Child] = {}
         self._to_stop: list[Child] = []
+        self._asked = 0
+        """From this index on the children in `_to_stop` are independent, and were asked to stop."""
+        self._asking = False
+        """A `_StopNext` is in the mailbox."""
         self._then: Callable[[], None] | None = None
         self._group: GroupRestart | None = None
         self._finishing: ExitReason | None = None
@@ -137,6 +146,11 @@ class Supervision(DispatchedActor):
                 ref.kill()
             else:
                 ref.stop(block=False)
+        # A spec's `start` leads back to the supervisor, as a rule: let both go now.
+        self._children.clear()
+        self._by_ref.clear()
+        self._to_stop.clear()
+        self._then = None
 
     # Messages.
 
@@ -154,6 +168,9 @@ class Supervision(DispatchedActor):
             case _StopOverdue(child):
                 child.timer = None
                 self._force(child)
+            case _StopNext():
+                self._asking = False
+                self._advance()
             case _:
                 return super().on_receive(message)
         return None
@@ -188,7 +205,7 @@ class Supervision(DispatchedActor):
             child.up_since = self._clock()
         if is_restart:
             self._count_restart(child, ref)
-        replies, child.start_replies = child.start_replies, []
+        replies, child.start_replies = child.start_replies, ()
         for reply in replies:
             reply.set(ref)
         self.on_child_started(child.spec.id, ref)
@@ -215,7 +232,7 @@ class Supervision(DispatchedActor):
             self._retry_alone(child, exception)
 
     def _start_on_command(self, child: Child, reply: Reply, *, is_restart: bool = False) -> None:
-        child.start_replies.append(reply)
+        child.start_replies += (reply,)
         exception = self._start(child, is_restart=is_restart)
         if exception is None:
             return
@@ -235,7 +252,7 @@ class Supervision(DispatchedActor):
         reason = child.last_reason = ExitReason.failed(exception)
         error = ChildStartError(child.spec.id, reason)
         logger.warning("%s: %s", type(self).__name__, error)
-        replies, child.start_replies = child.start_replies, []
+        replies, child.start_replies = child.start_replies, ()
         for reply in replies:
             if child.backoff is None:
                 reply.fail(error)
@@ -288,13 +305,13 @@ class Supervision(DispatchedActor):
             self._answer_restarts(child)
             if is_temporary:
                 self._forget(child)
-        replies, child.stop_replies = child.stop_replies, []
+        replies, child.stop_replies = child.stop_replies, ()
         for reply in replies:
             reply.set(None)
 
     @staticmethod
     def _answer_restarts(child: Child) -> None:
-        replies, child.start_replies = child.start_replies, []
+        replies, child.start_replies = child.start_replies, ()
         for reply in replies:
             reply.fail(ChildStartError(child.spec.id, SHUTDOWN))
 
@@ -323,9 +340,11 @@ class Supervision(DispatchedActor):
         """Return the seconds before a child is restarted; None: the supervisor gives up."""
         if child.backoff is None:
             child.state = ChildState.WAITING
+            limits = self._max_restarts, self._period_seconds
+            if self._intensity is None:
+                self._intensity = RestartIntensity(*limits)
             if self._intensity.allows(self._clock()):
                 return 0.0
-            limits = self._max_restarts, self._period_seconds
             error = RestartIntensityExceeded(child.spec.id, reason, *limits)
             self._finish(ExitReason.failed(error))
             return None
@@ -401,24 +420,39 @@ class Supervision(DispatchedActor):
     def _stop_in_order(self, children: list[Child], then: Callable[[], None]) -> None:
         """Stop children one after the other, the last of the list first; then call `then`."""
         self._to_stop = list(children)
+        self._asked = len(children)
         self._then = then
         self._advance()
 
     def _advance(self) -> None:
-        while self._to_stop:
-            child = self._to_stop[-1]
-            if child.ref is not None:
-                if child.state is not ChildState.STOPPING:
-                    self._begin_stop(child)
-                return
-            self._to_stop.pop()
+        to_stop = self._to_stop
+        while to_stop and to_stop[-1].ref is None:
+            to_stop.pop()
+        if to_stop:
+            self._begin_stop(to_stop[-1])
+            if not self._asking:
+                self._ask_next()
+            return
         then, self._then = self._then, None
         if then is not None:
             then()
 
+    def _ask_next(self) -> None:
+        """Let an independent child stop together with those behind it, if they all are.
+
+        One a message: thousands at once would be a long turn, and the first of them would have to
+        wait for the last.
+        """
+        last = self._asked = min(self._asked, len(self._to_stop))
+        if last > 0 and self._to_stop[last - 1].spec.independent:
+            self._asked = last - 1
+            self._begin_stop(self._to_stop[last - 1])
+            self._asking = True
+            self.actor_ref.tell(_StopNext())
+
     def _begin_stop(self, child: Child) -> None:
         ref = child.ref
-        if ref is None:
+        if ref is None or child.state is ChildState.STOPPING:
             return
         child.state = ChildState.STOPPING
         shutdown = child.spec.shutdown
@@ -443,4 +477,5 @@ class Supervision(DispatchedActor):
                 type(self).__name__,
                 child.spec.id,
             )
-            self._ended(ref, KILLED)
+            # As a message: the stop of the next child may be what led here.
+            self.actor_ref.tell(Terminated(ref, KILLED))

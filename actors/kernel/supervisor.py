@@ -118,7 +118,7 @@ class SupervisorActor(Supervision):
         if child.backoff is not None:
             child.backoff.reset()
         if self._group is not None and child in self._group.members:
-            child.start_replies.append(reply)
+            child.start_replies += (reply,)
             self._group.make_due()
             self._start_group_if_due()
         else:
@@ -132,7 +132,7 @@ class SupervisorActor(Supervision):
             _refuse(reply, error)
             return
         child.stop_requested = True
-        child.stop_replies.append(reply)
+        child.stop_replies += (reply,)
         if child.ref is None:
             child.cancel_timer()
             self._down(child)

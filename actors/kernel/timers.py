@@ -21,8 +21,12 @@ class Timer:
     def __init__(self, cell: ActorCell, delay_seconds: float, message: Any) -> None:
         self.message = message
         self._cell: ActorCell | None = cell
-        self._handle: asyncio.TimerHandle = cell.dispatcher.loop.call_later(
-            max(0.0, delay_seconds), cell.dispatcher.timer_fired, cell, self
+        dispatcher = cell.dispatcher
+        self._handle: asyncio.TimerHandle | None = dispatcher.loop.call_later(
+            max(0.0, delay_seconds),
+            _fire,
+            self,
+            context=dispatcher.timer_context,
         )
 
     @property
@@ -35,12 +39,22 @@ class Timer:
 
         Call it in a turn of the owning actor. A second call does nothing.
         """
-        if self._cell is not None:
-            self._handle.cancel()
-            if self._cell.timers is not None:
-                self._cell.timers.discard(self)
+        cell, handle = self._cell, self._handle
+        if cell is not None and handle is not None:
+            handle.cancel()
+            if cell.timers is not None:
+                cell.timers.discard(self)
             self.expire()
 
     def expire(self) -> None:
         """Mark the timer as over, whatever way it went; the kernel calls this."""
         self._cell = None
+        # A handle keeps its arguments, this timer for one, after it has run.
+        self._handle = None
+
+
+def _fire(timer: Timer) -> None:
+    # A function, not a method of the dispatcher: each timer would keep a bound one of its own.
+    cell = timer._cell  # noqa: SLF001
+    assert cell is not None
+    cell.dispatcher.timer_fired(cell, timer)

@@ -500,6 +500,27 @@ def test_a_stop_has_a_deadline(tree: Callable[..., Tree]) -> None:
     assert tunnel.stats.state is TunnelState.STOPPED
 
 
+def test_a_tunnel_that_is_killed_while_it_stops_says_so(tree: Callable[..., Tree]) -> None:
+    tunnel = tree(limits={"stop_timeout_seconds": 3600.0}).start()
+    tunnel.takes = False
+    tunnel.receive("STREAM_START SSH 1/1", "DATA SSH 1/1 unread")
+    tunnel.ref.stop(block=False)
+    tunnel.wait(TunnelState.DRAINING)
+    kill(tunnel.ref)
+    tunnel.wait(TunnelState.STOPPED)
+    assert "by force" in tunnel.stats.reason
+
+
+def test_a_tunnel_that_is_killed_otherwise_is_not_called_stopped(
+    tree: Callable[..., Tree],
+) -> None:
+    tunnel = tree().start()
+    tunnel.wait(TunnelState.CONNECTED)
+    kill(tunnel.ref)
+    tunnel.ended.wait()
+    assert tunnel.stats.state is TunnelState.CONNECTED
+
+
 def test_a_second_stop_joins_the_first(tree: Callable[..., Tree]) -> None:
     tunnel = tree(limits={"stop_timeout_seconds": 0.1}).start()
     tunnel.receive("STREAM_START SSH 1/1")

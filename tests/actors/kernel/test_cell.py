@@ -23,9 +23,12 @@ from tests.actors.kernel.helpers import (
 )
 from tunnelfleet.actors.kernel import (
     KILLED,
+    ChildSpec,
     DispatchedActor,
     ExitReason,
+    SupervisorActor,
     Terminated,
+    WhichChildren,
     kill,
 )
 
@@ -287,6 +290,60 @@ def test_an_ended_actor_is_freed_although_its_refs_and_reason_live(dispatcher):
     finally:
         gc.enable()
     assert message.reason.exception.__traceback__ is not None
+
+
+class Family(SupervisorActor):
+    """A supervisor whose children's specs lead back to it, as they mostly do."""
+
+    def __init__(self):
+        super().__init__([ChildSpec("child", self.start_child)])
+
+    def start_child(self):
+        return Probe.start(log=Log(), name="child")
+
+    def on_start(self):
+        super().on_start()
+        self.schedule(3600, "never")
+
+
+def test_ended_actors_leave_no_cycles_to_the_collector(dispatcher):
+    ref = Family.start(dispatcher=dispatcher)
+    probe = ref.ask(WhichChildren())[0].ref
+    traces = [weakref.ref(one) for one in (ref, ref.cell.actor, probe, probe.cell.actor)]
+    settle(dispatcher)
+    gc.disable()
+    try:
+        ref.stop(timeout=DEADLINE_SECONDS)
+        del ref, probe
+        wait_until(lambda: not any(trace() for trace in traces))
+    finally:
+        gc.enable()
+
+
+def test_a_ref_stays_the_same_while_anybody_has_it(dispatcher):
+    ref = Probe.start(dispatcher=dispatcher)
+    cell = ref.cell
+    assert cell.ref is ref
+    ref.stop(timeout=DEADLINE_SECONDS)
+    settle(dispatcher)
+    assert cell.ref is ref
+    urn = ref.actor_urn
+    del ref
+    wait_until(lambda: cell._old_ref() is None)
+    assert cell.ref.actor_urn == urn
+    assert cell.ref.actor_class is Probe
+    assert not cell.ref.is_alive()
+
+
+def test_nothing_is_kept_of_a_watch_that_is_over(dispatcher):
+    ref = Probe.start(dispatcher=dispatcher)
+    others = [Probe.start(dispatcher=dispatcher) for _ in range(2)]
+    ref.ask(lambda actor: [actor.watch(other) for other in others] and None)
+    ref.ask(lambda actor: actor.unwatch(others[0]))
+    assert ref.cell.watching == {others[1]}
+    others[1].stop(timeout=DEADLINE_SECONDS)
+    wait_until(lambda: ref.cell.watching is None)
+    ref.ask(lambda actor: actor.unwatch(others[1]))
 
 
 def test_the_inbox_speaks_pykkas_language(dispatcher):

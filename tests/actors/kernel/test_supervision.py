@@ -11,6 +11,7 @@ from tests.actors.kernel.helpers import (
     DEADLINE_SECONDS,
     Log,
     Probe,
+    ReportingHostActor,
     fail,
     reasons,
     settle,
@@ -323,6 +324,80 @@ def test_a_child_that_does_not_stop_in_its_time_is_killed(dispatcher):
         ("ended", "b", "killed"),
         ("ended", "a", "shutdown"),
     ]
+
+
+def stubborn(name, **spec):
+    return ChildSpec(name, Stubborn.start, shutdown=Shutdown.INFINITY, **spec)
+
+
+def running(ref):
+    return [name for name, info in children(ref).items() if info.state is ChildState.RUNNING]
+
+
+def test_independent_children_stop_together_and_in_their_place_among_the_others(dispatcher):
+    log = Log()
+    crowd = [stubborn(name, independent=True) for name in ("i1", "i2", "i3")]
+    specs = [stubborn("i0", independent=True), worker("a", log), *crowd, stubborn("z")]
+    ref = Diary.start(diary := Log(), specs, dispatcher=dispatcher)
+    refs = {name: info.ref for name, info in children(ref).items()}
+    stopping = ref.stop(block=False)
+    wait_state(ref, "z", ChildState.STOPPING)
+    settle(dispatcher)
+    assert running(ref) == ["i0", "a", "i1", "i2", "i3"]
+    for last, left in [("z", ["i0", "a"]), ("i2", ["i0", "a"]), ("i3", ["i0", "a"]), ("i1", [])]:
+        refs[last].tell(lambda actor: actor.exit())
+        wait_until(lambda left=left: running(ref) == left)
+        settle(dispatcher)
+        assert running(ref) == left
+    assert ("stop", "a") in log.items
+    refs["i0"].tell(lambda actor: actor.exit())
+    assert stopping.get(timeout=DEADLINE_SECONDS) is True
+    assert [item[1] for item in diary.items if item[0] == "ended"] == [
+        *("z", "i2", "i3", "i1", "a", "i0")
+    ]
+
+
+def test_stopping_many_independent_children_costs_each_the_same(dispatcher):
+    def messages_of(count):
+        specs = [worker(f"w{n}", independent=True) for n in range(count)]
+        ref = SupervisorActor.start(specs, dispatcher=dispatcher)
+        settle(dispatcher)
+        before = dispatcher.stats.messages_handled
+        ref.stop(timeout=DEADLINE_SECONDS)
+        settle(dispatcher)
+        return dispatcher.stats.messages_handled - before
+
+    assert messages_of(800) < 6 * messages_of(200)
+
+
+def test_independent_children_of_every_kind_are_forced_together(dispatcher):
+    gate = threading.Event()
+    specs = [
+        ChildSpec(f"{kind.__name__} {number}", kind.start, shutdown=shutdown, independent=True)
+        for number, shutdown in enumerate([Shutdown.BRUTAL_KILL, 0.01, 0.0])
+        for kind in (ReportingHostActor, Stubborn)
+    ]
+    ref = SupervisorActor.start(specs, dispatcher=dispatcher)
+    refs = [info.ref for info in children(ref).values()]
+    for host in refs[::2]:
+        host.tell(lambda _actor: gate.wait(DEADLINE_SECONDS) and None)
+    assert ref.stop(timeout=DEADLINE_SECONDS) is True
+    assert dispatcher.stats.abandoned_children == 3
+    gate.set()
+    for one in refs:
+        assert one.actor_stopped.wait(DEADLINE_SECONDS)
+
+
+def test_a_stop_takes_over_a_group_of_independent_children_that_is_stopping(dispatcher):
+    specs = [stubborn(name, independent=True, backoff=LONG) for name in "abcd"]
+    ref = SupervisorActor.start(specs, strategy=Strategy.ONE_FOR_ALL, dispatcher=dispatcher)
+    refs = [info.ref for info in children(ref).values()]
+    refs[1].kill()
+    wait_until(lambda: running(ref) == [])
+    stopping = ref.stop(block=False)
+    for one in refs:
+        one.kill()
+    assert stopping.get(timeout=DEADLINE_SECONDS) is True
 
 
 def test_infinity_waits_as_long_as_it_takes(dispatcher):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from tests.actors.kernel.helpers import Log, Probe, settle, wait_until
@@ -80,3 +83,27 @@ def test_a_timer_made_in_on_stop_dies_too(dispatcher, log):
     wait_until(lambda: not timer.active)
     settle(dispatcher)
     assert log.items == [timer]
+
+
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.001])
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_timer_that_is_over_leaves_no_cycle_to_the_collector(
+    ref, log, dispatcher, delay_seconds, cancelled
+):
+    class Message:
+        pass
+
+    def schedule(actor):
+        message = Message()
+        timer = actor.schedule(delay_seconds, message)
+        if cancelled:
+            timer.cancel()
+        return weakref.ref(message)
+
+    log.add = lambda _message: None
+    gc.disable()
+    try:
+        message = ref.ask(schedule)
+        wait_until(lambda: message() is None)
+    finally:
+        gc.enable()
