@@ -15,10 +15,12 @@ from _thread import get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from .lane_stats import CallbackTotals, LaneStats
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EVENT_COST_BYTES", "Lane", "LaneStats", "RelayThreads"]
+__all__ = ["EVENT_COST_BYTES", "Lane", "RelayThreads"]
 
 MAX_RELAY_THREADS = 32
 """Threads for callbacks, when that many block at once."""
@@ -43,27 +45,6 @@ LOG_EVERY = 1_000
 logger = logging.getLogger(__name__)
 
 
-class LaneStats:
-    """What happened to a tunnel's callbacks. Written by the lane, read by anyone.
-
-    Attributes:
-        events: that callbacks have taken.
-        errors: exceptions that callbacks raised.
-        slow: callbacks that took longer than a second.
-        dropped: events that found the lane full and could not be held back.
-        stalls: times the tunnel's reading was held back because callbacks did not keep up.
-    """
-
-    __slots__ = ("dropped", "errors", "events", "slow", "stalls")
-
-    def __init__(self) -> None:
-        self.events = 0
-        self.errors = 0
-        self.slow = 0
-        self.dropped = 0
-        self.stalls = 0
-
-
 class Lane:
     """The events of one tunnel on their way to its callbacks, in order.
 
@@ -84,7 +65,7 @@ class Lane:
         limit_bytes: int,
     ) -> None:
         self.name = name
-        self.stats = LaneStats()
+        self.stats = LaneStats(threads.totals)
         self._threads = threads
         self._handle = handle
         self._limit_bytes = limit_bytes
@@ -128,7 +109,7 @@ class Lane:
         """
         size_bytes = payload_bytes + EVENT_COST_BYTES
         if may_drop and self.queued_bytes > HARD_LIMIT_FACTOR * self._limit_bytes:
-            self.stats.dropped += 1
+            self.stats.count_dropped()
             return
         self._put_bytes += size_bytes
         self._items.append((self._handle, event, size_bytes))
@@ -166,6 +147,7 @@ class Lane:
         items, stats = self._items, self.stats
         now = worker.since
         deadline = now + SLICE_SECONDS
+        events_before = stats.events
         while items and not self._parked and not self._threads.is_abandoned:
             function, argument, size_bytes = items.popleft()
             worker.since = now
@@ -182,6 +164,7 @@ class Lane:
                 self._tell_room()
             if now > deadline:
                 break
+        stats.settle(stats.events - events_before)
         self._thread_id = 0
 
     def _tell_room(self) -> None:
@@ -190,7 +173,7 @@ class Lane:
             function()
 
     def _note_error(self, argument: Any, error: BaseException) -> None:
-        self.stats.errors += 1
+        self.stats.count_error()
         errors = self.stats.errors
         if errors <= LOGGED_ERRORS or errors % LOG_EVERY == 0:
             logger.error(
@@ -202,7 +185,7 @@ class Lane:
             )
 
     def _note_slow(self, argument: Any, seconds: float) -> None:
-        self.stats.slow += 1
+        self.stats.count_slow()
         logger.warning(
             "tunnel %r: a callback took %.1f s for %s; the tunnel's other events waited",
             self.name,
@@ -227,11 +210,16 @@ class RelayThreads:
     Args:
         name: of the threads, before their number.
         max_threads: the most there may be.
+        totals: counts what happens in all lanes.
     """
 
     def __init__(
-        self, name: str = "tunnelfleet-events", max_threads: int = MAX_RELAY_THREADS
+        self,
+        name: str = "tunnelfleet-events",
+        max_threads: int = MAX_RELAY_THREADS,
+        totals: CallbackTotals | None = None,
     ) -> None:
+        self.totals = totals or CallbackTotals()
         self._name = name
         self._max_threads = max_threads
         self._numbers = itertools.count(1)

@@ -67,6 +67,10 @@ def _rate(metric: str, by: str, extra: str = "", selector: str = FLEET_SELECTOR)
     return f"sum by ({by}) (rate(tunnelfleet_{metric}{{{selector}{extra}}}[$__rate_interval]))"
 
 
+def _total_rate(metric: str) -> str:
+    return f"sum(rate(tunnelfleet_{metric}{{{FLEET_SELECTOR}}}[$__rate_interval]))"
+
+
 def _sum(metric: str, by: str = "", extra: str = "", selector: str = FLEET_SELECTOR) -> str:
     grouping = f" by ({by}) " if by else ""
     return f"sum{grouping}(tunnelfleet_{metric}{{{selector}{extra}}})"
@@ -194,7 +198,7 @@ _WRONG = Row(
             (
                 Target(_rate("connect_failures_total", "reason"), "{{reason}}"),
                 Target(
-                    f"sum(rate(tunnelfleet_connect_attempts_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    _total_rate("connect_attempts_total"),
                     "all attempts",
                 ),
             ),
@@ -206,7 +210,7 @@ _WRONG = Row(
             "cps",
             (
                 Target(
-                    f"sum(rate(tunnelfleet_session_resets_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    _total_rate("session_resets_total"),
                     "session reset",
                 ),
                 Target(_rate("dropped_messages_total", "kind"), "{{kind}}"),
@@ -232,11 +236,11 @@ _WRONG = Row(
             "cps",
             (
                 Target(
-                    f"sum(rate(tunnelfleet_failed_sends_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    _total_rate("failed_sends_total"),
                     "failed sends",
                 ),
                 Target(
-                    f"sum(rate(tunnelfleet_stalled_connections_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    _total_rate("stalled_connections_total"),
                     "stalled",
                 ),
             ),
@@ -294,11 +298,11 @@ _TRAFFIC = Row(
             "cps",
             (
                 Target(
-                    f"sum(rate(tunnelfleet_tunnels_opened_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    _total_rate("tunnels_opened_total"),
                     "opened",
                 ),
                 Target(
-                    f"sum(rate(tunnelfleet_tunnels_closed_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    _total_rate("tunnels_closed_total"),
                     "closed",
                 ),
             ),
@@ -326,7 +330,7 @@ _SLOW = Row(
             (
                 Target(_sum("queue_bytes"), "queued bytes"),
                 Target(
-                    f"sum(rate(tunnelfleet_throttled_seconds_total{{{FLEET_SELECTOR}}}[$__rate_interval]))",
+                    _total_rate("throttled_seconds_total"),
                     "throttled s/s",
                 ),
             ),
@@ -340,6 +344,30 @@ _SLOW = Row(
                 Target(_quantile(0.99, "ping_round_trip_seconds"), "ping, 99 %"),
                 Target(_quantile(0.99, "connect_duration_seconds"), "connect, 99 %"),
             ),
+        ),
+        Panel(
+            "Events to callbacks",
+            "What callbacks of the embedding program take, a second.",
+            "cps",
+            (Target(_total_rate("callback_events_total"), "events"),),
+        ),
+        Panel(
+            "Callbacks that hold up",
+            "Callbacks above a second, tunnels not read because of callbacks, events dropped, "
+            "and callbacks that raised.",
+            "cps",
+            (
+                Target(_total_rate("slow_callbacks_total"), "slow"),
+                Target(_total_rate("callback_stalls_total"), "held back"),
+                Target(_total_rate("dropped_events_total"), "dropped events"),
+                Target(_total_rate("callback_errors_total"), "errors"),
+            ),
+        ),
+        Panel(
+            "Threads for callbacks",
+            "One or two while none blocks; at 32 all are held up.",
+            "short",
+            (Target(f"tunnelfleet_callback_threads{{{FLEET_SELECTOR}}}", "{{instance}}"),),
         ),
     ),
 )

@@ -10,7 +10,7 @@ import re
 
 __all__ = ["compared", "plain"]
 
-_COMPARISON = re.compile(r"\s(==|>|<)\s")
+_COMPARISON = re.compile(r"\s(==|!=|[<>]=?)\s")
 
 
 def plain(expr: str, rate_interval: str = "5s") -> str:

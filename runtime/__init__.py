@@ -41,8 +41,8 @@ from tunnelfleet.actors.events import (
     TunnelStateChanged,
 )
 from tunnelfleet.actors.kernel import Backoff
+from tunnelfleet.actors.lane_stats import LaneStats
 from tunnelfleet.actors.outgoing import SendQueueFull
-from tunnelfleet.actors.relay_threads import LaneStats
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,

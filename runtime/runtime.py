@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+
+import pykka
 
 from tunnelfleet.actors.config import ApiService
 from tunnelfleet.actors.connector import Connector
@@ -33,9 +36,11 @@ from tunnelfleet.actors.kernel import (
     SupervisorActor,
     ask_future,
 )
+from tunnelfleet.actors.lane_stats import CallbackTotals
 from tunnelfleet.actors.messages import Drain, ReplaceToken
 from tunnelfleet.actors.relay_threads import RelayThreads
 from tunnelfleet.actors.services import Services
+from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.actors.tunnel_core import TunnelContext
 from tunnelfleet.actors.tunnel_supervisor import TunnelSupervisor
 from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
@@ -67,12 +72,20 @@ QUARANTINE_AFTER = 5
 GOVERNOR = "governor"
 RELAY = "events"
 WAIT_SLICE_SECONDS = 0.5
+WAIT_REST = 4
+"""`wait_until` rests so many times as long as its condition took."""
+FORCED_END_SECONDS = 30.0
+"""What a dispatcher has to end the actors that are left; it takes longer than one turn."""
+NAMED_TUNNELS = 5
+"""How many tunnels a log line names."""
 CALLBACK_SECONDS = 5.0
 """What callbacks have to return when the runtime ends by itself."""
 MIN_CALLBACK_SECONDS = 1.0
 CHILD_SHUTDOWN_SECONDS = 30.0
 CHILD_BACKOFF = Backoff(min_seconds=0.2, max_seconds=30.0)
 """Of a runtime that is a host's child."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +174,15 @@ class TunnelRuntime:
         self._tunnels: dict[str, Tunnel] = {}
         self._ledger = Ledger(per_tunnel_series)
         self._kernel = KernelMeter()
-        self._collector = TunnelCollector(self._ledger, self._kernel)
+        self._callbacks = CallbackTotals()
+        self._collector = TunnelCollector(
+            self._ledger, self._kernel, self._callbacks, lambda: self._threads.thread_count
+        )
         self._lock = threading.Lock()
         self._changed = threading.Condition()
-        self._threads = RelayThreads()
+        self._changes = 0
+        """Events so far; `_changed` guards it."""
+        self._threads = RelayThreads(totals=self._callbacks)
         self._ending = threading.Lock()
         self._life = object()
         """What belongs to one start, and must not end the next."""
@@ -224,7 +242,7 @@ class TunnelRuntime:
     def _start_actors(self, *, register: bool) -> DispatchedRef[Any]:
         life = self._life = object()
         if self._threads.is_closed:
-            self._threads = RelayThreads()
+            self._threads = RelayThreads(totals=self._callbacks)
         self._connector = Connector(self._concurrency)
         self._dispatchers = [
             Dispatcher(f"tunnelfleet-{number}").start() for number in range(self._dispatcher_count)
@@ -258,6 +276,11 @@ class TunnelRuntime:
         """Stop all tunnels in good order, then the threads. Safe to call twice.
 
         The last events are still delivered: callbacks that return take their part of the time.
+        Tunnels that have not ended in good order by then are ended by force, and a warning in the
+        log names them: what they had read may not have been sent, but nothing of them runs on.
+
+        Args:
+            timeout_seconds: for the good order.
         """
         deadline = time.monotonic() + timeout_seconds
         supervisor, life = self._supervisor, self._life
@@ -265,8 +288,23 @@ class TunnelRuntime:
         try:
             if supervisor is not None:
                 supervisor.stop(block=True, timeout=timeout_seconds)
+        except pykka.Timeout:
+            self._warn_of_force(timeout_seconds)
         finally:
             self._end(life, max(deadline - time.monotonic(), MIN_CALLBACK_SECONDS))
+
+    def _warn_of_force(self, seconds: float) -> None:
+        tunnels = self.tunnels()
+        late = [each.name for each in tunnels if each.stats.state is not TunnelState.STOPPED]
+        names = ", ".join(late[:NAMED_TUNNELS]) + (", ..." if len(late) > NAMED_TUNNELS else "")
+        logger.warning(
+            "the runtime had not stopped after %g s, and is ended by force, with %d of %d tunnels "
+            "(%s): what they had read may not have been sent; give stop() more time",
+            seconds,
+            len(late),
+            len(tunnels),
+            names or "none",
+        )
 
     def _on_supervisor_ended(self, life: object, reason: ExitReason) -> None:
         """The actors are over, whoever ended them: so is the rest, on a thread that may wait."""
@@ -297,7 +335,7 @@ class TunnelRuntime:
             connector, self._connector = self._connector, None
             self._supervisor = None
             for dispatcher in dispatchers:
-                dispatcher.stop()
+                _stop_dispatcher(dispatcher)
             if connector is not None:
                 connector.close()
                 self._kernel.retire()
@@ -372,6 +410,8 @@ class TunnelRuntime:
             shutdown=config.limits.stop_timeout_seconds + STOP_MARGIN_SECONDS,
             backoff=TUNNEL_BACKOFF,
             quarantine_after=QUARANTINE_AFTER,
+            # Tunnels stop together: one waits for its service, and thousands would for each other.
+            independent=True,
         )
 
     def _add(self, config: TunnelConfig, port: ApiPort | None) -> Tunnel:
@@ -536,17 +576,26 @@ class TunnelRuntime:
 
     def wait_until(self, condition: Callable[[], bool], timeout_seconds: float) -> bool:
         """Wait until `condition()` holds, looking at it whenever something happens to a tunnel."""
-        deadline = time.monotonic() + timeout_seconds
-        with self._changed:
-            while not condition():
-                left_seconds = deadline - time.monotonic()
-                if left_seconds <= 0:
-                    return False
-                self._changed.wait(min(left_seconds, WAIT_SLICE_SECONDS))
+        looked = time.monotonic()
+        deadline = looked + timeout_seconds
+        changes = self._changes
+        while not condition():
+            now = time.monotonic()
+            if now >= deadline:
+                return False
+            # Over thousands of tunnels it takes a while, and each of them brings several events.
+            time.sleep(min((now - looked) * WAIT_REST, deadline - now, WAIT_SLICE_SECONDS))
+            slice_seconds = min(max(deadline - time.monotonic(), 0.0), WAIT_SLICE_SECONDS)
+            with self._changed:
+                if self._changes == changes:
+                    self._changed.wait(slice_seconds)
+                changes = self._changes
+            looked = time.monotonic()
         return True
 
     def _observe(self, _event: TunnelEvent) -> None:
         with self._changed:
+            self._changes += 1
             self._changed.notify_all()
 
     def _running(self) -> DispatchedRef[Any]:
@@ -559,3 +608,11 @@ class TunnelRuntime:
     def callback_threads(self) -> RelayThreads:
         """The threads on which callbacks run."""
         return self._threads
+
+
+def _stop_dispatcher(dispatcher: Dispatcher) -> None:
+    try:
+        dispatcher.stop(FORCED_END_SECONDS)
+    except TimeoutError as error:
+        # Whatever else the runtime has must end all the same.
+        logger.error("a thread of the runtime is left behind: %s", error)

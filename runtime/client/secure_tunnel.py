@@ -22,8 +22,8 @@ from tunnelfleet.actors.api_events import (
 )
 from tunnelfleet.actors.api_port import ApiPort
 from tunnelfleet.actors.credentials import Credentials
+from tunnelfleet.actors.lane_stats import LaneStats
 from tunnelfleet.actors.outgoing import SendFuture, SendQueueFull
-from tunnelfleet.actors.relay_threads import LaneStats
 from tunnelfleet.proto import (
     Endpoint,
     HandshakeError,

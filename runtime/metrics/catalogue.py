@@ -162,6 +162,28 @@ _FLOW = _group(
     ),
 )
 
+_CALLBACKS = _group(
+    "Callbacks",
+    Metric("callback_events", Kind.COUNTER, "Events that callbacks have taken."),
+    Metric("callback_errors", Kind.COUNTER, "Exceptions that callbacks raised."),
+    Metric("slow_callbacks", Kind.COUNTER, "Callbacks that took longer than a second."),
+    Metric(
+        "callback_stalls",
+        Kind.COUNTER,
+        "Times the reading of a tunnel was held back because its callbacks did not keep up.",
+    ),
+    Metric(
+        "dropped_events",
+        Kind.COUNTER,
+        "Events that were dropped because a tunnel's callbacks did not keep up.",
+    ),
+    Metric(
+        "callback_threads",
+        Kind.GAUGE,
+        "Threads that run callbacks; at 32 all are held up by callbacks that block.",
+    ),
+)
+
 _KERNEL = _group(
     "Actor kernel",
     Metric("messages_handled", Kind.COUNTER, "Messages that actors handled.", _DISPATCHER),
@@ -182,7 +204,7 @@ _KERNEL = _group(
     Metric(
         "quarantines",
         Kind.COUNTER,
-        "Times a supervisor found that a child fails too often, and put it in quarantine.",
+        "Times a supervisor put a child that fails too often in quarantine, or back after a retry.",
         _DISPATCHER,
     ),
     Metric("dead_letters", Kind.COUNTER, "Messages to actors that had ended.", _DISPATCHER),
@@ -228,7 +250,14 @@ PER_TUNNEL: Final = _group(
     Metric("tunnel_throttled_seconds", Kind.COUNTER, "Time waited for `bandwidth`.", _TUNNEL),
 )
 
-CATALOGUE: Final[tuple[Metric, ...]] = (*_TRAFFIC, *_TUNNELS, *_FLOW, *_KERNEL, *PER_TUNNEL)
+CATALOGUE: Final[tuple[Metric, ...]] = (
+    *_TRAFFIC,
+    *_TUNNELS,
+    *_FLOW,
+    *_CALLBACKS,
+    *_KERNEL,
+    *PER_TUNNEL,
+)
 
 _BY_NAME: Final = {each.name: each for each in CATALOGUE}
 

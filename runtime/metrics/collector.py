@@ -24,9 +24,11 @@ from .totals import SERVICE_COLUMNS, TUNNEL_COLUMNS, Totals
 from .tunnel_rows import per_tunnel_families
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client.metrics_core import Metric as Family
+
+    from tunnelfleet.actors.lane_stats import CallbackTotals
 
     from .kernel import KernelMeter, KernelRow
     from .ledger import Ledger, Reading
@@ -56,6 +58,13 @@ _ENDS: Final[dict[str, tuple[str, ...]]] = {
     "streams_ended": tuple(cause.value for cause in StopCause),
     "connections_ended": ("disconnected", "local", "peer", "session_reset"),
 }
+_CALLBACK_NUMBERS: Final = {
+    "callback_events": "events",
+    "callback_errors": "errors",
+    "slow_callbacks": "slow",
+    "callback_stalls": "stalls",
+    "dropped_events": "dropped",
+}
 _KERNEL_NUMBERS: Final = (
     "messages_handled",
     "turns",
@@ -75,11 +84,21 @@ class TunnelCollector(Collector):
     Args:
         ledger: the tunnels.
         kernel: the dispatchers.
+        callbacks: what became of callbacks.
+        callback_threads: tells how many threads run them now.
     """
 
-    def __init__(self, ledger: Ledger, kernel: KernelMeter) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        kernel: KernelMeter,
+        callbacks: CallbackTotals,
+        callback_threads: Callable[[], int],
+    ) -> None:
         self._ledger = ledger
         self._kernel = kernel
+        self._callbacks = callbacks
+        self._callback_threads = callback_threads
 
     def describe(self) -> Iterable[Family]:
         """Every family, without samples: a registry asks for it so as to refuse a second one."""
@@ -93,6 +112,9 @@ class TunnelCollector(Collector):
         yield from _traffic(totals)
         yield from _tunnels(totals, reading)
         yield from _flow(totals)
+        for name, attribute in _CALLBACK_NUMBERS.items():
+            yield numbers(name, [((), getattr(self._callbacks, attribute))])
+        yield numbers("callback_threads", [((), self._callback_threads())])
         yield from self._kernel_families()
         yield info("build", _versions())
         yield numbers("threads", [((), threading.active_count())])

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from tests.e2e.rig import Rig, receive_exactly
 from tests.runtime.metrics.support import open_tunnel
 from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.lane_stats import CallbackTotals
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.exposition import expose
 from tunnelfleet.runtime.metrics import KernelMeter, Ledger, TunnelCollector
@@ -108,7 +109,7 @@ def scrape(rows: int) -> dict[str, float]:
     for number in range(IDLE_TUNNELS):
         open_tunnel(ledger, f"tunnel-{number}", sent=number)
     registry = CollectorRegistry()
-    registry.register(TunnelCollector(ledger, kernel))
+    registry.register(TunnelCollector(ledger, kernel, CallbackTotals(), lambda: 0))
     times = []
     with Dispatcher("bench") as dispatcher:
         kernel.attach(dispatcher)

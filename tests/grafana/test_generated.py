@@ -13,6 +13,7 @@ import pytest
 from grafana.dashboards import FILES, FOLDER
 from grafana.panels import FLEET, TUNNEL, Board, Panel
 from grafana.prometheus_process import HERE, RULE_FILES
+from tunnelfleet.actors.relay_threads import MAX_RELAY_THREADS
 from tunnelfleet.runtime.metrics import CATALOGUE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,6 +46,11 @@ def exposed() -> set[str]:
 def named_in(text: str) -> set[str]:
     names = {FAMILY_SUFFIX.sub("", name) for name in METRIC.findall(text)}
     return {name for name in names if not name.endswith("_tunnels_connected")}
+
+
+def test_the_alert_for_callbacks_knows_how_many_threads_there_are() -> None:
+    rules = (HERE / "alert_rules.yaml").read_text()
+    assert f"(tunnelfleet_callback_threads) >= {MAX_RELAY_THREADS}\n" in rules
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.title)

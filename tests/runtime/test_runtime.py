@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
 
 from tests.actors.fakes import Recorder
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, settle, wait_until
 from tunnelfleet.actors.kernel import Dispatcher, kill
 from tunnelfleet.proto import (
     ConfigError,
@@ -35,6 +37,7 @@ from tunnelfleet.runtime import (
     TunnelState,
     TunnelStateChanged,
 )
+from tunnelfleet.runtime import runtime as runtime_module
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
@@ -221,6 +224,75 @@ def test_a_second_stop_is_harmless(configure: Configure) -> None:
     runtime.stop()
     runtime.stop()
     assert tunnel.status().state is TunnelState.STOPPED
+
+
+def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
+    configure: Configure, runtime: TunnelRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime.open_tunnel(configure(Mode.DESTINATION))
+    before = set(threading.enumerate())
+    patient = replace(QUICK, stop_timeout_seconds=3_600.0)
+    stopped = TunnelRuntime(dispatchers=2).start()
+    source = stopped.open_tunnel(
+        configure(Mode.SOURCE, limits=patient, bandwidth_bytes_per_second=10_000.0)
+    )
+    address = source.wait_listening("SSH", DEADLINE_SECONDS)
+    assert isinstance(address, TcpAddress)
+    with socket.create_connection((address.host, address.port), DEADLINE_SECONDS) as sock:
+        sock.sendall(PAYLOAD)
+        # Some of it has come back: the rest was read, and a stop in good order would send it.
+        assert sock.recv(1)
+        with caplog.at_level(logging.WARNING, runtime_module.__name__):
+            stopped.stop(timeout_seconds=0.05)
+    [record] = caplog.records
+    assert source.name in record.getMessage()
+    assert "1 of 1 tunnels" in record.getMessage()
+    assert source.status().state is TunnelState.STOPPED
+    assert "by force" in source.status().reason
+    assert stopped.tunnels() == []
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    with stopped:
+        open_pair(stopped, configure, "press-5")
+
+
+def test_a_turn_that_does_not_end_is_left_behind_and_the_rest_ends(
+    configure: Configure, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "FORCED_END_SECONDS", 0.05)
+    gate, entered = threading.Event(), threading.Event()
+    runtime = TunnelRuntime().start()
+    [dispatcher] = runtime.dispatchers
+    tunnel = runtime.open_tunnel(configure(Mode.SOURCE))
+
+    def block() -> None:
+        entered.set()
+        gate.wait(DEADLINE_SECONDS)
+
+    dispatcher.call_soon(block)
+    assert entered.wait(DEADLINE_SECONDS)
+    runtime.stop(timeout_seconds=0.05)
+    gate.set()
+    assert "is left behind" in caplog.text
+    assert tunnel.name in caplog.text
+    assert runtime.tunnels() == []
+    dispatcher.stop(DEADLINE_SECONDS)
+
+
+def test_tunnels_stop_together(configure: Configure) -> None:
+    """Each waits for the service's farewell; none waits for another's."""
+    log = Log()
+    with Dispatcher("host") as host, TunnelRuntime(connect_rate_per_second=1_000.0) as runtime:
+        # To an actor the events of all tunnels come in one order.
+        runtime.subscribe(Recorder.start(log, dispatcher=host))
+        names = [f"press-{number}" for number in range(3)]
+        for name in names:
+            tunnel = runtime.open_tunnel(configure(Mode.DESTINATION, name))
+            tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+        runtime.stop()
+        settle(host)
+    changes = [event.state for event in log.items if isinstance(event, TunnelStateChanged)]
+    first_stopped = changes.index(TunnelState.STOPPED)
+    assert changes[:first_stopped].count(TunnelState.DRAINING) == len(names)
 
 
 def test_a_stop_without_a_start_is_harmless() -> None:
@@ -426,6 +498,23 @@ def test_an_actor_that_subscribed_gets_events(configure: Configure) -> None:
 
 
 # -- waiting
+
+
+def test_what_happens_while_a_condition_is_looked_at_goes_on_and_is_not_missed(
+    runtime: TunnelRuntime, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "WAIT_SLICE_SECONDS", DEADLINE_SECONDS)
+    tunnel = runtime.open_tunnel(configure(Mode.DESTINATION))
+    tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+    looks = []
+
+    def changes_at_the_first_look() -> bool:
+        looks.append(len(looks))
+        if len(looks) == 1:
+            runtime.close_tunnel(tunnel.name)
+        return len(looks) == 2
+
+    assert runtime.wait_until(changes_at_the_first_look, DEADLINE_SECONDS)
 
 
 def test_waiting_for_a_state_times_out_and_says_what_it_is_instead(

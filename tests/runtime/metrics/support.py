@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tunnelfleet.actors.lane_stats import CallbackTotals
 from tunnelfleet.actors.stats import TunnelState, TunnelStats
 from tunnelfleet.runtime.metrics import KernelMeter, Ledger, TunnelCollector
 
@@ -60,7 +61,8 @@ class Fleet:
     def __init__(self, rows: int = 0) -> None:
         self.ledger = Ledger(rows)
         self.kernel = KernelMeter()
-        self.collector = TunnelCollector(self.ledger, self.kernel)
+        self.callbacks = CallbackTotals()
+        self.collector = TunnelCollector(self.ledger, self.kernel, self.callbacks, lambda: 3)
         self.registry = CollectorRegistry()
         self.registry.register(self.collector)
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.runtime.metrics.support import Fleet, open_tunnel
 from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.lane_stats import LaneStats
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin.exposition import expose
@@ -45,6 +46,21 @@ def test_values_are_those_of_the_tunnels() -> None:
     assert fleet.value("queue_wait_seconds_bucket", le="0.25") == 2
     assert fleet.value("tunnels_opened_total") == 2
     assert fleet.total("build_info") == 1
+
+
+def test_callbacks_are_summed_over_their_lanes() -> None:
+    fleet = Fleet()
+    for _ in range(2):
+        stats = LaneStats(fleet.callbacks)
+        stats.settle(5)
+        stats.count_error()
+        stats.count_stall()
+    assert fleet.value("callback_events_total") == 10
+    assert fleet.value("callback_errors_total") == 2
+    assert fleet.value("callback_stalls_total") == 2
+    assert fleet.value("slow_callbacks_total") == 0
+    assert fleet.value("dropped_events_total") == 0
+    assert fleet.value("callback_threads") == 3
 
 
 def test_a_service_without_an_id_has_a_name() -> None:
