@@ -7,7 +7,7 @@ connected to. PROTOCOL.md section 6: AWS allows about ten tunnel connects a seco
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .kernel import DispatchedActor, Terminated
@@ -40,7 +40,7 @@ class ConnectGovernor(DispatchedActor):
         self._concurrency = concurrency
         self._tokens = max(1.0, rate_per_second)
         self._refilled = time.monotonic()
-        self._waiting: deque[ActorRef[Any]] = deque()
+        self._waiting: OrderedDict[str, ActorRef[Any]] = OrderedDict()
         self._granted: set[str] = set()
         self._watched: set[str] = set()
         self._timer: Timer | None = None
@@ -61,7 +61,7 @@ class ConnectGovernor(DispatchedActor):
         return None
 
     def _request(self, requester: ActorRef[Any]) -> None:
-        self._waiting.append(requester)
+        self._waiting[requester.actor_urn] = requester
         self._watched.add(requester.actor_urn)
         self.watch(requester)
 
@@ -71,10 +71,9 @@ class ConnectGovernor(DispatchedActor):
         if urn not in self._watched:
             return
         self._watched.discard(urn)
+        self._waiting.pop(urn, None)
         if not ended:
             self.unwatch(requester)
-        elif any(waiting.actor_urn == urn for waiting in self._waiting):
-            self._waiting = deque(w for w in self._waiting if w.actor_urn != urn)
 
     def _grant(self) -> None:
         self._refill()
@@ -83,8 +82,8 @@ class ConnectGovernor(DispatchedActor):
                 self._wait_for_token()
                 return
             self._tokens -= 1.0
-            requester = self._waiting.popleft()
-            self._granted.add(requester.actor_urn)
+            urn, requester = self._waiting.popitem(last=False)
+            self._granted.add(urn)
             requester.tell(PermitGranted())
 
     def _refill(self) -> None:
