@@ -8,7 +8,7 @@ flap. Tunnels that somebody drains or has stopped do not count. Pure: it is give
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnelfleet.actors.stats import TunnelState
 
@@ -23,8 +23,7 @@ _MARGIN: Final = 1e-9
 _LEAVING: Final = frozenset({TunnelState.DRAINING, TunnelState.STOPPED})
 
 
-@dataclass(frozen=True, slots=True)
-class TunnelView:
+class TunnelView(NamedTuple):
     """What is asked of a tunnel; `since` in seconds of the Unix epoch."""
 
     name: str
@@ -80,18 +79,25 @@ class Readiness:
         self._ready = False
 
     def judge(self, tunnels: Iterable[TunnelView]) -> ReadinessReport:
-        """Look at the tunnels; without any the fleet is ready."""
-        wanted = [each for each in tunnels if each.state not in _LEAVING]
-        missing = [each for each in wanted if each.state is not TunnelState.CONNECTED]
-        connected = len(wanted) - len(missing)
-        fraction = connected / len(wanted) if wanted else 1.0
+        """Look at the tunnels, one by one; without any the fleet is ready."""
+        connected = missing_count = 0
+        missing: list[TunnelView] = []
+        for each in tunnels:
+            if each.state is TunnelState.CONNECTED:
+                connected += 1
+            elif each.state not in _LEAVING:
+                missing_count += 1
+                if len(missing) < MAX_LISTED:
+                    missing.append(each)
+        wanted = connected + missing_count
+        fraction = connected / wanted if wanted else 1.0
         threshold = self.unready_below if self._ready else self.ready_at
         self._ready = fraction + _MARGIN >= threshold
         return ReadinessReport(
             self._ready,
             connected,
-            len(wanted),
+            wanted,
             fraction,
-            tuple(missing[:MAX_LISTED]),
-            len(missing),
+            tuple(missing),
+            missing_count,
         )

@@ -21,6 +21,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.metrics.breather import Breather
 
 from .exposition import expose
 from .liveness import silent_dispatchers
@@ -28,6 +29,8 @@ from .options import AdminOptions
 from .readiness import Readiness, TunnelView
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aiohttp.typedefs import Handler
 
     from tunnelfleet.runtime.runtime import TunnelRuntime
@@ -224,15 +227,19 @@ class AdminServer:
         return web.json_response(body, status=503 if silent else 200)
 
     async def _on_readyz(self, _request: web.Request) -> web.Response:
-        report = self._readiness.judge(
-            TunnelView(tunnel.name, tunnel.stats.state, tunnel.stats.reason, tunnel.stats.since)
-            for tunnel in self._runtime.tunnels()
-        )
+        report = self._readiness.judge(self._views())
         running = bool(self._runtime.dispatchers)
         body = {**report.to_json(self._readiness), "running": running}
         if not running:
             body["ready"] = False
         return web.json_response(body, status=200 if body["ready"] else 503)
+
+    def _views(self) -> Iterator[TunnelView]:
+        breather = Breather()
+        for tunnel in self._runtime.tunnels():
+            stats = tunnel.stats
+            yield TunnelView(tunnel.name, stats.state, stats.reason, stats.since)
+            breather.breathe()
 
 
 def make_registry(runtime: TunnelRuntime) -> CollectorRegistry:

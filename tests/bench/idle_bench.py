@@ -1,14 +1,20 @@
-"""Memory and threads of idle TLS tunnels in one process; the service is a process of its own."""
+"""Memory and threads of idle TLS tunnels in one process, and what it takes to scrape them.
+
+The service and the scraper are processes of their own.
+"""
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
+from tests.bench.metrics_bench import Ticker
 from tunnelfleet.runtime import (
     Endpoint,
     Mode,
@@ -18,10 +24,13 @@ from tunnelfleet.runtime import (
     TunnelState,
     make_ssl_context,
 )
+from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.service import TunnelService
 
 CONNECT_RATE = 2_000.0
 CONNECT_SECONDS = 180.0
+SCRAPES = 20
+SCRAPE_PAUSE_SECONDS = 0.2
 
 
 def serve(tunnels: int) -> None:
@@ -43,7 +52,12 @@ def _resident_bytes() -> int:
 
 
 def run(*, tunnels: int) -> dict[str, dict[str, float]]:
-    """Open `tunnels` destinations, wait until all are connected, and look."""
+    """Open `tunnels` destinations, wait until all are connected, look, and scrape.
+
+    Returns:
+        One entry: memory and threads, the time to connect, the time of a scrape over HTTP, and the
+        longest that a timer of the dispatcher was late with and without scrapes.
+    """
     code = f"from tests.bench import idle_bench; idle_bench.serve({tunnels + 1})"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -67,12 +81,50 @@ def _measure(runtime: TunnelRuntime, endpoint: Endpoint, tokens: list[str]) -> d
         _open(runtime, endpoint, f"idle {number}", token)
     _await_connected(runtime)
     seconds = time.perf_counter() - started
+    scraped = _scrape(runtime)
     return {
         "kb_per_tunnel": round((_resident_bytes() - before) / len(tokens) / 1024, 1),
         "rss_mb": round(_resident_bytes() / 1_048_576, 1),
         "threads": threading.active_count(),
         "connect_seconds": round(seconds, 2),
+        **scraped,
     }
+
+
+def _scrape(runtime: TunnelRuntime) -> dict[str, float]:
+    """Scrape over HTTP from a process of its own, as Prometheus does; note how late the actors are.
+
+    The tunnels go on pinging, so the dispatcher has work of its own meanwhile.
+    """
+    ticker = Ticker(runtime.dispatchers[0])
+    runtime.dispatchers[0].call_soon(ticker.tick)
+    quiet_seconds = ticker.worst_over(SCRAPES * SCRAPE_PAUSE_SECONDS)
+    with AdminServer(runtime, AdminOptions(port=0)) as admin:
+        ticker.reset()
+        code = f"from tests.bench import idle_bench; idle_bench.scrape({admin.url!r})"
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True
+        )
+    times = json.loads(done.stdout)
+    return {
+        "scrape_median_ms": round(1e3 * statistics.median(times), 1),
+        "scrape_worst_ms": round(1e3 * max(times), 1),
+        "dispatcher_late_worst_ms": round(1e3 * ticker.worst, 2),
+        "dispatcher_late_without_scrape_ms": round(1e3 * quiet_seconds, 2),
+    }
+
+
+def scrape(url: str) -> None:
+    """Prometheus' process: prints the seconds that each scrape took."""
+    times = []
+    request = urllib.request.Request(f"{url}/metrics", headers={"Accept-Encoding": "gzip"})
+    for _ in range(SCRAPES):
+        started = time.perf_counter()
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            answer.read()
+        times.append(time.perf_counter() - started)
+        time.sleep(SCRAPE_PAUSE_SECONDS)
+    print(json.dumps(times))
 
 
 def _open(runtime: TunnelRuntime, endpoint: Endpoint, name: str, token: str) -> None:
