@@ -31,6 +31,7 @@ from .tunnel_link import TunnelLink
 
 if TYPE_CHECKING:
     from .handlers import Handlers
+    from .kernel import ExitReason
 
 __all__ = ["TunnelActor"]
 
@@ -58,6 +59,11 @@ class TunnelActor(TunnelLink):
             port.attach(self.actor_ref)
         self._stats.forget_active()
         self._enter(TunnelState.CONNECTING)
+
+    def _on_end(self, reason: ExitReason) -> None:
+        """Let go of the client API, which leads back here."""
+        super()._on_end(reason)
+        self._api = None
 
     # -- ends of actors and of the tunnel
 

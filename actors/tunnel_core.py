@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.proto import Event, Message
+    from tunnelfleet.proto import Event
 
     from .api_port import ApiPort
     from .api_stream import ApiStream
@@ -148,7 +148,6 @@ class TunnelCore(DispatchedActor):
             config.limits,
             config.bandwidth_bytes_per_second,
             context.stats,
-            self._to_messages,
             time.monotonic(),
         )
         self._low_water_bytes = config.limits.notsent_low_water_bytes
@@ -193,10 +192,6 @@ class TunnelCore(DispatchedActor):
 
     def _handle_events(self, session_events: Sequence[Event]) -> None:
         """Act on what the session says, in order."""
-        raise NotImplementedError
-
-    def _to_messages(self, key: ConnectionKey, payload: bytes | None) -> list[Message]:
-        """Make a piece of the fair queue what it is on the wire."""
         raise NotImplementedError
 
     def _forget(self, connection: Connection) -> None:

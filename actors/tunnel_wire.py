@@ -79,7 +79,7 @@ class TunnelWire(TunnelCore):
         if self._websocket is None:
             return
         self._pumping = True
-        messages, wait_seconds = self._wire.pump(time.monotonic())
+        messages, wait_seconds = self._wire.pump(time.monotonic(), self._to_messages)
         self._pumping = False
         if messages:
             self._websocket.tell(Transmit(messages))

@@ -49,6 +49,7 @@ from .websocket_input import CloseArrived, PingArrived, PongArrived, WebSocketIn
 
 if TYPE_CHECKING:
     from .handlers import Handlers
+    from .kernel import Timer
     from .websocket_context import WebSocketContext
 
 __all__ = ["WebSocketActor"]
@@ -91,6 +92,7 @@ class WebSocketActor(DispatchedActor):
         self._epoch = epoch
         self._limits = context.config.limits
         self._attempt: ConnectAttempt | None = None
+        self._attempt_timer: Timer | None = None
         self._socket: socket.socket | None = None
         self._input = WebSocketInput()
         self._reading = False
@@ -130,7 +132,7 @@ class WebSocketActor(DispatchedActor):
         request = context.connect_request()
         self._attempt = ConnectAttempt(context.connector, request, time.monotonic())
         self.pipe_to_self(self._attempt.outcome, lambda future: future.result(), discard=discard)
-        self.schedule(request.timeout_seconds, _ConnectTimedOut())
+        self._attempt_timer = self.schedule(request.timeout_seconds, _ConnectTimedOut())
 
     def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
         if self._attempt is not None:
@@ -152,6 +154,9 @@ class WebSocketActor(DispatchedActor):
         now = time.monotonic()
         seconds = self._attempt.seconds(now)
         self._attempt = None
+        if self._attempt_timer is not None:
+            self._attempt_timer.cancel()
+            self._attempt_timer = None
         self._socket = sock
         self._context.governor.tell(ReleasePermit(self.actor_ref))
         sock.setblocking(False)

@@ -44,6 +44,27 @@ class _BoundedFrameBuffer(frame_buffer):
             )
 
 
+class _Source:
+    """What the library's parser reads from: the bytes at hand."""
+
+    __slots__ = ("_data", "_position")
+
+    def __init__(self) -> None:
+        self.fill(b"")
+
+    def fill(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+
+    def take(self, size: int) -> bytes:
+        start = self._position
+        piece = self._data[start : start + size]
+        if not piece:
+            raise _NeedData
+        self._position = start + len(piece)
+        return piece
+
+
 class FrameReader:
     """Turns received bytes into WebSocket frames.
 
@@ -51,9 +72,8 @@ class FrameReader:
     """
 
     def __init__(self) -> None:
-        self._data = b""
-        self._position = 0
-        self._buffer = _BoundedFrameBuffer(self._take, skip_utf8_validation=True)
+        self._source = _Source()
+        self._buffer = _BoundedFrameBuffer(self._source.take, skip_utf8_validation=True)
         self._sequence = continuous_frame(fire_cont_frame=True, skip_utf8_validation=True)
 
     def feed(self, data: bytes) -> Iterator[ABNF]:
@@ -62,8 +82,7 @@ class FrameReader:
         Raises:
             RemoteProtocolError: on anything RFC 6455 or PROTOCOL.md section 1 forbids.
         """
-        self._data = data
-        self._position = 0
+        self._source.fill(data)
         pieces = self._buffer.recv_buffer
         if len(pieces) > MAX_PIECES:
             # The library adds up all pieces at each call: a trickle would cost its square.
@@ -73,21 +92,13 @@ class FrameReader:
                 frame = self._buffer.recv_frame()
                 self._check(frame)
             except _NeedData:
-                self._data = b""
+                self._source.fill(b"")
                 return
             except WebSocketProtocolException as error:
                 raise RemoteProtocolError(
                     f"the service broke the WebSocket protocol: {error}"
                 ) from None
             yield frame
-
-    def _take(self, size: int) -> bytes:
-        start = self._position
-        piece = self._data[start : start + size]
-        if not piece:
-            raise _NeedData
-        self._position = start + len(piece)
-        return piece
 
     def _check(self, frame: ABNF) -> None:
         if frame.mask_value:

@@ -8,7 +8,7 @@ so that credit can be given. It owns no timer and no socket; TunnelActor does.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .fair_queue import FairQueue
 from .pacing import FAST_BYTES_PER_SECOND, RateMeter, TokenBucket, payload_bytes_for_rate
@@ -33,6 +33,9 @@ GROWTH = 1.25
 """How fast a measured rate is doubted while the link takes all it gets."""
 
 
+ToMessages: TypeAlias = "Callable[[ConnectionKey, bytes | None], list[Message]]"
+
+
 class Credit(NamedTuple):
     """Bytes of a connection that left for the kernel, or were thrown away with it."""
 
@@ -53,8 +56,6 @@ class WireSender:
         limits: the tunnel's limits.
         bandwidth_bytes_per_second: the rate to stay below, or None.
         stats: counts queue and throttle.
-        to_messages: makes a piece (its payload, or None for the end of the connection) the messages
-            of the wire; none when the connection is over.
         now: monotonic seconds.
     """
 
@@ -63,13 +64,11 @@ class WireSender:
         limits: Limits,
         bandwidth_bytes_per_second: float | None,
         stats: TunnelStats,
-        to_messages: Callable[[ConnectionKey, bytes | None], list[Message]],
         now: float,
     ) -> None:
         self._limits = limits
         self._bandwidth = bandwidth_bytes_per_second
         self._stats = stats
-        self._to_messages = to_messages
         self._control: deque[tuple[Message, ConnectionKey | None]] = deque()
         self._queue: FairQueue[ConnectionKey] = FairQueue()
         self._on_its_way: deque[_OnItsWay] = deque()
@@ -133,8 +132,13 @@ class WireSender:
         self._meter = RateMeter()
         return left
 
-    def pump(self, now: float) -> tuple[list[Message], float]:
+    def pump(self, now: float, to_messages: ToMessages) -> tuple[list[Message], float]:
         """Take out what may be sent now.
+
+        Args:
+            now: monotonic seconds.
+            to_messages: makes a piece (its payload, or None for the end of the connection) the
+                messages of the wire; none when the connection is over.
 
         Returns:
             The messages, in order, and the seconds after which to ask again because of the
@@ -158,7 +162,9 @@ class WireSender:
             piece = self._queue.pop(payload_bytes, now)
             if piece is None:
                 break
-            self._take_piece(messages, piece.flow.key, piece.payload, now)
+            self._take_piece(
+                messages, piece.flow.key, to_messages(piece.flow.key, piece.payload), now
+            )
             self._stats.observe_queue_wait(piece.waited_seconds)
         self._stats.set_queue_bytes(self._queue.queued_bytes)
         return messages, 0.0
@@ -170,9 +176,9 @@ class WireSender:
         self._throttled_until = until
 
     def _take_piece(
-        self, messages: list[Message], key: ConnectionKey, payload: bytes | None, now: float
+        self, messages: list[Message], key: ConnectionKey, made: list[Message], now: float
     ) -> None:
-        for message in self._to_messages(key, payload):
+        for message in made:
             self._add(messages, message, key)
             if self._bucket is not None:
                 self._bucket.take(len(message.payload) + MESSAGE_OVERHEAD_BYTES, now)

@@ -44,7 +44,7 @@ def to_messages(key: ConnectionKey, payload: bytes | None) -> list[Message]:
 def make(
     limits: Limits | None = None, bandwidth: float | None = None, stats: TunnelStats | None = None
 ) -> WireSender:
-    return WireSender(limits or Limits(), bandwidth, stats or TunnelStats(), to_messages, 0.0)
+    return WireSender(limits or Limits(), bandwidth, stats or TunnelStats(), 0.0)
 
 
 def start(stream_id: int = 1) -> Message:
@@ -91,7 +91,7 @@ class CreditIsConserved(RuleBasedStateMachine):
 
     @rule()
     def pump(self) -> None:
-        messages, wait_seconds = self.sender.pump(self.now)
+        messages, wait_seconds = self.sender.pump(self.now, to_messages)
         assert wait_seconds == 0.0, "no bandwidth is set"
         for message in messages:
             if message.type is MessageType.DATA:
@@ -166,7 +166,7 @@ def test_control_leaves_before_the_data_that_waits() -> None:
     sender.data(COPY, b"bytes", 0.0)
     sender.control(start(1))
     sender.control(start(2))
-    messages, _ = sender.pump(0.0)
+    messages, _ = sender.pump(0.0, to_messages)
     assert [m.type for m in messages] == [
         MessageType.STREAM_START,
         MessageType.STREAM_START,
@@ -178,9 +178,9 @@ def test_control_leaves_before_the_data_that_waits() -> None:
 def test_control_leaves_although_the_window_is_full() -> None:
     sender = make(Limits(wire_window_bytes=1_000))
     sender.data(COPY, b"x" * 2_000, 0.0)
-    sender.pump(0.0)
+    sender.pump(0.0, to_messages)
     sender.control(start())
-    messages, _ = sender.pump(0.0)
+    messages, _ = sender.pump(0.0, to_messages)
     assert [m.type for m in messages] == [MessageType.STREAM_START]
 
 
@@ -188,7 +188,7 @@ def test_an_end_leaves_behind_the_bytes_of_its_connection() -> None:
     sender = make()
     sender.data(COPY, b"x" * 200_000, 0.0)
     sender.end(COPY, 0.0)
-    messages, _ = sender.pump(0.0)
+    messages, _ = sender.pump(0.0, to_messages)
     types = [m.type for m in messages]
     assert types[-1] is MessageType.CONNECTION_RESET
     assert types.count(MessageType.CONNECTION_RESET) == 1
@@ -199,24 +199,26 @@ def test_an_end_leaves_behind_the_bytes_of_its_connection() -> None:
 def test_the_window_is_exceeded_by_one_message_at_most(window: int, payload: int) -> None:
     sender = make(Limits(wire_window_bytes=window, data_payload_bytes=payload))
     sender.data(COPY, b"x" * 1_000_000, 0.0)
-    on_its_way = sum(size + MESSAGE_OVERHEAD_BYTES for size in payload_sizes(sender.pump(0.0)[0]))
+    on_its_way = sum(
+        size + MESSAGE_OVERHEAD_BYTES for size in payload_sizes(sender.pump(0.0, to_messages)[0])
+    )
     assert window <= on_its_way < window + payload + MESSAGE_OVERHEAD_BYTES
 
 
 def test_a_full_window_opens_by_what_was_written() -> None:
     sender = make(Limits(wire_window_bytes=10_000, data_payload_bytes=5_000))
     sender.data(COPY, b"x" * 100_000, 0.0)
-    assert payload_sizes(sender.pump(0.0)[0]) == [5_000, 5_000]
-    assert payload_sizes(sender.pump(0.0)[0]) == []
+    assert payload_sizes(sender.pump(0.0, to_messages)[0]) == [5_000, 5_000]
+    assert payload_sizes(sender.pump(0.0, to_messages)[0]) == []
     sender.written(1, 0.0, blocked=False)
-    assert payload_sizes(sender.pump(0.0)[0]) == [5_000]
+    assert payload_sizes(sender.pump(0.0, to_messages)[0]) == [5_000]
 
 
 def test_credit_of_one_connection_is_summed() -> None:
     sender = make(Limits(data_payload_bytes=10))
     sender.data(COPY, b"x" * 25, 0.0)
     sender.data(SHELL, b"y" * 5, 0.0)
-    messages, _ = sender.pump(0.0)
+    messages, _ = sender.pump(0.0, to_messages)
     assert total(sender.written(len(messages), 0.0, blocked=False)) == {COPY: 25, SHELL: 5}
 
 
@@ -224,7 +226,7 @@ def test_control_and_ends_earn_no_credit() -> None:
     sender = make()
     sender.control(start())
     sender.end(COPY, 0.0)
-    sender.pump(0.0)
+    sender.pump(0.0, to_messages)
     assert sender.written(2, 0.0, blocked=False) == []
     assert sender.is_idle
 
@@ -232,7 +234,7 @@ def test_control_and_ends_earn_no_credit() -> None:
 def test_more_written_than_is_on_its_way_is_harmless() -> None:
     sender = make()
     sender.data(COPY, b"abc", 0.0)
-    sender.pump(0.0)
+    sender.pump(0.0, to_messages)
     assert total(sender.written(99, 0.0, blocked=False)) == {COPY: 3}
     assert sender.written(1, 0.0, blocked=False) == []
 
@@ -240,18 +242,18 @@ def test_more_written_than_is_on_its_way_is_harmless() -> None:
 def test_a_lost_connection_takes_control_and_what_was_on_its_way_but_not_the_queue() -> None:
     sender = make(Limits(wire_window_bytes=10, data_payload_bytes=10))
     sender.data(COPY, b"x" * 30, 0.0)
-    sender.pump(0.0)
+    sender.pump(0.0, to_messages)
     sender.control(start())
     assert total(sender.connection_lost()) == {COPY: 10}
-    messages, _ = sender.pump(0.0)
+    messages, _ = sender.pump(0.0, to_messages)
     assert [m.type for m in messages] == [MessageType.DATA]
 
 
 def test_a_piece_that_is_no_message_any_more_takes_nothing_of_the_window() -> None:
-    sender = WireSender(Limits(), None, TunnelStats(), lambda _key, _payload: [], 0.0)
+    sender = WireSender(Limits(), None, TunnelStats(), 0.0)
     sender.data(COPY, b"x" * 100, 0.0)
     sender.end(COPY, 0.0)
-    assert sender.pump(0.0) == ([], 0.0)
+    assert sender.pump(0.0, lambda _key, _payload: []) == ([], 0.0)
     assert sender.is_idle
 
 
@@ -260,7 +262,7 @@ def test_the_queue_is_counted_for_people() -> None:
     sender = make(Limits(wire_window_bytes=10, data_payload_bytes=10), stats=stats)
     sender.data(COPY, b"x" * 30, 0.0)
     assert stats.queue_bytes == 30
-    sender.pump(2.0)
+    sender.pump(2.0, to_messages)
     assert stats.queue_bytes == 20
     assert stats.queue_wait.total == 2.0
     sender.discard(COPY)
@@ -286,7 +288,7 @@ def test_over_time_no_more_leaves_than_the_bandwidth(
     for index, size in enumerate(chunks):
         sender.data(KEYS[index % 3], b"x" * size, now)
         now += wait + lateness * 0.001
-        messages, wait = sender.pump(now)
+        messages, wait = sender.pump(now, to_messages)
         for message in messages:
             cost = len(message.payload) + MESSAGE_OVERHEAD_BYTES
             wire_bytes += cost
@@ -301,7 +303,7 @@ def test_a_paced_sender_uses_its_bandwidth() -> None:
     sender.data(COPY, b"x" * 1_000_000, 0.0)
     now, sent = 0.0, 0
     while now < 5.0:
-        messages, wait = sender.pump(now)
+        messages, wait = sender.pump(now, to_messages)
         sent += sum(payload_sizes(messages))
         sender.written(len(messages), now, blocked=False)
         now += max(wait, 0.0001)
@@ -311,9 +313,9 @@ def test_a_paced_sender_uses_its_bandwidth() -> None:
 def test_a_paced_sender_says_when_to_ask_again() -> None:
     sender = make(bandwidth=100_000.0)
     sender.data(COPY, b"x" * 100_000, 0.0)
-    _, wait = sender.pump(0.0)
+    _, wait = sender.pump(0.0, to_messages)
     assert wait > 0
-    messages, _ = sender.pump(wait)
+    messages, _ = sender.pump(wait, to_messages)
     assert payload_sizes(messages), "the wait was too short"
 
 
@@ -323,13 +325,13 @@ def test_a_keystroke_waits_behind_one_small_payload_only() -> None:
     now, wait = 0.0, 0.0
     for _ in range(10):
         now += wait
-        messages, wait = sender.pump(now)
+        messages, wait = sender.pump(now, to_messages)
         sender.written(len(messages), now, blocked=False)
     sender.data(SHELL, b"k", now)
     asked = now
     while True:
         now += wait
-        messages, wait = sender.pump(now)
+        messages, wait = sender.pump(now, to_messages)
         sender.written(len(messages), now, blocked=False)
         if any(key_of(m) == SHELL for m in messages):
             break
@@ -340,9 +342,9 @@ def test_the_time_that_is_throttled_is_counted_once_however_often_it_is_asked() 
     stats = TunnelStats()
     sender = make(bandwidth=100_000.0, stats=stats)
     sender.data(COPY, b"x" * 100_000, 0.0)
-    _, wait = sender.pump(0.0)
+    _, wait = sender.pump(0.0, to_messages)
     for _ in range(50):
-        sender.pump(0.0)
+        sender.pump(0.0, to_messages)
     assert stats.throttled_seconds == pytest.approx(wait)
 
 
@@ -374,7 +376,7 @@ class Link:
             self._write()
 
     def _pump(self) -> None:
-        messages, _ = self.sender.pump(self.now)
+        messages, _ = self.sender.pump(self.now, to_messages)
         self.with_actor.extend(messages)
         self.largest_payload = max([self.largest_payload, *payload_sizes(messages)])
 
@@ -425,7 +427,7 @@ def test_a_measured_rate_is_doubted_while_the_link_takes_all_it_gets() -> None:
     largest = 0
     for step in range(60):
         now = 8.0 + step * 0.001
-        messages, _ = sender.pump(now)
+        messages, _ = sender.pump(now, to_messages)
         largest = max([largest, *payload_sizes(messages)])
         sender.written(1_000, now, blocked=False)
     assert largest == MAX_PAYLOAD_BYTES
@@ -435,6 +437,6 @@ def test_what_has_a_key_is_told_when_it_has_left() -> None:
     sender = make()
     sender.control(start(), COPY)
     sender.control(start(2))
-    sender.pump(0.0)
+    sender.pump(0.0, to_messages)
     assert sender.written(2, 0.0, blocked=False) == []
     assert sender.is_idle

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.content import MIB, blocks, digest
 from tests.e2e.rig import connect, echo, eventually, receive_exactly, receive_to_end
+from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.runtime import Mode, TunnelState
 
 if TYPE_CHECKING:
@@ -171,3 +174,46 @@ class TestStop:
         with client:
             (arrival,) = server.arrivals()
         assert (arrival.size_bytes, arrival.sha256) == (len(data), digest([data]))
+
+
+OF_A_CONNECTION = {"WebSocketActor", "StreamActor", "SocketActor"}
+
+
+@contextlib.contextmanager
+def no_garbage_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("how", ["closed", "reconnected"])
+def test_actors_that_have_ended_leave_the_garbage_collector_nothing(rig: Rig, how: str) -> None:
+    """With thousands of tunnels its full turns are the longest that a dispatcher has."""
+    server = rig.backends.echo()
+    before = {id(actor) for actor in gc.get_objects() if isinstance(actor, DispatchedActor)}
+    with no_garbage_collector():
+        pair = rig.pair({"SSH": server.address})
+        with pair.connect("SSH") as client:
+            echo(client, b"x" * 200_000)
+            actors = [
+                weakref.ref(actor)
+                for actor in gc.get_objects()
+                if isinstance(actor, DispatchedActor) and id(actor) not in before
+            ]
+        kinds = {type(ref()).__name__ for ref in actors}
+        assert kinds > OF_A_CONNECTION
+        if how == "closed":
+            rig.runtime.close_tunnel(pair.source.name)
+            rig.runtime.close_tunnel(pair.destination.name)
+        else:
+            kinds = OF_A_CONNECTION
+            rig.service.drop(pair.name)
+        gone = [ref for ref in actors if type(ref()).__name__ in kinds]
+
+        def left() -> list[str]:
+            return [type(ref()).__name__ for ref in gone if ref() is not None]
+
+        eventually(lambda: not left(), f"{left()} are left")
