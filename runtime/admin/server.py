@@ -18,7 +18,12 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.metrics.breather import Breather
@@ -248,4 +253,5 @@ def make_registry(runtime: TunnelRuntime) -> CollectorRegistry:
     registry.register(runtime.collector)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
     return registry

@@ -5,6 +5,7 @@ The service and the scraper are processes of their own.
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import subprocess
@@ -56,7 +57,8 @@ def run(*, tunnels: int) -> dict[str, dict[str, float]]:
 
     Returns:
         One entry: memory and threads, the time to connect, the time of a scrape over HTTP, and the
-        longest that a timer of the dispatcher was late with and without scrapes.
+        longest that a timer of the dispatcher was late with and without scrapes, and a full
+        garbage collection.
     """
     code = f"from tests.bench import idle_bench; idle_bench.serve({tunnels + 1})"
     with subprocess.Popen(
@@ -82,12 +84,14 @@ def _measure(runtime: TunnelRuntime, endpoint: Endpoint, tokens: list[str]) -> d
     _await_connected(runtime)
     seconds = time.perf_counter() - started
     scraped = _scrape(runtime)
+    collected = _collect()
     return {
         "kb_per_tunnel": round((_resident_bytes() - before) / len(tokens) / 1024, 1),
         "rss_mb": round(_resident_bytes() / 1_048_576, 1),
         "threads": threading.active_count(),
         "connect_seconds": round(seconds, 2),
         **scraped,
+        **collected,
     }
 
 
@@ -112,6 +116,23 @@ def _scrape(runtime: TunnelRuntime) -> dict[str, float]:
         "dispatcher_late_worst_ms": round(1e3 * ticker.worst, 2),
         "dispatcher_late_without_scrape_ms": round(1e3 * quiet_seconds, 2),
     }
+
+
+def _collect() -> dict[str, float]:
+    """How long a full turn of the garbage collector stops everything, and that freezing helps."""
+
+    def turn_ms() -> float:
+        started = time.perf_counter()
+        gc.collect()
+        return round(1e3 * (time.perf_counter() - started), 1)
+
+    turn_ms()
+    full = turn_ms()
+    gc.freeze()
+    try:
+        return {"full_collection_ms": full, "full_collection_after_freeze_ms": turn_ms()}
+    finally:
+        gc.unfreeze()
 
 
 def scrape(url: str) -> None:

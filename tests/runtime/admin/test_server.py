@@ -74,6 +74,7 @@ def test_metrics_of_runtime_and_process(server: AdminServer, runtime: TunnelRunt
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert b'tunnelfleet_sent_bytes_total{mode="source",service_id="SSH"} 5.0\n' in answer.body
     assert b"process_cpu_seconds_total" in answer.body
+    assert b'python_gc_collections_total{generation="2"}' in answer.body
 
 
 def test_open_metrics_and_gzip(server: AdminServer) -> None:
