@@ -138,7 +138,11 @@ _UP = Row(
             "Reconnects, last 15 minutes",
             "Connections that were lost and came back.",
             "short",
-            (Target(f"sum(increase(tunnelfleet_reconnects_total{{{FLEET_SELECTOR}}}[15m]))"),),
+            (
+                Target(
+                    f"round(sum(increase(tunnelfleet_reconnects_total{{{FLEET_SELECTOR}}}[15m])))"
+                ),
+            ),
             "stat",
             4,
             thresholds=((None, "green"), (10, "orange")),

@@ -52,8 +52,12 @@ def _resident_bytes() -> int:
     return pages * 4_096
 
 
-def run(*, tunnels: int) -> dict[str, dict[str, float]]:
+def run(*, tunnels: int, rows: int = 0) -> dict[str, dict[str, float]]:
     """Open `tunnels` destinations, wait until all are connected, look, and scrape.
+
+    Args:
+        tunnels: how many.
+        rows: how many of them have metrics of their own.
 
     Returns:
         One entry: memory and threads, the time to connect, the time of a scrape over HTTP, and the
@@ -68,7 +72,9 @@ def run(*, tunnels: int) -> dict[str, dict[str, float]]:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         context = make_ssl_context(Path(ready["ca"]))
-        with TunnelRuntime(ssl_context=context, connect_rate_per_second=CONNECT_RATE) as runtime:
+        with TunnelRuntime(
+            ssl_context=context, connect_rate_per_second=CONNECT_RATE, per_tunnel_series=rows
+        ) as runtime:
             measured = _measure(runtime, Endpoint.parse(ready["endpoint"]), ready["tokens"])
         process.stdin.close()
     return {f"{tunnels} idle TLS tunnels": measured}
