@@ -1,6 +1,9 @@
 """A handle on one tunnel of a runtime: what it is, what it does, waiting for what it will be.
 
-Owns the snapshot that people look at. It changes nothing: `TunnelRuntime` opens and closes.
+Owns the snapshot that people look at, and the way to the present supervisor of the tunnel. It opens
+and closes nothing, and must not know the runtime: `TunnelRuntime` opens and closes.
+
+No lock: the context and the supervisor are replaced in one step, by the root supervisor's turn.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.tunnel_supervisor import TunnelSupervisor
 from tunnelfleet.proto import TunnelClosed
 
 if TYPE_CHECKING:
@@ -17,11 +21,13 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.config import Address, TunnelConfig
+    from tunnelfleet.actors.connector import Connector
+    from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.stats import TunnelStats
     from tunnelfleet.actors.tunnel_core import TunnelContext
     from tunnelfleet.proto import Mode
 
-    from .runtime import TunnelRuntime
+    from .changes import Changes
 
 __all__ = ["Tunnel", "TunnelStatus"]
 
@@ -58,12 +64,11 @@ class TunnelStatus:
 class Tunnel:
     """A handle on one tunnel of a runtime."""
 
-    def __init__(
-        self, runtime: TunnelRuntime, context: TunnelContext, dispatcher_number: int
-    ) -> None:
-        self._runtime = runtime
+    def __init__(self, changes: Changes, context: TunnelContext, dispatcher_number: int) -> None:
+        self._changes = changes
         self._context = context
-        self._dispatcher_number = dispatcher_number
+        self.dispatcher_number = dispatcher_number
+        """Which of the runtime's dispatchers it lives on, now and after each restart."""
         self._supervisor: ActorRef[Any] | None = None
 
     def __repr__(self) -> str:
@@ -96,6 +101,18 @@ class Tunnel:
         return {
             service: bound[service] for service in list(self.stats.listening) if service in bound
         }
+
+    def start_actors(self, connector: Connector, dispatcher: Dispatcher) -> ActorRef[Any]:
+        """Start its supervisor, with the connector of this life; for the root supervisor."""
+        self._context = context = self._context._replace(connector=connector)
+        supervisor = self._supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)
+        return supervisor
+
+    def tell(self, command: Any) -> None:
+        """Send a command to its present supervisor; for the runtime."""
+        supervisor = self._supervisor
+        assert supervisor is not None
+        supervisor.tell(command)
 
     def finish(self) -> None:
         """Answer what its user still waits for, once its actors are over; for the runtime."""
@@ -136,7 +153,7 @@ class Tunnel:
             TimeoutError: it was not within the time; the message says what it was instead, and why.
         """
         wanted = {states} if isinstance(states, TunnelState) else set(states)
-        self._runtime.wait_until(lambda: self.stats.state in wanted, timeout_seconds)
+        self._changes.wait_until(lambda: self.stats.state in wanted, timeout_seconds)
         status = self.status()
         if status.state in wanted:
             return status
@@ -152,7 +169,7 @@ class Tunnel:
         Raises:
             TimeoutError: it did not within the time.
         """
-        self._runtime.wait_until(lambda: service_id in self.listening, timeout_seconds)
+        self._changes.wait_until(lambda: service_id in self.listening, timeout_seconds)
         address = self.listening.get(service_id)
         if address is None:
             raise TimeoutError(

@@ -196,7 +196,7 @@ def assert_is_refused(address: Address, timeout_seconds: float = 10.0) -> None:
 def actors(runtime: TunnelRuntime, name: str, tunnel: str | None = None) -> list[ActorRef[Any]]:
     """The live actors of a class, of one tunnel (by its name) or of all."""
     found = []
-    for dispatcher in runtime._dispatchers:
+    for dispatcher in runtime.dispatchers:
         for cell in list(dispatcher._cells):
             actor = cell.actor
             if type(actor).__name__ == name and tunnel in (None, _tunnel_of(actor)):

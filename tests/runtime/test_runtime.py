@@ -37,7 +37,8 @@ from tunnelfleet.runtime import (
     TunnelState,
     TunnelStateChanged,
 )
-from tunnelfleet.runtime import runtime as runtime_module
+from tunnelfleet.runtime import engine as engine_module
+from tunnelfleet.runtime import life as life_module
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
         sock.sendall(PAYLOAD)
         # Some of it has come back: the rest was read, and a stop in good order would send it.
         assert sock.recv(1)
-        with caplog.at_level(logging.WARNING, runtime_module.__name__):
+        with caplog.at_level(logging.WARNING, life_module.__name__):
             stopped.stop(timeout_seconds=0.05)
     [record] = caplog.records
     assert source.name in record.getMessage()
@@ -258,7 +259,7 @@ def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
 def test_a_turn_that_does_not_end_is_left_behind_and_the_rest_ends(
     configure: Configure, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime_module, "FORCED_END_SECONDS", 0.05)
+    monkeypatch.setattr(engine_module, "FORCED_END_SECONDS", 0.05)
     gate, entered = threading.Event(), threading.Event()
     runtime = TunnelRuntime().start()
     [dispatcher] = runtime.dispatchers
@@ -500,23 +501,6 @@ def test_an_actor_that_subscribed_gets_events(configure: Configure) -> None:
 # -- waiting
 
 
-def test_what_happens_while_a_condition_is_looked_at_goes_on_and_is_not_missed(
-    runtime: TunnelRuntime, configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime_module, "WAIT_SLICE_SECONDS", DEADLINE_SECONDS)
-    tunnel = runtime.open_tunnel(configure(Mode.DESTINATION))
-    tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
-    looks = []
-
-    def changes_at_the_first_look() -> bool:
-        looks.append(len(looks))
-        if len(looks) == 1:
-            runtime.close_tunnel(tunnel.name)
-        return len(looks) == 2
-
-    assert runtime.wait_until(changes_at_the_first_look, DEADLINE_SECONDS)
-
-
 def test_waiting_for_a_state_times_out_and_says_what_it_is_instead(
     runtime: TunnelRuntime, configure: Configure
 ) -> None:
@@ -609,7 +593,7 @@ def test_a_service_that_is_not_there_yet_is_waited_for(
 def test_commands_reach_a_tunnel_whose_supervisor_was_restarted(
     runtime: TunnelRuntime, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnelfleet.runtime.runtime.TUNNEL_BACKOFF", QUICK.backoff)
+    monkeypatch.setattr("tunnelfleet.runtime.supervisor.TUNNEL_BACKOFF", QUICK.backoff)
     tunnel = runtime.open_tunnel(configure(Mode.SOURCE))
     tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
     former = tunnel._supervisor

@@ -1,0 +1,163 @@
+"""The lives of a runtime: started, stopped, ended by a failure or a host, started again.
+
+Owns which engine is the present one, the threads of callbacks, which outlive an engine that a host
+replaces, and what an end means for the tunnels. It must not know how tunnels are opened or closed,
+nor what an engine is made of.
+
+Lock: `_ending` is held by whoever starts or ends, for as long as that takes. A start does not wait
+for it; an end does, except in a callback, for whose return another end may be waiting. It is the
+outermost: the locks of the book, the ledger, the meter and the callback threads are taken under it,
+and whoever holds one of those never takes it. A stop in good order waits for the actors without it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pykka
+
+from tunnelfleet.actors.relay_threads import RelayThreads
+from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.proto import TunnelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef, ExitReason
+    from tunnelfleet.actors.lane_stats import CallbackTotals
+
+    from .book import TunnelBook
+    from .engine import Engine
+
+__all__ = ["RuntimeLife"]
+
+NAMED_TUNNELS = 5
+"""How many tunnels a log line names."""
+CALLBACK_SECONDS = 5.0
+"""What callbacks have to return when the runtime ends by itself."""
+MIN_CALLBACK_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class RuntimeLife:
+    """Starts and ends a runtime, any number of times. Any thread.
+
+    Args:
+        make_engine: makes the engine of one life, not started.
+        make_children: the root's children when an engine starts.
+        book: the tunnels; an end that is final strikes them out.
+        totals: counts the callbacks of all lives.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        make_children: Callable[[Engine], list[ChildSpec]],
+        book: TunnelBook,
+        totals: CallbackTotals,
+    ) -> None:
+        self._make_engine = make_engine
+        self._make_children = make_children
+        self._book = book
+        self._totals = totals
+        self._ending = threading.Lock()
+        self._is_child = False
+        """A supervisor of the host starts it again when it has failed."""
+        self.engine = make_engine()
+        """Of this life, or else of the last one; what belongs to it must not end the next."""
+        self.threads = RelayThreads(totals=totals)
+        """Those on which callbacks run."""
+
+    def start(self, *, register: bool = True) -> DispatchedRef[Any]:
+        """Start the threads and the root supervisor, with the tunnels that are in the book.
+
+        Returns:
+            The root.
+
+        Raises:
+            TunnelError: it runs already, or is still stopping.
+        """
+        if not self._ending.acquire(blocking=False):
+            raise TunnelError("the runtime is still stopping: start it when it has stopped")
+        try:
+            if self.engine.is_running:
+                raise TunnelError("the runtime is running already: start it once")
+            return self._start(register=register)
+        finally:
+            self._ending.release()
+
+    def start_as_child(self) -> DispatchedRef[Any]:
+        """The same for a host's supervisor: a failure is not the end, it is started again."""
+        self._is_child = True
+        return self.start(register=False)
+
+    def _start(self, *, register: bool) -> DispatchedRef[Any]:
+        engine = self.engine = self._make_engine()
+        if self.threads.is_closed:
+            self.threads = RelayThreads(totals=self._totals)
+        on_ended = functools.partial(self._on_supervisor_ended, engine)
+        return engine.start(self._make_children, on_ended, register=register)
+
+    def stop(self, timeout_seconds: float) -> None:
+        """End it: the actors in good order, within the time, then the threads. Safe to call twice.
+
+        Callbacks that return take their part of the time. What is late is ended by force, and a
+        warning in the log names it.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        engine = self.engine
+        self._is_child = False
+        try:
+            engine.stop(timeout_seconds)
+        except pykka.Timeout:
+            self._warn_of_force(timeout_seconds)
+        finally:
+            self._end(engine, max(deadline - time.monotonic(), MIN_CALLBACK_SECONDS))
+
+    def _warn_of_force(self, seconds: float) -> None:
+        tunnels = self._book.tunnels()
+        late = [each.name for each in tunnels if each.stats.state is not TunnelState.STOPPED]
+        names = ", ".join(late[:NAMED_TUNNELS]) + (", ..." if len(late) > NAMED_TUNNELS else "")
+        logger.warning(
+            "the runtime had not stopped after %g s, and is ended by force, with %d of %d tunnels "
+            "(%s): what they had read may not have been sent; give stop() more time",
+            seconds,
+            len(late),
+            len(tunnels),
+            names or "none",
+        )
+
+    def _on_supervisor_ended(self, engine: Engine, reason: ExitReason) -> None:
+        """The actors are over, whoever ended them: so is the rest, on a thread that may wait."""
+        is_final = reason.is_normal or not self._is_child
+        if is_final:
+            self._book.finish()
+        threading.Thread(
+            target=self._end,
+            args=(engine, CALLBACK_SECONDS),
+            kwargs={"is_final": is_final},
+            name="tunnelfleet-end",
+            daemon=True,
+        ).start()
+
+    def _end(self, engine: Engine, callback_seconds: float, *, is_final: bool = True) -> None:
+        """End the threads of one life. Safe to call twice, from any thread that may wait."""
+        # A callback may end the runtime, but not wait for an end that waits for callbacks.
+        if not self._ending.acquire(blocking=not self.threads.runs_here):
+            return
+        try:
+            if self.engine is not engine:
+                return
+            engine.end()
+            if not is_final:
+                return
+            self._book.finish()
+            self.threads.close(callback_seconds)
+            self._book.clear()
+        finally:
+            self._ending.release()

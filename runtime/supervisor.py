@@ -1,0 +1,140 @@
+"""The root of a runtime's actors, and how its children are kept up.
+
+Owns the policy of supervision: what is restarted, after how long, how long a stop may take, what
+is quarantined. It must not know who starts the root, nor which tunnels there are.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from tunnelfleet.actors.event_relay import EventRelay
+from tunnelfleet.actors.governor import ConnectGovernor
+from tunnelfleet.actors.kernel import Backoff, ChildSpec, Restart, SupervisorActor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.connector import Connector
+    from tunnelfleet.actors.event_relay import Subscribe
+    from tunnelfleet.actors.events import TunnelEvent
+    from tunnelfleet.actors.kernel import Dispatcher, ExitReason
+    from tunnelfleet.actors.services import Services
+
+    from .tunnel import Tunnel
+
+__all__ = [
+    "RuntimeSupervisor",
+    "governor_spec",
+    "relay_spec",
+    "runtime_spec",
+    "tunnel_child_id",
+    "tunnel_spec",
+]
+
+GOVERNOR = "governor"
+RELAY = "events"
+SHARED_BACKOFF = Backoff(min_seconds=0.05, max_seconds=5.0)
+"""Of what all tunnels share: with a backoff its crashes never end the runtime."""
+TUNNEL_BACKOFF = Backoff(min_seconds=0.5, max_seconds=60.0)
+QUARANTINE_AFTER = 5
+STOP_MARGIN_SECONDS = 3.0
+"""Added to a tunnel's own stop timeout before its supervisor is killed."""
+CHILD_SHUTDOWN_SECONDS = 30.0
+CHILD_BACKOFF = Backoff(min_seconds=0.2, max_seconds=30.0)
+"""Of a runtime that is a host's child."""
+
+
+class RuntimeSupervisor(SupervisorActor):
+    """The root of a runtime's actors.
+
+    Args:
+        services: what tunnels look up.
+        children: its first children.
+        on_ended: called in its last turn with its reason; must not block.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        children: list[ChildSpec],
+        on_ended: Callable[[ExitReason], None] = lambda _reason: None,
+    ) -> None:
+        self._services = services
+        self._on_ended = on_ended
+        super().__init__(children)
+
+    def _on_end(self, reason: ExitReason) -> None:
+        super()._on_end(reason)
+        self._on_ended(reason)
+
+    def on_child_started(self, child_id: str, ref: ActorRef[Any]) -> None:
+        """Keep the present governor and relay where tunnels look for them."""
+        if child_id == GOVERNOR:
+            self._services.governor = ref
+        elif child_id == RELAY:
+            self._services.relay = ref
+
+
+def relay_spec(
+    observe: Callable[[TunnelEvent], None], subscriptions: Callable[[], list[Subscribe]]
+) -> ChildSpec:
+    """How the event relay is run.
+
+    Args:
+        observe: called with each event in the relay's turn; must not block or raise.
+        subscriptions: tells whom each new relay begins with.
+    """
+
+    def start() -> ActorRef[Any]:
+        return EventRelay.start(observe, subscriptions())
+
+    return ChildSpec(id=RELAY, start=start, backoff=SHARED_BACKOFF)
+
+
+def governor_spec(rate_per_second: float, concurrency: int) -> ChildSpec:
+    """How the governor of all tunnels' connects is run; the arguments are `ConnectGovernor`'s."""
+    start = functools.partial(
+        ConnectGovernor.start, rate_per_second=rate_per_second, concurrency=concurrency
+    )
+    return ChildSpec(id=GOVERNOR, start=start, backoff=SHARED_BACKOFF)
+
+
+def tunnel_child_id(name: str) -> str:
+    """The id of a tunnel's supervisor among the root's children."""
+    return f"tunnel {name}"
+
+
+def tunnel_spec(tunnel: Tunnel, connector: Connector, dispatcher: Dispatcher) -> ChildSpec:
+    """How a tunnel is run.
+
+    Args:
+        tunnel: the handle on it.
+        connector: of this life of the runtime.
+        dispatcher: that it lives on, now and after each restart.
+    """
+    return ChildSpec(
+        id=tunnel_child_id(tunnel.name),
+        start=functools.partial(tunnel.start_actors, connector, dispatcher),
+        restart=Restart.PERMANENT,
+        shutdown=tunnel.config.limits.stop_timeout_seconds + STOP_MARGIN_SECONDS,
+        backoff=TUNNEL_BACKOFF,
+        quarantine_after=QUARANTINE_AFTER,
+        # Tunnels stop together: one waits for its service, and thousands would for each other.
+        independent=True,
+    )
+
+
+def runtime_spec(child_id: str, start: Callable[[], ActorRef[Any]]) -> ChildSpec:
+    """How a host's supervisor runs a whole runtime.
+
+    Args:
+        child_id: its id among the host's children.
+        start: starts the runtime and returns its root.
+    """
+    return ChildSpec(
+        id=child_id, start=start, shutdown=CHILD_SHUTDOWN_SECONDS, backoff=CHILD_BACKOFF
+    )

@@ -1,0 +1,116 @@
+"""Closing one tunnel: in which order, and that it ends whatever becomes of the runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.actors.fakes import make_config
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
+from tunnelfleet.actors.connector import Connector
+from tunnelfleet.actors.kernel import DeleteChild, DispatchedActor, Dispatcher, StopChild
+from tunnelfleet.actors.services import Services
+from tunnelfleet.proto import Mode
+from tunnelfleet.runtime.book import TunnelBook
+from tunnelfleet.runtime.changes import Changes
+from tunnelfleet.runtime.closing import begin_close
+from tunnelfleet.runtime.metrics import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunnelfleet.runtime import Tunnel
+
+
+class Root(DispatchedActor):
+    """Stands for the root supervisor; fails of a message of the given class."""
+
+    def __init__(self, log: Log, book: TunnelBook, fails_of: type | None = None) -> None:
+        super().__init__()
+        self._log = log
+        self._book = book
+        self._fails_of = fails_of
+
+    def on_receive(self, message: Any) -> Any:
+        self._log.add((message, len(self._book)))
+        if type(message) is self._fails_of:
+            raise ZeroDivisionError
+
+
+class Port:
+    """Stands for an ApiPort."""
+
+    def __init__(self, log: Log, book: TunnelBook) -> None:
+        self._log = log
+        self._book = book
+
+    def finish(self, _error: Exception) -> None:
+        self._log.add(("finished", len(self._book)))
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def book() -> TunnelBook:
+    return TunnelBook(Services(), Ledger(), Changes())
+
+
+@pytest.fixture
+def tunnel(book: TunnelBook, log: Log) -> Tunnel:
+    port: Any = Port(log, book)
+    return book.add(make_config(Mode.SOURCE, name="a"), Connector(1), port=port)
+
+
+@pytest.fixture
+def dispatcher() -> Iterator[Dispatcher]:
+    with Dispatcher("test") as running:
+        yield running
+
+
+STOP, DELETE = (StopChild("tunnel a"), 1), (DeleteChild("tunnel a"), 1)
+FINISHED = ("finished", 0)
+
+
+@pytest.mark.parametrize(
+    ("fails_of", "transcript"),
+    [
+        pytest.param(None, [STOP, DELETE, FINISHED], id="in good order"),
+        pytest.param(StopChild, [STOP, FINISHED], id="the runtime ends before"),
+        pytest.param(DeleteChild, [STOP, DELETE, FINISHED], id="the runtime ends meanwhile"),
+    ],
+)
+def test_its_name_is_free_before_anybody_hears_of_the_end(
+    dispatcher: Dispatcher,
+    book: TunnelBook,
+    tunnel: Tunnel,
+    log: Log,
+    fails_of: type | None,
+    transcript: list[Any],
+) -> None:
+    root = Root.start(log, book, fails_of, dispatcher=dispatcher)
+    closed = begin_close(tunnel, root, book)
+    assert closed.result(DEADLINE_SECONDS) == tunnel.status()
+    assert log.items == transcript
+
+
+def test_with_a_root_that_has_ended_it_is_over_at_once(
+    dispatcher: Dispatcher, book: TunnelBook, tunnel: Tunnel, log: Log
+) -> None:
+    root = Root.start(log, book, dispatcher=dispatcher)
+    root.stop(timeout=DEADLINE_SECONDS)
+    assert begin_close(tunnel, root, book).done()
+    assert log.items == [FINISHED]
+
+
+def test_closed_twice_it_spares_the_next_of_that_name(
+    dispatcher: Dispatcher, book: TunnelBook, tunnel: Tunnel, log: Log
+) -> None:
+    root = Root.start(log, book, dispatcher=dispatcher)
+    begin_close(tunnel, root, book).result(DEADLINE_SECONDS)
+    next_one = book.add(tunnel.config, Connector(1))
+    begin_close(tunnel, root, book).result(DEADLINE_SECONDS)
+    assert book.tunnels() == [next_one]
