@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
+from tunnelfleet.actors.kernel import BlockingCallError, Dispatcher
 from tunnelfleet.actors.relay_threads import RelayThreads
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.proto import TunnelError
@@ -108,9 +109,17 @@ class RuntimeLife:
 
         Callbacks that return take their part of the time. What is late is ended by force, and a
         warning in the log names it.
+
+        Raises:
+            BlockingCallError: a dispatcher's thread called it; nothing has happened.
         """
-        deadline = time.monotonic() + timeout_seconds
         engine = self.engine
+        if Dispatcher.current() is not None and engine.is_running:
+            raise BlockingCallError(
+                "stop() waits for actors, and this is a thread that runs them: stop the runtime "
+                "by its actor_ref, or on another thread"
+            )
+        deadline = time.monotonic() + timeout_seconds
         self._is_child = False
         try:
             engine.stop(timeout_seconds)

@@ -144,6 +144,9 @@ class TunnelRuntime:
 
         Args:
             timeout_seconds: for the good order.
+
+        Raises:
+            BlockingCallError: an actor of a dispatcher called it, which must not wait; it goes on.
         """
         self._life.stop(timeout_seconds)
 

@@ -51,6 +51,7 @@ class Subscriptions:
             tunnels: the names of those to tell of; None for all, later ones too.
             kinds: the classes of events to tell of; None for all.
         """
+        self._forget_the_dead()
         self._by_urn[subscriber.actor_urn] = subscription = Subscribe(
             subscriber,
             None if tunnels is None else frozenset(tunnels),
@@ -62,6 +63,12 @@ class Subscriptions:
         """Stop that; harmless for an actor that is none."""
         self._by_urn.pop(subscriber.actor_urn, None)
         self._tell_relay(Unsubscribe(subscriber))
+
+    def _forget_the_dead(self) -> None:
+        # The relay watches them; here nobody tells of their end.
+        for urn, subscription in list(self._by_urn.items()):
+            if not subscription.subscriber.is_alive():
+                self._by_urn.pop(urn, None)
 
     def _tell_relay(self, message: Subscribe | Unsubscribe) -> None:
         relay = self._services.relay

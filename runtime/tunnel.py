@@ -3,11 +3,12 @@
 Owns the snapshot that people look at, and the way to the present supervisor of the tunnel. It opens
 and closes nothing, and must not know the runtime: `TunnelRuntime` opens and closes.
 
-No lock: the context and the supervisor are replaced in one step, by the root supervisor's turn.
+Lock: `_lock` guards who takes commands, held for a look; no other is taken under it.
 """
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,9 @@ class Tunnel:
         self.dispatcher_number = dispatcher_number
         """Which of the runtime's dispatchers it lives on, now and after each restart."""
         self._supervisor: ActorRef[Any] | None = None
+        self._lock = threading.Lock()
+        self._pending: dict[type[Any], Any] = {}
+        """The last command of each kind that nobody was there to take."""
 
     def __repr__(self) -> str:
         return f"<Tunnel {self.name!r} {self.mode} {self.stats.state}>"
@@ -105,13 +109,24 @@ class Tunnel:
     def start_actors(self, connector: Connector, dispatcher: Dispatcher) -> ActorRef[Any]:
         """Start its supervisor, with the connector of this life; for the root supervisor."""
         self._context = context = self._context._replace(connector=connector)
-        supervisor = self._supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)
+        supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)
+        with self._lock:
+            self._supervisor = supervisor
+            pending, self._pending = self._pending, {}
+        for command in pending.values():
+            supervisor.tell(command)
         return supervisor
 
     def tell(self, command: Any) -> None:
-        """Send a command to its present supervisor; for the runtime."""
-        supervisor = self._supervisor
-        assert supervisor is not None
+        """Send a command to its supervisor, or to the next one if none is there; for the runtime.
+
+        A supervisor that crashes is started again; a token that is replaced meanwhile is not lost.
+        """
+        with self._lock:
+            supervisor = self._supervisor
+            if supervisor is None or not supervisor.is_alive():
+                self._pending[type(command)] = command
+                return
         supervisor.tell(command)
 
     def finish(self) -> None:

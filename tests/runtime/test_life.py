@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pykka
@@ -12,6 +13,7 @@ import pytest
 from tests.actors.fakes import make_config
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
 from tunnelfleet.actors.connector import Connector
+from tunnelfleet.actors.kernel import BlockingCallError, Dispatcher
 from tunnelfleet.actors.kernel.reasons import KILLED, NORMAL, SHUTDOWN, ExitKind, ExitReason
 from tunnelfleet.actors.lane_stats import CallbackTotals
 from tunnelfleet.actors.services import Services
@@ -327,3 +329,26 @@ def test_the_callbacks_of_all_lives_are_counted_together(rig: Rig) -> None:
         rig.life.threads.lane("a", lambda _event: None, 1_000).put("an event")
         rig.life.stop(DEADLINE_SECONDS)
         assert totals.events == number
+
+
+def test_an_actor_may_not_wait_for_the_end_and_ends_nothing(rig: Rig) -> None:
+    rig.life.start()
+    rig.open("a")
+    done = rig.log.copy()
+    refused: Future[BaseException | None] = Future()
+
+    def stop() -> None:
+        try:
+            rig.life.stop(1.0)
+        except BlockingCallError as error:
+            refused.set_result(error)
+        else:
+            refused.set_result(None)
+
+    with Dispatcher("host") as host:
+        host.call_soon(stop)
+        assert isinstance(refused.result(DEADLINE_SECONDS), BlockingCallError)
+    assert rig.log == done
+    assert rig.engine.is_running
+    assert len(rig.book) == 1
+    rig.life.stop(1.0)

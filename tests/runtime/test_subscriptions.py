@@ -34,7 +34,7 @@ def make(relay: Relay | None = None) -> Subscriptions:
 
 
 def actor(urn: str) -> Any:
-    return SimpleNamespace(actor_urn=urn)
+    return SimpleNamespace(actor_urn=urn, is_alive=lambda: True)
 
 
 A, B = actor("a"), actor("b")
@@ -97,3 +97,13 @@ def test_the_list_is_a_copy() -> None:
     subscriptions.add(A)
     subscriptions.present().clear()
     assert subscriptions.present() == [Subscribe(A)]
+
+
+def test_actors_that_have_ended_are_not_kept() -> None:
+    subscriptions = make()
+    for number in range(100):
+        ended = actor(str(number))
+        subscriptions.add(ended)
+        ended.is_alive = lambda: False
+    subscriptions.add(A)
+    assert [each.subscriber for each in subscriptions.present()] == [A]

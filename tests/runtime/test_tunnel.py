@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import Rig, echo
-from tunnelfleet.runtime import Mode, TunnelState
+from tests.e2e.rig import Rig, echo, eventually
+from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher
+from tunnelfleet.runtime import Mode, TunnelConfig, TunnelState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,3 +68,42 @@ def test_a_closed_tunnel_keeps_its_last_status(rig: Rig, pair: Pair) -> None:
     status = rig.runtime.close_tunnel(pair.source.name)
     assert status.state is TunnelState.STOPPED
     assert pair.source.status().state is TunnelState.STOPPED
+
+
+class Opener(DispatchedActor):
+    """A host's actor that opens a tunnel and at once gives it a command."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__()
+        self._rig = rig
+
+    def on_receive(self, message: TunnelConfig) -> None:
+        self._rig.runtime.open_tunnel(message)
+        self._rig.runtime.drain_tunnel(message.name)
+
+
+def test_a_command_before_its_actors_have_started_is_for_them(rig: Rig) -> None:
+    tokens = rig.service.open_tunnel("early", ["SSH"])
+    config = TunnelConfig(
+        name="early",
+        mode=Mode.SOURCE,
+        endpoint=rig.endpoint,
+        access_token=tokens.source_token,
+    )
+    with Dispatcher("host") as host:
+        Opener.start(rig, dispatcher=host).ask(config, timeout=10)
+        tunnel = rig.runtime.tunnel("early")
+        tunnel.wait_for(TunnelState.DRAINING, 10)
+
+
+def test_a_token_that_is_replaced_while_its_supervisor_is_down_is_not_lost(
+    rig: Rig, pair: Pair
+) -> None:
+    name = pair.source.name
+    token = rig.service.rotate(pair.name, Mode.SOURCE).source_token
+    supervisor = pair.source._supervisor
+    assert supervisor is not None
+    supervisor.kill()
+    eventually(lambda: not supervisor.is_alive(), "its end")
+    rig.runtime.replace_token(name, token)
+    pair.source.wait_for(TunnelState.CONNECTED, 20)
