@@ -224,14 +224,14 @@ class SocketActor(DispatchedActor):
                 self._progress_at = time.monotonic()
                 self._unsent_bytes += len(data)
                 self._stream.tell(LocalDataRead(self._key.connection_id, data))
-                if len(data) < limit_bytes:
-                    break
         except OSError as error:
             self._write_ended = True
             self._on_local_end(f"local connection broke: {error.strerror or error}")
             return
-        if not self._has_credit():
-            self._stop_reading()
+        self._stop_reading()
+        if self._has_credit():
+            # Anew: libuv polls no more once it has reported an error, which is still to be read.
+            self._start_reading()
 
     def _has_credit(self) -> bool:
         return self._unsent_bytes < self._limits.send_high_water_bytes
@@ -301,6 +301,10 @@ class SocketActor(DispatchedActor):
         self._outgoing.clear()
         if self._read_ended:
             self._end(self._reason or "local application stopped reading")
+        elif self._reading:
+            # Anew, as above: the error that was met here may be the one that it has reported.
+            self._stop_reading()
+            self._start_reading()
 
     def _give_credit(self, size_bytes: int) -> None:
         self._tunnel.tell(BytesDelivered(self._key, size_bytes))

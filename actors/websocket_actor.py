@@ -39,7 +39,6 @@ from .messages import (
     Written,
 )
 from .socket_io import (
-    READ_BYTES,
     close_quietly,
     discard_some,
     read_some,
@@ -231,8 +230,6 @@ class WebSocketActor(DispatchedActor):
                 read_bytes += len(data)
                 self._keep_alive.on_heard(time.monotonic())
                 self._take(data, messages)
-                if len(data) < READ_BYTES and not isinstance(self._socket, ssl.SSLSocket):
-                    break
             else:
                 self._read_later()
         except RemoteProtocolError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -634,6 +635,23 @@ def test_a_service_that_floods_with_pings_and_never_reads_costs_bounded_memory(
     actor = client.ref.cell.actor
     assert len(actor._writer) <= 2, "only the latest ping needs an answer"
     release.set()
+
+
+def test_a_reset_behind_a_frame_is_noticed(serve: Serve, connect: Connect) -> None:
+    """The kernel reports both at once, and libuv reports an error only once."""
+
+    def script(peer: Peer) -> None:
+        peer.upgrade()
+        go_on.wait(DEADLINE_SECONDS)
+        peer.send(data("DATA SSH 1/1 hello"))
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    go_on = threading.Event()
+    client = connect(serve(script), ping_interval_seconds=60.0).established()
+    busy = threading.Event()
+    client.dispatcher.call_soon(lambda: (go_on.set(), busy.wait(0.2)))
+    assert client.lost().label == "lost"
+    assert client.received == ["DATA SSH 1/1 hello"]
 
 
 def test_replies_that_do_not_leave_stop_the_reading(

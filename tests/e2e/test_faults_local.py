@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 V1, V2, V3 = ProtocolVersion.V1, ProtocolVersion.V2, ProtocolVersion.V3
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+RESETS = 20
 STALL_SECONDS = 1.0
 STALL_LIMITS = replace(FAULT_LIMITS, stall_timeout_seconds=STALL_SECONDS)
 
@@ -176,6 +177,48 @@ class TestApplicationResets:
         with undisturbed(rig), pair.connect() as client:
             assert digest([receive_exactly(client, 100_000)]) == digest(blocks(100_000))
             assert_ends(client)
+
+    def test_resets_behind_bytes_are_noticed(self, rig: Rig) -> None:
+        """The kernel reports both at once, and libuv reports an error only once."""
+        pair = rig.pair({"SSH": rig.backends.echo().address}, limits=FAULT_LIMITS)
+        with undisturbed(rig):
+            for _ in range(RESETS):
+                client = pair.connect()
+                client.sendall(b"behind")
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                client.close()
+            for tunnel in (pair.source, pair.destination):
+                eventually(
+                    lambda tunnel=tunnel: tunnel.status().connections_active == 0,
+                    f"{tunnel.status().connections_active} connections of {tunnel.name} are left",
+                )
+            assert_carries(pair)
+
+    def test_callers_hear_of_an_application_that_answers_and_resets(self, rig: Rig) -> None:
+        def answer_and_reset() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    accepted, _ = server.accept()
+                    with accepted:
+                        accepted.recv(100)
+                        accepted.sendall(b"answer")
+                        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=answer_and_reset)
+            thread.start()
+            pair = rig.pair(
+                {"SSH": TcpAddress(*server.getsockname())},
+                limits=FAULT_LIMITS,
+            )
+            try:
+                for _ in range(RESETS):
+                    with pair.connect() as client:
+                        client.sendall(b"question")
+                        assert_ends(client)
+            finally:
+                server.shutdown(socket.SHUT_RDWR)
+                thread.join(10)
 
 
 class TestApplicationNeverReads:
