@@ -68,8 +68,9 @@ silent ones.
 are not connected, with state, reason and time. Drained and stopped tunnels do not count.
 
 The server listens on loopback unless told otherwise. `AdminOptions` takes a certificate with its
-key, and a `bearer_token`, which all paths then ask for. A 4xx answer repeats nothing of the
-request, and no request is logged.
+key, and a `bearer_token`, which all paths then ask for. Its answers repeat nothing of a request,
+save that the sender of something that is not HTTP is told what was wrong with it; no log has
+anything of either. A scrape runs on a thread of its own: `/healthz` does not wait for it.
 
 ## Dashboards and alerts
 

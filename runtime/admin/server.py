@@ -4,8 +4,8 @@ Owns the thread, the listener, TLS, who is let in, and the pages. What they say 
 collector, `liveness` and `readiness`. It never touches a dispatcher but to ask whether it turns,
 so a scrape that takes long holds up no tunnel.
 
-An answer never repeats anything of the request, and no request is logged: people put tokens into
-URLs.
+No answer of ours repeats anything of the request, and nothing of it is logged: people put tokens
+into URLs. A scrape is made on a second thread, so that it holds up no other page.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hmac
 import logging
 import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiohttp import web
@@ -56,6 +57,20 @@ INDEX: Final = """<!doctype html><title>tunnelfleet</title><h1>tunnelfleet</h1>
 _log = logging.getLogger(__name__)
 
 
+class _WithoutContents(logging.Filter):
+    """Keeps what a client sent out of the log: aiohttp's errors quote it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[0] is not None:
+            record.msg = f"{record.msg}: {record.exc_info[0].__name__}"
+            record.exc_info = None
+        return True
+
+
+_http_log = logging.getLogger(f"{__name__}.http")
+_http_log.addFilter(_WithoutContents())
+
+
 class AdminServer:
     """Serves what a runtime has to say of itself. Use it as a context manager.
 
@@ -76,6 +91,7 @@ class AdminServer:
         self._options = options or AdminOptions()
         self._registry = registry or make_registry(runtime)
         self._readiness = Readiness(self._options.ready_fraction, self._options.ready_hysteresis)
+        self._scraper = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-metrics")
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
         self._error: BaseException | None = None
@@ -165,6 +181,7 @@ class AdminServer:
         runner = web.AppRunner(
             self._application(),
             access_log=None,
+            logger=_http_log,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
         )
@@ -177,6 +194,7 @@ class AdminServer:
             await self._stopping.wait()
         finally:
             await runner.cleanup()
+            self._scraper.shutdown(cancel_futures=True)
 
     def _application(self) -> web.Application:
         application = web.Application(
@@ -213,7 +231,11 @@ class AdminServer:
 
     async def _on_metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get("Accept", "")
-        found = expose(self._registry, accept, request.headers.get("Accept-Encoding", ""))
+        accept_encoding = request.headers.get("Accept-Encoding", "")
+        # Elsewhere: a large scrape takes its time, and /healthz must not wait for it.
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._scraper, expose, self._registry, accept, accept_encoding
+        )
         headers = {"Content-Type": found.content_type, "Vary": "Accept, Accept-Encoding"}
         if found.encoding is not None:
             headers["Content-Encoding"] = found.encoding

@@ -9,6 +9,9 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from tests.runtime.metrics.support import fill, open_tunnel
 from tunnelfleet.actors.stats import TunnelState, TunnelStats
@@ -20,6 +23,8 @@ from tunnelfleet.runtime.service.certificates import ensure_certificate
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from prometheus_client.metrics_core import Metric
 
 TOKEN = "7hush-hush-this-is-the-bearer-token"
 
@@ -197,3 +202,56 @@ def test_the_index_names_the_pages(server: AdminServer) -> None:
     assert answer.headers["Content-Type"].startswith("text/html")
     for page in (b"/metrics", b"/healthz", b"/readyz"):
         assert page in answer.body
+
+
+class SlowCollector(Collector):
+    """A collector that is in the middle of something until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def collect(self) -> Iterator[Metric]:
+        self.entered.set()
+        self.go_on.wait(10)
+        yield GaugeMetricFamily("slow", "of a scrape", value=1)
+
+
+def test_a_scrape_that_takes_long_holds_up_no_other_page(runtime: TunnelRuntime) -> None:
+    slow, registry = SlowCollector(), CollectorRegistry(auto_describe=False)
+    registry.register(slow)
+    got: list[Answer] = []
+    with AdminServer(runtime, AdminOptions(port=0), registry=registry) as server:
+        scraper = threading.Thread(target=lambda: got.append(get(server, "/metrics")))
+        scraper.start()
+        try:
+            assert slow.entered.wait(10)
+            assert get(server, "/healthz").status == 200
+            assert get(server, "/readyz").status == 200
+            assert not got
+        finally:
+            slow.go_on.set()
+            scraper.join(10)
+    assert (got[0].status, got[0].body.splitlines()[-1]) == (200, b"slow 1.0")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/1.1\r\nAuthorization: Bearer %s\x01\r\n\r\n",
+        b"GET /%s HTTP/9.9\r\n\r\n",
+        b"GET /" + 9_000 * b"x" + b"%s HTTP/1.1\r\n\r\n",
+    ],
+    ids=["header", "version", "long"],
+)
+def test_a_request_that_is_none_puts_nothing_of_it_into_the_log(
+    server: AdminServer, caplog: pytest.LogCaptureFixture, request_bytes: bytes
+) -> None:
+    with (
+        caplog.at_level("DEBUG"),
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as client,
+    ):
+        client.sendall(request_bytes % TOKEN.encode())
+        assert b" 400 " in client.recv(100)
+    text = caplog.text + "".join(str(record.__dict__) for record in caplog.records)
+    assert "Error handling request" in text
+    assert TOKEN not in text
