@@ -244,7 +244,7 @@ class TestApplicationNeverReads:
 
     def test_the_source_does_not_take_a_held_up_tunnel_for_dead(self, rig: Rig) -> None:
         """The service does not read the source meanwhile, so that its pings wait unanswered."""
-        pings = {"ping_interval_seconds": 0.1, "pong_timeout_seconds": 0.3}
+        pings = {"ping_interval_seconds": 0.1, "pong_timeout_seconds": 0.8 * STALL_SECONDS}
         services = {"HANG": rig.backends.never_reads(), "ECHO": rig.backends.echo()}
         pair = rig.pair(
             {name: server.address for name, server in services.items()},
