@@ -4,10 +4,12 @@ Owns which engine is the present one, the threads of callbacks, which outlive an
 replaces, and what an end means for the tunnels. It must not know how tunnels are opened or closed,
 nor what an engine is made of.
 
-Lock: `_ending` is held by whoever starts or ends, for as long as that takes. A start does not wait
-for it; an end does, except in a callback, for whose return another end may be waiting. It is the
-outermost: the locks of the book, the ledger, the meter and the callback threads are taken under it,
-and whoever holds one of those never takes it. A stop in good order waits for the actors without it.
+Lock: whoever starts or ends has the turn (`_has_turn`, under `_turns`) for as long as that takes. A
+start does not wait for it; an end does, except in a callback, for whose return another end may be
+waiting. An end that finds its work done by another takes no turn: whoever called `stop()` can call
+`start()` when it has returned. The turn is the outermost lock: those of the book, the ledger, the
+meter and the callback threads are taken within it, and whoever holds one of those never waits for
+it. A stop in good order waits for the actors without it.
 """
 
 from __future__ import annotations
@@ -66,7 +68,12 @@ class RuntimeLife:
         self._make_children = make_children
         self._book = book
         self._totals = totals
-        self._ending = threading.Lock()
+        self._turns = threading.Condition()
+        self._has_turn = False
+        self._stopping: Engine | None = None
+        """The last that a stop() has asked to end; the stop ends its threads too."""
+        self._ended: Engine | None = None
+        """The last whose end was final, and is over."""
         self._is_child = False
         """A supervisor of the host starts it again when it has failed."""
         self.engine = make_engine()
@@ -83,14 +90,16 @@ class RuntimeLife:
         Raises:
             TunnelError: it runs already, or is still stopping.
         """
-        if not self._ending.acquire(blocking=False):
-            raise TunnelError("the runtime is still stopping: start it when it has stopped")
-        try:
+        with self._turns:
+            if self._has_turn:
+                raise TunnelError("the runtime is still stopping: start it when it has stopped")
             if self.engine.is_running:
                 raise TunnelError("the runtime is running already: start it once")
+            self._has_turn = True
+        try:
             return self._start(register=register)
         finally:
-            self._ending.release()
+            self._end_turn()
 
     def start_as_child(self) -> DispatchedRef[Any]:
         """The same for a host's supervisor: a failure is not the end, it is started again."""
@@ -113,7 +122,7 @@ class RuntimeLife:
         Raises:
             BlockingCallError: a dispatcher's thread called it; nothing has happened.
         """
-        engine = self.engine
+        engine, threads = self.engine, self.threads
         if Dispatcher.current() is not None and engine.is_running:
             raise BlockingCallError(
                 "stop() waits for actors, and this is a thread that runs them: stop the runtime "
@@ -121,12 +130,17 @@ class RuntimeLife:
             )
         deadline = time.monotonic() + timeout_seconds
         self._is_child = False
+        self._stopping = engine
         try:
             engine.stop(timeout_seconds)
         except pykka.Timeout:
             self._warn_of_force(timeout_seconds)
         finally:
-            self._end(engine, max(deadline - time.monotonic(), MIN_CALLBACK_SECONDS))
+            callback_seconds = max(deadline - time.monotonic(), MIN_CALLBACK_SECONDS)
+            was_ended_here = self._end(engine, callback_seconds)
+            if not was_ended_here and not threads.runs_here:
+                # A callback ended it: it has not waited for itself.
+                threads.close(max(deadline - time.monotonic(), MIN_CALLBACK_SECONDS))
 
     def _warn_of_force(self, seconds: float) -> None:
         tunnels = self._book.tunnels()
@@ -146,6 +160,8 @@ class RuntimeLife:
         is_final = reason.is_normal or not self._is_child
         if is_final:
             self._book.finish()
+        if self._stopping is engine:
+            return
         threading.Thread(
             target=self._end,
             args=(engine, CALLBACK_SECONDS),
@@ -154,19 +170,36 @@ class RuntimeLife:
             daemon=True,
         ).start()
 
-    def _end(self, engine: Engine, callback_seconds: float, *, is_final: bool = True) -> None:
-        """End the threads of one life. Safe to call twice, from any thread that may wait."""
-        # A callback may end the runtime, but not wait for an end that waits for callbacks.
-        if not self._ending.acquire(blocking=not self.threads.runs_here):
-            return
+    def _end(self, engine: Engine, callback_seconds: float, *, is_final: bool = True) -> bool:
+        """End the threads of one life, unless another has; from any thread that may wait.
+
+        Returns:
+            Whether it was done here.
+        """
+        if not self._take_turn_to_end(engine):
+            return False
         try:
-            if self.engine is not engine:
-                return
             engine.end()
-            if not is_final:
-                return
-            self._book.finish()
-            self.threads.close(callback_seconds)
-            self._book.clear()
+            if is_final:
+                self._book.finish()
+                self.threads.close(callback_seconds)
+                self._book.clear()
+                self._ended = engine
         finally:
-            self._ending.release()
+            self._end_turn()
+        return True
+
+    def _take_turn_to_end(self, engine: Engine) -> bool:
+        with self._turns:
+            while self._has_turn:
+                # A callback may end the runtime, but not wait for an end that waits for callbacks.
+                if self.threads.runs_here:
+                    return False
+                self._turns.wait()
+            self._has_turn = self.engine is engine and self._ended is not engine
+            return self._has_turn
+
+    def _end_turn(self) -> None:
+        with self._turns:
+            self._has_turn = False
+            self._turns.notify_all()

@@ -178,6 +178,40 @@ def test_after_a_start_that_failed_a_stop_cleans_up_and_a_start_may_succeed(rig:
     assert rig.engine.is_running
 
 
+def test_it_can_be_started_as_soon_as_a_stop_has_returned(rig: Rig) -> None:
+    # The root ends before, within and after the stop: each has its own end, and none is in the way.
+    for root_ends in (None, NORMAL, KILLED) * 50:
+        rig.life.start()
+        rig.engine.root_ends = root_ends
+        if root_ends is None:
+            rig.engine.on_ended(FAILED)
+        rig.life.stop(1.0)
+        rig.engine.on_ended(FAILED)
+    settle()
+    assert sum(line.endswith(" end") for line in rig.log) == 150
+
+
+def test_a_stop_waits_for_the_callback_that_ended_it_before(rig: Rig) -> None:
+    rig.life.start()
+    may_return, has_stopped = threading.Event(), threading.Event()
+
+    def stop_in_a_callback(_event: object) -> None:
+        rig.life.stop(1.0)
+        has_stopped.set()
+        assert may_return.wait(DEADLINE_SECONDS)
+
+    rig.life.threads.lane("a", stop_in_a_callback, 1_000).put("an event")
+    assert has_stopped.wait(DEADLINE_SECONDS)
+    stopper = threading.Thread(target=rig.life.stop, args=(DEADLINE_SECONDS,))
+    stopper.start()
+    stopper.join(0.05)
+    assert stopper.is_alive()
+    may_return.set()
+    stopper.join(DEADLINE_SECONDS)
+    assert rig.life.threads.thread_count == 0
+    assert rig.log.count("1 end") == 1
+
+
 def test_while_it_ends_it_cannot_be_started(rig: Rig) -> None:
     rig.life.start()
     rig.hold = threading.Event()
