@@ -198,6 +198,19 @@ class Limits:
     announce_timeout_seconds: float = 15.0
     """From the upgrade to SERVICE_IDS."""
     local_connect_timeout_seconds: float = 10.0
+    next_address_after_seconds: float = 0.25
+    """Of a name with several addresses: the next is tried beside one that has not answered by then.
+
+    RFC 8305 section 8: the Connection Attempt Delay.
+    """
+    keepalive_idle_seconds: float = 60.0
+    """Of a local TCP connection: after so long in silence the kernel asks whether it lives."""
+    keepalive_interval_seconds: float = 15.0
+    """Until it asks again, when there was no answer."""
+    keepalive_count: int = 4
+    """Questions without an answer that end the connection: SO_KEEPALIVE, tcp(7)."""
+    max_free_listeners: int = 64
+    """Listeners of a source whose `services` is None; further announced services have none."""
     ping_interval_seconds: float = 20.0
     pong_timeout_seconds: float = 20.0
     linger_seconds: float = 10.0
@@ -217,11 +230,24 @@ class Limits:
             value = getattr(self, item.name)
             if item.name != "backoff" and not value > 0:
                 raise ConfigError(f"{item.name} is {value!r}: it must be greater than 0")
+        self._check_keepalive()
         if self.data_payload_bytes > MAX_PAYLOAD_BYTES:
             raise ConfigError(
                 f"data_payload_bytes is {self.data_payload_bytes}: the protocol allows at most "
                 f"{MAX_PAYLOAD_BYTES} (PROTOCOL.md section 2)"
             )
+
+    def _check_keepalive(self) -> None:
+        # The most that Linux takes: tcp(7), and net/tcp.h for the numbers.
+        most = {
+            "keepalive_idle_seconds": 32_767,
+            "keepalive_interval_seconds": 32_767,
+            "keepalive_count": 127,
+        }
+        for name, limit in most.items():
+            value = getattr(self, name)
+            if value > limit:
+                raise ConfigError(f"{name} is {value!r}: it must be at most {limit}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +270,8 @@ class TunnelConfig:
         bandwidth_bytes_per_second: pace sending a little below this rate; None does not pace.
         http_proxy: proxy for the WebSocket, or None.
         ssl_context: for this tunnel; None takes the runtime's shared one.
-        local_bind: source address of the connections that this tunnel makes, or None.
+        local_bind: source address or host of the connections to local applications, or None; the
+            WebSocket is not bound to it.
         user_agent: the User-Agent header.
         limits: the bounds.
 

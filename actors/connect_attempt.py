@@ -1,7 +1,8 @@
 """ConnectAttempt: one attempt to connect a tunnel, and what its outcome means.
 
-Owns the job on the Connector's threads until it is over. It knows no actor, permit, retry or
-counter: whoever made the attempt takes its outcome. The time is an argument.
+Owns the attempt until it is over: first the dial, in the turns of the actor whose part it is, then
+the job on the Connector's threads. It knows no permit, retry or counter: the actor gets the outcome
+as a message, `Connected` or `NotConnected`. The time is an argument.
 """
 
 from __future__ import annotations
@@ -10,36 +11,86 @@ from typing import TYPE_CHECKING
 
 from tunnelfleet.proto import HandshakeError
 
+from .config import TcpAddress
 from .connection_lost import ConnectionLost
+from .connector import NotConnected, connect_error, discard
+from .dial import Dial
 
 if TYPE_CHECKING:
+    import socket
+
     from tunnelfleet.proto import TunnelError
 
-    from .connector import Connector, ConnectRequest
+    from .connector import ConnectJob, Connector, ConnectRequest
+    from .dial import DialFailed
+    from .kernel import DispatchedActor
 
 __all__ = ["ConnectAttempt", "connect_failure", "refusal"]
 
 
 class ConnectAttempt:
-    """An attempt, under way from its making on. It keeps no token.
+    """An attempt, under way from its making on. It keeps the tokens until the dial is over.
 
     Args:
-        connector: on whose threads.
+        actor: gets the outcome, and passes on each `DialStep`.
+        connector: looks up names, and has the threads.
         request: where to connect, and as whom.
         now: monotonic seconds.
-
-    Attributes:
-        outcome: resolves to `Connected` or `NotConnected`. Whoever does not take it owes it
-            `connector.discard`.
+        tunnel: stands for the tunnel that asks for look-ups.
+        next_address_after_seconds: see `Dial`.
     """
 
-    __slots__ = ("_endpoint", "_job", "_started_at", "_timeout_seconds", "outcome")
+    __slots__ = (
+        "_actor",
+        "_connector",
+        "_dial",
+        "_endpoint",
+        "_job",
+        "_peer",
+        "_request",
+        "_started_at",
+        "_timeout_seconds",
+    )
 
-    def __init__(self, connector: Connector, request: ConnectRequest, now: float) -> None:
+    def __init__(
+        self,
+        actor: DispatchedActor,
+        connector: Connector,
+        request: ConnectRequest,
+        now: float,
+        *,
+        tunnel: str,
+        next_address_after_seconds: float,
+    ) -> None:
+        self._actor = actor
+        self._connector = connector
+        self._request: ConnectRequest | None = request
         self._endpoint = request.endpoint
         self._timeout_seconds = request.timeout_seconds
+        self._peer = peer = request.peer
         self._started_at = now
-        self._job, self.outcome = connector.connect(request)
+        self._job: ConnectJob | None = None
+        self._dial = Dial(
+            actor,
+            connector,
+            TcpAddress(peer.host, peer.port),
+            tunnel=tunnel,
+            next_address_after_seconds=next_address_after_seconds,
+            on_open=self._on_open,
+            on_failed=self._on_failed,
+        )
+        self._dial.start()
+
+    def _on_open(self, sock: socket.socket) -> None:
+        request, self._request = self._request, None
+        assert request is not None
+        self._job, outcome = self._connector.connect(request, sock)
+        self._actor.pipe_to_self(outcome, lambda future: future.result(), discard=discard)
+
+    def _on_failed(self, failed: DialFailed) -> None:
+        error = connect_error(f"cannot reach {self._peer}: {failed.reason}")
+        # As a message: the attempt may not have been made yet.
+        self._actor.actor_ref.tell(NotConnected(error))
 
     def seconds(self, now: float) -> float:
         """How long it has taken."""
@@ -47,16 +98,19 @@ class ConnectAttempt:
 
     def timed_out(self) -> ConnectionLost:
         """The error to end with when the time is up; it says how far the attempt came."""
+        phase = self._dial.phase if self._job is None else self._job.phase
         return ConnectionLost(
             "connect_timeout",
             f"no connection to {self._endpoint} after {self._timeout_seconds:g} s "
-            f"({self._job.phase}): check the endpoint, the network and the proxy",
+            f"({phase}): check the endpoint, the network and the proxy",
             was_established=False,
         )
 
     def cancel(self) -> None:
         """Give up. Not after the outcome was taken: the socket belongs to who took it."""
-        self._job.cancel()
+        self._dial.cancel()
+        if self._job is not None:
+            self._job.cancel()
 
 
 def refusal(error: TunnelError) -> HandshakeError | None:

@@ -1,7 +1,9 @@
-"""Blocking work on a few shared threads: DNS, TCP, proxy CONNECT, TLS, WebSocket upgrade.
+"""What of a connect blocks, on a few shared threads: proxy CONNECT, TLS, WebSocket upgrade.
 
-Owns the thread pool and the jobs on it. A job ends in one message to the actor that asked, or in
-nothing if it was cancelled, and a socket that nobody took is closed. It knows nothing of tunnels'
+Owns these threads and the jobs on them, and what else all tunnels of a runtime share for
+connecting: the look-up of names, and the log line that no socket is left. A job begins with a
+socket that is connected (see `dial`) and ends in one outcome for the actor that asked, or in
+nothing if it was cancelled; a socket that nobody took is closed. It knows nothing of tunnels'
 sessions, retries or permits.
 """
 
@@ -9,16 +11,19 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import socket
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-
-import websocket
+from concurrent.futures import Future
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.proto import HandshakeError, TunnelError, handshake_error, request_headers
 
-from .config import UnixAddress
+from .daemon_threads import DaemonThreads
+from .exhaustion import ExhaustionLog, is_exhausted
+from .name_lookup import NameLookups
+from .upgrade import read_head, upgrade
 
 if TYPE_CHECKING:
     import ssl
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 
     from tunnelfleet.proto import Endpoint, Mode
 
-    from .config import Address, HttpProxy, TcpAddress
+    from .config import HttpProxy
 
 __all__ = [
     "ConnectJob",
@@ -34,16 +39,12 @@ __all__ = [
     "Connected",
     "Connector",
     "NotConnected",
-    "Resolved",
+    "connect_error",
     "discard",
-    "resolve_numeric",
 ]
 
-MAX_ERROR_BODY_BYTES = 4_096
-MAX_HEADER_BYTES = 65_536
-SUBPROTOCOL = "aws.iot.securetunneling-3.0"
-
-SocketAddress: TypeAlias = tuple[socket.AddressFamily, Any]
+CLOSE_SECONDS = 1.0
+"""What cancelled jobs have to end; a thread that takes longer is left behind."""
 
 
 class ConnectRequest(NamedTuple):
@@ -55,123 +56,136 @@ class ConnectRequest(NamedTuple):
     client_token: str
     ssl_context: ssl.SSLContext | None
     http_proxy: HttpProxy | None
-    local_bind: str | None
     user_agent: str
     timeout_seconds: float
 
     def __repr__(self) -> str:
         return f"ConnectRequest({self.endpoint}, {self.mode})"
 
+    @property
+    def peer(self) -> Endpoint | HttpProxy:
+        """What the TCP connection goes to."""
+        return self.http_proxy or self.endpoint
+
 
 class Connected(NamedTuple):
     """The upgrade succeeded. Whoever gets this owns the socket."""
 
-    job: ConnectJob
-    websocket: websocket.WebSocket
+    sock: socket.socket
     channel_id: str
 
 
 class NotConnected(NamedTuple):
     """The attempt failed."""
 
-    job: ConnectJob
     error: TunnelError
 
 
-class Resolved(NamedTuple):
-    """A host name was looked up; `error` is set when it was not found."""
-
-    addresses: tuple[SocketAddress, ...]
-    error: str
-
-
 class ConnectJob:
-    """One attempt; `cancel` may be called from any thread, at any time."""
+    """The blocking part of one attempt; `cancel` may be called from any thread, at any time.
 
-    def __init__(self) -> None:
+    Args:
+        sock: connected; it belongs to the job.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
         self._lock = threading.Lock()
-        self._cancelled = False
-        self._socket: socket.socket | None = None
+        self._has_begun = False
+        self._is_cancelled = False
+        self._socket = sock
         self.phase = "waiting for a connect thread"
         """What it is at, for people."""
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether nobody wants the result any more."""
-        return self._cancelled
 
     def cancel(self) -> None:
         """Give up: what the job blocks on ends at once, and its socket is closed."""
         with self._lock:
-            self._cancelled = True
-            if self._socket is not None:
-                _shut(self._socket)
+            self._is_cancelled = True
+            if not self._has_begun:
+                self._socket.close()
+                return
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
-    def attach(self, sock: socket.socket) -> None:
-        """Make `sock` the one that `cancel` ends.
+    def begin(self) -> socket.socket:
+        """The socket, for the thread that does the job.
 
         Raises:
             HandshakeError: the job was cancelled; the socket is closed.
         """
         with self._lock:
-            if self._cancelled:
-                sock.close()
-                raise HandshakeError("cancelled", status=None, channel_id=None, retryable=True)
+            self._has_begun = True
+            if self._is_cancelled:
+                raise _cancelled()
+            return self._socket
+
+    def replace(self, sock: socket.socket) -> None:
+        """Make `sock`, which has taken over the descriptor, the one that `cancel` ends.
+
+        Raises:
+            HandshakeError: the job was cancelled.
+        """
+        with self._lock:
             self._socket = sock
+            if self._is_cancelled:
+                raise _cancelled()
 
 
 class Connector:
-    """A fixed number of threads that connect.
+    """What the tunnels of a runtime share for connecting.
 
     Args:
-        threads: how many; also the number of attempts that can be under way at once.
+        threads: how many connect; also the number of attempts that can be in the part that blocks.
+
+    Attributes:
+        names: looks up host names.
+        exhaustion: logs that no socket is left.
     """
 
     def __init__(self, threads: int = 4) -> None:
-        self.threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tunnelfleet-connect")
+        self._pool = DaemonThreads(threads, "tunnelfleet-connect")
+        self.names = NameLookups()
+        self.exhaustion = ExhaustionLog()
 
     def connect(
-        self, request: ConnectRequest
+        self, request: ConnectRequest, sock: socket.socket
     ) -> tuple[ConnectJob, Future[Connected | NotConnected]]:
-        """Start an attempt.
+        """Make a WebSocket of a socket that is connected to `request.peer`.
+
+        Args:
+            request: what to ask for.
+            sock: belongs to the job from now on.
 
         Returns:
             The job, to cancel it, and its outcome. Whoever does not take the outcome owes it
             `discard`.
         """
-        job = ConnectJob()
-        return job, self._pool.submit(_run, job, request)
+        job = ConnectJob(sock)
+        outcome: Future[Connected | NotConnected] = Future()
+        if not self._pool.submit(functools.partial(self._run, job, request, outcome)):
+            sock.close()
+            outcome.set_result(NotConnected(connect_error("no thread to connect on")))
+        return job, outcome
 
-    def resolve(self, address: TcpAddress) -> Future[Resolved]:
-        """Look up where to connect for `address`."""
-        return self._pool.submit(_resolve, address)
+    def _run(
+        self, job: ConnectJob, request: ConnectRequest, outcome: Future[Connected | NotConnected]
+    ) -> None:
+        try:
+            result: Connected | NotConnected = _connect(job, request)
+        except TunnelError as error:
+            result = NotConnected(error)
+        except BaseException as error:  # noqa: BLE001 - a surprise is a failed attempt, not a lost thread
+            result = NotConnected(connect_error("handshake failed", error))
+        if isinstance(result, NotConnected) and is_exhausted(result.error):
+            self.exhaustion.note(f"connecting to {request.peer}", result.error)
+        outcome.set_result(result)
 
     def close(self) -> None:
-        """Wait for the running jobs, which the caller has cancelled, and end the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the threads. The caller has cancelled the jobs.
 
-
-def resolve_numeric(address: Address) -> tuple[SocketAddress, ...] | None:
-    """Where to connect for an address that needs no look-up, else None."""
-    if isinstance(address, UnixAddress):
-        return ((socket.AF_UNIX, address.path),)
-    try:
-        return _look_up(address.host, address.port, socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        return None
-
-
-def _look_up(host: str, port: int, flags: int = 0) -> tuple[SocketAddress, ...]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return tuple((family, sockaddr) for family, _type, _proto, _name, sockaddr in found)
-
-
-def _resolve(address: TcpAddress) -> Resolved:
-    try:
-        return Resolved(_look_up(address.host, address.port), "")
-    except OSError as error:
-        return Resolved((), f"cannot look up {address.host!r}: {error.strerror or error}")
+        What cannot be interrupted, a look-up for one, is left behind; it never holds up the end.
+        """
+        self.names.close()
+        self._pool.close(CLOSE_SECONDS)
 
 
 def discard(outcome: Future[Connected | NotConnected]) -> None:
@@ -179,41 +193,41 @@ def discard(outcome: Future[Connected | NotConnected]) -> None:
     if not outcome.cancelled():
         result = outcome.result()
         if isinstance(result, Connected):
-            result.websocket.shutdown()  # type: ignore[no-untyped-call]
+            result.sock.close()
 
 
-def _run(job: ConnectJob, request: ConnectRequest) -> Connected | NotConnected:
-    try:
-        connection, channel_id = _connect(job, request)
-    except TunnelError as error:
-        return NotConnected(job, error)
-    except Exception as error:  # noqa: BLE001  (a library's surprise is a failed attempt, not a lost thread)
-        return NotConnected(job, _failure("handshake failed", error))
-    return Connected(job, connection, channel_id)
+def connect_error(what: str, error: BaseException | None = None) -> HandshakeError:
+    """The error of an attempt that failed without an answer, and may be repeated."""
+    if error is not None:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        what = f"{what}: {text}"
+    made = HandshakeError(what, status=None, channel_id=None, retryable=True)
+    made.__cause__ = error
+    return made
 
 
-def _failure(what: str, error: BaseException) -> HandshakeError:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return HandshakeError(f"{what}: {text}", status=None, channel_id=None, retryable=True)
+def _cancelled() -> HandshakeError:
+    return connect_error("cancelled")
 
 
-def _connect(job: ConnectJob, request: ConnectRequest) -> tuple[websocket.WebSocket, str]:
+def _connect(job: ConnectJob, request: ConnectRequest) -> Connected:
+    sock = job.begin()
     proxy, endpoint = request.http_proxy, request.endpoint
-    target = f"cannot reach {proxy or endpoint}"
-    sock = _guard(job, "connecting", target, lambda: _dial(job, request))
     try:
+        sock.settimeout(request.timeout_seconds)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if proxy is not None:
             _guard(job, "proxy CONNECT", f"proxy {proxy}", lambda: _proxy_connect(sock, request))
         if endpoint.is_tls:
             text = f"TLS with {endpoint}"
             sock = _guard(job, "TLS handshake", text, lambda: _start_tls(job, sock, request))
-        job.phase = "WebSocket handshake"
-        connection = _upgrade(sock, request)
+        text = f"WebSocket handshake with {endpoint}"
+        channel_id = _guard(job, "WebSocket handshake", text, lambda: _upgrade(sock, request))
     except BaseException:
         sock.close()
         raise
-    channel_id = str((connection.getheaders() or {}).get("channel-id", ""))
-    return connection, channel_id
+    return Connected(sock, channel_id)
 
 
 def _guard(job: ConnectJob, phase: str, what: str, action: Callable[[], Any]) -> Any:
@@ -223,30 +237,7 @@ def _guard(job: ConnectJob, phase: str, what: str, action: Callable[[], Any]) ->
     except TunnelError:
         raise
     except (OSError, ValueError) as error:
-        raise _failure(what, error) from error
-
-
-def _dial(job: ConnectJob, request: ConnectRequest) -> socket.socket:
-    target: Endpoint | HttpProxy = request.http_proxy or request.endpoint
-    last_error: OSError | None = None
-    job.phase = f"looking up {target.host}"
-    addresses = _look_up(target.host, target.port)
-    job.phase = "TCP connect"
-    for family, sockaddr in addresses:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            job.attach(sock)
-            sock.settimeout(request.timeout_seconds)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if request.local_bind is not None:
-                sock.bind((request.local_bind, 0))
-            sock.connect(sockaddr)
-        except OSError as error:
-            sock.close()
-            last_error = error
-        else:
-            return sock
-    raise last_error or OSError(f"no address for {target.host!r}")
+        raise connect_error(what, error) from error
 
 
 def _start_tls(job: ConnectJob, sock: socket.socket, request: ConnectRequest) -> socket.socket:
@@ -261,8 +252,7 @@ def _start_tls(job: ConnectJob, sock: socket.socket, request: ConnectRequest) ->
     host = request.endpoint.host
     wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     try:
-        # wrap_socket has taken the descriptor over: from here on it is this one that cancel() ends.
-        job.attach(wrapped)
+        job.replace(wrapped)
         wrapped.do_handshake()
     except BaseException:
         wrapped.close()
@@ -270,64 +260,29 @@ def _start_tls(job: ConnectJob, sock: socket.socket, request: ConnectRequest) ->
     return wrapped
 
 
-def _upgrade(sock: socket.socket, request: ConnectRequest) -> websocket.WebSocket:
-    connection = websocket.WebSocket(enable_multithread=False, skip_utf8_validation=True)
+def _upgrade(sock: socket.socket, request: ConnectRequest) -> str:
+    """Returns the channel id."""
     headers = request_headers(request.access_token, request.client_token, request.user_agent)
-    try:
-        connection.connect(  # type: ignore[no-untyped-call]
-            request.endpoint.url(request.mode),
-            socket=_BoundedSocket(sock),
-            header=[f"{name}: {value}" for name, value in dict(headers).items()],
-            subprotocols=[SUBPROTOCOL],
-            suppress_origin=True,
-            # A redirect would carry the access token to a host that nobody named.
-            redirect_limit=0,
-            timeout=request.timeout_seconds,
-        )
-    except websocket.WebSocketBadStatusException as error:
-        body = (error.resp_body or b"")[:MAX_ERROR_BODY_BYTES].decode("utf-8", "replace")
-        headers_seen = error.resp_headers or {}
+    answer = upgrade(sock, request.endpoint, request.mode, headers)
+    if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        # A redirect too: it would carry the access token to a host that nobody named.
         raise handshake_error(
-            error.status_code,
-            body,
-            headers_seen.get("channel-id"),
+            answer.status,
+            answer.body.decode("utf-8", "replace"),
+            answer.headers.get("channel-id"),
             secrets=(request.access_token, request.client_token),
-        ) from None
-    except (websocket.WebSocketException, OSError, ValueError) as error:
-        raise _failure(f"WebSocket handshake with {request.endpoint}", error) from None
-    connection.sock = sock
-    return connection
-
-
-class _BoundedSocket:
-    """A socket that gives at most `MAX_HEADER_BYTES` to whoever reads the handshake.
-
-    The library reads headers and an error's body without a limit.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._left = MAX_HEADER_BYTES
-
-    def recv(self, size: int) -> bytes:
-        if self._left <= 0:
-            raise OSError(f"the answer is longer than {MAX_HEADER_BYTES} bytes")
-        data = self._sock.recv(min(size, self._left))
-        self._left -= len(data)
-        return data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
+        )
+    return answer.headers.get("channel-id", "")
 
 
 def _proxy_connect(sock: socket.socket, request: ConnectRequest) -> None:
     proxy = request.http_proxy
     assert proxy is not None
-    answer = _http_connect(_BoundedSocket(sock), request.endpoint, proxy)
-    status = answer.split(b" ", 2)
+    answer = _http_connect(sock, request.endpoint, proxy)
+    status = answer.split(" ", 2)
     if len(status) < 2 or not status[1].isdigit():
         raise OSError("the answer to CONNECT is not HTTP")
-    if status[1] != b"200":
+    if status[1] != "200":
         code = int(status[1])
         raise HandshakeError(
             f"proxy {proxy} answered CONNECT with {code}: check its address, credentials and rules",
@@ -338,7 +293,7 @@ def _proxy_connect(sock: socket.socket, request: ConnectRequest) -> None:
         )
 
 
-def _http_connect(sock: _BoundedSocket, endpoint: Endpoint, proxy: HttpProxy) -> bytes:
+def _http_connect(sock: socket.socket, endpoint: Endpoint, proxy: HttpProxy) -> str:
     """Send CONNECT; returns the status line after reading the whole header."""
     authority = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     authority = f"{authority}:{endpoint.port}"
@@ -347,16 +302,4 @@ def _http_connect(sock: _BoundedSocket, endpoint: Endpoint, proxy: HttpProxy) ->
         pair = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
         lines.append(f"Proxy-Authorization: Basic {pair}")
     sock.sendall("\r\n".join([*lines, "", ""]).encode())
-    answer = b""
-    # Byte by byte: what follows the header belongs to TLS.
-    while not answer.endswith(b"\r\n\r\n"):
-        byte = sock.recv(1)
-        if not byte:
-            raise OSError("closed the connection during CONNECT")
-        answer += byte
-    return answer.split(b"\r\n", 1)[0]
-
-
-def _shut(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+    return read_head(sock)[0]

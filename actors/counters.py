@@ -176,6 +176,7 @@ class Counters:
         "connect_failures",
         "connect_seconds",
         "dropped_messages",
+        "exhausted_operations",
         "failed_sends",
         "ping_seconds",
         "queue_bytes",
@@ -197,6 +198,7 @@ class Counters:
         self.reconnects: dict[str, int] = {}
         self.session_resets = 0
         self.dropped_messages: dict[str, int] = {}
+        self.exhausted_operations: dict[str, int] = {}
         self.failed_sends = 0
         self.ping_seconds = Summary()
         self.queue_bytes = 0
@@ -298,6 +300,12 @@ class Counters:
         self.stalled_connections += 1
         if self.whole is not None:
             self.whole.count_stalled()
+
+    def count_exhausted(self, operation: str) -> None:
+        """An operation failed because no file descriptor or memory was left."""
+        count(self.exhausted_operations, operation)
+        if self.whole is not None:
+            self.whole.count_exhausted(operation)
 
     def forget_active(self) -> None:
         """Nothing is active and nothing waits: the actors that knew of it are gone."""

@@ -1,7 +1,8 @@
-"""ListenerActor: one listening socket of a source.
+"""ListenerActor: where a source listens for one service.
 
-It accepts local applications and hands their sockets to TunnelActor. While the tunnel cannot take
-them they wait in the backlog; after a grace time they are refused, so that nobody waits for ever.
+A name is listened on at each of its addresses, with one port. The actor accepts local applications
+and hands their sockets to TunnelActor. While the tunnel cannot take them they wait in the backlog;
+after a grace time they are refused, so that nobody waits for ever.
 It knows its service id and nothing of streams.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import socket
 import stat
 from pathlib import Path
@@ -17,17 +19,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tunnelfleet.proto import TunnelError
 
 from .config import TcpAddress, UnixAddress
-from .connector import Resolved, resolve_numeric
+from .exhaustion import is_exhausted
 from .kernel import DispatchedActor, ExitReason
-from .messages import Accepted, ListenerBound, SetAccepting
+from .messages import Accepted, ListenerBound, SetAccepting, SocketsExhausted
+from .name_lookup import Resolved, known_addresses
 from .socket_io import abort_quietly, close_quietly
 
 if TYPE_CHECKING:
     from pykka import ActorRef
 
     from .config import Address, Limits
-    from .connector import Connector, SocketAddress
+    from .connector import Connector
     from .kernel import Timer
+    from .name_lookup import LookUp, SocketAddress
 
 __all__ = ["ListenerActor"]
 
@@ -35,6 +39,10 @@ TURN_ACCEPTS = 64
 """Sockets accepted in one turn before other actors have theirs."""
 EXHAUSTED_PAUSE_SECONDS = 1.0
 """How long accepting rests when the process has no file descriptor left."""
+FREE_PORT_ATTEMPTS = 16
+"""Ports that are tried until one is free on each address of a name."""
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""An address of a name that this machine does not have: the others are listened on."""
 
 
 class _GraceEnded(NamedTuple):
@@ -73,17 +81,22 @@ class ListenerActor(DispatchedActor):
         self._limits = limits
         self._bound = bound
         self._connector = connector
-        self._socket: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
+        self._lookup: LookUp | None = None
         self._accepting = False
         self._refusing = False
-        self._listening = False
+        self._reading = False
         self._grace: Timer | None = None
 
     def on_start(self) -> None:
         """Look up the address, bind and listen; what cannot be listened on ends the actor."""
-        addresses = resolve_numeric(self._address)
-        if addresses is None and isinstance(self._address, TcpAddress):
-            self.pipe_to_self(self._connector.resolve(self._address), lambda done: done.result())
+        address = self._address
+        addresses = known_addresses(address)
+        if addresses is None and isinstance(address, TcpAddress):
+            tunnel = self._tunnel.actor_urn
+            lookup = self._connector.names.look_up(address.host, address.port, tunnel)
+            self._lookup = lookup
+            self.pipe_to_self(lookup.outcome, lambda done: done.result())
         else:
             self._open(addresses or ())
 
@@ -98,17 +111,24 @@ class ListenerActor(DispatchedActor):
         self.exit(ExitReason.failed(TunnelError(text)))
 
     def _open(self, addresses: tuple[SocketAddress, ...]) -> None:
-        family, target = addresses[0]
         try:
-            self._socket = _listen(family, target, self._limits.listen_backlog)
+            self._sockets = _listen_on_all(addresses, self._limits.listen_backlog)
         except OSError as error:
+            if is_exhausted(error):
+                self._tell_exhausted("listen", error)
             self._fail(error.strerror or str(error))
             return
-        self._bound[self._service_id] = _bound_address(self._socket, self._address)
-        self._tunnel.tell(
-            ListenerBound(self._service_id, self.actor_ref, self._bound[self._service_id])
-        )
+        address, *others = [_bound_address(sock, self._address) for sock in self._sockets]
+        if isinstance(self._address, TcpAddress) and isinstance(address, TcpAddress):
+            # The name, not one of its addresses: after a restart it is listened on at all again.
+            self._address = TcpAddress(self._address.host, address.port)
+        self._bound[self._service_id] = self._address
+        self._tunnel.tell(ListenerBound(self._service_id, self.actor_ref, address, tuple(others)))
         self._start_grace()
+
+    def _tell_exhausted(self, operation: str, error: OSError) -> None:
+        self._connector.exhaustion.note(f"{operation} at {self._address}", error)
+        self._tunnel.tell(SocketsExhausted(operation))
 
     def on_receive(self, message: Any) -> Any:
         """Handle a change of mind of TunnelActor, or a timer."""
@@ -142,23 +162,24 @@ class ListenerActor(DispatchedActor):
 
     def _read_if_wanted(self) -> None:
         wanted = self._accepting or self._refusing
-        if self._socket is None or wanted == self._listening:
+        if not self._sockets or wanted == self._reading:
             return
-        self._listening = wanted
-        if wanted:
-            self.add_reader(self._socket, self._on_acceptable)
-        else:
-            self.remove_reader(self._socket)
+        self._reading = wanted
+        for listener in self._sockets:
+            if wanted:
+                self.add_reader(listener, functools.partial(self._on_acceptable, listener))
+            else:
+                self.remove_reader(listener)
 
-    def _on_acceptable(self) -> None:
-        assert self._socket is not None
+    def _on_acceptable(self, listener: socket.socket) -> None:
         for _ in range(TURN_ACCEPTS):
             try:
-                sock, _peer = self._socket.accept()
+                sock, _peer = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if is_exhausted(error):
+                    self._tell_exhausted("accept", error)
                     self._rest()
                     return
                 continue
@@ -168,33 +189,82 @@ class ListenerActor(DispatchedActor):
                 self._tunnel.tell(Accepted(self._service_id, sock))
 
     def _rest(self) -> None:
-        assert self._socket is not None
-        self._listening = False
-        self.remove_reader(self._socket)
+        self._reading = False
+        for listener in self._sockets:
+            self.remove_reader(listener)
         self.schedule(EXHAUSTED_PAUSE_SECONDS, _RestEnded())
 
     def _on_end(self, reason: ExitReason) -> None:
-        """Close the listening socket, however the actor ended."""
+        """Close the listening sockets, however the actor ended."""
         super()._on_end(reason)
+        if self._lookup is not None:
+            self._lookup.give_up()
         self._release()
 
     def _release(self) -> None:
-        if self._socket is None:
-            return
-        close_quietly(self._socket)
-        self._socket = None
-        if isinstance(self._address, UnixAddress):
+        sockets, self._sockets = self._sockets, []
+        for listener in sockets:
+            close_quietly(listener)
+        if sockets and isinstance(self._address, UnixAddress):
             with contextlib.suppress(OSError):
                 Path(self._address.path).unlink()
 
 
-def _listen(family: socket.AddressFamily, target: Any, backlog: int) -> socket.socket:
+def _listen_on_all(addresses: tuple[SocketAddress, ...], backlog: int) -> list[socket.socket]:
+    """Listen on each of the addresses that this machine has, all with one port.
+
+    Raises:
+        OSError: it has none of them, or one is taken.
+    """
+    # IPv4 first: the first one is the address that people are shown where there is room for one.
+    ordered = sorted(addresses, key=lambda each: each[0] == socket.AF_INET6)
+    for attempt in range(FREE_PORT_ATTEMPTS):
+        try:
+            return _listen_once(ordered, backlog)
+        except OSError as error:
+            # A free port of the first address may be taken on another one.
+            wants_free_port = len(ordered) > 1 and not ordered[0][1][1]
+            is_last = attempt == FREE_PORT_ATTEMPTS - 1
+            if error.errno != errno.EADDRINUSE or not wants_free_port or is_last:
+                raise
+    raise AssertionError
+
+
+def _listen_once(addresses: list[SocketAddress], backlog: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    missing = OSError(errno.EADDRNOTAVAIL, "it has no address")
+    try:
+        for family, target in addresses:
+            where = target
+            if sockets and not target[1]:
+                where = (target[0], sockets[0].getsockname()[1], *target[2:])
+            try:
+                sockets.append(_listen(family, where, backlog, is_alone=len(addresses) == 1))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    if not sockets:
+        raise missing
+    return sockets
+
+
+def _listen(
+    family: socket.AddressFamily, target: Any, backlog: int, *, is_alone: bool
+) -> socket.socket:
     if family == socket.AF_UNIX:
         _remove_stale(Path(target))
     sock = socket.socket(family, socket.SOCK_STREAM)
     if family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        if family == socket.AF_INET6 and not is_alone:
+            # Else `::` would take the port of `0.0.0.0`, too.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(target)
         sock.listen(backlog)
     except OSError:

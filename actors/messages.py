@@ -56,6 +56,7 @@ __all__ = [
     "SendData",
     "SetAccepting",
     "SetLowWater",
+    "SocketsExhausted",
     "StopReadingLocal",
     "StopStream",
     "Transmit",
@@ -79,9 +80,14 @@ class ConnectionKey(NamedTuple):
 
 
 class RequestPermit(NamedTuple):
-    """A WebSocketActor wants to connect."""
+    """A WebSocketActor wants to connect.
+
+    `endpoint` says where, proxy and all: permits are fair over these, and over tunnels.
+    """
 
     requester: ActorRef[Any]
+    endpoint: str
+    tunnel: str
 
 
 class PermitGranted(NamedTuple):
@@ -204,6 +210,15 @@ class BytesSent(NamedTuple):
 # -- the wire towards local sockets
 
 
+class SocketsExhausted(NamedTuple):
+    """SocketActor or ListenerActor to TunnelActor: no descriptor or memory was left for a socket.
+
+    `operation` is `local_connect` or `accept`.
+    """
+
+    operation: str
+
+
 class Attach(NamedTuple):
     """SocketActor to TunnelActor: where to send credit for `key`."""
 
@@ -278,11 +293,12 @@ class Accepted(NamedTuple):
 
 
 class ListenerBound(NamedTuple):
-    """ListenerActor to TunnelActor: it listens at `address`."""
+    """ListenerActor to TunnelActor: it listens at `address`, and at others if a name has more."""
 
     service_id: str
     listener: ActorRef[Any]
     address: Address
+    others: tuple[Address, ...] = ()
 
 
 # -- supervisors and commands

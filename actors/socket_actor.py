@@ -1,23 +1,20 @@
 """SocketActor: one local TCP or Unix socket, the local end of one connection.
 
-It connects (destination) or takes over an accepted socket (source), reads while it has credit, and
-writes what the peer sent. It owns the ends of DESIGN.md section 5: nothing read is lost, nothing
-received is cut without a reset. It knows its connection id and nothing of streams, versions or the
-WebSocket.
+It dials (destination, see `dial`) or takes over an accepted socket (source), reads while it has
+credit, and writes what the peer sent. It owns the ends of DESIGN.md section 5: nothing read is
+lost, nothing received is cut without a reset. It knows its connection id and nothing of streams,
+versions or the WebSocket.
 
 Longer than other modules: both directions and their ends share the one socket's state.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from .config import TcpAddress
-from .connector import Resolved, resolve_numeric
+from .dial import Dial, DialFailed, DialStep
 from .kernel import DispatchedActor, ExitReason, Terminated
 from .messages import (
     Attach,
@@ -27,17 +24,23 @@ from .messages import (
     LocalDataRead,
     LocalReadEnded,
     RemoteEnded,
+    SocketsExhausted,
     StopReadingLocal,
 )
-from .socket_io import READ_BYTES, abort_quietly, close_quietly, is_would_block, read_some
+from .socket_io import (
+    READ_BYTES,
+    abort_quietly,
+    close_quietly,
+    is_would_block,
+    prepare_local,
+    read_some,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pykka import ActorRef
 
     from .config import Address, Limits
-    from .connector import Connector, SocketAddress
+    from .connector import Connector
     from .handlers import Handlers
     from .messages import ConnectionKey
 
@@ -94,8 +97,7 @@ class SocketActor(DispatchedActor):
         self._socket = sock
         self._address = address
         self._local_bind = local_bind
-        self._candidates: Iterator[SocketAddress] = iter(())
-        self._connect_error = "no address"
+        self._dial: Dial | None = None
         self._connected = False
         self._reading = False
         self._writing = False
@@ -121,16 +123,17 @@ class SocketActor(DispatchedActor):
             return
         assert self._address is not None
         self.schedule(self._limits.local_connect_timeout_seconds, _ConnectTimedOut())
-        addresses = resolve_numeric(self._address)
-        if addresses is None:
-            self._look_up(self._address)
-        else:
-            self._candidates = iter(addresses)
-            self._connect_next()
-
-    def _look_up(self, address: Address) -> None:
-        assert isinstance(address, TcpAddress)
-        self.pipe_to_self(self._connector.resolve(address), lambda future: future.result())
+        self._dial = Dial(
+            self,
+            self._connector,
+            self._address,
+            tunnel=self._tunnel.actor_urn,
+            next_address_after_seconds=self._limits.next_address_after_seconds,
+            on_open=self._on_connected,
+            on_failed=self._on_not_connected,
+            local_bind=self._local_bind,
+        )
+        self._dial.start()
 
     def on_receive(self, message: Any) -> Any:
         """Dispatch by the message's type."""
@@ -139,46 +142,14 @@ class SocketActor(DispatchedActor):
             return super().on_receive(message)
         return handler(self, message)
 
-    def _on_resolved(self, message: Resolved) -> None:
-        self._connect_error = message.error or self._connect_error
-        self._candidates = iter(message.addresses)
-        self._connect_next()
+    def _on_connected(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._on_open()
 
-    def _connect_next(self) -> None:
-        for family, sockaddr in self._candidates:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            self._socket = sock
-            try:
-                if self._local_bind is not None and family != socket.AF_UNIX:
-                    sock.bind((self._local_bind, 0))
-                code = sock.connect_ex(sockaddr)
-            except OSError as error:
-                code = error.errno or errno.EIO
-            if code in (0, errno.EISCONN):
-                self._on_open()
-                return
-            if code == errno.EINPROGRESS:
-                self.add_writer(sock, self._on_connect_progress)
-                return
-            self._connect_failed(code)
-        self._end(f"cannot connect to {self._address}: {self._connect_error}")
-
-    def _connect_failed(self, code: int) -> None:
-        assert self._socket is not None
-        self._connect_error = os.strerror(code)
-        close_quietly(self._socket)
-        self._socket = None
-
-    def _on_connect_progress(self) -> None:
-        assert self._socket is not None
-        self.remove_writer(self._socket)
-        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._connect_failed(code)
-            self._connect_next()
-        else:
-            self._on_open()
+    def _on_not_connected(self, failed: DialFailed) -> None:
+        if failed.is_exhausted:
+            self._tunnel.tell(SocketsExhausted("local_connect"))
+        self._end(f"cannot connect to {self._address}: {failed.reason}")
 
     def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
         if not self._connected:
@@ -188,8 +159,7 @@ class SocketActor(DispatchedActor):
     def _on_open(self) -> None:
         assert self._socket is not None
         self._connected = True
-        if self._socket.family != socket.AF_UNIX:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        prepare_local(self._socket, self._limits)
         self._progress_at = time.monotonic()
         if not self._read_ended:
             self._start_reading()
@@ -397,6 +367,8 @@ class SocketActor(DispatchedActor):
         self._release()
 
     def _release(self) -> None:
+        if self._dial is not None:
+            self._dial.cancel()
         if self._outgoing:
             self._give_credit(len(self._outgoing))
             self._outgoing.clear()
@@ -411,7 +383,7 @@ class SocketActor(DispatchedActor):
     HANDLERS: ClassVar[Handlers] = {
         Deliver: _deliver,
         BytesSent: _on_bytes_sent,
-        Resolved: _on_resolved,
+        DialStep: lambda _actor, message: message.run(),
         _ConnectTimedOut: _on_connect_timeout,
         RemoteEnded: _on_remote_ended,
         StopReadingLocal: _on_stop_reading,

@@ -7,9 +7,14 @@ connection holds no buffer. It knows no actor and no protocol.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import ssl
 import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import Limits
 
 __all__ = [
     "READ_BYTES",
@@ -17,6 +22,7 @@ __all__ = [
     "close_quietly",
     "discard_some",
     "is_would_block",
+    "prepare_local",
     "read_some",
     "set_notsent_low_water",
 ]
@@ -68,6 +74,24 @@ def set_notsent_low_water(sock: socket.socket, size_bytes: int) -> None:
     """Keep at most about `size_bytes` of unsent bytes in the kernel, where the platform can."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, size_bytes)
+
+
+def prepare_local(sock: socket.socket, limits: Limits) -> None:
+    """Set what every local connection has, accepted or connected. Nothing for a Unix socket.
+
+    Bytes leave at once, and a host that is gone without a word (unplugged, switched off) is
+    noticed: without keepalive a connection that only waits would stay for ever.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    # A connection that is broken already may refuse: reading it tells.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        idle, interval = limits.keepalive_idle_seconds, limits.keepalive_interval_seconds
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, math.ceil(idle))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, math.ceil(interval))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.keepalive_count)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def close_quietly(sock: socket.socket) -> None:

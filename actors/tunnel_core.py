@@ -142,7 +142,9 @@ class TunnelCore(DispatchedActor):
         self._serials = itertools.count(1)
         self._connections = ConnectionTable(config.limits)
         self._listeners: dict[str, ActorRef[Any]] = {}
-        self._listener_children: list[str] = []
+        self._listener_children: dict[str, str] = {}
+        """The service ids of the listeners that are wanted, by the id of the child."""
+        self._too_many_logged_at: float | None = None
         self._accepting = False
         self._wire = WireSender(
             config.limits,

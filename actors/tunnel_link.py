@@ -6,7 +6,9 @@ accept while there is a connection. DESIGN.md section 2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import logging
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.proto import (
     Mode,
@@ -17,7 +19,15 @@ from tunnelfleet.proto import (
 from . import events
 from .config import ANY_SERVICE, ApiService, TcpAddress
 from .connection_lost import ConnectionLost, lost_reason
-from .kernel import ChildSpec, Restart, RestartChild, StartChild, StopChild
+from .kernel import (
+    ChildSpec,
+    DeleteChild,
+    Restart,
+    RestartChild,
+    StartChild,
+    StopChild,
+    ask_future,
+)
 from .listener_actor import ListenerActor
 from .messages import (
     Abandon,
@@ -30,12 +40,15 @@ from .messages import (
     ConnectionRefused,
     ListenerBound,
     SetAccepting,
+    SocketsExhausted,
 )
 from .stats import TunnelState
 from .tunnel_core import WEBSOCKET_CHILD, AnnounceTimedOut
 from .tunnel_streams import TunnelStreams
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pykka import ActorRef
 
     from .config import Address
@@ -44,6 +57,17 @@ if TYPE_CHECKING:
 __all__ = ["TunnelLink"]
 
 LISTENER_SHUTDOWN_SECONDS = 1.0
+TOO_MANY_LOG_SECONDS = 60.0
+"""Between two log lines of a tunnel that more services are announced than it listens on."""
+
+logger = logging.getLogger(__name__)
+
+
+class _ListenerStopped(NamedTuple):
+    """A listener that is not wanted any more has ended."""
+
+    transport: ActorRef[Any]
+    child_id: str
 
 
 class TunnelLink(TunnelStreams):
@@ -60,13 +84,12 @@ class TunnelLink(TunnelStreams):
         if self._config.mode is Mode.SOURCE and services is not None:
             for service_id, address in services.items():
                 if not isinstance(address, ApiService):
-                    self._start_listener(service_id, address)
+                    self._start_listener(f"listener {service_id}", service_id, address)
 
-    def _start_listener(self, service_id: str, address: Address) -> None:
+    def _start_listener(self, child_id: str, service_id: str, address: Address) -> None:
         assert self._transport is not None
         context, tunnel = self._context, self.actor_ref
-        child_id = f"listener {service_id}"
-        self._listener_children.append(child_id)
+        self._listener_children[child_id] = service_id
 
         def start() -> ActorRef[Any]:
             return ListenerActor.start(
@@ -92,9 +115,11 @@ class TunnelLink(TunnelStreams):
 
     def _on_listener_bound(self, message: ListenerBound) -> None:
         self._listeners[message.service_id] = message.listener
-        self._stats.listening[message.service_id] = (str(message.address),)
+        addresses = (message.address, *message.others)
+        self._stats.listening[message.service_id] = tuple(map(str, addresses))
         self._stats.last_event = f"listening on {message.address}"
-        self._publish(events.ListenerOpened(self._config.name, message.service_id, message.address))
+        for address in addresses:
+            self._publish(events.ListenerOpened(self._config.name, message.service_id, address))
         message.listener.tell(SetAccepting(self._accepting))
 
     def _on_child_started(self, message: ChildStarted) -> None:
@@ -113,8 +138,12 @@ class TunnelLink(TunnelStreams):
 
     def _on_listener_ended(self, message: ChildEnded) -> None:
         service_id = message.child_id.removeprefix("listener ")
-        self._listeners.pop(service_id, None)
-        self._stats.listening.pop(service_id, None)
+        if self._has_free_listeners:
+            service_id = service_id.partition(" ")[2]
+        if self._listeners.get(service_id) == message.ref:
+            # Not its successor, if the service was announced anew.
+            del self._listeners[service_id]
+            self._stats.listening.pop(service_id, None)
         reason = str(message.reason.exception or "") if message.reason.is_failure else ""
         if reason:
             self._stats.last_event = reason
@@ -218,15 +247,54 @@ class TunnelLink(TunnelStreams):
             self._api.tell_success(event.service_ids, self._stats.channel_id)
         if not self._draining and self._quiesce is None:
             self._enter(TunnelState.CONNECTED)
-            self._start_free_listeners(event.service_ids)
+            if self._has_free_listeners:
+                self._update_free_listeners(event.service_ids or (ANY_SERVICE,))
             self._update_accepting()
 
-    def _start_free_listeners(self, service_ids: tuple[str, ...]) -> None:
-        if self._config.mode is not Mode.SOURCE or self._config.services is not None:
-            return
-        for service_id in service_ids or (ANY_SERVICE,):
-            if f"listener {service_id}" not in self._listener_children:
-                self._start_listener(service_id, TcpAddress(self._config.bind_host, 0))
+    @property
+    def _has_free_listeners(self) -> bool:
+        """Whether it listens for what is announced, at free ports."""
+        return self._config.mode is Mode.SOURCE and self._config.services is None
+
+    def _update_free_listeners(self, service_ids: Sequence[str]) -> None:
+        """Listen for the services that are announced, up to the limit, and for no others."""
+        announced = dict.fromkeys(service_ids)
+        for child_id, service_id in list(self._listener_children.items()):
+            if service_id not in announced:
+                self._remove_listener(child_id, service_id)
+        listened_on = set(self._listener_children.values())
+        missing = [service_id for service_id in announced if service_id not in listened_on]
+        room = self._limits.max_free_listeners - len(listened_on)
+        for service_id in missing[:room]:
+            # With a number: the one of the same service before may still be on its way out.
+            child_id = f"listener {next(self._serials)} {service_id}"
+            self._start_listener(child_id, service_id, TcpAddress(self._config.bind_host, 0))
+        if len(missing) > room:
+            self._tell_too_many(len(announced), len(missing) - room)
+
+    def _tell_too_many(self, announced: int, without: int) -> None:
+        text = (
+            f"{without} of {announced} announced services are not listened on: "
+            f"max_free_listeners is {self._limits.max_free_listeners}"
+        )
+        self._stats.last_event = text
+        now, last = time.monotonic(), self._too_many_logged_at
+        if last is None or now - last > TOO_MANY_LOG_SECONDS:
+            self._too_many_logged_at = now
+            logger.warning("tunnel %s: %s", self._config.name, text)
+
+    def _remove_listener(self, child_id: str, service_id: str) -> None:
+        """Close a listener for good; its place among the children is given up when it has ended."""
+        transport = self._transport
+        assert transport is not None
+        del self._listener_children[child_id]
+        # Its port is free for others, and a later listener does not wait for it.
+        self._context.bound.pop(service_id, None)
+        stopped = ask_future(transport, StopChild(child_id))
+        self.pipe_to_self(stopped, lambda _stopped: _ListenerStopped(transport, child_id))
+
+    def _on_listener_stopped(self, message: _ListenerStopped) -> None:
+        message.transport.tell(DeleteChild(message.child_id))
 
     # -- accepting
 
@@ -239,6 +307,10 @@ class TunnelLink(TunnelStreams):
         self._accepting = accepting
         for listener in self._listeners.values():
             listener.tell(SetAccepting(accepting))
+
+    def _on_sockets_exhausted(self, message: SocketsExhausted) -> None:
+        self._stats.count_exhausted(message.operation)
+        self._stats.last_event = f"{message.operation}: no file descriptor or memory is left"
 
     def _close_listeners(self) -> None:
         self._set_accepting(False)
@@ -262,4 +334,6 @@ class TunnelLink(TunnelStreams):
         ConnectionEstablished: _on_established,
         ConnectionRefused: _on_refused,
         AnnounceTimedOut: _on_announce_timeout,
+        SocketsExhausted: _on_sockets_exhausted,
+        _ListenerStopped: _on_listener_stopped,
     }

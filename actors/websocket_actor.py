@@ -19,7 +19,8 @@ from tunnelfleet.proto import Message, RemoteProtocolError, encode_frame
 from . import websocket_frames as frames
 from .connect_attempt import ConnectAttempt, connect_failure, refusal
 from .connection_lost import ConnectionLost
-from .connector import Connected, NotConnected, discard
+from .connector import Connected, NotConnected
+from .dial import DialStep
 from .frame_writer import FrameWriter, Outcome
 from .keep_alive import GiveUp, KeepAlive, SendPing
 from .kernel import ChildReady, DispatchedActor, ExitReason, Terminated
@@ -112,7 +113,9 @@ class WebSocketActor(DispatchedActor):
     def on_start(self) -> None:
         """Ask for a permit to connect."""
         self.watch(self._context.governor)
-        self._context.governor.tell(RequestPermit(self.actor_ref))
+        context = self._context
+        request = RequestPermit(self.actor_ref, context.permit_group, context.config.name)
+        context.governor.tell(request)
 
     def _on_governor_ended(self, _message: Terminated) -> None:
         self._fail("connect_failed", "the connect governor ended")
@@ -129,9 +132,15 @@ class WebSocketActor(DispatchedActor):
         self.unwatch(context.governor)
         context.stats.count_connect_attempt()
         request = context.connect_request()
-        self._attempt = ConnectAttempt(context.connector, request, time.monotonic())
-        self.pipe_to_self(self._attempt.outcome, lambda future: future.result(), discard=discard)
         self._attempt_timer = self.schedule(request.timeout_seconds, _ConnectTimedOut())
+        self._attempt = ConnectAttempt(
+            self,
+            context.connector,
+            request,
+            time.monotonic(),
+            tunnel=context.tunnel.actor_urn,
+            next_address_after_seconds=self._limits.next_address_after_seconds,
+        )
 
     def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
         if self._attempt is not None:
@@ -147,9 +156,8 @@ class WebSocketActor(DispatchedActor):
         self.exit()
 
     def _on_connected(self, message: Connected) -> None:
-        sock = message.websocket.sock
+        sock = message.sock
         assert self._attempt is not None
-        assert sock is not None
         now = time.monotonic()
         seconds = self._attempt.seconds(now)
         self._attempt = None
@@ -372,6 +380,7 @@ class WebSocketActor(DispatchedActor):
     HANDLERS: ClassVar[Handlers] = {
         Terminated: _on_governor_ended,
         PermitGranted: _connect,
+        DialStep: lambda _actor, message: message.run(),
         _ConnectTimedOut: _on_connect_timeout,
         NotConnected: _on_not_connected,
         Connected: _on_connected,

@@ -46,8 +46,19 @@ class WebSocketContext(NamedTuple):
     ssl_context: ssl.SSLContext | None
     stats: TunnelStats
 
+    @property
+    def permit_group(self) -> str:
+        """Where the TCP connection goes, and on to: permits are shared fairly over these."""
+        config = self.config
+        if config.http_proxy is None:
+            return str(config.endpoint)
+        return f"{config.endpoint} by {config.http_proxy}"
+
     def connect_request(self) -> ConnectRequest:
-        """What an attempt of this tunnel asks for, with the tokens of this moment."""
+        """What an attempt of this tunnel asks for, with the tokens of this moment.
+
+        `local_bind` is not in it: as localproxy's `-b` it is for the application's side alone.
+        """
         config = self.config
         access_token, client_token = self.credentials.current()
         return ConnectRequest(
@@ -57,7 +68,6 @@ class WebSocketContext(NamedTuple):
             client_token,
             config.ssl_context or self.ssl_context,
             config.http_proxy,
-            config.local_bind,
             config.user_agent,
             config.limits.connect_timeout_seconds,
         )

@@ -249,6 +249,13 @@ _WRONG = Row(
                 ),
             ),
         ),
+        Panel(
+            "Out of descriptors or memory",
+            "Operations on local sockets that failed because the process or the system had no file "
+            "descriptor or memory left.",
+            "cps",
+            (Target(_rate("exhausted_operations_total", "operation"), "{{operation}}"),),
+        ),
     ),
 )
 

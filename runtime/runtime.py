@@ -60,6 +60,8 @@ class TunnelRuntime:
         connect_rate_per_second: tunnel connects a second over all tunnels (AWS allows about 10 per
             account).
         connect_concurrency: connects that may be under way at once; one thread each.
+        connects_per_endpoint: of these, how many may be to one endpoint; None leaves a quarter, at
+            least one, to others. A tunnel that hung the last time waits behind those that did not.
         ssl_context: for all tunnels that bring none; None makes one that trusts the system's
             authorities.
         on_event: called with each `TunnelEvent` on threads of the runtime: in order for each
@@ -74,6 +76,7 @@ class TunnelRuntime:
         dispatchers: int = 1,
         connect_rate_per_second: float = 10.0,
         connect_concurrency: int = 4,
+        connects_per_endpoint: int | None = None,
         ssl_context: ssl.SSLContext | None = None,
         on_event: Callable[[TunnelEvent], None] | None = None,
         per_tunnel_series: int = 0,
@@ -82,8 +85,11 @@ class TunnelRuntime:
             raise ConfigError(
                 "dispatchers, connect_concurrency, connect_rate_per_second must be greater than 0"
             )
+        if connects_per_endpoint is not None and connects_per_endpoint < 1:
+            raise ConfigError("connects_per_endpoint must be at least 1, or None")
         self._rate = connect_rate_per_second
         self._concurrency = connect_concurrency
+        self._per_endpoint = connects_per_endpoint
         self._callback = on_event
         self._services = Services(ssl_context)
         self._subscriptions = Subscriptions(self._services)
@@ -204,7 +210,7 @@ class TunnelRuntime:
     def _root_children(self, engine: Engine) -> list[ChildSpec]:
         return [
             relay_spec(self._changes.note, self._subscriptions.present),
-            governor_spec(self._rate, self._concurrency),
+            governor_spec(self._rate, self._concurrency, self._per_endpoint),
             *[_child_of(engine, tunnel) for tunnel in self._book.tunnels()],
         ]
 

@@ -95,10 +95,15 @@ def relay_spec(
     return ChildSpec(id=RELAY, start=start, backoff=SHARED_BACKOFF)
 
 
-def governor_spec(rate_per_second: float, concurrency: int) -> ChildSpec:
+def governor_spec(
+    rate_per_second: float, concurrency: int, per_endpoint: int | None = None
+) -> ChildSpec:
     """How the governor of all tunnels' connects is run; the arguments are `ConnectGovernor`'s."""
     start = functools.partial(
-        ConnectGovernor.start, rate_per_second=rate_per_second, concurrency=concurrency
+        ConnectGovernor.start,
+        rate_per_second=rate_per_second,
+        concurrency=concurrency,
+        per_endpoint=per_endpoint,
     )
     return ChildSpec(id=GOVERNOR, start=start, backoff=SHARED_BACKOFF)
 

@@ -154,6 +154,13 @@ _FLOW = _group(
         "too_many_connections, refused_start, local_end_gone.",
         ("kind",),
     ),
+    Metric(
+        "exhausted_operations",
+        Kind.COUNTER,
+        "Operations on local sockets that failed because the process or the system had no file "
+        "descriptor or memory left, by operation: local_connect, accept, listen.",
+        ("operation",),
+    ),
     Metric("failed_sends", Kind.COUNTER, "Messages that could not be sent: their stream was over."),
     Metric(
         "stalled_connections",

@@ -51,6 +51,7 @@ KNOWN_REASONS: Final[dict[str, tuple[str, ...]]] = {
         "local_end_gone",
         "refused_start",
     ),
+    "exhausted_operations": ("accept", "listen", "local_connect"),
 }
 """Exposed as zero before the first of their kind: a rate needs the zero."""
 

@@ -45,7 +45,7 @@ TUNNEL_COLUMNS: Final = (
     "queue_bytes",
 )
 ENDS: Final = ("streams_ended", "connections_ended")
-REASONS: Final = ("reconnects", "connect_failures", "dropped_messages")
+REASONS: Final = ("reconnects", "connect_failures", "dropped_messages", "exhausted_operations")
 
 
 class HistogramSum:
@@ -93,6 +93,7 @@ class Totals:
         reconnects: by reason.
         connect_failures: by reason.
         dropped_messages: by kind.
+        exhausted_operations: by operation.
         states: tunnels by state.
         since: the earliest entry into each state that a tunnel is in.
     """
@@ -105,6 +106,7 @@ class Totals:
         self.reconnects: dict[str, int] = {}
         self.connect_failures: dict[str, int] = {}
         self.dropped_messages: dict[str, int] = {}
+        self.exhausted_operations: dict[str, int] = {}
         self.connect = HistogramSum(CONNECT_SECONDS_BOUNDS)
         self.ping = HistogramSum(PING_SECONDS_BOUNDS)
         self.queue_wait = HistogramSum(QUEUE_WAIT_SECONDS_BOUNDS)

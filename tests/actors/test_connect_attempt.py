@@ -2,87 +2,105 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from typing import Any, cast
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.actors.attempter import Attempter
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
+from tests.actors.servers import Peer
 from tunnelfleet.actors.connect_attempt import ConnectAttempt, connect_failure, refusal
-from tunnelfleet.actors.connector import Connected, Connector, ConnectRequest, NotConnected
+from tunnelfleet.actors.connector import Connector, ConnectRequest, NotConnected
 from tunnelfleet.proto import Endpoint, HandshakeError, Mode, TunnelClosed, TunnelError
 
-ENDPOINT = Endpoint("wss", "tunnels.example", 443)
-REQUEST = ConnectRequest(
-    ENDPOINT, Mode.SOURCE, "the-access-token", "c" * 32, None, None, None, "test/1", 12.5
-)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka import ActorRef
+
+    from tests.actors.servers import ScriptedServer
+    from tunnelfleet.actors.kernel import Dispatcher
+
+    Serve = Callable[..., ScriptedServer]
+
+TOKEN = "the-access-token"
 
 
-class FakeJob:
-    """Stays where it is put."""
-
-    def __init__(self) -> None:
-        self.phase = "waiting for a connect thread"
-        self.cancelled = 0
-
-    def cancel(self) -> None:
-        self.cancelled += 1
+def begin(
+    dispatcher: Dispatcher, connector: Connector, endpoint: Endpoint, log: Log | None = None
+) -> ActorRef[Any]:
+    request = ConnectRequest(endpoint, Mode.SOURCE, TOKEN, "c" * 32, None, None, "test/1", 12.5)
+    return Attempter.start(connector, request, log or Log(), 100.0, dispatcher=dispatcher)
 
 
-class FakeConnector:
-    """Keeps what is asked of it, and connects to nothing."""
+def silent(reached: threading.Event) -> Callable[[Peer], None]:
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        reached.set()
+        peer.wait_closed()
 
-    def __init__(self) -> None:
-        self.requests: list[ConnectRequest] = []
-        self.job = FakeJob()
-        self.outcome: Future[Connected | NotConnected] = Future()
-
-    def connect(self, request: ConnectRequest) -> tuple[FakeJob, Future[Any]]:
-        self.requests.append(request)
-        return self.job, self.outcome
+    return script
 
 
-@pytest.fixture
-def connector() -> FakeConnector:
-    return FakeConnector()
+def test_it_counts_the_seconds_from_its_making(
+    serve: Serve, dispatcher: Dispatcher, connector: Connector
+) -> None:
+    ref = begin(dispatcher, connector, serve(Peer.wait_closed).endpoint)
+    assert ref.ask(lambda attempt: attempt.seconds(101.5)) == 1.5
+    ref.stop()
 
 
-def begin(connector: FakeConnector, now: float = 100.0) -> ConnectAttempt:
-    return ConnectAttempt(cast("Connector", connector), REQUEST, now)
-
-
-def test_it_is_under_way_from_its_making_on(connector: FakeConnector) -> None:
-    attempt = begin(connector)
-    assert connector.requests == [REQUEST]
-    assert attempt.outcome is connector.outcome
-    assert connector.job.cancelled == 0
-
-
-def test_it_counts_the_seconds_from_there(connector: FakeConnector) -> None:
-    attempt = begin(connector, now=100.0)
-    assert attempt.seconds(100.0) == 0.0
-    assert attempt.seconds(101.5) == 1.5
-
-
-def test_given_up_it_cancels_the_job(connector: FakeConnector) -> None:
-    begin(connector).cancel()
-    assert connector.job.cancelled == 1
-
-
-@pytest.mark.parametrize("phase", ["TCP connect", "TLS handshake", "WebSocket handshake"])
-def test_out_of_time_it_says_how_far_it_came(connector: FakeConnector, phase: str) -> None:
-    attempt = begin(connector)
-    connector.job.phase = phase
-    lost = attempt.timed_out()
+def test_out_of_time_it_says_how_far_it_came(
+    serve: Serve, dispatcher: Dispatcher, connector: Connector
+) -> None:
+    reached = threading.Event()
+    endpoint = serve(silent(reached)).endpoint
+    ref = begin(dispatcher, connector, endpoint)
+    assert reached.wait(DEADLINE_SECONDS)
+    lost = ref.ask(lambda attempt: attempt.timed_out())
     assert (lost.label, lost.was_established) == ("connect_timeout", False)
-    text = f"no connection to {ENDPOINT} after 12.5 s ({phase}): "
+    text = f"no connection to {endpoint} after 12.5 s (WebSocket handshake): "
     assert str(lost) == text + "check the endpoint, the network and the proxy"
+    ref.stop()
 
 
-def test_it_keeps_no_token(connector: FakeConnector) -> None:
-    attempt = begin(connector)
-    kept = [getattr(attempt, name) for name in ConnectAttempt.__slots__]
-    assert REQUEST.access_token not in repr(kept)
-    assert REQUEST not in kept
+def test_out_of_time_in_a_look_up_it_says_so(
+    dispatcher: Dispatcher, connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_args, **_named: answer.wait(60) and [])
+    try:
+        ref = begin(dispatcher, connector, Endpoint("wss", "tunnels.example", 443))
+        lost = ref.ask(lambda attempt: attempt.timed_out())
+        assert "(looking up tunnels.example)" in str(lost)
+        ref.stop()
+    finally:
+        answer.set()
+
+
+def test_after_the_dial_it_keeps_no_token(
+    serve: Serve, dispatcher: Dispatcher, connector: Connector
+) -> None:
+    reached = threading.Event()
+    ref = begin(dispatcher, connector, serve(silent(reached)).endpoint)
+    assert reached.wait(DEADLINE_SECONDS)
+
+    def kept(attempt: ConnectAttempt) -> list[Any]:
+        return [getattr(attempt, name) for name in ConnectAttempt.__slots__]
+
+    assert not [item for item in ref.ask(kept) if isinstance(item, ConnectRequest)]
+    ref.stop()
+
+
+def test_its_failure_comes_as_a_message(dispatcher: Dispatcher, connector: Connector) -> None:
+    log = Log()
+    ref = begin(dispatcher, connector, Endpoint("ws", "127.0.0.1", 1), log)
+    wait_until(lambda: bool(log.items))
+    (outcome,) = log.items
+    assert isinstance(outcome, NotConnected)
+    assert "cannot reach ws://127.0.0.1:1: Connection refused" in str(outcome.error)
+    ref.stop()
 
 
 def handshake(status: int | None, *, retryable: bool = True) -> HandshakeError:

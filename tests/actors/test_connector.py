@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS
+from tests.actors.attempter import Attempter
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
 from tests.actors.servers import BINARY, Peer, ScriptedServer
-from tunnelfleet.actors.config import HttpProxy, TcpAddress, UnixAddress
+from tunnelfleet.actors.config import HttpProxy
 from tunnelfleet.actors.connector import (
-    MAX_HEADER_BYTES,
     Connected,
     Connector,
     ConnectRequest,
     NotConnected,
-    Resolved,
     discard,
-    resolve_numeric,
 )
+from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.upgrade import MAX_HEADER_BYTES
 from tunnelfleet.proto import Endpoint, HandshakeError, Mode
 
 if TYPE_CHECKING:
@@ -38,14 +38,18 @@ CLIENT_TOKEN = "0123456789abcdef0123456789abcdef"
 
 def request_to(endpoint: Endpoint, **changes: Any) -> ConnectRequest:
     request = ConnectRequest(
-        endpoint, Mode.SOURCE, ACCESS_TOKEN, CLIENT_TOKEN, None, None, None, "test/1", 10.0
+        endpoint, Mode.SOURCE, ACCESS_TOKEN, CLIENT_TOKEN, None, None, "test/1", 10.0
     )
     return request._replace(**changes)
 
 
 def attempt(connector: Connector, endpoint: Endpoint, **changes: Any) -> Connected | NotConnected:
-    _job, outcome = connector.connect(request_to(endpoint, **changes))
-    return outcome.result(DEADLINE_SECONDS)
+    log = Log()
+    with Dispatcher("attempt") as dispatcher:
+        Attempter.start(connector, request_to(endpoint, **changes), log, dispatcher=dispatcher)
+        (outcome,) = log.wait(1)
+    assert isinstance(outcome, Connected | NotConnected)
+    return outcome
 
 
 def failure(connector: Connector, endpoint: Endpoint, **changes: Any) -> HandshakeError:
@@ -71,14 +75,14 @@ def test_an_upgrade_gives_the_connection_and_its_channel_id(
     outcome = attempt(connector, server.endpoint)
     assert isinstance(outcome, Connected)
     assert outcome.channel_id == "c0ffee"
-    outcome.websocket.shutdown()
+    outcome.sock.close()
 
 
 def test_the_request_is_what_the_protocol_says(serve: Serve, connector: Connector) -> None:
     server = serve(hold)
     outcome = attempt(connector, server.endpoint)
     assert isinstance(outcome, Connected)
-    outcome.websocket.shutdown()
+    outcome.sock.close()
     (peer,) = server.peers.items
     first_line = peer.request.split(b"\r\n")[0]
     assert first_line == b"GET /tunnel?local-proxy-mode=source HTTP/1.1"
@@ -99,11 +103,10 @@ def test_frames_behind_the_answer_are_not_lost(serve: Serve, connector: Connecto
 
     outcome = attempt(connector, serve(script).endpoint)
     assert isinstance(outcome, Connected)
-    sock = outcome.websocket.sock
-    assert sock is not None
+    sock = outcome.sock
     sock.settimeout(DEADLINE_SECONDS)
     assert sock.recv(100) == b"\x82\x07at once"
-    outcome.websocket.shutdown()
+    outcome.sock.close()
 
 
 def test_tls_is_verified_and_used(
@@ -113,16 +116,8 @@ def test_tls_is_verified_and_used(
     server = serve(hold, tls=server_context)
     outcome = attempt(connector, server.endpoint, ssl_context=client_context)
     assert isinstance(outcome, Connected)
-    assert isinstance(outcome.websocket.sock, ssl.SSLSocket)
-    outcome.websocket.shutdown()
-
-
-def test_it_connects_from_the_address_it_is_told(serve: Serve, connector: Connector) -> None:
-    server = serve(hold)
-    outcome = attempt(connector, server.endpoint, local_bind="127.0.0.3")
-    assert isinstance(outcome, Connected)
-    assert outcome.websocket.sock.getsockname()[0] == "127.0.0.3"
-    outcome.websocket.shutdown()
+    assert isinstance(outcome.sock, ssl.SSLSocket)
+    outcome.sock.close()
 
 
 # -- refusals
@@ -351,7 +346,7 @@ def test_a_proxy_is_asked_to_connect(
         http_proxy=HttpProxy("127.0.0.1", proxy.port, "user", "p:ss"),
     )
     assert isinstance(outcome, Connected)
-    outcome.websocket.shutdown()
+    outcome.sock.close()
     (seen,) = proxy.peers.items
     assert seen.request.startswith(f"CONNECT 127.0.0.1:{server.port} HTTP/1.1\r\n".encode())
     assert seen.header("Host") == f"127.0.0.1:{server.port}"
@@ -365,7 +360,7 @@ def test_a_proxy_without_credentials_is_given_none(serve: Serve, connector: Conn
     proxy = serve(proxy_to(lambda: server.port))
     outcome = attempt(connector, server.endpoint, http_proxy=HttpProxy("127.0.0.1", proxy.port))
     assert isinstance(outcome, Connected)
-    outcome.websocket.shutdown()
+    outcome.sock.close()
     assert proxy.peers.items[0].header("Proxy-Authorization") is None
 
 
@@ -423,6 +418,7 @@ def test_an_ipv6_endpoint_has_brackets_in_connect(serve: Serve, connector: Conne
 def test_a_cancelled_attempt_ends_at_once_and_closes_its_socket(
     serve: Serve,
     connector: Connector,
+    dispatcher: Dispatcher,
     tls: tuple[ssl.SSLContext, ssl.SSLContext],
     stage: str,
 ) -> None:
@@ -440,29 +436,44 @@ def test_a_cancelled_attempt_ends_at_once_and_closes_its_socket(
         changes["http_proxy"] = HttpProxy("127.0.0.1", server.port)
     scheme = "wss" if stage == "tls" else "ws"
     request = request_to(Endpoint(scheme, "127.0.0.1", server.port), **changes)
-    job, outcome = connector.connect(request)
+    ref = Attempter.start(connector, request, Log(), dispatcher=dispatcher)
     assert reached.wait(DEADLINE_SECONDS)
-    job.cancel()
-    assert job.is_cancelled
-    assert isinstance(outcome.result(DEADLINE_SECONDS), NotConnected)
+    ref.stop()
     assert closed.wait(DEADLINE_SECONDS)
 
 
-def test_an_attempt_that_is_cancelled_before_it_begins_opens_nothing(serve: Serve) -> None:
-    server = serve(hold)
+def connected_pair() -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(DEADLINE_SECONDS)
+    return ours, theirs
+
+
+def test_a_job_that_is_cancelled_before_it_begins_says_nothing_and_closes() -> None:
     blocker, running = threading.Event(), threading.Event()
     connector = Connector(1)
+    ours, theirs = connected_pair()
     try:
-        busy = connector._pool.submit(lambda: (running.set(), blocker.wait(DEADLINE_SECONDS)))
+        connector._pool.submit(lambda: (running.set(), blocker.wait(DEADLINE_SECONDS)))
         assert running.wait(DEADLINE_SECONDS)
-        job, outcome = connector.connect(request_to(server.endpoint))
+        job, outcome = connector.connect(request_to(Endpoint("ws", "127.0.0.1", 1)), ours)
         job.cancel()
+        assert theirs.recv(1) == b"", "closed at once, without waiting for a thread"
         blocker.set()
-        busy.result(DEADLINE_SECONDS)
         assert isinstance(outcome.result(DEADLINE_SECONDS), NotConnected)
     finally:
+        blocker.set()
         connector.close()
-    assert server.peers.items == []
+        theirs.close()
+
+
+def test_after_its_end_a_job_fails_and_its_socket_is_closed() -> None:
+    connector = Connector(1)
+    connector.close()
+    ours, theirs = connected_pair()
+    with theirs:
+        _job, outcome = connector.connect(request_to(Endpoint("ws", "127.0.0.1", 1)), ours)
+        assert isinstance(outcome.result(0), NotConnected)
+        assert theirs.recv(1) == b""
 
 
 def test_a_connection_that_nobody_takes_is_closed(serve: Serve, connector: Connector) -> None:
@@ -473,14 +484,18 @@ def test_a_connection_that_nobody_takes_is_closed(serve: Serve, connector: Conne
         peer.wait_closed()
         closed.set()
 
-    _job, outcome = connector.connect(request_to(serve(script).endpoint))
+    server = serve(script)
+    sock = socket.create_connection(("127.0.0.1", server.port))
+    _job, outcome = connector.connect(request_to(server.endpoint), sock)
     outcome.result(DEADLINE_SECONDS)
     discard(outcome)
     assert closed.wait(DEADLINE_SECONDS)
 
 
 def test_nothing_is_discarded_of_a_failure_or_a_cancelled_outcome(connector: Connector) -> None:
-    _job, outcome = connector.connect(request_to(Endpoint("ws", "no-such-host.invalid", 80)))
+    ours, theirs = connected_pair()
+    theirs.close()
+    _job, outcome = connector.connect(request_to(Endpoint("ws", "127.0.0.1", 1)), ours)
     outcome.result(DEADLINE_SECONDS)
     discard(outcome)
     never: Future[Any] = Future()
@@ -493,32 +508,3 @@ def test_the_request_shows_no_token() -> None:
     assert ACCESS_TOKEN not in text
     assert CLIENT_TOKEN not in text
     assert "localhost" in text
-
-
-# -- names
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        (TcpAddress("127.0.0.1", 22), ((socket.AF_INET, ("127.0.0.1", 22)),)),
-        (TcpAddress("::1", 22), ((socket.AF_INET6, ("::1", 22, 0, 0)),)),
-        (UnixAddress("/run/app.sock"), ((socket.AF_UNIX, "/run/app.sock"),)),
-        (TcpAddress("localhost", 22), None),
-    ],
-)
-def test_only_numbers_and_paths_need_no_look_up(address: Any, expected: Any) -> None:
-    assert resolve_numeric(address) == expected
-
-
-def test_a_name_is_looked_up(connector: Connector) -> None:
-    resolved = connector.resolve(TcpAddress("localhost", 22)).result(DEADLINE_SECONDS)
-    assert resolved.error == ""
-    assert {sockaddr[1] for _family, sockaddr in resolved.addresses} == {22}
-
-
-def test_a_name_that_does_not_exist_is_an_answer(connector: Connector) -> None:
-    resolved = connector.resolve(TcpAddress("no-such-host.invalid", 22)).result(DEADLINE_SECONDS)
-    assert isinstance(resolved, Resolved)
-    assert resolved.addresses == ()
-    assert "no-such-host.invalid" in resolved.error

@@ -42,11 +42,14 @@ class Crowd:
         )
         self.refs: list[ActorRef[Requester]] = []
 
-    def ask(self, count: int = 1) -> None:
+    def ask(self, count: int = 1, *, endpoint: str | None = None) -> None:
+        """Ask for so many, each for a tunnel of its own, and one endpoint each unless given."""
         for _ in range(count):
-            ref = Requester.start(len(self.refs), self.granted, dispatcher=self.dispatcher)
+            number = len(self.refs)
+            ref = Requester.start(number, self.granted, dispatcher=self.dispatcher)
             self.refs.append(ref)
-            self.governor.tell(RequestPermit(ref))
+            where = endpoint or f"endpoint {number}"
+            self.governor.tell(RequestPermit(ref, where, f"tunnel {number}"))
         settle(self.dispatcher)
 
     def release(self, number: int) -> None:
@@ -59,7 +62,7 @@ class Crowd:
 
 
 def test_permits_are_granted_in_order_up_to_the_concurrency(dispatcher: Dispatcher) -> None:
-    crowd = Crowd(dispatcher, rate=1_000.0, concurrency=2)
+    crowd = Crowd(dispatcher, rate=1_000.0, concurrency=3)
     crowd.ask(4)
     assert crowd.granted.items == [0, 1]
     crowd.release(1)
@@ -89,7 +92,7 @@ def test_who_has_ended_already_when_its_request_comes_takes_nothing(
     crowd = Crowd(dispatcher, rate=1_000.0, concurrency=1)
     dead = Requester.start(99, crowd.granted, dispatcher=dispatcher)
     dead.stop()
-    crowd.governor.tell(RequestPermit(dead))
+    crowd.governor.tell(RequestPermit(dead, "endpoint", "dead"))
     settle(dispatcher)
     crowd.ask()
     assert crowd.granted.items == [0]
@@ -108,7 +111,7 @@ def test_who_gave_it_back_may_ask_again(dispatcher: Dispatcher) -> None:
     crowd = Crowd(dispatcher, rate=1_000.0, concurrency=1)
     crowd.ask(1)
     crowd.release(0)
-    crowd.governor.tell(RequestPermit(crowd.refs[0]))
+    crowd.governor.tell(RequestPermit(crowd.refs[0], "endpoint 0", "tunnel 0"))
     settle(dispatcher)
     assert crowd.granted.items == [0, 0]
 
@@ -131,7 +134,7 @@ def test_a_rate_below_one_a_second_lets_the_first_go_at_once(
 
 
 def test_the_concurrency_holds_although_the_rate_allows_more(dispatcher: Dispatcher) -> None:
-    crowd = Crowd(dispatcher, rate=10_000.0, concurrency=3)
+    crowd = Crowd(dispatcher, rate=10_000.0, concurrency=4)
     crowd.ask(50)
     for number in range(47):
         assert len(crowd.granted.items) == number + 3

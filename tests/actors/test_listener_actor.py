@@ -243,7 +243,7 @@ def test_without_a_descriptor_left_accepting_rests_and_goes_on(
             return getattr(self.sock, name)
 
     actor = listener.ref.cell.actor
-    actor._socket = Exhausted(actor._socket)
+    actor._sockets = [Exhausted(actor._sockets[0])]
     listener.accepting(True)
     listener.call()
     listener.accepted()
@@ -255,7 +255,7 @@ def test_a_caller_that_is_gone_already_does_not_hurt(
 ) -> None:
     listener = port()
     actor = listener.ref.cell.actor
-    real = actor._socket
+    (real,) = actor._sockets
     failures = iter([OSError(errno.ECONNABORTED, "aborted")])
 
     class Flaky:
@@ -267,7 +267,7 @@ def test_a_caller_that_is_gone_already_does_not_hurt(
         def __getattr__(self, name: str) -> Any:
             return getattr(real, name)
 
-    actor._socket = Flaky()
+    actor._sockets = [Flaky()]
     listener.accepting(True)
     listener.call()
     listener.accepted()

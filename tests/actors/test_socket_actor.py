@@ -616,9 +616,7 @@ def test_the_next_address_is_tried_when_the_first_fails(
         (socket.AF_INET6, ("::1", free_port())),
         (socket.AF_INET, ("127.0.0.1", port)),
     )
-    monkeypatch.setattr(
-        "tunnelfleet.actors.socket_actor.resolve_numeric", lambda _address: addresses
-    )
+    monkeypatch.setattr("tunnelfleet.actors.dial.known_addresses", lambda _address: addresses)
     converse(local(address=TcpAddress("many", port)), server)
 
 

@@ -171,7 +171,7 @@ def data(text: str) -> bytes:
 def test_it_asks_for_a_permit_and_does_not_connect_before(serve: Serve, connect: Connect) -> None:
     server = serve(hold)
     client = connect(server, granted=False)
-    assert client.to_governor.items == [RequestPermit(client.ref)]
+    assert client.to_governor.items == [RequestPermit(client.ref, str(server.endpoint), "press-4")]
     assert server.peers.items == []
     assert client.stats.connect_attempts == 0
     client.tell(PermitGranted())

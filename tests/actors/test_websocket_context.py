@@ -36,14 +36,21 @@ def test_a_request_holds_what_the_tunnel_is_set_to() -> None:
     request = make_context(
         endpoint=endpoint,
         http_proxy=proxy,
-        local_bind="127.0.0.2",
         user_agent="test/1",
         limits=Limits(connect_timeout_seconds=7.0),
     ).connect_request()
     assert (request.endpoint, request.mode) == (endpoint, Mode.SOURCE)
     assert (request.access_token, request.client_token) == ("access", CLIENT_TOKEN)
-    assert (request.http_proxy, request.local_bind) == (proxy, "127.0.0.2")
+    assert request.http_proxy == proxy
     assert (request.user_agent, request.timeout_seconds) == ("test/1", 7.0)
+
+
+def test_permits_are_shared_over_what_is_connected_to() -> None:
+    endpoint, proxy = Endpoint("wss", "tunnels.example", 443), HttpProxy("proxy.example", 3128)
+    direct = make_context(endpoint=endpoint).permit_group
+    by_proxy = make_context(endpoint=endpoint, http_proxy=proxy).permit_group
+    assert direct == "wss://tunnels.example"
+    assert by_proxy == "wss://tunnels.example by proxy.example:3128", "a dead proxy is its own"
 
 
 @pytest.mark.parametrize(

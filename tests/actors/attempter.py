@@ -1,0 +1,50 @@
+"""An actor that makes one attempt to connect, for the tests of what it is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tunnelfleet.actors.connect_attempt import ConnectAttempt
+from tunnelfleet.actors.dial import DialStep
+from tunnelfleet.actors.kernel import DispatchedActor
+
+if TYPE_CHECKING:
+    from tests.actors.kernel.helpers import Log
+    from tunnelfleet.actors.connector import Connector, ConnectRequest
+
+
+class Attempter(DispatchedActor):
+    """Makes one attempt, and logs what it is told of it."""
+
+    def __init__(
+        self, connector: Connector, request: ConnectRequest, log: Log, now: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.connector = connector
+        self.request = request
+        self.log = log
+        self.now = now
+        self.attempt: ConnectAttempt | None = None
+
+    def on_start(self) -> None:
+        self.attempt = ConnectAttempt(
+            self,
+            self.connector,
+            self.request,
+            self.now,
+            tunnel=self.actor_urn,
+            next_address_after_seconds=0.25,
+        )
+
+    def on_receive(self, message: Any) -> Any:
+        if isinstance(message, DialStep):
+            message.run()
+        elif callable(message):
+            return message(self.attempt)
+        else:
+            self.log.add(message)
+        return None
+
+    def on_stop(self) -> None:
+        assert self.attempt is not None
+        self.attempt.cancel()
