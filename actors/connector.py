@@ -142,6 +142,7 @@ class Connector:
     """
 
     def __init__(self, threads: int = 4) -> None:
+        self.threads = threads
         self._pool = DaemonThreads(threads, "tunnelfleet-connect")
         self.names = NameLookups()
         self.exhaustion = ExhaustionLog()

@@ -128,6 +128,7 @@ class NameLookups:
         """By host: how many of its queries run or wait in the slots' queue."""
         self._held_back: dict[str, deque[_Name]] = {}
         """By host: queries beyond `LOOKUPS_PER_NAME`."""
+        self._is_closed = False
 
     def look_up(self, host: str, port: int, tunnel: str) -> LookUp:
         """Begin to look up a name.
@@ -144,14 +145,13 @@ class NameLookups:
             if query is not None:
                 query.askers.append(asker)
                 return asker
-            is_full = len(self._queries) >= MAX_WAITING_LOOKUPS
-            if not is_full:
+            refusal = self._refusal()
+            if not refusal:
                 query = self._queries[name] = _Query(tunnel)
                 query.askers.append(asker)
                 self._enter_or_hold_back(name)
-        if is_full:
-            text = f"cannot look up {host!r}: {MAX_WAITING_LOOKUPS} other names wait"
-            asker.outcome.set_result(Resolved((), text))
+        if refusal:
+            asker.outcome.set_result(Resolved((), f"cannot look up {host!r}: {refusal}"))
         else:
             self._run_next()
         return asker
@@ -159,13 +159,19 @@ class NameLookups:
     def close(self) -> None:
         """Look nothing up any more. Threads that wait for a name server are left behind."""
         with self._lock:
-            for name, query in list(self._queries.items()):
-                query.askers.clear()
-                if query.started_at is None:
-                    self._drop(name)
+            self._is_closed = True
+            self._queries.clear()
         self._pool.close(0.0)
 
     # With the lock held.
+
+    def _refusal(self) -> str:
+        """Why no look-up is taken now, or nothing."""
+        if self._is_closed:
+            return "the runtime has ended"
+        if len(self._queries) >= MAX_WAITING_LOOKUPS:
+            return f"{MAX_WAITING_LOOKUPS} other names wait"
+        return ""
 
     def _enter_or_hold_back(self, name: _Name) -> None:
         host = name[0]
@@ -217,7 +223,7 @@ class NameLookups:
         while True:
             now = time.monotonic()
             with self._lock:
-                name = self._slots.take_next(now)
+                name = None if self._is_closed else self._slots.take_next(now)
                 if name is None:
                     return
                 self._queries[name].started_at = now
@@ -235,7 +241,10 @@ class NameLookups:
     def _finish(self, name: _Name, resolved: Resolved) -> None:
         now = time.monotonic()
         with self._lock:
-            query = self._queries.pop(name)
+            query = self._queries.pop(name, None)
+            if query is None:
+                # All is over.
+                return
             assert query.started_at is not None
             was_quick = now - query.started_at <= SLOW_LOOKUP_SECONDS
             self._slots.give_back(name, now, succeeded=was_quick and not resolved.error)

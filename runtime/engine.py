@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.proto import TunnelClosed
+from tunnelfleet.proto import TunnelClosed, TunnelError
 
 from .supervisor import RuntimeSupervisor
 
@@ -112,11 +112,12 @@ class Engine:
 
         Returns:
             The root.
+
+        Raises:
+            TunnelError: the system has no descriptors or threads left; nothing runs.
         """
         self._connector = Connector(self._connect_concurrency)
-        self.dispatchers = [
-            Dispatcher(f"tunnelfleet-{number}").start() for number in range(self._dispatcher_count)
-        ]
+        self._start_dispatchers()
         for dispatcher in self.dispatchers:
             self._kernel.attach(dispatcher)
         supervisor = self._supervisor = RuntimeSupervisor.start(
@@ -127,6 +128,19 @@ class Engine:
             register=register,
         )
         return supervisor
+
+    def _start_dispatchers(self) -> None:
+        try:
+            for number in range(self._dispatcher_count):
+                self.dispatchers.append(Dispatcher(f"tunnelfleet-{number}").start())
+        except (OSError, RuntimeError) as error:
+            # Not half of them: what has begun is ended, and a start may be tried again.
+            self.end()
+            reason = getattr(error, "strerror", None) or error
+            raise TunnelError(
+                f"cannot start the threads of the runtime: {reason}: "
+                "raise the limits of open files and threads"
+            ) from error
 
     def stop(self, timeout_seconds: float) -> None:
         """Have the actors end in good order; the threads go on. Harmless when it does not run.

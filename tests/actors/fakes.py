@@ -10,6 +10,7 @@ from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
 from tests.actors.transcripts import shown, to_text
 from tunnelfleet.actors.config import Limits, TcpAddress, TunnelConfig
 from tunnelfleet.actors.kernel import (
+    DeleteChild,
     DispatchedActor,
     RestartChild,
     StartChild,
@@ -256,6 +257,8 @@ class FakeTransport(Recorder):
             for ref, child_id in self.children.items():
                 if child_id == message.id and child_id != "websocket":
                     ref.stop(block=False)
+        elif isinstance(message, DeleteChild):
+            self.log.add(f"delete {message.id}")
         elif isinstance(message, RestartChild):
             self.log.add(f"restart {message.id}")
         elif isinstance(message, Terminated):

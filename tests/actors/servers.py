@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
+import select
 import socket
 import ssl
 import threading
@@ -17,7 +19,7 @@ from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
 from tunnelfleet.proto import Endpoint, Message, decode_message, encode_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     Script = Callable[["Peer"], None]
@@ -217,6 +219,24 @@ class ScriptedServer:
         self.close()
         if exception_type is None and self.errors:
             raise self.errors[0]
+
+
+@contextlib.contextmanager
+def black_hole(host: str = "127.0.0.1") -> Iterator[int]:
+    """A port where a connect is never answered: the listener's backlog is full."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener, contextlib.ExitStack() as callers:
+        listener.bind((host, 0))
+        listener.listen(0)
+        for _ in range(8):
+            caller = callers.enter_context(socket.socket(family))
+            caller.setblocking(False)
+            code = caller.connect_ex(listener.getsockname())
+            if code == errno.EINPROGRESS and not select.select([], [caller], [], 0.2)[1]:
+                break
+        else:
+            raise AssertionError("the backlog never filled")
+        yield listener.getsockname()[1]
 
 
 def tls_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:

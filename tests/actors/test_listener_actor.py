@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ from tunnelfleet.actors.config import Limits, TcpAddress, UnixAddress
 from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.actors.listener_actor import ListenerActor
-from tunnelfleet.actors.messages import Accepted, ListenerBound, SetAccepting
+from tunnelfleet.actors.messages import Accepted, ListenerBound, SetAccepting, SocketsExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -378,3 +379,176 @@ def test_a_file_in_the_way_is_left_alone(port: Callable[..., Port], tmp_path: Pa
 
 def test_a_folder_that_is_not_there_ends_it(port: Callable[..., Port], tmp_path: Path) -> None:
     assert "No such file" in port(UnixAddress(str(tmp_path / "none" / "app.sock"))).failure()
+
+
+# -- names
+
+
+def resolves_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Have every name stand for these addresses."""
+
+    def look_up(_host: str, port: int, **_named: Any) -> list[Any]:
+        return [
+            (
+                socket.AF_INET6 if ":" in host else socket.AF_INET,
+                socket.SOCK_STREAM,
+                6,
+                "",
+                (host, port, 0, 0) if ":" in host else (host, port),
+            )
+            for host in hosts
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+def bound(listener: Port) -> ListenerBound:
+    items = listener.told.wait_for(lambda items: any(isinstance(m, ListenerBound) for m in items))
+    found = [m for m in items if isinstance(m, ListenerBound)][-1]
+    assert isinstance(found, ListenerBound)
+    return found
+
+
+def connect_to(listener: Port, host: str, number: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    caller = socket.socket(family)
+    listener.callers.append(caller)
+    caller.connect((host, number))
+
+
+def test_localhost_is_listened_on_in_both_families_at_one_port(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_named: pytest.fail("asked"))
+    listener = port(TcpAddress("localhost", 0))
+    told = bound(listener)
+    assert isinstance(told.address, TcpAddress)
+    number = told.address.port
+    assert told[2:] == (TcpAddress("127.0.0.1", number), (TcpAddress("::1", number),))
+    listener.accepting(True)
+    for host in ("127.0.0.1", "::1"):
+        connect_to(listener, host, number)
+    listener.accepted(2)
+
+
+@pytest.mark.parametrize("hosts", [("::1", "127.0.0.4", "127.0.0.5"), ("127.0.0.4", "::1")])
+def test_a_name_is_listened_on_at_each_of_its_addresses(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch, hosts: tuple[str, ...]
+) -> None:
+    resolves_to(monkeypatch, *hosts)
+    listener = port(TcpAddress("many.example", 0))
+    told = bound(listener)
+    addresses = [told.address, *told.others]
+    assert {address.host for address in addresses if isinstance(address, TcpAddress)} == set(hosts)
+    assert len({address.port for address in addresses if isinstance(address, TcpAddress)}) == 1
+    listener.accepting(True)
+    for address in addresses:
+        assert isinstance(address, TcpAddress)
+        connect_to(listener, address.host, address.port)
+    listener.accepted(len(hosts))
+
+
+def test_a_restart_keeps_all_addresses_of_a_name(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolves_to(monkeypatch, "127.0.0.4", "127.0.0.5")
+    kept: dict[str, Address] = {}
+    first = port(TcpAddress("many.example", 0), bound=kept)
+    before = bound(first)
+    first.ref.stop()
+    second = port(TcpAddress("many.example", 0), bound=kept)
+    assert bound(second)[2:] == before[2:]
+
+
+def test_an_address_of_a_name_that_is_elsewhere_is_left_out(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolves_to(monkeypatch, "203.0.113.1", "127.0.0.4")
+    told = bound(port(TcpAddress("many.example", 0)))
+    assert isinstance(told.address, TcpAddress)
+    assert (told.address.host, told.others) == ("127.0.0.4", ())
+
+
+def test_a_name_that_is_elsewhere_ends_it(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolves_to(monkeypatch, "203.0.113.1", "203.0.113.2")
+    assert "assign" in port(TcpAddress("elsewhere.example", 0)).failure()
+
+
+def test_a_port_that_is_taken_at_one_address_ends_it_and_frees_the_other(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolves_to(monkeypatch, "127.0.0.4", "127.0.0.5")
+    with socket.create_server(("127.0.0.5", 0)) as other:
+        number = other.getsockname()[1]
+        assert "in use" in port(TcpAddress("many.example", number)).failure()
+    socket.create_server(("127.0.0.4", number)).close()
+
+
+def test_a_free_port_is_one_that_is_free_at_all_addresses(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolves_to(monkeypatch, "127.0.0.4", "127.0.0.5")
+    real, failures = listener_actor._listen_once, iter([errno.EADDRINUSE] * 3)
+
+    def taken_at_first(*args: Any) -> Any:
+        for code in failures:
+            raise OSError(code, os.strerror(code))
+        return real(*args)
+
+    monkeypatch.setattr(listener_actor, "_listen_once", taken_at_first)
+    assert len(bound(port(TcpAddress("many.example", 0))).others) == 1
+
+
+def test_its_end_gives_up_the_look_up(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_named: answer.wait(60) and [])
+    try:
+        listener = port(TcpAddress("slow.example", 0))
+        listener.ref.stop()
+        listener.close()
+        assert not answer.is_set(), "nobody has waited for it"
+    finally:
+        answer.set()
+
+
+def test_without_a_descriptor_accepting_is_told_and_logged_once(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listener_actor, "EXHAUSTED_PAUSE_SECONDS", 0.01)
+    listener = port()
+
+    class Exhausted:
+        def __init__(self, sock: socket.socket) -> None:
+            self.sock = sock
+
+        def accept(self) -> Any:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.sock, name)
+
+    actor = listener.ref.cell.actor
+    actor._sockets = [Exhausted(actor._sockets[0])]
+    listener.accepting(True)
+    listener.call()
+    listener.told.wait_for(lambda items: items.count(SocketsExhausted("accept")) >= 5)
+    assert len(caplog.records) == 1
+    assert "Too many open files in system" in caplog.text
+
+
+def test_without_a_descriptor_to_listen_on_it_ends_and_tells(
+    port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def exhausted(*_args: Any, **_named: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(listener_actor, "_listen", exhausted)
+        listener = port()
+        assert "Too many open files" in listener.failure()
+    assert SocketsExhausted("listen") in listener.told.items
+    assert "Unhandled" not in caplog.text

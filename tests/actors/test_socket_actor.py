@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from tunnelfleet.actors.messages import (
     LocalDataRead,
     LocalReadEnded,
     RemoteEnded,
+    SocketsExhausted,
     StopReadingLocal,
 )
 from tunnelfleet.actors.socket_actor import SocketActor
@@ -542,6 +544,65 @@ def test_it_connects_from_the_address_it_is_told(
     accepted, peer = server.accept()
     accepted.close()
     assert peer[0] == "127.0.0.2"
+
+
+def keepalive_of(sock: socket.socket) -> tuple[int, int, int, int]:
+    """Whether it is on, its idle time, its interval, its count."""
+    return (
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+    )
+
+
+@pytest.mark.parametrize("is_accepted", [True, False], ids=["accepted", "connected"])
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (PATIENT, (1, 60, 15, 4)),
+        (
+            Limits(keepalive_idle_seconds=7, keepalive_interval_seconds=0.5, keepalive_count=2),
+            (1, 7, 1, 2),
+        ),
+    ],
+    ids=["by default", "as it is told"],
+)
+def test_local_connections_are_kept_under_watch(
+    local: Callable[..., Local],
+    server: socket.socket,
+    limits: Limits,
+    expected: tuple[int, int, int, int],
+    is_accepted: bool,
+) -> None:
+    app = local(limits) if is_accepted else local(limits, address=address_of(server))
+    if is_accepted:
+        settle(app.dispatcher)
+        assert keepalive_of(app.ref.cell.actor._socket) == expected
+        return
+    with server.accept()[0] as accepted:
+        accepted.sendall(b"x")
+        app.to_stream.wait(1)
+        assert keepalive_of(app.ref.cell.actor._socket) == expected
+
+
+def test_without_a_descriptor_a_connect_fails_as_expected(
+    local: Callable[..., Local],
+    server: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def exhausted(*_args: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    address = address_of(server)
+    with monkeypatch.context() as patched:
+        patched.setattr("tunnelfleet.actors.dial.socket.socket", exhausted)
+        apps = [local(address=address) for _ in range(20)]
+        for app in apps:
+            assert app.wait_ended() == f"cannot connect to {address}: Too many open files"
+            assert SocketsExhausted("local_connect") in app.to_tunnel.items
+    assert len(caplog.records) == 1, "one line for all, and no traceback"
 
 
 def test_bytes_that_come_before_the_connection_wait_for_it(

@@ -8,15 +8,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.actors.rig import source
 from tunnelfleet.actors import events
-from tunnelfleet.actors.config import ANY_SERVICE, Limits
+from tunnelfleet.actors.config import ANY_SERVICE, Limits, TcpAddress
 from tunnelfleet.actors.connection_lost import ConnectionLost
 from tunnelfleet.actors.kernel import NORMAL, ExitReason
 from tunnelfleet.actors.messages import (
     ChildQuarantined,
     ChildWaiting,
+    ListenerBound,
     ReplaceToken,
+    SocketsExhausted,
 )
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.proto import Mode, ProtocolVersion
@@ -146,6 +150,78 @@ def test_a_source_without_services_listens_for_each_announced_one_once(rig: Make
     tunnel.lose()
     tunnel.connect("SSH,HTTP")
     assert len(tunnel.events_of(events.ListenerOpened)) == 2
+
+
+def ids(prefix: str, count: int) -> str:
+    return ",".join(f"{prefix}{number}" for number in range(count))
+
+
+def test_services_that_are_no_longer_announced_are_not_listened_on(rig: MakeRig) -> None:
+    tunnel = rig(Mode.SOURCE, services=None)
+    tunnel.connect("SSH,HTTP")
+    first = {service_id: actor.actor_ref for service_id, actor in tunnel.listeners.items()}
+    tunnel.lose()
+    tunnel.connect("SSH,VNC")
+    assert set(tunnel.stats.listening) == {"SSH", "VNC"}
+    assert first["SSH"].is_alive()
+    assert not first["HTTP"].is_alive()
+    (closed,) = tunnel.events_of(events.ListenerClosed)
+    assert (closed.service_id, closed.reason) == ("HTTP", "")
+    stopped = [item for item in tunnel.supervised.items if "listener" in str(item)]
+    assert [item.split()[0] for item in stopped] == ["stop", "delete"]
+    tunnel.lose()
+    tunnel.connect("SSH,HTTP")
+    assert set(tunnel.stats.listening) == {"SSH", "HTTP"}, "it is listened on anew"
+
+
+def test_new_ids_on_every_connection_leave_no_listeners_behind(rig: MakeRig) -> None:
+    tunnel = rig(Mode.SOURCE, services=None, limits=Limits(max_free_listeners=10))
+    for number in range(8):
+        tunnel.connect(ids(f"{number}-", 256))
+        assert set(tunnel.stats.listening) == set(ids(f"{number}-", 10).split(","))
+        tunnel.lose()
+    children = tunnel.transport.ask(lambda transport: list(transport.children.values()))
+    assert len([child_id for child_id in children if "listener" in child_id]) == 10
+    assert len(tunnel.context.bound) <= 10
+
+
+def test_more_services_than_it_may_listen_for_are_told_and_logged_once(
+    rig: MakeRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    tunnel = rig(Mode.SOURCE, services=None, limits=Limits(max_free_listeners=2))
+    text = "3 of 5 announced services are not listened on: max_free_listeners is 2"
+    for _ in range(3):
+        tunnel.connect(ids("S", 5))
+        tunnel.lose()
+    assert set(tunnel.stats.listening) == {"S0", "S1"}
+    assert [record.getMessage() for record in caplog.records] == [f"tunnel press-4: {text}"]
+    tunnel.connect(ids("S", 2))
+    assert set(tunnel.stats.listening) == {"S0", "S1"}
+
+
+def test_listeners_that_were_asked_for_stay_whatever_is_announced(rig: MakeRig) -> None:
+    tunnel = rig(Mode.SOURCE)
+    tunnel.connect("HTTP")
+    assert set(tunnel.stats.listening) == {"SSH"}
+
+
+def test_each_address_of_a_name_is_told(rig: MakeRig) -> None:
+    tunnel = rig(Mode.SOURCE)
+    listener = tunnel.listeners["SSH"].actor_ref
+    four, six = TcpAddress("127.0.0.1", 5555), TcpAddress("::1", 5555)
+    tunnel.tell(ListenerBound("SSH", listener, four, (six,)))
+    assert tunnel.stats.listening == {"SSH": ("127.0.0.1:5555", "[::1]:5555")}
+    opened = [str(event.address) for event in tunnel.events_of(events.ListenerOpened)]
+    assert opened[-2:] == ["127.0.0.1:5555", "[::1]:5555"]
+
+
+@pytest.mark.parametrize("operation", ["accept", "listen", "local_connect"])
+def test_a_socket_that_the_system_does_not_give_is_counted(rig: MakeRig, operation: str) -> None:
+    tunnel = rig()
+    tunnel.tell(SocketsExhausted(operation))
+    tunnel.tell(SocketsExhausted(operation))
+    assert tunnel.stats.exhausted_operations == {operation: 2}
+    assert tunnel.stats.last_event.startswith(operation)
 
 
 def test_a_source_of_a_tunnel_without_services_listens_for_its_only_one(rig: MakeRig) -> None:

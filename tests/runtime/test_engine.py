@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +15,9 @@ import pytest
 from tests.actors.fakes import Recorder
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
 from tunnelfleet.actors.kernel import ChildSpec, WhichChildren, kill
+from tunnelfleet.actors.kernel.event_loop import LOOP_DESCRIPTORS
 from tunnelfleet.actors.services import Services
-from tunnelfleet.proto import TunnelClosed
+from tunnelfleet.proto import TunnelClosed, TunnelError
 from tunnelfleet.runtime import engine as engine_module
 from tunnelfleet.runtime.engine import Engine
 from tunnelfleet.runtime.metrics import KernelMeter
@@ -142,3 +147,60 @@ def test_a_turn_that_does_not_end_is_left_behind_and_the_rest_ends(
     assert (blocked.is_running, other.is_running) == (True, False)
     gate.set()
     blocked.stop(DEADLINE_SECONDS)
+
+
+def test_without_descriptors_it_does_not_start_by_half_and_may_be_started_later(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(threading.enumerate())
+    made = []
+
+    def only_one(path: str, flags: int) -> int:
+        made.append(path)
+        if len(made) > LOOP_DESCRIPTORS:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return os.dup(0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tunnelfleet.actors.kernel.event_loop.os.open", only_one)
+        with pytest.raises(TunnelError, match="Too many open files: raise the limits"):
+            rig.start()
+    assert_does_not_run(rig)
+    assert set(threading.enumerate()) <= before
+    rig.start()
+    assert len(rig.engine.dispatchers) == 2
+
+
+LOW_ON_DESCRIPTORS = """
+import os, resource
+from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime import TunnelRuntime
+
+open_now = len(os.listdir("/proc/self/fd"))
+_soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+refused = 0
+for room in range(60):
+    runtime = TunnelRuntime(dispatchers=2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + room, hard))
+    try:
+        runtime.start()
+    except TunnelError:
+        refused += 1
+        continue
+    runtime.stop()
+    print("refused", refused)
+    break
+"""
+
+
+def test_a_process_that_is_low_on_descriptors_is_told_and_not_aborted() -> None:
+    """libuv ends the process if it gets some of a loop's descriptors and not all."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOW_ON_DESCRIPTORS],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) >= LOOP_DESCRIPTORS
