@@ -1,8 +1,9 @@
 """ConnectAttempt: one attempt to connect a tunnel, and what its outcome means.
 
-Owns the attempt until it is over: first the dial, in the turns of the actor whose part it is, then
-the job on the Connector's threads. It knows no permit, retry or counter: the actor gets the outcome
-as a message, `Connected` or `NotConnected`. The time is an argument.
+Owns the attempt until it is over: the look-up of the name, which needs no permit, so that nobody
+holds one while a name server does not answer; the dial, in the turns of the actor whose part it is;
+and the job on the Connector's threads. It knows no permit, retry or counter: the actor gets the
+outcome as a message, `Connected` or `NotConnected`. The time is an argument.
 """
 
 from __future__ import annotations
@@ -18,24 +19,32 @@ from .dial import Dial
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
-    from tunnelfleet.proto import TunnelError
+    from tunnelfleet.proto import Endpoint, TunnelError
 
+    from .config import HttpProxy
     from .connector import ConnectJob, Connector, ConnectRequest
     from .dial import DialFailed
     from .kernel import DispatchedActor
 
 __all__ = ["ConnectAttempt", "connect_failure", "refusal"]
 
+FRESH_SECONDS = 5.0
+"""The permit may take long; addresses that are older by then are looked up again."""
+
 
 class ConnectAttempt:
-    """An attempt, under way from its making on. It keeps the tokens until the dial is over.
+    """An attempt: `prepare` it, and when it says that it is ready, `connect`.
+
+    It keeps the tokens from `connect` until the dial is over.
 
     Args:
         actor: gets the outcome, and passes on each `DialStep`.
         connector: looks up names, and has the threads.
-        request: where to connect, and as whom.
-        now: monotonic seconds.
+        endpoint: the service.
+        http_proxy: what to connect to instead, or None.
+        timeout_seconds: for people; the actor keeps it.
         tunnel: stands for the tunnel that asks for look-ups.
         next_address_after_seconds: see `Dial`.
     """
@@ -47,6 +56,7 @@ class ConnectAttempt:
         "_endpoint",
         "_job",
         "_peer",
+        "_prepared_at",
         "_request",
         "_started_at",
         "_timeout_seconds",
@@ -56,20 +66,22 @@ class ConnectAttempt:
         self,
         actor: DispatchedActor,
         connector: Connector,
-        request: ConnectRequest,
-        now: float,
+        endpoint: Endpoint,
+        http_proxy: HttpProxy | None,
         *,
+        timeout_seconds: float,
         tunnel: str,
         next_address_after_seconds: float,
     ) -> None:
         self._actor = actor
         self._connector = connector
-        self._request: ConnectRequest | None = request
-        self._endpoint = request.endpoint
-        self._timeout_seconds = request.timeout_seconds
-        self._peer = peer = request.peer
-        self._started_at = now
+        self._endpoint = endpoint
+        self._timeout_seconds = timeout_seconds
+        self._peer = peer = http_proxy or endpoint
+        self._request: ConnectRequest | None = None
         self._job: ConnectJob | None = None
+        self._prepared_at = 0.0
+        self._started_at = 0.0
         self._dial = Dial(
             actor,
             connector,
@@ -79,6 +91,32 @@ class ConnectAttempt:
             on_open=self._on_open,
             on_failed=self._on_failed,
         )
+
+    def prepare(self, on_ready: Callable[[], None], clock: Callable[[], float]) -> None:
+        """Look up the name, if there is need to; then call `on_ready`, perhaps at once.
+
+        Args:
+            on_ready: asks for the permit.
+            clock: monotonic seconds, for when the answer comes.
+        """
+
+        def note_and_go_on() -> None:
+            self._prepared_at = clock()
+            on_ready()
+
+        self._dial.prepare(note_and_go_on)
+
+    def connect(self, request: ConnectRequest, now: float) -> None:
+        """Go on, with the permit.
+
+        Args:
+            request: where to connect, and as whom.
+            now: monotonic seconds.
+        """
+        self._request = request
+        self._started_at = now
+        if now - self._prepared_at > FRESH_SECONDS:
+            self._dial.forget_addresses()
         self._dial.start()
 
     def _on_open(self, sock: socket.socket) -> None:
@@ -89,11 +127,11 @@ class ConnectAttempt:
 
     def _on_failed(self, failed: DialFailed) -> None:
         error = connect_error(f"cannot reach {self._peer}: {failed.reason}")
-        # As a message: the attempt may not have been made yet.
+        # As a message: the callee may be in the middle of `connect`.
         self._actor.actor_ref.tell(NotConnected(error))
 
     def seconds(self, now: float) -> float:
-        """How long it has taken."""
+        """How long it has taken since the permit."""
         return now - self._started_at
 
     def timed_out(self) -> ConnectionLost:

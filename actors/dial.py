@@ -57,7 +57,7 @@ class DialFailed(NamedTuple):
 
 
 class Dial:
-    """One attempt to connect to an address, under way from `start` on.
+    """One attempt to connect to an address.
 
     Args:
         actor: whose turns it runs in; it passes on each `DialStep` that it gets.
@@ -69,11 +69,14 @@ class Dial:
         on_open: called with the connected socket, which does not block and is the callee's from
             then on.
         on_failed: called instead when there is nothing left to try.
+
+    `prepare` looks up the name and does no more; `start` looks it up if that was not done.
     """
 
     __slots__ = (
         "_actor",
         "_address",
+        "_addresses",
         "_candidates",
         "_connector",
         "_delay_seconds",
@@ -111,6 +114,7 @@ class Dial:
         self._on_failed = on_failed
         self._lookups: list[LookUp] = []
         self._sources: tuple[SocketAddress, ...] = ()
+        self._addresses: tuple[SocketAddress, ...] | None = None
         self._candidates: deque[SocketAddress] = deque()
         self._pending: dict[socket.socket, None] = {}
         self._timer: Timer | None = None
@@ -118,10 +122,27 @@ class Dial:
         self.phase = "looking up the name"
         """What it is at, for people."""
 
+    def prepare(self, on_ready: Callable[[], None]) -> None:
+        """Look up the name of the address, and call `on_ready`, perhaps before this returns.
+
+        If the name is not found, `on_failed` is called instead.
+        """
+
+        def keep(addresses: tuple[SocketAddress, ...]) -> None:
+            self._addresses = addresses
+            self.phase = "waiting"
+            on_ready()
+
+        self._resolve(self._address, keep)
+
+    def forget_addresses(self) -> None:
+        """Look the name up anew in `start`: what `prepare` found is too old."""
+        self._addresses = None
+
     def start(self) -> None:
         """Begin. The callbacks may be called before this returns."""
         if self._local_bind is None:
-            self._resolve(self._address, self._begin)
+            self._take_sources(())
         else:
             self._resolve(TcpAddress(self._local_bind, 0), self._take_sources)
 
@@ -169,7 +190,10 @@ class Dial:
 
     def _take_sources(self, sources: tuple[SocketAddress, ...]) -> None:
         self._sources = sources
-        self._resolve(self._address, self._begin)
+        if self._addresses is not None:
+            self._begin(self._addresses)
+        else:
+            self._resolve(self._address, self._begin)
 
     # -- addresses
 

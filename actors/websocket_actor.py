@@ -92,6 +92,7 @@ class WebSocketActor(DispatchedActor):
         self._epoch = epoch
         self._limits = context.config.limits
         self._attempt: ConnectAttempt | None = None
+        self._attempt_counted = False
         self._attempt_timer: Timer | None = None
         self._socket: socket.socket | None = None
         self._input = WebSocketInput()
@@ -111,11 +112,36 @@ class WebSocketActor(DispatchedActor):
     # -- connecting
 
     def on_start(self) -> None:
-        """Ask for a permit to connect."""
-        self.watch(self._context.governor)
+        """Look up the name of the service, then ask for a permit to connect."""
+        context, config = self._context, self._context.config
+        self.watch(context.governor)
+        timeout_seconds = self._limits.connect_timeout_seconds
+        self._attempt = ConnectAttempt(
+            self,
+            context.connector,
+            config.endpoint,
+            config.http_proxy,
+            timeout_seconds=timeout_seconds,
+            tunnel=context.tunnel.actor_urn,
+            next_address_after_seconds=self._limits.next_address_after_seconds,
+        )
+        self._attempt_timer = self.schedule(timeout_seconds, _ConnectTimedOut())
+        self._attempt.prepare(self._ask_permit, time.monotonic)
+        if self._attempt_timer is not None:
+            # A name is looked up: the attempt has begun.
+            self._count_attempt()
+
+    def _ask_permit(self) -> None:
+        # Waiting for the permit is no part of the time to connect.
+        self._end_attempt_timer()
         context = self._context
         request = RequestPermit(self.actor_ref, context.permit_group, context.config.name)
         context.governor.tell(request)
+
+    def _end_attempt_timer(self) -> None:
+        if self._attempt_timer is not None:
+            self._attempt_timer.cancel()
+            self._attempt_timer = None
 
     def _on_governor_ended(self, _message: Terminated) -> None:
         self._fail("connect_failed", "the connect governor ended")
@@ -130,23 +156,25 @@ class WebSocketActor(DispatchedActor):
     def _connect(self, _message: PermitGranted) -> None:
         context = self._context
         self.unwatch(context.governor)
-        context.stats.count_connect_attempt()
+        self._count_attempt()
+        assert self._attempt is not None
         request = context.connect_request()
         self._attempt_timer = self.schedule(request.timeout_seconds, _ConnectTimedOut())
-        self._attempt = ConnectAttempt(
-            self,
-            context.connector,
-            request,
-            time.monotonic(),
-            tunnel=context.tunnel.actor_urn,
-            next_address_after_seconds=self._limits.next_address_after_seconds,
-        )
+        self._attempt.connect(request, time.monotonic())
+
+    def _count_attempt(self) -> None:
+        """Once: with its look-up or, if it needs none, with its permit."""
+        if not self._attempt_counted:
+            self._attempt_counted = True
+            self._context.stats.count_connect_attempt()
 
     def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
         if self._attempt is not None:
+            self._count_attempt()
             self._end_with(self._attempt.timed_out())
 
     def _on_not_connected(self, message: NotConnected) -> None:
+        self._count_attempt()
         self._attempt = None
         refused = refusal(message.error)
         if refused is None:
@@ -161,9 +189,7 @@ class WebSocketActor(DispatchedActor):
         now = time.monotonic()
         seconds = self._attempt.seconds(now)
         self._attempt = None
-        if self._attempt_timer is not None:
-            self._attempt_timer.cancel()
-            self._attempt_timer = None
+        self._end_attempt_timer()
         self._socket = sock
         self._context.governor.tell(ReleasePermit(self.actor_ref))
         sock.setblocking(False)

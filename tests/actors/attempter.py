@@ -17,24 +17,34 @@ class Attempter(DispatchedActor):
     """Makes one attempt, and logs what it is told of it."""
 
     def __init__(
-        self, connector: Connector, request: ConnectRequest, log: Log, now: float = 0.0
+        self,
+        connector: Connector,
+        request: ConnectRequest,
+        log: Log,
+        now: float = 0.0,
+        waited_seconds: float = 0.0,
     ) -> None:
         super().__init__()
         self.connector = connector
         self.request = request
         self.log = log
         self.now = now
+        self.waited_seconds = waited_seconds
         self.attempt: ConnectAttempt | None = None
 
     def on_start(self) -> None:
-        self.attempt = ConnectAttempt(
+        request = self.request
+        self.attempt = attempt = ConnectAttempt(
             self,
             self.connector,
-            self.request,
-            self.now,
+            request.endpoint,
+            request.http_proxy,
+            timeout_seconds=request.timeout_seconds,
             tunnel=self.actor_urn,
             next_address_after_seconds=0.25,
         )
+        prepared_at = self.now - self.waited_seconds
+        attempt.prepare(lambda: attempt.connect(request, self.now), lambda: prepared_at)
 
     def on_receive(self, message: Any) -> Any:
         if isinstance(message, DialStep):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,12 @@ import pytest
 from tests.actors.attempter import Attempter
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
 from tests.actors.servers import Peer
-from tunnelfleet.actors.connect_attempt import ConnectAttempt, connect_failure, refusal
+from tunnelfleet.actors.connect_attempt import (
+    FRESH_SECONDS,
+    ConnectAttempt,
+    connect_failure,
+    refusal,
+)
 from tunnelfleet.actors.connector import Connector, ConnectRequest, NotConnected
 from tunnelfleet.proto import Endpoint, HandshakeError, Mode, TunnelClosed, TunnelError
 
@@ -28,10 +34,17 @@ TOKEN = "the-access-token"
 
 
 def begin(
-    dispatcher: Dispatcher, connector: Connector, endpoint: Endpoint, log: Log | None = None
+    dispatcher: Dispatcher,
+    connector: Connector,
+    endpoint: Endpoint,
+    log: Log | None = None,
+    *,
+    waited_seconds: float = 0.0,
 ) -> ActorRef[Any]:
     request = ConnectRequest(endpoint, Mode.SOURCE, TOKEN, "c" * 32, None, None, "test/1", 12.5)
-    return Attempter.start(connector, request, log or Log(), 100.0, dispatcher=dispatcher)
+    return Attempter.start(
+        connector, request, log or Log(), 100.0, waited_seconds, dispatcher=dispatcher
+    )
 
 
 def silent(reached: threading.Event) -> Callable[[Peer], None]:
@@ -43,7 +56,33 @@ def silent(reached: threading.Event) -> Callable[[Peer], None]:
     return script
 
 
-def test_it_counts_the_seconds_from_its_making(
+@pytest.mark.parametrize(
+    ("waited_seconds", "look_ups"), [(0.0, 1), (FRESH_SECONDS, 1), (FRESH_SECONDS + 1, 2)]
+)
+def test_a_name_is_looked_up_before_the_permit_and_anew_if_that_took_long(
+    serve: Serve,
+    dispatcher: Dispatcher,
+    connector: Connector,
+    monkeypatch: pytest.MonkeyPatch,
+    waited_seconds: float,
+    look_ups: int,
+) -> None:
+    server = serve(silent(reached := threading.Event()))
+    asked = Log()
+
+    def look_up(host: str, *_args: Any, **_named: Any) -> list[Any]:
+        asked.add(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    endpoint = Endpoint("ws", "tunnels.example", 80)
+    ref = begin(dispatcher, connector, endpoint, waited_seconds=waited_seconds)
+    assert reached.wait(DEADLINE_SECONDS)
+    assert len(asked.items) == look_ups
+    ref.stop()
+
+
+def test_it_counts_the_seconds_from_the_permit(
     serve: Serve, dispatcher: Dispatcher, connector: Connector
 ) -> None:
     ref = begin(dispatcher, connector, serve(Peer.wait_closed).endpoint)

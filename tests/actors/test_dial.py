@@ -36,6 +36,7 @@ class Dialler(DispatchedActor):
 
     def __init__(self, connector: Connector, address: Any, log: Log, **named: Any) -> None:
         super().__init__()
+        self.prepare = named.pop("prepare", False)
         self.dial = Dial(
             self,
             connector,
@@ -47,7 +48,10 @@ class Dialler(DispatchedActor):
         )
 
     def on_start(self) -> None:
-        self.dial.start()
+        if self.prepare:
+            self.dial.prepare(self.dial.start)
+        else:
+            self.dial.start()
 
     def on_receive(self, message: Any) -> Any:
         if isinstance(message, DialStep):
@@ -285,6 +289,22 @@ def test_a_slow_source_name_does_not_hold_up_the_dispatcher(
     finally:
         answer.set()
     bench.peer()
+
+
+def test_what_was_prepared_is_not_looked_up_again(
+    bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def look_up(host: str, _port: int, **_named: Any) -> list[Any]:
+        asked.append(host)
+        return [(V4, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port_of(server)))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    bench.dial(TcpAddress("two.example", 1), local_bind="127.0.0.3", prepare=True)
+    accepted, peer = server.accept()
+    accepted.close()
+    assert (peer[0], asked) == ("127.0.0.3", ["two.example"])
 
 
 # -- giving up

@@ -1,0 +1,343 @@
+"""One tunnel's trouble is no other's: endpoints that say nothing, name servers that do not answer.
+
+Whole runtimes against the embedded service; each test has one that is well beside those that are
+not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
+from tests.actors.servers import black_hole
+from tunnelfleet.actors.config import TcpAddress, TunnelConfig
+from tunnelfleet.proto import Endpoint, Mode
+from tunnelfleet.runtime import TunnelRuntime, TunnelState
+from tunnelfleet.runtime.service import TunnelService
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunnelfleet.runtime import Tunnel
+
+CROWD = 40
+FAR_BELOW_SECONDS = 12.0
+"""What may be waited for something that takes a second or two, and took above a minute before."""
+DNS_SECONDS = 60.0
+"""After so long a name server that does not answer fails a test that waits for it."""
+
+
+@pytest.fixture
+def service() -> Iterator[TunnelService]:
+    with TunnelService(tls=False) as running:
+        yield running
+
+
+@pytest.fixture
+def runtime() -> Iterator[TunnelRuntime]:
+    with TunnelRuntime() as running:
+        yield running
+
+
+@pytest.fixture
+def silent() -> Iterator[Endpoint]:
+    """An endpoint that accepts and says nothing: the kernel accepts, and nobody ever reads."""
+    with socket.create_server(("127.0.0.1", 0), backlog=CROWD * 4) as listener:
+        yield Endpoint("ws", "127.0.0.1", listener.getsockname()[1])
+
+
+class Names:
+    """Stands for getaddrinfo. Names that begin with `slow` are not answered before `answer`."""
+
+    def __init__(self) -> None:
+        self.answer = threading.Event()
+        self.timed_out = False
+        self.asked: list[str] = []
+        self.known: dict[str, list[tuple[str, int]]] = {}
+        self._real = socket.getaddrinfo
+
+    def __call__(self, host: Any, port: Any, *args: Any, **named: Any) -> Any:
+        if not isinstance(host, str) or not host.endswith(".example"):
+            return self._real(host, port, *args, **named)
+        self.asked.append(host)
+        if host.startswith("slow") and not self.answer.wait(DNS_SECONDS):
+            self.timed_out = True
+        found = self.known.get(host, [("127.0.0.1", port)])
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", each) for each in found]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    made = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", made)
+    yield made
+    made.answer.set()
+
+
+def config(service: TunnelService, mode: Mode, name: str, **settings: Any) -> TunnelConfig:
+    tokens = service.open_tunnel(name, ["SSH"])
+    is_source = mode is Mode.SOURCE
+    defaults: dict[str, Any] = {
+        "endpoint": service.endpoint,
+        "access_token": tokens.source_token if is_source else tokens.destination_token,
+        "services": {"SSH": TcpAddress("127.0.0.1", 0 if is_source else 9)},
+    }
+    return TunnelConfig(name=name, mode=mode, **(defaults | settings))
+
+
+def connected(runtime: TunnelRuntime, settings: TunnelConfig) -> Tunnel:
+    tunnel = runtime.open_tunnel(settings)
+    tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+    return tunnel
+
+
+def comes_back(service: TunnelService, tunnel: Tunnel) -> float:
+    """Drop its connection; return how long it takes until it is connected again."""
+    before = sum(tunnel.stats.reconnects.values())
+    started = time.monotonic()
+    service.drop(tunnel.name)
+    deadline = started + FAR_BELOW_SECONDS
+    while sum(tunnel.stats.reconnects.values()) == before:
+        assert time.monotonic() < deadline, f"not back: {tunnel.status().reason}"
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+def endpoint_named(service: TunnelService, host: str) -> Endpoint:
+    return Endpoint("ws", host, service.port)
+
+
+# -- endpoints
+
+
+def test_an_endpoint_that_says_nothing_holds_up_no_other(
+    runtime: TunnelRuntime, service: TunnelService, silent: Endpoint
+) -> None:
+    well = connected(runtime, config(service, Mode.DESTINATION, "well"))
+    for number in range(CROWD):
+        runtime.open_tunnel(config(service, Mode.DESTINATION, f"silent-{number}", endpoint=silent))
+    wait_until(lambda: runtime.tunnel("silent-0").stats.connect_attempts == 1)
+    comes_back(service, well)
+
+
+def test_many_endpoints_that_say_nothing_hold_up_no_other(
+    runtime: TunnelRuntime, service: TunnelService
+) -> None:
+    well = connected(runtime, config(service, Mode.DESTINATION, "well"))
+    with contextlib.ExitStack() as open_ones:
+        for number in range(CROWD):
+            listener = open_ones.enter_context(socket.create_server(("127.0.0.1", 0)))
+            endpoint = Endpoint("ws", "127.0.0.1", listener.getsockname()[1])
+            settings = config(service, Mode.DESTINATION, f"silent-{number}", endpoint=endpoint)
+            runtime.open_tunnel(settings)
+        wait_until(lambda: runtime.tunnel("silent-2").stats.connect_attempts == 1)
+        comes_back(service, well)
+
+
+# -- names
+
+
+def test_an_application_whose_name_takes_long_holds_up_no_other_tunnel(
+    runtime: TunnelRuntime, service: TunnelService, names: Names
+) -> None:
+    where = endpoint_named(service, "service.example")
+    well = connected(runtime, config(service, Mode.DESTINATION, "well", endpoint=where))
+    tokens = service.open_tunnel("busy", ["SSH"])
+    connected(
+        runtime,
+        TunnelConfig(
+            name="busy",
+            mode=Mode.DESTINATION,
+            endpoint=where,
+            access_token=tokens.destination_token,
+            services={"SSH": TcpAddress("slow-app.example", 22)},
+        ),
+    )
+    source = connected(
+        runtime,
+        TunnelConfig(
+            name="busy source",
+            mode=Mode.SOURCE,
+            endpoint=where,
+            access_token=tokens.source_token,
+            services={"SSH": TcpAddress("127.0.0.1", 0)},
+        ),
+    )
+    address = source.wait_listening("SSH", DEADLINE_SECONDS)
+    assert isinstance(address, TcpAddress)
+    for _ in range(CROWD):
+        socket.create_connection((address.host, address.port)).close()
+    wait_until(lambda: "slow-app.example" in names.asked)
+    comes_back(service, well)
+    assert not names.answer.is_set()
+    assert names.asked.count("slow-app.example") == 1, "all of them asked for the same"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_what_needs_no_name_server_does_not_wait_for_one(
+    runtime: TunnelRuntime, service: TunnelService, names: Names, host: str
+) -> None:
+    for number in range(CROWD):
+        endpoint = endpoint_named(service, f"slow-{number}.example")
+        runtime.open_tunnel(config(service, Mode.DESTINATION, f"slow-{number}", endpoint=endpoint))
+    wait_until(lambda: len(names.asked) > 1)
+    # None of them has been up: nothing but the way of the address speaks for this one.
+    connected(
+        runtime,
+        config(service, Mode.DESTINATION, "well", endpoint=endpoint_named(service, host)),
+    )
+
+
+def test_a_stop_waits_for_no_name_server(
+    service: TunnelService, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), TunnelRuntime(connect_rate_per_second=1_000) as runtime:
+        for number in range(CROWD):
+            endpoint = endpoint_named(service, f"slow-{number}.example")
+            for mode in (Mode.DESTINATION, Mode.SOURCE):
+                name = f"slow {mode} {number}"
+                runtime.open_tunnel(config(service, mode, name, endpoint=endpoint))
+        wait_until(lambda: len(names.asked) > 1)
+        runtime.stop(DEADLINE_SECONDS)
+        assert not names.timed_out
+        assert not names.answer.is_set(), "the name server has not answered yet"
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+UNANSWERED = f"""
+import socket, sys, time
+
+def look_up(*_args, **_named):
+    time.sleep({DNS_SECONDS})
+
+socket.getaddrinfo = look_up
+"""
+
+NO_STOP = (
+    UNANSWERED
+    + """
+from tunnelfleet.runtime import Mode, TcpAddress, TunnelConfig, TunnelRuntime
+
+runtime = TunnelRuntime(connect_rate_per_second=1_000).start()
+for number in range(40):
+    runtime.open_tunnel(
+        TunnelConfig(
+            name=f"tunnel {number}",
+            mode=Mode.SOURCE,
+            endpoint=f"wss://slow-{number}.example",
+            access_token="token",
+            services={"SSH": TcpAddress("slow-too.example", 0)},
+        )
+    )
+while runtime.tunnel("tunnel 0").stats.connect_attempts == 0:
+    time.sleep(0.01)
+time.sleep(0.1)
+"""
+)
+
+COMMAND = (
+    UNANSWERED
+    + """
+from tunnelfleet.runtime.cli.app import main
+
+arguments = ["localproxy", "-e", "wss://slow.example", "-s", "0", "-t", "token", "-v", "6"]
+raise SystemExit(main(arguments))
+"""
+)
+
+
+def test_the_end_of_the_interpreter_waits_for_no_name_server() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_STOP],
+        capture_output=True,
+        text=True,
+        timeout=DNS_SECONDS / 2,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sigterm_waits_for_no_name_server() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], DNS_SECONDS / 2)[0]
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=DNS_SECONDS / 2)
+        finally:
+            process.kill()
+    assert process.returncode == 0, output
+    assert b"Traceback" not in output
+
+
+# -- several addresses
+
+
+def test_a_service_whose_first_address_is_a_black_hole_is_connected_to(
+    runtime: TunnelRuntime, service: TunnelService, names: Names
+) -> None:
+    with black_hole() as hole:
+        names.known["service.example"] = [("127.0.0.1", hole), ("127.0.0.1", service.port)]
+        where = endpoint_named(service, "service.example")
+        tunnel = connected(runtime, config(service, Mode.DESTINATION, "well", endpoint=where))
+        assert tunnel.stats.connect_attempts == 1
+
+
+def test_an_application_whose_first_address_is_a_black_hole_is_connected_to(
+    runtime: TunnelRuntime, service: TunnelService, names: Names
+) -> None:
+    tokens = service.open_tunnel("app", ["SSH"])
+    with black_hole() as hole, socket.create_server(("127.0.0.1", 0)) as app:
+        names.known["app.example"] = [("127.0.0.1", hole), app.getsockname()]
+        connected(
+            runtime,
+            TunnelConfig(
+                name="destination",
+                mode=Mode.DESTINATION,
+                endpoint=Endpoint.parse(service.endpoint),
+                access_token=tokens.destination_token,
+                services={"SSH": TcpAddress("app.example", 22)},
+            ),
+        )
+        source = connected(
+            runtime,
+            TunnelConfig(
+                name="source",
+                mode=Mode.SOURCE,
+                endpoint=Endpoint.parse(service.endpoint),
+                access_token=tokens.source_token,
+                services={"SSH": TcpAddress("127.0.0.1", 0)},
+            ),
+        )
+        address = source.wait_listening("SSH", DEADLINE_SECONDS)
+        assert isinstance(address, TcpAddress)
+        with socket.create_connection((address.host, address.port)) as caller:
+            caller.settimeout(DEADLINE_SECONDS)
+            app.settimeout(DEADLINE_SECONDS)
+            accepted, _ = app.accept()
+            with accepted:
+                accepted.sendall(b"hello")
+                assert caller.recv(5) == b"hello"
+
+
+# -- the source address
+
+
+def test_the_address_to_bind_is_for_the_application_alone(
+    runtime: TunnelRuntime, service: TunnelService
+) -> None:
+    """`::1` cannot reach an endpoint of IPv4."""
+    connected(runtime, config(service, Mode.DESTINATION, "well", local_bind="::1"))
