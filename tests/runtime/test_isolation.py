@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,6 +83,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     made.answer.set()
 
 
+# The names are the first argument of each test: the runtime is to end before they are real again.
+
+
 def config(service: TunnelService, mode: Mode, name: str, **settings: Any) -> TunnelConfig:
     tokens = service.open_tunnel(name, ["SSH"])
     is_source = mode is Mode.SOURCE
@@ -102,16 +103,14 @@ def connected(runtime: TunnelRuntime, settings: TunnelConfig) -> Tunnel:
     return tunnel
 
 
-def comes_back(service: TunnelService, tunnel: Tunnel) -> float:
-    """Drop its connection; return how long it takes until it is connected again."""
+def comes_back(runtime: TunnelRuntime, service: TunnelService, tunnel: Tunnel) -> None:
+    """Drop its connection, and wait until it is connected again."""
     before = sum(tunnel.stats.reconnects.values())
-    started = time.monotonic()
     service.drop(tunnel.name)
-    deadline = started + FAR_BELOW_SECONDS
-    while sum(tunnel.stats.reconnects.values()) == before:
-        assert time.monotonic() < deadline, f"not back: {tunnel.status().reason}"
-        time.sleep(0.01)
-    return time.monotonic() - started
+    is_back = runtime.wait_until(
+        lambda: sum(tunnel.stats.reconnects.values()) > before, FAR_BELOW_SECONDS
+    )
+    assert is_back, f"not back: {tunnel.status().reason}"
 
 
 def endpoint_named(service: TunnelService, host: str) -> Endpoint:
@@ -128,7 +127,7 @@ def test_an_endpoint_that_says_nothing_holds_up_no_other(
     for number in range(CROWD):
         runtime.open_tunnel(config(service, Mode.DESTINATION, f"silent-{number}", endpoint=silent))
     wait_until(lambda: runtime.tunnel("silent-0").stats.connect_attempts == 1)
-    comes_back(service, well)
+    comes_back(runtime, service, well)
 
 
 def test_many_endpoints_that_say_nothing_hold_up_no_other(
@@ -142,14 +141,14 @@ def test_many_endpoints_that_say_nothing_hold_up_no_other(
             settings = config(service, Mode.DESTINATION, f"silent-{number}", endpoint=endpoint)
             runtime.open_tunnel(settings)
         wait_until(lambda: runtime.tunnel("silent-2").stats.connect_attempts == 1)
-        comes_back(service, well)
+        comes_back(runtime, service, well)
 
 
 # -- names
 
 
 def test_an_application_whose_name_takes_long_holds_up_no_other_tunnel(
-    runtime: TunnelRuntime, service: TunnelService, names: Names
+    names: Names, runtime: TunnelRuntime, service: TunnelService
 ) -> None:
     where = endpoint_named(service, "service.example")
     well = connected(runtime, config(service, Mode.DESTINATION, "well", endpoint=where))
@@ -179,14 +178,14 @@ def test_an_application_whose_name_takes_long_holds_up_no_other_tunnel(
     for _ in range(CROWD):
         socket.create_connection((address.host, address.port)).close()
     wait_until(lambda: "slow-app.example" in names.asked)
-    comes_back(service, well)
+    comes_back(runtime, service, well)
     assert not names.answer.is_set()
     assert names.asked.count("slow-app.example") == 1, "all of them asked for the same"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_what_needs_no_name_server_does_not_wait_for_one(
-    runtime: TunnelRuntime, service: TunnelService, names: Names, host: str
+    names: Names, runtime: TunnelRuntime, service: TunnelService, host: str
 ) -> None:
     for number in range(CROWD):
         endpoint = endpoint_named(service, f"slow-{number}.example")
@@ -212,7 +211,9 @@ def test_a_stop_waits_for_no_name_server(
         runtime.stop(DEADLINE_SECONDS)
         assert not names.timed_out
         assert not names.answer.is_set(), "the name server has not answered yet"
-    assert [record.getMessage() for record in caplog.records] == []
+    # A busy machine may have slow turns.
+    messages = [record.getMessage() for record in caplog.records]
+    assert [text for text in messages if not text.startswith("slow turn")] == []
 
 
 UNANSWERED = f"""
@@ -270,11 +271,15 @@ def test_the_end_of_the_interpreter_waits_for_no_name_server() -> None:
 
 def test_sigterm_waits_for_no_name_server() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", COMMAND], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-c", COMMAND],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
     ) as process:
         try:
             assert process.stdout is not None
-            assert select.select([process.stdout], [], [], DNS_SECONDS / 2)[0]
+            while b"listening on" not in process.stdout.readline():
+                pass
             process.send_signal(signal.SIGTERM)
             output, _ = process.communicate(timeout=DNS_SECONDS / 2)
         finally:
@@ -283,11 +288,88 @@ def test_sigterm_waits_for_no_name_server() -> None:
     assert b"Traceback" not in output
 
 
+# -- descriptors
+
+LOW_ON_DESCRIPTORS = """
+import logging, os, resource, sys
+from tunnelfleet.actors.config import TcpAddress, TunnelConfig
+from tunnelfleet.proto import Mode
+from tunnelfleet.runtime import TunnelRuntime, TunnelState
+from tunnelfleet.runtime.service import TunnelService
+
+logging.basicConfig(level=logging.WARNING)
+app = TcpAddress("127.0.0.1", int(sys.argv[1]))
+with TunnelService(tls=False) as service, TunnelRuntime(connect_rate_per_second=100) as runtime:
+    tokens = service.open_tunnel("t", ["SSH"])
+    ends = {}
+    for mode, token, address in (
+        (Mode.DESTINATION, tokens.destination_token, app),
+        (Mode.SOURCE, tokens.source_token, TcpAddress("127.0.0.1", 0)),
+    ):
+        settings = TunnelConfig(
+            name=mode.value, mode=mode, endpoint=service.endpoint, access_token=token,
+            services={"SSH": address},
+        )
+        ends[mode] = runtime.open_tunnel(settings)
+        ends[mode].wait_for(TunnelState.CONNECTED, 30)
+    port = ends[Mode.SOURCE].wait_listening("SSH", 30).port
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 6, before[1]))
+    print(port, flush=True)
+
+    def operations():
+        return {name for end in ends.values() for name in end.stats.exhausted_operations}
+
+    runtime.wait_until(lambda: operations() >= {"accept", "local_connect"}, 30)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    print(sorted(operations()), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_process_without_descriptors_says_so_once_and_goes_on() -> None:
+    command = [sys.executable, "-c", LOW_ON_DESCRIPTORS]
+    with socket.create_server(("127.0.0.1", 0), backlog=CROWD * 2) as app:
+        app.settimeout(DEADLINE_SECONDS)
+        with subprocess.Popen(
+            [*command, str(app.getsockname()[1])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            where = ("127.0.0.1", int(process.stdout.readline()))
+            with contextlib.ExitStack() as callers:
+                for _ in range(CROWD):
+                    callers.enter_context(socket.create_connection(where))
+                operations = process.stdout.readline()
+            with socket.create_connection(where) as caller:
+                caller.sendall(b"hello")
+                assert reaches(app, b"hello"), "with descriptors again it works again"
+            _, errors = process.communicate("end", timeout=DEADLINE_SECONDS * 3)
+    assert operations.strip() == "['accept', 'local_connect']"
+    assert errors.count("Too many open files") == 1, errors
+    assert "Traceback" not in errors
+    assert process.returncode == 0, errors
+
+
+def reaches(app: socket.socket, data: bytes) -> bool:
+    """Whether one of the connections to `app` brings `data`; the others have ended."""
+    while True:
+        accepted, _ = app.accept()
+        with accepted, contextlib.suppress(ConnectionResetError):
+            accepted.settimeout(DEADLINE_SECONDS)
+            if accepted.recv(100) == data:
+                return True
+
+
 # -- several addresses
 
 
 def test_a_service_whose_first_address_is_a_black_hole_is_connected_to(
-    runtime: TunnelRuntime, service: TunnelService, names: Names
+    names: Names, runtime: TunnelRuntime, service: TunnelService
 ) -> None:
     with black_hole() as hole:
         names.known["service.example"] = [("127.0.0.1", hole), ("127.0.0.1", service.port)]
@@ -297,7 +379,7 @@ def test_a_service_whose_first_address_is_a_black_hole_is_connected_to(
 
 
 def test_an_application_whose_first_address_is_a_black_hole_is_connected_to(
-    runtime: TunnelRuntime, service: TunnelService, names: Names
+    names: Names, runtime: TunnelRuntime, service: TunnelService
 ) -> None:
     tokens = service.open_tunnel("app", ["SSH"])
     with black_hole() as hole, socket.create_server(("127.0.0.1", 0)) as app:
