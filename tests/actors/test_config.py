@@ -271,3 +271,17 @@ def test_a_setting_out_of_its_range_is_named(changes: dict[str, object], says: s
         make(**changes)
     assert says in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("keepalive_idle_seconds", 32_767),
+        ("keepalive_interval_seconds", 32_767),
+        ("keepalive_count", 127),
+    ],
+)
+def test_keepalive_is_what_the_kernel_takes(name: str, most: int) -> None:
+    assert getattr(Limits(**{name: most}), name) == most
+    with pytest.raises(ConfigError, match=f"{name} is {most + 1}: it must be at most {most}"):
+        Limits(**{name: most + 1})

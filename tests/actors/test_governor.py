@@ -34,11 +34,20 @@ class Requester(Recorder):
 class Crowd:
     """A governor, and requesters who are numbered in the order in which they ask."""
 
-    def __init__(self, dispatcher: Dispatcher, rate: float, concurrency: int) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        rate: float,
+        concurrency: int,
+        per_endpoint: int | None = None,
+    ) -> None:
         self.dispatcher = dispatcher
         self.granted = Log()
         self.governor = ConnectGovernor.start(
-            rate_per_second=rate, concurrency=concurrency, dispatcher=dispatcher
+            rate_per_second=rate,
+            concurrency=concurrency,
+            per_endpoint=per_endpoint,
+            dispatcher=dispatcher,
         )
         self.refs: list[ActorRef[Requester]] = []
 
@@ -140,3 +149,50 @@ def test_the_concurrency_holds_although_the_rate_allows_more(dispatcher: Dispatc
         assert len(crowd.granted.items) == number + 3
         crowd.release(number)
     assert crowd.granted.items == list(range(50))
+
+
+def test_one_endpoint_never_has_all_permits(dispatcher: Dispatcher) -> None:
+    crowd = Crowd(dispatcher, rate=1_000.0, concurrency=4)
+    crowd.ask(40, endpoint="silent")
+    assert len(crowd.granted.items) < 4
+    crowd.ask(1, endpoint="another")
+    assert crowd.granted.items[-1] == 40
+
+
+def test_the_share_of_an_endpoint_may_be_given(dispatcher: Dispatcher) -> None:
+    crowd = Crowd(dispatcher, rate=1_000.0, concurrency=10, per_endpoint=1)
+    crowd.ask(5, endpoint="a")
+    crowd.ask(5, endpoint="b")
+    assert crowd.granted.items == [0, 5]
+
+
+def test_endpoints_take_turns(dispatcher: Dispatcher) -> None:
+    crowd = Crowd(dispatcher, rate=1_000.0, concurrency=1)
+    crowd.ask(1, endpoint="a")
+    crowd.ask(3, endpoint="a")
+    crowd.ask(2, endpoint="b")
+    for _ in range(5):
+        crowd.release(crowd.granted.items[-1])
+    assert crowd.granted.items == [0, 1, 4, 2, 5, 3]
+
+
+def test_who_was_connected_does_not_wait_for_those_that_hang(dispatcher: Dispatcher) -> None:
+    crowd = Crowd(dispatcher, rate=1_000.0, concurrency=4)
+    crowd.ask(1, endpoint="good")
+    crowd.release(0)
+    for number in range(40):
+        crowd.ask(1, endpoint=f"silent {number}")
+    assert len(crowd.granted.items) == 1 + 3
+    crowd.governor.tell(RequestPermit(crowd.refs[0], "good", "tunnel 0"))
+    settle(dispatcher)
+    assert crowd.granted.items[-1] == 0
+
+
+def test_a_second_request_is_the_same_one(dispatcher: Dispatcher) -> None:
+    crowd = Crowd(dispatcher, rate=1_000.0, concurrency=1)
+    crowd.ask(2)
+    crowd.governor.tell(RequestPermit(crowd.refs[1], "endpoint 1", "tunnel 1"))
+    crowd.release(0)
+    assert crowd.granted.items == [0, 1]
+    crowd.release(1)
+    assert crowd.granted.items == [0, 1]

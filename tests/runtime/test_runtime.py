@@ -338,6 +338,7 @@ def test_a_host_that_stops_all_actors_stops_the_tunnels_too(configure: Configure
         {"connect_rate_per_second": 0},
         {"connect_rate_per_second": -1},
         {"connect_concurrency": 0},
+        {"connects_per_endpoint": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
