@@ -82,10 +82,11 @@ class Dial:
         "_delay_seconds",
         "_failure",
         "_local_bind",
-        "_lookups",
+        "_lookup",
         "_on_failed",
         "_on_open",
         "_pending",
+        "_serial",
         "_sources",
         "_timer",
         "_tunnel",
@@ -110,9 +111,11 @@ class Dial:
         self._tunnel = tunnel
         self._delay_seconds = next_address_after_seconds
         self._local_bind = local_bind if isinstance(address, TcpAddress) else None
-        self._on_open = on_open
-        self._on_failed = on_failed
-        self._lookups: list[LookUp] = []
+        self._on_open: Callable[[socket.socket], None] | None = on_open
+        self._on_failed: Callable[[DialFailed], None] | None = on_failed
+        self._lookup: LookUp | None = None
+        self._serial = 0
+        """Of the look-up; an answer to an earlier one is not wanted any more."""
         self._sources: tuple[SocketAddress, ...] = ()
         self._addresses: tuple[SocketAddress, ...] | None = None
         self._candidates: deque[SocketAddress] = deque()
@@ -148,9 +151,12 @@ class Dial:
 
     def cancel(self) -> None:
         """Give up: no callback is called any more. Harmless when it is over."""
-        for lookup in self._lookups:
-            lookup.give_up()
-        self._lookups.clear()
+        # Whoever dials has the dial, and is not to be kept by it: actors are freed by their count.
+        self._on_open = self._on_failed = None
+        self._serial += 1
+        if self._lookup is not None:
+            self._lookup.give_up()
+            self._lookup = None
         self._candidates.clear()
         self._end_timer()
         for sock in self._pending:
@@ -167,24 +173,26 @@ class Dial:
             return
         assert isinstance(address, TcpAddress)
         self.phase = f"looking up {address.host}"
+        self._serial += 1
+        serial = self._serial
         lookup = self._connector.names.look_up(address.host, address.port, self._tunnel)
-        self._lookups.append(lookup)
+        self._lookup = lookup
         self._actor.pipe_to_self(
             lookup.outcome,
-            lambda outcome: DialStep(self._on_resolved, (lookup, outcome.result(), then)),
+            lambda outcome: DialStep(self._on_resolved, (serial, outcome.result(), then)),
         )
 
     def _on_resolved(
         self,
-        lookup: LookUp,
+        serial: int,
         resolved: Resolved,
         then: Callable[[tuple[SocketAddress, ...]], None],
     ) -> None:
-        if lookup not in self._lookups:
+        if serial != self._serial:
             return
-        self._lookups.remove(lookup)
+        self._lookup = None
         if resolved.error:
-            self._on_failed(DialFailed(resolved.error))
+            self._fail(DialFailed(resolved.error))
         else:
             then(resolved.addresses)
 
@@ -217,7 +225,7 @@ class Dial:
                     self._timer = self._actor.schedule(self._delay_seconds, step)
                 return
         if not self._pending:
-            self._on_failed(self._failure)
+            self._fail(self._failure)
 
     def _on_delay_over(self) -> None:
         self._timer = None
@@ -273,8 +281,16 @@ class Dial:
 
     def _open(self, sock: socket.socket) -> None:
         """The first socket that is connected wins; the others are closed."""
+        on_open = self._on_open
         self.cancel()
-        self._on_open(sock)
+        assert on_open is not None
+        on_open(sock)
+
+    def _fail(self, failed: DialFailed) -> None:
+        on_failed = self._on_failed
+        self.cancel()
+        assert on_failed is not None
+        on_failed(failed)
 
     def _end_timer(self) -> None:
         if self._timer is not None:

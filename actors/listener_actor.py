@@ -101,6 +101,7 @@ class ListenerActor(DispatchedActor):
             self._open(addresses or ())
 
     def _on_resolved(self, message: Resolved) -> None:
+        self._lookup = None
         if message.error:
             self._fail(message.error)
         else:
@@ -199,6 +200,7 @@ class ListenerActor(DispatchedActor):
         super()._on_end(reason)
         if self._lookup is not None:
             self._lookup.give_up()
+            self._lookup = None
         self._release()
 
     def _release(self) -> None:

@@ -99,6 +99,8 @@ class LookUp:
     def give_up(self) -> None:
         """Nobody wants it any more. Harmless when it is over. Any thread."""
         self._lookups._give_up(self._name, self)  # noqa: SLF001 - it is a part of NameLookups
+        # The old one knows who asked, for as long as somebody has this.
+        self.outcome = Future()
 
 
 class _Query:

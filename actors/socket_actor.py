@@ -143,6 +143,7 @@ class SocketActor(DispatchedActor):
         return handler(self, message)
 
     def _on_connected(self, sock: socket.socket) -> None:
+        self._dial = None
         self._socket = sock
         self._on_open()
 
@@ -369,6 +370,7 @@ class SocketActor(DispatchedActor):
     def _release(self) -> None:
         if self._dial is not None:
             self._dial.cancel()
+            self._dial = None
         if self._outgoing:
             self._give_credit(len(self._outgoing))
             self._outgoing.clear()

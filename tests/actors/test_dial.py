@@ -348,8 +348,25 @@ def test_given_up_it_says_nothing_and_leaves_nothing(
     if bench.log.items:
         # The second address had been reached before.
         assert where == "between two addresses"
-    dial = bench.ref.ask(lambda dial: (dial._pending, dial._lookups, dial._timer))
-    assert dial == ({}, [], None)
+    dial = bench.ref.ask(lambda dial: (dial._pending, dial._lookup, dial._timer))
+    assert dial == ({}, None, None)
+
+
+@pytest.mark.parametrize("end", ["open", "failed", "given up", "looked up"])
+def test_a_dial_that_is_over_keeps_nobody(
+    bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """An actor has its dial; if the dial had the actor, neither were freed by its count."""
+    names(monkeypatch, ("127.0.0.1", port_of(server)))
+    port = free_port() if end == "failed" else port_of(server)
+    host = "two.example" if end == "looked up" else "127.0.0.1"
+    bench.dial(TcpAddress(host, port), prepare=end == "looked up")
+    assert bench.ref is not None
+    bench.log.wait(1)
+    if end == "given up":
+        bench.ref.ask(Dial.cancel)
+    kept = bench.ref.ask(lambda dial: (dial._on_open, dial._on_failed, dial._lookup))
+    assert kept == (None, None, None)
 
 
 # -- nothing left
