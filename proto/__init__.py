@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .admission import ACCEPTED_SUBPROTOCOLS, RequestAccepted, RequestRefused, check_request
 from .endpoint import MODE_PARAMETER, TUNNEL_PATH, Endpoint
+from .ends import Agreement, End, Phase
 from .errors import (
     ConfigError,
     ConnectionIdUnknown,
@@ -101,6 +102,7 @@ __all__ = [
     "SUBPROTOCOL_V2",
     "SUBPROTOCOL_V3",
     "TUNNEL_PATH",
+    "Agreement",
     "ConfigError",
     "ConnectionIdUnknown",
     "ConnectionIdUnusable",
@@ -108,6 +110,7 @@ __all__ = [
     "ConnectionStarted",
     "DataReceived",
     "DropReason",
+    "End",
     "Endpoint",
     "Event",
     "FrameDecoder",
@@ -121,6 +124,7 @@ __all__ = [
     "NotConnected",
     "Opened",
     "PayloadTooLarge",
+    "Phase",
     "ProtocolVersion",
     "RemoteProtocolError",
     "Reply",

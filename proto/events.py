@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from .ends import End
+
 if TYPE_CHECKING:
     from .message import Message, MessageType
     from .modes import ProtocolVersion
@@ -38,6 +40,8 @@ class DropReason(Enum):
     """Its stream id is not the service's active one."""
     UNKNOWN_CONNECTION = "unknown_connection"
     """DATA for a connection that is not open."""
+    APPLICATION_CLOSED = "application_closed"
+    """DATA for an application that has closed; the peer was told so."""
     UNKNOWN_SERVICE = "unknown_service"
     """The tunnel was not opened with this service."""
     DUPLICATE_RESET = "duplicate_reset"
@@ -98,20 +102,21 @@ class DataReceived(NamedTuple):
 class ConnectionReset:
     """The peer ended one connection: nothing more comes of it.
 
-    In V1 and V2 that is the peer's STREAM_RESET. What is left may still be sent, until this side
-    ends the connection too.
+    In V1 and V2 that is the peer's STREAM_RESET. `end` says what is left: after an orderly end this
+    side may still send, until it ends the connection too; after any other it may not.
     """
 
     service_id: str
     stream_id: int
     connection_id: int
+    end: End = End.BOTH
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStopped:
-    """A stream is over, and the connections it still had, ended by one side or by none.
+    """A stream is over, and the connections it still had.
 
-    In V1 and V2 it is over when both sides have ended its one connection.
+    In V1 and V2 it is also over with its one connection, which has been reported then.
     """
 
     service_id: str

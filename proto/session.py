@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from .ends import Agreement, End, Happening, Phase
 from .errors import (
     ConnectionIdUnknown,
     ConnectionIdUnusable,
@@ -71,10 +72,15 @@ class Session:
         mode: the side of the tunnel this is.
         version: for a source the version it speaks, by default V3. For a destination None to see it
             from the first STREAM_START of each connection, or the only version to accept.
+        marks: whether to tell the kinds of end apart with peers that do so too (PROTOCOL.md
+            section 3a).
     """
 
-    def __init__(self, mode: Mode, version: ProtocolVersion | None = None) -> None:
+    def __init__(
+        self, mode: Mode, version: ProtocolVersion | None = None, *, marks: bool = True
+    ) -> None:
         self._mode = mode
+        self._marks = marks
         if version is None and mode is Mode.SOURCE:
             version = ProtocolVersion.V3
         self._configured_version = version
@@ -100,9 +106,7 @@ class Session:
     def active_streams(self) -> Mapping[str, StreamView]:
         """Return a snapshot of the active streams by service id."""
         return {
-            service_id: StreamView(
-                stream.stream_id, stream.version, frozenset(stream.connection_ids)
-            )
+            service_id: StreamView(stream.stream_id, stream.version, stream.open_ids)
             for service_id, stream in self._streams.items()
         }
 
@@ -124,12 +128,18 @@ class Session:
         self._begin()
         return events
 
+    def stop_marking(self) -> None:
+        """Tell the kinds of end apart no more, from the next stream on."""
+        self._marks = False
+
     def _begin(self) -> None:
         self._service_ids: tuple[str, ...] | None = None
         # What a message or command without a service id means: the only service (V1).
         self._default_service_id = ""
         self._version = self._configured_version
         self._row = BEFORE_SERVICE_IDS
+        # Whether a peer of this connection has been asked, and has not answered in time.
+        self._expects_no_hello = False
 
     # Receiving
 
@@ -199,7 +209,15 @@ class Session:
             self._row = TABLE[self._mode, version]
         events = self._stop(service_id, StopCause.REPLACED)
         connection_id = message.connection_id or FIRST_CONNECTION_ID
-        self._streams[service_id] = Stream(service_id, message.stream_id, version, connection_id)
+        is_agreed = self._marks and message.ignorable
+        agreement = Agreement.AGREED if is_agreed else Agreement.UNMARKED
+        stream = Stream(service_id, message.stream_id, version, connection_id, agreement)
+        self._streams[service_id] = stream
+        if is_agreed:
+            # Before anything that the start leads to: the source takes whatever comes first for
+            # the answer.
+            hello = stream.message(MessageType.DATA, connection_id, is_marked=True)
+            events.append(Reply(hello))
         events.append(StreamStarted(service_id, message.stream_id, connection_id, version))
         return events
 
@@ -208,14 +226,15 @@ class Session:
         if stream is None:
             return self._drop_stale(message)
         connection_id = message.connection_id or FIRST_CONNECTION_ID
-        reset = Reply(stream.message(MessageType.CONNECTION_RESET, connection_id))
-        if connection_id in stream.known_ids:
+        reset = Reply(stream.reset_of(connection_id, is_marked=False))
+        if connection_id in stream.connections:
             # The peer ends the connection of this id when the answer arrives, so it is over here
             # too.
-            stream.forget(connection_id)
-            over = ConnectionReset(stream.service_id, stream.stream_id, connection_id)
+            del stream.connections[connection_id]
+            end = End.CUT if stream.agreement is Agreement.AGREED else End.BOTH
+            over = ConnectionReset(stream.service_id, stream.stream_id, connection_id, end)
             return [reset, over, *_dropped(message, DropReason.DUPLICATE_CONNECTION)]
-        if len(stream.known_ids) >= MAX_CONNECTIONS_PER_STREAM:
+        if len(stream.connections) >= MAX_CONNECTIONS_PER_STREAM:
             return [reset, *_dropped(message, DropReason.TOO_MANY_CONNECTIONS)]
         stream.add_connection(connection_id)
         return [ConnectionStarted(stream.service_id, stream.stream_id, connection_id)]
@@ -225,8 +244,20 @@ class Session:
         if stream is None:
             return self._drop_stale(message)
         connection_id = message.connection_id or FIRST_CONNECTION_ID
-        if not stream.can_receive(connection_id):
-            return _dropped(message, DropReason.UNKNOWN_CONNECTION)
+        if stream.agreement.awaits_hello:
+            if message.ignorable and not message.payload:
+                stream.settle(Agreement.AGREED)
+                self._expects_no_hello = False
+                return []
+            return [*self._settle_unmarked(stream, Agreement.UNMARKED), *self._deliver(message)]
+        if stream.connections.get(connection_id) is not Phase.OPEN:
+            step = stream.step(connection_id, Happening.PEER_DATA)
+            if step is None:
+                return _dropped(message, DropReason.UNKNOWN_CONNECTION)
+            if step.reset is not None:
+                reset = stream.reset_of(connection_id, is_marked=step.reset)
+                events = [Reply(reset), *_dropped(message, DropReason.APPLICATION_CLOSED)]
+                return [*events, *self._stop_if_over(stream, StopCause.LOCAL_RESET)]
         return [DataReceived(stream.service_id, stream.stream_id, connection_id, message.payload)]
 
     def _reset_connection(self, message: Message) -> list[Event]:
@@ -236,14 +267,17 @@ class Session:
         return self._end_remote(stream, message, message.connection_id or FIRST_CONNECTION_ID)
 
     def _end_remote(self, stream: Stream, message: Message, connection_id: int) -> list[Event]:
-        if connection_id in stream.sending:
-            # Once more: nobody is left there to take what we still send.
-            stream.forget(connection_id)
-        elif not stream.end_remote(connection_id):
-            return _dropped(message, DropReason.DUPLICATE_RESET)
+        events: list[Event] = []
+        if stream.agreement.awaits_hello:
+            events = self._settle_unmarked(stream, Agreement.UNMARKED)
+        happening = Happening.PEER_END if message.ignorable else Happening.PEER_RESET
+        step = stream.step(connection_id, happening)
+        if step is None or step.end is None:
+            # The first message of V1 or V2 may have been the end of the stream.
+            return [*events, *_dropped(message, DropReason.DUPLICATE_RESET)]
         # In V3 the stream stays active without connections: the next joins it by CONNECTION_START.
-        ended = ConnectionReset(stream.service_id, stream.stream_id, connection_id)
-        return [ended, *self._stop_if_over(stream, StopCause.PEER_RESET)]
+        ended = ConnectionReset(stream.service_id, stream.stream_id, connection_id, step.end)
+        return [*events, ended, *self._stop_if_over(stream, StopCause.PEER_RESET)]
 
     def _reset_stream(self, message: Message) -> list[Event]:
         stream = self._active(message)
@@ -253,6 +287,18 @@ class Session:
             # It is how the one connection of V1 and V2 ends in good order.
             return self._end_remote(stream, message, FIRST_CONNECTION_ID)
         return self._stop(stream.service_id, StopCause.PEER_RESET)
+
+    def _settle_unmarked(self, stream: Stream, agreement: Agreement) -> list[Event]:
+        """The peer does not tell ends apart: what this side has half-closed is over."""
+        stream.settle(agreement)
+        events: list[Event] = []
+        for connection_id in [*stream.connections]:
+            step = stream.step(connection_id, Happening.NO_HELLO)
+            if step is not None and step.end is not None:
+                events.append(
+                    ConnectionReset(stream.service_id, stream.stream_id, connection_id, step.end)
+                )
+        return [*events, *self._stop_if_over(stream, StopCause.LOCAL_RESET)]
 
     def _reset_session(self, _message: Message) -> list[Event]:
         return [*self._stop_all(StopCause.SESSION_RESET), SessionReset()]
@@ -309,12 +355,40 @@ class Session:
         service_id = self._known(service_id)
         self._check_service_fits(service_id, version)
         resets, events = self.reset_stream(service_id, cause=StopCause.REPLACED)
-        stream = Stream(service_id, self._stream_ids.take(service_id), version)
+        stream_id = self._stream_ids.take(service_id)
+        agreement = self._agreement_of_a_start()
+        stream = Stream(service_id, stream_id, version, agreement=agreement)
         self._streams[service_id] = stream
-        start = stream.message(MessageType.STREAM_START, FIRST_CONNECTION_ID)
+        start = stream.message(MessageType.STREAM_START, FIRST_CONNECTION_ID, is_marked=self._marks)
         return Opened(
             stream.stream_id, FIRST_CONNECTION_ID, service_id, (*resets, start), tuple(events)
         )
+
+    def _agreement_of_a_start(self) -> Agreement:
+        if not self._marks:
+            return Agreement.UNMARKED
+        return Agreement.DOUBTED if self._expects_no_hello else Agreement.ASKED
+
+    def awaits_hello(self, service_id: str, stream_id: int) -> bool:
+        """Tell whether a stream was asked to tell ends apart and has not been answered.
+
+        The shell gives it a time, and calls `hello_overdue` when that is over.
+        """
+        stream = self._streams.get(service_id)
+        if stream is None or stream.stream_id != stream_id:
+            return False
+        return stream.agreement is Agreement.ASKED
+
+    def hello_overdue(self, service_id: str, stream_id: int) -> list[Event]:
+        """Go on as with a peer that does not tell ends apart, as nothing has come from it.
+
+        Later streams of this WebSocket connection start so, until a hello comes.
+        """
+        stream = self._streams.get(service_id)
+        if stream is None or not self.awaits_hello(service_id, stream_id):
+            return []
+        self._expects_no_hello = True
+        return self._settle_unmarked(stream, Agreement.DOUBTED)
 
     def start_connection(self, service_id: str, connection_id: int | None = None) -> Opened:
         """Start one more connection on the active stream (V3).
@@ -335,12 +409,14 @@ class Session:
         if connection_id is None:
             connection_id = stream.next_connection_id()
         in_range = 1 <= connection_id <= MAX_CONNECTION_ID
-        if not in_range or connection_id in stream.known_ids:
+        if not in_range or connection_id in stream.connections:
             raise ConnectionIdUnusable(stream.service_id, connection_id)
-        if len(stream.known_ids) >= MAX_CONNECTIONS_PER_STREAM:
+        if len(stream.connections) >= MAX_CONNECTIONS_PER_STREAM:
             raise TooManyConnections(stream.service_id, MAX_CONNECTIONS_PER_STREAM)
         stream.add_connection(connection_id)
-        start = stream.message(MessageType.CONNECTION_START, connection_id)
+        start = stream.message(
+            MessageType.CONNECTION_START, connection_id, is_marked=stream.is_marking
+        )
         return Opened(stream.stream_id, connection_id, stream.service_id, (start,), ())
 
     def data(self, service_id: str, connection_id: int, payload: bytes) -> Message:
@@ -355,45 +431,53 @@ class Session:
             raise ConnectionIdUnknown(stream.service_id, connection_id)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(len(payload), MAX_PAYLOAD_BYTES)
-        return stream.message(MessageType.DATA, connection_id, payload)
+        return stream.message(MessageType.DATA, connection_id, payload, is_marked=stream.is_marking)
 
     def reset_connection(
-        self, service_id: str, connection_id: int
+        self, service_id: str, connection_id: int, *, is_orderly: bool = True
     ) -> tuple[list[Message], list[Event]]:
         """End one connection from this side; in V1 and V2 that is the stream.
 
-        What the peer sends is still taken until it has ended the connection as well, or until
-        `forget_connection`. If this side has ended it already, do nothing.
+        Where both ends tell the kinds of end apart, an orderly end leaves the peer's direction as
+        it is: `is_known` tells so. Otherwise the connection is over, and nothing more may be sent
+        for it. What this side has ended already can still be aborted.
+
+        Args:
+            service_id: the service.
+            connection_id: the connection; if it is over, nothing happens.
+            is_orderly: the local application has sent all that it had. False: it broke, or was
+                stopped before it had.
         """
         stream = self._streams.get(service_id or self._default_service_id)
-        if stream is None or not stream.end_local(connection_id):
+        happening = Happening.END if is_orderly else Happening.ABORT
+        step = None if stream is None else stream.step(connection_id, happening)
+        if stream is None or step is None:
             return [], []
-        events = self._stop_if_over(stream, StopCause.LOCAL_RESET)
-        return [self._reset_of(stream, connection_id)], events
+        messages = []
+        if step.reset is not None:
+            messages.append(stream.reset_of(connection_id, is_marked=step.reset))
+        return messages, self._stop_if_over(stream, StopCause.LOCAL_RESET)
 
-    def forget_connection(self, service_id: str, stream_id: int, connection_id: int) -> list[Event]:
-        """Take nothing more of a connection that this side has ended: nobody is left to take it."""
+    def leave_connection(self, service_id: str, stream_id: int, connection_id: int) -> None:
+        """Take nothing more of a connection that this side has ended: nobody is left to take it.
+
+        If the peer sends more, it is told so, once.
+        """
+        stream = self._streams.get(service_id or self._default_service_id)
+        if stream is not None and stream.stream_id == stream_id:
+            stream.step(connection_id, Happening.LEAVE)
+
+    def is_known(self, service_id: str, stream_id: int, connection_id: int) -> bool:
+        """Tell whether a connection has a direction left for the local end."""
         stream = self._streams.get(service_id or self._default_service_id)
         if stream is None or stream.stream_id != stream_id:
-            return []
-        events: list[Event] = []
-        if connection_id in stream.receiving:
-            # The peer may still be sending: a second reset tells it that nobody takes it.
-            events.append(Reply(self._reset_of(stream, connection_id)))
-        if connection_id not in stream.connection_ids:
-            stream.forget(connection_id)
-        return [*events, *self._stop_if_over(stream, StopCause.LOCAL_RESET)]
-
-    @staticmethod
-    def _reset_of(stream: Stream, connection_id: int) -> Message:
-        is_v3 = stream.version is ProtocolVersion.V3
-        type_ = MessageType.CONNECTION_RESET if is_v3 else MessageType.STREAM_RESET
-        return stream.message(type_, connection_id)
+            return False
+        return stream.connections.get(connection_id) not in (None, Phase.CLOSED)
 
     def reset_stream(
         self, service_id: str, *, cause: StopCause = StopCause.LOCAL_RESET
     ) -> tuple[list[Message], list[Event]]:
-        """End the active stream and all its connections. If there is none, do nothing.
+        """End the active stream and all its connections at once. If there is none, do nothing.
 
         Args:
             service_id: the service whose stream it is.
@@ -402,10 +486,7 @@ class Session:
         stream = self._streams.get(service_id or self._default_service_id)
         if stream is None:
             return [], []
-        # In V1 and V2 the reset of the connection was the reset of the stream.
-        was_reset = stream.version is not ProtocolVersion.V3 and bool(stream.receiving)
-        messages = [] if was_reset else [stream.reset_message()]
-        return messages, self._stop(stream.service_id, cause)
+        return stream.stream_resets(), self._stop(stream.service_id, cause)
 
     # State
 
@@ -421,12 +502,12 @@ class Session:
         stream = self._streams.pop(service_id, None)
         if stream is None:
             return []
-        ended = tuple(sorted(stream.known_ids))
+        ended = tuple(sorted(stream.connections))
         return [StreamStopped(service_id, stream.stream_id, ended, cause)]
 
     def _stop_if_over(self, stream: Stream, cause: StopCause) -> list[Event]:
         """End a stream of V1 or V2 with its one connection."""
-        if stream.version is ProtocolVersion.V3 or stream.known_ids:
+        if stream.version is ProtocolVersion.V3 or stream.connections:
             return []
         return self._stop(stream.service_id, cause)
 
@@ -451,10 +532,6 @@ class Session:
         if version is ProtocolVersion.V1 and service_id != self._default_service_id:
             raise VersionMismatch(
                 version, "it cannot name a service; open the tunnel with one service, or use V2, V3"
-            )
-        if version is ProtocolVersion.V2 and not service_id:
-            raise VersionMismatch(
-                version, "it must name a service; open the tunnel with services, or use V1"
             )
 
     def _stream(self, service_id: str) -> Stream:

@@ -6,6 +6,7 @@ version. Knows no rule of who may do what: that is `session.py`.
 
 from __future__ import annotations
 
+from .ends import ENDS, Agreement, Happening, Phase, Step
 from .message import Message, MessageType
 from .modes import ProtocolVersion
 
@@ -28,21 +29,18 @@ class Stream:
         stream_id: its id, not 0.
         version: the version that its messages are in.
         connection_id: its first connection.
-
-    A connection is open until one side resets it, and half-closed until the other side has as well:
-    what was on its way, or is still to be answered, is not lost (DESIGN.md section 5).
+        agreement: whether its two ends tell the kinds of end apart.
 
     Attributes:
-        connection_ids: the open connections.
-        receiving: those that this side has reset: what comes is still taken.
-        sending: those that the peer has reset: what is left may still be sent.
+        connections: the connections that have not wholly ended, and which directions each has left.
+        is_marking: whether its messages are marked, as `agreement` says.
     """
 
     __slots__ = (
         "_next_connection_id",
-        "connection_ids",
-        "receiving",
-        "sending",
+        "agreement",
+        "connections",
+        "is_marking",
         "service_id",
         "stream_id",
         "version",
@@ -54,83 +52,96 @@ class Stream:
         stream_id: int,
         version: ProtocolVersion,
         connection_id: int = FIRST_CONNECTION_ID,
+        agreement: Agreement = Agreement.UNMARKED,
     ) -> None:
         self.service_id = service_id
         self.stream_id = stream_id
         self.version = version
-        self.connection_ids = {connection_id}
-        self.receiving: set[int] = set()
-        self.sending: set[int] = set()
+        self.connections = {connection_id: Phase.OPEN}
         self._next_connection_id = following(connection_id, MAX_CONNECTION_ID)
+        self.settle(agreement)
+
+    def settle(self, agreement: Agreement) -> None:
+        """Note what is known of the other end by now."""
+        self.agreement = agreement
+        self.is_marking = agreement.is_marking
 
     def next_connection_id(self) -> int:
-        """Return the id that the next connection gets: never one that is open."""
+        """Return the id that the next connection gets: never one that is in use."""
         candidate = self._next_connection_id
-        while candidate in self.known_ids:
+        while candidate in self.connections:
             candidate = following(candidate, MAX_CONNECTION_ID)
         return candidate
 
     @property
-    def known_ids(self) -> set[int]:
-        """Return the connections that are open or half-closed."""
-        if not self.receiving and not self.sending:
-            return self.connection_ids
-        return self.connection_ids | self.receiving | self.sending
-
-    def can_receive(self, connection_id: int) -> bool:
-        """Tell whether DATA of the peer is taken."""
-        return connection_id in self.connection_ids or connection_id in self.receiving
+    def open_ids(self) -> frozenset[int]:
+        """Return the connections of which both directions are left."""
+        return frozenset(
+            connection_id
+            for connection_id, phase in self.connections.items()
+            if phase is Phase.OPEN
+        )
 
     def can_send(self, connection_id: int) -> bool:
         """Tell whether DATA may be sent."""
-        return connection_id in self.connection_ids or connection_id in self.sending
+        return self.connections.get(connection_id) in (Phase.OPEN, Phase.REMOTE_ENDED)
 
-    def end_local(self, connection_id: int) -> bool:
-        """Note that this side resets a connection; return whether that is news to the peer."""
-        return self._end(connection_id, self.receiving, self.sending)
-
-    def end_remote(self, connection_id: int) -> bool:
-        """Note that the peer has reset a connection; return whether that is news."""
-        return self._end(connection_id, self.sending, self.receiving)
-
-    def forget(self, connection_id: int) -> None:
-        """Keep nothing of a connection."""
-        for ids in (self.connection_ids, self.receiving, self.sending):
-            ids.discard(connection_id)
-
-    def _end(self, connection_id: int, half: set[int], other_half: set[int]) -> bool:
-        if connection_id in self.connection_ids:
-            self.connection_ids.remove(connection_id)
-            half.add(connection_id)
-            return True
-        if connection_id in other_half:
-            other_half.remove(connection_id)
-            return True
-        return False
+    def step(self, connection_id: int, happening: Happening) -> Step | None:
+        """Take what happens to a connection in, and return what follows; None: nothing does."""
+        phase = self.connections.get(connection_id)
+        if phase is None:
+            return None
+        step = ENDS[self.agreement].get((phase, happening))
+        if step is None:
+            return None
+        if step.phase is Phase.GONE:
+            del self.connections[connection_id]
+        elif step.phase is not phase:
+            self.connections[connection_id] = step.phase
+        return step
 
     def add_connection(self, connection_id: int) -> None:
         """Open a connection; later ones get ids after it."""
-        self.connection_ids.add(connection_id)
+        self.connections[connection_id] = Phase.OPEN
         if connection_id >= self._next_connection_id:
             self._next_connection_id = following(connection_id, MAX_CONNECTION_ID)
 
-    def message(self, type_: MessageType, connection_id: int, payload: bytes = b"") -> Message:
+    def message(
+        self,
+        type_: MessageType,
+        connection_id: int,
+        payload: bytes = b"",
+        *,
+        is_marked: bool = False,
+    ) -> Message:
         """Return a message of one connection with the ids that the version carries."""
         if self.version is ProtocolVersion.V3:
             return Message(
-                type_, self.stream_id, False, payload, self.service_id, (), connection_id
+                type_, self.stream_id, is_marked, payload, self.service_id, (), connection_id
             )
         service_id = "" if self.version is ProtocolVersion.V1 else self.service_id
-        return Message(type_, self.stream_id, False, payload, service_id)
+        return Message(type_, self.stream_id, is_marked, payload, service_id)
 
-    def reset_message(self) -> Message:
-        """Return the STREAM_RESET of this stream.
+    def reset_of(self, connection_id: int, *, is_marked: bool) -> Message:
+        """Return the reset of one connection: in V1 and V2 it is that of the stream."""
+        is_v3 = self.version is ProtocolVersion.V3
+        type_ = MessageType.CONNECTION_RESET if is_v3 else MessageType.STREAM_RESET
+        return self.message(type_, connection_id, is_marked=is_marked)
 
-        In V3 it names a connection, any one: the C client takes it for another version otherwise
-        (PROTOCOL.md section 4).
+    def stream_resets(self) -> list[Message]:
+        """Return what tells the peer that the stream is over, with all its connections: unmarked.
+
+        In V3 the STREAM_RESET names a connection, any one: the C client takes it for another
+        version otherwise (PROTOCOL.md section 4). In V1 and V2 none is due where this side has sent
+        its reset to a peer that may not take a second one.
         """
-        connection_id = min(self.connection_ids, default=FIRST_CONNECTION_ID)
-        return self.message(MessageType.STREAM_RESET, connection_id)
+        if self.version is not ProtocolVersion.V3:
+            phase = self.connections.get(FIRST_CONNECTION_ID)
+            has_ended = phase in (Phase.LOCAL_ENDED, Phase.CLOSED)
+            if has_ended and self.agreement.awaits_hello:
+                return []
+        connection_id = min(self.open_ids, default=FIRST_CONNECTION_ID)
+        return [self.message(MessageType.STREAM_RESET, connection_id)]
 
 
 class StreamIds:

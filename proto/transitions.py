@@ -125,7 +125,8 @@ TABLE: Mapping[tuple[Mode, ProtocolVersion | None], Row] = {
     | {
         _T.STREAM_START: _REFUSE_DIRECTION,
         _T.STREAM_RESET: Rule(Action.RESET_STREAM, _V1 | _V2),
-        _T.DATA: Rule(Action.DELIVER, _V2),
+        # On a tunnel without services V2 is the same bytes as V1 (PROTOCOL.md section 4).
+        _T.DATA: Rule(Action.DELIVER, _V1 | _V2),
         _T.CONNECTION_START: _REFUSE_DIRECTION,
         _T.CONNECTION_RESET: _REFUSE_VERSION,
     },

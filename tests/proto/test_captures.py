@@ -105,11 +105,13 @@ def test_any_split(data: st.DataObject) -> None:
 class Peers:
     """Our session in the place of both peers of a transcript."""
 
+    marks = False
+
     def __init__(self, capture: Path) -> None:
         self.capture = capture
         self.sessions = {
-            Mode.SOURCE: Session(Mode.SOURCE, version_of(capture)),
-            Mode.DESTINATION: Session(Mode.DESTINATION),
+            Mode.SOURCE: Session(Mode.SOURCE, version_of(capture), marks=self.marks),
+            Mode.DESTINATION: Session(Mode.DESTINATION, marks=self.marks),
         }
 
     def play(self, record: Recorded) -> None:
@@ -139,18 +141,80 @@ class Peers:
                 return tuple(session.reset_connection(service_id, 1)[0])
         raise AssertionError(message)
 
+    def is_a_late_echo(self, record: Recorded) -> bool:
+        """Say whether a recorded reset is one that ours do not send: of what the peer has ended."""
+        if record.message.type is not T.CONNECTION_RESET:
+            return False
+        view = self.sessions[Mode(record.sender)].active_streams().get(record.message.service_id)
+        return view is not None and record.message.connection_id not in view.connection_ids
 
-@every_capture
-def test_drives_both_state_machines(capture: Path) -> None:
-    peers = Peers(capture)
-    for record in messages(capture):
-        peers.play(record)
+
+class MarkingPeers(Peers):
+    """Each of our sessions, with marks, beside the recorded peer, which does not mark.
+
+    Only `ignorable` may differ, and only until the peer has shown that it does not mark.
+    """
+
+    marks = True
+
+    def send(self, session: Session, record: Recorded) -> None:
+        (message,) = self.commanded(session, record.message)
+        frame = reencode(self.capture, message._replace(ignorable=False))
+        assert frame[: len(record.frame)] == record.frame
+        assert len(frame) == record.frame_bytes
+
+
+class AgreeingPeers(MarkingPeers):
+    """Two of our sessions, each other's peer: `ignorable` and the hello are all that differs."""
+
+    def play(self, record: Recorded) -> None:
+        message = record.message
+        if record.sender != "service":
+            self.send(self.sessions[Mode(record.sender)], record)
+            message = message._replace(ignorable=True)
+        for event in self.sessions[record.receiver].receive(message):
+            assert not isinstance(event, MessageDropped)
+            if isinstance(event, Reply):
+                assert message.type is T.STREAM_START
+                assert event.message == message._replace(type=T.DATA)
+                assert self.sessions[Mode.SOURCE].receive(event.message) == []
+
+
+def check_agreement(peers: Peers, capture: Path) -> None:
     source, destination = peers.sessions[Mode.SOURCE], peers.sessions[Mode.DESTINATION]
     assert destination.version is source.version is version_of(capture)
     assert source.active_streams() == destination.active_streams()
     for view in source.active_streams().values():
         # localproxy ends all connections of its scenario, the C client none.
         assert bool(view.connection_ids) is capture.stem.startswith("aws-c")
+
+
+@every_capture
+@pytest.mark.parametrize("kind", [Peers, MarkingPeers])
+def test_drives_both_state_machines(capture: Path, kind: type[Peers]) -> None:
+    peers = kind(capture)
+    skipped = 0
+    for record in messages(capture):
+        if record.sender != "service" and peers.is_a_late_echo(record):
+            # localproxy answers a reset by its own, which the C client would not survive.
+            skipped += 1
+            continue
+        peers.play(record)
+    check_agreement(peers, capture)
+    assert skipped == (4 if capture.stem == "localproxy-v3" else 0)
+
+
+@pytest.mark.parametrize(
+    "capture",
+    # Before V3 the recorded peers end a stream from one side only, which two of ours do not.
+    [path for path in CAPTURES if path.stem.startswith("aws-c") or path.stem.endswith("v3")],
+    ids=lambda path: path.stem,
+)
+def test_where_both_mark_only_that_and_the_hello_differ(capture: Path) -> None:
+    peers = AgreeingPeers(capture)
+    for record in messages(capture):
+        peers.play(record)
+    check_agreement(peers, capture)
 
 
 @every_capture

@@ -29,6 +29,7 @@ from tunnelfleet.proto import (
     ConnectionStarted,
     DataReceived,
     DropReason,
+    End,
     LocalProtocolError,
     Message,
     MessageDropped,
@@ -342,23 +343,15 @@ def test_a_reset_of_a_connection_that_is_gone_is_normal() -> None:
     assert session.receive(again) == dropped(again, DropReason.DUPLICATE_RESET)
 
 
-def test_a_second_reset_says_that_nobody_takes_what_is_still_sent() -> None:
-    session = destination()
-    session.receive(stream_start())
-    session.receive(connection_reset())
-    session.data("SSH", 1, b"answer")
-    assert session.receive(connection_reset()) == [ConnectionReset("SSH", 1, 1)]
-    with pytest.raises(ConnectionIdUnknown):
-        session.data("SSH", 1, b"more")
-    assert session.reset_connection("SSH", 1) == ([], [])
-
-
 def test_a_connection_id_in_use_is_one_that_either_side_still_has() -> None:
     session = destination()
     session.receive(stream_start())
-    session.receive(connection_reset())
     again = connection_start(connection=1)
-    assert session.receive(again)[0] == Reply(connection_reset(connection=1))
+    assert session.receive(again) == [
+        Reply(connection_reset(connection=1)),
+        ConnectionReset("SSH", 1, 1, End.BOTH),
+        *dropped(again, DropReason.DUPLICATE_CONNECTION),
+    ]
     # Neither side has it now.
     assert session.receive(again) == [ConnectionStarted("SSH", 1, 1)]
 
@@ -368,18 +361,16 @@ def test_the_number_of_connections_is_bounded() -> None:
     session.receive(stream_start())
     for number in range(2, MAX_CONNECTIONS_PER_STREAM + 1):
         session.receive(connection_start(connection=number))
-    # One that the peer has ended, and this side has not, is still kept.
-    session.receive(connection_reset(connection=2))
     one_more = connection_start(connection=2**32 - 1)
     assert session.receive(one_more) == [
         Reply(connection_reset(connection=2**32 - 1)),
         *dropped(one_more, DropReason.TOO_MANY_CONNECTIONS),
     ]
-    session.reset_connection("SSH", 2)
+    session.receive(connection_reset(connection=2))
     assert session.receive(one_more) == [ConnectionStarted("SSH", 1, 2**32 - 1)]
 
 
-# Ends: a connection is over when both sides have ended it (DESIGN.md section 5)
+# Ends: with a peer that does not mark, a reset ends both directions. The rest is in test_ends.py.
 
 
 def started(version: ProtocolVersion) -> Session:
@@ -402,84 +393,56 @@ def data_of(version: ProtocolVersion) -> Message:
 
 
 @every_version
-def test_after_a_local_end_the_rest_of_the_peer_is_taken(version: ProtocolVersion) -> None:
+@pytest.mark.parametrize("is_orderly", [True, False])
+def test_a_local_end_is_the_end_of_both_directions(
+    version: ProtocolVersion, is_orderly: bool
+) -> None:
     session = started(version)
-    assert session.reset_connection("SSH", 1) == ([reset_of(version)], [])
-    assert session.active_streams() == {"SSH": StreamView(1, version, frozenset())}
-    with pytest.raises(ConnectionIdUnknown):
-        session.data("SSH", 1, b"x")
-    assert session.receive(data_of(version)) == [DataReceived("SSH", 1, 1, b"x")]
-    over = [] if version is V3 else [StreamStopped("SSH", 1, (), StopCause.PEER_RESET)]
-    assert session.receive(reset_of(version)) == [ConnectionReset("SSH", 1, 1), *over]
-    late = data_of(version)
-    reason = DropReason.UNKNOWN_CONNECTION if version is V3 else DropReason.STALE_STREAM
-    assert session.receive(late) == dropped(late, reason)
-
-
-@every_version
-def test_after_an_end_of_the_peer_the_rest_can_be_sent(version: ProtocolVersion) -> None:
-    session = started(version)
-    assert session.receive(reset_of(version)) == [ConnectionReset("SSH", 1, 1)]
-    late = data_of(version)
-    assert session.receive(late) == dropped(late, DropReason.UNKNOWN_CONNECTION)
-    assert session.data("SSH", 1, b"x") == data_of(version)
     over = [] if version is V3 else [StreamStopped("SSH", 1, (), StopCause.LOCAL_RESET)]
-    assert session.reset_connection("SSH", 1) == ([reset_of(version)], over)
+    ended = session.reset_connection("SSH", 1, is_orderly=is_orderly)
+    assert ended == ([reset_of(version)], over)
+    assert not session.is_known("SSH", 1, 1)
     with pytest.raises(LocalProtocolError):
         session.data("SSH", 1, b"x")
-
-
-@every_version
-def test_an_ended_connection_can_be_forgotten(version: ProtocolVersion) -> None:
-    session = started(version)
-    assert session.forget_connection("SSH", 1, 1) == []
-    assert session.active_streams()["SSH"].connection_ids == {1}
-    session.reset_connection("SSH", 1)
-    assert session.forget_connection("SSH", 9, 1) == []
-    stopped = [] if version is V3 else [StreamStopped("SSH", 1, (), StopCause.LOCAL_RESET)]
-    assert session.forget_connection("SSH", 1, 1) == [Reply(reset_of(version)), *stopped]
-    assert session.forget_connection("SSH", 1, 1) == []
     late = data_of(version)
     reason = DropReason.UNKNOWN_CONNECTION if version is V3 else DropReason.STALE_STREAM
     assert session.receive(late) == dropped(late, reason)
+    echo = reset_of(version)
+    reason = DropReason.DUPLICATE_RESET if version is V3 else DropReason.STALE_STREAM
+    assert session.receive(echo) == dropped(echo, reason)
+    assert session.reset_connection("SSH", 1, is_orderly=False) == ([], [])
 
 
 @every_version
-def test_a_stream_that_stops_takes_its_ending_connections_with_it(
-    version: ProtocolVersion,
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_an_end_of_the_peer_is_the_end_of_both_directions(
+    version: ProtocolVersion, is_marked: bool
 ) -> None:
-    for end in (
-        lambda session: session.reset_connection("SSH", 1),
-        lambda session: session.receive(reset_of(version)),
-    ):
-        session = started(version)
-        end(session)
-        assert session.disconnected() == [StreamStopped("SSH", 1, (1,), StopCause.DISCONNECTED)]
-
-
-@pytest.mark.parametrize("version", [V1, V2])
-def test_a_stream_reset_is_sent_once_before_v3(version: ProtocolVersion) -> None:
     session = started(version)
-    assert session.reset_connection("SSH", 1) == ([reset_of(version)], [])
-    assert session.reset_stream("SSH") == (
-        [],
-        [StreamStopped("SSH", 1, (1,), StopCause.LOCAL_RESET)],
-    )
+    over = [] if version is V3 else [StreamStopped("SSH", 1, (), StopCause.PEER_RESET)]
+    assert session.receive(reset_of(version)._replace(ignorable=is_marked)) == [
+        ConnectionReset("SSH", 1, 1, End.BOTH),
+        *over,
+    ]
+    # Nothing may be sent any more: the C client would crash on it.
+    with pytest.raises(LocalProtocolError):
+        session.data("SSH", 1, b"x")
+    assert session.reset_connection("SSH", 1) == ([], [])
+    assert session.reset_connection("SSH", 1, is_orderly=False) == ([], [])
 
 
-def test_connections_that_are_ending_count_as_connections() -> None:
+def test_the_id_of_an_ended_connection_is_free() -> None:
     session = source()
     for _ in range(MAX_CONNECTIONS_PER_STREAM):
+        session.open_connection("SSH")
+    with pytest.raises(TooManyConnections):
         session.open_connection("SSH")
     session.reset_connection("SSH", 1)
     session.receive(connection_reset(connection=2))
     for connection in (1, 2):
-        with pytest.raises(ConnectionIdUnusable):
-            session.start_connection("SSH", connection)
+        session.start_connection("SSH", connection)
     with pytest.raises(TooManyConnections):
         session.open_connection("SSH")
-    session.forget_connection("SSH", 1, 1)
-    session.open_connection("SSH")
 
 
 def test_a_failed_local_connect_of_localproxy_ends_the_stream() -> None:
@@ -579,7 +542,7 @@ def test_v3_start_over_an_active_stream_resets_it_first() -> None:
     session.reset_connection("SSH", 1)
     opened = session.start_stream("SSH")
     assert opened.messages == (stream_reset(connection=2), stream_start(stream=2))
-    assert opened.events == (StreamStopped("SSH", 1, (1, 2), StopCause.REPLACED),)
+    assert opened.events == (StreamStopped("SSH", 1, (2,), StopCause.REPLACED),)
 
 
 def test_start_connection_with_an_id() -> None:
@@ -634,9 +597,16 @@ def test_v1_cannot_name_one_of_several_services() -> None:
         session.open_connection("")
 
 
-def test_v2_must_name_a_service() -> None:
-    with pytest.raises(VersionMismatch, match="must name a service"):
-        source(V2, ()).open_connection("")
+def test_v2_without_a_service_is_the_same_bytes_as_v1() -> None:
+    session = source(V2, ())
+    assert session.open_connection("") == Opened(1, 1, "", (V1_START,), ())
+    assert session.data("", 1, b"x") == Message(T.DATA, 1, payload=b"x")
+    answer = Message(T.DATA, 1, payload=b"y")
+    assert session.receive(answer) == [DataReceived("", 1, 1, b"y")]
+    assert session.receive(Message(T.STREAM_RESET, 1)) == [
+        ConnectionReset("", 1, 1),
+        StreamStopped("", 1, (), StopCause.PEER_RESET),
+    ]
 
 
 @pytest.mark.parametrize("version", [V2, V3])
@@ -701,7 +671,7 @@ def test_reset_of_a_stream_names_a_connection_in_v3() -> None:
     session.reset_connection("SSH", 1)
     assert session.reset_stream("SSH") == (
         [stream_reset(connection=4)],
-        [StreamStopped("SSH", 1, (1, 4), StopCause.LOCAL_RESET)],
+        [StreamStopped("SSH", 1, (4,), StopCause.LOCAL_RESET)],
     )
     session.receive(stream_start(stream=2))
     session.reset_connection("SSH", 1)

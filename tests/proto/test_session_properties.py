@@ -16,6 +16,7 @@ from tunnelfleet.proto import (
     ConnectionStarted,
     DataReceived,
     DropReason,
+    End,
     Event,
     FrameDecoder,
     LocalProtocolError,
@@ -42,58 +43,61 @@ few = st.integers(1, 3)
 
 
 class DestinationModel:
-    """What PROTOCOL.md section 3 says of a V3 destination, said once more and simply."""
+    """What PROTOCOL.md sections 3 and 3a say of a V3 destination, said once more and simply."""
 
-    def __init__(self) -> None:
-        self.active: dict[str, tuple[int, list[int]]] = {}
-        """service id -> (stream id, open connections)"""
-        self.ending: dict[str, list[int]] = {}
-        """service id -> connections that the peer has ended and this side has not"""
+    def __init__(self, *, marks: bool) -> None:
+        self.marks = marks
+        self.active: dict[str, tuple[int, bool, dict[int, bool]]] = {}
+        """service id -> (stream id, agreed, connections: whether the peer still sends)"""
 
     def expect(self, message: Message) -> list[Event]:
         service, stream, connection = message.service_id, message.stream_id, message.connection_id
-        current, connections = self.active.get(service, (0, []))
+        current, agreed, connections = self.active.get(service, (0, False, {}))
         if message.type is T.STREAM_START:
-            stopped = self.stopped(service, current, connections, StopCause.REPLACED)
-            self.active[service] = (stream, [connection])
-            return [*stopped, StreamStarted(service, stream, connection, V3)]
+            events = self.stopped(service, StopCause.REPLACED)
+            agreed = self.marks and message.ignorable
+            self.active[service] = (stream, agreed, {connection: True})
+            if agreed:
+                events.append(Reply(message._replace(type=T.DATA, payload=b"")))
+            return [*events, StreamStarted(service, stream, connection, V3)]
         if stream != current:
             return [MessageDropped(message.type, DropReason.STALE_STREAM)]
         if message.type is T.STREAM_RESET:
-            del self.active[service]
-            return self.stopped(service, current, connections, StopCause.PEER_RESET)
-        return self.expect_of_connection(message, connections)
-
-    def expect_of_connection(self, message: Message, connections: list[int]) -> list[Event]:
-        service, stream, connection = message.service_id, message.stream_id, message.connection_id
-        ending = self.ending.setdefault(service, [])
-        over = ConnectionReset(service, stream, connection)
-        match message.type, connection in connections:
-            case T.DATA, True:
+            return self.stopped(service, StopCause.PEER_RESET)
+        if message.type is T.CONNECTION_RESET:
+            return self.expect_reset(message, connections, agreed=agreed)
+        if message.type is T.DATA:
+            if connections.get(connection):
                 return [DataReceived(service, stream, connection, message.payload)]
-            case T.DATA, False:
-                return [MessageDropped(message.type, DropReason.UNKNOWN_CONNECTION)]
-            case T.CONNECTION_RESET, True:
-                connections.remove(connection)
-                ending.append(connection)
-                return [over]
-            case T.CONNECTION_RESET, False if connection in ending:
-                ending.remove(connection)
-                return [over]
-            case T.CONNECTION_RESET, False:
-                return [MessageDropped(message.type, DropReason.DUPLICATE_RESET)]
-        if connection not in connections and connection not in ending:
-            connections.append(connection)
+            return [MessageDropped(message.type, DropReason.UNKNOWN_CONNECTION)]
+        if connection not in connections:
+            connections[connection] = True
             return [ConnectionStarted(service, stream, connection)]
-        (connections if connection in connections else ending).remove(connection)
+        del connections[connection]
         reset = Message(T.CONNECTION_RESET, stream, service_id=service, connection_id=connection)
+        over = ConnectionReset(service, stream, connection, End.CUT if agreed else End.BOTH)
         return [Reply(reset), over, MessageDropped(message.type, DropReason.DUPLICATE_CONNECTION)]
 
-    def stopped(
-        self, service: str, stream: int, connections: list[int], cause: StopCause
+    def expect_reset(
+        self, message: Message, connections: dict[int, bool], *, agreed: bool
     ) -> list[Event]:
-        ended = tuple(sorted([*connections, *self.ending.pop(service, [])]))
-        return [StreamStopped(service, stream, ended, cause)] if stream else []
+        service, stream, connection = message.service_id, message.stream_id, message.connection_id
+        is_orderly = agreed and message.ignorable
+        still_sends = connections.get(connection)
+        if still_sends is None or (is_orderly and not still_sends):
+            return [MessageDropped(message.type, DropReason.DUPLICATE_RESET)]
+        if is_orderly:
+            connections[connection] = False
+            return [ConnectionReset(service, stream, connection, End.ORDERLY)]
+        del connections[connection]
+        end = End.CUT if agreed else End.BOTH
+        return [ConnectionReset(service, stream, connection, end)]
+
+    def stopped(self, service: str, cause: StopCause) -> list[Event]:
+        if service not in self.active:
+            return []
+        stream, _, connections = self.active.pop(service)
+        return [StreamStopped(service, stream, tuple(sorted(connections)), cause)]
 
 
 stream_messages = st.builds(
@@ -102,7 +106,7 @@ stream_messages = st.builds(
         [T.DATA, T.STREAM_START, T.STREAM_RESET, T.CONNECTION_START, T.CONNECTION_RESET]
     ),
     stream_id=few,
-    ignorable=st.just(False),
+    ignorable=st.booleans(),
     payload=st.binary(max_size=4),
     service_id=services,
     available_service_ids=st.just(()),
@@ -110,36 +114,41 @@ stream_messages = st.builds(
 )
 
 
+@pytest.mark.parametrize("marks", [True, False])
 @given(st.lists(stream_messages, max_size=60))
-def test_destination_does_what_the_model_says(messages: list[Message]) -> None:
-    session, model = destination(SERVICES), DestinationModel()
-    session.receive(Message(T.STREAM_START, 1, service_id="SSH", connection_id=1))
-    model.expect(Message(T.STREAM_START, 1, service_id="SSH", connection_id=1))
-    for message in messages:
+def test_destination_does_what_the_model_says(marks: bool, messages: list[Message]) -> None:
+    session, model = destination(SERVICES, marks=marks), DestinationModel(marks=marks)
+    first = Message(T.STREAM_START, 1, service_id="SSH", connection_id=1)
+    for message in [first, *messages]:
         assert session.receive(message) == model.expect(message)
     assert {
         service: (view.stream_id, view.connection_ids)
         for service, view in session.active_streams().items()
     } == {
-        service: (stream, frozenset(connections))
-        for service, (stream, connections) in model.active.items()
+        service: (stream, frozenset(each for each, sends in connections.items() if sends))
+        for service, (stream, _, connections) in model.active.items()
     }
 
 
 # Two sessions, each other's peer, with messages on their way between them
 
 
+Key = tuple[str, int, int]
+
+
 @dataclass
 class Peer:
     session: Session
     inbox: deque[Message] = field(default_factory=deque)
-    sent: dict[tuple[str, int, int], bytes] = field(default_factory=dict)
+    sent: dict[Key, bytes] = field(default_factory=dict)
     """By connection, all that was sent, in order."""
-    received: dict[tuple[str, int, int], bytes] = field(default_factory=dict)
-    ended: set[tuple[str, int, int]] = field(default_factory=set)
-    """Connections whose end by the other side was reported."""
+    received: dict[Key, bytes] = field(default_factory=dict)
+    ends: dict[Key, list[End]] = field(default_factory=dict)
+    """By connection, the ends by the other side that were reported."""
+    orderly: set[Key] = field(default_factory=set)
+    """Connections that this side has ended after all its bytes."""
 
-    def open_connections(self) -> set[tuple[str, int, int]]:
+    def open_connections(self) -> set[Key]:
         return {
             (service, view.stream_id, connection)
             for service, view in self.session.active_streams().items()
@@ -150,14 +159,18 @@ class Peer:
 class Tunnel:
     """A source, a destination, and the wire, which keeps what was sent until told to deliver it."""
 
-    def __init__(self, version: ProtocolVersion) -> None:
+    def __init__(self, version: ProtocolVersion, marks: tuple[bool, bool]) -> None:
         self.peers = {
-            Mode.SOURCE: Peer(source(version, SERVICES)),
-            Mode.DESTINATION: Peer(destination(SERVICES)),
+            Mode.SOURCE: Peer(source(version, SERVICES, marks=marks[0])),
+            Mode.DESTINATION: Peer(destination(SERVICES, marks=marks[1])),
         }
 
     def other(self, mode: Mode) -> Peer:
         return self.peers[Mode.DESTINATION if mode is Mode.SOURCE else Mode.SOURCE]
+
+    def stream_id(self, mode: Mode, service: str) -> int:
+        view = self.peers[mode].session.active_streams().get(service)
+        return 0 if view is None else view.stream_id
 
     def open(self, service: str) -> None:
         opened = self.peers[Mode.SOURCE].session.open_connection(service)
@@ -173,12 +186,28 @@ class Tunnel:
         peer.sent[key] = peer.sent.get(key, b"") + payload
         self.other(mode).inbox.append(message)
 
-    def reset_connection(self, mode: Mode, service: str, connection: int) -> None:
+    def end(self, mode: Mode, service: str, connection: int) -> None:
+        key = (service, self.stream_id(mode, service), connection)
         messages, _ = self.peers[mode].session.reset_connection(service, connection)
+        if messages:
+            self.peers[mode].orderly.add(key)
         self.other(mode).inbox.extend(messages)
 
-    def forget(self, mode: Mode, service: str, stream: int, connection: int) -> None:
-        self.peers[mode].session.forget_connection(service, stream, connection)
+    def abort(self, mode: Mode, service: str, connection: int) -> None:
+        key = (service, self.stream_id(mode, service), connection)
+        messages, _ = self.peers[mode].session.reset_connection(
+            service, connection, is_orderly=False
+        )
+        self.peers[mode].orderly.discard(key)
+        self.other(mode).inbox.extend(messages)
+
+    def leave(self, mode: Mode, service: str, stream: int, connection: int) -> None:
+        self.peers[mode].session.leave_connection(service, stream, connection)
+
+    def hello_overdue(self, service: str) -> None:
+        peer = self.peers[Mode.SOURCE]
+        stream_id = self.stream_id(Mode.SOURCE, service)
+        self.take(Mode.SOURCE, peer.session.hello_overdue(service, stream_id))
 
     def reset_stream(self, mode: Mode, service: str) -> None:
         messages, _ = self.peers[mode].session.reset_stream(service)
@@ -187,22 +216,38 @@ class Tunnel:
     def deliver(self, mode: Mode, count: int) -> None:
         peer = self.peers[mode]
         for _ in range(min(count, len(peer.inbox))):
-            for event in peer.session.receive(peer.inbox.popleft()):
-                assert not isinstance(event, Reply)
-                if isinstance(event, DataReceived):
-                    key = (event.service_id, event.stream_id, event.connection_id)
-                    peer.received[key] = peer.received.get(key, b"") + event.payload
-                    assert key not in peer.ended
-                elif isinstance(event, ConnectionReset):
-                    key = (event.service_id, event.stream_id, event.connection_id)
-                    assert key not in peer.ended
-                    peer.ended.add(key)
+            self.take(mode, peer.session.receive(peer.inbox.popleft()))
         self.check_order(mode)
+
+    def take(self, mode: Mode, events: list[Event]) -> None:
+        peer = self.peers[mode]
+        for event in events:
+            if isinstance(event, Reply):
+                self.other(mode).inbox.append(event.message)
+            elif isinstance(event, DataReceived):
+                key = (event.service_id, event.stream_id, event.connection_id)
+                peer.received[key] = peer.received.get(key, b"") + event.payload
+                assert key not in peer.ends
+            elif isinstance(event, ConnectionReset):
+                key = (event.service_id, event.stream_id, event.connection_id)
+                ends = peer.ends.setdefault(key, [])
+                # Once in good order, and that may still be followed by a cut; no other way twice.
+                assert ends in ([], [End.ORDERLY])
+                assert not ends or event.end is End.CUT
+                ends.append(event.end)
 
     def check_order(self, mode: Mode) -> None:
         sent = self.other(mode).sent
         for key, received in self.peers[mode].received.items():
             assert sent[key].startswith(received)
+
+    def check_ends(self) -> None:
+        """An end that was reported as orderly was one, and nothing is missing before it."""
+        for mode, peer in self.peers.items():
+            other = self.other(mode)
+            for key, ends in peer.ends.items():
+                if ends == [End.ORDERLY]:
+                    assert peer.received.get(key, b"") == other.sent.get(key, b"")
 
     def settle(self) -> None:
         """Deliver everything. Then both sides agree on what is open, and none of it is missing."""
@@ -214,6 +259,7 @@ class Tunnel:
         for mode, peer in self.peers.items():
             for key in opens[0]:
                 assert peer.received.get(key, b"") == self.other(mode).sent.get(key, b"")
+        self.check_ends()
 
     def reset_session(self) -> None:
         self.settle()
@@ -234,21 +280,29 @@ operations = st.one_of(
     st.tuples(st.just("send"), modes, services, few, st.binary(min_size=1, max_size=4)),
     st.tuples(st.just("send"), modes, services, few, st.binary(min_size=1, max_size=4)),
     st.tuples(st.just("deliver"), modes, st.integers(1, 6)),
-    st.tuples(st.just("reset_connection"), modes, services, few),
-    st.tuples(st.just("forget"), modes, services, few, few),
+    st.tuples(st.just("end"), modes, services, few),
+    st.tuples(st.just("abort"), modes, services, few),
+    st.tuples(st.just("leave"), modes, services, few, few),
+    st.tuples(st.just("hello_overdue"), services),
     st.tuples(st.just("reset_stream"), modes, services),
     st.tuples(st.just("settle")),
     st.tuples(st.just("reset_session")),
     st.tuples(st.just("reconnect")),
 )
+who_marks = pytest.mark.parametrize(
+    "marks", [(True, True), (True, False), (False, True), (False, False)], ids=str
+)
 
 
+@who_marks
 @pytest.mark.parametrize("version", [V2, V3])
 @given(st.lists(operations, max_size=60))
 def test_two_sessions_agree_whatever_crosses_on_the_wire(
-    version: ProtocolVersion, steps: list[tuple[str, *tuple[object, ...]]]
+    marks: tuple[bool, bool],
+    version: ProtocolVersion,
+    steps: list[tuple[str, *tuple[object, ...]]],
 ) -> None:
-    tunnel = Tunnel(version)
+    tunnel = Tunnel(version, marks)
     stream_ids: dict[str, int] = {}
     for name, *arguments in steps:
         getattr(tunnel, name)(*arguments)
@@ -264,16 +318,47 @@ def test_nothing_is_lost_at_an_ordinary_end(
     version: ProtocolVersion, steps: list[tuple[str, *tuple[object, ...]]]
 ) -> None:
     """Whatever the order, all that both sides sent before their ends arrives."""
-    tunnel = Tunnel(version)
+    tunnel = Tunnel(version, (True, True))
     for service in SERVICES:
         tunnel.open(service)
     for name, *arguments in steps:
         # The rest ends more than one connection, or ends one for good.
-        if name in ("send", "deliver", "reset_connection", "settle"):
+        if name in ("send", "deliver", "end", "settle"):
             getattr(tunnel, name)(*arguments)
     tunnel.settle()
     for mode, peer in tunnel.peers.items():
         assert peer.received == tunnel.other(mode).sent
+        assert all(ends == [End.ORDERLY] for ends in peer.ends.values())
+
+
+@pytest.mark.parametrize("version", [V2, V3])
+@given(st.lists(operations, max_size=40))
+def test_both_ends_agree_on_whether_a_connection_was_cut(
+    version: ProtocolVersion, steps: list[tuple[str, *tuple[object, ...]]]
+) -> None:
+    """What one side aborted never looks finished on the other."""
+    tunnel = Tunnel(version, (True, True))
+    for service in SERVICES:
+        tunnel.open(service)
+    aborted: set[tuple[Mode, Key]] = set()
+    for name, *arguments in steps:
+        if name == "abort":
+            mode, service, connection = arguments
+            assert isinstance(mode, Mode)
+            key = (str(service), 1, int(str(connection)))
+            if tunnel.peers[mode].session.is_known(*key):
+                aborted.add((mode, key))
+        if name in ("send", "deliver", "end", "abort", "settle"):
+            getattr(tunnel, name)(*arguments)
+    tunnel.settle()
+    for mode, key in aborted:
+        other = Mode.DESTINATION if mode is Mode.SOURCE else Mode.SOURCE
+        was_told = End.CUT in tunnel.peers[other].ends.get(key, [])
+        # Where both sent all they had before, nothing was cut.
+        was_whole = tunnel.peers[other].ends.get(key) == [End.ORDERLY] and not tunnel.peers[
+            other
+        ].session.is_known(*key)
+        assert was_told or (other, key) in aborted or was_whole
 
 
 # Garbage
@@ -320,7 +405,6 @@ def test_garbage_raises_remote_protocol_errors_that_change_nothing(
         except RemoteProtocolError:
             assert state(session) == before
         else:
-            assert events
             for event in events:
                 if isinstance(event, Reply):
                     encode_frame(event.message)

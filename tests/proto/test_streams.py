@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.proto.wire import V1, V2, V3, T
-from tunnelfleet.proto import Message, ProtocolVersion
+from tunnelfleet.proto import Agreement, Message, ProtocolVersion
+from tunnelfleet.proto.ends import Happening
 from tunnelfleet.proto.streams import MAX_CONNECTION_ID, MAX_STREAM_ID, Stream, StreamIds
 
 
@@ -25,52 +26,30 @@ def test_messages_carry_the_ids_of_their_version(
 
 def test_reset_of_a_v3_stream_names_a_connection() -> None:
     stream = Stream("SSH", 7, V3, connection_id=4)
-    assert stream.reset_message().connection_id == 4
-    stream.connection_ids.clear()
-    assert stream.reset_message().connection_id == 1
-    assert Stream("SSH", 7, V2).reset_message() == Message(T.STREAM_RESET, 7, service_id="SSH")
-    assert Stream("SSH", 7, V1).reset_message() == Message(T.STREAM_RESET, 7)
-
-
-def test_a_connection_is_over_when_both_sides_have_ended_it() -> None:
-    stream = Stream("SSH", 1, V3)
-    assert (stream.can_send(1), stream.can_receive(1)) == (True, True)
-    assert stream.end_local(1)
-    assert not stream.end_local(1)
-    assert (stream.can_send(1), stream.can_receive(1)) == (False, True)
-    assert stream.known_ids == {1}
-    assert stream.end_remote(1)
-    assert not stream.end_remote(1)
-    assert (stream.can_send(1), stream.can_receive(1)) == (False, False)
-    assert stream.known_ids == set()
-
-
-def test_an_end_of_the_peer_leaves_the_way_to_it_open() -> None:
-    stream = Stream("SSH", 1, V3)
-    assert stream.end_remote(1)
-    assert (stream.can_send(1), stream.can_receive(1)) == (True, False)
-    assert stream.end_local(1)
-    assert not stream.end_local(9)
-    assert stream.known_ids == set()
+    assert [message.connection_id for message in stream.stream_resets()] == [4]
+    stream.connections.clear()
+    assert [message.connection_id for message in stream.stream_resets()] == [1]
+    assert Stream("SSH", 7, V2).stream_resets() == [Message(T.STREAM_RESET, 7, service_id="SSH")]
+    assert Stream("SSH", 7, V1).stream_resets() == [Message(T.STREAM_RESET, 7)]
 
 
 def test_the_next_connection_id_is_not_one_that_is_ending() -> None:
-    stream = Stream("SSH", 1, V3)
+    stream = Stream("SSH", 1, V3, agreement=Agreement.AGREED)
     for connection in (2, 3, MAX_CONNECTION_ID):
         stream.add_connection(connection)
-    stream.end_local(1)
-    stream.end_remote(2)
+    stream.step(1, Happening.END)
+    stream.step(2, Happening.PEER_END)
     assert stream.next_connection_id() == 4
-    stream.forget(1)
+    stream.step(1, Happening.ABORT)
     assert stream.next_connection_id() == 1
 
 
 def test_connection_ids_go_on_when_connections_have_ended() -> None:
     stream = Stream("SSH", 1, V3)
-    stream.connection_ids.clear()
+    stream.connections.clear()
     assert stream.next_connection_id() == 2
     stream.add_connection(9)
-    stream.connection_ids.clear()
+    stream.connections.clear()
     assert stream.next_connection_id() == 10
     stream.add_connection(3)
     assert stream.next_connection_id() == 10

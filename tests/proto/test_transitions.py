@@ -47,11 +47,11 @@ from tunnelfleet.proto.transitions import BEFORE_SERVICE_IDS, TABLE, Action, sha
 GRID = """
          STREAM_START STREAM_RESET CONNECTION_START CONNECTION_RESET DATA SERVICE_IDS SESSION_RESET
 destination - SSS     ...          ...              ...              ...  ...         ZZZ
-destination 1 S!!     RR!          !!!              !!!              D!!  ...         ZZZ
-destination 2 !S!     RR!          !!!              !!!              !D!  ...         ZZZ
+destination 1 S!!     XX!          !!!              !!!              D!!  ...         ZZZ
+destination 2 !S!     XX!          !!!              !!!              !D!  ...         ZZZ
 destination 3 !!S     XXX          !.C              !RR              !DD  ...         ZZZ
-source      1 !!!     RR!          !!!              !!!              D!!  ...         ZZZ
-source      2 !!!     RR!          !!!              !!!              !D!  ...         ZZZ
+source      1 !!!     XX!          !!!              !!!              D!!  ...         ZZZ
+source      2 !!!     XX!          !!!              !!!              DD!  ...         ZZZ
 source      3 !!!     XXX          !!!              !!R              !!D  ...         ZZZ
 """
 

@@ -37,12 +37,26 @@ def data(
 SESSION_RESET = Message(T.SESSION_RESET)
 
 
-def source(version: ProtocolVersion = V3, services: tuple[str, ...] = ("SSH", "HTTP")) -> Session:
-    return _announced(Session(Mode.SOURCE, version), services)
+def marked(message: Message) -> Message:
+    return message._replace(ignorable=True)
 
 
-def destination(services: tuple[str, ...] = ("SSH", "HTTP")) -> Session:
-    return _announced(Session(Mode.DESTINATION), services)
+def hello(start: Message) -> Message:
+    """Return the answer of an end of ours to a marked STREAM_START."""
+    return start._replace(type=T.DATA, ignorable=True)
+
+
+def source(
+    version: ProtocolVersion = V3,
+    services: tuple[str, ...] = ("SSH", "HTTP"),
+    *,
+    marks: bool = False,
+) -> Session:
+    return _announced(Session(Mode.SOURCE, version, marks=marks), services)
+
+
+def destination(services: tuple[str, ...] = ("SSH", "HTTP"), *, marks: bool = False) -> Session:
+    return _announced(Session(Mode.DESTINATION, marks=marks), services)
 
 
 def _announced(session: Session, services: tuple[str, ...]) -> Session:
