@@ -21,6 +21,7 @@ __all__ = [
     "ConnectionShutdown",
     "ConnectionStarted",
     "ConnectionSuccess",
+    "InputEnded",
     "Message",
     "MessageReceived",
     "SendMessageComplete",
@@ -111,9 +112,13 @@ class StreamStarted(ApiEvent):
 
 @dataclass(frozen=True, slots=True)
 class StreamStopped(ApiEvent):
-    """A stream ended, with all its connections."""
+    """A stream ended, with all its connections; `error` when it was not in good order.
+
+    With a peer that does not tell the kinds of end apart, V1 and V2 have no error.
+    """
 
     service_id: str
+    error: TunnelError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +132,25 @@ class ConnectionStarted(ApiEvent):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionReset(ApiEvent):
-    """V3: the peer ended one connection of a stream; `error` when it was not in good order."""
+    """V3: the peer ended one connection of a stream; `error` when it was not in good order.
+
+    With a peer that does not tell the kinds of end apart, there is no error.
+    """
 
     service_id: str
     connection_id: int
     error: TunnelError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InputEnded(ApiEvent):
+    """With `half_close`: the peer sends no more on a connection, in good order, and still receives.
+
+    The connection stays until this side ends it with `send_connection_reset`.
+    """
+
+    service_id: str
+    connection_id: int
 
 
 @dataclass(frozen=True, slots=True)

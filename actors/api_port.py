@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
     from .api_events import ApiEvent
     from .config import Limits
+    from .messages import ConnectionKey
     from .relay_threads import Lane
 
-__all__ = ["ApiPort", "EventsTaken", "OutboxFilled"]
+__all__ = ["ApiPort", "EndTold", "EventsTaken", "OutboxFilled"]
 
 COMMAND_COST_BYTES = 64
 """Counted for a message beside its payload."""
@@ -53,6 +54,12 @@ class EventsTaken(NamedTuple):
     """ApiPort to TunnelActor: callbacks have taken half of what waited."""
 
 
+class EndTold(NamedTuple):
+    """ApiPort to TunnelActor: the callbacks have returned from an end that the peer made."""
+
+    key: ConnectionKey
+
+
 class ApiPort:
     """The port of one tunnel.
 
@@ -60,11 +67,13 @@ class ApiPort:
         name: of the tunnel.
         limits: its limits.
         lane: takes its events to the callbacks.
+        half_close: the user ends connections that the peer has ended.
     """
 
-    def __init__(self, name: str, limits: Limits, lane: Lane) -> None:
+    def __init__(self, name: str, limits: Limits, lane: Lane, *, half_close: bool = False) -> None:
         self.name = name
         self.lane = lane
+        self.half_close = half_close
         self.ledger: SendLedger[Outgoing] = SendLedger()
         self.wanted: frozenset[type[ApiEvent]] = frozenset()
         """The events that somebody wants; others are not made."""
@@ -238,6 +247,13 @@ class ApiPort:
         if kind in self.wanted:
             # Failures to connect come without end, and nothing holds them back.
             self.lane.put(event, payload_bytes, may_drop=kind is ConnectionFailure)
+
+    def after_callbacks(self, message: Any) -> None:
+        """Have TunnelActor told once the callbacks have returned from the events before.
+
+        It comes behind the commands that they have handed over.
+        """
+        self.lane.call(self._tell, message)
 
     def hold_back(self) -> bool:
         """Whether the tunnel must not be read for now; `EventsTaken` is told when it may be."""

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tunnelfleet.proto import Mode, ProtocolVersion
+from tunnelfleet.proto import AbnormalEnd, End, Mode, ProtocolVersion
 
 from .api_events import (
     ConnectionReset,
     ConnectionStarted,
+    InputEnded,
     Message,
     MessageReceived,
     StreamStarted,
     StreamStopped,
 )
+from .api_port import EndTold
 from .messages import (
     ConnectionEnded,
     ConnectionKey,
@@ -32,6 +34,8 @@ from .messages import (
 
 if TYPE_CHECKING:
     from pykka import ActorRef
+
+    from tunnelfleet.proto import TunnelError
 
     from .api_port import ApiPort
     from .handlers import Handlers
@@ -47,8 +51,6 @@ class ApiStream:
 
     Args:
         service_id: its service.
-        stream_id: its id.
-        serial: tells it from another stream with the same ids.
         version: what it speaks.
         mode: of the tunnel; a source's user started the stream and is not told of it.
         tunnel: the TunnelActor.
@@ -59,8 +61,6 @@ class ApiStream:
     def __init__(
         self,
         service_id: str,
-        stream_id: int,
-        serial: int,
         *,
         version: ProtocolVersion | None,
         mode: Mode,
@@ -69,14 +69,12 @@ class ApiStream:
         open_connections: OpenConnections,
     ) -> None:
         self._service_id = service_id
-        self._stream_id = stream_id
-        self._serial = serial
         self._is_v3 = version is ProtocolVersion.V3
         self._is_source = mode is Mode.SOURCE
         self._tunnel = tunnel
         self._port = port
         self._open = open_connections
-        self._mine: set[int] = set()
+        self._mine: dict[int, ConnectionKey] = {}
         self._started = False
         self._stopped = False
 
@@ -85,11 +83,10 @@ class ApiStream:
         self.HANDLERS[type(message)](self, message)
 
     def _on_open(self, message: OpenLocal) -> None:
-        service_id, connection_id = self._service_id, message.connection_id
-        self._mine.add(connection_id)
-        self._open[service_id, connection_id] = ConnectionKey(
-            service_id, self._stream_id, connection_id, self._serial
-        )
+        key = message.key
+        service_id, connection_id = self._service_id, key.connection_id
+        self._mine[connection_id] = key
+        self._open[service_id, connection_id] = key
         kind = ConnectionStarted if self._started else StreamStarted
         if not self._started:
             self._started = True
@@ -106,45 +103,51 @@ class ApiStream:
         port.emit(MessageReceived(port.name, item), len(payload))
 
     def _on_remote_ended(self, message: RemoteEndedFor) -> None:
-        if message.connection_id not in self._mine:
+        key = message.key
+        if self._mine.get(key.connection_id) != key:
             return
+        port = self._port
+        if message.end is End.ORDERLY and port.half_close:
+            port.emit(InputEnded(port.name, self._service_id, key.connection_id))
+            return
+        error = AbnormalEnd(message.reason) if message.end is End.CUT else None
         if self._is_v3:
-            name = self._port.name
-            self._port.emit(ConnectionReset(name, self._service_id, message.connection_id))
+            port.emit(ConnectionReset(port.name, self._service_id, key.connection_id, error))
         else:
-            self._tell_stopped()
-        self._end(message.connection_id, "ended by the peer")
+            self._tell_stopped(error)
+        if message.end is End.ORDERLY:
+            # Behind what the callbacks hand over until they have returned.
+            port.after_callbacks(EndTold(key))
+        else:
+            self._end(key, message.reason)
 
     def _on_stop_reading(self, _message: StopReadingLocal) -> None:
-        self._end_all("the tunnel is stopping")
+        self._end_all("the tunnel is stopping", is_orderly=False)
 
-    def _on_stop(self, _message: StopStream) -> None:
-        self._end_all("")
-        self._tell_stopped()
+    def _on_stop(self, message: StopStream) -> None:
+        self._end_all("", is_orderly=False)
+        self._tell_stopped(message.error)
 
-    def _end_all(self, reason: str) -> None:
-        for connection_id in sorted(self._mine):
-            self._end(connection_id, reason)
+    def _end_all(self, reason: str, *, is_orderly: bool) -> None:
+        for _, key in sorted(self._mine.items()):
+            self._end(key, reason, is_orderly=is_orderly)
 
-    def _end(self, connection_id: int, reason: str) -> None:
-        self._mine.discard(connection_id)
-        key = ConnectionKey(self._service_id, self._stream_id, connection_id, self._serial)
-        if self._open.get((self._service_id, connection_id)) == key:
-            del self._open[self._service_id, connection_id]
-        self._tunnel.tell(ConnectionEnded(key, reason, gone=True))
+    def _end(self, key: ConnectionKey, reason: str, *, is_orderly: bool = True) -> None:
+        del self._mine[key.connection_id]
+        if self._open.get((self._service_id, key.connection_id)) == key:
+            del self._open[self._service_id, key.connection_id]
+        self._tunnel.tell(ConnectionEnded(key, reason, is_orderly, gone=True))
 
-    def end(self, connection_id: int) -> bool:
-        """End a connection because the user says so; False if it is not open."""
-        if connection_id not in self._mine:
-            return False
-        self._end(connection_id, "ended by this side")
-        return True
+    def end(self, key: ConnectionKey) -> None:
+        """End a connection because the user says so, or has been told that the peer has."""
+        if self._mine.get(key.connection_id) == key:
+            self._end(key, "ended by this side")
 
-    def _tell_stopped(self) -> None:
+    def _tell_stopped(self, error: TunnelError | None) -> None:
         if not self._stopped:
             self._stopped = True
             self._port.active_services.discard(self._service_id)
-            self._port.emit(StreamStopped(self._port.name, self._service_id))
+            self._port.emit(StreamStopped(self._port.name, self._service_id, error))
 
     HANDLERS: ClassVar[Handlers] = {
         OpenLocal: _on_open,

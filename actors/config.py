@@ -213,10 +213,17 @@ class Limits:
     """Listeners of a source whose `services` is None; further announced services have none."""
     ping_interval_seconds: float = 20.0
     pong_timeout_seconds: float = 20.0
+    max_lingering_connections: int = 1_000
+    """Connections that are over on the wire while their local sockets still have bytes to write, or
+    to throw away; above it the oldest are reset."""
     linger_seconds: float = 10.0
-    """How long the other direction stays open, without a byte, after one side has ended."""
-    half_close_seconds: float = 300.0
-    """How long an application may go on sending after the peer has ended, however busy it is."""
+    """How long a local socket whose connection is over on the wire is kept, without a byte written,
+    for its application to take what came before, and to close."""
+    half_close_seconds: float = 3_600.0
+    """V1 and V2: how long a connection may be closed in one direction alone. Its end is a reset."""
+    hello_seconds: float = 5.0
+    """How long a source waits for a sign that its peer tells the kinds of end apart (PROTOCOL.md
+    section 3a)."""
     stall_timeout_seconds: float = 60.0
     """A connection that takes no byte for so long while it holds up its tunnel is reset."""
     offline_grace_seconds: float = 10.0
@@ -272,6 +279,7 @@ class TunnelConfig:
         ssl_context: for this tunnel; None takes the runtime's shared one.
         local_bind: source address or host of the connections to local applications, or None; the
             WebSocket is not bound to it.
+        marks: tell the kinds of end apart with a peer that does so too (PROTOCOL.md section 3a).
         user_agent: the User-Agent header.
         limits: the bounds.
 
@@ -291,6 +299,7 @@ class TunnelConfig:
     http_proxy: HttpProxy | None = None
     ssl_context: ssl.SSLContext | None = None
     local_bind: str | None = None
+    marks: bool = True
     user_agent: str = USER_AGENT
     limits: Limits = Limits()
 

@@ -6,6 +6,7 @@ section 4), and which connections are to blame. It sends nothing.
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,9 +16,21 @@ if TYPE_CHECKING:
 
     from .api_stream import ApiStream
     from .config import Limits
+    from .kernel import Timer
     from .messages import ConnectionKey
 
-__all__ = ["Connection", "ConnectionTable"]
+__all__ = ["Connection", "ConnectionTable", "EndPhase"]
+
+
+class EndPhase(Enum):
+    """How far the end of a connection from this side has come."""
+
+    NONE = auto()
+    QUEUED = auto()
+    """The local end is there; its reset waits behind its bytes."""
+    SENT = auto()
+    OVER = auto()
+    """Both directions are over on the wire: its id is free, its socket may have bytes to write."""
 
 
 class Connection:
@@ -25,14 +38,14 @@ class Connection:
 
     __slots__ = (
         "backlog_bytes",
-        "end_queued",
-        "end_sent",
+        "end_phase",
         "ended_by",
         "gone",
+        "half_close_timer",
+        "is_orderly",
         "key",
         "progress_at",
         "reason",
-        "remote_ended",
         "socket_actor",
         "stalled",
         "stream",
@@ -44,12 +57,12 @@ class Connection:
         self.socket_actor: ActorRef[Any] | None = None
         self.backlog_bytes = 0
         self.progress_at = now
-        self.end_queued = False
-        """The local side has ended; its reset waits behind its bytes."""
-        self.end_sent = False
+        self.end_phase = EndPhase.NONE
+        self.is_orderly = True
+        """Whether the local end, once there is one, is one in good order."""
+        self.half_close_timer: Timer | None = None
         self.ended_by = ""
         """What ended it first: local, peer, or why its stream was stopped."""
-        self.remote_ended = False
         self.gone = False
         """Its SocketActor has ended."""
         self.stalled = False
@@ -63,33 +76,67 @@ class ConnectionTable:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._connections: dict[ConnectionKey, Connection] = {}
+        self._active: dict[tuple[str, int, int], Connection] = {}
+        self._lingering: dict[ConnectionKey, Connection] = {}
         self._over: set[ConnectionKey] = set()
         self.backlog_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._connections)
+        """The number of connections that are not over on the wire."""
+        return len(self._active)
 
     def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._connections.values()))
+        return iter(list(self._active.values()))
+
+    @property
+    def undelivered_bytes(self) -> int:
+        """What connections that are over on the wire have still to write to their sockets."""
+        return sum(each.backlog_bytes for each in self._lingering.values())
 
     def get(self, key: ConnectionKey) -> Connection | None:
-        """The connection, or None when it is over."""
+        """The connection, or None when nothing of it is left."""
         return self._connections.get(key)
+
+    def find(self, service_id: str, stream_id: int, connection_id: int) -> Connection | None:
+        """The connection that has these ids on the wire."""
+        return self._active.get((service_id, stream_id, connection_id))
 
     def add(self, key: ConnectionKey, stream: ActorRef[Any] | ApiStream, now: float) -> Connection:
         """Start to keep a connection."""
         connection = self._connections[key] = Connection(key, stream, now)
+        self._active[key[:3]] = connection
         return connection
+
+    def release(self, connection: Connection) -> Connection | None:
+        """Keep a connection that is over on the wire only until its socket has written all.
+
+        Returns:
+            The one that has been kept so for longest, when they are more than the limit.
+        """
+        if self._active.get(connection.key[:3]) is connection:
+            del self._active[connection.key[:3]]
+        connection.end_phase = EndPhase.OVER
+        self._lingering[connection.key] = connection
+        if len(self._lingering) <= self._limits.max_lingering_connections:
+            return None
+        return self._lingering.pop(next(iter(self._lingering)))
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection and its backlog."""
         self._connections.pop(connection.key, None)
+        self._lingering.pop(connection.key, None)
+        if self._active.get(connection.key[:3]) is connection:
+            del self._active[connection.key[:3]]
         self._over.discard(connection.key)
         self.backlog_bytes -= connection.backlog_bytes
         connection.backlog_bytes = 0
 
     def of_stream(self, stream: ActorRef[Any] | ApiStream) -> list[Connection]:
-        """The connections of one stream."""
+        """The connections of one stream that are not over on the wire."""
+        return [c for c in self._active.values() if c.stream == stream]
+
+    def all_of_stream(self, stream: ActorRef[Any] | ApiStream) -> list[Connection]:
+        """The connections of one stream, those too whose sockets are still written to."""
         return [c for c in self._connections.values() if c.stream == stream]
 
     def received(self, connection: Connection, size_bytes: int, now: float) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.proto import HandshakeError, Message, TunnelError
+    from tunnelfleet.proto import End, HandshakeError, Message, TunnelError
 
     from .config import Address
     from .kernel import ExitReason
@@ -67,7 +67,8 @@ __all__ = [
 class ConnectionKey(NamedTuple):
     """One connection of a tunnel; never reused within a tunnel.
 
-    A peer that was restarted reuses its ids: `serial` tells the streams of this side apart.
+    A peer may use the ids of what has ended again: `serial` tells the connections of this side
+    apart.
     """
 
     service_id: str
@@ -175,15 +176,20 @@ class Abandon(NamedTuple):
 class LocalDataRead(NamedTuple):
     """SocketActor to StreamActor: bytes of the local application."""
 
-    connection_id: int
+    key: ConnectionKey
     data: bytes
 
 
 class LocalReadEnded(NamedTuple):
-    """SocketActor to StreamActor: no more bytes will come; all before were told."""
+    """SocketActor to StreamActor: no more bytes will come; all before were told.
 
-    connection_id: int
+    `is_orderly` is False when the application broke off, or was stopped before it had ended. That
+    may be said after an orderly end, too: then nobody is left to take what comes.
+    """
+
+    key: ConnectionKey
     reason: str
+    is_orderly: bool
 
 
 class SendData(NamedTuple):
@@ -194,10 +200,14 @@ class SendData(NamedTuple):
 
 
 class ConnectionEnded(NamedTuple):
-    """StreamActor to TunnelActor: send the reset behind the bytes; `gone`: the socket is closed."""
+    """StreamActor to TunnelActor: send the reset behind the bytes; `gone`: the socket is closed.
+
+    `is_orderly` as in `LocalReadEnded`.
+    """
 
     key: ConnectionKey
     reason: str
+    is_orderly: bool
     gone: bool
 
 
@@ -229,7 +239,7 @@ class Attach(NamedTuple):
 class OpenLocal(NamedTuple):
     """TunnelActor to StreamActor: a connection started; `accepted` is its socket in source mode."""
 
-    connection_id: int
+    key: ConnectionKey
     accepted: socket.socket | None
 
 
@@ -254,16 +264,18 @@ class BytesDelivered(NamedTuple):
 
 
 class RemoteEndedFor(NamedTuple):
-    """TunnelActor to StreamActor: the peer ended a connection; `abort`: not in the ordinary way."""
+    """TunnelActor to StreamActor: nothing more comes for a connection; `end` says what is left."""
 
-    connection_id: int
-    abort: bool
+    key: ConnectionKey
+    end: End
+    reason: str
 
 
 class RemoteEnded(NamedTuple):
     """StreamActor to SocketActor: the same."""
 
-    abort: bool
+    end: End
+    reason: str
 
 
 class StopReadingLocal(NamedTuple):
@@ -271,9 +283,12 @@ class StopReadingLocal(NamedTuple):
 
 
 class StopStream(NamedTuple):
-    """TunnelActor to StreamActor: the stream is over; `abort`: not in the ordinary way."""
+    """TunnelActor to StreamActor: the stream is over, and each of its connections was told so.
 
-    abort: bool
+    `error` says why, when it was neither this side nor an orderly end.
+    """
+
+    error: TunnelError | None
 
 
 # -- listeners

@@ -7,10 +7,13 @@ connection holds no buffer. It knows no actor and no protocol.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
+import select
 import socket
 import ssl
 import struct
+import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,10 +24,12 @@ __all__ = [
     "abort_quietly",
     "close_quietly",
     "discard_some",
+    "has_hung_up",
     "is_would_block",
     "prepare_local",
     "read_some",
     "set_notsent_low_water",
+    "undelivered_bytes",
 ]
 
 READ_BYTES = 65_536
@@ -68,6 +73,32 @@ def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
 def is_would_block(error: OSError) -> bool:
     """Whether `error` only says that the kernel takes no more for now."""
     return isinstance(error, BlockingIOError | ssl.SSLWantWriteError | ssl.SSLWantReadError)
+
+
+def undelivered_bytes(sock: socket.socket) -> int:
+    """Return how many written bytes the other side of a TCP socket has not acknowledged yet.
+
+    A reset would throw them away. 0 for a Unix socket, which delivers at once, and for a socket
+    that broke.
+    """
+    if sock.family == socket.AF_UNIX:
+        return 0
+    try:
+        # SIOCOUTQ of tcp(7) is the same request as TIOCOUTQ.
+        answer = fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4)
+    except OSError:
+        return 0
+    return int(struct.unpack("i", answer)[0])
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Whether the other side has gone altogether: a reset, or both directions closed.
+
+    An end of its sending alone is not that.
+    """
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def set_notsent_low_water(sock: socket.socket, size_bytes: int) -> None:

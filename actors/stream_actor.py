@@ -1,7 +1,7 @@
 """StreamActor: one active stream of a service, and the SocketActors of its connections.
 
-It starts a SocketActor for each connection, stamps what they read with its ids, and hands what
-arrives to the right one. A SocketActor that fails ends its own connection only. It does not know
+It starts a SocketActor for each connection, hands what they read on, and what arrives to the right
+one. A SocketActor that fails ends its own connection only. It does not know
 the wire: TunnelActor does.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from .kernel import DispatchedActor, Terminated
+from .kernel import NORMAL, DispatchedActor, Terminated
 from .messages import (
     ConnectionEnded,
     ConnectionKey,
@@ -49,30 +49,19 @@ class StreamActor(DispatchedActor):
     """One stream.
 
     Args:
-        service_id: its service.
-        stream_id: its id.
         tunnel: the TunnelActor.
         local_end: what its sockets connect to.
-        serial: tells it from another stream with the same ids.
     """
 
-    def __init__(
-        self,
-        service_id: str,
-        stream_id: int,
-        tunnel: ActorRef[Any],
-        local_end: LocalEnd,
-        serial: int = 0,
-    ) -> None:
+    def __init__(self, tunnel: ActorRef[Any], local_end: LocalEnd) -> None:
         super().__init__()
-        self._service_id = service_id
-        self._stream_id = stream_id
-        self._serial = serial
         self._tunnel = tunnel
         self._local_end = local_end
         self._sockets: dict[int, ActorRef[Any]] = {}
-        self._by_urn: dict[str, int] = {}
-        self._reasons: dict[int, str] = {}
+        """The newest socket of each connection id."""
+        self._keys: dict[str, ConnectionKey] = {}
+        """All sockets, those of ended connections too, by the URN of their actor."""
+        self._reasons: dict[ConnectionKey, str] = {}
         self._stopping = False
 
     def on_receive(self, message: Any) -> Any:
@@ -82,13 +71,11 @@ class StreamActor(DispatchedActor):
             return super().on_receive(message)
         return handler(self, message)
 
-    def _key(self, connection_id: int) -> ConnectionKey:
-        return ConnectionKey(self._service_id, self._stream_id, connection_id, self._serial)
-
     def _open_local(self, message: OpenLocal) -> None:
         local = self._local_end
+        key = message.key
         ref = SocketActor.start(
-            self._key(message.connection_id),
+            key,
             self.actor_ref,
             self._tunnel,
             local.limits,
@@ -97,17 +84,17 @@ class StreamActor(DispatchedActor):
             address=local.address,
             local_bind=local.local_bind,
         )
-        self._sockets[message.connection_id] = ref
-        self._by_urn[ref.actor_urn] = message.connection_id
+        self._sockets[key.connection_id] = ref
+        self._keys[ref.actor_urn] = key
         self.watch(ref)
 
     def _on_data_read(self, message: LocalDataRead) -> None:
-        self._tunnel.tell(SendData(self._key(message.connection_id), message.data))
+        self._tunnel.tell(SendData(message.key, message.data))
 
     def _on_read_ended(self, message: LocalReadEnded) -> None:
-        self._reasons[message.connection_id] = message.reason
-        key = self._key(message.connection_id)
-        self._tunnel.tell(ConnectionEnded(key, message.reason, gone=False))
+        key, reason, is_orderly = message
+        self._reasons[key] = reason
+        self._tunnel.tell(ConnectionEnded(key, reason, is_orderly, gone=False))
 
     def _deliver(self, message: DeliverTo) -> None:
         ref = self._sockets.get(message.connection_id)
@@ -115,33 +102,33 @@ class StreamActor(DispatchedActor):
             ref.tell(Deliver(message.data))
 
     def _on_remote_ended(self, message: RemoteEndedFor) -> None:
-        ref = self._sockets.get(message.connection_id)
-        if ref is not None:
-            ref.tell(RemoteEnded(message.abort))
+        ref = self._sockets.get(message.key.connection_id)
+        if ref is not None and self._keys.get(ref.actor_urn) == message.key:
+            ref.tell(RemoteEnded(message.end, message.reason))
 
     def _stop_reading(self, message: StopReadingLocal) -> None:
         for ref in self._sockets.values():
             ref.tell(message)
 
     def _on_terminated(self, message: Terminated) -> None:
-        connection_id = self._by_urn.pop(message.ref.actor_urn, None)
-        if connection_id is None:
+        key = self._keys.pop(message.ref.actor_urn, None)
+        if key is None:
             return
-        del self._sockets[connection_id]
-        reason = self._reasons.pop(connection_id, "")
+        if self._sockets.get(key.connection_id) == message.ref:
+            del self._sockets[key.connection_id]
+        reason = self._reasons.pop(key, "")
+        is_orderly = message.reason == NORMAL
         if message.reason.is_failure:
             reason = f"its actor failed: {message.reason}"
-        self._tunnel.tell(ConnectionEnded(self._key(connection_id), reason, gone=True))
+        self._tunnel.tell(ConnectionEnded(key, reason, is_orderly, gone=True))
         self._exit_when_empty()
 
-    def _stop_stream(self, message: StopStream) -> None:
+    def _stop_stream(self, _message: StopStream) -> None:
         self._stopping = True
-        for ref in self._sockets.values():
-            ref.tell(RemoteEnded(message.abort))
         self._exit_when_empty()
 
     def _exit_when_empty(self) -> None:
-        if self._stopping and not self._sockets:
+        if self._stopping and not self._keys:
             self.exit()
 
     HANDLERS: ClassVar[Handlers] = {

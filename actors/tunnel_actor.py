@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tunnelfleet.proto import TunnelClosed
 
+from .connections import EndPhase
 from .kernel import RestartChild, StopChild
 from .messages import (
     Abandon,
@@ -102,8 +103,13 @@ class TunnelActor(TunnelLink):
             self._finish_quiesce()
             return
         self.schedule(message.timeout_seconds, QuiesceTimedOut())
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             stream.ref.tell(StopReadingLocal())
+        for connection in self._connections:
+            if connection.end_phase is EndPhase.SENT:
+                # What the peer has still to send will have nobody to take it.
+                self._abort(connection, "tunnel stopped")
+        self._pump()
         self._finish_if_done()
 
     def _finish_if_done(self) -> None:
@@ -111,13 +117,25 @@ class TunnelActor(TunnelLink):
         ending = self._draining or self._quiesce is not None
         if not ending or self._closing or self._pumping or self._websocket is None:
             return
-        waits_for = [c for c in self._connections if not (c.end_sent and self._quiesce is not None)]
-        if not waits_for and self._wire.is_idle:
+        is_waiting = len(self._connections) or self._connections.undelivered_bytes
+        if not is_waiting and self._wire.is_idle:
             self._closing = True
             self._websocket.tell(CloseGracefully())
 
     def _on_quiesce_timed_out(self, _message: QuiesceTimedOut) -> None:
-        self._finish_quiesce()
+        """No time is left: what is not whole must not look so at the other end."""
+        if self._websocket is None or self._closing:
+            self._finish_quiesce()
+            return
+        for service_id, _ in list(self._streams):
+            messages, session_events = self._session.reset_stream(service_id)
+            for item in messages:
+                self._wire.control(item)
+            self._handle_events(session_events)
+        self._pump()
+        self._closing = True
+        # Its end finishes the rest; the supervisor waits for that a moment longer.
+        self._websocket.tell(CloseGracefully())
 
     def _finish_quiesce(self) -> None:
         if self._quiesce is not None:

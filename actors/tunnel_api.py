@@ -106,12 +106,10 @@ class TunnelApi:
         target = self._services.get(service_id) or self._services.get(ANY_SERVICE)
         return isinstance(target, ApiService)
 
-    def open_stream(self, service_id: str, stream_id: int, serial: int) -> ApiStream:
+    def open_stream(self, service_id: str) -> ApiStream:
         """Make the far end of a stream."""
         stream = self._streams[service_id] = ApiStream(
             service_id,
-            stream_id,
-            serial,
             version=self._session.version,
             mode=self._mode,
             tunnel=self._shell.tunnel,
@@ -226,7 +224,13 @@ class TunnelApi:
     def _reset_connection(self, entry: Outgoing) -> None:
         key = self._find(entry)
         self._port.ledger.queued(key, entry)
-        self._streams[key.service_id].end(key.connection_id)
+        self.end_connection(key)
+
+    def end_connection(self, key: ConnectionKey) -> None:
+        """End one connection in good order, behind what was sent on it."""
+        stream = self._streams.get(key.service_id)
+        if stream is not None:
+            stream.end(key)
 
     def _reset_stream(self, entry: Outgoing) -> None:
         service_id = entry.service_id = self._resolve(entry.service_id)

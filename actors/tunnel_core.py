@@ -21,10 +21,7 @@ from tunnelfleet.proto import (
 from . import events
 from .connections import Connection, ConnectionTable
 from .kernel import DispatchedActor
-from .messages import (
-    ConnectionKey,
-    Quiesce,
-)
+from .marking import HelloClock, MarkTrial
 from .wire_sender import WireSender
 
 if TYPE_CHECKING:
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.proto import Event
+    from tunnelfleet.proto import End, Event
 
     from .api_port import ApiPort
     from .api_stream import ApiStream
@@ -41,6 +38,7 @@ if TYPE_CHECKING:
     from .credentials import Credentials
     from .events import TunnelEvent
     from .handlers import Handlers
+    from .messages import ConnectionKey, Quiesce
     from .relay_threads import Lane
     from .services import Services
     from .stats import TunnelState, TunnelStats
@@ -49,7 +47,9 @@ if TYPE_CHECKING:
 __all__ = [
     "WEBSOCKET_CHILD",
     "AnnounceTimedOut",
+    "CheckHello",
     "CheckStalled",
+    "HalfCloseEnded",
     "PumpAgain",
     "QuiesceTimedOut",
     "StreamRoute",
@@ -104,6 +104,16 @@ class CheckStalled(NamedTuple):
     """Look for connections that hold up the tunnel."""
 
 
+class CheckHello(NamedTuple):
+    """A stream may have waited long enough for its hello."""
+
+
+class HalfCloseEnded(NamedTuple):
+    """A connection of V1 or V2 has been closed in one direction alone for long enough."""
+
+    key: ConnectionKey
+
+
 class QuiesceTimedOut(NamedTuple):
     """The time for a graceful end is over."""
 
@@ -126,7 +136,13 @@ class TunnelCore(DispatchedActor):
         self._limits = config.limits
         self._stats = context.stats
         is_source = config.mode is Mode.SOURCE
-        self._session = Session(config.mode, config.version if is_source else None)
+        version = config.version if is_source else None
+        self._session = Session(config.mode, version, marks=config.marks)
+        self._hello_clock = HelloClock(config.limits.hello_seconds)
+        self._mark_trial = MarkTrial()
+        self._starts_on_their_way: dict[ConnectionKey, tuple[str, int]] = {}
+        """By the key under which they were queued, the streams whose hello may come."""
+        self._hello_timer_on = False
         self._transport: ActorRef[Any] | None = None
         self._websocket_child: ActorRef[Any] | None = None
         """The present attempt or connection."""
@@ -180,11 +196,7 @@ class TunnelCore(DispatchedActor):
             self._publish(events.TunnelStateChanged(self._config.name, state, reason))
 
     def _find(self, service_id: str, stream_id: int, connection_id: int) -> Connection | None:
-        stream = self._streams.get((service_id, stream_id))
-        if stream is None:
-            return None
-        key = ConnectionKey(service_id, stream_id, connection_id, stream.serial)
-        return self._connections.get(key)
+        return self._connections.find(service_id, stream_id, connection_id)
 
     def _takes_connections(self) -> bool:
         ending = self._draining or self._quiesce is not None
@@ -196,8 +208,8 @@ class TunnelCore(DispatchedActor):
         """Act on what the session says, in order."""
         raise NotImplementedError
 
-    def _forget(self, connection: Connection) -> None:
-        """Keep nothing of a connection that is over on both ends."""
+    def _release(self, connection: Connection, end: End) -> None:
+        """Let go of a connection that is over on the wire."""
         raise NotImplementedError
 
     def _drop_connection(self, label: str, text: str) -> None:

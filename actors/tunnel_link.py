@@ -219,17 +219,26 @@ class TunnelLink(TunnelStreams):
             self._websocket = None
             if self._api is not None:
                 self._api.on_lost(error)
-            self._end_all_streams()
+            self._end_all_streams(is_lost=message.reason.is_failure)
             if self._api is not None:
                 self._api.tell_shutdown(error if message.reason.is_failure else None)
         self._set_accepting(False)
         if self._quiesce is not None or self._draining:
             self._finish_quiesce()
 
-    def _end_all_streams(self) -> None:
+    def _end_all_streams(self, *, is_lost: bool) -> None:
         self._give_credit(self._wire.connection_lost())
         self._handle_events(self._session.disconnected())
         self._announced = False
+        self._starts_on_their_way.clear()
+        self._hello_clock.clear()
+        if is_lost and self._mark_trial.lost(time.monotonic()):
+            self._session.stop_marking()
+            logger.warning(
+                "tunnel %r: its connection was lost twice right after a message with `ignorable` "
+                "set; it goes on without, and cannot tell a cut connection from one that ended",
+                self._config.name,
+            )
 
     def _on_announced(self, event: ServicesAnnounced) -> None:
         self._announced = True

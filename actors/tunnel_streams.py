@@ -10,9 +10,11 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tunnelfleet.proto import (
+    AbnormalEnd,
     ConnectionReset,
     ConnectionStarted,
     DataReceived,
+    End,
     LocalProtocolError,
     MessageDropped,
     ProtocolVersion,
@@ -25,9 +27,10 @@ from tunnelfleet.proto import (
 )
 
 from . import events
-from .api_port import OutboxFilled
+from .api_port import EndTold, OutboxFilled
 from .api_stream import ApiStream
 from .config import ANY_SERVICE, ApiService
+from .connections import EndPhase
 from .kernel import ChildSpec, Restart, StartChild
 from .messages import (
     Accepted,
@@ -63,6 +66,13 @@ if TYPE_CHECKING:
 __all__ = ["TunnelStreams"]
 
 STREAM_SHUTDOWN_SECONDS = 2.0
+_CUT_BY = {
+    StopCause.PEER_RESET: "the peer reset the stream",
+    StopCause.REPLACED: "a new stream took its place",
+    StopCause.SESSION_RESET: "the service reset the session",
+    StopCause.DISCONNECTED: "the tunnel lost its connection",
+}
+"""What a user is told of a stream that ended in no good order."""
 _ENDED_BY = {StopCause.PEER_RESET: "peer", StopCause.LOCAL_RESET: "local"}
 """Who ended a connection whose stream was reset; other causes stand for themselves."""
 
@@ -75,6 +85,8 @@ class TunnelStreams(TunnelWire):
     def _on_received(self, message: Received) -> None:
         if message.epoch != self._epoch or self._websocket is None or self._abandoned:
             return
+        if self._announced:
+            self._mark_trial.heard()
         try:
             for item in message.messages:
                 self._handle_events(self._session.receive(item))
@@ -91,7 +103,7 @@ class TunnelStreams(TunnelWire):
     def _on_data(self, event: DataReceived) -> None:
         service_id, stream_id, connection_id, payload = event
         self._stats.service(service_id).count_received(len(payload))
-        connection = self._find(service_id, stream_id, connection_id)
+        connection = self._connections.find(service_id, stream_id, connection_id)
         if connection is None or connection.gone:
             self._stats.count_dropped("local_end_gone")
             return
@@ -114,8 +126,7 @@ class TunnelStreams(TunnelWire):
     def _on_connection_started(self, event: ConnectionStarted) -> None:
         ids = (event.service_id, event.stream_id, event.connection_id)
         stream = self._streams.get((event.service_id, event.stream_id))
-        # An id whose former connection is still being written out here is not free yet.
-        if stream is None or self._find(*ids) is not None or not self._takes_connections():
+        if stream is None or not self._takes_connections():
             self._tell_refused(event)
             self._refuse(event)
             return
@@ -132,25 +143,33 @@ class TunnelStreams(TunnelWire):
 
     def _refuse(self, event: StreamStarted | ConnectionStarted) -> None:
         messages, session_events = self._session.reset_connection(
-            event.service_id, event.connection_id
+            event.service_id, event.connection_id, is_orderly=False
         )
         for message in messages:
             self._wire.control(message)
         self._handle_events(session_events)
-        # Without an end here nobody waits for the peer's: its id is free again at once.
-        forgotten = self._session.forget_connection(
-            event.service_id, event.stream_id, event.connection_id
-        )
-        self._handle_events([item for item in forgotten if not isinstance(item, Reply)])
         self._stats.count_dropped("refused_start")
 
     def _on_connection_reset(self, event: ConnectionReset) -> None:
         connection = self._find(event.service_id, event.stream_id, event.connection_id)
-        if connection is not None:
-            again = connection.remote_ended
-            connection.ended_by = connection.ended_by or "peer"
-            connection.remote_ended = True
-            connection.stream.tell(RemoteEndedFor(event.connection_id, abort=again))
+        if connection is None:
+            return
+        connection.ended_by = connection.ended_by or "peer"
+        if event.end is not End.ORDERLY:
+            self._discard(connection)
+            if event.end is End.CUT:
+                connection.reason = connection.reason or "reset by the peer"
+            self._release(connection, event.end)
+            return
+        self._tell_end(connection, End.ORDERLY, "closed by the peer")
+        if self._session.is_known(*connection.key[:3]):
+            self._watch_half_closed(connection)
+        else:
+            self._release(connection, End.ORDERLY)
+
+    @staticmethod
+    def _tell_end(connection: Connection, end: End, reason: str) -> None:
+        connection.stream.tell(RemoteEndedFor(connection.key, end, reason))
 
     def _on_stream_stopped(self, event: StreamStopped) -> None:
         stream = self._streams.pop((event.service_id, event.stream_id), None)
@@ -158,28 +177,29 @@ class TunnelStreams(TunnelWire):
             return
         self._stats.service(event.service_id).count_stream_ended(event.cause.value)
         for connection in self._connections.of_stream(stream.ref):
-            connection.remote_ended = True
-            connection.end_sent = True
             connection.reason = connection.reason or event.cause.value
             connection.ended_by = connection.ended_by or _ENDED_BY.get(
                 event.cause, event.cause.value
             )
-            self._give_credit([self._wire.discard(connection.key)])
-            if self._api is not None:
-                self._api.on_discarded(connection.key)
-            if connection.gone:
-                self._forget(connection)
-        stream.ref.tell(StopStream(abort=self._is_abnormal(event.cause)))
+            self._discard(connection)
+            self._release(connection, End.CUT)
+        stream.ref.tell(StopStream(self._abnormal_end(event.cause)))
         self._publish(
             events.StreamClosed(
                 self._config.name, event.service_id, event.stream_id, event.cause.value
             )
         )
 
-    def _is_abnormal(self, cause: StopCause) -> bool:
-        """An ordinary end of a connection is CONNECTION_RESET in V3 and STREAM_RESET before."""
-        ordinary = cause in (StopCause.PEER_RESET, StopCause.LOCAL_RESET)
-        return not ordinary or self._session.version is ProtocolVersion.V3
+    def _abnormal_end(self, cause: StopCause) -> AbnormalEnd | None:
+        """What a user is told of the end of a stream, if it was not one in good order."""
+        is_v3 = self._session.version is ProtocolVersion.V3
+        if cause is StopCause.PEER_RESET and not is_v3:
+            # The end of its connection has said how it ended.
+            return None
+        if cause is StopCause.DISCONNECTED and self._quiesce is not None:
+            return None
+        text = _CUT_BY.get(cause)
+        return None if text is None else AbnormalEnd(text)
 
     def _on_session_reset(self, _event: SessionReset) -> None:
         self._stats.count_session_reset()
@@ -190,6 +210,8 @@ class TunnelStreams(TunnelWire):
 
     def _on_reply(self, event: Reply) -> None:
         self._wire.control(event.message)
+        if event.message.ignorable:
+            self._mark_trial.sent(time.monotonic())
 
     def _on_dropped(self, event: MessageDropped) -> None:
         self._stats.count_dropped(event.reason.value)
@@ -207,13 +229,14 @@ class TunnelStreams(TunnelWire):
             self._stats.last_event = str(error)
             return
         self._handle_events(opened.events)
-        for item in opened.messages:
+        for item in opened.messages[:-1]:
             self._wire.control(item)
         stream = self._streams.get((opened.service_id, opened.stream_id))
         if stream is None:
             stream = self._start_stream(opened.service_id, opened.stream_id, None)
         ids = (opened.service_id, opened.stream_id, opened.connection_id)
-        self._open(*ids, stream, message.sock)
+        key = self._open(*ids, stream, message.sock)
+        self._send_start(opened.messages[-1], key)
         self._pump()
 
     def _start_stream(
@@ -222,23 +245,23 @@ class TunnelStreams(TunnelWire):
         serial = next(self._serials)
         end: ActorRef[Any] | ApiStream
         if isinstance(address, ApiService) and self._api is not None:
-            end = self._api.open_stream(service_id, stream_id, serial)
+            end = self._api.open_stream(service_id)
         else:
             assert not isinstance(address, ApiService)
-            end = self._start_stream_actor(service_id, stream_id, address, serial)
+            end = self._start_stream_actor(service_id, address, serial)
         stream = self._streams[service_id, stream_id] = StreamRoute(end, serial)
         self._stats.service(service_id).count_stream_opened()
         self._publish(events.StreamOpened(self._config.name, service_id, stream_id))
         return stream
 
     def _start_stream_actor(
-        self, service_id: str, stream_id: int, address: Address | None, serial: int
+        self, service_id: str, address: Address | None, serial: int
     ) -> ActorRef[Any]:
         assert self._transport is not None
         local_end = LocalEnd(
             address, self._config.local_bind, self._limits, self._context.connector
         )
-        ref = StreamActor.start(service_id, stream_id, self.actor_ref, local_end, serial)
+        ref = StreamActor.start(self.actor_ref, local_end)
         self._transport.tell(
             StartChild(
                 ChildSpec(
@@ -256,14 +279,20 @@ class TunnelStreams(TunnelWire):
         self._handle_events(opened.events)
         for item in opened.messages[:-1]:
             self._wire.control(item)
-        self._wire.control(opened.messages[-1], key)
         ids = (opened.service_id, opened.stream_id)
+        self._send_start(opened.messages[-1], key)
         stream = self._streams.get(ids) or self._start_stream(*ids, ApiService())
         self._open(*ids, opened.connection_id, stream, None)
 
     def _on_outbox_filled(self, _message: OutboxFilled) -> None:
         if self._api is not None:
             self._api.take_commands()
+            self._pump()
+
+    def _on_end_told(self, message: EndTold) -> None:
+        if self._api is not None:
+            self._api.take_commands()
+            self._api.end_connection(message.key)
             self._pump()
 
     def _open(
@@ -273,15 +302,16 @@ class TunnelStreams(TunnelWire):
         connection_id: int,
         stream: StreamRoute,
         sock: socket.socket | None,
-    ) -> None:
-        key = ConnectionKey(service_id, stream_id, connection_id, stream.serial)
+    ) -> ConnectionKey:
+        key = ConnectionKey(service_id, stream_id, connection_id, next(self._serials))
         self._connections.add(key, stream.ref, time.monotonic())
         self._stats.service(service_id).count_connection_opened()
-        stream.ref.tell(OpenLocal(connection_id, sock))
+        stream.ref.tell(OpenLocal(key, sock))
         self._publish(
             events.ConnectionOpened(self._config.name, service_id, stream_id, connection_id)
         )
         self._update_accepting()
+        return key
 
     def _on_attach(self, message: Attach) -> None:
         connection = self._connections.get(message.key)
@@ -291,9 +321,10 @@ class TunnelStreams(TunnelWire):
     def _on_send_data(self, message: SendData) -> None:
         key = message.key
         connection = self._connections.get(key)
-        if connection is None or connection.end_sent:
-            if connection is not None:
-                self._give_credit([Credit(key, len(message.data))])
+        if connection is None:
+            return
+        if connection.end_phase in (EndPhase.SENT, EndPhase.OVER):
+            self._give_credit([Credit(key, len(message.data))])
             return
         self._wire.data(key, message.data, time.monotonic())
         self._pump()
@@ -304,36 +335,57 @@ class TunnelStreams(TunnelWire):
             return
         connection.reason = connection.reason or message.reason
         connection.ended_by = connection.ended_by or "local"
+        if not message.is_orderly:
+            connection.is_orderly = False
         if message.gone:
             connection.gone = True
             connection.socket_actor = None
             self._connections.delivered(connection, connection.backlog_bytes, time.monotonic())
             self._check_backlog()
-        if not connection.end_queued and not connection.end_sent:
-            connection.end_queued = True
-            self._wire.end(message.key, time.monotonic())
-            self._pump()
-        if connection.gone and connection.end_sent:
-            self._forget(connection)
+        self._advance_end(connection)
 
-    def _forget(self, connection: Connection) -> None:
-        key = connection.key
-        if self._connections.get(key) is None:
+    def _advance_end(self, connection: Connection) -> None:
+        """Something of the local end is over: what follows from it on the wire."""
+        phase = connection.end_phase
+        if phase is EndPhase.NONE:
+            connection.end_phase = EndPhase.QUEUED
+            self._wire.end(connection.key, time.monotonic())
+            self._pump()
+        elif phase is EndPhase.SENT and not connection.is_orderly:
+            # It had ended in good order, and now nobody is left to take what still comes.
+            self._abort(connection, connection.reason)
+            self._pump()
+        elif phase is EndPhase.SENT and connection.gone:
+            self._session.leave_connection(*connection.key[:3])
+            self._settle_end(connection)
+        elif phase is EndPhase.OVER and connection.gone:
+            self._connections.remove(connection)
+            self._check_backlog()
+            self._finish_if_done()
+
+    def _release(self, connection: Connection, end: End) -> None:
+        """Let go of a connection that is over on the wire: its id and its place are free.
+
+        Its socket still writes what came before, and says when it has.
+        """
+        if connection.end_phase is EndPhase.OVER:
             return
-        self._connections.remove(connection)
+        key = connection.key
+        if connection.half_close_timer is not None:
+            connection.half_close_timer.cancel()
+        oldest = self._connections.release(connection)
+        if oldest is not None:
+            self._tell_end(oldest, End.CUT, "too many local connections are slow to end")
+        if connection.gone:
+            self._connections.remove(connection)
+        else:
+            self._tell_end(connection, end, connection.reason or "closed by the peer")
         self._stats.service(key.service_id).count_connection_ended(connection.ended_by or "local")
-        reason = connection.reason
-        route = self._streams.get((key.service_id, key.stream_id))
-        if route is not None and route.serial == key.serial:
-            # Not the namesake that a restarted peer may have by now.
-            self._handle_events(
-                self._session.forget_connection(key.service_id, key.stream_id, key.connection_id)
-            )
-        self._publish(events.ConnectionClosed(self._config.name, *key[:3], reason))
+        self._publish(events.ConnectionClosed(self._config.name, *key[:3], connection.reason))
         self._update_accepting()
         self._check_backlog()
         if not self._pumping:
-            self._pump()
+            self._finish_if_done()
 
     def _on_stream_actor_ended(self, message: ChildEnded) -> None:
         ids = next((k for k, route in self._streams.items() if route.ref == message.ref), None)
@@ -342,12 +394,13 @@ class TunnelStreams(TunnelWire):
             messages, session_events = self._session.reset_stream(ids[0])
             for item in messages:
                 self._wire.control(item)
+            for connection in self._connections.of_stream(message.ref):
+                connection.reason = connection.reason or f"stream actor ended: {message.reason}"
             self._handle_events(session_events)
-        for connection in self._connections.of_stream(message.ref):
+        for connection in self._connections.all_of_stream(message.ref):
             connection.gone = True
             connection.socket_actor = None
-            connection.reason = connection.reason or f"stream actor ended: {message.reason}"
-            self._forget(connection)
+            self._advance_end(connection)
         self._pump()
 
     EVENTS: ClassVar[Handlers] = {
@@ -366,6 +419,7 @@ class TunnelStreams(TunnelWire):
         **TunnelWire.HANDLERS,
         Received: _on_received,
         OutboxFilled: _on_outbox_filled,
+        EndTold: _on_end_told,
         SendData: _on_send_data,
         ConnectionEnded: _on_connection_ended,
         Attach: _on_attach,

@@ -8,23 +8,21 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from tunnelfleet.proto import (
-    LocalProtocolError,
-)
+from tunnelfleet.proto import End, LocalProtocolError, MessageType, ProtocolVersion
 
 from .api_port import EventsTaken
+from .connections import EndPhase
 from .messages import (
     BytesDelivered,
     BytesSent,
     ConnectionKey,
     PauseReading,
-    RemoteEndedFor,
     ResumeReading,
     SetLowWater,
     Transmit,
     Written,
 )
-from .tunnel_core import CheckStalled, PumpAgain, TunnelCore
+from .tunnel_core import CheckHello, CheckStalled, HalfCloseEnded, PumpAgain, TunnelCore
 from .wire_sender import Credit
 
 if TYPE_CHECKING:
@@ -66,14 +64,61 @@ class TunnelWire(TunnelCore):
 
     def _end_on_wire(self, connection: Connection) -> list[Message]:
         key = connection.key
-        connection.end_sent = True
-        messages, session_events = self._session.reset_connection(key.service_id, key.connection_id)
+        connection.end_phase = EndPhase.SENT
+        messages, session_events = self._session.reset_connection(
+            key.service_id, key.connection_id, is_orderly=connection.is_orderly
+        )
         if self._api is not None:
             self._api.on_end_taken(key, is_sent=bool(messages))
-        self._handle_events(session_events)
         if connection.gone:
-            self._forget(connection)
+            self._session.leave_connection(*key[:3])
+        self._settle_end(connection)
+        self._handle_events(session_events)
         return messages
+
+    def _settle_end(self, connection: Connection) -> None:
+        """After an end of this side: is there another direction left?"""
+        key = connection.key
+        if not self._session.is_known(*key[:3]):
+            self._release(connection, End.BOTH if connection.is_orderly else End.CUT)
+        else:
+            self._watch_half_closed(connection)
+
+    def _watch_half_closed(self, connection: Connection) -> None:
+        """Before V3 nobody may tell a half-closed end that the other one has died."""
+        is_v3 = self._session.version is ProtocolVersion.V3
+        if not is_v3 and connection.half_close_timer is None:
+            seconds = self._limits.half_close_seconds
+            message = HalfCloseEnded(connection.key)
+            connection.half_close_timer = self.schedule(seconds, message)
+
+    def _on_half_close_ended(self, message: HalfCloseEnded) -> None:
+        connection = self._connections.get(message.key)
+        if connection is not None and connection.end_phase is not EndPhase.OVER:
+            seconds = self._limits.half_close_seconds
+            self._abort(connection, f"closed in one direction alone for {seconds:g} s")
+            self._pump()
+
+    def _abort(self, connection: Connection, reason: str) -> None:
+        """End a connection now, whatever it has waiting, and not in good order."""
+        key = connection.key
+        connection.is_orderly = False
+        connection.reason = connection.reason or reason
+        connection.ended_by = connection.ended_by or "local"
+        self._discard(connection)
+        messages, session_events = self._session.reset_connection(
+            key.service_id, key.connection_id, is_orderly=False
+        )
+        for item in messages:
+            self._wire.control(item)
+        self._release(connection, End.CUT)
+        self._handle_events(session_events)
+
+    def _discard(self, connection: Connection) -> None:
+        """Throw away what a connection has waiting: nobody takes it any more."""
+        self._give_credit([self._wire.discard(connection.key)])
+        if self._api is not None:
+            self._api.on_discarded(connection.key)
 
     def _pump(self) -> None:
         if self._websocket is None:
@@ -99,6 +144,8 @@ class TunnelWire(TunnelCore):
         self._give_credit(self._wire.written(message.messages, now, blocked=message.blocked))
         if self._api is not None:
             self._api.on_written()
+        if self._starts_on_their_way:
+            self._note_starts_written(now)
         self._adapt_low_water()
         self._pump()
 
@@ -115,6 +162,39 @@ class TunnelWire(TunnelCore):
             if connection is not None and connection.socket_actor is not None and credit.size_bytes:
                 connection.socket_actor.tell(BytesSent(credit.size_bytes))
 
+    # -- waiting for the hello
+
+    def _send_start(self, start: Message, key: ConnectionKey) -> None:
+        """Send a STREAM_START or CONNECTION_START, queued under `key`."""
+        self._wire.control(start, key)
+        if start.ignorable:
+            self._mark_trial.sent(time.monotonic())
+        is_stream = start.type is MessageType.STREAM_START
+        service_id = start.service_id or key.service_id
+        if is_stream and self._session.awaits_hello(service_id, start.stream_id):
+            self._starts_on_their_way[key] = (service_id, start.stream_id)
+
+    def _note_starts_written(self, now: float) -> None:
+        for key in self._wire.messages_left:
+            ids = self._starts_on_their_way.pop(key, None)
+            if ids is not None and self._session.awaits_hello(*ids):
+                self._hello_clock.started(*ids, now)
+        self._wait_for_hello(now)
+
+    def _wait_for_hello(self, now: float) -> None:
+        wait_seconds = self._hello_clock.wait_seconds(now)
+        if wait_seconds is not None and not self._hello_timer_on:
+            self._hello_timer_on = True
+            self.schedule(wait_seconds, CheckHello())
+
+    def _on_check_hello(self, _message: CheckHello) -> None:
+        self._hello_timer_on = False
+        now = time.monotonic()
+        for ids in self._hello_clock.take_overdue(now):
+            self._handle_events(self._session.hello_overdue(*ids))
+        self._wait_for_hello(now)
+        self._pump()
+
     # -- holding the WebSocket
 
     def _on_bytes_delivered(self, message: BytesDelivered) -> None:
@@ -123,6 +203,8 @@ class TunnelWire(TunnelCore):
             self._connections.delivered(connection, message.size_bytes, time.monotonic())
             if self._paused:
                 self._check_backlog()
+            if self._quiesce is not None:
+                self._finish_if_done()
 
     def _check_backlog(self) -> None:
         must_pause = self._connections.must_pause or self._callbacks_are_full()
@@ -130,6 +212,12 @@ class TunnelWire(TunnelCore):
             return
         self._paused = must_pause
         self._websocket.tell(PauseReading() if must_pause else ResumeReading())
+        now = time.monotonic()
+        if must_pause:
+            self._hello_clock.hold(now)
+        else:
+            self._hello_clock.go_on(now)
+            self._wait_for_hello(now)
         if must_pause and not self._stall_check_on:
             self._stall_check_on = True
             self.schedule(self._limits.stall_timeout_seconds, CheckStalled())
@@ -155,7 +243,8 @@ class TunnelWire(TunnelCore):
             connection.stalled = True
             self._stats.count_stalled()
             connection.reason = "stalled: the local application took no byte"
-            connection.stream.tell(RemoteEndedFor(connection.key.connection_id, abort=True))
+            self._abort(connection, connection.reason)
+        self._pump()
         self._stall_check_on = True
         self.schedule(max(self._limits.stall_timeout_seconds / 4, 0.05), message)
 
@@ -166,4 +255,6 @@ class TunnelWire(TunnelCore):
         EventsTaken: _on_events_taken,
         PumpAgain: _on_pump_again,
         CheckStalled: _on_check_stalled,
+        CheckHello: _on_check_hello,
+        HalfCloseEnded: _on_half_close_ended,
     }

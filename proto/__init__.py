@@ -10,6 +10,7 @@ from .admission import ACCEPTED_SUBPROTOCOLS, RequestAccepted, RequestRefused, c
 from .endpoint import MODE_PARAMETER, TUNNEL_PATH, Endpoint
 from .ends import Agreement, End, Phase
 from .errors import (
+    AbnormalEnd,
     ConfigError,
     ConnectionIdUnknown,
     ConnectionIdUnusable,
@@ -102,6 +103,7 @@ __all__ = [
     "SUBPROTOCOL_V2",
     "SUBPROTOCOL_V3",
     "TUNNEL_PATH",
+    "AbnormalEnd",
     "Agreement",
     "ConfigError",
     "ConnectionIdUnknown",

@@ -76,7 +76,7 @@ class End(Enum):
     """What the end that a session reports means for the local application."""
 
     ORDERLY = "orderly"
-    """The peer's direction is over, in good order. The other one stays as long as this side likes."""
+    """The peer's direction is over, in good order. This side's stays as long as it likes."""
     BOTH = "both"
     """Both directions are over, and nobody can tell whether in good order (an unmarked stream)."""
     CUT = "cut"

@@ -15,6 +15,7 @@
      |   `- VersionMismatch
      |- RemoteProtocolError         the peer broke the protocol; its connection must be dropped
      |- HandshakeError              the service refused the connection
+     |- AbnormalEnd                 a stream or connection was cut off
      `- TunnelClosed                the tunnel ended before the operation did
 
 Data is in fields, text in `__str__`. No error carries a token or a payload.
@@ -45,6 +46,10 @@ class RemoteProtocolError(TunnelError):
 
 class TunnelClosed(TunnelError):
     """The tunnel was stopped or closed, so the operation did not take place."""
+
+
+class AbnormalEnd(TunnelError):
+    """A stream or connection did not end in good order: bytes may be missing at its end."""
 
 
 class HandshakeError(TunnelError):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ConnectionShutdown,
         ConnectionStarted,
         ConnectionSuccess,
+        InputEnded,
         MessageReceived,
         SendMessageComplete,
         SessionReset,
@@ -102,6 +103,17 @@ class SecureTunnelBuilder:
     def with_limits(self, limits: Limits) -> Self:
         """Use these bounds."""
         return self._with(limits=limits)
+
+    def with_half_close(self, half_close: bool = True) -> Self:
+        """Keep a connection that the peer has ended in good order, to send on, until it is reset.
+
+        `InputEnded` tells of it, in place of `ConnectionReset` or `StreamStopped`.
+        """
+        return self._with(half_close=half_close)
+
+    def with_marks(self, marks: bool) -> Self:
+        """False: do not tell the kinds of end apart, as if the peer were of another make."""
+        return self._with(marks=marks)
 
     def with_name(self, name: str) -> Self:
         """Call it so in its runtime, in logs and metrics."""
@@ -184,6 +196,10 @@ class SecureTunnelBuilder:
     ) -> Self:
         """V3: be told when the peer ends a connection."""
         return self._with(on_connection_reset=callback)
+
+    def with_on_input_ended(self, callback: Callable[[SecureTunnel, InputEnded], object]) -> Self:
+        """With `with_half_close`: be told when the peer sends no more on a connection."""
+        return self._with(on_input_ended=callback)
 
     def with_on_session_reset(
         self, callback: Callable[[SecureTunnel, SessionReset], object]

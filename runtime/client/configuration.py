@@ -92,6 +92,7 @@ def make_config(
         http_proxy=HttpProxy.parse(proxy) if isinstance(proxy, str) else proxy,
         ssl_context=_ssl_context(options),
         limits=options.get("limits") or Limits(),
+        marks=options.get("marks", True),
     )
 
 

@@ -14,6 +14,7 @@ from tunnelfleet.actors.api_events import (
     ConnectionShutdown,
     ConnectionStarted,
     ConnectionSuccess,
+    InputEnded,
     MessageReceived,
     SendMessageComplete,
     SessionReset,
@@ -49,6 +50,7 @@ CALLBACKS: Mapping[str, type[ApiEvent]] = {
     "on_stream_stopped": StreamStopped,
     "on_connection_started": ConnectionStarted,
     "on_connection_reset": ConnectionReset,
+    "on_input_ended": InputEnded,
     "on_session_reset": SessionReset,
     "on_stopped": Stopped,
 }
@@ -67,6 +69,8 @@ class SecureTunnelOptions(TypedDict, total=False):
     version: ProtocolVersion
     services: Services
     limits: Limits
+    half_close: bool
+    marks: bool
     runtime: TunnelRuntime
     events_to: ActorRef[Any]
     on_connection_success: Callable[[SecureTunnel, ConnectionSuccess], object]
@@ -78,5 +82,6 @@ class SecureTunnelOptions(TypedDict, total=False):
     on_stream_stopped: Callable[[SecureTunnel, StreamStopped], object]
     on_connection_started: Callable[[SecureTunnel, ConnectionStarted], object]
     on_connection_reset: Callable[[SecureTunnel, ConnectionReset], object]
+    on_input_ended: Callable[[SecureTunnel, InputEnded], object]
     on_session_reset: Callable[[SecureTunnel, SessionReset], object]
     on_stopped: Callable[[SecureTunnel, Stopped], object]

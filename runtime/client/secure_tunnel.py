@@ -82,11 +82,14 @@ class SecureTunnel(Sending):
             `http_proxy`: an `HttpProxy` or its URL; `bandwidth`: bytes a second to stay below;
             `version`: that a source speaks, V3 if not said; `services`: services of this tunnel
             that go to sockets, as in `TunnelConfig` (all others go to the callbacks); `limits`;
-            `name`: in the runtime, for logs and metrics; `runtime`: a running `TunnelRuntime` to
-            share, else the client starts and stops one of its own; `events_to`: an actor that gets
-            every event as a message, and holds back the tunnel when it is slow; `on_...`:
-            callbacks, each called as `callback(tunnel, event)` on a thread of the runtime, in
-            order.
+            `half_close`: a connection that the peer has ended in good order stays, to be sent on,
+            until this side ends it: `InputEnded` says so, in place of `ConnectionReset` or
+            `StreamStopped`; `marks`: False does not tell the kinds of end apart (PROTOCOL.md
+            section 3a); `name`: in the runtime, for logs and metrics; `runtime`: a running
+            `TunnelRuntime` to share, else the client starts and stops one of its own; `events_to`:
+            an actor that gets every event as a message, and holds back the tunnel when it is slow;
+            `on_...`: callbacks, each called as `callback(tunnel, event)` on a thread of the
+            runtime, in order.
 
     Raises:
         ConfigError: an option cannot work. The message says which, and what would.
@@ -101,6 +104,7 @@ class SecureTunnel(Sending):
     ) -> None:
         self._given_runtime = options.get("runtime")
         self._callbacks = callbacks_of(options)
+        self._half_close = options.get("half_close", False)
         events_to = options.get("events_to")
         self._actor = None if events_to is None else ActorDelivery(events_to)
         self._config = make_config(access_token, mode, endpoint, options)
@@ -175,7 +179,7 @@ class SecureTunnel(Sending):
             self.name, partial(self._deliver, life), self.limits.event_backlog_bytes
         )
         self._lane_stats = lane.stats
-        life.port = ApiPort(self.name, self.limits, lane)
+        life.port = ApiPort(self.name, self.limits, lane, half_close=self._half_close)
         life.port.wanted = self._wanted()
         life.started, life.stopped = SendFuture(lane), SendFuture(lane)
         # From here on callbacks may come, and use the client.

@@ -215,6 +215,8 @@ class Tunnel:
             return False
         if message.type is MessageType.DATA:
             self._lanes[_OTHER[mode]].payload_bytes += len(message.payload)
+            if message.ignorable and not message.payload and mode is Mode.DESTINATION:
+                self._streams.note_hello(message)
         else:
             self._note(mode, message)
         return True
@@ -226,7 +228,7 @@ class Tunnel:
             self._say(mode, reset_for(message))
 
     def _note(self, mode: Mode, message: Message) -> None:
-        self._streams.note(message)
+        self._streams.note(message, mode)
         if message.type is MessageType.STREAM_START:
             self._tell(ServiceEventKind.STREAM_STARTED, mode, _about(message))
         elif message.type is MessageType.STREAM_RESET:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from tunnelfleet.proto import Message, MessageType
+from tunnelfleet.proto import Message, MessageType, Mode
 
 MAX_STREAMS: Final = 1024
 MAX_CONNECTIONS_REMEMBERED: Final = 1024
@@ -25,11 +25,15 @@ class ActiveStream:
         stream_id: its id.
         has_connection_ids: whether it is a V3 stream.
         connection_ids: its open connections, as far as remembered.
+        marks: whether both sides tell the kinds of end apart (PROTOCOL.md section 3a).
+        ended_by: V1 and V2: the side that has ended its direction alone.
     """
 
     stream_id: int
     has_connection_ids: bool
     connection_ids: set[int] = field(default_factory=set)
+    marks: bool = False
+    ended_by: Mode | None = None
 
     def any_connection(self) -> int:
         """Return a connection id for a message about the whole stream; 0 means none is due."""
@@ -49,7 +53,13 @@ class StreamTable:
     def __len__(self) -> int:
         return len(self._active)
 
-    def note(self, message: Message) -> None:
+    def note_hello(self, message: Message) -> None:
+        """Take in an empty marked DATA of the destination: its answer to a marked start."""
+        stream = self._active.get(message.service_id)
+        if stream is not None and stream.stream_id == message.stream_id:
+            stream.marks = True
+
+    def note(self, message: Message, sender: Mode) -> None:
         """Take in a control message that was relayed."""
         if message.type is MessageType.STREAM_START:
             self._start(message)
@@ -58,7 +68,12 @@ class StreamTable:
         if stream is None or stream.stream_id != message.stream_id:
             return
         if message.type is MessageType.STREAM_RESET:
-            del self._active[message.service_id]
+            is_half = stream.marks and message.ignorable and not stream.has_connection_ids
+            if is_half and stream.ended_by in (None, sender):
+                # The other direction stays, and that side is to be told when this one is lost.
+                stream.ended_by = sender
+            else:
+                del self._active[message.service_id]
         elif message.type is MessageType.CONNECTION_RESET:
             stream.connection_ids.discard(message.connection_id or FIRST_CONNECTION)
         elif len(stream.connection_ids) < MAX_CONNECTIONS_REMEMBERED:
