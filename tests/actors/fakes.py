@@ -38,7 +38,7 @@ from tunnelfleet.actors.messages import (
     Transmit,
     Written,
 )
-from tunnelfleet.proto import Endpoint, Mode
+from tunnelfleet.proto import End, Endpoint, Mode
 
 if TYPE_CHECKING:
     import socket
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 CLIENT_TOKEN = "0123456789abcdef0123456789abcdef"
 SSH_ADDRESS = TcpAddress("127.0.0.1", 22)
+SEEN = {End.ORDERLY: "sees the end", End.BOTH: "is over", End.CUT: "is aborted"}
+"""What a transcript says of a local socket that is told an end."""
 
 
 def settle(dispatcher: Dispatcher) -> None:
@@ -145,7 +147,7 @@ class FakeSocket(Recorder):
         elif isinstance(message, BytesSent):
             self.credited_bytes += message.size_bytes
         elif isinstance(message, RemoteEnded):
-            self.say("is aborted" if message.abort else "sees the end")
+            self.say(SEEN[message.end])
         elif isinstance(message, StopReadingLocal):
             self.say("stops reading")
         elif isinstance(message, Terminated):
@@ -168,10 +170,10 @@ class FakeSocket(Recorder):
         self.tunnel.tell(BytesDelivered(self.key, size_bytes))
 
     def read(self, data: bytes) -> None:
-        self.stream.tell(LocalDataRead(self.key.connection_id, data))
+        self.stream.tell(LocalDataRead(self.key, data))
 
-    def end(self, reason: str = "closed") -> None:
-        self.stream.tell(LocalReadEnded(self.key.connection_id, reason))
+    def end(self, reason: str = "closed", *, is_orderly: bool = True) -> None:
+        self.stream.tell(LocalReadEnded(self.key, reason, is_orderly))
 
 
 class FakeWebSocket(Recorder):

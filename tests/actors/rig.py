@@ -269,6 +269,8 @@ class TunnelRig:
             self.app_does(who, lambda app: app.read(to_payload(rest[0])))
         elif verb == "ends":
             self.app_does(who, lambda app: app.end())
+        elif verb == "breaks":
+            self.app_does(who, lambda app: app.end("broke", is_orderly=False))
         elif verb == "is" and rest == ["gone"]:
             self.app_does(who, lambda app: app.exit())
         elif verb == "takes":

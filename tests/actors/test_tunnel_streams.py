@@ -55,7 +55,35 @@ def test_messages_after_the_loss_and_before_the_next_connection_are_not_taken(
 # -- destination, V3
 
 
-def test_a_connection_of_v3_from_start_to_end(rig: MakeRig) -> None:
+def test_a_marked_connection_of_v3_from_start_to_end(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.connect()
+    tunnel.play("""
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
+        == SSH/1/1 opens
+        << DATA* SSH 1/1 hello
+        == SSH/1/1 gets hello
+        :: SSH/1/1 reads world
+        >> DATA* SSH 1/1 world
+        << CONNECTION_START* SSH 1/2
+        == SSH/1/2 opens
+        << CONNECTION_RESET* SSH 1/1
+        == SSH/1/1 sees the end
+        :: SSH/1/1 reads bye
+        >> DATA* SSH 1/1 bye
+        :: SSH/1/1 ends
+        >> CONNECTION_RESET* SSH 1/1
+        == SSH/1/1 is over
+        :: SSH/1/1 is gone
+        << DATA* SSH 1/2 still here
+        == SSH/1/2 gets still here
+    """)
+    check_counted(tunnel, received=15, sent=8, ended_by="peer")
+
+
+def test_an_unmarked_connection_of_v3_from_start_to_end(rig: MakeRig) -> None:
+    """The peer's reset is the end of both directions: not a message for it follows."""
     tunnel = rig()
     tunnel.connect()
     tunnel.play("""
@@ -68,20 +96,23 @@ def test_a_connection_of_v3_from_start_to_end(rig: MakeRig) -> None:
         << CONNECTION_START SSH 1/2
         == SSH/1/2 opens
         << CONNECTION_RESET SSH 1/1
-        == SSH/1/1 sees the end
+        == SSH/1/1 is over
         :: SSH/1/1 reads bye
-        >> DATA SSH 1/1 bye
         :: SSH/1/1 ends
-        >> CONNECTION_RESET SSH 1/1
         :: SSH/1/1 is gone
         << DATA SSH 1/2 still here
         == SSH/1/2 gets still here
     """)
+    check_counted(tunnel, received=15, sent=5, ended_by="peer")
+
+
+def check_counted(tunnel: TunnelRig, *, received: int, sent: int, ended_by: str) -> None:
+    """One of two connections of the only stream has ended."""
     service = tunnel.stats.services["SSH"]
-    assert (service.received_bytes, service.sent_bytes) == (15, 8)
+    assert (service.received_bytes, service.sent_bytes) == (received, sent)
     assert (service.connections_opened, service.connections_active) == (2, 1)
     assert (service.streams_opened, service.streams_active) == (1, 1)
-    assert service.connections_ended == {"peer": 1}
+    assert service.connections_ended == {ended_by: 1}
 
 
 def test_the_address_of_each_service_is_connected_to(rig: MakeRig) -> None:
@@ -96,22 +127,22 @@ def test_after_a_local_end_what_the_peer_sends_is_still_delivered(rig: MakeRig) 
     tunnel = rig()
     tunnel.connect()
     tunnel.play("""
-        << STREAM_START SSH 1/1
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
         == SSH/1/1 opens
         :: SSH/1/1 ends
-        >> CONNECTION_RESET SSH 1/1
-        << DATA SSH 1/1 the rest
+        >> CONNECTION_RESET* SSH 1/1
+        << DATA* SSH 1/1 the rest
         == SSH/1/1 gets the rest
-        << CONNECTION_RESET SSH 1/1
+        << CONNECTION_RESET* SSH 1/1
+        == SSH/1/1 sees the end
         == SSH/1/1 sees the end
         :: SSH/1/1 is gone
     """)
     assert tunnel.stats.sum("connections_active") == 0
 
 
-def test_when_the_application_is_gone_the_peer_is_told_that_nobody_takes_its_bytes(
-    rig: MakeRig,
-) -> None:
+def test_after_a_local_end_nothing_is_delivered_on_an_unmarked_stream(rig: MakeRig) -> None:
     tunnel = rig()
     tunnel.connect()
     tunnel.play("""
@@ -119,24 +150,67 @@ def test_when_the_application_is_gone_the_peer_is_told_that_nobody_takes_its_byt
         == SSH/1/1 opens
         :: SSH/1/1 ends
         >> CONNECTION_RESET SSH 1/1
+        == SSH/1/1 is over
+        << DATA SSH 1/1 too late
+        << CONNECTION_RESET SSH 1/1
         :: SSH/1/1 is gone
-        >> CONNECTION_RESET SSH 1/1
-        << DATA SSH 1/1 for nobody
     """)
-    assert tunnel.stats.dropped_messages == {"unknown_connection": 1}
+    assert tunnel.stats.sum("connections_active") == 0
+    assert tunnel.stats.dropped_messages == {"unknown_connection": 1, "duplicate_reset": 1}
 
 
-def test_a_second_reset_of_the_peer_aborts_what_still_sends(rig: MakeRig) -> None:
+def test_when_the_application_is_gone_the_peer_is_told_once_that_nobody_takes_its_bytes(
+    rig: MakeRig,
+) -> None:
     tunnel = rig()
     tunnel.connect()
     tunnel.play("""
-        << STREAM_START SSH 1/1
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
         == SSH/1/1 opens
-        << CONNECTION_RESET SSH 1/1
+        :: SSH/1/1 ends
+        >> CONNECTION_RESET* SSH 1/1
+        :: SSH/1/1 is gone
+        << DATA* SSH 1/1 for nobody
+        >> CONNECTION_RESET SSH 1/1
+        << DATA* SSH 1/1 on its way
+    """)
+    assert tunnel.stats.dropped_messages == {"application_closed": 1, "unknown_connection": 1}
+    assert tunnel.stats.sum("connections_active") == 0
+
+
+def test_an_unmarked_reset_after_a_marked_one_aborts_what_still_sends(rig: MakeRig) -> None:
+    """What the peer has ended in good order it may still cut: its application has gone."""
+    tunnel = rig()
+    tunnel.connect()
+    tunnel.play("""
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
+        == SSH/1/1 opens
+        << CONNECTION_RESET* SSH 1/1
         == SSH/1/1 sees the end
         << CONNECTION_RESET SSH 1/1
         == SSH/1/1 is aborted
+        :: SSH/1/1 reads too late
+        :: SSH/1/1 is gone
     """)
+    assert tunnel.stats.sum("connections_active") == 0
+
+
+def test_a_second_marked_reset_says_nothing_new(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.connect()
+    tunnel.play("""
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
+        == SSH/1/1 opens
+        << CONNECTION_RESET* SSH 1/1
+        == SSH/1/1 sees the end
+        << CONNECTION_RESET* SSH 1/1
+        :: SSH/1/1 reads still here
+        >> DATA* SSH 1/1 still here
+    """)
+    assert tunnel.stats.dropped_messages == {"duplicate_reset": 1}
 
 
 def test_a_stream_reset_of_v3_aborts_all_its_connections_and_nothing_is_answered(
@@ -213,50 +287,79 @@ def test_the_end_of_an_old_connection_forgets_no_new_one_with_its_ids(rig: MakeR
     tunnel = rig()
     tunnel.connect()
     tunnel.play("""
-        << STREAM_START SSH 1/1
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
         == SSH/1/1 opens
         << STREAM_RESET SSH 1/1
         == SSH/1/1 is aborted
-        << STREAM_START SSH 1/1
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
         == SSH/1/1' opens
         :: SSH/1/1' ends
-        >> CONNECTION_RESET SSH 1/1
+        >> CONNECTION_RESET* SSH 1/1
         :: SSH/1/1 is gone
-        << DATA SSH 1/1 the answer
+        << DATA* SSH 1/1 the answer
         == SSH/1/1' gets the answer
     """)
 
 
-def test_an_id_that_is_still_being_written_out_is_not_free(rig: MakeRig) -> None:
+def test_an_id_is_free_as_soon_as_both_directions_have_ended_on_the_wire(rig: MakeRig) -> None:
+    """The old socket is still being written to, and the new connection is not in its way."""
     tunnel = rig()
     tunnel.takes = False
     tunnel.connect()
     tunnel.play("""
-        << STREAM_START SSH 1/1
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
         == SSH/1/1 opens
-        << DATA SSH 1/1 bytes
+        << DATA* SSH 1/1 bytes
         == SSH/1/1 gets bytes
         :: SSH/1/1 ends
-        >> CONNECTION_RESET SSH 1/1
-        << CONNECTION_RESET SSH 1/1
+        >> CONNECTION_RESET* SSH 1/1
+        << CONNECTION_RESET* SSH 1/1
         == SSH/1/1 sees the end
-        << CONNECTION_START SSH 1/1
-        >> CONNECTION_RESET SSH 1/1
+        == SSH/1/1 sees the end
+        << CONNECTION_START* SSH 1/1
+        == SSH/1/1' opens
+        << DATA* SSH 1/1 new
+        == SSH/1/1' gets new
         :: SSH/1/1 takes 5
         :: SSH/1/1 is gone
-        << CONNECTION_START SSH 1/1
-        == SSH/1/1' opens
+        :: SSH/1/1' reads alive
+        >> DATA* SSH 1/1 alive
+        :: SSH/1/1' takes 3
     """)
+    assert tunnel.backlog_bytes == 0
+    assert tunnel.stats.sum("connections_active") == 1
 
 
-def test_a_connection_that_is_started_twice_is_reset(rig: MakeRig) -> None:
+@pytest.mark.parametrize("half", ["local", "remote"])
+def test_an_id_of_which_one_direction_is_left_is_not_free(rig: MakeRig, half: str) -> None:
     tunnel = rig()
     tunnel.connect()
+    tunnel.receive("STREAM_START* SSH 1/1")
+    if half == "local":
+        tunnel.app_does("SSH/1/1", lambda app: app.end())
+    else:
+        tunnel.receive("CONNECTION_RESET* SSH 1/1")
+    tunnel.sent(), tunnel.seen()
     tunnel.play("""
-        << STREAM_START SSH 1/1
-        == SSH/1/1 opens
-        << CONNECTION_START SSH 1/1
-        == SSH/1/1 sees the end
+        << CONNECTION_START* SSH 1/1
+        >> CONNECTION_RESET SSH 1/1
+        == SSH/1/1 is aborted
+    """)
+    assert tunnel.stats.dropped_messages == {"duplicate_connection": 1}
+
+
+@pytest.mark.parametrize(("star", "seen"), [("*", "is aborted"), ("", "is over")])
+def test_a_connection_that_is_started_twice_is_reset(rig: MakeRig, star: str, seen: str) -> None:
+    tunnel = rig()
+    tunnel.connect()
+    tunnel.receive(f"STREAM_START{star} SSH 1/1")
+    tunnel.sent(), tunnel.seen()
+    tunnel.play(f"""
+        << CONNECTION_START{star} SSH 1/1
+        == SSH/1/1 {seen}
         >> CONNECTION_RESET SSH 1/1
     """)
     assert tunnel.stats.dropped_messages == {"duplicate_connection": 1}
@@ -382,7 +485,32 @@ def test_a_crashed_stream_is_reset_on_the_wire_and_no_other(
 # -- destination, V1 and V2
 
 
-def test_a_stream_of_v1_from_start_to_end(rig: MakeRig) -> None:
+def test_a_marked_stream_of_v1_from_start_to_end(rig: MakeRig) -> None:
+    tunnel = rig(services=SSH_ONLY)
+    tunnel.connect("SSH")
+    tunnel.play("""
+        << STREAM_START* - 1
+        >> DATA* - 1
+        == SSH/1/1 opens
+        << DATA* - 1 hello
+        == SSH/1/1 gets hello
+        :: SSH/1/1 reads world
+        >> DATA* - 1 world
+        :: SSH/1/1 ends
+        >> STREAM_RESET* - 1
+        << DATA* - 1 rest
+        == SSH/1/1 gets rest
+        << STREAM_RESET* - 1
+        == SSH/1/1 sees the end
+        == SSH/1/1 sees the end
+        :: SSH/1/1 is gone
+    """)
+    assert tunnel.stats.services["SSH"].streams_ended == {"peer_reset": 1}
+    assert tunnel.stats.sum("connections_active") == 0
+
+
+def test_an_unmarked_stream_of_v1_from_start_to_end(rig: MakeRig) -> None:
+    """AWS's C client dies of what follows its reset, or ours (PROTOCOL.md section 4)."""
     tunnel = rig(services=SSH_ONLY)
     tunnel.connect("SSH")
     tunnel.play("""
@@ -392,31 +520,38 @@ def test_a_stream_of_v1_from_start_to_end(rig: MakeRig) -> None:
         == SSH/1/1 gets hello
         :: SSH/1/1 reads world
         >> DATA - 1 world
-        :: SSH/1/1 ends
-        >> STREAM_RESET - 1
-        << DATA - 1 rest
-        == SSH/1/1 gets rest
         << STREAM_RESET - 1
-        == SSH/1/1 sees the end
-        == SSH/1/1 sees the end
+        == SSH/1/1 is over
+        :: SSH/1/1 reads too late
+        :: SSH/1/1 ends
         :: SSH/1/1 is gone
+        << STREAM_START - 2
+        == SSH/2/1 opens
+        :: SSH/2/1 ends
+        >> STREAM_RESET - 2
+        == SSH/2/1 is over
+        << DATA - 2 too late
+        << STREAM_RESET - 2
     """)
-    assert tunnel.stats.services["SSH"].streams_ended == {"peer_reset": 1}
+    assert tunnel.stats.services["SSH"].streams_ended == {"peer_reset": 1, "local_reset": 1}
 
 
 def test_a_stream_of_v2_ends_for_its_service_alone(rig: MakeRig) -> None:
     tunnel = rig()
     tunnel.connect()
     tunnel.play("""
-        << STREAM_START SSH 1
+        << STREAM_START* SSH 1
+        >> DATA* SSH 1
         == SSH/1/1 opens
         << STREAM_START HTTP 1
         == HTTP/1/1 opens
-        << STREAM_RESET SSH 1
+        << STREAM_RESET* SSH 1
         == SSH/1/1 sees the end
+        :: SSH/1/1 reads the rest
+        >> DATA* SSH 1 the rest
         :: SSH/1/1 ends
-        >> STREAM_RESET SSH 1
-        == SSH/1/1 sees the end
+        >> STREAM_RESET* SSH 1
+        == SSH/1/1 is over
         :: SSH/1/1 is gone
         :: HTTP/1/1 reads alive
         >> DATA HTTP 1 alive
@@ -452,19 +587,46 @@ def test_ids_of_v3_are_chosen_as_the_observed_clients_do(rig: MakeRig) -> None:
     tunnel.play("""
         :: SSH accepts
         == SSH/1/1 opens
+        >> STREAM_START* SSH 1/1
+        :: SSH accepts
+        == SSH/1/2 opens
+        >> CONNECTION_START* SSH 1/2
+        :: SSH/1/1 reads hello
+        >> DATA* SSH 1/1 hello
+        << DATA* SSH 1/1
+        << DATA* SSH 1/2 world
+        == SSH/1/2 gets world
+        :: SSH/1/1 ends
+        >> CONNECTION_RESET* SSH 1/1
+        << CONNECTION_RESET* SSH 1/1
+        == SSH/1/1 sees the end
+        == SSH/1/1 sees the end
+        :: SSH/1/1 is gone
+        :: SSH accepts
+        == SSH/1/3 opens
+        >> CONNECTION_START* SSH 1/3
+        << STREAM_RESET SSH 1/2
+        == SSH/1/2 is aborted
+        == SSH/1/3 is aborted
+        :: SSH accepts
+        == SSH/2/1 opens
+        >> STREAM_START* SSH 2/1
+    """)
+
+
+def test_ids_are_the_same_without_marks(rig: MakeRig) -> None:
+    tunnel = source(rig, marks=False)
+    tunnel.play("""
+        :: SSH accepts
+        == SSH/1/1 opens
         >> STREAM_START SSH 1/1
         :: SSH accepts
         == SSH/1/2 opens
         >> CONNECTION_START SSH 1/2
-        :: SSH/1/1 reads hello
-        >> DATA SSH 1/1 hello
-        << DATA SSH 1/2 world
-        == SSH/1/2 gets world
         :: SSH/1/1 ends
         >> CONNECTION_RESET SSH 1/1
+        == SSH/1/1 is over
         << CONNECTION_RESET SSH 1/1
-        == SSH/1/1 sees the end
-        :: SSH/1/1 is gone
         :: SSH accepts
         == SSH/1/3 opens
         >> CONNECTION_START SSH 1/3
@@ -500,10 +662,10 @@ def test_in_v1_and_v2_the_next_caller_takes_the_place_of_the_one_before(
     tunnel.play(f"""
         :: SSH accepts
         == SSH/1/1 opens
-        >> STREAM_START {first}
+        >> STREAM_START* {first}
         :: SSH accepts
         >> STREAM_RESET {first}
-        >> STREAM_START {second}
+        >> STREAM_START* {second}
         == SSH/1/1 is aborted
         == SSH/2/1 opens
         << DATA {first} stale
@@ -552,10 +714,27 @@ def test_a_destination_refuses_more_connections_than_allowed(rig: MakeRig) -> No
         >> CONNECTION_RESET SSH 1/2
         :: HTTP/1/1 ends
         >> CONNECTION_RESET HTTP 1/1
-        << CONNECTION_RESET HTTP 1/1
-        == HTTP/1/1 sees the end
-        :: HTTP/1/1 is gone
+        == HTTP/1/1 is over
         << CONNECTION_START SSH 1/3
+        == SSH/1/3 opens
+    """)
+
+
+def test_a_connection_of_which_one_direction_is_left_keeps_its_place(rig: MakeRig) -> None:
+    tunnel = rig(limits=Limits(max_connections=1))
+    tunnel.connect()
+    tunnel.play("""
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
+        == SSH/1/1 opens
+        :: SSH/1/1 ends
+        >> CONNECTION_RESET* SSH 1/1
+        << CONNECTION_START* SSH 1/2
+        >> CONNECTION_RESET SSH 1/2
+        << CONNECTION_RESET* SSH 1/1
+        == SSH/1/1 sees the end
+        == SSH/1/1 sees the end
+        << CONNECTION_START* SSH 1/3
         == SSH/1/3 opens
     """)
 

@@ -6,7 +6,8 @@
     >> DATA SSH 1/1 hello          to the wire
 
 A message is written TYPE [SERVICE] STREAM[/CONNECTION] [PAYLOAD]; `-` is a service id left out, and
-`<N>` a payload of N bytes. `TunnelRig.play` plays a transcript.
+`<N>` a payload of N bytes. A star behind the type marks it (PROTOCOL.md section 3a), so that the
+hello is `DATA* SSH 1/1`. `TunnelRig.play` plays a transcript.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def to_text(message: Message) -> str:
     if message.type is MessageType.SESSION_RESET:
         return name
     ids = str(message.stream_id) + (f"/{message.connection_id}" if message.connection_id else "")
-    words = [name, message.service_id or "-", ids]
+    words = [name + "*" * message.ignorable, message.service_id or "-", ids]
     return " ".join([*words, shown(message.payload)] if message.payload else words)
 
 
@@ -45,7 +46,7 @@ def to_payload(text: str) -> bytes:
 def to_message(text: str) -> Message:
     """Read a message of a transcript."""
     name, _, rest = text.partition(" ")
-    type_ = MessageType[name]
+    type_ = MessageType[name.removesuffix("*")]
     if type_ is MessageType.SERVICE_IDS:
         return Message(type_, available_service_ids=tuple(filter(None, rest.split(","))))
     if not rest:
@@ -56,6 +57,7 @@ def to_message(text: str) -> Message:
     return Message(
         type_,
         int(stream_id),
+        ignorable=name.endswith("*"),
         service_id="" if service_id == "-" else service_id,
         connection_id=int(connection_id or 0),
         payload=to_payload(payload),
