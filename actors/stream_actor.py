@@ -59,8 +59,10 @@ class StreamActor(DispatchedActor):
         self._local_end = local_end
         self._sockets: dict[int, ActorRef[Any]] = {}
         """The newest socket of each connection id."""
+        self._by_key: dict[ConnectionKey, ActorRef[Any]] = {}
+        """All sockets, those of ended connections too."""
         self._keys: dict[str, ConnectionKey] = {}
-        """All sockets, those of ended connections too, by the URN of their actor."""
+        """Their keys by the URN of their actor."""
         self._reasons: dict[ConnectionKey, str] = {}
         self._stopping = False
 
@@ -85,6 +87,7 @@ class StreamActor(DispatchedActor):
             local_bind=local.local_bind,
         )
         self._sockets[key.connection_id] = ref
+        self._by_key[key] = ref
         self._keys[ref.actor_urn] = key
         self.watch(ref)
 
@@ -102,8 +105,8 @@ class StreamActor(DispatchedActor):
             ref.tell(Deliver(message.data))
 
     def _on_remote_ended(self, message: RemoteEndedFor) -> None:
-        ref = self._sockets.get(message.key.connection_id)
-        if ref is not None and self._keys.get(ref.actor_urn) == message.key:
+        ref = self._by_key.get(message.key)
+        if ref is not None:
             ref.tell(RemoteEnded(message.end, message.reason))
 
     def _stop_reading(self, message: StopReadingLocal) -> None:
@@ -114,6 +117,7 @@ class StreamActor(DispatchedActor):
         key = self._keys.pop(message.ref.actor_urn, None)
         if key is None:
             return
+        del self._by_key[key]
         if self._sockets.get(key.connection_id) == message.ref:
             del self._sockets[key.connection_id]
         reason = self._reasons.pop(key, "")
