@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     import socket
@@ -36,6 +36,10 @@ class _Frame(NamedTuple):
     messages: int
 
 
+_PONG_PLACE: Final = _Frame(b"", 0)
+"""Stands in the queue for the pong that waits, whatever it is by then."""
+
+
 class FrameWriter:
     """A queue of frames in front of a non-blocking socket."""
 
@@ -43,7 +47,7 @@ class FrameWriter:
         self._frames: deque[_Frame] = deque()
         self._sending: memoryview | None = None
         self._sending_messages = 0
-        self._pong: _Frame | None = None
+        self._pong: bytes | None = None
 
     def __len__(self) -> int:
         """The frames that wait, without the one that is on its way."""
@@ -57,7 +61,7 @@ class FrameWriter:
     @property
     def has_pong(self) -> bool:
         """Whether a pong waits."""
-        return self._pong is not None and self._pong in self._frames
+        return self._pong is not None
 
     def add(self, frame: bytes, messages: int = 0) -> None:
         """Put a frame behind the others; it carries so many messages of the tunnel."""
@@ -68,11 +72,14 @@ class FrameWriter:
         self._frames.appendleft(_Frame(frame, 0))
 
     def add_pong(self, frame: bytes) -> None:
-        """Put a pong in the place of one that waits: only the latest is due (RFC 6455 5.5.3)."""
-        if self._pong is not None and self._pong in self._frames:
-            self._frames.remove(self._pong)
-        self._pong = _Frame(frame, 0)
-        self._frames.append(self._pong)
+        """Put a pong in the place of one that waits: only the latest is due (RFC 6455 5.5.3).
+
+        It takes over that one's place in the queue, so that pings without end do not keep it back,
+        and a ping costs the same however much waits.
+        """
+        if self._pong is None:
+            self._frames.append(_PONG_PLACE)
+        self._pong = frame
 
     def write(self, sock: socket.socket) -> tuple[int, Outcome]:
         """Hand over as much as the kernel takes.
@@ -103,14 +110,21 @@ class FrameWriter:
     def _take_next(self) -> memoryview:
         """Take the next frame, joined with the small ones behind it."""
         frames = self._frames
-        data, self._sending_messages = frames.popleft()
+        data, self._sending_messages = self._take()
         if len(data) >= JOIN_WRITE_BYTES or not frames:
             return memoryview(data)
         parts = [data]
         size = len(data)
         while frames and size + len(frames[0].data) <= JOIN_WRITE_BYTES:
-            part, messages = frames.popleft()
+            part, messages = self._take()
             parts.append(part)
             size += len(part)
             self._sending_messages += messages
         return memoryview(b"".join(parts))
+
+    def _take(self) -> _Frame:
+        frame = self._frames.popleft()
+        if frame is not _PONG_PLACE or self._pong is None:
+            return frame
+        pong, self._pong = self._pong, None
+        return _Frame(pong, 0)

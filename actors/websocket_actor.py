@@ -14,7 +14,7 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from tunnelfleet.proto import Message, RemoteProtocolError, encode_frame
+from tunnelfleet.proto import Message, MessageType, RemoteProtocolError, encode_frame
 
 from . import websocket_frames as frames
 from .connect_attempt import ConnectAttempt, connect_failure, refusal
@@ -48,14 +48,21 @@ from .socket_io import (
 from .websocket_input import CloseArrived, PingArrived, PongArrived, WebSocketInput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .handlers import Handlers
     from .kernel import Timer
     from .websocket_context import WebSocketContext
+    from .websocket_input import Arrival
 
 __all__ = ["WebSocketActor"]
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
+TURN_FRAMES = 500
+"""Frames, messages and reads of one turn: a service may send very small ones."""
+CONTROL_FRAMES = 8
+"""A start or a reset counts as so many: it starts and ends actors of the tunnel."""
 MAX_UNSENT_FRAMES = 2_000
 """Frames that may wait for the kernel before reading rests: what is read makes replies."""
 FAREWELL_SECONDS = 3.0
@@ -96,6 +103,8 @@ class WebSocketActor(DispatchedActor):
         self._attempt_timer: Timer | None = None
         self._socket: socket.socket | None = None
         self._input = WebSocketInput()
+        self._arriving: Iterator[Arrival | None] | None = None
+        """What is left of the bytes that were read last: the budget of a turn was spent."""
         self._reading = False
         self._read_pending = False
         self._writer = FrameWriter()
@@ -222,7 +231,8 @@ class WebSocketActor(DispatchedActor):
         self._reading = True
         self._keep_alive.on_heard(time.monotonic())
         self.add_reader(self._socket, self._on_readable)
-        if isinstance(self._socket, ssl.SSLSocket):
+        if self._arriving is not None or isinstance(self._socket, ssl.SSLSocket):
+            # The socket's readiness tells nothing of what has left the kernel already.
             self._read_later()
 
     def _pause(self, _message: PauseReading) -> None:
@@ -252,19 +262,8 @@ class WebSocketActor(DispatchedActor):
                 self._leave()
             return
         messages: list[Message] = []
-        read_bytes = 0
         try:
-            while read_bytes < TURN_READ_BYTES and not self._ended:
-                data = read_some(self._socket)
-                if data is None:
-                    break
-                if not data:
-                    self._fail("lost", "the service closed the TCP connection")
-                    break
-                read_bytes += len(data)
-                self._keep_alive.on_heard(time.monotonic())
-                self._take(data, messages)
-            else:
+            if self._read_turn(self._socket, messages):
                 self._read_later()
         except RemoteProtocolError as error:
             self._fail("protocol_error", str(error))
@@ -276,16 +275,51 @@ class WebSocketActor(DispatchedActor):
         if not self._writer.is_empty:
             self._flush()
 
-    def _take(self, data: bytes, messages: list[Message]) -> None:
-        for arrival in self._input.feed(data):
-            if isinstance(arrival, PingArrived):
-                self._writer.add_pong(frames.encode_pong(arrival.payload))
-            elif isinstance(arrival, PongArrived):
-                self._on_pong()
-            elif isinstance(arrival, CloseArrived):
-                self._fail("closed", "the service closed the WebSocket")
-            else:
+    def _read_turn(self, sock: socket.socket, messages: list[Message]) -> bool:
+        """Read until nothing is there or the budget of a turn is spent; return whether it is."""
+        budget, read_bytes = TURN_FRAMES, 0
+        while budget > 0 and read_bytes < TURN_READ_BYTES:
+            if self._arriving is None:
+                data = read_some(sock)
+                if data is None:
+                    return False
+                if not data:
+                    self._fail("lost", "the service closed the TCP connection")
+                    return False
+                # TLS may give out a byte at a time: a read counts as a frame.
+                budget -= 1
+                read_bytes += len(data)
+                self._keep_alive.on_heard(time.monotonic())
+                self._arriving = self._input.feed(data)
+            budget = self._take(self._arriving, budget, messages)
+            if self._ended:
+                return False
+        return True
+
+    def _take(
+        self, arriving: Iterator[Arrival | None], budget: int, messages: list[Message]
+    ) -> int:
+        """Take what has arrived while there is a budget; return what is left of it."""
+        for arrival in arriving:
+            budget -= 1
+            if isinstance(arrival, Message):
                 messages.append(arrival)
+                if arrival.type is not MessageType.DATA:
+                    budget -= CONTROL_FRAMES
+            elif arrival is not None:
+                self._on_control_frame(arrival)
+            if budget <= 0 or self._ended:
+                return budget
+        self._arriving = None
+        return budget
+
+    def _on_control_frame(self, arrival: PingArrived | PongArrived | CloseArrived) -> None:
+        if isinstance(arrival, PingArrived):
+            self._writer.add_pong(frames.encode_pong(arrival.payload))
+        elif isinstance(arrival, PongArrived):
+            self._on_pong()
+        else:
+            self._fail("closed", "the service closed the WebSocket")
 
     # -- pings
 
@@ -396,6 +430,7 @@ class WebSocketActor(DispatchedActor):
     def _on_end(self, reason: ExitReason) -> None:
         """Close the socket and cancel the attempt, however the actor ended."""
         super()._on_end(reason)
+        self._arriving = None
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None

@@ -47,8 +47,12 @@ class WebSocketInput:
         self._reader = FrameReader()
         self._decoder = FrameDecoder()
 
-    def feed(self, data: bytes) -> Iterator[Arrival]:
-        """Yield what `data` completes, in order.
+    def feed(self, data: bytes) -> Iterator[Arrival | None]:
+        """Yield what `data` completes, in order, and None for a frame that was read before it.
+
+        Frames may be empty, or hold a byte each: whoever has a budget counts what is yielded, rests
+        when it is spent, and goes on with the same iterator, which has to be used up before the
+        next call.
 
         Raises:
             RemoteProtocolError: the service broke the protocol; what came before it was yielded.
@@ -57,7 +61,8 @@ class WebSocketInput:
             payload = frame.data
             assert isinstance(payload, bytes)
             if frame.opcode in (ABNF.OPCODE_BINARY, ABNF.OPCODE_CONT):
-                yield from self._decoder.feed(payload)
+                yield None
+                yield from self._decoder.iterate(payload)
             elif frame.opcode == ABNF.OPCODE_PING:
                 yield PingArrived(payload)
             elif frame.opcode == ABNF.OPCODE_PONG:

@@ -6,8 +6,13 @@ input. Knows no WebSocket, and does not judge whether a message is allowed where
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
 from .message import Message, decode_message, encode_message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_PAYLOAD_BYTES = 64_512
 """The largest payload of one message."""
@@ -66,43 +71,53 @@ class FrameDecoder:
             RemoteProtocolError: a frame is not a message or its payload is too large. Messages that
                 came before it in `data` are lost, as all streams of this connection are.
         """
+        return list(self.iterate(data))
+
+    def iterate(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
+        """As `feed`, message by message: a caller may rest in between, and go on with the rest.
+
+        The iterator has to be used up before the next call.
+
+        Raises:
+            RemoteProtocolError: as `feed`, but what came before it has been yielded.
+        """
         if self._failure:
             raise RemoteProtocolError(self._failure)
         if self._partial:
             self._partial += data
             if len(self._partial) < self._wanted_bytes():
-                return []
+                return
             data = bytes(self._partial)
-        messages: list[Message] = []
+        offset = 0
         try:
-            consumed = self._split(data, messages)
+            while (stop := _end_of_frame(data, offset)) is not None:
+                yield self._decode(data[offset + _PREFIX_BYTES : stop])
+                offset = stop
         except RemoteProtocolError as error:
             self._failure = str(error)
             self._partial = bytearray()
             raise
         # A fresh bytearray gives a grown one's memory back.
-        self._partial = bytearray(data[consumed:])
-        return messages
+        self._partial = bytearray(data[offset:])
 
     def _wanted_bytes(self) -> int:
         if len(self._partial) < _PREFIX_BYTES:
             return _PREFIX_BYTES
         return _PREFIX_BYTES + (self._partial[0] << 8 | self._partial[1])
 
-    def _split(self, data: bytes | bytearray | memoryview, messages: list[Message]) -> int:
-        """Append the messages of all whole frames in `data`; return how many bytes those took."""
-        offset, end, strict = 0, len(data), self._strict
-        while end - offset >= _PREFIX_BYTES:
-            start = offset + _PREFIX_BYTES
-            stop = start + (data[offset] << 8 | data[offset + 1])
-            if stop > end:
-                break
-            message = decode_message(data[start:stop], strict=strict)
-            if len(message.payload) > MAX_PAYLOAD_BYTES:
-                raise RemoteProtocolError(
-                    f"the peer sent a payload of {len(message.payload)} bytes, "
-                    f"above the limit of {MAX_PAYLOAD_BYTES}"
-                )
-            messages.append(message)
-            offset = stop
-        return offset
+    def _decode(self, body: bytes | bytearray | memoryview) -> Message:
+        message = decode_message(body, strict=self._strict)
+        if len(message.payload) > MAX_PAYLOAD_BYTES:
+            raise RemoteProtocolError(
+                f"the peer sent a payload of {len(message.payload)} bytes, "
+                f"above the limit of {MAX_PAYLOAD_BYTES}"
+            )
+        return message
+
+
+def _end_of_frame(data: bytes | bytearray | memoryview, offset: int) -> int | None:
+    """Where the frame at `offset` ends; None if it is not whole."""
+    if len(data) - offset < _PREFIX_BYTES:
+        return None
+    stop = offset + _PREFIX_BYTES + (data[offset] << 8 | data[offset + 1])
+    return stop if stop <= len(data) else None

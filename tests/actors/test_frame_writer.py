@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -101,8 +102,40 @@ def test_only_the_latest_pong_waits() -> None:
     writer.add_pong(b"<pong 2>")
     assert len(writer) == 2
     write(writer, sock)
-    assert sock.data == b"data<pong 2>"
+    assert sock.data == b"<pong 2>data", "pings without end do not keep the pong back"
     assert not writer.has_pong
+    writer.add_pong(b"<pong 3>")
+    write(writer, sock)
+    assert sock.data.endswith(b"data<pong 3>")
+
+
+class Counted(deque[Any]):
+    """A queue that counts how often it is looked through."""
+
+    scans = 0
+
+    def __contains__(self, item: object) -> bool:
+        self.scans += 1
+        return super().__contains__(item)
+
+    def remove(self, item: object) -> None:
+        self.scans += 1
+        super().remove(item)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.scans += 1
+        return super().__iter__()
+
+
+def test_a_pong_costs_the_same_however_much_waits() -> None:
+    writer = FrameWriter()
+    queue = writer._frames = Counted()
+    for _ in range(2_000):
+        writer.add(b"reply", 1)
+    for _ in range(1_000):
+        writer.add_pong(b"<pong>")
+    assert queue.scans == 0
+    assert len(writer) == 2_001
 
 
 @given(st.lists(st.binary(max_size=40), max_size=30), st.data())

@@ -413,6 +413,38 @@ def test_a_held_connection_is_not_read(
     assert total > before
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_pause_in_the_middle_of_what_was_read_loses_nothing(
+    serve: Serve,
+    connect: Connect,
+    tls: Contexts,
+    monkeypatch: pytest.MonkeyPatch,
+    secure: bool,
+) -> None:
+    """What has left the kernel makes no socket ready: the actor has to go on by itself."""
+    monkeypatch.setattr(websocket_actor, "TURN_FRAMES", 7)
+    count = 400
+    server = serve(after_upgrade(data("DATA SSH 1/1 x") * count), tls=tls[0] if secure else None)
+    client = connect(server, tls[1]).established()
+    actor = client.ref.cell.actor
+    held = threading.Event()
+
+    def hold_in_the_middle() -> None:
+        if actor._arriving is not None and len(client.received) < count // 2:
+            client.ref.tell(PauseReading())
+            held.set()
+        elif len(client.received) < count // 2:
+            client.dispatcher.loop.call_soon(hold_in_the_middle)
+
+    client.dispatcher.call_soon(hold_in_the_middle)
+    wait_until(lambda: held.is_set() or len(client.received) == count)
+    settle(client.dispatcher)
+    if held.is_set():
+        assert len(client.received) < count
+    client.tell(ResumeReading())
+    wait_until(lambda: len(client.received) == count)
+
+
 def test_a_held_connection_still_sends(serve: Serve, connect: Connect) -> None:
     got = Log()
 
@@ -505,13 +537,16 @@ def test_tls_that_wants_to_read_before_it_writes_goes_on_after(
         peer.send_frame(PING)
         while True:
             opcode, payload = peer.read_frame()
+            if opcode == PONG:
+                answered.set()
             if opcode == BINARY:
                 got.add(payload)
                 return
 
+    answered = threading.Event()
     client = connect(serve(script))
     client.established()
-    wait_until(lambda: client.ref.cell.actor._writer._pong is not None)
+    assert answered.wait(DEADLINE_SECONDS)
     settle(client.dispatcher)
     actor = client.ref.cell.actor
     real = actor._socket

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.actors.servers import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
 from tests.actors.transcripts import to_message, to_text
+from tunnelfleet.actors.websocket_frames import FrameReader
 from tunnelfleet.actors.websocket_input import (
     Arrival,
     CloseArrived,
@@ -17,7 +19,10 @@ from tunnelfleet.actors.websocket_input import (
     PongArrived,
     WebSocketInput,
 )
-from tunnelfleet.proto import Message, RemoteProtocolError, encode_frame
+from tunnelfleet.proto import Message, RemoteProtocolError, encode_frame, framing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def wire(text: str) -> bytes:
@@ -37,9 +42,16 @@ def shown(arrival: Arrival) -> str:
     return to_text(arrival)
 
 
+def texts(reader: WebSocketInput, pieces: list[bytes]) -> list[str]:
+    """What arrives, without the frames that only count."""
+    arrivals = [arrival for piece in pieces for arrival in reader.feed(piece)]
+    return [shown(arrival) for arrival in arrivals if arrival is not None]
+
+
 HELLO, WORLD = "DATA SSH 1/1 hello", "DATA SSH 1/1 world"
 BOTH = wire(HELLO) + wire(WORLD)
 CUT = len(wire(HELLO)) // 2
+FRAGMENTS = frame(BINARY, b"\0", fin=False) + frame(CONT, b"", fin=False) * 100 + frame(CONT, b"\0")
 
 ARRIVALS = {
     "nothing": (b"", []),
@@ -68,14 +80,14 @@ ARRIVALS = {
 
 @pytest.mark.parametrize(("data", "expected"), ARRIVALS.values(), ids=ARRIVALS.keys())
 def test_what_arrives_at_once(data: bytes, expected: list[str]) -> None:
-    assert [shown(arrival) for arrival in WebSocketInput().feed(data)] == expected
+    assert texts(WebSocketInput(), [data]) == expected
 
 
 @pytest.mark.parametrize(("data", "expected"), ARRIVALS.values(), ids=ARRIVALS.keys())
 def test_what_arrives_byte_by_byte(data: bytes, expected: list[str]) -> None:
     reader = WebSocketInput()
     pieces = [data[at : at + 1] for at in range(len(data))]
-    assert [shown(arrival) for piece in pieces for arrival in reader.feed(piece)] == expected
+    assert texts(reader, pieces) == expected
 
 
 @given(st.data())
@@ -86,7 +98,7 @@ def test_any_split_makes_no_difference(data: st.DataObject) -> None:
     borders = [0, *cuts, len(whole)]
     pieces = [whole[a:b] for a, b in itertools.pairwise(borders)]
     reader = WebSocketInput()
-    assert [shown(arrival) for piece in pieces for arrival in reader.feed(piece)] == expected
+    assert texts(reader, pieces) == expected
 
 
 VIOLATIONS = {
@@ -100,6 +112,35 @@ VIOLATIONS = {
 @pytest.mark.parametrize(("data", "text"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
 def test_what_came_before_a_violation_counts(data: bytes, text: str) -> None:
     arrivals = WebSocketInput().feed(frame(PING) + frame(BINARY, wire(HELLO)) + data)
-    assert [shown(next(arrivals)) for _ in range(2)] == ["PING", HELLO]
+    first = [next(arrivals) for _ in range(3)]
+    assert [shown(arrival) for arrival in first if arrival is not None] == ["PING", HELLO]
     with pytest.raises(RemoteProtocolError, match=text):
-        next(arrivals)
+        list(arrivals)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [frame(BINARY) * 100, frame(BINARY, wire(HELLO) * 99), frame(PING) * 100, FRAGMENTS],
+    ids=["empty frames", "messages of one frame", "pings", "fragments of a byte"],
+)
+def test_no_step_is_more_work_than_a_frame_or_a_message(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that whoever has a budget can rest in between."""
+    work = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **named: Any) -> Any:
+            nonlocal work
+            work += 1
+            return function(*args, **named)
+
+        return wrapper
+
+    monkeypatch.setattr(framing, "decode_message", counted(framing.decode_message))
+    monkeypatch.setattr(FrameReader, "_check", counted(FrameReader._check))
+    steps = 0
+    for _ in WebSocketInput().feed(data):
+        steps += 1
+        assert work <= steps, "it was read ahead"
+    assert steps >= 100

@@ -1,0 +1,67 @@
+"""How much work the turns of a dispatcher are, in the CPU time of its own thread.
+
+Other processes do not count into it, so a bound holds on a busy machine as well.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tunnelfleet.actors.kernel import Dispatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_TURN_SECONDS = 0.05
+"""What a turn may take, whatever a peer sends."""
+
+
+class Turns:
+    """The turns that were measured."""
+
+    def __init__(self) -> None:
+        self.longest: dict[str, float] = {}
+        """The CPU seconds of the longest turn by actor class."""
+        self.counts: dict[str, int] = {}
+
+    def note(self, name: str, seconds: float) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self.longest[name] = max(self.longest.get(name, 0.0), seconds)
+
+    def check(self) -> None:
+        """Fail if one took too long."""
+        long = {name: f"{s:.3f} s" for name, s in self.longest.items() if s > MAX_TURN_SECONDS}
+        assert not long, f"turns were too long: {long}"
+
+
+@contextmanager
+def measured_turns(monkeypatch: Any) -> Iterator[Turns]:
+    """Measure every turn of every dispatcher; garbage collection is off meanwhile."""
+    turns = Turns()
+    turn, account, ready = Dispatcher._turn, Dispatcher._account, Dispatcher._socket_ready
+    began = {}
+
+    def timed_turn(self: Dispatcher, cell: Any, started: float) -> float:
+        began[self] = time.thread_time()
+        return turn(self, cell, started)
+
+    def timed_ready(self: Dispatcher, registration: Any) -> None:
+        began[self] = time.thread_time()
+        ready(self, registration)
+
+    def timed_account(self: Dispatcher, cell: Any, item: Any, handled: int, seconds: float) -> None:
+        turns.note(cell.actor_class.__name__, time.thread_time() - began[self])
+        account(self, cell, item, handled, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dispatcher, "_turn", timed_turn)
+        patch.setattr(Dispatcher, "_socket_ready", timed_ready)
+        patch.setattr(Dispatcher, "_account", timed_account)
+        gc.disable()
+        try:
+            yield turns
+        finally:
+            gc.enable()
