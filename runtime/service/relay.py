@@ -5,7 +5,7 @@ and what the service itself says on a tunnel: SERVICE_IDS, STREAM_RESET, SESSION
 not know tokens or HTTP. All of it runs on the service's loop.
 
 Bounded memory: a client is read only while the other one's wire is not full (128 KiB), at most
-64 KiB at a time; so one direction holds 192 KiB and a partial frame, and no more than 128 KiB above
+16 KiB at a time; so one direction holds 144 KiB and a partial frame, and no more than 128 KiB above
 that while a delay is set.
 
 PROTOCOL.md section 4, on the wire: SERVICE_IDS is a WebSocket message of its own and sent once a

@@ -28,8 +28,10 @@ HIGH_WATER_BYTES: Final = 131_072
 LOW_WATER_BYTES: Final = 32_768
 """Below this much unsent a full wire has drained, and may be fed again."""
 
-READ_BYTES: Final = 65_536
-"""At most so much is read in one turn, so that all connections have theirs."""
+READ_BYTES: Final = 16_384
+"""At most so much is read in one turn, so that all connections have theirs.
+
+It may hold some 2,700 frames, which take 20 ms."""
 
 TLS_RECORD_BYTES: Final = 16_384
 SEND_BYTES: Final = 65_536

@@ -1,0 +1,82 @@
+"""A client that floods the service with tiny frames holds up no other client for long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.runtime.service.support import TunnelClient, data, start
+from tunnelfleet.proto import Mode, encode_frame
+from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.service.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_TURN_SECONDS = 0.05
+FLOOD_BYTES = 200_000
+
+
+def masked(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
+    """The smallest frame of a client: its mask is zero."""
+    return bytes([(0x80 if fin else 0) | opcode, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+def repeated(frame: bytes) -> bytes:
+    return frame * (FLOOD_BYTES // len(frame))
+
+
+FLOODS: dict[str, Callable[[], bytes]] = {
+    "pings": lambda: repeated(masked(9)),
+    "pongs": lambda: repeated(masked(10)),
+    "empty frames": lambda: repeated(masked(2)),
+    "empty fragments": lambda: masked(2, fin=False) + repeated(masked(0, fin=False)),
+    "DATA of a byte": lambda: repeated(masked(2, encode_frame(data(b"x")))),
+    "STREAM_START": lambda: b"".join(
+        masked(2, encode_frame(start(number))) for number in range(1, 8_000)
+    ),
+}
+
+
+@pytest.mark.parametrize("has_peer", [False, True], ids=["alone", "with a destination"])
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
+def test_no_flood_makes_a_long_turn(
+    monkeypatch: pytest.MonkeyPatch, flood: Callable[[], bytes], has_peer: bool
+) -> None:
+    turns: list[float] = []
+    on_readable = Wire._on_readable
+
+    def timed(self: Wire) -> None:
+        began = time.thread_time()
+        on_readable(self)
+        turns.append(time.thread_time() - began)
+
+    monkeypatch.setattr(Wire, "_on_readable", timed)
+    with TunnelService(tls=False, port=0) as service:
+        tokens = service.open_tunnel("press-4", ["SSH"])
+        clients = [TunnelClient(service, Mode.SOURCE, tokens.source_token)]
+        if has_peer:
+            clients.append(TunnelClient(service, Mode.DESTINATION, tokens.destination_token))
+        readers = [threading.Thread(target=drain, args=(client,)) for client in clients]
+        for reader in readers:
+            reader.start()
+        # The service ends the connection when it has taken all of it.
+        clients[0].ws.sock.sendall(flood() + masked(8))
+        readers[0].join()
+    for reader in readers:
+        reader.join()
+    for client in clients:
+        client.close()
+    assert max(turns) < MAX_TURN_SECONDS
+
+
+def drain(client: TunnelClient) -> None:
+    """Read what comes until the service ends."""
+    try:
+        while client.ws.sock.recv(65_536):
+            pass
+    except ConnectionResetError:
+        return
