@@ -23,6 +23,7 @@ __all__ = [
     "READ_BYTES",
     "abort_quietly",
     "close_quietly",
+    "close_socket",
     "discard_some",
     "has_hung_up",
     "is_would_block",
@@ -125,8 +126,25 @@ def prepare_local(sock: socket.socket, limits: Limits) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def close_socket(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+    """Shut down, then close; a socket that is broken already is closed, too.
+
+    A close alone does nothing while a forked child holds the descriptor: the other side sees no
+    end, and a listener goes on accepting. A shutdown is of the connection, whoever holds it.
+
+    Args:
+        sock: a connection or a listener, plain or TLS.
+        how: `SHUT_WR` if the other side may still be sending: what it sends is then ignored,
+            without a reset.
+    """
+    with contextlib.suppress(OSError):
+        # Not SSLSocket's own, which forgets its TLS on the way.
+        socket.socket.shutdown(sock, how)
+    close_quietly(sock)
+
+
 def close_quietly(sock: socket.socket) -> None:
-    """Close; a socket that is broken already is closed, too."""
+    """Close this descriptor and no other of the same socket."""
     with contextlib.suppress(OSError):
         sock.close()
 

@@ -33,6 +33,13 @@ class AdminOptions:
         bearer_token: what a client must send as `Authorization: Bearer TOKEN`; None lets all in.
         ready_fraction: the part of the tunnels that must be connected to be ready.
         ready_hysteresis: how far below `ready_fraction` a ready fleet may fall and stay ready.
+        open_to_all: serve without a token although `host` is not loopback.
+        max_connections: at once; when there are more, the one that has kept the server waiting for
+            the longest is closed.
+        request_seconds: how long a client has for TLS and its first request, and for each further
+            one from its first byte on.
+        response_seconds: how long it has to take a response.
+        idle_seconds: how long a connection is kept that asks for nothing more.
 
     Raises:
         ConfigError: they do not go together, or a number is out of its range.
@@ -45,6 +52,11 @@ class AdminOptions:
     bearer_token: str | None = field(default=None, repr=False)
     ready_fraction: float = 0.9
     ready_hysteresis: float = 0.1
+    open_to_all: bool = False
+    max_connections: int = 64
+    request_seconds: float = 10.0
+    response_seconds: float = 30.0
+    idle_seconds: float = 75.0
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.private_key is None):
@@ -55,11 +67,23 @@ class AdminOptions:
             )
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"a port is 0 to 65535, not {self.port}")
+        times = (self.request_seconds, self.response_seconds, self.idle_seconds)
+        if self.max_connections < 1 or not all(0 < each < float("inf") for each in times):
+            raise ConfigError(
+                "max_connections takes at least 1; request_seconds, response_seconds and "
+                "idle_seconds take more than 0"
+            )
         self._check_token()
 
     def _check_token(self) -> None:
         token = self.bearer_token
         if token is None:
+            if not self.open_to_all and not is_loopback(self.host):
+                raise ConfigError(
+                    f"anyone who reaches {self.host} could read the administration server: "
+                    "listen on 127.0.0.1, ask for a bearer token, or open it to all on purpose "
+                    "(on the command line: --admin-open)"
+                )
             return
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise ConfigError("the bearer token must be printable ASCII without blanks")

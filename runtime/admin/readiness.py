@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tunnelfleet.actors.stats import TunnelState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["MAX_LISTED", "Readiness", "ReadinessReport", "TunnelView"]
+__all__ = ["MAX_LISTED", "Readiness", "ReadinessReport", "TunnelView", "join_ends"]
 
 MAX_LISTED: Final = 100
 """Tunnels that the report names; the rest is a number."""
 _MARGIN: Final = 1e-9
 _LEAVING: Final = frozenset({TunnelState.DRAINING, TunnelState.STOPPED})
+
+
+_RANKS: Final = {TunnelState.CONNECTED: 0, TunnelState.DRAINING: 1, TunnelState.STOPPED: 1}
+"""Of the ends of one tunnel, the highest counts; every other state is 2."""
 
 
 class TunnelView(NamedTuple):
@@ -63,6 +67,22 @@ class ReadinessReport:
             ],
             "not_connected_count": self.missing_count,
         }
+
+
+def join_ends(ends: Iterable[TunnelView], tunnel_of: Callable[[str], str]) -> Iterable[TunnelView]:
+    """Make one of the ends that belong to one tunnel: it is connected when all of them are.
+
+    Args:
+        ends: what the runtime has.
+        tunnel_of: the name of the tunnel that an end of that name belongs to.
+    """
+    joined: dict[str, TunnelView] = {}
+    for end in ends:
+        name = tunnel_of(end.name)
+        known = joined.get(name)
+        if known is None or _RANKS.get(end.state, 2) > _RANKS.get(known.state, 2):
+            joined[name] = end._replace(name=name)
+    return joined.values()
 
 
 class Readiness:

@@ -1,8 +1,8 @@
 """AdminServer: /metrics, /healthz and /readyz of a runtime, on a thread of its own.
 
-Owns the thread, the listener, TLS, who is let in, and the pages. What they say comes from the
-collector, `liveness` and `readiness`. It never touches a dispatcher but to ask whether it turns,
-so a scrape that takes long holds up no tunnel.
+Owns the thread, TLS, who is let in, and the pages; connections and their limits are `listener`'s.
+What they say comes from the collector, `liveness` and `readiness`. It never touches a dispatcher
+but to ask whether it turns, so a scrape that takes long holds up no tunnel.
 
 No answer of ours repeats anything of the request, and nothing of it is logged: people put tokens
 into URLs. A scrape is made on a second thread, so that it holds up no other page.
@@ -16,7 +16,7 @@ import logging
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
 from prometheus_client import (
@@ -30,23 +30,33 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.metrics.breather import Breather
 
 from .exposition import expose
+from .listener import Listener
 from .liveness import silent_dispatchers
 from .options import AdminOptions
-from .readiness import Readiness, TunnelView
+from .readiness import Readiness, TunnelView, join_ends
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from aiohttp.typedefs import Handler
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from tunnelfleet.runtime.runtime import TunnelRuntime
+
+    Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 __all__ = ["AdminServer"]
 
 STOP_SECONDS: Final = 5.0
 SHUTDOWN_SECONDS: Final = 1.0
 """How long requests under way have when the server stops."""
-MAX_REQUEST_BYTES: Final = 1_024
+LINGERING_SECONDS: Final = 1.0
+"""How long the body of a request is read that nobody asked for, after the response."""
+ALLOWED_METHODS: Final = ("GET", "HEAD")
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    # Instead of aiohttp's, which tells all versions.
+    "Server": "tunnelfleet",
+}
+"""Of every answer."""
 
 INDEX: Final = """<!doctype html><title>tunnelfleet</title><h1>tunnelfleet</h1>
 <ul><li><a href="/metrics">/metrics</a> for Prometheus
@@ -67,6 +77,22 @@ class _WithoutContents(logging.Filter):
         return True
 
 
+class _RequestHandler(web.RequestHandler):
+    """Speaks HTTP on one connection."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no request."""
+        response = super().handle_error(request, status, exc, message)
+        response.headers.update(HEADERS)
+        return response
+
+
 _http_log = logging.getLogger(f"{__name__}.http")
 _http_log.addFilter(_WithoutContents())
 
@@ -78,6 +104,8 @@ class AdminServer:
         runtime: the runtime.
         options: where to listen, whom to let in.
         registry: what `/metrics` shows; None makes one of the runtime and the process.
+        tunnel_of: where the runtime has more than one end of a tunnel: the tunnel that an end of
+            that name belongs to. `/readyz` counts tunnels then, not ends.
     """
 
     def __init__(
@@ -86,8 +114,10 @@ class AdminServer:
         options: AdminOptions | None = None,
         *,
         registry: CollectorRegistry | None = None,
+        tunnel_of: Callable[[str], str] | None = None,
     ) -> None:
         self._runtime = runtime
+        self._tunnel_of = tunnel_of
         self._options = options or AdminOptions()
         self._registry = registry or make_registry(runtime)
         self._readiness = Readiness(self._options.ready_fraction, self._options.ready_hysteresis)
@@ -98,6 +128,13 @@ class AdminServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._port = self._options.port
+        self._listener: Listener | None = None
+        self._pages: dict[str, Page] = {
+            "/": self._on_index,
+            "/metrics": self._on_metrics,
+            "/healthz": self._on_healthz,
+            "/readyz": self._on_readyz,
+        }
 
     @property
     def port(self) -> int:
@@ -176,60 +213,67 @@ class AdminServer:
             self._started.set()
 
     async def _serve(self, context: ssl.SSLContext | None) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        runner = web.AppRunner(
-            self._application(),
-            access_log=None,
-            logger=_http_log,
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_SECONDS,
-        )
-        await runner.setup()
+        http = web.Server(self._on_request)
+
+        def make_http() -> web.RequestHandler:
+            return _RequestHandler(
+                http,
+                loop=loop,
+                logger=_http_log,
+                # None is what aiohttp's own runner passes on for "no access log".
+                access_log=None,  # type: ignore[arg-type]
+                keepalive_timeout=self._options.idle_seconds,
+                lingering_time=LINGERING_SECONDS,
+            )
+
+        listener = self._listener = Listener(self._options, make_http, context)
         try:
-            site = web.TCPSite(runner, self._options.host, self._options.port, ssl_context=context)
-            await site.start()
-            self._port = runner.addresses[0][1]
+            await listener.start()
+            self._port = listener.port
             self._started.set()
             await self._stopping.wait()
         finally:
-            await runner.cleanup()
+            listener.close()
+            http.pre_shutdown()
+            await http.shutdown(SHUTDOWN_SECONDS)
+            listener.abort()
             self._scraper.shutdown(cancel_futures=True)
 
-    def _application(self) -> web.Application:
-        application = web.Application(
-            middlewares=[self._guard()], client_max_size=MAX_REQUEST_BYTES
-        )
-        application.router.add_get("/", self._on_index)
-        application.router.add_get("/metrics", self._on_metrics)
-        application.router.add_get("/healthz", self._on_healthz)
-        application.router.add_get("/readyz", self._on_readyz)
-        return application
+    async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = self._listener.find(request.transport) if self._listener else None
+        if connection is None:
+            raise ConnectionResetError("the client has gone")
+        connection.begin_handling()
+        try:
+            response = await self._answer(request)
+        finally:
+            connection.end_handling()
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
 
-    def _guard(self) -> Any:
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
         token = self._options.bearer_token
-        wanted = f"Bearer {token}".encode()
-
-        @web.middleware
-        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            given = request.headers.get("Authorization", "").encode("utf-8", "replace")
-            if token is not None and not hmac.compare_digest(given, wanted):
-                raise web.HTTPUnauthorized(
-                    text="send the bearer token\n", headers={"WWW-Authenticate": "Bearer"}
-                )
-            response = await handler(request)
-            response.headers["Cache-Control"] = "no-store"
-            response.headers["X-Content-Type-Options"] = "nosniff"
-            return response
-
-        return guard
+        given = request.headers.get("Authorization", "").encode("utf-8", "replace")
+        if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            headers = {"WWW-Authenticate": "Bearer"}
+            return web.Response(status=401, text="send the bearer token\n", headers=headers)
+        page = self._pages.get(request.path)
+        if page is None:
+            return web.Response(status=404, text="there is no such page\n")
+        if request.method not in ALLOWED_METHODS:
+            headers = {"Allow": ", ".join(ALLOWED_METHODS)}
+            return web.Response(status=405, text="pages can be read only\n", headers=headers)
+        return await page(request)
 
     # -- pages
 
-    async def _on_index(self, _request: web.Request) -> web.Response:
+    async def _on_index(self, _request: web.BaseRequest) -> web.Response:
         return web.Response(text=INDEX, content_type="text/html")
 
-    async def _on_metrics(self, request: web.Request) -> web.Response:
+    async def _on_metrics(self, request: web.BaseRequest) -> web.Response:
         accept = request.headers.get("Accept", "")
         accept_encoding = request.headers.get("Accept-Encoding", "")
         # Elsewhere: a large scrape takes its time, and /healthz must not wait for it.
@@ -241,7 +285,7 @@ class AdminServer:
             headers["Content-Encoding"] = found.encoding
         return web.Response(body=found.body, headers=headers)
 
-    async def _on_healthz(self, _request: web.Request) -> web.Response:
+    async def _on_healthz(self, _request: web.BaseRequest) -> web.Response:
         dispatchers = self._runtime.dispatchers
         if not dispatchers:
             return web.json_response(
@@ -253,8 +297,11 @@ class AdminServer:
             body["silent"] = silent
         return web.json_response(body, status=503 if silent else 200)
 
-    async def _on_readyz(self, _request: web.Request) -> web.Response:
-        report = self._readiness.judge(self._views())
+    async def _on_readyz(self, _request: web.BaseRequest) -> web.Response:
+        views: Iterable[TunnelView] = self._views()
+        if self._tunnel_of is not None:
+            views = join_ends(views, self._tunnel_of)
+        report = self._readiness.judge(views)
         running = bool(self._runtime.dispatchers)
         body = {**report.to_json(self._readiness), "running": running}
         if not running:

@@ -29,6 +29,13 @@ def test_it_is_on_loopback_unless_told_otherwise() -> None:
         {"bearer_token": ""},
         {"bearer_token": "two words"},
         {"bearer_token": "secret", "host": "0.0.0.0"},
+        {"host": "0.0.0.0"},
+        {"host": "::"},
+        {"host": "press-4.example"},
+        {"max_connections": 0},
+        {"request_seconds": 0},
+        {"response_seconds": -1},
+        {"idle_seconds": float("inf")},
     ],
     ids=str,
 )
@@ -40,6 +47,12 @@ def test_what_does_not_go_together_is_refused(wrong: dict[str, Any]) -> None:
 def test_a_token_off_loopback_goes_with_tls() -> None:
     options = AdminOptions(bearer_token="s", host="0.0.0.0", certificate=PEM, private_key=PEM)
     assert options.is_tls
+
+
+def test_off_loopback_without_a_token_is_only_on_purpose() -> None:
+    assert AdminOptions(host="0.0.0.0", open_to_all=True).host == "0.0.0.0"
+    with pytest.raises(ConfigError, match="--admin-open"):
+        AdminOptions(host="0.0.0.0")
 
 
 def test_the_token_is_in_no_repr() -> None:

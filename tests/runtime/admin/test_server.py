@@ -255,3 +255,55 @@ def test_a_request_that_is_none_puts_nothing_of_it_into_the_log(
     text = caplog.text + "".join(str(record.__dict__) for record in caplog.records)
     assert "Error handling request" in text
     assert TOKEN not in text
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"200"),
+        (b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"404"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"405"),
+        (b"GET / HTTP/9.9\r\n\r\n", b"400"),
+    ],
+)
+def test_no_answer_tells_versions(server: AdminServer, request_bytes: bytes, status: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(request_bytes)
+        with client.makefile("rb") as answer:
+            head = answer.read().partition(b"\r\n\r\n")[0]
+    assert head.split(b" ")[1] == status
+    assert b"\r\nServer: tunnelfleet\r\n" in head + b"\r\n"
+    assert b"aiohttp" not in head
+    assert b"\r\nCache-Control: no-store" in head
+
+
+def test_a_head_has_no_body(server: AdminServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        with client.makefile("rb") as answer:
+            assert answer.read().endswith(b"\r\n\r\n")
+
+
+def test_tunnels_are_counted_and_not_their_ends(
+    runtime: TunnelRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one process has both ends of a tunnel, as the demo has."""
+
+    class End:
+        def __init__(self, name: str, state: TunnelState) -> None:
+            self.name, self.stats = name, fill(TunnelStats(), state=state)
+
+    ends = [
+        End(f"{name} {mode}", TunnelState.CONNECTED)
+        for name in ("kiln", "oven", "press")
+        for mode in ("source", "destination")
+    ]
+    ends[-1].stats.enter(TunnelState.BACKOFF, "lost")
+    monkeypatch.setattr(runtime, "tunnels", lambda: ends)
+    with AdminServer(
+        runtime, AdminOptions(port=0), tunnel_of=lambda name: name.split()[0]
+    ) as server:
+        found = get(server, "/readyz").json
+    assert (found["tunnels"], found["connected"], found["not_connected_count"]) == (3, 2, 1)
+    (missing,) = found["not_connected"]  # type: ignore[misc]
+    assert (missing["tunnel"], missing["state"], missing["reason"]) == ("press", "backoff", "lost")

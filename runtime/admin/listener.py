@@ -1,0 +1,337 @@
+"""Who may be connected to the administration server, how many and for how long.
+
+Owns the listening sockets, the accepted connections and their clocks. HTTP itself is aiohttp's,
+which has no time for a first request, none for a response that nobody reads, and no limit on
+connections; and asyncio's own accept loop logs a traceback for each turn in which the process has
+no file descriptor left. It knows no pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+
+from tunnelfleet.actors.socket_io import close_socket
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from aiohttp import web
+
+    from .options import AdminOptions
+
+__all__ = ["Connection", "Listener"]
+
+BACKLOG: Final = 128
+ACCEPTS_PER_TURN: Final = 16
+SWEEP_SECONDS: Final = 0.25
+"""Between two looks at the clocks of all connections."""
+ACCEPT_PAUSE_SECONDS: Final = 1.0
+"""How long nothing is accepted after an accept failed, mostly for want of a descriptor."""
+LOG_SECONDS: Final = 60.0
+"""Between two log lines about what cannot be accepted."""
+
+_log = logging.getLogger(__name__)
+
+
+class ConnectionState(Enum):
+    """What a connection is waiting for."""
+
+    HANDSHAKE = auto()
+    """TLS."""
+    REQUEST = auto()
+    """The rest of a request, the first one's beginning too."""
+    HANDLING = auto()
+    """The page that was asked for is being made."""
+    RESPONDING = auto()
+    """The client has to take the response."""
+    IDLE = auto()
+    """The client may ask for another page, or leave."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection: it passes everything on to aiohttp, and keeps the time.
+
+    Args:
+        sock: the accepted socket.
+        http: what speaks HTTP on it.
+    """
+
+    def __init__(self, sock: socket.socket, http: web.RequestHandler) -> None:
+        self._socket = sock
+        self._http = http
+        self._transport: asyncio.Transport | None = None
+        self._is_ahead = False
+        """Bytes of the next request came before the end of this one."""
+        self.task: asyncio.Task[object] | None = None
+        """What makes the transport, once it runs."""
+        self.is_unwanted = False
+        """It was aborted before that."""
+        self.state = ConnectionState.HANDSHAKE
+        self.since = time.monotonic()
+
+    def _enter(self, state: ConnectionState) -> None:
+        self.state = state
+        self.since = time.monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; the clock of the first request began with the connection."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.state = ConnectionState.REQUEST
+        self._http.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass bytes on."""
+        if self.state is ConnectionState.IDLE:
+            self._enter(ConnectionState.REQUEST)
+        elif self.state is not ConnectionState.REQUEST:
+            self._is_ahead = True
+        self._http.data_received(data)
+
+    def eof_received(self) -> None:
+        """Pass the end on; the transport closes then."""
+        self._http.eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Pass the end on."""
+        self._http.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._http.resume_writing()
+
+    def begin_handling(self) -> None:
+        """A request is whole: what it asks for may take its time."""
+        self._is_ahead = False
+        self._enter(ConnectionState.HANDLING)
+
+    def end_handling(self) -> None:
+        """The client's time to take the response begins."""
+        self._enter(ConnectionState.RESPONDING)
+
+    def look(self) -> None:
+        """Notice that the response has been taken."""
+        transport = self._transport
+        if (
+            self.state is ConnectionState.RESPONDING
+            and transport is not None
+            and not transport.get_write_buffer_size()
+        ):
+            self._enter(ConnectionState.REQUEST if self._is_ahead else ConnectionState.IDLE)
+
+    def abort(self) -> None:
+        """End it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+        elif self.task is not None:
+            self.task.cancel()
+        else:
+            self.is_unwanted = True
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """Its transport, from the end of the handshake on."""
+        return self._transport
+
+
+class Listener:
+    """Accepts connections while there are few enough, and ends those that take too long.
+
+    When there are too many, the one that has kept the server waiting for the longest has to go, so
+    that whoever opens connections and says nothing locks nobody out.
+
+    Args:
+        options: where to listen, and the limits.
+        make_http: makes what speaks HTTP on a connection.
+        context: of TLS, or None.
+    """
+
+    def __init__(
+        self,
+        options: AdminOptions,
+        make_http: Callable[[], web.RequestHandler],
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self._options = options
+        self._make_http = make_http
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._sockets: list[socket.socket] = []
+        self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._silent_until = float("-inf")
+        self._unlogged = 0
+        self._limits = {
+            ConnectionState.HANDSHAKE: options.request_seconds,
+            ConnectionState.REQUEST: options.request_seconds,
+            ConnectionState.RESPONDING: options.response_seconds,
+            ConnectionState.IDLE: options.idle_seconds,
+        }
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._sockets[0].getsockname()[1])
+
+    @property
+    def connections(self) -> int:
+        """How many there are, in whatever state."""
+        return len(self._connections)
+
+    async def start(self) -> None:
+        """Listen on every address of the host.
+
+        Raises:
+            OSError: it cannot.
+        """
+        host, port = self._options.host, self._options.port
+        found = await self._loop.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        try:
+            for family, _type, _protocol, _name, address in dict.fromkeys(found):
+                # The others listen where the first one does, also if it picked the port itself.
+                chosen = self.port if self._sockets else port
+                self._listen(family, (address[0], chosen, *address[2:]))
+        except BaseException:
+            self._close_sockets()
+            raise
+        self._accept_again()
+        self._sweep()
+
+    def _listen(self, family: int, address: tuple[object, ...]) -> None:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        self._sockets.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+
+    def find(self, transport: asyncio.BaseTransport | None) -> Connection | None:
+        """The connection of a transport."""
+        return next((each for each in self._connections if each.transport is transport), None)
+
+    def close(self) -> None:
+        """Accept no more; connections that are there go on."""
+        for handle in (self._pause, self._sweep_timer):
+            if handle is not None:
+                handle.cancel()
+        self._close_sockets()
+
+    def abort(self) -> None:
+        """End what is left of the connections."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+            close_socket(sock)
+
+    # -- accepting
+
+    def _accept_again(self) -> None:
+        self._pause = None
+        for sock in self._sockets:
+            self._loop.add_reader(sock, self._accept, sock)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, _address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._rest(error)
+                return
+            self._admit(sock)
+
+    def _rest(self, error: OSError) -> None:
+        """Without a descriptor the same connection would be reported again at once."""
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+        self._pause = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
+        self._complain(
+            f"the administration server cannot accept a connection: {error.strerror}; "
+            f"it tries again in {ACCEPT_PAUSE_SECONDS:g} s"
+        )
+
+    def _complain(self, text: str) -> None:
+        now = time.monotonic()
+        if now < self._silent_until:
+            self._unlogged += 1
+            return
+        more, self._unlogged = self._unlogged, 0
+        self._silent_until = now + LOG_SECONDS
+        _log.warning("%s%s", text, f" (and {more} times since the last line)" if more else "")
+
+    def _admit(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if len(self._connections) >= self._options.max_connections and not self._make_room():
+            close_socket(sock)
+            self._complain(
+                f"the administration server has {self._options.max_connections} connections, "
+                "all at work: another one was closed (see max_connections)"
+            )
+            return
+        connection = Connection(sock, self._make_http())
+        self._connections.add(connection)
+        task = self._loop.create_task(self._connect(connection, sock))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _make_room(self) -> bool:
+        """End the connection that has waited for its client the longest."""
+        waiting = [c for c in self._connections if c.state is not ConnectionState.HANDLING]
+        if not waiting:
+            return False
+        last = min(waiting, key=lambda c: (c.state is ConnectionState.RESPONDING, c.since))
+        self._connections.discard(last)
+        last.abort()
+        return True
+
+    async def _connect(self, connection: Connection, sock: socket.socket) -> None:
+        timeout = self._options.request_seconds if self._context is not None else None
+        connection.task = asyncio.current_task()
+        try:
+            # What fails here is a client that went, or speaks no TLS.
+            with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.CancelledError):
+                if connection.is_unwanted:
+                    return
+                await self._loop.connect_accepted_socket(
+                    lambda: connection, sock, ssl=self._context, ssl_handshake_timeout=timeout
+                )
+        finally:
+            if connection.transport is None:
+                self._connections.discard(connection)
+                close_socket(sock)
+
+    # -- time
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._connections):
+            connection.look()
+            limit = self._limits.get(connection.state)
+            transport = connection.transport
+            if transport is not None and transport.is_closing():
+                self._connections.discard(connection)
+            elif limit is not None and now - connection.since > limit:
+                self._connections.discard(connection)
+                connection.abort()
+        self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -1,0 +1,165 @@
+"""Clients that take their time, or all connections, lock nobody out of the admin server."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import socket
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.actors.kernel.helpers import wait_until
+from tests.runtime.admin.test_server import get
+from tunnelfleet.runtime import TunnelRuntime
+from tunnelfleet.runtime.admin import AdminOptions, AdminServer, listener
+from tunnelfleet.runtime.service.certificates import ensure_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+WAIT_SECONDS = 10.0
+HALF = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
+WHOLE = HALF + b"\r\n"
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., AdminServer]]:
+    """Return a maker of servers; a test gives the limits that it reaches."""
+    with ExitStack() as stack:
+        runtime = stack.enter_context(TunnelRuntime())
+
+        def make(**options: object) -> AdminServer:
+            made = AdminServer(runtime, AdminOptions(port=0, **options))  # type: ignore[arg-type]
+            return stack.enter_context(made)
+
+        yield make
+
+
+@contextmanager
+def client(server: AdminServer, sent: bytes = b"") -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_SECONDS) as sock:
+        sock.sendall(sent)
+        yield sock
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """What comes until the server ends the connection; fails if it does not."""
+    got = b""
+    try:
+        while data := sock.recv(65_536):
+            got += data
+    except ConnectionResetError:
+        pass
+    return got
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"G", HALF, b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n123"],
+    ids=["nothing", "a byte", "half a head", "half a body"],
+)
+def test_a_client_that_does_not_go_on_is_let_go(
+    serve: Callable[..., AdminServer], sent: bytes
+) -> None:
+    with client(serve(request_seconds=0.3), sent) as sock:
+        read_to_end(sock)
+
+
+def test_half_of_a_second_request_has_its_time_too(serve: Callable[..., AdminServer]) -> None:
+    server = serve(request_seconds=0.3, idle_seconds=600.0)
+    with client(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as sock:
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+        sock.sendall(HALF)
+        read_to_end(sock)
+
+
+def test_a_connection_that_is_idle_is_kept_for_a_while(
+    serve: Callable[..., AdminServer],
+) -> None:
+    server = serve(request_seconds=0.3, idle_seconds=600.0)
+    with client(server, WHOLE) as sock:
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+        sock.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            read_to_end(sock)
+    with client(serve(idle_seconds=0.3), WHOLE) as sock:
+        assert read_to_end(sock).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_response_that_nobody_reads_is_given_up(
+    serve: Callable[..., AdminServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is larger than what the kernel takes, so it stays in the server's memory."""
+    server = serve(response_seconds=0.5)
+    monkeypatch.setattr("tunnelfleet.runtime.admin.server.INDEX", "x" * 40_000_000)
+    with client(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as sock:
+        sock.recv(1)
+        wait_until(lambda: listening(server).connections == 0)
+        assert len(read_to_end(sock)) < 40_000_000
+
+
+def test_tls_that_is_never_spoken_is_given_up(
+    serve: Callable[..., AdminServer], tmp_path: Path
+) -> None:
+    files = ensure_certificate(tmp_path, "127.0.0.1")
+    server = serve(
+        request_seconds=0.3, certificate=files.certificate, private_key=files.private_key
+    )
+    with client(server) as silent, client(server, b"GET / HTTP/1.1\r\n\r\n") as plain:
+        assert b"HTTP" not in read_to_end(plain)
+        assert read_to_end(silent) == b""
+    wait_until(lambda: listening(server).connections == 0)
+
+
+def test_too_many_connections_lock_nobody_out(serve: Callable[..., AdminServer]) -> None:
+    """Whoever has kept the server waiting for the longest makes room."""
+    server = serve(max_connections=8, request_seconds=600.0)
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(client(server, HALF)) for _ in range(40)]
+        assert get(server, "/healthz").status == 200
+        assert listening(server).connections <= 8
+        for sock in waiting[:32]:
+            assert read_to_end(sock) == b""
+        assert get(server, "/metrics").status == 200
+
+
+def test_without_descriptors_it_rests_and_says_so_once(
+    serve: Callable[..., AdminServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(listener, "ACCEPT_PAUSE_SECONDS", 0.02)
+    server = serve()
+    tries = 0
+    rest = listener.Listener._rest
+
+    def counted(self: listener.Listener, error: OSError) -> None:
+        nonlocal tries
+        tries += 1
+        rest(self, error)
+
+    monkeypatch.setattr(listener.Listener, "_rest", counted)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with caplog.at_level(logging.DEBUG), socket.socket() as sock:
+        sock.settimeout(WAIT_SECONDS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            sock.connect(("127.0.0.1", server.port))
+            wait_until(lambda: tries >= 5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        sock.sendall(WHOLE)
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+    records = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert [each.getMessage().split(":")[0] for each in records] == [
+        "the administration server cannot accept a connection"
+    ]
+    assert records[0].exc_info is None
+
+
+def listening(server: AdminServer) -> listener.Listener:
+    assert server._listener is not None
+    return server._listener
