@@ -80,8 +80,8 @@ class AdminOptions:
         if token is None:
             if not self.open_to_all and not is_loopback(self.host):
                 raise ConfigError(
-                    f"anyone who reaches {self.host} could read the administration server: "
-                    "listen on 127.0.0.1, ask for a bearer token, or open it to all on purpose "
+                    "the administration server would be open to everyone who can reach this "
+                    "machine: listen on 127.0.0.1, ask for a bearer token, or open it on purpose "
                     "(on the command line: --admin-open)"
                 )
             return

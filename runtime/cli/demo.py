@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tunnelfleet.runtime.admin import parse_admin_address
+from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address
 from tunnelfleet.runtime.demo import Demo, DemoOptions, make_view
 
 from .errors import EXIT_FAILURE, EXIT_OK
@@ -38,6 +38,9 @@ def demo_command(
             "--admin", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there."
         ),
     ] = None,
+    admin_open: Annotated[
+        bool, typer.Option("--admin-open", help="Let --admin listen beyond this machine.")
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print the result as JSON on stdout; the rest goes to stderr."),
@@ -53,7 +56,7 @@ def demo_command(
         duration_seconds=duration,
         chaos=chaos,
         keep=keep,
-        admin=None if admin is None else parse_admin_address(admin),
+        admin=None if admin is None else _admin_options(admin, admin_open),
     )
     stream = sys.stderr if as_json else sys.stdout
     demo = Demo(options, make_view(stream))
@@ -65,3 +68,8 @@ def demo_command(
         sys.stdout.write(report.to_json() + "\n")
         sys.stdout.flush()
     return EXIT_OK if report.is_good else EXIT_FAILURE
+
+
+def _admin_options(text: str, is_open: bool) -> AdminOptions:
+    address = parse_admin_address(text)
+    return AdminOptions(host=address.host, port=address.port, open_to_all=is_open)

@@ -197,6 +197,9 @@ def localproxy_command(
             "--admin", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there."
         ),
     ] = None,
+    admin_open: Annotated[
+        bool, typer.Option("--admin-open", help="Let --admin listen beyond this machine.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write each event as a JSON object a line.")
     ] = False,
@@ -234,6 +237,7 @@ def localproxy_command(
         "bandwidth": bandwidth,
         "payload-bytes": payload_bytes,
         "admin": admin,
+        "admin-open": "true" if admin_open else None,
     }
     hide_arguments(access_token or "", client_token or "")
     plan = make_plan(flags, config, os.environ)

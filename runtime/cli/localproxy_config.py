@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tunnelfleet.actors.config import Address
+    from tunnelfleet.runtime.admin import AdminOptions
 
 TUNNEL_NAME = "localproxy"
 DEFAULT_BIND_HOST = "127.0.0.1"
@@ -81,7 +82,7 @@ class Plan:
     verify: bool
     retry_count: int
     reconnect: bool
-    admin: TcpAddress | None = None
+    admin: AdminOptions | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -137,15 +138,17 @@ class PlanBuilder:
             notes=tuple(self._notes),
         )
 
-    def _admin(self) -> TcpAddress | None:
+    def _admin(self) -> AdminOptions | None:
         given = self._given.get("admin")
         if given is None:
             return None
         # Only who asks for it waits for an HTTP server to be imported.
-        from tunnelfleet.runtime.admin import parse_admin_address  # noqa: PLC0415
+        from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address  # noqa: PLC0415
 
+        is_open = self._boolean("admin-open")
         try:
-            return parse_admin_address(given.text)
+            address = parse_admin_address(given.text)
+            return AdminOptions(host=address.host, port=address.port, open_to_all=is_open)
         except ConfigError as error:
             raise given.error(str(error)) from error
 

@@ -77,6 +77,7 @@ OPTIONS = {
         Option("bandwidth", "--bandwidth"),
         Option("payload-bytes", "--payload-bytes"),
         Option("admin", "--admin"),
+        Option("admin-open", "--admin-open"),
     )
 }
 

@@ -104,14 +104,14 @@ class Localproxy:
 
     @contextmanager
     def _admin(self, runtime: RuntimeLike) -> Iterator[None]:
-        address = self._plan.admin
-        if address is None or not isinstance(runtime, TunnelRuntime):
+        options = self._plan.admin
+        if options is None or not isinstance(runtime, TunnelRuntime):
             yield
             return
         # Only who asks for it waits for an HTTP server to be imported.
-        from tunnelfleet.runtime.admin import AdminOptions, AdminServer  # noqa: PLC0415
+        from tunnelfleet.runtime.admin import AdminServer  # noqa: PLC0415
 
-        with AdminServer(runtime, AdminOptions(host=address.host, port=address.port)) as server:
+        with AdminServer(runtime, options) as server:
             self._reporter.note(f"metrics are at {server.url}/metrics")
             yield
 

@@ -18,7 +18,14 @@ from tunnelfleet.runtime.runtime import TunnelRuntime
 from tunnelfleet.runtime.service import TunnelService
 
 from .chaos import Chaos, StrikeKind, plan_strikes
-from .fleet import CONNECT_RATE_PER_SECOND, admin_lines, guide_lines, open_pair, tunnel_names
+from .fleet import (
+    CONNECT_RATE_PER_SECOND,
+    admin_lines,
+    guide_lines,
+    open_pair,
+    tunnel_names,
+    tunnel_of,
+)
 from .pacing import TrafficPlan
 from .process import allow_files_for, rss_bytes, thread_count
 from .report import Report, make_report
@@ -27,8 +34,6 @@ from .traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from tunnelfleet.actors.config import TcpAddress
 
     from .chaos import Strike
     from .fleet import DemoTunnel
@@ -68,7 +73,7 @@ class DemoOptions:
     chaos: bool = True
     keep: bool = False
     seed: int = 0
-    admin: TcpAddress | None = None
+    admin: AdminOptions | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.tunnels <= MAX_TUNNELS:
@@ -150,11 +155,11 @@ class Demo:
             )
 
     def _serve_admin(self, stack: ExitStack, runtime: TunnelRuntime) -> AdminServer | None:
-        address = self._options.admin
-        if address is None:
+        options = self._options.admin
+        if options is None:
             return None
-        options = AdminOptions(host=address.host, port=address.port)
-        return stack.enter_context(AdminServer(runtime, options))
+        # Both ends of each tunnel are in this process: people count tunnels, as the table does.
+        return stack.enter_context(AdminServer(runtime, options, tunnel_of=tunnel_of))
 
     def _play(self, runtime: TunnelRuntime) -> bool:
         """Go through the phases. Returns whether the user ended them before they were over."""

@@ -62,6 +62,11 @@ def tunnel_names(count: int) -> list[str]:
     return sorted([name for name, _ in zip(names, range(count), strict=False)])
 
 
+def tunnel_of(end_name: str) -> str:
+    """Return the name of the tunnel that an end of the demo belongs to."""
+    return end_name.rpartition(" ")[0]
+
+
 def open_pair(
     name: str,
     service: TunnelService,

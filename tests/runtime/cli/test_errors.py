@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from tunnelfleet.proto import ConfigError, HandshakeError, TunnelClosed
+from tunnelfleet.runtime.cli.app import main
 from tunnelfleet.runtime.cli.errors import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -113,3 +114,20 @@ def test_a_closed_pipe_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_one_line(text: str, line: str) -> None:
     assert one_line(text) == line
+
+
+@pytest.mark.parametrize("command", ["localproxy", "demo"])
+def test_a_command_opens_its_metrics_to_everyone_only_on_purpose(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWSIOT_TUNNEL_ACCESS_TOKEN", "t")
+    options = {
+        "localproxy": ["-e", "ws://127.0.0.1:1", "-s", "0"],
+        "demo": ["--tunnels", "0"],
+    }[command]
+    assert main([command, "--admin", "0.0.0.0:0", *options]) == EXIT_USAGE
+    assert "--admin-open" in capsys.readouterr().err
+    # With it the next mistake is what ends the command.
+    options = {"localproxy": ["-e", "ws://127.0.0.1:1", "-m", "neither"], "demo": options}[command]
+    assert main([command, "--admin", "0.0.0.0:0", "--admin-open", *options]) == EXIT_USAGE
+    assert "--admin-open" not in capsys.readouterr().err
