@@ -68,6 +68,8 @@ class TunnelRuntime:
             tunnel, and at the same time for several. It may block: that delays the events of that
             tunnel, and in the end what it reads.
         per_tunnel_series: how many tunnels have metrics of their own; 0 for none.
+        name: tells its metrics from those of other runtimes in the same registry, by the label
+            `runtime`; without a name there is no such label.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class TunnelRuntime:
         ssl_context: ssl.SSLContext | None = None,
         on_event: Callable[[TunnelEvent], None] | None = None,
         per_tunnel_series: int = 0,
+        name: str = "",
     ) -> None:
         if dispatchers < 1 or connect_concurrency < 1 or connect_rate_per_second <= 0:
             raise ConfigError(
@@ -107,7 +110,11 @@ class TunnelRuntime:
         )
         self._life = RuntimeLife(make_engine, self._root_children, self._book, callbacks)
         self._collector = TunnelCollector(
-            self._ledger, self._kernel, callbacks, lambda: self.callback_threads.thread_count
+            self._ledger,
+            self._kernel,
+            callbacks,
+            lambda: self.callback_threads.thread_count,
+            name,
         )
 
     # -- life

@@ -34,8 +34,10 @@ serves it:
         with AdminServer(runtime, AdminOptions(port=9464)):
             ...
 
-Nothing is registered at import. `sent` is from local sockets to the WebSocket, `received` the other
-way; bytes are payload of DATA messages. `mode` is `source` or `destination`.
+Several runtimes can share a registry if they have names, `TunnelRuntime(name="north")`: their
+samples have the label `runtime` then. Nothing is registered at import. `sent` is from local
+sockets to the WebSocket, `received` the other way; bytes are payload of DATA messages. `mode` is
+`source` or `destination`.
 
 **Labels are bounded.** `service_id` comes from the service: the first {MAX_SERVICE_IDS} distinct
 ones have series, all others are counted as `other`; the service of a V1 tunnel, which has no id, is
@@ -65,12 +67,16 @@ silent ones.
 
 `/readyz` answers 200 when at least `ready_fraction` (0.9) of the tunnels are connected; once ready,
 503 only below `ready_fraction - ready_hysteresis` (0.8). The JSON body lists up to 100 tunnels that
-are not connected, with state, reason and time. Drained and stopped tunnels do not count.
+are not connected, with state, reason and time. Drained and stopped tunnels do not count. Where one
+process has both ends of each tunnel, as `demo` has, they count as one.
 
-The server listens on loopback unless told otherwise. `AdminOptions` takes a certificate with its
-key, and a `bearer_token`, which all paths then ask for. Its answers repeat nothing of a request,
-save that the sender of something that is not HTTP is told what was wrong with it; no log has
-anything of either. A scrape runs on a thread of its own: `/healthz` does not wait for it.
+The server listens on loopback unless told otherwise; beyond that it wants a `bearer_token`, or
+`open_to_all` (`--admin-open`). `AdminOptions` takes a certificate with its key, and the token,
+which all paths then ask for. A client has `request_seconds` (10) for its request and
+`response_seconds` (30) for the answer, an idle connection `idle_seconds` (75); of more than
+`max_connections` (64) the one that has waited longest is closed. Its answers repeat nothing of a
+request, save that the sender of something that is not HTTP is told what was wrong with it; no log
+has anything of either. A scrape runs on a thread of its own: `/healthz` does not wait for it.
 
 ## Dashboards and alerts
 

@@ -72,16 +72,18 @@ def expose(registry: Collector, accept: str, accept_encoding: str) -> Exposition
     """
     encode, content_type = choose_encoder(accept)
     breather = Breather()
-    parts: list[bytes] = []
+    # By family: two runtimes in one registry have the same, and a family stands in one place.
+    families: dict[str, list[bytes]] = {}
     is_open_metrics = content_type.startswith("application/openmetrics-text")
     for family in registry.collect():
-        for number, part in enumerate(_split(family)):
+        parts = families.setdefault(family.name, [])
+        for part in _split(family):
             text = encode(_One(part)).removesuffix(_EOF)
-            parts.append(text if number == 0 else _without_head(text))
+            parts.append(_without_head(text) if parts else text)
             breather.breathe()
     if is_open_metrics:
-        parts.append(_EOF)
-    body = b"".join(parts)
+        families[""] = [_EOF]
+    body = b"".join([text for parts in families.values() for text in parts])
     if takes_gzip(accept_encoding):
         return Exposition(gzip.compress(body, GZIP_LEVEL), content_type, "gzip")
     return Exposition(body, content_type, None)

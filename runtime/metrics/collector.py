@@ -12,6 +12,7 @@ import platform
 import threading
 from typing import TYPE_CHECKING, Final
 
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from tunnelfleet.actors.stats import TunnelState
@@ -20,13 +21,12 @@ from tunnelfleet.proto import DropReason, StopCause
 from .breather import Breather
 from .catalogue import CATALOGUE, PER_TUNNEL
 from .families import empty, histogram, info, numbers
+from .samples import Labelled
 from .totals import SERVICE_COLUMNS, TUNNEL_COLUMNS, Totals
 from .tunnel_rows import per_tunnel_families
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from prometheus_client.metrics_core import Metric as Family
 
     from tunnelfleet.actors.lane_stats import CallbackTotals
 
@@ -87,6 +87,8 @@ class TunnelCollector(Collector):
         kernel: the dispatchers.
         callbacks: what became of callbacks.
         callback_threads: tells how many threads run them now.
+        name: of the runtime; if it has one, every sample has it as the label `runtime`, so that
+            several runtimes can share a registry.
     """
 
     def __init__(
@@ -95,19 +97,34 @@ class TunnelCollector(Collector):
         kernel: KernelMeter,
         callbacks: CallbackTotals,
         callback_threads: Callable[[], int],
+        name: str = "",
     ) -> None:
+        self._name = name
         self._ledger = ledger
         self._kernel = kernel
         self._callbacks = callbacks
         self._callback_threads = callback_threads
 
     def describe(self) -> Iterable[Family]:
-        """Every family, without samples: a registry asks for it so as to refuse a second one."""
+        """Every family, without samples: a registry asks for it so as to refuse a second one.
+
+        Runtimes with names have the same families, told apart by a label: of them a registry
+        refuses the second of one name.
+        """
+        if self._name:
+            return [Family(f"tunnelfleet_runtime:{self._name}", "", "unknown")]
         shown = CATALOGUE if self._ledger.rows else CATALOGUE[: -len(PER_TUNNEL)]
         return [empty(each.name) for each in shown]
 
     def collect(self) -> Iterator[Family]:
         """Sum up."""
+        for family in self._families():
+            if self._name:
+                samples = Labelled(family.samples, "runtime", self._name)
+                family.samples = samples  # type: ignore[assignment]
+            yield family
+
+    def _families(self) -> Iterator[Family]:
         reading = self._ledger.read()
         totals = Totals(reading.fleets)
         yield from _traffic(totals)

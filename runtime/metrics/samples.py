@@ -12,7 +12,7 @@ from typing import overload
 
 from prometheus_client.samples import Sample
 
-__all__ = ["Samples"]
+__all__ = ["Labelled", "Samples"]
 
 
 class Samples(Sequence[Sample]):
@@ -63,3 +63,42 @@ class Samples(Sequence[Sample]):
         row, column = divmod(number, len(self._names))
         labels = dict(zip(self._label_names, self._rows[row], strict=True))
         return Sample(self._names[column], labels, self._columns[column][row])
+
+
+class Labelled(Sequence[Sample]):
+    """Samples with one label more.
+
+    Args:
+        samples: those without it.
+        name: of the label.
+        value: the same for all.
+    """
+
+    __slots__ = ("_label", "_samples")
+
+    def __init__(self, samples: Sequence[Sample], name: str, value: str) -> None:
+        self._samples = samples
+        self._label = {name: value}
+
+    def __len__(self) -> int:
+        """As many as without it."""
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """A sample, or a list of them."""
+        if isinstance(index, slice):
+            return [self._add(sample) for sample in self._samples[index]]
+        return self._add(self._samples[index])
+
+    def __iter__(self) -> Iterator[Sample]:
+        """One by one."""
+        return map(self._add, self._samples)
+
+    def _add(self, sample: Sample) -> Sample:
+        return sample._replace(labels={**self._label, **sample.labels})

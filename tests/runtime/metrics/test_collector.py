@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.runtime.metrics.support import Fleet, open_tunnel
 from tunnelfleet.actors.kernel import Dispatcher
@@ -233,3 +237,27 @@ def test_a_scrape_makes_no_work_for_the_garbage_collector() -> None:
     samples = body.count(b"\n")
     assert samples > 13_000
     assert 0 < most < samples
+
+
+def test_runtimes_with_names_share_a_registry() -> None:
+    registry = CollectorRegistry()
+    names = {"north": 5, "south": 7, "": 11}
+    for name, sent in names.items():
+        runtime = TunnelRuntime(name=name)
+        registry.register(runtime.collector)
+        open_tunnel(runtime._ledger, "a", sent=sent)
+    with pytest.raises(ValueError, match="south"):
+        registry.register(TunnelRuntime(name="south").collector)
+    text = expose(registry, "", "").body.decode()
+    strict = expose(registry, "application/openmetrics-text; version=1.0.0", "").body
+    found = {
+        sample.labels.get("runtime"): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "tunnelfleet_sent_bytes_total"
+    }
+    assert found == {"north": 5.0, "south": 7.0, None: 11.0}
+    heads = [line for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(heads) == len(set(heads))
+    # It refuses a family that stands in two places.
+    assert list(openmetrics(strict.decode()))
