@@ -8,13 +8,13 @@ thread works on it at a time. It knows neither events nor tunnels.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from _thread import get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from .kernel.log import get_logger
 from .lane_stats import CallbackTotals, LaneStats
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ LOGGED_ERRORS = 10
 """Exceptions of one lane that are logged each; then every `LOG_EVERY`th is."""
 LOG_EVERY = 1_000
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Lane:

@@ -9,11 +9,11 @@ that moment, and are told `TunnelClosed` when it is gone.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import TunnelClosed, TunnelError
 
 from .supervisor import RuntimeSupervisor
@@ -32,7 +32,7 @@ FORCED_END_SECONDS = 30.0
 """What a dispatcher has to end the actors that are left; it takes longer than one turn."""
 NOT_RUNNING = "the runtime is not running: call start() first"
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Engine:

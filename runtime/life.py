@@ -15,7 +15,6 @@ it. A stop in good order waits for the actors without it.
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 
 from tunnelfleet.actors.kernel import BlockingCallError, Dispatcher
+from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.relay_threads import RelayThreads
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.proto import TunnelError
@@ -44,7 +44,7 @@ CALLBACK_SECONDS = 5.0
 """What callbacks have to return when the runtime ends by itself."""
 MIN_CALLBACK_SECONDS = 1.0
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class RuntimeLife:

@@ -7,7 +7,6 @@ Must not know how turns are scheduled or how an actor is taken down (see `dispat
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 from _thread import get_ident
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -16,6 +15,7 @@ from pykka import Actor, ActorRegistry, Future
 from .cell import ActorCell
 from .dispatcher import Dispatcher
 from .futures import DispatchedFuture
+from .log import contained, get_logger
 from .mail import Piped
 from .readiness import Direction
 from .reasons import NORMAL, ExitReason
@@ -33,7 +33,13 @@ if TYPE_CHECKING:
     from .ref import DispatchedRef
     from .reply import Reply
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
+
+
+def _register(ref: ActorRef[Any]) -> None:
+    # pykka logs it when it is done, and the host's handlers may raise.
+    with contained():
+        ActorRegistry.register(ref)
 
 
 class DispatchedActor(Actor):
@@ -84,7 +90,7 @@ class DispatchedActor(Actor):
             actor.__init__(*args, **kwargs)  # type: ignore[misc]
             cell.registered = register
             if register:
-                ActorRegistry.register(cell.ref)
+                _register(cell.ref)
             cell.dispatcher.launch(cell)
         except BaseException:
             cell.abandon()

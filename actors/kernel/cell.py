@@ -9,7 +9,6 @@ thread, save the part on sending. Longer than other modules: mailbox and end are
 
 from __future__ import annotations
 
-import logging
 import threading
 import traceback as tracebacks
 import uuid
@@ -23,6 +22,7 @@ from pykka._envelope import Envelope
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
 from .futures import resolve, resolve_exception
+from .log import contained, get_logger
 from .mail import KILL, LAUNCH, START, Ended, Kill, Launch, Piped, Start
 from .reasons import KILLED, SHUTDOWN, ExitKind, ExitReason, Terminated
 from .ref import DispatchedRef
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .dispatcher import Dispatcher
     from .readiness import Registration
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class ActorCell:
@@ -294,8 +294,7 @@ class ActorCell:
         with self.dispatcher.lock:
             self.ended = True
         self._release()
-        if self.registered:
-            ActorRegistry.unregister(self.ref)
+        self._unregister()
         reason = self._run_hooks(self.exit_reason or KILLED)
         self._release()
         self._refuse_mail()
@@ -303,6 +302,12 @@ class ActorCell:
         self.dispatcher.forget(self)
         self.actor = None
         self._tell_watchers(reason)
+
+    def _unregister(self) -> None:
+        if self.registered:
+            # pykka logs it, and the host's handlers may raise.
+            with contained():
+                ActorRegistry.unregister(self.ref)
 
     def _release(self) -> None:
         for timer in list(self.timers or ()):
@@ -373,8 +378,7 @@ class ActorCell:
     def abandon(self) -> None:
         """End an actor that was never launched: its constructor or its dispatcher refused."""
         self.ended = self.told = True
-        if self.registered:
-            ActorRegistry.unregister(self.ref)
+        self._unregister()
         self._refuse_mail()
         self.actor = None
         self._let_go_of_ref()

@@ -13,7 +13,6 @@ share their state turn by turn: hence the length.
 from __future__ import annotations
 
 import contextvars
-import logging
 import threading
 import time
 from _thread import get_ident
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from .cell import SPECIAL, ActorCell
 from .context import current_dispatcher, set_current_dispatcher
 from .event_loop import new_event_loop
+from .log import get_logger
 from .mail import LAUNCH, kind_of
 from .readiness import Readiness, Registration
 from .reasons import KILLED
@@ -42,7 +42,12 @@ SECONDS_BETWEEN_POLLS: Final = 0.002
 NO_THREAD: Final = 0
 """Stands for the thread of a dispatcher that does not run: no thread has this identity."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
+
+
+def _on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what the loop has to say; asyncio's own way ends with the handler that raises."""
+    logger.error("an event loop: %s", context.get("message"), exc_info=context.get("exception"))
 
 
 class Dispatcher:
@@ -173,14 +178,23 @@ class Dispatcher:
         self.thread_id = get_ident()
         set_current_dispatcher(self)
         self._closed = False
+        loop.set_exception_handler(_on_loop_error)
         loop.call_soon(self._started.set)
         try:
-            loop.run_forever()
+            while not (self._closed or loop.is_closed()):
+                self._run_loop(loop)
         finally:
             self._shut_down()
             self.thread_id = NO_THREAD
             set_current_dispatcher(None)
             loop.close()
+
+    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run until the dispatcher is stopped, or a callback raised what ends event loops."""
+        try:
+            loop.run_forever()
+        except BaseException:  # every actor would be gone with the thread
+            logger.exception("the event loop of %s was ended, and goes on", self)
 
     def _shut_down(self) -> None:
         with self.lock:

@@ -6,7 +6,6 @@ and that can call back. Must not know actors or dispatchers.
 
 from __future__ import annotations
 
-import logging
 import queue
 import sys
 import threading
@@ -16,6 +15,7 @@ from pykka import ActorDeadError, Future, Timeout
 from pykka._envelope import Envelope
 
 from .context import refuse_to_block
+from .log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # One lock for the state of all futures: held for a few assignments, never while calling out.
 _state_lock: Final = threading.Lock()
@@ -132,7 +132,7 @@ class DispatchedFuture(Future[T]):
     def _call_back(self, function: Callable[[DispatchedFuture[T]], object]) -> None:
         try:
             function(self)
-        except Exception:
+        except BaseException:  # whoever resolves a future must not end by what waits for it
             logger.exception("callback of a future failed")
 
 

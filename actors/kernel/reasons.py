@@ -61,7 +61,10 @@ class ExitReason:
     def __str__(self) -> str:
         if self.exception is None:
             return self.kind.value
-        text = " ".join(str(self.exception).split())[:REASON_TEXT_LIMIT]
+        try:
+            text = " ".join(str(self.exception).split())[:REASON_TEXT_LIMIT]
+        except Exception:  # noqa: BLE001 - an exception of a host's, whatever its text does
+            text = "(its text cannot be read)"
         name = type(self.exception).__name__
         return f"{self.kind.value}: {name}: {text}" if text else f"{self.kind.value}: {name}"
 

@@ -12,7 +12,6 @@ they are down and their delays are over. Ending the supervisor (`_finish`) repla
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from .actor import DispatchedActor
 from .child import Child, GroupRestart, RestartIntensity
 from .child_spec import AutoShutdown, ChildSpec, ChildState, Restart, Shutdown, Strategy
+from .log import get_logger
 from .reasons import KILLED, SHUTDOWN, ExitReason, Terminated
 from .ref import DispatchedRef
 from .supervisor_messages import ChildStartError, RestartIntensityExceeded
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .reply import Reply
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _shared_rng: Final = random.Random()  # noqa: S311 - spreads delays, keeps no secret
 

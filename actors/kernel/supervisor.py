@@ -6,10 +6,10 @@ itself is in `supervision`. Must not know what children do.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .child_spec import ChildCounts, ChildInfo, ChildState
+from .log import get_logger
 from .supervision import Supervision
 from .supervisor_messages import (
     ChildBusyError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .child import Child
     from .reply import Reply
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class SupervisorActor(Supervision):

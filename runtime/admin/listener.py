@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
+from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.socket_io import close_socket
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ ACCEPT_PAUSE_SECONDS: Final = 1.0
 LOG_SECONDS: Final = 60.0
 """Between two log lines about what cannot be accepted."""
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class ConnectionState(Enum):

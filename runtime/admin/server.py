@@ -26,6 +26,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.metrics.breather import Breather
 
@@ -64,7 +65,7 @@ INDEX: Final = """<!doctype html><title>tunnelfleet</title><h1>tunnelfleet</h1>
 <li><a href="/readyz">/readyz</a> are enough tunnels connected, and which are not</ul>
 """
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class _WithoutContents(logging.Filter):

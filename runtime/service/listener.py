@@ -6,9 +6,10 @@ Owns the socket and its place on the loop. Must not know what becomes of a conne
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 from typing import TYPE_CHECKING, Final
+
+from tunnelfleet.actors.kernel.log import get_logger
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,7 +21,7 @@ ACCEPT_PAUSE_SECONDS: Final = 0.1
 
 _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class Listener:

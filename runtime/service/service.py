@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import ssl
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError, Mode
 
 from .certificates import ensure_certificate, server_context
@@ -49,7 +49,7 @@ MAX_CLIENTS: Final = 25_000
 COMMAND_SECONDS: Final = 10.0
 """How long a call from another thread waits for the service's thread."""
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _Result = TypeVar("_Result")
 
 

@@ -1,0 +1,80 @@
+"""A logger that cannot harm who logs.
+
+Handlers are the host's, and may raise anything: a full disk, a closed stream, `SystemExit`. On a
+dispatcher's thread that would end an actor by half, or the thread with every actor on it. So
+everything below the command line logs through `get_logger`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["SafeLogger", "contained", "get_logger"]
+
+_STACK_LEVEL = 3
+"""Above this module's own two frames is whoever logs."""
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Drop what is raised within, save what is to end the program and came on the main thread."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001, S110 - there is nobody left to tell
+        pass
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():
+            raise
+
+
+class SafeLogger:
+    """A `logging.Logger` whose handlers' exceptions go no further.
+
+    On the main thread a `KeyboardInterrupt` or `SystemExit` does: there it comes from somebody who
+    wants the program to end.
+
+    Args:
+        name: of the logger.
+    """
+
+    __slots__ = ("failures", "logger")
+
+    def __init__(self, name: str) -> None:
+        self.logger = logging.getLogger(name)
+        self.failures = 0
+        """Lines that a handler raised on, about."""
+
+    def _log(self, level: int, message: str, args: tuple[object, ...], exc_info: Any) -> None:
+        if not self.logger.isEnabledFor(level):
+            return
+        self.failures += 1
+        with contained():
+            self.logger.log(level, message, *args, exc_info=exc_info, stacklevel=_STACK_LEVEL)
+            self.failures -= 1
+
+    def debug(self, message: str, *args: object) -> None:
+        """Log what helps to find a fault."""
+        self._log(logging.DEBUG, message, args, None)
+
+    def warning(self, message: str, *args: object) -> None:
+        """Log what somebody should look at."""
+        self._log(logging.WARNING, message, args, None)
+
+    def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        """Log what went wrong, with the exception that it was."""
+        self._log(logging.ERROR, message, args, exc_info)
+
+    def exception(self, message: str, *args: object) -> None:
+        """Log what went wrong, with the exception that is being handled."""
+        self._log(logging.ERROR, message, args, exc_info=True)
+
+
+def get_logger(name: str) -> SafeLogger:
+    """Return the logger of a module; `name` is its `__name__`."""
+    return SafeLogger(name)
