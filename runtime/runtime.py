@@ -84,7 +84,7 @@ class TunnelRuntime:
         per_tunnel_series: int = 0,
         name: str = "",
     ) -> None:
-        if dispatchers < 1 or connect_concurrency < 1 or connect_rate_per_second <= 0:
+        if dispatchers < 1 or connect_concurrency < 1 or not connect_rate_per_second > 0:
             raise ConfigError(
                 "dispatchers, connect_concurrency, connect_rate_per_second must be greater than 0"
             )

@@ -6,6 +6,7 @@ clocks or timers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ class Backoff:
         stability_seconds: a child that stays up so long has recovered: its next failure is a first.
 
     Raises:
+        TypeError: one is no number.
         ValueError: the numbers make no sense together.
     """
 
@@ -33,6 +35,10 @@ class Backoff:
     stability_seconds: float = 30.0
 
     def __post_init__(self) -> None:
+        numbers = self.min_seconds, self.max_seconds, self.factor, self.stability_seconds
+        if not all(math.isfinite(number) for number in numbers):
+            msg = f"backoff needs finite numbers, not {numbers}"
+            raise ValueError(msg)
         if not 0 < self.min_seconds <= self.max_seconds:
             msg = (
                 "backoff needs 0 < min_seconds <= max_seconds, "

@@ -7,13 +7,44 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .backoff import Backoff
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pykka import ActorRef
 
-    from .backoff import Backoff
     from .reasons import ExitReason
+
+
+def require(owner: object, name: str, *types: type, optional: bool = False) -> None:
+    """Check the type of an attribute where the object is made.
+
+    Args:
+        owner: the object.
+        name: of the attribute.
+        *types: what it may be an instance of. A bool is no int here.
+        optional: it may be None as well.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    value = getattr(owner, name)
+    if (optional and value is None) or (
+        isinstance(value, types) and (bool in types or not isinstance(value, bool))
+    ):
+        return
+    kinds = " or ".join([each.__name__ for each in types] + (["None"] if optional else []))
+    msg = f"{type(owner).__name__}: {name} must be {kinds}, not {type(value).__name__}"
+    raise TypeError(msg)
+
+
+def require_callable(owner: object, name: str) -> None:
+    """The same for what has to be called."""
+    value = getattr(owner, name, None)
+    if not callable(value):
+        msg = f"{type(owner).__name__}: {name} must be a function, not {type(value).__name__}"
+        raise TypeError(msg)
 
 
 class Strategy(Enum):
@@ -92,6 +123,7 @@ class ChildSpec:
             its own shutdown time; the others stop one after the other.
 
     Raises:
+        TypeError: a value is of another type.
         ValueError: the values do not go together.
     """
 
@@ -106,6 +138,7 @@ class ChildSpec:
     independent: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.significant and self.restart is Restart.PERMANENT:
             msg = f"child {self.id!r}: a permanent child cannot be significant"
             raise ValueError(msg)
@@ -118,6 +151,23 @@ class ChildSpec:
         if not isinstance(seconds, Shutdown) and not (math.isfinite(seconds) and seconds >= 0):
             msg = f"child {self.id!r}: shutdown must be seconds or a Shutdown, not {seconds!r}"
             raise ValueError(msg)
+
+    def _check_types(self) -> None:
+        require(self, "id", str)
+        require(self, "restart", Restart)
+        require(self, "shutdown", int, float, Shutdown)
+        require(self, "backoff", Backoff, optional=True)
+        require(self, "quarantine_after", int, optional=True)
+        for name in ("significant", "reports_ready", "independent"):
+            require(self, name, bool)
+        require_callable(self, "start")
+
+
+def require_spec(spec: object) -> None:
+    """Raise `TypeError` unless it is a child spec."""
+    if not isinstance(spec, ChildSpec):
+        msg = f"a child spec is needed, not a {type(spec).__name__}"
+        raise TypeError(msg)
 
 
 class ChildInfo(NamedTuple):

@@ -12,13 +12,26 @@ they are down and their delays are over. Ending the supervisor (`_finish`) repla
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pykka import ActorRef
+
 from .actor import DispatchedActor
 from .child import Child, GroupRestart, RestartIntensity
-from .child_spec import AutoShutdown, ChildSpec, ChildState, Restart, Shutdown, Strategy
+from .child_spec import (
+    AutoShutdown,
+    ChildSpec,
+    ChildState,
+    Restart,
+    Shutdown,
+    Strategy,
+    require,
+    require_callable,
+    require_spec,
+)
 from .log import get_logger
 from .reasons import KILLED, SHUTDOWN, ExitReason, Terminated
 from .ref import DispatchedRef
@@ -27,13 +40,20 @@ from .supervisor_messages import ChildStartError, RestartIntensityExceeded
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pykka import ActorRef
-
     from .reply import Reply
 
 logger = get_logger(__name__)
 
 _shared_rng: Final = random.Random()  # noqa: S311 - spreads delays, keeps no secret
+
+
+def _check_intensity(max_restarts: int, period_seconds: float) -> None:
+    if max_restarts < 0 or not (math.isfinite(period_seconds) and period_seconds > 0):
+        msg = (
+            "a supervisor needs max_restarts >= 0 and period_seconds > 0, "
+            f"not {max_restarts} and {period_seconds}"
+        )
+        raise ValueError(msg)
 
 
 class _RestartDue(NamedTuple):
@@ -73,6 +93,13 @@ class Supervision(DispatchedActor):
         self._auto_shutdown = auto_shutdown
         self._clock = clock
         self._rng = rng
+        require(self, "_strategy", Strategy)
+        require(self, "_max_restarts", int)
+        require(self, "_period_seconds", int, float)
+        require(self, "_auto_shutdown", AutoShutdown)
+        require_callable(rng, "uniform")
+        require_callable(self, "_clock")
+        _check_intensity(max_restarts, period_seconds)
         self._intensity: RestartIntensity | None = None
         """Made when first needed: most supervisors never restart anything without a backoff."""
         self._children: dict[str, Child] = {}
@@ -86,6 +113,7 @@ class Supervision(DispatchedActor):
         self._group: GroupRestart | None = None
         self._finishing: ExitReason | None = None
         for spec in children:
+            require_spec(spec)
             if spec.id in self._children:
                 msg = f"two children have the id {spec.id!r}"
                 raise ValueError(msg)
@@ -157,7 +185,7 @@ class Supervision(DispatchedActor):
     def on_receive(self, message: Any) -> Any:
         """Handle the ends of children and timers."""
         match message:
-            case Terminated(ref, reason):
+            case Terminated(ref=ActorRef() as ref, reason=ExitReason() as reason):
                 if ref in self._by_ref:
                     self._ended(ref, reason)
             case _RestartDue(child):
@@ -175,9 +203,22 @@ class Supervision(DispatchedActor):
                 return super().on_receive(message)
         return None
 
+    def _handle_receive(self, message: Any) -> Any:
+        """Answer what a proxy asks; a mistake in it is its asker's, and ends no supervisor."""
+        try:
+            return super()._handle_receive(message)
+        except Exception as error:  # noqa: BLE001 - raised at the asker's
+            reply = self.defer_reply()
+            if reply.is_wanted:
+                reply.fail(error)
+            else:
+                logger.warning("a call by a proxy failed: %s", type(error).__name__)
+            return None
+
     # The set of children.
 
     def _add(self, spec: ChildSpec) -> Child:
+        require_spec(spec)
         if spec.significant and self._auto_shutdown is AutoShutdown.NEVER:
             msg = f"child {spec.id!r} is significant, but auto_shutdown is NEVER"
             raise ValueError(msg)

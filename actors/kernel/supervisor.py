@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .child_spec import ChildCounts, ChildInfo, ChildState
+from pykka import ActorRef
+
+from .child_spec import ChildCounts, ChildInfo, ChildState, require_spec
 from .log import get_logger
 from .supervision import Supervision
 from .supervisor_messages import (
@@ -54,7 +56,9 @@ class SupervisorActor(Supervision):
         rng: jitters the delays.
 
     Raises:
-        ValueError: two children with one id, or a significant child that cannot matter.
+        TypeError: an argument is of another type.
+        ValueError: two children with one id, a significant child that cannot matter, a negative
+            `max_restarts`, a `period_seconds` that is not more than 0.
     """
 
     def on_receive(self, message: Any) -> Any:
@@ -62,14 +66,16 @@ class SupervisorActor(Supervision):
         handler = self._commands.get(type(message))
         return super().on_receive(message) if handler is None else handler(self, message)
 
-    def _find(self, child_id: str) -> Child:
-        child = self._children.get(child_id)
+    def _find(self, child_id: object) -> Child:
+        # What was made past its constructor may be anything, unhashable for one.
+        child = self._children.get(child_id) if isinstance(child_id, str) else None
         if child is None:
-            raise UnknownChildError(child_id)
+            raise UnknownChildError(child_id if isinstance(child_id, str) else "?")
         return child
 
     def _handle_ready(self, message: ChildReady) -> None:
-        child = self._by_ref.get(message.ref)
+        ref: object = message.ref
+        child = self._by_ref.get(ref) if isinstance(ref, ActorRef) else None
         if child is not None and child.spec.reports_ready and child.up_since is None:
             child.up_since = self._clock()
 
@@ -91,12 +97,13 @@ class SupervisorActor(Supervision):
         reply = self.defer_reply()
         spec = message.spec
         try:
+            require_spec(spec)
             if self._finishing is not None:
                 raise SupervisorStoppingError
             if spec.id in self._children:
                 raise ChildExistsError(spec.id)
             child = self._add(spec)
-        except (SupervisorError, ValueError) as error:
+        except (SupervisorError, TypeError, ValueError) as error:
             _refuse(reply, error)
             return
         self._start_on_command(child, reply)

@@ -1,5 +1,8 @@
 """What may be asked or told of a supervisor, and the errors it answers with.
 
+What cannot be meant is refused where it is made: a message with a field of another type raises
+`TypeError` in whoever makes it.
+
 Asked, a refused command raises one of the errors at the asker; the supervisor lives on. Told, it is
 logged.
 
@@ -14,16 +17,20 @@ logged.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pykka import ActorRef
+
+from .child_spec import ChildSpec, require
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
-
-    from .child_spec import ChildSpec, ChildState
+    from .child_spec import ChildState
     from .reasons import ExitReason
 
 
-class StartChild(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StartChild:
     """Add a child and start it, after the others.
 
     Answers its ref. If it cannot be started: with a backoff it is kept and retried, and the answer
@@ -32,8 +39,12 @@ class StartChild(NamedTuple):
 
     spec: ChildSpec
 
+    def __post_init__(self) -> None:
+        require(self, "spec", ChildSpec)
 
-class StopChild(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class StopChild:
     """Stop a child and keep it stopped (a temporary one is forgotten). Answers when it has ended.
 
     As in OTP, a stopped child is started again with its siblings when a strategy restarts them.
@@ -41,8 +52,12 @@ class StopChild(NamedTuple):
 
     id: str
 
+    def __post_init__(self) -> None:
+        require(self, "id", str)
 
-class RestartChild(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class RestartChild:
     """Start a child that is down, at once: stopped, waiting or in quarantine.
 
     Its failures so far are forgotten. Answers its ref, or as `StartChild` does if that fails.
@@ -50,25 +65,38 @@ class RestartChild(NamedTuple):
 
     id: str
 
+    def __post_init__(self) -> None:
+        require(self, "id", str)
 
-class DeleteChild(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class DeleteChild:
     """Forget a child that is stopped."""
 
     id: str
 
+    def __post_init__(self) -> None:
+        require(self, "id", str)
 
-class WhichChildren(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class WhichChildren:
     """Answers a list of `ChildInfo`, in the order of their start."""
 
 
-class CountChildren(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CountChildren:
     """Answers `ChildCounts`."""
 
 
-class ChildReady(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ChildReady:
     """A child, whose spec says `reports_ready`, works from now on; its stable time begins."""
 
     ref: ActorRef[Any]
+
+    def __post_init__(self) -> None:
+        require(self, "ref", ActorRef)
 
 
 class SupervisorError(Exception):

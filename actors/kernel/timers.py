@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from .cell import ActorCell
 
 
+MAX_DELAY_SECONDS = 1e8
+"""Three years: event loops take no infinity."""
+
+
 class Timer:
     """A scheduled message. It belongs to its actor and dies with it."""
 
@@ -23,7 +27,7 @@ class Timer:
         self._cell: ActorCell | None = cell
         dispatcher = cell.dispatcher
         self._handle: asyncio.TimerHandle | None = dispatcher.loop.call_later(
-            max(0.0, delay_seconds),
+            min(max(0.0, delay_seconds), MAX_DELAY_SECONDS),
             _fire,
             self,
             context=dispatcher.timer_context,
