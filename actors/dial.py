@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .config import TcpAddress
 from .exhaustion import EXHAUSTED
 from .name_lookup import Resolved, known_addresses
-from .socket_io import close_quietly
+from .socket_io import close_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -161,7 +161,7 @@ class Dial:
         self._end_timer()
         for sock in self._pending:
             self._actor.remove_writer(sock)
-            close_quietly(sock)
+            close_socket(sock)
         self._pending.clear()
 
     # -- names
@@ -249,7 +249,7 @@ class Dial:
             return sock
         self._note_failure(code)
         if sock is not None:
-            close_quietly(sock)
+            close_socket(sock)
         return None
 
     def _bind(self, sock: socket.socket, family: socket.AddressFamily) -> None:
@@ -275,7 +275,7 @@ class Dial:
         if code == 0:
             self._open(sock)
             return
-        close_quietly(sock)
+        close_socket(sock)
         self._note_failure(code)
         self._try_next()
 

@@ -23,7 +23,7 @@ from .exhaustion import is_exhausted
 from .kernel import DispatchedActor, ExitReason
 from .messages import Accepted, ListenerBound, SetAccepting, SocketsExhausted
 from .name_lookup import Resolved, known_addresses
-from .socket_io import abort_quietly, close_quietly
+from .socket_io import abort_quietly, close_socket
 
 if TYPE_CHECKING:
     from pykka import ActorRef
@@ -206,7 +206,7 @@ class ListenerActor(DispatchedActor):
     def _release(self) -> None:
         sockets, self._sockets = self._sockets, []
         for listener in sockets:
-            close_quietly(listener)
+            close_socket(listener)
         if sockets and isinstance(self._address, UnixAddress):
             with contextlib.suppress(OSError):
                 Path(self._address.path).unlink()

@@ -33,7 +33,7 @@ from .messages import (
 from .socket_io import (
     READ_BYTES,
     abort_quietly,
-    close_quietly,
+    close_socket,
     discard_some,
     has_hung_up,
     is_would_block,
@@ -485,7 +485,7 @@ class SocketActor(DispatchedActor):
         if self._abort:
             abort_quietly(self._socket)
         else:
-            close_quietly(self._socket)
+            close_socket(self._socket)
         self._socket = None
 
     HANDLERS: ClassVar[Handlers] = {

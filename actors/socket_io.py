@@ -7,6 +7,7 @@ connection holds no buffer. It knows no actor and no protocol.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import math
 import select
@@ -15,6 +16,8 @@ import ssl
 import struct
 import termios
 from typing import TYPE_CHECKING
+
+from .kernel.forks import has_forked
 
 if TYPE_CHECKING:
     from .config import Limits
@@ -37,6 +40,7 @@ READ_BYTES = 65_536
 """Bytes read at a time."""
 TCP_NOTSENT_LOWAT = 25
 """linux/tcp.h; the socket module has no name for it."""
+_SOCKADDR_BYTES = 16
 _LINGER_ABORT = struct.pack("ii", 1, 0)
 
 
@@ -153,4 +157,19 @@ def abort_quietly(sock: socket.socket) -> None:
     """Close so that the other side sees a reset, not an ordinary end."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
+    if has_forked():
+        _disconnect(sock)
     close_quietly(sock)
+
+
+def _disconnect(sock: socket.socket) -> None:
+    """Reset a connection whose descriptor a forked child may hold: a close alone would not.
+
+    connect(2) to AF_UNSPEC does that, and Python's sockets cannot express it.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        if sock.family == socket.AF_UNIX:
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        elif ctypes.CDLL(None).connect(sock.fileno(), bytes(_SOCKADDR_BYTES), _SOCKADDR_BYTES):
+            # An orderly end is better than none.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)

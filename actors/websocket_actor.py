@@ -40,7 +40,7 @@ from .messages import (
     Written,
 )
 from .socket_io import (
-    close_quietly,
+    close_socket,
     discard_some,
     read_some,
     set_notsent_low_water,
@@ -435,7 +435,7 @@ class WebSocketActor(DispatchedActor):
             self._attempt.cancel()
             self._attempt = None
         if self._socket is not None:
-            close_quietly(self._socket)
+            close_socket(self._socket)
             self._socket = None
 
     HANDLERS: ClassVar[Handlers] = {

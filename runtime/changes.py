@@ -24,9 +24,14 @@ WAIT_REST = 4
 
 
 class Changes:
-    """What has happened so far, as a number. Any thread."""
+    """What has happened so far, as a number. Any thread.
 
-    def __init__(self) -> None:
+    Args:
+        check: raises where nothing can happen any more.
+    """
+
+    def __init__(self, check: Callable[[], object] = lambda: None) -> None:
+        self._check = check
         self._changed = threading.Condition()
         self._count = 0
         """Events so far; `_changed` guards it."""
@@ -43,6 +48,7 @@ class Changes:
         Returns:
             Whether it held within the time; it is looked at once even if there is none.
         """
+        self._check()
         looked = time.monotonic()
         deadline = looked + timeout_seconds
         seen = self._count

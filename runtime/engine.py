@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.connector import Connector
-from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.kernel import Dispatcher, ForkGuard
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import TunnelClosed, TunnelError
 
@@ -59,6 +59,7 @@ class Engine:
         self._connect_concurrency = connect_concurrency
         self._connector: Connector | None = None
         self._supervisor: DispatchedRef[Any] | None = None
+        self._fork_guard: ForkGuard | None = None
         self.dispatchers: list[Dispatcher] = []
         """Those that run; none before the start and after the end."""
 
@@ -67,8 +68,19 @@ class Engine:
         """Whether it was started, and nobody ends it."""
         return self._supervisor is not None
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it runs in the process that this one was forked from."""
+        return self._fork_guard is not None and self._fork_guard.is_foreign
+
+    def check_process(self) -> None:
+        """Raise `ForkedProcessError` if it runs in the process that this one was forked from."""
+        if self._fork_guard is not None:
+            self._fork_guard.check()
+
     def require_running(self) -> None:
-        """Raise `TunnelClosed` if it does not run."""
+        """Raise `TunnelClosed` if it does not run, `ForkedProcessError` if it does elsewhere."""
+        self.check_process()
         if not self.is_running:
             raise TunnelClosed(NOT_RUNNING)
 
@@ -78,7 +90,9 @@ class Engine:
 
         Raises:
             TunnelClosed: it does not run.
+            ForkedProcessError: it runs in the process that this one was forked from.
         """
+        self.check_process()
         supervisor = self._supervisor
         if supervisor is None:
             raise TunnelClosed(NOT_RUNNING)
@@ -116,6 +130,7 @@ class Engine:
         Raises:
             TunnelError: the system has no descriptors or threads left; nothing runs.
         """
+        self._fork_guard = ForkGuard("the runtime")
         self._connector = Connector(self._connect_concurrency)
         self._start_dispatchers()
         for dispatcher in self.dispatchers:
@@ -156,7 +171,7 @@ class Engine:
         """End the threads, and by force the actors that are left. Safe to call twice."""
         dispatchers, self.dispatchers = self.dispatchers, []
         connector, self._connector = self._connector, None
-        self._supervisor = None
+        self._supervisor = self._fork_guard = None
         for dispatcher in dispatchers:
             _stop_dispatcher(dispatcher)
         if connector is not None:

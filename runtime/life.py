@@ -89,7 +89,9 @@ class RuntimeLife:
 
         Raises:
             TunnelError: it runs already, or is still stopping.
+            ForkedProcessError: it runs in the process that this one was forked from.
         """
+        self.engine.check_process()
         with self._turns:
             if self._has_turn:
                 raise TunnelError("the runtime is still stopping: start it when it has stopped")
@@ -121,8 +123,10 @@ class RuntimeLife:
 
         Raises:
             BlockingCallError: a dispatcher's thread called it; nothing has happened.
+            ForkedProcessError: it runs in the process that this one was forked from.
         """
         engine, threads = self.engine, self.threads
+        engine.check_process()
         if Dispatcher.current() is not None and engine.is_running:
             raise BlockingCallError(
                 "stop() waits for actors, and this is a thread that runs them: stop the runtime "

@@ -55,6 +55,9 @@ ASK_TIMEOUT_SECONDS = 10.0
 class TunnelRuntime:
     """Runs tunnels. Use it as a context manager, or call `start` and `stop`.
 
+    A process that is forked while it runs has its objects and none of its threads: there every
+    method raises `ForkedProcessError`. The parent's goes on undisturbed.
+
     Args:
         dispatchers: threads that run the actors; a tunnel lives on one of them.
         connect_rate_per_second: tunnel connects a second over all tunnels (AWS allows about 10 per
@@ -96,7 +99,7 @@ class TunnelRuntime:
         self._callback = on_event
         self._services = Services(ssl_context)
         self._subscriptions = Subscriptions(self._services)
-        self._changes = Changes()
+        self._changes = Changes(self._check_process)
         self._ledger = Ledger(per_tunnel_series)
         self._kernel = KernelMeter()
         callbacks = CallbackTotals()
@@ -167,7 +170,13 @@ class TunnelRuntime:
         return self.start()
 
     def __exit__(self, *_exc_info: object) -> None:
-        self.stop()
+        # A forked child that leaves the block has nothing to stop.
+        if not self._life.engine.is_foreign:
+            self.stop()
+
+    def _check_process(self) -> None:
+        """Raise in a forked child: before any lock, which a thread of the parent may hold."""
+        self._life.engine.check_process()
 
     # -- tunnels
 
@@ -263,10 +272,12 @@ class TunnelRuntime:
         Raises:
             KeyError: there is none.
         """
+        self._check_process()
         return self._book.get(name)
 
     def tunnels(self) -> list[Tunnel]:
         """All tunnels, in the order in which they were opened."""
+        self._check_process()
         return self._book.tunnels()
 
     def subscribe(
@@ -288,6 +299,7 @@ class TunnelRuntime:
 
     def unsubscribe(self, subscriber: ActorRef[Any]) -> None:
         """Stop that."""
+        self._check_process()
         self._subscriptions.remove(subscriber)
 
     @property
@@ -302,6 +314,7 @@ class TunnelRuntime:
 
     def stats(self) -> RuntimeStats:
         """What the runtime itself uses."""
+        self._check_process()
         return RuntimeStats.of(len(self._book), self._life.engine.dispatchers)
 
     @property

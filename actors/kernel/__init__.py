@@ -18,6 +18,7 @@ from .child_spec import (
 )
 from .context import BlockingCallError
 from .dispatcher import Dispatcher
+from .forks import ForkedProcessError, ForkGuard
 from .futures import DispatchedFuture, ask_future
 from .reasons import (
     KILLED,
@@ -77,6 +78,8 @@ __all__ = [
     "DispatcherStats",
     "ExitKind",
     "ExitReason",
+    "ForkGuard",
+    "ForkedProcessError",
     "Reply",
     "Restart",
     "RestartChild",

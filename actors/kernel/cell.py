@@ -180,6 +180,7 @@ class ActorCell:
 
     def wait_ended(self, timeout: float | None) -> bool:
         """Block until ended, at most `timeout` seconds; return whether it has."""
+        self.dispatcher.check_process()
         with self.dispatcher.lock:
             if self.ended:
                 return True

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from .cell import SPECIAL, ActorCell
 from .context import current_dispatcher, set_current_dispatcher
 from .event_loop import new_event_loop
+from .forks import ForkGuard, tell_of_forks
 from .log import get_logger
 from .mail import LAUNCH, kind_of
 from .readiness import Readiness, Registration
@@ -43,6 +44,10 @@ NO_THREAD: Final = 0
 """Stands for the thread of a dispatcher that does not run: no thread has this identity."""
 
 logger = get_logger(__name__)
+
+
+_of_parents: Final[list[Dispatcher]] = []
+"""In a forked child: kept, as freeing an event loop would close it."""
 
 
 def _on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -85,6 +90,7 @@ class Dispatcher:
         self._incoming: list[tuple[ActorCell | None, Any]] = []
         self._woken = False
         self._closed = True
+        self._fork_guard = ForkGuard(f"the dispatcher {name!r}")
         # The dispatcher thread's own, used by cells on that thread.
         self.thread_id = NO_THREAD
         self.run_queue: deque[ActorCell] = deque()
@@ -140,7 +146,7 @@ class Dispatcher:
         """Kill the actors that are left, end the thread, close the loop. A second call is harmless.
 
         Raises:
-            RuntimeError: called on the dispatcher's own thread.
+            RuntimeError: called on the dispatcher's own thread, or in a forked child.
             TimeoutError: a turn has been running for `timeout_seconds`; it goes on.
         """
         if self._thread is None:
@@ -165,7 +171,8 @@ class Dispatcher:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop()
+        if not self._fork_guard.is_foreign:
+            self.stop()
 
     def _run_thread(self) -> None:
         try:
@@ -177,6 +184,7 @@ class Dispatcher:
         self.readiness = Readiness(loop, self._socket_ready)
         self.thread_id = get_ident()
         set_current_dispatcher(self)
+        tell_of_forks(self)
         self._closed = False
         loop.set_exception_handler(_on_loop_error)
         loop.call_soon(self._started.set)
@@ -184,10 +192,11 @@ class Dispatcher:
             while not (self._closed or loop.is_closed()):
                 self._run_loop(loop)
         finally:
-            self._shut_down()
-            self.thread_id = NO_THREAD
             set_current_dispatcher(None)
-            loop.close()
+            if not self._fork_guard.is_foreign:
+                self._shut_down()
+                self.thread_id = NO_THREAD
+                loop.close()
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run until the dispatcher is stopped, or a callback raised what ends event loops."""
@@ -195,6 +204,36 @@ class Dispatcher:
             loop.run_forever()
         except BaseException:  # every actor would be gone with the thread
             logger.exception("the event loop of %s was ended, and goes on", self)
+
+    def forget_parent(self) -> None:
+        """Be nothing but a copy, in a child that the host has forked.
+
+        Nothing may touch the event loop: its descriptors are the parent's as well, and closing it
+        would take the parent's own wake-up off the list of what is polled.
+        """
+        _of_parents.append(self)
+        was_here = get_ident() == self.thread_id
+        self.lock = threading.Lock()
+        self._closed = True
+        self.thread_id = NO_THREAD
+        self._incoming = []
+        self.run_queue.clear()
+        for cell in self._cells:
+            cell.items.clear()
+        self._cells.clear()
+        if was_here:
+            # The host has forked in one of its actors: that handler returns, and nothing follows.
+            set_current_dispatcher(None)
+            self.loop.stop()
+
+    def check_process(self) -> None:
+        """Raise in a child that was forked from the process in which this runs.
+
+        Raises:
+            ForkedProcessError: it is one.
+        """
+        if self._started.is_set():
+            self._fork_guard.check()
 
     def _shut_down(self) -> None:
         with self.lock:
@@ -225,7 +264,11 @@ class Dispatcher:
 
         Returns:
             False if the actor has ended or the dispatcher stopped.
+
+        Raises:
+            ForkedProcessError: the process is a forked child.
         """
+        self.check_process()
         with self.lock:
             if self._closed or (cell is not None and cell.ended):
                 return False

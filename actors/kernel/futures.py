@@ -6,10 +6,11 @@ and that can call back. Must not know actors or dispatchers.
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pykka import ActorDeadError, Future, Timeout
 from pykka._envelope import Envelope
@@ -30,7 +31,15 @@ T = TypeVar("T")
 logger = get_logger(__name__)
 
 # One lock for the state of all futures: held for a few assignments, never while calling out.
-_state_lock: Final = threading.Lock()
+_state_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _state_lock  # noqa: PLW0603 - another thread may have held it when the host forked
+    _state_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class DispatchedFuture(Future[T]):

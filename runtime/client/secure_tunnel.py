@@ -22,6 +22,7 @@ from tunnelfleet.actors.api_events import (
 )
 from tunnelfleet.actors.api_port import ApiPort
 from tunnelfleet.actors.credentials import Credentials
+from tunnelfleet.actors.kernel import ForkGuard
 from tunnelfleet.actors.lane_stats import LaneStats
 from tunnelfleet.actors.outgoing import SendFuture, SendQueueFull
 from tunnelfleet.proto import (
@@ -64,6 +65,7 @@ class _Life:
         self.started: SendFuture[tuple[str, ...]]
         self.stopped: SendFuture[None]
         self.stopping = False
+        self.fork_guard = ForkGuard("the tunnel client")
 
 
 class SecureTunnel(Sending):
@@ -114,7 +116,11 @@ class SecureTunnel(Sending):
         self._lane_stats = LaneStats()
 
     def __repr__(self) -> str:
-        state = self.status().state if self._life is not None else "not started"
+        life = self._life
+        if life is not None and life.fork_guard.is_foreign:
+            state = "running in another process"
+        else:
+            state = self.status().state if life is not None else "not started"
         return f"<SecureTunnel {self.name!r} {self.mode} {state}>"
 
     @property
@@ -155,6 +161,7 @@ class SecureTunnel(Sending):
         Raises:
             TunnelError: it is started already, or its runtime does not run.
         """
+        self._check_process()
         runtime = self._given_runtime
         with self._lock:
             if self._life is not None:
@@ -193,6 +200,7 @@ class SecureTunnel(Sending):
             A future, resolved when everything is over and `on_stopped` has returned. Waiting for it
             in a callback of the same tunnel would wait for oneself.
         """
+        self._check_process()
         with self._lock:
             life = self._life
             if life is None:
@@ -219,7 +227,10 @@ class SecureTunnel(Sending):
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop().result(STOP_SECONDS)
+        life = self._life
+        # A forked child that leaves the block has nothing to stop.
+        if life is None or not life.fork_guard.is_foreign:
+            self.stop().result(STOP_SECONDS)
 
     def wait_connected(self, timeout_seconds: float) -> tuple[str, ...]:
         """Wait for the first connection after `start`; returns the tunnel's service ids.
@@ -274,7 +285,13 @@ class SecureTunnel(Sending):
         life = self._life
         if life is None:
             self._raise_not_started()
+        life.fork_guard.check()
         return life
+
+    def _check_process(self) -> None:
+        """Raise in a forked child: before any lock, which a thread of the parent may hold."""
+        if self._life is not None:
+            self._life.fork_guard.check()
 
     def _open_port(self) -> ApiPort:
         return self._running().port

@@ -10,6 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.socket_io import close_socket
 
 if TYPE_CHECKING:
     import asyncio
@@ -81,7 +82,7 @@ class Listener:
             self._loop.remove_reader(self._socket)
         if self._resume is not None:
             self._resume.cancel()
-        self._socket.close()
+        close_socket(self._socket)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_A_TURN):

@@ -23,7 +23,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from tunnelfleet.actors.kernel import ForkGuard
 from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.socket_io import close_socket
 from tunnelfleet.proto import ConfigError, Mode
 
 from .certificates import ensure_certificate, server_context
@@ -104,6 +106,8 @@ class TunnelService(ServiceControls):
         self._bandwidth = bandwidth_bytes_per_second
         self._on_event = on_event
         self._lock = threading.RLock()
+        self._fork_guard: ForkGuard | None = None
+        """Of the process in which it was started."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._listener: Listener | None = None
@@ -121,6 +125,7 @@ class TunnelService(ServiceControls):
         Raises:
             ConfigError: the address cannot be listened on, or the certificate cannot be used.
         """
+        self._check_process()
         with self._lock:
             if self._thread is not None:
                 return self
@@ -131,6 +136,7 @@ class TunnelService(ServiceControls):
                 self._forget_certificate()
                 raise
             self._port = self._listener.port
+            self._fork_guard = ForkGuard("the tunneling service")
             self._loop = asyncio.new_event_loop()
             for name in self._book:
                 self._add_tunnel(name)
@@ -171,7 +177,8 @@ class TunnelService(ServiceControls):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        if self._fork_guard is None or not self._fork_guard.is_foreign:
+            self.stop()
 
     # where it is
 
@@ -301,7 +308,9 @@ class TunnelService(ServiceControls):
 
         Raises:
             TimeoutError: the service's thread is held up by ``on_event``.
+            ForkedProcessError: it runs in the process that this one was forked from.
         """
+        self._check_process()
         if self._thread is threading.current_thread():
             return work()  # from on_event; the lock may be held by who waits for this thread
         with self._lock:
@@ -312,7 +321,13 @@ class TunnelService(ServiceControls):
             loop.call_soon_threadsafe(_fulfil, future, work)
         return future.result(COMMAND_SECONDS)
 
+    def _check_process(self) -> None:
+        # Before the lock, which a thread that is not in this process may hold.
+        if self._fork_guard is not None:
+            self._fork_guard.check()
+
     def _halt(self, reason: str, *, abort: bool, timeout_seconds: float) -> None:
+        self._check_process()
         if self._thread is threading.current_thread():
             raise RuntimeError("on_event must not stop the service; do it from another thread")
         with self._lock:
@@ -323,7 +338,7 @@ class TunnelService(ServiceControls):
             thread.join(timeout_seconds)
             if thread.is_alive():
                 raise TimeoutError("the service's thread does not end; does on_event block?")
-            self._thread = self._loop = None
+            self._thread = self._loop = self._fork_guard = None
             self._tunnels.clear()
 
     def _end_all(self, reason: str, abort: bool) -> None:
@@ -383,13 +398,13 @@ class TunnelService(ServiceControls):
     def _receive(self, sock: socket.socket) -> None:
         assert self._loop is not None
         if len(self._clients) >= MAX_CLIENTS:
-            sock.close()
+            close_socket(sock)
             return
         channel_id = uuid.uuid4().hex
         try:
             client = Client(sock, self._loop, self._tls_context, self._desk, channel_id)
         except OSError:
-            sock.close()  # gone before its turn
+            close_socket(sock)  # gone before its turn
             return
         self._clients.add(client)
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import enum
 import socket
 import ssl
-import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
+
+from tunnelfleet.actors.socket_io import abort_quietly, close_socket
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,8 +38,6 @@ TLS_RECORD_BYTES: Final = 16_384
 SEND_BYTES: Final = 65_536
 LINGER_SECONDS: Final = 1.0
 """How long a graceful end may take to send its last bytes and see the other side's end."""
-
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Hold(enum.Enum):
@@ -93,6 +92,7 @@ class Wire:
         "_fd",
         "_full",
         "_holds",
+        "_is_reset",
         "_linger",
         "_loop",
         "_reading",
@@ -122,6 +122,7 @@ class Wire:
         self._holds: set[Hold] = set()
         self._reading = False
         self._writing = False
+        self._is_reset = False
         self._reread: asyncio.Handle | None = None
         self._linger: asyncio.TimerHandle | None = None
         sock.setblocking(False)
@@ -352,7 +353,7 @@ class Wire:
     def abort(self, reason: str) -> None:
         """Reset the TCP connection now; what is in flight is lost."""
         if self._state is not WireState.CLOSED:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._is_reset = True
         self._end(reason)
 
     def silence(self) -> None:
@@ -371,7 +372,10 @@ class Wire:
                 handle.cancel()
         self._buffer.clear()
         self._buffered_bytes = 0
-        self._socket.close()
+        if self._is_reset:
+            abort_quietly(self._socket)
+        else:
+            close_socket(self._socket)
         self._user.ended(reason)
 
     # readiness

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.forks import idle_child
 from tunnelfleet.actors.socket_io import (
     READ_BYTES,
     TCP_NOTSENT_LOWAT,
     abort_quietly,
     close_quietly,
+    close_socket,
     discard_some,
     is_would_block,
     read_some,
@@ -21,7 +23,7 @@ from tunnelfleet.actors.socket_io import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -141,3 +143,37 @@ def test_the_low_water_mark_is_set_where_there_is_one(pair: Pair) -> None:
     unix, other = socket.socketpair()
     with unix, other:
         set_notsent_low_water(unix, 12_345)
+
+
+@pytest.mark.parametrize("end", [close_socket, abort_quietly])
+def test_an_end_is_one_although_a_child_holds_the_descriptor(
+    end: Callable[[socket.socket], None],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname(), timeout=10)
+        theirs, _ = server.accept()
+    theirs.settimeout(10)
+    with theirs, idle_child():
+        end(ours)
+        if end is close_socket:
+            assert theirs.recv(1) == b""
+        else:
+            with pytest.raises(ConnectionResetError):
+                theirs.recv(1)
+
+
+def test_a_listener_is_closed_although_a_child_holds_it() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    with idle_child():
+        close_socket(listener)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=10)
+
+
+def test_a_unix_socket_too() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    with theirs, idle_child():
+        abort_quietly(ours)
+        assert theirs.recv(1) == b""
