@@ -48,6 +48,8 @@ class Phase(Enum):
     """This side has sent its orderly end; what the peer sends is still taken."""
     CLOSED = "closed"
     """As before, but nobody is left here to take anything: over for the local end."""
+    ABORTED = "aborted"
+    """Given up here before it was known whether the peer can be told; over for the local end."""
     REMOTE_ENDED = "remote_ended"
     """The peer has ended its direction in good order; what is left here may still be sent."""
     GONE = "gone"
@@ -68,6 +70,8 @@ class Happening(Enum):
     """A marked reset arrived."""
     PEER_RESET = "peer_reset"
     """An unmarked reset arrived."""
+    HELLO = "hello"
+    """It turns out that the peer tells ends apart."""
     NO_HELLO = "no_hello"
     """It turns out that the peer does not tell ends apart."""
 
@@ -114,17 +118,20 @@ _UNMARKED_ROWS: _Rows = _PLAIN | {
     # What a half-closed connection becomes when the peer turns out not to know of such.
     (_P.LOCAL_ENDED, _H.NO_HELLO): Step(_P.GONE, end=End.BOTH),
     (_P.CLOSED, _H.NO_HELLO): Step(_P.GONE),
+    (_P.ABORTED, _H.NO_HELLO): Step(_P.GONE),
 }
 _DOUBTED: _Rows = _PLAIN | {
-    # As above, but kept in mind: should a hello come after all, the peer still sends on it.
-    (_P.LOCAL_ENDED, _H.NO_HELLO): Step(_P.CLOSED, end=End.BOTH),
+    # As above, but kept in mind: should a hello come after all, the peer is told.
+    (_P.LOCAL_ENDED, _H.NO_HELLO): Step(_P.ABORTED, end=End.BOTH),
+    (_P.ABORTED, _H.HELLO): Step(_P.GONE, _UNMARKED),
 }
 _ASKED: _Rows = {
     (_P.OPEN, _H.END): Step(_P.LOCAL_ENDED, _MARKED),
     (_P.OPEN, _H.ABORT): Step(_P.GONE, _UNMARKED),
-    # A reset was sent, and this may be a peer that a second one crashes. If it is not, its next
-    # DATA is answered.
-    (_P.LOCAL_ENDED, _H.ABORT): Step(_P.CLOSED),
+    # A reset was sent, and this may be a peer that a second one crashes: the hello decides.
+    (_P.LOCAL_ENDED, _H.ABORT): Step(_P.ABORTED),
+    (_P.ABORTED, _H.HELLO): Step(_P.GONE, _UNMARKED),
+    (_P.CLOSED, _H.ABORT): Step(_P.ABORTED),
     (_P.LOCAL_ENDED, _H.LEAVE): Step(_P.CLOSED),
 }
 _AGREED: _Rows = {

@@ -246,9 +246,7 @@ class Session:
         connection_id = message.connection_id or FIRST_CONNECTION_ID
         if stream.agreement.awaits_hello:
             if message.ignorable and not message.payload:
-                stream.settle(Agreement.AGREED)
-                self._expects_no_hello = False
-                return []
+                return self._settle_agreed(stream)
             return [*self._settle_unmarked(stream, Agreement.UNMARKED), *self._deliver(message)]
         if stream.connections.get(connection_id) is not Phase.OPEN:
             step = stream.step(connection_id, Happening.PEER_DATA)
@@ -287,6 +285,17 @@ class Session:
             # It is how the one connection of V1 and V2 ends in good order.
             return self._end_remote(stream, message, FIRST_CONNECTION_ID)
         return self._stop(stream.service_id, StopCause.PEER_RESET)
+
+    def _settle_agreed(self, stream: Stream) -> list[Event]:
+        """The peer tells ends apart: it hears of what was cut while that was not known."""
+        self._expects_no_hello = False
+        events: list[Event] = []
+        for connection_id in [*stream.connections]:
+            step = stream.step(connection_id, Happening.HELLO)
+            if step is not None and step.reset is not None:
+                events.append(Reply(stream.reset_of(connection_id, is_marked=step.reset)))
+        stream.settle(Agreement.AGREED)
+        return [*events, *self._stop_if_over(stream, StopCause.LOCAL_RESET)]
 
     def _settle_unmarked(self, stream: Stream, agreement: Agreement) -> list[Event]:
         """The peer does not tell ends apart: what this side has half-closed is over."""
@@ -472,7 +481,8 @@ class Session:
         stream = self._streams.get(service_id or self._default_service_id)
         if stream is None or stream.stream_id != stream_id:
             return False
-        return stream.connections.get(connection_id) not in (None, Phase.CLOSED)
+        over = (None, Phase.CLOSED, Phase.ABORTED)
+        return stream.connections.get(connection_id) not in over
 
     def reset_stream(
         self, service_id: str, *, cause: StopCause = StopCause.LOCAL_RESET

@@ -137,7 +137,7 @@ class Stream:
         """
         if self.version is not ProtocolVersion.V3:
             phase = self.connections.get(FIRST_CONNECTION_ID)
-            has_ended = phase in (Phase.LOCAL_ENDED, Phase.CLOSED)
+            has_ended = phase in (Phase.LOCAL_ENDED, Phase.CLOSED, Phase.ABORTED)
             if has_ended and self.agreement.awaits_hello:
                 return []
         connection_id = min(self.open_ids, default=FIRST_CONNECTION_ID)

@@ -165,7 +165,9 @@ def test_when_the_sum_is_too_much_all_that_take_nothing_are_suspects() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, 2), st.sampled_from(["receive", "deliver", "release", "remove"]), st.floats(0, 1)
+            st.integers(0, 2),
+            st.sampled_from(["receive", "deliver", "release", "remove"]),
+            st.floats(0, 1),
         )
     )
 )
