@@ -18,7 +18,14 @@ from concurrent.futures import Future
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tunnelfleet.proto import HandshakeError, TunnelError, handshake_error, request_headers
+from tunnelfleet.proto import (
+    MAX_ID_CHARACTERS,
+    HandshakeError,
+    Redactor,
+    TunnelError,
+    handshake_error,
+    request_headers,
+)
 
 from .daemon_threads import DaemonThreads
 from .exhaustion import ExhaustionLog, is_exhausted
@@ -66,6 +73,10 @@ class ConnectRequest(NamedTuple):
     def peer(self) -> Endpoint | HttpProxy:
         """What the TCP connection goes to."""
         return self.http_proxy or self.endpoint
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown should the other side write it back."""
+        return self.access_token, self.client_token
 
 
 class Connected(NamedTuple):
@@ -175,7 +186,7 @@ class Connector:
         except TunnelError as error:
             result = NotConnected(error)
         except BaseException as error:  # noqa: BLE001 - a surprise is a failed attempt, not a lost thread
-            result = NotConnected(connect_error("handshake failed", error))
+            result = NotConnected(connect_error("handshake failed", error, request.secrets()))
         if isinstance(result, NotConnected) and is_exhausted(result.error):
             self.exhaustion.note(f"connecting to {request.peer}", result.error)
         outcome.set_result(result)
@@ -197,11 +208,16 @@ def discard(outcome: Future[Connected | NotConnected]) -> None:
             result.sock.close()
 
 
-def connect_error(what: str, error: BaseException | None = None) -> HandshakeError:
-    """The error of an attempt that failed without an answer, and may be repeated."""
+def connect_error(
+    what: str, error: BaseException | None = None, secrets: tuple[str, ...] = ()
+) -> HandshakeError:
+    """The error of an attempt that failed without an answer, and may be repeated.
+
+    The text of `error` may repeat what the other side sent, and so the `secrets`.
+    """
     if error is not None:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        what = f"{what}: {text}"
+        what = f"{what}: {Redactor(secrets)(text)}"
     made = HandshakeError(what, status=None, channel_id=None, retryable=True)
     made.__cause__ = error
     return made
@@ -271,9 +287,9 @@ def _upgrade(sock: socket.socket, request: ConnectRequest) -> str:
             answer.status,
             answer.body.decode("utf-8", "replace"),
             answer.headers.get("channel-id"),
-            secrets=(request.access_token, request.client_token),
+            secrets=request.secrets(),
         )
-    return answer.headers.get("channel-id", "")
+    return Redactor(request.secrets())(answer.headers.get("channel-id", ""), MAX_ID_CHARACTERS)
 
 
 def _proxy_connect(sock: socket.socket, request: ConnectRequest) -> None:

@@ -11,6 +11,8 @@ import time
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from tunnelfleet.proto import MAX_REASON_CHARACTERS, printable
+
 from .counters import Counters
 
 if TYPE_CHECKING:
@@ -61,7 +63,11 @@ class TunnelStats(Counters):
         self.listening: dict[str, tuple[str, ...]] = {}
 
     def enter(self, state: TunnelState, reason: str = "") -> bool:
-        """Change the state; False if neither state nor reason is new."""
+        """Change the state; False if neither state nor reason is new.
+
+        The reason is kept printable and bounded: a part of it may be what the service sent.
+        """
+        reason = printable(reason, MAX_REASON_CHARACTERS)
         if state is self.state and reason == self.reason:
             return False
         before = self.state

@@ -192,6 +192,7 @@ class TunnelCore(DispatchedActor):
 
     def _enter(self, state: TunnelState, reason: str = "") -> None:
         if self._stats.enter(state, reason):
+            reason = self._stats.reason
             self._stats.last_event = f"{state}: {reason}" if reason else str(state)
             self._publish(events.TunnelStateChanged(self._config.name, state, reason))
 

@@ -77,6 +77,13 @@ from .handshake import (
 from .message import Message, MessageType, decode_message, encode_message
 from .modes import Mode, ProtocolVersion
 from .session import MAX_CONNECTIONS_PER_STREAM, MAX_SERVICES, Session
+from .text import (
+    MAX_ID_CHARACTERS,
+    MAX_REASON_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
+    Redactor,
+    printable,
+)
 
 __all__ = [
     "ACCEPTED_SUBPROTOCOLS",
@@ -92,9 +99,12 @@ __all__ = [
     "INVALID_REQUEST_TEXT",
     "MAX_CONNECTIONS_PER_STREAM",
     "MAX_FRAME_BYTES",
+    "MAX_ID_CHARACTERS",
     "MAX_PAYLOAD_BYTES",
+    "MAX_REASON_CHARACTERS",
     "MAX_REQUEST_BYTES",
     "MAX_SERVICES",
+    "MAX_TEXT_CHARACTERS",
     "MAX_WEBSOCKET_PAYLOAD_BYTES",
     "MODE_PARAMETER",
     "SUBPROTOCOLS",
@@ -128,6 +138,7 @@ __all__ = [
     "PayloadTooLarge",
     "Phase",
     "ProtocolVersion",
+    "Redactor",
     "RemoteProtocolError",
     "Reply",
     "RequestAccepted",
@@ -152,6 +163,7 @@ __all__ = [
     "encode_message",
     "generate_client_token",
     "handshake_error",
+    "printable",
     "request_headers",
     "validate_access_token",
     "validate_client_token",

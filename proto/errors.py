@@ -28,6 +28,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .text import MAX_ID_CHARACTERS, MAX_REASON_CHARACTERS, printable
+
 if TYPE_CHECKING:
     from .modes import Mode, ProtocolVersion
 
@@ -58,16 +60,17 @@ class HandshakeError(TunnelError):
     Args:
         message: what happened and what to do, without any token.
         status: the HTTP status, or None when there was no HTTP answer.
-        channel_id: the service's `channel-id`, to quote to support, if it sent one.
+        channel_id: the service's `channel-id`, to quote to support, if it sent one. It and the
+            message are made printable and bounded: parts of both came from the service.
         retryable: whether the same request may succeed later.
     """
 
     def __init__(
         self, message: str, *, status: int | None, channel_id: str | None, retryable: bool
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message, MAX_REASON_CHARACTERS))
         self.status = status
-        self.channel_id = channel_id
+        self.channel_id = printable(channel_id or "", MAX_ID_CHARACTERS) or None
         self.retryable = retryable
 
     def __str__(self) -> str:
@@ -137,6 +140,11 @@ class _ServiceError(LocalProtocolError):
         super().__init__(service_id)
         self.service_id = service_id
 
+    @property
+    def _shown_id(self) -> str:
+        """The service id for people: the peer may have chosen it, at any length."""
+        return f"{printable(self.service_id, MAX_ID_CHARACTERS)!r}"
+
 
 class ServiceIdUnknown(_ServiceError):
     """The tunnel was not opened with this service.
@@ -152,9 +160,9 @@ class ServiceIdUnknown(_ServiceError):
         self.announced = announced
 
     def __str__(self) -> str:
-        known = ", ".join(self.announced) or "none"
+        known = printable(", ".join(self.announced)) or "none"
         return (
-            f"the tunnel has no service {self.service_id!r} (its services: {known}): "
+            f"the tunnel has no service {self._shown_id} (its services: {known}): "
             "use one of these, or open the tunnel with this service"
         )
 
@@ -164,7 +172,7 @@ class ServiceWithoutStream(_ServiceError):
 
     def __str__(self) -> str:
         return (
-            f"service {self.service_id!r} has no active stream: start one, "
+            f"service {self._shown_id} has no active stream: start one, "
             "or wait until the source starts one"
         )
 
@@ -183,7 +191,7 @@ class ConnectionIdUnknown(_ConnectionError):
 
     def __str__(self) -> str:
         return (
-            f"service {self.service_id!r} has no open connection {self.connection_id}: "
+            f"service {self._shown_id} has no open connection {self.connection_id}: "
             "it has ended, or was never started"
         )
 
@@ -193,7 +201,7 @@ class ConnectionIdUnusable(_ConnectionError):
 
     def __str__(self) -> str:
         return (
-            f"connection id {self.connection_id} of service {self.service_id!r} is open already "
+            f"connection id {self.connection_id} of service {self._shown_id} is open already "
             "or out of range: leave the id out to get the next free one"
         )
 
@@ -213,7 +221,7 @@ class TooManyConnections(_ServiceError):
 
     def __str__(self) -> str:
         return (
-            f"service {self.service_id!r} has {self.max_connections} open connections, "
+            f"service {self._shown_id} has {self.max_connections} open connections, "
             "which is the limit: close one first"
         )
 

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError, HandshakeError
+from .text import HIDDEN, MAX_ID_CHARACTERS, Redactor, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +53,7 @@ _PRINTABLE_ASCII = re.compile(r"[!-~]+")
 _USER_AGENT = re.compile(r"[ -~]*")
 
 _EXCERPT_LENGTH = 200
+_SEARCHED_LENGTH = 1024
 # As long as the shortest token there is: longer runs in a refusal's body are not shown.
 _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_.~\\-]{32,}")
 
@@ -138,11 +140,12 @@ def handshake_error(
         secrets: texts that must not be shown. What looks like a token is not shown in any case.
     """
     refused = 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS
+    redactor = Redactor(secrets)
     parts = [f"the service answered HTTP {status}{_reason(status)}"]
-    if excerpt := _excerpt(body, secrets):
+    if excerpt := _excerpt(body, redactor):
         parts.append(f'"{excerpt}"')
     parts.append(_advice(status, body, refused=refused))
-    shown_id = _excerpt(channel_id or "", secrets=(), hide_long=False)
+    shown_id = redactor(channel_id or "", MAX_ID_CHARACTERS)
     return HandshakeError(
         ": ".join(parts), status=status, channel_id=shown_id or None, retryable=not refused
     )
@@ -155,14 +158,11 @@ def _reason(status: int) -> str:
         return ""
 
 
-def _excerpt(body: str, secrets: Iterable[str], *, hide_long: bool = True) -> str:
-    for secret in secrets:
-        if secret:
-            body = body.replace(secret, "[hidden]")
-    text = " ".join("".join(c if c.isprintable() else " " for c in body[:1024]).split())
-    if hide_long:
-        text = _TOKEN_LIKE.sub("[hidden]", text)
-    return text[:_EXCERPT_LENGTH]
+def _excerpt(body: str, redactor: Redactor) -> str:
+    # Tokens of other tunnels are not known here, so whatever is as long as one goes too, before
+    # the text is cut to a length at which it would no longer be noticed.
+    text = _TOKEN_LIKE.sub(HIDDEN, redactor(body, _SEARCHED_LENGTH))
+    return printable(text, _EXCERPT_LENGTH)
 
 
 def _advice(status: int, body: str, *, refused: bool) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.proto import ConfigError, TunnelError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,9 +88,7 @@ def describe(error: Exception) -> str:
 
 def one_line(text: str) -> str:
     """Return `text` as one printable line of at most `MAX_LINE_LENGTH` characters."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    line = " ".join(printable.split())
-    return line if len(line) <= MAX_LINE_LENGTH else line[: MAX_LINE_LENGTH - 3] + "..."
+    return printable(text, MAX_LINE_LENGTH)
 
 
 def print_error(line: str) -> None:

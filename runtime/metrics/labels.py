@@ -10,6 +10,7 @@ import threading
 from typing import Final
 
 from tunnelfleet.actors.counters import OTHER
+from tunnelfleet.proto import printable
 
 __all__ = ["MAX_LABEL_LENGTH", "MAX_SERVICE_IDS", "NO_SERVICE", "OTHER", "LabelCap"]
 
@@ -49,5 +50,4 @@ class LabelCap:
             return label
 
     def _clean(self, value: str) -> str:
-        printable = "".join(c if c.isprintable() else "?" for c in value)
-        return printable[:MAX_LABEL_LENGTH] or self._empty
+        return printable(value[:MAX_LABEL_LENGTH], MAX_LABEL_LENGTH, mark="?") or self._empty
