@@ -37,7 +37,7 @@ PART_CHARACTERS: Final = 8
 """So long a part of a token is hidden wherever it stands; a shorter one tells nothing of it."""
 
 _CUT: Final = "..."
-# base64url has two other characters than base64. A token is found in either, in any case of letters.
+# base64url has two other characters than base64: a token is found in either, and in any case.
 _ALIKE: Final = str.maketrans("-_ABCDEFGHIJKLMNOPQRSTUVWXYZ", "+/abcdefghijklmnopqrstuvwxyz")
 
 

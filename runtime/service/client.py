@@ -202,11 +202,16 @@ class Client:
     def _split(self, data: bytes) -> tuple[list[bytes], bool]:
         """Return the tunnel frames in ``data`` and whether the client closed; answer pings."""
         frames: list[bytes] = []
+        pongs: list[bytes] = []
+        closed = False
         for opcode, payload in self._reader.feed(data):
             if opcode is Opcode.BINARY:
                 frames += self._splitter.feed(payload)
             elif opcode is Opcode.PING:
-                self.wire.write(websocket_frame(Opcode.PONG, payload))
+                pongs.append(websocket_frame(Opcode.PONG, payload))
             elif opcode is Opcode.CLOSE:
-                return frames, True
-        return frames, False
+                closed = True
+                break
+        # In one piece: a flood of empty pings would else be a flood of tiny pieces in the buffer.
+        self.wire.write(b"".join(pongs))
+        return frames, closed

@@ -4,9 +4,11 @@ Owns which client is attached in which mode, back-pressure between them, bandwid
 and what the service itself says on a tunnel: SERVICE_IDS, STREAM_RESET, SESSION_RESET. Must
 not know tokens or HTTP. All of it runs on the service's loop.
 
-Bounded memory: a client is read only while the other one's wire is not full (128 KiB), at most
-16 KiB at a time; so one direction holds 144 KiB and a partial frame, and no more than 128 KiB above
-that while a delay is set.
+Bounded memory: a client is read only while neither wire is full (128 KiB), at most 16 KiB at a time;
+so one direction holds 144 KiB and a partial frame, and no more than 128 KiB above that while a delay
+is set. What the service itself says counts as what it relays: a client that does not read its resets
+is not read, and one that connects anew while the other side is full waits as its predecessor did.
+A service id that is not the tunnel's ends its client, so no client chooses what is remembered.
 
 PROTOCOL.md section 4, on the wire: SERVICE_IDS is a WebSocket message of its own and sent once a
 connection; every relayed frame is one WebSocket message, so a start is never joined with DATA nor
@@ -19,7 +21,16 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tunnelfleet.proto import Message, MessageType, Mode, decode_message, encode_frame
+from tunnelfleet.proto import (
+    MAX_ID_CHARACTERS,
+    Message,
+    MessageType,
+    Mode,
+    RemoteProtocolError,
+    decode_message,
+    encode_frame,
+    printable,
+)
 
 from .events import ServiceEvent, ServiceEventKind
 from .frames import check_message
@@ -36,6 +47,9 @@ if TYPE_CHECKING:
 
 DELAYED_BYTES: Final = 65_536
 """With so much waiting for its delay, the sender is not read."""
+
+DELAYED_PIECE_BYTES: Final = 128
+"""What a delayed message takes besides its own bytes; many small ones count as what they are."""
 
 _OTHER: Final = {Mode.SOURCE: Mode.DESTINATION, Mode.DESTINATION: Mode.SOURCE}
 _PREFIX_BYTES: Final = 2
@@ -109,6 +123,8 @@ class Tunnel:
     ) -> None:
         self.name = name
         self.services = tuple(services)
+        # A message without a service id means the tunnel's only service (V1).
+        self._known_ids = frozenset((*services, ""))
         self._loop = loop
         self._emit = emit
         self._clients: dict[Mode, Client | None] = dict.fromkeys(Mode)
@@ -161,6 +177,8 @@ class Tunnel:
         client.wire.write(websocket_frame(Opcode.BINARY, encode_frame(announcement)))
         if mode in self._stalled:
             client.wire.hold(Hold.STALLED)
+        # Its predecessor may have filled the way to the other side.
+        self._hold_if_full(client)
         self._tell(ServiceEventKind.CLIENT_CONNECTED, mode, f"channel-id {client.channel_id}")
 
     def detach(self, client: Client, reason: str) -> None:
@@ -184,6 +202,16 @@ class Tunnel:
             client.wire.release(Hold.PEER_FULL)
             client.wire.release(Hold.DELAYED)
 
+    def _release_sender(self, to: Mode) -> None:
+        """What was delayed on the way to this side has become less: read those who fill it."""
+        if self._is_delayed_full(to):
+            return
+        receiver, sender = self._clients[to], self._clients[_OTHER[to]]
+        if receiver is not None:
+            receiver.wire.release(Hold.ANSWERS_DELAYED)
+        if sender is not None:
+            sender.wire.release(Hold.DELAYED)
+
     # relaying
 
     def relay(self, sender: Client, frames: Sequence[bytes]) -> None:
@@ -202,7 +230,7 @@ class Tunnel:
         finally:
             if parts:
                 self._send(to, b"".join(parts))
-                self._hold_if_full(sender, to)
+            self._hold_if_full(sender)
 
     def _examine(self, sender: Client, frame: bytes) -> bool:
         """Check one frame and take note of it; say whether it goes to the other side."""
@@ -210,6 +238,11 @@ class Tunnel:
         message = decode_message(memoryview(frame)[_PREFIX_BYTES:], strict=True)
         if not check_message(message, mode):
             return False
+        if message.service_id not in self._known_ids:
+            raise RemoteProtocolError(
+                f"a {mode} sent {MessageType(message.type).name} for service "
+                f"{printable(message.service_id, MAX_ID_CHARACTERS)!r}, which the tunnel does not have"
+            )
         if self._clients[_OTHER[mode]] is None:
             self._drop(mode, message)
             return False
@@ -249,12 +282,20 @@ class Tunnel:
         else:
             client.wire.write(data)
 
-    def _hold_if_full(self, sender: Client, to: Mode) -> None:
-        receiver = self._clients[to]
+    def _hold_if_full(self, sender: Client) -> None:
+        """Do not read a client while what it sends, or what it is answered, waits for others."""
+        mode = _mode_of(sender)
+        receiver = self._clients[_OTHER[mode]]
         if receiver is not None and receiver.wire.is_full:
             sender.wire.hold(Hold.PEER_FULL)
-        if self._lanes[to].waiting_bytes > DELAYED_BYTES:
+        if self._is_delayed_full(_OTHER[mode]):
             sender.wire.hold(Hold.DELAYED)
+        if self._is_delayed_full(mode):
+            sender.wire.hold(Hold.ANSWERS_DELAYED)
+
+    def _is_delayed_full(self, to: Mode) -> bool:
+        lane = self._lanes[to]
+        return lane.waiting_bytes + len(lane.waiting) * DELAYED_PIECE_BYTES > DELAYED_BYTES
 
     def drained(self, client: Client) -> None:
         """A client's wire can take more: send what was due, then read the other side again."""
@@ -287,9 +328,7 @@ class Tunnel:
             lane.waiting.popleft()
             lane.waiting_bytes -= len(data)
             receiver.wire.write(data)
-        sender = self._clients[_OTHER[to]]
-        if sender is not None and lane.waiting_bytes <= DELAYED_BYTES:
-            sender.wire.release(Hold.DELAYED)
+        self._release_sender(to)
 
     def set_delay(self, seconds: float) -> None:
         """Hold every message back for so long, in both directions."""

@@ -34,6 +34,9 @@ READ_BYTES: Final = 16_384
 
 It may hold some 2,700 frames, which take 20 ms."""
 
+PIECE_BYTES: Final = 64
+"""What a piece that waits takes besides its own bytes; many small ones count as what they are."""
+
 TLS_RECORD_BYTES: Final = 16_384
 SEND_BYTES: Final = 65_536
 LINGER_SECONDS: Final = 1.0
@@ -48,6 +51,7 @@ class Hold(enum.Enum):
     STALLED = enum.auto()
     THROTTLED = enum.auto()
     DELAYED = enum.auto()
+    ANSWERS_DELAYED = enum.auto()
     SILENT = enum.auto()
 
 
@@ -139,6 +143,10 @@ class Wire:
     def buffered_bytes(self) -> int:
         """Bytes accepted by ``write`` that have not left for the kernel."""
         return self._buffered_bytes
+
+    @property
+    def _held_bytes(self) -> int:
+        return self._buffered_bytes + len(self._buffer) * PIECE_BYTES
 
     @property
     def is_full(self) -> bool:
@@ -261,7 +269,7 @@ class Wire:
         self._buffered_bytes += len(data)
         if not self._writing:
             self._flush()
-        if self._buffered_bytes > HIGH_WATER_BYTES:
+        if self._held_bytes > HIGH_WATER_BYTES:
             self._full = True
 
     def _on_writable(self) -> None:
@@ -269,7 +277,7 @@ class Wire:
             self._shake_hands()
             return
         self._flush()
-        if self._full and self._buffered_bytes <= LOW_WATER_BYTES and self.is_open:
+        if self._full and self._held_bytes <= LOW_WATER_BYTES and self.is_open:
             self._full = False
             self._user.drained()
         if not self._buffer and self._state is WireState.OPEN and self._tls is not None:

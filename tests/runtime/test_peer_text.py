@@ -1,4 +1,4 @@
-"""A service that echoes what it was sent, forges lines or sends endless ids: what people then see."""
+"""A service that echoes what it was sent, or forges lines: what people then see."""
 
 from __future__ import annotations
 

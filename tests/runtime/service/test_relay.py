@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import threading
 import time
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -420,3 +422,95 @@ def test_counts_payload_bytes_each_way(
     snapshot = service.tunnels()[0]
     assert (snapshot.source_sent_bytes, snapshot.destination_sent_bytes) == (5, 3)
     assert (snapshot.streams_active, snapshot.source_connected) == (1, True)
+
+
+# what a client can make grow
+
+MAX_GROWTH_BYTES = 24 * 1024 * 1024
+
+
+def _masked_start(stream_id: int, service_id: str) -> bytes:
+    return masked(2, encode_frame(start(stream_id, service_id)))
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("kind", [MessageType.DATA, MessageType.STREAM_RESET])
+@pytest.mark.parametrize("service_id", ["FTP", "ssh", "SSH\x1b[2J\nforged", "y" * 60_000])
+def test_a_service_id_that_is_not_the_tunnels_ends_its_client(
+    source: TunnelClient,
+    destination: TunnelClient,
+    events: EventLog,
+    mode: Mode,
+    kind: MessageType,
+    service_id: str,
+) -> None:
+    sinner, other = (source, destination) if mode is Mode.SOURCE else (destination, source)
+    sinner.send(Message(kind, 1, service_id=service_id))
+    sinner.assert_closed_empty()
+    other.assert_quiet()
+    detail = events.wait(ServiceEventKind.PROTOCOL_ERROR, mode).detail
+    assert kind.name in detail
+    assert detail.isprintable()
+    assert len(detail) < 300
+
+
+def test_starts_with_endless_ids_take_no_memory(
+    service: TunnelService, source: TunnelClient, destination: TunnelClient, events: EventLog
+) -> None:
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ConnectionError):
+            for n in range(1_024):
+                source.send(start(1, str(n).zfill(60_000)))
+        events.wait(ServiceEventKind.PROTOCOL_ERROR, Mode.SOURCE)
+        grown, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    destination.assert_quiet()
+    assert service.tunnels()[0].streams_active == 0
+    assert grown < MAX_GROWTH_BYTES
+
+
+def test_a_tunnel_with_services_takes_messages_without_an_id(
+    source: TunnelClient, destination: TunnelClient
+) -> None:
+    """V1 (PROTOCOL.md section 3): what it means is for the destination to say."""
+    message = start(service_id="", connection_id=0)
+    source.send(message)
+    assert destination.message() == message
+
+
+@pytest.mark.parametrize("delay_seconds", [0.0, 3_600.0], ids=["at once", "delayed"])
+def test_a_client_that_does_not_read_its_resets_is_not_read(
+    service: TunnelService, source: TunnelClient, delay_seconds: float
+) -> None:
+    service.delay("press-4", delay_seconds)
+    source.send_until_blocked(_masked_start(1, "SSH") * 2_000, 64 * 1024 * 1024)
+    assert 0 < _buffered_bytes(service, Mode.SOURCE) <= MAX_BUFFERED_BYTES
+
+
+@pytest.mark.parametrize("how", ["unread", "delayed"])
+def test_connecting_anew_does_not_fill_the_other_sides_buffer_further(
+    service: TunnelService,
+    connect: Callable[..., TunnelClient],
+    tokens: TunnelTokens,
+    destination: TunnelClient,
+    how: str,
+) -> None:
+    if how == "delayed":
+        service.delay("press-4", 3_600.0)
+    frame = masked(2, encode_frame(data(bytes(64_512))))
+    for _ in range(12):
+        source = connect(tokens, Mode.SOURCE, CLIENT_TOKEN)
+        source.send_until_blocked(_masked_start(1, "SSH") + frame, 64 * 1024 * 1024, 0.2)
+        source.close()
+    assert _buffered_bytes(service, Mode.DESTINATION) <= MAX_BUFFERED_BYTES
+
+
+def test_tiny_pieces_count_as_what_they_take(
+    service: TunnelService, source: TunnelClient, destination: TunnelClient
+) -> None:
+    service.delay("press-4", 3_600.0)
+    source.send_until_blocked(masked(2, encode_frame(data(b""))), 64 * 1024 * 1024)
+    tunnel = service._tunnels["press-4"]
+    assert 0 < len(tunnel._lanes[Mode.DESTINATION].waiting) < 2_000
