@@ -1,10 +1,17 @@
-"""A private certificate authority of one certificate, for a service without a real one.
+"""A private certificate authority for a service without a real certificate.
 
 Owns TLS of the server side: making, writing and reusing ``ca.pem``, ``server.pem`` and
 ``server.key`` in a folder. The authority is there a second time under the name by which OpenSSL
 looks it up, so that the folder can be given to a client that wants one, as the C++ localproxy's
-``-c`` does. The authority's key signs once and is forgotten, so that trusting ``ca.pem`` trusts
-this service and nothing else. Must not know the service that uses them.
+``-c`` does.
+
+In a folder that is to last the authority's key is kept too, as ``ca.key``: a certificate with
+another name, or a new one after a year, is then signed by the authority that clients trust already.
+Else the key signs once and is forgotten. Must not know the service that uses them.
+
+Each file is replaced as a whole (``files``), but a crash may come between two of them. So they are
+written in an order in which whatever is there afterwards is seen not to match, and made anew: what
+was signed for another key or by another authority, an empty file, a link.
 """
 
 from __future__ import annotations
@@ -12,27 +19,33 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
-import os
-import socket
+import logging
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from .files import locked_folder, read_file, write_file
+from .names import certificate_names, names_of
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 VALID_DAYS = 365
+AUTHORITY_VALID_DAYS = 3650
 RENEW_BEFORE_DAYS = 30
 CLOCK_SKEW_DAYS = 1
-KEY_FILE_MODE = 0o600
 
 _CA_NAME = "tunnelfleet embedded service CA"
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_PEM = serialization.Encoding.PEM
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +63,48 @@ class CertificateFiles:
     private_key: Path
 
 
-def ensure_certificate(folder: Path, host: str) -> CertificateFiles:
-    """Return the certificate of ``folder``, made anew when absent, ageing or of another host.
+@dataclass(frozen=True, slots=True)
+class _Authority:
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey | None
+
+
+def ensure_certificate(
+    folder: Path, host: str, names: Sequence[str] = (), *, keep_authority: bool = False
+) -> CertificateFiles:
+    """Return the certificate of ``folder``, made anew when absent, ageing, or not what is wanted.
 
     Args:
-        folder: where the three files are or will be; created if need be.
-        host: name or address under which clients reach the service, besides loopback.
+        folder: where the files are or will be; created if need be.
+        host: name or address on which the service listens. Loopback is in the certificate anyway,
+            and so are the addresses of this machine when it listens on all of them.
+        names: further names and addresses under which clients reach it.
+        keep_authority: keep the authority's key, so that a new certificate needs no new authority.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     files = CertificateFiles(folder / "ca.pem", folder / "server.pem", folder / "server.key")
-    if not _is_usable(files, host):
-        _make(files, host)
+    wanted = certificate_names(host, names)
+    with locked_folder(folder):
+        authority = _load_authority(files.ca)
+        if authority is None or not _is_usable(files, authority, wanted):
+            if authority is None or authority.key is None:
+                authority = _make_authority(files.ca, keep_key=keep_authority)
+            _make_certificate(files, authority, wanted)
+        by_hash = files.ca.with_name(f"{_openssl_hash(_CA_NAME)}.0")
+        content = authority.certificate.public_bytes(_PEM)
+        if read_file(by_hash) != content:
+            write_file(by_hash, content)
     return files
+
+
+def load_certificate(path: Path) -> x509.Certificate | None:
+    """Return the first certificate of a PEM file that was given; None if there is none in it."""
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())[0]
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
@@ -77,32 +117,83 @@ def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # With none, the request waits 40 ms for the delayed ACK of TLS's Finished (measured).
     context.num_tickets = 1
-    context.load_cert_chain(certificate, private_key)
+    # Without a password OpenSSL would ask for one on the terminal, and wait.
+    context.load_cert_chain(certificate, private_key, password="")
     return context
 
 
-def _is_usable(files: CertificateFiles, host: str) -> bool:
-    if not (files.ca.is_file() and files.private_key.is_file() and files.certificate.is_file()):
+def _load_authority(ca: Path) -> _Authority | None:
+    """Return the authority of a folder, if it is one that will last; its key, if it is there."""
+    certificate = _parse_certificate(read_file(ca))
+    if certificate is None or _days_left(certificate) <= RENEW_BEFORE_DAYS:
+        return None
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    except (ValueError, x509.ExtensionNotFound):
+        return None
+    if not extension.value.ca:
+        return None
+    return _Authority(certificate, _matching_key(ca.with_suffix(".key"), certificate))
+
+
+def _is_usable(files: CertificateFiles, authority: _Authority, wanted: Sequence[str]) -> bool:
+    certificate = _parse_certificate(read_file(files.certificate))
+    if certificate is None or _matching_key(files.private_key, certificate) is None:
         return False
     try:
-        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+        certificate.verify_directly_issued_by(authority.certificate)
+    except (ValueError, TypeError, InvalidSignature):
         return False
+    return set(wanted) <= set(names_of(certificate)) and _days_left(certificate) > RENEW_BEFORE_DAYS
+
+
+def _parse_certificate(content: bytes | None) -> x509.Certificate | None:
+    try:
+        return None if content is None else x509.load_pem_x509_certificate(content)
+    except ValueError:
+        return None
+
+
+def _matching_key(path: Path, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey | None:
+    """Return the key in a file, if it is the one of this certificate."""
+    content = read_file(path, private=True)
+    try:
+        key = None if content is None else serialization.load_pem_private_key(content, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            return None
+        return key if _public_pem(key) == _public_pem(certificate) else None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+
+
+def _public_pem(owner: ec.EllipticCurvePrivateKey | x509.Certificate) -> bytes:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return owner.public_key().public_bytes(_PEM, form)
+
+
+def _days_left(certificate: x509.Certificate) -> float:
     left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    return left > datetime.timedelta(days=RENEW_BEFORE_DAYS) and set(_names(host)) <= set(names)
+    return left / datetime.timedelta(days=1)
 
 
-def _make(files: CertificateFiles, host: str) -> None:
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    server_key = ec.generate_private_key(ec.SECP256R1())
-    ca = _ca_certificate(ca_key)
-    server = _server_certificate(ca, ca_key, server_key, host)
-    _write(files.private_key, _private_pem(server_key), KEY_FILE_MODE)
-    pem = serialization.Encoding.PEM
-    _write(files.certificate, server.public_bytes(pem), 0o644)
-    _write(files.ca, ca.public_bytes(pem), 0o644)
-    _write(files.ca.with_name(f"{_openssl_hash(_CA_NAME)}.0"), ca.public_bytes(pem), 0o644)
+def _make_authority(ca: Path, *, keep_key: bool) -> _Authority:
+    if read_file(ca) is not None:
+        _log.warning("%s cannot be used any more and is made anew: give it to the clients", ca)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _ca_certificate(key)
+    # The key first: a crash behind it leaves a key that does not match, and so neither.
+    if keep_key:
+        write_file(ca.with_suffix(".key"), _private_pem(key))
+    write_file(ca, certificate.public_bytes(_PEM))
+    return _Authority(certificate, key)
+
+
+def _make_certificate(files: CertificateFiles, authority: _Authority, names: Sequence[str]) -> None:
+    assert authority.key is not None
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _server_certificate(authority.certificate, authority.key, key, names)
+    write_file(files.private_key, _private_pem(key))
+    write_file(files.certificate, certificate.public_bytes(_PEM))
 
 
 def _ca_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
@@ -119,7 +210,7 @@ def _ca_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
         decipher_only=False,
     )
     return (
-        _builder(name, name, key)
+        _builder(name, name, key, AUTHORITY_VALID_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -131,12 +222,14 @@ def _server_certificate(
     ca: x509.Certificate,
     ca_key: ec.EllipticCurvePrivateKey,
     key: ec.EllipticCurvePrivateKey,
-    host: str,
+    names: Sequence[str],
 ) -> x509.Certificate:
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     return (
-        _builder(_common_name("tunnelfleet embedded service"), ca.subject, key)
-        .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
+        _builder(_common_name("tunnelfleet embedded service"), ca.subject, key, VALID_DAYS)
+        .add_extension(
+            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(authority, critical=False)
@@ -145,7 +238,7 @@ def _server_certificate(
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, valid_days: int
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -155,24 +248,12 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=CLOCK_SKEW_DAYS))
-        .not_valid_after(now + datetime.timedelta(days=VALID_DAYS))
+        .not_valid_after(now + datetime.timedelta(days=valid_days))
     )
 
 
 def _common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _names(host: str) -> list[x509.GeneralName]:
-    texts = dict.fromkeys((*_LOOPBACK_NAMES, *_reachable_names(host)))
-    return [_general_name(text) for text in texts if text]
-
-
-def _reachable_names(host: str) -> tuple[str, ...]:
-    """Return the host itself, or for a wildcard address the names of this machine."""
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 (compared, not bound)
-        return (socket.gethostname(),)
-    return (host,)
 
 
 def _general_name(text: str) -> x509.GeneralName:
@@ -200,11 +281,3 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write with the mode in force before the content is there."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)
-        file.write(content)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from tunnelfleet.proto import MAX_REASON_CHARACTERS, printable
+
 if TYPE_CHECKING:
     from tunnelfleet.proto import Mode
 
@@ -34,6 +36,8 @@ class ServiceEventKind(StrEnum):
     BLACK_HOLED = "black_holed"
     THROTTLED = "throttled"
     DELAYED = "delayed"
+    CERTIFICATE_RELOADED = "certificate_reloaded"
+    CERTIFICATE_REFUSED = "certificate_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class ServiceEvent:
         kind: what happened.
         tunnel: the tunnel's name, or "" when no tunnel is known (a refused stranger).
         mode: whose connection it is about, or None when it is about the tunnel.
-        detail: the rest, for people; never a token.
+        detail: the rest, for people, printable and bounded; never a token.
         time_seconds: unix time at which it happened.
     """
 
@@ -53,6 +57,10 @@ class ServiceEvent:
     mode: Mode | None = None
     detail: str = ""
     time_seconds: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        # A client may have chosen a part of it.
+        object.__setattr__(self, "detail", printable(self.detail, MAX_REASON_CHARACTERS))
 
     def to_json(self) -> str:
         """Return the event as one line of JSON, without the fields that say nothing."""

@@ -4,11 +4,12 @@ Owns which client is attached in which mode, back-pressure between them, bandwid
 and what the service itself says on a tunnel: SERVICE_IDS, STREAM_RESET, SESSION_RESET. Must
 not know tokens or HTTP. All of it runs on the service's loop.
 
-Bounded memory: a client is read only while neither wire is full (128 KiB), at most 16 KiB at a time;
-so one direction holds 144 KiB and a partial frame, and no more than 128 KiB above that while a delay
-is set. What the service itself says counts as what it relays: a client that does not read its resets
-is not read, and one that connects anew while the other side is full waits as its predecessor did.
-A service id that is not the tunnel's ends its client, so no client chooses what is remembered.
+Bounded memory: a client is read only while neither wire is full (128 KiB), at most 16 KiB at a
+time; so one direction holds 144 KiB and a partial frame, and no more than 128 KiB above that while
+a delay is set. What the service itself says counts as what it relays: a client that does not read
+its resets is not read, and one that connects anew while the other side is full waits as its
+predecessor did. A service id that is not the tunnel's ends its client, so no client chooses what
+is remembered.
 
 PROTOCOL.md section 4, on the wire: SERVICE_IDS is a WebSocket message of its own and sent once a
 connection; every relayed frame is one WebSocket message, so a start is never joined with DATA nor
@@ -239,9 +240,10 @@ class Tunnel:
         if not check_message(message, mode):
             return False
         if message.service_id not in self._known_ids:
+            name = printable(message.service_id, MAX_ID_CHARACTERS)
             raise RemoteProtocolError(
-                f"a {mode} sent {MessageType(message.type).name} for service "
-                f"{printable(message.service_id, MAX_ID_CHARACTERS)!r}, which the tunnel does not have"
+                f"a {mode} sent {MessageType(message.type).name} for service {name!r}, "
+                "which the tunnel does not have"
             )
         if self._clients[_OTHER[mode]] is None:
             self._drop(mode, message)

@@ -15,12 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import ssl
-import tempfile
 import threading
 import uuid
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from tunnelfleet.actors.kernel import ForkGuard
@@ -28,19 +25,22 @@ from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.socket_io import close_socket
 from tunnelfleet.proto import ConfigError, Mode
 
-from .certificates import ensure_certificate, server_context
 from .client import Client
 from .controls import ServiceControls
 from .events import ServiceEvent, ServiceEventKind
+from .files import remove_leftovers
 from .listener import Listener
 from .reception import ReceptionDesk
 from .relay import Tunnel, TunnelSnapshot
 from .throttle import TokenBucket, kernel_buffer_bytes
+from .tls import ServerTls
 from .tunnels import TunnelBook, TunnelTokens
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from .chaos import FaultPlan
@@ -68,12 +68,16 @@ class TunnelService(ServiceControls):
         tls: False serves plain ``ws``, on a loopback address only.
         certificate: PEM of a certificate to use; None makes one (see ``ca_path``).
         private_key: PEM of its key.
-        state_dir: where a made certificate is kept; None uses a folder that goes with ``stop``.
+        state_dir: where a made certificate and its authority are kept; None uses a folder that goes
+            with ``stop``.
+        names: names and addresses to put into a made certificate, besides ``host``, loopback, and
+            all addresses of this machine if it listens on all of them.
         bandwidth_bytes_per_second: limit of each direction of each tunnel; None is no limit.
         on_event: called with each event on the service's thread; it must not block.
 
     Raises:
-        ConfigError: plain ``ws`` off loopback, a certificate without its key, a bad bandwidth.
+        ConfigError: plain ``ws`` off loopback, a certificate without its key, names that are none
+            or not for a made certificate, a bad bandwidth.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class TunnelService(ServiceControls):
         certificate: Path | None = None,
         private_key: Path | None = None,
         state_dir: Path | None = None,
+        names: Sequence[str] = (),
         bandwidth_bytes_per_second: float | None = None,
         on_event: Callable[[ServiceEvent], None] | None = None,
     ) -> None:
@@ -92,17 +97,17 @@ class TunnelService(ServiceControls):
             raise ConfigError(
                 f"plain ws is for loopback only, not {host}; listen on 127.0.0.1, or use TLS"
             )
-        if (certificate is None) != (private_key is None):
-            raise ConfigError("a certificate and its private key go together; give both or none")
         if bandwidth_bytes_per_second is not None:
             TokenBucket(bandwidth_bytes_per_second, 0.0)
         self._host, self._port = host, port
-        self._is_tls = tls
-        self._certificate, self._private_key = certificate, private_key
-        self._state_dir = state_dir
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._ca_path: Path | None = None
-        self._tls_context: ssl.SSLContext | None = None
+        self._tls = ServerTls(
+            host,
+            enabled=tls,
+            certificate=certificate,
+            private_key=private_key,
+            state_dir=state_dir,
+            names=names,
+        )
         self._bandwidth = bandwidth_bytes_per_second
         self._on_event = on_event
         self._lock = threading.RLock()
@@ -129,11 +134,12 @@ class TunnelService(ServiceControls):
         with self._lock:
             if self._thread is not None:
                 return self
+            remove_leftovers()
             try:
-                self._tls_context = self._prepare_tls()
+                self._tls.prepare()
                 self._listener = self._open_listener()
             except ConfigError:
-                self._forget_certificate()
+                self._tls.forget()
                 raise
             self._port = self._listener.port
             self._fork_guard = ForkGuard("the tunneling service")
@@ -157,7 +163,9 @@ class TunnelService(ServiceControls):
             TimeoutError: the thread did not end in time, because ``on_event`` blocks it.
         """
         self._halt("the service stopped", abort=False, timeout_seconds=timeout_seconds)
-        self._forget_certificate()
+        with self._lock:
+            if self._thread is None:
+                self._tls.forget()
 
     def kill(self) -> None:
         """End as if the process were killed: every socket is reset at once, without a farewell."""
@@ -184,8 +192,18 @@ class TunnelService(ServiceControls):
 
     @property
     def endpoint(self) -> str:
-        """The URL that clients connect to, such as ``wss://127.0.0.1:8443``."""
-        return f"{'wss' if self._is_tls else 'ws'}://{self._authority()}"
+        """The URL that clients connect to, such as ``wss://127.0.0.1:8443``.
+
+        Of a service that listens on every address the first name that it was given, else the
+        address of this machine's default route; what the certificate is for in any case.
+        """
+        return self.endpoints[0]
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Every URL that clients may connect to, the best first. Complete once it is started."""
+        scheme = "wss" if self._tls.enabled else "ws"
+        return tuple(f"{scheme}://{self._authority(host)}" for host in self._tls.hosts)
 
     @property
     def port(self) -> int:
@@ -195,22 +213,32 @@ class TunnelService(ServiceControls):
     @property
     def ca_path(self) -> Path | None:
         """PEM to trust for a certificate the service made; None with a given one or without TLS."""
-        return self._ca_path
+        return self._tls.ca_path
 
     def ssl_context(self) -> ssl.SSLContext:
         """Return a client's context that trusts this service. Only while it is running."""
-        if self._ca_path is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.load_verify_locations(self._ca_path)
-            return context
-        context = ssl.create_default_context()
-        if self._certificate is not None:
-            context.load_verify_locations(self._certificate)
-        return context
+        return self._tls.client_context()
 
-    def _authority(self) -> str:
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{host}:{self._port}"
+    def reload_certificate(self) -> None:
+        """Take the given certificate and key anew from their files, without a restart.
+
+        Handshakes from now on use them; connections that stand stay as they are.
+
+        Raises:
+            ConfigError: no certificate was given, or what the files hold cannot be used: the
+                service goes on with what it has.
+        """
+        if not self._tls.is_given:
+            raise ConfigError("no certificate was given; the service made the one it uses")
+
+        def reload_it() -> None:
+            self._tls.prepare()
+            self._tell(ServiceEventKind.CERTIFICATE_RELOADED, "", self._tls.describe())
+
+        self._do(reload_it)
+
+    def _authority(self, host: str) -> str:
+        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
 
     # tunnels
 
@@ -355,35 +383,6 @@ class TunnelService(ServiceControls):
 
     # connections
 
-    def _prepare_tls(self) -> ssl.SSLContext | None:
-        if not self._is_tls:
-            return None
-        try:
-            return server_context(*self._certificate_files())
-        except OSError as error:
-            raise ConfigError(
-                f"the certificate cannot be used: {error}; give the PEM files of a certificate "
-                "and its key, or neither to have one made"
-            ) from error
-
-    def _forget_certificate(self) -> None:
-        with self._lock:
-            if self._temporary is not None:
-                self._temporary.cleanup()
-                self._temporary = self._ca_path = None
-
-    def _certificate_files(self) -> tuple[Path, Path]:
-        if self._certificate is not None and self._private_key is not None:
-            return self._certificate, self._private_key
-        folder = self._state_dir
-        if folder is None:
-            if self._temporary is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="tunnelfleet-service-")
-            folder = Path(self._temporary.name)
-        files = ensure_certificate(folder, self._host)
-        self._ca_path = files.ca
-        return files.certificate, files.private_key
-
     def _open_listener(self) -> Listener:
         bandwidth = self._bandwidth
         size = None if bandwidth is None else kernel_buffer_bytes(bandwidth)
@@ -392,7 +391,7 @@ class TunnelService(ServiceControls):
         except OSError as error:
             why = error.strerror or str(error)
             raise ConfigError(
-                f"cannot listen on {self._authority()}: {why}; choose another port"
+                f"cannot listen on {self._authority(self._host)}: {why}; choose another port"
             ) from error
 
     def _receive(self, sock: socket.socket) -> None:
@@ -402,7 +401,7 @@ class TunnelService(ServiceControls):
             return
         channel_id = uuid.uuid4().hex
         try:
-            client = Client(sock, self._loop, self._tls_context, self._desk, channel_id)
+            client = Client(sock, self._loop, self._tls.context, self._desk, channel_id)
         except OSError:
             close_socket(sock)  # gone before its turn
             return
