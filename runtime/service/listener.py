@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ACCEPTS_A_TURN: Final = 64
 BACKLOG: Final = 2048
 ACCEPT_PAUSE_SECONDS: Final = 0.1
+LOG_SECONDS: Final = 60.0
+"""That nothing can be accepted is told once in so long."""
 
 _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -33,6 +35,7 @@ class Listener:
         port: port, or 0 for a free one.
         receive: takes each accepted socket and owns it.
         buffer_bytes: the kernel's receive buffer of each connection; None leaves it to the kernel.
+        has_room: asked before each is accepted; while it says no, they wait in the kernel.
 
     Attributes:
         port: the port it listens on.
@@ -48,13 +51,16 @@ class Listener:
         receive: Callable[[socket.socket], None],
         *,
         buffer_bytes: int | None,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         self._receive = receive
+        self._has_room = has_room
         self._loop: asyncio.AbstractEventLoop | None = None
         self._resume: asyncio.TimerHandle | None = None
+        self._silent_until = 0.0
         self._socket = socket.socket(family, kind, proto)
         try:
             self._prepare(buffer_bytes)
@@ -86,20 +92,29 @@ class Listener:
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_A_TURN):
+            if not self._has_room():
+                self._pause()
+                return
             try:
                 sock, _address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._pause(error)
+                self._failed(error)
                 return
             self._receive(sock)
 
-    def _pause(self, error: OSError) -> None:
-        if error.errno not in _OUT_OF_RESOURCES:
-            _log.warning("accepting a connection failed: %s", error)
+    def _failed(self, error: OSError) -> None:
+        assert self._loop is not None
+        self._pause()
+        now = self._loop.time()
+        if now < self._silent_until:
             return
-        _log.error("cannot accept connections: %s; raise the limit of open files", error.strerror)
+        self._silent_until = now + LOG_SECONDS
+        advice = "; raise the limit of open files" if error.errno in _OUT_OF_RESOURCES else ""
+        _log.error("cannot accept connections: %s%s", error.strerror or error, advice)
+
+    def _pause(self) -> None:
         assert self._loop is not None
         self._loop.remove_reader(self._socket)
         self._resume = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self.attach, self._loop)

@@ -1,13 +1,17 @@
 """Where requests are judged: planned faults first, then the rules, then the tokens.
 
-Owns the decision on each upgrade request and the answer. Must not know sockets (clients do)
-nor what happens on a tunnel afterwards.
+Owns the decision on each upgrade request and the answer, and how many connections may be without
+one. Must not know sockets (clients do) nor what happens on a tunnel afterwards.
+
+Whoever has not shown a token yet may be anybody, so the number of these connections is bounded by
+itself. When all places are taken, the one that has been there longest goes, if it had time enough;
+else newcomers wait in the kernel: a fleet that comes back all at once is not an attack.
 """
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.proto import (
     INVALID_REQUEST_TEXT,
@@ -29,6 +33,13 @@ if TYPE_CHECKING:
     from .client import Client
     from .relay import Tunnel
     from .tunnels import TunnelBook
+
+
+MAX_STRANGERS: Final = 2_048
+"""Connections that have not shown a token: in TLS's handshake, before their request, refused."""
+
+STRANGER_SECONDS: Final = 3.0
+"""When all places are taken, one that is older makes place."""
 
 
 class ReceptionDesk:
@@ -56,6 +67,19 @@ class ReceptionDesk:
         self._tunnels = tunnels
         self._emit = emit
         self._gone = gone
+        self._strangers: dict[Client, float] = {}
+
+    def has_room(self, now: float) -> bool:
+        """Say whether one more connection may come, were it in the place of an old one."""
+        if len(self._strangers) < MAX_STRANGERS:
+            return True
+        return now - next(iter(self._strangers.values())) >= STRANGER_SECONDS
+
+    def arrived(self, client: Client, now: float) -> None:
+        """Take note of a new connection; the oldest goes if it has taken its place."""
+        self._strangers[client] = now
+        if len(self._strangers) > MAX_STRANGERS:
+            next(iter(self._strangers)).wire.abort("made place for another connection")
 
     def requested(self, client: Client, head: bytes) -> None:
         """Judge a request and answer it (``Reception``)."""
@@ -72,6 +96,7 @@ class ReceptionDesk:
 
     def gone(self, client: Client, reason: str) -> None:  # noqa: ARG002 (what Reception says)
         """Forget a client (``Reception``)."""
+        self._strangers.pop(client, None)
         self._gone(client)
 
     def _judge(self, client: Client, head: bytes) -> None:
@@ -89,6 +114,7 @@ class ReceptionDesk:
         except BadRequest as error:
             self._refuse(tunnel, client, error.status, f"{INVALID_REQUEST_TEXT}: {error}")
         else:
+            self._strangers.pop(client, None)
             response = upgrade_response(accept, request.subprotocol, client.channel_id)
             client.attach(self._tunnels[tunnel], request.mode, response)
 

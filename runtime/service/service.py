@@ -387,12 +387,18 @@ class TunnelService(ServiceControls):
         bandwidth = self._bandwidth
         size = None if bandwidth is None else kernel_buffer_bytes(bandwidth)
         try:
-            return Listener(self._host, self._port, self._receive, buffer_bytes=size)
+            return Listener(
+                self._host, self._port, self._receive, buffer_bytes=size, has_room=self._has_room
+            )
         except OSError as error:
             why = error.strerror or str(error)
             raise ConfigError(
                 f"cannot listen on {self._authority(self._host)}: {why}; choose another port"
             ) from error
+
+    def _has_room(self) -> bool:
+        assert self._loop is not None
+        return self._desk.has_room(self._loop.time())
 
     def _receive(self, sock: socket.socket) -> None:
         assert self._loop is not None
@@ -406,6 +412,7 @@ class TunnelService(ServiceControls):
             close_socket(sock)  # gone before its turn
             return
         self._clients.add(client)
+        self._desk.arrived(client, self._loop.time())
 
     def _add_tunnel(self, name: str) -> None:
         assert self._loop is not None

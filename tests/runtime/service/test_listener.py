@@ -70,7 +70,7 @@ def test_waits_when_there_are_no_descriptors_left(
         """Fails once as accept does when the process has no descriptor left."""
 
         def __init__(self, sock: socket.socket) -> None:
-            self._sock, self.failures = sock, 1
+            self._sock, self.failures = sock, 3
 
         def fileno(self) -> int:
             return self._sock.fileno()
@@ -95,4 +95,26 @@ def test_waits_when_there_are_no_descriptors_left(
         accepted[0].close()
 
     asyncio.run(main())
-    assert "Too many open files" in caplog.text
+    assert caplog.text.count("Too many open files") == 1
+
+
+def test_does_not_accept_while_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ACCEPT_PAUSE_SECONDS", 0.001)
+    accepted: list[socket.socket] = []
+    asked: list[bool] = []
+
+    def has_room() -> bool:
+        asked.append(len(asked) >= 3)
+        return asked[-1]
+
+    async def main() -> None:
+        listener = Listener("127.0.0.1", 0, accepted.append, buffer_bytes=None, has_room=has_room)
+        listener.attach(asyncio.get_running_loop())
+        client = socket.create_connection(("127.0.0.1", listener.port))
+        await asyncio.wait_for(_until(lambda: bool(accepted)), 10)
+        listener.close()
+        client.close()
+        accepted[0].close()
+
+    asyncio.run(main())
+    assert asked[:4] == [False, False, False, True]

@@ -12,15 +12,17 @@ from tests.runtime.service.support import (
     EventLog,
     TunnelClient,
     connect_tcp,
+    eventually,
     masked,
     raw_request,
     read_to_end,
     request,
 )
 from tunnelfleet.proto import ACCESS_TOKEN_USED_TEXT, CLIENT_TOKEN_MISMATCH_TEXT, Mode
-from tunnelfleet.runtime.service import ServiceEventKind
+from tunnelfleet.runtime.service import ServiceEventKind, reception
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from tunnelfleet.runtime.service import TunnelService, TunnelTokens
@@ -224,3 +226,53 @@ def test_garbage_is_no_http(service: TunnelService, tokens: TunnelTokens) -> Non
     assert answer
     assert not answer.startswith(b"HTTP/")
     _accepted(service, request(tokens))
+
+
+# strangers
+
+
+def _idle_connections(service: TunnelService, count: int) -> list[socket.socket]:
+    idle = []
+    for number in range(count):
+        idle.append(connect_tcp(service))
+        eventually(lambda n=number: len(service._desk._strangers) == n + 1, "it was accepted")  # type: ignore[misc]
+    return idle
+
+
+def test_a_stranger_that_had_time_enough_makes_place(
+    service: TunnelService, tokens: TunnelTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reception, "MAX_STRANGERS", 4)
+    monkeypatch.setattr(reception, "STRANGER_SECONDS", 0.0)
+    idle = _idle_connections(service, 4)
+    TunnelClient(service, Mode.SOURCE, tokens.source_token).close()
+    assert read_to_end(idle[0]) == b""
+    assert len(service._desk._strangers) == 3
+    for sock in idle:
+        sock.close()
+
+
+def test_newcomers_wait_while_strangers_have_their_time(
+    service: TunnelService, tokens: TunnelTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reception, "MAX_STRANGERS", 4)
+    monkeypatch.setattr(reception, "STRANGER_SECONDS", 3_600.0)
+    idle = _idle_connections(service, 4)
+    with connect_tcp(service) as waiting:
+        waiting.sendall(request(tokens))
+        waiting.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            waiting.recv(1)
+        idle.pop().close()
+        waiting.settimeout(10.0)
+        assert waiting.recv(12) == b"HTTP/1.1 101"
+    for sock in idle:
+        sock.close()
+
+
+def test_who_has_shown_a_token_is_no_stranger(
+    service: TunnelService, source: TunnelClient, destination: TunnelClient
+) -> None:
+    assert len(service._desk._strangers) == 0
+    source.close()
+    destination.close()
