@@ -1,30 +1,35 @@
 """``tunnelfleet service``: the embedded tunneling service from the command line.
 
-Owns options, what is printed, and the commands that ``--control`` takes from standard input. Must
-not know how the service works: it holds a ``TunnelService`` and nothing below it.
+Owns options, signals, and the order in which events and commands are taken. Must not know how the
+service works: it holds a ``TunnelService`` and nothing below it.
 """
 
 from __future__ import annotations
 
-import json
 import queue
 import resource
-import shutil
 import signal
 import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError
-from tunnelfleet.runtime.service import ServiceEvent, TunnelService, TunnelTokens, parse_rate
+from tunnelfleet.runtime.service import (
+    ServiceEvent,
+    ServiceEventKind,
+    TunnelService,
+    TunnelTokens,
+    parse_rate,
+    write_file,
+)
 
 from .app import main
-from .errors import CommandFailed
+from .errors import CommandFailed, one_line
 from .service_control import ControlReader, open_tunnel, run_command
+from .service_output import Console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,77 +39,21 @@ MAX_EVENTS_WAITING: Final = 10_000
 """Events beyond this are dropped, and counted, when standard output does not take them."""
 
 DEFAULT_TUNNEL: Final = "tunnel-1=SSH"
+CA_OUT_MODE: Final = 0o644
 _MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    """A signal came."""
+    """A signal came that means stop."""
 
 
-class _Console:
-    """Prints for people, or one JSON object a line for programs. Used by the main thread alone."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-
-    def ready(self, service: TunnelService, tunnels: list[TunnelTokens], ca: Path | None) -> None:
-        if self._as_json:
-            fields = {"endpoint": service.endpoint, "ca": None if ca is None else str(ca)}
-            self._object("ready", {**fields, "tunnels": [_token_fields(each) for each in tunnels]})
-            return
-        self._line(f"tunneling service at {service.endpoint}")
-        if ca is not None:
-            self._line(f"its CA certificate, for clients to trust: {ca}")
-        for tokens in tunnels:
-            self.tokens(tokens)
-        self._line("stop with Ctrl-C")
-
-    def tokens(self, tokens: TunnelTokens) -> None:
-        if self._as_json:
-            self._object("tokens", _token_fields(tokens))
-            return
-        services = ", ".join(tokens.services) or "none"
-        self._line(f"tunnel {tokens.name} (services: {services})")
-        self._line(f"  source      access token: {tokens.source_token}")
-        self._line(f"  destination access token: {tokens.destination_token}")
-
-    def event(self, event: ServiceEvent) -> None:
-        if self._as_json:
-            self._line(event.to_json())
-            return
-        clock = time.strftime("%H:%M:%S", time.localtime(event.time_seconds))
-        words = (event.tunnel, event.mode or "", event.kind.replace("_", " "), event.detail)
-        self._line(" ".join(word for word in (clock, *words) if word))
-
-    def answer(self, command: str, text: str, *, ok: bool) -> None:
-        if self._as_json:
-            self._object("control", {"command": command, "ok": ok, "detail": text})
-        else:
-            self._line(text if ok else f"error: {text}")
-
-    def lost(self, count: int) -> None:
-        if self._as_json:
-            self._object("events_lost", {"count": count})
-        else:
-            self._line(f"{count} events were not shown: the output is too slow")
-
-    def _object(self, event: str, fields: dict[str, object]) -> None:
-        self._line(json.dumps({"event": event, **fields}))
-
-    @staticmethod
-    def _line(text: str) -> None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+@dataclass(frozen=True, slots=True)
+class _Reload:
+    """A signal came that means: take the certificate anew."""
 
 
-def _token_fields(tokens: TunnelTokens) -> dict[str, object]:
-    return {
-        "name": tokens.name,
-        "services": list(tokens.services),
-        "source_token": tokens.source_token,
-        "destination_token": tokens.destination_token,
-    }
+_Item: TypeAlias = ServiceEvent | str | _Stop | _Reload
 
 
 class _Inbox:
@@ -112,7 +61,7 @@ class _Inbox:
 
     def __init__(self) -> None:
         # A SimpleQueue may be fed from a signal handler; a Queue would deadlock.
-        self._queue: queue.SimpleQueue[ServiceEvent | str | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._lost = 0
 
     def put_event(self, event: ServiceEvent) -> None:
@@ -127,7 +76,10 @@ class _Inbox:
     def put_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._queue.put(_Stop())
 
-    def get(self) -> ServiceEvent | str | _Stop:
+    def put_reload(self, _number: int, _frame: FrameType | None) -> None:
+        self._queue.put(_Reload())
+
+    def get(self) -> _Item:
         return self._queue.get()
 
     def clear(self) -> None:
@@ -150,6 +102,20 @@ def service_command(
         Path | None, typer.Option(metavar="PEM", help="Certificate; one is made if not given.")
     ] = None,
     key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name or address for the certificate that is made; may be repeated. Clients "
+            "are told the first one.",
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep the certificate that is made here, over restarts too."
+        ),
+    ] = None,
     tunnel: Annotated[
         list[str] | None,
         typer.Option(
@@ -185,16 +151,19 @@ def service_command(
         tls=not plain,
         certificate=cert,
         private_key=key,
+        state_dir=state,
+        names=name or (),
         bandwidth_bytes_per_second=None if bandwidth is None else parse_rate(bandwidth),
         on_event=inbox.put_event,
     )
     tunnels = [open_tunnel(service, text) for text in tunnel or [DEFAULT_TUNNEL]]
     inbox.clear()
     _allow_many_connections()
+    _warn_of_an_open_key(key)
     _start(service)
     try:
-        with _Signals(inbox):
-            _serve(service, tunnels, inbox, _Console(as_json=as_json), ca_out, control=control)
+        with _Signals(inbox, reloads=cert is not None):
+            _serve(service, tunnels, inbox, Console(as_json=as_json), ca_out, control=control)
     finally:
         service.stop()
 
@@ -203,6 +172,17 @@ def _allow_many_connections() -> None:
     """Raise the limit of open files as far as the user may: each connection takes one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _warn_of_an_open_key(key: Path | None) -> None:
+    """A file that the user names may be a link and have any mode; he is told if others read it."""
+    try:
+        is_open = key is not None and bool(key.stat().st_mode & 0o077)
+    except OSError:
+        return  # its use says what is wrong with it
+    if is_open:
+        text = f"others can read or change the private key {key}; chmod 600 it"
+        sys.stderr.write(f"warning: {one_line(text)}\n")
 
 
 def _start(service: TunnelService) -> None:
@@ -217,14 +197,14 @@ def _serve(
     service: TunnelService,
     tunnels: list[TunnelTokens],
     inbox: _Inbox,
-    console: _Console,
+    console: Console,
     ca_out: Path | None,
     *,
     control: bool,
 ) -> None:
     ca = service.ca_path
     if ca_out is not None and ca is not None:
-        ca = Path(shutil.copyfile(ca, ca_out)).absolute()
+        ca = _copy_ca(ca, ca_out)
     console.ready(service, tunnels, ca)
     reader = ControlReader(inbox.put_command) if control else None
     try:
@@ -237,9 +217,19 @@ def _serve(
             reader.stop()
 
 
-def _handle(item: ServiceEvent | str, service: TunnelService, console: _Console) -> None:
+def _copy_ca(ca: Path, ca_out: Path) -> Path:
+    # It is made to be handed on, and tells nobody anything: its mode is not a private one.
+    target = ca_out.absolute()
+    write_file(target, ca.read_bytes(), CA_OUT_MODE)
+    return target
+
+
+def _handle(item: ServiceEvent | str | _Reload, service: TunnelService, console: Console) -> None:
     if isinstance(item, ServiceEvent):
         console.event(item)
+        return
+    if isinstance(item, _Reload):
+        _reload_certificate(service, console)
         return
     try:
         result = run_command(service, item)
@@ -252,16 +242,33 @@ def _handle(item: ServiceEvent | str, service: TunnelService, console: _Console)
         console.answer(item, result, ok=True)
 
 
-class _Signals:
-    """SIGINT and SIGTERM put a stop into the inbox while this is entered."""
+def _reload_certificate(service: TunnelService, console: Console) -> None:
+    try:
+        service.reload_certificate()
+    except TunnelError as error:
+        text = f"the one that is in use stays: {error}"
+        console.event(ServiceEvent(ServiceEventKind.CERTIFICATE_REFUSED, detail=text))
 
-    def __init__(self, inbox: _Inbox) -> None:
-        self._inbox = inbox
+
+class _Signals:
+    """Puts what signals mean into the inbox while this is entered.
+
+    SIGINT and SIGTERM mean stop. SIGHUP means to take the certificate anew (``reloads``); without
+    one that was given it is a terminal that was closed, and means stop, unless it was to be ignored
+    (``nohup``).
+    """
+
+    def __init__(self, inbox: _Inbox, *, reloads: bool) -> None:
+        self._meanings = {signal.SIGINT: inbox.put_stop, signal.SIGTERM: inbox.put_stop}
+        if reloads:
+            self._meanings[signal.SIGHUP] = inbox.put_reload
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._meanings[signal.SIGHUP] = inbox.put_stop
         self._former: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._former[number] = signal.signal(number, self._inbox.put_stop)
+        for number, put in self._meanings.items():
+            self._former[number] = signal.signal(number, put)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():

@@ -26,7 +26,7 @@ HELP: Final = (
     "drop NAME [source|destination]; black-hole NAME [source|destination]; session-reset NAME; "
     "throttle NAME RATE|off; delay NAME SECONDS; refuse NAME|any STATUS [COUNT]; "
     "stall NAME MODE; resume NAME MODE; rotate NAME [source|destination]; "
-    "open NAME[=SERVICE,SERVICE]; close NAME; list; restart; help"
+    "open NAME[=SERVICE,SERVICE]; close NAME; list (or ls); restart; help"
 )
 
 
@@ -153,12 +153,13 @@ def _restart(service: TunnelService) -> str:
 
 
 def _list(service: TunnelService) -> str:
-    return "; ".join(
+    lines = [
         f"{each.name}: source {'on' if each.source_connected else 'off'}, "
         f"destination {'on' if each.destination_connected else 'off'}, "
         f"{each.source_sent_bytes} bytes out, {each.destination_sent_bytes} bytes back"
         for each in service.tunnels()
-    )
+    ]
+    return "; ".join(lines) or "no tunnels"
 
 
 def _help(_service: TunnelService) -> str:
@@ -178,6 +179,7 @@ _COMMANDS: Final[dict[str, Callable[..., str | TunnelTokens]]] = {
     "open": open_tunnel,
     "close": _close,
     "list": _list,
+    "ls": _list,
     "restart": _restart,
     "help": _help,
 }

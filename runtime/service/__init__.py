@@ -5,6 +5,7 @@ which it shares only ``tunnelfleet.proto``.
 """
 
 from .events import ServiceEvent, ServiceEventKind
+from .files import write_file
 from .relay import TunnelSnapshot
 from .service import TunnelService
 from .throttle import parse_rate
@@ -17,4 +18,5 @@ __all__ = [
     "TunnelSnapshot",
     "TunnelTokens",
     "parse_rate",
+    "write_file",
 ]

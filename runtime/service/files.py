@@ -87,14 +87,17 @@ def read_file(path: Path, *, private: bool = False) -> bytes | None:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}:
             return None
         raise
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
             return None
         if private and status.st_mode & _OTHERS:
             _log.warning("%s could be read by others; from now on by its owner alone", path)
             os.fchmod(descriptor, PRIVATE_MODE)
-        return file.read(MAX_FILE_BYTES)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_FILE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
+import shlex
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import websocket
 
+from tunnelfleet.runtime.service.certificates import ensure_certificate
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
 WAIT_SECONDS = 20.0
 COMMAND = [sys.executable, "-m", "tunnelfleet.runtime.cli.service"]
+LOCALPROXY = [sys.executable, "-m", "tunnelfleet.runtime.cli", "localproxy"]
 ANY_PORT = ["--listen", "127.0.0.1:0"]
 
 
 class Process:
     """A running service command."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, command: Sequence[str] = (), **more: Any) -> None:
+        listen = [] if command or "--listen" in arguments else ANY_PORT
         self.popen = subprocess.Popen(
-            [*COMMAND, *ANY_PORT, *arguments],
+            [*(command or COMMAND), *listen, *arguments],
+            **more,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -82,8 +90,8 @@ def processes() -> Iterator[list[Process]]:
         process.close()
 
 
-def start(processes: list[Process], *arguments: str) -> Process:
-    processes.append(Process(*arguments))
+def start(processes: list[Process], *arguments: str, **more: Any) -> Process:
+    processes.append(Process(*arguments, **more))
     return processes[-1]
 
 
@@ -214,6 +222,10 @@ def test_bandwidth_is_taken(processes: list[Process]) -> None:
         (["--tunnel", "a", "--tunnel", "a"], "open already"),
         (["--cert", "/nowhere.pem"], "key"),
         (["--plain", "--ca-out", "x"], "--ca-out"),
+        (["--name", "a b"], "host name"),
+        (["--name", "relay.example.com:8443"], "without a port"),
+        (["--name", "0.0.0.0"], "no address"),
+        (["--plain", "--name", "a.example"], "names are for"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], hint: str) -> None:
@@ -238,3 +250,258 @@ def test_a_taken_port_is_one_line_and_status_1() -> None:
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.count(b"\n") == 1
     assert str(port) in done.stderr.decode()
+
+
+# the commands that connect
+
+
+def _endpoint_and_commands(process: Process) -> tuple[str, list[str]]:
+    lines = []
+    while not lines or "Ctrl-C" not in lines[-1]:
+        lines.append(process.line())
+    commands = [line.strip() for line in lines if "tunnelfleet localproxy" in line]
+    return lines[0], commands
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["tls", "plain"])
+def test_both_commands_are_ready_to_paste(processes: list[Process], plain: bool) -> None:
+    options = ["--plain"] if plain else []
+    process = start(processes, "--json", "--tunnel", "a=SSH,VNC", *options)
+    ready = process.object("ready")
+    (tunnel,) = ready["tunnels"]
+    for mode, word in (("source", "listening"), ("destination", "connected")):
+        text = tunnel[f"{mode}_command"]
+        variable, program, name, *arguments = shlex.split(text)
+        assert variable == f"AWSIOT_TUNNEL_ACCESS_TOKEN={tunnel[f'{mode}_token']}"
+        assert (program, name) == ("tunnelfleet", "localproxy")
+        assert not any(tunnel[f"{mode}_token"] in each for each in arguments)
+        # A free port in the place of the printed one, which somebody may use on this machine.
+        arguments = [re.sub(r"=55\d\d", "=0", each) for each in arguments]
+        environment = {**os.environ, **dict([variable.split("=", 1)])}
+        client = start(processes, *arguments, command=LOCALPROXY, env=environment)
+        lines = [client.line()]
+        while word not in lines[-1]:
+            lines.append(client.line())
+        assert process.object("client_connected")["mode"] == mode
+        client.end()
+    assert process.end()[0] == 0
+
+
+def test_people_see_both_commands_of_each_tunnel(processes: list[Process]) -> None:
+    process = start(processes, "--tunnel", "a=SSH,HTTP", "--tunnel", "b")
+    endpoint, commands = _endpoint_and_commands(process)
+    address = endpoint.removeprefix("tunneling service at wss://").split(" ")[0]
+    assert len(commands) == 4
+    for command in commands:
+        assert f" -e {address} -c /" in command
+    assert commands[0].endswith("-d SSH=127.0.0.1:22,HTTP=127.0.0.1:80")
+    assert commands[1].endswith("-s SSH=5555,HTTP=5556")
+    assert commands[2].endswith("-d 127.0.0.1:22")
+    assert commands[3].endswith("-s 5557")
+    process.end()
+
+
+# signals
+
+
+def test_sighup_takes_the_certificate_anew(processes: list[Process], tmp_path: Path) -> None:
+    old = ensure_certificate(tmp_path / "old", "127.0.0.1")
+    new = ensure_certificate(tmp_path / "new", "127.0.0.1", ["new.example"])
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    shutil.copy(old.certificate, cert)
+    shutil.copy(old.private_key, key)
+    process = start(processes, "--json", "--cert", str(cert), "--key", str(key))
+    ready = {**process.object("ready"), "ca": str(old.ca)}
+    standing = connect(ready, "source")
+    standing.recv()
+    cert.write_bytes(b"half a certificate")
+    process.popen.send_signal(signal.SIGHUP)
+    assert str(cert) in process.object("certificate_refused")["detail"]
+    connect_tls(ready).close()
+    shutil.copy(new.certificate, cert)
+    shutil.copy(new.private_key, key)
+    process.popen.send_signal(signal.SIGHUP)
+    assert "new.example" in process.object("certificate_reloaded")["detail"]
+    with pytest.raises(ssl.SSLCertVerificationError):
+        connect_tls(ready)
+    connect_tls({**ready, "ca": str(new.ca)}).close()
+    standing.ping("still here")
+    assert standing.recv_frame().data == b"still here"
+    standing.sock.close()
+    assert process.end() == (0, "")
+
+
+def connect_tls(ready: dict[str, Any], name: str = "127.0.0.1") -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=ready["ca"])
+    host, _, port = ready["endpoint"].removeprefix("wss://").rpartition(":")
+    tcp = socket.create_connection((host.strip("[]"), int(port)), timeout=WAIT_SECONDS)
+    try:
+        return context.wrap_socket(tcp, server_hostname=name)
+    except ssl.SSLError:
+        tcp.close()
+        raise
+
+
+def test_sighup_ends_it_in_order_without_a_given_certificate(processes: list[Process]) -> None:
+    process = start(processes, "--json")
+    ready = process.object("ready")
+    assert process.end(signal.SIGHUP) == (0, "")
+    assert not Path(ready["ca"]).parent.exists()
+
+
+def test_sighup_that_was_to_be_ignored_is_ignored(processes: list[Process]) -> None:
+    process = start(
+        processes,
+        "--json",
+        "--control",
+        "--plain",
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    process.object("ready")
+    process.popen.send_signal(signal.SIGHUP)
+    process.tell("list")
+    assert process.object("control")["ok"] is True
+    assert process.end() == (0, "")
+
+
+# where it can be reached
+
+
+def test_on_every_address_it_prints_what_its_certificate_is_for(
+    processes: list[Process],
+) -> None:
+    process = start(
+        processes, "--json", "--listen", "0.0.0.0:0", "--name", "relay.example", "--name", "::2"
+    )
+    ready = process.object("ready")
+    hosts = [each.removeprefix("wss://").rpartition(":")[0] for each in ready["endpoints"]]
+    assert hosts[:2] == ["relay.example", "[::2]"]
+    assert hosts[-1] == "127.0.0.1"
+    assert ready["endpoint"] == ready["endpoints"][0]
+    here = {**ready, "endpoint": ready["endpoints"][-1]}
+    for name in ("relay.example", "::2", *(host for host in hosts[2:]), "localhost"):
+        connect_tls(here, name).close()
+    assert "0.0.0.0" not in json.dumps(ready)
+    assert process.end()[0] == 0
+
+
+def test_on_every_address_clients_can_use_the_endpoint(processes: list[Process]) -> None:
+    process = start(processes, "--json", "--listen", "0.0.0.0:0")
+    ready = process.object("ready")
+    for endpoint in ready["endpoints"]:
+        host = endpoint.removeprefix("wss://").rpartition(":")[0]
+        connect_tls({**ready, "endpoint": endpoint}, host).close()
+    process.end()
+
+
+# what stays
+
+
+def test_state_keeps_authority_and_certificate_over_a_restart(
+    processes: list[Process], tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    first = start(processes, "--json", "--state", str(state)).object("ready")
+    assert first["ca"] == str(state / "ca.pem")
+    names = {path.name for path in state.iterdir()}
+    assert {"ca.pem", "server.pem", "server.key"} <= names
+    kept = {path.name: path.read_bytes() for path in state.iterdir()}
+    processes[0].popen.kill()
+    process = start(processes, "--json", "--state", str(state), "--name", "127.0.0.1")
+    connect_tls({**process.object("ready"), "ca": first["ca"]}).close()
+    assert {path.name: path.read_bytes() for path in state.iterdir()} == kept
+    process.end()
+    process = start(processes, "--json", "--state", str(state), "--name", "other.example")
+    ready = process.object("ready")
+    assert (state / "ca.pem").read_bytes() == kept["ca.pem"]
+    connect_tls(ready, "other.example").close()
+    process.end()
+
+
+def test_a_state_folder_that_cannot_be_is_one_line_that_fits(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [*COMMAND, *ANY_PORT, "--state", str(tmp_path / "file" / "state")],
+        capture_output=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert str(tmp_path / "file") in done.stderr.decode()
+    assert "folder" in done.stderr.decode()
+
+
+def test_ca_out_replaces_a_link_and_does_not_follow_it(
+    processes: list[Process], tmp_path: Path
+) -> None:
+    other, out = tmp_path / "other", tmp_path / "ca.pem"
+    other.write_text("untouched")
+    out.symlink_to(other)
+    process = start(processes, "--json", "--ca-out", str(out))
+    connect_tls(process.object("ready")).close()
+    assert other.read_text() == "untouched"
+    assert not out.is_symlink()
+    process.end()
+
+
+def test_a_key_that_others_can_read_is_told(processes: list[Process], tmp_path: Path) -> None:
+    files = ensure_certificate(tmp_path / "tls", "127.0.0.1")
+    link = tmp_path / "key.pem"
+    link.symlink_to(files.private_key)
+    arguments = ["--json", "--cert", str(files.certificate), "--key", str(link)]
+    process = start(processes, *arguments)
+    process.object("ready")
+    assert process.end() == (0, "")
+    files.private_key.chmod(0o640)
+    process = start(processes, *arguments)
+    process.object("ready")
+    status, errors = process.end()
+    assert status == 0
+    assert errors.startswith("warning: ")
+    assert str(link) in errors
+
+
+def test_the_next_start_removes_what_a_killed_one_left_and_no_living_ones(
+    processes: list[Process], tmp_path: Path
+) -> None:
+    more = {"env": {**os.environ, "TMPDIR": str(tmp_path)}}
+    (tmp_path / "tunnelfleet-service-of-somebody").mkdir()
+    killed = start(processes, "--json", **more)
+    left = Path(killed.object("ready")["ca"]).parent
+    living = start(processes, "--json", **more)
+    ready = living.object("ready")
+    killed.popen.kill()
+    killed.popen.wait(WAIT_SECONDS)
+    assert (left / "server.key").exists()
+    start(processes, "--json", "--plain", **more).object("ready")
+    assert not left.exists()
+    connect_tls(ready).close()
+    assert (tmp_path / "tunnelfleet-service-of-somebody").is_dir()
+
+
+# what clients send
+
+
+def test_a_clients_id_cannot_forge_a_line(processes: list[Process]) -> None:
+    process = start(processes, "--plain", "--tunnel", "a=SSH")
+    endpoint, commands = _endpoint_and_commands(process)
+    token = shlex.split(commands[1])[0].partition("=")[2]
+    ready = {
+        "endpoint": endpoint.removeprefix("tunneling service at ").split(" ")[0],
+        "ca": None,
+        "tunnels": [{"source_token": token}],
+    }
+    client = connect(ready, "source")
+    client.recv()
+    assert "client connected" in process.line()
+    name = b"x\x1b[2J\n00:00:00 a source client connected " + b"y" * 300
+    body = b"\x08\x02\x10\x01\x2a" + bytes([len(name) & 0x7F | 0x80, len(name) >> 7]) + name
+    client.send_binary(len(body).to_bytes(2, "big") + body)
+    line = process.line()
+    assert "protocol error" in line
+    assert line.isprintable()
+    assert len(line) < 300
+    assert "client disconnected" in process.line()
+    client.sock.close()
+    process.end()

@@ -41,6 +41,7 @@ def service() -> Iterator[TunnelService]:
         "close t",
         "restart",
         "list",
+        "ls",
     ],
 )
 def test_commands_answer(service: TunnelService, line: str) -> None:
@@ -49,6 +50,9 @@ def test_commands_answer(service: TunnelService, line: str) -> None:
 
 def test_list_shows_each_tunnel(service: TunnelService) -> None:
     assert "t: source off" in str(run_command(service, "list"))
+    assert run_command(service, "ls") == run_command(service, "list")
+    run_command(service, "close t")
+    assert run_command(service, "ls") == "no tunnels"
 
 
 def test_help_names_every_command(service: TunnelService) -> None:
