@@ -7,11 +7,12 @@ leaves behind. It knows nothing of the work.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
+
+from .kernel.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ __all__ = ["DaemonThreads"]
 IDLE_SECONDS = 10.0
 """A thread without work ends after so long."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class DaemonThreads:

@@ -7,16 +7,17 @@ so a line for each would fill the disk: there is one in `LOG_INTERVAL_SECONDS`, 
 from __future__ import annotations
 
 import errno
-import logging
 import threading
 import time
+
+from .kernel.log import get_logger
 
 __all__ = ["EXHAUSTED", "ExhaustionLog", "is_exhausted"]
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 LOG_INTERVAL_SECONDS = 30.0
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def is_exhausted(error: BaseException | None) -> bool:

@@ -6,7 +6,6 @@ accept while there is a connection. DESIGN.md section 2.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -28,6 +27,7 @@ from .kernel import (
     StopChild,
     ask_future,
 )
+from .kernel.log import get_logger
 from .listener_actor import ListenerActor
 from .messages import (
     Abandon,
@@ -60,7 +60,7 @@ LISTENER_SHUTDOWN_SECONDS = 1.0
 TOO_MANY_LOG_SECONDS = 60.0
 """Between two log lines of a tunnel that more services are announced than it listens on."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class _ListenerStopped(NamedTuple):

@@ -19,7 +19,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
-import logging
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,7 +44,7 @@ CLOCK_SKEW_DAYS = 1
 _CA_NAME = "tunnelfleet embedded service CA"
 _PEM = serialization.Encoding.PEM
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

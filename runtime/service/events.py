@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ class ServiceEvent:
         kind: what happened.
         tunnel: the tunnel's name, or "" when no tunnel is known (a refused stranger).
         mode: whose connection it is about, or None when it is about the tunnel.
-        detail: the rest, for people, printable and bounded; never a token.
+        detail: the rest, for people; never a token. The service's own are printable and bounded.
         time_seconds: unix time at which it happened.
     """
 
@@ -58,9 +58,9 @@ class ServiceEvent:
     detail: str = ""
     time_seconds: float = field(default_factory=time.time)
 
-    def __post_init__(self) -> None:
-        # A client may have chosen a part of it.
-        object.__setattr__(self, "detail", printable(self.detail, MAX_REASON_CHARACTERS))
+    def made_printable(self) -> ServiceEvent:
+        """Return the event with a detail that is one bounded line: clients chose parts of it."""
+        return replace(self, detail=printable(self.detail, MAX_REASON_CHARACTERS))
 
     def to_json(self) -> str:
         """Return the event as one line of JSON, without the fields that say nothing."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import re
 import secrets
@@ -37,7 +36,7 @@ _UNFINISHED: Final = re.compile(r"\..+\.[0-9a-f]{16}\.new\Z")
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OTHERS: Final = 0o077
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def write_file(path: Path, content: bytes, mode: int = PRIVATE_MODE) -> None:

@@ -433,6 +433,7 @@ class TunnelService(ServiceControls):
         """Deliver later on the loop, so that ``on_event`` may call the service."""
         if self._on_event is None:
             return
+        event = event.made_printable()
         if self._loop is None:
             self._deliver(event)
         else:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TOKEN_ENTROPY_BYTES: Final = 32
 MAX_SERVICES: Final = 256
 MAX_SERVICE_ID_CHARACTERS: Final = 128
+MAX_NAME_CHARACTERS: Final = 128
 
 CLIENT_TOKEN_TAKEN_TEXT: Final = (
     f"{CLIENT_TOKEN_INVALID_TEXT}: The provided client token is in use by another tunnel."
@@ -168,8 +169,10 @@ class TunnelBook:
 
 
 def _check_names(name: str, services: Sequence[str]) -> None:
-    if not name or not name.isprintable():
-        raise ConfigError("a tunnel needs a name of printable characters")
+    if not name or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS:
+        raise ConfigError(
+            f"a tunnel needs a name of printable characters, at most {MAX_NAME_CHARACTERS}"
+        )
     if isinstance(services, str):
         raise ConfigError("services must be a sequence of service ids, not one string")
     if len(services) > MAX_SERVICES or len(set(services)) != len(services):
