@@ -1,8 +1,10 @@
 # Everything that is done with this repository. `make help` lists it. Needs python3 with venv, and make; nothing else.
+# The tests drive real programs: `make test` installs those that are missing, if it may. SYSTEM=no leaves that out.
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SYSTEM ?= yes
 
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.run-ready
@@ -12,7 +14,7 @@ PACKAGES := actors proto runtime
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format bench clean distclean FORCE
+.PHONY: help setup system demo test check format bench clean distclean FORCE
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -23,7 +25,10 @@ setup: $(DEV_STAMP) ## make .venv and install the project with what development 
 demo: $(RUN_STAMP) ## run service, tunnels and traffic on this machine (tunnelfleet demo $(ARGS))
 	$(BIN)/tunnelfleet demo $(ARGS)
 
-test: $(DEV_STAMP) ## run the tests (pytest $(ARGS))
+system: ## install the programs that the tests drive, or say which are missing
+	@SYSTEM=$(SYSTEM) PYTHON=$(PYTHON) tools/system-packages
+
+test: system $(DEV_STAMP) ## run the tests (pytest $(ARGS))
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(DEV_STAMP) ## lint, format, types, generated code

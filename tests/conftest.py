@@ -1,4 +1,4 @@
-"""Fixtures of every test: a test that leaks a thread fails."""
+"""What holds for every test: one that leaks a thread fails, one whose program is missing is skipped."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.programs import require_program
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 THREAD_EXIT_SECONDS = 5.0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("programs"):
+        for name in mark.args:
+            require_program(name)
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,10 @@ import sys
 import pytest
 
 from tests.bench import carry_bench, idle_bench
-from tests.e2e.programs import require_program
 
 
+@pytest.mark.programs("socat", "openssl")
 def test_a_connection_is_measured_beside_socat() -> None:
-    require_program("socat")
     results = carry_bench.run(megabytes=2, round_trips=20, repeats=1)
     for kind in ("tls", "plain"):
         for name in (f"tunnelfleet {kind}", f"socat {kind}", f"tunnelfleet / socat {kind}"):

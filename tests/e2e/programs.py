@@ -22,13 +22,23 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+SYSTEM_PACKAGES = Path(__file__).parent.parent.parent / "tools" / "system-packages"
 RUN_SECONDS = 60.0
 START_SECONDS = 10.0
 END_SECONDS = 5.0
 
 
+def listed_programs() -> frozenset[str]:
+    """The programs that `make test` installs where it may: tests drive no others."""
+    lines = run([SYSTEM_PACKAGES, "--list"]).stdout.decode().splitlines()
+    return frozenset(line.split()[0] for line in lines)
+
+
 def require_program(name: str) -> str:
-    """The path of a program; without it the test is skipped, or fails where CI is set."""
+    """The path of a program; without it the test is skipped, or fails where CI is set.
+
+    A test can name its programs by the marker `programs` too.
+    """
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
     if path is None:
         text = f"{name} is not installed"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.e2e.rig import Pair
 
+pytestmark = pytest.mark.programs("prometheus")
+
 SCRAPED_SECONDS = 20.0
 CHAOS_PAIRS = 3
 EXACT_ROUNDS = 30

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.programs("prometheus", "promtool")
+
 WAIT_SECONDS = 40.0
 TRAFFIC_SECONDS = 40
 """Chaos strikes all along it; afterwards the demo stays up, with its metrics."""
