@@ -1,4 +1,4 @@
-"""What holds for every test: one that leaks a thread fails, one whose program is missing is skipped."""
+"""What holds for every test: a leaked thread fails it, a missing program skips it."""
 
 from __future__ import annotations
 

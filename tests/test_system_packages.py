@@ -1,4 +1,4 @@
-"""`make test` on a machine without the programs that tests drive: what is installed, what is said, what is skipped."""
+"""`make test` where programs are missing: what is installed, what is said, what is skipped."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.programs import SYSTEM_PACKAGES, listed_programs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ROOT = SYSTEM_PACKAGES.parent.parent
 TESTS = ROOT / "tests"
