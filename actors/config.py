@@ -25,7 +25,7 @@ from .kernel import Backoff
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
     "ANY_SERVICE",
@@ -134,19 +134,30 @@ def _bad_address(text: str) -> ConfigError:
 
 @dataclass(frozen=True, slots=True)
 class HttpProxy:
-    """An HTTP proxy that is asked to CONNECT to the endpoint."""
+    """An HTTP proxy that is asked to CONNECT to the endpoint.
+
+    Attributes:
+        host: a name or an IP address, without brackets.
+        port: where it listens.
+        username: for Basic authentication, with the password.
+        password: see there.
+        is_tls: whether the proxy itself is spoken to in TLS. Its certificate is checked as the
+            endpoint's is.
+    """
 
     host: str
     port: int
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+    is_tls: bool = False
 
     def __str__(self) -> str:
-        return str(TcpAddress(self.host, self.port))
+        scheme = "https://" if self.is_tls else ""
+        return f"{scheme}{TcpAddress(self.host, self.port)}"
 
     @classmethod
     def parse(cls, text: str) -> HttpProxy:
-        """Read `http://[user:password@]host:port` or `host:port`.
+        """Read `http://[user:password@]host:port`, the same with `https`, or `host:port`.
 
         Raises:
             ConfigError: when it is not such an address; the message never repeats the credentials.
@@ -156,15 +167,27 @@ class HttpProxy:
             port = parts.port
         except ValueError:
             raise _bad_proxy() from None
-        if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
+        is_proxy = parts.scheme in ("http", "https") and parts.hostname and port
+        if not is_proxy or parts.path not in ("", "/") or parts.query or parts.fragment:
             raise _bad_proxy()
         return cls(
-            parts.hostname, port, unquote(parts.username or ""), unquote(parts.password or "")
+            parts.hostname or "",
+            port or 0,
+            _decoded(parts.username),
+            _decoded(parts.password),
+            is_tls=parts.scheme == "https",
         )
 
 
+def _decoded(text: str | None) -> str:
+    return unquote(text or "", errors="surrogateescape")
+
+
 def _bad_proxy() -> ConfigError:
-    return ConfigError("bad HTTP proxy: write http://[USER:PASSWORD@]HOST:PORT")
+    return ConfigError(
+        "bad HTTP proxy: write http://[USER:PASSWORD@]HOST:PORT, or https:// for TLS to the proxy "
+        "itself; / # ? and @ in the user or password are written %2F %23 %3F and %40"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +296,8 @@ class TunnelConfig:
             `bind_host` for each announced service. `ApiService()` for services that do not go to a
             socket but to callbacks: see `SecureTunnel`.
         bind_host: where a source listens when `services` is None.
+        listen_on: when `services` is None, where to listen for these of the announced services;
+            the others get a free port.
         version: what a source speaks; a destination sees it (PROTOCOL.md section 3).
         bandwidth_bytes_per_second: pace sending a little below this rate; None does not pace.
         http_proxy: proxy for the WebSocket, or None.
@@ -294,6 +319,7 @@ class TunnelConfig:
     client_token: str | None = field(default=None, repr=False)
     services: Mapping[str, Address | ApiService] | None = None
     bind_host: str = "127.0.0.1"
+    listen_on: Mapping[str, Address] = field(default_factory=dict)
     version: ProtocolVersion = ProtocolVersion.V3
     bandwidth_bytes_per_second: float | None = None
     http_proxy: HttpProxy | None = None
@@ -321,6 +347,12 @@ class TunnelConfig:
             raise ConfigError("bandwidth_bytes_per_second must be greater than 0, or None")
 
     def _check_services(self) -> None:
+        if self.listen_on and (self.services is not None or self.mode is Mode.DESTINATION):
+            raise ConfigError(
+                f"tunnel {self.name!r} has `listen_on`, which is for a source without `services`: "
+                "give one of them"
+            )
+        object.__setattr__(self, "listen_on", MappingProxyType(dict(self.listen_on)))
         if self.services is None:
             if self.mode is Mode.DESTINATION:
                 raise ConfigError(
@@ -344,3 +376,50 @@ class TunnelConfig:
                         "say which port to connect to"
                     )
         object.__setattr__(self, "services", MappingProxyType(dict(self.services)))
+
+    def mismatch(self, announced: tuple[str, ...]) -> str:
+        """Say why no connection can be carried on a tunnel with these services.
+
+        Args:
+            announced: the services that the tunnel was opened with.
+
+        Returns:
+            The reason and what to do about it, or an empty text if something can be carried.
+        """
+        names = ", ".join(announced) or "none"
+        if self.mode is Mode.SOURCE and self.version is ProtocolVersion.V1:
+            named = {each for each in self.services or {} if each} - set(announced)
+            if len(announced) > 1:
+                return (
+                    f"V1 is for a tunnel with one service, and this one has {names}: "
+                    "use the version of a destination that can tell them apart, V2 or V3"
+                )
+            if named and not announced:
+                return (
+                    f"V1 cannot name a service, and the tunnel has none called {_listed(named)}: "
+                    "give the address alone, without a service"
+                )
+        if self.services is None:
+            return ""
+        if ANY_SERVICE in self.services:
+            is_address = not isinstance(self.services[ANY_SERVICE], ApiService)
+            if self.mode is Mode.SOURCE and is_address and len(announced) > 1:
+                example = ", ".join(f"{each}=..." for each in announced)
+                return (
+                    f"an address without a service is for a tunnel with one service, and this one "
+                    f"has {names}: give each service its address ({example})"
+                )
+            return ""
+        # A source may name any service to a tunnel that was opened with none.
+        takes_any = not announced and self.mode is Mode.SOURCE
+        if takes_any or not set(announced).isdisjoint(self.services):
+            return ""
+        return (
+            f"the tunnel has the services {names}, and what is mapped is "
+            f"{_listed(self.services)}: give an address for "
+            f"{'a service that it has' if announced else 'it without naming a service'}"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -9,7 +9,6 @@ sessions, retries or permits.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import socket
@@ -29,8 +28,9 @@ from tunnelfleet.proto import (
 
 from .daemon_threads import DaemonThreads
 from .exhaustion import ExhaustionLog, is_exhausted
+from .http_proxy import connect_through, start_tls
 from .name_lookup import NameLookups
-from .upgrade import read_head, upgrade
+from .upgrade import upgrade
 
 if TYPE_CHECKING:
     import ssl
@@ -235,10 +235,14 @@ def _connect(job: ConnectJob, request: ConnectRequest) -> Connected:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if proxy is not None:
-            _guard(job, "proxy CONNECT", f"proxy {proxy}", lambda: _proxy_connect(sock, request))
+            sock = _guard(
+                job, "proxy CONNECT", f"proxy {proxy}", lambda: _ask_proxy(job, sock, request)
+            )
         if endpoint.is_tls:
             text = f"TLS with {endpoint}"
-            sock = _guard(job, "TLS handshake", text, lambda: _start_tls(job, sock, request))
+            sock = _guard(
+                job, "TLS handshake", text, lambda: _start_tls(job, sock, request, endpoint)
+            )
         text = f"WebSocket handshake with {endpoint}"
         channel_id = _guard(job, "WebSocket handshake", text, lambda: _upgrade(sock, request))
     except BaseException:
@@ -257,24 +261,36 @@ def _guard(job: ConnectJob, phase: str, what: str, action: Callable[[], Any]) ->
         raise connect_error(what, error) from error
 
 
-def _start_tls(job: ConnectJob, sock: socket.socket, request: ConnectRequest) -> socket.socket:
+def _ask_proxy(job: ConnectJob, sock: socket.socket, request: ConnectRequest) -> socket.socket:
+    proxy = request.http_proxy
+    assert proxy is not None
+    if proxy.is_tls:
+        job.phase = "TLS handshake with the proxy"
+        sock = _start_tls(job, sock, request, proxy)
+    job.phase = "proxy CONNECT"
+    connect_through(sock, request.endpoint, proxy, request.user_agent)
+    return sock
+
+
+def _start_tls(
+    job: ConnectJob, sock: socket.socket, request: ConnectRequest, target: Endpoint | HttpProxy
+) -> socket.socket:
     context = request.ssl_context
     if context is None:
         raise HandshakeError(
-            f"{request.endpoint} needs TLS and the tunnel has no SSLContext: pass ssl_context",
+            f"{target} needs TLS and the tunnel has no SSLContext: pass ssl_context",
             status=None,
             channel_id=None,
             retryable=False,
         )
-    host = request.endpoint.host
-    wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    wrapped: Any = start_tls(context, sock, target.host)
     try:
         job.replace(wrapped)
         wrapped.do_handshake()
     except BaseException:
         wrapped.close()
         raise
-    return wrapped
+    return wrapped  # type: ignore[no-any-return]
 
 
 def _upgrade(sock: socket.socket, request: ConnectRequest) -> str:
@@ -290,33 +306,3 @@ def _upgrade(sock: socket.socket, request: ConnectRequest) -> str:
             secrets=request.secrets(),
         )
     return Redactor(request.secrets())(answer.headers.get("channel-id", ""), MAX_ID_CHARACTERS)
-
-
-def _proxy_connect(sock: socket.socket, request: ConnectRequest) -> None:
-    proxy = request.http_proxy
-    assert proxy is not None
-    answer = _http_connect(sock, request.endpoint, proxy)
-    status = answer.split(" ", 2)
-    if len(status) < 2 or not status[1].isdigit():
-        raise OSError("the answer to CONNECT is not HTTP")
-    if status[1] != "200":
-        code = int(status[1])
-        raise HandshakeError(
-            f"proxy {proxy} answered CONNECT with {code}: check its address, credentials and rules",
-            status=code,
-            channel_id=None,
-            # The proxy's word is not the service's: its rules may change while we run.
-            retryable=True,
-        )
-
-
-def _http_connect(sock: socket.socket, endpoint: Endpoint, proxy: HttpProxy) -> str:
-    """Send CONNECT; returns the status line after reading the whole header."""
-    authority = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    authority = f"{authority}:{endpoint.port}"
-    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
-    if proxy.username:
-        pair = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
-        lines.append(f"Proxy-Authorization: Basic {pair}")
-    sock.sendall("\r\n".join([*lines, "", ""]).encode())
-    return read_head(sock)[0]

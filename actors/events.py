@@ -19,6 +19,7 @@ __all__ = [
     "ListenerClosed",
     "ListenerOpened",
     "ServiceIdsReceived",
+    "ServicesMismatched",
     "SessionWasReset",
     "StreamClosed",
     "StreamOpened",
@@ -48,6 +49,16 @@ class ServiceIdsReceived(TunnelEvent):
 
     service_ids: tuple[str, ...]
     channel_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesMismatched(TunnelEvent):
+    """What the tunnel is told to carry does not fit its services: no connection can work.
+
+    `problem` says why, and what to do.
+    """
+
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)

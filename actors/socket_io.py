@@ -142,8 +142,11 @@ def close_socket(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
             without a reset.
     """
     with contextlib.suppress(OSError):
-        # Not SSLSocket's own, which forgets its TLS on the way.
-        socket.socket.shutdown(sock, how)
+        if isinstance(sock, socket.socket):
+            # Not SSLSocket's own, which forgets its TLS on the way.
+            socket.socket.shutdown(sock, how)
+        else:
+            sock.shutdown(how)
     close_quietly(sock)
 
 

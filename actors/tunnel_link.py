@@ -255,7 +255,10 @@ class TunnelLink(TunnelStreams):
         if self._api is not None:
             self._api.tell_success(event.service_ids, self._stats.channel_id)
         if not self._draining and self._quiesce is None:
-            self._enter(TunnelState.CONNECTED)
+            problem = self._config.mismatch(event.service_ids)
+            if problem:
+                self._publish(events.ServicesMismatched(name, problem))
+            self._enter(TunnelState.CONNECTED, problem)
             if self._has_free_listeners:
                 self._update_free_listeners(event.service_ids or (ANY_SERVICE,))
             self._update_accepting()
@@ -277,7 +280,8 @@ class TunnelLink(TunnelStreams):
         for service_id in missing[:room]:
             # With a number: the one of the same service before may still be on its way out.
             child_id = f"listener {next(self._serials)} {service_id}"
-            self._start_listener(child_id, service_id, TcpAddress(self._config.bind_host, 0))
+            free = TcpAddress(self._config.bind_host, 0)
+            self._start_listener(child_id, service_id, self._config.listen_on.get(service_id, free))
         if len(missing) > room:
             self._tell_too_many(len(announced), len(missing) - room)
 

@@ -22,6 +22,7 @@ from .connection_lost import ConnectionLost
 from .connector import Connected, NotConnected
 from .dial import DialStep
 from .frame_writer import FrameWriter, Outcome
+from .http_proxy import TlsInTls
 from .keep_alive import GiveUp, KeepAlive, SendPing
 from .kernel import ChildReady, DispatchedActor, ExitReason, Terminated
 from .messages import (
@@ -231,7 +232,7 @@ class WebSocketActor(DispatchedActor):
         self._reading = True
         self._keep_alive.on_heard(time.monotonic())
         self.add_reader(self._socket, self._on_readable)
-        if self._arriving is not None or isinstance(self._socket, ssl.SSLSocket):
+        if self._arriving is not None or isinstance(self._socket, ssl.SSLSocket | TlsInTls):
             # The socket's readiness tells nothing of what has left the kernel already.
             self._read_later()
 

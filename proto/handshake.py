@@ -33,6 +33,7 @@ CHANNEL_ID_HEADER = "channel-id"
 SUBPROTOCOL_HEADER = "Sec-WebSocket-Protocol"
 
 CLIENT_TOKEN_PATTERN = re.compile(r"\A[a-zA-Z0-9-]{32,128}\Z")
+_LENIENT_CLIENT_TOKEN_PATTERN = re.compile(r"\A[a-zA-Z0-9_-]{32,128}\Z")
 MAX_REQUEST_BYTES = 4096
 MAX_ACCESS_TOKEN_BYTES = 3072
 """Leaves 1 KiB of a request for all else: host, user agent and client token at their longest."""
@@ -49,6 +50,7 @@ CLIENT_TOKEN_MISMATCH_TEXT = (
     "that was previously set."
 )
 
+_QUOTES = "\"'`\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
 _USER_AGENT = re.compile(r"[ -~]*")
 
@@ -56,6 +58,15 @@ _EXCERPT_LENGTH = 200
 _SEARCHED_LENGTH = 1024
 # As long as the shortest token there is: longer runs in a refusal's body are not shown.
 _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_.~\\-]{32,}")
+
+
+class LenientClientToken(str):
+    """A client token that may have a `_` in it, which the service's own pattern does not allow.
+
+    localproxy sends such a token, so its replacement has to be able to.
+    """
+
+    __slots__ = ()
 
 
 def generate_client_token() -> str:
@@ -69,7 +80,9 @@ def validate_client_token(client_token: str) -> str:
     Raises:
         ConfigError: it cannot.
     """
-    if not CLIENT_TOKEN_PATTERN.fullmatch(client_token):
+    is_lenient = isinstance(client_token, LenientClientToken)
+    pattern = _LENIENT_CLIENT_TOKEN_PATTERN if is_lenient else CLIENT_TOKEN_PATTERN
+    if not pattern.fullmatch(client_token):
         raise ConfigError(
             "the client token must be 32 to 128 letters, digits or hyphens: "
             "leave it out to have one generated"
@@ -85,6 +98,8 @@ def validate_access_token(access_token: str) -> str:
     """
     if not access_token:
         raise ConfigError("the access token is empty: give the one that OpenTunnel returned")
+    if access_token[0] in _QUOTES and access_token[-1] in _QUOTES:
+        raise ConfigError("the access token stands in quotes: give it without them")
     if len(access_token) > MAX_ACCESS_TOKEN_BYTES:
         raise ConfigError(
             f"the access token is longer than {MAX_ACCESS_TOKEN_BYTES} characters, so the request "

@@ -28,6 +28,8 @@ class Command(NamedTuple):
     module: str
     function: str
     help: str
+    kind: str | None = None
+    """The name in `module` of the class of the command, if it is not typer's."""
 
 
 COMMANDS = {
@@ -43,6 +45,7 @@ COMMANDS = {
         "tunnelfleet.runtime.cli.localproxy",
         "localproxy_command",
         "Run one tunnel, with the options of AWS's localproxy.",
+        "LocalproxyCommand",
     ),
     "version": Command(
         "tunnelfleet.runtime.cli.app", "version_command", "Print the version and exit."
@@ -84,13 +87,16 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     app.callback()(_program)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
+        kind = None
         if name == asked:
             function = load(name)
+            if command.kind is not None:
+                kind = getattr(importlib.import_module(command.module), command.kind)
         elif importlib.util.find_spec(command.module) is not None:
             function = _unloaded
         else:
             continue
-        app.command(name, help=command.help, context_settings=_SETTINGS)(function)
+        app.command(name, cls=kind, help=command.help, context_settings=_SETTINGS)(function)
     return app
 
 

@@ -4,10 +4,7 @@ Owns the command: its options as typer shows them, reading the files that they n
 tunnel until a signal or its end. What the options mean is in `localproxy_config`, what is printed
 in `localproxy_output`.
 
-Differences from localproxy, all on purpose: lines for people go to stdout and the log to stderr; a
-mistake in an option, a file or a setting is an error and never ignored; `-c` takes a PEM file as
-well as a directory; the endpoint may be a URL; reconnecting always works, because a client token is
-generated when none is given; a refused token ends with status 1.
+Where it differs from localproxy, on purpose, is in docs/localproxy.md.
 """
 
 from __future__ import annotations
@@ -22,11 +19,18 @@ import typer
 
 from tunnelfleet.proto import ConfigError
 
+from .abbreviations import AbbreviatingCommand
 from .app import version_line
 from .errors import EXIT_OK
 from .localproxy_config import PlanBuilder
-from .localproxy_mappings import DEFAULT_DIRECTORY, parse_files, read_directory, read_text
-from .localproxy_options import collect, parse_config
+from .localproxy_mappings import (
+    DEFAULT_DIRECTORY,
+    FoundMappings,
+    parse_files,
+    read_directory,
+    read_text,
+)
+from .localproxy_options import LOCALPROXY_OPTIONS, collect, parse_config
 from .localproxy_output import Reporter, configure_logging
 from .localproxy_run import Localproxy
 from .localproxy_settings import default_settings, parse_settings
@@ -37,6 +41,12 @@ if TYPE_CHECKING:
 
     from .localproxy_config import Plan
     from .localproxy_options import Given
+
+
+class LocalproxyCommand(AbbreviatingCommand):
+    """The command line, which takes shortened options as localproxy does."""
+
+    FIRST = LOCALPROXY_OPTIONS
 
 
 def localproxy_command(
@@ -160,7 +170,7 @@ def localproxy_command(
         typer.Option(
             "--config-dir",
             metavar="DIR",
-            help="Read mappings from its files, as SSH = 22 lines (./config, when there).",
+            help="Read mappings from its files, as SSH = 22 lines (without -s and -d: ./config).",
         ),
     ] = None,
     settings_json: Annotated[
@@ -209,7 +219,7 @@ def localproxy_command(
 ) -> int:
     """Run one tunnel, with the options of AWS's localproxy.
 
-    The web proxy is taken from HTTPS_PROXY (or https_proxy), except for hosts in NO_PROXY. A signal
+    The web proxy is taken from HTTPS_PROXY or ALL_PROXY, except for hosts in NO_PROXY. A signal
     (Ctrl-C, SIGTERM) sends what was read, closes and exits with status 0; a second one exits at
     once.
     """
@@ -254,25 +264,38 @@ def make_plan(
     Raises:
         ConfigError: an option or a file is wrong.
     """
-    file = {} if config is None else parse_config(read_text(config), str(config))
+    file, notes = ({}, []) if config is None else parse_config(read_text(config), str(config))
     given = collect(flags, file, environ)
     settings_file = given.get("settings-json")
     settings = None
     if settings_file is not None:
         settings = parse_settings(read_text(Path(settings_file.text)), settings_file.text)
-    mappings, notes = _read_mappings(given.get("config-dir"))
-    plan = PlanBuilder(given, mappings, settings, environ).plan()
-    return replace(plan, notes=(*notes, *plan.notes))
+    found = _read_mappings(given)
+    plan = PlanBuilder(given, found.addresses, settings, environ).plan()
+    return replace(
+        plan,
+        warnings=(*found.warnings, *plan.warnings),
+        notes=(*notes, *found.notes, *plan.notes),
+    )
 
 
-def _read_mappings(given: Given | None) -> tuple[dict[str, Given], list[str]]:
-    if given is not None:
+def _read_mappings(given: Mapping[str, Given]) -> FoundMappings:
+    directory = given.get("config-dir")
+    if directory is not None:
         try:
-            return parse_files(read_directory(Path(given.text)), lenient=False)
+            return parse_files(read_directory(Path(directory.text)))
         except ConfigError as error:
-            raise given.error(str(error)) from error
+            raise directory.error(str(error)) from error
+    if "source-listen-port" in given or "destination-app" in given:
+        # localproxy looks into no file then.
+        return FoundMappings({})
     try:
-        # Nobody asked for this directory; it may be there for another purpose.
-        return parse_files(read_directory(DEFAULT_DIRECTORY), lenient=True)
+        found = parse_files(read_directory(DEFAULT_DIRECTORY), sections=False)
     except ConfigError:
-        return {}, []
+        return FoundMappings({})
+    # Nobody asked for this directory. It may be there for another purpose, so what is no mapping in
+    # it is nobody's mistake.
+    if not found.addresses:
+        return FoundMappings({})
+    note = f"mappings of this tunnel's services are looked for in ./{DEFAULT_DIRECTORY}"
+    return FoundMappings(found.addresses, notes=(note,))

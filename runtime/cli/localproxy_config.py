@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
-from tunnelfleet.actors.config import HttpProxy, Limits, TcpAddress, TunnelConfig
+from tunnelfleet.actors.config import ANY_SERVICE, Limits, TcpAddress, TunnelConfig, UnixAddress
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
     ConfigError,
     Endpoint,
+    LenientClientToken,
     Mode,
     ProtocolVersion,
     validate_access_token,
@@ -25,24 +25,20 @@ from tunnelfleet.proto import (
 )
 
 from .localproxy_mappings import parse_mapping, to_addresses
-from .localproxy_options import (
-    FROM_COMMAND_LINE,
-    HTTPS_PROXY,
-    NO_PROXY_VARIABLES,
-    Given,
-    from_environment,
-)
+from .localproxy_options import FROM_COMMAND_LINE, Given
+from .localproxy_proxy import choose_proxy
 from .localproxy_settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tunnelfleet.actors.config import Address
+    from tunnelfleet.actors.config import Address, HttpProxy
     from tunnelfleet.runtime.admin import AdminOptions
 
 TUNNEL_NAME = "localproxy"
 DEFAULT_BIND_HOST = "127.0.0.1"
-DEFAULT_PROXY_PORT = 3128
+NOWHERE = UnixAddress("/dev/null/nothing-is-mapped")
+"""Where a destination leads that is given nothing to connect to; no such path can be."""
 DEFAULT_VERBOSITY = 4
 MAX_VERBOSITY = 6
 LARGEST_VERBOSITY_ARGUMENT = 255
@@ -72,6 +68,10 @@ class Plan:
         retry_count: consecutive failed connects after which to give up; -1 never.
         reconnect: False to end when the WebSocket is lost.
         admin: where to serve metrics, liveness and readiness.
+        is_mapped: whether a destination was given anything to connect to. localproxy learns the
+            services first and complains then.
+        from_files: whether the mappings are those of a directory alone, which may hold more than
+            this tunnel's.
         warnings: what the user should change.
         notes: what the user may want to know.
     """
@@ -83,6 +83,8 @@ class Plan:
     retry_count: int
     reconnect: bool
     admin: AdminOptions | None = None
+    is_mapped: bool = True
+    from_files: bool = False
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -94,7 +96,7 @@ class PlanBuilder:
         given: the options in force, see `localproxy_options.collect`.
         mappings: service id -> address as written, from the configuration directory.
         settings: from `--settings-json`.
-        environ: the environment, for NO_PROXY.
+        environ: the environment, for the HTTP proxy.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class PlanBuilder:
         self._mappings = mappings or {}
         self._settings = settings or Settings()
         self._environ = environ or {}
-        self._warnings: list[str] = []
+        self._warnings: list[str] = list(self._settings.warnings)
         self._notes: list[str] = list(self._settings.notes)
 
     def plan(self) -> Plan:
@@ -134,6 +136,8 @@ class PlanBuilder:
             retry_count=self._settings.retry_count,
             reconnect=self._settings.reconnect,
             admin=self._admin(),
+            is_mapped=config.services is None or NOWHERE not in config.services.values(),
+            from_files=self._uses_files_alone(mode),
             warnings=tuple(self._warnings),
             notes=tuple(self._notes),
         )
@@ -164,18 +168,26 @@ class PlanBuilder:
         endpoint = self._endpoint()
         bind_host = self._bind_host()
         local_bind = self._given.get("local-bind-address")
+        services = self._services(mode, bind_host)
+        files_alone = mode is Mode.SOURCE and self._uses_files_alone(mode)
         return TunnelConfig(
             name=TUNNEL_NAME,
             mode=mode,
             endpoint=endpoint,
             access_token=access_token,
             client_token=self._client_token(),
-            services=self._services(mode, bind_host),
+            services=None if files_alone else services,
+            # As with localproxy: services that the files do not name get free ports.
+            listen_on=(services or {}) if files_alone else {},
             bind_host=bind_host,
             version=self._version(mode),
             bandwidth_bytes_per_second=self._bandwidth(),
             http_proxy=self._http_proxy(endpoint),
-            local_bind=local_bind.text if local_bind and mode is Mode.DESTINATION else None,
+            local_bind=(
+                local_bind.text
+                if local_bind and local_bind.text and mode is Mode.DESTINATION
+                else None
+            ),
             limits=self._limits(),
         )
 
@@ -215,7 +227,7 @@ class PlanBuilder:
         if given is None:
             raise ConfigError(
                 "no access token: set the environment variable AWSIOT_TUNNEL_ACCESS_TOKEN "
-                "to the token of this end"
+                "to the token of this end (or give it with -t, where others can see it)"
             )
         if given.rank == FROM_COMMAND_LINE:
             self._warnings.append(
@@ -229,8 +241,13 @@ class PlanBuilder:
         given = self._given.get("client-token")
         if given is None:
             return None
-        _judge(given, validate_client_token)
-        return given.text
+        if "_" in given.text:
+            self._warnings.append(
+                f"{given.origin}: the client token has a '_', which the service may not take; "
+                "write letters, digits and hyphens alone"
+            )
+            return _judge(given, lambda text: validate_client_token(LenientClientToken(text)))
+        return _judge(given, validate_client_token)
 
     def _endpoint(self) -> Endpoint:
         region, endpoint = self._given.get("region"), self._given.get("proxy-endpoint")
@@ -257,7 +274,7 @@ class PlanBuilder:
 
     def _bind_host(self) -> str:
         given = self._given.get("local-bind-address")
-        if given is None:
+        if given is None or not given.text:
             return self._settings.bind_address or DEFAULT_BIND_HOST
         host = given.text.removeprefix("[").removesuffix("]")
         if not host or any(c.isspace() or c == "/" for c in host):
@@ -266,19 +283,20 @@ class PlanBuilder:
             )
         return host
 
+    def _mapping_option(self, mode: Mode) -> Given | None:
+        return self._given.get("source-listen-port" if mode is Mode.SOURCE else "destination-app")
+
+    def _uses_files_alone(self, mode: Mode) -> bool:
+        return self._mapping_option(mode) is None and bool(self._mappings)
+
     def _services(self, mode: Mode, bind_host: str) -> dict[str, Address] | None:
-        given = self._given.get("source-listen-port" if mode is Mode.SOURCE else "destination-app")
+        given = self._mapping_option(mode)
         mapping = {} if given is None else parse_mapping(given)
-        if "" not in mapping:
+        if ANY_SERVICE not in mapping:
             # An address that stands alone is for the tunnel's only service; files cannot add to it.
             mapping = {**self._mappings, **mapping}
         if not mapping:
-            if mode is Mode.DESTINATION:
-                raise ConfigError(
-                    "nothing to connect to: give -d SERVICE=ADDRESS (or -d PORT), "
-                    "or a directory of mapping files with --config-dir"
-                )
-            return None
+            return {ANY_SERVICE: NOWHERE} if mode is Mode.DESTINATION else None
         default_host = bind_host if mode is Mode.SOURCE else DEFAULT_BIND_HOST
         addresses = to_addresses(mapping, default_host)
         for service_id, address in addresses.items():
@@ -311,14 +329,10 @@ class PlanBuilder:
         return _judge(given, parse_rate)
 
     def _http_proxy(self, endpoint: Endpoint) -> HttpProxy | None:
-        given = self._given.get(HTTPS_PROXY)
-        if given is None:
-            return None
-        exempt = from_environment(NO_PROXY_VARIABLES, self._environ)
-        if exempt and _is_exempt(endpoint.host, exempt.text):
-            self._notes.append(f"{given.origin} is not used for {endpoint.host}: {exempt.origin}")
-            return None
-        return _judge(given, _parse_proxy)
+        choice = choose_proxy(endpoint, self._environ)
+        self._notes += choice.notes
+        self._warnings += choice.warnings
+        return choice.proxy
 
     def _limits(self) -> Limits:
         settings = self._settings
@@ -362,19 +376,3 @@ def _integer(given: Given, least: int, most: int) -> int:
         if least <= number <= most:
             return number
     raise given.error(f"{text!r} is not a number from {least} to {most}")
-
-
-def _parse_proxy(text: str) -> HttpProxy:
-    url = text if "://" in text else f"http://{text}"
-    try:
-        has_port = urlsplit(url).port is not None
-    except ValueError:
-        has_port = True  # a port that is none: HttpProxy says so
-    return HttpProxy.parse(url if has_port else f"{url.rstrip('/')}:{DEFAULT_PROXY_PORT}")
-
-
-def _is_exempt(host: str, no_proxy: str) -> bool:
-    """Whether NO_PROXY names `host`: itself, a domain above it, or everything by `*`."""
-    names = {part.strip().lstrip(".").lower() for part in no_proxy.split(",")} - {""}
-    host = host.lower()
-    return "*" in names or host in names or any(host.endswith(f".{name}") for name in names)

@@ -2,12 +2,15 @@
 
 Owns their spelling, which is localproxy's (`SSH=5555,HTTP=8080`, `5555`, `SSH = 22` lines in
 files), and the rule that joins them: the command line first, then the files in the order of their
-names, the first mapping of a service id wins. Must not know tunnels. `read_directory` alone touches
-the file system.
+names, the first mapping of a service id wins. In a directory anything else may lie as well: what
+is no mapping is left out, and said. Must not know tunnels. `read_directory` and `read_text` alone
+touch the file system.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,18 +23,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 DEFAULT_DIRECTORY = Path("config")
-"""Read when it exists and `--config-dir` is not given, as localproxy does."""
+"""Read when it exists and neither `--config-dir` nor a mapping is given, as localproxy does."""
 
 MAX_FILES = 1_000
 MAX_FILE_BYTES = 1_048_576
 MAX_SERVICE_ID_LENGTH = 128
 
+_HOST = re.compile(r"[A-Za-z0-9.-]*[A-Za-z][A-Za-z0-9.-]*|[0-9]+(?:\.[0-9]+){3}")
+
 
 class MappingFile(NamedTuple):
-    """A file of a configuration directory."""
+    """A file of a configuration directory; `problem` says why it could not be read."""
 
     name: str
     text: str
+    problem: str = ""
+
+
+class FoundMappings(NamedTuple):
+    """What the files of a configuration directory hold.
+
+    Attributes:
+        addresses: service id -> address as written.
+        warnings: for people: what is no mapping and was left out.
+        notes: for people: what is mapped more than once.
+    """
+
+    addresses: dict[str, Given]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def parse_mapping(given: Given) -> dict[str, Given]:
@@ -61,52 +81,65 @@ def parse_mapping(given: Given) -> dict[str, Given]:
     return mapping
 
 
-def parse_files(
-    files: Iterable[MappingFile], *, lenient: bool
-) -> tuple[dict[str, Given], list[str]]:
+def parse_files(files: Iterable[MappingFile], *, sections: bool = True) -> FoundMappings:
     """Join the mappings of a configuration directory's files.
 
     Args:
         files: in the order in which the first mapping of a service id wins.
-        lenient: skip a file that is not of the form instead of failing.
-
-    Returns:
-        service id -> address as written, and a note for people on each thing that was skipped.
-
-    Raises:
-        ConfigError: a file is not of the form `SERVICE = ADDRESS`, when not lenient.
+        sections: whether lines below a `[section]` count, which localproxy does not look at.
     """
     mapping: dict[str, Given] = {}
+    warnings: list[str] = []
     notes: list[str] = []
     for file in files:
         try:
+            if file.problem:
+                raise ConfigError(file.problem)
             found = list(read_assignments(file.text, file.name))
         except ConfigError as error:
-            if not lenient:
-                raise
-            notes.append(f"skipped {file.name}, which holds no mappings: {error}")
+            warnings.append(f"skipped {file.name}, which holds no mappings: {error}")
             continue
         for line in found:
-            if line.key in mapping:
+            if line.section and not sections:
+                continue
+            given = Given(line.value, line.origin)
+            problem = _problem(line.key, given)
+            if problem:
+                warnings.append(f"{given.error(problem)}; the line is left out")
+            elif line.key in mapping:
                 notes.append(
                     f"{line.origin}: service {line.key!r} is already mapped at "
                     f"{mapping[line.key].origin}; this one is not used"
                 )
             else:
-                mapping[line.key] = Given(line.value, line.origin)
-    return mapping, notes
+                mapping[line.key] = given
+    return FoundMappings(mapping, tuple(warnings), tuple(notes))
+
+
+def _problem(service_id: str, given: Given) -> str:
+    """What is wrong with a line, or an empty text."""
+    if not given.text:
+        return f"service {service_id!r} has no address"
+    try:
+        parse_address(given.text)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def read_directory(directory: Path) -> list[MappingFile]:
     """Read the files of a configuration directory and those below it, in order of their paths.
 
     Raises:
-        ConfigError: it is no directory, has no or too many files, or one that cannot be read as
-            text.
+        ConfigError: it is no directory, or has no or too many files.
     """
     if not directory.is_dir():
         raise ConfigError(f"{directory} is not a directory; create it or change --config-dir")
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    try:
+        found = (path for path in directory.rglob("*") if path.is_file())
+        paths = sorted(itertools.islice(found, MAX_FILES + 1))
+    except OSError as error:
+        raise ConfigError(f"cannot read {directory}: {error.strerror}") from error
     if not paths:
         raise ConfigError(
             f"{directory} has no files; put one with lines like SSH = 22 into it, "
@@ -116,7 +149,14 @@ def read_directory(directory: Path) -> list[MappingFile]:
         raise ConfigError(
             f"{directory} has more than {MAX_FILES} files; use one with mappings alone"
         )
-    return [MappingFile(str(path), read_text(path)) for path in paths]
+    return [_read_file(path) for path in paths]
+
+
+def _read_file(path: Path) -> MappingFile:
+    try:
+        return MappingFile(str(path), read_text(path))
+    except ConfigError as error:
+        return MappingFile(str(path), "", str(error))
 
 
 def read_text(path: Path) -> str:
@@ -164,5 +204,9 @@ def to_addresses(mapping: Mapping[str, Given], default_host: str) -> dict[str, A
         try:
             addresses[service_id] = parse_address(given.text, default_host=default_host)
         except ConfigError as error:
+            text = given.text
+            if _HOST.fullmatch(text):
+                # localproxy takes it and fails at the first connection.
+                raise given.error(f"{text!r} has no port; write for example {text}:22") from error
             raise given.error(str(error)) from error
     return addresses

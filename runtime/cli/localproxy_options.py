@@ -81,13 +81,16 @@ OPTIONS = {
     )
 }
 
+NOT_FOR_FILES = ("config", "export-default-settings", "help", "version")
+"""Options that localproxy takes in a `--config` file too, and does not act on."""
+
+OUR_OPTIONS = frozenset({"bandwidth", "payload-bytes", "admin"})
+"""Those that localproxy does not have."""
+
+LOCALPROXY_OPTIONS = frozenset(f"--{name}" for name in {*OPTIONS, *NOT_FOR_FILES} - OUR_OPTIONS)
+"""What localproxy takes on the command line."""
+
 FROM_COMMAND_LINE, FROM_FILE, FROM_ENVIRONMENT = 0, 1, 2
-
-HTTPS_PROXY = "https-proxy"
-"""The key of the HTTP proxy, which only the environment can give: it may hold a password."""
-
-PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY")
-NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
 
 
 def collect(
@@ -109,8 +112,7 @@ def collect(
             given[name] = file[name]
         elif (value := from_environment(option.variables, environ)) is not None:
             given[name] = value
-    proxy = from_environment(PROXY_VARIABLES, environ)
-    return given if proxy is None else {**given, HTTPS_PROXY: proxy}
+    return given
 
 
 def from_environment(variables: Iterable[str], environ: Mapping[str, str]) -> Given | None:
@@ -122,18 +124,28 @@ def from_environment(variables: Iterable[str], environ: Mapping[str, str]) -> Gi
     return None
 
 
-def parse_config(text: str, file_name: str) -> dict[str, Given]:
+def parse_config(text: str, file_name: str) -> tuple[dict[str, Given], list[str]]:
     """Read a `--config` file: `option = value` lines, comments after `#` or `;`.
 
     Args:
         text: the file's content.
         file_name: for the origin of values and errors.
 
+    Returns:
+        The values, and a note for people on each line that has no effect.
+
     Raises:
         ConfigError: a line is not of that form, names no option, or an option for the second time.
     """
     values: dict[str, Given] = {}
+    notes: list[str] = []
     for line in read_assignments(text, file_name):
+        if line.key in NOT_FOR_FILES:
+            notes.append(f"{line.origin}: {line.key!r} has no effect in a file")
+            continue
+        if line.key in OPTIONS and not line.value:
+            notes.append(f"{line.origin}: {line.key!r} has no value and counts as not given")
+            continue
         if line.key not in OPTIONS:
             raise ConfigError(
                 f"{line.origin}: there is no option {line.key!r}{suggest(line.key, OPTIONS)}"
@@ -143,34 +155,46 @@ def parse_config(text: str, file_name: str) -> dict[str, Given]:
                 f"{line.origin}: {line.key!r} is already set at {values[line.key].origin}; keep one"
             )
         values[line.key] = Given(line.value, line.origin, FROM_FILE)
-    return values
+    return values, notes
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A `key = value` line of a file."""
+    """A `key = value` line of a file; the value may be empty.
+
+    Attributes:
+        key: without surrounding blanks.
+        value: the same.
+        origin: `FILE:LINE`.
+        section: the last `[section]` above it, or an empty text.
+    """
 
     key: str
     value: str = field(repr=False)
     origin: str
+    section: str = ""
 
 
 def read_assignments(text: str, file_name: str) -> Iterator[Assignment]:
-    """Yield the `key = value` lines of an ini file; section headers are skipped.
+    """Yield the `key = value` lines of an ini file.
 
     Raises:
         ConfigError: a line is neither blank, nor a comment, a `[section]` or an assignment. It
             does not repeat the line, which may hold a token.
     """
+    section = ""
     for number, raw in enumerate(text.splitlines(), start=1):
         line = _without_comment(raw)
         origin = f"{file_name}:{number}"
-        if not line or (line.startswith("[") and line.endswith("]")):
+        if line.startswith("[") and line.endswith("]"):
+            section = line[1:-1].strip()
+            continue
+        if not line:
             continue
         key, separator, value = (part.strip() for part in line.partition("="))
-        if not separator or not value or not 0 < len(key) <= MAX_KEY_LENGTH:
+        if not separator or not 0 < len(key) <= MAX_KEY_LENGTH:
             raise ConfigError(f"{origin}: write it as NAME = VALUE")
-        yield Assignment(key, value, origin)
+        yield Assignment(key, value, origin, section)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -105,12 +105,8 @@ class Reporter:
 def event_line(event: TunnelEvent) -> str:
     """Return the event in words, or an empty text when it tells people nothing."""
     match event:
-        case TunnelStateChanged(state=TunnelState.REFUSED):
-            line = ""  # what ends the command is told once, as its error
-        case TunnelStateChanged(state=TunnelState.CONNECTING, reason=reason) if reason:
-            line = ""  # a try after a failure, which was told with its delay
         case TunnelStateChanged(state=state, reason=reason):
-            line = f"{state}: {reason}" if reason not in ("", state) else str(state)
+            line = _state_line(state, reason)
         case ServiceIdsReceived(service_ids=service_ids, channel_id=channel_id):
             names = ", ".join(service_ids) or "none named"
             line = f"channel id {channel_id or 'not given'}, services: {names}"
@@ -131,6 +127,17 @@ def event_line(event: TunnelEvent) -> str:
         case _:
             line = ""
     return one_line(line)
+
+
+def _state_line(state: TunnelState, reason: str) -> str:
+    match state:
+        case TunnelState.REFUSED:
+            return ""  # what ends the command is told once, as its error
+        case TunnelState.CONNECTED if reason:
+            return ""  # so is that no connection can work
+        case TunnelState.CONNECTING if reason:
+            return ""  # a try after a failure, which was told with its delay
+    return f"{state}: {reason}" if reason not in ("", state) else str(state)
 
 
 def event_object(event: TunnelEvent, now: float) -> dict[str, object]:

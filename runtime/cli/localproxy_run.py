@@ -1,7 +1,7 @@
 """Running the one tunnel of `tunnelfleet localproxy` until a signal, or until it cannot go on.
 
-Owns what is done about the tunnel's events: report each, and end the command when the service
-refuses the tunnel or the settings allow no further try. Must not know options or wording.
+Owns the runtime and the signals: it reports each event, and lets the `Judge` say when the command
+has to end. Must not know options or wording.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from tunnelfleet.actors.config import ANY_SERVICE
-from tunnelfleet.actors.events import ServiceIdsReceived, TunnelEvent, TunnelStateChanged
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.events import TunnelEvent
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 
-from .errors import EXIT_OK, CommandFailed
-from .localproxy_settings import RETRY_FOR_EVER
+from .errors import EXIT_OK
+from .localproxy_judge import Judge
 
 if TYPE_CHECKING:
     import ssl
@@ -73,9 +71,7 @@ class Localproxy:
         self._make_runtime = make_runtime or _make_runtime
         # SimpleQueue.put may be called from a signal handler; Queue.put may not.
         self._inbox: queue.SimpleQueue[TunnelEvent | signal.Signals] = queue.SimpleQueue()
-        self._was_connected = False
-        self._failures = 0
-        self._compared = False
+        self._judge = Judge(plan)
 
     def run(self) -> int:
         """Run until the end.
@@ -117,7 +113,8 @@ class Localproxy:
 
     def _ssl_context(self) -> ssl.SSLContext | None:
         plan = self._plan
-        if not plan.config.endpoint.is_tls:
+        proxy = plan.config.http_proxy
+        if not plan.config.endpoint.is_tls and not (proxy is not None and proxy.is_tls):
             return None
         path = plan.ca_path
         if path is None or not path.is_dir():
@@ -136,7 +133,8 @@ class Localproxy:
         for text in self._plan.notes:
             self._reporter.note(text)
         config = self._plan.config
-        if config.mode is Mode.DESTINATION and config.services:
+        is_known = self._plan.is_mapped and not self._plan.from_files
+        if config.mode is Mode.DESTINATION and config.services and is_known:
             self._reporter.services(config.services)
 
     def _follow(self) -> None:
@@ -145,49 +143,8 @@ class Localproxy:
             if isinstance(item, signal.Signals):
                 return
             self._reporter.event(item)
-            if isinstance(item, TunnelStateChanged):
-                self._judge(item)
-            elif isinstance(item, ServiceIdsReceived):
-                self._compare(item.service_ids)
-
-    def _judge(self, change: TunnelStateChanged) -> None:
-        match change.state:
-            case TunnelState.CONNECTED:
-                self._was_connected = True
-                self._failures = 0
-            case TunnelState.REFUSED:
-                raise CommandFailed(f"the tunnel was refused: {change.reason}")
-            case TunnelState.STOPPED:
-                raise CommandFailed(f"the tunnel stopped: {change.reason or 'no reason given'}")
-            case TunnelState.BACKOFF | TunnelState.QUARANTINED:
-                self._failed(change.reason)
-
-    def _compare(self, announced: tuple[str, ...]) -> None:
-        """Tell, once, what the mapping lacks of the tunnel's services, and what it has too much."""
-        services = self._plan.config.services
-        if self._compared or not services or ANY_SERVICE in services:
-            return
-        self._compared = True
-        for service_id in announced:
-            if service_id not in services:
-                self._reporter.note(
-                    f"the tunnel's service {service_id!r} has no mapping and is not served"
-                )
-        for service_id in services:
-            if announced and service_id not in announced:
-                self._reporter.note(f"{service_id!r} is mapped and is no service of this tunnel")
-
-    def _failed(self, reason: str) -> None:
-        if self._was_connected:
-            self._was_connected = False
-            if not self._plan.reconnect:
-                raise CommandFailed(
-                    f"the connection was lost: {reason}; the settings say not to reconnect"
-                )
-            return
-        self._failures += 1
-        if RETRY_FOR_EVER < self._plan.retry_count <= self._failures:
-            raise CommandFailed(f"gave up after {self._failures} failed connects: {reason}")
+            for note in self._judge.judge(item):
+                self._reporter.note(note)
 
     def _drain(self) -> None:
         while not self._inbox.empty():

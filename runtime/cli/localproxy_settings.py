@@ -1,9 +1,9 @@
 """The fine-grained settings of localproxy (`--settings-json`, `--export-default-settings`).
 
 Owns which of localproxy's settings are known, which of them mean something here, their ranges and
-defaults. A key that nobody knows is an error: localproxy ignores it silently, and so hides typing
-mistakes. A key that is known and has no meaning here (a buffer size of localproxy's, a size that
-the protocol fixes) is accepted and noted. Pure.
+defaults. A key that nobody knows has no effect, as with localproxy, but it is told: it may be a
+typing mistake. A key that is known and has no meaning here (a buffer size of localproxy's, a size
+that the protocol fixes) is noted. Pure.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Settings:
         retry_count: consecutive failed connects after which to give up, or `RETRY_FOR_EVER`.
         reconnect: False to end when the WebSocket is lost.
         notes: for people: what in the file has no effect.
+        warnings: for people: what in the file nobody knows.
     """
 
     bind_address: str | None = None
@@ -93,6 +94,7 @@ class Settings:
     retry_count: int = RETRY_FOR_EVER
     reconnect: bool = True
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def parse_settings(text: str, file_name: str) -> Settings:
@@ -103,7 +105,7 @@ def parse_settings(text: str, file_name: str) -> Settings:
         file_name: for errors.
 
     Raises:
-        ConfigError: it is not JSON, has an unknown key, or a value out of its range.
+        ConfigError: it is not JSON, or a value is out of its range.
     """
     values = dict(_flatten(_load(text, file_name), file_name))
     regions = {
@@ -112,16 +114,18 @@ def parse_settings(text: str, file_name: str) -> Settings:
         if key.startswith(f"{REGION_OVERRIDES}.")
     }
     settings = Settings(region_endpoints=regions)
-    without_meaning = []
+    without_meaning, warnings = [], []
     for key, value in values.items():
         if key in WITHOUT_MEANING:
             without_meaning.append(key.removeprefix(_PREFIX))
-        elif not key.startswith(f"{REGION_OVERRIDES}."):
+        elif key in KNOWN:
             settings = _apply(settings, _Reader(file_name, key, value))
-    if not without_meaning:
-        return settings
-    note = f"{file_name}: these have no effect here: {', '.join(without_meaning)}"
-    return replace(settings, notes=(note,))
+        elif not key.startswith(f"{REGION_OVERRIDES}."):
+            near = suggest(key, KNOWN + WITHOUT_MEANING)
+            warnings.append(f"{file_name}: {key}: there is no such setting{near}; it has no effect")
+    names = ", ".join(without_meaning)
+    notes = (f"{file_name}: these have no effect here: {names}",) if names else ()
+    return replace(settings, notes=notes, warnings=tuple(warnings))
 
 
 def default_settings() -> str:
@@ -164,9 +168,7 @@ def _apply(settings: Settings, value: _Reader) -> Settings:
             return replace(settings, retry_min_seconds=seconds)
         case key if key == RETRY_COUNT:
             return replace(settings, retry_count=value.integer(RETRY_FOR_EVER, MAX_COUNT))
-        case key if key == DATA_ERROR:
-            return replace(settings, reconnect=value.boolean())
-    raise value.error(f"there is no such setting{suggest(value.key, KNOWN + WITHOUT_MEANING)}")
+    return replace(settings, reconnect=value.boolean())
 
 
 @dataclass(frozen=True, slots=True)

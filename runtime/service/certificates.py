@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tunnelfleet.actors.kernel.log import get_logger
+
 from .files import locked_folder, read_file, write_file
 from .names import certificate_names, names_of
 

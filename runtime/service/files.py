@@ -19,6 +19,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tunnelfleet.actors.kernel.log import get_logger
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

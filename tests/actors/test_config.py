@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tunnelfleet.actors.config import (
     ANY_SERVICE,
     Address,
+    ApiService,
     HttpProxy,
     Limits,
     TcpAddress,
@@ -145,6 +146,11 @@ def test_any_text_is_an_address_or_a_config_error(text: str) -> None:
         ("http://[::1]:3128", HttpProxy("::1", 3128)),
         ("http://user:pass@proxy:3128", HttpProxy("proxy", 3128, "user", "pass")),
         ("http://us%40er:p%3Ass@proxy:3128", HttpProxy("proxy", 3128, "us@er", "p:ss")),
+        ("http://:pass@proxy:3128", HttpProxy("proxy", 3128, "", "pass")),
+        ("http://user@proxy:3128", HttpProxy("proxy", 3128, "user")),
+        ("http://user:%FF@proxy:3128", HttpProxy("proxy", 3128, "user", "\udcff")),
+        ("https://user:pass@proxy:443", HttpProxy("proxy", 443, "user", "pass", is_tls=True)),
+        ("HTTPS://proxy:3129/", HttpProxy("proxy", 3129, is_tls=True)),
     ],
 )
 def test_a_proxy_is_read(text: str, expected: HttpProxy) -> None:
@@ -158,7 +164,10 @@ def test_a_proxy_is_read(text: str, expected: HttpProxy) -> None:
         "proxy",
         "http://proxy",
         "http://hidden:hidden@proxy",
-        "https://hidden:hidden@proxy:3128",
+        "https://hidden:hidden@proxy",
+        "http://hidden:hid#den@proxy:3128",
+        "http://hidden:hid/den@proxy:3128",
+        "http://proxy:3128?hidden",
         "socks5://hidden:hidden@proxy:1080",
         "http://hidden:hidden@proxy:0",
         "http://hidden:hidden@proxy:99999",
@@ -180,6 +189,7 @@ def test_a_proxy_does_not_show_its_credentials() -> None:
     proxy = HttpProxy("::1", 3128, "hidden", "hidden")
     assert str(proxy) == "[::1]:3128"
     assert "hidden" not in repr(proxy)
+    assert str(HttpProxy("p", 443, "hidden", "hidden", is_tls=True)) == "https://p:443"
 
 
 # -- limits
@@ -248,6 +258,57 @@ def test_port_zero_is_for_sources() -> None:
     assert make(services=free).services == free
     with pytest.raises(ConfigError, match="SSH"):
         make(mode=Mode.DESTINATION, services=free)
+
+
+ONE = TcpAddress("127.0.0.1", 22)
+SOURCE_V1 = {"version": ProtocolVersion.V1}
+SOURCE_V2 = {"version": ProtocolVersion.V2}
+DESTINATION = {"mode": Mode.DESTINATION}
+
+
+@pytest.mark.parametrize(
+    ("changes", "announced", "says"),
+    [
+        # One address, and which tunnels it is for.
+        ({"services": {"": ONE}}, ("SSH", "WEB"), "give each service its address (SSH=..., WEB="),
+        ({"services": {"": ONE}}, ("SSH",), ""),
+        ({"services": {"": ONE}}, (), ""),
+        ({"services": {"": ONE}, **DESTINATION}, ("SSH", "WEB"), ""),
+        ({"services": {"": ApiService()}}, ("SSH", "WEB"), ""),
+        # Names that the tunnel has, or has not.
+        ({"services": {"SSH": ONE}}, ("SSH", "WEB"), ""),
+        ({"services": {"SSH": ONE, "X": ONE}}, ("SSH",), ""),
+        ({"services": {"X": ONE}}, ("SSH",), "has the services SSH, and what is mapped is X"),
+        ({"services": {"X": ONE}, **DESTINATION}, ("SSH",), "a service that it has"),
+        ({"services": {"X": ONE}, **DESTINATION}, (), "without naming a service"),
+        ({"services": {"X": ONE}}, (), ""),
+        ({"services": None}, ("SSH", "WEB"), ""),
+        # Versions that cannot tell services apart.
+        ({"services": None, **SOURCE_V1}, ("SSH", "WEB"), "V1 is for a tunnel with one service"),
+        ({"services": {"SSH": ONE}, **SOURCE_V1}, ("SSH", "WEB"), "V1 is for a tunnel with one"),
+        ({"services": {"SSH": ONE}, **SOURCE_V1}, ("SSH",), ""),
+        ({"services": {"": ONE}, **SOURCE_V1}, ("SSH",), ""),
+        ({"services": None, **SOURCE_V1}, (), ""),
+        ({"services": {"SSH": ONE}, **SOURCE_V1}, (), "V1 cannot name a service"),
+        ({"services": {"": ONE}, **SOURCE_V2}, (), ""),
+        ({"services": None, **SOURCE_V2}, (), ""),
+    ],
+)
+def test_what_cannot_work_with_the_services_is_told(
+    changes: dict[str, object], announced: tuple[str, ...], says: str
+) -> None:
+    found = make(**changes).mismatch(announced)
+    assert says in found
+    assert bool(found) is bool(says)
+
+
+def test_where_to_listen_for_announced_services_is_for_sources_alone() -> None:
+    listen_on = {"SSH": ONE}
+    assert make(listen_on=listen_on).listen_on == listen_on
+    assert make().listen_on == {}
+    for changes in ({"services": {"SSH": ONE}}, {"services": {"SSH": ONE}, **DESTINATION}):
+        with pytest.raises(ConfigError, match="listen_on"):
+            make(listen_on=listen_on, **changes)
 
 
 @pytest.mark.parametrize(

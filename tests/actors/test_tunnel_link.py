@@ -50,6 +50,16 @@ def test_service_ids_make_a_tunnel_connected(rig: MakeRig) -> None:
     assert (announced.service_ids, announced.channel_id) == (("SSH", "HTTP"), "channel-1")
 
 
+def test_services_that_cannot_be_carried_are_told(rig: MakeRig) -> None:
+    tunnel = rig(Mode.SOURCE, services={ANY_SERVICE: TcpAddress("127.0.0.1", 0)})
+    tunnel.attempt()
+    tunnel.establish()
+    tunnel.receive("SERVICE_IDS SSH,HTTP")
+    (told,) = tunnel.events_of(events.ServicesMismatched)
+    assert "SSH=..., HTTP=..." in told.problem
+    assert tunnel.stats.reason == told.problem
+
+
 def test_a_connection_that_announces_nothing_is_dropped(rig: MakeRig) -> None:
     tunnel = rig(limits=Limits(announce_timeout_seconds=0.05))
     tunnel.attempt()

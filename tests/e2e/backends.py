@@ -19,6 +19,7 @@ from tests.e2e.content import blocks, digest
 from tunnelfleet.runtime import Address, TcpAddress, UnixAddress
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Coroutine
 
     Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -186,7 +187,9 @@ class Backends:
 
         return self._listen(address, handle)
 
-    def serve(self, handler: Handler, address: Address = LOOPBACK) -> Server:
+    def serve(
+        self, handler: Handler, address: Address = LOOPBACK, *, tls: ssl.SSLContext | None = None
+    ) -> Server:
         """Any other server: `handler` is called for each connection, which is closed after it."""
 
         async def handle(
@@ -194,11 +197,16 @@ class Backends:
         ) -> None:
             await handler(reader, writer)
 
-        return self._listen(address, handle)
+        return self._listen(address, handle, tls)
 
     # -- how
 
-    def _listen(self, address: Address, handle: Callable[..., Awaitable[None]]) -> Server:
+    def _listen(
+        self,
+        address: Address,
+        handle: Callable[..., Awaitable[None]],
+        tls: ssl.SSLContext | None = None,
+    ) -> Server:
         server = Server(address)
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -216,16 +224,16 @@ class Backends:
                     await writer.wait_closed()
                 server.count(active=-1)
 
-        server.address = self._call(self._start(serve, address))
+        server.address = self._call(self._start(serve, address, tls))
         return server
 
-    async def _start(self, serve: Handler, address: Address) -> Address:
+    async def _start(self, serve: Handler, address: Address, tls: ssl.SSLContext | None) -> Address:
         if isinstance(address, UnixAddress):
             running = await asyncio.start_unix_server(serve, address.path)
             self._servers.append(running)
             return address
         running = await asyncio.start_server(
-            serve, address.host, address.port, backlog=LISTEN_BACKLOG, limit=READ_BYTES
+            serve, address.host, address.port, backlog=LISTEN_BACKLOG, limit=READ_BYTES, ssl=tls
         )
         self._servers.append(running)
         return TcpAddress(address.host, running.sockets[0].getsockname()[1])

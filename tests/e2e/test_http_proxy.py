@@ -6,20 +6,21 @@ import asyncio
 import base64
 import contextlib
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.content import MIB
 from tests.e2e.programs import free_port, require_program, running, wait_for_port
-from tests.e2e.rig import echo
-from tunnelfleet.runtime import HttpProxy, TcpAddress, TunnelState
+from tests.e2e.rig import Rig, echo
+from tunnelfleet.runtime import HttpProxy, TcpAddress, TunnelState, make_ssl_context
+from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.e2e.backends import Server
-    from tests.e2e.rig import Rig
 
 USER, PASSWORD = "press", "open:sesame"
 READ_BYTES = 65_536
@@ -62,12 +63,17 @@ async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write(data)
         await writer.drain()
     with contextlib.suppress(OSError):
-        writer.write_eof()
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()
 
 
-def proxy_of(server: Server, username: str = "", password: str = "") -> HttpProxy:
+def proxy_of(
+    server: Server, username: str = "", password: str = "", *, is_tls: bool = False
+) -> HttpProxy:
     assert isinstance(server.address, TcpAddress)
-    return HttpProxy(server.address.host, server.address.port, username, password)
+    return HttpProxy(server.address.host, server.address.port, username, password, is_tls)
 
 
 def assert_carries(rig: Rig, proxy: HttpProxy) -> None:
@@ -96,7 +102,42 @@ class TestConnect:
         assert_carries(rig, proxy_of(server))
 
 
+@pytest.mark.parametrize("is_tls", [True, False], ids=["to wss", "to ws"])
+def test_with_tls_to_the_proxy_itself(tmp_path: Path, is_tls: bool) -> None:
+    files = ensure_certificate(tmp_path, "127.0.0.1")
+    context = server_context(files.certificate, files.private_key)
+    own = {"certificate": files.certificate, "private_key": files.private_key} if is_tls else {}
+    with Rig(tls=is_tls, **own, ssl_context=make_ssl_context(files.ca)) as rig:
+        proxy = ConnectProxy(f"{USER}:{PASSWORD}")
+        server = rig.backends.serve(proxy, tls=context)
+        pair = rig.pair(
+            {"SSH": rig.backends.echo().address},
+            http_proxy=proxy_of(server, USER, PASSWORD, is_tls=True),
+        )
+        # More than all buffers on the way hold, then idle: nothing may lie in one of them.
+        data = os.urandom(8 * MIB)
+        with pair.connect() as client:
+            assert echo(client, data) == data
+            assert echo(client, b"x") == b"x"
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""
+        assert len(proxy.requests) == 2
+        assert pair.source.status().reconnects == 0
+
+
 class TestTrouble:
+    def test_a_proxy_whose_certificate_is_not_trusted(self, rig: Rig, tmp_path: Path) -> None:
+        files = ensure_certificate(tmp_path, "127.0.0.1")
+        context = server_context(files.certificate, files.private_key)
+        proxy = ConnectProxy()
+        server = rig.backends.serve(proxy, tls=context)
+        at = proxy_of(server, is_tls=True)
+        pair = rig.pair({"SSH": TcpAddress("127.0.0.1", 9)}, http_proxy=at, wait=False)
+        status = pair.source.wait_for(TunnelState.BACKOFF, 10.0)
+        assert f"proxy {at}" in status.reason
+        assert "certificate verify failed" in status.reason
+        assert proxy.requests == []
+
     def test_wrong_credentials_are_told_and_tried_again(self, rig: Rig) -> None:
         proxy = ConnectProxy(f"{USER}:{PASSWORD}")
         server = rig.backends.serve(proxy)

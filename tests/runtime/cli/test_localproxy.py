@@ -8,7 +8,7 @@ import pytest
 
 from tunnelfleet.actors.config import TcpAddress
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli import localproxy, main
+from tunnelfleet.runtime.cli import localproxy, localproxy_mappings, main
 from tunnelfleet.runtime.cli.errors import EXIT_OK, EXIT_USAGE
 from tunnelfleet.runtime.cli.localproxy import make_plan
 from tunnelfleet.runtime.cli.localproxy_settings import default_settings
@@ -76,17 +76,98 @@ class TestFiles:
         with pytest.raises(ConfigError, match=r"^option --config-dir: none is not a directory"):
             make_plan({"mode": "dst", "config-dir": "none"}, None, ENV)
 
-    def test_the_default_directory_is_read_when_it_is_there(self, tmp_path: Path) -> None:
+    def test_a_garbage_file_in_a_config_directory_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "maps").mkdir()
+        (tmp_path / "maps" / "a.bin").write_bytes(bytes(range(256)))
+        (tmp_path / "maps" / "b.ini").write_text("SSH = 22\n")
+        plan = make_plan({"mode": "dst", "config-dir": str(tmp_path / "maps")}, None, ENV)
+        assert plan.config.services == {"SSH": TcpAddress("127.0.0.1", 22)}
+        assert len(plan.warnings) == 1
+        assert "a.bin" in plan.warnings[0]
+
+    def test_what_a_file_says_in_vain_is_told(self, tmp_path: Path) -> None:
+        config, settings = tmp_path / "c.ini", tmp_path / "s.json"
+        config.write_text("client-token =\nexport-default-settings = x\n")
+        settings.write_text('{"tunneling": {"proxy": {"nobody": 1}}}')
+        plan = make_plan({"mode": "src", "settings-json": str(settings)}, config, ENV)
+        assert len(plan.notes) == 2
+        assert len(plan.warnings) == 1
+
+
+class TestDefaultDirectory:
+    """`./config`, which nobody asked for: it may belong to another program."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
         (tmp_path / "config").mkdir()
-        (tmp_path / "config" / "a.yaml").write_text("tree: true\n")
-        (tmp_path / "config" / "b.ini").write_text("SSH = 22\n")
+        return tmp_path / "config"
+
+    def test_a_destination_takes_its_mappings(self, folder: Path) -> None:
+        (folder / "a.yaml").write_text("tree: true\n")
+        (folder / "b.ini").write_text("SSH = 22\n")
         plan = make_plan({"mode": "dst"}, None, ENV)
         assert plan.config.services == {"SSH": TcpAddress("127.0.0.1", 22)}
-        assert [note.partition(",")[0] for note in plan.notes] == ["skipped config/a.yaml"]
+        assert plan.from_files
+        assert plan.is_mapped
+        assert plan.warnings == ()
+        assert plan.notes == ("mappings of this tunnel's services are looked for in ./config",)
 
-    def test_and_is_no_matter_when_it_is_not(self) -> None:
+    def test_a_source_listens_there_for_services_that_it_has(self, folder: Path) -> None:
+        (folder / "b.ini").write_text("SSH = 5555\nport = 8080\nname = app\n")
+        plan = make_plan({"mode": "src"}, None, ENV)
+        assert plan.config.services is None, "other services get free ports"
+        assert plan.config.listen_on == {
+            "SSH": TcpAddress("127.0.0.1", 5555),
+            "port": TcpAddress("127.0.0.1", 8080),
+        }
+
+    @pytest.mark.parametrize("option", ["source-listen-port", "destination-app"])
+    def test_nobody_looks_there_when_a_mapping_is_given(self, folder: Path, option: str) -> None:
+        (folder / "app.ini").write_text("port = 8080\n")
+        plan = make_plan({option: "SSH=22"}, None, ENV)
+        assert plan.config.services == {"SSH": TcpAddress("127.0.0.1", 22)}
+        assert (plan.notes, plan.warnings, plan.from_files) == ((), (), False)
+
+    def test_a_mapping_of_a_config_file_counts(self, folder: Path, tmp_path: Path) -> None:
+        (folder / "app.ini").write_text("port = 8080\n")
+        config = tmp_path / "c.ini"
+        config.write_text("source-listen-port = 5555\n")
+        assert make_plan({}, config, ENV).config.services == {"": TcpAddress("127.0.0.1", 5555)}
+
+    @pytest.mark.parametrize(
+        "text",
+        ["[server]\nport = 8080\nname = app", "name = app", "{}", "\0", "", "x" * 2_000_000],
+    )
+    @pytest.mark.parametrize("mode", ["src", "dst"])
+    def test_what_is_not_for_us_is_no_matter(self, folder: Path, text: str, mode: str) -> None:
+        (folder / "app.ini").write_text(text)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "data").write_bytes(b"\xff\xfe")
+        plan = make_plan({"mode": mode}, None, ENV)
+        assert (plan.notes, plan.warnings, plan.from_files) == ((), (), False)
+        assert plan.config.listen_on == {}
+
+    def test_a_link_that_leads_nowhere_is_no_matter(self, folder: Path) -> None:
+        (folder / "loop").symlink_to(folder / "loop")
+        (folder / "gone").symlink_to("nowhere")
         assert make_plan({"mode": "src"}, None, ENV).config.services is None
 
+    def test_too_many_files_are_no_matter(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(localproxy_mappings, "MAX_FILES", 1)
+        for name in ("a", "b"):
+            (folder / name).write_text("SSH = 22")
+        assert make_plan({"mode": "src"}, None, ENV).config.listen_on == {}
+
+    def test_and_so_is_its_absence(self, tmp_path: Path) -> None:
+        (tmp_path / "config").write_text("a file")
+        assert make_plan({"mode": "src"}, None, ENV).config.services is None
+        (tmp_path / "config").unlink()
+        assert make_plan({"mode": "src"}, None, ENV).config.services is None
+
+
+class TestSettings:
     def test_settings(self, tmp_path: Path) -> None:
         file = tmp_path / "s.json"
         file.write_text('{"tunneling": {"proxy": {"message": {"max_payload_size": "16384"}}}}')
@@ -123,6 +204,27 @@ class TestCommand:
         assert plans[0].config.local_bind == "::1"
         assert plans[0].config.limits.data_payload_bytes == 99
 
+    def test_short_forms_of_long_names(self, plans: list[Plan]) -> None:
+        arguments = [
+            *("--acc", "--proxy", "--proxy=ws://h", "--destination-a", "22"),
+            *("--local=::1", "--verb", "0", "--mod", "dst", "--destination-c=V1", "--no-ssl"),
+            *("--cap", "/ca", "--pay=99", "--b", "7"),
+        ]
+        assert main(["localproxy", *arguments]) == EXIT_OK
+        (plan,) = plans
+        # What follows an option that takes a value is its value, however it looks.
+        assert plan.config.access_token == "--proxy"
+        assert str(plan.config.endpoint) == "ws://h"
+        assert plan.config.services == {"": TcpAddress("127.0.0.1", 22)}
+        assert plan.config.limits.data_payload_bytes == 99
+        assert plan.config.bandwidth_bytes_per_second == 7
+
+    def test_a_short_form_of_two_names(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["localproxy", "--s", "22"]) == EXIT_USAGE
+        assert capsys.readouterr().err == (
+            "tunnelfleet: option --s may be --settings-json or --source-listen-port; write it out\n"
+        )
+
     def test_the_environment(self, plans: list[Plan], monkeypatch: pytest.MonkeyPatch) -> None:
         for name, text in ENV.items():
             monkeypatch.setenv(name, text)
@@ -136,7 +238,7 @@ class TestCommand:
         assert not plans
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.startswith("tunnelfleet: option -s: bad address 'x'")
+        assert err.startswith("tunnelfleet: option -s: 'x' has no port")
         assert err.count("\n") == 1
 
     def test_an_unknown_option_is_one_line_and_status_2(

@@ -61,25 +61,40 @@ def test_a_bad_mapping(text: str, problem: str) -> None:
 
 class TestFiles:
     def test_the_first_mapping_of_a_service_wins(self) -> None:
-        mapping, notes = parse_files(
-            [MappingFile("a", "SSH=22\nHTTP=80\n"), MappingFile("b", "SSH=23\nAPP=1")],
-            lenient=False,
+        found = parse_files(
+            [MappingFile("a", "SSH=22\nHTTP=80\n"), MappingFile("b", "SSH=23\nAPP=1")]
         )
-        assert texts(mapping) == {"SSH": "22", "HTTP": "80", "APP": "1"}
-        assert mapping["HTTP"].origin == "a:2"
-        assert notes == ["b:1: service 'SSH' is already mapped at a:1; this one is not used"]
+        assert texts(found.addresses) == {"SSH": "22", "HTTP": "80", "APP": "1"}
+        assert found.addresses["HTTP"].origin == "a:2"
+        assert found.notes == ("b:1: service 'SSH' is already mapped at a:1; this one is not used",)
+        assert found.warnings == ()
 
-    def test_a_file_of_another_form_is_an_error_when_it_was_asked_for(self) -> None:
-        with pytest.raises(ConfigError, match=r"^b:2: write it as"):
-            parse_files([MappingFile("b", "SSH=22\nyaml: true")], lenient=False)
+    @pytest.mark.parametrize(
+        ("file", "warning"),
+        [
+            (MappingFile("b", "SSH=22\nyaml: true"), "skipped b, which holds no mappings: b:2: "),
+            (
+                MappingFile("b", "", "b is not a text"),
+                "skipped b, which holds no mappings: b is no",
+            ),
+            (MappingFile("b", "name = app"), "b:1: bad address 'app'"),
+            (MappingFile("b", "SSH ="), "b:1: service 'SSH' has no address"),
+            (MappingFile("b", f"key = {'k' * 100}"), "b:1: bad address 'kkkk...'"),
+        ],
+    )
+    def test_what_is_no_mapping_is_left_out_with_a_warning(
+        self, file: MappingFile, warning: str
+    ) -> None:
+        found = parse_files([file, MappingFile("c", "SSH=23")])
+        assert texts(found.addresses) == {"SSH": "23"}
+        assert len(found.warnings) == 1
+        assert found.warnings[0].startswith(warning)
+        assert "k" * 100 not in found.warnings[0]
 
-    def test_and_is_skipped_as_a_whole_when_it_was_not(self) -> None:
-        mapping, notes = parse_files(
-            [MappingFile("b", "SSH=22\nyaml: true"), MappingFile("c", "SSH=23")], lenient=True
-        )
-        assert texts(mapping) == {"SSH": "23"}
-        assert len(notes) == 1
-        assert notes[0].startswith("skipped b")
+    def test_localproxy_does_not_look_below_a_section(self) -> None:
+        file = MappingFile("a", "SSH=22\n[server]\nport = 8080\nname = app")
+        assert texts(parse_files([file]).addresses) == {"SSH": "22", "port": "8080"}
+        assert parse_files([file], sections=False) == ({"SSH": Given("22", "a:1")}, (), ())
 
 
 class TestReading:
@@ -106,6 +121,13 @@ class TestReading:
         (tmp_path / "b").write_text("")
         with pytest.raises(ConfigError, match="more than 1 files"):
             read_directory(tmp_path)
+
+    def test_a_file_that_cannot_be_read_is_no_reason_to_fail(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"\xff\xfe\x00")
+        (tmp_path / "b").write_text("SSH=1")
+        bad, good = read_directory(tmp_path)
+        assert "not a text file" in bad.problem
+        assert (good.text, good.problem) == ("SSH=1", "")
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"cannot read .*none: No such file"):
@@ -141,7 +163,9 @@ def test_addresses(text: str, address: Address) -> None:
 @pytest.mark.parametrize(
     ("service_id", "text", "problem"),
     [
-        ("SSH", "no-port", "bad address 'no-port'"),
+        ("SSH", "localhost", "'localhost' has no port; write for example localhost:22"),
+        ("SSH", "10.0.0.1", "'10.0.0.1' has no port; write for example 10.0.0.1:22"),
+        ("SSH", "70000", "bad address '70000'"),
         ("SSH", "h:70000", "bad address 'h:70000'"),
         ("S" * 200, "22", "bad service id"),
         ("a\x00b", "22", "bad service id"),

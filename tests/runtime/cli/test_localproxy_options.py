@@ -4,7 +4,7 @@ import pytest
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.localproxy_options import (
-    HTTPS_PROXY,
+    NOT_FOR_FILES,
     OPTIONS,
     Assignment,
     Given,
@@ -50,17 +50,12 @@ class TestCollect:
             ("AWSIOT_TUNNEL_REGION", "region"),
             ("AWSIOT_TUNNEL_CLIENT_TOKEN", "client-token"),
             ("AWSIOT_CLIENT_TOKEN", "client-token"),
-            ("HTTPS_PROXY", HTTPS_PROXY),
-            ("https_proxy", HTTPS_PROXY),
         ],
     )
     def test_each_variable_sets_its_option(self, variable: str, option: str) -> None:
         assert collect({}, {}, {variable: "x"}) == {
             option: Given("x", f"environment variable {variable}", 2)
         }
-
-    def test_the_lower_case_proxy_variable_wins(self) -> None:
-        assert collect({}, {}, {"HTTPS_PROXY": "a", "https_proxy": "b"})[HTTPS_PROXY].text == "b"
 
 
 class TestGiven:
@@ -79,14 +74,16 @@ class TestGiven:
 class TestConfigFile:
     def test_every_option_of_the_command_line_can_be_set(self) -> None:
         text = "\n".join(f"{name} = v{number}" for number, name in enumerate(OPTIONS))
-        values = parse_config(text, "f.ini")
+        values, notes = parse_config(text, "f.ini")
+        assert notes == []
         assert {name: value.text for name, value in values.items()} == {
             name: f"v{number}" for number, name in enumerate(OPTIONS)
         }
 
     def test_comments_blanks_and_sections_are_skipped(self) -> None:
         text = "# first\n; second\n\n[tunnel]\n  region=eu-west-1   # here\ncapath = /a#b ; there\n"
-        assert {name: (v.text, v.origin) for name, v in parse_config(text, "f.ini").items()} == {
+        values, _ = parse_config(text, "f.ini")
+        assert {name: (v.text, v.origin) for name, v in values.items()} == {
             "region": ("eu-west-1", "f.ini:5"),
             "capath": ("/a#b", "f.ini:6"),
         }
@@ -102,7 +99,6 @@ class TestConfigFile:
             ("region = a\nregion = b", "f.ini:2: 'region' is already set at f.ini:1; keep one"),
             ("region", "f.ini:1: write it as NAME = VALUE"),
             ("= x", "f.ini:1: write it as NAME = VALUE"),
-            ("region =", "f.ini:1: write it as NAME = VALUE"),
             ("https-proxy = http://u:p@h:1", "f.ini:1: there is no option 'https-proxy'"),
         ],
     )
@@ -111,8 +107,23 @@ class TestConfigFile:
             parse_config(text, "f.ini")
         assert str(caught.value) == message
 
+    def test_an_option_without_a_value_counts_as_not_given(self) -> None:
+        values, notes = parse_config("client-token=\nregion = a\nregion =\n", "f.ini")
+        assert {name: value.text for name, value in values.items()} == {"region": "a"}
+        assert notes == [
+            "f.ini:1: 'client-token' has no value and counts as not given",
+            "f.ini:3: 'region' has no value and counts as not given",
+        ]
+
+    @pytest.mark.parametrize("name", NOT_FOR_FILES)
+    def test_what_localproxy_does_not_act_on_has_no_effect(self, name: str) -> None:
+        assert parse_config(f"{name} = x", "f.ini") == (
+            {},
+            [f"f.ini:1: {name!r} has no effect in a file"],
+        )
+
     def test_a_line_that_may_be_a_token_is_not_repeated(self) -> None:
-        for line in (TOKEN, "T" * 200 + "==", f"{TOKEN} ="):
+        for line in (TOKEN, "T" * 200 + "==", f"{TOKEN} x"):
             with pytest.raises(ConfigError) as caught:
                 list(read_assignments(line, "f.ini"))
             assert TOKEN not in str(caught.value)
@@ -125,6 +136,15 @@ class TestConfigFile:
 )
 def test_suggest(name: str, text: str) -> None:
     assert suggest(name, OPTIONS) == text
+
+
+def test_an_assignment_knows_its_section() -> None:
+    found = read_assignments("a = 1\n[ x ]\nb = 2\n[y]\n[z]\nc =", "f")
+    assert [(line.key, line.value, line.section) for line in found] == [
+        ("a", "1", ""),
+        ("b", "2", "x"),
+        ("c", "", "z"),
+    ]
 
 
 def test_from_environment_skips_what_is_empty() -> None:

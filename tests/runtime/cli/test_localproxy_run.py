@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tunnelfleet.actors.config import TcpAddress, TunnelConfig
+from tunnelfleet.actors.config import HttpProxy, TcpAddress, TunnelConfig
 from tunnelfleet.actors.events import (
     ListenerClosed,
     ListenerOpened,
@@ -130,7 +130,7 @@ def test_it_tries_for_ever() -> None:
 def test_it_gives_up_when_the_settings_say_so() -> None:
     plan = replace(PLAN, retry_count=2)
     message = failure(plan, FakeRuntime([BACKOFF, BACKOFF], None))
-    assert message == "gave up after 2 failed connects: no route"
+    assert message.startswith("gave up after 2 failed connects: no route; ")
 
 
 def test_only_consecutive_failures_count_and_a_lost_connection_is_none() -> None:
@@ -143,6 +143,24 @@ def test_it_does_not_reconnect_when_the_settings_say_so() -> None:
     plan = replace(PLAN, reconnect=False)
     message = failure(plan, FakeRuntime([BACKOFF, CONNECTED, BACKOFF], None))
     assert message.startswith("the connection was lost: no route")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"is_mapped": False}, {"from_files": True}], ids=["no mapping", "of files"]
+)
+def test_services_are_not_announced_before_they_are_known(changes: dict[str, bool]) -> None:
+    services = {"SSH": TcpAddress("127.0.0.1", 22)}
+    config = replace(CONFIG, mode=Mode.DESTINATION, services=services)
+    assert run(replace(PLAN, config=config, **changes), FakeRuntime([]))[1] == [
+        "SSH not listening: the end"
+    ]
+
+
+def test_notes_on_what_happens_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    event = changed(TunnelState.BACKOFF, "cannot reach ws://h: Connection refused; retry in 0.5 s")
+    run(PLAN, FakeRuntime([event, event]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: check the endpoint (-e)")
 
 
 def test_warnings_notes_and_services_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,6 +256,13 @@ class TestCertificateAuthorities:
     def test_a_file(self, tmp_path: Path, asked: list[dict[str, object]]) -> None:
         run(self.plan(tmp_path / "ca.pem", verify=False), FakeRuntime([]))
         assert asked == [{"ca_file": tmp_path / "ca.pem", "verify": False}]
+
+    def test_a_proxy_with_tls_has_a_certificate_too(self, asked: list[dict[str, object]]) -> None:
+        plan = self.plan(None, "ws://h")
+        proxy = HttpProxy("p", 443, is_tls=True)
+        plan = replace(plan, config=replace(plan.config, http_proxy=proxy))
+        run(plan, FakeRuntime([]))
+        assert asked == [{"ca_file": None, "verify": True}]
 
     def test_none_without_tls(self, tmp_path: Path, asked: list[dict[str, object]]) -> None:
         run(self.plan(tmp_path, "ws://h"), FakeRuntime([]))
