@@ -82,7 +82,9 @@ def describe(error: Exception) -> str:
         return one_line(f"{where}{error.strerror}")
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
-        return one_line(f"{format_message()} (see {PROGRAM} --help)")
+        context = getattr(error, "ctx", None)
+        command = PROGRAM if context is None else context.command_path
+        return one_line(f"{format_message()} (see {command} --help)")
     return one_line(str(error) or type(error).__name__)
 
 

@@ -10,11 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.actors.config import ANY_SERVICE
-from tunnelfleet.actors.events import (
-    ServiceIdsReceived,
-    ServicesMismatched,
-    TunnelStateChanged,
-)
+from tunnelfleet.actors.events import ServiceIdsReceived, TunnelStateChanged
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.proto import Mode
 
@@ -94,8 +90,6 @@ class Judge:
         match event:
             case TunnelStateChanged():
                 return self._state(event)
-            case ServicesMismatched(problem=problem) if self._plan.is_mapped:
-                raise CommandFailed(problem)
             case ServiceIdsReceived(service_ids=service_ids):
                 return self._compare(service_ids)
         return []
@@ -123,6 +117,9 @@ class Judge:
                 "or a directory of mapping files with --config-dir"
             )
         config = self._plan.config
+        problem = config.mismatch(announced)
+        if problem:
+            raise CommandFailed(problem)
         services = config.services
         if self._compared or services is None:
             return []

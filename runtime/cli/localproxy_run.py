@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from tunnelfleet.actors.events import TunnelEvent
+from tunnelfleet.actors.events import TunnelEvent, TunnelStateChanged
+from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 
@@ -149,7 +150,9 @@ class Localproxy:
     def _drain(self) -> None:
         while not self._inbox.empty():
             item = self._inbox.get()
-            if isinstance(item, TunnelEvent):
+            # Connected while it ends says nothing any more.
+            is_stale = isinstance(item, TunnelStateChanged) and item.state is TunnelState.CONNECTED
+            if isinstance(item, TunnelEvent) and not is_stale:
                 self._reporter.event(item)
 
 

@@ -215,3 +215,91 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: st
     assert err.startswith("tunnelfleet: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def plain_service() -> Iterator[TunnelService]:
+    with TunnelService(tls=False) as service:
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("services", "mode", "arguments", "message"),
+    [
+        (["SSH", "WEB"], "source", ["-s", "0"], "give each service its address (SSH=..., WEB=...)"),
+        (["SSH", "WEB"], "source", ["-m", "source", "-y", "V1"], "V1 is for a tunnel with one"),
+        (["SSH"], "source", ["-s", "X=0"], "has the services SSH, and what is mapped is X"),
+        (["SSH"], "destination", ["-d", "X=9"], "has the services SSH, and what is mapped is X"),
+        ([], "destination", ["-d", "X=9"], "has the services none"),
+        (["SSH"], "destination", ["-m", "destination"], "give -d SSH=HOST:PORT"),
+    ],
+)
+@pytest.mark.parametrize("json_option", [[], ["--json"]])
+def test_a_mapping_that_cannot_work_ends_it(
+    tmp_path: Path,
+    plain_service: TunnelService,
+    services: list[str],
+    mode: str,
+    arguments: list[str],
+    message: str,
+    json_option: list[str],
+) -> None:
+    tokens = plain_service.open_tunnel("t", services)
+    token = tokens.source_token if mode == "source" else tokens.destination_token
+    options = ["-e", plain_service.endpoint, *arguments, *json_option]
+    with running(tmp_path, *options, AWSIOT_TUNNEL_ACCESS_TOKEN=token) as program:
+        status, out, err = program.finish(None)
+    assert status == 1
+    assert err.startswith("tunnelfleet: ")
+    assert message in err
+    assert err.count("\n") == 1
+    if not json_option:
+        assert "connected" not in out
+
+
+def test_mappings_of_the_working_directory_are_for_services_of_the_tunnel(
+    tmp_path: Path, plain_service: TunnelService
+) -> None:
+    (tmp_path / "config").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken, echo_server() as echo_port:
+        # Nobody may listen on this port, and nobody has to.
+        app = f"port = {taken.getsockname()[1]}\nname = app\n[server]\nport = 8080\n"
+        (tmp_path / "config" / "app.ini").write_text(app)
+        tokens = plain_service.open_tunnel("t", ["SSH", "WEB"])
+        endpoint = ["-e", plain_service.endpoint]
+        far = running(
+            tmp_path,
+            *(*endpoint, "-d", f"SSH={echo_port},WEB={echo_port}"),
+            AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.destination_token,
+        )
+        (tmp_path / "config" / "ours.ini").write_text("SSH = 0\n")
+        near = running(
+            tmp_path, *endpoint, "-m", "source", AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.source_token
+        )
+        with far as destination, near as source:
+            destination.wait_for_line("connected")
+            ports = {
+                line.split()[0]: port_of(line)
+                for line in [source.wait_for_line("listening on 127.0.0.1:") for _ in range(2)]
+            }
+            assert ports.keys() == {"SSH", "WEB"}
+            assert [echoes(port) for port in ports.values()] == [PAYLOAD, PAYLOAD]
+            status, _, err = source.finish()
+        assert status == 0
+        assert err == "note: mappings of this tunnel's services are looked for in ./config\n"
+
+
+def test_without_the_service_s_authority_it_names_the_option(tmp_path: Path) -> None:
+    with TunnelService(state_dir=tmp_path / "state") as service:
+        tokens = service.open_tunnel("t")
+        options = ["-e", service.endpoint, "-s", "0"]
+        token = {"AWSIOT_TUNNEL_ACCESS_TOKEN": tokens.source_token}
+        with running(tmp_path, *options, **token) as program:
+            program.wait_for_line("backoff")
+            program.wait_for_line("backoff")
+            status, _, err = program.finish()
+    assert status == 0
+    assert err.splitlines()[0] == (
+        "note: if the service's authority is one of your own, give its certificate with -c FILE"
+    )
+    assert err.count("-c FILE") == 1
