@@ -32,20 +32,34 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Message:
     """A message of a user, as DATA carries it.
 
-    Attributes:
-        payload: at most 64,512 bytes; may be empty.
-        service_id: of the stream; empty stands for the tunnel's only service.
-        connection_id: 1 or more. None stands for the stream's only connection. In V1 and V2 it is
-            always 1.
+    A start can be given one as well, as in the SDK for C++: it says which service.
+
+    Args:
+        payload: at most 64,512 bytes; may be empty, or None.
+        service_id: of the stream; empty or None stands for the tunnel's only service.
+        connection_id: 1 or more. None or 0 stands for the stream's only connection. In V1 and V2 it
+            is always 1.
     """
 
-    payload: bytes = field(default=b"", repr=False)
-    service_id: str = ""
-    connection_id: int | None = None
+    payload: bytes = field(repr=False)
+    service_id: str
+    connection_id: int | None
+
+    def __init__(
+        self,
+        payload: bytes | None = b"",
+        service_id: str | None = "",
+        connection_id: int | None = None,
+    ) -> None:
+        # As cheap as the generated one: one is made for each message that is received.
+        set_field = object.__setattr__
+        set_field(self, "payload", b"" if payload is None else payload)
+        set_field(self, "service_id", service_id or "")
+        set_field(self, "connection_id", connection_id or None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ resolves nothing and logs nothing. Tokens are kept out of every `repr`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from .kernel import Backoff
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 __all__ = [
     "ANY_SERVICE",
@@ -330,6 +331,7 @@ class TunnelConfig:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not self.name or len(self.name) > MAX_NAME_LENGTH or not self.name.isprintable():
             raise ConfigError(
                 f"bad tunnel name {self.name!r}: it must have 1 to {MAX_NAME_LENGTH} "
@@ -337,7 +339,7 @@ class TunnelConfig:
             )
         object.__setattr__(self, "mode", Mode(self.mode))
         if not isinstance(self.endpoint, Endpoint):
-            object.__setattr__(self, "endpoint", Endpoint.parse(str(self.endpoint)))  # type: ignore[unreachable]
+            object.__setattr__(self, "endpoint", Endpoint.parse(self.endpoint))  # type: ignore[unreachable]
         validate_access_token(self.access_token)
         if self.client_token is not None:
             validate_client_token(self.client_token)
@@ -345,6 +347,29 @@ class TunnelConfig:
         bandwidth = self.bandwidth_bytes_per_second
         if bandwidth is not None and not bandwidth > 0:
             raise ConfigError("bandwidth_bytes_per_second must be greater than 0, or None")
+
+    def _check_types(self) -> None:
+        for name, (kinds, wanted) in _FIELD_TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds):
+                # Not the value itself: it may be a token.
+                raise TypeError(
+                    f"TunnelConfig: {name} is {type(value).__name__}, but has to be {wanted}"
+                )
+        targets: tuple[type, ...] = (TcpAddress, UnixAddress, ApiService)
+        values: Iterable[object] = (self.services or {}).values()
+        for value in values:
+            if not isinstance(value, targets):
+                kind = type(value).__name__
+                raise TypeError(
+                    f"TunnelConfig: a value of services is {kind}, but has to be an address, as "
+                    "in TcpAddress('127.0.0.1', 22) or parse_address('127.0.0.1:22')"
+                )
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether an SSLContext is needed: for the endpoint, or for the proxy."""
+        return self.endpoint.is_tls or (self.http_proxy is not None and self.http_proxy.is_tls)
 
     def _check_services(self) -> None:
         if self.listen_on and (self.services is not None or self.mode is Mode.DESTINATION):
@@ -419,6 +444,25 @@ class TunnelConfig:
             f"{_listed(self.services)}: give an address for "
             f"{'a service that it has' if announced else 'it without naming a service'}"
         )
+
+
+_NONE = type(None)
+_FIELD_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "name": ((str,), "text"),
+    "endpoint": ((Endpoint, str), "an Endpoint, or text such as 'HOST:PORT'"),
+    "access_token": ((str,), "text"),
+    "client_token": ((str, _NONE), "text, or None"),
+    "services": ((Mapping, _NONE), "a mapping of service ids to addresses, or None"),
+    "bind_host": ((str,), "text"),
+    "bandwidth_bytes_per_second": ((int, float, _NONE), "a number, or None"),
+    "http_proxy": (
+        (HttpProxy, _NONE),
+        "an HttpProxy, as in HttpProxy.parse('http://h:1'), or None",
+    ),
+    "local_bind": ((str, _NONE), "text, or None"),
+    "user_agent": ((str,), "text"),
+    "limits": ((Limits,), "Limits"),
+}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Self
 
-from tunnelfleet.actors.config import ApiService
+from tunnelfleet.actors.config import ApiService, TunnelConfig
 from tunnelfleet.actors.credentials import Credentials
 from tunnelfleet.actors.kernel import Dispatcher, StartChild
 from tunnelfleet.actors.lane_stats import CallbackTotals
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.api_port import ApiPort
-    from tunnelfleet.actors.config import TunnelConfig
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef
     from tunnelfleet.actors.relay_threads import Lane, RelayThreads
@@ -191,6 +190,8 @@ class TunnelRuntime:
             ConfigError: its name is taken, or it has an `ApiService` and nobody serves it.
             TunnelClosed: the runtime does not run.
         """
+        if not isinstance(config, TunnelConfig):
+            raise TypeError(f"open_tunnel: pass a TunnelConfig, not a {type(config).__name__}")
         engine = self._life.engine
         supervisor = engine.supervisor
         self._check(config, port)
@@ -214,7 +215,7 @@ class TunnelRuntime:
                 f"tunnel {config.name!r} has a service for callbacks: open it as a SecureTunnel"
             )
         services = self._services
-        if config.endpoint.is_tls and config.ssl_context is None and services.ssl_context is None:
+        if config.needs_tls and config.ssl_context is None and services.ssl_context is None:
             services.ssl_context = make_ssl_context()
 
     def _lane(self, config: TunnelConfig) -> Lane | None:

@@ -114,8 +114,7 @@ class Localproxy:
 
     def _ssl_context(self) -> ssl.SSLContext | None:
         plan = self._plan
-        proxy = plan.config.http_proxy
-        if not plan.config.endpoint.is_tls and not (proxy is not None and proxy.is_tls):
+        if not plan.config.needs_tls:
             return None
         path = plan.ca_path
         if path is None or not path.is_dir():

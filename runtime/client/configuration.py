@@ -27,6 +27,7 @@ from tunnelfleet.proto import (
 )
 from tunnelfleet.runtime.tls import make_ssl_context
 
+from .arguments import check_text
 from .options import CALLBACKS, SecureTunnelOptions, Services
 
 if TYPE_CHECKING:
@@ -72,12 +73,17 @@ def make_config(
     unknown = set(options) - set(SecureTunnelOptions.__annotations__)
     if unknown:
         raise ConfigError(f"a SecureTunnel has no option {', '.join(sorted(unknown))}")
+    check_text("access_token", access_token)
     try:
         mode = Mode(mode)
     except ValueError:
         raise ConfigError(f"bad mode {mode!r}: it is 'source' or 'destination'") from None
     if isinstance(endpoint, str):
         endpoint = Endpoint.parse(endpoint)
+    try:
+        version = ProtocolVersion(options.get("version", ProtocolVersion.V3))
+    except ValueError:
+        raise ConfigError("bad version: it is ProtocolVersion.V1, V2 or V3") from None
     proxy = options.get("http_proxy")
     return TunnelConfig(
         name=options.get("name") or f"{mode}-{uuid.uuid4().hex[:8]}",
@@ -87,7 +93,7 @@ def make_config(
         # Kept for as long as the client is: an access token takes no second one.
         client_token=options.get("client_token") or generate_client_token(),
         services=_targets(options.get("services", {})),
-        version=ProtocolVersion(options.get("version", ProtocolVersion.V3)),
+        version=version,
         bandwidth_bytes_per_second=options.get("bandwidth"),
         http_proxy=HttpProxy.parse(proxy) if isinstance(proxy, str) else proxy,
         ssl_context=_ssl_context(options),

@@ -35,6 +35,7 @@ from tunnelfleet.proto import (
 from tunnelfleet.runtime.runtime import TunnelRuntime, TunnelStatus
 
 from .actor_delivery import ActorDelivery
+from .arguments import check_seconds, check_text
 from .configuration import callbacks_of, make_config
 from .events import EventStream
 from .options import CALLBACKS, SecureTunnelOptions
@@ -240,6 +241,7 @@ class SecureTunnel(Sending):
             HandshakeError: the service refused the token.
             TunnelClosed: it is not started, or was stopped.
         """
+        check_seconds("wait_connected", timeout_seconds, may_be_none=False)
         life = self._running()
         try:
             return life.started.result(timeout_seconds)
@@ -273,6 +275,9 @@ class SecureTunnel(Sending):
             ConfigError: a token is malformed.
             TunnelClosed: it is not started.
         """
+        check_text("replace_token: access_token", access_token)
+        if client_token is not None:
+            check_text("replace_token: client_token", client_token)
         life = self._running()
         Credentials(access_token, client_token)
         with self._lock:

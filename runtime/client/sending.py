@@ -6,11 +6,21 @@ tunnel's actors say; `SecureTunnel` has the client's life.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.api_events import Message
 from tunnelfleet.actors.outgoing import Outgoing, SendBatch, SendFuture, SendQueueFull
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES, MessageType, TunnelError
+
+from .arguments import (
+    check_address,
+    check_message,
+    check_messages,
+    check_seconds,
+    check_start,
+    payload_view,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sending", "data_of"]
 
+_CONNECTION_ID_TYPES = (int, type(None))
 BATCH_MESSAGES = 256
 """Messages of an iterable that are handed over at a time."""
 
@@ -56,6 +67,7 @@ class Sending:
         Raises:
             SendQueueFull: there was no room within the time.
             TunnelClosed: the client is not started.
+            TypeError: it is no message, or has in it what cannot be sent.
         """
         future: SendFuture[None] = self._future()
         self._submit([data_of(message, future)], timeout_seconds)
@@ -77,6 +89,7 @@ class Sending:
             SendQueueFull: there was no room within the time; `accepted` says how many are sent.
             TunnelClosed: the client is not started.
         """
+        check_messages("send_messages", messages)
         future: SendFuture[int] = self._future()
         batch = SendBatch(future)
         accepted = 0
@@ -112,7 +125,8 @@ class Sending:
             A future of the number of messages; see `send_messages`.
         """
         size_bytes = self.limits.data_payload_bytes
-        view = memoryview(data)
+        view = payload_view("send_bytes", data)
+        service_id, connection_id = check_address("send_bytes", service_id, connection_id)
         return self.send_messages(
             (
                 Message(bytes(view[start : start + size_bytes]), service_id, connection_id)
@@ -122,21 +136,31 @@ class Sending:
         )
 
     def send_stream_start(
-        self, service_id: str = "", *, timeout_seconds: float | None = None
+        self, service_id: str | Message | None = "", *, timeout_seconds: float | None = None
     ) -> Future[int]:
         """Source: start a new stream of a service with its first connection.
 
         An active stream of the service is reset first; messages of it that have not left fail.
 
+        Args:
+            service_id: the service, or a `Message` that names it, as in the SDK for C++.
+            timeout_seconds: as in `send_message`.
+
         Returns:
             A future of its connection id, resolved when the start was written. It raises
             `WrongMode` on a destination, `NotConnected`, `ServiceIdUnknown`, `VersionMismatch`.
         """
+        service_id, connection_id = check_start("send_stream_start", service_id, None)
+        if connection_id not in (None, 1):
+            raise ValueError(
+                "send_stream_start: the first connection of a stream has the id 1; "
+                "leave connection_id out"
+            )
         return self._command(MessageType.STREAM_START, service_id, None, timeout_seconds)
 
     def send_connection_start(
         self,
-        service_id: str = "",
+        service_id: str | Message | None = "",
         connection_id: int | None = None,
         *,
         timeout_seconds: float | None = None,
@@ -144,7 +168,7 @@ class Sending:
         """Source, V3: start one more connection on the active stream of a service.
 
         Args:
-            service_id: the service.
+            service_id: the service, or a `Message` that names service and connection.
             connection_id: its id; None for the next free one.
             timeout_seconds: as in `send_message`.
 
@@ -154,11 +178,12 @@ class Sending:
             `ConnectionIdUnusable`, `TooManyConnections`.
         """
         kind = MessageType.CONNECTION_START
+        service_id, connection_id = check_start("send_connection_start", service_id, connection_id)
         return self._command(kind, service_id, connection_id, timeout_seconds)
 
     def send_connection_reset(
         self,
-        service_id: str = "",
+        service_id: str | Message | None = "",
         connection_id: int | None = None,
         *,
         timeout_seconds: float | None = None,
@@ -168,15 +193,17 @@ class Sending:
         The future is resolved when the reset was written.
         """
         kind = MessageType.CONNECTION_RESET
+        service_id, connection_id = check_start("send_connection_reset", service_id, connection_id)
         return self._command(kind, service_id, connection_id, timeout_seconds)
 
     def send_stream_reset(
-        self, service_id: str = "", *, timeout_seconds: float | None = None
+        self, service_id: str | Message | None = "", *, timeout_seconds: float | None = None
     ) -> Future[int]:
         """End the active stream of a service at once; messages of it that have not left fail.
 
         The future is resolved when the reset was written.
         """
+        service_id, _ = check_start("send_stream_reset", service_id, None)
         return self._command(MessageType.STREAM_RESET, service_id, None, timeout_seconds)
 
     def _command(
@@ -195,6 +222,7 @@ class Sending:
         return SendFuture(self._open_port().lane)
 
     def _submit(self, entries: Sequence[Outgoing], timeout_seconds: float | None) -> None:
+        check_seconds("timeout_seconds", timeout_seconds)
         self._open_port().submit(entries, timeout_seconds)
 
 
@@ -202,12 +230,20 @@ def data_of(message: Message, waiter: SendFuture[None] | SendBatch) -> Outgoing:
     """The command that sends a message.
 
     Raises:
-        TypeError: its payload is not bytes.
+        TypeError: it is no message, or has in it what cannot be sent.
     """
-    payload = message.payload
-    if type(payload) is not bytes:
-        payload = bytes(memoryview(payload))
-    return Outgoing(MessageType.DATA, message.service_id, message.connection_id, payload, waiter)
+    # Millions pass here: what is right is known by a look at its types.
+    if (
+        type(message) is not Message
+        or type(message.payload) is not bytes
+        or type(message.service_id) is not str
+        or type(message.connection_id) not in _CONNECTION_ID_TYPES
+    ):
+        check_message("a message to send", message)
+        message = replace(message, payload=bytes(memoryview(message.payload)))
+    return Outgoing(
+        MessageType.DATA, message.service_id, message.connection_id, message.payload, waiter
+    )
 
 
 def _chunks(entries: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:

@@ -152,7 +152,6 @@ def test_a_destination_without_a_mapping_ends_when_it_knows_the_services(
         (mapped("SSH"), ("SSH",), []),
         (mapped("SSH"), ("SSH", "WEB"), ["the tunnel's service 'WEB' has no mapping and"]),
         (mapped("SSH", "X"), ("SSH",), ["'X' is mapped and is no service of this tunnel"]),
-        (mapped("SSH"), (), []),
         (mapped(""), ("SSH",), []),
         (mapped(""), ("SSH", "WEB"), ["every service of the tunnel (SSH, WEB) has this address"]),
         (
