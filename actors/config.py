@@ -1,7 +1,8 @@
 """What a tunnel is told before it starts: addresses, limits, the tunnel's configuration.
 
 Owns the names, defaults and checks of every setting of a tunnel. Pure data: it opens nothing,
-resolves nothing and logs nothing. Tokens are kept out of every `repr`.
+resolves nothing and logs nothing. Tokens are kept out of every `repr`. Longer than other modules on
+purpose: all that one can say of a tunnel stands in one place.
 """
 
 from __future__ import annotations

@@ -123,6 +123,7 @@ class TunnelSupervisor(SupervisorActor):
         self._quiescing = False
         self._draining = False
         self._stopping_children = False
+        self.set_label(context.config.name)
         super().__init__(
             [
                 ChildSpec(

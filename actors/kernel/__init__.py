@@ -16,7 +16,7 @@ from .child_spec import (
     Shutdown,
     Strategy,
 )
-from .context import BlockingCallError
+from .context import BlockingCallError, label_here
 from .dispatcher import Dispatcher
 from .forks import ForkedProcessError, ForkGuard
 from .futures import DispatchedFuture, ask_future
@@ -98,4 +98,5 @@ __all__ = [
     "WhichChildren",
     "ask_future",
     "kill",
+    "label_here",
 ]

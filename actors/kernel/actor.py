@@ -131,6 +131,10 @@ class DispatchedActor(Actor):
     def _start_actor_loop(self) -> None:
         self._cell.dispatcher.launch(self._cell)
 
+    def set_label(self, label: str) -> None:
+        """Say what it and the actors that it starts belong to, for the log's lines."""
+        self._cell.label = label
+
     @property
     def actor_ref(self) -> DispatchedRef[Self]:
         """The actor's ref, the same object for the whole of its life."""

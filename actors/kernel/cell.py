@@ -62,6 +62,7 @@ class ActorCell:
         "exit_reason",
         "failed_ask",
         "items",
+        "label",
         "queued",
         "registered",
         "registrations",
@@ -80,6 +81,8 @@ class ActorCell:
         self.actor_class: type[DispatchedActor] = type(actor)
         self._ref: DispatchedRef[Any] | None = DispatchedRef(self, self.actor_class)
         self._old_ref: weakref.ref[DispatchedRef[Any]] | None = None
+        self.label = dispatcher.label_here()
+        """What it belongs to, for the log; at first that of the actor that starts it."""
         self.items: deque[Any] = deque((START,))
         self.queued = True
         """In the run queue, or in its turn, or not launched: it need not be queued again."""

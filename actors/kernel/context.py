@@ -32,6 +32,12 @@ def current_dispatcher() -> Dispatcher | None:
     return _context.dispatcher
 
 
+def label_here() -> str:
+    """Return the label of the actor whose turn this is, for the log; empty on other threads."""
+    dispatcher = _context.dispatcher
+    return "" if dispatcher is None else dispatcher.label_here()
+
+
 def set_current_dispatcher(dispatcher: Dispatcher | None) -> None:
     """Bind the calling thread to a dispatcher; only the dispatcher's own thread calls this."""
     _context.dispatcher = dispatcher

@@ -112,6 +112,11 @@ class Dispatcher:
         """Return the dispatcher whose thread this is, or None."""
         return current_dispatcher()
 
+    def label_here(self) -> str:
+        """The label of the actor whose turn this is, on this dispatcher's thread; else empty."""
+        current = self._current if current_dispatcher() is self else None
+        return "" if current is None else current.label
+
     @property
     def is_running(self) -> bool:
         """Whether actors can be started on it."""

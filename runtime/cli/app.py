@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from .errors import PROGRAM, CommandFailed, run_guarded
+from .logs import log_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,9 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status, see `errors`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return run_guarded(
-        lambda: make_app(given)(args=given, prog_name=PROGRAM, standalone_mode=False)
-    )
+    with log_lines():
+        return run_guarded(
+            lambda: make_app(given)(args=given, prog_name=PROGRAM, standalone_mode=False)
+        )
 
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:

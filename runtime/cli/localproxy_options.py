@@ -84,7 +84,7 @@ OPTIONS = {
 NOT_FOR_FILES = ("config", "export-default-settings", "help", "version")
 """Options that localproxy takes in a `--config` file too, and does not act on."""
 
-OUR_OPTIONS = frozenset({"bandwidth", "payload-bytes", "admin"})
+OUR_OPTIONS = frozenset({"bandwidth", "payload-bytes", "admin", "admin-open"})
 """Those that localproxy does not have."""
 
 LOCALPROXY_OPTIONS = frozenset(f"--{name}" for name in {*OPTIONS, *NOT_FOR_FILES} - OUR_OPTIONS)

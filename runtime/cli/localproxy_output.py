@@ -28,6 +28,7 @@ from tunnelfleet.actors.events import (
 )
 from tunnelfleet.actors.stats import TunnelState
 
+from . import logs
 from .errors import one_line
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ _LOG_LEVELS = {
     5: logging.DEBUG,
     6: logging.NOTSET + 1,
 }
-_LOG_FORMAT = "[%(asctime)s.%(msecs)03d]{%(process)d}[%(levelname)s] %(message)s"
-_LOG_TIME = "%Y-%m-%dT%H:%M:%S"
 _WORD_START = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -159,19 +158,10 @@ def event_object(event: TunnelEvent, now: float) -> dict[str, object]:
 def configure_logging(verbosity: int, stream: TextIO | None = None) -> logging.Handler:
     """Send the project's log to `stream` (stderr) from the level that `verbosity` stands for.
 
-    Only the project's own loggers: websocket-client's log shows request headers, and those hold the
-    tokens.
-
     Returns:
         The handler, for whoever wants to remove it again.
     """
-    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
-    handler.setFormatter(logging.Formatter(_LOG_FORMAT, _LOG_TIME))
-    logger = logging.getLogger("tunnelfleet")
-    logger.addHandler(handler)
-    logger.setLevel(_LOG_LEVELS[verbosity])
-    logger.propagate = False
-    return handler
+    return logs.start(_LOG_LEVELS[verbosity], stream)
 
 
 def _plain(value: object) -> object:
