@@ -108,7 +108,8 @@ def admin_lines(url: str) -> Sequence[str]:
     """Return what the administration server at `url` shows."""
     return (
         "Metrics, liveness and readiness of this fleet:",
-        f"  {url}/metrics  {url}/healthz  {url}/readyz",
+        f"  {url}/metrics",
+        f"  {url}/healthz  {url}/readyz",
     )
 
 
@@ -132,6 +133,8 @@ def guide_lines(
         f"        curl http://{where[HTTP]}/bytes/seed/1000000 | sha256sum",
         f"  {ECHO}  nc {host} {port}",
         f"  {BULK}  echo GET seed 1000000 | nc {bulk_host} {bulk_port} | sha256sum",
-        f"The service is at {endpoint}" + (f", its CA certificate in {ca_path}" if ca_path else ""),
-        "The tokens of these tunnels are in use; for a tunnel of your own: tunnelfleet service",
+        f"The service is at {endpoint}",
+        *([f"  its CA certificate is in {ca_path}"] if ca_path else []),
+        "The tokens of these tunnels are in use.",
+        "For a tunnel of your own: tunnelfleet service",
     )

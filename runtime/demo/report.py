@@ -104,13 +104,15 @@ class Report:
             f"{counted(self.streams_opened, 'stream')} opened",
             counted(self.reconnects, "reconnect"),
             counted(self.session_resets, "session reset"),
+        )
+        process = (
             counted(self.threads, "thread"),
             f"{human_bytes(self.rss_bytes)} of memory",
         )
         head = f"{self._verdict()} after {human_seconds(self.seconds)}: {', '.join(outcome)}."
         return [
             head,
-            *(f"  {', '.join(words)}" for words in (traffic, transfers, runtime)),
+            *(f"  {', '.join(words)}" for words in (traffic, transfers, runtime, process)),
             *self._complaints(),
         ]
 

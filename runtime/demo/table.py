@@ -6,8 +6,10 @@ size give the same picture; must not know a terminal, a clock or a tunnel.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +22,7 @@ from .units import counted, human_bytes, human_rate, human_seconds, sparkline
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import RenderableType
+    from rich.console import JustifyMethod, RenderableType
 
 STATE_STYLES: Final = {
     TunnelState.CONNECTED: "green",
@@ -31,20 +33,25 @@ STATE_STYLES: Final = {
     TunnelState.QUARANTINED: "magenta",
     TunnelState.REFUSED: "bold red",
 }
+_RETRY: Final = re.compile(r"(?:; )?retry in [0-9.]+ s$")
 STATE_SIGNS: Final = {TunnelState.CONNECTED: "●", TunnelState.CONNECTING: "◌"}
 OTHER_SIGN: Final = "○"
 
 FRESH_SECONDS: Final = 3.0
 """An event younger than this is shown brightly."""
-FRAME_LINES: Final = 7
-"""Lines that are not rows: title, head, an empty one, three of summary, the cursor's."""
+FRAME_LINES: Final = 4
+"""Lines that are neither rows nor summary: title, head, an empty one, the cursor's."""
 MIN_ROWS: Final = 3
 STATE_CELLS: Final = 12
 """Of the longest usual state, so that the columns stay where they are."""
+SEPARATOR: Final = " · "
+SEPARATOR_TEXT: Final = Text(SEPARATOR)
 BAR_CELLS: Final = 24
 SPARK_CELLS: Final = 24
 WIDE_COLUMNS: Final = 100
-"""Narrower terminals do without the columns that say least."""
+"""Narrower terminals do without the columns that the summary sums up: the last event is what
+matters, and needs the room."""
+NARROW_COLUMNS: Final = frozenset({"Tunnel", "State", "Rate", "Last event"})
 
 
 def render(
@@ -58,14 +65,27 @@ def render(
         height: of the terminal, in lines; the picture is not higher unless `footer` alone is.
         footer: lines below the summary.
     """
-    room = max(MIN_ROWS, height - FRAME_LINES - len(footer))
+    words = _summary(snapshot)
+    summary = [line for each in words for line in _packed(each, width)]
+    below = sum(max(1, -(-cell_len(line) // width)) for line in footer)
+    if height - FRAME_LINES - len(summary) - below < MIN_ROWS:
+        # The terminal is too small for all of it: a line of each kind.
+        summary = [SEPARATOR_TEXT.join(each) for each in words]
+    room = max(MIN_ROWS, height - FRAME_LINES - len(summary) - below)
     rows = pick_rows(snapshot.rows, room)
     parts: list[RenderableType] = [_title(snapshot, width), _table(rows, width)]
     if len(rows) < len(snapshot.rows):
         parts.append(_more(snapshot, rows))
-    parts += _summary(snapshot)
-    parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in footer]
+    for line in summary:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    parts += [Text(), *summary]
+    # A command that is cut off is of no use.
+    parts += [Text("\n".join(_chopped(line, width))) for line in footer]
     return Group(*parts)
+
+
+def _chopped(line: str, width: int) -> list[str]:
+    return [line[at : at + width] for at in range(0, len(line), width)] or [""]
 
 
 def pick_rows(rows: Sequence[TunnelRow], room: int) -> list[TunnelRow]:
@@ -106,25 +126,39 @@ def _table(rows: Sequence[TunnelRow], width: int) -> Table:
     wide = width >= WIDE_COLUMNS
     gap = (0, 2 if wide else 1, 0, 0)
     table = Table(box=None, expand=True, pad_edge=False, header_style="bold", padding=gap)
-    table.add_column("Tunnel", no_wrap=True)
-    table.add_column("State", no_wrap=True, min_width=STATE_CELLS)
-    table.add_column("Streams", justify="right", no_wrap=True)
-    table.add_column("Sent", justify="right", no_wrap=True)
-    table.add_column("Received", justify="right", no_wrap=True)
-    table.add_column("Rate", justify="right", no_wrap=True)
-    table.add_column("Reconnects", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("Resets", justify="right", no_wrap=True)
-    table.add_column("Last event", no_wrap=True, overflow="ellipsis", ratio=1)
+    for head in _HEADS:
+        if not wide and head not in NARROW_COLUMNS:
+            continue
+        if head == "Last event":
+            table.add_column(head, no_wrap=True, overflow="ellipsis", ratio=1)
+        elif head == "State":
+            table.add_column(head, no_wrap=True, min_width=STATE_CELLS)
+        else:
+            justify: JustifyMethod = "left" if head == "Tunnel" else "right"
+            table.add_column(head, no_wrap=True, justify=justify)
     for row in rows:
-        cells = _cells(row)
-        table.add_row(*(cells if wide else cells[:7] + cells[8:]))
+        cells = zip(_HEADS, _cells(row, wide=wide), strict=True)
+        table.add_row(*(cell for head, cell in cells if wide or head in NARROW_COLUMNS))
     return table
 
 
-def _cells(row: TunnelRow) -> list[Text]:
+_HEADS: Final = (
+    "Tunnel",
+    "State",
+    "Streams",
+    "Sent",
+    "Received",
+    "Rate",
+    "Reconnects",
+    "Resets",
+    "Last event",
+)
+
+
+def _cells(row: TunnelRow, *, wide: bool) -> list[Text]:
     style = STATE_STYLES[row.state]
     quiet = "" if row.bytes_per_second else "bright_black"
+    event = row.last_event if wide else shortened(row.last_event)
     return [
         Text(row.name, style="bold"),
         Text(f"{STATE_SIGNS.get(row.state, OTHER_SIGN)} {row.state}", style=style),
@@ -134,8 +168,15 @@ def _cells(row: TunnelRow) -> list[Text]:
         Text(human_rate(row.bytes_per_second), style=quiet),
         _count(row.reconnects, "yellow"),
         _count(row.session_resets, "magenta"),
-        Text(row.last_event, style="" if _is_fresh(row) else "bright_black"),
+        Text(event, style="" if _is_fresh(row) else "bright_black"),
     ]
+
+
+def shortened(event: str) -> str:
+    """Return what happened without which end it was and when it is tried again."""
+    for prefix in ("source: ", "destination: "):
+        event = event.removeprefix(prefix)
+    return _RETRY.sub("", event)
 
 
 def _count(number: int, style: str) -> Text:
@@ -154,10 +195,10 @@ def _more(snapshot: FleetSnapshot, shown: Sequence[TunnelRow]) -> Text:
     return Text(text, style="bright_black")
 
 
-def _summary(snapshot: FleetSnapshot) -> list[Text]:
+def _summary(snapshot: FleetSnapshot) -> list[list[Text]]:
     all_up = snapshot.connected == snapshot.tunnels
     tunnels = Text(
-        f"\n{snapshot.connected} of {counted(snapshot.tunnels, 'tunnel')} connected",
+        f"{snapshot.connected} of {counted(snapshot.tunnels, 'tunnel')} connected",
         style="bold green" if all_up else "bold yellow",
     )
     if snapshot.mismatched_bytes:
@@ -187,9 +228,19 @@ def _summary(snapshot: FleetSnapshot) -> list[Text]:
     ]
 
 
-def _joined(first: Text, *others: str) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis").append_text(first)
-    return line.append("".join(f" · {word}" for word in others))
+def _joined(first: Text, *others: str) -> list[Text]:
+    return [first, *(Text(word) for word in others)]
+
+
+def _packed(words: Sequence[Text], width: int) -> list[Text]:
+    """Put words into as many lines as they need."""
+    lines: list[Text] = []
+    for word in words:
+        if lines and lines[-1].cell_len + len(SEPARATOR) + word.cell_len <= width:
+            lines[-1].append(SEPARATOR).append_text(word)
+        else:
+            lines.append(Text().append_text(word))
+    return lines
 
 
 def plain_line(snapshot: FleetSnapshot) -> str:

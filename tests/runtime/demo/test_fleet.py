@@ -7,6 +7,7 @@ import pytest
 
 from tunnelfleet.runtime.demo.fleet import (
     CONNECT_RATE_PER_SECOND,
+    admin_lines,
     guide_lines,
     open_pair,
     tunnel_names,
@@ -86,3 +87,11 @@ def test_the_guide_leaves_out_a_certificate_that_there_is_not() -> None:
     addresses = dict.fromkeys(SERVICES, ("127.0.0.1", 1))
 
     assert "certificate" not in "\n".join(guide_lines("a", addresses, "ws://127.0.0.1:1", ""))
+
+
+def test_the_guide_fits_a_terminal() -> None:
+    addresses = dict.fromkeys(SERVICES, ("127.0.0.1", 65_535))
+    ca_path = "/tmp" + "/tunnelfleet-service-abcdefgh/ca.pem"
+    lines = guide_lines("press-01", addresses, "wss://127.0.0.1:65535", ca_path)
+    assert max(map(len, lines)) <= 80
+    assert max(map(len, admin_lines("http://127.0.0.1:65535"))) <= 80

@@ -102,3 +102,19 @@ def test_a_good_demo_says_so() -> None:
 
 def test_a_report_of_no_time_at_all_has_lines() -> None:
     assert make_report(make_snapshot(tunnels=3), seconds=0.0, threads=1).lines()
+
+
+def test_no_line_is_wider_than_a_terminal() -> None:
+    row = make_row(
+        "press-01", reconnects=12_345, session_resets=1_234, streams_opened=123_456, streams=3
+    )
+    snapshot = make_snapshot(
+        row,
+        verified_bytes=10**12,
+        exchanges_completed=123_456,
+        exchanges_broken=12_345,
+        rss_bytes=999_000_000,
+        threads=123,
+    )
+    result = make_report(snapshot, seconds=3_600.0, threads=123)
+    assert max(map(len, result.lines())) <= 80

@@ -108,7 +108,51 @@ def test_the_picture_fits_the_terminal(width: int, height: int, footer: tuple[st
     assert any(line.startswith("… ") for line in lines)
 
 
-def test_a_narrow_terminal_does_without_resets() -> None:
+LONG_EVENTS = [
+    "source: the service closed the TCP connection; retry in 12.5 s",
+    "destination: the connection broke: Connection reset by peer; retry in 0.0 s",
+    "destination: the service has not answered a ping within 20 s",
+    "chaos: both ends dropped",
+    "back after 1 min 12 s",
+]
+
+
+@pytest.mark.parametrize("event", LONG_EVENTS)
+def test_at_80_columns_nothing_that_matters_is_cut_off(event: str) -> None:
+    row = make_row(
+        "lathe-12",
+        state=TunnelState.QUARANTINED,
+        last_event=event,
+        bytes_per_second=123_000,
+        reconnects=1_234,
+        session_resets=123,
+        sent_bytes=123_000_000,
+        received_bytes=456_000_000,
+    )
+    snapshot = make_snapshot(
+        *[row] * 20,
+        verified_bytes=5_000_000_000,
+        exchanges_completed=12_345,
+        exchanges_broken=1_234,
+        threads=10,
+        rss_bytes=180_000_000,
+    )
+    footer = ("  HTTP  curl http://127.0.0.1:40001/" + "x" * 60, "short")
+    lines = draw(snapshot, 80, 30, footer)
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 30
+    assert not [line for line in lines if "…" in line and not line.startswith("… ")]
+    assert lines[1].split() == ["Tunnel", "State", "Rate", "Last", "event"]
+    what = event.removeprefix("source: ").removeprefix("destination: ").partition(";")[0]
+    assert lines[2].endswith(what)
+    text = "\n".join(lines)
+    for words in ("24,680 reconnects", "2,460 session resets", "1,234 broken by chaos"):
+        assert words in text
+    assert "".join(lines[-3:]) == "".join(footer)
+
+
+def test_a_narrow_terminal_does_without_what_is_summed_up() -> None:
+    assert "Resets" in draw(make_snapshot(make_row()), width=110)[1]
     assert "Resets" not in draw(make_snapshot(make_row()), width=90)[1]
     assert "back after 0.4 s" in draw(make_snapshot(make_row()), width=90)[2]
 
