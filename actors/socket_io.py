@@ -21,6 +21,7 @@ from .kernel.forks import has_forked
 
 if TYPE_CHECKING:
     from .config import Limits
+    from .http_proxy import TlsInTls
 
 __all__ = [
     "READ_BYTES",
@@ -130,7 +131,7 @@ def prepare_local(sock: socket.socket, limits: Limits) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def close_socket(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+def close_socket(sock: socket.socket | TlsInTls, how: int = socket.SHUT_RDWR) -> None:
     """Shut down, then close; a socket that is broken already is closed, too.
 
     A close alone does nothing while a forked child holds the descriptor: the other side sees no
@@ -150,7 +151,7 @@ def close_socket(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
     close_quietly(sock)
 
 
-def close_quietly(sock: socket.socket) -> None:
+def close_quietly(sock: socket.socket | TlsInTls) -> None:
     """Close this descriptor and no other of the same socket."""
     with contextlib.suppress(OSError):
         sock.close()
