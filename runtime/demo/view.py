@@ -70,8 +70,8 @@ class TerminalView:
         self._live.update(render(snapshot, width, height, self._guide), refresh=True)
 
     def guide(self, lines: Sequence[str]) -> None:
-        """Keep `lines` below the table."""
-        self._guide = ("", *lines)
+        """Keep `lines` below the table, and those that were given before."""
+        self._guide = (*self._guide, "", *lines)
 
 
 class PlainView:

@@ -1,0 +1,64 @@
+"""Nothing that the command line has is missing in the documents, and what is generated is fresh."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.generate_commands_docs import command_of
+from tunnelfleet.runtime.cli.app import COMMANDS
+from tunnelfleet.runtime.cli.localproxy_options import OPTIONS
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def test_the_list_of_commands_is_fresh() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/generate_commands_docs.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_every_command_is_listed(name: str) -> None:
+    _, _, text = (DOCS / "commands.md").read_text().partition(f"## tunnelfleet {name}\n")
+    section = text.partition("\n## ")[0]
+    assert section
+    for parameter in command_of(name).params:
+        for spelling in (*parameter.opts, *parameter.secondary_opts):
+            assert f"`{spelling}`" in section
+        assert parameter.help, f"{parameter.opts} has no help"
+
+
+def test_the_options_of_localproxy_are_explained() -> None:
+    text = (DOCS / "localproxy.md").read_text()
+    for option in OPTIONS.values():
+        names = {f"--{option.name}", option.flag, *option.variables[:1]}
+        missing = {name for name in names if not re.search(rf"`{re.escape(name)}\b", text)}
+        assert not missing
+    for variable in ("HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        assert f"`{variable}`" in text
+
+
+def test_every_command_is_found_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "docs/commands.md" in readme
+    for name in COMMANDS:
+        assert f"tunnelfleet {name}" in readme
+
+
+def test_every_document_is_linked_and_links_to_what_is_there() -> None:
+    linked = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    for path in DOCS.glob("*.md"):
+        assert f"docs/{path.name}" in linked
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
+            assert (DOCS / link).exists(), f"{path.name}: {link}"
