@@ -75,6 +75,8 @@ class ApiStream:
         self._port = port
         self._open = open_connections
         self._mine: dict[int, ConnectionKey] = {}
+        self._told: set[ConnectionKey] = set()
+        """Those of which the user was told the end, while it may still send."""
         self._started = False
         self._stopped = False
 
@@ -110,12 +112,11 @@ class ApiStream:
         if message.end is End.ORDERLY and port.half_close:
             port.emit(InputEnded(port.name, self._service_id, key.connection_id))
             return
-        error = AbnormalEnd(message.reason) if message.end is End.CUT else None
-        if self._is_v3:
-            port.emit(ConnectionReset(port.name, self._service_id, key.connection_id, error))
-        else:
-            self._tell_stopped(error)
+        if key not in self._told:
+            error = AbnormalEnd(message.reason) if message.end is End.CUT else None
+            self._tell_ended(key.connection_id, error)
         if message.end is End.ORDERLY:
+            self._told.add(key)
             # Behind what the callbacks hand over until they have returned.
             port.after_callbacks(EndTold(key))
         else:
@@ -134,6 +135,7 @@ class ApiStream:
 
     def _end(self, key: ConnectionKey, reason: str, *, is_orderly: bool = True) -> None:
         del self._mine[key.connection_id]
+        self._told.discard(key)
         if self._open.get((self._service_id, key.connection_id)) == key:
             del self._open[self._service_id, key.connection_id]
         self._tunnel.tell(ConnectionEnded(key, reason, is_orderly, gone=True))
@@ -142,6 +144,13 @@ class ApiStream:
         """End a connection because the user says so, or has been told that the peer has."""
         if self._mine.get(key.connection_id) == key:
             self._end(key, "ended by this side")
+
+    def _tell_ended(self, connection_id: int, error: TunnelError | None) -> None:
+        if self._is_v3:
+            port = self._port
+            port.emit(ConnectionReset(port.name, self._service_id, connection_id, error))
+        else:
+            self._tell_stopped(error)
 
     def _tell_stopped(self, error: TunnelError | None) -> None:
         if not self._stopped:

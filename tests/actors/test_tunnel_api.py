@@ -82,8 +82,9 @@ class Setting:
         self.told.append(message)
 
     def adopt(self, opened: Opened, key: ConnectionKey) -> None:
-        stream = self.api.open_stream(opened.service_id, opened.stream_id, 1)
-        stream.tell(OpenLocal(opened.connection_id, None))
+        stream = self.api.open_stream(opened.service_id)
+        ids = (opened.service_id, opened.stream_id, opened.connection_id)
+        stream.tell(OpenLocal(ConnectionKey(*ids, 1), None))
         for message in opened.messages:
             self.wire.control(message, key)
 
