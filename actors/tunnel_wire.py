@@ -17,6 +17,7 @@ from .messages import (
     BytesSent,
     ConnectionKey,
     PauseReading,
+    RemoteEndedFor,
     ResumeReading,
     SetLowWater,
     Transmit,
@@ -105,6 +106,10 @@ class TunnelWire(TunnelCore):
         connection.is_orderly = False
         connection.reason = connection.reason or reason
         connection.ended_by = connection.ended_by or "local"
+        if connection.end_phase is EndPhase.OVER:
+            # The peer may have used its ids again: only the socket here is left to be cut.
+            connection.stream.tell(RemoteEndedFor(key, End.CUT, reason))
+            return
         self._discard(connection)
         messages, session_events = self._session.reset_connection(
             key.service_id, key.connection_id, is_orderly=False

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.actors.rig import source
 from tunnelfleet.actors import events
 from tunnelfleet.actors.config import Limits
@@ -67,7 +69,7 @@ def test_a_lost_connection_ends_all_streams_and_returns_the_credit(rig: MakeRig)
     tunnel.app_does("SSH/1/1", lambda app: (app.read(b"x" * 25), app.read(b"y" * 75)))
     assert tunnel.app("SSH/1/1").credited_bytes == 0
     tunnel.lose()
-    assert tunnel.seen() == ["SSH/1/1 opens", "SSH/1/1 is aborted"]
+    assert tunnel.seen() == ["SSH/1/1 opens", "SSH/1/1 is aborted"], "no ordinary end: it was cut"
     assert tunnel.app("SSH/1/1").credited_bytes == 100, "queued and on its way alike"
     assert tunnel.stats.queue_bytes == 0
     tunnel.sent()
@@ -82,7 +84,7 @@ def test_a_start_goes_out_before_the_data_of_others(rig: MakeRig) -> None:
     tunnel.app_does("SSH/1/1", lambda app: app.read(b"x" * 30))
     tunnel.sent()
     tunnel.accept("SSH")
-    assert tunnel.sent() == ["CONNECTION_START SSH 1/2"]
+    assert tunnel.sent() == ["CONNECTION_START* SSH 1/2"]
 
 
 # -- holding the WebSocket
@@ -170,6 +172,40 @@ def test_a_connection_that_stalls_the_tunnel_is_reset(rig: MakeRig) -> None:
     assert "resume" in tunnel.sent()
     (closed,) = tunnel.events_of(events.ConnectionClosed)
     assert closed.reason.startswith("stalled")
+
+
+@pytest.mark.parametrize("star", ["*", ""])
+def test_a_stall_is_no_orderly_end_for_the_peer(rig: MakeRig, star: str) -> None:
+    tunnel = rig(limits=Limits(receive_backlog_bytes=1_000, stall_timeout_seconds=0.1))
+    tunnel.takes = False
+    tunnel.connect()
+    tunnel.receive(f"STREAM_START{star} SSH 1/1", f"DATA{star} SSH 1/1 <2000>")
+    tunnel.local.wait_for(lambda items: "SSH/1/1 is aborted" in items)
+    sent = tunnel.sent()
+    assert "pause" in sent
+    assert sent[-1] == "CONNECTION_RESET SSH 1/1"
+
+
+def test_a_stall_of_what_is_over_on_the_wire_ends_no_other_connection_of_its_ids(
+    rig: MakeRig,
+) -> None:
+    """It is cut here alone: the peer has used its ids again."""
+    tunnel = rig(limits=Limits(receive_backlog_bytes=1_000, stall_timeout_seconds=0.1))
+    tunnel.takes = False
+    tunnel.connect()
+    tunnel.receive(
+        "STREAM_START SSH 1/1",
+        "DATA SSH 1/1 <2000>",
+        "CONNECTION_RESET SSH 1/1",
+        "CONNECTION_START SSH 1/1",
+    )
+    assert tunnel.seen()[-2:] == ["SSH/1/1 is over", "SSH/1/1' opens"]
+    assert tunnel.sent() == ["pause"]
+    tunnel.local.wait_for(lambda items: "SSH/1/1 is aborted" in items)
+    tunnel.app_does("SSH/1/1", lambda app: (app.take(2_000), app.exit()))
+    tunnel.app_does("SSH/1/1'", lambda app: app.read(b"alive"))
+    assert tunnel.sent() == ["resume", "DATA SSH 1/1 alive"]
+    assert tunnel.stats.sum("connections_active") == 1
 
 
 def test_a_stalled_connection_is_counted_once(rig: MakeRig) -> None:
