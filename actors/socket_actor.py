@@ -394,6 +394,11 @@ class SocketActor(DispatchedActor):
         if message.end is End.CUT and not self._connected:
             self._end(message.reason)
             return
+        if self._is_over:
+            # The application's time begins now, however long it has taken nothing before.
+            self._progress_at = time.monotonic()
+        if message.end is End.CUT and self._output is _Output.SHUT:
+            self._reset_when_delivered()
         self._pass_end_on()
         self._exit_if_over()
         if self._is_over:

@@ -42,6 +42,8 @@ READ_BYTES = 65_536
 TCP_NOTSENT_LOWAT = 25
 """linux/tcp.h; the socket module has no name for it."""
 _SOCKADDR_BYTES = 16
+_TCP_CLOSE = 7
+"""The state in linux/tcp_states.h that a reset leads to."""
 _LINGER_ABORT = struct.pack("ii", 1, 0)
 
 
@@ -90,6 +92,9 @@ def undelivered_bytes(sock: socket.socket) -> int:
     if sock.family == socket.AF_UNIX:
         return 0
     try:
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+            # It broke. What it had was thrown away, and is still counted.
+            return 0
         # SIOCOUTQ of tcp(7) is the same request as TIOCOUTQ.
         answer = fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4)
     except OSError:

@@ -160,9 +160,7 @@ def test_an_end_of_both_directions_has_no_error_and_is_answered_at_once(
     assert setting.open == {}
 
 
-@pytest.mark.parametrize(
-    ("version", "kind"), [(V3, "ConnectionReset"), (V2, "StreamStopped")]
-)
+@pytest.mark.parametrize(("version", "kind"), [(V3, "ConnectionReset"), (V2, "StreamStopped")])
 @pytest.mark.parametrize("half_close", [True, False])
 def test_an_abnormal_end_has_an_error(
     version: ProtocolVersion, kind: str, half_close: bool

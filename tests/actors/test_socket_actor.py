@@ -7,12 +7,14 @@ import errno
 import os
 import select
 import socket
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.actors.fakes import Recorder, settle, start_watched
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
+from tunnelfleet.actors import socket_actor
 from tunnelfleet.actors.config import Limits, TcpAddress, UnixAddress
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.actors.messages import (
@@ -28,6 +30,8 @@ from tunnelfleet.actors.messages import (
     StopReadingLocal,
 )
 from tunnelfleet.actors.socket_actor import SocketActor
+from tunnelfleet.actors.socket_io import undelivered_bytes
+from tunnelfleet.proto import End
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +43,11 @@ if TYPE_CHECKING:
 
 KEY = ConnectionKey("SSH", 1, 7)
 PATIENT = Limits(linger_seconds=30.0)
+BRIEF = Limits(linger_seconds=0.05)
+"""A time that a connection which is not over outlasts."""
+ORDERLY = RemoteEnded(End.ORDERLY, "closed by the peer")
+BOTH = RemoteEnded(End.BOTH, "closed by the peer")
+CUT = RemoteEnded(End.CUT, "reset by the peer")
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -107,11 +116,21 @@ class Local:
         assert items[-1] is ends[0], "nothing comes after the end"
         return ends[0]
 
-    def wait_ended(self) -> str:
-        """Wait until the actor has ended; return the reason it gave."""
+    def broken_off(self) -> str:
+        """Wait until the stream was told of an end in no good order; return the reason given."""
+        end = self.read_end()
+        assert not end.is_orderly
+        return end.reason
+
+    @property
+    def ends_told(self) -> list[bool]:
+        """Whether each of the ends that the stream was told of was in good order."""
+        return [m.is_orderly for m in self.to_stream.items if isinstance(m, LocalReadEnded)]
+
+    def wait_ended(self) -> None:
+        """Wait until the actor has ended, by itself."""
         (terminated,) = self.ended.wait(1)
         assert not terminated.reason.is_failure, terminated
-        return self.read_end().reason
 
     def fill_application(self, chunk: bytes = b"x" * 65_536) -> int:
         """Deliver until the application's buffers are full; return the bytes delivered."""
@@ -177,7 +196,7 @@ def test_it_says_where_credit_goes(local: Callable[..., Local]) -> None:
 def test_what_the_application_sends_goes_to_the_stream(local: Callable[..., Local]) -> None:
     app = local()
     app.app.sendall(b"hello")
-    assert app.to_stream.wait(1) == [LocalDataRead(7, b"hello")]
+    assert app.to_stream.wait(1) == [LocalDataRead(KEY, b"hello")]
 
 
 def test_all_bytes_before_the_end_are_told_before_the_end(local: Callable[..., Local]) -> None:
@@ -185,7 +204,7 @@ def test_all_bytes_before_the_end_are_told_before_the_end(local: Callable[..., L
     payload = bytes(index % 251 for index in range(1_000_000))
     app.app.sendall(payload)
     app.app.shutdown(socket.SHUT_WR)
-    assert app.read_end() == LocalReadEnded(7, "closed by the local application")
+    assert app.read_end() == LocalReadEnded(KEY, "closed by the local application", True)
     assert app.read_bytes == payload
 
 
@@ -221,7 +240,8 @@ def test_an_application_that_aborts_ends_the_connection(local: Callable[..., Loc
     wait_until(lambda: app.read_bytes == b"last words")
     app.app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     app.app.close()
-    assert "reset" in app.wait_ended()
+    assert "reset" in app.broken_off(), "the far application must not take it for all there is"
+    app.wait_ended()
 
 
 # -- to the application
@@ -266,48 +286,70 @@ def test_after_the_application_s_end_the_other_direction_stays_open(
 ) -> None:
     app = local()
     app.app.shutdown(socket.SHUT_WR)
-    app.read_end()
-    app.tell(Deliver(b"the answer"))
-    app.tell(RemoteEnded(abort=False))
+    assert app.read_end().is_orderly
+    app.tell(Deliver(b"the answer"), ORDERLY)
     assert read_all(app.app) == b"the answer"
     app.wait_ended()
+    assert app.ends_told == [True]
 
 
 def test_after_the_peer_s_end_the_other_direction_stays_open(local: Callable[..., Local]) -> None:
     app = local()
-    app.tell(Deliver(b"the question"), RemoteEnded(abort=False))
+    app.tell(Deliver(b"the question"), ORDERLY)
     assert read_all(app.app) == b"the question"
     app.app.sendall(b"the answer")
     app.app.close()
     app.wait_ended()
     assert app.read_bytes == b"the answer"
+    assert app.ends_told == [True]
 
 
+@pytest.mark.parametrize("end", [End.ORDERLY, End.BOTH])
 def test_all_that_came_before_the_peer_s_end_is_written_before_it(
-    local: Callable[..., Local],
+    local: Callable[..., Local], end: End
 ) -> None:
     app = local()
     total = app.fill_application()
-    app.tell(Deliver(b"the end"), RemoteEnded(abort=False))
+    app.tell(Deliver(b"the end"), RemoteEnded(end, "closed by the peer"))
     assert read_all(app.app)[total:] == b"the end"
     app.app.close()
     app.wait_ended()
     assert app.delivered_bytes == total + 7
 
 
-def test_a_half_closed_connection_ends_when_no_byte_comes_for_the_linger_time(
+def test_no_clock_ends_a_half_closed_connection(local: Callable[..., Local]) -> None:
+    """The answer may take its time."""
+    app = local(BRIEF)
+    app.app.shutdown(socket.SHUT_WR)
+    app.read_end()
+    pause(app.dispatcher, 0.2)
+    app.tell(Deliver(b"the answer"), ORDERLY)
+    assert read_all(app.app) == b"the answer"
+    app.wait_ended()
+
+
+def test_no_clock_ends_it_after_the_peer_s_end(local: Callable[..., Local]) -> None:
+    app = local(BRIEF)
+    app.tell(ORDERLY)
+    assert read_all(app.app) == b""
+    pause(app.dispatcher, 0.2)
+    app.app.sendall(b"late")
+    app.app.close()
+    app.wait_ended()
+    assert app.read_bytes == b"late"
+
+
+def test_no_clock_cuts_an_application_that_is_slow_to_read_after_the_peer_s_end(
     local: Callable[..., Local],
 ) -> None:
-    app = local(Limits(linger_seconds=0.1))
+    app = local(BRIEF)
+    total = app.fill_application()
+    app.tell(ORDERLY)
     app.app.shutdown(socket.SHUT_WR)
-    assert app.wait_ended() == "closed by the local application"
-
-
-def test_the_same_after_the_peer_s_end(local: Callable[..., Local]) -> None:
-    app = local(Limits(linger_seconds=0.1))
-    app.tell(RemoteEnded(abort=False))
-    assert app.wait_ended() == "the other side ended"
-    assert not is_reset(app.app)
+    app.read_end()
+    pause(app.dispatcher, 0.2)
+    assert len(read_all(app.app)) == total
+    app.wait_ended()
 
 
 def pause(dispatcher: Dispatcher, seconds: float) -> None:
@@ -320,44 +362,119 @@ def pause(dispatcher: Dispatcher, seconds: float) -> None:
 def test_an_application_that_goes_on_sending_after_the_peer_s_end_is_not_cut(
     local: Callable[..., Local],
 ) -> None:
-    app = local(Limits(linger_seconds=0.2, send_high_water_bytes=1_000_000))
-    app.tell(RemoteEnded(abort=False))
+    app = local(Limits(linger_seconds=0.05, send_high_water_bytes=1_000_000))
+    app.tell(ORDERLY)
     for _ in range(10):
-        pause(app.dispatcher, 0.05)
+        pause(app.dispatcher, 0.02)
         app.app.sendall(b"x" * 1_000)
-    assert app.ref.is_alive()
     app.app.close()
     app.wait_ended()
     assert len(app.read_bytes) == 10_000
+    assert app.ends_told == [True]
 
 
-def test_credit_that_comes_back_is_progress(local: Callable[..., Local]) -> None:
-    """Under a throttle reading rests although the connection lives."""
-    app = local(Limits(linger_seconds=0.2, send_high_water_bytes=1_000))
-    app.tell(RemoteEnded(abort=False))
-    app.app.sendall(b"x" * 5_000)
+def test_after_the_peer_s_end_reading_still_rests_without_credit(
+    local: Callable[..., Local],
+) -> None:
+    app = local(Limits(linger_seconds=0.05, send_high_water_bytes=1_000, data_payload_bytes=500))
+    app.tell(ORDERLY)
+    app.app.sendall(b"x" * 1_500)
+    app.app.close()
     wait_until(lambda: len(app.read_bytes) >= 1_000)
-    for _ in range(10):
-        pause(app.dispatcher, 0.05)
-        app.tell(BytesSent(1))
-    assert app.ref.is_alive()
+    pause(app.dispatcher, 0.1)
+    assert (len(app.read_bytes), app.ends_told) == (1_000, [])
+    app.tell(BytesSent(1_000))
+    assert app.read_end().is_orderly
+    assert len(app.read_bytes) == 1_500
 
 
-def test_however_busy_a_half_closed_connection_has_an_end(local: Callable[..., Local]) -> None:
-    app = local(Limits(linger_seconds=0.1, half_close_seconds=0.3, send_high_water_bytes=10**9))
-    app.tell(RemoteEnded(abort=False))
-    app.app.settimeout(DEADLINE_SECONDS)
+# -- the end of both directions
+
+
+def test_after_the_end_of_both_directions_what_the_application_sends_is_nobody_s(
+    local: Callable[..., Local],
+) -> None:
+    app = local()
+    app.tell(Deliver(b"hello"), BOTH)
+    assert read_all(app.app) == b"hello"
+    app.app.sendall(b"x" * 100_000)
+    app.app.shutdown(socket.SHUT_WR)
+    assert app.app.recv(1) == b"", "no reset: all was taken"
+    app.wait_ended()
+    assert app.to_stream.items == [], "neither its bytes nor its end are of use"
+
+
+def test_input_that_was_not_read_destroys_nothing_of_what_was_written(
+    local: Callable[..., Local],
+) -> None:
+    """A socket that is closed with unread input resets, and a reset throws away what is under way.
+
+    Without credit nothing is read; the end of both directions has to read all the same.
+    """
+    app = local(Limits(linger_seconds=30.0, send_high_water_bytes=1_000, data_payload_bytes=500))
+    app.app.sendall(b"y" * 20_000)
+    wait_until(lambda: len(app.read_bytes) == 1_000)
+    total = app.fill_application()
+    app.tell(Deliver(b"the end"), BOTH)
+    app.app.sendall(b"y" * 200_000)
+    assert read_all(app.app) == b"x" * total + b"the end"
+    app.app.close()
+    app.wait_ended()
+    assert len(app.read_bytes) == 1_000
+    assert app.ends_told == []
+
+
+def test_after_the_end_of_both_directions_an_application_that_stays_is_closed_after_a_while(
+    local: Callable[..., Local],
+) -> None:
+    app = local(BRIEF)
+    app.tell(Deliver(b"hello"), BOTH)
+    app.wait_ended()
+    assert read_until_reset(app.app) == (b"hello", False), "all was written: an ordinary end"
+
+
+def test_after_the_end_of_both_directions_an_application_that_goes_on_sending_is_closed_too(
+    local: Callable[..., Local],
+) -> None:
+    app = local(Limits(linger_seconds=0.3))
+    app.tell(BOTH)
     while not app.ended.items:
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             app.app.sendall(b"x")
         pause(app.dispatcher, 0.02)
-    assert app.wait_ended() == "the peer ended long ago"
+    app.wait_ended()
+    assert app.to_stream.items == []
+
+
+def test_the_while_that_a_socket_is_kept_begins_with_the_end(
+    local: Callable[..., Local], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application that has not read for long gets what came before all the same."""
+    clock = SimpleNamespace(now=1_000.0)
+    monkeypatch.setattr(socket_actor, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    app = local(PATIENT)
+    total = app.fill_application()
+    clock.now += 2 * PATIENT.linger_seconds
+    app.tell(Deliver(b"the end"), BOTH)
+    assert read_all(app.app) == b"x" * total + b"the end"
+
+
+def test_an_orderly_end_may_become_one_of_both_directions(local: Callable[..., Local]) -> None:
+    app = local()
+    app.tell(ORDERLY, BOTH)
+    app.app.sendall(b"for nobody")
+    app.app.close()
+    app.wait_ended()
+    assert app.to_stream.items == []
+
+
+# -- what the application does to a half-closed connection
 
 
 def test_a_peer_that_sends_to_a_half_closed_application_keeps_it_open(
     local: Callable[..., Local],
 ) -> None:
-    app = local(Limits(linger_seconds=0.2))
+    app = local(BRIEF)
     app.app.shutdown(socket.SHUT_WR)
     for _ in range(10):
         pause(app.dispatcher, 0.05)
@@ -366,36 +483,158 @@ def test_a_peer_that_sends_to_a_half_closed_application_keeps_it_open(
     assert read_all(app.app, 10) == b"x" * 10
 
 
-def test_an_abort_resets_the_application(local: Callable[..., Local]) -> None:
+@pytest.fixture
+def checks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_actor, "HANG_UP_CHECK_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("checks_often")
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_a_half_closed_application_that_goes_away_altogether_is_noticed(
+    local: Callable[..., Local], family: str
+) -> None:
+    """Nothing is written to it, so that nothing else would tell."""
+    app = local() if family == "tcp" else unix_local(local)
+    app.app.shutdown(socket.SHUT_WR)
+    assert app.read_end().is_orderly
+    pause(app.dispatcher, 0.1)
+    assert app.ref.is_alive(), "an end of its sending alone is not that"
+    reset(app.app)
+    app.wait_ended()
+    assert app.ends_told == [True, False]
+
+
+@pytest.mark.usefixtures("checks_often")
+def test_once_its_end_was_passed_on_a_connection_is_not_looked_at_any_more(
+    local: Callable[..., Local],
+) -> None:
     app = local()
-    app.tell(Deliver(b"some"), RemoteEnded(abort=True))
-    assert app.wait_ended() == "reset by the tunnel"
-    assert is_reset(app.app)
+    app.app.shutdown(socket.SHUT_WR)
+    app.read_end()
+    app.tell(ORDERLY)
+    app.wait_ended()
+    assert app.ends_told == [True]
+    assert not is_reset(app.app)
 
 
-def test_what_came_before_an_abort_is_written_first(local: Callable[..., Local]) -> None:
+def test_a_half_closed_application_that_takes_nothing_more_is_told_of(
+    local: Callable[..., Local],
+) -> None:
+    app = unix_local(local)
+    app.app.shutdown(socket.SHUT_WR)
+    assert app.read_end().is_orderly
+    app.app.close()
+    app.tell(Deliver(b"the answer"))
+    app.wait_ended()
+    assert app.ends_told == [True, False]
+    assert app.delivered_bytes == 10, "it is credited, or the tunnel would be held up"
+
+
+def unix_local(local: Callable[..., Local]) -> Local:
+    ours, theirs = socket.socketpair()
+    app = local(sock=ours)
+    theirs.settimeout(DEADLINE_SECONDS)
+    app.app = theirs
+    return app
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a reset; a Unix socket is just closed."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+# -- cuts
+
+
+def test_a_cut_resets_the_application(local: Callable[..., Local]) -> None:
+    app = local()
+    app.tell(Deliver(b"some"), CUT)
+    app.wait_ended()
+    assert read_until_reset(app.app) == (b"some", True)
+    assert app.to_stream.items == []
+
+
+@pytest.mark.parametrize("before", [End.ORDERLY, End.BOTH])
+def test_a_cut_after_another_end_resets_the_application_at_once(
+    local: Callable[..., Local], before: End
+) -> None:
+    """It has been told the end of what it gets; now it learns that nobody takes what it sends."""
+    app = local()
+    app.tell(Deliver(b"some"), RemoteEnded(before, "closed by the peer"))
+    assert read_all(app.app) == b"some"
+    app.tell(CUT)
+    app.wait_ended()
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        app.app.sendall(b"for nobody")
+
+
+def test_what_came_before_a_cut_is_delivered_first(local: Callable[..., Local]) -> None:
     app = local()
     total = app.fill_application()
-    app.tell(Deliver(b"the end"), RemoteEnded(abort=True))
+    app.tell(Deliver(b"the end"), CUT)
     assert app.ref.is_alive()
-    data, is_cut = read_until_reset(app.app)
-    assert is_cut, "an ordinary end would hide that something is missing"
-    assert app.wait_ended() == "reset by the tunnel"
-    # A reset may overtake what the application has not read yet; what it read is in order.
-    assert (b"x" * total + b"the end").startswith(data)
+    assert read_until_reset(app.app) == (b"x" * total + b"the end", True)
+    app.wait_ended()
+    assert app.to_stream.items == []
 
 
-def test_an_application_that_does_not_read_delays_an_abort_by_the_linger_time_only(
+def test_a_cut_waits_for_what_is_still_in_the_kernel(local: Callable[..., Local]) -> None:
+    """All is written, and not yet delivered: a reset now would throw it away."""
+    ours, theirs = tcp_pair()
+    app = local(sock=ours)
+    theirs.settimeout(DEADLINE_SECONDS)
+    app.app = theirs
+    total = 0
+    while not undelivered_bytes(ours) or not is_held_up(app.dispatcher, ours):
+        app.tell(Deliver(b"x" * 4_096))
+        total += 4_096
+    assert app.delivered_bytes == total
+    app.tell(CUT)
+    pause(app.dispatcher, 0.1)
+    assert app.ref.is_alive()
+    assert read_until_reset(theirs) == (b"x" * total, True)
+    app.wait_ended()
+
+
+def is_held_up(dispatcher: Dispatcher, sock: socket.socket) -> bool:
+    """Whether what is not acknowledged waits for the reader, and not for an acknowledgement."""
+    pause(dispatcher, 0.1)
+    return undelivered_bytes(sock) > 0
+
+
+def test_an_application_that_does_not_read_delays_a_cut_by_the_linger_time_only(
     local: Callable[..., Local],
 ) -> None:
     app = local(Limits(linger_seconds=0.1))
-    app.fill_application()
-    app.tell(RemoteEnded(abort=True))
-    assert app.wait_ended() == "reset by the tunnel"
-    assert app.delivered_bytes == sum(
-        m.size_bytes for m in app.to_tunnel.items if isinstance(m, BytesDelivered)
-    )
+    total = app.fill_application()
+    app.tell(CUT)
+    app.wait_ended()
+    settle(app.dispatcher)
+    assert app.delivered_bytes == total
     assert is_reset(app.app)
+
+
+def test_a_connection_that_is_over_before_it_could_connect_is_made_all_the_same(
+    local: Callable[..., Local], server: socket.socket
+) -> None:
+    app = local(address=address_of(server))
+    app.ref.tell(BOTH)
+    accepted, _ = server.accept()
+    with accepted:
+        accepted.settimeout(DEADLINE_SECONDS)
+        assert read_all(accepted) == b""
+    app.wait_ended()
+
+
+def test_after_a_cut_nothing_is_read(local: Callable[..., Local]) -> None:
+    app = local()
+    app.fill_application()
+    app.tell(CUT)
+    app.app.sendall(b"for nobody")
+    read_until_reset(app.app)
+    app.wait_ended()
+    assert app.to_stream.items == []
 
 
 def test_credit_of_what_was_never_written_comes_back_at_the_end(
@@ -403,7 +642,7 @@ def test_credit_of_what_was_never_written_comes_back_at_the_end(
 ) -> None:
     app = local(Limits(linger_seconds=0.05))
     total = app.fill_application()
-    app.tell(RemoteEnded(abort=False))
+    app.tell(BOTH)
     app.wait_ended()
     settle(app.dispatcher)
     assert app.delivered_bytes == total
@@ -411,9 +650,9 @@ def test_credit_of_what_was_never_written_comes_back_at_the_end(
 
 
 def test_an_application_that_reads_no_more_may_still_send(local: Callable[..., Local]) -> None:
-    ours, theirs = socket.socketpair()
-    app = local(sock=ours)
-    app.app = theirs
+    app = unix_local(local)
+    theirs = app.app
+    assert theirs is not None
     theirs.shutdown(socket.SHUT_RD)
     app.tell(Deliver(b"nobody reads this"), Deliver(b"nor this"))
     assert app.delivered_bytes == 25, "it is credited, or the tunnel would be held up"
@@ -421,19 +660,21 @@ def test_an_application_that_reads_no_more_may_still_send(local: Callable[..., L
     wait_until(lambda: app.read_bytes == b"but I have something to say")
     theirs.close()
     app.wait_ended()
+    assert app.ends_told == [False], "it has not taken all that was for it"
 
 
 def test_both_ends_at_once_is_an_ordinary_end(local: Callable[..., Local]) -> None:
     app = local()
-    app.tell(RemoteEnded(abort=False))
+    app.tell(ORDERLY)
     app.app.shutdown(socket.SHUT_WR)
     assert read_all(app.app) == b""
     app.wait_ended()
+    assert app.ends_told == [True]
 
 
 def test_a_second_end_of_the_peer_is_harmless(local: Callable[..., Local]) -> None:
     app = local()
-    app.tell(RemoteEnded(abort=False), RemoteEnded(abort=False))
+    app.tell(ORDERLY, ORDERLY)
     app.app.sendall(b"still here")
     wait_until(lambda: app.read_bytes == b"still here")
 
@@ -449,15 +690,26 @@ def test_a_stopping_tunnel_takes_what_is_in_the_kernel_already(
         app.ref.tell(StopReadingLocal())
 
     app.dispatcher.call_soon(write_and_stop)
-    assert app.read_end().reason == "tunnel stopped"
+    assert app.broken_off() == "tunnel stopped"
     assert app.read_bytes == b"last words"
 
 
 def test_a_stopping_tunnel_still_delivers(local: Callable[..., Local]) -> None:
     app = local()
-    app.tell(StopReadingLocal(), Deliver(b"the rest"), RemoteEnded(abort=False))
+    app.tell(StopReadingLocal(), Deliver(b"the rest"), ORDERLY)
+    assert app.broken_off() == "tunnel stopped"
     assert read_all(app.app) == b"the rest"
     app.wait_ended()
+
+
+def test_an_application_that_had_ended_is_not_broken_off_by_a_stop(
+    local: Callable[..., Local],
+) -> None:
+    app = local()
+    app.app.shutdown(socket.SHUT_WR)
+    app.read_end()
+    app.tell(StopReadingLocal())
+    assert app.ends_told == [True]
 
 
 def test_without_its_stream_it_ends(local: Callable[..., Local]) -> None:
@@ -605,11 +857,12 @@ def test_without_a_descriptor_a_connect_fails_as_expected(
     assert len(caplog.records) == 1, "one line for all, and no traceback"
 
 
+@pytest.mark.parametrize("end", [End.ORDERLY, End.BOTH])
 def test_bytes_that_come_before_the_connection_wait_for_it(
-    local: Callable[..., Local], server: socket.socket
+    local: Callable[..., Local], server: socket.socket, end: End
 ) -> None:
     app = local(address=address_of(server))
-    app.tell(Deliver(b"early "), Deliver(b"bytes"), RemoteEnded(abort=False))
+    app.tell(Deliver(b"early "), Deliver(b"bytes"), RemoteEnded(end, "closed by the peer"))
     accepted, _ = server.accept()
     with accepted:
         accepted.settimeout(DEADLINE_SECONDS)
@@ -623,7 +876,8 @@ def test_a_refused_port_ends_it_with_the_address_and_the_cause(
 ) -> None:
     port = free_port()
     app = local(address=TcpAddress("127.0.0.1", port))
-    reason = app.wait_ended()
+    reason = app.broken_off()
+    app.wait_ended()
     assert f"127.0.0.1:{port}" in reason
     assert "refused" in reason
 
@@ -631,20 +885,20 @@ def test_a_refused_port_ends_it_with_the_address_and_the_cause(
 def test_a_unix_socket_that_is_not_there_ends_it(
     local: Callable[..., Local], tmp_path: Path
 ) -> None:
-    reason = local(address=UnixAddress(str(tmp_path / "none.sock"))).wait_ended()
+    reason = local(address=UnixAddress(str(tmp_path / "none.sock"))).broken_off()
     assert "none.sock" in reason
     assert "No such file" in reason
 
 
 def test_a_name_that_does_not_exist_ends_it(local: Callable[..., Local]) -> None:
-    reason = local(address=TcpAddress("no-such-host.invalid", 22)).wait_ended()
+    reason = local(address=TcpAddress("no-such-host.invalid", 22)).broken_off()
     assert "no-such-host.invalid" in reason
 
 
 def test_a_source_address_that_is_not_ours_ends_it(
     local: Callable[..., Local], server: socket.socket
 ) -> None:
-    reason = local(address=address_of(server), local_bind="203.0.113.1").wait_ended()
+    reason = local(address=address_of(server), local_bind="203.0.113.1").broken_off()
     assert "assign" in reason
 
 
@@ -655,7 +909,7 @@ def test_a_connect_that_takes_too_long_ends_it(local: Callable[..., Local]) -> N
         listener.listen(0)
         fill_backlog(listener, callers)
         app = local(Limits(local_connect_timeout_seconds=0.1), address=address_of(listener))
-        assert app.wait_ended().startswith("no connection to 127.0.0.1")
+        assert app.broken_off().startswith("no connection to 127.0.0.1")
 
 
 def fill_backlog(listener: socket.socket, callers: contextlib.ExitStack) -> None:
@@ -681,12 +935,13 @@ def test_the_next_address_is_tried_when_the_first_fails(
     converse(local(address=TcpAddress("many", port)), server)
 
 
-def test_an_abort_while_connecting_ends_it_at_once(local: Callable[..., Local]) -> None:
+def test_a_cut_while_connecting_ends_it_at_once(local: Callable[..., Local]) -> None:
     with socket.socket() as listener, contextlib.ExitStack() as callers:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         fill_backlog(listener, callers)
         app = local(address=address_of(listener))
-        app.tell(Deliver(b"waits"), RemoteEnded(abort=True))
-        assert app.wait_ended() == "reset by the tunnel"
+        app.tell(Deliver(b"waits"), CUT)
+        app.wait_ended()
+        assert app.to_stream.items == []
         assert app.delivered_bytes == 5

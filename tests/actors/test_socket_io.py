@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.actors.kernel.helpers import wait_until
 from tests.forks import idle_child
 from tunnelfleet.actors.socket_io import (
     READ_BYTES,
@@ -17,9 +19,11 @@ from tunnelfleet.actors.socket_io import (
     close_quietly,
     close_socket,
     discard_some,
+    has_hung_up,
     is_would_block,
     read_some,
     set_notsent_low_water,
+    undelivered_bytes,
 )
 
 if TYPE_CHECKING:
@@ -177,3 +181,77 @@ def test_a_unix_socket_too() -> None:
     with theirs, idle_child():
         abort_quietly(ours)
         assert theirs.recv(1) == b""
+
+
+# -- what is under way, and who has gone
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def either(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A pair of TCP sockets, then one of Unix sockets."""
+    if request.param == "tcp":
+        yield request.getfixturevalue("pair")
+        return
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.settimeout(10)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_what_was_written_is_undelivered_until_the_other_side_has_room_for_it(pair: Pair) -> None:
+    ours, theirs = pair
+    assert undelivered_bytes(ours) == 0
+    written = 0
+    with contextlib.suppress(BlockingIOError):
+        while written < 50_000_000:
+            written += ours.send(b"x" * 65_536)
+    held_bytes = undelivered_bytes(ours)
+    assert 0 < held_bytes < written, "some is in the buffer of the other side already"
+    read = 0
+    while read < written:
+        read += len(theirs.recv(1_048_576))
+    wait_until(lambda: undelivered_bytes(ours) == 0)
+
+
+def test_a_unix_socket_has_nothing_undelivered() -> None:
+    unix, other = socket.socketpair()
+    with unix, other:
+        unix.send(b"x" * 1_000)
+        assert undelivered_bytes(unix) == 0
+
+
+def test_what_nobody_can_be_given_any_more_is_not_waited_for(pair: Pair) -> None:
+    ours, theirs = pair
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(b"x" * 65_536)
+    abort_quietly(theirs)
+    wait_until(lambda: undelivered_bytes(ours) == 0)
+
+
+def test_who_is_there_has_not_hung_up(either: Pair) -> None:
+    ours, theirs = either
+    assert not has_hung_up(ours)
+    theirs.sendall(b"x")
+    assert not has_hung_up(ours)
+    theirs.shutdown(socket.SHUT_WR)
+    wait_readable(ours)
+    assert not has_hung_up(ours), "it sends no more, and still takes"
+    ours.send(b"y")
+    assert theirs.recv(1) == b"y"
+
+
+def test_who_has_reset_or_closed_both_directions_has_hung_up(either: Pair) -> None:
+    ours, theirs = either
+    theirs.shutdown(socket.SHUT_WR)
+    abort_quietly(theirs)
+    wait_until(lambda: has_hung_up(ours))
+    assert has_hung_up(ours), "to look at it takes nothing away"
+
+
+def test_who_has_closed_after_both_ends_has_hung_up(either: Pair) -> None:
+    ours, theirs = either
+    ours.shutdown(socket.SHUT_WR)
+    theirs.close()
+    wait_until(lambda: has_hung_up(ours))

@@ -476,7 +476,9 @@ def test_a_stop_is_graceful_and_in_order(tree: Callable[..., Tree]) -> None:
     done = tunnel.ref.stop(block=False)
     tunnel.log.wait_for(lambda items: "SSH/1/1 stops reading" in items)
     assert not any(item == "close" for item in tunnel.log.items)
-    app.actor_ref.ask(lambda actor: actor.end("tunnel stopped", is_orderly=False), timeout=DEADLINE_SECONDS)
+    app.actor_ref.ask(
+        lambda actor: actor.end("tunnel stopped", is_orderly=False), timeout=DEADLINE_SECONDS
+    )
     assert done.get(timeout=DEADLINE_SECONDS)
     items = tunnel.log.items
     order = [
