@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
+    from tunnelfleet.proto import End
+
     from .api_stream import ApiStream
     from .config import Limits
     from .kernel import Timer
@@ -46,6 +48,7 @@ class Connection:
         "key",
         "progress_at",
         "reason",
+        "remote_end",
         "socket_actor",
         "stalled",
         "stream",
@@ -60,6 +63,8 @@ class Connection:
         self.end_phase = EndPhase.NONE
         self.is_orderly = True
         """Whether the local end, once there is one, is one in good order."""
+        self.remote_end: End | None = None
+        """The peer's end, if it came first and was one in good order."""
         self.half_close_timer: Timer | None = None
         self.ended_by = ""
         """What ended it first: local, peer, or why its stream was stopped."""

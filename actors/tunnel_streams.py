@@ -161,6 +161,7 @@ class TunnelStreams(TunnelWire):
                 connection.reason = connection.reason or "reset by the peer"
             self._release(connection, event.end)
             return
+        connection.remote_end = End.ORDERLY
         self._tell_end(connection, End.ORDERLY, "closed by the peer")
         if self._session.is_known(*connection.key[:3]):
             self._watch_half_closed(connection)

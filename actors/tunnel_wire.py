@@ -81,7 +81,9 @@ class TunnelWire(TunnelCore):
         """After an end of this side: is there another direction left?"""
         key = connection.key
         if not self._session.is_known(*key[:3]):
-            self._release(connection, End.BOTH if connection.is_orderly else End.CUT)
+            # After an orderly end of the peer the local socket takes its time to write what came.
+            end = connection.remote_end or End.BOTH
+            self._release(connection, end if connection.is_orderly else End.CUT)
         else:
             self._watch_half_closed(connection)
 

@@ -74,7 +74,7 @@ def test_a_marked_connection_of_v3_from_start_to_end(rig: MakeRig) -> None:
         >> DATA* SSH 1/1 bye
         :: SSH/1/1 ends
         >> CONNECTION_RESET* SSH 1/1
-        == SSH/1/1 is over
+        == SSH/1/1 sees the end
         :: SSH/1/1 is gone
         << DATA* SSH 1/2 still here
         == SSH/1/2 gets still here
@@ -551,7 +551,7 @@ def test_a_stream_of_v2_ends_for_its_service_alone(rig: MakeRig) -> None:
         >> DATA* SSH 1 the rest
         :: SSH/1/1 ends
         >> STREAM_RESET* SSH 1
-        == SSH/1/1 is over
+        == SSH/1/1 sees the end
         :: SSH/1/1 is gone
         :: HTTP/1/1 reads alive
         >> DATA HTTP 1 alive
