@@ -128,8 +128,8 @@ class Recorder:
         self._counting = False
         self._tracing = False
         self._parts: dict[int, str] = {}
-        self._calls: list[tuple[int, str]] = []
-        self._messages: list[tuple[int, str]] = []
+        self._calls: list[tuple[str, str]] = []
+        self._messages: list[tuple[str, str]] = []
         self._search = PayloadSearch(b"")
 
     @contextlib.contextmanager
@@ -179,16 +179,12 @@ class Recorder:
         """What was counted, by part."""
         parts = {name: Part() for name in PARTS}
         files: dict[str, set[str]] = {name: set() for name in PARTS}
-        for thread, file in self._calls:
-            name = self._parts.get(thread)
-            if name is not None:
-                parts[name].calls += 1
-                files[name].add(file)
-        for thread, kind in self._messages:
-            name = self._parts.get(thread)
-            if name is not None:
-                kinds = parts[name].message_kinds
-                kinds[kind] = kinds.get(kind, 0) + 1
+        for name, file in self._calls:
+            parts[name].calls += 1
+            files[name].add(file)
+        for name, kind in self._messages:
+            kinds = parts[name].message_kinds
+            kinds[kind] = kinds.get(kind, 0) + 1
         for name, used in files.items():
             parts[name].files = sorted(used)
         return parts
@@ -196,10 +192,8 @@ class Recorder:
     def found(self) -> dict[str, list[str]]:
         """Where the copies were first seen, by part."""
         result: dict[str, list[str]] = {name: [] for name in PARTS}
-        for thread, where in self._search.found:
-            name = self._parts.get(thread)
-            if name is not None:
-                result[name].append(where)
+        for name, where in self._search.found:
+            result[name].append(where)
         return result
 
     def wait_until_quiet(self) -> None:
@@ -214,18 +208,19 @@ class Recorder:
         if not self._counting or event != "call":
             return
         self.events += 1
+        part = self._parts.get(threading.get_ident())
         module = frame.f_globals.get("__name__", "")
         code = frame.f_code
-        if not module.startswith(PACKAGE) or code.co_name in _NO_CALLS:
+        if part is None or not module.startswith(PACKAGE) or code.co_name in _NO_CALLS:
             return
-        self._calls.append((threading.get_ident(), _file_of(module, code)))
+        self._calls.append((part, _file_of(module, code)))
         if code.co_name == "on_receive" and not _is_super_call(frame):
             actor, message = list(frame.f_locals.values())[:2]
             kind = f"{type(actor).__name__} <- {type(message).__name__}"
-            self._messages.append((threading.get_ident(), kind))
+            self._messages.append((part, kind))
 
     def _trace(self, frame: FrameType, _event: str, _arg: object) -> Any:
-        if not self._tracing:
+        if not self._tracing or threading.get_ident() not in self._parts:
             return None
         self._trace_line(frame, "call", None)
         return self._trace_line
@@ -234,11 +229,11 @@ class Recorder:
         if not self._tracing:
             return None
         self.events += 1
-        thread = threading.get_ident()
+        part = self._parts[threading.get_ident()]
         for value in frame.f_locals.values():
-            self._search.look_at(value, thread, frame)
+            self._search.look_at(value, part, frame)
         if event == "return":
-            self._search.look_at(arg, thread, frame)
+            self._search.look_at(arg, part, frame)
         return self._trace_line
 
 
@@ -258,26 +253,26 @@ class PayloadSearch:
     the same byte of the key was applied to both. So it is these differences that are looked for.
 
     Attributes:
-        found: thread and place of each buffer, in the order in which they were seen.
+        found: part and place of each buffer, in the order in which they were seen.
     """
 
     def __init__(self, payload: bytes) -> None:
-        self.found: list[tuple[int, str]] = []
+        self.found: list[tuple[str, str]] = []
         self._needle = _differences(payload)
         # Keeping what was seen keeps its id from being given to another object.
         self._seen: dict[int, object] = {}
         self._holders: dict[int, object] = {}
         self._lock = threading.Lock()
 
-    def look_at(self, value: object, thread: int, frame: FrameType) -> None:
-        """Search a variable of a frame."""
+    def look_at(self, value: object, part: str, frame: FrameType) -> None:
+        """Search a variable of a frame of a part."""
         for holder, content in _buffers_in(value, DEPTH):
             with self._lock:
                 if id(holder) in self._holders or id(holder) in self._seen:
                     continue
                 if self._needle in _differences(content):
                     self._holders[id(holder)] = holder
-                    self.found.append((thread, _place(holder, frame)))
+                    self.found.append((part, _place(holder, frame)))
                 elif isinstance(holder, bytes):
                     # Only what cannot change need not be searched again.
                     self._seen[id(holder)] = holder

@@ -70,7 +70,7 @@ class Search:
     def __call__(self, *values: object) -> int:
         frame: FrameType = sys._getframe()
         for value in values:
-            self._search.look_at(value, 1, frame)
+            self._search.look_at(value, "source", frame)
         return len(self._search.found)
 
 
