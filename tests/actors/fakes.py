@@ -86,9 +86,7 @@ class Recorder(DispatchedActor):
         return None
 
 
-def start_watched(
-    dispatcher: Dispatcher, start: Callable[[], ActorRef[Any]]
-) -> tuple[ActorRef[Any], Log]:
+def start_watched(dispatcher: Dispatcher, start: Callable[[], ActorRef[Any]]) -> tuple[Any, Log]:
     """Start an actor, watched from before its first turn; return it and the log of its end."""
     watcher = Recorder.start(dispatcher=dispatcher)
 
@@ -294,5 +292,9 @@ def make_config(mode: Mode, **settings: Any) -> TunnelConfig:
         settings.setdefault("services", {"SSH": SSH_ADDRESS, "HTTP": TcpAddress("127.0.0.1", 80)})
     elif "services" not in settings:
         settings["services"] = {"SSH": TcpAddress("127.0.0.1", 5555)}
-    defaults = {"name": "press-4", "endpoint": Endpoint("ws", "127.0.0.1", 1), "access_token": "t"}
+    defaults: dict[str, Any] = {
+        "name": "press-4",
+        "endpoint": Endpoint("ws", "127.0.0.1", 1),
+        "access_token": "t",
+    }
     return TunnelConfig(mode=mode, **(defaults | settings))

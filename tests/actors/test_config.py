@@ -205,7 +205,7 @@ def test_the_defaults_are_valid_and_within_the_protocol() -> None:
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_every_limit_must_be_positive(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=name):
-        Limits(**{name: value})
+        Limits(**{name: value})  # type: ignore[arg-type]
 
 
 def test_a_payload_above_the_protocol_s_is_refused() -> None:

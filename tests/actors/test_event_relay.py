@@ -56,7 +56,7 @@ def relay(seen: list[TunnelEvent]) -> Iterator[pykka.ActorRef[EventRelay]]:
 
 def settle(relay: pykka.ActorRef[EventRelay], inbox: pykka.ActorRef[Inbox]) -> list[TunnelEvent]:
     relay.ask(Unsubscribe(relay), timeout=WAIT_SECONDS)
-    got: list[TunnelEvent] = inbox.ask("what", timeout=WAIT_SECONDS)
+    got: list[TunnelEvent] = inbox.ask("what", block=True, timeout=WAIT_SECONDS)
     return got
 
 

@@ -78,7 +78,7 @@ class Local:
         self.tunnel = Recorder.start(dispatcher=dispatcher)
         self.to_stream: Log = self.stream.ask(lambda actor: actor.log)
         self.to_tunnel: Log = self.tunnel.ask(lambda actor: actor.log)
-        self.app: socket.socket | None = None
+        self.app: Any = None
         if "address" not in arguments and "sock" not in arguments:
             arguments["sock"], self.app = tcp_pair()
             self.app.settimeout(DEADLINE_SECONDS)

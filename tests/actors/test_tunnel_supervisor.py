@@ -349,7 +349,7 @@ def test_a_tunnel_actor_that_keeps_crashing_is_quarantined(tree: Callable[..., T
         seen.add(ref)
         tunnel.crash(ref)
     tunnel.settle()
-    infos = tunnel.ref.ask(WhichChildren(), timeout=DEADLINE_SECONDS)
+    infos = tunnel.ref.ask(WhichChildren(), block=True, timeout=DEADLINE_SECONDS)
     assert infos[0].state in (ChildState.QUARANTINED, ChildState.RUNNING)
     assert tunnel.ref.is_alive()
     wait_until(lambda: tunnel.stats.state is TunnelState.CONNECTED)

@@ -171,8 +171,9 @@ def measure_pykka(messages: int = 30_000) -> dict[str, float]:
     burst = _cost(started, messages)
     players = [_ThreadRally.start(messages // 2) for _ in range(2)]
     rally = _rally(players, messages, players[0].proxy().done.get())
-    for ref in [sink, *players]:
-        ref.stop()
+    sink.stop()
+    for player in players:
+        player.stop()
     return {"threading_actor_burst_us": burst, "threading_actor_ping_pong_us": rally}
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tests.e2e.faults_witness import FAULT_LIMITS
 from tunnelfleet.runtime import (
+    Address,
     Endpoint,
     Mode,
     TcpAddress,
@@ -55,7 +56,7 @@ class RuntimeProcess:
     def __init__(
         self,
         rig: Rig,
-        services: Mapping[str, TcpAddress],
+        services: Mapping[str, Address],
         *,
         name: str = "elsewhere",
         bandwidth_bytes_per_second: float | None = None,

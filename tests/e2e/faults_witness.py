@@ -195,7 +195,7 @@ def assert_is_refused(address: Address, timeout_seconds: float = 10.0) -> None:
 
 def actors(runtime: TunnelRuntime, name: str, tunnel: str | None = None) -> list[ActorRef[Any]]:
     """The live actors of a class, of one tunnel (by its name) or of all."""
-    found = []
+    found: list[ActorRef[Any]] = []
     for dispatcher in runtime.dispatchers:
         for cell in list(dispatcher._cells):
             actor = cell.actor

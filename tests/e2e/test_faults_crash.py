@@ -295,7 +295,7 @@ class TestQuarantine:
             for _ in range(MANY_CRASHES):
                 eventually(
                     lambda: (
-                        actors(rig.runtime, "TunnelActor", pair.source.name)
+                        bool(actors(rig.runtime, "TunnelActor", pair.source.name))
                         or pair.source.stats.state is State.QUARANTINED
                     ),
                     "its next life",

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -244,7 +244,10 @@ class TestApplicationNeverReads:
 
     def test_the_source_does_not_take_a_held_up_tunnel_for_dead(self, rig: Rig) -> None:
         """The service does not read the source meanwhile, so that its pings wait unanswered."""
-        pings = {"ping_interval_seconds": 0.1, "pong_timeout_seconds": 0.8 * STALL_SECONDS}
+        pings: dict[str, Any] = {
+            "ping_interval_seconds": 0.1,
+            "pong_timeout_seconds": 0.8 * STALL_SECONDS,
+        }
         services = {"HANG": rig.backends.never_reads(), "ECHO": rig.backends.echo()}
         pair = rig.pair(
             {name: server.address for name, server in services.items()},

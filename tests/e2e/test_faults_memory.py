@@ -11,7 +11,7 @@ import select
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -86,7 +86,7 @@ class Pusher:
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = TcpAddress(*self._listener.getsockname())
-        self.sent_bytes: int | None = None
+        self.sent_bytes: Any = None
         self._memory: Memory | None = None
         self._thread = threading.Thread(target=self._run, name="pusher")
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.faults_server import BINARY, tunnel_frame
+from tests.e2e.faults_server import tunnel_frame
 from tests.e2e.faults_witness import (
     FAULT_LIMITS,
     QUICKLY_BACK,
@@ -33,6 +33,7 @@ from tunnelfleet.proto import (
     encode_frame,
 )
 from tunnelfleet.runtime import Mode, ProtocolVersion
+from tunnelfleet.runtime.service.websocket import Opcode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 T = MessageType
 V1, V2, V3 = ProtocolVersion.V1, ProtocolVersion.V2, ProtocolVersion.V3
-PLACE = {"service_id": "SSH", "connection_id": 1}
+PLACE: dict[str, Any] = {"service_id": "SSH", "connection_id": 1}
 NO_SUCH_TYPE = 77
 
 
@@ -165,7 +166,7 @@ class TestWhatMayPass:
             rig.service._do(
                 lambda: [
                     rig.service._tunnel(pair.name).inject(
-                        Mode.DESTINATION, BINARY, frames[i : i + size]
+                        Mode.DESTINATION, Opcode.BINARY, frames[i : i + size]
                     )
                     for i in range(0, len(frames), size)
                 ]
@@ -298,7 +299,9 @@ class TestSourceThatStartsAgain:
         pair = rig.pair({"SSH": hang.address}, destination_limits=PATIENT)
         rig.runtime.close_tunnel(pair.source.name)
         token = rig.service.rotate(pair.name, Mode.SOURCE).source_token
-        place = PLACE if version is V3 else {"service_id": "SSH"} if version is V2 else {}
+        place: dict[str, Any] = (
+            PLACE if version is V3 else {"service_id": "SSH"} if version is V2 else {}
+        )
         start = Message(T.STREAM_START, 1, **place)
         first = TunnelClient(rig.service, Mode.SOURCE, token, "c" * 32)
         first.send(start, *[Message(T.DATA, 1, payload=bytes(60_000), **place)] * 200)

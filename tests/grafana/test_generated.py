@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from grafana.dashboards import FILES, FOLDER
+# mypy takes the folder beside the module for it.
+from grafana.dashboards import FILES, FOLDER  # type: ignore[attr-defined]
 from grafana.panels import FLEET, TUNNEL, Board, Panel
 from grafana.prometheus_process import HERE, RULE_FILES
 from tunnelfleet.actors.relay_threads import MAX_RELAY_THREADS

@@ -482,10 +482,13 @@ def test_a_callback_that_raises_stops_nothing(
 
 def test_a_callback_may_look_at_the_runtime(configure: Configure) -> None:
     seen = Log()
-    with TunnelRuntime(
-        on_event=lambda event: seen.add(runtime.tunnel(event.tunnel).status().state)
-    ) as runtime:
-        open_pair(runtime, configure)
+    looked_at: TunnelRuntime
+
+    def look(event: TunnelEvent) -> None:
+        seen.add(looked_at.tunnel(event.tunnel).status().state)
+
+    with TunnelRuntime(on_event=look) as looked_at:
+        open_pair(looked_at, configure)
         seen.wait_for(lambda items: TunnelState.CONNECTED in items)
 
 

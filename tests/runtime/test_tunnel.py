@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.rig import Rig, echo, eventually
-from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher
+from tunnelfleet.actors.kernel import DispatchedActor, DispatchedRef, Dispatcher
 from tunnelfleet.runtime import Mode, TunnelConfig, TunnelState
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def test_a_token_that_is_replaced_while_its_supervisor_is_down_is_not_lost(
     token = rig.service.rotate(pair.name, Mode.SOURCE).source_token
     supervisor = pair.source._supervisor
     assert supervisor is not None
+    assert isinstance(supervisor, DispatchedRef)
     supervisor.kill()
     eventually(lambda: not supervisor.is_alive(), "its end")
     rig.runtime.replace_token(name, token)

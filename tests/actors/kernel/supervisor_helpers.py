@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, Probe, wait_until
@@ -23,7 +24,7 @@ LONG = Backoff(min_seconds=3600, max_seconds=3600, stability_seconds=10)
 """A delay that no test outlives."""
 
 
-class Dice:
+class Dice(random.Random):
     """Stands for a random number generator: takes the same share of every range."""
 
     def __init__(self, share: float) -> None:
@@ -81,8 +82,8 @@ def children(ref: ActorRef[Any]) -> dict[str, ChildInfo]:
     return {info.id: info for info in ref.ask(WhichChildren(), timeout=DEADLINE_SECONDS)}
 
 
-def child(ref: ActorRef[Any], child_id: str) -> ActorRef[Any]:
-    """Return the ref of a running child."""
+def child(ref: ActorRef[Any], child_id: str) -> Any:
+    """Return the ref of a running child, of whatever kind of actor."""
     found = children(ref)[child_id].ref
     assert found is not None
     return found

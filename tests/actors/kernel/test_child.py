@@ -53,7 +53,7 @@ def test_a_group_is_due_when_no_timer_is_left():
     children = [Child(ChildSpec(name, Probe.start)) for name in "ab"]
     group = GroupRestart(list(children))
     assert group.is_due
-    group.timers += [FakeTimer(), FakeTimer()]
+    group.timers += [FakeTimer(), FakeTimer()]  # type: ignore[list-item]
     assert not group.is_due
     group.make_due()
     assert group.is_due

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pykka
 import pytest
@@ -118,8 +119,9 @@ def test_a_storm_starves_neither_actors_nor_sockets_nor_timers_nor_threads(dispa
             log.wait_for(lambda items: "a timer" in items)
             assert dispatcher.stats.messages_handled > 1000
         finally:
-            for actor in (*storms, neighbour):
-                kill(actor)
+            for storm in storms:
+                kill(storm)
+            kill(neighbour)
             settle(dispatcher)
 
 
@@ -158,7 +160,7 @@ def test_what_a_socket_callback_sends_is_handled_before_the_next_poll(dispatcher
 
     class Reader(Probe):
         def on_start(self):
-            step = self.log.add
+            step: Any = self.log.add
             for _ in range(5):
                 step = Relay.start(step).tell
             self.chain = step
@@ -177,7 +179,7 @@ def test_what_a_socket_callback_sends_is_handled_before_the_next_poll(dispatcher
         dispatcher.call_soon(gate.wait, DEADLINE_SECONDS)
         right.send(b"xyz")
         gate.set()
-        expected = ["ready"]
+        expected: list[object] = ["ready"]
         for number in (1, 2, 3):
             expected += [("read", number), ("handled", number)]
         assert log.wait(7) == expected

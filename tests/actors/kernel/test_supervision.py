@@ -372,9 +372,10 @@ def test_stopping_many_independent_children_costs_each_the_same(dispatcher):
 
 def test_independent_children_of_every_kind_are_forced_together(dispatcher):
     gate = threading.Event()
+    shutdowns: list[float | Shutdown] = [Shutdown.BRUTAL_KILL, 0.01, 0.0]
     specs = [
         ChildSpec(f"{kind.__name__} {number}", kind.start, shutdown=shutdown, independent=True)
-        for number, shutdown in enumerate([Shutdown.BRUTAL_KILL, 0.01, 0.0])
+        for number, shutdown in enumerate(shutdowns)
         for kind in (ReportingHostActor, Stubborn)
     ]
     ref = SupervisorActor.start(specs, dispatcher=dispatcher)

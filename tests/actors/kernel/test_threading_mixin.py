@@ -58,9 +58,9 @@ def test_failures_are_told_as_failures(dispatcher):
     host.tell(fail(OSError("under tell")))
     assert reasons(told) == ["failed: OSError: under tell"]
 
-    host = BadStop.start()
-    told = watcher_of(host, dispatcher)
-    host.stop()
+    other = BadStop.start()
+    told = watcher_of(other, dispatcher)
+    other.stop()
     assert reasons(told) == ["failed: ValueError: in on_stop"]
     settle(dispatcher)
     assert len(told.items) == 1

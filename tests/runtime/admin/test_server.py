@@ -139,6 +139,7 @@ def test_readiness(
     FakeTunnel.stats.reason = "invalid access token"
     answer = get(server, "/readyz")
     assert answer.status == 503
+    missing: dict[str, object]
     (missing,) = answer.json["not_connected"]  # type: ignore[misc]
     assert missing["tunnel"] == "press-4"
     assert missing["state"] == "refused"

@@ -244,9 +244,9 @@ def test_the_callbacks_come_in_this_order(bench: Bench, row: Row) -> None:
     at_source = described(pair.at_source.all())
     at_destination = described(pair.at_destination.all())
     # What the end of a tunnel adds: streams, the connection, and last and once, the tunnel.
-    for heard, expected in ((at_source, row.at_source), (at_destination, row.at_destination)):
-        assert heard[: len(expected) + 1] == [*STARTED, *expected]
-        rest = heard[len(expected) + 1 :]
+    for told, expected in ((at_source, row.at_source), (at_destination, row.at_destination)):
+        assert told[: len(expected) + 1] == [*STARTED, *expected]
+        rest = told[len(expected) + 1 :]
         assert rest[-2:] == ["ConnectionShutdown", "Stopped"]
         assert set(rest[:-2]) <= {"StreamStopped", "ConnectionReset"}
 

@@ -27,6 +27,7 @@ from tunnelfleet.runtime import (
     ApiService,
     ConfigError,
     ConnectionSuccess,
+    Endpoint,
     Message,
     MessageReceived,
     Mode,
@@ -66,7 +67,11 @@ def config(service: TunnelService, name: str, mode: Mode = Mode.SOURCE) -> Tunne
     tokens = service.open_tunnel(name, ["A"])
     token = tokens.source_token if mode is Mode.SOURCE else tokens.destination_token
     return TunnelConfig(
-        name=name, mode=mode, endpoint=service.endpoint, access_token=token, limits=FAST_LIMITS
+        name=name,
+        mode=mode,
+        endpoint=Endpoint.parse(service.endpoint),
+        access_token=token,
+        limits=FAST_LIMITS,
     )
 
 
@@ -106,10 +111,13 @@ class TestChildOfASupervisor:
         runtime = make_runtime()
         worker = ChildSpec(id="worker", start=Worker.start)
         host = self.start_host(dispatcher, worker, runtime.child_spec())
-        eventually(lambda: len(host.ask(WhichChildren())) == 2)
+        eventually(lambda: len(host.ask(WhichChildren(), block=True)) == 2)
         tunnel = runtime.open_tunnel(config(service, "one"))
         tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
-        assert [info.id for info in host.ask(WhichChildren())] == ["worker", "tunnelfleet"]
+        assert [info.id for info in host.ask(WhichChildren(), block=True)] == [
+            "worker",
+            "tunnelfleet",
+        ]
         assert threading.active_count() <= 16
         host.stop(timeout=WAIT_SECONDS)
         assert tunnel.stats.state is TunnelState.STOPPED
@@ -122,7 +130,7 @@ class TestChildOfASupervisor:
     ) -> None:
         runtime = make_runtime()
         host = self.start_host(dispatcher, runtime.child_spec())
-        eventually(lambda: len(host.ask(WhichChildren())) == 1)
+        eventually(lambda: len(host.ask(WhichChildren(), block=True)) == 1)
         tokens = service.open_tunnel("t", ["A"])
         heard = Transcript()
         client = SecureTunnel(
@@ -140,7 +148,7 @@ class TestChildOfASupervisor:
         runtime = make_runtime()
         worker = ChildSpec(id="worker", start=Worker.start)
         host = self.start_host(dispatcher, worker, runtime.child_spec())
-        eventually(lambda: len(host.ask(WhichChildren())) == 2)
+        eventually(lambda: len(host.ask(WhichChildren(), block=True)) == 2)
         tokens = service.open_tunnel("api", ["A"])
         heard = Transcript()
         client = SecureTunnel(
@@ -159,7 +167,7 @@ class TestChildOfASupervisor:
         heard.wait(ConnectionSuccess, 2)
         eventually(lambda: tunnel.stats.state is TunnelState.CONNECTED)
         assert "Stopped" not in heard.names()
-        (worker_info, _runtime_info) = host.ask(WhichChildren())
+        (worker_info, _runtime_info) = host.ask(WhichChildren(), block=True)
         assert worker_info.restarts == 0
         assert worker_info.ref is not None
         assert worker_info.ref.ask("are you there") == "alive"
@@ -172,7 +180,7 @@ class TestChildOfASupervisor:
         runtime = make_runtime()
         worker = ChildSpec(id="worker", start=Worker.start)
         host = self.start_host(dispatcher, worker, runtime.child_spec())
-        eventually(lambda: len(host.ask(WhichChildren())) == 2)
+        eventually(lambda: len(host.ask(WhichChildren(), block=True)) == 2)
         tunnels = [runtime.open_tunnel(config(service, name)) for name in ("one", "two")]
         for tunnel in tunnels:
             tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
@@ -180,16 +188,16 @@ class TestChildOfASupervisor:
         eventually(lambda: service.tunnels()[0].source_connected is False)
         eventually(lambda: service.tunnels()[0].source_connected is True)
         assert tunnels[1].status().reconnects == 0
-        assert [info.restarts for info in host.ask(WhichChildren())] == [0, 0]
+        assert [info.restarts for info in host.ask(WhichChildren(), block=True)] == [0, 0]
         host.stop(timeout=WAIT_SECONDS)
 
     def test_a_host_supervises_its_own_actors_with_ours(self, dispatcher: Dispatcher) -> None:
         spec = ChildSpec(id="worker", start=Worker.start, restart=Restart.PERMANENT)
         host = self.start_host(dispatcher, spec)
-        (before,) = host.ask(WhichChildren())
+        (before,) = host.ask(WhichChildren(), block=True)
         before.ref.tell("fail")
-        eventually(lambda: host.ask(WhichChildren())[0].restarts == 1)
-        (after,) = host.ask(WhichChildren())
+        eventually(lambda: host.ask(WhichChildren(), block=True)[0].restarts == 1)
+        (after,) = host.ask(WhichChildren(), block=True)
         assert after.ref.ask("are you there") == "alive"
         host.stop(timeout=WAIT_SECONDS)
 
@@ -388,7 +396,7 @@ def test_a_service_for_callbacks_needs_a_client(service: TunnelService) -> None:
     wrong = TunnelConfig(
         name="t",
         mode=Mode.DESTINATION,
-        endpoint=service.endpoint,
+        endpoint=Endpoint.parse(service.endpoint),
         access_token=tokens.destination_token,
         services={"A": ApiService()},
     )

@@ -9,7 +9,8 @@ from tunnelfleet.runtime.demo.content import BLOCK_BYTES, Content, Verifier, cou
 
 def test_content_is_the_same_however_it_is_divided() -> None:
     whole = Content("seed").take(50_000)
-    rng, content, parts = random.Random(1), Content("seed"), []
+    rng, content = random.Random(1), Content("seed")
+    parts: list[bytes] = []
     while sum(map(len, parts)) < len(whole):
         left = len(whole) - sum(map(len, parts))
         parts.append(content.take(min(left, rng.randint(0, 3 * BLOCK_BYTES))))

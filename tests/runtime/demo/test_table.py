@@ -14,7 +14,7 @@ from tunnelfleet.runtime.demo.table import STATE_STYLES, pick_rows, plain_line, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnelfleet.runtime.demo.snapshot import FleetSnapshot
+    from tunnelfleet.runtime.demo.snapshot import FleetSnapshot, TunnelRow
 
 
 def draw(
@@ -33,7 +33,7 @@ def ansi(snapshot: FleetSnapshot) -> str:
     return capture.get()
 
 
-def rows(count: int, **changes: object) -> list[object]:
+def rows(count: int, **changes: object) -> list[TunnelRow]:
     return [make_row(f"press-{number:03d}", **changes) for number in range(1, count + 1)]
 
 

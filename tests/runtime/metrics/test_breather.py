@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from tunnelfleet.runtime.metrics import breather as module
 from tunnelfleet.runtime.metrics.breather import PAUSE_SECONDS, WORK_SECONDS, Breather
 
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def test_it_pauses_when_it_is_time_to(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     pauses: list[float] = []
-    monkeypatch.setattr(module.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "sleep", pauses.append)
     breather = Breather()
     breather.breathe()
     assert pauses == []

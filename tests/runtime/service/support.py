@@ -120,7 +120,7 @@ class TunnelClient:
         frame = self.frame()
         assert (frame.fin, frame.opcode) == (1, websocket.ABNF.OPCODE_BINARY), frame.opcode
         assert (frame.rsv1, frame.rsv2, frame.rsv3) == (0, 0, 0)
-        return bytes(frame.data)
+        return data_of(frame)
 
     def message(self) -> Message:
         """Return the next tunnel message; it is alone in its WebSocket message."""
@@ -147,23 +147,30 @@ class TunnelClient:
     def assert_closed_empty(self) -> None:
         """The service says an empty CLOSE and then ends the TCP connection."""
         frame = self.frame()
-        assert (frame.opcode, bytes(frame.data)) == (websocket.ABNF.OPCODE_CLOSE, b"")
+        assert (frame.opcode, data_of(frame)) == (websocket.ABNF.OPCODE_CLOSE, b"")
         self.assert_ended()
 
     def assert_ended(self) -> None:
         """The TCP connection ends with no further byte."""
+        assert self.ws.sock is not None
         assert read_to_end(self.ws.sock) == b""
 
     def assert_quiet(self) -> None:
         """Nothing more is on its way: what the service answers to a ping comes next."""
         self.ws.ping(b"quiet?")
         frame = self.frame()
-        assert (frame.opcode, bytes(frame.data)) == (websocket.ABNF.OPCODE_PONG, b"quiet?")
+        assert (frame.opcode, data_of(frame)) == (websocket.ABNF.OPCODE_PONG, b"quiet?")
 
     def close(self) -> None:
         """End the TCP connection without a CLOSE."""
         if self.ws.sock is not None:
             self.ws.sock.close()
+
+
+def data_of(frame: websocket.ABNF) -> bytes:
+    """The payload of a frame; websocket-client says that it may be text, which it never is here."""
+    assert isinstance(frame.data, bytes)
+    return frame.data
 
 
 def read_to_end(sock: socket.socket) -> bytes:

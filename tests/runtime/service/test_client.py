@@ -11,6 +11,7 @@ from tests.runtime.service.support import (
     TunnelClient,
     connect_tcp,
     data,
+    data_of,
     masked,
     read_to_end,
     request,
@@ -31,7 +32,7 @@ def test_answers_a_ping_with_one_pong_of_the_same_payload(
 ) -> None:
     source.ws.ping(payload)
     frame = source.frame()
-    assert (frame.opcode, bytes(frame.data)) == (PONG, payload)
+    assert (frame.opcode, data_of(frame)) == (PONG, payload)
     source.assert_quiet()
 
 

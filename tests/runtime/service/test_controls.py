@@ -12,8 +12,8 @@ from tests.runtime.service.support import (
     EventLog,
     TunnelClient,
     data,
+    data_of,
     masked,
-    read_to_end,
     start,
 )
 from tunnelfleet.proto import ConfigError, Message, MessageType, Mode, encode_frame
@@ -41,7 +41,7 @@ def test_drop_resets_the_tcp_connection_without_a_close(
 def test_drop_both(service: TunnelService, source: TunnelClient, destination: TunnelClient) -> None:
     service.drop("press-4")
     for client in (source, destination):
-        assert read_to_end(client.ws.sock) == b""
+        client.assert_ended()
 
 
 def test_session_reset_reaches_both_and_ends_every_stream(
@@ -110,7 +110,7 @@ def test_a_stall_outlives_the_client(
         source.ws.sock.recv(1)
     service.resume_reading("press-4", Mode.SOURCE)
     source.ws.settimeout(5)
-    assert bytes(source.frame().data) == b"unread"
+    assert data_of(source.frame()) == b"unread"
 
 
 def test_injects_anything(
@@ -128,7 +128,7 @@ def test_injects_anything(
     ):
         send()
         frame = source.frame()
-        assert (frame.opcode, bytes(frame.data)) == (opcode, payload)
+        assert (frame.opcode, data_of(frame)) == (opcode, payload)
     destination.assert_quiet()
 
 

@@ -220,7 +220,7 @@ def test_silence_neither_reads_nor_writes(pair: Pair) -> None:
 
 def test_a_user_may_end_the_wire_while_it_is_told(pair: Pair) -> None:
     async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
-        user.received = lambda _data: wire.abort("enough")  # type: ignore[method-assign]
+        user.received = lambda _data: wire.abort("enough")  # type: ignore[assignment, method-assign]
         far.send(b"x")
         await until(lambda: user.ends == ["enough"])
 
