@@ -262,7 +262,9 @@ class TestContinuousIntegration:
         assert script.stat().st_mode & 0o111
         subprocess.run(["bash", "-n", str(script)], check=True, timeout=60)
 
-    @pytest.mark.parametrize("target", ["help", "setup", "demo", "test", "check", "bench", "clean"])
+    @pytest.mark.parametrize(
+        "target", ["help", "setup", "demo", "test", "check", "coverage", "bench", "clean"]
+    )
     def test_make_knows_its_targets(self, target: str) -> None:
         makefile = (ROOT / "Makefile").read_text()
         assert re.search(rf"^{target}:.*## \w", makefile, re.MULTILINE)
