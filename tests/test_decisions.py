@@ -17,7 +17,7 @@ ROW = re.compile(r"^\| (\d+) \| \[(.+)\]\((.+)\) \| (.+) \| (.+) \|$", re.MULTIL
 def head(path: Path) -> tuple[str, str, str, str]:
     """Number, title, date and status of a record."""
     found = re.match(r"# (\d+)\. (.+)\n\n- Date: (.+)\n- Status: (.+)\n\n", path.read_text())
-    assert found, "a record begins as template.md does"
+    assert found, "a record begins as the template does"
     number, title, date, status = found.groups()
     return number, title, date, status
 
@@ -34,7 +34,7 @@ def test_a_record_has_date_status_and_its_three_parts(path: Path) -> None:
     assert int(number) == int(path.name[:4])
     datetime.date.fromisoformat(date)
     known = STATUS.fullmatch(status)
-    assert known, f"{status!r} is none of the statuses of template.md"
+    assert known, f"{status!r} is none of the statuses of the template"
     assert known[1] is None or 0 < int(known[1]) <= len(RECORDS)
     _head, *parts = path.read_text().split("\n## ")
     assert [part.splitlines()[0] for part in parts] == ["Context", "Decision", "Consequences"]
