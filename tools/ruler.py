@@ -19,8 +19,8 @@ follows (credit for the sender, say) is counted as well:
   (`sys.settrace`) and the variables of every frame are searched.
 
 Nothing is timed, so a busy machine gives the same figures. A timer or the heartbeat of a dispatcher
-may fall into a round and add its calls; therefore there are several rounds, and of each part the
-round that counted least is printed.
+may fall into a round and add its calls; therefore there are several rounds, until each part has
+counted its least three times, and that is printed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,12 @@ PAYLOAD_BYTES = 64
 PARTS = ("source", "service", "destination")
 WAYS = {"there": PARTS, "back": PARTS[::-1]}
 WARM_UP_ROUNDS = 3
-ROUNDS = 9
+ROUNDS = 30
+"""At most so many."""
+
+ENOUGH_ALIKE = 3
+"""When every part has counted its least so often, nothing else was in it."""
+
 READY_SECONDS = 30.0
 ECHO_SECONDS = 30.0
 QUIET_SECONDS = 0.1
@@ -434,7 +439,7 @@ def measure(rounds: int = ROUNDS) -> dict[str, Way]:
     """Measure both ways.
 
     Args:
-        rounds: how often; the result is what most of them gave.
+        rounds: how often at most.
 
     Raises:
         ConnectionError: the tunnel broke, or did not carry what it was given.
@@ -449,8 +454,10 @@ def measure(rounds: int = ROUNDS) -> dict[str, Way]:
         for _ in range(rounds):
             for way in WAYS:
                 seen[way].append(_measure_once(tunnel, recorder, way, numbers))
+            if all(part.rounds_alike >= ENOUGH_ALIKE for way in WAYS for part in _least(seen[way])):
+                break
     return {
-        way: Way({part: _least([each[part] for each in seen[way]]) for part in parts}, rounds)
+        way: Way(dict(zip(parts, _least(seen[way]), strict=True)), len(seen[way]))
         for way, parts in WAYS.items()
     }
 
@@ -474,12 +481,17 @@ def _measure_once(
         recorder.wait_until_quiet()
     for part, places in recorder.found().items():
         counted[part].copies = places
-    return counted
+    return {part: counted[part] for part in WAYS[way]}
 
 
-def _least(measured: list[Part]) -> Part:
-    result = min(measured, key=lambda part: (part.calls, part.turns or 0, len(part.copies)))
-    return replace(result, rounds_alike=measured.count(result))
+def _least(rounds: list[dict[str, Part]]) -> list[Part]:
+    """Of each part, in the order of the way, the round that counted the least."""
+    result = []
+    for name in rounds[0]:
+        measured = [each[name] for each in rounds]
+        least = min(measured, key=lambda part: (part.calls, part.turns or 0, len(part.copies)))
+        result.append(replace(least, rounds_alike=measured.count(least)))
+    return result
 
 
 def to_json(ways: dict[str, Way]) -> dict[str, Any]:
@@ -513,7 +525,7 @@ def print_table(ways: dict[str, Way], *, details: bool = False) -> None:
         for part, row in rows.items():
             print(f"{part:<12}" + "".join(f"{'-' if x is None else x:>10}" for x in row))
         alike = min(part.rounds_alike for part in way.parts.values())
-        print(f"each part counted just this in {alike} of {way.rounds} rounds, or more\n")
+        print(f"each part counted just this in {alike} or more of {way.rounds} rounds\n")
         if details:
             for part, found in way.parts.items():
                 _print_details(part, found)
@@ -532,7 +544,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Count what an echo through a tunnel costs.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--details", action="store_true", help="also what was counted")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how many (default: {ROUNDS})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at most (default: {ROUNDS})")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be 1 or more")

@@ -203,7 +203,7 @@ def carry():
 def measured() -> dict[str, Any]:
     """A run in a process of its own: a tracer here would be in the way of the tests'."""
     run = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "ruler.py"), "--json", "--rounds", "5"],
+        [sys.executable, str(ROOT / "tools" / "ruler.py"), "--json", "--rounds", "6"],
         capture_output=True,
         text=True,
         check=False,
