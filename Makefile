@@ -46,6 +46,7 @@ format: $(DEV_STAMP) ## format the code and sort its imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: coverage
 # Without tests/bench, whose limits are for code that is not traced. The floors: fail_under in pyproject.toml, and 100 % of proto.
 coverage: $(DEV_STAMP) ## run the tests and measure branch coverage; fails below its floor
 	$(BIN)/python -m coverage run -m pytest --ignore=tests/bench $(ARGS)
