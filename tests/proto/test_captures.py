@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.proto.transcripts import (
     CAPTURES,
     Recorded,
-    encode_again,
     full_frames,
     handshakes,
     messages,
+    reencode,
     version_of,
 )
 from tunnelfleet.proto import (
@@ -55,7 +55,7 @@ def test_decodes_to_what_was_recorded(capture: Path) -> None:
 @every_capture
 def test_reencodes_to_the_same_bytes(capture: Path) -> None:
     for record in messages(capture):
-        frame = encode_again(capture, record.message)
+        frame = reencode(capture, record.message)
         assert len(frame) == record.frame_bytes
         assert frame[: len(record.frame)] == record.frame
         # Whatever the order of fields, ours means the same.
@@ -73,7 +73,7 @@ def test_localproxy_order_is_our_own() -> None:
 def test_long_messages_decode(capture: Path) -> None:
     for record in messages(capture):
         if len(record.frame) < record.frame_bytes:
-            whole = record.frame + encode_again(capture, record.message)[len(record.frame) :]
+            whole = record.frame + reencode(capture, record.message)[len(record.frame) :]
             assert FrameDecoder().feed(whole) == [record.message]
 
 
@@ -123,7 +123,7 @@ class Peers:
 
     def send(self, session: Session, record: Recorded) -> None:
         (message,) = self.commanded(session, record.message)
-        frame = encode_again(self.capture, message)
+        frame = reencode(self.capture, message)
         assert frame[: len(record.frame)] == record.frame
         assert len(frame) == record.frame_bytes
 

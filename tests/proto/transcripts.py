@@ -54,7 +54,7 @@ def full_frames(capture: Path, receiver: Mode) -> list[Recorded]:
     ]
 
 
-def encode_again(capture: Path, message: Message) -> bytes:
+def reencode(capture: Path, message: Message) -> bytes:
     """Return `message` as a frame, with its fields in the order of the peer that was recorded."""
     if capture.stem.startswith("aws-c"):
         # The C client puts the ids first. Protobuf messages can be concatenated, so its order is
