@@ -57,5 +57,8 @@ def test_mypy_reads_packages_tests_tools_and_examples() -> None:
 def test_coverage_counts_branches_and_has_its_floors() -> None:
     coverage = pyproject()["tool"]["coverage"]
     assert coverage["run"]["branch"] is True
-    assert coverage["report"]["fail_under"] >= 98
+    assert coverage["report"]["fail_under"] >= 97
+    # Folders and not packages: then a file that no test imports counts as well.
+    assert coverage["run"]["source"] == ["actors", "proto", "runtime"]
     assert "--include '*/proto/*' --fail-under 100\n" in recipe("coverage")
+    assert re.search(r"^ +run: .*\bmake coverage$", WORKFLOW.read_text(), re.MULTILINE)
