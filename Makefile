@@ -14,7 +14,7 @@ PACKAGES := actors proto runtime
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup system demo test check format coverage bench clean distclean FORCE
+.PHONY: help setup system demo test check format bench clean distclean FORCE
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
