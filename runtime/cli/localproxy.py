@@ -201,6 +201,12 @@ def localproxy_command(
             help="Largest payload of a message (64512); 16384 suits a localproxy on a fast link.",
         ),
     ] = None,
+    no_marks: Annotated[
+        bool,
+        typer.Option(
+            "--no-marks", help="Do not tell a cut connection from an ended one by `ignorable`."
+        ),
+    ] = False,
     admin: Annotated[
         str | None,
         typer.Option(
@@ -247,6 +253,7 @@ def localproxy_command(
         "bandwidth": bandwidth,
         "payload-bytes": payload_bytes,
         "admin": admin,
+        "no-marks": "true" if no_marks else None,
         "admin-open": "true" if admin_open else None,
     }
     hide_arguments(access_token or "", client_token or "")

@@ -188,6 +188,7 @@ class PlanBuilder:
                 if local_bind and local_bind.text and mode is Mode.DESTINATION
                 else None
             ),
+            marks=not self._boolean("no-marks"),
             limits=self._limits(),
         )
 

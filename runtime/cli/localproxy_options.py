@@ -76,6 +76,7 @@ OPTIONS = {
         Option("settings-json", "--settings-json"),
         Option("bandwidth", "--bandwidth"),
         Option("payload-bytes", "--payload-bytes"),
+        Option("no-marks", "--no-marks"),
         Option("admin", "--admin"),
         Option("admin-open", "--admin-open"),
     )
@@ -84,7 +85,7 @@ OPTIONS = {
 NOT_FOR_FILES = ("config", "export-default-settings", "help", "version")
 """Options that localproxy takes in a `--config` file too, and does not act on."""
 
-OUR_OPTIONS = frozenset({"bandwidth", "payload-bytes", "admin", "admin-open"})
+OUR_OPTIONS = frozenset({"bandwidth", "payload-bytes", "no-marks", "admin", "admin-open"})
 """Those that localproxy does not have."""
 
 LOCALPROXY_OPTIONS = frozenset(f"--{name}" for name in {*OPTIONS, *NOT_FOR_FILES} - OUR_OPTIONS)

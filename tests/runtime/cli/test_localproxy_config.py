@@ -336,6 +336,18 @@ class TestOther:
         assert found.verify is verify
         assert bool(found.warnings) is not verify
 
+    @pytest.mark.parametrize(
+        ("flags", "file", "marks"),
+        [
+            ({}, "", True),
+            ({"no_marks": "true"}, "", False),
+            ({}, "no-marks = true", False),
+            ({}, "no-marks = no", True),
+        ],
+    )
+    def test_marks(self, flags: dict[str, str], file: str, marks: bool) -> None:
+        assert local(s="5555", file=file, **flags).config.marks is marks
+
     def test_there_is_nothing_to_verify_without_tls(self) -> None:
         assert local(s="1", k="true").warnings == ()
 
