@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pykka.messages import ProxyCall
 
 from tests.actors.fakes import Recorder, make_config
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
@@ -18,7 +19,6 @@ from tunnelfleet.actors.kernel import (
     ChildSpec,
     Dispatcher,
     Restart,
-    StartChild,
     WhichChildren,
     kill,
 )
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 EVENT = SessionWasReset("press-4")
-CRASH: Any = StartChild(None)  # type: ignore[arg-type]
+CRASH: Any = ProxyCall(attr_path=("crashed_by_a_test",), args=(), kwargs={})
 """A command that a supervisor fails of."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
+from pykka.messages import ProxyCall
 
 from tests.e2e.rig import CONNECTS_PER_SECOND, FAST_LIMITS, eventually
 from tests.runtime.client.support import WAIT_SECONDS, Bench, Transcript
@@ -16,7 +17,6 @@ from tunnelfleet.actors.kernel import (
     DispatchedActor,
     Dispatcher,
     Restart,
-    StartChild,
     SupervisorActor,
     Terminated,
     TerminationReporter,
@@ -202,7 +202,7 @@ class TestChildOfASupervisor:
         host.stop(timeout=WAIT_SECONDS)
 
 
-CRASH: Any = StartChild(None)  # type: ignore[arg-type]
+CRASH: Any = ProxyCall(attr_path=("crashed_by_a_test",), args=(), kwargs={})
 """A command that a root supervisor fails of."""
 
 
