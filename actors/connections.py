@@ -83,6 +83,7 @@ class ConnectionTable:
         self._connections: dict[ConnectionKey, Connection] = {}
         self._active: dict[tuple[str, int, int], Connection] = {}
         self._lingering: dict[ConnectionKey, Connection] = {}
+        self._by_stream: dict[ActorRef[Any] | ApiStream, dict[ConnectionKey, Connection]] = {}
         self._over: set[ConnectionKey] = set()
         self.backlog_bytes = 0
 
@@ -110,6 +111,7 @@ class ConnectionTable:
         """Start to keep a connection."""
         connection = self._connections[key] = Connection(key, stream, now)
         self._active[key[:3]] = connection
+        self._by_stream.setdefault(stream, {})[key] = connection
         return connection
 
     def release(self, connection: Connection) -> Connection | None:
@@ -132,17 +134,22 @@ class ConnectionTable:
         self._lingering.pop(connection.key, None)
         if self._active.get(connection.key[:3]) is connection:
             del self._active[connection.key[:3]]
+        siblings = self._by_stream.get(connection.stream, {})
+        siblings.pop(connection.key, None)
+        if not siblings:
+            self._by_stream.pop(connection.stream, None)
         self._over.discard(connection.key)
         self.backlog_bytes -= connection.backlog_bytes
         connection.backlog_bytes = 0
 
     def of_stream(self, stream: ActorRef[Any] | ApiStream) -> list[Connection]:
         """The connections of one stream that are not over on the wire."""
-        return [c for c in self._active.values() if c.stream == stream]
+        mine = self._by_stream.get(stream, {}).values()
+        return [each for each in mine if each.end_phase is not EndPhase.OVER]
 
     def all_of_stream(self, stream: ActorRef[Any] | ApiStream) -> list[Connection]:
         """The connections of one stream, those too whose sockets are still written to."""
-        return [c for c in self._connections.values() if c.stream == stream]
+        return list(self._by_stream.get(stream, {}).values())
 
     def received(self, connection: Connection, size_bytes: int, now: float) -> None:
         """Bytes arrived for it."""

@@ -148,11 +148,7 @@ def close_socket(sock: socket.socket | TlsInTls, how: int = socket.SHUT_RDWR) ->
             without a reset.
     """
     with contextlib.suppress(OSError):
-        if isinstance(sock, socket.socket):
-            # Not SSLSocket's own, which forgets its TLS on the way.
-            socket.socket.shutdown(sock, how)
-        else:
-            sock.shutdown(how)
+        sock.shutdown(how)
     close_quietly(sock)
 
 

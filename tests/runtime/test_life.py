@@ -58,6 +58,9 @@ class FakeEngine:
         self.is_running = True
         return f"root {self.number}"
 
+    def check_process(self) -> None:
+        """Nobody has forked."""
+
     def stop(self, timeout_seconds: float) -> None:
         self._note(f"stop {timeout_seconds:g}")
         if self.root_ends is not None:

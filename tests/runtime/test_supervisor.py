@@ -7,10 +7,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pykka.messages import ProxyCall
 
 from tests.actors.fakes import Recorder, make_config
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, crash, wait_until
 from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.event_relay import EventRelay, Subscribe
 from tunnelfleet.actors.events import SessionWasReset
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 EVENT = SessionWasReset("press-4")
-CRASH: Any = ProxyCall(attr_path=("crashed_by_a_test",), args=(), kwargs={})
-"""A command that a supervisor fails of."""
 
 
 @pytest.fixture
@@ -91,7 +88,7 @@ class TestRoot:
         [
             (lambda root: root.stop(timeout=DEADLINE_SECONDS), True, False),
             (kill, False, False),
-            (lambda root: root.tell(CRASH), False, True),
+            (crash, False, True),
         ],
         ids=["stopped", "killed", "crashed"],
     )

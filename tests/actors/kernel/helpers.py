@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, TerminationReporter
+from tunnelfleet.actors.kernel.mail import Piped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +123,11 @@ def fail(exception: BaseException) -> Callable[[Any], None]:
         raise exception
 
     return raise_it
+
+
+def crash(ref: Any) -> None:
+    """Have any dispatched actor fail in its next turn, as by a bug of its own."""
+    ref.cell.send(Piped(lambda _future: fail(RuntimeError("crash"))(None), None, None))
 
 
 def watcher_of(ref: ActorRef[Any], dispatcher: Dispatcher) -> Log:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
-from pykka.messages import ProxyCall
 
+from tests.actors.kernel.helpers import crash
 from tests.e2e.rig import CONNECTS_PER_SECOND, FAST_LIMITS, eventually
 from tests.runtime.client.support import WAIT_SECONDS, Bench, Transcript
 from tunnelfleet.actors.kernel import (
@@ -162,7 +162,7 @@ class TestChildOfASupervisor:
         client.start().result(WAIT_SECONDS)
         tunnel = runtime.open_tunnel(config(service, "one"))
         tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
-        runtime.actor_ref.tell(CRASH)
+        crash(runtime.actor_ref)
         # It is the tunnel again, with the token that only its client token makes usable again.
         heard.wait(ConnectionSuccess, 2)
         eventually(lambda: tunnel.stats.state is TunnelState.CONNECTED)
@@ -200,10 +200,6 @@ class TestChildOfASupervisor:
         (after,) = host.ask(WhichChildren(), block=True)
         assert after.ref.ask("are you there") == "alive"
         host.stop(timeout=WAIT_SECONDS)
-
-
-CRASH: Any = ProxyCall(attr_path=("crashed_by_a_test",), args=(), kwargs={})
-"""A command that a root supervisor fails of."""
 
 
 class Owner(TerminationReporter, pykka.ThreadingActor):
@@ -255,7 +251,7 @@ class TestChildOfAThreadingActor:
         owner = Owner.start(runtime, got)
         owner.ask(config(service, "one")).wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
         ref = runtime.actor_ref
-        ref.tell(CRASH)
+        crash(ref)
         while not isinstance(message := got.get(timeout=WAIT_SECONDS), Terminated):
             assert isinstance(message, TunnelStateChanged)
         assert message.ref == ref

@@ -75,6 +75,9 @@ def test_waits_when_there_are_no_descriptors_left(
         def fileno(self) -> int:
             return self._sock.fileno()
 
+        def shutdown(self, how: int) -> None:
+            self._sock.shutdown(how)
+
         def close(self) -> None:
             self._sock.close()
 
