@@ -235,9 +235,8 @@ def _connect(job: ConnectJob, request: ConnectRequest) -> Connected:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if proxy is not None:
-            sock = _guard(
-                job, "proxy CONNECT", f"proxy {proxy}", lambda: _ask_proxy(job, sock, request)
-            )
+            text = f"CONNECT through proxy {proxy}"
+            sock = _guard(job, "proxy CONNECT", text, lambda: _ask_proxy(job, sock, request))
         if endpoint.is_tls:
             text = f"TLS with {endpoint}"
             sock = _guard(
@@ -297,8 +296,16 @@ def _upgrade(sock: socket.socket, request: ConnectRequest) -> str:
     """Returns the channel id."""
     headers = request_headers(request.access_token, request.client_token, request.user_agent)
     answer = upgrade(sock, request.endpoint, request.mode, headers)
+    if 300 <= answer.status < 400:
+        raise HandshakeError(
+            f"{request.endpoint} answered with a redirect (HTTP {answer.status}), which is not "
+            "followed, for it would carry the access token to a host that nobody named: "
+            "give the endpoint of the service itself",
+            status=answer.status,
+            channel_id=None,
+            retryable=True,
+        )
     if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
-        # A redirect too: it would carry the access token to a host that nobody named.
         raise handshake_error(
             answer.status,
             answer.body.decode("utf-8", "replace"),

@@ -5,6 +5,8 @@ TunnelActor, and back. What is its own matter is elsewhere: connecting in `conne
 ping and whom to give up in `keep_alive`, what arrives in `websocket_input`, what waits to leave in
 `frame_writer`. It does not know streams, and never reconnects: its end, with a reason, is what the
 supervisor acts on.
+
+Longer than other modules: connecting, reading, writing and ending share the one socket's state.
 """
 
 from __future__ import annotations
