@@ -177,6 +177,8 @@ class TunnelStreams(TunnelWire):
         if stream is None:
             return
         self._stats.service(event.service_id).count_stream_ended(event.cause.value)
+        # First, as it is all that a user is told; its connections have ended with it.
+        stream.ref.tell(StopStream(self._abnormal_end(event.cause)))
         for connection in self._connections.of_stream(stream.ref):
             connection.reason = connection.reason or event.cause.value
             connection.ended_by = connection.ended_by or _ENDED_BY.get(
@@ -184,7 +186,6 @@ class TunnelStreams(TunnelWire):
             )
             self._discard(connection)
             self._release(connection, End.CUT)
-        stream.ref.tell(StopStream(self._abnormal_end(event.cause)))
         self._publish(
             events.StreamClosed(
                 self._config.name, event.service_id, event.stream_id, event.cause.value

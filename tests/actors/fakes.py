@@ -275,6 +275,37 @@ class FakeTransport(Recorder):
         self.rig.tunnel.tell(ChildStarted(child_id, ref))
 
 
+class FakeLane:
+    """Stands for a lane to callbacks: they run when a test says so, on the thread of the test."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[[Any], object], Any]] = []
+        self.is_full = False
+        self.runs_here = False
+
+    def put(self, event: Any, _payload_bytes: int = 0, *, may_drop: bool = False) -> None:
+        self._calls.append((self._happened, event))
+
+    def call(self, function: Callable[[Any], object], argument: Any) -> None:
+        self._calls.append((function, argument))
+
+    def when_room(self, _function: Callable[[], object]) -> bool:
+        return False
+
+    def run(self, callback: Callable[[Any], object] = lambda _event: None) -> list[Any]:
+        """Call `callback` with each event that waits, and return these events."""
+        self._callback = callback
+        self._events: list[Any] = []
+        calls, self._calls = self._calls, []
+        for function, argument in calls:
+            function(argument)
+        return self._events
+
+    def _happened(self, event: Any) -> None:
+        self._events.append(event)
+        self._callback(event)
+
+
 def is_reset(sock: Any) -> bool:
     """Whether the other end of a socket pair was closed."""
     readable, _, _ = select.select([sock], [], [], DEADLINE_SECONDS)

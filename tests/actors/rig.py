@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
+    from tunnelfleet.actors.api_port import ApiPort
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import Dispatcher
 
@@ -63,6 +64,7 @@ class TunnelRig:
         dispatcher: runs all of it.
         monkeypatch: puts the fakes in the place of the real actors.
         mode: of the tunnel.
+        port: of its client API, if it has one.
         **settings: of its TunnelConfig.
 
     Attributes:
@@ -75,6 +77,8 @@ class TunnelRig:
         dispatcher: Dispatcher,
         monkeypatch: pytest.MonkeyPatch,
         mode: Mode = Mode.DESTINATION,
+        *,
+        port: ApiPort | None = None,
         **settings: Any,
     ) -> None:
         monkeypatch.setattr(
@@ -103,6 +107,7 @@ class TunnelRig:
             connector=self.connector,
             services=self.services,
             bound={},
+            port=port,
         )
         self._epochs = itertools.count(1)
         self.epoch = 0

@@ -175,7 +175,8 @@ ROWS = [
             f"source resets connection V{v:d}",
             v,
             source_ends_connection,
-            [STREAM, "StreamStopped", send_end(MessageType.CONNECTION_RESET)],
+            # Behind the reset that the other side sends back once its callbacks have returned.
+            [STREAM, send_end(MessageType.CONNECTION_RESET), "StreamStopped"],
             ["StreamStarted", "StreamStopped"],
         )
         for v in (V1, V2)
