@@ -6,6 +6,8 @@ how long a tunnel waits for a sign that its peer has them, and when it does bett
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 __all__ = ["HelloClock", "MarkTrial"]
 
 TRIAL_SECONDS = 5.0
@@ -68,26 +70,39 @@ class HelloClock:
         return max(min(due for _, due in self._due.values()) - self._time(now), 0.0)
 
 
+class _Link(Enum):
+    """What the present link has shown of marks."""
+
+    UNTRIED = auto()
+    ON_TRIAL = auto()
+    """Marks were sent, and nothing has come from the peer since."""
+    SURVIVED = auto()
+
+
 class MarkTrial:
     """Whether links survive marks."""
 
     def __init__(self) -> None:
-        self._sent_at: float | None = None
+        self._link = _Link.UNTRIED
+        self._sent_at = 0.0
         self._suspects = 0
 
     def sent(self, now: float) -> None:
         """A marked message was sent."""
-        if self._sent_at is None:
+        if self._link is _Link.UNTRIED:
+            self._link = _Link.ON_TRIAL
             self._sent_at = now
 
     def heard(self) -> None:
-        """A message of the peer arrived: marks did no harm."""
-        self._suspects = 0
-        self._sent_at = None
+        """A message of the peer arrived: if it follows marks, they did no harm."""
+        if self._link is _Link.ON_TRIAL:
+            self._link = _Link.SURVIVED
+            self._suspects = 0
 
     def lost(self, now: float) -> bool:
         """The link is lost; return whether to go on without marks from here on."""
-        is_suspect = self._sent_at is not None and now - self._sent_at <= TRIAL_SECONDS
+        is_early = now - self._sent_at <= TRIAL_SECONDS
+        is_suspect = self._link is _Link.ON_TRIAL and is_early
         self._suspects = self._suspects + 1 if is_suspect else 0
-        self._sent_at = None
+        self._link = _Link.UNTRIED
         return self._suspects >= TRIALS

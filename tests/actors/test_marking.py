@@ -177,8 +177,16 @@ TRIAL_TABLE: dict[str, tuple[list[tuple[float, str]], bool]] = {
         [(0, "sent"), (1, "heard"), (2, "lost"), (10, "sent"), (11, "lost")],
         False,
     ),
-    "heard once is trusted for a while: the count starts anew": (
-        [(0, "sent"), (1, "lost"), (10, "heard"), (11, "sent"), (12, "lost")],
+    "what was heard before the first marks says nothing: a destination is asked first": (
+        [(0, "heard"), (0, "sent"), (1, "lost"), (10, "heard"), (11, "sent"), (12, "lost")],
+        True,
+    ),
+    "a link that survived in between: the count starts anew": (
+        [
+            *[(0, "sent"), (1, "lost")],
+            *[(10, "sent"), (11, "heard"), (12, "lost")],
+            *[(20, "sent"), (21, "lost")],
+        ],
         False,
     ),
     "a link that was lost for another reason is no suspect, and none after it": (
@@ -190,9 +198,12 @@ TRIAL_TABLE: dict[str, tuple[list[tuple[float, str]], bool]] = {
         [(0, "sent"), (9, "lost"), (10, "lost"), (11, "lost")],
         False,
     ),
-    "heard after marks, then marks again": (
-        [(0, "sent"), (1, "heard"), (2, "sent"), (3, "lost"), (4, "sent"), (5, "lost")],
-        True,
+    "a link that has survived the first marks is no suspect because of later ones": (
+        [
+            *[(0, "sent"), (1, "heard"), (2, "sent"), (3, "lost")],
+            *[(10, "sent"), (11, "heard"), (12, "sent"), (13, "lost")],
+        ],
+        False,
     ),
 }
 
