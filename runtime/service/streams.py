@@ -25,13 +25,15 @@ class ActiveStream:
         stream_id: its id.
         has_connection_ids: whether it is a V3 stream.
         connection_ids: its open connections, as far as remembered.
-        marks: whether both sides tell the kinds of end apart (PROTOCOL.md section 3a).
+        asks_for_marks: whether its STREAM_START was marked (PROTOCOL.md section 3a).
+        marks: whether both sides tell the kinds of end apart.
         ended_by: V1 and V2: the side that has ended its direction alone.
     """
 
     stream_id: int
     has_connection_ids: bool
     connection_ids: set[int] = field(default_factory=set)
+    asks_for_marks: bool = False
     marks: bool = False
     ended_by: Mode | None = None
 
@@ -57,7 +59,7 @@ class StreamTable:
         """Take in an empty marked DATA of the destination: its answer to a marked start."""
         stream = self._active.get(message.service_id)
         if stream is not None and stream.stream_id == message.stream_id:
-            stream.marks = True
+            stream.marks = stream.asks_for_marks
 
     def note(self, message: Message, sender: Mode) -> None:
         """Take in a control message that was relayed."""
@@ -84,7 +86,7 @@ class StreamTable:
             return
         connections = {message.connection_id} if message.connection_id else set()
         self._active[message.service_id] = ActiveStream(
-            message.stream_id, bool(message.connection_id), connections
+            message.stream_id, bool(message.connection_id), connections, message.ignorable
         )
 
     def take_resets(self) -> list[Message]:
