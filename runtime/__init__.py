@@ -7,6 +7,7 @@ from tunnelfleet.actors.api_events import (
     ConnectionShutdown,
     ConnectionStarted,
     ConnectionSuccess,
+    InputEnded,
     Message,
     MessageReceived,
     SendMessageComplete,
@@ -46,6 +47,7 @@ from tunnelfleet.actors.outgoing import SendQueueFull
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
+    AbnormalEnd,
     ConfigError,
     ConnectionIdUnknown,
     ConnectionIdUnusable,
@@ -75,6 +77,7 @@ from .tls import make_ssl_context
 __all__ = [
     "ANY_SERVICE",
     "MAX_PAYLOAD_BYTES",
+    "AbnormalEnd",
     "Address",
     "ApiEvent",
     "ApiService",
@@ -94,6 +97,7 @@ __all__ = [
     "EventStream",
     "HandshakeError",
     "HttpProxy",
+    "InputEnded",
     "LaneStats",
     "Limits",
     "ListenerClosed",

@@ -36,6 +36,7 @@ CALLBACK_NAMES = (
     "on_stream_stopped",
     "on_connection_started",
     "on_connection_reset",
+    "on_input_ended",
     "on_session_reset",
     "on_stopped",
 )

@@ -33,6 +33,8 @@ def test_the_least_is_enough() -> None:
     assert tunnel.mode is Mode.DESTINATION
     assert str(tunnel.endpoint) == "wss://localhost:8443"
     assert len(tunnel._config.client_token or "") == 36
+    assert not tunnel._half_close
+    assert tunnel._config.marks
 
 
 def test_every_option_arrives() -> None:
@@ -46,6 +48,8 @@ def test_every_option_arrives() -> None:
         .with_bandwidth(100_000)
         .with_version(ProtocolVersion.V2)
         .with_limits(Limits(send_high_water_messages=7))
+        .with_half_close()
+        .with_marks(False)
         .with_name("press-4")
         .with_services({"SSH": "127.0.0.1:22"})
         .with_runtime(runtime)
@@ -58,6 +62,8 @@ def test_every_option_arrives() -> None:
     assert config.bandwidth_bytes_per_second == 100_000
     assert config.version is ProtocolVersion.V2
     assert tunnel.limits.send_high_water_messages == 7
+    assert tunnel._half_close
+    assert not config.marks
     assert tunnel.name == config.name == "press-4"
     assert (config.services or {})["SSH"] == TcpAddress("127.0.0.1", 22)
     assert tunnel._given_runtime is runtime

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from tests.e2e.faults_server import Peer, ScriptedService
-from tests.e2e.rig import eventually
+from tests.e2e.rig import eventually, receive_exactly, receive_to_end
 from tests.runtime.client.support import LIMITS, WAIT_SECONDS, Bench, Pair, Transcript
 from tunnelfleet.proto import Message as WireMessage
 from tunnelfleet.proto import MessageType as WireType
 from tunnelfleet.runtime import (
+    AbnormalEnd,
     ConnectionFailure,
     ConnectionLost,
     ConnectionReset,
@@ -21,6 +24,8 @@ from tunnelfleet.runtime import (
     ConnectionStarted,
     ConnectionSuccess,
     HandshakeError,
+    InputEnded,
+    LocalProtocolError,
     Message,
     MessageReceived,
     MessageType,
@@ -32,6 +37,7 @@ from tunnelfleet.runtime import (
     Stopped,
     StreamStarted,
     StreamStopped,
+    TcpAddress,
     TunnelClosed,
 )
 
@@ -450,6 +456,158 @@ class TestStreams:
         for end in (pair.source, pair.destination):
             eventually(lambda end=end: end.status().connections_active == 1)  # type: ignore[misc]
         assert [event.error for event in pair.at_destination.of(ConnectionStarted)] == [None] * 5
+
+
+each_version = pytest.mark.parametrize(
+    "version", list(ProtocolVersion), ids=lambda version: f"V{version:d}"
+)
+
+
+def with_port(version: ProtocolVersion) -> dict[str, Any]:
+    """Options of a source whose service is a port, which `dial` connects to."""
+    return {"version": version, "name": "operator", "services": {"SSH": "127.0.0.1:0"}}
+
+
+def dial(bench: Bench) -> socket.socket:
+    address = bench.runtime.tunnel("operator").wait_listening("SSH", WAIT_SECONDS)
+    assert isinstance(address, TcpAddress)
+    return socket.create_connection((address.host, address.port), timeout=WAIT_SECONDS)
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    """What comes until an ordinary end; a reset raises."""
+    return b"".join(receive_to_end(sock))
+
+
+class TestEnds:
+    """What a user is told of how a connection ended (PROTOCOL.md section 3a)."""
+
+    @each_version
+    def test_an_application_that_half_closes_gets_what_the_last_callback_sends(
+        self, bench: Bench, version: ProtocolVersion
+    ) -> None:
+        """`nc -N` at the other end: its end is told without an error, and answered behind that."""
+
+        def answer(tunnel: SecureTunnel, event: ConnectionReset | StreamStopped) -> None:
+            heard(tunnel, event)
+            tunnel.send_message(Message(b"the answer", "SSH"))
+
+        kind = ConnectionReset if version is V3 else StreamStopped
+        name = "on_connection_reset" if version is V3 else "on_stream_stopped"
+        heard = Transcript()
+        pair = bench.pair(source=with_port(version), destination={name: answer})
+        with dial(bench) as application:
+            application.sendall(b"the question")
+            application.shutdown(socket.SHUT_WR)
+            assert receive_all(application) == b"the answer"
+        (ended,) = heard.wait(kind)
+        assert ended.error is None
+        for end in (pair.source, pair.destination):
+            eventually(lambda end=end: end.status().connections_active == 0)  # type: ignore[misc]
+        assert len(heard.all()) == 1
+
+    @each_version
+    def test_with_half_close_the_user_says_when_it_has_sent_all(
+        self, bench: Bench, version: ProtocolVersion
+    ) -> None:
+        pair = bench.pair(source=with_port(version), destination={"half_close": True})
+        with dial(bench) as application:
+            application.sendall(b"the question")
+            application.shutdown(socket.SHUT_WR)
+            (ended,) = pair.at_destination.wait(InputEnded)
+            assert (ended.service_id, ended.connection_id) == ("SSH", 1)
+            for part in (b"the ", b"answer"):
+                pair.destination.send_message(Message(part, "SSH")).result(WAIT_SECONDS)
+            assert receive_exactly(application, 10) == b"the answer"
+            assert pair.destination.status().connections_active == 1
+            pair.destination.send_connection_reset("SSH").result(WAIT_SECONDS)
+            assert receive_all(application) == b""
+        for end in (pair.source, pair.destination):
+            eventually(lambda end=end: end.status().connections_active == 0)  # type: ignore[misc]
+        assert not pair.at_destination.of(ConnectionReset)
+
+    @each_version
+    @pytest.mark.parametrize("half_close", [True, False])
+    def test_without_marks_an_end_is_one_of_both_directions_and_has_no_error(
+        self, bench: Bench, version: ProtocolVersion, half_close: bool
+    ) -> None:
+        options = {"marks": False, "half_close": half_close}
+        pair = bench.pair(source=with_port(version), destination=options)
+        kind = ConnectionReset if version is V3 else StreamStopped
+        with dial(bench) as application:
+            application.sendall(b"the question")
+            application.shutdown(socket.SHUT_WR)
+            (ended,) = pair.at_destination.wait(kind)
+            assert ended.error is None
+            late = pair.destination.send_message(Message(b"late", "SSH"))
+            assert isinstance(late.exception(WAIT_SECONDS), LocalProtocolError)
+        assert not pair.at_destination.of(InputEnded)
+
+    @each_version
+    def test_an_application_that_breaks_off_is_an_abnormal_end(
+        self, bench: Bench, version: ProtocolVersion
+    ) -> None:
+        pair = bench.pair(source=with_port(version), destination={"half_close": True})
+        kind = ConnectionReset if version is V3 else StreamStopped
+        with dial(bench) as application:
+            application.sendall(b"12 bytes")
+            pair.at_destination.wait(MessageReceived)
+            application.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        (ended,) = pair.at_destination.wait(kind)
+        assert isinstance(ended.error, AbnormalEnd)
+        assert not pair.at_destination.of(InputEnded)
+
+    @each_version
+    def test_a_client_that_has_ended_a_connection_takes_nothing_more(
+        self, bench: Bench, version: ProtocolVersion
+    ) -> None:
+        """Who sends to it is told so."""
+        pair = bench.pair(source={"version": version}, destination={"half_close": True})
+        start_stream(bench, pair)
+        pair.source.send_connection_reset("SSH").result(WAIT_SECONDS)
+        pair.at_destination.wait(InputEnded)
+        pair.destination.send_message(Message(b"for nobody", "SSH")).result(WAIT_SECONDS)
+        kind = ConnectionReset if version is V3 else StreamStopped
+        (ended,) = pair.at_destination.wait(kind)
+        assert isinstance(ended.error, AbnormalEnd)
+        assert not pair.at_source.of(MessageReceived)
+
+    @each_version
+    def test_a_stop_of_the_other_side_is_an_abnormal_end(
+        self, bench: Bench, version: ProtocolVersion
+    ) -> None:
+        """It was stopped before its user had said that this was all."""
+        pair = bench.pair(source={"version": version})
+        start_stream(bench, pair)
+        sent = pair.source.send_message(Message(b"last words", "SSH"))
+        pair.source.stop().result(WAIT_SECONDS)
+        sent.result(WAIT_SECONDS)
+        kind = ConnectionReset if version is V3 else StreamStopped
+        (event,) = pair.at_destination.wait(kind)
+        assert isinstance(event.error, AbnormalEnd)
+        (received,) = pair.at_destination.of(MessageReceived)
+        assert received.message.payload == b"last words", "it came before"
+
+    def test_a_stream_that_is_reset_is_an_abnormal_end_there_and_none_here(
+        self, bench: Bench
+    ) -> None:
+        pair = bench.pair()
+        start_stream(bench, pair)
+        pair.source.send_stream_reset("SSH").result(WAIT_SECONDS)
+        (there,) = pair.at_destination.wait(StreamStopped)
+        (here,) = pair.at_source.wait(StreamStopped)
+        assert isinstance(there.error, AbnormalEnd)
+        assert here.error is None
+
+    def test_a_lost_connection_is_an_abnormal_end_on_both_sides(self, bench: Bench) -> None:
+        pair = bench.pair()
+        start_stream(bench, pair)
+        bench.service.drop(pair.name, Mode.SOURCE)
+        for heard in (pair.at_source, pair.at_destination):
+            (event,) = heard.wait(StreamStopped)
+            assert isinstance(event.error, AbnormalEnd)
+            assert str(event.error)
+        assert not pair.at_destination.of(ConnectionReset), "told once, by stream"
 
 
 class TestStopped:
