@@ -27,6 +27,7 @@ EXPECTED_OUTPUT = [
     "not started",
     "written",
     "stream of A\nconnection 2\nno connection 2",
+    "all received\nnot whole: reset by the peer",
     "NoActiveStream: ",
     "9999 written\n10000 received",
     "b'hello'",
