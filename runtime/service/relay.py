@@ -14,6 +14,8 @@ is remembered.
 PROTOCOL.md section 4, on the wire: SERVICE_IDS is a WebSocket message of its own and sent once a
 connection; every relayed frame is one WebSocket message, so a start is never joined with DATA nor
 DATA with DATA; in V3 the service's own STREAM_RESET carries a connection id.
+
+Above 400 lines because back-pressure, bandwidth and delay decide together when a client is read.
 """
 
 from __future__ import annotations

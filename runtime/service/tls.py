@@ -107,6 +107,8 @@ class ServerTls:
         context = ssl.create_default_context()
         if self._given is not None:
             context.load_verify_locations(self._given[0])
+            # Its authority is not known here; the certificate itself is what is trusted.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         return context
 
     def forget(self) -> None:

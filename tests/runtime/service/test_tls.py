@@ -1,0 +1,96 @@
+"""The service's TLS: a given certificate taken anew, a made one, and errors that say what to do."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.runtime.service.support import EventLog, TunnelClient
+from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.runtime.service import ServiceEventKind, TunnelService
+from tunnelfleet.runtime.service.certificates import ensure_certificate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _put(folder: Path, given: Path, name: str = "127.0.0.1") -> Path:
+    """Make a certificate and put it where the service was told to find one; return its CA."""
+    files = ensure_certificate(folder, name)
+    given.mkdir(exist_ok=True)
+    shutil.copy(files.certificate, given / "cert.pem")
+    shutil.copy(files.private_key, given / "key.pem")
+    return files.ca
+
+
+def test_new_handshakes_use_what_was_taken_anew_and_old_connections_stay(
+    tmp_path: Path, events: EventLog
+) -> None:
+    given = tmp_path / "given"
+    _put(tmp_path / "old", given)
+    with TunnelService(
+        certificate=given / "cert.pem", private_key=given / "key.pem", on_event=events
+    ) as service:
+        tokens = service.open_tunnel("t", ["SSH"])
+        source = TunnelClient(service, Mode.SOURCE, tokens.source_token)
+        _put(tmp_path / "new", given, "relay.example")
+        with pytest.raises(ssl.SSLError):
+            TunnelClient(service, Mode.DESTINATION, tokens.destination_token)
+        service.reload_certificate()
+        assert "relay.example" in events.wait(ServiceEventKind.CERTIFICATE_RELOADED).detail
+        TunnelClient(service, Mode.DESTINATION, tokens.destination_token).close()
+        source.assert_quiet()
+        source.close()
+
+
+@pytest.mark.parametrize("broken", ["cert.pem", "key.pem"])
+@pytest.mark.parametrize("how", ["missing", "empty", "other"])
+def test_what_cannot_be_used_is_an_error_and_changes_nothing(
+    tmp_path: Path, broken: str, how: str
+) -> None:
+    given = tmp_path / "given"
+    _put(tmp_path / "old", given)
+    with TunnelService(certificate=given / "cert.pem", private_key=given / "key.pem") as service:
+        tokens = service.open_tunnel("t", ["SSH"])
+        context = service.ssl_context()
+        (given / broken).unlink()
+        if how == "empty":
+            (given / broken).touch()
+        elif how == "other":
+            _put(tmp_path / "other", tmp_path / "elsewhere")
+            shutil.copy(tmp_path / "elsewhere" / broken, given / broken)
+        with pytest.raises(ConfigError, match=broken):
+            service.reload_certificate()
+        service.ssl_context = lambda: context  # type: ignore[method-assign]
+        TunnelClient(service, Mode.SOURCE, tokens.source_token).close()
+
+
+def test_a_made_certificate_is_not_taken_anew() -> None:
+    with TunnelService() as service, pytest.raises(ConfigError, match="no certificate was given"):
+        service.reload_certificate()
+
+
+def test_an_encrypted_key_is_an_error_and_asks_nobody(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    files = ensure_certificate(tmp_path, "127.0.0.1")
+    key = serialization.load_pem_private_key(files.private_key.read_bytes(), None)
+    files.private_key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"password"),
+        )
+    )
+    service = TunnelService(certificate=files.certificate, private_key=files.private_key)
+    with pytest.raises(ConfigError, match=r"server\.key"):
+        service.start()
+
+
+def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"{tmp_path}/file.*folder"):
+        TunnelService(state_dir=tmp_path / "file").start()
