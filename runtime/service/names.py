@@ -75,6 +75,11 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
 def is_wildcard(host: str) -> bool:
     """Say whether a service that listens there listens on every address."""
     address = _address(host)
@@ -107,7 +112,8 @@ def reachable_hosts(
         hosts = [*named, *lan_addresses(host), loopback]
     else:
         hosts = [host, *named]
-    if certificate is not None:
+    # Who listens on loopback with a certificate for elsewhere tries something, and means loopback.
+    if certificate is not None and not _is_loopback(host):
         theirs = names_of(certificate)
         hosts = [each for each in hosts if covers(theirs, each)] or [
             name for name in theirs if "*" not in name

@@ -133,6 +133,8 @@ def test_a_given_certificate_says_what_is_told_as_endpoint(tmp_path: Path, host:
     certificate = load_certificate(files.certificate)
     assert certificate is not None
     assert reachable_hosts("198.51.100.7", [], certificate)[0] == "localhost"
+    foreign = load_certificate(ensure_certificate(tmp_path / "b", "127.0.0.1").certificate)
+    assert reachable_hosts("127.0.0.9", [], foreign) == ("127.0.0.9",)
 
 
 def test_a_service_is_named() -> None:
