@@ -28,11 +28,11 @@ class Err:
         self._capsys = capsys
         self._text = ""
 
-    def entries(self) -> list[tuple[str, str]]:
-        """Level and text of each line of the log so far."""
+    def entries(self, word: str = "") -> list[tuple[str, str]]:
+        """Level and text of each line of the log so far that has a word in it."""
         self._text += self._capsys.readouterr().err
         found = [LINE.fullmatch(line) for line in self._text.splitlines()]
-        return [(match[1], match[2]) for match in found if match is not None]
+        return [(match[1], match[2]) for match in found if match is not None and word in match[2]]
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_a_line_says_whose_actor_it_is(err: Err) -> None:
             ref = Loud.start(label, dispatcher=dispatcher)
             # What an actor starts belongs where it does.
             ref.ask("start another")
-        eventually(lambda: len(err.entries()) == 6, "six lines")
-    assert sorted(err.entries()) == [
+        eventually(lambda: len(err.entries("started")) == 6, "six lines")
+    assert sorted(err.entries("started")) == [
         ("WARNING", "press-4: started"),
         ("WARNING", "press-4: started"),
         ("WARNING", "press-5: started"),
@@ -89,8 +89,8 @@ def test_a_tunnel_s_actors_name_their_tunnel(err: Err, monkeypatch: pytest.Monke
     )
     with TunnelRuntime() as runtime:
         runtime.open_tunnel(config)
-        eventually(lambda: bool(err.entries()), "a line")
-    level, text = err.entries()[0]
+        eventually(lambda: bool(err.entries("Unhandled")), "a line")
+    level, text = err.entries("Unhandled")[0]
     assert level == "ERROR"
     assert text.startswith("press-4: Unhandled exception in WebSocketActor")
 
