@@ -177,7 +177,7 @@ class Tunnel:
         if bucket is not None:
             client.wire.set_kernel_buffer(kernel_buffer_bytes(bucket.bytes_per_second))
         announcement = Message(MessageType.SERVICE_IDS, available_service_ids=self.services)
-        client.wire.write(websocket_frame(Opcode.BINARY, encode_frame(announcement)))
+        client.wire.write(_websocket_message(announcement))
         if mode in self._stalled:
             client.wire.hold(Hold.STALLED)
         # Its predecessor may have filled the way to the other side.
@@ -224,19 +224,26 @@ class Tunnel:
             RemoteProtocolError: a frame is malformed or not for this client to send; what came
                 before it has been relayed.
         """
-        to = _OTHER[_mode_of(sender)]
+        mode = _mode_of(sender)
         parts: list[bytes] = []
+        answers: list[bytes] = []
         try:
             for frame in frames:
-                if self._examine(sender, frame):
+                if self._examine(sender, frame, answers):
                     parts += (frame_header(Opcode.BINARY, len(frame)), frame)
         finally:
             if parts:
-                self._send(to, b"".join(parts))
+                self._send(_OTHER[mode], b"".join(parts))
+            if answers:
+                self._send(mode, b"".join(answers))
             self._hold_if_full(sender)
 
-    def _examine(self, sender: Client, frame: bytes) -> bool:
-        """Check one frame and take note of it; say whether it goes to the other side."""
+    def _examine(self, sender: Client, frame: bytes, answers: list[bytes]) -> bool:
+        """Check one frame and take note of it; say whether it goes to the other side.
+
+        What the service itself answers is added to ``answers``, to be sent in one piece: a flood of
+        starts would else be a flood of calls to the kernel.
+        """
         mode = _mode_of(sender)
         message = decode_message(memoryview(frame)[_PREFIX_BYTES:], strict=True)
         if not check_message(message, mode):
@@ -248,7 +255,10 @@ class Tunnel:
                 "which the tunnel does not have"
             )
         if self._clients[_OTHER[mode]] is None:
-            self._drop(mode, message)
+            # Nobody is there to receive: a start is answered with a reset, the rest is dropped.
+            self._dropped_messages += 1
+            if message.type is MessageType.STREAM_START:
+                answers.append(_websocket_message(reset_for(message)))
             return False
         if message.type is MessageType.DATA:
             self._lanes[_OTHER[mode]].payload_bytes += len(message.payload)
@@ -257,12 +267,6 @@ class Tunnel:
         else:
             self._note(mode, message)
         return True
-
-    def _drop(self, mode: Mode, message: Message) -> None:
-        """Nobody is there to receive: a start is answered with a reset, the rest is dropped."""
-        self._dropped_messages += 1
-        if message.type is MessageType.STREAM_START:
-            self._say(mode, reset_for(message))
 
     def _note(self, mode: Mode, message: Message) -> None:
         self._streams.note(message, mode)
@@ -273,7 +277,7 @@ class Tunnel:
 
     def _say(self, to: Mode, message: Message) -> None:
         """Send a message of the service's own, in its place among the relayed ones."""
-        self._send(to, websocket_frame(Opcode.BINARY, encode_frame(message)))
+        self._send(to, _websocket_message(message))
 
     def _send(self, to: Mode, data: bytes) -> None:
         client, lane = self._clients[to], self._lanes[to]
@@ -421,6 +425,10 @@ class Tunnel:
 def _mode_of(client: Client) -> Mode:
     assert client.mode is not None
     return client.mode
+
+
+def _websocket_message(message: Message) -> bytes:
+    return websocket_frame(Opcode.BINARY, encode_frame(message))
 
 
 def _about(message: Message) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tests.runtime.service.support import EventLog
     from tunnelfleet.runtime.service import TunnelTokens
+    from tunnelfleet.runtime.service.wire import Wire
 
 MAX_BUFFERED_BYTES = 262_144
 
@@ -480,14 +481,30 @@ def test_a_tunnel_with_services_takes_messages_without_an_id(
     assert destination.message() == message
 
 
-@pytest.mark.parametrize("delay_seconds", [0.0, 3_600.0], ids=["at once", "delayed"])
-def test_a_client_that_does_not_read_its_resets_is_not_read(
-    service: TunnelService, source: TunnelClient, delay_seconds: float
+def test_resets_that_wait_for_their_delay_hold_up_who_causes_them(
+    service: TunnelService, source: TunnelClient
 ) -> None:
-    service.delay("press-4", delay_seconds)
-    # So long: a busy machine takes its time, and what is slow is not blocked.
-    source.send_until_blocked(_masked_start(1, "SSH") * 2_000, 64 * 1024 * 1024, 3.0)
+    service.delay("press-4", 3_600.0)
+    source.send_until_blocked(_masked_start(1, "SSH") * 2_000, 64 * 1024 * 1024)
     assert 0 < _buffered_bytes(service, Mode.SOURCE) <= MAX_BUFFERED_BYTES
+
+
+def test_the_resets_of_many_starts_are_sent_in_one_piece(
+    service: TunnelService, source: TunnelClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    (client,) = service._tunnels["press-4"].clients(Mode.SOURCE)
+    write = type(client.wire).write
+
+    def count(wire: Wire, content: bytes) -> None:
+        writes.append(len(content))
+        write(wire, content)
+
+    monkeypatch.setattr(type(client.wire), "write", count)
+    source.send_raw(encode_frame(start()) * 2_000)
+    for _ in range(2_000):
+        assert source.message().type is MessageType.STREAM_RESET
+    assert len([size for size in writes if size]) < 50
 
 
 @pytest.mark.parametrize("how", ["unread", "delayed"])
