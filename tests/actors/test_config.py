@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -343,6 +345,8 @@ def test_a_setting_out_of_its_range_is_named(changes: dict[str, object], says: s
     ],
 )
 def test_keepalive_is_what_the_kernel_takes(name: str, most: int) -> None:
-    assert getattr(Limits(**{name: most}), name) == most
+    fits: Any = {name: most}
+    too_much: Any = {name: most + 1}
+    assert getattr(Limits(**fits), name) == most
     with pytest.raises(ConfigError, match=f"{name} is {most + 1}: it must be at most {most}"):
-        Limits(**{name: most + 1})
+        Limits(**too_much)

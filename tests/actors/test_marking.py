@@ -22,7 +22,8 @@ def play(clock: HelloClock, steps: list[Step]) -> None:
     for now, step, argument in steps:
         if step == "started":
             assert isinstance(argument, tuple)
-            clock.started(*argument, now)
+            service_id, stream_id = argument
+            clock.started(service_id, stream_id, now)
         elif step == "overdue":
             assert clock.take_overdue(now) == argument, (now, step)
         elif step == "wait":

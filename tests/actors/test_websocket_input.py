@@ -137,7 +137,7 @@ def test_no_step_is_more_work_than_a_frame_or_a_message(
 
         return wrapper
 
-    monkeypatch.setattr(framing, "decode_message", counted(framing.decode_message))
+    monkeypatch.setattr(framing, "decode_message", counted(framing.decode_message))  # type: ignore[attr-defined]
     monkeypatch.setattr(FrameReader, "_check", counted(FrameReader._check))
     steps = 0
     for _ in WebSocketInput().feed(data):

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -106,7 +106,9 @@ class TestConnect:
 def test_with_tls_to_the_proxy_itself(tmp_path: Path, is_tls: bool) -> None:
     files = ensure_certificate(tmp_path, "127.0.0.1")
     context = server_context(files.certificate, files.private_key)
-    own = {"certificate": files.certificate, "private_key": files.private_key} if is_tls else {}
+    own: Any = (
+        {"certificate": files.certificate, "private_key": files.private_key} if is_tls else {}
+    )
     with Rig(tls=is_tls, **own, ssl_context=make_ssl_context(files.ca)) as rig:
         proxy = ConnectProxy(f"{USER}:{PASSWORD}")
         server = rig.backends.serve(proxy, tls=context)

@@ -343,9 +343,9 @@ def test_both_ends_agree_on_whether_a_connection_was_cut(
     aborted: set[tuple[Mode, Key]] = set()
     for name, *arguments in steps:
         if name == "abort":
-            mode, service, connection = arguments
+            mode, name_of_service, connection = arguments
             assert isinstance(mode, Mode)
-            key = (str(service), 1, int(str(connection)))
+            key = (str(name_of_service), 1, int(str(connection)))
             if tunnel.peers[mode].session.is_known(*key):
                 aborted.add((mode, key))
         if name in ("send", "deliver", "end", "abort", "settle"):

@@ -131,7 +131,7 @@ def test_a_supervisor_that_gives_up_ends(dispatcher: Dispatcher) -> None:
         def __str__(self) -> str:
             raise NotImplementedError
 
-    spec = ChildSpec("child", lambda: fail(UnreadableError())(None))
+    spec = ChildSpec("child", lambda: fail(UnreadableError())(None))  # type: ignore[arg-type,return-value]
     ref = SupervisorActor.start([spec], dispatcher=dispatcher)
     (reason,) = reasons(watcher_of(ref, dispatcher))
     assert reason.startswith("failed: ") or reason == "noproc"

@@ -5,7 +5,7 @@ import os
 import signal
 import ssl
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -148,7 +148,7 @@ def test_it_does_not_reconnect_when_the_settings_say_so() -> None:
 @pytest.mark.parametrize(
     "changes", [{"is_mapped": False}, {"from_files": True}], ids=["no mapping", "of files"]
 )
-def test_services_are_not_announced_before_they_are_known(changes: dict[str, bool]) -> None:
+def test_services_are_not_announced_before_they_are_known(changes: Any) -> None:
     services = {"SSH": TcpAddress("127.0.0.1", 22)}
     config = replace(CONFIG, mode=Mode.DESTINATION, services=services)
     assert run(replace(PLAN, config=config, **changes), FakeRuntime([]))[1] == [

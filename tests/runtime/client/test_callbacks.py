@@ -500,6 +500,7 @@ class TestEnds:
             application.sendall(b"the question")
             application.shutdown(socket.SHUT_WR)
             assert receive_all(application) == b"the answer"
+        ended: Any
         (ended,) = heard.wait(kind)
         assert ended.error is None
         for end in (pair.source, pair.destination):
@@ -538,7 +539,7 @@ class TestEnds:
             application.sendall(b"the question")
             application.shutdown(socket.SHUT_WR)
             (ended,) = pair.at_destination.wait(kind)
-            assert ended.error is None
+            assert ended.error is None  # type: ignore[attr-defined]
             late = pair.destination.send_message(Message(b"late", "SSH"))
             assert isinstance(late.exception(WAIT_SECONDS), LocalProtocolError)
         assert not pair.at_destination.of(InputEnded)
@@ -554,7 +555,7 @@ class TestEnds:
             pair.at_destination.wait(MessageReceived)
             application.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         (ended,) = pair.at_destination.wait(kind)
-        assert isinstance(ended.error, AbnormalEnd)
+        assert isinstance(ended.error, AbnormalEnd)  # type: ignore[attr-defined]
         assert not pair.at_destination.of(InputEnded)
 
     @each_version
@@ -569,7 +570,7 @@ class TestEnds:
         pair.destination.send_message(Message(b"for nobody", "SSH")).result(WAIT_SECONDS)
         kind = ConnectionReset if version is V3 else StreamStopped
         (ended,) = pair.at_destination.wait(kind)
-        assert isinstance(ended.error, AbnormalEnd)
+        assert isinstance(ended.error, AbnormalEnd)  # type: ignore[attr-defined]
         assert not pair.at_source.of(MessageReceived)
 
     @each_version
@@ -584,7 +585,7 @@ class TestEnds:
         sent.result(WAIT_SECONDS)
         kind = ConnectionReset if version is V3 else StreamStopped
         (event,) = pair.at_destination.wait(kind)
-        assert isinstance(event.error, AbnormalEnd)
+        assert isinstance(event.error, AbnormalEnd)  # type: ignore[attr-defined]
         (received,) = pair.at_destination.of(MessageReceived)
         assert received.message.payload == b"last words", "it came before"
 

@@ -8,11 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tunnelfleet.runtime.service import files
 from tunnelfleet.runtime.service.files import (
     FOLDER_PREFIX,
     TemporaryFolder,
@@ -52,7 +51,7 @@ def test_what_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         write_file(path, b"after")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
@@ -69,12 +68,12 @@ def test_content_is_on_the_disk_before_its_name_is(
         done.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")  # noqa: PTH112
         fsync(descriptor)
 
-    def note_rename(*names: str, **folders: int) -> None:
+    def note_rename(*names: str, **folders: Any) -> None:
         done.append("rename")
         rename(*names, **folders)
 
-    monkeypatch.setattr(files.os, "fsync", note_fsync)
-    monkeypatch.setattr(files.os, "rename", note_rename)
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
     write_file(tmp_path / "file", b"content")
     assert done == ["file", "rename", "folder"]
 
@@ -134,7 +133,7 @@ def test_a_removal_that_was_cut_short_is_finished_later(
             raise OSError(5, "Input/output error")
         unlink(name, **folder)
 
-    monkeypatch.setattr(files.os, "unlink", fail_at_the_lock)
+    monkeypatch.setattr(os, "unlink", fail_at_the_lock)
     assert remove_leftovers() == 0
     (left,) = _folders(tmp_path)
     assert [path.name for path in left.iterdir()] == ["lock"]
