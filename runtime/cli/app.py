@@ -34,6 +34,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "check": Command(
+        "tunnelfleet.runtime.cli.gateway.check",
+        "check_command",
+        "Say what is wrong with a gateway's files.",
+    ),
     "service": Command(
         "tunnelfleet.runtime.cli.service", "service_command", "Run a tunneling service of your own."
     ),

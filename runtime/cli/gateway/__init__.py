@@ -1,0 +1,1 @@
+"""The commands of the fleet gateway: `tunnelfleet up`, `tunnelfleet check`."""

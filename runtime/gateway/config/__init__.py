@@ -1,0 +1,21 @@
+"""The configuration of a gateway: TOML files in, settings and wanted tunnels out."""
+
+from .fleet import DoorRule, FleetConfig, GatewaySettings
+from .loader import load
+from .problems import ConfigProblems, Problem
+from .schema import json_schema
+from .secrets import ClientTokens, ensure_secret
+from .tunnels import Authorities
+
+__all__ = [
+    "Authorities",
+    "ClientTokens",
+    "ConfigProblems",
+    "DoorRule",
+    "FleetConfig",
+    "GatewaySettings",
+    "Problem",
+    "ensure_secret",
+    "json_schema",
+    "load",
+]

@@ -1,0 +1,91 @@
+"""The configuration of a gateway as it runs: settings and wanted tunnels, read and checked.
+
+Owns the data between the files and the actors. It knows neither TOML nor actors.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tunnelfleet.runtime import TcpAddress
+    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+
+    from .problems import Problem
+
+__all__ = ["CHANGES_IN_PLACE", "DoorRule", "FleetConfig", "GatewaySettings", "ordinal_in"]
+
+CHANGES_IN_PLACE = frozenset({"drain_seconds"})
+"""Settings of the gateway that a reload takes over; the others need a new start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """The table `[gateway]`, with its defaults in place; see `schema.GatewayKeys`."""
+
+    name: str
+    admin: str
+    admin_mode: int = 0o600
+    admin_group: str | None = None
+    metrics: TcpAddress | None = None
+    metrics_token: str | None = field(default=None, repr=False)
+    metrics_open: bool = False
+    state: str = ""
+    state_folder: Path = Path()
+    placement_members: int = 1
+    placement_ordinal: int = 0
+    workers: int = 1
+    client_token_secret_file: Path | None = None
+    connect_rate: float = 10.0
+    connect_concurrency: int = 8
+    drain_seconds: float = 30.0
+    door: str | None = None
+    door_users_file: Path | None = None
+
+    def needing_restart(self, newer: GatewaySettings) -> list[str]:
+        """The settings that differ in `newer` and that a running gateway cannot take over."""
+        return [
+            each.name
+            for each in fields(self)
+            if each.name not in CHANGES_IN_PLACE
+            and getattr(self, each.name) != getattr(newer, each.name)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class DoorRule:
+    """Who may reach what through the front door; an empty tuple stands for all."""
+
+    users: tuple[str, ...]
+    tunnels: tuple[str, ...]
+    services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetConfig:
+    """All that the files of a gateway say.
+
+    Attributes:
+        gateway: the settings of the process.
+        tunnels: what is wanted, by name.
+        door_rules: who may reach what.
+        warnings: what is worth a look and changes nothing.
+        files: that were read, tokens and certificates included, for whoever watches them.
+    """
+
+    gateway: GatewaySettings
+    tunnels: Mapping[str, WantedTunnel] = field(default_factory=dict)
+    door_rules: tuple[DoorRule, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    files: frozenset[Path] = frozenset()
+
+
+def ordinal_in(name: str) -> int | None:
+    """The number at the end of a gateway's name, which a StatefulSet counts from 0."""
+    found = re.search(r"(?:^|[^0-9])([0-9]{1,4})$", name)
+    return int(found.group(1)) if found else None

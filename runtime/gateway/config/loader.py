@@ -1,0 +1,254 @@
+"""Reading a gateway's configuration: all files, all mistakes at once.
+
+Owns the order of the steps: parse, check each table, merge, check what depends on several. Nothing
+is started or changed here, so a check and a reload can read what a running gateway does not take.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime import TcpAddress, parse_address
+from tunnelfleet.runtime.admin.options import is_loopback
+
+from .files import read_documents
+from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
+from .paths import runtime_folder, state_folder
+from .problems import ConfigProblems, Problem, nearest
+from .schema import METRICS_OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys
+from .secrets import MIN_SECRET_BYTES, read_secret
+from .tunnels import Authorities, TunnelReader, validate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from .files import Document
+
+__all__ = ["MAX_TUNNELS", "load"]
+
+MAX_TUNNELS = 20_000
+"""In one configuration; a process is built for 10,000."""
+ADMIN_SOCKET = "admin.sock"
+STATE_FILE = "state.db"
+NOT_BUILT = {
+    "door": "the front door is not built yet; nothing listens there",
+    "door_users_file": "the front door is not built yet; the file is not read",
+}
+
+
+def load(
+    paths: Sequence[Path],
+    environ: Mapping[str, str] | None = None,
+    authorities: Authorities | None = None,
+) -> FleetConfig:
+    """Read a configuration.
+
+    Args:
+        paths: files and folders, as the user named them.
+        environ: the environment; None is the process's own.
+        authorities: keeps TLS contexts over reloads.
+
+    Raises:
+        ConfigProblems: there are mistakes: all of them.
+    """
+    loader = _Loader(os.environ if environ is None else environ, authorities or Authorities())
+    return loader.load(paths)
+
+
+class _Loader:
+    def __init__(self, environ: Mapping[str, str], authorities: Authorities) -> None:
+        self._environ = environ
+        self._authorities = authorities
+        self._problems: list[Problem] = []
+        self._files: set[Path] = set()
+
+    def load(self, paths: Sequence[Path]) -> FleetConfig:
+        self._authorities.begin()
+        documents, self._problems = read_documents(paths)
+        for document in documents:
+            self._check_top(document)
+        gateway = self._gateway(documents)
+        reader = TunnelReader(
+            self._merge(documents, "defaults", DefaultKeys), self._environ, self._authorities
+        )
+        for document in documents:
+            for number, entry in enumerate(_list(document.data.get("tunnel"))):
+                reader.read(document, number, entry)
+        rules = self._door_rules(documents)
+        self._problems += reader.problems
+        if len(reader.tunnels) > MAX_TUNNELS:
+            hint = f"there are {len(reader.tunnels)} tunnels; at most {MAX_TUNNELS} are possible"
+            self._problems.append(documents[0].problem(("tunnel",), hint))
+        problems = self._sorted(documents)
+        if any(problem.is_error for problem in problems):
+            raise ConfigProblems(problems)
+        self._authorities.forget_others()
+        read = {document.path for document in documents}
+        files = read | self._files | reader.files | self._authorities.files
+        return FleetConfig(
+            gateway, reader.tunnels, rules, tuple(problems), frozenset(files | set(paths))
+        )
+
+    def _sorted(self, documents: Sequence[Document]) -> list[Problem]:
+        order = {document.name: number for number, document in enumerate(documents)}
+        # What `${...}` is in is wrong for another reason too, often: one message a key is enough.
+        found: dict[tuple[str, int, str], Problem] = {}
+        for problem in self._problems:
+            key = (problem.file, problem.line, problem.key)
+            if key not in found or (problem.is_error and not found[key].is_error):
+                found[key] = problem
+        return sorted(found.values(), key=lambda each: (order.get(each.file, -1), each.line))
+
+    # -- tables
+
+    def _check_top(self, document: Document) -> None:
+        for key, value in document.data.items():
+            if key not in FileKeys.model_fields:
+                hint = f"there is no such table; {nearest(key, FileKeys.model_fields)}"
+                self._problems.append(document.problem((key,), hint))
+            elif key in ("tunnel", "door_rule") and not isinstance(value, list):
+                hint = f"there can be several; write [[{key}]] with two brackets"
+                self._problems.append(document.problem((key,), hint))
+
+    def _merge(
+        self, documents: Sequence[Document], table: str, model: type[GatewayKeys | DefaultKeys]
+    ) -> dict[str, tuple[Document, Any]]:
+        """The keys of a table that may stand in several files, each key in one of them."""
+        merged: dict[str, tuple[Document, Any]] = {}
+        for document in documents:
+            if table not in document.data:
+                continue
+            values, _bad = validate(model, document, (table,), document.data[table], self._problems)
+            for key, value in (values or {}).items():
+                if key in merged:
+                    place = merged[key][0].place((table, key))
+                    hint = f"it is set in {place} too; keep one of the two"
+                    self._problems.append(document.problem((table, key), hint))
+                else:
+                    merged[key] = (document, value)
+        return merged
+
+    def _door_rules(self, documents: Sequence[Document]) -> tuple[DoorRule, ...]:
+        rules = []
+        for document in documents:
+            for number, entry in enumerate(_list(document.data.get("door_rule"))):
+                at = ("door_rule", number)
+                values, bad = validate(DoorRuleKeys, document, at, entry, self._problems)
+                if values is None or bad:
+                    continue
+                tunnels = values.get("tunnels", [])
+                names = [tunnels] if isinstance(tunnels, str) else tunnels
+                users, services = values.get("users", []), values.get("services", [])
+                rules.append(DoorRule(tuple(users), tuple(names), tuple(services)))
+                self._problems.append(document.problem(at, NOT_BUILT["door"], error=False))
+        return tuple(rules)
+
+    # -- the table of the gateway
+
+    def _gateway(self, documents: Sequence[Document]) -> GatewaySettings:
+        merged = self._merge(documents, "gateway", GatewayKeys)
+        given = {key: value for key, (_document, value) in merged.items()}
+
+        def problem(key: str, text: str, *, error: bool = True) -> None:
+            # A key that is missing has the line of the table that it is missing in.
+            document = merged[key if key in merged else next(iter(merged))][0]
+            self._problems.append(document.problem(("gateway", key), text, error=error))
+
+        for key, text in NOT_BUILT.items():
+            if key in merged:
+                problem(key, text, error=False)
+        name = given.get("name", platform.node() or "gateway")
+        state = given.get("state")
+        folder = state_folder(self._environ, state)
+        settings = GatewaySettings(
+            name=name,
+            admin=given.get("admin") or f"unix:{runtime_folder(self._environ) / ADMIN_SOCKET}",
+            admin_mode=int(given.get("admin_mode", "0600"), 8),
+            admin_group=given.get("admin_group"),
+            metrics_open=given.get("metrics_open", False),
+            state=state or f"sqlite:///{folder / STATE_FILE}",
+            state_folder=folder,
+            placement_members=given.get("placement_members", 1),
+            connect_rate=given.get("connect_rate", 10.0),
+            connect_concurrency=given.get("connect_concurrency", 8),
+            drain_seconds=given.get("drain_seconds", 30.0),
+            door=given.get("door"),
+            client_token_secret_file=self._file(merged, "client_token_secret_file"),
+            door_users_file=self._file(merged, "door_users_file"),
+        )
+        settings = replace(settings, placement_ordinal=self._ordinal(given, name, problem))
+        secret = settings.client_token_secret_file
+        if secret is not None:
+            self._check_secret(secret, problem)
+        return self._metrics(settings, merged, problem)
+
+    def _file(self, merged: Mapping[str, tuple[Document, Any]], key: str) -> Path | None:
+        if key not in merged:
+            return None
+        document, text = merged[key]
+        return document.relative(text)
+
+    def _ordinal(self, given: Mapping[str, Any], name: str, problem: Any) -> int:
+        members = given.get("placement_members", 1)
+        ordinal = given.get("placement_ordinal")
+        if ordinal is None:
+            ordinal = 0 if members == 1 else ordinal_in(name)
+            if ordinal is None:
+                hint = f"the name {name!r} ends with no number; write placement_ordinal"
+                problem("placement_members", hint)
+                return 0
+        if ordinal >= members:
+            key = "placement_ordinal" if "placement_ordinal" in given else "placement_members"
+            problem(
+                key, f"of {members} gateways the ordinals are 0 to {members - 1}, not {ordinal}"
+            )
+            return 0
+        if members > 1 and "client_token_secret_file" not in given:
+            hint = "gateways that share a fleet need the same secret; name its file"
+            problem("client_token_secret_file", hint)
+        return int(ordinal)
+
+    def _check_secret(self, path: Path, problem: Any) -> None:
+        key = "client_token_secret_file"
+        try:
+            secret, warning = read_secret(path)
+        except ConfigError as error:
+            problem(key, f"{error}; make one with: openssl rand -hex 32")
+            return
+        if len(secret) < MIN_SECRET_BYTES:
+            hint = f"the secret has {len(secret)} bytes, and needs at least {MIN_SECRET_BYTES}"
+            problem(key, f"{hint}; make one with: openssl rand -hex 32")
+        if warning:
+            problem(key, warning, error=False)
+
+    def _metrics(
+        self, settings: GatewaySettings, merged: Mapping[str, Any], problem: Any
+    ) -> GatewaySettings:
+        text = merged["metrics"][1] if "metrics" in merged else GatewayKeys().metrics
+        address = None if text == METRICS_OFF else parse_address(text)
+        assert address is None or isinstance(address, TcpAddress)
+        token = None
+        path = self._file(merged, "metrics_token_file")
+        if path is not None:
+            try:
+                token, warning = read_secret(path)
+            except ConfigError as error:
+                problem("metrics_token_file", str(error))
+            else:
+                self._files.add(path)
+                if warning:
+                    problem("metrics_token_file", warning, error=False)
+        is_closed = "metrics_token_file" not in merged and not settings.metrics_open
+        if address is not None and is_closed and not is_loopback(address.host):
+            hint = f"other machines could read {address}; write metrics_token_file too"
+            problem("metrics", f"{hint}, or metrics_open = true")
+        return replace(settings, metrics=address, metrics_token=token)
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

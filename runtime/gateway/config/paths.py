@@ -1,0 +1,93 @@
+"""Where a gateway keeps what it makes itself, unless it is told otherwise.
+
+Owns the folders that systemd and the XDG base directories give, and how files there are made: for
+their owner alone, never through a link. Files that an operator names are read elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from tunnelfleet.proto import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["create_private_file", "make_private_folder", "runtime_folder", "state_folder"]
+
+NAME = "tunnelfleet"
+
+
+def runtime_folder(environ: Mapping[str, str]) -> Path:
+    """The folder for sockets, gone after a reboot."""
+    given = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    xdg = environ.get("XDG_RUNTIME_DIR")
+    return Path(xdg) / NAME if xdg else state_folder(environ)
+
+
+def state_folder(environ: Mapping[str, str], state: str | None = None) -> Path:
+    """The folder for what survives a restart.
+
+    Args:
+        environ: the environment.
+        state: the URL of the state, if one is given: a file of SQLite has its folder.
+    """
+    if state is not None:
+        parts = urlsplit(state)
+        # sqlite:///relative and sqlite:////absolute, as SQLAlchemy writes them.
+        if parts.scheme == "sqlite" and len(parts.path) > 1:
+            return Path(unquote(parts.path[1:])).parent
+    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    xdg = environ.get("XDG_STATE_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".local" / "state") / NAME
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only its owner can enter, if it is not there.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {folder}: {error.strerror}; name another one, "
+            "or set STATE_DIRECTORY"
+        ) from None
+
+
+def create_private_file(path: Path, content: bytes) -> bool:
+    """Make a file with this content, whole or not at all, for its owner alone.
+
+    Returns:
+        False if there is something of this name already: nothing has happened then.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    make_private_folder(path.parent)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # A link, and not a rename: it fails where something has the name, a link included.
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; name another place") from None
+    return True

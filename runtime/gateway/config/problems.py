@@ -1,0 +1,217 @@
+"""What is wrong with a configuration, in the words of the person who wrote it.
+
+Owns the form of a message, `FILE:LINE: key: what, and what would be right`, and the words for each
+mistake that pydantic finds. It reads no file. No message repeats a value that can be a token.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tunnelfleet.proto import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+__all__ = ["ConfigProblems", "Problem", "describe_errors", "key_text", "nearest", "syntax_problem"]
+
+MAX_SHOWN_LENGTH = 60
+"""Of a value that a message repeats; access tokens are longer."""
+_POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_SECRET_KEYS = frozenset({"access_token", "client_token", "http_proxy", "state", "endpoint"})
+"""Keys whose wrong values are not repeated: they are secrets, or may be one by mistake."""
+
+_NO_KEYS = ("str", "int", "list[", "constrained-str", "function-after[", "[key]")
+"""What pydantic puts behind the key of a mistake: the member of a union, or that it is a name."""
+
+_SYNTAX = (
+    ("Cannot overwrite a value", "this key is set twice; keep one of the two"),
+    ("Cannot declare", "this table is declared twice; keep one of the two"),
+    ("Cannot mutate immutable", "this key is set already, in braces; put all of it in one place"),
+    ("Invalid value", 'this is no TOML value; text needs "quotes", true and false are lower case'),
+    ("Illegal character '\\n'", 'a text is not closed on its line; end it with a "'),
+    ("Unterminated string", 'a text is not closed; end it with a "'),
+    ("Expected '=' after a key", "write KEY = VALUE; a name with blanks needs quotes"),
+    ("Expected newline or end of document", "write one KEY = VALUE on a line"),
+    ("Unclosed array", "a list is not closed; end it with a ]"),
+    ("Unclosed inline table", "a table in braces is not closed; end it with a }, on the same line"),
+    ("Expected ']", "a header is not closed; write [TABLE] or [[TABLE]] on a line of its own"),
+    ("Invalid hex value", r"a backslash starts an escape; write \\, or use 'single quotes'"),
+    ("Unescaped '\\'", r"a backslash starts an escape; write \\, or use 'single quotes'"),
+)
+
+_TYPES = {
+    "string_type": 'write a text in "quotes"',
+    "bool_type": "write true or false",
+    "int_type": "write a whole number, without quotes",
+    "int_from_float": "write a whole number, without quotes",
+    "float_type": "write a number, without quotes",
+    "list_type": 'write a list, ["...", "..."]',
+    "dict_type": "write a table, { NAME = VALUE }",
+    "model_type": "write a table, { NAME = VALUE }",
+    "model_attributes_type": "write a table, { NAME = VALUE }",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake, or one thing to look at.
+
+    Attributes:
+        file: as the user named it, or below the folder that the user named.
+        line: counted from 1.
+        key: for people, as in `tunnel[press-4].mode`.
+        text: what is wrong, and what would be right.
+        is_error: False for a warning, which changes nothing.
+    """
+
+    file: str
+    line: int
+    key: str
+    text: str
+    is_error: bool = True
+
+    def __str__(self) -> str:
+        kind = "" if self.is_error else "warning: "
+        return f"{self.file}:{self.line}: {self.key}: {kind}{self.text}"
+
+
+class ConfigProblems(ConfigError):  # noqa: N818 - says what was found
+    """A configuration has mistakes: all of them, with the warnings.
+
+    Args:
+        problems: in the order of the files and their lines.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__(tuple(problems))
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+def key_text(path: Sequence[str | int], name: str | None = None) -> str:
+    """A key for people.
+
+    Args:
+        path: its way from the root of the file.
+        name: of the tunnel, if the key is one of a tunnel that has a name.
+    """
+    text = ""
+    for number, part in enumerate(path):
+        if isinstance(part, int):
+            shown = name if number == 1 and path[0] == "tunnel" and name else str(part + 1)
+            text += f"[{shown}]"
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at what was meant: the nearest of the known names, or all if there are few."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"there are {', '.join(names)}"
+
+
+def syntax_problem(file: str, text: str, error: str) -> Problem:
+    """The problem that a file is no TOML.
+
+    Args:
+        file: its name.
+        text: what is in it.
+        error: what tomllib says.
+    """
+    found = _POSITION.search(error)
+    message = _POSITION.sub("", error)
+    line = int(found.group(1)) if found and found.group(1) else len(text.splitlines()) or 1
+    if text.startswith("\ufeff"):
+        return Problem(file, 1, "toml", "the file begins with a byte order mark; save it without")
+    hint = next((hint for start, hint in _SYNTAX if message.startswith(start)), None)
+    return Problem(file, line, "toml", hint or f"this is no TOML: {message}")
+
+
+def describe_errors(
+    error: ValidationError, known: dict[str, Iterable[str]]
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """Say in our words what pydantic found.
+
+    Args:
+        error: what it raised.
+        known: the names of the keys, by the dotted way to their table ("" for the top).
+
+    Returns:
+        For each mistake the key, below the validated table, and what is wrong and would be right.
+    """
+    found: dict[tuple[str | int, ...], str] = {}
+    for details in error.errors(include_url=False, include_context=True):
+        path = _location(details)
+        text = _describe(details, path, known)
+        # A union reports one error a member: the first has all that there is to say.
+        found.setdefault(path, text)
+    return list(found.items())
+
+
+def _location(details: ErrorDetails) -> tuple[str | int, ...]:
+    # pydantic appends the members of a union, which are no keys.
+    parts = list(details["loc"])
+    while parts and str(parts[-1]).startswith(_NO_KEYS):
+        parts.pop()
+    return tuple(parts)
+
+
+def _describe(
+    details: ErrorDetails, path: tuple[str | int, ...], known: dict[str, Iterable[str]]
+) -> str:
+    kind, context = details["type"], details.get("ctx", {})
+    value = details["input"]
+    key = str(path[-1]) if path else ""
+    if kind == "extra_forbidden":
+        table = ".".join(str(part) for part in path[:-1])
+        return f"there is no such key; {nearest(key, known.get(table, ()))}"
+    if kind == "missing":
+        return "it is missing; every entry needs one"
+    if kind == "value_error":
+        return str(context["error"])
+    shown = "" if key in _SECRET_KEYS else f", not {_shown(value)}"
+    if kind in ("literal_error", "enum"):
+        expected = context["expected"].replace("'", '"')
+        hint = f"write {expected}{shown}"
+        close = difflib.get_close_matches(str(value), _quoted(context["expected"]), n=1)
+        return f"{hint}; did you mean {close[0]}?" if close and shown else hint
+    if kind in _TYPES:
+        return f"{_TYPES[kind]}{shown}"
+    bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than_equal": "le"}
+    if kind in bounds:
+        words = {"gt": "greater than", "ge": "at least", "le": "at most"}[bounds[kind]]
+        return f"it must be {words} {context[bounds[kind]]:g}{shown}"
+    if kind == "string_too_short":
+        return "it is empty; write a text, or leave it out"
+    if kind == "too_short":
+        return "it is empty; name at least one"
+    if kind == "finite_number":
+        return f"write a finite number{shown}"
+    return f"{details['msg']}{shown}"
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    text = json.dumps(value) if isinstance(value, str | bool) else str(value)
+    return text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:8]}..."

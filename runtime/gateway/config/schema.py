@@ -1,0 +1,379 @@
+"""The keys of a gateway's TOML files: their names, types, defaults and what they mean.
+
+Owns every key, declared once: the check of a file, `tunnelfleet check --schema` and the table of
+keys in docs/gateway.md follow from it. It reads no file, and does not look at what depends on
+several keys: that is in `loader`. The keys of `limits` and `restart` follow from the core's classes
+`Limits` and `Backoff`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+
+from tunnelfleet.proto import ConfigError, Endpoint, validate_access_token, validate_client_token
+from tunnelfleet.runtime import Backoff, HttpProxy, Limits, TcpAddress, parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = [
+    "DOOR",
+    "METRICS_OFF",
+    "TOKEN_KEYS",
+    "DefaultKeys",
+    "DoorRuleKeys",
+    "FileKeys",
+    "GatewayKeys",
+    "TunnelKeys",
+    "json_schema",
+    "known_keys",
+]
+
+DOOR = "door"
+"""Where a source does not listen: its service is reached through the front door alone."""
+METRICS_OFF = "off"
+TOKEN_KEYS = ("access_token_file", "access_token_env", "access_token")
+"""A tunnel has exactly one of these."""
+
+MAX_LABELS = 20
+MAX_LABEL_LENGTH = 200
+MAX_SHARE = 1_024
+"""Gateways that share a fleet statically."""
+_LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_STATE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg")
+
+
+def _core(parse: Callable[[str], object]) -> AfterValidator:
+    """Check with a function of the core, whose `ConfigError` says what would be right."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    return AfterValidator(check)
+
+
+def _check_tcp(text: str) -> None:
+    if not isinstance(parse_address(text), TcpAddress):
+        raise ConfigError("write HOST:PORT")
+
+
+def _check_metrics(text: str) -> None:
+    if text != METRICS_OFF:
+        _check_tcp(text)
+
+
+def _check_state(text: str) -> None:
+    try:
+        parts = urlsplit(text)
+        password = parts.password
+    except ValueError:
+        raise ConfigError("write sqlite:////PATH or postgresql://HOST/DATABASE") from None
+    if parts.scheme not in _STATE_SCHEMES:
+        raise ConfigError("write sqlite:////PATH or postgresql://HOST/DATABASE")
+    if password is not None:
+        raise ConfigError(
+            "a password does not belong here; put it into ~/.pgpass or PGPASSWORD and leave it out"
+        )
+
+
+def _check_mode(text: str) -> None:
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ConfigError('write three octal digits in quotes, as "0660"')
+
+
+def _check_name(text: str) -> None:
+    if not text or len(text) > MAX_LABEL_LENGTH or not text.isprintable():
+        raise ConfigError(f"write 1 to {MAX_LABEL_LENGTH} printable characters")
+
+
+def _check_variable(text: str) -> None:
+    if not _VARIABLE.fullmatch(text):
+        raise ConfigError("write the name of an environment variable, without $ and braces")
+
+
+def _check_target(target: str | int) -> str | int:
+    if target != DOOR:
+        try:
+            parse_address(str(target))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+    return target
+
+
+def _check_services(services: dict[str, str | int]) -> dict[str, str | int]:
+    if not services:
+        raise ValueError('it is empty; name at least one, as in { SSH = "127.0.0.1:22" }')
+    return services
+
+
+def _check_label_name(name: str) -> None:
+    if not _LABEL.fullmatch(name):
+        raise ConfigError("a label has another name: letters, digits and _, no digit in front")
+
+
+def _check_label(value: str) -> None:
+    if len(value) > MAX_LABEL_LENGTH or not value.isprintable():
+        raise ConfigError(f"write at most {MAX_LABEL_LENGTH} printable characters")
+
+
+def _check_labels(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"there are {len(labels)} labels; at most {MAX_LABELS} are possible")
+    return labels
+
+
+def _check_workers(workers: int) -> int:
+    if workers != 1:
+        raise ValueError("worker processes are not built yet; write 1, or leave it out")
+    return workers
+
+
+def _of_core(name: str, cls: type[Any], leave_out: Iterable[str] = ()) -> type[BaseModel]:
+    """A model of a dataclass of the core: the same names and types, nothing required."""
+    docs = _attribute_docs(cls)
+    given: dict[str, Any] = {}
+    for each in fields(cls):
+        if each.name in leave_out:
+            continue
+        kind = int if isinstance(each.default, int) else float
+        default = None if each.default is MISSING else each.default
+        description = f"{docs.get(each.name, each.name.replace('_', ' ') + '.')}"
+        # The core's class checks the numbers together; here each must be possible alone.
+        given[each.name] = (
+            Annotated[kind, Field(gt=0, allow_inf_nan=False)] | None,
+            Field(default=None, description=description, json_schema_extra={"default": default}),
+        )
+    return create_model(name, __config__=_CONFIG, **given)
+
+
+def _attribute_docs(cls: type[Any]) -> dict[str, str]:
+    """What stands below each field of a class, or in the Args of its docstring."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    found = dict(re.findall(r"^ +(\w+): (.+)$", cls.__doc__ or "", re.MULTILINE))
+    for before, node in zip(tree.body, tree.body[1:], strict=False):
+        match before, node:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = " ".join(text.split())
+    return {name: text[0].upper() + text[1:] for name, text in found.items()}
+
+
+_CONFIG = ConfigDict(
+    extra="forbid",
+    strict=True,
+    frozen=True,
+    use_attribute_docstrings=True,
+    hide_input_in_errors=True,
+)
+
+LimitKeys = _of_core("limits", Limits, leave_out=["backoff"])
+RestartKeys = _of_core("restart", Backoff)
+
+Text = Annotated[str, Field(min_length=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Target = Annotated[str | int, AfterValidator(_check_target)]
+LabelName = Annotated[str, _core(_check_label_name)]
+LabelValue = Annotated[str, _core(_check_label)]
+
+
+class GatewayKeys(BaseModel):
+    """The table `[gateway]`: the process itself. It is optional, and so is each of its keys."""
+
+    model_config = _CONFIG
+
+    name: Annotated[str, _core(_check_name)] | None = None
+    """What this gateway is called; without it, the host's name."""
+    admin: Annotated[str, _core(parse_address)] | None = None
+    """Where `tunnelfleet ls` and the other commands reach it, as `unix:PATH`; without it,
+    `admin.sock` in `$RUNTIME_DIRECTORY`, or in `tunnelfleet` below `$XDG_RUNTIME_DIR`.
+    """
+    admin_mode: Annotated[str, _core(_check_mode)] | None = None
+    """Permissions of that socket, such as `"0660"`; without it `"0600"`."""
+    admin_group: Text | None = None
+    """Group that the socket belongs to, by name."""
+    metrics: Annotated[str, _core(_check_metrics)] = "127.0.0.1:9464"
+    """Where `/metrics`, `/healthz` and `/readyz` are served, as `HOST:PORT`; `"off"` for nowhere.
+    """
+    metrics_token_file: Text | None = None
+    """File with the bearer token that those pages ask for."""
+    metrics_open: bool = False
+    """Whether those pages may be served to other machines without a token."""
+    state: Annotated[str, _core(_check_state)] | None = None
+    """Where what must survive a restart is kept, as a URL of SQLAlchemy; without it, a file in
+    `$STATE_DIRECTORY`, or in `tunnelfleet` below `$XDG_STATE_HOME`.
+    """
+    placement: Literal["static"] = "static"
+    """How gateways share a fleet: `"static"`, each has a fixed part; alone it has all."""
+    placement_members: Annotated[int, Field(ge=1, le=MAX_SHARE)] = 1
+    """How many gateways share the fleet."""
+    placement_ordinal: Annotated[int, Field(ge=0)] | None = None
+    """Which of them this one is, from 0; without it, the number at the end of the gateway's name,
+    which a StatefulSet gives.
+    """
+    workers: Annotated[int, AfterValidator(_check_workers)] = 1
+    """Processes; more than one is not possible yet."""
+    client_token_secret_file: Text | None = None
+    """File with the secret that client tokens are derived from, at least 32 bytes; without it one
+    is made beside the state at the first start. Gateways that share a fleet need the same.
+    """
+    connect_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    """Connects a second over all tunnels; AWS allows about 10 an account."""
+    connect_concurrency: Annotated[int, Field(ge=1, le=64)] = 8
+    """Connects that may be under way at once; each takes a thread."""
+    drain_seconds: Seconds = 30.0
+    """How long what is open may go on when a tunnel is removed or the gateway is stopped."""
+    door: Annotated[str, _core(parse_address)] | None = None
+    """Where the front door for SOCKS5 and HTTP CONNECT listens. Not built yet: nothing listens."""
+    door_users_file: Text | None = None
+    """File with the users of the front door. Not built yet."""
+
+
+class TunnelBase(BaseModel):
+    """The keys that a tunnel and `[defaults]` have in common."""
+
+    model_config = _CONFIG
+
+    mode: Literal["source", "destination"] | None = None
+    """`"source"` accepts local connections; `"destination"` connects to local applications."""
+    endpoint: Annotated[str, _core(Endpoint.parse)] | None = None
+    """The tunneling service, as `HOST`, `HOST:PORT` or `wss://HOST:PORT`."""
+    region: Annotated[str, _core(Endpoint.for_region)] | None = None
+    """The AWS region of the service, instead of `endpoint`."""
+    ca: Text | None = None
+    """PEM file or folder of the authorities to trust; without it, the system's."""
+    access_token_file: Text | None = None
+    """File with the access token; it is read at each start and reload."""
+    access_token_env: Annotated[str, _core(_check_variable)] | None = None
+    """Environment variable with the access token."""
+    access_token: Annotated[str, _core(validate_access_token)] | None = Field(
+        default=None, repr=False
+    )
+    """The access token itself: for a first try only, whoever reads the file has the tunnel."""
+    client_token: Annotated[str, _core(validate_client_token)] | None = Field(
+        default=None, repr=False
+    )
+    """The client token; without it, one is derived from the secret and the access token."""
+    services: Annotated[dict[str, Target], AfterValidator(_check_services)] | None = None
+    """Service id to address. Destination: what to connect to. Source: where to listen, port 0 for
+    a free port; without `services` it listens on a free port for each service. `"door"` for the
+    front door alone.
+    """
+    labels: Annotated[dict[LabelName, LabelValue], AfterValidator(_check_labels)] | None = None
+    """What people and metrics tell tunnels apart by; a change applies in place."""
+    version: Literal["V1", "V2", "V3"] | None = None
+    """What a source speaks, `"V3"` unless the destination is an old one."""
+    bandwidth: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Bytes a second that sending is paced to; without it sending is not paced."""
+    marks: bool | None = None
+    """Whether ends tell each other how a connection ended (docs/protocol.md); true unless told."""
+    http_proxy: Annotated[str, _core(HttpProxy.parse)] | None = Field(default=None, repr=False)
+    """Proxy to the service, as `http://[USER:PASSWORD@]HOST:PORT`."""
+    bind: Text | None = None
+    """Source: address to listen on where `services` gives a port alone. Destination: address that
+    local connections come from.
+    """
+    limits: LimitKeys | None = None  # type: ignore[valid-type]
+    """Bounds of the tunnel, see below."""
+    restart: RestartKeys | None = None  # type: ignore[valid-type]
+    """Delays before it connects again, see below."""
+
+
+class DefaultKeys(TunnelBase):
+    """The table `[defaults]`: any key of a tunnel but its name, for tunnels that have not got it.
+
+    `labels`, `limits` and `restart` are merged key by key. A tunnel's `region` replaces a default
+    `endpoint`, and the other way round.
+    """
+
+
+class TunnelKeys(TunnelBase):
+    """A tunnel, `[[tunnel]]`."""
+
+    name: Annotated[str, _core(_check_name)]
+    """What it is called; unique in the fleet."""
+
+
+class DoorRuleKeys(BaseModel):
+    """Who may reach what through the front door, `[[door_rule]]`. Not built yet."""
+
+    model_config = _CONFIG
+
+    users: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Users that the rule is about; without it, all."""
+    tunnels: Text | Annotated[list[Text], Field(min_length=1)] | None = None
+    """Names of tunnels, `*` standing for anything; without it, all."""
+    services: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Service ids; without it, all."""
+
+
+class FileKeys(BaseModel):
+    """A configuration file of a gateway."""
+
+    model_config = _CONFIG
+
+    gateway: GatewayKeys = GatewayKeys()
+    """The process itself."""
+    defaults: DefaultKeys = DefaultKeys()
+    """For all tunnels."""
+    tunnel: list[TunnelKeys] = []
+    """The tunnels."""
+    door_rule: list[DoorRuleKeys] = []
+    """Who may reach what through the front door."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a file, for editors."""
+    schema = _for_toml(FileKeys.model_json_schema())
+    assert isinstance(schema, dict)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "tunnelfleet gateway",
+    }
+
+
+def _for_toml(schema: Any) -> Any:
+    """Leave out what a person who writes TOML has no use for: null, and titles made of names."""
+    if isinstance(schema, list):
+        return [_for_toml(each) for each in schema if each != {"type": "null"}]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: _for_toml(value) for key, value in schema.items()}
+    if found.get("default", 0) is None:
+        del found["default"]
+    if isinstance(found.get("title"), str):
+        del found["title"]
+    if isinstance(found.get("description"), str):
+        found["description"] = " ".join(found["description"].split())
+    members = found.get("anyOf")
+    if isinstance(members, list) and len(members) == 1:
+        del found["anyOf"]
+        found.update({**members[0], **found})
+    return found
+
+
+def known_keys(model: type[BaseModel]) -> dict[str, Iterable[str]]:
+    """The names of a table's keys, by the way to it from the table ("" for itself)."""
+    known: dict[str, Iterable[str]] = {"": list(model.model_fields)}
+    if issubclass(model, TunnelBase):
+        known |= {
+            "limits": list(LimitKeys.model_fields),
+            "restart": list(RestartKeys.model_fields),
+        }
+    return known

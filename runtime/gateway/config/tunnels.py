@@ -1,0 +1,448 @@
+"""From the entries of files to wanted tunnels: defaults, tokens, certificates, what goes together.
+
+Owns what depends on more than one key of a tunnel, or on more than one tunnel. The single keys are
+in `schema`. It opens the files that the entries name, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from tunnelfleet.proto import ConfigError, validate_access_token
+from tunnelfleet.runtime import (
+    Backoff,
+    Endpoint,
+    HttpProxy,
+    Limits,
+    Mode,
+    ProtocolVersion,
+    TcpAddress,
+    make_ssl_context,
+    parse_address,
+)
+from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+
+from .problems import describe_errors
+from .schema import DOOR, TOKEN_KEYS, TunnelKeys, known_keys
+from .secrets import read_secret
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tunnelfleet.runtime import Address
+
+    from .files import Document
+    from .problems import Problem
+
+__all__ = ["Authorities", "TunnelReader", "validate"]
+
+ENDPOINT_KEYS = ("endpoint", "region")
+MERGED_TABLES = ("labels", "limits", "restart")
+EXAMPLE_TOKEN = "t" * 32
+"""Stands for tokens that are not known, or not to be shown, when the rest is checked."""
+
+
+class Authorities:
+    """The TLS contexts of a fleet: one for each file or folder of authorities and its content.
+
+    It is kept over reloads, so that what has not changed is the same context. The contexts of what
+    no tunnel names any more go with `forget_others`.
+    """
+
+    def __init__(self) -> None:
+        self._contexts: dict[tuple[str | None, str], ssl.SSLContext] = {}
+        self._used: set[tuple[str | None, str]] = set()
+        self.files: set[Path] = set()
+        """What was read since `begin`."""
+
+    def begin(self) -> None:
+        """A new reading of the configuration begins."""
+        self._used.clear()
+        self.files.clear()
+
+    def forget_others(self) -> None:
+        """Let go of what has not been asked for since `begin`."""
+        for key in self._contexts.keys() - self._used:
+            del self._contexts[key]
+
+    def get(self, path: Path | None) -> tuple[ssl.SSLContext, str]:
+        """The context that trusts these authorities, and a fingerprint of what was read.
+
+        Raises:
+            ConfigError: it cannot be read, or holds no certificate.
+        """
+        fingerprint = "" if path is None else _fingerprint(path)
+        key = (None if path is None else str(path), fingerprint)
+        if path is not None:
+            self.files.add(path)
+        context = self._contexts.get(key)
+        if context is None:
+            is_folder = path is not None and path.is_dir()
+            context = make_ssl_context(
+                ca_file=None if is_folder else path, ca_dir=path if is_folder else None
+            )
+            self._contexts[key] = context
+        self._used.add(key)
+        return context, fingerprint
+
+
+class TunnelReader:
+    """Reads the tunnels of all files of one configuration.
+
+    Args:
+        defaults: the keys of `[defaults]`, and the document that each is in.
+        environ: where `access_token_env` looks.
+        authorities: makes the TLS contexts.
+    """
+
+    def __init__(
+        self,
+        defaults: Mapping[str, tuple[Document, Any]],
+        environ: Mapping[str, str],
+        authorities: Authorities,
+    ) -> None:
+        self._defaults = defaults
+        self._environ = environ
+        self._authorities = authorities
+        self._names: dict[str, str] = {}
+        self._listening: dict[str, tuple[str, str]] = {}
+        self._tokens: dict[tuple[str, Mode], tuple[str, str]] = {}
+        self.tunnels: dict[str, WantedTunnel] = {}
+        self.problems: list[Problem] = []
+        self.files: set[Path] = set()
+
+    def read(self, document: Document, number: int, entry: object) -> None:
+        """Read one `[[tunnel]]`; what is wrong with it is in `problems`."""
+        at = ("tunnel", number)
+        before = len(self.problems)
+        name = entry.get("name") if isinstance(entry, dict) else None
+        name = name if isinstance(name, str) else None
+        keys, bad = validate(TunnelKeys, document, at, entry, self.problems, name)
+        if keys is None:
+            return
+        if name is not None and "name" not in bad:
+            self._check_name(document, at, name)
+        reading = _Reading(self, document, at, name, keys, bad)
+        wanted = reading.wanted()
+        if wanted is None or any(problem.is_error for problem in self.problems[before:]):
+            return
+        try:
+            wanted.to_config(EXAMPLE_TOKEN)
+        except ConfigError as error:
+            self.problems.append(document.problem(at, str(error), tunnel=name))
+        else:
+            self.tunnels[wanted.name] = wanted
+
+    def _check_name(self, document: Document, at: tuple[str, int], name: str) -> None:
+        place = self._names.setdefault(name, document.place((*at, "name")))
+        if place != document.place((*at, "name")):
+            hint = f"{name!r} is taken by {place}; choose another name"
+            self.problems.append(document.problem((*at, "name"), hint, tunnel=name))
+
+    def default(self, key: str) -> Any:
+        """The value of `[defaults]`, or None."""
+        found = self._defaults.get(key)
+        return None if found is None else found[1]
+
+    def default_document(self, key: str) -> Document:
+        """Where that stands."""
+        return self._defaults[key][0]
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment."""
+        return self._environ
+
+    @property
+    def authorities(self) -> Authorities:
+        """Makes the TLS contexts."""
+        return self._authorities
+
+    def claim_listener(self, address: str, place: str, name: str) -> tuple[str, str] | None:
+        """Note that a tunnel listens there; returns who does already, and where that stands."""
+        found = self._listening.setdefault(address, (name, place))
+        return None if found == (name, place) else found
+
+    def claim_token(self, token: str, mode: Mode, name: str, place: str) -> tuple[str, str] | None:
+        """Note that a tunnel has this token; returns who has it already."""
+        found = self._tokens.setdefault((token, mode), (name, place))
+        return None if found == (name, place) else found
+
+
+class _Reading:
+    """One tunnel while it is read: its own keys first, then those of `[defaults]`."""
+
+    def __init__(
+        self,
+        reader: TunnelReader,
+        document: Document,
+        at: tuple[str, int],
+        name: str | None,
+        keys: Mapping[str, Any],
+        bad: set[str],
+    ) -> None:
+        self._reader = reader
+        self._document = document
+        self._at = at
+        self._name = name
+        self._keys = keys
+        self._bad = bad
+
+    def wanted(self) -> WantedTunnel | None:
+        mode = self._mode()
+        endpoint = self._endpoint()
+        token = self._access_token(mode)
+        services = self._services(mode)
+        limits = self._limits()
+        context, ca, fingerprint = self._trust(endpoint)
+        if None in (self._name, mode, endpoint, token, limits):
+            return None
+        assert self._name is not None
+        assert mode is not None
+        assert endpoint is not None
+        assert token is not None
+        assert limits is not None
+        proxy = self._get("http_proxy")
+        marks = self._get("marks")
+        return WantedTunnel(
+            name=self._name,
+            mode=mode,
+            endpoint=endpoint,
+            access_token=token,
+            client_token=self._get("client_token"),
+            services=services,
+            bind=self._get("bind"),
+            version=ProtocolVersion[self._get("version") or "V3"],
+            bandwidth=self._get("bandwidth"),
+            marks=True if marks is None else marks,
+            http_proxy=None if proxy is None else HttpProxy.parse(proxy),
+            ca=ca,
+            ca_fingerprint=fingerprint,
+            limits=limits,
+            labels=self._merged("labels"),
+            ssl_context=context,
+            place=self._document.place(self._at),
+        )
+
+    # -- single parts; each says what is wrong, and returns None then
+
+    def _mode(self) -> Mode | None:
+        mode = self._get("mode")
+        if mode is None:
+            self._missing("mode", 'it is missing; write mode = "destination" or "source"')
+            return None
+        return Mode(mode)
+
+    def _endpoint(self) -> Endpoint | None:
+        key = self._one_of(
+            ENDPOINT_KEYS,
+            'no service is given; write region = "eu-west-1" or endpoint = "wss://..."',
+        )
+        if key is None:
+            return None
+        text = self._get(key)
+        return Endpoint.parse(text) if key == "endpoint" else Endpoint.for_region(text)
+
+    def _access_token(self, mode: Mode | None) -> str | None:
+        key = self._one_of(
+            TOKEN_KEYS, "no access token is given; write access_token_file or access_token_env"
+        )
+        if key is None:
+            return None
+        value = self._get(key)
+        try:
+            token = validate_access_token(self._read_token(key, value))
+        except ConfigError as error:
+            self._problem(key, str(error))
+            return None
+        if mode is not None and self._name is not None:
+            place = self._document.place((*self._at, key))
+            other = self._reader.claim_token(token, mode, self._name, place)
+            if other is not None and other[0] != self._name:
+                hint = f"tunnel {other[0]!r} ({other[1]}) has the same access token"
+                self._problem(key, f"{hint}; each end of a tunnel has one of its own")
+                return None
+        return token
+
+    def _read_token(self, key: str, value: str) -> str:
+        if key == "access_token":
+            hint = "whoever reads this file has the tunnel; write access_token_file instead"
+            self._warn(key, hint)
+            return value
+        if key == "access_token_env":
+            found = self._reader.environ.get(value)
+            if not found:
+                raise ConfigError(f"the environment has no {value}; set it, or name another one")
+            return found.strip()
+        path = self._relative(key, value)
+        secret = read_secret(path)
+        self._reader.files.add(path)
+        if secret.warning:
+            self._warn(key, secret.warning)
+        return secret.text
+
+    def _services(self, mode: Mode | None) -> Mapping[str, Address | None] | None:
+        given = self._get("services")
+        if given is None:
+            if mode is Mode.DESTINATION:
+                hint = 'it is missing; write what to connect to, { SSH = "127.0.0.1:22" }'
+                self._missing("services", hint)
+            return None
+        default_host = (self._get("bind") if mode is Mode.SOURCE else None) or "127.0.0.1"
+        services: dict[str, Address | None] = {}
+        for service_id, target in given.items():
+            key = f"services.{service_id}"
+            if target == DOOR:
+                if mode is Mode.DESTINATION:
+                    self._problem(key, "a destination connects; write an address, HOST:PORT")
+                services[service_id] = None
+                continue
+            address = parse_address(str(target), default_host=default_host)
+            services[service_id] = address
+            if isinstance(address, TcpAddress) and address.port == 0:
+                if mode is Mode.DESTINATION:
+                    self._problem(key, "port 0 cannot be connected to; write the port")
+            elif mode is Mode.SOURCE and self._name is not None:
+                self._claim_listener(key, str(address))
+        if "" in services and len(services) > 1:
+            self._problem("services", "an empty service id stands alone; name every service")
+        elif all(each is None for each in services.values()) and mode is Mode.SOURCE:
+            hint = "the front door is not built yet; give at least one service an address"
+            self._problem("services", hint)
+        return services
+
+    def _claim_listener(self, key: str, address: str) -> None:
+        assert self._name is not None
+        place = self._document.place((*self._at, *key.split(".", 1)))
+        other = self._reader.claim_listener(address, place, self._name)
+        if other is not None and other[0] != self._name:
+            hint = f"{address} is taken by tunnel {other[0]!r} ({other[1]}); choose another port"
+            self._problem(key, hint)
+
+    def _limits(self) -> Limits | None:
+        try:
+            backoff = Backoff(**self._merged("restart"))
+        except (ValueError, ConfigError) as error:
+            self._problem("restart", str(error))
+            return None
+        try:
+            return Limits(**self._merged("limits"), backoff=backoff)
+        except ConfigError as error:
+            self._problem("limits", str(error))
+            return None
+
+    def _trust(self, endpoint: Endpoint | None) -> tuple[ssl.SSLContext | None, str | None, str]:
+        text = self._get("ca")
+        if endpoint is None or not endpoint.is_tls:
+            if endpoint is not None and text is not None and "ca" in self._keys:
+                self._warn("ca", "the endpoint is ws:// and has no certificate; leave it out")
+            return None, None, ""
+        path = None if text is None else self._relative("ca", text)
+        try:
+            context, fingerprint = self._reader.authorities.get(path)
+        except ConfigError as error:
+            self._problem("ca", str(error))
+            return None, None, ""
+        return context, None if path is None else str(path), fingerprint
+
+    # -- keys
+
+    def _get(self, key: str) -> Any:
+        """The tunnel's own value, else the default, else None."""
+        value = self._keys.get(key)
+        if value is not None or key in self._bad:
+            return value
+        for group in (ENDPOINT_KEYS, TOKEN_KEYS):
+            # Who gives one of them means that one, and not the default beside it.
+            if key in group and any(each in self._keys or each in self._bad for each in group):
+                return None
+        return self._reader.default(key)
+
+    def _merged(self, key: str) -> dict[str, Any]:
+        given = {**(self._reader.default(key) or {}), **(self._keys.get(key) or {})}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _one_of(self, group: tuple[str, ...], if_none: str) -> str | None:
+        given = [key for key in group if self._get(key) is not None]
+        if len(given) > 1:
+            self._problem(given[1], f"{given[0]} is given too; keep one of the two")
+            return None
+        if not given and not any(key in self._bad for key in group):
+            self._problem(group[0], if_none)
+        return given[0] if given else None
+
+    def _relative(self, key: str, text: str) -> Path:
+        is_own = self._keys.get(key) is not None
+        document = self._document if is_own else self._reader.default_document(key)
+        return document.relative(text)
+
+    def _missing(self, key: str, text: str) -> None:
+        if key not in self._bad:
+            self._problem(key, text)
+
+    def _problem(self, key: str, text: str) -> None:
+        self._add(key, text, error=True)
+
+    def _warn(self, key: str, text: str) -> None:
+        self._add(key, text, error=False)
+
+    def _add(self, key: str, text: str, *, error: bool) -> None:
+        path: tuple[str | int, ...] = (*self._at, *key.split(".", 1))
+        document = self._document
+        problem = document.problem(path, text, tunnel=self._name, error=error)
+        self._reader.problems.append(problem)
+
+
+def validate(
+    model: type[BaseModel],
+    document: Document,
+    at: tuple[str | int, ...],
+    table: object,
+    problems: list[Problem],
+    tunnel: str | None = None,
+) -> tuple[dict[str, Any] | None, set[str]]:
+    """Check the keys of one table.
+
+    Args:
+        model: of the table.
+        document: that it is in.
+        at: the way to it.
+        table: what is there.
+        problems: what is wrong is added to these.
+        tunnel: the name of the tunnel that the table is.
+
+    Returns:
+        The values of the keys that are given and right, or None if it is no table; and the names
+        of the keys that are wrong.
+    """
+    if not isinstance(table, dict):
+        hint = "it must be a table; write [[tunnel]]" if at[0] == "tunnel" else "write a table"
+        problems.append(document.problem(at, hint, tunnel=tunnel))
+        return None, set()
+    bad: set[str] = set()
+    try:
+        model.model_validate(table)
+    except ValidationError as error:
+        for path, text in describe_errors(error, known_keys(model)):
+            problems.append(document.problem((*at, *path), text, tunnel=tunnel))
+            bad.add(str(path[0]) if path else "")
+    values = {key: value for key, value in table.items() if key not in bad}
+    return values, bad
+
+
+def _fingerprint(path: Path) -> str:
+    """Of the content, so that certificates that were replaced are a change."""
+    digest = hashlib.sha256()
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file():
+                digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    return digest.hexdigest()

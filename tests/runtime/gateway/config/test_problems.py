@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from tunnelfleet.runtime.gateway.config.problems import ConfigProblems, Problem, key_text, nearest
+
+
+def test_the_form_of_a_message() -> None:
+    error = Problem("f.toml", 3, "gateway.name", "it is wrong; write x")
+    warning = Problem("f.toml", 4, "gateway.name", "look at it", is_error=False)
+    assert str(ConfigProblems([error, warning])).split("\n") == [
+        "f.toml:3: gateway.name: it is wrong; write x",
+        "f.toml:4: gateway.name: warning: look at it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "text"),
+    [
+        (("gateway", "name"), None, "gateway.name"),
+        (("tunnel", 2, "mode"), None, "tunnel[3].mode"),
+        (("tunnel", 2, "services", "SSH"), "press-4", "tunnel[press-4].services.SSH"),
+        (("door_rule", 0, "users", 1), "press-4", "door_rule[1].users[2]"),
+    ],
+)
+def test_keys_for_people(path: tuple[str | int, ...], name: str | None, text: str) -> None:
+    assert key_text(path, name) == text
+
+
+def test_the_nearest_name() -> None:
+    assert nearest("nmae", ["name", "mode"]) == "did you mean name?"
+    assert nearest("zzz", ["name", "mode"]) == "there are name, mode"
