@@ -1,0 +1,118 @@
+"""Which part of the fleet is this gateway's: shards, and who assigns them.
+
+A fleet is cut into shards by the names of its tunnels; a shard has one owner at a time. Owns the
+cut, the rendezvous hashing that spreads shards over members, and the interface behind which an
+engine says who owns what: it tells `Assigned` and `Revoked`. `StaticPlacement` is the simplest
+engine. Pure, but that an engine calls back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tunnelfleet.proto import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "SHARDS",
+    "Assigned",
+    "Placement",
+    "Revoked",
+    "StaticPlacement",
+    "owner_of",
+    "shard_of",
+    "shards_of_member",
+]
+
+SHARDS = 256
+"""Into how many shards a fleet is cut. All gateways of a fleet need the same number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """These shards are this gateway's, besides those that it has.
+
+    Attributes:
+        shards: numbers from 0.
+        epoch: grows with each assignment of a shard, so that a late message can be told from a new
+            one.
+    """
+
+    shards: frozenset[int]
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """These shards are not this gateway's any more: their tunnels must end here."""
+
+    shards: frozenset[int]
+
+
+class Placement(Protocol):
+    """An engine that says who owns which shards."""
+
+    def start(self, tell: Callable[[Assigned | Revoked], None]) -> None:
+        """Begin to tell. `tell` may be called from any thread, at once or later."""
+
+    def stop(self) -> None:
+        """Tell nothing more, and give up what is owned."""
+
+
+class StaticPlacement:
+    """Each member has a part that follows from its number alone.
+
+    Args:
+        ordinal: which member this gateway is, from 0.
+        members: how many there are; 1 has all shards.
+        shards: into how many the fleet is cut.
+
+    Raises:
+        ConfigError: there is no such member.
+    """
+
+    def __init__(self, ordinal: int = 0, members: int = 1, shards: int = SHARDS) -> None:
+        if not 0 <= ordinal < members:
+            raise ConfigError(f"of {members} gateways the ordinals are 0 to {members - 1}")
+        self._mine = shards_of_member(ordinal, members, shards)
+
+    def start(self, tell: Callable[[Assigned | Revoked], None]) -> None:
+        """Tell what is this member's, once."""
+        tell(Assigned(self._mine, epoch=1))
+
+    def stop(self) -> None:
+        """There is nothing to give up: nobody else would take it."""
+
+
+def shard_of(name: str, shards: int = SHARDS) -> int:
+    """The shard that a tunnel is in; it never changes while the number of shards is the same."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % shards
+
+
+def owner_of(shard: int, members: Sequence[str]) -> str:
+    """The member that a shard belongs to, by rendezvous hashing.
+
+    Each member draws a number for each shard, and the highest has it. So when a member comes, it
+    takes shards from all others and no others move; when one goes, only its own do.
+
+    Args:
+        shard: its number.
+        members: the names of all members, at least one.
+    """
+    return max(members, key=lambda member: (_draw(member, shard), member))
+
+
+def shards_of_member(ordinal: int, members: int, shards: int = SHARDS) -> frozenset[int]:
+    """The shards of member `ordinal` of so many, who are known by their numbers."""
+    names = [str(number) for number in range(members)]
+    mine = names[ordinal]
+    return frozenset(shard for shard in range(shards) if owner_of(shard, names) == mine)
+
+
+def _draw(member: str, shard: int) -> bytes:
+    return hashlib.blake2b(f"{shard}/{member}".encode(), digest_size=8).digest()

@@ -1,0 +1,203 @@
+"""From what is wanted and what runs to what has to be done. Pure.
+
+Owns the decision, one tunnel at a time: facts in, at most one action out. An action that takes a
+while (a stop) leads to a phase in which nothing more is decided; when it is over, the same question
+is asked again. So a restart is a stop, and then the start of what is still wanted by then.
+Nothing here knows actors, time, or where a wish comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from .wanted import Change, WantedTunnel, change_between
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = [
+    "SOURCES",
+    "Action",
+    "Apply",
+    "Difference",
+    "Drain",
+    "Phase",
+    "ReplaceToken",
+    "Running",
+    "Start",
+    "Stop",
+    "compare",
+    "decide",
+    "prevailing",
+    "reconcile",
+]
+
+SOURCES = ("files", "api")
+"""Whose entry of a name counts, the first first; those that are not named come after them."""
+
+
+class Phase(Enum):
+    """Where a tunnel that was started stands."""
+
+    RUNNING = "running"
+    DRAINING = "draining"
+    """It takes no new connections, and ends with the last one."""
+    STOPPING = "stopping"
+    """It ends now; nothing is decided until it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A tunnel that was started: what it was started with, and where it stands."""
+
+    tunnel: WantedTunnel
+    phase: Phase = Phase.RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Open the tunnel."""
+
+    tunnel: WantedTunnel
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Give a running tunnel labels and limits that it can take over; no connection notices."""
+
+    tunnel: WantedTunnel
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceToken:
+    """Give a running tunnel other tokens; its link is made again, its listeners stay."""
+
+    tunnel: WantedTunnel
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Let no new connections in; the tunnel ends with the last one."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the tunnel in good order, now."""
+
+    name: str
+
+
+Action = Start | Apply | ReplaceToken | Drain | Stop
+
+_ORDER = (Stop, Drain, ReplaceToken, Apply, Start)
+"""What frees ports comes before what takes them."""
+
+
+def decide(
+    name: str, wanted: WantedTunnel | None, running: Running | None, *, is_ours: bool = True
+) -> Action | None:
+    """What to do about one tunnel now.
+
+    Args:
+        name: of the tunnel.
+        wanted: what it should be; None if nobody wants it.
+        running: what it is; None if it was not started or has ended.
+        is_ours: whether its shard is assigned to this gateway. What is wanted elsewhere must end
+            here at once: the other gateway connects with the same tokens.
+
+    Returns:
+        The action, or None if all is well or it is not yet time.
+    """
+    if running is None:
+        return Start(wanted) if wanted is not None and is_ours else None
+    if running.phase is Phase.STOPPING:
+        return None
+    if wanted is None:
+        return Drain(name) if running.phase is Phase.RUNNING else None
+    if not is_ours or running.phase is Phase.DRAINING:
+        # A drain cannot be taken back; what is wanted again starts anew.
+        return Stop(name)
+    match change_between(running.tunnel, wanted):
+        case Change.NONE:
+            return None
+        case Change.IN_PLACE:
+            return Apply(wanted)
+        case Change.NEW_TOKEN:
+            return ReplaceToken(wanted)
+        case Change.RESTART:
+            return Stop(name)
+
+
+def reconcile(
+    wanted: Mapping[str, WantedTunnel],
+    running: Mapping[str, Running],
+    is_ours: Callable[[str], bool] = lambda _name: True,
+) -> list[Action]:
+    """What to do about all tunnels now, in an order in which it can be done.
+
+    Args:
+        wanted: by name.
+        running: by name.
+        is_ours: tells of a name whether it is assigned to this gateway.
+    """
+    names: Iterable[str] = dict.fromkeys([*wanted, *running])
+    found = [decide(n, wanted.get(n), running.get(n), is_ours=is_ours(n)) for n in names]
+    actions = [action for action in found if action is not None]
+    return sorted(actions, key=lambda action: _ORDER.index(type(action)))
+
+
+def prevailing(name: str, sources: Mapping[str, Mapping[str, WantedTunnel]]) -> WantedTunnel | None:
+    """The wish that counts, of several sources that want a tunnel of this name.
+
+    Args:
+        name: of the tunnel.
+        sources: what each source wants, by name.
+    """
+    first = (source for source in SOURCES if source in sources)
+    others = (source for source in sources if source not in SOURCES)
+    for source in (*first, *others):
+        found = sources[source].get(name)
+        if found is not None:
+            return found
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How one set of wishes differs from another: names, sorted."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, list[str]]:
+        """For programs."""
+        return {
+            "added": list(self.added),
+            "changed": list(self.changed),
+            "removed": list(self.removed),
+            "unchanged": list(self.unchanged),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.added)} added, {len(self.changed)} changed, "
+            f"{len(self.removed)} removed, {len(self.unchanged)} unchanged"
+        )
+
+
+def compare(before: Mapping[str, WantedTunnel], after: Mapping[str, WantedTunnel]) -> Difference:
+    """How `after` differs from `before`."""
+    common = before.keys() & after.keys()
+    changed = {name for name in common if before[name] != after[name]}
+    return Difference(
+        added=tuple(sorted(after.keys() - before.keys())),
+        changed=tuple(sorted(changed)),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        unchanged=tuple(sorted(common - changed)),
+    )
