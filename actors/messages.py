@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tunnelfleet.proto import End, HandshakeError, Message, TunnelError
 
-    from .config import Address
+    from .config import Address, Limits
     from .kernel import ExitReason
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "ReleasePermit",
     "RemoteEnded",
     "RemoteEndedFor",
+    "ReplaceLimits",
     "ReplaceToken",
     "RequestPermit",
     "ResumeReading",
@@ -338,6 +339,12 @@ class Quiesced(NamedTuple):
 
 class Drain(NamedTuple):
     """Refuse new connections; the running ones may finish."""
+
+
+class ReplaceLimits(NamedTuple):
+    """Go by these limits where they are looked at while the tunnel runs: for new connections."""
+
+    limits: Limits
 
 
 class ReplaceToken(NamedTuple):

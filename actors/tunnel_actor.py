@@ -22,6 +22,7 @@ from .messages import (
     Drain,
     Quiesce,
     Quiesced,
+    ReplaceLimits,
     ReplaceToken,
     StopReadingLocal,
 )
@@ -76,6 +77,11 @@ class TunnelActor(TunnelLink):
             attempt.tell(Abandon("token_replaced", TunnelClosed("its token was replaced")))
         else:
             self._transport.tell(RestartChild(WEBSOCKET_CHILD))
+
+    def _on_replace_limits(self, message: ReplaceLimits) -> None:
+        self._context = self._context.with_limits(message.limits)
+        self._config, self._limits = self._context.config, message.limits
+        self._update_accepting()
 
     def _on_drain(self, _message: Drain) -> None:
         if self._draining:
@@ -148,6 +154,7 @@ class TunnelActor(TunnelLink):
     HANDLERS: ClassVar[Handlers] = {
         **TunnelLink.HANDLERS,
         QuiesceTimedOut: _on_quiesce_timed_out,
+        ReplaceLimits: _on_replace_limits,
         ReplaceToken: _on_replace_token,
         Drain: _on_drain,
         Quiesce: _on_quiesce,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.proto import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from .api_port import ApiPort
     from .api_stream import ApiStream
-    from .config import Address, TunnelConfig
+    from .config import Address, Limits, TunnelConfig
     from .connector import Connector
     from .credentials import Credentials
     from .events import TunnelEvent
@@ -75,6 +76,10 @@ class TunnelContext(NamedTuple):
     bound: dict[str, Address]
     port: ApiPort | None = None
     lane: Lane | None = None
+
+    def with_limits(self, limits: Limits) -> TunnelContext:
+        """The same with other limits, for the actors that are started from now on."""
+        return self._replace(config=replace(self.config, limits=limits))
 
     def publish(self, event: TunnelEvent) -> None:
         """Tell whoever wants to know what happens to the tunnel."""

@@ -26,6 +26,7 @@ from .messages import (
     Drain,
     Quiesce,
     Quiesced,
+    ReplaceLimits,
     ReplaceToken,
 )
 from .stats import TunnelState
@@ -170,17 +171,19 @@ class TunnelSupervisor(SupervisorActor):
 
     def on_receive(self, message: Any) -> Any:
         """Pass commands for the tunnel on; the rest is a supervisor's."""
-        if isinstance(message, ReplaceToken | Drain):
+        if isinstance(message, ReplaceToken | Drain | ReplaceLimits):
             self._command(message)
             return None
         if isinstance(message, Quiesced):
             return self._stop_children()
         return super().on_receive(message)
 
-    def _command(self, message: ReplaceToken | Drain) -> None:
+    def _command(self, message: ReplaceToken | Drain | ReplaceLimits) -> None:
         """Note it here, where a crash of the TunnelActor does not lose it, and pass it on."""
         if isinstance(message, ReplaceToken):
             self._context.credentials.replace(message.access_token, message.client_token)
+        elif isinstance(message, ReplaceLimits):
+            self._context = self._context.with_limits(message.limits)
         else:
             self._draining = True
         if self._tunnel is not None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.api_port import ApiPort
+    from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef
     from tunnelfleet.actors.relay_threads import Lane, RelayThreads
@@ -266,6 +267,17 @@ class TunnelRuntime:
         """
         Credentials(access_token, client_token)
         self.tunnel(name).tell(ReplaceToken(access_token, client_token))
+
+    def replace_limits(self, name: str, limits: Limits) -> None:
+        """Give a running tunnel other limits; no connection notices.
+
+        New connections go by `max_connections`, `local_connect_timeout_seconds`, `linger_seconds`
+        and `announce_timeout_seconds`; the other limits hold from the tunnel's next restart on.
+
+        Raises:
+            KeyError: there is no such tunnel.
+        """
+        self.tunnel(name).replace_limits(limits)
 
     def tunnel(self, name: str) -> Tunnel:
         """The tunnel of that name.

@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tunnelfleet.actors.messages import ReplaceLimits
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.actors.tunnel_supervisor import TunnelSupervisor
 from tunnelfleet.proto import TunnelClosed
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.config import Address, TunnelConfig
+    from tunnelfleet.actors.config import Address, Limits, TunnelConfig
     from tunnelfleet.actors.connector import Connector
     from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.stats import TunnelStats
@@ -128,6 +129,11 @@ class Tunnel:
                 self._pending[type(command)] = command
                 return
         supervisor.tell(command)
+
+    def replace_limits(self, limits: Limits) -> None:
+        """Go by other limits from now on, and after each restart; for the runtime."""
+        self._context = self._context.with_limits(limits)
+        self.tell(ReplaceLimits(limits))
 
     def finish(self) -> None:
         """Answer what its user still waits for, once its actors are over; for the runtime."""
