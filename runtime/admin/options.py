@@ -31,6 +31,8 @@ class AdminOptions:
         certificate: PEM of a certificate, for TLS.
         private_key: PEM of its key.
         bearer_token: what a client must send as `Authorization: Bearer TOKEN`; None lets all in.
+        plain_token: whether the token may be sent without TLS to other machines, in a network where
+            nobody listens who must not know it.
         ready_fraction: the part of the tunnels that must be connected to be ready.
         ready_hysteresis: how far below `ready_fraction` a ready fleet may fall and stay ready.
         open_to_all: serve without a token although `host` is not loopback.
@@ -50,6 +52,7 @@ class AdminOptions:
     certificate: Path | None = None
     private_key: Path | None = None
     bearer_token: str | None = field(default=None, repr=False)
+    plain_token: bool = False
     ready_fraction: float = 0.9
     ready_hysteresis: float = 0.1
     open_to_all: bool = False
@@ -87,7 +90,7 @@ class AdminOptions:
             return
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise ConfigError("the bearer token must be printable ASCII without blanks")
-        if not self.is_tls and not is_loopback(self.host):
+        if not self.is_tls and not self.plain_token and not is_loopback(self.host):
             raise ConfigError(
                 "a bearer token off loopback needs TLS, or anyone on the way could read it: "
                 "give a certificate and its private key"

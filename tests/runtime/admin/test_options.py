@@ -55,6 +55,11 @@ def test_off_loopback_without_a_token_is_only_on_purpose() -> None:
         AdminOptions(host="0.0.0.0")
 
 
+def test_a_token_off_loopback_may_go_without_tls_where_its_owner_says_so() -> None:
+    options = AdminOptions(bearer_token="s", host="0.0.0.0", plain_token=True)
+    assert not options.is_tls
+
+
 def test_the_token_is_in_no_repr() -> None:
     assert "hush" not in repr(AdminOptions(bearer_token="hush"))
 
