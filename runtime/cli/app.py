@@ -34,6 +34,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "up": Command(
+        "tunnelfleet.runtime.cli.gateway.up",
+        "up_command",
+        "Run a fleet gateway: the tunnels of files, which may change while it runs.",
+    ),
     "check": Command(
         "tunnelfleet.runtime.cli.gateway.check",
         "check_command",

@@ -158,7 +158,7 @@ def prevailing(name: str, sources: Mapping[str, Mapping[str, WantedTunnel]]) -> 
         sources: what each source wants, by name.
     """
     first = (source for source in SOURCES if source in sources)
-    others = (source for source in sources if source not in SOURCES)
+    others = (source for source in tuple(sources) if source not in SOURCES)
     for source in (*first, *others):
         found = sources[source].get(name)
         if found is not None:

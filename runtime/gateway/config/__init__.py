@@ -1,11 +1,11 @@
 """The configuration of a gateway: TOML files in, settings and wanted tunnels out."""
 
+from .authorities import Authorities
 from .fleet import DoorRule, FleetConfig, GatewaySettings
 from .loader import load
 from .problems import ConfigProblems, Problem
 from .schema import json_schema
 from .secrets import ClientTokens, ensure_secret
-from .tunnels import Authorities
 
 __all__ = [
     "Authorities",

@@ -15,13 +15,14 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.admin.options import is_loopback
 
+from .authorities import Authorities
 from .files import read_documents
 from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
 from .paths import runtime_folder, state_folder
 from .problems import ConfigProblems, Problem, nearest
 from .schema import METRICS_OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys
 from .secrets import MIN_SECRET_BYTES, read_secret
-from .tunnels import Authorities, TunnelReader, validate
+from .tunnels import TunnelReader, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -247,6 +248,9 @@ class _Loader:
         if address is not None and is_closed and not is_loopback(address.host):
             hint = f"other machines could read {address}; write metrics_token_file too"
             problem("metrics", f"{hint}, or metrics_open = true")
+        if address is not None and token is not None and not is_loopback(address.host):
+            hint = "the token crosses the network without TLS; whoever listens there can read it"
+            problem("metrics_token_file", hint, error=False)
         return replace(settings, metrics=address, metrics_token=token)
 
 

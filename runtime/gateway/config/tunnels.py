@@ -6,7 +6,6 @@ in `schema`. It opens the files that the entries name, and nothing else.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -20,7 +19,6 @@ from tunnelfleet.runtime import (
     Mode,
     ProtocolVersion,
     TcpAddress,
-    make_ssl_context,
     parse_address,
 )
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
@@ -36,59 +34,16 @@ if TYPE_CHECKING:
 
     from tunnelfleet.runtime import Address
 
+    from .authorities import Authorities
     from .files import Document
     from .problems import Problem
 
-__all__ = ["Authorities", "TunnelReader", "validate"]
+__all__ = ["TunnelReader", "validate"]
 
 ENDPOINT_KEYS = ("endpoint", "region")
 MERGED_TABLES = ("labels", "limits", "restart")
 EXAMPLE_TOKEN = "t" * 32
 """Stands for tokens that are not known, or not to be shown, when the rest is checked."""
-
-
-class Authorities:
-    """The TLS contexts of a fleet: one for each file or folder of authorities and its content.
-
-    It is kept over reloads, so that what has not changed is the same context. The contexts of what
-    no tunnel names any more go with `forget_others`.
-    """
-
-    def __init__(self) -> None:
-        self._contexts: dict[tuple[str | None, str], ssl.SSLContext] = {}
-        self._used: set[tuple[str | None, str]] = set()
-        self.files: set[Path] = set()
-        """What was read since `begin`."""
-
-    def begin(self) -> None:
-        """A new reading of the configuration begins."""
-        self._used.clear()
-        self.files.clear()
-
-    def forget_others(self) -> None:
-        """Let go of what has not been asked for since `begin`."""
-        for key in self._contexts.keys() - self._used:
-            del self._contexts[key]
-
-    def get(self, path: Path | None) -> tuple[ssl.SSLContext, str]:
-        """The context that trusts these authorities, and a fingerprint of what was read.
-
-        Raises:
-            ConfigError: it cannot be read, or holds no certificate.
-        """
-        fingerprint = "" if path is None else _fingerprint(path)
-        key = (None if path is None else str(path), fingerprint)
-        if path is not None:
-            self.files.add(path)
-        context = self._contexts.get(key)
-        if context is None:
-            is_folder = path is not None and path.is_dir()
-            context = make_ssl_context(
-                ca_file=None if is_folder else path, ca_dir=path if is_folder else None
-            )
-            self._contexts[key] = context
-        self._used.add(key)
-        return context, fingerprint
 
 
 class TunnelReader:
@@ -433,16 +388,3 @@ def validate(
             bad.add(str(path[0]) if path else "")
     values = {key: value for key, value in table.items() if key not in bad}
     return values, bad
-
-
-def _fingerprint(path: Path) -> str:
-    """Of the content, so that certificates that were replaced are a change."""
-    digest = hashlib.sha256()
-    try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file():
-                digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    return digest.hexdigest()

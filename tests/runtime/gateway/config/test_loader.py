@@ -52,7 +52,7 @@ class TestWrongFiles:
     def test_there_are_enough(self) -> None:
         assert len(WRONG_FILES) >= 60
 
-    @pytest.mark.parametrize("command", ["check"])
+    @pytest.mark.parametrize("command", ["check", "up"])
     @pytest.mark.parametrize("case", WRONG_FILES)
     def test_each_is_told_with_its_line(
         self, case: str, command: str, files: Path, capsys: pytest.CaptureFixture[str]

@@ -4,39 +4,54 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.gateway.config import Authorities
-from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.gateway.config import ConfigProblems, load
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-
-def test_a_new_content_is_a_new_context(tmp_path: Path) -> None:
-    authorities = Authorities()
-    path = tmp_path / "ca.pem"
-    found = []
-    for _ in range(2):
-        with TunnelService() as service:
-            assert service.ca_path is not None
-            path.write_bytes(service.ca_path.read_bytes())
-        authorities.begin()
-        found.append(authorities.get(path))
-        assert authorities.get(path) == found[-1]
-        authorities.forget_others()
-        assert authorities.files == {path}
-    (first, old), (second, new) = found
-    assert old != new
-    assert first is not second
+TUNNEL = '[[tunnel]]\nname = "a"\nmode = "source"\naccess_token_env = "TOKEN"\n'
+ENVIRON = {"TOKEN": " " + "t" * 40 + "\n", "STATE_DIRECTORY": "unused"}
 
 
-def test_a_folder_of_authorities(tmp_path: Path) -> None:
-    authorities = Authorities()
-    _context, empty = authorities.get(tmp_path)
-    (tmp_path / "12345678.0").write_text("x")
-    assert authorities.get(tmp_path)[1] != empty
+def test_a_path_is_relative_to_the_file_that_it_stands_in(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one" / "defaults.toml").write_text('[defaults]\nca = "authorities"\n')
+    (tmp_path / "one" / "authorities").mkdir()
+    (tmp_path / "other" / "t.toml").write_text(TUNNEL + 'region = "eu-west-1"\n')
+    config = load([tmp_path / "one", tmp_path / "other"], ENVIRON)
+    tunnel = config.tunnels["a"]
+    assert tunnel.ca == str(tmp_path / "one" / "authorities")
+    assert tunnel.ca_fingerprint
+    assert tunnel.access_token == "t" * 40
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        Authorities().get(tmp_path / "nowhere")
+def test_a_default_that_a_tunnel_replaces_is_not_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text('[defaults]\naccess_token_file = "nowhere"\n' + TUNNEL + 'region = "eu-west-1"')
+    assert load([path], ENVIRON).tunnels["a"].access_token == "t" * 40
+
+
+def test_one_port_for_two_services_of_two_tunnels_is_fine_if_it_is_any(tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    other = TUNNEL.replace('"a"', '"b"').replace("TOKEN", "OTHER")
+    services = 'services = { SSH = "127.0.0.1:0" }\nregion = "eu-west-1"\n'
+    path.write_text(TUNNEL + services + other + services)
+    assert list(load([path], {**ENVIRON, "OTHER": "u" * 40}).tunnels) == ["a", "b"]
+
+
+def test_both_ends_of_one_tunnel_may_be_in_one_fleet(tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    other = TUNNEL.replace('"a"', '"b"').replace("source", "destination")
+    region = 'region = "eu-west-1"\n'
+    path.write_text(TUNNEL + region + other + region + "services = { SSH = 22 }\n")
+    assert list(load([path], ENVIRON).tunnels) == ["a", "b"]
+
+
+@pytest.mark.parametrize("lines", [1, 3_000])
+def test_many_mistakes_are_all_told(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text("[[tunnel]]\nmode = 4\n" * lines)
+    with pytest.raises(ConfigProblems) as caught:
+        load([path], ENVIRON)
+    assert len(caught.value.problems) == 4 * lines

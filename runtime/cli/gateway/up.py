@@ -1,0 +1,234 @@
+"""`tunnelfleet up`: a fleet gateway in the foreground, until a signal.
+
+Owns the options, what signals mean, and the exit status:
+
+    0  every tunnel ended whole after SIGTERM or SIGINT
+    1  connections were cut: their time was over, or a second signal came
+    2  the files have mistakes, or the machine cannot hold the fleet; nothing was started
+
+SIGHUP reads the files again, SIGUSR2 writes the tree of actors into the log. What a gateway does is
+in `tunnelfleet.runtime.gateway`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import queue
+import signal
+import sys
+import threading
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.runtime.admin import AdminOptions, AdminServer
+from tunnelfleet.runtime.admin.server import make_registry
+from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
+from tunnelfleet.runtime.gateway import Gateway, Left, Reload
+from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, load
+from tunnelfleet.runtime.gateway.log import GatewayLog
+from tunnelfleet.runtime.gateway.process import (
+    actor_tree,
+    freeze_garbage,
+    needed_files,
+    raise_file_limit,
+)
+from tunnelfleet.runtime.gateway.watch import FileWatcher
+
+from .check import print_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from tunnelfleet.runtime.gateway.config import FleetConfig
+
+__all__ = ["up_command"]
+
+LEVELS = ("debug", "info", "warning", "error")
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TICK_SECONDS = 1.0
+FORCED_SECONDS = 0.5
+"""For the end after a second signal."""
+
+logger = logging.getLogger(__name__)
+
+Inbox = queue.SimpleQueue["signal.Signals | Left | TunnelError"]
+
+
+def up_command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|FOLDER...", help="TOML files; the *.toml of a folder merge."),
+    ],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Read the files again whenever one has changed.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the log as JSON, one object a line.")
+    ] = False,
+    log_level: Annotated[
+        str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+) -> int:
+    """Run the tunnels of these files, and follow their changes.
+
+    SIGHUP reads the files again, SIGTERM and SIGINT let open connections end within drain_seconds,
+    a second one ends at once. The log goes to stderr.
+    """
+    if log_level not in LEVELS:
+        raise ConfigError(f"--log-level {log_level}: write one of {', '.join(LEVELS)}")
+    read = functools.partial(load, paths, authorities=Authorities())
+    try:
+        config = read()
+    except ConfigProblems as error:
+        print_problems(error.problems)
+        return EXIT_USAGE
+    limit_warning = raise_file_limit(needed_files(config.tunnels.values()))
+    inbox: Inbox = queue.SimpleQueue()
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    with (
+        GatewayLog(sys.stderr, as_json=as_json, level=level) as log,
+        _signals_to(inbox),
+    ):
+        for problem in config.warnings:
+            logger.warning("%s", problem)
+        if limit_warning:
+            logger.warning("%s", limit_warning)
+        gateway = Gateway(read, config)
+        with gateway, _pages(gateway, config), _watching(gateway, watch=watch):
+            logger.info(
+                "gateway %s is up with %d tunnels",
+                config.gateway.name,
+                len(config.tunnels),
+                extra={"event": "up", "fields": {"tunnels": len(config.tunnels)}},
+            )
+            return _Foreground(gateway, inbox, log, as_json=as_json).run()
+
+
+class _Foreground:
+    """Follows the signals of a running gateway."""
+
+    def __init__(self, gateway: Gateway, inbox: Inbox, log: GatewayLog, *, as_json: bool) -> None:
+        self._gateway = gateway
+        self._inbox = inbox
+        self._log = log
+        self._as_json = as_json
+        self._frozen_at = 0.0
+
+    def run(self) -> int:
+        """Until the end; returns the exit status."""
+        while True:
+            try:
+                found = self._inbox.get(timeout=TICK_SECONDS)
+            except queue.Empty:
+                self._freeze_when_settled()
+                continue
+            if found is signal.SIGHUP:
+                self._gateway.tell(Reload())
+            elif found is signal.SIGUSR2:
+                self._write_tree()
+            elif found in STOP_SIGNALS:
+                return self._leave()
+
+    def _freeze_when_settled(self) -> None:
+        # Again after each reload: what it has brought stays as well.
+        reloaded_at = self._gateway.state.reloaded_at
+        if self._frozen_at != reloaded_at and self._gateway.is_settled:
+            self._frozen_at = reloaded_at
+            freeze_garbage()
+            logger.debug("the fleet is up; the garbage collector looks at it no more")
+
+    def _leave(self) -> int:
+        seconds = self._gateway.state.config.gateway.drain_seconds
+        logger.info(
+            "stopping: open connections have %g s to end; a second signal cuts them", seconds
+        )
+        threading.Thread(target=self._ask_to_leave, name="tunnelfleet-leave", daemon=True).start()
+        while True:
+            found = self._inbox.get()
+            if found in STOP_SIGNALS:
+                logger.warning("a second signal: what is open is cut")
+                self._gateway.stop(FORCED_SECONDS)
+                return EXIT_FAILURE
+            if isinstance(found, Left):
+                return self._left(found)
+            if isinstance(found, TunnelError):
+                logger.error("the fleet could not be drained: %s", found)
+                self._gateway.stop()
+                return EXIT_FAILURE
+
+    def _ask_to_leave(self) -> None:
+        try:
+            self._inbox.put(self._gateway.leave())
+        except TunnelError as error:
+            self._inbox.put(error)
+
+    def _left(self, left: Left) -> int:
+        for name in left.cut:
+            logger.warning("its connections are cut: their time is over", extra={"tunnel": name})
+        self._gateway.stop()
+        logger.info("stopped", extra={"event": "stopped"})
+        return EXIT_FAILURE if left.cut else EXIT_OK
+
+    def _write_tree(self) -> None:
+        nodes = actor_tree(self._gateway.supervisor)
+        if self._as_json:
+            tree = [str(node) for node in nodes]
+            self._log.put(json.dumps({"event": "actors", "tree": tree}))
+            return
+        for node in nodes:
+            self._log.put(str(node))
+
+
+@contextlib.contextmanager
+def _signals_to(inbox: Inbox) -> Iterator[None]:
+    def handle(number: int, _frame: FrameType | None) -> None:
+        inbox.put(signal.Signals(number))
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
+    """/metrics, /healthz and /readyz, if they are wanted."""
+    settings = config.gateway
+    if settings.metrics is None:
+        yield
+        return
+    options = AdminOptions(
+        host=settings.metrics.host,
+        port=settings.metrics.port,
+        bearer_token=settings.metrics_token,
+        plain_token=True,
+    )
+    registry = make_registry(gateway.runtime)
+    registry.register(gateway.collector)
+    with AdminServer(gateway.runtime, options, registry=registry) as server:
+        logger.info(
+            "metrics are at %s/metrics",
+            server.url,
+            extra={"event": "metrics", "fields": {"url": server.url}},
+        )
+        yield
+
+
+@contextlib.contextmanager
+def _watching(gateway: Gateway, *, watch: bool) -> Iterator[None]:
+    if not watch:
+        yield
+        return
+    with FileWatcher(lambda: gateway.state.config.files, lambda: gateway.tell(Reload())):
+        logger.info("the files are watched", extra={"event": "watching"})
+        yield

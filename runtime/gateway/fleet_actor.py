@@ -1,0 +1,399 @@
+"""FleetActor: makes what runs what is wanted and ours.
+
+Whatever happens, a reload, a command, a shard that comes or goes, the end of a tunnel, changes the
+facts in `FleetState` and marks names; then each marked name is asked about (`reconcile.decide`) and
+the answer carried out. So there is one way for all changes, and what is not marked does not notice.
+
+It reads no file itself: a reload runs on a thread that may wait. Names are looked at a few at a
+time, so that thousands of them hold up nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from tunnelfleet.actors.kernel import DispatchedActor
+from tunnelfleet.proto import (
+    ConfigError,
+    validate_access_token,
+    validate_client_token,
+)
+from tunnelfleet.runtime import ListenerOpened, TunnelState, TunnelStateChanged
+
+from .config import ConfigProblems, Problem
+from .fleet_log import log_end, log_listener, log_reload, log_state
+from .fleet_state import Marks
+from .messages import (
+    DrainTunnels,
+    Leave,
+    Left,
+    PutWanted,
+    Reload,
+    ReloadResult,
+    RemoveWanted,
+    ReplaceTunnelToken,
+    RetryTunnels,
+    SetWanted,
+    Snapshot,
+    TakeSnapshot,
+    UnknownTunnel,
+)
+from .placement import Assigned, Revoked, shard_of
+from .reconcile import Difference, Phase, compare, decide
+from .tunnel_keeper import DrainTimedOut, Ended, OpenAgain, TunnelKeeper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Future
+
+    from tunnelfleet.actors.kernel import Reply
+    from tunnelfleet.runtime import TunnelRuntime
+
+    from .config import ClientTokens, FleetConfig
+    from .fleet_state import FleetState
+    from .wanted import WantedTunnel
+
+__all__ = ["FILES", "FleetActor"]
+
+FILES = "files"
+NAMES_A_TURN = 32
+"""How many names are looked at before others have their turn."""
+RETRIED_BY_TOKEN = frozenset({TunnelState.BACKOFF, TunnelState.REFUSED})
+
+logger = logging.getLogger(__name__)
+
+
+class _LookAgain(NamedTuple):
+    """Some names are marked."""
+
+
+class _LeaveTimedOut(NamedTuple):
+    """The time for leaving is over."""
+
+
+class _Loaded(NamedTuple):
+    """The files were read."""
+
+    config: FleetConfig | None
+    problems: tuple[Problem, ...] = ()
+
+
+class FleetActor(DispatchedActor):
+    """The fleet of a gateway.
+
+    Args:
+        state: what it knows; outlives it.
+        runtime: runs the tunnels.
+        client_tokens: derives client tokens.
+        begin_load: starts reading the files on a thread that may wait. The future has the
+            configuration, or raises `ConfigProblems`.
+        ask_for_shards: called in its first turn: has its shards told to it.
+    """
+
+    def __init__(
+        self,
+        state: FleetState,
+        runtime: TunnelRuntime,
+        client_tokens: ClientTokens,
+        begin_load: Callable[[], Future[FleetConfig]],
+        ask_for_shards: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._state = state
+        self._runtime = runtime
+        self._keeper = TunnelKeeper(self, state, runtime, client_tokens)
+        self._begin_load = begin_load
+        self._ask_for_shards = ask_for_shards
+        self._marks = Marks()
+        self._looks = False
+        self._reloads: list[Reply] = []
+        """Who waits for the reading that goes on."""
+        self._reloads_next: list[Reply] = []
+        """Who asked after it had begun, and waits for the next."""
+        self._leave: Reply | None = None
+
+    def on_start(self) -> None:
+        """Take up what another life of this actor has left behind, then look at all."""
+        self._runtime.subscribe(self.actor_ref, kinds=[TunnelStateChanged, ListenerOpened])
+        self._keeper.resume()
+        self._ask_for_shards()
+        self._mark(self._state.names())
+
+    def on_receive(self, message: Any) -> Any:
+        """Dispatch by the message's type."""
+        handler = self.HANDLERS.get(type(message))
+        if handler is None:
+            return super().on_receive(message)
+        return handler(self, message)
+
+    # -- wishes
+
+    def _on_set_wanted(self, message: SetWanted) -> Difference:
+        return self._change_wishes(message.source, message.tunnels)
+
+    def _on_put_wanted(self, message: PutWanted) -> Difference:
+        name = message.tunnel.name
+        before = self._state.wish(name)
+        self._state.sources.setdefault(message.source, {})[name] = message.tunnel
+        return self._changed_wish(name, before)
+
+    def _on_remove_wanted(self, message: RemoveWanted) -> Difference | None:
+        name = message.name
+        tunnels = self._state.sources.get(message.source, {})
+        if name not in tunnels:
+            self.defer_reply().fail(UnknownTunnel(name))
+            return None
+        before = self._state.wish(name)
+        del tunnels[name]
+        return self._changed_wish(name, before)
+
+    def _changed_wish(self, name: str, before: WantedTunnel | None) -> Difference:
+        after = self._state.wish(name)
+        if after is None:
+            self._state.forget_what_is_gone()
+        return self._adopt(
+            compare(
+                {} if before is None else {name: before}, {} if after is None else {name: after}
+            )
+        )
+
+    def _change_wishes(self, source: str, tunnels: Mapping[str, WantedTunnel]) -> Difference:
+        before = self._state.wishes()
+        self._state.sources[source] = dict(tunnels)
+        self._state.forget_what_is_gone()
+        return self._adopt(compare(before, self._state.wishes()))
+
+    def _adopt(self, difference: Difference) -> Difference:
+        for name in difference.changed:
+            self._state.failures.pop(name, None)
+        self._mark([*difference.removed, *difference.changed, *difference.added])
+        return difference
+
+    # -- reload
+
+    def _on_reload(self, _message: Reload) -> None:
+        reply = self.defer_reply()
+        if self._reloads:
+            # The reading that goes on may have begun before the change that this one is about.
+            self._reloads_next.append(reply)
+            return
+        self._reloads.append(reply)
+        self._load()
+
+    def _load(self) -> None:
+        self.pipe_to_self(self._begin_load(), _loaded)
+
+    def _on_loaded(self, message: _Loaded) -> None:
+        if message.config is None:
+            self._state.reload_ok = False
+            result = ReloadResult(None, message.problems)
+        else:
+            result = self._take_config(message.config)
+        log_reload(result)
+        replies, self._reloads = self._reloads, self._reloads_next
+        self._reloads_next = []
+        for reply in replies:
+            reply.set(result)
+        if self._reloads:
+            self._load()
+
+    def _take_config(self, config: FleetConfig) -> ReloadResult:
+        state = self._state
+        needs_restart = state.config.gateway.needing_restart(config.gateway)
+        state.config = config
+        state.reload_ok, state.reloaded_at = True, time.time()
+        difference = self._change_wishes(FILES, config.tunnels)
+        return ReloadResult(difference, config.warnings, tuple(needs_restart))
+
+    # -- shards
+
+    def _on_assigned(self, message: Assigned) -> None:
+        state = self._state
+        if message.epoch < state.epoch:
+            return
+        state.epoch = message.epoch
+        self._change_shards(state.shards | message.shards)
+
+    def _on_revoked(self, message: Revoked) -> None:
+        self._change_shards(self._state.shards - message.shards)
+
+    def _change_shards(self, shards: frozenset[int]) -> None:
+        changed = self._state.shards ^ shards
+        self._state.shards = shards
+        self._mark(name for name in self._state.names() if shard_of(name) in changed)
+
+    # -- commands
+
+    def _on_drain_tunnels(self, message: DrainTunnels) -> list[str] | None:
+        names = self._known(message.names)
+        if names is None:
+            return None
+        now = time.time()
+        for name in names:
+            self._state.held.setdefault(name, now)
+        self._mark(names)
+        return names
+
+    def _on_retry_tunnels(self, message: RetryTunnels) -> list[str] | None:
+        names = self._known(message.names)
+        if names is None:
+            return None
+        tried = [name for name in names if self._retry(name)]
+        self._mark(tried)
+        return tried
+
+    def _retry(self, name: str) -> bool:
+        state = self._state
+        was_down = state.held.pop(name, None) is not None
+        was_down |= state.failures.pop(name, None) is not None
+        running = state.running.get(name)
+        if running is None or running.phase is not Phase.RUNNING:
+            return was_down
+        try:
+            tunnel = self._runtime.tunnel(name)
+        except KeyError:
+            return was_down
+        found = tunnel.stats.state
+        if found in RETRIED_BY_TOKEN:
+            # The same pair once more: it ends the wait, or the refusal.
+            self._keeper.give_token(running.tunnel)
+            return True
+        if found is TunnelState.QUARANTINED:
+            self._keeper.stop(name)
+            return True
+        return was_down
+
+    def _on_replace_token(self, message: ReplaceTunnelToken) -> None:
+        reply = self.defer_reply()
+        if self._state.wish(message.name) is None:
+            reply.fail(UnknownTunnel(message.name))
+            return
+        try:
+            validate_access_token(message.access_token)
+            if message.client_token is not None:
+                validate_client_token(message.client_token)
+        except ConfigError as error:
+            reply.fail(error)
+            return
+        self._state.replace_token(message.name, message.access_token, message.client_token)
+        self._state.failures.pop(message.name, None)
+        self._mark([message.name])
+        reply.set(None)
+
+    def _known(self, names: tuple[str, ...] | None) -> list[str] | None:
+        """The names that are meant; None, and an answer that says so, if one is unknown."""
+        if names is None:
+            return list(self._state.wishes())
+        for name in names:
+            if self._state.wish(name) is None:
+                self.defer_reply().fail(UnknownTunnel(name))
+                return None
+        return list(names)
+
+    def _on_take_snapshot(self, _message: TakeSnapshot) -> Snapshot:
+        return Snapshot(self._state.entries(), self._state.config)
+
+    # -- marked names
+
+    def _mark(self, names: Iterable[str]) -> None:
+        self._marks.add(names)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self._marks and not self._looks:
+            self._looks = True
+            self.actor_ref.tell(_LookAgain())
+
+    def _on_look_again(self, _message: _LookAgain) -> None:
+        self._looks = False
+        state = self._state
+        for name in self._marks.take(NAMES_A_TURN):
+            action = decide(
+                name, state.wanted(name), state.running.get(name), is_ours=state.is_ours(name)
+            )
+            if action is not None:
+                self._keeper.carry_out(action)
+        self._look_soon()
+        self._leave_if_done()
+
+    def _on_open_again(self, message: OpenAgain) -> None:
+        self._mark([message.name])
+
+    def _on_drain_timed_out(self, message: DrainTimedOut) -> None:
+        if self._state.running.get(message.running.tunnel.name) is message.running:
+            self._keeper.stop(message.running.tunnel.name)
+
+    def _on_state_changed(self, event: TunnelStateChanged) -> None:
+        running = self._state.running.get(event.tunnel)
+        phase = None if running is None else running.phase
+        log_state(event, phase)
+        if phase is Phase.DRAINING and event.state is TunnelState.STOPPED:
+            self._keeper.stop(event.tunnel)
+
+    def _on_listener_opened(self, event: ListenerOpened) -> None:
+        log_listener(event)
+
+    def _on_ended(self, message: Ended) -> None:
+        log_end(message.name)
+        self._state.running.pop(message.name, None)
+        self._mark([message.name])
+
+    # -- the end
+
+    def _on_leave(self, message: Leave) -> None:
+        self._leave = self.defer_reply()
+        self._state.is_leaving = True
+        self.schedule(message.drain_seconds, _LeaveTimedOut())
+        self._mark(list(self._state.running))
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if self._leave is not None and not self._state.running:
+            self._leave.set(Left(()))
+            self._leave = None
+
+    def _on_leave_timed_out(self, _message: _LeaveTimedOut) -> None:
+        if self._leave is not None:
+            self._leave.set(Left(tuple(sorted(filter(self._is_busy, self._state.running)))))
+            self._leave = None
+
+    def _is_busy(self, name: str) -> bool:
+        try:
+            return self._runtime.tunnel(name).status().connections_active > 0
+        except KeyError:
+            return False
+
+    HANDLERS: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
+        SetWanted: _on_set_wanted,
+        PutWanted: _on_put_wanted,
+        RemoveWanted: _on_remove_wanted,
+        Reload: _on_reload,
+        _Loaded: _on_loaded,
+        Assigned: _on_assigned,
+        Revoked: _on_revoked,
+        DrainTunnels: _on_drain_tunnels,
+        RetryTunnels: _on_retry_tunnels,
+        ReplaceTunnelToken: _on_replace_token,
+        TakeSnapshot: _on_take_snapshot,
+        TunnelStateChanged: _on_state_changed,
+        ListenerOpened: _on_listener_opened,
+        _LookAgain: _on_look_again,
+        OpenAgain: _on_open_again,
+        Ended: _on_ended,
+        DrainTimedOut: _on_drain_timed_out,
+        Leave: _on_leave,
+        _LeaveTimedOut: _on_leave_timed_out,
+    }
+
+
+def _loaded(future: Future[FleetConfig]) -> _Loaded:
+    try:
+        return _Loaded(future.result())
+    except ConfigProblems as error:
+        return _Loaded(None, error.problems)
+    except Exception as error:
+        # A mistake of ours must not end the fleet; whoever asked is told.
+        logger.exception("reading the files failed")
+        return _Loaded(None, (Problem("files", 1, "file", f"they could not be read: {error}"),))

@@ -1,0 +1,159 @@
+"""What FleetActor knows, kept where a crash of the actor does not lose it.
+
+Owns the wishes of all sources, the shards that are ours, what runs, and what operators have
+decided about single tunnels. It decides nothing and starts nothing; `wanted` and `is_ours` are the
+facts for `reconcile`. Written on FleetActor's thread alone; other threads may read single values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+from .placement import shard_of
+from .reconcile import Phase, Running, prevailing
+from .snapshot import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .config import FleetConfig
+    from .wanted import WantedTunnel
+
+__all__ = ["FleetState", "Marks"]
+
+HELD = "drained on command; `tunnelfleet retry` starts it again"
+ELSEWHERE = "another gateway has it"
+LEAVING = "the gateway is stopping"
+REMOVED = "nobody wants it any more; it ends with its last connection"
+WAITING = "about to start"
+
+
+class Marks:
+    """Names that are to be looked at, each once, in the order in which they were marked."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, names: Iterable[str]) -> None:
+        """Mark names."""
+        self._names.update(dict.fromkeys(names))
+
+    def take(self, count: int) -> list[str]:
+        """At most so many, the first ones; they are marked no more."""
+        taken = list(itertools.islice(self._names, count))
+        for name in taken:
+            del self._names[name]
+        return taken
+
+
+class FleetState:
+    """The facts about a fleet.
+
+    Args:
+        config: what the files say at the start.
+    """
+
+    def __init__(self, config: FleetConfig) -> None:
+        self.config = config
+        self.sources: dict[str, dict[str, WantedTunnel]] = {}
+        self.running: dict[str, Running] = {}
+        self.shards: frozenset[int] = frozenset()
+        self.epoch = 0
+        self.is_leaving = False
+        self.held: dict[str, float] = {}
+        """Tunnels that an operator has drained, and when."""
+        self.failures: dict[str, tuple[str, float]] = {}
+        """Tunnels that could not be opened, why, and when."""
+        self.reload_ok = True
+        self.reloaded_at = time.time()
+        """When the files were last taken over, in seconds of the Unix epoch."""
+        self._tokens: dict[str, tuple[str, str, str | None]] = {}
+        """Tokens given by a command: the access token that was replaced, and the new pair."""
+
+    def wish(self, name: str) -> WantedTunnel | None:
+        """What the sources want under a name, with the token of a command if there is one."""
+        found = prevailing(name, self.sources)
+        replaced = self._tokens.get(name)
+        if found is None or replaced is None:
+            return found
+        before, access_token, client_token = replaced
+        return (
+            found.with_token(access_token, client_token) if found.access_token == before else found
+        )
+
+    def wanted(self, name: str) -> WantedTunnel | None:
+        """The same, unless the tunnel should be down for a reason of ours."""
+        if self.is_leaving or name in self.held:
+            return None
+        return self.wish(name)
+
+    def is_ours(self, name: str) -> bool:
+        """Whether the tunnel's shard is assigned to this gateway."""
+        return shard_of(name) in self.shards
+
+    def source_of(self, name: str) -> str:
+        """Whose wish counts; empty if nobody wants it."""
+        found = prevailing(name, self.sources)
+        wanting = (s for s, tunnels in self.sources.items() if tunnels.get(name) is found)
+        return "" if found is None else next(wanting, "")
+
+    def names(self) -> list[str]:
+        """The names of all that is wanted or runs."""
+        names: dict[str, None] = dict.fromkeys(self.running)
+        for tunnels in tuple(self.sources.values()):
+            names |= dict.fromkeys(tunnels)
+        return list(names)
+
+    def wishes(self) -> dict[str, WantedTunnel]:
+        """What is wanted in all, by name."""
+        found = {name: self.wish(name) for name in self.names()}
+        return {name: wish for name, wish in found.items() if wish is not None}
+
+    def replace_token(self, name: str, access_token: str, client_token: str | None) -> None:
+        """Note a token that a command has given to a tunnel that is wanted."""
+        found = prevailing(name, self.sources)
+        assert found is not None
+        self._tokens[name] = (found.access_token, access_token, client_token)
+
+    def forget_what_is_gone(self) -> None:
+        """Let go of what was noted about names that nobody wants any more."""
+        for noted in (self.held, self.failures, self._tokens):
+            for name in [name for name in noted if prevailing(name, self.sources) is None]:
+                del noted[name]
+
+    def entries(self, names: Iterable[str] | None = None) -> tuple[Entry, ...]:
+        """All tunnels, sorted by name, or those of some names."""
+        return tuple(
+            entry
+            for name in sorted(self.names() if names is None else names)
+            if (entry := self._entry(name)) is not None
+        )
+
+    def _entry(self, name: str) -> Entry | None:
+        running, wish = self.running.get(name), self.wish(name)
+        tunnel = wish if running is None else running.tunnel
+        if tunnel is None:
+            return None
+        note, since = self._note(name, running, wish)
+        phase = None if running is None else running.phase
+        return Entry(tunnel, phase, self.source_of(name), note, since)
+
+    def _note(
+        self, name: str, running: Running | None, wish: WantedTunnel | None
+    ) -> tuple[str, float]:
+        if running is not None and running.phase is Phase.RUNNING:
+            return "", 0.0
+        if self.is_leaving:
+            return LEAVING, self.reloaded_at
+        if name in self.held:
+            return HELD, self.held[name]
+        if name in self.failures:
+            return self.failures[name]
+        if wish is None:
+            return REMOVED, self.reloaded_at
+        return (WAITING if self.is_ours(name) else ELSEWHERE), self.reloaded_at

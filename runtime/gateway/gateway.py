@@ -1,0 +1,231 @@
+"""Gateway: a fleet of tunnels as a program holds it. `tunnelfleet up` is a shell around it.
+
+Owns the parts of a running gateway and the order in which they start and end. Everything that
+changes the fleet goes to FleetActor as a message; what is here for a caller's thread are the
+questions with their answers.
+
+    with Gateway(lambda: load([Path("fleet.toml")])) as gateway:
+        gateway.reload()
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
+
+import pykka
+
+from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.proto import TunnelClosed, TunnelError
+from tunnelfleet.runtime import TunnelRuntime, TunnelState
+
+from .config import ClientTokens, FleetConfig, ensure_secret
+from .fleet_actor import FILES, FleetActor
+from .fleet_state import FleetState
+from .messages import Leave, Left, Reload, ReloadResult, TakeSnapshot
+from .metrics import GatewayCollector
+from .placement import StaticPlacement
+from .supervisor import (
+    FLEET,
+    PLACEMENT,
+    RUNTIME,
+    GatewayRefs,
+    GatewaySupervisor,
+    PlacementActor,
+    TellShards,
+    child,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka import ActorRef
+
+    from .messages import Snapshot
+    from .placement import Placement
+
+__all__ = ["FILES", "Gateway"]
+
+ASK_SECONDS = 10.0
+RELOAD_SECONDS = 60.0
+STOP_SECONDS = 20.0
+"""For what is left when the fleet was drained, or could not be: more than a tunnel's own time."""
+END_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class Gateway:
+    """A fleet that changes while it runs. Use it as a context manager, or `start` and `stop`.
+
+    Args:
+        load: reads the files; called on a thread of the gateway for each reload.
+        config: what it read before; None calls it now.
+        placement: says which part of the fleet is ours; None takes the static one of the settings.
+
+    Raises:
+        ConfigProblems: the files have mistakes.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], FleetConfig],
+        config: FleetConfig | None = None,
+        *,
+        placement: Placement | None = None,
+    ) -> None:
+        config = load() if config is None else config
+        settings = config.gateway
+        self._load = load
+        self._placement = placement or StaticPlacement(
+            settings.placement_ordinal, settings.placement_members
+        )
+        self.runtime = TunnelRuntime(
+            connect_rate_per_second=settings.connect_rate,
+            connect_concurrency=settings.connect_concurrency,
+        )
+        """What runs the tunnels."""
+        self.state = FleetState(config)
+        """What is known of the fleet; to be read only."""
+        self.collector = GatewayCollector(self.state)
+        """The gateway's own metrics, for any registry of prometheus_client."""
+        self.refs = GatewayRefs()
+        self._dispatcher: Dispatcher | None = None
+        self._supervisor: ActorRef[Any] | None = None
+        self._loader: ThreadPoolExecutor | None = None
+        self._ended = threading.Lock()
+
+    # -- life
+
+    def start(self) -> Self:
+        """Start the actors; the tunnels follow, at the rate of the settings.
+
+        Raises:
+            ConfigError: the secret that client tokens are derived from cannot be read or made.
+        """
+        settings = self.state.config.gateway
+        secret, warning = ensure_secret(settings.client_token_secret_file, settings.state_folder)
+        if warning:
+            logger.warning("%s", warning)
+        client_tokens = ClientTokens(secret)
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-reload")
+        self._dispatcher = Dispatcher("tunnelfleet-gateway").start()
+        self.state.sources.setdefault(FILES, dict(self.state.config.tunnels))
+        start_fleet = functools.partial(
+            FleetActor.start,
+            self.state,
+            self.runtime,
+            client_tokens,
+            self._begin_load,
+            lambda: self.refs.tell(PLACEMENT, TellShards()),
+        )
+        start_placement = functools.partial(PlacementActor.start, self._placement, self.refs)
+        self._supervisor = GatewaySupervisor.start(
+            self.refs,
+            [
+                self.runtime.child_spec(RUNTIME),
+                child(PLACEMENT, start_placement),
+                child(FLEET, start_fleet),
+            ],
+            dispatcher=self._dispatcher,
+            register=True,
+        )
+        return self
+
+    def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
+        """End all that runs: in good order within the time, then by force. Safe to call twice."""
+        with self._ended:
+            supervisor, self._supervisor = self._supervisor, None
+            if supervisor is None:
+                return
+            try:
+                supervisor.stop(block=True, timeout=timeout_seconds)
+            except pykka.Timeout:
+                logger.warning(
+                    "not all had ended after %g s; it is ended by force", timeout_seconds
+                )
+            finally:
+                # Also waits for the runtime's threads when its actors have ended already.
+                self.runtime.stop(min(timeout_seconds, END_SECONDS))
+                assert self._dispatcher is not None
+                self._dispatcher.stop(END_SECONDS)
+                assert self._loader is not None
+                self._loader.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.stop()
+
+    # -- questions and commands, from any thread that may wait
+
+    def ask(self, message: Any, timeout_seconds: float = ASK_SECONDS) -> Any:
+        """Ask FleetActor one of `messages`.
+
+        Raises:
+            TunnelError: as the message says, or it is not there or does not answer.
+        """
+        ref = self.refs.by_id.get(FLEET)
+        if ref is None:
+            raise TunnelClosed("the gateway is not running")
+        try:
+            return ref.ask(message, block=True, timeout=timeout_seconds)
+        except pykka.ActorDeadError:
+            raise TunnelClosed("the gateway's fleet is being started again; ask again") from None
+        except pykka.Timeout:
+            raise TunnelError(f"the gateway did not answer within {timeout_seconds:g} s") from None
+
+    def tell(self, message: Any) -> None:
+        """Tell FleetActor one of `messages`; what it finds is in the log."""
+        self.refs.tell(FLEET, message)
+
+    def reload(self, timeout_seconds: float = RELOAD_SECONDS) -> ReloadResult:
+        """Read the files again. A mistake in them changes nothing."""
+        result: ReloadResult = self.ask(Reload(), timeout_seconds)
+        return result
+
+    def snapshot(self) -> Snapshot:
+        """Every tunnel of the fleet."""
+        found: Snapshot = self.ask(TakeSnapshot())
+        return found
+
+    def leave(self, drain_seconds: float | None = None) -> Left:
+        """End all tunnels: no new connections, and time for those that are open. Then `stop`.
+
+        Args:
+            drain_seconds: None takes the settings'.
+        """
+        if drain_seconds is None:
+            drain_seconds = self.state.config.gateway.drain_seconds
+        left: Left = self.ask(Leave(drain_seconds), drain_seconds + ASK_SECONDS)
+        return left
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each tunnel that should run does, and has tried to connect."""
+        running = list(self.state.running)
+        wanted = [name for name in self.state.wishes() if self.state.is_ours(name)]
+        if len(running) < len(wanted) - len(self.state.failures) - len(self.state.held):
+            return False
+        return all(
+            tunnel.stats.state is not TunnelState.CONNECTING for tunnel in self.runtime.tunnels()
+        )
+
+    @property
+    def supervisor(self) -> ActorRef[Any]:
+        """The root of its actors.
+
+        Raises:
+            TunnelClosed: it does not run.
+        """
+        if self._supervisor is None:
+            raise TunnelClosed("the gateway is not running")
+        return self._supervisor
+
+    def _begin_load(self) -> Future[FleetConfig]:
+        assert self._loader is not None
+        return self._loader.submit(self._load)

@@ -1,0 +1,196 @@
+"""The log of a gateway: text or JSON, with time and tunnel, within a rate, never in the way.
+
+Owns the forms of a line, how often the same thing is said, and the thread that writes: whoever logs
+never waits for whoever reads. What a line says is up to the modules; an `extra` of `tunnel` names
+the tunnel, one of `event` and `fields` makes an object of its own with `--json`.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["GatewayLog", "RateLimit", "json_line", "text_line"]
+
+LOGGER: Final = "tunnelfleet"
+"""Only the project's own: websocket-client's log shows request headers, and those hold tokens."""
+MAX_QUEUED_LINES: Final = 10_000
+MAX_LINE_LENGTH: Final = 2_000
+LINES_A_WINDOW: Final = 10
+"""Lines of one kind about one tunnel in a window; the others are counted and left out."""
+WINDOW_SECONDS: Final = 10.0
+MAX_KINDS: Final = 20_000
+CLOSE_SECONDS: Final = 2.0
+"""How long the end waits for the lines to be taken."""
+
+
+class _Window(NamedTuple):
+    began: float
+    lines: int
+    left_out: int
+
+
+class RateLimit:
+    """Lets so many lines of a kind through, in each window of time.
+
+    Args:
+        lines: in a window.
+        seconds: the length of a window.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        lines: int = LINES_A_WINDOW,
+        seconds: float = WINDOW_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lines = lines
+        self._seconds = seconds
+        self._clock = clock
+        self._windows: collections.OrderedDict[object, _Window] = collections.OrderedDict()
+
+    def admit(self, kind: object) -> int | None:
+        """Ask for a line of this kind.
+
+        Returns:
+            None to leave it out; else how many of its kind were left out before it.
+        """
+        now = self._clock()
+        began, lines, left_out = self._windows.pop(kind, _Window(now, 0, 0))
+        told = 0
+        if now - began >= self._seconds:
+            began, lines, told, left_out = now, 0, left_out, 0
+        is_admitted = lines < self._lines
+        self._windows[kind] = _Window(began, lines + 1, left_out + (not is_admitted))
+        if len(self._windows) > MAX_KINDS:
+            self._windows.popitem(last=False)
+        return told if is_admitted else None
+
+
+class GatewayLog(logging.Handler):
+    """Sends the project's log to a stream, from a thread of its own. A context manager.
+
+    Args:
+        stream: where to.
+        as_json: one JSON object a line, in place of text.
+        level: of the least important lines.
+    """
+
+    def __init__(self, stream: TextIO, *, as_json: bool, level: int = logging.INFO) -> None:
+        super().__init__(level)
+        self._stream = stream
+        self._as_json = as_json
+        self._limit = RateLimit()
+        self._lines: collections.deque[str] = collections.deque()
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self._writer = threading.Thread(target=self._write, name="tunnelfleet-log", daemon=True)
+        self.dropped = 0
+        """Lines that nobody took in time."""
+
+    def __enter__(self) -> GatewayLog:
+        self._writer.start()
+        logger = logging.getLogger(LOGGER)
+        self._before = (logger.level, logger.propagate)
+        logger.addHandler(self)
+        logger.setLevel(self.level)
+        logger.propagate = False
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        logger = logging.getLogger(LOGGER)
+        logger.removeHandler(self)
+        logger.level, logger.propagate = self._before
+        logger.setLevel(self._before[0])
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._writer.join(CLOSE_SECONDS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put the line where the thread finds it; never waits."""
+        try:
+            left_out = 0
+            if record.levelno < logging.ERROR:
+                kind = (record.name, record.msg, getattr(record, "tunnel", None))
+                admitted = self._limit.admit(kind)
+                if admitted is None:
+                    return
+                left_out = admitted
+            self.put((json_line if self._as_json else text_line)(record, left_out))
+        except Exception:  # noqa: BLE001 - a line that cannot be written must harm nobody
+            self.dropped += 1
+
+    def put(self, line: str) -> None:
+        """Write a line as it is."""
+        with self._changed:
+            if len(self._lines) >= MAX_QUEUED_LINES:
+                self.dropped += 1
+                return
+            self._lines.append(line)
+            self._changed.notify()
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._is_closing)
+                if not self._lines:
+                    return
+                text = "".join(f"{line}\n" for line in self._lines)
+                self._lines.clear()
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except (OSError, ValueError):
+                # The reader has gone: that is no reason to end, and there is nobody to tell.
+                self.dropped += 1
+
+
+def text_line(record: logging.LogRecord, left_out: int = 0) -> str:
+    """A line for people: time, level, tunnel, text."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    tunnel = getattr(record, "tunnel", None)
+    about = f"{_printable(tunnel)}: " if tunnel else ""
+    more = f" ({left_out} more like it were left out)" if left_out else ""
+    text = _printable(_message(record))
+    return f"{when}.{int(record.msecs):03d}Z {record.levelname.lower():<7} {about}{text}{more}"
+
+
+def json_line(record: logging.LogRecord, left_out: int = 0) -> str:
+    """The same for programs."""
+    found: dict[str, Any] = {
+        "event": getattr(record, "event", "log"),
+        "time": round(record.created, 3),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+    }
+    tunnel = getattr(record, "tunnel", None)
+    if tunnel:
+        found["tunnel"] = tunnel
+    found |= getattr(record, "fields", {})
+    found["message"] = _message(record)[:MAX_LINE_LENGTH]
+    if left_out:
+        found["left_out"] = left_out
+    return json.dumps(found)
+
+
+def _message(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.exc_info and record.exc_info[0] is not None:
+        trace = logging.Formatter().formatException(record.exc_info)
+        text = f"{text}\n{trace}"
+    return text
+
+
+def _printable(text: str) -> str:
+    """On one line, whatever a peer has put into it."""
+    line = "".join(c if c.isprintable() else " | " if c == "\n" else " " for c in text)
+    return line if len(line) <= MAX_LINE_LENGTH else line[: MAX_LINE_LENGTH - 3] + "..."

@@ -1,0 +1,130 @@
+"""A tunnel of the fleet as people and programs look at it, whether it runs or not.
+
+Owns the fields that `tunnelfleet ls --json` prints. It asks no actor: it is given what FleetActor
+knows, and reads the counters that the core keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunnelfleet.proto import Mode
+from tunnelfleet.runtime import TunnelState
+
+from .config.schema import DOOR
+from .reconcile import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tunnelfleet.runtime import TunnelRuntime
+
+    from .wanted import WantedTunnel
+
+__all__ = ["Entry", "TunnelRow"]
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelRow:
+    """One tunnel at one moment.
+
+    `services` are addresses by service id: what a source listens on, what a destination connects
+    to. `streams` and `connections` are the open ones; `sent_bytes` went from here to the service,
+    `received_bytes` came; `since` is when it entered its state, in seconds of the Unix epoch.
+    """
+
+    name: str
+    mode: str
+    state: str
+    reason: str
+    services: Mapping[str, str]
+    labels: Mapping[str, str]
+    streams: int
+    connections: int
+    sent_bytes: int
+    received_bytes: int
+    reconnects: int
+    since: float
+    source: str
+    endpoint: str
+    place: str
+    channel_id: str
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "name": self.name,
+            "mode": self.mode,
+            "state": self.state,
+            "reason": self.reason,
+            "services": dict(self.services),
+            "labels": dict(self.labels),
+            "streams": self.streams,
+            "connections": self.connections,
+            "sent_bytes": self.sent_bytes,
+            "received_bytes": self.received_bytes,
+            "reconnects": self.reconnects,
+            "since": round(self.since, 3),
+            "source": self.source,
+            "endpoint": self.endpoint,
+            "place": self.place,
+            "channel_id": self.channel_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What FleetActor knows of a tunnel.
+
+    Attributes:
+        tunnel: what it runs as, or should.
+        phase: where it stands; None if it does not run.
+        source: who wants it; empty if nobody does any more.
+        note: why it does not run, or what was decided about it; may be empty.
+        since: of `note`, in seconds of the Unix epoch.
+    """
+
+    tunnel: WantedTunnel
+    phase: Phase | None
+    source: str
+    note: str
+    since: float
+
+    def row(self, runtime: TunnelRuntime) -> TunnelRow:
+        """Look at it now."""
+        wanted = self.tunnel
+        status = None
+        if self.phase is not None:
+            try:
+                status = runtime.tunnel(wanted.name).status()
+            except KeyError:
+                # It has ended since.
+                status = None
+        targets = {name: str(each or DOOR) for name, each in (wanted.services or {}).items()}
+        if status is None:
+            state, reason, since = TunnelState.STOPPED, self.note, self.since
+        else:
+            state, reason, since = status.state, status.reason or self.note, status.since
+            if self.phase is Phase.DRAINING and state is not TunnelState.STOPPED:
+                state, reason = TunnelState.DRAINING, self.note
+            if wanted.mode is Mode.SOURCE:
+                targets |= {name: each[0] for name, each in status.listening.items() if each}
+        return TunnelRow(
+            name=wanted.name,
+            mode=wanted.mode.value,
+            state=state.value,
+            reason=reason,
+            services=targets,
+            labels=wanted.labels,
+            streams=status.streams_active if status else 0,
+            connections=status.connections_active if status else 0,
+            sent_bytes=status.sent_bytes if status else 0,
+            received_bytes=status.received_bytes if status else 0,
+            reconnects=status.reconnects if status else 0,
+            since=since,
+            source=self.source,
+            endpoint=str(wanted.endpoint),
+            place=wanted.place,
+            channel_id=status.channel_id if status else "",
+        )

@@ -1,0 +1,116 @@
+"""The actors of a gateway: the root, and which part of the fleet is ours.
+
+    GatewaySupervisor           one_for_one; the only one in pykka's registry
+     |- RuntimeSupervisor       the core; started first, since the others give it work
+     |- PlacementActor          which shards are ours
+     `- FleetActor              makes what runs what is wanted and ours
+
+Owns how they are kept up, and how they find each other after one was started again. All restarts
+wait a little, so that no crash of one ends the gateway. A source of wishes (a store, a listener for
+notifications, a front door) is one more child, which tells FleetActor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tunnelfleet.actors.kernel import (
+    Backoff,
+    ChildSpec,
+    DispatchedActor,
+    Shutdown,
+    SupervisorActor,
+)
+
+from .placement import Assigned, Revoked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pykka import ActorRef
+
+    from .placement import Placement
+
+__all__ = ["FLEET", "PLACEMENT", "RUNTIME", "GatewayRefs", "GatewaySupervisor", "PlacementActor"]
+
+RUNTIME = "runtime"
+PLACEMENT = "placement"
+FLEET = "fleet"
+BACKOFF = Backoff(min_seconds=0.05, max_seconds=5.0)
+
+
+class GatewayRefs:
+    """The present actors; written by the root alone, when it has started one."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, ActorRef[Any]] = {}
+
+    def tell(self, child_id: str, message: Any) -> None:
+        """Tell an actor, if it is there; the next one asks for what it needs."""
+        ref = self.by_id.get(child_id)
+        if ref is not None and ref.is_alive():
+            ref.tell(message)
+
+
+class GatewaySupervisor(SupervisorActor):
+    """The root of a gateway.
+
+    Args:
+        refs: kept up to date.
+        children: in the order of their start.
+    """
+
+    def __init__(self, refs: GatewayRefs, children: Sequence[ChildSpec]) -> None:
+        self._refs = refs
+        super().__init__(list(children))
+
+    def on_child_started(self, child_id: str, ref: ActorRef[Any]) -> None:
+        """Let the others find it."""
+        self._refs.by_id[child_id] = ref
+
+
+def child(child_id: str, start: Callable[[], ActorRef[Any]]) -> ChildSpec:
+    """How an actor of a gateway is run."""
+    return ChildSpec(id=child_id, start=start, shutdown=Shutdown.INFINITY, backoff=BACKOFF)
+
+
+class TellShards(NamedTuple):
+    """Tell FleetActor all shards that are ours: it has begun anew."""
+
+
+class PlacementActor(DispatchedActor):
+    """Passes on what an engine of placement says, and remembers it for a new FleetActor.
+
+    Args:
+        placement: the engine; this actor starts and stops it.
+        refs: where FleetActor is.
+    """
+
+    def __init__(self, placement: Placement, refs: GatewayRefs) -> None:
+        super().__init__()
+        self._placement = placement
+        self._refs = refs
+        self._shards: frozenset[int] = frozenset()
+        self._epoch = 0
+
+    def on_start(self) -> None:
+        """Have the engine tell this actor, on whatever thread it is."""
+        self._placement.start(self.actor_ref.tell)
+
+    def on_receive(self, message: Any) -> Any:
+        """Pass on an assignment or a revocation."""
+        match message:
+            case Assigned(shards, epoch):
+                self._shards, self._epoch = self._shards | shards, epoch
+                self._refs.tell(FLEET, message)
+            case Revoked(shards):
+                self._shards -= shards
+                self._refs.tell(FLEET, message)
+            case TellShards():
+                self._refs.tell(FLEET, Assigned(self._shards, self._epoch))
+            case _:
+                super().on_receive(message)
+
+    def on_stop(self) -> None:
+        """Give up what is owned."""
+        self._placement.stop()

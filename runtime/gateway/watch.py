@@ -1,0 +1,101 @@
+"""Noticing that the files of a gateway have changed.
+
+Owns the thread that watches, and which changes matter. Folders are watched, not files: editors
+write aside and rename, and Kubernetes swaps a link. It reads nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from watchfiles import watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["FileWatcher", "folders_of", "matters"]
+
+LOOK_MILLISECONDS = 1_000
+"""How often the thread looks whether other folders are to be watched."""
+CLOSE_SECONDS = 5.0
+RETRY_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+class FileWatcher:
+    """Calls back when one of the files has changed. A context manager.
+
+    Args:
+        files: the present ones, folders among them; called on the watcher's thread.
+        on_change: called on the watcher's thread; changes that come together are one call.
+    """
+
+    def __init__(
+        self, files: Callable[[], Iterable[Path]], on_change: Callable[[], object]
+    ) -> None:
+        self._files = files
+        self._on_change = on_change
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tunnelfleet-watch", daemon=True)
+        self.is_watching = threading.Event()
+        """Set when a change from now on is noticed."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.is_watching.wait(LOOK_MILLISECONDS * 2 / 1_000)
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._stop.set()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._watch(folders_of(self._files()))
+            except (OSError, RuntimeError) as error:
+                logger.warning("the files cannot be watched: %s", error)
+                self._stop.wait(RETRY_SECONDS)
+
+    def _watch(self, folders: frozenset[Path]) -> None:
+        """Until other folders are to be watched, or the end."""
+        if not folders:
+            self._stop.wait(LOOK_MILLISECONDS / 1_000)
+            return
+        changes = watch(
+            *folders,
+            stop_event=self._stop,
+            rust_timeout=LOOK_MILLISECONDS,
+            yield_on_timeout=True,
+            recursive=False,
+            raise_interrupt=False,
+        )
+        for found in changes:
+            self.is_watching.set()
+            files = frozenset(self._files())
+            if any(matters(Path(name), files) for _change, name in found):
+                self._on_change()
+            if folders_of(files) != folders:
+                return
+
+
+def folders_of(files: Iterable[Path]) -> frozenset[Path]:
+    """The folders to watch: of each file, and of what it links to."""
+    folders: set[Path] = set()
+    for path in files:
+        for each in (path.absolute(), path.resolve()):
+            folder = each if each.is_dir() else each.parent
+            if folder.is_dir():
+                folders.add(folder)
+    return frozenset(folders)
+
+
+def matters(path: Path, files: frozenset[Path]) -> bool:
+    """Whether a change of `path` is one of the configuration; other files may live beside it."""
+    if path.suffix == ".toml" or path.name.startswith(".."):
+        return not (path.name.startswith(".") and path.suffix == ".toml")
+    return any(path in (each.absolute(), each.resolve()) for each in files)

@@ -1,0 +1,321 @@
+"""The gateway's whole story with real processes: edit, crash, stop, and who must not notice."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.content import blocks, digest
+from tests.e2e.gateway_rig import WAIT_SECONDS, GatewayRig, UpProcess
+from tests.e2e.rig import connect, echo, receive_exactly
+from tunnelfleet.runtime import Mode, TcpAddress
+from tunnelfleet.runtime.service.events import ServiceEventKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TUNNELS = 50
+CHANGED = 5
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[GatewayRig]:
+    with GatewayRig(tmp_path) as running:
+        yield running
+
+
+def listening(gateway: UpProcess, name: str, count: int = 1) -> TcpAddress:
+    address = gateway.wait_event("listener_opened", count, tunnel=name)["address"]
+    return TcpAddress("127.0.0.1", int(address.rpartition(":")[2]))
+
+
+def connects(rig: GatewayRig, names: list[str]) -> int:
+    """How often the gateway's ends of these tunnels have connected to the service."""
+    return len(
+        [
+            event
+            for event in rig.rig.service_events.all()
+            if event.kind is ServiceEventKind.CLIENT_CONNECTED
+            and event.mode is rig.mode
+            and event.tunnel in names
+        ]
+    )
+
+
+class Transfer:
+    """A transfer in both directions that goes on until it is told to end."""
+
+    BLOCK = 16_384
+
+    def __init__(self, address: TcpAddress) -> None:
+        self.sock = connect(address)
+        self._end = threading.Event()
+        self.sent = hashlib.sha256()
+        self.received = hashlib.sha256()
+        self.blocks = 0
+        self._moved = threading.Condition()
+        self._sender = threading.Thread(target=self._run, name="transfer")
+        self._sender.start()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._end.is_set():
+            data = number.to_bytes(8, "big") * (self.BLOCK // 8)
+            self.sock.sendall(data)
+            self.sent.update(data)
+            self.received.update(receive_exactly(self.sock, len(data)))
+            number += 1
+            with self._moved:
+                self.blocks = number
+                self._moved.notify_all()
+
+    def wait_more(self, count: int = 5) -> None:
+        """Wait until so many more blocks have gone there and back."""
+        with self._moved:
+            target = self.blocks + count
+            assert self._moved.wait_for(lambda: self.blocks >= target, WAIT_SECONDS)
+
+    def finish(self) -> None:
+        """End it; every byte must have come back."""
+        self._end.set()
+        self._sender.join(WAIT_SECONDS)
+        assert not self._sender.is_alive()
+        self.sock.close()
+        assert self.blocks > 0
+        assert self.sent.hexdigest() == self.received.hexdigest()
+
+
+def test_the_whole_story(rig: GatewayRig) -> None:
+    target = rig.rig.backends.echo().address
+    assert isinstance(target, TcpAddress)
+    for number in range(TUNNELS):
+        rig.add(f"press-{number}", target)
+    first = list(rig.entries)
+    with rig.up() as gateway:
+        rig.wait_connected(gateway)
+        for name in ("press-0", "press-20"):
+            with connect(listening(gateway, name)) as sock:
+                assert echo(sock, b"hello") == b"hello"
+        stays = first[2 * CHANGED :]
+        before = connects(rig, stays)
+        transfer = Transfer(listening(gateway, stays[0]))
+        removed = Transfer(listening(gateway, first[0]))
+        try:
+            transfer.wait_more()
+            removed.wait_more()
+            for name in first[:CHANGED]:
+                del rig.entries[name]
+            for name in first[CHANGED : 2 * CHANGED]:
+                rig.entries[name].keys["bandwidth"] = "1000000"
+            for number in range(CHANGED):
+                rig.add(f"new-{number}", target)
+            rig.write()
+            gateway.signal(signal.SIGHUP)
+            reloaded = gateway.wait_event("reloaded")
+            assert sorted(reloaded["removed"]) == sorted(first[:CHANGED])
+            assert sorted(reloaded["changed"]) == sorted(first[CHANGED : 2 * CHANGED])
+            assert reloaded["added"] == [f"new-{number}" for number in range(CHANGED)]
+            assert sorted(reloaded["unchanged"]) == sorted(stays)
+            for name in first[1:CHANGED]:
+                gateway.wait_event("tunnel_ended", tunnel=name)
+            for name in first[CHANGED : 2 * CHANGED]:
+                gateway.wait_event("tunnel_state_changed", 2, tunnel=name, state="connected")
+            for number in range(CHANGED):
+                name = f"new-{number}"
+                gateway.wait_event("tunnel_state_changed", tunnel=name, state="connected")
+            transfer.wait_more()
+            # A removed tunnel ends with its last connection, and not before.
+            removed.wait_more()
+            assert gateway.events("tunnel_ended", tunnel=first[0]) == []
+        finally:
+            removed.finish()
+        gateway.wait_event("tunnel_ended", tunnel=first[0])
+        transfer.wait_more()
+        transfer.finish()
+        assert connects(rig, stays) == before == len(stays)
+        gateway.process.kill()
+        gateway.wait_end()
+    with rig.up() as gateway:
+        # The service lets nobody in whose pair of tokens is another than before.
+        rig.wait_connected(gateway)
+        assert not gateway.events("tunnel_state_changed", state="refused")
+        with connect(listening(gateway, stays[0])) as sock:
+            assert echo(sock, b"hello again") == b"hello again"
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait_end() == 0
+
+
+SIZE = 3_000_000
+
+
+class TestSigterm:
+    def test_a_transfer_that_runs_ends_whole(self, rig: GatewayRig) -> None:
+        server = rig.rig.backends.sink(answer=b"thanks")
+        assert isinstance(server.address, TcpAddress)
+        rig.add("press-1", server.address)
+        rig.add("press-2", server.address)
+        with rig.up() as gateway:
+            rig.wait_connected(gateway)
+            address = listening(gateway, "press-1")
+            with connect(address) as sock:
+                whole = list(blocks(SIZE))
+                sock.sendall(whole[0])
+                gateway.signal(signal.SIGTERM)
+                gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="draining")
+                # Nothing new is let in, what is open goes on.
+                gateway.wait_event("tunnel_ended", tunnel="press-2")
+                for block in whole[1:]:
+                    sock.sendall(block)
+                sock.shutdown(socket.SHUT_WR)
+                assert receive_exactly(sock, 6) == b"thanks"
+            assert gateway.wait_end() == 0
+        (arrival,) = server.arrivals()
+        assert (arrival.sha256, arrival.clean) == (digest(whole), True)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_second_signal_ends_it_at_once(self, rig: GatewayRig, number: signal.Signals) -> None:
+        target = rig.rig.backends.echo().address
+        assert isinstance(target, TcpAddress)
+        rig.add("press-1", target)
+        rig.gateway = ""
+        with rig.up() as gateway:
+            rig.wait_connected(gateway)
+            with connect(listening(gateway, "press-1")) as sock:
+                assert echo(sock, b"x") == b"x"
+                gateway.signal(number)
+                gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="draining")
+                gateway.signal(number)
+                assert gateway.wait_end() == 1
+
+    def test_what_is_open_when_time_is_over_is_cut(self, tmp_path: Path) -> None:
+        with GatewayRig(tmp_path) as rig:
+            rig.drain_seconds = 0.2
+            target = rig.rig.backends.echo().address
+            assert isinstance(target, TcpAddress)
+            rig.add("press-1", target, limits="{ stop_timeout_seconds = 0.5 }")
+            rig.add("press-2", target)
+            with rig.up() as gateway:
+                rig.wait_connected(gateway)
+                with connect(listening(gateway, "press-1")) as sock:
+                    assert echo(sock, b"x") == b"x"
+                    gateway.signal(signal.SIGTERM)
+                    assert gateway.wait_end() == 1
+                assert "its connections are cut" in gateway.output
+
+
+class TestReload:
+    def test_a_mistake_changes_nothing(self, rig: GatewayRig) -> None:
+        target = rig.rig.backends.echo().address
+        assert isinstance(target, TcpAddress)
+        rig.add("press-1", target)
+        with rig.up() as gateway:
+            rig.wait_connected(gateway)
+            transfer = Transfer(listening(gateway, "press-1"))
+            try:
+                del rig.entries["press-1"]
+                rig.gateway = "drain_secs = 4"
+                rig.write()
+                gateway.signal(signal.SIGHUP)
+                gateway.wait_event("reload_failed")
+                transfer.wait_more()
+                assert "drain_secs: there is no such key" in gateway.output
+                page = gateway.get("/metrics")
+                assert "tunnelfleet_config_last_reload_successful 0.0" in page
+            finally:
+                transfer.finish()
+
+    def test_labels_and_some_limits_apply_in_place(self, rig: GatewayRig) -> None:
+        target = rig.rig.backends.echo().address
+        assert isinstance(target, TcpAddress)
+        rig.add("press-1", target)
+        with rig.up() as gateway:
+            rig.wait_connected(gateway)
+            address = listening(gateway, "press-1")
+            transfer = Transfer(address)
+            try:
+                rig.entries["press-1"].keys |= {
+                    "labels": '{ site = "lyon" }',
+                    "limits": "{ max_connections = 1 }",
+                }
+                rig.write()
+                gateway.signal(signal.SIGHUP)
+                assert gateway.wait_event("reloaded")["changed"] == ["press-1"]
+                transfer.wait_more()
+                row = 'tunnelfleet_tunnel_info{label_site="lyon",mode="source",tunnel="press-1"}'
+                assert row in gateway.get("/metrics")
+                # The one connection that is allowed is there: a second one waits for its end.
+                with connect(address) as second:
+                    second.sendall(b"later")
+                    transfer.wait_more()
+                    second.settimeout(0.2)
+                    with pytest.raises(TimeoutError):
+                        second.recv(1)
+                    transfer.finish()
+                    second.settimeout(WAIT_SECONDS)
+                    assert receive_exactly(second, 5) == b"later"
+            finally:
+                transfer.finish()
+        assert connects(rig, ["press-1"]) == 1
+
+    def test_a_rotated_token_is_taken_up_without_a_new_listener(self, rig: GatewayRig) -> None:
+        target = rig.rig.backends.echo().address
+        assert isinstance(target, TcpAddress)
+        rig.add("press-1", target)
+        with rig.up() as gateway:
+            rig.wait_connected(gateway)
+            address = listening(gateway, "press-1")
+            token = rig.rig.service.rotate("press-1", Mode.SOURCE).source_token
+            (rig.folder / "press-1.token").write_text(token)
+            gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="refused")
+            gateway.signal(signal.SIGHUP)
+            gateway.wait_event("tunnel_state_changed", 2, tunnel="press-1", state="connected")
+            with connect(address) as sock:
+                assert echo(sock, b"x") == b"x"
+            assert token not in gateway.output
+
+    def test_a_changed_file_is_noticed(self, rig: GatewayRig) -> None:
+        target = rig.rig.backends.echo().address
+        assert isinstance(target, TcpAddress)
+        rig.add("press-1", target)
+        with rig.up("--watch") as gateway:
+            rig.wait_connected(gateway)
+            gateway.wait_event("watching")
+            rig.add("press-2", target)
+            rig.write()
+            name = "press-2"
+            gateway.wait_event("tunnel_state_changed", tunnel=name, state="connected")
+
+
+def test_the_tree_of_actors(rig: GatewayRig) -> None:
+    target = rig.rig.backends.echo().address
+    assert isinstance(target, TcpAddress)
+    rig.add("press-1", target)
+    with rig.up() as gateway:
+        rig.wait_connected(gateway)
+        gateway.signal(signal.SIGUSR2)
+        tree: list[Any] = gateway.wait_event("actors")["tree"]
+    assert tree[0] == "gateway (GatewaySupervisor) running"
+    assert "    tunnel press-1 (TunnelSupervisor) running" in tree
+    assert "        websocket (WebSocketActor) running" in tree
+    assert "  fleet (FleetActor) running" in tree
+
+
+def test_no_token_is_in_the_log_or_on_a_page(rig: GatewayRig) -> None:
+    target = rig.rig.backends.echo().address
+    assert isinstance(target, TcpAddress)
+    rig.add("press-1", target)
+    with rig.up("--log-level", "debug") as gateway:
+        rig.wait_connected(gateway)
+        rig.rig.service.drop("press-1", Mode.SOURCE)
+        gateway.wait_event("tunnel_state_changed", 2, tunnel="press-1", state="connected")
+        pages = gateway.get("/metrics") + gateway.get("/readyz") + gateway.get("/healthz")
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait_end() == 0
+        said = gateway.output + pages
+    assert rig.entries["press-1"].token not in said

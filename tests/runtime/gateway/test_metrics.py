@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from tests.e2e.rig import eventually
+from tests.runtime.gateway.support import Fleet, wanted
+from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings, Problem
+from tunnelfleet.runtime.gateway.fleet_state import FleetState
+from tunnelfleet.runtime.gateway.metrics import MAX_INFO_LABELS, MAX_INFO_ROWS, GatewayCollector
+from tunnelfleet.runtime.gateway.placement import SHARDS
+from tunnelfleet.runtime.gateway.reconcile import Running
+
+if TYPE_CHECKING:
+    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+
+
+def page(collector: GatewayCollector) -> list[str]:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    lines = generate_latest(registry).decode().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def state_of(*tunnels: WantedTunnel) -> FleetState:
+    state = FleetState(FleetConfig(GatewaySettings(name="gw", admin="unix:x")))
+    state.sources["files"] = {each.name: each for each in tunnels}
+    state.running = {each.name: Running(each) for each in tunnels}
+    state.shards = frozenset(range(SHARDS))
+    return state
+
+
+def test_a_running_gateway(fleet: Fleet) -> None:
+    tunnel = fleet.tunnel("one")
+    fleet.files.tunnels = {"one": tunnel, "two": replace(tunnel, name="two")}
+    fleet.start()
+    collector = fleet.gateway.collector
+    eventually(lambda: "tunnelfleet_gateway_tunnels_running 2.0" in page(collector))
+    found = page(collector)
+    assert "tunnelfleet_gateway_tunnels_wanted 2.0" in found
+    assert "tunnelfleet_config_last_reload_successful 1.0" in found
+    fleet.files.problems = (Problem("f", 1, "k", "wrong"),)
+    fleet.gateway.reload()
+    assert "tunnelfleet_config_last_reload_successful 0.0" in page(collector)
+
+
+def test_labels_are_in_the_info_with_a_prefix_of_their_own() -> None:
+    state = state_of(
+        wanted("a", labels={"site": "lyon", "mode": "x"}), wanted("b", labels={"site": "metz"})
+    )
+    rows = [line for line in page(GatewayCollector(state)) if "_info" in line]
+    assert rows == [
+        (
+            'tunnelfleet_tunnel_info{label_mode="x",label_site="lyon",mode="destination",'
+            'tunnel="a"} 1.0'
+        ),
+        (
+            'tunnelfleet_tunnel_info{label_mode="",label_site="metz",mode="destination",'
+            'tunnel="b"} 1.0'
+        ),
+    ]
+
+
+def test_the_info_is_capped() -> None:
+    labels = {f"l{number}": "x" for number in range(MAX_INFO_LABELS + 5)}
+    many = [wanted(f"t{number:05}", labels={"every": "x"}) for number in range(MAX_INFO_ROWS + 5)]
+    state = state_of(wanted("t", labels=labels), *many)
+    rows = [line for line in page(GatewayCollector(state)) if "_info" in line]
+    assert len(rows) == MAX_INFO_ROWS
+    assert rows[0].count("label_") == MAX_INFO_LABELS
+    assert 'label_every="x"' in rows[1]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tests.e2e.rig import FAST_LIMITS, WAIT_SECONDS, connect, echo, eventually
+from tunnelfleet.runtime.gateway.wanted import IN_PLACE_LIMITS
+
+if TYPE_CHECKING:
+    from tests.runtime.gateway.support import Fleet
+
+
+def test_limits_are_taken_over_and_kept_over_a_restart_of_the_actors(fleet: Fleet) -> None:
+    tunnel = fleet.tunnel("one")
+    fleet.files.tunnels = {"one": tunnel}
+    fleet.start()
+    fleet.wait_state("one", "connected")
+    runtime = fleet.gateway.runtime
+    address = runtime.tunnel("one").wait_listening("SSH", WAIT_SECONDS)
+    with connect(address) as sock:
+        assert echo(sock, b"x") == b"x"
+        limits = replace(FAST_LIMITS, **dict.fromkeys(IN_PLACE_LIMITS, 7))
+        fleet.files.tunnels["one"] = replace(tunnel, limits=limits)
+        fleet.gateway.reload()
+        eventually(lambda: runtime.tunnel("one").config.limits == limits)
+        assert echo(sock, b"y") == b"y"
+    assert fleet.connects("one") == 1
+
+
+def test_a_tunnel_that_the_runtime_lost_is_started_again(fleet: Fleet) -> None:
+    tunnel = fleet.tunnel("one")
+    fleet.files.tunnels = {"one": tunnel}
+    fleet.start()
+    fleet.wait_state("one", "connected")
+    fleet.gateway.runtime.close_tunnel("one")
+    for changed in (
+        replace(tunnel, access_token=tunnel.access_token, client_token="c" * 32),
+        replace(tunnel, limits=replace(FAST_LIMITS, max_connections=3)),
+    ):
+        fleet.files.tunnels["one"] = changed
+        fleet.gateway.reload()
+        eventually(lambda: fleet.gateway.runtime.tunnels() != [])
+        fleet.gateway.runtime.close_tunnel("one")
+    fleet.files.tunnels = {}
+    fleet.gateway.reload()
+    eventually(lambda: fleet.names() == [])

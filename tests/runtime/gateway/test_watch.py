@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import queue
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.rig import WAIT_SECONDS
+from tunnelfleet.runtime.gateway.watch import FileWatcher, folders_of, matters
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fleet.toml", True),
+        ("new.toml", True),
+        ("press.token", True),
+        ("..data", True),
+        ("state.db", False),
+        (".fleet.toml", False),
+        ("fleet.toml.swp", False),
+    ],
+)
+def test_what_matters(tmp_path: Path, name: str, expected: bool) -> None:
+    files = frozenset({tmp_path, tmp_path / "fleet.toml", tmp_path / "press.token"})
+    assert matters(tmp_path / name, files) is expected
+
+
+def test_folders_of_files_and_of_what_they_link_to(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "b" / "token").touch()
+    (tmp_path / "a" / "token").symlink_to(tmp_path / "b" / "token")
+    found = folders_of([tmp_path / "a" / "token", tmp_path / "nowhere" / "x"])
+    assert found == {tmp_path / "a", tmp_path / "b"}
+
+
+def test_an_editor_s_rename_and_a_kubernetes_swap_are_noticed(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    for version in ("..1", "..2"):
+        (mount / version).mkdir(parents=True)
+        (mount / version / "fleet.toml").write_text(version)
+    (mount / "..data").symlink_to("..1")
+    (mount / "fleet.toml").symlink_to("..data/fleet.toml")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "fleet.toml").touch()
+    files = [mount, mount / "fleet.toml", plain / "fleet.toml"]
+    changes: queue.Queue[None] = queue.Queue()
+    with FileWatcher(lambda: files, lambda: changes.put(None)):
+        (plain / "aside").write_text("x")
+        (plain / "aside").rename(plain / "fleet.toml")
+        changes.get(timeout=WAIT_SECONDS)
+        (mount / "..new").symlink_to("..2")
+        (mount / "..new").replace(mount / "..data")
+        changes.get(timeout=WAIT_SECONDS)
+
+
+def test_folders_that_come_later_are_watched_too(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "x.toml").touch()
+    files = [tmp_path / "a" / "x.toml"]
+    asked: queue.Queue[int] = queue.Queue()
+    changes: queue.Queue[None] = queue.Queue()
+
+    def present() -> list[Path]:
+        asked.put(len(files))
+        return list(files)
+
+    with FileWatcher(present, lambda: changes.put(None)):
+        files.append(tmp_path / "b" / "token")
+        (tmp_path / "b" / "token").touch()
+        # Twice: the watch that saw the new folder has begun anew with it, and looked once more.
+        while asked.get(timeout=WAIT_SECONDS) < 2:
+            pass
+        while asked.get(timeout=WAIT_SECONDS) < 2:
+            pass
+        asked.get(timeout=WAIT_SECONDS)
+        (tmp_path / "b" / "token").write_text("x")
+        changes.get(timeout=WAIT_SECONDS)
+
+
+def test_without_a_folder_it_waits(tmp_path: Path) -> None:
+    with FileWatcher(lambda: [tmp_path / "nowhere" / "x"], lambda: None):
+        pass
