@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["FILES", "FleetActor"]
 
 FILES = "files"
-NAMES_A_TURN = 32
+NAMES_A_TURN = 16
 """How many names are looked at before others have their turn."""
 RETRIED_BY_TOKEN = frozenset({TunnelState.BACKOFF, TunnelState.REFUSED})
 
@@ -304,7 +304,8 @@ class FleetActor(DispatchedActor):
     def _look_soon(self) -> None:
         if self._marks and not self._looks:
             self._looks = True
-            self.actor_ref.tell(_LookAgain())
+            # A timer, and no message to itself: those would all be handled in this turn.
+            self.schedule(0.0, _LookAgain())
 
     def _on_look_again(self, _message: _LookAgain) -> None:
         self._looks = False

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .placement import shard_of
-from .reconcile import Phase, Running, prevailing
+from .reconcile import Phase, Running, merged, prevailing
 from .snapshot import Entry
 
 if TYPE_CHECKING:
@@ -111,8 +111,12 @@ class FleetState:
 
     def wishes(self) -> dict[str, WantedTunnel]:
         """What is wanted in all, by name."""
-        found = {name: self.wish(name) for name in self.names()}
-        return {name: wish for name, wish in found.items() if wish is not None}
+        found = merged(self.sources)
+        for name in [name for name in self._tokens if name in found]:
+            wish = self.wish(name)
+            assert wish is not None
+            found[name] = wish
+        return found
 
     def replace_token(self, name: str, access_token: str, client_token: str | None) -> None:
         """Note a token that a command has given to a tunnel that is wanted."""

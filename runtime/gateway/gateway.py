@@ -133,6 +133,7 @@ class Gateway:
             dispatcher=self._dispatcher,
             register=True,
         )
+        self.refs.has_fleet.wait(ASK_SECONDS)
         return self
 
     def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:

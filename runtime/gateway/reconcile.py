@@ -30,6 +30,7 @@ __all__ = [
     "Stop",
     "compare",
     "decide",
+    "merged",
     "prevailing",
     "reconcile",
 ]
@@ -157,13 +158,25 @@ def prevailing(name: str, sources: Mapping[str, Mapping[str, WantedTunnel]]) -> 
         name: of the tunnel.
         sources: what each source wants, by name.
     """
-    first = (source for source in SOURCES if source in sources)
-    others = (source for source in tuple(sources) if source not in SOURCES)
-    for source in (*first, *others):
+    for source in _by_precedence(sources):
         found = sources[source].get(name)
         if found is not None:
             return found
     return None
+
+
+def merged(sources: Mapping[str, Mapping[str, WantedTunnel]]) -> dict[str, WantedTunnel]:
+    """The wishes that count, of all names."""
+    found: dict[str, WantedTunnel] = {}
+    for source in reversed(_by_precedence(sources)):
+        found |= sources[source]
+    return found
+
+
+def _by_precedence(sources: Iterable[str]) -> list[str]:
+    names = list(sources)
+    known = [source for source in SOURCES if source in names]
+    return known + [source for source in names if source not in SOURCES]
 
 
 @dataclass(frozen=True, slots=True)

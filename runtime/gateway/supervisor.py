@@ -12,6 +12,7 @@ notifications, a front door) is one more child, which tells FleetActor.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.actors.kernel import (
@@ -44,6 +45,8 @@ class GatewayRefs:
 
     def __init__(self) -> None:
         self.by_id: dict[str, ActorRef[Any]] = {}
+        self.has_fleet = threading.Event()
+        """Set when FleetActor has been started, and can be asked."""
 
     def tell(self, child_id: str, message: Any) -> None:
         """Tell an actor, if it is there; the next one asks for what it needs."""
@@ -67,6 +70,8 @@ class GatewaySupervisor(SupervisorActor):
     def on_child_started(self, child_id: str, ref: ActorRef[Any]) -> None:
         """Let the others find it."""
         self._refs.by_id[child_id] = ref
+        if child_id == FLEET:
+            self._refs.has_fleet.set()
 
 
 def child(child_id: str, start: Callable[[], ActorRef[Any]]) -> ChildSpec:

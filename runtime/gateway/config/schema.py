@@ -141,6 +141,20 @@ def _check_workers(workers: int) -> int:
     return workers
 
 
+_CORE_DOCS = {
+    "send_high_water_messages": "Of the client API, which a gateway does not use.",
+    "event_backlog_bytes": "Of callbacks, which a gateway does not use.",
+    "listen_backlog": "Callers that may wait in the kernel until a listener accepts them.",
+    "local_connect_timeout_seconds": "For a destination's connect to the application.",
+    "ping_interval_seconds": "How often a quiet link is asked whether it lives.",
+    "pong_timeout_seconds": "A link that does not answer within this time is dead.",
+    "min_seconds": "At most so long after the first failure; the delay is drawn by chance.",
+    "max_seconds": "The longest delay, however many failures there were.",
+    "stability_seconds": "A link that was up so long has recovered: its next failure is a first.",
+}
+"""Where the core says nothing, or speaks of something that operators do not see."""
+
+
 def _of_core(name: str, cls: type[Any], leave_out: Iterable[str] = ()) -> type[BaseModel]:
     """A model of a dataclass of the core: the same names and types, nothing required."""
     docs = _attribute_docs(cls)
@@ -150,7 +164,8 @@ def _of_core(name: str, cls: type[Any], leave_out: Iterable[str] = ()) -> type[B
             continue
         kind = int if isinstance(each.default, int) else float
         default = None if each.default is MISSING else each.default
-        description = f"{docs.get(each.name, each.name.replace('_', ' ') + '.')}"
+        described = docs.get(each.name, f"{each.name.replace('_', ' ').capitalize()}.")
+        description = _CORE_DOCS.get(each.name, described)
         # The core's class checks the numbers together; here each must be possible alone.
         given[each.name] = (
             Annotated[kind, Field(gt=0, allow_inf_nan=False)] | None,

@@ -16,7 +16,6 @@ from tunnelfleet.runtime.gateway.config import (
     GatewaySettings,
     Problem,
 )
-from tunnelfleet.runtime.gateway.supervisor import FLEET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +108,6 @@ class Fleet:
         """Start the gateway with what the files say."""
         gateway = Gateway(self.files, placement=self._placement)
         self._gateway = self._stack.enter_context(gateway)
-        eventually(lambda: FLEET in gateway.refs.by_id)
         return gateway
 
     def tunnel(self, name: str, **given: Any) -> WantedTunnel:

@@ -19,6 +19,7 @@ from tunnelfleet.runtime.gateway.reconcile import (
     Stop,
     compare,
     decide,
+    merged,
     prevailing,
     reconcile,
 )
@@ -160,6 +161,7 @@ def test_files_win_over_the_api_and_both_over_others(
     sources = {"door": other, "api": api, "files": files}
     for name in NAMES:
         assert prevailing(name, sources) == {**other, **api, **files}.get(name)
+    assert merged(sources) == {**other, **api, **files}
 
 
 def test_a_difference_in_words() -> None:
