@@ -20,10 +20,15 @@ from tunnelfleet.proto import (
     validate_access_token,
     validate_client_token,
 )
-from tunnelfleet.runtime import ListenerOpened, TunnelState, TunnelStateChanged
+from tunnelfleet.runtime import (
+    ListenerClosed,
+    ListenerOpened,
+    TunnelState,
+    TunnelStateChanged,
+)
 
 from .config import ConfigProblems, Problem
-from .fleet_log import log_end, log_listener, log_reload, log_state
+from .fleet_log import log_end, log_listener, log_listener_closed, log_reload, log_state
 from .fleet_state import Marks
 from .messages import (
     DrainTunnels,
@@ -60,6 +65,8 @@ __all__ = ["FILES", "FleetActor"]
 FILES = "files"
 NAMES_A_TURN = 16
 """How many names are looked at before others have their turn."""
+EVENTS = (TunnelStateChanged, ListenerOpened, ListenerClosed)
+"""What is heard of the tunnels."""
 RETRIED_BY_TOKEN = frozenset({TunnelState.BACKOFF, TunnelState.REFUSED})
 
 logger = logging.getLogger(__name__)
@@ -98,7 +105,7 @@ class FleetActor(DispatchedActor):
         runtime: TunnelRuntime,
         client_tokens: ClientTokens,
         begin_load: Callable[[], Future[FleetConfig]],
-        ask_for_shards: Callable[[], None],
+        ask_for_shards: Callable[[], object],
     ) -> None:
         super().__init__()
         self._state = state
@@ -116,7 +123,7 @@ class FleetActor(DispatchedActor):
 
     def on_start(self) -> None:
         """Take up what another life of this actor has left behind, then look at all."""
-        self._runtime.subscribe(self.actor_ref, kinds=[TunnelStateChanged, ListenerOpened])
+        self._runtime.subscribe(self.actor_ref, kinds=EVENTS)
         self._keeper.resume()
         self._ask_for_shards()
         self._mark(self._state.names())
@@ -336,6 +343,11 @@ class FleetActor(DispatchedActor):
     def _on_listener_opened(self, event: ListenerOpened) -> None:
         log_listener(event)
 
+    def _on_listener_closed(self, event: ListenerClosed) -> None:
+        running = self._state.running.get(event.tunnel)
+        if running is not None and running.phase is Phase.RUNNING:
+            log_listener_closed(event)
+
     def _on_ended(self, message: Ended) -> None:
         log_end(message.name)
         self._state.running.pop(message.name, None)
@@ -380,6 +392,7 @@ class FleetActor(DispatchedActor):
         TakeSnapshot: _on_take_snapshot,
         TunnelStateChanged: _on_state_changed,
         ListenerOpened: _on_listener_opened,
+        ListenerClosed: _on_listener_closed,
         _LookAgain: _on_look_again,
         OpenAgain: _on_open_again,
         Ended: _on_ended,

@@ -13,14 +13,24 @@ from tunnelfleet.runtime import TunnelState
 from .reconcile import Phase
 
 if TYPE_CHECKING:
-    from tunnelfleet.runtime import ListenerOpened, TunnelStateChanged
+    from collections.abc import Sequence
 
+    from tunnelfleet.runtime import ListenerClosed, ListenerOpened, TunnelStateChanged
+
+    from .config import Problem
     from .messages import ReloadResult
 
-__all__ = ["log_end", "log_listener", "log_reload", "log_state"]
+__all__ = [
+    "log_end",
+    "log_listener",
+    "log_listener_closed",
+    "log_problems",
+    "log_reload",
+    "log_state",
+]
 
-LOGGED_PROBLEMS = 20
-"""Mistakes in the files that the log shows; a reload answers all of them."""
+LOGGED_PROBLEMS = 8
+"""Mistakes in the files that the log shows; `check` shows all, and a reload answers them."""
 TROUBLE = frozenset({TunnelState.REFUSED, TunnelState.QUARANTINED})
 
 logger = logging.getLogger(__name__)
@@ -45,6 +55,24 @@ def log_listener(event: ListenerOpened) -> None:
     logger.info("%s listening on %s", event.service_id, event.address, extra=extra)
 
 
+def log_listener_closed(event: ListenerClosed) -> None:
+    """A source does not listen any more, or cannot; it tries again."""
+    if not event.reason:
+        return
+    fields = {"service_id": event.service_id, "reason": event.reason}
+    extra = {"tunnel": event.tunnel, "event": "listener_closed", "fields": fields}
+    logger.warning("%s not listening: %s", event.service_id, event.reason, extra=extra)
+
+
+def log_problems(problems: Sequence[Problem]) -> None:
+    """What is wrong with the files, or worth a look."""
+    for problem in problems[:LOGGED_PROBLEMS]:
+        logger.log(logging.ERROR if problem.is_error else logging.WARNING, "%s", problem)
+    if len(problems) > LOGGED_PROBLEMS:
+        more = len(problems) - LOGGED_PROBLEMS
+        logger.warning("and %d more like that: `tunnelfleet check` shows all", more)
+
+
 def log_end(name: str) -> None:
     """A tunnel has ended, and its name is free."""
     logger.info("ended", extra={"tunnel": name, "event": "tunnel_ended"})
@@ -56,15 +84,13 @@ def log_reload(result: ReloadResult) -> None:
         logger.error(
             "the files have mistakes, and nothing was changed", extra={"event": "reload_failed"}
         )
-        for problem in result.problems[:LOGGED_PROBLEMS]:
-            logger.error("%s", problem)
+        log_problems(result.problems)
         return
     logger.info(
         "the files are taken over: %s",
         result.difference,
         extra={"event": "reloaded", "fields": result.difference.to_json()},
     )
-    for problem in result.problems[:LOGGED_PROBLEMS]:
-        logger.warning("%s", problem)
+    log_problems(result.problems)
     for name in result.needs_restart:
         logger.warning("gateway.%s has changed; it is taken over at the next start", name)

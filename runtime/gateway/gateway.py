@@ -120,7 +120,7 @@ class Gateway:
             self.runtime,
             client_tokens,
             self._begin_load,
-            lambda: self.refs.tell(PLACEMENT, TellShards()),
+            functools.partial(self.refs.tell, PLACEMENT, TellShards()),
         )
         start_placement = functools.partial(PlacementActor.start, self._placement, self.refs)
         self._supervisor = GatewaySupervisor.start(
@@ -180,9 +180,13 @@ class Gateway:
         except pykka.Timeout:
             raise TunnelError(f"the gateway did not answer within {timeout_seconds:g} s") from None
 
-    def tell(self, message: Any) -> None:
-        """Tell FleetActor one of `messages`; what it finds is in the log."""
-        self.refs.tell(FLEET, message)
+    def tell(self, message: Any) -> bool:
+        """Tell FleetActor one of `messages`; what it finds is in the log.
+
+        Returns:
+            False if it is being started again, and was not told: tell it again.
+        """
+        return self.refs.tell(FLEET, message)
 
     def reload(self, timeout_seconds: float = RELOAD_SECONDS) -> ReloadResult:
         """Read the files again. A mistake in them changes nothing."""
@@ -212,8 +216,9 @@ class Gateway:
         wanted = [name for name in self.state.wishes() if self.state.is_ours(name)]
         if len(running) < len(wanted) - len(self.state.failures) - len(self.state.held):
             return False
+        stats = (tunnel.stats for tunnel in self.runtime.tunnels())
         return all(
-            tunnel.stats.state is not TunnelState.CONNECTING for tunnel in self.runtime.tunnels()
+            each.state is not TunnelState.CONNECTING or each.connect_failures for each in stats
         )
 
     @property

@@ -108,7 +108,14 @@ class Entry:
             state, reason, since = status.state, status.reason or self.note, status.since
             if self.phase is Phase.DRAINING and state is not TunnelState.STOPPED:
                 state, reason = TunnelState.DRAINING, self.note
-            if wanted.mode is Mode.SOURCE:
+            if wanted.mode is Mode.SOURCE and self.phase is Phase.RUNNING:
+                missing = [
+                    name
+                    for name, address in (wanted.services or {}).items()
+                    if address is not None and not status.listening.get(name)
+                ]
+                if missing and not reason:
+                    reason = f"not listening for {', '.join(missing)}: {status.last_event}"
                 targets |= {name: each[0] for name, each in status.listening.items() if each}
         return TunnelRow(
             name=wanted.name,

@@ -48,11 +48,13 @@ class GatewayRefs:
         self.has_fleet = threading.Event()
         """Set when FleetActor has been started, and can be asked."""
 
-    def tell(self, child_id: str, message: Any) -> None:
-        """Tell an actor, if it is there; the next one asks for what it needs."""
+    def tell(self, child_id: str, message: Any) -> bool:
+        """Tell an actor, if it is there; return whether it is."""
         ref = self.by_id.get(child_id)
-        if ref is not None and ref.is_alive():
-            ref.tell(message)
+        if ref is None or not ref.is_alive():
+            return False
+        ref.tell(message)
+        return True
 
 
 class GatewaySupervisor(SupervisorActor):

@@ -20,6 +20,7 @@ import queue
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,8 @@ from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.server import make_registry
 from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
-from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, load
+from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
+from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
 from tunnelfleet.runtime.gateway.process import (
     actor_tree,
@@ -43,7 +45,7 @@ from tunnelfleet.runtime.gateway.watch import FileWatcher
 from .check import print_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
     from tunnelfleet.runtime.gateway.config import FleetConfig
@@ -84,25 +86,21 @@ def up_command(
     """
     if log_level not in LEVELS:
         raise ConfigError(f"--log-level {log_level}: write one of {', '.join(LEVELS)}")
-    read = functools.partial(load, paths, authorities=Authorities())
+    read = functools.partial(_read, paths, Authorities())
     try:
         config = read()
     except ConfigProblems as error:
         print_problems(error.problems)
         return EXIT_USAGE
-    limit_warning = raise_file_limit(needed_files(config.tunnels.values()))
     inbox: Inbox = queue.SimpleQueue()
     level = logging.getLevelNamesMapping()[log_level.upper()]
     with (
         GatewayLog(sys.stderr, as_json=as_json, level=level) as log,
         _signals_to(inbox),
     ):
-        for problem in config.warnings:
-            logger.warning("%s", problem)
-        if limit_warning:
-            logger.warning("%s", limit_warning)
+        log_problems(config.warnings)
         gateway = Gateway(read, config)
-        with gateway, _pages(gateway, config), _watching(gateway, watch=watch):
+        with gateway, _pages(gateway, config), _watching(gateway, inbox, watch=watch):
             logger.info(
                 "gateway %s is up with %d tunnels",
                 config.gateway.name,
@@ -110,6 +108,19 @@ def up_command(
                 extra={"event": "up", "fields": {"tunnels": len(config.tunnels)}},
             )
             return _Foreground(gateway, inbox, log, as_json=as_json).run()
+
+
+def _read(paths: Sequence[Path], authorities: Authorities) -> FleetConfig:
+    """Read the files, at the start and at each reload, and see that the machine holds the fleet."""
+    config = load(paths, authorities=authorities)
+    try:
+        warning = raise_file_limit(needed_files(config.tunnels.values()))
+    except ConfigError as error:
+        raise ConfigProblems([Problem(str(paths[0]), 1, "tunnel", str(error))]) from None
+    if not warning:
+        return config
+    problem = Problem(str(paths[0]), 1, "tunnel", warning, is_error=False)
+    return replace(config, warnings=(*config.warnings, problem))
 
 
 class _Foreground:
@@ -131,7 +142,9 @@ class _Foreground:
                 self._freeze_when_settled()
                 continue
             if found is signal.SIGHUP:
-                self._gateway.tell(Reload())
+                if not self._gateway.tell(Reload()):
+                    # The fleet's actor has failed and will be there again in a moment.
+                    threading.Timer(TICK_SECONDS, self._inbox.put, [found]).start()
             elif found is signal.SIGUSR2:
                 self._write_tree()
             elif found in STOP_SIGNALS:
@@ -225,10 +238,14 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watching(gateway: Gateway, *, watch: bool) -> Iterator[None]:
+def _watching(gateway: Gateway, inbox: Inbox, *, watch: bool) -> Iterator[None]:
     if not watch:
         yield
         return
-    with FileWatcher(lambda: gateway.state.config.files, lambda: gateway.tell(Reload())):
+
+    def reload() -> None:
+        inbox.put(signal.SIGHUP)
+
+    with FileWatcher(lambda: gateway.state.config.files, reload):
         logger.info("the files are watched", extra={"event": "watching"})
         yield

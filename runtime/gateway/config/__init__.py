@@ -2,7 +2,7 @@
 
 from .authorities import Authorities
 from .fleet import DoorRule, FleetConfig, GatewaySettings
-from .loader import load
+from .loader import load, read_tunnel
 from .problems import ConfigProblems, Problem
 from .schema import json_schema
 from .secrets import ClientTokens, ensure_secret
@@ -18,4 +18,5 @@ __all__ = [
     "ensure_secret",
     "json_schema",
     "load",
+    "read_tunnel",
 ]

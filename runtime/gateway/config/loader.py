@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.proto import ConfigError
@@ -16,7 +17,7 @@ from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.admin.options import is_loopback
 
 from .authorities import Authorities
-from .files import read_documents
+from .files import Document, read_documents
 from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
 from .paths import runtime_folder, state_folder
 from .problems import ConfigProblems, Problem, nearest
@@ -26,11 +27,10 @@ from .tunnels import TunnelReader, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    from .files import Document
+    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
-__all__ = ["MAX_TUNNELS", "load"]
+__all__ = ["MAX_TUNNELS", "load", "read_tunnel"]
 
 MAX_TUNNELS = 20_000
 """In one configuration; a process is built for 10,000."""
@@ -59,6 +59,36 @@ def load(
     """
     loader = _Loader(os.environ if environ is None else environ, authorities or Authorities())
     return loader.load(paths)
+
+
+def read_tunnel(
+    entry: Mapping[str, Any], authorities: Authorities, *, place: str = "request"
+) -> WantedTunnel:
+    """Read one tunnel that does not come from a file: the keys are those of `[[tunnel]]`.
+
+    Its access token must be in the entry: whoever may add tunnels may not read files with it, or
+    the environment. `authorities` must not be those of a `load` that goes on.
+
+    Args:
+        entry: the keys and values.
+        authorities: keeps TLS contexts.
+        place: stands for the file in messages, and as the tunnel's `place`.
+
+    Raises:
+        ConfigProblems: there are mistakes: all of them.
+    """
+    document = Document(Path(place), "", {"tunnel": [dict(entry)]})
+    reader = TunnelReader({}, {}, authorities)
+    for key in ("access_token_file", "access_token_env"):
+        if key in entry:
+            hint = "only files can name it; give access_token itself"
+            raise ConfigProblems([document.problem(("tunnel", 0, key), hint)])
+    reader.read(document, 0, dict(entry))
+    errors = [problem for problem in reader.problems if problem.is_error]
+    if errors:
+        raise ConfigProblems(errors)
+    (tunnel,) = reader.tunnels.values()
+    return tunnel
 
 
 class _Loader:

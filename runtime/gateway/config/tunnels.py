@@ -255,6 +255,8 @@ class _Reading:
             if target == DOOR:
                 if mode is Mode.DESTINATION:
                     self._problem(key, "a destination connects; write an address, HOST:PORT")
+                elif mode is Mode.SOURCE:
+                    self._warn(key, "the front door is not built yet; nobody can reach the service")
                 services[service_id] = None
                 continue
             address = parse_address(str(target), default_host=default_host)

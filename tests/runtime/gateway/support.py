@@ -67,12 +67,20 @@ class FakePlacement:
     """An engine that says what a test says."""
 
     def __init__(self) -> None:
-        self.tell: Callable[[Assigned | Revoked], None] = lambda _message: None
+        self._tell: Callable[[Assigned | Revoked], None] | None = None
+        self._started = threading.Event()
         self.is_stopped = False
 
     def start(self, tell: Callable[[Assigned | Revoked], None]) -> None:
         """Take the listener."""
-        self.tell = tell
+        self._tell = tell
+        self._started.set()
+
+    def tell(self, message: Assigned | Revoked) -> None:
+        """Say something, once it is started."""
+        assert self._started.wait(WAIT_SECONDS)
+        assert self._tell is not None
+        self._tell(message)
 
     def stop(self) -> None:
         """Note it."""

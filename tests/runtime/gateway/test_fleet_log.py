@@ -41,4 +41,5 @@ def test_reloads(caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     many = tuple(Problem("f", line, "k", "wrong") for line in range(LOGGED_PROBLEMS + 9))
     log_reload(ReloadResult(None, many))
-    assert len(caplog.records) == 1 + LOGGED_PROBLEMS
+    assert len(caplog.records) == 1 + LOGGED_PROBLEMS + 1
+    assert caplog.records[-1].getMessage().startswith("and 9 more like that")

@@ -9,7 +9,13 @@ import pytest
 from tests.runtime.gateway.config.wrong_files import WHOLE, WRONG_FILES
 from tunnelfleet.runtime import Mode, TcpAddress, UnixAddress
 from tunnelfleet.runtime.cli import main
-from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, FleetConfig, load
+from tunnelfleet.runtime.gateway.config import (
+    Authorities,
+    ConfigProblems,
+    FleetConfig,
+    load,
+    read_tunnel,
+)
 
 TOKENS = {"T": "t" * 40, "T2": "u" * 40, "E": "\n", "W": "two words", "S": "s" * 40, "T4": "t" * 9}
 
@@ -276,3 +282,33 @@ def test_json(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "severity": "error",
         }
     ]
+
+
+class TestOneTunnel:
+    ENTRY = {
+        "name": "a",
+        "mode": "source",
+        "endpoint": "ws://localhost",
+        "access_token": "t" * 40,
+        "services": {"SSH": 2204},
+    }
+
+    def test_it_is_read_as_one_of_a_file(self) -> None:
+        tunnel = read_tunnel(self.ENTRY, Authorities(), place="api")
+        assert tunnel.services == {"SSH": TcpAddress("127.0.0.1", 2204)}
+        assert tunnel.place == "api:1"
+
+    def test_all_its_mistakes_are_told(self) -> None:
+        with pytest.raises(ConfigProblems) as caught:
+            read_tunnel({**self.ENTRY, "mode": "x", "nme": 1}, Authorities())
+        assert {problem.key for problem in caught.value.problems} == {
+            "tunnel[a].mode",
+            "tunnel[a].nme",
+        }
+
+    @pytest.mark.parametrize("key", ["access_token_file", "access_token_env"])
+    def test_it_reads_neither_files_nor_the_environment(self, key: str, files: Path) -> None:
+        entry = {**self.ENTRY, key: "token-T"}
+        del entry["access_token"]
+        with pytest.raises(ConfigProblems, match="give access_token itself"):
+            read_tunnel(entry, Authorities())
