@@ -117,6 +117,24 @@ class UpProcess:
         self.process.stderr.close()
 
 
+@contextlib.contextmanager
+def up(
+    path: Path, state: Path, *options: str, env: Mapping[str, str] | None = None
+) -> Iterator[UpProcess]:
+    """Run `tunnelfleet up PATH` while the block runs."""
+    process = subprocess.Popen(
+        [*PROGRAM, "up", str(path), "--json", *options],
+        env={**os.environ, "STATE_DIRECTORY": str(state), **(env or {})},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    running = UpProcess(process)
+    try:
+        yield running
+    finally:
+        running.kill()
+
+
 class GatewayRig:
     """A service, a folder of files, and the other ends of its tunnels.
 
@@ -206,17 +224,8 @@ class GatewayRig:
     def up(self, *options: str, env: Mapping[str, str] | None = None) -> Iterator[UpProcess]:
         """Run the gateway while the block runs."""
         self.write()
-        process = subprocess.Popen(
-            [*PROGRAM, "up", str(self.folder), "--json", *options],
-            env={**os.environ, "STATE_DIRECTORY": str(self._state), **(env or {})},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        running = UpProcess(process)
-        try:
+        with up(self.folder, self._state, *options, env=env) as running:
             yield running
-        finally:
-            running.kill()
 
     def wait_connected(self, gateway: UpProcess, count: int = 1) -> None:
         """Wait until each tunnel of the files has connected `count` times."""

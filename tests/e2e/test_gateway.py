@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
 import socket
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e.commands import Command
 from tests.e2e.content import blocks, digest
-from tests.e2e.gateway_rig import WAIT_SECONDS, GatewayRig, UpProcess
+from tests.e2e.gateway_rig import WAIT_SECONDS, GatewayRig, UpProcess, up
+from tests.e2e.programs import Sshd
 from tests.e2e.rig import connect, echo, receive_exactly
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.service.events import ServiceEventKind
@@ -319,3 +322,33 @@ def test_no_token_is_in_the_log_or_on_a_page(rig: GatewayRig) -> None:
         assert gateway.wait_end() == 0
         said = gateway.output + pages
     assert rig.entries["press-1"].token not in said
+
+
+def test_ssh_between_two_gateways_and_a_service_of_their_own(tmp_path: Path) -> None:
+    """Three processes, as an operator starts them, with what the guide says."""
+    with contextlib.ExitStack() as stack:
+        sshd = stack.enter_context(Sshd.start(tmp_path))
+        arguments = ["service", "--listen", "127.0.0.1:0", "--tunnel", "press-4=SSH", "--json"]
+        service = stack.enter_context(Command.start(tmp_path, *arguments))
+        ready = service.wait_event("ready")
+        (tunnel,) = ready["tunnels"]
+        gateways = {}
+        for mode, address in (("destination", f"127.0.0.1:{sshd.port}"), ("source", "0")):
+            token = tmp_path / f"{mode}.token"
+            token.touch(mode=0o600)
+            token.write_text(tunnel[f"{mode}_token"] + "\n")
+            file = tmp_path / f"{mode}.toml"
+            file.write_text(
+                f'[gateway]\nmetrics = "off"\n[[tunnel]]\nname = "press-4"\nmode = "{mode}"\n'
+                f'endpoint = "{ready["endpoint"]}"\nca = "{ready["ca"]}"\n'
+                f'access_token_file = "{token.name}"\nservices = {{ SSH = "{address}" }}\n'
+            )
+            gateways[mode] = stack.enter_context(up(file, tmp_path / mode))
+        for gateway in gateways.values():
+            gateway.wait_event("tunnel_state_changed", tunnel="press-4", state="connected")
+        port = listening(gateways["source"], "press-4").port
+        done = sshd.ssh(port, "tr a-z A-Z", stdin=b"hello")
+        assert done.stdout == b"HELLO"
+        for gateway in gateways.values():
+            gateway.signal(signal.SIGTERM)
+            assert gateway.wait_end() == 0
