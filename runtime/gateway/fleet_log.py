@@ -39,8 +39,9 @@ logger = logging.getLogger(__name__)
 def log_state(event: TunnelStateChanged, phase: Phase | None) -> None:
     """A tunnel has another state."""
     level = logging.WARNING if event.state in TROUBLE else logging.INFO
-    if phase is Phase.STOPPING:
-        # The way down; its end is told.
+    is_another_try = event.state is TunnelState.CONNECTING and event.reason
+    if phase is Phase.STOPPING or is_another_try:
+        # The way down, whose end is told; a try after a failure, which was told with its delay.
         level = logging.DEBUG
     text = f"{event.state}: {event.reason}" if event.reason else str(event.state)
     fields = {"state": event.state.value, "reason": event.reason}

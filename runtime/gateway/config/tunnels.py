@@ -23,6 +23,7 @@ from tunnelfleet.runtime import (
 )
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
+from .listening import ListeningPlaces
 from .problems import describe_errors
 from .schema import DOOR, TOKEN_KEYS, TunnelKeys, known_keys
 from .secrets import read_secret
@@ -65,7 +66,7 @@ class TunnelReader:
         self._environ = environ
         self._authorities = authorities
         self._names: dict[str, str] = {}
-        self._listening: dict[str, tuple[str, str]] = {}
+        self._listening = ListeningPlaces()
         self._tokens: dict[tuple[str, Mode], tuple[str, str]] = {}
         self.tunnels: dict[str, WantedTunnel] = {}
         self.problems: list[Problem] = []
@@ -80,8 +81,9 @@ class TunnelReader:
         keys, bad = validate(TunnelKeys, document, at, entry, self.problems, name)
         if keys is None:
             return
-        if name is not None and "name" not in bad:
-            self._check_name(document, at, name)
+        if name is not None and "name" not in bad and not self._is_new(document, at, name):
+            # Whatever else is wrong with it, it is one tunnel too many.
+            return
         reading = _Reading(self, document, at, name, keys, bad)
         wanted = reading.wanted()
         if wanted is None or any(problem.is_error for problem in self.problems[before:]):
@@ -93,11 +95,14 @@ class TunnelReader:
         else:
             self.tunnels[wanted.name] = wanted
 
-    def _check_name(self, document: Document, at: tuple[str, int], name: str) -> None:
-        place = self._names.setdefault(name, document.place((*at, "name")))
-        if place != document.place((*at, "name")):
-            hint = f"{name!r} is taken by {place}; choose another name"
-            self.problems.append(document.problem((*at, "name"), hint, tunnel=name))
+    def _is_new(self, document: Document, at: tuple[str, int], name: str) -> bool:
+        here = document.place((*at, "name"))
+        place = self._names.setdefault(name, here)
+        if place == here:
+            return True
+        hint = f"{name!r} is taken by {place}; choose another name"
+        self.problems.append(document.problem((*at, "name"), hint, tunnel=name))
+        return False
 
     def default(self, key: str) -> Any:
         """The value of `[defaults]`, or None."""
@@ -118,10 +123,9 @@ class TunnelReader:
         """Makes the TLS contexts."""
         return self._authorities
 
-    def claim_listener(self, address: str, place: str, name: str) -> tuple[str, str] | None:
+    def claim_listener(self, address: Address, place: str, name: str) -> tuple[str, str] | None:
         """Note that a tunnel listens there; returns who does already, and where that stands."""
-        found = self._listening.setdefault(address, (name, place))
-        return None if found == (name, place) else found
+        return self._listening.claim(address, (name, place))
 
     def claim_token(self, token: str, mode: Mode, name: str, place: str) -> tuple[str, str] | None:
         """Note that a tunnel has this token; returns who has it already."""
@@ -218,7 +222,7 @@ class _Reading:
         if mode is not None and self._name is not None:
             place = self._document.place((*self._at, key))
             other = self._reader.claim_token(token, mode, self._name, place)
-            if other is not None and other[0] != self._name:
+            if other is not None:
                 hint = f"tunnel {other[0]!r} ({other[1]}) has the same access token"
                 self._problem(key, f"{hint}; each end of a tunnel has one of its own")
                 return None
@@ -265,7 +269,7 @@ class _Reading:
                 if mode is Mode.DESTINATION:
                     self._problem(key, "port 0 cannot be connected to; write the port")
             elif mode is Mode.SOURCE and self._name is not None:
-                self._claim_listener(key, str(address))
+                self._claim_listener(key, address)
         if "" in services and len(services) > 1:
             self._problem("services", "an empty service id stands alone; name every service")
         elif all(each is None for each in services.values()) and mode is Mode.SOURCE:
@@ -273,12 +277,13 @@ class _Reading:
             self._problem("services", hint)
         return services
 
-    def _claim_listener(self, key: str, address: str) -> None:
+    def _claim_listener(self, key: str, address: Address) -> None:
         assert self._name is not None
         place = self._document.place((*self._at, *key.split(".", 1)))
         other = self._reader.claim_listener(address, place, self._name)
-        if other is not None and other[0] != self._name:
-            hint = f"{address} is taken by tunnel {other[0]!r} ({other[1]}); choose another port"
+        if other is not None:
+            whose = "another service" if other[0] == self._name else f"tunnel {other[0]!r}"
+            hint = f"{address} is taken by {whose} ({other[1]}); choose another port"
             self._problem(key, hint)
 
     def _limits(self) -> Limits | None:

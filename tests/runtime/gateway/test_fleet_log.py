@@ -18,6 +18,7 @@ from tunnelfleet.runtime.gateway.reconcile import Difference, Phase
         (TunnelState.REFUSED, Phase.RUNNING, logging.WARNING),
         (TunnelState.STOPPED, Phase.DRAINING, logging.INFO),
         (TunnelState.STOPPED, Phase.STOPPING, logging.DEBUG),
+        (TunnelState.CONNECTING, Phase.RUNNING, logging.DEBUG),
     ],
 )
 def test_states(

@@ -292,6 +292,21 @@ TUNNEL: dict[str, Row] = {
         "tunnel[b].services.SSH",
         "127.0.0.1:5555 is taken by tunnel 'a' ({F}:6)",
     ),
+    "port for two services": (
+        SOURCE.replace('SSH = "127.0.0.1:0"', "SSH = 5555, WEB = 5555"),
+        6,
+        "tunnel[a].services.WEB",
+        "127.0.0.1:5555 is taken by another service ({F}:6)",
+    ),
+    "port of all addresses": (
+        SOURCE.replace(":0", ":5555")
+        + SOURCE.replace("127.0.0.1:0", "0.0.0.0:5555")
+        .replace('"a"', '"b"')
+        .replace("{T}", "{T2}"),
+        12,
+        "tunnel[b].services.SSH",
+        "0.0.0.0:5555 is taken by tunnel 'a' ({F}:6)",
+    ),
     "name in defaults": ('[defaults]\nname = "x"\n', 2, "defaults.name", "there is no such key"),
     "wrong default": ("[defaults]\nmarks = 3\n", 2, "defaults.marks", "true or false"),
     "default limit": (
