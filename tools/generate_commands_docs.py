@@ -32,6 +32,8 @@ MORE = {
     "localproxy": "Long options may be shortened as far as they are clear. "
     "[localproxy.md](localproxy.md) says more, and which variables are read.",
     "service": "[service.md](service.md) says more.",
+    "up": "[gateway.md](gateway.md) is the operator's guide, with every key of the files.",
+    "check": "[gateway.md](gateway.md) says what is checked.",
     "demo": "",
     "version": "",
 }

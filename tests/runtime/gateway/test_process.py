@@ -9,7 +9,6 @@ import pytest
 from tests.runtime.gateway.support import Fleet, wanted
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress
-from tunnelfleet.runtime.gateway import process
 from tunnelfleet.runtime.gateway.process import (
     OWN_FILES,
     actor_tree,
@@ -57,8 +56,8 @@ def test_the_limit_is_raised_as_far_as_it_goes(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, needed: int, after: int, says: str
 ) -> None:
     limits = Limits(soft, hard)
-    monkeypatch.setattr(process.resource, "getrlimit", limits.getrlimit)
-    monkeypatch.setattr(process.resource, "setrlimit", limits.setrlimit)
+    monkeypatch.setattr(resource, "getrlimit", limits.getrlimit)
+    monkeypatch.setattr(resource, "setrlimit", limits.setrlimit)
     assert raise_file_limit(needed).startswith(says)
     assert bool(raise_file_limit(needed)) == bool(says)
     assert limits.now == (after, hard)
@@ -66,8 +65,8 @@ def test_the_limit_is_raised_as_far_as_it_goes(
 
 def test_a_fleet_that_does_not_fit_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits(256, 512)
-    monkeypatch.setattr(process.resource, "getrlimit", limits.getrlimit)
-    monkeypatch.setattr(process.resource, "setrlimit", limits.setrlimit)
+    monkeypatch.setattr(resource, "getrlimit", limits.getrlimit)
+    monkeypatch.setattr(resource, "setrlimit", limits.setrlimit)
     with pytest.raises(ConfigError, match="need 1064 open files, and the limit is 512"):
         raise_file_limit(1_064)
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.e2e.rig import FAST_LIMITS, WAIT_SECONDS, connect, echo, eventually
 from tunnelfleet.runtime.gateway.wanted import IN_PLACE_LIMITS
@@ -19,7 +19,8 @@ def test_limits_are_taken_over_and_kept_over_a_restart_of_the_actors(fleet: Flee
     address = runtime.tunnel("one").wait_listening("SSH", WAIT_SECONDS)
     with connect(address) as sock:
         assert echo(sock, b"x") == b"x"
-        limits = replace(FAST_LIMITS, **dict.fromkeys(IN_PLACE_LIMITS, 7))
+        sevens: Any = dict.fromkeys(IN_PLACE_LIMITS, 7)
+        limits = replace(FAST_LIMITS, **sevens)
         fleet.files.tunnels["one"] = replace(tunnel, limits=limits)
         fleet.gateway.reload()
         eventually(lambda: runtime.tunnel("one").config.limits == limits)

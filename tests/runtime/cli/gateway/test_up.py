@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from typing import TYPE_CHECKING
 
 from tunnelfleet.runtime.cli import main
-from tunnelfleet.runtime.gateway import process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def test_a_fleet_that_does_not_fit_is_told_before_anything_starts(
     path = tmp_path / "f.toml"
     path.touch()
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    monkeypatch.setattr(process.resource, "getrlimit", lambda _what: (10, 10))
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: (10, 10))
     assert main(["up", str(path)]) == 2
     assert "LimitNOFILE" in capsys.readouterr().err
     assert not (tmp_path / "state").exists()
