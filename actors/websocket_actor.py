@@ -4,9 +4,7 @@ It owns the socket, and reads and writes it in its own turns: frames in, tunnel 
 TunnelActor, and back. What is its own matter is elsewhere: connecting in `connect_attempt`, when to
 ping and whom to give up in `keep_alive`, what arrives in `websocket_input`, what waits to leave in
 `frame_writer`. It does not know streams, and never reconnects: its end, with a reason, is what the
-supervisor acts on.
-
-Longer than other modules: connecting, reading, writing and ending share the one socket's state.
+supervisor acts on. Its length is that of one life, whose phases share the socket.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ holds a ``Demo`` and nothing below it.
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -16,6 +15,8 @@ from tunnelfleet.runtime.demo import Demo, DemoOptions, make_view
 
 from .errors import EXIT_FAILURE, EXIT_OK
 from .localproxy_run import stop_signals
+from .logs import log_lines
+from .output import outputs
 
 
 def demo_command(
@@ -58,15 +59,17 @@ def demo_command(
         keep=keep,
         admin=None if admin is None else _admin_options(admin, admin_open),
     )
-    stream = sys.stderr if as_json else sys.stdout
-    demo = Demo(options, make_view(stream))
-    with stop_signals(demo.stop):
-        report = demo.run()
-    stream.write("\n".join(report.lines()) + "\n")
-    stream.flush()
-    if as_json:
-        sys.stdout.write(report.to_json() + "\n")
-        sys.stdout.flush()
+    with (
+        outputs(as_json=as_json, goes_on="the demo") as (out, err),
+        log_lines(stream=err.as_text()),
+    ):
+        stream = err if as_json else out
+        demo = Demo(options, make_view(stream.as_text()))
+        with stop_signals(demo.stop):
+            report = demo.run()
+        stream.write("\n".join(report.lines()) + "\n")
+        if as_json:
+            out.write(report.to_json() + "\n")
     return EXIT_OK if report.is_good else EXIT_FAILURE
 
 

@@ -21,6 +21,8 @@ import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError, printable
 
+from .output import write_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -95,8 +97,7 @@ def one_line(text: str) -> str:
 
 def print_error(line: str) -> None:
     """Print `line` on stderr as the program's error."""
-    sys.stderr.write(f"{PROGRAM}: {line}\n")
-    sys.stderr.flush()
+    write_line(sys.stderr, f"{PROGRAM}: {line}")
 
 
 def _discard_stdout() -> None:

@@ -10,7 +10,6 @@ Where it differs from localproxy, on purpose, is in docs/localproxy.md.
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +33,7 @@ from .localproxy_options import LOCALPROXY_OPTIONS, collect, parse_config
 from .localproxy_output import Reporter, configure_logging
 from .localproxy_run import Localproxy
 from .localproxy_settings import default_settings, parse_settings
+from .output import outputs
 from .process_title import hide_arguments
 
 if TYPE_CHECKING:
@@ -258,9 +258,12 @@ def localproxy_command(
     }
     hide_arguments(access_token or "", client_token or "")
     plan = make_plan(flags, config, os.environ)
-    reporter = Reporter(sys.stdout, as_json=as_json, verbosity=plan.verbosity)
-    configure_logging(plan.verbosity)
-    return Localproxy(plan, reporter).run()
+    with outputs(as_json=as_json, goes_on="the tunnel") as (out, err):
+        configure_logging(plan.verbosity, err.as_text())
+        reporter = Reporter(
+            out.as_text(), as_json=as_json, verbosity=plan.verbosity, err=err.as_text()
+        )
+        return Localproxy(plan, reporter).run()
 
 
 def make_plan(

@@ -60,10 +60,14 @@ class Reporter:
         as_json: one JSON object a line, every event, instead of lines for people.
         verbosity: 0 to 6; from 4 on lines for people are written, from 5 on also those about single
             connections.
+        err: where warnings and notes go; None means stderr.
     """
 
-    def __init__(self, out: TextIO, *, as_json: bool, verbosity: int) -> None:
+    def __init__(
+        self, out: TextIO, *, as_json: bool, verbosity: int, err: TextIO | None = None
+    ) -> None:
         self._out = out
+        self._err = err
         self._as_json = as_json
         self._verbosity = verbosity
 
@@ -88,12 +92,15 @@ class Reporter:
     def warning(self, text: str) -> None:
         """Write a warning on stderr, from verbosity 3 on."""
         if self._verbosity >= VERBOSITY_WARNING:
-            sys.stderr.write(f"warning: {one_line(text)}\n")
+            self._say(f"warning: {one_line(text)}\n")
 
     def note(self, text: str) -> None:
         """Write something that the user may want to know on stderr, from verbosity 4 on."""
         if self._verbosity >= VERBOSITY_INFO:
-            sys.stderr.write(f"note: {one_line(text)}\n")
+            self._say(f"note: {one_line(text)}\n")
+
+    def _say(self, line: str) -> None:
+        (self._err or sys.stderr).write(line)
 
     def _write(self, line: str) -> None:
         # Whoever reads through a pipe waits for the port: nothing may stay in a buffer.

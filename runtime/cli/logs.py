@@ -50,16 +50,17 @@ def _add_tunnel(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def log_lines(level: int = logging.WARNING) -> Iterator[None]:
-    """Write the project's log to stderr while a command runs.
+def log_lines(level: int = logging.WARNING, stream: TextIO | None = None) -> Iterator[None]:
+    """Write the project's log while a command runs.
 
     Args:
         level: from which on.
+        stream: where to; None for stderr.
     """
     logger = logging.getLogger(LOGGER)
     before = logger.level, logger.propagate, list(logger.handlers)
     try:
-        start(level)
+        start(level, stream)
         yield
     finally:
         logger.setLevel(before[0])

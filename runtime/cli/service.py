@@ -28,12 +28,16 @@ from tunnelfleet.runtime.service import (
 
 from .app import main
 from .errors import CommandFailed, one_line
+from .logs import log_lines
+from .output import outputs
 from .service_control import ControlReader, open_tunnel, run_command
 from .service_output import Console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
+
+    from .output import Output
 
 MAX_EVENTS_WAITING: Final = 10_000
 """Events beyond this are dropped, and counted, when standard output does not take them."""
@@ -159,13 +163,18 @@ def service_command(
     tunnels = [open_tunnel(service, text) for text in tunnel or [DEFAULT_TUNNEL]]
     inbox.clear()
     _allow_many_connections()
-    _warn_of_an_open_key(key)
-    _start(service)
-    try:
-        with _Signals(inbox, reloads=cert is not None):
-            _serve(service, tunnels, inbox, Console(as_json=as_json), ca_out, control=control)
-    finally:
-        service.stop()
+    with (
+        outputs(as_json=as_json, goes_on="the service") as (out, err),
+        log_lines(stream=err.as_text()),
+    ):
+        _warn_of_an_open_key(key, err)
+        _start(service)
+        try:
+            with _Signals(inbox, reloads=cert is not None):
+                console = Console(out, as_json=as_json)
+                _serve(service, tunnels, inbox, console, ca_out, control=control)
+        finally:
+            service.stop()
 
 
 def _allow_many_connections() -> None:
@@ -174,7 +183,7 @@ def _allow_many_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _warn_of_an_open_key(key: Path | None) -> None:
+def _warn_of_an_open_key(key: Path | None, err: Output) -> None:
     """A file that the user names may be a link and have any mode; he is told if others read it."""
     try:
         is_open = key is not None and bool(key.stat().st_mode & 0o077)
@@ -182,7 +191,7 @@ def _warn_of_an_open_key(key: Path | None) -> None:
         return  # its use says what is wrong with it
     if is_open:
         text = f"others can read or change the private key {key}; chmod 600 it"
-        sys.stderr.write(f"warning: {one_line(text)}\n")
+        err.write(f"warning: {one_line(text)}\n")
 
 
 def _start(service: TunnelService) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnelfleet.runtime.service import ServiceEvent, TunnelService, TunnelTokens
+
+    from .output import Output
 
 FIRST_LISTEN_PORT: Final = 5555
 """The source commands that are printed listen from here on, each service on a port of its own."""
@@ -73,7 +74,8 @@ class ConnectCommands:
 class Console:
     """Prints for people, or one JSON object a line for programs. Used by the main thread alone."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, out: Output, *, as_json: bool) -> None:
+        self._out = out
         self._as_json = as_json
         self._commands = ConnectCommands("", None)
 
@@ -149,7 +151,5 @@ class Console:
     def _object(self, event: str, fields: dict[str, object]) -> None:
         self._line(json.dumps({"event": event, **fields}))
 
-    @staticmethod
-    def _line(text: str) -> None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+    def _line(self, text: str) -> None:
+        self._out.write(text + "\n")

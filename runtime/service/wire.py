@@ -7,9 +7,7 @@ aborted, or left in silence. Must not know HTTP, WebSockets or tunnels.
 Why not asyncio's transports, nor aiohttp's server on top of them: a throttled tunnel must leave its
 queue with the sender, so a read takes as many bytes as the bandwidth allows and no more, while
 asyncio reads up to 256 KiB ahead; and asyncio's TLS keeps a zeroed 256 KiB buffer for
-every connection, 2.5 GB for ten thousand idle ones.
-
-Above 400 lines because reading, writing and ending share one state, and a cut would go through it.
+every connection, 2.5 GB for ten thousand idle ones. Its length is that of one socket's states.
 """
 
 from __future__ import annotations

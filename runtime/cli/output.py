@@ -1,0 +1,251 @@
+"""What a command writes, on a thread of its own: nobody else waits for whoever reads it.
+
+Owns the queue of texts in front of standard output or standard error, its bound, and the end of it.
+A pipe that nobody reads blocks whoever writes into it, and with the main thread the answer to
+SIGTERM, or with a dispatcher's every tunnel. Here it costs lines, which are counted; a reader that
+has gone costs all that follow, and ends nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Self, TextIO, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = [
+    "CLOSE_SECONDS",
+    "MAX_WAITING_CHARACTERS",
+    "Output",
+    "outputs",
+    "write_line",
+]
+
+MAX_WAITING_CHARACTERS: Final = 1_048_576
+"""What may wait for the reader; what comes when there is more is dropped, and counted."""
+CLOSE_SECONDS: Final = 2.0
+"""How long the end of a command waits for the reader."""
+WRITE_BYTES: Final = select.PIPE_BUF
+"""A pipe that can be written at all takes so many without blocking."""
+JOIN_CHARACTERS: Final = 65_536
+
+
+def _lost_line(count: int) -> str:
+    return f"{count} lines were not written: the output is too slow"
+
+
+class Output:
+    """Stands for a stream that is written and flushed; never blocks and never fails.
+
+    Use it as a context manager: its end writes what waits, within `CLOSE_SECONDS`.
+
+    Args:
+        stream: where to; None if the process has none.
+        lost_line: makes the line that says how many lines were dropped before it.
+        on_reader_gone: called once, on the thread, when nobody can read any more.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None,
+        *,
+        lost_line: Callable[[int], str] = _lost_line,
+        on_reader_gone: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._stream = stream
+        self._lost_line = lost_line
+        self._on_reader_gone = on_reader_gone
+        self._fd = _descriptor_of(stream)
+        self._changed = threading.Condition()
+        self._waiting: deque[str] = deque()
+        self._waiting_characters = 0
+        self._untold_lines = 0
+        """Dropped since the reader was last told of it."""
+        self._ends_at: float | None = None
+        self.dropped_lines = 0
+        self.reader_gone = stream is None
+        self._wakes, self._wake = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="tunnelfleet-output", daemon=True)
+        self._thread.start()
+
+    # -- what a text stream has
+
+    @property
+    def encoding(self) -> str:
+        """As the stream's."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """As the stream's."""
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """As the stream's. Raises OSError if it has none."""
+        if self._fd is None:
+            raise OSError("this stream has no descriptor")
+        return self._fd
+
+    def flush(self) -> None:
+        """Nothing is held back, and nothing is waited for."""
+
+    def write(self, text: str) -> int:
+        """Have a text written, in its order, or drop it if too much waits. Any thread."""
+        with self._changed:
+            is_full = self._waiting_characters + len(text) > MAX_WAITING_CHARACTERS
+            if is_full or self.reader_gone or self._ends_at is not None:
+                lines = max(text.count("\n"), 1)
+                self.dropped_lines += lines
+                self._untold_lines += lines
+            else:
+                self._tell_untold()
+                self._append(text)
+                self._changed.notify()
+        return len(text)
+
+    def as_text(self) -> TextIO:
+        """Itself, for those who want a `TextIO` and only write."""
+        return cast("TextIO", self)
+
+    def _append(self, text: str) -> None:
+        self._waiting.append(text)
+        self._waiting_characters += len(text)
+
+    def _tell_untold(self) -> None:
+        if self._untold_lines and not self.reader_gone:
+            self._append(self._lost_line(self._untold_lines) + "\n")
+            self._untold_lines = 0
+
+    # -- its end
+
+    def close(self) -> None:
+        """Write what waits, as far as the reader takes it within the time. Safe to call twice."""
+        with self._changed:
+            if self._ends_at is not None:
+                return
+            self._tell_untold()
+            self._ends_at = time.monotonic() + CLOSE_SECONDS
+            self._changed.notify()
+        os.write(self._wake, b"x")
+        self._thread.join()
+        os.close(self._wake)
+        os.close(self._wakes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while (text := self._take()) is not None:
+            try:
+                is_written = self._write_out(text)
+            except (OSError, ValueError):
+                # EPIPE of a pipe, EIO of a terminal, ValueError of a stream that was closed.
+                self.reader_gone = True
+                with self._changed:
+                    self._waiting.clear()
+                    self._waiting_characters = 0
+                self._on_reader_gone()
+                continue
+            if not is_written:
+                return
+
+    def _take(self) -> str | None:
+        """Wait for texts; None when it is closed and nothing waits."""
+        with self._changed:
+            while not self._waiting:
+                if self._ends_at is not None:
+                    return None
+                self._tell_untold()
+                if not self._waiting:
+                    self._changed.wait()
+            texts: list[str] = []
+            characters = 0
+            while self._waiting and characters < JOIN_CHARACTERS:
+                texts.append(self._waiting.popleft())
+                characters += len(texts[-1])
+            return "".join(texts)
+
+    def _write_out(self, text: str) -> bool:
+        """Write; return False if the time was over before it was done."""
+        if self._fd is None:
+            assert self._stream is not None
+            self._stream.write(text)
+            self._stream.flush()
+            self._taken(len(text))
+            return True
+        # Past the stream's own buffer: the interpreter flushes that when it ends, and would hang.
+        left = memoryview(text.encode(self.encoding, "backslashreplace"))
+        while left:
+            if not self._wait_until_writable():
+                return False
+            try:
+                left = left[os.write(self._fd, left[:WRITE_BYTES]) :]
+            except BlockingIOError:
+                continue
+        self._taken(len(text))
+        return True
+
+    def _taken(self, characters: int) -> None:
+        with self._changed:
+            self._waiting_characters -= characters
+
+    def _wait_until_writable(self) -> bool:
+        """Wait for the reader; at the end of the command only for so long."""
+        assert self._fd is not None
+        poller = select.poll()
+        poller.register(self._fd, select.POLLOUT)
+        if self._ends_at is None:
+            poller.register(self._wakes, select.POLLIN)
+            if self._fd in dict(poller.poll()):
+                return True
+            poller.unregister(self._wakes)
+        assert self._ends_at is not None
+        left_seconds = max(self._ends_at - time.monotonic(), 0.0)
+        return bool(poller.poll(left_seconds * 1_000))
+
+
+def _descriptor_of(stream: TextIO | None) -> int | None:
+    try:
+        return stream.fileno() if stream is not None else None
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def outputs(*, as_json: bool, goes_on: str) -> Iterator[tuple[Output, Output]]:
+    """Standard output and standard error of a command.
+
+    Args:
+        as_json: what standard output gets are JSON objects, one a line.
+        goes_on: what does not end when nobody reads standard output any more, in words.
+    """
+
+    def lost_object(count: int) -> str:
+        return json.dumps({"event": "lines_lost", "count": count})
+
+    with Output(sys.stderr) as err:
+        gone = f"note: nobody reads standard output any more; {goes_on} goes on\n"
+        with Output(
+            sys.stdout,
+            lost_line=lost_object if as_json else _lost_line,
+            on_reader_gone=lambda: err.write(gone),
+        ) as out:
+            yield out, err
+
+
+def write_line(stream: TextIO | None, line: str) -> None:
+    """Write a last line, and wait for nobody longer than `CLOSE_SECONDS`."""
+    with Output(stream) as output:
+        output.write(line + "\n")
