@@ -141,7 +141,7 @@ class RuntimeLife:
             self._warn_of_force(timeout_seconds)
         finally:
             callback_seconds = max(deadline - time.monotonic(), MIN_CALLBACK_SECONDS)
-            was_ended_here = self._end(engine, callback_seconds)
+            was_ended_here = self._end(engine, callback_seconds, wait_seconds=callback_seconds)
             if not was_ended_here and not threads.runs_here:
                 # A callback ended it: it has not waited for itself.
                 threads.close(max(deadline - time.monotonic(), MIN_CALLBACK_SECONDS))
@@ -174,13 +174,27 @@ class RuntimeLife:
             daemon=True,
         ).start()
 
-    def _end(self, engine: Engine, callback_seconds: float, *, is_final: bool = True) -> bool:
+    def _end(
+        self,
+        engine: Engine,
+        callback_seconds: float,
+        *,
+        is_final: bool = True,
+        wait_seconds: float | None = None,
+    ) -> bool:
         """End the threads of one life, unless another has; from any thread that may wait.
+
+        Args:
+            engine: of that life.
+            callback_seconds: what callbacks have to return.
+            is_final: whether no host starts it again.
+            wait_seconds: for an end that is under way elsewhere; None waits for as long as it
+                takes.
 
         Returns:
             Whether it was done here.
         """
-        if not self._take_turn_to_end(engine):
+        if not self._take_turn_to_end(engine, wait_seconds):
             return False
         try:
             engine.end()
@@ -193,13 +207,20 @@ class RuntimeLife:
             self._end_turn()
         return True
 
-    def _take_turn_to_end(self, engine: Engine) -> bool:
+    def _take_turn_to_end(self, engine: Engine, wait_seconds: float | None) -> bool:
+        deadline = time.monotonic() + (
+            threading.TIMEOUT_MAX if wait_seconds is None else wait_seconds
+        )
         with self._turns:
             while self._has_turn:
                 # A callback may end the runtime, but not wait for an end that waits for callbacks.
                 if self.threads.runs_here:
                     return False
-                self._turns.wait()
+                left_seconds = deadline - time.monotonic()
+                if left_seconds <= 0:
+                    logger.warning("an end of the runtime is still under way, and goes on")
+                    return False
+                self._turns.wait(min(left_seconds, threading.TIMEOUT_MAX))
             self._has_turn = self.engine is engine and self._ended is not engine
             return self._has_turn
 

@@ -19,6 +19,7 @@ from tunnelfleet.actors.lane_stats import CallbackTotals
 from tunnelfleet.actors.services import Services
 from tunnelfleet.actors.stats import TunnelState
 from tunnelfleet.proto import Mode, TunnelError
+from tunnelfleet.runtime import life
 from tunnelfleet.runtime.book import TunnelBook
 from tunnelfleet.runtime.changes import Changes
 from tunnelfleet.runtime.life import NAMED_TUNNELS, RuntimeLife
@@ -212,6 +213,27 @@ def test_a_stop_waits_for_the_callback_that_ended_it_before(rig: Rig) -> None:
     may_return.set()
     stopper.join(DEADLINE_SECONDS)
     assert rig.life.threads.thread_count == 0
+    assert rig.log.count("1 end") == 1
+
+
+def test_a_stop_waits_for_an_end_elsewhere_no_longer_than_its_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That end goes on; it may be held up by a thread that nobody can interrupt."""
+    monkeypatch.setattr(life, "MIN_CALLBACK_SECONDS", 0.05)
+    rig.life.start()
+    rig.hold = threading.Event()
+    first = threading.Thread(target=rig.life.stop, args=(DEADLINE_SECONDS,))
+    first.start()
+    assert rig.holding.wait(DEADLINE_SECONDS)
+    second = threading.Thread(target=rig.life.stop, args=(0.05,))
+    second.start()
+    second.join(DEADLINE_SECONDS)
+    assert not second.is_alive()
+    assert first.is_alive()
+    assert "still under way" in caplog.text
+    rig.hold.set()
+    first.join(DEADLINE_SECONDS)
     assert rig.log.count("1 end") == 1
 
 
