@@ -128,7 +128,7 @@ def test_a_drain_waits_for_no_reset_of_an_unmarked_peer(rig: MakeRig) -> None:
 
 
 def test_a_drain_waits_no_longer_than_for_the_hello(rig: MakeRig) -> None:
-    tunnel = source(rig, limits=Limits(hello_seconds=0.05))
+    tunnel = source(rig, limits=Limits(hello_seconds=0.5))
     tunnel.accept("SSH")
     tunnel.tell(Drain())
     tunnel.app_does("SSH/1/1", lambda app: app.end())

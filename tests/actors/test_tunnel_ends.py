@@ -67,6 +67,16 @@ def started(make_rig: MakeRig, version: ProtocolVersion = V3, **settings: Any) -
     return tunnel
 
 
+def half_closed(make_rig: MakeRig, version: ProtocolVersion = V3) -> TunnelRig:
+    """A source whose application has ended before its start has left for the kernel."""
+    tunnel = make_rig(Mode.SOURCE, version=version, limits=SOON)
+    tunnel.connect("SSH")
+    tunnel.writes = False
+    tunnel.accept("SSH")
+    tunnel.app_does("SSH/1/1", lambda app: app.end())
+    return tunnel
+
+
 # -- the hello
 
 
@@ -210,9 +220,9 @@ def test_a_source_that_ends_and_hears_nothing_is_over_after_the_time_for_the_hel
     rig: MakeRig, version: ProtocolVersion
 ) -> None:
     ids, reset = WIRE[version]
-    tunnel = started(rig, version, limits=SOON)
-    tunnel.app_does("SSH/1/1", lambda app: app.end())
-    assert tunnel.sent() == [f"{reset}* {ids}"]
+    tunnel = half_closed(rig, version)
+    assert tunnel.sent() == [f"STREAM_START* {ids}", f"{reset}* {ids}"]
+    tunnel.write(2)
     tunnel.local.wait_for(lambda items: "SSH/1/1 is over" in items)
     assert tunnel.sent() == [], "a second reset would harm the C client"
     assert tunnel.stats.sum("connections_active") == 0
@@ -220,8 +230,9 @@ def test_a_source_that_ends_and_hears_nothing_is_over_after_the_time_for_the_hel
 
 def test_what_starts_after_an_overdue_hello_does_not_wait_for_one(rig: MakeRig) -> None:
     """It is asked all the same: a peer that does tell ends apart may have been slow."""
-    tunnel = started(rig, limits=SOON)
-    tunnel.app_does("SSH/1/1", lambda app: app.end())
+    tunnel = half_closed(rig)
+    tunnel.writes = True
+    tunnel.write(2)
     tunnel.local.wait_for(lambda items: "SSH/1/1 is over" in items)
     tunnel.receive("STREAM_RESET SSH 1/1")
     tunnel.sent(), tunnel.seen()
@@ -246,20 +257,16 @@ def test_what_starts_after_an_overdue_hello_does_not_wait_for_one(rig: MakeRig) 
 
 
 def test_a_hello_in_time_is_never_overdue(rig: MakeRig) -> None:
-    tunnel = started(rig, limits=SOON)
+    tunnel = started(rig, limits=Limits(hello_seconds=0.5))
     tunnel.app_does("SSH/1/1", lambda app: app.end())
     tunnel.receive("DATA* SSH 1/1")
-    tunnel.outlast(0.15)
+    tunnel.outlast(0.6)
     tunnel.receive("DATA* SSH 1/1 late")
     assert tunnel.seen() == ["SSH/1/1 gets late"]
 
 
 def test_the_time_for_the_hello_runs_from_when_the_start_has_left(rig: MakeRig) -> None:
-    tunnel = rig(Mode.SOURCE, limits=SOON)
-    tunnel.connect("SSH")
-    tunnel.writes = False
-    tunnel.accept("SSH")
-    tunnel.app_does("SSH/1/1", lambda app: app.end())
+    tunnel = half_closed(rig)
     tunnel.outlast(0.15)
     assert "SSH/1/1 is over" not in tunnel.seen()
     tunnel.write(2)
@@ -268,7 +275,7 @@ def test_the_time_for_the_hello_runs_from_when_the_start_has_left(rig: MakeRig) 
 
 def test_the_time_for_the_hello_stands_still_while_the_link_is_not_read(rig: MakeRig) -> None:
     """The hello may be there, unread."""
-    limits = Limits(hello_seconds=0.05, receive_backlog_bytes=1_000)
+    limits = Limits(hello_seconds=0.3, receive_backlog_bytes=1_000)
     tunnel = rig(Mode.SOURCE, limits=limits, services=None)
     tunnel.takes = False
     tunnel.connect("SSH,HTTP")
@@ -277,7 +284,7 @@ def test_the_time_for_the_hello_stands_still_while_the_link_is_not_read(rig: Mak
     tunnel.accept("SSH")
     tunnel.app_does("SSH/1/1", lambda app: app.end())
     assert "pause" in tunnel.sent()
-    tunnel.outlast(0.15)
+    tunnel.outlast(0.5)
     assert "SSH/1/1 is over" not in tunnel.seen()
     tunnel.app_does("HTTP/1/1", lambda app: app.take(2_000))
     assert tunnel.sent() == ["resume"]

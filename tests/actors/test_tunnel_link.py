@@ -242,7 +242,7 @@ def test_a_source_of_a_tunnel_without_services_listens_for_its_only_one(rig: Mak
     tunnel.play("""
         :: - accepts
         == -/1/1 opens
-        >> STREAM_START - 1
+        >> STREAM_START* - 1
     """)
 
 
