@@ -2,6 +2,8 @@
 
 What arrives becomes messages to StreamActors, what local applications do becomes commands of the
 session. DESIGN.md section 3.
+
+Longer than other modules: both change the same connections, so they are read together.
 """
 
 from __future__ import annotations
