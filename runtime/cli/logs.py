@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LOGGER = "tunnelfleet"
 
-_FORMAT = "[%(asctime)s.%(msecs)03d]{%(process)d}[%(levelname)s] %(tunnel)s%(message)s"
+_FORMAT = "[%(asctime)s.%(msecs)03d]{%(process)d}[%(levelname)s] %(label)s%(message)s"
 _TIME = "%Y-%m-%dT%H:%M:%S"
 
 
@@ -45,7 +45,7 @@ def _add_tunnel(record: logging.LogRecord) -> bool:
 
     # Handlers run where the line is logged: in the turn of the actor that has something to say.
     label = label_here()
-    record.tunnel = f"{label}: " if label else ""
+    record.label = f"{label}: " if label else ""
     return True
 
 

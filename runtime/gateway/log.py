@@ -14,6 +14,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
+from tunnelfleet.actors.kernel import label_here
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -99,17 +101,17 @@ class GatewayLog(logging.Handler):
     def __enter__(self) -> GatewayLog:
         self._writer.start()
         logger = logging.getLogger(LOGGER)
-        self._before = (logger.level, logger.propagate)
-        logger.addHandler(self)
+        self._before = (logger.level, logger.propagate, list(logger.handlers))
+        # In the place of the command line's own: each line is written once, in one form.
+        logger.handlers[:] = [self]
         logger.setLevel(self.level)
         logger.propagate = False
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
         logger = logging.getLogger(LOGGER)
-        logger.removeHandler(self)
-        logger.level, logger.propagate = self._before
-        logger.setLevel(self._before[0])
+        level, logger.propagate, logger.handlers[:] = self._before
+        logger.setLevel(level)
         with self._changed:
             self._is_closing = True
             self._changed.notify()
@@ -119,6 +121,9 @@ class GatewayLog(logging.Handler):
         """Put the line where the thread finds it; never waits."""
         try:
             left_out = 0
+            if not hasattr(record, "tunnel"):
+                # Handlers run where the line is logged: in a turn of the tunnel that it is about.
+                record.tunnel = label_here() or None
             if record.levelno < logging.ERROR:
                 kind = (record.name, record.msg, getattr(record, "tunnel", None))
                 admitted = self._limit.admit(kind)

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-from pykka.messages import ProxyCall
 
+from tests.actors.kernel.helpers import crash as fail_in_a_turn
 from tests.e2e.rig import FAST_LIMITS, connect, eventually, receive_exactly
 from tunnelfleet.runtime import (
     Limits,
@@ -221,5 +221,5 @@ def _tunnel_of(actor: Any) -> str | None:
 
 def crash(ref: ActorRef[Any]) -> None:
     """Make an actor raise in its own turn, and wait for its end."""
-    ref.tell(ProxyCall(attr_path=("crashed_by_a_test",), args=(), kwargs={}))
+    fail_in_a_turn(ref)
     eventually(lambda: not ref.is_alive(), f"the end of {ref}")
