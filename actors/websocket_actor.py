@@ -62,7 +62,7 @@ TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
 TURN_FRAMES = 500
 """Frames, messages and reads of one turn: a service may send very small ones."""
-CONTROL_FRAMES = 8
+CONTROL_FRAMES = 24
 """A start or a reset counts as so many: it starts and ends actors of the tunnel."""
 MAX_UNSENT_FRAMES = 2_000
 """Frames that may wait for the kernel before reading rests: what is read makes replies."""

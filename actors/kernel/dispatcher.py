@@ -3,7 +3,8 @@
 Owns the thread, its event loop, the run queue, fairness between actors and sockets, and the way in
 for messages from other threads. Must not know what actors do with their messages.
 
-Fairness: a turn handles at most `batch_messages` of one actor, then the next actor in the queue has
+Fairness: a turn handles at most `batch_messages` of one actor, and no further one after
+`TURN_SECONDS`, then the next actor in the queue has
 its turn. After `TURNS_BETWEEN_POLLS` turns or `SECONDS_BETWEEN_POLLS` the loop polls its sockets
 and timers, whatever the queue holds. A socket's callback is followed by turns within the same
 bounds, so that what it sent is handled before the next poll. Run queue, callbacks and the way in
@@ -13,11 +14,12 @@ share their state turn by turn: hence the length.
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 import time
 from _thread import get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from .cell import SPECIAL, ActorCell
 from .context import current_dispatcher, set_current_dispatcher
@@ -40,10 +42,19 @@ if TYPE_CHECKING:
 
 TURNS_BETWEEN_POLLS: Final = 256
 SECONDS_BETWEEN_POLLS: Final = 0.002
+TURN_SECONDS: Final = 0.005
+"""A turn takes no further message after this time: one may be the work of a thousand others."""
+CHECK_TIME_MASK: Final = 3
+"""The time is looked at before every fourth message."""
 NO_THREAD: Final = 0
 """Stands for the thread of a dispatcher that does not run: no thread has this identity."""
 
 logger = get_logger(__name__)
+
+
+def _end_child(*_args: object) -> NoReturn:
+    """End a forked child whose only thread has nothing more to do."""
+    os._exit(0)
 
 
 _of_parents: Final[list[Dispatcher]] = []
@@ -227,9 +238,10 @@ class Dispatcher:
             cell.items.clear()
         self._cells.clear()
         if was_here:
-            # The host has forked in one of its actors: that handler returns, and nothing follows.
+            # The host has forked in one of its actors: when that handler returns, nothing can
+            # follow in the child. The event loop is the parent's.
             set_current_dispatcher(None)
-            self.loop.stop()
+            self._account = self._after_event = _end_child  # type: ignore[method-assign,assignment]
 
     def check_process(self) -> None:
         """Raise in a child that was forked from the process in which this runs.
@@ -438,8 +450,11 @@ class Dispatcher:
         item: Any = None
         handled = 0
         limit = self._batch_messages
+        deadline = started + TURN_SECONDS
         try:
             while items and handled < limit:
+                if handled & CHECK_TIME_MASK == CHECK_TIME_MASK and time.monotonic() > deadline:
+                    break
                 item = items.popleft()
                 handled += 1
                 special = SPECIAL.get(type(item))

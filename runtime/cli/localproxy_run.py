@@ -20,6 +20,7 @@ from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 
 from .errors import EXIT_OK
 from .localproxy_judge import Judge
+from .output import take
 
 if TYPE_CHECKING:
     import ssl
@@ -139,7 +140,7 @@ class Localproxy:
 
     def _follow(self) -> None:
         while True:
-            item = self._inbox.get()
+            item = take(self._inbox)
             if isinstance(item, signal.Signals):
                 return
             self._reporter.event(item)

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import select
 import sys
 import threading
 import time
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Self, TextIO, cast
+from typing import TYPE_CHECKING, Final, Self, TextIO, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_Item = TypeVar("_Item")
 
 __all__ = [
     "CLOSE_SECONDS",
     "MAX_WAITING_CHARACTERS",
     "Output",
     "outputs",
+    "take",
     "write_line",
 ]
 
@@ -33,6 +37,8 @@ MAX_WAITING_CHARACTERS: Final = 1_048_576
 """What may wait for the reader; what comes when there is more is dropped, and counted."""
 CLOSE_SECONDS: Final = 2.0
 """How long the end of a command waits for the reader."""
+SIGNAL_SECONDS: Final = 0.25
+"""How late a signal may be noticed by a main thread that waits."""
 WRITE_BYTES: Final = select.PIPE_BUF
 """A pipe that can be written at all takes so many without blocking."""
 JOIN_CHARACTERS: Final = 65_536
@@ -243,6 +249,19 @@ def outputs(*, as_json: bool, goes_on: str) -> Iterator[tuple[Output, Output]]:
             on_reader_gone=lambda: err.write(gone),
         ) as out:
             yield out, err
+
+
+def take(inbox: queue.SimpleQueue[_Item]) -> _Item:
+    """Wait for the next item of a main thread's inbox that signal handlers feed, too.
+
+    A signal that comes while Python is about to block wakes nobody: its handler runs when the main
+    thread returns to the interpreter, so it has to return now and then.
+    """
+    while True:
+        try:
+            return inbox.get(timeout=SIGNAL_SECONDS)
+        except queue.Empty:
+            continue
 
 
 def write_line(stream: TextIO | None, line: str) -> None:

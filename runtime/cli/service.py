@@ -29,7 +29,7 @@ from tunnelfleet.runtime.service import (
 from .app import main
 from .errors import CommandFailed, one_line
 from .logs import log_lines
-from .output import outputs
+from .output import outputs, take
 from .service_control import ControlReader, open_tunnel, run_command
 from .service_output import Console
 
@@ -84,7 +84,7 @@ class _Inbox:
         self._queue.put(_Reload())
 
     def get(self) -> _Item:
-        return self._queue.get()
+        return take(self._queue)
 
     def clear(self) -> None:
         while not self._queue.empty():

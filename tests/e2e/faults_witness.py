@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from tests.actors.kernel.helpers import crash as fail_in_a_turn
+from tests.actors.kernel import helpers as kernel
 from tests.e2e.rig import FAST_LIMITS, connect, eventually, receive_exactly
 from tunnelfleet.runtime import (
     Limits,
@@ -221,5 +221,5 @@ def _tunnel_of(actor: Any) -> str | None:
 
 def crash(ref: ActorRef[Any]) -> None:
     """Make an actor raise in its own turn, and wait for its end."""
-    fail_in_a_turn(ref)
+    kernel.crash(ref)
     eventually(lambda: not ref.is_alive(), f"the end of {ref}")

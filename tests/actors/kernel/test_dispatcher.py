@@ -27,6 +27,7 @@ from tests.actors.kernel.helpers import (
     watcher_of,
 )
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, kill
+from tunnelfleet.actors.kernel import dispatcher as dispatcher_module
 
 
 class Collector(DispatchedActor):
@@ -460,3 +461,24 @@ def test_debug_logs_of_dead_letters_name_types_only(dispatcher, caplog):
         Probe.start(dispatcher=dispatcher).ask(lambda _a: ref.tell({"token": "secret-1"}))
     assert "dead letter: dict to Probe" in caplog.text
     assert "secret-1" not in caplog.text
+
+
+def test_a_turn_of_heavy_messages_is_over_before_its_batch(dispatcher):
+    """One message may be the work of a thousand others."""
+    log = Log()
+
+    def heavy(_actor):
+        until = time.monotonic() + dispatcher_module.TURN_SECONDS
+        while time.monotonic() <= until:
+            pass
+        log.add("heavy")
+
+    busy, other = Probe.start(dispatcher=dispatcher), Probe.start(dispatcher=dispatcher)
+
+    def fill(_actor):
+        for _ in range(20):
+            busy.tell(heavy)
+        other.tell(lambda _actor: log.add("other"))
+
+    other.ask(fill, timeout=DEADLINE_SECONDS)
+    assert log.wait(21).index("other") <= dispatcher_module.CHECK_TIME_MASK

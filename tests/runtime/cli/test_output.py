@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import queue
 import signal
 import struct
 import subprocess
@@ -24,7 +25,7 @@ from tests.runtime.service.support import CLIENT_TOKEN, SUBPROTOCOL
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.cli import output as module
 from tunnelfleet.runtime.cli.logs import log_lines
-from tunnelfleet.runtime.cli.output import Output, write_line
+from tunnelfleet.runtime.cli.output import Output, take, write_line
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
@@ -155,6 +156,21 @@ def test_the_log_of_a_command_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> 
             logging_thread.join(DEADLINE_SECONDS)
             assert not logging_thread.is_alive()
         assert output.dropped_lines > 0
+
+
+def test_a_main_thread_that_waits_looks_for_signals_now_and_then() -> None:
+    """Python does not wake a thread for a signal that came while it was about to block."""
+    waited: list[float] = []
+
+    class Inbox:
+        def get(self, timeout: float) -> str:
+            waited.append(timeout)
+            if len(waited) < 3:
+                raise queue.Empty
+            return "a signal"
+
+    assert take(Inbox()) == "a signal"  # type: ignore[arg-type]
+    assert waited == [module.SIGNAL_SECONDS] * 3
 
 
 class Command:
