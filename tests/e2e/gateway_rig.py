@@ -150,6 +150,7 @@ class GatewayRig:
         self.mode = mode
         self.gateway = gateway
         self.drain_seconds = 10.0
+        self.metrics = "127.0.0.1:0"
         self.entries: dict[str, Entry] = {}
         self.others: dict[str, Tunnel] = {}
         self._state = folder / "state"
@@ -203,7 +204,7 @@ class GatewayRig:
         """Write all entries, each file aside and renamed, as editors do."""
         head = [
             "[gateway]",
-            'metrics = "127.0.0.1:0"',
+            f'metrics = "{self.metrics}"',
             "connect_rate = 500",
             f"drain_seconds = {self.drain_seconds}",
             self.gateway,

@@ -7,6 +7,8 @@ import hashlib
 import signal
 import socket
 import threading
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -352,3 +354,28 @@ def test_ssh_between_two_gateways_and_a_service_of_their_own(tmp_path: Path) -> 
         for gateway in gateways.values():
             gateway.signal(signal.SIGTERM)
             assert gateway.wait_end() == 0
+
+
+def test_pages_for_other_machines_are_there_when_the_files_say_so(tmp_path: Path) -> None:
+    with GatewayRig(tmp_path, gateway="metrics_open = true") as rig:
+        rig.metrics = "0.0.0.0:0"
+        with rig.up() as gateway:
+            url = gateway.wait_event("metrics")["url"].replace("0.0.0.0", "127.0.0.1")
+            with urllib.request.urlopen(f"{url}/healthz", timeout=WAIT_SECONDS) as answer:
+                assert answer.status == 200
+
+
+def test_pages_ask_for_the_token_of_the_file(tmp_path: Path) -> None:
+    with GatewayRig(tmp_path, gateway='metrics_token_file = "metrics.token"') as rig:
+        rig.metrics = "0.0.0.0:0"
+        (rig.folder / "metrics.token").write_text("hush-hush\n")
+        with rig.up() as gateway:
+            url = gateway.wait_event("metrics")["url"].replace("0.0.0.0", "127.0.0.1")
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(f"{url}/healthz", timeout=WAIT_SECONDS)
+            request = urllib.request.Request(
+                f"{url}/healthz", headers={"Authorization": "Bearer hush-hush"}
+            )
+            with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as answer:
+                assert answer.status == 200
+        assert "hush-hush" not in gateway.output

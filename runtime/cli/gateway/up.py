@@ -20,9 +20,9 @@ import queue
 import signal
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -58,6 +58,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TICK_SECONDS = 1.0
 FORCED_SECONDS = 0.5
 """For the end after a second signal."""
+OPENS_ON_PURPOSE = any(each.name == "open_to_all" for each in fields(AdminOptions))
+"""Whether the admin server has to be told that it may be open to other machines."""
 
 logger = logging.getLogger(__name__)
 
@@ -220,11 +222,14 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
     if settings.metrics is None:
         yield
         return
+    # The files say on purpose whether the pages are for other machines; `load` has looked at it.
+    open_to_all: dict[str, Any] = {"open_to_all": settings.metrics_open} if OPENS_ON_PURPOSE else {}
     options = AdminOptions(
         host=settings.metrics.host,
         port=settings.metrics.port,
         bearer_token=settings.metrics_token,
         plain_token=True,
+        **open_to_all,
     )
     registry = make_registry(gateway.runtime)
     registry.register(gateway.collector)
