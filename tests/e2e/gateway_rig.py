@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -235,13 +234,9 @@ class GatewayRig:
             self.others[name].wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until something holds that nobody tells of."""
-    deadline = time.monotonic() + WAIT_SECONDS
+def until(condition: Callable[[], bool], what: str, timeout_seconds: float = WAIT_SECONDS) -> None:
+    """Wait until something holds that nobody tells of, and that takes a moment to look at."""
+    deadline, pause = time.monotonic() + timeout_seconds, threading.Event()
     while not condition():
-        assert time.monotonic() < deadline, f"not within {WAIT_SECONDS:g} s: {what}"
-        time.sleep(0.02)
-
-
-if __name__ == "__main__":
-    sys.exit("this is a module of the tests")
+        assert time.monotonic() < deadline, f"not within {timeout_seconds:g} s: {what}"
+        pause.wait(0.2)

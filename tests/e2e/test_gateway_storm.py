@@ -1,0 +1,136 @@
+"""A service drops a whole fleet and refuses it for a while: all return, at the rate, in order.
+
+Takes minutes and a machine of its own, so it runs only where `TUNNELFLEET_LONG` is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.gateway_rig import until, up
+from tests.e2e.rig import Events
+from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.service.events import ServiceEventKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        not os.environ.get("TUNNELFLEET_LONG"), reason="takes minutes: set TUNNELFLEET_LONG=1"
+    ),
+]
+
+TUNNELS = 2_000
+RATE = 200
+REFUSED_SECONDS = 10.0
+RETURN_SECONDS = 60.0
+HEALTH_SECONDS = 1.0
+
+
+class Health:
+    """Asks /healthz again and again, and keeps the longest time that an answer took."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._end = threading.Event()
+        self.longest_seconds = 0.0
+        self.answers = 0
+        self.failures: list[str] = []
+        self._thread = threading.Thread(target=self._run, name="health")
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._end.wait(0.2):
+            began = time.monotonic()
+            try:
+                with urllib.request.urlopen(f"{self._url}/healthz", timeout=30):
+                    self.answers += 1
+            except urllib.error.URLError as error:
+                self.failures.append(str(error))
+            self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
+
+    def finish(self) -> None:
+        """Stop asking."""
+        self._end.set()
+        self._thread.join()
+
+
+def connected(url: str) -> int:
+    """How many tunnels are."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=30) as answer:
+            found = json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        found = json.loads(error.read())
+    return int(found["connected"])
+
+
+def busiest_second(times: list[float]) -> int:
+    """How many of these fall into one second, at the most."""
+    times, first, most = sorted(times), 0, 0
+    for last, now in enumerate(times):
+        while now - times[first] >= 1.0:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def test_a_fleet_that_was_dropped_and_refused_returns(tmp_path: Path) -> None:
+    events = Events()
+    with TunnelService(tls=False, on_event=events) as service:
+        lines = [
+            '[gateway]\nmetrics = "127.0.0.1:0"\ndrain_seconds = 5',
+            f"connect_rate = {RATE}\nconnect_concurrency = 16",
+            f'[defaults]\nmode = "destination"\nendpoint = "{service.endpoint}"',
+            'services = { SSH = "127.0.0.1:22" }\nrestart = { max_seconds = 10 }',
+        ]
+        for number in range(TUNNELS):
+            token = service.open_tunnel(f"t{number}", ["SSH"]).destination_token
+            lines.append(f'[[tunnel]]\nname = "t{number}"\naccess_token = "{token}"')
+        file = tmp_path / "fleet.toml"
+        file.touch(mode=0o600)
+        file.write_text("\n".join(lines))
+        with up(file, tmp_path / "state") as gateway:
+            url = gateway.wait_event("metrics")["url"]
+            until(lambda: connected(url) == TUNNELS, "all are connected", 120)
+            health = Health(url)
+            try:
+                service.refuse_next(None, 503, count=10**9)
+                for number in range(TUNNELS):
+                    service.drop(f"t{number}")
+                threading.Event().wait(REFUSED_SECONDS)
+                service.refuse_next(None, 503, count=0)
+                began = time.monotonic()
+                until(lambda: connected(url) == TUNNELS, "all are back", 300)
+                took_seconds = time.monotonic() - began
+            finally:
+                health.finish()
+            tries = [
+                event.time_seconds
+                for event in events.all()
+                if event.kind
+                in (ServiceEventKind.CLIENT_CONNECTED, ServiceEventKind.CLIENT_REFUSED)
+            ]
+            print(
+                f"back after {took_seconds:.1f} s, at most {busiest_second(tries)} tries a second"
+            )
+            print(f"/healthz: {health.answers} answers, the longest {health.longest_seconds:.2f} s")
+            assert took_seconds <= RETURN_SECONDS
+            # A second's worth may be granted at once, behind a second of rest.
+            assert busiest_second(tries) <= 2 * RATE
+            assert health.failures == []
+            assert health.longest_seconds <= HEALTH_SECONDS
+            gateway.signal(signal.SIGTERM)
+            assert gateway.wait_end() == 0
