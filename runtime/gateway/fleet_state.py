@@ -112,7 +112,7 @@ class FleetState:
     def wishes(self) -> dict[str, WantedTunnel]:
         """What is wanted in all, by name."""
         found = merged(self.sources)
-        for name in [name for name in self._tokens if name in found]:
+        for name in [name for name in list(self._tokens) if name in found]:
             wish = self.wish(name)
             assert wish is not None
             found[name] = wish

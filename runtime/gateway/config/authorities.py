@@ -28,12 +28,15 @@ class Authorities:
     def __init__(self) -> None:
         self._contexts: dict[tuple[str | None, str], ssl.SSLContext] = {}
         self._used: set[tuple[str | None, str]] = set()
+        self._read: dict[Path | None, tuple[ssl.SSLContext, str]] = {}
+        """Since `begin`: thousands of tunnels name one file, and it is read once."""
         self.files: set[Path] = set()
         """What was read since `begin`."""
 
     def begin(self) -> None:
         """A new reading of the configuration begins."""
         self._used.clear()
+        self._read.clear()
         self.files.clear()
 
     def forget_others(self) -> None:
@@ -47,6 +50,12 @@ class Authorities:
         Raises:
             ConfigError: it cannot be read, or holds no certificate.
         """
+        found = self._read.get(path)
+        if found is None:
+            found = self._read[path] = self._look(path)
+        return found
+
+    def _look(self, path: Path | None) -> tuple[ssl.SSLContext, str]:
         fingerprint = "" if path is None else _fingerprint(path)
         key = (None if path is None else str(path), fingerprint)
         if path is not None:

@@ -8,6 +8,7 @@ keys mean.
 from __future__ import annotations
 
 import re
+import stat
 import tomllib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -102,9 +103,13 @@ def read_documents(paths: Sequence[Path]) -> tuple[list[Document], list[Problem]
 
 
 def _find(path: Path) -> tuple[list[Path], list[Problem]]:
-    if not path.exists():
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
         return [], [_file_problem(path, "there is no such file or folder; name one that is there")]
-    if not path.is_dir():
+    except OSError as error:
+        return [], [_file_problem(path, f"it cannot be read: {error.strerror}")]
+    if not is_folder:
         beside = path.with_suffix(".d")
         return [path, *(_in_folder(beside) if beside.is_dir() else [])], []
     files = _in_folder(path)

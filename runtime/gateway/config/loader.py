@@ -77,6 +77,7 @@ def read_tunnel(
     Raises:
         ConfigProblems: there are mistakes: all of them.
     """
+    authorities.begin()
     document = Document(Path(place), "", {"tunnel": [dict(entry)]})
     reader = TunnelReader({}, {}, authorities)
     for key in ("access_token_file", "access_token_env"):

@@ -46,7 +46,13 @@ def state_folder(environ: Mapping[str, str], state: str | None = None) -> Path:
     if given:
         return Path(given)
     xdg = environ.get("XDG_STATE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".local" / "state") / NAME
+    if xdg:
+        return Path(xdg) / NAME
+    try:
+        return Path.home() / ".local" / "state" / NAME
+    except RuntimeError:
+        # A container with a user of its own, who has no home.
+        return Path("/var/lib") / NAME
 
 
 def make_private_folder(folder: Path) -> None:

@@ -34,6 +34,8 @@ def test_a_folder_of_authorities(tmp_path: Path) -> None:
     authorities = Authorities()
     _context, empty = authorities.get(tmp_path)
     (tmp_path / "12345678.0").write_text("x")
+    assert authorities.get(tmp_path)[1] == empty
+    authorities.begin()
     assert authorities.get(tmp_path)[1] != empty
 
 

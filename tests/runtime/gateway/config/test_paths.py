@@ -28,6 +28,14 @@ def test_where_the_state_is(environ: dict[str, str], state: str | None, folder: 
     assert state_folder(environ, state) == Path(folder)
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    assert state_folder({}) == Path("/var/lib/tunnelfleet")
+
+
 def test_where_sockets_are() -> None:
     assert runtime_folder({"RUNTIME_DIRECTORY": "/run/t", "XDG_RUNTIME_DIR": "/x"}) == Path(
         "/run/t"
