@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import json
 import logging
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
@@ -152,11 +153,21 @@ class GatewayLog(logging.Handler):
                 text = "".join(f"{line}\n" for line in self._lines)
                 self._lines.clear()
             try:
-                self._stream.write(text)
-                self._stream.flush()
+                self._write_out(text)
             except (OSError, ValueError):
                 # The reader has gone: that is no reason to end, and there is nobody to tell.
-                self.dropped += 1
+                self.dropped += text.count("\n")
+
+    def _write_out(self, text: str) -> None:
+        try:
+            descriptor = self._stream.fileno()
+        except OSError:
+            self._stream.write(text)
+            return
+        # Past the stream's own buffer: what is left in that makes the interpreter fail at its end.
+        left = memoryview(text.encode("utf-8", "backslashreplace"))
+        while left:
+            left = left[os.write(descriptor, left) :]
 
 
 def text_line(record: logging.LogRecord, left_out: int = 0) -> str:

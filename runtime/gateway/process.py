@@ -7,7 +7,9 @@ a library leaves these alone.
 from __future__ import annotations
 
 import gc
+import os
 import resource
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,14 @@ if TYPE_CHECKING:
 
     from .wanted import WantedTunnel
 
-__all__ = ["ActorNode", "actor_tree", "freeze_garbage", "needed_files", "raise_file_limit"]
+__all__ = [
+    "ActorNode",
+    "actor_tree",
+    "freeze_garbage",
+    "needed_files",
+    "open_standard_streams",
+    "raise_file_limit",
+]
 
 OWN_FILES = 64
 """The process's own: dispatchers, log, pages, state, and some to spare."""
@@ -32,6 +41,19 @@ SPARE_FILES = 1_024
 """For connections at the least, when the limit can be raised."""
 TREE_SECONDS = 5.0
 MAX_TREE_NODES = 50_000
+
+
+def open_standard_streams() -> None:
+    """Open what the process was started without: the next file would be taken for stderr."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def needed_files(tunnels: Iterable[WantedTunnel]) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import shlex
 import signal
 import socket
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -13,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.commands import Command
+from tests.e2e.commands import PROGRAM, Command
 from tests.e2e.content import blocks, digest
-from tests.e2e.gateway_rig import WAIT_SECONDS, GatewayRig, UpProcess, up
+from tests.e2e.gateway_rig import WAIT_SECONDS, GatewayRig, UpProcess, until, up
 from tests.e2e.programs import Sshd
 from tests.e2e.rig import connect, echo, receive_exactly
 from tunnelfleet.runtime import Mode, TcpAddress
@@ -379,3 +382,31 @@ def test_pages_ask_for_the_token_of_the_file(tmp_path: Path) -> None:
             with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as answer:
                 assert answer.status == 200
         assert "hush-hush" not in gateway.output
+
+
+@pytest.mark.parametrize("ending", ["2>/dev/full", "2>&-", ">&- 2>&- <&-"])
+def test_a_log_that_cannot_be_written_changes_nothing(tmp_path: Path, ending: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    file = tmp_path / "fleet.toml"
+    file.write_text(f'[gateway]\nmetrics = "127.0.0.1:{port}"\n')
+    command = shlex.join([*PROGRAM, "up", str(file)])
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {command} {ending}"],
+        env={**os.environ, "STATE_DIRECTORY": str(tmp_path / "state")},
+    )
+    try:
+        until(lambda: is_answered(f"http://127.0.0.1:{port}/healthz"), "it answers")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def is_answered(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=WAIT_SECONDS) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.URLError:
+        return False

@@ -38,6 +38,7 @@ from tunnelfleet.runtime.gateway.process import (
     actor_tree,
     freeze_garbage,
     needed_files,
+    open_standard_streams,
     raise_file_limit,
 )
 from tunnelfleet.runtime.gateway.watch import FileWatcher
@@ -86,6 +87,7 @@ def up_command(
     SIGHUP reads the files again, SIGTERM and SIGINT let open connections end within drain_seconds,
     a second one ends at once. The log goes to stderr.
     """
+    open_standard_streams()
     if log_level not in LEVELS:
         raise ConfigError(f"--log-level {log_level}: write one of {', '.join(LEVELS)}")
     read = functools.partial(_read, paths, Authorities())
