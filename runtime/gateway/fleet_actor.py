@@ -27,7 +27,6 @@ from tunnelfleet.runtime import (
     TunnelStateChanged,
 )
 
-from .config import ConfigProblems, Problem
 from .fleet_log import log_end, log_listener, log_listener_closed, log_reload, log_state
 from .fleet_state import Marks
 from .messages import (
@@ -47,6 +46,7 @@ from .messages import (
 )
 from .placement import Assigned, Revoked, shard_of
 from .reconcile import Difference, Phase, compare, decide
+from .reloading import Loaded, ReloadQueue, loaded
 from .tunnel_keeper import DrainTimedOut, Ended, OpenAgain, TunnelKeeper
 
 if TYPE_CHECKING:
@@ -80,13 +80,6 @@ class _LeaveTimedOut(NamedTuple):
     """The time for leaving is over."""
 
 
-class _Loaded(NamedTuple):
-    """The files were read."""
-
-    config: FleetConfig | None
-    problems: tuple[Problem, ...] = ()
-
-
 class FleetActor(DispatchedActor):
     """The fleet of a gateway.
 
@@ -115,10 +108,7 @@ class FleetActor(DispatchedActor):
         self._ask_for_shards = ask_for_shards
         self._marks = Marks()
         self._looks = False
-        self._reloads: list[Reply] = []
-        """Who waits for the reading that goes on."""
-        self._reloads_next: list[Reply] = []
-        """Who asked after it had begun, and waits for the next."""
+        self._reloads = ReloadQueue()
         self._leave: Reply | None = None
 
     def on_start(self) -> None:
@@ -181,29 +171,20 @@ class FleetActor(DispatchedActor):
     # -- reload
 
     def _on_reload(self, _message: Reload) -> None:
-        reply = self.defer_reply()
-        if self._reloads:
-            # The reading that goes on may have begun before the change that this one is about.
-            self._reloads_next.append(reply)
-            return
-        self._reloads.append(reply)
-        self._load()
+        if self._reloads.ask(self.defer_reply()):
+            self._load()
 
     def _load(self) -> None:
-        self.pipe_to_self(self._begin_load(), _loaded)
+        self.pipe_to_self(self._begin_load(), loaded)
 
-    def _on_loaded(self, message: _Loaded) -> None:
+    def _on_loaded(self, message: Loaded) -> None:
         if message.config is None:
             self._state.reload_ok = False
             result = ReloadResult(None, message.problems)
         else:
             result = self._take_config(message.config)
         log_reload(result)
-        replies, self._reloads = self._reloads, self._reloads_next
-        self._reloads_next = []
-        for reply in replies:
-            reply.set(result)
-        if self._reloads:
+        if self._reloads.answer(result):
             self._load()
 
     def _take_config(self, config: FleetConfig) -> ReloadResult:
@@ -383,7 +364,7 @@ class FleetActor(DispatchedActor):
         PutWanted: _on_put_wanted,
         RemoveWanted: _on_remove_wanted,
         Reload: _on_reload,
-        _Loaded: _on_loaded,
+        Loaded: _on_loaded,
         Assigned: _on_assigned,
         Revoked: _on_revoked,
         DrainTunnels: _on_drain_tunnels,
@@ -400,14 +381,3 @@ class FleetActor(DispatchedActor):
         Leave: _on_leave,
         _LeaveTimedOut: _on_leave_timed_out,
     }
-
-
-def _loaded(future: Future[FleetConfig]) -> _Loaded:
-    try:
-        return _Loaded(future.result())
-    except ConfigProblems as error:
-        return _Loaded(None, error.problems)
-    except Exception as error:
-        # A mistake of ours must not end the fleet; whoever asked is told.
-        logger.exception("reading the files failed")
-        return _Loaded(None, (Problem("files", 1, "file", f"they could not be read: {error}"),))
