@@ -40,9 +40,11 @@ from .supervisor import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pykka import ActorRef
+
+    from tunnelfleet.actors.kernel import ChildSpec
 
     from .messages import Snapshot
     from .placement import Placement
@@ -65,6 +67,9 @@ class Gateway:
         load: reads the files; called on a thread of the gateway for each reload.
         config: what it read before; None calls it now.
         placement: says which part of the fleet is ours; None takes the static one of the settings.
+        more_children: more actors of the gateway, such as a store or a front door; called with the
+            gateway when it starts. They are started last and stopped first, and find the others in
+            `refs`.
 
     Raises:
         ConfigProblems: the files have mistakes.
@@ -76,10 +81,12 @@ class Gateway:
         config: FleetConfig | None = None,
         *,
         placement: Placement | None = None,
+        more_children: Callable[[Gateway], Sequence[ChildSpec]] = lambda _gateway: (),
     ) -> None:
         config = load() if config is None else config
         settings = config.gateway
         self._load = load
+        self._more_children = more_children
         self._placement = placement or StaticPlacement(
             settings.placement_ordinal, settings.placement_members
         )
@@ -129,6 +136,7 @@ class Gateway:
                 self.runtime.child_spec(RUNTIME),
                 child(PLACEMENT, start_placement),
                 child(FLEET, start_fleet),
+                *self._more_children(self),
             ],
             dispatcher=self._dispatcher,
             register=True,

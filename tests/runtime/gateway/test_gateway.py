@@ -6,8 +6,9 @@ import pytest
 
 from tests.e2e.rig import WAIT_SECONDS, connect, echo, eventually
 from tests.runtime.gateway.support import Files, Fleet, wanted
+from tunnelfleet.actors.kernel import ChildSpec, DispatchedActor
 from tunnelfleet.proto import ConfigError, TunnelClosed
-from tunnelfleet.runtime.gateway import Gateway, Left, PutWanted
+from tunnelfleet.runtime.gateway import Gateway, Left, PutWanted, WantedTunnel
 from tunnelfleet.runtime.gateway.config import ClientTokens, ensure_secret
 
 if TYPE_CHECKING:
@@ -65,6 +66,29 @@ def test_it_is_settled_when_all_have_tried(fleet: Fleet) -> None:
     eventually(lambda: fleet.gateway.is_settled)
     assert fleet.row("one").state == "connected"
     assert fleet.row("nobody").state == "backoff"
+
+
+class Source(DispatchedActor):
+    """Wants a tunnel as soon as it runs, as a store does."""
+
+    def __init__(self, gateway: Gateway, tunnel: WantedTunnel) -> None:
+        super().__init__()
+        self._gateway, self._tunnel = gateway, tunnel
+
+    def on_start(self) -> None:
+        self._gateway.tell(PutWanted("store", self._tunnel))
+
+
+def test_another_actor_of_the_gateway_can_want_tunnels(fleet: Fleet) -> None:
+    tunnel = fleet.tunnel("stored")
+
+    def children(gateway: Gateway) -> list[ChildSpec]:
+        return [ChildSpec("store", lambda: Source.start(gateway, tunnel))]
+
+    with Gateway(fleet.files, more_children=children) as gateway:
+        eventually(lambda: "stored" in gateway.state.running)
+        assert gateway.state.source_of("stored") == "store"
+        assert gateway.refs.by_id["store"].is_alive()
 
 
 def test_what_does_not_run_says_so(tmp_path: Path) -> None:
