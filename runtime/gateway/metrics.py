@@ -18,12 +18,27 @@ if TYPE_CHECKING:
 
     from .fleet_state import FleetState
 
-__all__ = ["MAX_INFO_LABELS", "MAX_INFO_ROWS", "GatewayCollector"]
+__all__ = ["GATEWAY_METRICS", "MAX_INFO_LABELS", "MAX_INFO_ROWS", "GatewayCollector"]
 
 MAX_INFO_ROWS = 2_000
 """Tunnels that `tunnelfleet_tunnel_info` shows, the first by name."""
 MAX_INFO_LABELS = 10
 """Labels that it shows, the most frequent ones."""
+INFO = "tunnelfleet_tunnel_info"
+
+_HELP = {
+    "tunnelfleet_config_last_reload_successful": (
+        "Whether the files were taken over when they were last read."
+    ),
+    "tunnelfleet_config_last_reload_success_timestamp_seconds": (
+        "When the files were last taken over."
+    ),
+    "tunnelfleet_gateway_tunnels_wanted": ("Tunnels that are wanted and assigned to this gateway."),
+    "tunnelfleet_gateway_tunnels_running": "Tunnels that run, connected or not.",
+    INFO: "The tunnels of the gateway with their labels; always 1.",
+}
+GATEWAY_METRICS = frozenset(_HELP)
+"""The names of all that a gateway adds."""
 
 
 class GatewayCollector(Collector):
@@ -43,27 +58,15 @@ class GatewayCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families."""
         state = self._state
-        yield GaugeMetricFamily(
-            "tunnelfleet_config_last_reload_successful",
-            "Whether the files were taken over when they were last read.",
-            value=float(state.reload_ok),
-        )
-        yield GaugeMetricFamily(
-            "tunnelfleet_config_last_reload_success_timestamp_seconds",
-            "When the files were last taken over.",
-            value=state.reloaded_at,
-        )
         wishes = state.wishes()
-        yield GaugeMetricFamily(
-            "tunnelfleet_gateway_tunnels_wanted",
-            "Tunnels that are wanted and assigned to this gateway.",
-            value=float(sum(state.is_ours(name) for name in wishes)),
-        )
-        yield GaugeMetricFamily(
-            "tunnelfleet_gateway_tunnels_running",
-            "Tunnels that run, connected or not.",
-            value=float(len(state.running)),
-        )
+        values = {
+            "tunnelfleet_config_last_reload_successful": float(state.reload_ok),
+            "tunnelfleet_config_last_reload_success_timestamp_seconds": state.reloaded_at,
+            "tunnelfleet_gateway_tunnels_wanted": float(sum(map(state.is_ours, wishes))),
+            "tunnelfleet_gateway_tunnels_running": float(len(state.running)),
+        }
+        for name, value in values.items():
+            yield GaugeMetricFamily(name, _HELP[name], value=value)
         yield self._info()
 
     def _info(self) -> Metric:
@@ -74,8 +77,8 @@ class GatewayCollector(Collector):
                 counts[label] = counts.get(label, 0) + 1
         labels = sorted(sorted(counts), key=lambda label: -counts[label])[:MAX_INFO_LABELS]
         family = GaugeMetricFamily(
-            "tunnelfleet_tunnel_info",
-            "The tunnels of the gateway with their labels; always 1.",
+            INFO,
+            _HELP[INFO],
             labels=["tunnel", "mode", *(f"label_{label}" for label in labels)],
         )
         for name, running in tunnels:

@@ -15,6 +15,7 @@ from grafana.dashboards import FILES, FOLDER  # type: ignore[attr-defined]
 from grafana.panels import FLEET, TUNNEL, Board, Panel
 from grafana.prometheus_process import HERE, RULE_FILES
 from tunnelfleet.actors.relay_threads import MAX_RELAY_THREADS
+from tunnelfleet.runtime.gateway.metrics import GATEWAY_METRICS
 from tunnelfleet.runtime.metrics import CATALOGUE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,7 +42,7 @@ def test_nothing_is_stale(command: list[str]) -> None:
 
 
 def exposed() -> set[str]:
-    return {each.exposed for each in CATALOGUE}
+    return {each.exposed for each in CATALOGUE} | GATEWAY_METRICS
 
 
 def named_in(text: str) -> set[str]:

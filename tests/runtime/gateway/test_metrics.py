@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -9,7 +10,12 @@ from tests.e2e.rig import eventually
 from tests.runtime.gateway.support import Fleet, wanted
 from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings, Problem
 from tunnelfleet.runtime.gateway.fleet_state import FleetState
-from tunnelfleet.runtime.gateway.metrics import MAX_INFO_LABELS, MAX_INFO_ROWS, GatewayCollector
+from tunnelfleet.runtime.gateway.metrics import (
+    GATEWAY_METRICS,
+    MAX_INFO_LABELS,
+    MAX_INFO_ROWS,
+    GatewayCollector,
+)
 from tunnelfleet.runtime.gateway.placement import SHARDS
 from tunnelfleet.runtime.gateway.reconcile import Running
 
@@ -44,6 +50,13 @@ def test_a_running_gateway(fleet: Fleet) -> None:
     fleet.files.problems = (Problem("f", 1, "k", "wrong"),)
     fleet.gateway.reload()
     assert "tunnelfleet_config_last_reload_successful 0.0" in page(collector)
+
+
+def test_all_are_in_the_guide_and_there_are_no_others() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
+    families = {family.name for family in GatewayCollector(state_of(wanted())).collect()}
+    assert families == GATEWAY_METRICS
+    assert all(f"| `{name}` |" in guide for name in GATEWAY_METRICS)
 
 
 def test_labels_are_in_the_info_with_a_prefix_of_their_own() -> None:
