@@ -220,6 +220,9 @@ class Gateway:
     @property
     def is_settled(self) -> bool:
         """Whether each tunnel that should run does, and has tried to connect."""
+        if self.state.epoch == 0:
+            # Nobody has said yet what is ours.
+            return False
         running = list(self.state.running)
         wanted = [name for name in self.state.wishes() if self.state.is_ours(name)]
         if len(running) < len(wanted) - len(self.state.failures) - len(self.state.held):

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.rig import WAIT_SECONDS, connect, echo, eventually
-from tests.runtime.gateway.support import Files, Fleet, wanted
+from tests.runtime.gateway.support import FakePlacement, Files, Fleet, wanted
 from tunnelfleet.actors.kernel import ChildSpec, DispatchedActor
 from tunnelfleet.proto import ConfigError, TunnelClosed
-from tunnelfleet.runtime.gateway import Gateway, Left, PutWanted, WantedTunnel
+from tunnelfleet.runtime.gateway import Assigned, Gateway, Left, PutWanted, WantedTunnel
 from tunnelfleet.runtime.gateway.config import ClientTokens, ensure_secret
 
 if TYPE_CHECKING:
@@ -58,6 +58,15 @@ def test_who_has_connections_when_time_is_over_is_named(fleet: Fleet) -> None:
     with connect(address) as sock:
         assert echo(sock, b"x") == b"x"
         assert fleet.gateway.leave(0.2) == Left(("busy",))
+
+
+def test_it_is_not_settled_before_it_knows_what_is_its_own(tmp_path: Path) -> None:
+    placement = FakePlacement()
+    with Gateway(Files(tmp_path), placement=placement) as gateway:
+        gateway.snapshot()
+        assert not gateway.is_settled
+        placement.tell(Assigned(frozenset(), 1))
+        eventually(lambda: gateway.is_settled)
 
 
 def test_it_is_settled_when_all_have_tried(fleet: Fleet) -> None:
