@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunnelfleet.proto import ConfigError
@@ -28,12 +28,14 @@ def test_one_gateway_has_all() -> None:
     assert told == [Assigned(frozenset(range(SHARDS)), epoch=1)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12))
 def test_members_share_all_shards_and_none_twice(members: int) -> None:
     parts = [shards_of_member(ordinal, members) for ordinal in range(members)]
     assert sorted(shard for part in parts for shard in part) == list(range(SHARDS))
 
 
+@settings(deadline=None)
 @given(st.integers(2, 8))
 def test_no_member_has_much_more_than_its_part(members: int) -> None:
     sizes = [len(shards_of_member(ordinal, members)) for ordinal in range(members)]
@@ -41,6 +43,7 @@ def test_no_member_has_much_more_than_its_part(members: int) -> None:
     assert min(sizes) >= SHARDS / members / 2
 
 
+@settings(deadline=None)
 @given(MEMBERS, st.text(min_size=9, max_size=9))
 def test_a_new_member_takes_and_nobody_else_does(members: list[str], new: str) -> None:
     for shard in range(SHARDS):
@@ -48,6 +51,7 @@ def test_a_new_member_takes_and_nobody_else_does(members: list[str], new: str) -
         assert after in (before, new)
 
 
+@settings(deadline=None)
 @given(MEMBERS)
 def test_the_order_of_members_does_not_matter(members: list[str]) -> None:
     for shard in range(0, SHARDS, 16):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.gateway.support import wanted
@@ -98,6 +98,7 @@ def finish(running: dict[str, Running], phases: set[Phase]) -> None:
         del running[name]
 
 
+@settings(deadline=None)
 @given(fleets(), states(), st.sets(st.sampled_from(NAMES)))
 def test_it_ends_with_what_is_wanted_and_ours(
     wishes: dict[str, WantedTunnel], running: dict[str, Running], ours: set[str]
@@ -116,6 +117,7 @@ def test_it_ends_with_what_is_wanted_and_ours(
     }
 
 
+@settings(deadline=None)
 @given(fleets(), fleets())
 def test_what_is_not_in_the_difference_is_left_alone(
     before: dict[str, WantedTunnel], after: dict[str, WantedTunnel]
@@ -137,6 +139,7 @@ def test_what_is_not_in_the_difference_is_left_alone(
     assert sorted(everything) == sorted(before.keys() | after.keys())
 
 
+@settings(deadline=None)
 @given(fleets(), states(), st.sets(st.sampled_from(NAMES)))
 def test_asked_again_at_once_it_repeats_nothing(
     wishes: dict[str, WantedTunnel], running: dict[str, Running], ours: set[str]
@@ -146,6 +149,7 @@ def test_asked_again_at_once_it_repeats_nothing(
     assert reconcile(wishes, running, ours.__contains__) == []
 
 
+@settings(deadline=None)
 @given(fleets(), states())
 def test_what_frees_ports_comes_first(
     wishes: dict[str, WantedTunnel], running: dict[str, Running]
@@ -154,6 +158,7 @@ def test_what_frees_ports_comes_first(
     assert kinds == sorted(kinds, key=[Stop, Drain, ReplaceToken, Apply, Start].index)
 
 
+@settings(deadline=None)
 @given(fleets(), fleets(), fleets())
 def test_files_win_over_the_api_and_both_over_others(
     files: dict[str, WantedTunnel], api: dict[str, WantedTunnel], other: dict[str, WantedTunnel]

@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunnelfleet.runtime.gateway.config.lines import KeyLines
@@ -109,6 +109,7 @@ def on_one_line(value: Any) -> str:
     return quoted(value) if isinstance(value, str) else written(value)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["", "[t]", "[[a]]"]), KEYS, VALUES), max_size=8))
 def test_each_line_is_where_the_key_was_written(entries: list[tuple[str, str, Any]]) -> None:
     """Headers and keys of any names and values, each noted as it is written."""
