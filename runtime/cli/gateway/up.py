@@ -30,6 +30,7 @@ from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.server import make_registry
 from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
+from tunnelfleet.runtime.cli.output import take
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
@@ -169,7 +170,7 @@ class _Foreground:
         )
         threading.Thread(target=self._ask_to_leave, name="tunnelfleet-leave", daemon=True).start()
         while True:
-            found = self._inbox.get()
+            found = take(self._inbox)
             if found in STOP_SIGNALS:
                 logger.warning("a second signal: what is open is cut")
                 self._gateway.stop(FORCED_SECONDS)
