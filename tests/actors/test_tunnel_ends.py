@@ -435,10 +435,8 @@ def test_a_half_closed_application_that_goes_ends_the_peer_s_direction(
     assert tunnel.stats.sum("connections_active") == 0
 
 
-def test_an_application_that_goes_before_the_hello_is_told_of_when_more_comes(
-    rig: MakeRig,
-) -> None:
-    """Its reset has been sent, and a second one would harm the C client."""
+def test_an_application_that_goes_before_the_hello_is_told_of_behind_it(rig: MakeRig) -> None:
+    """Its reset has been sent, and a second one would harm the C client: the hello decides."""
     tunnel = started(rig)
     tunnel.play("""
         :: SSH/1/1 ends
@@ -446,8 +444,8 @@ def test_an_application_that_goes_before_the_hello_is_told_of_when_more_comes(
         :: SSH/1/1 breaks
         == SSH/1/1 is aborted
         << DATA* SSH 1/1
-        << DATA* SSH 1/1 answer
         >> CONNECTION_RESET SSH 1/1
+        << DATA* SSH 1/1 answer
         << DATA* SSH 1/1 more
     """)
 
