@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
@@ -23,6 +22,7 @@ from tunnelfleet.proto import (
     validate_client_token,
 )
 
+from .addresses import Address, HttpProxy, TcpAddress, UnixAddress
 from .kernel import Backoff
 
 if TYPE_CHECKING:
@@ -31,49 +31,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANY_SERVICE",
-    "Address",
     "ApiService",
-    "HttpProxy",
     "Limits",
-    "TcpAddress",
     "TunnelConfig",
-    "UnixAddress",
-    "parse_address",
 ]
 
 ANY_SERVICE = ""
 """The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
 
-MAX_PORT = 65_535
-MAX_SHOWN_LENGTH = 60
-"""Of an address that an error repeats; the access tokens of AWS are longer."""
 MAX_NAME_LENGTH = 200
 USER_AGENT = "tunnelfleet/0.1 (python)"
-
-
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
-    """A TCP address; `port` 0 asks for a free port when it is listened on."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
-    """The path of a Unix stream socket."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return self.path
-
-
-Address = TcpAddress | UnixAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,114 +49,6 @@ class ApiService:
 
     With `ANY_SERVICE` it stands for every service that `services` does not name.
     """
-
-
-def parse_address(text: str, *, default_host: str = "127.0.0.1") -> Address:
-    """Read an address as people write it.
-
-    Args:
-        text: `22`, `host:22`, `[::1]:22`, `/run/app.sock` or `unix:run/app.sock`.
-        default_host: the host of a bare port.
-
-    Returns:
-        The address.
-
-    Raises:
-        ConfigError: when it is none of these; the message quotes it and shows the forms.
-    """
-    text = text.strip()
-    if text.startswith("unix:"):
-        return _unix_address(text.removeprefix("unix:"), text)
-    if "/" in text:
-        return _unix_address(text, text)
-    host, separator, port = text.rpartition(":")
-    if not separator:
-        host = default_host
-    elif host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        if ":" not in host:
-            raise _bad_address(text)
-    elif not host or ":" in host:
-        raise _bad_address(text)
-    if not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
-        raise _bad_address(text)
-    return TcpAddress(host, int(port))
-
-
-def _unix_address(path: str, text: str) -> UnixAddress:
-    # sun_path of struct sockaddr_un holds 108 bytes with its terminator: unix(7).
-    if not path or len(path.encode()) > 107:
-        raise ConfigError(
-            f"bad Unix socket path {text!r}: it must have 1 to 107 bytes; use a shorter path"
-        )
-    return UnixAddress(path)
-
-
-def _bad_address(text: str) -> ConfigError:
-    # A long one may be a token in the wrong place: it is not repeated.
-    shown = text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:4]}..."
-    return ConfigError(
-        f"bad address {shown!r}: write PORT, HOST:PORT, [IPV6]:PORT or /path/to/socket "
-        f"(a port is 0 to {MAX_PORT})"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class HttpProxy:
-    """An HTTP proxy that is asked to CONNECT to the endpoint.
-
-    Attributes:
-        host: a name or an IP address, without brackets.
-        port: where it listens.
-        username: for Basic authentication, with the password.
-        password: see there.
-        is_tls: whether the proxy itself is spoken to in TLS. Its certificate is checked as the
-            endpoint's is.
-    """
-
-    host: str
-    port: int
-    username: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
-    is_tls: bool = False
-
-    def __str__(self) -> str:
-        scheme = "https://" if self.is_tls else ""
-        return f"{scheme}{TcpAddress(self.host, self.port)}"
-
-    @classmethod
-    def parse(cls, text: str) -> HttpProxy:
-        """Read `http://[user:password@]host:port`, the same with `https`, or `host:port`.
-
-        Raises:
-            ConfigError: when it is not such an address; the message never repeats the credentials.
-        """
-        try:
-            parts = urlsplit(text if "://" in text else f"http://{text}")
-            port = parts.port
-        except ValueError:
-            raise _bad_proxy() from None
-        is_proxy = parts.scheme in ("http", "https") and parts.hostname and port
-        if not is_proxy or parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise _bad_proxy()
-        return cls(
-            parts.hostname or "",
-            port or 0,
-            _decoded(parts.username),
-            _decoded(parts.password),
-            is_tls=parts.scheme == "https",
-        )
-
-
-def _decoded(text: str | None) -> str:
-    return unquote(text or "", errors="surrogateescape")
-
-
-def _bad_proxy() -> ConfigError:
-    return ConfigError(
-        "bad HTTP proxy: write http://[USER:PASSWORD@]HOST:PORT, or https:// for TLS to the proxy "
-        "itself; / # ? and @ in the user or password are written %2F %23 %3F and %40"
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,8 +106,8 @@ class Limits:
     half_close_seconds: float = 3_600.0
     """V1 and V2: how long a connection may be closed in one direction alone. Its end is a reset."""
     hello_seconds: float = 5.0
-    """How long a source waits for a sign that its peer tells the kinds of end apart (PROTOCOL.md
-    section 3a)."""
+    """How long a source waits for a sign that its peer tells the kinds of end apart
+    (docs/protocol.md section 3a)."""
     stall_timeout_seconds: float = 60.0
     """A connection that takes no byte for so long while it holds up its tunnel is reset."""
     offline_grace_seconds: float = 10.0
@@ -266,7 +125,7 @@ class Limits:
         if self.data_payload_bytes > MAX_PAYLOAD_BYTES:
             raise ConfigError(
                 f"data_payload_bytes is {self.data_payload_bytes}: the protocol allows at most "
-                f"{MAX_PAYLOAD_BYTES} (PROTOCOL.md section 2)"
+                f"{MAX_PAYLOAD_BYTES} (docs/protocol.md section 2)"
             )
 
     def _check_keepalive(self) -> None:
@@ -291,8 +150,8 @@ class TunnelConfig:
         mode: source or destination.
         endpoint: the tunneling service; text is read by `Endpoint.parse`.
         access_token: the client access token of this mode.
-        client_token: makes reconnecting possible; one is generated when it is None (PROTOCOL.md
-            section 1).
+        client_token: makes reconnecting possible; one is generated when it is None
+            (docs/protocol.md section 1).
         services: service id -> where to listen (source) or what to connect to (destination).
             `ANY_SERVICE` stands for the tunnel's only service. None in source mode: a free port of
             `bind_host` for each announced service. `ApiService()` for services that do not go to a
@@ -300,14 +159,14 @@ class TunnelConfig:
         bind_host: where a source listens when `services` is None.
         listen_on: when `services` is None, where to listen for these of the announced services;
             the others get a free port.
-        version: what a source speaks; a destination sees it (PROTOCOL.md section 3).
+        version: what a source speaks; a destination sees it (docs/protocol.md section 3).
         bandwidth_bytes_per_second: pace sending a little below this rate; None does not pace.
         http_proxy: proxy for the WebSocket, or None.
         ssl_context: for this tunnel; None takes the runtime's shared one.
         local_bind: source address or host of the connections to local applications, or None; the
             WebSocket is not bound to it.
-        marks: tell the kinds of end apart with a peer that does so too (PROTOCOL.md section 3a).
-        user_agent: the User-Agent header.
+        marks: tell the kinds of end apart with a peer that does so too (docs/protocol.md section
+        3a). user_agent: the User-Agent header.
         limits: the bounds.
 
     Raises:

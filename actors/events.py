@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .config import Address
-    from .stats import TunnelState
+    from .addresses import Address
+    from .state import TunnelState
 
 __all__ = [
     "ConnectionClosed",

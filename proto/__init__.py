@@ -1,7 +1,7 @@
 """The wire of a tunnel: schema, frames, handshake rules and the session state machine.
 
-Owns everything that PROTOCOL.md says of bytes and messages. Pure: no socket, thread, clock, actor
-or log.
+Owns everything that docs/protocol.md says of bytes and messages. Pure: no socket, thread, clock,
+actor or log.
 """
 
 from __future__ import annotations
@@ -78,13 +78,7 @@ from .handshake import (
 from .message import Message, MessageType, decode_message, encode_message
 from .modes import Mode, ProtocolVersion
 from .session import MAX_CONNECTIONS_PER_STREAM, MAX_SERVICES, Session
-from .text import (
-    MAX_ID_CHARACTERS,
-    MAX_REASON_CHARACTERS,
-    MAX_TEXT_CHARACTERS,
-    Redactor,
-    printable,
-)
+from .text import MAX_ID_CHARACTERS, MAX_REASON_CHARACTERS, MAX_TEXT_CHARACTERS, Redactor, printable
 
 __all__ = [
     "ACCEPTED_SUBPROTOCOLS",

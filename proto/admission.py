@@ -1,4 +1,4 @@
-"""Whether a service accepts an upgrade request (PROTOCOL.md section 1).
+"""Whether a service accepts an upgrade request (docs/protocol.md section 1).
 
 Owns the judgement of a request's form. Which tokens are valid, and whether they were used before,
 it does not know. No token is in a text that it makes.
@@ -68,7 +68,7 @@ class RequestAccepted:
 def check_request(
     path: str, query: Iterable[tuple[str, str]], headers: Iterable[tuple[str, str]]
 ) -> RequestAccepted:
-    """Judge an upgrade request as the service does (PROTOCOL.md section 1).
+    """Judge an upgrade request as the service does (docs/protocol.md section 1).
 
     Args:
         path: its path, without the query.

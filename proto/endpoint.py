@@ -1,4 +1,4 @@
-"""Where a tunneling service listens, and the URL of a tunnel there (PROTOCOL.md section 1).
+"""Where a tunneling service listens, and the URL of a tunnel there (docs/protocol.md section 1).
 
 Owns the reading of endpoints that people type. Knows nothing of tokens, and quotes no text that it
 refuses: a token may stand where an endpoint should.

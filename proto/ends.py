@@ -1,4 +1,6 @@
-"""How a connection ends: which reset is sent, what a reset that arrives means (PROTOCOL.md 3a).
+"""How a connection ends: which reset is sent, what a reset that arrives means.
+
+See docs/protocol.md section 3a.
 
 Owns the table of ends. The wire has one reset for an orderly end, an abnormal one and a half-close.
 Two ends of ours tell them apart by the field `ignorable`, which others do not look at: a reset that

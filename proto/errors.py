@@ -55,7 +55,7 @@ class AbnormalEnd(TunnelError):
 
 
 class HandshakeError(TunnelError):
-    """The service did not accept the connection (PROTOCOL.md section 1).
+    """The service did not accept the connection (docs/protocol.md section 1).
 
     Args:
         message: what happened and what to do, without any token.
@@ -79,7 +79,10 @@ class HandshakeError(TunnelError):
 
 
 class LocalProtocolError(TunnelError):
-    """This side asked for what the protocol forbids; nothing was sent (PROTOCOL.md section 5)."""
+    """This side asked for what the protocol forbids; nothing was sent.
+
+    See docs/protocol.md section 5.
+    """
 
 
 class NotConnected(LocalProtocolError):

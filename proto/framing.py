@@ -1,4 +1,4 @@
-"""Tunnel frames: a 2-byte big-endian length, then one message (PROTOCOL.md section 2).
+"""Tunnel frames: a 2-byte big-endian length, then one message (docs/protocol.md section 2).
 
 Owns the byte stream between the WebSocket and the messages: parsing survives any split of its
 input. Knows no WebSocket, and does not judge whether a message is allowed where it is.
@@ -19,7 +19,7 @@ MAX_PAYLOAD_BYTES = 64_512
 MAX_FRAME_BYTES = 65_535
 """The largest message in its protobuf form: what the length prefix can say."""
 MAX_WEBSOCKET_PAYLOAD_BYTES = 131_076
-"""The largest payload of one WebSocket frame, each way (PROTOCOL.md section 1)."""
+"""The largest payload of one WebSocket frame, each way (docs/protocol.md section 1)."""
 
 _PREFIX_BYTES = 2
 

@@ -1,4 +1,4 @@
-"""What a client sends to connect, and what a refusal means (PROTOCOL.md section 1).
+"""What a client sends to connect, and what a refusal means (docs/protocol.md section 1).
 
 Owns the names and texts of the handshake, the form of tokens, and the reading of HTTP answers.
 Pure: it sends nothing. No token is in a text that it makes.
@@ -146,7 +146,7 @@ def handshake_error(
     """Return the error that an HTTP answer other than 101 stands for.
 
     4xx means that the request is refused and is not to be repeated unchanged, but for 429, which is
-    a throttle. Anything else may be passing (PROTOCOL.md section 1).
+    a throttle. Anything else may be passing (docs/protocol.md section 1).
 
     Args:
         status: the HTTP status.

@@ -1,4 +1,4 @@
-"""One tunnel message: its fields, and its protobuf form (PROTOCOL.md section 2).
+"""One tunnel message: its fields, and its protobuf form (docs/protocol.md section 2).
 
 Owns the translation between `Message` and bytes, so that the generated code is seen nowhere else.
 Knows nothing of frames, and does not judge whether a message is allowed where it is.
@@ -106,8 +106,8 @@ def decode_message(body: bytes | bytearray | memoryview, *, strict: bool = False
 
     Args:
         body: one message, without a length prefix.
-        strict: also refuse fields that are not in the schema. The service does that (PROTOCOL.md
-            section 2); a client lets them pass.
+        strict: also refuse fields that are not in the schema. The service does that
+            (docs/protocol.md section 2); a client lets them pass.
 
     Raises:
         RemoteProtocolError: `body` is not a message.

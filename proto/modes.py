@@ -9,7 +9,7 @@ from enum import IntEnum, StrEnum
 
 
 class Mode(StrEnum):
-    """The side of a tunnel, as in the parameter `local-proxy-mode` (PROTOCOL.md section 1)."""
+    """The side of a tunnel, as in the parameter `local-proxy-mode` (docs/protocol.md section 1)."""
 
     SOURCE = "source"
     """Accepts local connections and starts streams."""
@@ -18,7 +18,7 @@ class Mode(StrEnum):
 
 
 class ProtocolVersion(IntEnum):
-    """A version of the protocol. It is seen, not negotiated (PROTOCOL.md section 3)."""
+    """A version of the protocol. It is seen, not negotiated (docs/protocol.md section 3)."""
 
     V1 = 1
     """One service without a name, one connection at a time."""

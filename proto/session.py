@@ -1,4 +1,4 @@
-"""The state machine of one tunnel: messages in, events out (PROTOCOL.md sections 2 and 3).
+"""The state machine of one tunnel: messages in, events out (docs/protocol.md sections 2 and 3).
 
 Everything that affects the state is here; which action a message leads to is in the table of
 `transitions.py`. Pure: it knows no socket, thread, clock, actor or log. Its shell feeds it what
@@ -72,7 +72,7 @@ class Session:
         mode: the side of the tunnel this is.
         version: for a source the version it speaks, by default V3. For a destination None to see it
             from the first STREAM_START of each connection, or the only version to accept.
-        marks: whether to tell the kinds of end apart with peers that do so too (PROTOCOL.md
+        marks: whether to tell the kinds of end apart with peers that do so too (docs/protocol.md
             section 3a).
     """
 
@@ -340,7 +340,7 @@ class Session:
         """Carry one more local connection, with ids as the observed clients choose them.
 
         In V3 it joins the active stream, or starts one if there is none. In V1 and V2 it takes the
-        place of the one there is (PROTOCOL.md section 3).
+        place of the one there is (docs/protocol.md section 3).
 
         Raises:
             LocalProtocolError: `NotConnected`, `WrongMode`, `ServiceIdUnknown`, `VersionMismatch`,
@@ -355,7 +355,7 @@ class Session:
         """Start a new stream of `service_id` with its first connection.
 
         An active stream of it is reset first, in so many words: localproxy loses the start of a
-        stream that replaces another one (PROTOCOL.md section 4).
+        stream that replaces another one (docs/protocol.md section 4).
 
         Raises:
             LocalProtocolError: `NotConnected`, `WrongMode`, `ServiceIdUnknown`, `VersionMismatch`.

@@ -1,4 +1,4 @@
-"""Active streams, their connections, and the ids of new ones (PROTOCOL.md section 3).
+"""Active streams, their connections, and the ids of new ones (docs/protocol.md section 3).
 
 Owns what a session remembers of its streams, and how a message of a stream carries ids in each
 version. Knows no rule of who may do what: that is `session.py`.
@@ -132,8 +132,8 @@ class Stream:
         """Return what tells the peer that the stream is over, with all its connections: unmarked.
 
         In V3 the STREAM_RESET names a connection, any one: the C client takes it for another
-        version otherwise (PROTOCOL.md section 4). In V1 and V2 none is due where this side has sent
-        its reset to a peer that may not take a second one.
+        version otherwise (docs/protocol.md section 4). In V1 and V2 none is due where this side has
+        sent its reset to a peer that may not take a second one.
         """
         if self.version is not ProtocolVersion.V3:
             phase = self.connections.get(FIRST_CONNECTION_ID)

@@ -1,4 +1,4 @@
-"""The table of the session: what to do with which message (PROTOCOL.md sections 2 and 3).
+"""The table of the session: what to do with which message (docs/protocol.md sections 2 and 3).
 
 Owns who may send what, in which version, and which action that is. What an action does is in
 `session.py`. The table is keyed by mode and version, then by message type; a row changes only when
@@ -125,7 +125,7 @@ TABLE: Mapping[tuple[Mode, ProtocolVersion | None], Row] = {
     | {
         _T.STREAM_START: _REFUSE_DIRECTION,
         _T.STREAM_RESET: Rule(Action.RESET_STREAM, _V1 | _V2),
-        # On a tunnel without services V2 is the same bytes as V1 (PROTOCOL.md section 4).
+        # On a tunnel without services V2 is the same bytes as V1 (docs/protocol.md section 4).
         _T.DATA: Rule(Action.DELIVER, _V1 | _V2),
         _T.CONNECTION_START: _REFUSE_DIRECTION,
         _T.CONNECTION_RESET: _REFUSE_VERSION,
@@ -143,7 +143,7 @@ TABLE: Mapping[tuple[Mode, ProtocolVersion | None], Row] = {
 
 
 def shape_of(message: Message) -> ProtocolVersion:
-    """Return the version that the ids of `message` speak (PROTOCOL.md section 3)."""
+    """Return the version that the ids of `message` speak (docs/protocol.md section 3)."""
     if message.connection_id:
         return ProtocolVersion.V3
     return ProtocolVersion.V2 if message.service_id else ProtocolVersion.V1

@@ -1,6 +1,8 @@
 """What people hold: the runtime of tunnels, the client API, configuration, events, TLS."""
 
-from tunnelfleet.actors.api_events import (
+from tunnelfleet.actors.addresses import Address, HttpProxy, TcpAddress, UnixAddress, parse_address
+from tunnelfleet.actors.api.commands import SendQueueFull
+from tunnelfleet.actors.api.events import (
     ApiEvent,
     ConnectionFailure,
     ConnectionReset,
@@ -16,18 +18,8 @@ from tunnelfleet.actors.api_events import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.actors.config import (
-    ANY_SERVICE,
-    Address,
-    ApiService,
-    HttpProxy,
-    Limits,
-    TcpAddress,
-    TunnelConfig,
-    UnixAddress,
-    parse_address,
-)
-from tunnelfleet.actors.connection_lost import ConnectionLost
+from tunnelfleet.actors.callbacks import LaneStats
+from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
 from tunnelfleet.actors.event_relay import Subscribe, Unsubscribe
 from tunnelfleet.actors.events import (
     ConnectionClosed,
@@ -42,9 +34,8 @@ from tunnelfleet.actors.events import (
     TunnelStateChanged,
 )
 from tunnelfleet.actors.kernel import Backoff
-from tunnelfleet.actors.lane_stats import LaneStats
-from tunnelfleet.actors.outgoing import SendQueueFull
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.transport.attempt import ConnectionLost
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
     AbnormalEnd,

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.kernel import Dispatcher, ForkGuard
 from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.proto import TunnelClosed, TunnelError
 
 from .supervisor import RuntimeSupervisor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef, ExitReason
-    from tunnelfleet.actors.services import Services
+    from tunnelfleet.actors.tunnel.context import Services
 
     from .metrics import KernelMeter
 

@@ -1,15 +1,7 @@
-"""The lives of a runtime: started, stopped, ended by a failure or a host, started again.
+"""The lives of a runtime, from `start` to its end, however it ends.
 
-Owns which engine is the present one, the threads of callbacks, which outlive an engine that a host
-replaces, and what an end means for the tunnels. It must not know how tunnels are opened or closed,
-nor what an engine is made of.
-
-Lock: whoever starts or ends has the turn (`_has_turn`, under `_turns`) for as long as that takes. A
-start does not wait for it; an end does, except in a callback, for whose return another end may be
-waiting. An end that finds its work done by another takes no turn: whoever called `stop()` can call
-`start()` when it has returned. The turn is the outermost lock: those of the book, the ledger, the
-meter and the callback threads are taken within it, and whoever holds one of those never waits for
-it. A stop in good order waits for the actors without it.
+Owns the order in which a runtime starts and closes, who may end it, and the forced end of what does
+not stop in time. Must not know tunnels.
 """
 
 from __future__ import annotations
@@ -17,26 +9,73 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from tunnelfleet.actors.kernel import BlockingCallError, Dispatcher
+from tunnelfleet.actors.callbacks import RelayThreads
+from tunnelfleet.actors.kernel import (
+    BlockingCallError,
+    DeleteChild,
+    Dispatcher,
+    StopChild,
+    ask_future,
+)
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.actors.relay_threads import RelayThreads
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import TunnelError
+
+from .supervisor import tunnel_child_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef, ExitReason
-    from tunnelfleet.actors.lane_stats import CallbackTotals
+    from pykka import ActorRef
 
-    from .book import TunnelBook
+    from tunnelfleet.actors.callbacks import CallbackTotals
+    from tunnelfleet.actors.kernel import ChildSpec, DispatchedFuture, DispatchedRef, ExitReason
+
     from .engine import Engine
+    from .registry import TunnelBook
+    from .tunnel import Tunnel, TunnelStatus
 
-__all__ = ["RuntimeLife"]
+__all__ = [
+    "RuntimeLife",
+    "begin_close",
+]
+
+
+def begin_close(
+    tunnel: Tunnel, supervisor: ActorRef[Any], book: TunnelBook
+) -> Future[TunnelStatus]:
+    """Have a tunnel closed.
+
+    Args:
+        tunnel: the tunnel.
+        supervisor: the root that it is a child of.
+        book: that it is struck out of.
+
+    Returns:
+        What it looked like at its end; done-callbacks run on a thread of the runtime.
+    """
+    child_id = tunnel_child_id(tunnel.name)
+    closed: Future[TunnelStatus] = Future()
+
+    def on_stopped(_reply: DispatchedFuture[Any]) -> None:
+        # Everything of it is over: a failed reply says that the runtime is as well.
+        reply = ask_future(supervisor, DeleteChild(child_id))
+        reply.add_done_callback(on_deleted)
+
+    def on_deleted(_reply: DispatchedFuture[Any]) -> None:
+        # Its name is free before its user hears of the end: they may start it again.
+        book.remove(tunnel)
+        tunnel.finish()
+        closed.set_result(tunnel.status())
+
+    ask_future(supervisor, StopChild(child_id)).add_done_callback(on_stopped)
+    return closed
+
 
 NAMED_TUNNELS = 5
 """How many tunnels a log line names."""

@@ -14,25 +14,21 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Self
 
+from tunnelfleet.actors.callbacks import CallbackTotals
 from tunnelfleet.actors.config import ApiService, TunnelConfig
-from tunnelfleet.actors.credentials import Credentials
 from tunnelfleet.actors.kernel import Dispatcher, StartChild
-from tunnelfleet.actors.lane_stats import CallbackTotals
-from tunnelfleet.actors.messages import Drain, ReplaceToken
-from tunnelfleet.actors.services import Services
+from tunnelfleet.actors.tunnel.context import Credentials, Services
+from tunnelfleet.actors.tunnel.messages import Drain, ReplaceToken
 from tunnelfleet.proto import ConfigError
 
-from .book import TunnelBook
-from .changes import Changes
-from .closing import begin_close
 from .engine import Engine
-from .life import RuntimeLife
+from .life import RuntimeLife, begin_close
 from .metrics import KernelMeter, Ledger, TunnelCollector
-from .stats import RuntimeStats
-from .subscriptions import Subscriptions
+from .registry import TunnelBook
 from .supervisor import RuntimeSupervisor, governor_spec, relay_spec, runtime_spec, tunnel_spec
 from .tls import make_ssl_context
-from .tunnel import Tunnel, TunnelStatus
+from .tunnel import RuntimeStats, Tunnel, TunnelStatus
+from .waiting import Changes, Subscriptions
 
 if TYPE_CHECKING:
     import ssl
@@ -41,11 +37,11 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.api_port import ApiPort
+    from tunnelfleet.actors.api.outbox import ApiPort
+    from tunnelfleet.actors.callbacks import Lane, RelayThreads
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef
-    from tunnelfleet.actors.relay_threads import Lane, RelayThreads
 
 __all__ = ["RuntimeStats", "RuntimeSupervisor", "Tunnel", "TunnelRuntime", "TunnelStatus"]
 

@@ -10,19 +10,19 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.event_relay import EventRelay
-from tunnelfleet.actors.governor import ConnectGovernor
 from tunnelfleet.actors.kernel import Backoff, ChildSpec, Restart, SupervisorActor
+from tunnelfleet.actors.transport.governor import ConnectGovernor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.connector import Connector
     from tunnelfleet.actors.event_relay import Subscribe
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import Dispatcher, ExitReason
-    from tunnelfleet.actors.services import Services
+    from tunnelfleet.actors.transport.connector import Connector
+    from tunnelfleet.actors.tunnel.context import Services
 
     from .tunnel import Tunnel
 

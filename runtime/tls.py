@@ -1,7 +1,7 @@
 """TLS for tunnels: one context for all of them.
 
 Owns how a client trusts the service: the system's authorities, a file or a folder of them, or, on
-demand, anybody. It opens no connection. TLS 1.2 or newer (PROTOCOL.md section 1).
+demand, anybody. It opens no connection. TLS 1.2 or newer (docs/protocol.md section 1).
 """
 
 from __future__ import annotations

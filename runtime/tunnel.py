@@ -1,37 +1,65 @@
-"""A handle on one tunnel of a runtime: what it is, what it does, waiting for what it will be.
+"""A tunnel of a runtime as its user holds it: look at it, wait for it.
 
-Owns the snapshot that people look at, and the way to the present supervisor of the tunnel. It opens
-and closes nothing, and must not know the runtime: `TunnelRuntime` opens and closes.
-
-Lock: `_lock` guards who takes commands, held for a look; no other is taken under it.
+Owns the status that people and metrics read, and the ways to wait for a state or an address. All
+methods may be called from any thread.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from tunnelfleet.actors.messages import ReplaceLimits
-from tunnelfleet.actors.stats import TunnelState
-from tunnelfleet.actors.tunnel_supervisor import TunnelSupervisor
+from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.tunnel.messages import ReplaceLimits
+from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 from tunnelfleet.proto import TunnelClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.config import Address, Limits, TunnelConfig
-    from tunnelfleet.actors.connector import Connector
+    from tunnelfleet.actors.addresses import Address
+    from tunnelfleet.actors.config import Limits, TunnelConfig
+    from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.kernel import Dispatcher
-    from tunnelfleet.actors.stats import TunnelStats
-    from tunnelfleet.actors.tunnel_core import TunnelContext
+    from tunnelfleet.actors.transport.connector import Connector
+    from tunnelfleet.actors.tunnel.core import TunnelContext
     from tunnelfleet.proto import Mode
 
-    from .changes import Changes
+    from .waiting import Changes
 
-__all__ = ["Tunnel", "TunnelStatus"]
+__all__ = [
+    "RuntimeStats",
+    "Tunnel",
+    "TunnelStatus",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeStats:
+    """What the runtime itself uses."""
+
+    tunnels: int
+    dispatchers: int
+    threads: int
+    messages_handled: int
+    dead_letters: int
+    longest_turn_seconds: float
+
+    @classmethod
+    def of(cls, tunnels: int, dispatchers: Sequence[Dispatcher]) -> Self:
+        """Look at the dispatchers of a runtime with so many tunnels; `threads`: of the process."""
+        kernels = [dispatcher.stats for dispatcher in dispatchers]
+        return cls(
+            tunnels=tunnels,
+            dispatchers=len(kernels),
+            threads=threading.active_count(),
+            messages_handled=sum(kernel.messages_handled for kernel in kernels),
+            dead_letters=sum(kernel.dead_letters for kernel in kernels),
+            longest_turn_seconds=max((k.longest_turn_seconds for k in kernels), default=0.0),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pytest
 
 from tools.generate_commands_docs import command_of
 from tunnelfleet.runtime.cli.app import COMMANDS
-from tunnelfleet.runtime.cli.localproxy_options import OPTIONS
+from tunnelfleet.runtime.cli.localproxy.options import OPTIONS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from tunnelfleet.runtime.cli.app import COMMANDS, make_app
-from tunnelfleet.runtime.cli.service_control import HELP
+from tunnelfleet.runtime.cli.service.control import HELP
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "commands.md"
 

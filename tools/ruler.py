@@ -40,14 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message as WireMessage
 
-from tunnelfleet.runtime import (
-    Endpoint,
-    Mode,
-    TcpAddress,
-    TunnelConfig,
-    TunnelRuntime,
-    TunnelState,
-)
+from tunnelfleet.runtime import Endpoint, Mode, TcpAddress, TunnelConfig, TunnelRuntime, TunnelState
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:

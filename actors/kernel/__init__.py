@@ -5,9 +5,10 @@ Must not know tunnels.
 """
 
 from .actor import DispatchedActor
-from .backoff import Backoff, BackoffState
-from .child_spec import (
+from .children import (
     AutoShutdown,
+    Backoff,
+    BackoffState,
     ChildCounts,
     ChildInfo,
     ChildSpec,
@@ -17,21 +18,11 @@ from .child_spec import (
     Strategy,
 )
 from .context import BlockingCallError, label_here
-from .dispatcher import Dispatcher
+from .dispatcher import Dispatcher, DispatcherStats
 from .forks import ForkedProcessError, ForkGuard
-from .futures import DispatchedFuture, ask_future
-from .reasons import (
-    KILLED,
-    NOPROC,
-    NORMAL,
-    SHUTDOWN,
-    ExitKind,
-    ExitReason,
-    Terminated,
-)
+from .futures import DispatchedFuture, Reply, ask_future
+from .loop_io import Timer
 from .ref import DispatchedRef, kill
-from .reply import Reply
-from .stats import DispatcherStats
 from .supervisor import SupervisorActor
 from .supervisor_messages import (
     ChildBusyError,
@@ -49,8 +40,16 @@ from .supervisor_messages import (
     UnknownChildError,
     WhichChildren,
 )
-from .threading_mixin import TerminationReporter
-from .timers import Timer
+from .watch import (
+    KILLED,
+    NOPROC,
+    NORMAL,
+    SHUTDOWN,
+    ExitKind,
+    ExitReason,
+    Terminated,
+    TerminationReporter,
+)
 
 __all__ = [
     "KILLED",

@@ -1,4 +1,6 @@
-"""The base class of actors that run on a dispatcher.
+"""The type of a table from message types to the methods that handle them.
+
+The base class of actors that run on a dispatcher.
 
 Owns what an actor's author uses: starting, hooks, watches, timers, sockets, replies, exit.
 Must not know how turns are scheduled or how an actor is taken down (see `dispatcher`, `cell`).
@@ -8,30 +10,35 @@ from __future__ import annotations
 
 import concurrent.futures
 from _thread import get_ident
-from typing import TYPE_CHECKING, Any, Self, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from pykka import Actor, ActorRegistry, Future
 
-from .cell import ActorCell
 from .dispatcher import Dispatcher
 from .futures import DispatchedFuture
 from .log import contained, get_logger
-from .mail import Piped
-from .readiness import Direction
-from .reasons import NORMAL, ExitReason
-from .stop_flag import StopFlag
-from .timers import Timer
-from .watch import start_watching, stop_watching
+from .loop_io import Direction, Timer
+from .mailbox import ActorCell, Piped
+from .ref import StopFlag
+from .watch import NORMAL, ExitReason, start_watching, stop_watching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pykka import ActorRef
     from pykka._actor import ActorInbox
 
-    from .readiness import HasFileno
+    from .futures import Reply
+    from .loop_io import HasFileno
     from .ref import DispatchedRef
-    from .reply import Reply
+
+__all__ = [
+    "Handlers",
+]
+
+
+Handlers: TypeAlias = dict[type[Any], Callable[[Any, Any], Any]]
+"""Keyed by the exact type of a message; the values are functions of the actor and the message."""
+
 
 logger = get_logger(__name__)
 

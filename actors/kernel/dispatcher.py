@@ -1,44 +1,94 @@
-"""One thread that runs many actors.
+"""A dispatcher: one thread, one event loop and a run queue of actors that have mail.
 
-Owns the thread, its event loop, the run queue, fairness between actors and sockets, and the way in
-for messages from other threads. Must not know what actors do with their messages.
-
-Fairness: a turn handles at most `batch_messages` of one actor, and no further one after
-`TURN_SECONDS`, then the next actor in the queue has
-its turn. After `TURNS_BETWEEN_POLLS` turns or `SECONDS_BETWEEN_POLLS` the loop polls its sockets
-and timers, whatever the queue holds. A socket's callback is followed by turns within the same
-bounds, so that what it sent is handled before the next poll. Run queue, callbacks and the way in
-share their state turn by turn: hence the length.
+Owns the thread, the order of turns, the time that each may take, the counters of all that, and the
+choice of the event loop (uvloop where it is installed). Must not know what actors do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import os
 import threading
 import time
 from _thread import get_ident
 from collections import deque
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from .cell import SPECIAL, ActorCell
 from .context import current_dispatcher, set_current_dispatcher
-from .event_loop import new_event_loop
 from .forks import ForkGuard, tell_of_forks
 from .log import get_logger
-from .mail import LAUNCH, kind_of
-from .readiness import Readiness, Registration
-from .reasons import KILLED
-from .stats import DispatcherStats
+from .loop_io import Readiness, Registration
+from .mailbox import LAUNCH, SPECIAL, ActorCell, kind_of
+from .watch import KILLED
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
     from types import TracebackType
 
     from pykka import ActorRef
 
-    from .timers import Timer
+    from .loop_io import Timer
+
+
+@dataclass(slots=True)
+class DispatcherStats:
+    """What a dispatcher has done since it started.
+
+    Any thread may read a field at any time; take a `snapshot()` to iterate over the dicts.
+    """
+
+    messages_handled: int = 0
+    turns: int = 0
+    slow_turns: int = 0
+    longest_turn_seconds: float = 0.0
+    dead_letters: int = 0
+    actors_started: int = 0
+    actors_alive: int = 0
+    quarantines: int = 0
+    """Times a supervisor of this dispatcher put a child in quarantine, again or at first."""
+    abandoned_children: int = 0
+    """ThreadingActors that did not stop in their shutdown time: nothing can kill a thread."""
+    actor_failures: dict[str, int] = field(default_factory=dict)
+    """Failures by actor class name."""
+    restarts: dict[str, int] = field(default_factory=dict)
+    """Restarts made by supervisors of this dispatcher, by the child's actor class name."""
+
+    def snapshot(self) -> DispatcherStats:
+        """Return a copy that does not change any more."""
+        return replace(self, actor_failures=dict(self.actor_failures), restarts=dict(self.restarts))
+
+
+LOOP_DESCRIPTORS = 8
+"""What a loop opens for itself, with some room: uvloop's has six."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new uvloop event loop if uvloop is installed, else asyncio's own.
+
+    Raises:
+        OSError: the process has too few file descriptors left for one.
+    """
+    _require_descriptors()
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _require_descriptors() -> None:
+    """Raise OSError now: uvloop aborts the process when it gets only some of those it needs."""
+    opened: list[int] = []
+    try:
+        for _ in range(LOOP_DESCRIPTORS):
+            # One by one, so that those before a failure are closed.
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
 
 TURNS_BETWEEN_POLLS: Final = 256
 SECONDS_BETWEEN_POLLS: Final = 0.002

@@ -1,7 +1,8 @@
-"""The future of an ask to a dispatched actor.
+"""Futures of the kernel, and how a handler answers later.
 
-A pykka future that is cheap until somebody blocks on it, that refuses to block a dispatcher thread,
-and that can call back. Must not know actors or dispatchers.
+Owns `Reply`, which an actor keeps to answer an ask after its handler has returned, and the small
+steps with pykka's futures: resolving one that somebody else may have resolved, and telling somebody
+who waits that nobody will answer. Must not know actors or dispatchers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,46 @@ if TYPE_CHECKING:
     from pykka import ActorRef
     from pykka._future import GetHookFunc
     from pykka._types import OptExcInfo
+
+    from .mailbox import ActorCell
+
+
+class Reply:
+    """The answer to an ask, given later than the handler's return.
+
+    Obtained from `DispatchedActor.defer_reply`. An actor that ends without answering answers
+    `ActorDeadError`. For a message that was told, not asked, answering does nothing.
+    """
+
+    __slots__ = ("_cell", "_future")
+
+    def __init__(self, cell: ActorCell, future: Future[Any] | None) -> None:
+        self._cell = cell
+        self._future = future
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody asked, and has no answer yet."""
+        return self._future is not None
+
+    def set(self, value: Any = None) -> None:
+        """Answer with a value; only the first answer counts."""
+        future = self._take()
+        if future is not None:
+            resolve(future, value)
+
+    def fail(self, exception: BaseException) -> None:
+        """Let the asker's `get()` raise `exception`; the answering actor lives on."""
+        future = self._take()
+        if future is not None:
+            resolve_exception(future, exception)
+
+    def _take(self) -> Future[Any] | None:
+        future, self._future = self._future, None
+        if self._cell.replies is not None:
+            self._cell.replies.discard(self)
+        return future
+
 
 T = TypeVar("T")
 

@@ -1,4 +1,8 @@
-"""The ref of a dispatched actor: pykka's `ActorRef`, with cheap sending and `kill`."""
+"""The ref of a dispatched actor, and the flag that answers pykka's question whether it stops.
+
+Owns how messages get to an actor from any thread and how it is stopped from outside. Must not know
+what actors do with messages.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,32 @@ from pykka.messages import _ActorStop
 
 from .context import current_dispatcher, refuse_to_block
 from .futures import DispatchedFuture
-from .stop_flag import StopFlag
 
 if TYPE_CHECKING:
-    from .cell import ActorCell
     from .dispatcher import Dispatcher
+    from .mailbox import ActorCell
+
+
+class StopFlag:
+    """What `actor_stopped` is for a dispatched actor: a `threading.Event` made when waited for."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: ActorCell) -> None:
+        self._cell = cell
+
+    def is_set(self) -> bool:
+        """Whether the actor has ended."""
+        return self._cell.ended
+
+    def set(self) -> None:
+        """End the actor without `on_stop`, as setting pykka's event does."""
+        self._cell.kill()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the actor has ended, at most `timeout` seconds; return whether it has."""
+        return self._cell.wait_ended(timeout)
+
 
 A = TypeVar("A", bound=Actor)
 

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pykka import ActorRef
 
 from .actor import DispatchedActor
-from .child import Child, GroupRestart, RestartIntensity
-from .child_spec import (
+from .children import (
     AutoShutdown,
+    Child,
     ChildSpec,
     ChildState,
+    GroupRestart,
     Restart,
+    RestartIntensity,
     Shutdown,
     Strategy,
     require,
@@ -33,14 +35,14 @@ from .child_spec import (
     require_spec,
 )
 from .log import get_logger
-from .reasons import KILLED, SHUTDOWN, ExitReason, Terminated
 from .ref import DispatchedRef
 from .supervisor_messages import ChildStartError, RestartIntensityExceeded
+from .watch import KILLED, SHUTDOWN, ExitReason, Terminated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .reply import Reply
+    from .futures import Reply
 
 logger = get_logger(__name__)
 

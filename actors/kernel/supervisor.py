@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykka import ActorRef
 
-from .child_spec import ChildCounts, ChildInfo, ChildState, require_spec
+from .children import ChildCounts, ChildInfo, ChildState, require_spec
 from .log import get_logger
 from .supervision import Supervision
 from .supervisor_messages import (
@@ -31,8 +31,8 @@ from .supervisor_messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .child import Child
-    from .reply import Reply
+    from .children import Child
+    from .futures import Reply
 
 logger = get_logger(__name__)
 

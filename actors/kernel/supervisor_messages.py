@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from pykka import ActorRef
 
-from .child_spec import ChildSpec, require
+from .children import ChildSpec, require
 
 if TYPE_CHECKING:
-    from .child_spec import ChildState
-    from .reasons import ExitReason
+    from .children import ChildState
+    from .watch import ExitReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The administration server of a runtime: metrics, liveness and readiness over HTTP."""
 
+from .health import Readiness, ReadinessReport
 from .options import AdminOptions, parse_admin_address
-from .readiness import Readiness, ReadinessReport
 from .server import AdminServer
 
 __all__ = [

@@ -1,17 +1,17 @@
-"""Metrics as text: Prometheus' format or OpenMetrics, as the client asks, gzip if it takes it.
+"""`/metrics`: a scrape in the format that the client asks for.
 
-Owns the choice of the format and the encoding, family by family, with pauses for the dispatchers.
+Owns the rendering, on a thread of its own that gives way to the dispatchers between two families,
+so that a scrape of ten thousand tunnels holds up none of them.
 """
 
 from __future__ import annotations
 
 import gzip
+import time
 from copy import copy
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prometheus_client.exposition import choose_encoder
-
-from tunnelfleet.runtime.metrics.breather import Breather
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,7 +19,34 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
     from prometheus_client.registry import Collector
 
-__all__ = ["Exposition", "expose", "takes_gzip"]
+__all__ = [
+    "Breather",
+    "Exposition",
+    "expose",
+    "takes_gzip",
+]
+
+
+WORK_SECONDS: Final = 0.000_5
+"""How long to work between two pauses."""
+PAUSE_SECONDS: Final = 0.000_1
+"""Long enough that a waiting thread takes over."""
+
+
+class Breather:
+    """Counts the time since the last pause."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def breathe(self) -> None:
+        """Pause if it is time to."""
+        if time.perf_counter() - self._since >= WORK_SECONDS:
+            time.sleep(PAUSE_SECONDS)
+            self._since = time.perf_counter()
+
 
 GZIP_LEVEL: Final = 1
 PART_SAMPLES: Final = 32

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.actors.socket_io import close_socket
+from tunnelfleet.actors.net.socket_io import close_socket
 
 if TYPE_CHECKING:
     import ssl

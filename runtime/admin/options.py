@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tunnelfleet.actors.config import TcpAddress, parse_address
+from tunnelfleet.actors.addresses import TcpAddress, parse_address
 from tunnelfleet.proto import ConfigError
 
 if TYPE_CHECKING:

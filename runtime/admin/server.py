@@ -28,13 +28,11 @@ from prometheus_client import (
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.metrics.breather import Breather
 
-from .exposition import expose
+from .exposition import Breather, expose
+from .health import Readiness, TunnelView, join_ends, silent_dispatchers
 from .listener import Listener
-from .liveness import silent_dispatchers
 from .options import AdminOptions
-from .readiness import Readiness, TunnelView, join_ends
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator

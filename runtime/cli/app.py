@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from .errors import PROGRAM, CommandFailed, run_guarded
-from .logs import log_lines
+from .output import log_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +45,9 @@ COMMANDS = {
         "Say what is wrong with a gateway's files.",
     ),
     "service": Command(
-        "tunnelfleet.runtime.cli.service", "service_command", "Run a tunneling service of your own."
+        "tunnelfleet.runtime.cli.service.command",
+        "service_command",
+        "Run a tunneling service of your own.",
     ),
     "demo": Command(
         "tunnelfleet.runtime.cli.demo",
@@ -53,7 +55,7 @@ COMMANDS = {
         "Run service, tunnels and traffic on this machine and watch them.",
     ),
     "localproxy": Command(
-        "tunnelfleet.runtime.cli.localproxy",
+        "tunnelfleet.runtime.cli.localproxy.command",
         "localproxy_command",
         "Run one tunnel, with the options of AWS's localproxy.",
         "LocalproxyCommand",

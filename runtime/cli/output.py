@@ -1,14 +1,14 @@
-"""What a command writes, on a thread of its own: nobody else waits for whoever reads it.
+"""What a command writes: its log, and its lines on a thread of their own.
 
-Owns the queue of texts in front of standard output or standard error, its bound, and the end of it.
-A pipe that nobody reads blocks whoever writes into it, and with the main thread the answer to
-SIGTERM, or with a dispatcher's every tunnel. Here it costs lines, which are counted; a reader that
-has gone costs all that follow, and ends nothing.
+Owns the queue of texts in front of standard output or standard error, its bound, and the end of it:
+a pipe that nobody reads would block whoever writes into it, the answer to SIGTERM or a dispatcher.
+Here it costs lines, which are counted. Owns the form of the log's lines too, which is localproxy's.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import select
@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Final, Self, TextIO, TypeVar, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_Item = TypeVar("_Item")
-
 __all__ = [
     "CLOSE_SECONDS",
     "MAX_WAITING_CHARACTERS",
@@ -32,6 +30,80 @@ __all__ = [
     "take",
     "write_line",
 ]
+
+
+LOGGER = "tunnelfleet"
+
+_FORMAT = "[%(asctime)s.%(msecs)03d]{%(process)d}[%(levelname)s] %(label)s%(message)s"
+_TIME = "%Y-%m-%dT%H:%M:%S"
+
+
+class LogHandler(logging.StreamHandler[TextIO]):
+    """Writes the lines.
+
+    Args:
+        stream: where to; None for what is stderr at the time, which a live table may have replaced.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        logging.Handler.__init__(self)
+        self._stream = stream
+        self.setFormatter(logging.Formatter(_FORMAT, _TIME))
+        self.addFilter(_add_tunnel)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Where the lines go."""
+        return self._stream if self._stream is not None else sys.stderr
+
+
+def _add_tunnel(record: logging.LogRecord) -> bool:
+    # `tunnelfleet version` does not pay for actors.
+    from tunnelfleet.actors.kernel import label_here  # noqa: PLC0415
+
+    # Handlers run where the line is logged: in the turn of the actor that has something to say.
+    label = label_here()
+    record.label = f"{label}: " if label else ""
+    return True
+
+
+@contextmanager
+def log_lines(level: int = logging.WARNING, stream: TextIO | None = None) -> Iterator[None]:
+    """Write the project's log while a command runs.
+
+    Args:
+        level: from which on.
+        stream: where to; None for stderr.
+    """
+    logger = logging.getLogger(LOGGER)
+    before = logger.level, logger.propagate, list(logger.handlers)
+    try:
+        start(level, stream)
+        yield
+    finally:
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+        logger.handlers[:] = before[2]
+
+
+def start(level: int, stream: TextIO | None = None) -> logging.Handler:
+    """Write the project's log to `stream` from `level` on, instead of where it went before.
+
+    Returns:
+        The handler, for whoever wants to remove it again.
+    """
+    logger = logging.getLogger(LOGGER)
+    for handler in [each for each in logger.handlers if isinstance(each, LogHandler)]:
+        logger.removeHandler(handler)
+    made = LogHandler(stream)
+    logger.addHandler(made)
+    logger.setLevel(level)
+    logger.propagate = False
+    return made
+
+
+_Item = TypeVar("_Item")
+
 
 MAX_WAITING_CHARACTERS: Final = 1_048_576
 """What may wait for the reader; what comes when there is more is dropped, and counted."""

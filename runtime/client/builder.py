@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.api_events import (
+    from tunnelfleet.actors.addresses import HttpProxy
+    from tunnelfleet.actors.api.events import (
         ConnectionFailure,
         ConnectionReset,
         ConnectionShutdown,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
         StreamStarted,
         StreamStopped,
     )
-    from tunnelfleet.actors.config import HttpProxy, Limits
+    from tunnelfleet.actors.config import Limits
     from tunnelfleet.proto import Endpoint, Mode, ProtocolVersion
     from tunnelfleet.runtime.runtime import TunnelRuntime
 
@@ -76,7 +77,7 @@ class SecureTunnelBuilder:
     def with_client_token(self, client_token: str) -> Self:
         """Connect with this client token, unique among the account's open tunnels.
 
-        Without it one is generated, and kept for reconnecting (PROTOCOL.md section 1).
+        Without it one is generated, and kept for reconnecting (docs/protocol.md section 1).
         """
         return self._with(client_token=client_token)
 

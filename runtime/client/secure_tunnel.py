@@ -1,7 +1,8 @@
 """SecureTunnel: one end of a tunnel as a client, with callbacks or asyncio.
 
-What the device SDK for C++ calls SecureTunnel (PROTOCOL.md section 5). Owns a client's life, from
-start to stop and again, and who gets its events. How a tunnel works is in `tunnelfleet.actors`.
+What the device SDK for C++ calls SecureTunnel (docs/protocol.md section 5). Owns a client's life,
+from start to stop and again, and who gets its events. How a tunnel works is in
+`tunnelfleet.actors`.
 """
 
 from __future__ import annotations
@@ -13,34 +14,24 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Self, Unpack
 
-from tunnelfleet.actors.api_events import (
+from tunnelfleet.actors.api.commands import SendFuture, SendQueueFull
+from tunnelfleet.actors.api.events import (
     ApiEvent,
     ConnectionFailure,
     ConnectionSuccess,
     Message,
     Stopped,
 )
-from tunnelfleet.actors.api_port import ApiPort
-from tunnelfleet.actors.credentials import Credentials
+from tunnelfleet.actors.api.outbox import ApiPort
+from tunnelfleet.actors.callbacks import LaneStats
 from tunnelfleet.actors.kernel import ForkGuard
-from tunnelfleet.actors.lane_stats import LaneStats
-from tunnelfleet.actors.outgoing import SendFuture, SendQueueFull
-from tunnelfleet.proto import (
-    Endpoint,
-    HandshakeError,
-    Mode,
-    TunnelClosed,
-    TunnelError,
-)
+from tunnelfleet.actors.tunnel.context import Credentials
+from tunnelfleet.proto import Endpoint, HandshakeError, Mode, TunnelClosed, TunnelError
 from tunnelfleet.runtime.runtime import TunnelRuntime, TunnelStatus
 
-from .actor_delivery import ActorDelivery
-from .arguments import check_seconds, check_text
-from .configuration import callbacks_of, make_config
-from .events import EventStream
-from .options import CALLBACKS, SecureTunnelOptions
-from .sending import Sending, data_of
-from .waiting import awaitable, call_soon
+from .delivery import ActorDelivery, EventStream
+from .options import CALLBACKS, SecureTunnelOptions, callbacks_of, make_config
+from .sending import Sending, awaitable, call_soon, check_seconds, check_text, data_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -87,7 +78,7 @@ class SecureTunnel(Sending):
             that go to sockets, as in `TunnelConfig` (all others go to the callbacks); `limits`;
             `half_close`: a connection that the peer has ended in good order stays, to be sent on,
             until this side ends it: `InputEnded` says so, in place of `ConnectionReset` or
-            `StreamStopped`; `marks`: False does not tell the kinds of end apart (PROTOCOL.md
+            `StreamStopped`; `marks`: False does not tell the kinds of end apart (docs/protocol.md
             section 3a); `name`: in the runtime, for logs and metrics; `runtime`: a running
             `TunnelRuntime` to share, else the client starts and stops one of its own; `events_to`:
             an actor that gets every event as a message, and holds back the tunnel when it is slow;

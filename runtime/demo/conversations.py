@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from .content import Content, Verifier
-from .servers import BULK, CHUNK_BYTES, ECHO, HTTP, READ_BYTES, write
+from .servers import BULK, CHUNK_BYTES, ECHO, HTTP, READ_BYTES, Content, Verifier, write
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable
 
-    from .meter import Meter
-    from .pacing import Pacer, TrafficPlan
+    from .pacing import Meter, Pacer, TrafficPlan
 
     Conversation = Callable[["Link", str, random.Random, TrafficPlan], Awaitable[None]]
 

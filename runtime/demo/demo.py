@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.runtime import TunnelRuntime
@@ -21,23 +21,23 @@ from .chaos import Chaos, StrikeKind, plan_strikes
 from .fleet import (
     CONNECT_RATE_PER_SECOND,
     admin_lines,
+    allow_files_for,
     guide_lines,
     open_pair,
+    rss_bytes,
+    thread_count,
     tunnel_names,
     tunnel_of,
 )
 from .pacing import TrafficPlan
-from .process import allow_files_for, rss_bytes, thread_count
-from .report import Report, make_report
-from .snapshot import FleetSampler, FleetSnapshot, Phase
+from .report import FleetSampler, FleetSnapshot, Phase, Report, make_report
 from .traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .chaos import Strike
-    from .fleet import DemoTunnel
-    from .pairs import TunnelPair
+    from .fleet import DemoTunnel, TunnelPair
     from .view import View
 
 MAX_TUNNELS: Final = 5_000

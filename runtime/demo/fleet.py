@@ -1,24 +1,134 @@
-"""Opening the demo's tunnels: in the service, in the runtime, with servers behind them.
+"""The tunnels of the demo: a service, pairs of tunnels through it, and this process's share.
 
-Owns their names, their configuration and how a person reaches them. Must not know traffic or views.
+Owns their opening and closing, and what they take of memory and threads.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import resource
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
 
-from tunnelfleet.actors.config import Limits, TcpAddress, TunnelConfig
+from tunnelfleet.actors.addresses import TcpAddress
+from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.kernel import Backoff
-from tunnelfleet.proto import Endpoint, Mode
+from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.proto import ConfigError, Endpoint, Mode
 
-from .pairs import TunnelPair
 from .servers import BULK, ECHO, HOST, HTTP, SERVICES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tunnelfleet.runtime.runtime import Tunnel, TunnelRuntime
+    from tunnelfleet.runtime.runtime import Tunnel, TunnelRuntime, TunnelStatus
     from tunnelfleet.runtime.service import TunnelService
+
+
+FILES_PER_TUNNEL: Final = 32
+"""Two WebSockets, each with two ends; six listeners; four connections, each with four ends."""
+FILES_BESIDE: Final = 128
+
+_STATM = Path("/proc/self/statm")
+
+
+def rss_bytes() -> int:
+    """Return the resident memory of this process."""
+    return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+
+
+def thread_count() -> int:
+    """Return how many threads Python knows in this process."""
+    return threading.active_count()
+
+
+def allow_files_for(tunnels: int) -> None:
+    """Raise this process's limit of open files to what so many tunnels take.
+
+    Raises:
+        ConfigError: the hard limit does not allow it; the message says how many tunnels it allows.
+    """
+    wanted = FILES_BESIDE + tunnels * FILES_PER_TUNNEL
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        most = max(0, (hard - FILES_BESIDE) // FILES_PER_TUNNEL)
+        raise ConfigError(
+            f"{tunnels} tunnels in one demo take {wanted} open files and this process may have "
+            f"{hard}: use --tunnels {most} or less, or raise the limit (ulimit -Hn)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+SETTLE_SECONDS: Final = 1.0
+"""For so long after a disturbance an early end is still its doing."""
+
+
+class TunnelLike(Protocol):
+    """What a pair needs of a tunnel of the runtime."""
+
+    def status(self) -> TunnelStatus:
+        """Look at it."""
+
+
+class TunnelPair:
+    """Both ends of one demo tunnel. May be used from several threads.
+
+    Args:
+        name: the demo tunnel's name.
+        source: its source.
+        destination: its destination.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: TunnelLike,
+        destination: TunnelLike,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.source = source
+        self.destination = destination
+        self._clock = clock
+        self._disturbed_at = float("-inf")
+        self._counters: tuple[int, ...] | None = None
+
+    def is_whole(self) -> bool:
+        """Whether both ends are connected."""
+        return all(end.status().state is TunnelState.CONNECTED for end in self._ends())
+
+    def strike(self) -> None:
+        """Note that the tunnel is about to be broken on purpose; call it before doing so."""
+        self._disturbed_at = self._clock()
+
+    def was_disturbed_since(self, moment: float) -> bool:
+        """Whether anything happened to the tunnel's connections since `moment`, by its clock.
+
+        A disturbance stays in force until both ends are connected, and `SETTLE_SECONDS` longer.
+        """
+        self._observe()
+        return self._disturbed_at >= moment - SETTLE_SECONDS
+
+    def now(self) -> float:
+        """Return the time for `was_disturbed_since`, having looked at the tunnel."""
+        self._observe()
+        return self._clock()
+
+    def _observe(self) -> None:
+        statuses = [end.status() for end in self._ends()]
+        whole = all(status.state is TunnelState.CONNECTED for status in statuses)
+        counters = tuple(n for each in statuses for n in (each.reconnects, each.session_resets))
+        if not whole or counters != (self._counters or counters):
+            self._disturbed_at = self._clock()
+        self._counters = counters
+
+    def _ends(self) -> tuple[TunnelLike, TunnelLike]:
+        return self.source, self.destination
+
 
 MACHINES: Final = ("press", "lathe", "robot", "kiln", "pump", "crane", "mixer", "oven")
 

@@ -1,18 +1,294 @@
-"""What a demo came to.
+"""What the demo saw: a picture of the fleet at one moment, and the report at its end.
 
-Owns the numbers that `--json` prints, the summary for people, and what counts as success. Pure.
+Owns the figures, how they are judged, and how they are written for people and as JSON.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
 
-from .units import counted, human_bytes, human_rate, human_seconds
+from tunnelfleet.actors.state import TunnelState
 
 if TYPE_CHECKING:
-    from .snapshot import FleetSnapshot
+    from tunnelfleet.runtime.runtime import TunnelStatus
+
+    from .fleet import TunnelPair
+
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+_STEP: Final = 1_000.0
+_SPARKS: Final = "▁▂▃▄▅▆▇█"
+
+
+def human_bytes(count: float) -> str:
+    """Return for example `0 B`, `999 B`, `1.2 kB`, `45 MB`, in powers of 1000."""
+    value = float(count)
+    for unit in _UNITS[:-1]:
+        if value < _STEP - 0.5:
+            return _number(value, whole=unit == "B") + f" {unit}"
+        value /= _STEP
+    return _number(value, whole=False) + f" {_UNITS[-1]}"
+
+
+def _number(value: float, *, whole: bool) -> str:
+    return f"{value:.0f}" if whole or value >= 9.95 else f"{value:.1f}"
+
+
+def human_rate(bytes_per_second: float) -> str:
+    """Return for example `1.2 MB/s`."""
+    return f"{human_bytes(bytes_per_second)}/s"
+
+
+def human_seconds(seconds: float) -> str:
+    """Return for example `0.4 s`, `12 s`, `2 min 5 s`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return for example `1 tunnel`, `2,000 tunnels`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def sparkline(values: tuple[float, ...], width: int) -> str:
+    """Return the last `width` values as a row of bars, the highest value a full bar."""
+    shown = values[-width:] if width > 0 else ()
+    top = max(shown, default=0.0)
+    if top <= 0:
+        return _SPARKS[0] * len(shown)
+    return "".join(_SPARKS[round(max(0.0, v) / top * (len(_SPARKS) - 1))] for v in shown)
+
+
+RATE_WINDOW_SECONDS: Final = 2.0
+HISTORY_LENGTH: Final = 120
+
+SEVERITY: Final = {
+    state: number
+    for number, state in enumerate(
+        (
+            TunnelState.CONNECTED,
+            TunnelState.DRAINING,
+            TunnelState.CONNECTING,
+            TunnelState.BACKOFF,
+            TunnelState.STOPPED,
+            TunnelState.QUARANTINED,
+            TunnelState.REFUSED,
+        )
+    )
+}
+"""The states by how much they call for attention; of a tunnel's two ends the worse is shown."""
+
+
+class Phase(StrEnum):
+    """What the demo is doing."""
+
+    CONNECTING = "connecting"
+    RUNNING = "running"
+    RECOVERING = "waiting for every tunnel to come back"
+    FINISHING = "finishing the last transfers"
+    KEEPING = "yours: stop with Ctrl-C"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelRow:
+    """One tunnel, both its ends.
+
+    `sent_bytes` went from source to destination, `received_bytes` back, as the source counts them.
+    """
+
+    name: str
+    state: TunnelState
+    streams: int
+    connections: int
+    sent_bytes: int
+    received_bytes: int
+    bytes_per_second: float
+    streams_opened: int
+    reconnects: int
+    session_resets: int
+    last_event: str
+    event_age_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSnapshot:
+    """All tunnels, and the totals, at one moment."""
+
+    phase: Phase
+    tunnels: int
+    """How many there are or will be; `rows` has those that have been opened."""
+    elapsed_seconds: float
+    """Since the demo began."""
+    phase_seconds: float
+    """Since the phase began."""
+    duration_seconds: float
+    """How long the phase of the traffic lasts."""
+    rows: tuple[TunnelRow, ...]
+    history: tuple[float, ...] = ()
+    """Bytes a second of the fleet, oldest first."""
+    verified_bytes: int = 0
+    mismatched_bytes: int = 0
+    exchanges_completed: int = 0
+    exchanges_broken: int = 0
+    threads: int = 0
+    rss_bytes: int = 0
+
+    @property
+    def connected(self) -> int:
+        """Tunnels whose two ends are both connected."""
+        return sum(row.state is TunnelState.CONNECTED for row in self.rows)
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Of the fleet, both directions."""
+        return sum(row.bytes_per_second for row in self.rows)
+
+    def total(self, field: str) -> int:
+        """Return the sum of an integer field over the rows."""
+        return sum(getattr(row, field) for row in self.rows)
+
+
+class RateMeter:
+    """A rate over the last `RATE_WINDOW_SECONDS`, of a count that only grows."""
+
+    __slots__ = ("_samples",)
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def update(self, now: float, count: int) -> float:
+        """Note that the count is `count` at `now`, and return what it grew by in a second."""
+        samples = self._samples
+        samples.append((now, count))
+        # The oldest that is kept is the last one outside the window, so that the window is full.
+        while len(samples) > 2 and samples[1][0] <= now - RATE_WINDOW_SECONDS:
+            samples.popleft()
+        (since, before), seconds = samples[0], now - samples[0][0]
+        return (count - before) / seconds if now > since and seconds > 0 else 0.0
+
+
+class PairSampler:
+    """Turns one pair's statuses into its row, and notices what happened between two looks.
+
+    Args:
+        pair: the tunnel.
+    """
+
+    def __init__(self, pair: TunnelPair) -> None:
+        self._pair = pair
+        self._rate = RateMeter()
+        self._event = "opened"
+        self._event_at: float | None = None
+        self._broken_at: float | None = None
+        self._was_up = False
+        self._just_struck = False
+        self._reconnects = 0
+        self._session_resets = 0
+
+    def strike(self, what: str, now: float) -> None:
+        """Note that the tunnel is broken on purpose.
+
+        Args:
+            what: how, for people.
+            now: in seconds of the Unix epoch, as the statuses have it.
+        """
+        self._note(f"chaos: {what}", now)
+        self._broken_at = now
+        self._just_struck = True
+
+    def sample(self, now: float) -> TunnelRow:
+        """Look at both ends; `now` is in seconds of the Unix epoch."""
+        source, destination = self._pair.source.status(), self._pair.destination.status()
+        worse = max(source, destination, key=lambda status: SEVERITY[status.state])
+        reconnects = source.reconnects + destination.reconnects
+        session_resets = max(source.session_resets, destination.session_resets)
+        up_since = max(source.since, destination.since)
+        if self._just_struck:
+            # The strike itself is shown once, however fast its effect was.
+            self._just_struck = False
+        else:
+            self._notice(worse, up_since, reconnects, session_resets, now)
+        return TunnelRow(
+            name=self._pair.name,
+            state=worse.state,
+            streams=source.streams_active,
+            connections=source.connections_active,
+            sent_bytes=source.sent_bytes,
+            received_bytes=source.received_bytes,
+            bytes_per_second=self._rate.update(now, source.sent_bytes + source.received_bytes),
+            streams_opened=source.streams_opened,
+            reconnects=reconnects,
+            session_resets=session_resets,
+            last_event=self._event,
+            event_age_seconds=now - (self._event_at if self._event_at is not None else now),
+        )
+
+    def _notice(
+        self, worse: TunnelStatus, up_since: float, reconnects: int, session_resets: int, now: float
+    ) -> None:
+        is_up = worse.state is TunnelState.CONNECTED
+        was_away = is_up and (reconnects > self._reconnects or not self._was_up)
+        was_reset = session_resets > self._session_resets
+        if not is_up:
+            self._lost(worse, now)
+        elif was_away:
+            self._note(self._came_back(up_since) if reconnects else "connected", now)
+        elif was_reset:
+            self._note("back after a session reset", now)
+        if was_away or was_reset:
+            self._broken_at = None
+        self._was_up, self._session_resets = is_up, session_resets
+        if is_up:
+            self._reconnects = reconnects
+
+    def _lost(self, worse: TunnelStatus, now: float) -> None:
+        if self._was_up and self._broken_at is None:
+            self._broken_at = worse.since
+        self._note(f"{worse.mode}: {worse.reason or worse.state}", now)
+
+    def _came_back(self, up_since: float) -> str:
+        if self._broken_at is None or up_since < self._broken_at:
+            return "back again"
+        return f"back after {human_seconds(up_since - self._broken_at)}"
+
+    def _note(self, event: str, now: float) -> None:
+        if event != self._event:
+            self._event, self._event_at = event, now
+
+
+class FleetSampler:
+    """Takes the rows of all pairs, and the history of the fleet's rate."""
+
+    def __init__(self) -> None:
+        self._samplers: dict[str, PairSampler] = {}
+        self._history: deque[float] = deque(maxlen=HISTORY_LENGTH)
+
+    def add(self, pair: TunnelPair) -> None:
+        """Take `pair` in."""
+        self._samplers[pair.name] = PairSampler(pair)
+
+    def strike(self, tunnel: str, what: str, now: float) -> None:
+        """Note that `tunnel` is broken on purpose."""
+        self._samplers[tunnel].strike(what, now)
+
+    def rows(self, now: float) -> tuple[TunnelRow, ...]:
+        """Look at all tunnels."""
+        rows = tuple(sampler.sample(now) for sampler in self._samplers.values())
+        self._history.append(sum(row.bytes_per_second for row in rows))
+        return rows
+
+    @property
+    def history(self) -> tuple[float, ...]:
+        """The fleet's rate at the last looks, oldest first."""
+        return tuple(self._history)
+
 
 MAX_NAMES = 5
 """How many tunnels are named when some did not come back."""

@@ -1,7 +1,7 @@
-"""The thread on which all servers and clients of the demo run.
+"""The traffic of the demo: clients that talk through the tunnels, and who starts them.
 
-Owns the event loop, and the way from the demo's thread onto it. Must not know what is served or
-said, nor what the tunnels are doing.
+Owns how many there are and how long they go on. What they say, and whether the answer is right, is
+in `conversations`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,160 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import random
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from .clients import TunnelClients
-from .meter import Meter
-from .servers import TunnelServers
+from .conversations import CONVERSATIONS, STALL_SECONDS, Link
+from .pacing import Meter, Pacer
+from .servers import BULK, ECHO, HTTP, TunnelServers, close_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from concurrent.futures import Future
 
+    from .fleet import TunnelPair
     from .pacing import TrafficPlan
-    from .pairs import TunnelPair
+
+
+CLIENTS: Final = {ECHO: 1, HTTP: 2, BULK: 1}
+"""How many clients use each service of a tunnel at once."""
+RETRY_SECONDS: Final = 0.25
+"""Pause of a client whose connection ended early."""
+
+_EARLY_ENDS = (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One connection of a client, from before it is opened."""
+
+    seed: str
+    started_at: float
+    link: Link | None = field(default=None, repr=False)
+
+    @property
+    def missing_bytes(self) -> int:
+        return self.link.missing_bytes if self.link is not None else 1
+
+
+class TunnelClients:
+    """The clients of one tunnel. Used on one event loop.
+
+    Args:
+        pair: the tunnel.
+        addresses: where its source listens, host and port by service id.
+        plan: how much to do.
+        meter: counts it.
+        seed: what all content is made from.
+    """
+
+    def __init__(
+        self,
+        pair: TunnelPair,
+        addresses: Mapping[str, tuple[str, int]],
+        plan: TrafficPlan,
+        meter: Meter,
+        seed: int = 0,
+    ) -> None:
+        self._pair = pair
+        self._addresses = addresses
+        self._plan = plan
+        self._meter = meter
+        self._seed = seed
+        self._pacer = Pacer(plan.bytes_per_second)
+        self._stopping = asyncio.Event()
+        self._at_once = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start the clients; they go on until they are stopped."""
+        for service_id, count in CLIENTS.items():
+            for number in range(count):
+                work = self._work(service_id, f"{self._pair.name}.{service_id}.{number}")
+                self._tasks.append(asyncio.create_task(work))
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Stop the clients.
+
+        Args:
+            grace_seconds: how long they may finish what they have begun; what an undisturbed
+                tunnel does not deliver in this time is counted as faulty. 0 breaks off at once and
+                judges nothing.
+        """
+        self._stopping.set()
+        self._at_once = grace_seconds == 0
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        for error in ends:
+            if isinstance(error, Exception):
+                raise error
+
+    async def _work(self, service_id: str, name: str) -> None:
+        rng = random.Random(f"{self._seed}/{name}")  # noqa: S311 (sizes of test content)
+        await self._rest(rng.random())
+        number = 0
+        while not self._stopping.is_set():
+            number += 1
+            attempt = _Attempt(f"{name}.{self._seed}.{number}", self._pair.now())
+            if not await self._try(service_id, attempt, rng):
+                await self._rest(RETRY_SECONDS)
+
+    async def _try(self, service_id: str, attempt: _Attempt, rng: random.Random) -> bool:
+        try:
+            await self._converse(service_id, attempt, rng)
+        except _EARLY_ENDS as error:
+            self._judge(attempt, type(error).__name__)
+            return False
+        except asyncio.CancelledError:
+            self._judge_cut(attempt)
+            raise
+        self._meter.exchanges_completed += 1
+        return True
+
+    async def _converse(self, service_id: str, attempt: _Attempt, rng: random.Random) -> None:
+        host, port = self._addresses[service_id]
+        async with asyncio.timeout(STALL_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+        name = f"{self._pair.name} {service_id} content {attempt.seed}"
+        attempt.link = Link(reader, writer, self._pacer, self._meter, name, self._stopping)
+        try:
+            await CONVERSATIONS[service_id](attempt.link, attempt.seed, rng, self._plan)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        finally:
+            await close_writer(writer)
+
+    def _judge(self, attempt: _Attempt, how: str) -> None:
+        """Tell a connection that chaos broke from one that lost bytes."""
+        if self._pair.was_disturbed_since(attempt.started_at):
+            self._meter.exchanges_broken += 1
+            return
+        missing_bytes = attempt.missing_bytes
+        text = (
+            f"{attempt.seed}: {missing_bytes} bytes never arrived ({how}) though nothing broke it"
+        )
+        self._meter.fault(missing_bytes, text)
+
+    def _judge_cut(self, attempt: _Attempt) -> None:
+        if self._at_once:
+            self._meter.exchanges_cut += 1
+        else:
+            self._judge(attempt, "still waiting at the end")
+
+    async def _rest(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
 
 COMMAND_SECONDS: Final = 30.0
 """How long a call from the demo's thread waits for this one."""

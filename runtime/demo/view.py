@@ -1,23 +1,275 @@
-"""Where the demo shows itself: a terminal, or lines of text.
+"""The live table of the demo, and the plain lines where there is no terminal.
 
-Owns the output stream while the demo runs. Must not know what the snapshots mean.
+Owns how the fleet looks at 80 columns and more. Must not know where the figures come from.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
-from .snapshot import Phase
-from .table import plain_line, render
+from tunnelfleet.actors.state import TunnelState
+
+from .report import (
+    SEVERITY,
+    FleetSnapshot,
+    Phase,
+    TunnelRow,
+    counted,
+    human_bytes,
+    human_rate,
+    human_seconds,
+    sparkline,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
-    from .snapshot import FleetSnapshot
+    from rich.console import JustifyMethod, RenderableType
+
+
+STATE_STYLES: Final = {
+    TunnelState.CONNECTED: "green",
+    TunnelState.CONNECTING: "cyan",
+    TunnelState.DRAINING: "blue",
+    TunnelState.BACKOFF: "yellow",
+    TunnelState.STOPPED: "bright_black",
+    TunnelState.QUARANTINED: "magenta",
+    TunnelState.REFUSED: "bold red",
+}
+_RETRY: Final = re.compile(r"(?:; )?retry in [0-9.]+ s$")
+STATE_SIGNS: Final = {TunnelState.CONNECTED: "●", TunnelState.CONNECTING: "◌"}
+OTHER_SIGN: Final = "○"
+
+FRESH_SECONDS: Final = 3.0
+"""An event younger than this is shown brightly."""
+FRAME_LINES: Final = 4
+"""Lines that are neither rows nor summary: title, head, an empty one, the cursor's."""
+MIN_ROWS: Final = 3
+STATE_CELLS: Final = 12
+"""Of the longest usual state, so that the columns stay where they are."""
+SEPARATOR: Final = " · "
+SEPARATOR_TEXT: Final = Text(SEPARATOR)
+BAR_CELLS: Final = 24
+SPARK_CELLS: Final = 24
+WIDE_COLUMNS: Final = 100
+"""Narrower terminals do without the columns that the summary sums up: the last event is what
+matters, and needs the room."""
+NARROW_COLUMNS: Final = frozenset({"Tunnel", "State", "Rate", "Last event"})
+
+
+def render(
+    snapshot: FleetSnapshot, width: int, height: int, footer: Sequence[str] = ()
+) -> RenderableType:
+    """Draw a snapshot.
+
+    Args:
+        snapshot: what to draw.
+        width: of the terminal, in cells.
+        height: of the terminal, in lines; the picture is not higher unless `footer` alone is.
+        footer: lines below the summary.
+    """
+    words = _summary(snapshot)
+    summary = [line for each in words for line in _packed(each, width)]
+    below = sum(max(1, -(-cell_len(line) // width)) for line in footer)
+    if height - FRAME_LINES - len(summary) - below < MIN_ROWS:
+        # The terminal is too small for all of it: a line of each kind.
+        summary = [SEPARATOR_TEXT.join(each) for each in words]
+    room = max(MIN_ROWS, height - FRAME_LINES - len(summary) - below)
+    rows = pick_rows(snapshot.rows, room)
+    parts: list[RenderableType] = [_title(snapshot, width), _table(rows, width)]
+    if len(rows) < len(snapshot.rows):
+        parts.append(_more(snapshot, rows))
+    for line in summary:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    parts += [Text(), *summary]
+    # A command that is cut off is of no use.
+    parts += [Text("\n".join(_chopped(line, width))) for line in footer]
+    return Group(*parts)
+
+
+def _chopped(line: str, width: int) -> list[str]:
+    return [line[at : at + width] for at in range(0, len(line), width)] or [""]
+
+
+def pick_rows(rows: Sequence[TunnelRow], room: int) -> list[TunnelRow]:
+    """Return the rows to show in `room` lines: by name, and when not all fit, trouble first."""
+    if len(rows) <= room:
+        return sorted(rows, key=lambda row: row.name)
+    # One line less: it says how many more there are.
+    worst = sorted(rows, key=lambda row: (-SEVERITY[row.state], row.name))
+    return worst[: max(1, room - 1)]
+
+
+def _title(snapshot: FleetSnapshot, width: int) -> Text:
+    title = Text(no_wrap=True, overflow="ellipsis")
+    title.append(" tunnelfleet demo ", style="bold reverse")
+    title.append("  ")
+    if snapshot.phase is Phase.RUNNING:
+        title.append_text(_bar(snapshot))
+    else:
+        title.append(str(snapshot.phase), style="bold")
+    title.append("   ")
+    title.append(human_rate(snapshot.bytes_per_second), style="bold cyan")
+    title.append(" ")
+    cells = min(SPARK_CELLS, max(0, width - title.cell_len))
+    title.append(sparkline(snapshot.history, cells), style="cyan")
+    return title
+
+
+def _bar(snapshot: FleetSnapshot) -> Text:
+    part = min(1.0, snapshot.phase_seconds / snapshot.duration_seconds)
+    done = round(part * BAR_CELLS)
+    bar = Text("━" * done, style="green")
+    bar.append("━" * (BAR_CELLS - done), style="bright_black")
+    bar.append(f" {snapshot.phase_seconds:.0f} / {snapshot.duration_seconds:.0f} s")
+    return bar
+
+
+def _table(rows: Sequence[TunnelRow], width: int) -> Table:
+    wide = width >= WIDE_COLUMNS
+    gap = (0, 2 if wide else 1, 0, 0)
+    table = Table(box=None, expand=True, pad_edge=False, header_style="bold", padding=gap)
+    for head in _HEADS:
+        if not wide and head not in NARROW_COLUMNS:
+            continue
+        if head == "Last event":
+            table.add_column(head, no_wrap=True, overflow="ellipsis", ratio=1)
+        elif head == "State":
+            table.add_column(head, no_wrap=True, min_width=STATE_CELLS)
+        else:
+            justify: JustifyMethod = "left" if head == "Tunnel" else "right"
+            table.add_column(head, no_wrap=True, justify=justify)
+    for row in rows:
+        cells = zip(_HEADS, _cells(row, wide=wide), strict=True)
+        table.add_row(*(cell for head, cell in cells if wide or head in NARROW_COLUMNS))
+    return table
+
+
+_HEADS: Final = (
+    "Tunnel",
+    "State",
+    "Streams",
+    "Sent",
+    "Received",
+    "Rate",
+    "Reconnects",
+    "Resets",
+    "Last event",
+)
+
+
+def _cells(row: TunnelRow, *, wide: bool) -> list[Text]:
+    style = STATE_STYLES[row.state]
+    quiet = "" if row.bytes_per_second else "bright_black"
+    event = row.last_event if wide else shortened(row.last_event)
+    return [
+        Text(row.name, style="bold"),
+        Text(f"{STATE_SIGNS.get(row.state, OTHER_SIGN)} {row.state}", style=style),
+        Text(f"{row.streams}", style="" if row.streams else "bright_black"),
+        Text(human_bytes(row.sent_bytes)),
+        Text(human_bytes(row.received_bytes)),
+        Text(human_rate(row.bytes_per_second), style=quiet),
+        _count(row.reconnects, "yellow"),
+        _count(row.session_resets, "magenta"),
+        Text(event, style="" if _is_fresh(row) else "bright_black"),
+    ]
+
+
+def shortened(event: str) -> str:
+    """Return what happened without which end it was and when it is tried again."""
+    for prefix in ("source: ", "destination: "):
+        event = event.removeprefix(prefix)
+    return _RETRY.sub("", event)
+
+
+def _count(number: int, style: str) -> Text:
+    return Text(str(number), style=style if number else "bright_black")
+
+
+def _is_fresh(row: TunnelRow) -> bool:
+    return row.event_age_seconds < FRESH_SECONDS or row.state is not TunnelState.CONNECTED
+
+
+def _more(snapshot: FleetSnapshot, shown: Sequence[TunnelRow]) -> Text:
+    names = {row.name for row in shown}
+    hidden = [row for row in snapshot.rows if row.name not in names]
+    connected = sum(row.state is TunnelState.CONNECTED for row in hidden)
+    text = f"… {len(hidden):,} more, {connected:,} of them connected"
+    return Text(text, style="bright_black")
+
+
+def _summary(snapshot: FleetSnapshot) -> list[list[Text]]:
+    all_up = snapshot.connected == snapshot.tunnels
+    tunnels = Text(
+        f"{snapshot.connected} of {counted(snapshot.tunnels, 'tunnel')} connected",
+        style="bold green" if all_up else "bold yellow",
+    )
+    if snapshot.mismatched_bytes:
+        bytes_ = Text(f"✗ {counted(snapshot.mismatched_bytes, 'byte')} wrong", style="bold red")
+    else:
+        bytes_ = Text("✓ no byte wrong", style="bold green")
+    return [
+        _joined(
+            tunnels,
+            counted(snapshot.total("streams"), "stream"),
+            counted(snapshot.total("connections"), "connection"),
+            counted(snapshot.total("reconnects"), "reconnect"),
+            counted(snapshot.total("session_resets"), "session reset"),
+        ),
+        _joined(
+            bytes_,
+            f"{human_bytes(snapshot.verified_bytes)} verified",
+            f"{human_bytes(snapshot.total('sent_bytes'))} sent",
+            f"{human_bytes(snapshot.total('received_bytes'))} received",
+        ),
+        _joined(
+            Text(f"{snapshot.exchanges_completed:,} transfers done"),
+            f"{snapshot.exchanges_broken:,} broken by chaos",
+            counted(snapshot.threads, "thread"),
+            f"{human_bytes(snapshot.rss_bytes)} of memory",
+        ),
+    ]
+
+
+def _joined(first: Text, *others: str) -> list[Text]:
+    return [first, *(Text(word) for word in others)]
+
+
+def _packed(words: Sequence[Text], width: int) -> list[Text]:
+    """Put words into as many lines as they need."""
+    lines: list[Text] = []
+    for word in words:
+        if lines and lines[-1].cell_len + len(SEPARATOR) + word.cell_len <= width:
+            lines[-1].append(SEPARATOR).append_text(word)
+        else:
+            lines.append(Text().append_text(word))
+    return lines
+
+
+def plain_line(snapshot: FleetSnapshot) -> str:
+    """Return the snapshot as one line of text, for where there is no terminal."""
+    clock = human_seconds(snapshot.elapsed_seconds)
+    phase = "" if snapshot.phase is Phase.RUNNING else f"{snapshot.phase}; "
+    words = (
+        f"{snapshot.connected}/{snapshot.tunnels} connected",
+        counted(snapshot.total("streams"), "stream"),
+        f"{human_bytes(snapshot.total('sent_bytes'))} sent",
+        f"{human_bytes(snapshot.total('received_bytes'))} received",
+        human_rate(snapshot.bytes_per_second),
+        counted(snapshot.total("reconnects"), "reconnect"),
+        counted(snapshot.total("session_resets"), "session reset"),
+        f"{snapshot.mismatched_bytes} bytes wrong",
+    )
+    return f"[{clock:>6}] {phase}{', '.join(words)}"
+
 
 PLAIN_SECONDS: Final = 2.0
 """Between two progress lines where there is no terminal."""

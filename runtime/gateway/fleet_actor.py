@@ -15,17 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors.kernel import DispatchedActor
-from tunnelfleet.proto import (
-    ConfigError,
-    validate_access_token,
-    validate_client_token,
-)
-from tunnelfleet.runtime import (
-    ListenerClosed,
-    ListenerOpened,
-    TunnelState,
-    TunnelStateChanged,
-)
+from tunnelfleet.proto import ConfigError, validate_access_token, validate_client_token
+from tunnelfleet.runtime import ListenerClosed, ListenerOpened, TunnelState, TunnelStateChanged
 
 from .fleet_log import log_end, log_listener, log_listener_closed, log_reload, log_state
 from .fleet_state import Marks

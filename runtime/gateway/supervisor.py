@@ -15,13 +15,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tunnelfleet.actors.kernel import (
-    Backoff,
-    ChildSpec,
-    DispatchedActor,
-    Shutdown,
-    SupervisorActor,
-)
+from tunnelfleet.actors.kernel import Backoff, ChildSpec, DispatchedActor, Shutdown, SupervisorActor
 
 from .placement import Assigned, Revoked
 

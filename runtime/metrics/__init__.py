@@ -2,7 +2,7 @@
 
 from .catalogue import CATALOGUE, Kind, Metric
 from .collector import TunnelCollector
-from .kernel import KernelMeter
+from .dispatchers import KernelMeter
 from .ledger import OTHER, Ledger
 
 __all__ = ["CATALOGUE", "OTHER", "KernelMeter", "Kind", "Ledger", "Metric", "TunnelCollector"]

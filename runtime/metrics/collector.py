@@ -1,8 +1,7 @@
-"""The collector of a runtime: makes fresh metric families of its counters at each scrape.
+"""The collector that a runtime gives to a Prometheus registry.
 
-Owns what each metric of the catalogue is read from. It registers itself nowhere: give it to any
-registry. A byte that passes a tunnel never meets it; it reads what the actors have counted, on the
-thread that scrapes. Without per-tunnel series that costs the same for any number of tunnels.
+Owns what a scrape reads: the sums of the fleet and, where they are asked for, rows of single
+tunnels, capped, with an `other` row for the rest. Nothing is registered at import.
 """
 
 from __future__ import annotations
@@ -10,30 +9,136 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import DropReason, StopCause
+from tunnelfleet.runtime.admin.exposition import Breather
 
-from .breather import Breather
-from .catalogue import CATALOGUE, PER_TUNNEL
-from .families import empty, histogram, info, numbers
-from .samples import Labelled
+from .catalogue import CATALOGUE, PER_TUNNEL, Kind
+from .families import Labelled, empty, histogram, info, numbers, table
+from .ledger import OTHER
 from .totals import SERVICE_COLUMNS, TUNNEL_COLUMNS, Totals
-from .tunnel_rows import per_tunnel_families
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from tunnelfleet.actors.lane_stats import CallbackTotals
+    from tunnelfleet.actors.callbacks import CallbackTotals
 
-    from .kernel import KernelMeter, KernelRow
-    from .ledger import Ledger, Reading
+    from .dispatchers import KernelMeter, KernelRow
+    from .ledger import Ledger, Reading, Row
 
-__all__ = ["KNOWN_REASONS", "TunnelCollector"]
+__all__ = [
+    "KNOWN_REASONS",
+    "TunnelCollector",
+    "per_tunnel_families",
+]
+
+
+_Labels: TypeAlias = tuple[str, ...]
+
+_SERVICE_SUMS: Final = (
+    "sent_bytes",
+    "received_bytes",
+    "streams_active",
+    "connections_active",
+    "connections_opened",
+)
+_SCALARS: Final = ("session_resets", "queue_bytes", "throttled_seconds")
+_STATE: Final = "tunnel_state"
+_SINCE: Final = "tunnel_state_since_timestamp_seconds"
+
+
+def per_tunnel_families(
+    rows: Sequence[Row], rest: dict[str, Totals], breather: Breather
+) -> Iterator[Family]:
+    """The families of the group.
+
+    Args:
+        rows: the open tunnels that have one.
+        rest: by mode, the totals of the tunnels that have none.
+        breather: lets others work.
+    """
+    found = _Table()
+    for row in rows:
+        found.add_tunnel(row)
+        breather.breathe()
+    for mode, totals in sorted(rest.items()):
+        found.add_rest(mode, totals)
+    yield from found.families()
+
+
+class _Table:
+    """Labels of the rows, and the columns by metric."""
+
+    def __init__(self) -> None:
+        self._labels: list[_Labels] = []
+        self._columns: dict[str, list[float]] = {}
+        self._states: list[_Labels] = []
+        self._in_state: list[float] = []
+        self._shown = 0
+
+    def _put(self, name: str, value: float) -> None:
+        self._columns.setdefault(f"tunnel_{name}", []).append(value)
+
+    def add_tunnel(self, row: Row) -> None:
+        stats = row.stats
+        labels = row.name, row.mode
+        self._labels.append(labels)
+        self._shown += 1
+        services = tuple(stats.services.copy().values())
+        for name in _SERVICE_SUMS:
+            self._put(name, sum([getattr(service, name) for service in services]))
+        for name in _SCALARS:
+            self._put(name, getattr(stats, name))
+        self._put("reconnects", sum(stats.reconnects.copy().values()))
+        self._put("state_since_timestamp_seconds", stats.since)
+        waits, pings = stats.queue_wait, stats.ping_seconds
+        self._put_summaries(waits.count, waits.total, pings.count, pings.total)
+        self._states.append((*labels, stats.state.value))
+        self._in_state.append(1)
+
+    def _put_summaries(
+        self, waits: int, wait_seconds: float, pings: int, ping_seconds: float
+    ) -> None:
+        self._put("queue_wait_seconds_count", waits)
+        self._put("queue_wait_seconds_sum", wait_seconds)
+        self._put("ping_round_trip_seconds_count", pings)
+        self._put("ping_round_trip_seconds_sum", ping_seconds)
+
+    def add_rest(self, mode: str, totals: Totals) -> None:
+        self._labels.append((OTHER, mode))
+        for name in _SERVICE_SUMS:
+            index = SERVICE_COLUMNS.index(name)
+            self._put(name, sum(row[index] for row in totals.services.values()))
+        for name in _SCALARS:
+            self._put(name, totals.columns[name])
+        self._put("reconnects", sum(totals.reconnects.values()))
+        waits, pings = totals.queue_wait, totals.ping
+        self._put_summaries(waits.count, waits.total, pings.count, pings.total)
+        for state, number in sorted(totals.states.items()):
+            self._states.append((OTHER, mode, state.value))
+            self._in_state.append(number)
+
+    def families(self) -> Iterator[Family]:
+        for each in PER_TUNNEL:
+            name = each.name
+            if name == _STATE:
+                yield table(name, self._states, self._in_state)
+            elif name == _SINCE:
+                yield table(name, self._labels[: self._shown], self._column(name))
+            elif each.kind is Kind.SUMMARY:
+                columns = self._column(f"{name}_count"), self._column(f"{name}_sum")
+                yield table(name, self._labels, *columns)
+            else:
+                yield table(name, self._labels, self._column(name))
+
+    def _column(self, name: str) -> list[float]:
+        return self._columns.get(name, [])
+
 
 KNOWN_REASONS: Final[dict[str, tuple[str, ...]]] = {
     "reconnects": (

@@ -1,25 +1,71 @@
-"""The ledger of a runtime's tunnels: which fleet's counters each of them counts into.
+"""What the metrics remember of tunnels that are gone, and the label values they use.
 
-Owns that no counter goes back, that nothing of a closed tunnel remains but its share in its
-fleet's counters, and which tunnels have a row of their own: the first ones up to a limit, each for
-as long as it is open; the others are shown in one row, for good. Fleets are kept by dispatcher,
-mode and whether their tunnels have rows, so that each has one writer. It knows no Prometheus.
+Owns the sums of closed tunnels, so that no counter goes back, and the bound on label values that
+come from outside. Must not know how it is shown.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tunnelfleet.actors.fleet_counters import FleetCounters
-from tunnelfleet.actors.stats import TunnelState, TunnelStats
-
-from .labels import MAX_SERVICE_IDS, NO_SERVICE, OTHER, LabelCap
+from tunnelfleet.actors.counters import OTHER, FleetCounters, TunnelStats
+from tunnelfleet.proto import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["OTHER", "Ledger", "Reading", "Row"]
+    from tunnelfleet.actors.state import TunnelState
+
+__all__ = [
+    "MAX_LABEL_LENGTH",
+    "MAX_SERVICE_IDS",
+    "NO_SERVICE",
+    "OTHER",
+    "LabelCap",
+    "Ledger",
+    "Reading",
+    "Row",
+]
+
+
+NO_SERVICE: Final = "(none)"
+"""Stands for the service of a V1 tunnel, which has no id; an empty label is none to Prometheus."""
+MAX_SERVICE_IDS: Final = 64
+"""Distinct service ids in the metrics of a runtime."""
+MAX_LABEL_LENGTH: Final = 64
+
+
+class LabelCap:
+    """Admits the first `limit` distinct values; all others become `OTHER`. Any thread.
+
+    Args:
+        limit: how many.
+        empty: what an empty value becomes.
+    """
+
+    def __init__(self, limit: int, empty: str = OTHER) -> None:
+        self._limit = limit
+        self._empty = empty
+        self._labels: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, value: str) -> str:
+        """The label for `value`."""
+        label = self._labels.get(value)
+        return label if label is not None else self._admit(value)
+
+    def _admit(self, value: str) -> str:
+        with self._lock:
+            if value in self._labels:
+                return self._labels[value]
+            if len(self._labels) >= self._limit:
+                return OTHER
+            self._labels[value] = label = self._clean(value)
+            return label
+
+    def _clean(self, value: str) -> str:
+        return printable(value[:MAX_LABEL_LENGTH], MAX_LABEL_LENGTH, mark="?") or self._empty
 
 
 class Row(NamedTuple):

@@ -18,9 +18,8 @@ from tunnelfleet.actors.counters import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tunnelfleet.actors.counters import Histogram
-    from tunnelfleet.actors.fleet_counters import FleetCounters
-    from tunnelfleet.actors.stats import TunnelState
+    from tunnelfleet.actors.counters import FleetCounters, Histogram
+    from tunnelfleet.actors.state import TunnelState
 
     from .ledger import Fleet
 

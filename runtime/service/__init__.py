@@ -9,7 +9,7 @@ from .files import write_file
 from .relay import TunnelSnapshot
 from .service import TunnelService
 from .throttle import parse_rate
-from .tunnels import TunnelTokens
+from .tokens import TunnelTokens
 
 __all__ = [
     "ServiceEvent",

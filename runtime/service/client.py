@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnelfleet.proto import MAX_REQUEST_BYTES, RemoteProtocolError
 
-from .frames import FrameSplitter
-from .http import END_OF_HEAD
+from .handshake import END_OF_HEAD
+from .rules import FrameSplitter
 from .websocket import Opcode, WebSocketReader, websocket_frame
 from .wire import Hold, Wire
 
@@ -29,7 +29,7 @@ HANDSHAKE_SECONDS: Final = 20.0
 """How long TLS and the request together may take."""
 
 EMPTY_CLOSE: Final = websocket_frame(Opcode.CLOSE, b"")
-"""Without a status code, which corrupts the C client's input (PROTOCOL.md section 4)."""
+"""Without a status code, which corrupts the C client's input (docs/protocol.md section 4)."""
 
 
 class ClientState(enum.Enum):

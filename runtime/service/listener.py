@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.actors.socket_io import close_socket
+from tunnelfleet.actors.net.socket_io import close_socket
 
 if TYPE_CHECKING:
     import asyncio

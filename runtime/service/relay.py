@@ -11,8 +11,8 @@ its resets is not read, and one that connects anew while the other side is full 
 predecessor did. A service id that is not the tunnel's ends its client, so no client chooses what
 is remembered.
 
-PROTOCOL.md section 4, on the wire: SERVICE_IDS is a WebSocket message of its own and sent once a
-connection; every relayed frame is one WebSocket message, so a start is never joined with DATA nor
+docs/protocol.md section 4, on the wire: SERVICE_IDS is a WebSocket message of its own and sent once
+a connection; every relayed frame is one WebSocket message, so a start is never joined with DATA nor
 DATA with DATA; in V3 the service's own STREAM_RESET carries a connection id.
 
 Above 400 lines because back-pressure, bandwidth and delay decide together when a client is read.
@@ -36,8 +36,7 @@ from tunnelfleet.proto import (
 )
 
 from .events import ServiceEvent, ServiceEventKind
-from .frames import check_message
-from .streams import StreamTable, reset_for
+from .rules import StreamTable, check_message, reset_for
 from .throttle import TokenBucket, kernel_buffer_bytes
 from .websocket import Opcode, frame_header, websocket_frame
 from .wire import READ_BYTES, Hold
@@ -166,7 +165,7 @@ class Tunnel:
     # clients come and go
 
     def attach(self, client: Client) -> None:
-        """Take a client in. It replaces a former one of its mode (PROTOCOL.md section 2)."""
+        """Take a client in. It replaces a former one of its mode (docs/protocol.md section 2)."""
         mode = _mode_of(client)
         former = self._clients[mode]
         if former is not None:
@@ -374,7 +373,7 @@ class Tunnel:
         return 0
 
     def spend(self, client: Client, count_bytes: int) -> None:
-        """Charge what was read, pings included (PROTOCOL.md section 1)."""
+        """Charge what was read, pings included (docs/protocol.md section 1)."""
         bucket = self._lanes[_OTHER[_mode_of(client)]].bucket
         if bucket is not None:
             bucket.spend(count_bytes)

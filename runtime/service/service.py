@@ -3,7 +3,7 @@
 Owns the public class: its thread and event loop, the listener, TLS, and the way from any thread
 onto that loop. How connections, tokens and tunnels behave is in the modules beside it.
 
-It does not run on aiohttp's server, which cannot be made to obey PROTOCOL.md sections 1 and 4:
+It does not run on aiohttp's server, which cannot be made to obey docs/protocol.md sections 1 and 4:
 ``WebSocketResponse`` ends with a CLOSE that carries a status code, limits messages where the limit
 is on frames, holds a fragmented message until it is whole, and sits on transports that read ahead
 (see ``wire``). So sockets, the upgrade and WebSocket frames are handled here, on asyncio.
@@ -22,19 +22,19 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from tunnelfleet.actors.kernel import ForkGuard
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.actors.socket_io import close_socket
+from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError, Mode
 
 from .client import Client
-from .controls import ServiceControls
 from .events import ServiceEvent, ServiceEventKind
+from .faults import ServiceControls
 from .files import remove_leftovers
+from .handshake import ReceptionDesk
 from .listener import Listener
-from .reception import ReceptionDesk
 from .relay import Tunnel, TunnelSnapshot
 from .throttle import TokenBucket, kernel_buffer_bytes
 from .tls import ServerTls
-from .tunnels import TunnelBook, TunnelTokens
+from .tokens import TunnelBook, TunnelTokens
 
 if TYPE_CHECKING:
     import socket
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from .chaos import FaultPlan
+    from .faults import FaultPlan
 
 MAX_CLIENTS: Final = 25_000
 """Connections beyond this are closed as they come."""

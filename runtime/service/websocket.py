@@ -3,10 +3,10 @@
 Owns reading a client's WebSocket frames and building the service's own. Pure: bytes in,
 items and bytes out; it must not know sockets, tunnels or time.
 
-A tunnel is a byte stream (PROTOCOL.md section 2), so payload bytes are handed on as they come:
+A tunnel is a byte stream (docs/protocol.md section 2), so payload bytes are handed on as they come:
 neither a large frame nor a message of ten thousand fragments is ever held in memory. That,
 the limit on a *frame's* payload (libraries limit a message's), and CLOSE frames without a
-status code (PROTOCOL.md section 4) are why this is not a library's reader.
+status code (docs/protocol.md section 4) are why this is not a library's reader.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class WebSocketReader:
 
         Raises:
             RemoteProtocolError: text, a frame above 131,076 bytes, no mask, reserved bits,
-                unknown opcodes, broken fragmentation (PROTOCOL.md section 1).
+                unknown opcodes, broken fragmentation (docs/protocol.md section 1).
         """
         buffer = self._buffer
         buffer += data

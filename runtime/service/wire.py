@@ -18,7 +18,7 @@ import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tunnelfleet.actors.socket_io import abort_quietly, close_socket
+from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket
 
 if TYPE_CHECKING:
     import asyncio

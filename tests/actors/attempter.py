@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tunnelfleet.actors.connect_attempt import ConnectAttempt
-from tunnelfleet.actors.dial import DialStep
 from tunnelfleet.actors.kernel import DispatchedActor
+from tunnelfleet.actors.net.dial import DialStep
+from tunnelfleet.actors.transport.attempt import ConnectAttempt
 
 if TYPE_CHECKING:
     from tests.actors.kernel.helpers import Log
-    from tunnelfleet.actors.connector import Connector, ConnectRequest
+    from tunnelfleet.actors.transport.connector import Connector, ConnectRequest
 
 
 class Attempter(DispatchedActor):

@@ -13,8 +13,8 @@ from hypothesis import settings
 
 from tests.actors.rig import TunnelRig
 from tests.actors.servers import ScriptedServer, tls_contexts
-from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.proto import Mode
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
 from tests.actors.transcripts import shown, to_text
-from tunnelfleet.actors.config import Limits, TcpAddress, TunnelConfig
+from tunnelfleet.actors.addresses import TcpAddress
+from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.kernel import (
     DeleteChild,
     DispatchedActor,
@@ -17,7 +18,7 @@ from tunnelfleet.actors.kernel import (
     StopChild,
     Terminated,
 )
-from tunnelfleet.actors.messages import (
+from tunnelfleet.actors.tunnel.messages import (
     Abandon,
     Attach,
     BytesDelivered,
@@ -47,10 +48,10 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tests.actors.rig import TunnelRig
-    from tunnelfleet.actors.config import Address
-    from tunnelfleet.actors.connector import Connector
+    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.kernel import Dispatcher
-    from tunnelfleet.actors.messages import ConnectionKey
+    from tunnelfleet.actors.transport.connector import Connector
+    from tunnelfleet.actors.tunnel.messages import ConnectionKey
 
 CLIENT_TOKEN = "0123456789abcdef0123456789abcdef"
 SSH_ADDRESS = TcpAddress("127.0.0.1", 22)

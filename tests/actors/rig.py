@@ -24,15 +24,16 @@ from tests.actors.fakes import (
 )
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
 from tests.actors.transcripts import to_message, to_payload
-from tunnelfleet.actors import stream_actor, tunnel_link
-from tunnelfleet.actors.connection_lost import ConnectionLost
-from tunnelfleet.actors.connector import Connector
-from tunnelfleet.actors.credentials import Credentials
-from tunnelfleet.actors.kernel import (
-    NORMAL,
-    ExitReason,
-)
-from tunnelfleet.actors.messages import (
+from tunnelfleet.actors.counters import TunnelStats
+from tunnelfleet.actors.kernel import NORMAL, ExitReason
+from tunnelfleet.actors.local import stream_actor
+from tunnelfleet.actors.transport.attempt import ConnectionLost
+from tunnelfleet.actors.transport.connector import Connector
+from tunnelfleet.actors.tunnel import link as tunnel_link
+from tunnelfleet.actors.tunnel.actor import TunnelActor
+from tunnelfleet.actors.tunnel.context import Credentials, Services
+from tunnelfleet.actors.tunnel.core import TunnelContext
+from tunnelfleet.actors.tunnel.messages import (
     Accepted,
     AttachTransport,
     ChildWaiting,
@@ -41,10 +42,6 @@ from tunnelfleet.actors.messages import (
     Quiesce,
     Received,
 )
-from tunnelfleet.actors.services import Services
-from tunnelfleet.actors.stats import TunnelStats
-from tunnelfleet.actors.tunnel_actor import TunnelActor
-from tunnelfleet.actors.tunnel_core import TunnelContext
 from tunnelfleet.proto import HandshakeError, Mode
 
 if TYPE_CHECKING:
@@ -52,7 +49,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.api_port import ApiPort
+    from tunnelfleet.actors.api.outbox import ApiPort
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import Dispatcher
 

@@ -1,6 +1,7 @@
 """A tunneling service in a few lines, that does what a test writes: on plain TCP or TLS.
 
-It shares no code with the embedded service nor with the client: RFC 6455 and PROTOCOL.md section 1.
+It shares no code with the embedded service nor with the client: RFC 6455 and docs/protocol.md
+section 1.
 """
 
 from __future__ import annotations

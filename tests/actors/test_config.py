@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelfleet.actors.config import (
-    ANY_SERVICE,
-    Address,
-    ApiService,
-    HttpProxy,
-    Limits,
-    TcpAddress,
-    TunnelConfig,
-    UnixAddress,
-    parse_address,
-)
+from tunnelfleet.actors.addresses import Address, HttpProxy, TcpAddress, UnixAddress, parse_address
+from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
 from tunnelfleet.actors.kernel import Backoff
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES, ConfigError, Endpoint, Mode, ProtocolVersion
 

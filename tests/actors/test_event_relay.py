@@ -9,12 +9,7 @@ import pykka
 import pytest
 
 from tunnelfleet.actors.event_relay import EventRelay, Subscribe, Unsubscribe
-from tunnelfleet.actors.events import (
-    SessionWasReset,
-    StreamClosed,
-    StreamOpened,
-    TunnelEvent,
-)
+from tunnelfleet.actors.events import SessionWasReset, StreamClosed, StreamOpened, TunnelEvent
 from tunnelfleet.actors.kernel import Dispatcher
 
 if TYPE_CHECKING:

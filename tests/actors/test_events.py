@@ -8,7 +8,7 @@ import pytest
 
 from tunnelfleet.actors import events
 from tunnelfleet.actors.events import StreamClosed, TunnelEvent, TunnelStateChanged
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 
 TYPES = [getattr(events, name) for name in events.__all__]
 

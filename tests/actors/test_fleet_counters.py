@@ -7,8 +7,8 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelfleet.actors.fleet_counters import FleetCounters
-from tunnelfleet.actors.stats import TunnelState, TunnelStats
+from tunnelfleet.actors.counters import FleetCounters, TunnelStats
+from tunnelfleet.actors.state import TunnelState
 
 
 def make_fleet() -> FleetCounters:

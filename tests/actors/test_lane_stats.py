@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tunnelfleet.actors.lane_stats import CallbackTotals, LaneStats
+from tunnelfleet.actors.callbacks import CallbackTotals, LaneStats
 
 NAMES = ("dropped", "errors", "events", "slow", "stalls")
 

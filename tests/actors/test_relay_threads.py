@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tunnelfleet.actors import relay_threads
-from tunnelfleet.actors.relay_threads import EVENT_COST_BYTES, RelayThreads
+from tunnelfleet.actors import callbacks as relay_threads
+from tunnelfleet.actors.callbacks import EVENT_COST_BYTES, RelayThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunnelfleet.actors.stats import TunnelState, TunnelStats
+from tunnelfleet.actors.counters import TunnelStats
+from tunnelfleet.actors.state import TunnelState
 
 if TYPE_CHECKING:
     import pytest
@@ -24,7 +25,7 @@ def test_states_have_the_names_of_the_design() -> None:
 
 def test_a_change_of_state_is_news_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter((100.0, 200.0, 300.0))
-    monkeypatch.setattr("tunnelfleet.actors.stats.time.time", lambda: next(clock))
+    monkeypatch.setattr("tunnelfleet.actors.counters.time.time", lambda: next(clock))
     stats = TunnelStats()
     assert stats.enter(TunnelState.BACKOFF, "lost")
     assert not stats.enter(TunnelState.BACKOFF, "lost")
@@ -33,7 +34,7 @@ def test_a_change_of_state_is_news_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_new_reason_is_news_but_does_not_move_since(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter((100.0, 200.0, 300.0))
-    monkeypatch.setattr("tunnelfleet.actors.stats.time.time", lambda: next(clock))
+    monkeypatch.setattr("tunnelfleet.actors.counters.time.time", lambda: next(clock))
     stats = TunnelStats()
     stats.enter(TunnelState.BACKOFF, "lost")
     assert stats.enter(TunnelState.BACKOFF, "lost again")

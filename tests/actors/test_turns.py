@@ -11,7 +11,8 @@ from tests.actors.kernel.helpers import DEADLINE_SECONDS
 from tests.actors.servers import BINARY, CONT, PING, PONG, Peer, ScriptedServer, frame
 from tests.actors.transcripts import to_message
 from tests.actors.turns import measured_turns
-from tunnelfleet.actors.config import Limits, TcpAddress, TunnelConfig
+from tunnelfleet.actors.addresses import TcpAddress
+from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.proto import Mode, encode_frame
 from tunnelfleet.runtime import TunnelRuntime
 

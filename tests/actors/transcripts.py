@@ -6,8 +6,8 @@
     >> DATA SSH 1/1 hello          to the wire
 
 A message is written TYPE [SERVICE] STREAM[/CONNECTION] [PAYLOAD]; `-` is a service id left out, and
-`<N>` a payload of N bytes. A star behind the type marks it (PROTOCOL.md section 3a), so that the
-hello is `DATA* SSH 1/1`. `TunnelRig.play` plays a transcript.
+`<N>` a payload of N bytes. A star behind the type marks it (docs/protocol.md section 3a), so that
+the hello is `DATA* SSH 1/1`. `TunnelRig.play` plays a transcript.
 """
 
 from __future__ import annotations

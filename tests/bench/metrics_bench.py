@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from tests.e2e.rig import Rig, receive_exactly
 from tests.runtime.metrics.support import open_tunnel
+from tunnelfleet.actors.callbacks import CallbackTotals
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.actors.lane_stats import CallbackTotals
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.exposition import expose
 from tunnelfleet.runtime.metrics import KernelMeter, Ledger, TunnelCollector

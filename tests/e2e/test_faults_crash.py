@@ -1,4 +1,4 @@
-"""Actors that crash: what ends what (DESIGN.md section 2), and what does not notice.
+"""Actors that crash: what ends what (docs/architecture.md section 4), and what does not notice.
 
 An exception is raised in the turn of a live actor; the tunnel must come back by itself.
 """
@@ -22,12 +22,7 @@ from tests.e2e.faults_witness import (
     wait_reconnected,
 )
 from tests.e2e.rig import Rig, echo, eventually
-from tunnelfleet.runtime import (
-    ConnectionClosed,
-    Mode,
-    ProtocolVersion,
-    TunnelStateChanged,
-)
+from tunnelfleet.runtime import ConnectionClosed, Mode, ProtocolVersion, TunnelStateChanged
 from tunnelfleet.runtime import TunnelState as State
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """WebSocket frames of a service that goes wrong, and floods of frames.
 
-What RFC 6455 and PROTOCOL.md section 1 forbid costs the connection, which is made again; what they
-allow is taken in any form; and what a flood asks for waits in bounded memory.
+What RFC 6455 and docs/protocol.md section 1 forbid costs the connection, which is made again; what
+they allow is taken in any form; and what a flood asks for waits in bounded memory.
 """
 
 from __future__ import annotations

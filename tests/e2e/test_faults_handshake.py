@@ -24,10 +24,7 @@ from tests.e2e.faults_witness import (
     wait_reconnected,
 )
 from tests.e2e.rig import Rig, connect, echo, eventually
-from tunnelfleet.runtime import (
-    Endpoint,
-    Mode,
-)
+from tunnelfleet.runtime import Endpoint, Mode
 from tunnelfleet.runtime import TunnelState as State
 
 if TYPE_CHECKING:

@@ -21,12 +21,7 @@ from tests.e2e.faults_witness import (
     undisturbed,
 )
 from tests.e2e.rig import connect, echo, eventually, receive_exactly
-from tunnelfleet.runtime import (
-    ConnectionClosed,
-    ProtocolVersion,
-    TcpAddress,
-    UnixAddress,
-)
+from tunnelfleet.runtime import ConnectionClosed, ProtocolVersion, TcpAddress, UnixAddress
 from tunnelfleet.runtime import TunnelState as State
 
 if TYPE_CHECKING:

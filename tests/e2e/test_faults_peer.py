@@ -1,7 +1,7 @@
 """Peers that break the protocol: what is dropped, what is answered, what ends the connection.
 
-What PROTOCOL.md lets pass must not be noticed by the tunnel's other streams; what it forbids costs
-the tunnel its connection, which comes back, and never another tunnel anything.
+What docs/protocol.md lets pass must not be noticed by the tunnel's other streams; what it forbids
+costs the tunnel its connection, which comes back, and never another tunnel anything.
 """
 
 from __future__ import annotations

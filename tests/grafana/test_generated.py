@@ -14,7 +14,7 @@ import pytest
 from grafana.dashboards import FILES, FOLDER  # type: ignore[attr-defined]
 from grafana.panels import FLEET, TUNNEL, Board, Panel
 from grafana.prometheus_process import HERE, RULE_FILES
-from tunnelfleet.actors.relay_threads import MAX_RELAY_THREADS
+from tunnelfleet.actors.callbacks import MAX_RELAY_THREADS
 from tunnelfleet.runtime.gateway.metrics import GATEWAY_METRICS
 from tunnelfleet.runtime.metrics import CATALOGUE
 

@@ -1,4 +1,4 @@
-"""Which upgrade requests a service accepts (PROTOCOL.md section 1)."""
+"""Which upgrade requests a service accepts (docs/protocol.md section 1)."""
 
 from __future__ import annotations
 

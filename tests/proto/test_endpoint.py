@@ -1,4 +1,4 @@
-"""Endpoints as people type them (PROTOCOL.md section 1)."""
+"""Endpoints as people type them (docs/protocol.md section 1)."""
 
 from __future__ import annotations
 

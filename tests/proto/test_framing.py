@@ -1,4 +1,4 @@
-"""Frames survive any split of their bytes, and garbage (PROTOCOL.md section 2)."""
+"""Frames survive any split of their bytes, and garbage (docs/protocol.md section 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client sends to connect, and what a refusal means (PROTOCOL.md section 1)."""
+"""What a client sends to connect, and what a refusal means (docs/protocol.md section 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages and their protobuf form (PROTOCOL.md section 2)."""
+"""Messages and their protobuf form (docs/protocol.md section 2)."""
 
 from __future__ import annotations
 

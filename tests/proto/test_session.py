@@ -1,4 +1,4 @@
-"""The session's rules, each as a transcript (PROTOCOL.md sections 2 to 4)."""
+"""The session's rules, each as a transcript (docs/protocol.md sections 2 to 4)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ few = st.integers(1, 3)
 
 
 class DestinationModel:
-    """What PROTOCOL.md sections 3 and 3a say of a V3 destination, said once more and simply."""
+    """What docs/protocol.md sections 3 and 3a say of a V3 destination, said once more and
+    simply."""
 
     def __init__(self, *, marks: bool) -> None:
         self.marks = marks

@@ -1,4 +1,4 @@
-"""The whole table by behaviour: mode x version x message type x shape (PROTOCOL.md section 3).
+"""The whole table by behaviour: mode x version x message type x shape (docs/protocol.md section 3).
 
 Each message is of the active stream, and a session has one service, "SSH". A cell has one letter
 for each shape of the message: no ids (V1), a service id (V2), a connection id too (V3).

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.actors.fakes import make_config
-from tunnelfleet.actors.connector import Connector
-from tunnelfleet.actors.services import Services
+from tunnelfleet.actors.transport.connector import Connector
+from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import ConfigError, Mode, TunnelClosed
-from tunnelfleet.runtime.book import TunnelBook
-from tunnelfleet.runtime.changes import Changes
 from tunnelfleet.runtime.metrics import Ledger
+from tunnelfleet.runtime.registry import TunnelBook
+from tunnelfleet.runtime.waiting import Changes
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime import Tunnel

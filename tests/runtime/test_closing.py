@@ -8,14 +8,14 @@ import pytest
 
 from tests.actors.fakes import make_config
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
-from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.kernel import DeleteChild, DispatchedActor, Dispatcher, StopChild
-from tunnelfleet.actors.services import Services
+from tunnelfleet.actors.transport.connector import Connector
+from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime.book import TunnelBook
-from tunnelfleet.runtime.changes import Changes
-from tunnelfleet.runtime.closing import begin_close
+from tunnelfleet.runtime.life import begin_close
 from tunnelfleet.runtime.metrics import Ledger
+from tunnelfleet.runtime.registry import TunnelBook
+from tunnelfleet.runtime.waiting import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

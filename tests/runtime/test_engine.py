@@ -15,8 +15,8 @@ import pytest
 from tests.actors.fakes import Recorder
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
 from tunnelfleet.actors.kernel import ChildSpec, WhichChildren, kill
-from tunnelfleet.actors.kernel.event_loop import LOOP_DESCRIPTORS
-from tunnelfleet.actors.services import Services
+from tunnelfleet.actors.kernel.dispatcher import LOOP_DESCRIPTORS
+from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import TunnelClosed, TunnelError
 from tunnelfleet.runtime import engine as engine_module
 from tunnelfleet.runtime.engine import Engine
@@ -162,7 +162,7 @@ def test_without_descriptors_it_does_not_start_by_half_and_may_be_started_later(
         return os.dup(0)
 
     with monkeypatch.context() as patched:
-        patched.setattr("tunnelfleet.actors.kernel.event_loop.os.open", only_one)
+        patched.setattr("tunnelfleet.actors.kernel.dispatcher.os.open", only_one)
         with pytest.raises(TunnelError, match="Too many open files: raise the limits"):
             rig.start()
     assert_does_not_run(rig)

@@ -10,9 +10,10 @@ import pytest
 
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Probe, wait_until
 from tests.forks import fork, idle_child, in_child
-from tunnelfleet.actors.config import TcpAddress, TunnelConfig
+from tunnelfleet.actors.addresses import TcpAddress
+from tunnelfleet.actors.config import TunnelConfig
 from tunnelfleet.actors.kernel import Dispatcher, ForkedProcessError
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime import Message, SecureTunnel, TunnelRuntime
 from tunnelfleet.runtime.service import TunnelService

@@ -19,7 +19,8 @@ import pytest
 
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
 from tests.actors.servers import black_hole
-from tunnelfleet.actors.config import TcpAddress, TunnelConfig
+from tunnelfleet.actors.addresses import TcpAddress
+from tunnelfleet.actors.config import TunnelConfig
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
 from tunnelfleet.runtime.service import TunnelService

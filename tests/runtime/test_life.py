@@ -12,18 +12,18 @@ import pytest
 
 from tests.actors.fakes import make_config
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
-from tunnelfleet.actors.connector import Connector
+from tunnelfleet.actors.callbacks import CallbackTotals
 from tunnelfleet.actors.kernel import BlockingCallError, Dispatcher
-from tunnelfleet.actors.kernel.reasons import KILLED, NORMAL, SHUTDOWN, ExitKind, ExitReason
-from tunnelfleet.actors.lane_stats import CallbackTotals
-from tunnelfleet.actors.services import Services
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.kernel.watch import KILLED, NORMAL, SHUTDOWN, ExitKind, ExitReason
+from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.transport.connector import Connector
+from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode, TunnelError
 from tunnelfleet.runtime import life
-from tunnelfleet.runtime.book import TunnelBook
-from tunnelfleet.runtime.changes import Changes
 from tunnelfleet.runtime.life import NAMED_TUNNELS, RuntimeLife
 from tunnelfleet.runtime.metrics import Ledger
+from tunnelfleet.runtime.registry import TunnelBook
+from tunnelfleet.runtime.waiting import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.actors.servers import Peer, ScriptedServer
-from tunnelfleet.actors.config import TcpAddress
+from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.proto import Message, MessageType, Mode
 from tunnelfleet.runtime import TunnelConfig, TunnelRuntime, TunnelState
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
-from tunnelfleet.runtime.cli.localproxy_output import configure_logging
+from tunnelfleet.runtime.cli.localproxy.output import configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

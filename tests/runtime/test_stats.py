@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tunnelfleet.runtime.stats import RuntimeStats
+from tunnelfleet.runtime.tunnel import RuntimeStats
 
 
 def dispatcher(messages: int, dead: int, longest: float) -> Any:

@@ -9,8 +9,8 @@ import pytest
 
 from tunnelfleet.actors.event_relay import Subscribe, Unsubscribe
 from tunnelfleet.actors.events import StreamOpened, TunnelEvent
-from tunnelfleet.actors.services import Services
-from tunnelfleet.runtime.subscriptions import Subscriptions
+from tunnelfleet.actors.tunnel.context import Services
+from tunnelfleet.runtime.waiting import Subscriptions
 
 
 class Relay:

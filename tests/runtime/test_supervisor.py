@@ -10,18 +10,12 @@ import pytest
 
 from tests.actors.fakes import Recorder, make_config
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, crash, wait_until
-from tunnelfleet.actors.connector import Connector
 from tunnelfleet.actors.event_relay import EventRelay, Subscribe
 from tunnelfleet.actors.events import SessionWasReset
-from tunnelfleet.actors.governor import ConnectGovernor
-from tunnelfleet.actors.kernel import (
-    ChildSpec,
-    Dispatcher,
-    Restart,
-    WhichChildren,
-    kill,
-)
-from tunnelfleet.actors.services import Services
+from tunnelfleet.actors.kernel import ChildSpec, Dispatcher, Restart, WhichChildren, kill
+from tunnelfleet.actors.transport.connector import Connector
+from tunnelfleet.actors.transport.governor import ConnectGovernor
+from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.supervisor import (
     CHILD_BACKOFF,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, TerminationReporter
-from tunnelfleet.actors.kernel.mail import Piped
+from tunnelfleet.actors.kernel.mailbox import Piped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.actors.kernel.helpers import Probe
 from tests.actors.kernel.supervisor_helpers import LONG
 from tunnelfleet.actors.kernel import ChildSpec, ChildState
-from tunnelfleet.actors.kernel.child import Child, GroupRestart, RestartIntensity
+from tunnelfleet.actors.kernel.children import Child, GroupRestart, RestartIntensity
 
 
 @given(

@@ -17,10 +17,10 @@ from tests.actors.kernel.helpers import (
     reasons,
     watcher_of,
 )
+from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.kernel import ChildSpec, Dispatcher, SupervisorActor
 from tunnelfleet.actors.kernel.futures import DispatchedFuture
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.actors.relay_threads import RelayThreads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

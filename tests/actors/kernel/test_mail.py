@@ -6,8 +6,8 @@ from pykka._envelope import Envelope
 
 from tests.actors.kernel.helpers import Log, Probe
 from tunnelfleet.actors.kernel import NORMAL, DispatchedFuture, Terminated
-from tunnelfleet.actors.kernel.cell import SPECIAL
-from tunnelfleet.actors.kernel.mail import LAUNCH, Ended, Kill, Piped, Start, kind_of
+from tunnelfleet.actors.kernel.mailbox import LAUNCH, SPECIAL, Kill, Piped, Start, kind_of
+from tunnelfleet.actors.kernel.watch import Ended
 
 
 def test_every_item_of_the_mailbox_is_handled_by_the_kernel():

@@ -25,7 +25,7 @@ from tunnelfleet.actors.kernel import (
     Terminated,
     UnknownChildError,
 )
-from tunnelfleet.actors.kernel.child import RestartIntensity
+from tunnelfleet.actors.kernel.children import RestartIntensity
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import Dispatcher

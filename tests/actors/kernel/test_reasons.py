@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunnelfleet.actors.kernel import KILLED, NOPROC, NORMAL, SHUTDOWN, ExitReason
-from tunnelfleet.actors.kernel.reasons import REASON_TEXT_LIMIT
+from tunnelfleet.actors.kernel.watch import REASON_TEXT_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tunnelfleet.actors.config import TcpAddress
+from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address
 from tunnelfleet.runtime.admin.options import is_loopback

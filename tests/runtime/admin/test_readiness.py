@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.admin import Readiness
-from tunnelfleet.runtime.admin.readiness import MAX_LISTED, TunnelView
+from tunnelfleet.runtime.admin.health import MAX_LISTED, TunnelView
 
 
 def fleet(

@@ -14,7 +14,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from tests.runtime.metrics.support import fill, open_tunnel
-from tunnelfleet.actors.stats import TunnelState, TunnelStats
+from tunnelfleet.actors.counters import TunnelStats
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.rig import eventually
-from tunnelfleet.actors import websocket_actor
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher
+from tunnelfleet.actors.transport import websocket_actor
 from tunnelfleet.runtime import Endpoint, Mode, TunnelConfig, TunnelRuntime
 from tunnelfleet.runtime.cli import main
-from tunnelfleet.runtime.cli.logs import LOGGER, log_lines, start
+from tunnelfleet.runtime.cli.output import LOGGER, log_lines, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,8 +24,7 @@ from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
 from tests.runtime.service.support import CLIENT_TOKEN, SUBPROTOCOL
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.cli import output as module
-from tunnelfleet.runtime.cli.logs import log_lines
-from tunnelfleet.runtime.cli.output import Output, take, write_line
+from tunnelfleet.runtime.cli.output import Output, log_lines, take, write_line
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:

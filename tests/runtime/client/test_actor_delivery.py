@@ -9,7 +9,7 @@ import pykka
 import pytest
 
 from tunnelfleet.runtime import Stopped
-from tunnelfleet.runtime.client.actor_delivery import MAX_UNHANDLED, ActorDelivery
+from tunnelfleet.runtime.client.delivery import MAX_UNHANDLED, ActorDelivery
 
 WAIT_SECONDS = 5.0
 

@@ -1,4 +1,4 @@
-"""Each callback: when it is called, with what, and in which order (PROTOCOL.md section 5)."""
+"""Each callback: when it is called, with what, and in which order (docs/protocol.md section 5)."""
 
 from __future__ import annotations
 
@@ -480,7 +480,7 @@ def receive_all(sock: socket.socket) -> bytes:
 
 
 class TestEnds:
-    """What a user is told of how a connection ended (PROTOCOL.md section 3a)."""
+    """What a user is told of how a connection ended (docs/protocol.md section 3a)."""
 
     @each_version
     def test_an_application_that_half_closes_gets_what_the_last_callback_sends(

@@ -16,7 +16,7 @@ from tunnelfleet.runtime import (
     UnixAddress,
     make_ssl_context,
 )
-from tunnelfleet.runtime.client.configuration import make_config
+from tunnelfleet.runtime.client.options import make_config
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.runtime.client.support import WAIT_SECONDS, Bench
-from tunnelfleet.actors.relay_threads import RelayThreads
+from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.runtime import (
     ApiEvent,
     ConnectionReset,
@@ -25,7 +25,7 @@ from tunnelfleet.runtime import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.runtime.client.events import HIGH_WATER_BYTES, EventStream
+from tunnelfleet.runtime.client.delivery import HIGH_WATER_BYTES, EventStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

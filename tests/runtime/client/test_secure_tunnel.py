@@ -294,6 +294,6 @@ class _Poison:
     """A message that a TunnelActor fails of."""
 
     def __new__(cls) -> Any:
-        from tunnelfleet.actors.messages import Received
+        from tunnelfleet.actors.tunnel.messages import Received
 
         return Received(1, None, 0)  # type: ignore[arg-type]

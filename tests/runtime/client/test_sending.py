@@ -1,4 +1,4 @@
-"""Every error that the send path tells apart (PROTOCOL.md section 5), and what got lost."""
+"""Every error that the send path tells apart (docs/protocol.md section 5), and what got lost."""
 
 from __future__ import annotations
 

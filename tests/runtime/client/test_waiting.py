@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tunnelfleet.actors.outgoing import SendFuture
-from tunnelfleet.actors.relay_threads import RelayThreads
-from tunnelfleet.runtime.client.waiting import awaitable, call_soon
+from tunnelfleet.actors.api.commands import SendFuture
+from tunnelfleet.actors.callbacks import RelayThreads
+from tunnelfleet.runtime.client.sending import awaitable, call_soon
 
 
 def make(kind: str) -> Future[Any]:

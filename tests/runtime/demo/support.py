@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Mode
+from tunnelfleet.runtime.demo.report import FleetSnapshot, Phase, TunnelRow
 from tunnelfleet.runtime.demo.servers import close_writer
-from tunnelfleet.runtime.demo.snapshot import FleetSnapshot, Phase, TunnelRow
 from tunnelfleet.runtime.runtime import TunnelStatus
 
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ import pytest
 
 from tests.runtime.demo.support import FakeTunnel, Wire, run, until
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime.demo.clients import CLIENTS, TunnelClients
-from tunnelfleet.runtime.demo.meter import Meter
-from tunnelfleet.runtime.demo.pacing import TrafficPlan
-from tunnelfleet.runtime.demo.pairs import TunnelPair
+from tunnelfleet.runtime.demo.fleet import TunnelPair
+from tunnelfleet.runtime.demo.pacing import Meter, TrafficPlan
 from tunnelfleet.runtime.demo.servers import BULK, ECHO, HTTP, SERVICES, TunnelServers
+from tunnelfleet.runtime.demo.traffic import CLIENTS, TunnelClients
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tunnelfleet.runtime.demo.content import BLOCK_BYTES, Content, Verifier, count_differences
+from tunnelfleet.runtime.demo.servers import BLOCK_BYTES, Content, Verifier, count_differences
 
 
 def test_content_is_the_same_however_it_is_divided() -> None:

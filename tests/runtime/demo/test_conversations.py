@@ -16,8 +16,7 @@ from tunnelfleet.runtime.demo.conversations import (
     fetch_pages,
     upload,
 )
-from tunnelfleet.runtime.demo.meter import Meter
-from tunnelfleet.runtime.demo.pacing import Pacer, TrafficPlan
+from tunnelfleet.runtime.demo.pacing import Meter, Pacer, TrafficPlan
 from tunnelfleet.runtime.demo.servers import BULK, ECHO, HTTP, TunnelServers, close_writer
 
 if TYPE_CHECKING:

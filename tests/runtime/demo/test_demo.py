@@ -11,12 +11,12 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.demo import demo as demo_module
 from tunnelfleet.runtime.demo.chaos import StrikeKind
 from tunnelfleet.runtime.demo.demo import MAX_TUNNELS, Demo, DemoOptions
-from tunnelfleet.runtime.demo.snapshot import Phase
+from tunnelfleet.runtime.demo.report import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tunnelfleet.runtime.demo.snapshot import FleetSnapshot
+    from tunnelfleet.runtime.demo.report import FleetSnapshot
 
 
 class Recorder:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from tests.runtime.demo.support import FakeTunnel
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime.demo.pairs import SETTLE_SECONDS, TunnelPair
+from tunnelfleet.runtime.demo.fleet import SETTLE_SECONDS, TunnelPair
 
 
 class Clock:

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.demo import process
+from tunnelfleet.runtime.demo import fleet as process
 
 
 def test_memory_grows_with_what_is_held() -> None:

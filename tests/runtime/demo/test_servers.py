@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.runtime.demo.support import run, until
-from tunnelfleet.runtime.demo.content import Content
-from tunnelfleet.runtime.demo.meter import Meter
+from tunnelfleet.runtime.demo.pacing import Meter
 from tunnelfleet.runtime.demo.servers import (
     BULK,
     ECHO,
@@ -16,6 +15,7 @@ from tunnelfleet.runtime.demo.servers import (
     MAX_CONTENT_BYTES,
     READ_BYTES,
     SERVICES,
+    Content,
     TunnelServers,
     close_writer,
     write,

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from tests.runtime.demo.support import FakeTunnel, make_row, make_snapshot
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime.demo.pairs import TunnelPair
-from tunnelfleet.runtime.demo.snapshot import (
+from tunnelfleet.runtime.demo.fleet import TunnelPair
+from tunnelfleet.runtime.demo.report import (
     HISTORY_LENGTH,
     SEVERITY,
     FleetSampler,

@@ -7,14 +7,14 @@ import pytest
 from rich.console import Console
 
 from tests.runtime.demo.support import make_row, make_snapshot
-from tunnelfleet.actors.stats import TunnelState
-from tunnelfleet.runtime.demo.snapshot import Phase
-from tunnelfleet.runtime.demo.table import STATE_STYLES, pick_rows, plain_line, render
+from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.runtime.demo.report import Phase
+from tunnelfleet.runtime.demo.view import STATE_STYLES, pick_rows, plain_line, render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnelfleet.runtime.demo.snapshot import FleetSnapshot, TunnelRow
+    from tunnelfleet.runtime.demo.report import FleetSnapshot, TunnelRow
 
 
 def draw(

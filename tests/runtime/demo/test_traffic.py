@@ -10,8 +10,8 @@ import pytest
 from tests.runtime.demo.support import FakeTunnel
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo import traffic as traffic_module
+from tunnelfleet.runtime.demo.fleet import TunnelPair
 from tunnelfleet.runtime.demo.pacing import TrafficPlan
-from tunnelfleet.runtime.demo.pairs import TunnelPair
 from tunnelfleet.runtime.demo.servers import ECHO
 from tunnelfleet.runtime.demo.traffic import Traffic
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelfleet.runtime.demo.units import (
+from tunnelfleet.runtime.demo.report import (
     counted,
     human_bytes,
     human_rate,

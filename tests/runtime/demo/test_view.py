@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from tests.runtime.demo.support import make_row, make_snapshot
-from tunnelfleet.runtime.demo.snapshot import Phase
+from tunnelfleet.runtime.demo.report import Phase
 from tunnelfleet.runtime.demo.view import PLAIN_SECONDS, PlainView, TerminalView, make_view
 
 

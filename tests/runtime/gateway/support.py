@@ -10,12 +10,7 @@ from tests.e2e.rig import FAST_LIMITS, WAIT_SECONDS, Rig, eventually
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime import TcpAddress, TunnelConfig, TunnelState
 from tunnelfleet.runtime.gateway import Gateway, WantedTunnel
-from tunnelfleet.runtime.gateway.config import (
-    ConfigProblems,
-    FleetConfig,
-    GatewaySettings,
-    Problem,
-)
+from tunnelfleet.runtime.gateway.config import ConfigProblems, FleetConfig, GatewaySettings, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,12 +6,7 @@ from typing import Any
 import pytest
 
 from tunnelfleet.runtime.gateway import ReloadResult
-from tunnelfleet.runtime.gateway.config import (
-    ConfigProblems,
-    FleetConfig,
-    GatewaySettings,
-    Problem,
-)
+from tunnelfleet.runtime.gateway.config import ConfigProblems, FleetConfig, GatewaySettings, Problem
 from tunnelfleet.runtime.gateway.reloading import Loaded, ReloadQueue, loaded
 
 CONFIG = FleetConfig(GatewaySettings(name="gw", admin="unix:x"))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tunnelfleet.actors.lane_stats import CallbackTotals
-from tunnelfleet.actors.stats import TunnelState, TunnelStats
+from tunnelfleet.actors.callbacks import CallbackTotals
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import KernelMeter, Ledger, TunnelCollector
+
+if TYPE_CHECKING:
+    from tunnelfleet.actors.counters import TunnelStats
 
 
 def fill(

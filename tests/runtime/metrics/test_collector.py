@@ -15,13 +15,13 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.runtime.metrics.support import Fleet, open_tunnel
+from tunnelfleet.actors.callbacks import LaneStats
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.actors.lane_stats import LaneStats
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin.exposition import expose
 from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, PER_TUNNEL
-from tunnelfleet.runtime.metrics.labels import MAX_SERVICE_IDS, NO_SERVICE, OTHER
+from tunnelfleet.runtime.metrics.ledger import MAX_SERVICE_IDS, NO_SERVICE, OTHER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +197,7 @@ def longest_stretch_seconds(registry: CollectorRegistry, monkeypatch: pytest.Mon
         since = time.thread_time()
 
     with monkeypatch.context() as patched:
-        patched.setattr("tunnelfleet.runtime.metrics.breather.time.sleep", record)
+        patched.setattr("tunnelfleet.runtime.admin.exposition.time.sleep", record)
         expose(registry, "", "gzip")
         stretches.append(time.thread_time() - since)
     return max(stretches)

@@ -5,9 +5,9 @@ import time
 
 from tests.e2e.rig import eventually
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.actors.kernel.stats import DispatcherStats
+from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 from tunnelfleet.runtime.metrics import KernelMeter
-from tunnelfleet.runtime.metrics.kernel import LagProbe, merge
+from tunnelfleet.runtime.metrics.dispatchers import LagProbe, merge
 
 
 def test_a_dispatcher_that_hangs_lags_more_and_more() -> None:

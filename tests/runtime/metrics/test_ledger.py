@@ -4,7 +4,7 @@ import threading
 import tracemalloc
 
 from tests.runtime.metrics.support import Fleet, fill, open_tunnel
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import Ledger
 from tunnelfleet.runtime.metrics.ledger import OTHER
 from tunnelfleet.runtime.metrics.totals import Totals

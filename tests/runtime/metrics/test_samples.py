@@ -5,8 +5,7 @@ import gc
 import pytest
 from prometheus_client.samples import Sample
 
-from tunnelfleet.runtime.metrics.families import table
-from tunnelfleet.runtime.metrics.samples import Samples
+from tunnelfleet.runtime.metrics.families import Samples, table
 
 ROWS = [("a", "x"), ("b", "y"), ("c", "z")]
 SAMPLES = Samples(("n", "s"), ("tunnel", "mode"), ROWS, ([1, 2, 3], [0.1, 0.2, 0.3]))

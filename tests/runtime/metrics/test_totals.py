@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tests.runtime.metrics.support import open_tunnel
 from tunnelfleet.actors.counters import Histogram
-from tunnelfleet.actors.stats import TunnelState
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import Ledger
 from tunnelfleet.runtime.metrics.totals import HistogramSum, Totals
 

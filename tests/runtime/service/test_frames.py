@@ -14,7 +14,7 @@ from tunnelfleet.proto import (
     Mode,
     RemoteProtocolError,
 )
-from tunnelfleet.runtime.service.frames import FrameSplitter, check_message
+from tunnelfleet.runtime.service.rules import FrameSplitter, check_message
 
 
 @given(

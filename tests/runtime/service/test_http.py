@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelfleet.runtime.service.http import (
+from tunnelfleet.runtime.service.handshake import (
     BadRequest,
     parse_request,
     refusal_response,

@@ -1,4 +1,4 @@
-"""PROTOCOL.md section 4, line by line: what two real peers need of the service on the wire.
+"""docs/protocol.md section 4, line by line: what two real peers need of the service on the wire.
 
 Where a line is about what a client does on its own (backoff, the 129th connection), the service has
 no part in it and there is no test here.

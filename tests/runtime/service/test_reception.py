@@ -1,4 +1,4 @@
-"""Requests at a running service: the table of PROTOCOL.md section 1."""
+"""Requests at a running service: the table of docs/protocol.md section 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tests.runtime.service.support import (
     request,
 )
 from tunnelfleet.proto import ACCESS_TOKEN_USED_TEXT, CLIENT_TOKEN_MISMATCH_TEXT, Mode
-from tunnelfleet.runtime.service import ServiceEventKind, reception
+from tunnelfleet.runtime.service import ServiceEventKind
+from tunnelfleet.runtime.service import handshake as reception
 
 if TYPE_CHECKING:
     import socket

@@ -475,7 +475,7 @@ def test_starts_with_endless_ids_take_no_memory(
 def test_a_tunnel_with_services_takes_messages_without_an_id(
     source: TunnelClient, destination: TunnelClient
 ) -> None:
-    """V1 (PROTOCOL.md section 3): what it means is for the destination to say."""
+    """V1 (docs/protocol.md section 3): what it means is for the destination to say."""
     message = start(service_id="", connection_id=0)
     source.send(message)
     assert destination.message() == message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunnelfleet.proto import Message, MessageType, Mode
-from tunnelfleet.runtime.service.streams import (
+from tunnelfleet.runtime.service.rules import (
     MAX_CONNECTIONS_REMEMBERED,
     MAX_STREAMS,
     StreamTable,
@@ -83,7 +83,7 @@ def test_the_answer_to_a_start_that_cannot_be_relayed() -> None:
     assert reset_for(message(START, 7, "SSH", 4)) == message(RESET, 7, "SSH", 4)
 
 
-# -- V1 and V2 on which both sides tell the kinds of end apart (PROTOCOL.md section 3a)
+# -- V1 and V2 on which both sides tell the kinds of end apart (docs/protocol.md section 3a)
 
 V1_AND_V2 = pytest.mark.parametrize("service", ["", "SSH"])
 BOTH_FIRST = pytest.mark.parametrize(

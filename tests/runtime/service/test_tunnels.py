@@ -1,4 +1,4 @@
-"""The token rules of PROTOCOL.md section 1."""
+"""The token rules of docs/protocol.md section 1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunnelfleet.proto import (
     RequestAccepted,
     RequestRefused,
 )
-from tunnelfleet.runtime.service.tunnels import TunnelBook, TunnelTokens
+from tunnelfleet.runtime.service.tokens import TunnelBook, TunnelTokens
 
 A, B = "a" * 32, "b" * 32
 

@@ -1,4 +1,4 @@
-"""The WebSocket reader and writer, as RFC 6455 and PROTOCOL.md section 1 say."""
+"""The WebSocket reader and writer, as RFC 6455 and docs/protocol.md section 1 say."""
 
 from __future__ import annotations
 

@@ -1,0 +1,158 @@
+"""Addresses as people write them: TCP, Unix sockets, HTTP proxies.
+
+Owns how they are read, checked and shown. Pure: it resolves and opens nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from tunnelfleet.proto import ConfigError
+
+__all__ = [
+    "MAX_PORT",
+    "MAX_SHOWN_LENGTH",
+    "Address",
+    "HttpProxy",
+    "TcpAddress",
+    "UnixAddress",
+    "parse_address",
+]
+
+MAX_PORT = 65_535
+MAX_SHOWN_LENGTH = 60
+"""Of an address that an error repeats; the access tokens of AWS are longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A TCP address; `port` 0 asks for a free port when it is listened on."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """The path of a Unix stream socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+Address = TcpAddress | UnixAddress
+
+
+def parse_address(text: str, *, default_host: str = "127.0.0.1") -> Address:
+    """Read an address as people write it.
+
+    Args:
+        text: `22`, `host:22`, `[::1]:22`, `/run/app.sock` or `unix:run/app.sock`.
+        default_host: the host of a bare port.
+
+    Returns:
+        The address.
+
+    Raises:
+        ConfigError: when it is none of these; the message quotes it and shows the forms.
+    """
+    text = text.strip()
+    if text.startswith("unix:"):
+        return _unix_address(text.removeprefix("unix:"), text)
+    if "/" in text:
+        return _unix_address(text, text)
+    host, separator, port = text.rpartition(":")
+    if not separator:
+        host = default_host
+    elif host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if ":" not in host:
+            raise _bad_address(text)
+    elif not host or ":" in host:
+        raise _bad_address(text)
+    if not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
+        raise _bad_address(text)
+    return TcpAddress(host, int(port))
+
+
+def _unix_address(path: str, text: str) -> UnixAddress:
+    # sun_path of struct sockaddr_un holds 108 bytes with its terminator: unix(7).
+    if not path or len(path.encode()) > 107:
+        raise ConfigError(
+            f"bad Unix socket path {text!r}: it must have 1 to 107 bytes; use a shorter path"
+        )
+    return UnixAddress(path)
+
+
+def _bad_address(text: str) -> ConfigError:
+    # A long one may be a token in the wrong place: it is not repeated.
+    shown = text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:4]}..."
+    return ConfigError(
+        f"bad address {shown!r}: write PORT, HOST:PORT, [IPV6]:PORT or /path/to/socket "
+        f"(a port is 0 to {MAX_PORT})"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProxy:
+    """An HTTP proxy that is asked to CONNECT to the endpoint.
+
+    Attributes:
+        host: a name or an IP address, without brackets.
+        port: where it listens.
+        username: for Basic authentication, with the password.
+        password: see there.
+        is_tls: whether the proxy itself is spoken to in TLS. Its certificate is checked as the
+            endpoint's is.
+    """
+
+    host: str
+    port: int
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    is_tls: bool = False
+
+    def __str__(self) -> str:
+        scheme = "https://" if self.is_tls else ""
+        return f"{scheme}{TcpAddress(self.host, self.port)}"
+
+    @classmethod
+    def parse(cls, text: str) -> HttpProxy:
+        """Read `http://[user:password@]host:port`, the same with `https`, or `host:port`.
+
+        Raises:
+            ConfigError: when it is not such an address; the message never repeats the credentials.
+        """
+        try:
+            parts = urlsplit(text if "://" in text else f"http://{text}")
+            port = parts.port
+        except ValueError:
+            raise _bad_proxy() from None
+        is_proxy = parts.scheme in ("http", "https") and parts.hostname and port
+        if not is_proxy or parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise _bad_proxy()
+        return cls(
+            parts.hostname or "",
+            port or 0,
+            _decoded(parts.username),
+            _decoded(parts.password),
+            is_tls=parts.scheme == "https",
+        )
+
+
+def _decoded(text: str | None) -> str:
+    return unquote(text or "", errors="surrogateescape")
+
+
+def _bad_proxy() -> ConfigError:
+    return ConfigError(
+        "bad HTTP proxy: write http://[USER:PASSWORD@]HOST:PORT, or https:// for TLS to the proxy "
+        "itself; / # ? and @ in the user or password are written %2F %23 %3F and %40"
+    )

@@ -1,0 +1,329 @@
+"""TunnelApi: the part of a TunnelActor that serves the client API.
+
+Owns how a user's commands become messages of the wire, which error a command gets, and which events
+of the tunnel its user is told. It lives in TunnelActor's turns. It knows no callback and no thread:
+ApiPort does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tunnelfleet.actors.config import ANY_SERVICE, ApiService
+from tunnelfleet.actors.tunnel.messages import ConnectionKey
+from tunnelfleet.proto import (
+    MAX_PAYLOAD_BYTES,
+    ConfigError,
+    ConnectionIdUnknown,
+    HandshakeError,
+    LocalProtocolError,
+    MessageType,
+    Mode,
+    NotConnected,
+    ProtocolVersion,
+    ServiceIdUnknown,
+    ServiceWithoutStream,
+    TooManyConnections,
+    TunnelClosed,
+    VersionMismatch,
+)
+
+from .events import (
+    ConnectionFailure,
+    ConnectionShutdown,
+    ConnectionStarted,
+    ConnectionSuccess,
+    MessageReceived,
+    SessionReset,
+    StreamStarted,
+)
+from .stream import ApiStream, OpenConnections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.config import TunnelConfig
+    from tunnelfleet.actors.tunnel.sender import WireSender
+    from tunnelfleet.proto import Event, Opened, Session, TunnelError
+
+    from .commands import Outgoing
+    from .outbox import ApiPort
+
+__all__ = [
+    "ApiShell",
+    "TunnelApi",
+]
+
+
+class ApiShell(NamedTuple):
+    """What a TunnelActor lets its API do to it.
+
+    Attributes:
+        tunnel: itself.
+        session: its protocol state.
+        wire: its queue.
+        adopt: takes what the session has opened.
+        handle_events: takes what the session has reported.
+        takes_connections: whether there is room for one more, and it is not ending.
+    """
+
+    tunnel: ActorRef[Any]
+    session: Session
+    wire: WireSender
+    adopt: Callable[[Opened, ConnectionKey], None]
+    handle_events: Callable[[list[Event]], None]
+    takes_connections: Callable[[], bool]
+
+
+class TunnelApi:
+    """The API's side of one life of a TunnelActor.
+
+    Args:
+        port: of the tunnel.
+        config: of the tunnel.
+        shell: of the TunnelActor.
+    """
+
+    def __init__(self, port: ApiPort, config: TunnelConfig, shell: ApiShell) -> None:
+        self._port = port
+        self._name = config.name
+        self._mode = config.mode
+        self._max_connections = config.limits.max_connections
+        self._services = config.services or {}
+        self._shell = shell
+        self._session = shell.session
+        self._wire = shell.wire
+        self._open: OpenConnections = {}
+        self._streams: dict[str, ApiStream] = {}
+        self._commands = itertools.count(1)
+        self._stalled = False
+
+    # -- which services
+
+    def serves(self, service_id: str) -> bool:
+        """Whether the streams of a service end at the user."""
+        target = self._services.get(service_id) or self._services.get(ANY_SERVICE)
+        return isinstance(target, ApiService)
+
+    def open_stream(self, service_id: str) -> ApiStream:
+        """Make the far end of a stream."""
+        stream = self._streams[service_id] = ApiStream(
+            service_id,
+            version=self._session.version,
+            mode=self._mode,
+            tunnel=self._shell.tunnel,
+            port=self._port,
+            open_connections=self._open,
+        )
+        return stream
+
+    # -- commands
+
+    def take_commands(self) -> None:
+        """Carry out what the user's threads have handed over, in order."""
+        now = time.monotonic()
+        is_open, ledger, wire = self._open, self._port.ledger, self._wire
+        for entry in self._port.take():
+            key = is_open.get((entry.service_id, entry.connection_id or 0))
+            if (
+                key is not None
+                and entry.kind is MessageType.DATA
+                and len(entry.payload) <= MAX_PAYLOAD_BYTES
+            ):
+                ledger.queued(key, entry)
+                wire.data(key, entry.payload, now, whole=True)
+                continue
+            try:
+                self._carry_out(entry, now)
+            except (LocalProtocolError, ConfigError, TunnelClosed) as error:
+                self._port.complete([entry], error)
+
+    def _carry_out(self, entry: Outgoing, now: float) -> None:
+        if entry.kind is MessageType.DATA:
+            self._send(entry, now)
+        elif entry.kind is MessageType.CONNECTION_RESET:
+            self._reset_connection(entry)
+        elif entry.kind is MessageType.STREAM_RESET:
+            self._reset_stream(entry)
+        else:
+            self._start(entry)
+
+    def _send(self, entry: Outgoing, now: float) -> None:
+        key = self._find(entry)
+        self._session.data(key.service_id, key.connection_id, entry.payload)
+        self._port.ledger.queued(key, entry)
+        self._wire.data(key, entry.payload, now, whole=True)
+
+    def _find(self, entry: Outgoing) -> ConnectionKey:
+        """The connection that a command means; raises what is wrong with it."""
+        service_id = self._resolve(entry.service_id)
+        connection_id = entry.connection_id
+        if connection_id is None:
+            connection_id = self._only_connection(service_id)
+        elif connection_id != 1 and self._session.version in (
+            ProtocolVersion.V1,
+            ProtocolVersion.V2,
+        ):
+            raise VersionMismatch(
+                self._session.version, "a stream has one connection; leave connection_id out"
+            )
+        key = self._open.get((service_id, connection_id))
+        if key is None:
+            # Says precisely what is missing: connection, stream, service.
+            self._session.data(service_id, connection_id, b"")
+            raise ConnectionIdUnknown(service_id, connection_id)
+        entry.service_id, entry.connection_id = service_id, connection_id
+        return key
+
+    def _resolve(self, service_id: str) -> str:
+        announced = self._session.service_ids
+        if announced is None:
+            raise NotConnected
+        if not service_id and len(announced) == 1:
+            service_id = announced[0]
+        if announced and service_id not in announced:
+            raise ServiceIdUnknown(service_id, announced)
+        if not self.serves(service_id):
+            raise ConfigError(
+                f"service {service_id!r} goes to a socket: its streams are not the API's to use"
+            )
+        return service_id
+
+    def _only_connection(self, service_id: str) -> int:
+        found = [each for service, each in self._open if service == service_id]
+        if len(found) > 1:
+            raise VersionMismatch(
+                ProtocolVersion.V3,
+                f"the stream has {len(found)} connections; say which connection_id",
+            )
+        return found[0] if found else 1
+
+    def _start(self, entry: Outgoing) -> None:
+        is_stream = entry.kind is MessageType.STREAM_START
+        if self._session.mode is Mode.SOURCE:
+            service_id = self._resolve(entry.service_id)
+            if not self._shell.takes_connections():
+                raise TooManyConnections(service_id, self._max_connections)
+        else:
+            service_id = entry.service_id
+        opened = (
+            self._session.start_stream(service_id)
+            if is_stream
+            else self._session.start_connection(service_id, entry.connection_id)
+        )
+        entry.service_id, entry.connection_id = opened.service_id, opened.connection_id
+        key = self._command_key()
+        self._port.ledger.queued(key, entry)
+        self._shell.adopt(opened, key)
+
+    def _command_key(self) -> ConnectionKey:
+        """The account of a command that is no connection's; such a stream id is never used."""
+        return ConnectionKey("", 0, 0, -next(self._commands))
+
+    def _reset_connection(self, entry: Outgoing) -> None:
+        key = self._find(entry)
+        self._port.ledger.queued(key, entry)
+        self.end_connection(key)
+
+    def end_connection(self, key: ConnectionKey) -> None:
+        """End one connection in good order, behind what was sent on it."""
+        stream = self._streams.get(key.service_id)
+        if stream is not None:
+            stream.end(key)
+
+    def _reset_stream(self, entry: Outgoing) -> None:
+        service_id = entry.service_id = self._resolve(entry.service_id)
+        messages, session_events = self._session.reset_stream(service_id)
+        if messages:
+            key = self._command_key()
+            self._port.ledger.queued(key, entry)
+            for message in messages:
+                self._wire.control(message, key)
+        elif session_events:
+            # V1 and V2: the end of its connection has said so.
+            self._port.complete([entry], None)
+        else:
+            self._session.data(service_id, 1, b"")
+            raise ServiceWithoutStream(service_id)
+        self._shell.handle_events(session_events)
+
+    # -- what became of them
+
+    def on_taken(self, key: ConnectionKey) -> None:
+        """A message of a connection is on its way."""
+        self._port.ledger.taken(key)
+
+    def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
+        """The end of a connection was taken out of the queue; `is_sent` False: it was ended."""
+        if is_sent:
+            self._port.ledger.taken(key)
+        else:
+            self._port.complete(self._port.ledger.discarded(key), None)
+
+    def on_written(self) -> None:
+        """Messages left for the kernel."""
+        ledger = self._port.ledger
+        for key, messages in self._wire.messages_left.items():
+            if key.serial < 0:
+                ledger.taken(key)
+            self._port.complete(ledger.written(key, messages), None)
+
+    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
+        """A message cannot be sent any more."""
+        self._port.complete(self._port.ledger.refused(key), error)
+
+    def on_discarded(self, key: ConnectionKey) -> None:
+        """What a connection had waiting was thrown away: its stream is over."""
+        entries = self._port.ledger.discarded(key)
+        self._port.complete(entries, ServiceWithoutStream(key.service_id))
+
+    def on_lost(self, error: TunnelError) -> None:
+        """The connection is over, and what had not left with it."""
+        self._port.complete(self._port.ledger.lost(), error)
+
+    # -- events of the tunnel
+
+    def tell_success(self, service_ids: tuple[str, ...], channel_id: str) -> None:
+        """SERVICE_IDS arrived."""
+        self._port.is_connected = True
+        self._port.emit(ConnectionSuccess(self._name, service_ids, channel_id))
+
+    def tell_failure(self, error: TunnelError) -> None:
+        """An attempt to connect failed."""
+        cause = error.__cause__
+        answer = cause if isinstance(cause, HandshakeError) else error
+        self._port.emit(ConnectionFailure(self._name, answer))
+
+    def tell_shutdown(self, error: TunnelError | None) -> None:
+        """The connection ended."""
+        self._port.is_connected = False
+        self._port.emit(ConnectionShutdown(self._name, error))
+
+    def tell_session_reset(self) -> None:
+        """SESSION_RESET arrived."""
+        self._port.emit(SessionReset(self._name))
+
+    def tell_refused(self, service_id: str, connection_id: int, *, is_stream: bool) -> None:
+        """A start of the source could not be taken."""
+        error = TooManyConnections(service_id, self._max_connections)
+        kind = StreamStarted if is_stream else ConnectionStarted
+        self._port.emit(kind(self._name, service_id, connection_id, error))
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether anybody wants what is received."""
+        return self._port.wants(MessageReceived)
+
+    # -- holding back
+
+    def must_hold_back(self) -> bool:
+        """Whether the WebSocket must not be read for now: callbacks do not keep up."""
+        full = self._port.hold_back()
+        if full and not self._stalled:
+            self._port.lane.stats.count_stall()
+        self._stalled = full
+        return full

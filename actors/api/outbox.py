@@ -1,0 +1,375 @@
+"""Where the threads of a tunnel's user and the tunnel's actors meet.
+
+Owns the two ways between them. Out: commands of any thread, bounded by credit, one wake-up of the
+actors for a burst, and the memory of who waits for which outcome. In: events to the tunnel's
+callbacks. It outlives restarts of the TunnelActor, so that nothing a user has given is ever without
+an answer. It knows no protocol rule.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from pykka import ActorDeadError
+
+from tunnelfleet.actors.kernel.context import refuse_to_block
+from tunnelfleet.proto import MessageType, TunnelClosed, TunnelError
+
+from .commands import Outgoing, SendQueueFull
+from .events import (
+    ConnectionFailure,
+    ConnectionShutdown,
+    SendMessageComplete,
+    Stopped,
+    StreamStopped,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.config import Limits
+    from tunnelfleet.actors.tunnel.messages import ConnectionKey
+
+    from .events import ApiEvent
+
+__all__ = [
+    "ApiPort",
+    "EndTold",
+    "EventsTaken",
+    "OutboxFilled",
+    "SendLedger",
+]
+
+
+E = TypeVar("E")
+
+
+class _Account(Generic[E]):
+    __slots__ = ("entries", "on_their_way")
+
+    def __init__(self) -> None:
+        self.entries: deque[E] = deque()
+        self.on_their_way = 0
+        """So many from the front are out of the queue, with the WebSocketActor."""
+
+
+class SendLedger(Generic[E]):
+    """The entries of all connections of a tunnel."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[ConnectionKey, _Account[E]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(account.entries) for account in self._accounts.values())
+
+    def queued(self, key: ConnectionKey, entry: E) -> None:
+        """An entry was queued behind those of its connection."""
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = _Account()
+        account.entries.append(entry)
+
+    def taken(self, key: ConnectionKey) -> None:
+        """The next one of a connection went out of the queue."""
+        account = self._accounts.get(key)
+        if account is not None and account.on_their_way < len(account.entries):
+            account.on_their_way += 1
+
+    def written(self, key: ConnectionKey, messages: int) -> list[E]:
+        """So many of a connection left for the kernel: who is to be told."""
+        account = self._accounts.get(key)
+        if account is None:
+            return []
+        count = min(messages, account.on_their_way)
+        account.on_their_way -= count
+        done = [account.entries.popleft() for _ in range(count)]
+        self._drop_empty(key, account)
+        return done
+
+    def refused(self, key: ConnectionKey) -> list[E]:
+        """The next one of a connection was taken out of the queue and cannot be sent."""
+        account = self._accounts.get(key)
+        if account is None or account.on_their_way >= len(account.entries):
+            return []
+        entry = account.entries[account.on_their_way]
+        del account.entries[account.on_their_way]
+        self._drop_empty(key, account)
+        return [entry]
+
+    def discarded(self, key: ConnectionKey) -> list[E]:
+        """What a connection had in the queue was thrown away: who is to be told."""
+        account = self._accounts.get(key)
+        if account is None:
+            return []
+        entries = list(account.entries)
+        account.entries = deque(entries[: account.on_their_way])
+        left = entries[account.on_their_way :]
+        self._drop_empty(key, account)
+        return left
+
+    def lost(self) -> list[E]:
+        """Everything got lost: who is to be told."""
+        accounts, self._accounts = self._accounts, {}
+        return [entry for account in accounts.values() for entry in account.entries]
+
+    def _drop_empty(self, key: ConnectionKey, account: _Account[E]) -> None:
+        if not account.entries:
+            del self._accounts[key]
+
+
+COMMAND_COST_BYTES = 64
+"""Counted for a message beside its payload."""
+LANE_CHECK_SECONDS = 0.05
+"""How often a sender that waits for callbacks looks."""
+STARTS = (MessageType.STREAM_START, MessageType.CONNECTION_START)
+
+
+class OutboxFilled(NamedTuple):
+    """ApiPort to TunnelActor: there are commands to take."""
+
+
+class EventsTaken(NamedTuple):
+    """ApiPort to TunnelActor: callbacks have taken half of what waited."""
+
+
+class EndTold(NamedTuple):
+    """ApiPort to TunnelActor: the callbacks have returned from an end that the peer made."""
+
+    key: ConnectionKey
+
+
+class ApiPort:
+    """The port of one tunnel.
+
+    Args:
+        name: of the tunnel.
+        limits: its limits.
+        lane: takes its events to the callbacks.
+        half_close: the user ends connections that the peer has ended.
+    """
+
+    def __init__(self, name: str, limits: Limits, lane: Lane, *, half_close: bool = False) -> None:
+        self.name = name
+        self.lane = lane
+        self.half_close = half_close
+        self.ledger: SendLedger[Outgoing] = SendLedger()
+        self.wanted: frozenset[type[ApiEvent]] = frozenset()
+        """The events that somebody wants; others are not made."""
+        self.is_connected = False
+        self.active_services: set[str] = set()
+        """Services whose streams were reported and not yet reported as stopped."""
+        self._max_bytes = limits.send_high_water_bytes
+        self._max_messages = limits.send_high_water_messages
+        self._room = threading.Condition(threading.Lock())
+        self._bytes = 0
+        self._messages = 0
+        self._waiting = 0
+        self._room_wanted: list[Callable[[], object]] = []
+        self._outbox: list[Outgoing] = []
+        self._woken = False
+        self._tunnel: ActorRef[Any] | None = None
+        self._closed: TunnelError | None = None
+        self._finished = False
+
+    # -- any thread
+
+    @property
+    def messages_in_flight(self) -> int:
+        """Commands without an outcome yet."""
+        return self._messages
+
+    def submit(self, entries: Sequence[Outgoing], timeout_seconds: float | None) -> None:
+        """Hand commands over, in order, waiting for room if need be.
+
+        Args:
+            entries: the commands.
+            timeout_seconds: how long to wait for room; None without end, 0 not at all.
+
+        Raises:
+            SendQueueFull: there was no room for all of them in time.
+            TunnelClosed: the tunnel is stopped.
+        """
+        deadline: float | None = None
+        done = 0
+        while done < len(entries):
+            with self._room:
+                while self._closed is None and not self._fits(entries[done]):
+                    if deadline is None and timeout_seconds is not None:
+                        deadline = time.monotonic() + timeout_seconds
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise SendQueueFull(timeout_seconds or 0.0, done)
+                    self._wait(left)
+                if self._closed is not None:
+                    raise self._closed
+                while done < len(entries) and self._fits(entries[done]):
+                    self._take_in(entries[done])
+                    done += 1
+                wake = not self._woken
+                self._woken = True
+            if wake:
+                self._tell(OutboxFilled())
+
+    def when_room(self, function: Callable[[], object]) -> None:
+        """Have `function()` called once half of the room is free, or at once if all of it is.
+
+        It is called on any thread, which it must not hold up.
+        """
+        with self._room:
+            if self._messages and self._closed is None:
+                self._room_wanted.append(function)
+                return
+        function()
+
+    def _fits(self, entry: Outgoing) -> bool:
+        if self._holds_senders():
+            return False
+        if self._messages == 0:
+            return True
+        size_bytes = self._bytes + len(entry.payload) + COMMAND_COST_BYTES
+        return size_bytes <= self._max_bytes and self._messages < self._max_messages
+
+    def _holds_senders(self) -> bool:
+        """Whether callbacks must first take what they are told of what was sent."""
+        lane = self.lane
+        return lane.is_full and SendMessageComplete in self.wanted and not lane.runs_here
+
+    def _wait(self, left_seconds: float | None) -> None:
+        refuse_to_block("waiting for room to send")
+        self._waiting += 1
+        try:
+            slice_seconds = LANE_CHECK_SECONDS if self._holds_senders() else None
+            if left_seconds is not None:
+                slice_seconds = min(left_seconds, slice_seconds or left_seconds)
+            self._room.wait(slice_seconds)
+        finally:
+            self._waiting -= 1
+
+    def _take_in(self, entry: Outgoing) -> None:
+        self._bytes += len(entry.payload) + COMMAND_COST_BYTES
+        self._messages += 1
+        self._outbox.append(entry)
+
+    def _tell(self, message: Any) -> None:
+        tunnel = self._tunnel
+        if tunnel is not None:
+            # The next TunnelActor takes what is there when it starts.
+            with contextlib.suppress(ActorDeadError):
+                tunnel.tell(message)
+
+    # -- the thread of the tunnel's actors
+
+    def attach(self, tunnel: ActorRef[Any]) -> None:
+        """A TunnelActor has started; what its predecessor had is over."""
+        self._tunnel = tunnel
+        self._abandon(TunnelClosed("the tunnel's actor failed and was started again"))
+        tunnel.tell(OutboxFilled())
+
+    def _abandon(self, error: TunnelError) -> None:
+        self.complete(self.ledger.lost(), error)
+        for service_id in sorted(self.active_services):
+            self.emit(StreamStopped(self.name, service_id))
+        self.active_services.clear()
+        if self.is_connected:
+            self.is_connected = False
+            self.emit(ConnectionShutdown(self.name, error))
+
+    def take(self) -> list[Outgoing]:
+        """The commands that have come in, in order."""
+        with self._room:
+            entries, self._outbox = self._outbox, []
+            self._woken = False
+        return entries
+
+    def complete(self, entries: Sequence[Outgoing], error: Exception | None) -> None:
+        """Commands were carried out or failed: tell who waits, and let in others."""
+        if not entries:
+            return
+        told = SendMessageComplete in self.wanted
+        size_bytes = 0
+        for entry in entries:
+            size_bytes += len(entry.payload) + COMMAND_COST_BYTES
+            if entry.waiter is not None:
+                entry.waiter.settle(error, entry.connection_id if entry.kind in STARTS else None)
+            if told:
+                self.lane.put(
+                    SendMessageComplete(
+                        self.name,
+                        entry.kind,
+                        error,
+                        entry.service_id,
+                        entry.connection_id,
+                        len(entry.payload),
+                    )
+                )
+        with self._room:
+            self._bytes -= size_bytes
+            self._messages -= len(entries)
+            has_room = self._messages <= self._max_messages // 2
+            has_room = has_room and self._bytes <= self._max_bytes // 2
+            if self._waiting and has_room:
+                self._room.notify_all()
+            told_of_room: list[Callable[[], object]] = []
+            if self._room_wanted and has_room:
+                told_of_room, self._room_wanted = self._room_wanted, told_of_room
+        for function in told_of_room:
+            function()
+
+    def wants(self, kind: type[ApiEvent]) -> bool:
+        """Whether anybody wants events of this type."""
+        return kind in self.wanted
+
+    def emit(self, event: ApiEvent, payload_bytes: int = 0) -> None:
+        """Hand an event to the callbacks."""
+        kind = type(event)
+        if kind in self.wanted:
+            # Failures to connect come without end, and nothing holds them back.
+            self.lane.put(event, payload_bytes, may_drop=kind is ConnectionFailure)
+
+    def after_callbacks(self, message: Any) -> None:
+        """Have TunnelActor told once the callbacks have returned from the events before.
+
+        It comes behind the commands that they have handed over.
+        """
+        self.lane.call(self._tell, message)
+
+    def hold_back(self) -> bool:
+        """Whether the tunnel must not be read for now; `EventsTaken` is told when it may be."""
+        return self.lane.is_full and self.lane.when_room(self._tell_taken)
+
+    def _tell_taken(self) -> None:
+        self._tell(EventsTaken())
+        with self._room:
+            if self._waiting:
+                self._room.notify_all()
+
+    # -- the end
+
+    def close(self, error: TunnelError) -> None:
+        """Take no more commands."""
+        with self._room:
+            self._closed = self._closed or error
+            self._room.notify_all()
+            wanted, self._room_wanted = self._room_wanted, []
+        for function in wanted:
+            function()
+
+    def finish(self, error: TunnelError) -> bool:
+        """Answer everything and say that the tunnel is stopped; False if that was done before."""
+        self.close(error)
+        with self._room:
+            was_finished, self._finished = self._finished, True
+        if was_finished:
+            return False
+        self._tunnel = None
+        self.complete(self.take(), error)
+        self._abandon(error)
+        self.emit(Stopped(self.name))
+        return True

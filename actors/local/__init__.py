@@ -1,0 +1,1 @@
+"""Towards applications: sockets, listeners, a stream's sockets."""

@@ -1,0 +1,510 @@
+"""SocketActor: one local TCP or Unix socket, the local end of one connection.
+
+It dials (destination, see `dial`) or takes over an accepted socket (source), reads while it has
+credit, and writes what the peer sent. It carries out the ends of docs/architecture.md section 7:
+nothing read is lost, nothing received is cut without a reset. What an end on the wire means it is
+told; it knows its connection key and nothing of streams, versions, marks or the WebSocket.
+
+Longer than other modules: both directions and their ends share the one socket's state.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated
+from tunnelfleet.actors.net.dial import Dial, DialFailed, DialStep
+from tunnelfleet.actors.net.socket_io import (
+    READ_BYTES,
+    abort_quietly,
+    close_socket,
+    discard_some,
+    has_hung_up,
+    is_would_block,
+    prepare_local,
+    read_some,
+    undelivered_bytes,
+)
+from tunnelfleet.actors.tunnel.messages import (
+    Attach,
+    BytesDelivered,
+    BytesSent,
+    Deliver,
+    LocalDataRead,
+    LocalReadEnded,
+    RemoteEnded,
+    SocketsExhausted,
+    StopReadingLocal,
+)
+from tunnelfleet.proto import End
+
+if TYPE_CHECKING:
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.addresses import Address
+    from tunnelfleet.actors.config import Limits
+    from tunnelfleet.actors.kernel.actor import Handlers
+    from tunnelfleet.actors.transport.connector import Connector
+    from tunnelfleet.actors.tunnel.messages import ConnectionKey
+
+__all__ = [
+    "SocketActor",
+]
+
+
+TURN_READ_BYTES = 262_144
+"""Bytes read in one turn before other actors have theirs."""
+DELIVERY_CHECK_SECONDS = 0.02
+"""How often a connection that is to be reset looks whether the kernel has delivered its bytes."""
+HANG_UP_CHECK_SECONDS = 5.0
+"""How often a half-closed connection looks whether its application has gone altogether."""
+
+
+class _ConnectTimedOut(NamedTuple):
+    """The local connect took too long."""
+
+
+class _LingerEnded(NamedTuple):
+    """Nothing has moved for long enough on a connection that is over."""
+
+
+class _CheckDelivered(NamedTuple):
+    """The kernel may have delivered what was written, so that a reset destroys none of it."""
+
+
+class _CheckHungUp(NamedTuple):
+    """The application that has ended its direction may have gone altogether."""
+
+
+class _Input(Enum):
+    """The direction from the local application."""
+
+    WAITING = auto()
+    """Not connected yet."""
+    READING = auto()
+    HELD = auto()
+    """Out of credit."""
+    DISCARDING = auto()
+    """The connection is over; what the application still sends is read and thrown away."""
+    ENDED = auto()
+
+
+class _Output(Enum):
+    """The direction to the local application."""
+
+    OPEN = auto()
+    ENDING = auto()
+    """Nothing more comes; what is left is still written."""
+    SHUT = auto()
+    """All is written, and the application was told the end."""
+    BROKEN = auto()
+    """The application takes nothing more."""
+
+
+class SocketActor(DispatchedActor):
+    """The local end of a connection.
+
+    Args:
+        key: the connection.
+        stream: the StreamActor, which gets what is read.
+        tunnel: the TunnelActor, which gives and gets credit.
+        limits: the tunnel's limits.
+        connector: looks up host names.
+        sock: an accepted socket, or None to connect to `address`.
+        address: what to connect to.
+        local_bind: the source address of that, or None.
+    """
+
+    def __init__(
+        self,
+        key: ConnectionKey,
+        stream: ActorRef[Any],
+        tunnel: ActorRef[Any],
+        limits: Limits,
+        connector: Connector,
+        *,
+        sock: socket.socket | None = None,
+        address: Address | None = None,
+        local_bind: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._key = key
+        self._stream = stream
+        self._tunnel = tunnel
+        self._limits = limits
+        self._connector = connector
+        self._socket = sock
+        self._address = address
+        self._local_bind = local_bind
+        self._dial: Dial | None = None
+        self._connected = False
+        self._input = _Input.WAITING
+        self._output = _Output.OPEN
+        self._remote_end: End | None = None
+        self._writing = False
+        self._unsent_bytes = 0
+        self._outgoing = bytearray()
+        self._progress_at = 0.0
+        self._abort = True
+        self._reason = ""
+
+    # -- start and local connect
+
+    def on_start(self) -> None:
+        """Take over the accepted socket, or start to connect."""
+        self.watch(self._stream)
+        self._tunnel.tell(Attach(self._key, self.actor_ref))
+        if self._socket is not None:
+            self._socket.setblocking(False)
+            self._on_open()
+            return
+        assert self._address is not None
+        self.schedule(self._limits.local_connect_timeout_seconds, _ConnectTimedOut())
+        self._dial = Dial(
+            self,
+            self._connector,
+            self._address,
+            tunnel=self._tunnel.actor_urn,
+            next_address_after_seconds=self._limits.next_address_after_seconds,
+            on_open=self._on_connected,
+            on_failed=self._on_not_connected,
+            local_bind=self._local_bind,
+        )
+        self._dial.start()
+
+    def on_receive(self, message: Any) -> Any:
+        """Dispatch by the message's type."""
+        handler = self.HANDLERS.get(type(message))
+        if handler is None:
+            return super().on_receive(message)
+        return handler(self, message)
+
+    def _on_connected(self, sock: socket.socket) -> None:
+        self._dial = None
+        self._socket = sock
+        self._on_open()
+
+    def _on_not_connected(self, failed: DialFailed) -> None:
+        if failed.is_exhausted:
+            self._tunnel.tell(SocketsExhausted("local_connect"))
+        self._end(f"cannot connect to {self._address}: {failed.reason}")
+
+    def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
+        if not self._connected:
+            seconds = self._limits.local_connect_timeout_seconds
+            self._end(f"no connection to {self._address} after {seconds:g} s")
+
+    def _on_open(self) -> None:
+        assert self._socket is not None
+        self._connected = True
+        prepare_local(self._socket, self._limits)
+        self._progress_at = time.monotonic()
+        if self._input is _Input.WAITING:
+            self._input = _Input.READING
+        if self._input is not _Input.ENDED:
+            self._watch_input()
+        self._flush()
+
+    # -- from the local application to the wire
+
+    def _watch_input(self) -> None:
+        assert self._socket is not None
+        self.add_reader(self._socket, self._on_readable)
+
+    def _leave_input(self, phase: _Input) -> None:
+        """Read no more, for now or for ever."""
+        if self._connected and self._input in (_Input.READING, _Input.DISCARDING):
+            assert self._socket is not None
+            self.remove_reader(self._socket)
+        self._input = phase
+
+    def _on_readable(self) -> None:
+        if self._input is _Input.DISCARDING:
+            self._discard()
+        else:
+            self._read()
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        turn_bytes = 0
+        try:
+            while turn_bytes < TURN_READ_BYTES and self._has_credit():
+                limit_bytes = min(self._limits.data_payload_bytes, READ_BYTES)
+                data = read_some(self._socket, limit_bytes)
+                if data is None:
+                    return
+                if not data:
+                    # An application that takes nothing more has not merely ended its direction.
+                    is_orderly = self._output is not _Output.BROKEN
+                    self._end_input("closed by the local application", is_orderly=is_orderly)
+                    return
+                turn_bytes += len(data)
+                self._progress_at = time.monotonic()
+                self._unsent_bytes += len(data)
+                self._stream.tell(LocalDataRead(self._key, data))
+        except OSError as error:
+            self._break_output()
+            reason = f"local connection broke: {error.strerror or error}"
+            self._end_input(reason, is_orderly=False)
+            return
+        if self._has_credit():
+            # Anew: libuv polls no more once it has reported an error, which is still to be read.
+            self.remove_reader(self._socket)
+            self._watch_input()
+        else:
+            self._leave_input(_Input.HELD)
+
+    def _discard(self) -> None:
+        assert self._socket is not None
+        if discard_some(self._socket, TURN_READ_BYTES):
+            self._leave_input(_Input.ENDED)
+            self._exit_if_over()
+
+    def _has_credit(self) -> bool:
+        return self._unsent_bytes < self._limits.send_high_water_bytes
+
+    def _on_bytes_sent(self, message: BytesSent) -> None:
+        self._unsent_bytes -= message.size_bytes
+        self._progress_at = time.monotonic()
+        is_held = self._input is _Input.HELD
+        if is_held and self._unsent_bytes <= self._limits.send_high_water_bytes // 2:
+            self._input = _Input.READING
+            self._watch_input()
+
+    def _end_input(self, reason: str, *, is_orderly: bool) -> None:
+        """Nothing more comes from the application; say so, unless the connection is over anyway."""
+        self._leave_input(_Input.ENDED)
+        self._reason = reason
+        if not self._is_over:
+            self._stream.tell(LocalReadEnded(self._key, reason, is_orderly))
+        self._exit_if_over()
+        if self._output is _Output.OPEN:
+            self.schedule(HANG_UP_CHECK_SECONDS, _CheckHungUp())
+
+    def _on_stop_reading(self, _message: StopReadingLocal) -> None:
+        if self._input is _Input.READING:
+            # The last chance of bytes that are in the kernel already.
+            self._read()
+        if self._input in (_Input.WAITING, _Input.READING, _Input.HELD):
+            self._end_input("tunnel stopped", is_orderly=False)
+
+    def _on_check_hung_up(self, message: _CheckHungUp) -> None:
+        """A socket that is not read does not report that its application has gone."""
+        if self._output is not _Output.OPEN or self._socket is None:
+            return
+        if has_hung_up(self._socket):
+            self._on_write_failed(0)
+        else:
+            self.schedule(HANG_UP_CHECK_SECONDS, message)
+
+    # -- from the wire to the local application
+
+    def _deliver(self, message: Deliver) -> None:
+        if not self._takes_output:
+            self._give_credit(len(message.data))
+            return
+        if self._outgoing or not self._connected:
+            if not self._outgoing:
+                self._progress_at = time.monotonic()
+            self._outgoing += message.data
+            return
+        sent = self._send(message.data)
+        if sent < len(message.data) and self._takes_output:
+            self._progress_at = time.monotonic()
+            self._outgoing += memoryview(message.data)[sent:]
+            self._start_writing()
+
+    @property
+    def _takes_output(self) -> bool:
+        return self._output is not _Output.BROKEN
+
+    def _send(self, data: bytes | bytearray) -> int:
+        """Hand `data` to the kernel; returns how much it took."""
+        assert self._socket is not None
+        try:
+            sent = self._socket.send(data)
+        except OSError as error:
+            if is_would_block(error):
+                return 0
+            self._on_write_failed(len(data))
+            return 0
+        self._progress_at = time.monotonic()
+        self._give_credit(sent)
+        return sent
+
+    def _on_write_failed(self, size_bytes: int) -> None:
+        """The application takes nothing more. What it wrote before may still be there to read."""
+        self._break_output(size_bytes)
+        if self._input is _Input.ENDED and not self._is_over:
+            reason = "the local application stopped reading"
+            self._stream.tell(LocalReadEnded(self._key, reason, is_orderly=False))
+        self._exit_if_over()
+        if self._input is _Input.READING and self._socket is not None:
+            # Anew, as above: the error that was met here may be the one that it has reported.
+            self.remove_reader(self._socket)
+            self._watch_input()
+
+    def _break_output(self, size_bytes: int = 0) -> None:
+        """Write nothing more. `size_bytes`: what was to be written, if it does not wait here."""
+        self._output = _Output.BROKEN
+        self._give_credit(len(self._outgoing) or size_bytes)
+        self._outgoing.clear()
+
+    def _give_credit(self, size_bytes: int) -> None:
+        if size_bytes:
+            self._tunnel.tell(BytesDelivered(self._key, size_bytes))
+
+    def _start_writing(self) -> None:
+        if not self._writing and self._socket is not None:
+            self._writing = True
+            self.add_writer(self._socket, self._flush)
+
+    def _flush(self) -> None:
+        while self._outgoing and self._takes_output:
+            with memoryview(self._outgoing) as view:
+                chunk = bytes(view[:READ_BYTES])
+            sent = self._send(chunk)
+            del self._outgoing[:sent]
+            if sent < len(chunk) and self._outgoing:
+                self._start_writing()
+                return
+        if self._writing and self._socket is not None:
+            self._writing = False
+            self.remove_writer(self._socket)
+        self._pass_end_on()
+
+    # -- the end on the wire
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether both directions are over on the wire: nothing read here is of use."""
+        return self._remote_end in (End.BOTH, End.CUT)
+
+    def _on_remote_ended(self, message: RemoteEnded) -> None:
+        if self._remote_end is End.CUT or (self._is_over and message.end is not End.CUT):
+            return
+        self._remote_end = message.end
+        self._reason = self._reason or message.reason
+        if self._output is _Output.OPEN:
+            self._output = _Output.ENDING
+        if message.end is End.BOTH:
+            self._start_discarding()
+        elif message.end is End.CUT:
+            self._leave_input(_Input.ENDED)
+        if message.end is End.CUT and not self._connected:
+            self._end(message.reason)
+            return
+        if self._is_over:
+            # The application's time begins now, however long it has taken nothing before.
+            self._progress_at = time.monotonic()
+        if message.end is End.CUT and self._output is _Output.SHUT:
+            self._reset_when_delivered()
+        self._pass_end_on()
+        self._exit_if_over()
+        if self._is_over:
+            self._on_linger_ended(_LingerEnded())
+
+    def _start_discarding(self) -> None:
+        """Closing a socket with unread input would destroy the tail of what was written to it."""
+        if self._input is _Input.HELD:
+            self._watch_input()
+        if self._input is not _Input.ENDED:
+            self._input = _Input.DISCARDING
+
+    def _pass_end_on(self) -> None:
+        """Once all is written that came before it, let the application see the end."""
+        is_due = self._output is _Output.ENDING and self._connected and not self._outgoing
+        if not is_due:
+            return
+        assert self._socket is not None
+        self._output = _Output.SHUT
+        self._progress_at = time.monotonic()
+        if self._remote_end is End.CUT:
+            self._reset_when_delivered()
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            # It has been reset: nobody is left to be told.
+            self._output = _Output.BROKEN
+        self._exit_if_over()
+
+    def _reset_when_delivered(self) -> None:
+        """A reset throws away what the kernel has not delivered: let it, for as long as linger."""
+        assert self._socket is not None
+        if undelivered_bytes(self._socket):
+            self.schedule(DELIVERY_CHECK_SECONDS, _CheckDelivered())
+        else:
+            self._end(self._reason)
+
+    def _on_check_delivered(self, _message: _CheckDelivered) -> None:
+        if self._socket is not None:
+            self._reset_when_delivered()
+
+    def _on_linger_ended(self, message: _LingerEnded) -> None:
+        left_seconds = self._progress_at + self._limits.linger_seconds - time.monotonic()
+        if left_seconds > 0:
+            self.schedule(left_seconds, message)
+            return
+        is_whole = self._remote_end is End.BOTH and not self._outgoing
+        self._end(self._reason, abort=not is_whole)
+
+    # -- ends
+
+    def _exit_if_over(self) -> None:
+        """Close once neither direction has anything left."""
+        if self._input is _Input.ENDED and self._output is _Output.SHUT:
+            if self._remote_end is not End.CUT:
+                self._end(self._reason, abort=False)
+        elif self._input is _Input.ENDED and self._output is _Output.BROKEN:
+            self._end(self._reason)
+
+    def _end(self, reason: str, *, abort: bool = True) -> None:
+        if self._input is not _Input.ENDED:
+            self._leave_input(_Input.ENDED)
+            if not self._is_over:
+                self._stream.tell(LocalReadEnded(self._key, reason, is_orderly=False))
+        self._abort = abort
+        self.exit()
+
+    def _on_terminated(self, _message: Terminated) -> None:
+        is_whole = self._output is _Output.SHUT and self._remote_end is not End.CUT
+        self._end("the stream's actor ended", abort=not is_whole)
+
+    def _on_end(self, reason: ExitReason) -> None:
+        """Close the socket, however the actor ended: in order if all was written, else reset."""
+        super()._on_end(reason)
+        if not reason.is_normal:
+            self._abort = True
+        self._release()
+
+    def _release(self) -> None:
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
+        if self._outgoing:
+            self._give_credit(len(self._outgoing))
+            self._outgoing.clear()
+        if self._socket is None:
+            return
+        if self._abort:
+            abort_quietly(self._socket)
+        else:
+            close_socket(self._socket)
+        self._socket = None
+
+    HANDLERS: ClassVar[Handlers] = {
+        Deliver: _deliver,
+        BytesSent: _on_bytes_sent,
+        DialStep: lambda _actor, message: message.run(),
+        _ConnectTimedOut: _on_connect_timeout,
+        RemoteEnded: _on_remote_ended,
+        StopReadingLocal: _on_stop_reading,
+        _LingerEnded: _on_linger_ended,
+        _CheckDelivered: _on_check_delivered,
+        _CheckHungUp: _on_check_hung_up,
+        Terminated: _on_terminated,
+    }

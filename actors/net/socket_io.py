@@ -1,0 +1,181 @@
+"""Small shared pieces of non-blocking socket input and output.
+
+Owns how much is read at a time and how sockets end. Nothing is kept between two reads: an idle
+connection holds no buffer. It knows no actor and no protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import math
+import select
+import socket
+import ssl
+import struct
+import termios
+from typing import TYPE_CHECKING
+
+from tunnelfleet.actors.kernel.forks import has_forked
+
+if TYPE_CHECKING:
+    from tunnelfleet.actors.config import Limits
+    from tunnelfleet.actors.transport.http_proxy import TlsInTls
+
+__all__ = [
+    "READ_BYTES",
+    "abort_quietly",
+    "close_quietly",
+    "close_socket",
+    "discard_some",
+    "has_hung_up",
+    "is_would_block",
+    "prepare_local",
+    "read_some",
+    "set_notsent_low_water",
+    "undelivered_bytes",
+]
+
+
+READ_BYTES = 65_536
+"""Bytes read at a time."""
+TCP_NOTSENT_LOWAT = 25
+"""linux/tcp.h; the socket module has no name for it."""
+_SOCKADDR_BYTES = 16
+_TCP_CLOSE = 7
+"""The state in linux/tcp_states.h that a reset leads to."""
+_LINGER_ABORT = struct.pack("ii", 1, 0)
+
+
+def read_some(sock: socket.socket, limit_bytes: int = READ_BYTES) -> bytes | None:
+    """Read what is there, at most `limit_bytes` of it.
+
+    Returns:
+        The bytes, `b""` at the end of the stream, None when nothing is there yet.
+
+    Raises:
+        OSError: the connection broke.
+    """
+    try:
+        return sock.recv(limit_bytes)
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return None
+
+
+def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
+    """Read and throw away what is there, at most about `limit_bytes` of it.
+
+    Returns:
+        Whether nothing more can come: the stream has ended, or the connection broke.
+    """
+    try:
+        for _ in range(limit_bytes // READ_BYTES):
+            data = read_some(sock)
+            if not data:
+                return data is not None
+    except OSError:
+        return True
+    return False
+
+
+def is_would_block(error: OSError) -> bool:
+    """Whether `error` only says that the kernel takes no more for now."""
+    return isinstance(error, BlockingIOError | ssl.SSLWantWriteError | ssl.SSLWantReadError)
+
+
+def undelivered_bytes(sock: socket.socket) -> int:
+    """Return how many written bytes the other side of a TCP socket has not acknowledged yet.
+
+    A reset would throw them away. 0 for a Unix socket, which delivers at once, and for a socket
+    that broke.
+    """
+    if sock.family == socket.AF_UNIX:
+        return 0
+    try:
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+            # It broke. What it had was thrown away, and is still counted.
+            return 0
+        # SIOCOUTQ of tcp(7) is the same request as TIOCOUTQ.
+        answer = fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4)
+    except OSError:
+        return 0
+    return int(struct.unpack("i", answer)[0])
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Whether the other side has gone altogether: a reset, or both directions closed.
+
+    An end of its sending alone is not that.
+    """
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+def set_notsent_low_water(sock: socket.socket, size_bytes: int) -> None:
+    """Keep at most about `size_bytes` of unsent bytes in the kernel, where the platform can."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, size_bytes)
+
+
+def prepare_local(sock: socket.socket, limits: Limits) -> None:
+    """Set what every local connection has, accepted or connected. Nothing for a Unix socket.
+
+    Bytes leave at once, and a host that is gone without a word (unplugged, switched off) is
+    noticed: without keepalive a connection that only waits would stay for ever.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    # A connection that is broken already may refuse: reading it tells.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        idle, interval = limits.keepalive_idle_seconds, limits.keepalive_interval_seconds
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, math.ceil(idle))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, math.ceil(interval))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.keepalive_count)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def close_socket(sock: socket.socket | TlsInTls, how: int = socket.SHUT_RDWR) -> None:
+    """Shut down, then close; a socket that is broken already is closed, too.
+
+    A close alone does nothing while a forked child holds the descriptor: the other side sees no
+    end, and a listener goes on accepting. A shutdown is of the connection, whoever holds it.
+
+    Args:
+        sock: a connection or a listener, plain or TLS.
+        how: `SHUT_WR` if the other side may still be sending: what it sends is then ignored,
+            without a reset.
+    """
+    with contextlib.suppress(OSError):
+        sock.shutdown(how)
+    close_quietly(sock)
+
+
+def close_quietly(sock: socket.socket | TlsInTls) -> None:
+    """Close this descriptor and no other of the same socket."""
+    with contextlib.suppress(OSError):
+        sock.close()
+
+
+def abort_quietly(sock: socket.socket) -> None:
+    """Close so that the other side sees a reset, not an ordinary end."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
+    if has_forked():
+        _disconnect(sock)
+    close_quietly(sock)
+
+
+def _disconnect(sock: socket.socket) -> None:
+    """Reset a connection whose descriptor a forked child may hold: a close alone would not.
+
+    connect(2) to AF_UNSPEC does that, and Python's sockets cannot express it.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        if sock.family == socket.AF_UNIX:
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        elif ctypes.CDLL(None).connect(sock.fileno(), bytes(_SOCKADDR_BYTES), _SOCKADDR_BYTES):
+            # An orderly end is better than none.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)

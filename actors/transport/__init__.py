@@ -1,0 +1,1 @@
+"""Towards the service: connecting, the WebSocket codec, keep-alive, the connect governor."""

@@ -1,0 +1,517 @@
+"""WebSocketActor: one connection attempt and, if it succeeds, its link.
+
+It owns the socket, and reads and writes it while the event loop says it can be: tunnel messages to
+TunnelActor, and back. What is its own matter is elsewhere: connecting in `attempt`, when to ping
+and whom to give up in `keep_alive`, what arrives in `codec`, what waits to leave in `writer`. It
+does not know streams, and never reconnects: its end, with a reason, is what the supervisor acts on.
+Its length is that of one life, whose phases share the socket.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Terminated
+from tunnelfleet.actors.net.dial import DialStep
+from tunnelfleet.actors.net.socket_io import (
+    close_socket,
+    discard_some,
+    read_some,
+    set_notsent_low_water,
+)
+from tunnelfleet.actors.tunnel.messages import (
+    Abandon,
+    CloseGracefully,
+    ConnectionEstablished,
+    ConnectionRefused,
+    PauseReading,
+    PermitGranted,
+    Received,
+    ReleasePermit,
+    RequestPermit,
+    ResumeReading,
+    SetLowWater,
+    Transmit,
+    Written,
+)
+from tunnelfleet.proto import Message, MessageType, RemoteProtocolError, encode_frame
+
+from . import codec as frames
+from .attempt import ConnectAttempt, ConnectionLost, connect_failure, refusal
+from .codec import CloseArrived, PingArrived, PongArrived, WebSocketInput
+from .connector import Connected, ConnectRequest, NotConnected
+from .http_proxy import TlsInTls
+from .keep_alive import GiveUp, KeepAlive, SendPing
+from .writer import FrameWriter, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.config import TunnelConfig
+    from tunnelfleet.actors.counters import TunnelStats
+    from tunnelfleet.actors.kernel import Timer
+    from tunnelfleet.actors.kernel.actor import Handlers
+    from tunnelfleet.actors.tunnel.context import Credentials
+
+    from .codec import Arrival
+    from .connector import Connector
+
+__all__ = [
+    "WebSocketActor",
+    "WebSocketContext",
+]
+
+
+class WebSocketContext(NamedTuple):
+    """Given to every WebSocketActor of a tunnel.
+
+    Attributes:
+        config: the tunnel; an SSLContext of its own goes before the shared one.
+        credentials: its tokens; they may be replaced between two attempts.
+        tunnel: the TunnelActor.
+        governor: the ConnectGovernor, which grants the permit to connect.
+        supervisor: learns that the connection stands.
+        connector: on whose threads attempts run.
+        ssl_context: the runtime's shared one, or None.
+        stats: counts attempts, connects and pings.
+    """
+
+    config: TunnelConfig
+    credentials: Credentials
+    tunnel: ActorRef[Any]
+    governor: ActorRef[Any]
+    supervisor: ActorRef[Any]
+    connector: Connector
+    ssl_context: ssl.SSLContext | None
+    stats: TunnelStats
+
+    @property
+    def permit_group(self) -> str:
+        """Where the TCP connection goes, and on to: permits are shared fairly over these."""
+        config = self.config
+        if config.http_proxy is None:
+            return str(config.endpoint)
+        return f"{config.endpoint} by {config.http_proxy}"
+
+    def connect_request(self) -> ConnectRequest:
+        """What an attempt of this tunnel asks for, with the tokens of this moment.
+
+        `local_bind` is not in it: as localproxy's `-b` it is for the application's side alone.
+        """
+        config = self.config
+        access_token, client_token = self.credentials.current()
+        return ConnectRequest(
+            config.endpoint,
+            config.mode,
+            access_token,
+            client_token,
+            config.ssl_context or self.ssl_context,
+            config.http_proxy,
+            config.user_agent,
+            config.limits.connect_timeout_seconds,
+        )
+
+
+TURN_READ_BYTES = 262_144
+"""Bytes read in one turn before other actors have theirs."""
+TURN_FRAMES = 500
+"""Frames, messages and reads of one turn: a service may send very small ones."""
+CONTROL_FRAMES = 24
+"""A start or a reset counts as so many: it starts and ends actors of the tunnel."""
+MAX_UNSENT_FRAMES = 2_000
+"""Frames that may wait for the kernel before reading rests: what is read makes replies."""
+FAREWELL_SECONDS = 3.0
+"""How long the service has, after our CLOSE, to read what we sent and to close."""
+
+
+class _ConnectTimedOut(NamedTuple):
+    """The attempt took too long."""
+
+
+class _KeepAliveDue(NamedTuple):
+    """Time to ping, or to look for the answer."""
+
+
+class _FarewellEnded(NamedTuple):
+    """The service has had time to read what was sent before the CLOSE."""
+
+
+class _ReadMore(NamedTuple):
+    """The TLS layer may hold more than the socket's readiness tells."""
+
+
+class WebSocketActor(DispatchedActor):
+    """One connection attempt and, if it succeeds, the connection.
+
+    Args:
+        context: what the tunnel's connections share.
+        epoch: the number of this connection in its tunnel.
+    """
+
+    def __init__(self, context: WebSocketContext, epoch: int) -> None:
+        super().__init__()
+        self._context = context
+        self._epoch = epoch
+        self._limits = context.config.limits
+        self._attempt: ConnectAttempt | None = None
+        self._attempt_counted = False
+        self._attempt_timer: Timer | None = None
+        self._socket: socket.socket | None = None
+        self._input = WebSocketInput()
+        self._arriving: Iterator[Arrival | None] | None = None
+        """What is left of the bytes that were read last: the budget of a turn was spent."""
+        self._reading = False
+        self._read_pending = False
+        self._writer = FrameWriter()
+        self._writer_on = False
+        self._keep_alive = KeepAlive(self._limits, time.monotonic())
+        self._closing = False
+        self._farewell = False
+        self._held = False
+        """Reading rests because TunnelActor says so."""
+        self._flooded = False
+        """Reading rests because the answers do not leave."""
+        self._ended = False
+
+    # -- connecting
+
+    def on_start(self) -> None:
+        """Look up the name of the service, then ask for a permit to connect."""
+        context, config = self._context, self._context.config
+        self.watch(context.governor)
+        timeout_seconds = self._limits.connect_timeout_seconds
+        self._attempt = ConnectAttempt(
+            self,
+            context.connector,
+            config.endpoint,
+            config.http_proxy,
+            timeout_seconds=timeout_seconds,
+            tunnel=context.tunnel.actor_urn,
+            next_address_after_seconds=self._limits.next_address_after_seconds,
+        )
+        self._attempt_timer = self.schedule(timeout_seconds, _ConnectTimedOut())
+        self._attempt.prepare(self._ask_permit, time.monotonic)
+        if self._attempt_timer is not None:
+            # A name is looked up: the attempt has begun.
+            self._count_attempt()
+
+    def _ask_permit(self) -> None:
+        # Waiting for the permit is no part of the time to connect.
+        self._end_attempt_timer()
+        context = self._context
+        request = RequestPermit(self.actor_ref, context.permit_group, context.config.name)
+        context.governor.tell(request)
+
+    def _end_attempt_timer(self) -> None:
+        if self._attempt_timer is not None:
+            self._attempt_timer.cancel()
+            self._attempt_timer = None
+
+    def _on_governor_ended(self, _message: Terminated) -> None:
+        self._fail("connect_failed", "the connect governor ended")
+
+    def on_receive(self, message: Any) -> Any:
+        """Dispatch by the message's type."""
+        handler = self.HANDLERS.get(type(message))
+        if handler is None:
+            return super().on_receive(message)
+        return handler(self, message)
+
+    def _connect(self, _message: PermitGranted) -> None:
+        context = self._context
+        self.unwatch(context.governor)
+        self._count_attempt()
+        assert self._attempt is not None
+        request = context.connect_request()
+        self._attempt_timer = self.schedule(request.timeout_seconds, _ConnectTimedOut())
+        self._attempt.connect(request, time.monotonic())
+
+    def _count_attempt(self) -> None:
+        """Once: with its look-up or, if it needs none, with its permit."""
+        if not self._attempt_counted:
+            self._attempt_counted = True
+            self._context.stats.count_connect_attempt()
+
+    def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
+        if self._attempt is not None:
+            self._count_attempt()
+            self._end_with(self._attempt.timed_out())
+
+    def _on_not_connected(self, message: NotConnected) -> None:
+        self._count_attempt()
+        self._attempt = None
+        refused = refusal(message.error)
+        if refused is None:
+            self._end_with(connect_failure(message.error))
+            return
+        self._context.tunnel.tell(ConnectionRefused(self._epoch, refused))
+        self.exit()
+
+    def _on_connected(self, message: Connected) -> None:
+        sock = message.sock
+        assert self._attempt is not None
+        now = time.monotonic()
+        seconds = self._attempt.seconds(now)
+        self._attempt = None
+        self._end_attempt_timer()
+        self._socket = sock
+        self._context.governor.tell(ReleasePermit(self.actor_ref))
+        sock.setblocking(False)
+        set_notsent_low_water(sock, self._limits.notsent_low_water_bytes)
+        self._keep_alive = KeepAlive(self._limits, now)
+        self._context.stats.observe_connect(seconds)
+        self._context.supervisor.tell(ChildReady(self.actor_ref))
+        self._context.tunnel.tell(
+            ConnectionEstablished(self._epoch, self.actor_ref, message.channel_id, seconds)
+        )
+        self._resume(None)
+        self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
+
+    def _fail(self, label: str, text: str) -> None:
+        self._end_with(ConnectionLost(label, text, was_established=self._socket is not None))
+
+    def _end_with(self, lost: ConnectionLost) -> None:
+        self._ended = True
+        self.exit(ExitReason.failed(lost))
+
+    # -- reading
+
+    def _resume(self, _message: ResumeReading | None) -> None:
+        self._held = False
+        self._read_if_wanted()
+
+    def _read_if_wanted(self) -> None:
+        if self._reading or self._socket is None or self._flooded or self._held:
+            return
+        self._reading = True
+        self._keep_alive.on_heard(time.monotonic())
+        self.add_reader(self._socket, self._on_readable)
+        if self._arriving is not None or isinstance(self._socket, ssl.SSLSocket | TlsInTls):
+            # The socket's readiness tells nothing of what has left the kernel already.
+            self._read_later()
+
+    def _pause(self, _message: PauseReading) -> None:
+        self._held = True
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._reading and self._socket is not None:
+            self._reading = False
+            self.remove_reader(self._socket)
+
+    def _read_later(self) -> None:
+        if not self._read_pending:
+            self._read_pending = True
+            # By the timer: sockets are polled and other actors have their turns in between.
+            self.schedule(0.0, _ReadMore())
+
+    def _on_read_more(self, _message: _ReadMore) -> None:
+        self._read_pending = False
+        if self._reading:
+            self._on_readable()
+
+    def _on_readable(self) -> None:
+        assert self._socket is not None
+        if self._farewell:
+            if discard_some(self._socket, TURN_READ_BYTES):
+                self._leave()
+            return
+        messages: list[Message] = []
+        try:
+            if self._read_turn(self._socket, messages):
+                self._read_later()
+        except RemoteProtocolError as error:
+            self._fail("protocol_error", str(error))
+        except OSError as error:
+            self._fail("lost", f"the connection broke: {error.strerror or error}")
+        if messages:
+            size_bytes = sum([len(message.payload) for message in messages])
+            self._context.tunnel.tell(Received(self._epoch, messages, size_bytes))
+        if not self._writer.is_empty:
+            self._flush()
+
+    def _read_turn(self, sock: socket.socket, messages: list[Message]) -> bool:
+        """Read until nothing is there or the budget of a turn is spent; return whether it is."""
+        budget, read_bytes = TURN_FRAMES, 0
+        while budget > 0 and read_bytes < TURN_READ_BYTES:
+            if self._arriving is None:
+                data = read_some(sock)
+                if data is None:
+                    return False
+                if not data:
+                    self._fail("lost", "the service closed the TCP connection")
+                    return False
+                # TLS may give out a byte at a time: a read counts as a frame.
+                budget -= 1
+                read_bytes += len(data)
+                self._keep_alive.on_heard(time.monotonic())
+                self._arriving = self._input.feed(data)
+            budget = self._take(self._arriving, budget, messages)
+            if self._ended:
+                return False
+        return True
+
+    def _take(
+        self, arriving: Iterator[Arrival | None], budget: int, messages: list[Message]
+    ) -> int:
+        """Take what has arrived while there is a budget; return what is left of it."""
+        for arrival in arriving:
+            budget -= 1
+            if isinstance(arrival, Message):
+                messages.append(arrival)
+                if arrival.type is not MessageType.DATA:
+                    budget -= CONTROL_FRAMES
+            elif arrival is not None:
+                self._on_control_frame(arrival)
+            if budget <= 0 or self._ended:
+                return budget
+        self._arriving = None
+        return budget
+
+    def _on_control_frame(self, arrival: PingArrived | PongArrived | CloseArrived) -> None:
+        if isinstance(arrival, PingArrived):
+            self._writer.add_pong(frames.encode_pong(arrival.payload))
+        elif isinstance(arrival, PongArrived):
+            self._on_pong()
+        else:
+            self._fail("closed", "the service closed the WebSocket")
+
+    # -- pings
+
+    def _on_keep_alive_due(self, _message: _KeepAliveDue) -> None:
+        if self._farewell:
+            # Nothing more can be written, and the service has its time to hang up.
+            return
+        now = time.monotonic()
+        command = self._keep_alive.on_due(now, is_reading=self._reading, is_blocked=self._writer_on)
+        if isinstance(command, GiveUp):
+            self._fail("ping_timeout", str(command))
+            return
+        self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
+        if isinstance(command, SendPing):
+            self._writer.add_first(frames.encode_ping())
+            self._flush()
+
+    def _on_pong(self) -> None:
+        seconds = self._keep_alive.on_pong(time.monotonic())
+        if seconds is not None:
+            self._context.stats.observe_ping(seconds)
+
+    # -- writing
+
+    def _transmit(self, message: Transmit) -> None:
+        for item in message.messages:
+            self._writer.add(frames.encode_data(encode_frame(item)), 1)
+        self._flush()
+        if len(self._writer) > MAX_UNSENT_FRAMES and self._reading:
+            self._flooded = True
+            self._rest()
+
+    def _flush(self) -> None:
+        if self._socket is None or self._writer_on or self._ended:
+            return
+        try:
+            written, outcome = self._writer.write(self._socket)
+        except OSError as error:
+            self._fail("lost", f"the connection broke: {error.strerror or error}")
+            return
+        if outcome is Outcome.BLOCKED:
+            self._writer_on = True
+            self.add_writer(self._socket, self._on_writable)
+        elif outcome is Outcome.WANTS_INPUT and not self._reading:
+            self.add_reader(self._socket, self._on_tls_input)
+        if written:
+            self._context.tunnel.tell(Written(self._epoch, written, self._writer_on))
+        self._after_flush()
+
+    def _after_flush(self) -> None:
+        if self._closing and self._writer.is_empty:
+            self._say_farewell()
+        elif self._flooded and len(self._writer) < MAX_UNSENT_FRAMES // 2:
+            self._flooded = False
+            self._read_if_wanted()
+
+    def _on_tls_input(self) -> None:
+        assert self._socket is not None
+        self.remove_reader(self._socket)
+        self._flush()
+
+    def _on_writable(self) -> None:
+        assert self._socket is not None
+        self._writer_on = False
+        # The kernel's buffer has drained a little: the other side reads, so it lives.
+        self._keep_alive.on_heard(time.monotonic())
+        self.remove_writer(self._socket)
+        self._flush()
+
+    def _set_low_water(self, message: SetLowWater) -> None:
+        if self._socket is not None:
+            set_notsent_low_water(self._socket, message.size_bytes)
+
+    # -- ending
+
+    def _close_gracefully(self, _message: CloseGracefully) -> None:
+        if self._socket is None:
+            self.exit()
+            return
+        self._writer.add(frames.encode_close())
+        self._closing = True
+        self._flush()
+
+    def _say_farewell(self) -> None:
+        """Everything has left: tell TCP so, and wait until the service has read it.
+
+        A socket that is closed with unread input sends a reset, and the kernel throws away what it
+        had still to send.
+        """
+        if self._farewell or self._socket is None:
+            return
+        self._farewell = True
+        self.schedule(FAREWELL_SECONDS, _FarewellEnded())
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._leave()
+            return
+        self._resume(None)
+
+    def _leave(self, _message: _FarewellEnded | None = None) -> None:
+        self._ended = True
+        self.exit()
+
+    def _abandon(self, message: Abandon) -> None:
+        self._fail(message.label, str(message.error))
+
+    def _on_end(self, reason: ExitReason) -> None:
+        """Close the socket and cancel the attempt, however the actor ended."""
+        super()._on_end(reason)
+        self._arriving = None
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
+        if self._socket is not None:
+            close_socket(self._socket)
+            self._socket = None
+
+    HANDLERS: ClassVar[Handlers] = {
+        Terminated: _on_governor_ended,
+        PermitGranted: _connect,
+        DialStep: lambda _actor, message: message.run(),
+        _ConnectTimedOut: _on_connect_timeout,
+        NotConnected: _on_not_connected,
+        Connected: _on_connected,
+        Transmit: _transmit,
+        PauseReading: _pause,
+        ResumeReading: _resume,
+        _ReadMore: _on_read_more,
+        _KeepAliveDue: _on_keep_alive_due,
+        SetLowWater: _set_low_water,
+        CloseGracefully: _close_gracefully,
+        Abandon: _abandon,
+        _FarewellEnded: _leave,
+    }

@@ -1,0 +1,134 @@
+"""What waits to be written to a WebSocket's socket: whole frames, in order, small ones joined.
+
+It writes what the kernel takes and keeps the rest; it knows no actor, and not what frames hold. How
+many messages have left is counted, so that credit can be given.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import socket
+
+__all__ = [
+    "FrameWriter",
+    "Outcome",
+]
+
+
+JOIN_WRITE_BYTES = 65_536
+"""Small frames are handed to the kernel together up to this size."""
+
+
+class Outcome(Enum):
+    """Why writing came to an end."""
+
+    DONE = auto()
+    """Everything has left."""
+    BLOCKED = auto()
+    """The kernel takes no more for now."""
+    WANTS_INPUT = auto()
+    """TLS wants to hear something first, as for a key update."""
+
+
+class _Frame(NamedTuple):
+    data: bytes
+    messages: int
+
+
+_PONG_PLACE: Final = _Frame(b"", 0)
+"""Stands in the queue for the pong that waits, whatever it is by then."""
+
+
+class FrameWriter:
+    """A queue of frames in front of a non-blocking socket."""
+
+    def __init__(self) -> None:
+        self._frames: deque[_Frame] = deque()
+        self._sending: memoryview | None = None
+        self._sending_messages = 0
+        self._pong: bytes | None = None
+
+    def __len__(self) -> int:
+        """The frames that wait, without the one that is on its way."""
+        return len(self._frames)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything has left."""
+        return self._sending is None and not self._frames
+
+    @property
+    def has_pong(self) -> bool:
+        """Whether a pong waits."""
+        return self._pong is not None
+
+    def add(self, frame: bytes, messages: int = 0) -> None:
+        """Put a frame behind the others; it carries so many messages of the tunnel."""
+        self._frames.append(_Frame(frame, messages))
+
+    def add_first(self, frame: bytes) -> None:
+        """Put a control frame in front of the others."""
+        self._frames.appendleft(_Frame(frame, 0))
+
+    def add_pong(self, frame: bytes) -> None:
+        """Put a pong in the place of one that waits: only the latest is due (RFC 6455 5.5.3).
+
+        It takes over that one's place in the queue, so that pings without end do not keep it back,
+        and a ping costs the same however much waits.
+        """
+        if self._pong is None:
+            self._frames.append(_PONG_PLACE)
+        self._pong = frame
+
+    def write(self, sock: socket.socket) -> tuple[int, Outcome]:
+        """Hand over as much as the kernel takes.
+
+        Returns:
+            The messages that have left whole, and why it stopped.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        written = 0
+        try:
+            while self._sending is not None or self._frames:
+                if self._sending is None:
+                    self._sending = self._take_next()
+                sent = sock.send(self._sending)
+                if sent < len(self._sending):
+                    self._sending = self._sending[sent:]
+                    continue
+                self._sending = None
+                written += self._sending_messages
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            return written, Outcome.BLOCKED
+        except ssl.SSLWantReadError:
+            return written, Outcome.WANTS_INPUT
+        return written, Outcome.DONE
+
+    def _take_next(self) -> memoryview:
+        """Take the next frame, joined with the small ones behind it."""
+        frames = self._frames
+        data, self._sending_messages = self._take()
+        if len(data) >= JOIN_WRITE_BYTES or not frames:
+            return memoryview(data)
+        parts = [data]
+        size = len(data)
+        while frames and size + len(frames[0].data) <= JOIN_WRITE_BYTES:
+            part, messages = self._take()
+            parts.append(part)
+            size += len(part)
+            self._sending_messages += messages
+        return memoryview(b"".join(parts))
+
+    def _take(self) -> _Frame:
+        frame = self._frames.popleft()
+        if frame is not _PONG_PLACE or self._pong is None:
+            return frame
+        pong, self._pong = self._pong, None
+        return _Frame(pong, 0)

@@ -1,0 +1,1 @@
+"""The middle of a tunnel: its actor, streams, fair queue, pacing, supervisors, messages."""

@@ -1,0 +1,185 @@
+"""The connections that a TunnelActor has, and what each has received and not yet delivered.
+
+Pure bookkeeping: it says when the WebSocket must be held and when it may be read again
+(docs/architecture.md section 6), and which connections are to blame. It sends nothing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.api.stream import ApiStream
+    from tunnelfleet.actors.config import Limits
+    from tunnelfleet.actors.kernel import Timer
+    from tunnelfleet.proto import End
+
+    from .messages import ConnectionKey
+
+__all__ = [
+    "Connection",
+    "ConnectionTable",
+    "EndPhase",
+]
+
+
+class EndPhase(Enum):
+    """How far the end of a connection from this side has come."""
+
+    NONE = auto()
+    QUEUED = auto()
+    """The local end is there; its reset waits behind its bytes."""
+    SENT = auto()
+    OVER = auto()
+    """Both directions are over on the wire: its id is free, its socket may have bytes to write."""
+
+
+class Connection:
+    """One connection, as TunnelActor sees it."""
+
+    __slots__ = (
+        "backlog_bytes",
+        "end_phase",
+        "ended_by",
+        "gone",
+        "half_close_timer",
+        "is_orderly",
+        "key",
+        "progress_at",
+        "reason",
+        "remote_end",
+        "socket_actor",
+        "stalled",
+        "stream",
+    )
+
+    def __init__(self, key: ConnectionKey, stream: ActorRef[Any] | ApiStream, now: float) -> None:
+        self.key = key
+        self.stream = stream
+        self.socket_actor: ActorRef[Any] | None = None
+        self.backlog_bytes = 0
+        self.progress_at = now
+        self.end_phase = EndPhase.NONE
+        self.is_orderly = True
+        """Whether the local end, once there is one, is one in good order."""
+        self.remote_end: End | None = None
+        """The peer's end, if it came first and was one in good order."""
+        self.half_close_timer: Timer | None = None
+        self.ended_by = ""
+        """What ended it first: local, peer, or why its stream was stopped."""
+        self.gone = False
+        """Its SocketActor has ended."""
+        self.stalled = False
+        """It was reset for taking no byte."""
+        self.reason = ""
+
+
+class ConnectionTable:
+    """The connections of a tunnel by key."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._connections: dict[ConnectionKey, Connection] = {}
+        self._active: dict[tuple[str, int, int], Connection] = {}
+        self._lingering: dict[ConnectionKey, Connection] = {}
+        self._by_stream: dict[ActorRef[Any] | ApiStream, dict[ConnectionKey, Connection]] = {}
+        self._over: set[ConnectionKey] = set()
+        self.backlog_bytes = 0
+
+    def __len__(self) -> int:
+        """The number of connections that are not over on the wire."""
+        return len(self._active)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._active.values()))
+
+    @property
+    def undelivered_bytes(self) -> int:
+        """What connections that are over on the wire have still to write to their sockets."""
+        return sum(each.backlog_bytes for each in self._lingering.values())
+
+    def get(self, key: ConnectionKey) -> Connection | None:
+        """The connection, or None when nothing of it is left."""
+        return self._connections.get(key)
+
+    def find(self, service_id: str, stream_id: int, connection_id: int) -> Connection | None:
+        """The connection that has these ids on the wire."""
+        return self._active.get((service_id, stream_id, connection_id))
+
+    def add(self, key: ConnectionKey, stream: ActorRef[Any] | ApiStream, now: float) -> Connection:
+        """Start to keep a connection."""
+        connection = self._connections[key] = Connection(key, stream, now)
+        self._active[key[:3]] = connection
+        self._by_stream.setdefault(stream, {})[key] = connection
+        return connection
+
+    def release(self, connection: Connection) -> Connection | None:
+        """Keep a connection that is over on the wire only until its socket has written all.
+
+        Returns:
+            The one that has been kept so for longest, when they are more than the limit.
+        """
+        if self._active.get(connection.key[:3]) is connection:
+            del self._active[connection.key[:3]]
+        connection.end_phase = EndPhase.OVER
+        self._lingering[connection.key] = connection
+        if len(self._lingering) <= self._limits.max_lingering_connections:
+            return None
+        return self._lingering.pop(next(iter(self._lingering)))
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection and its backlog."""
+        self._connections.pop(connection.key, None)
+        self._lingering.pop(connection.key, None)
+        if self._active.get(connection.key[:3]) is connection:
+            del self._active[connection.key[:3]]
+        siblings = self._by_stream.get(connection.stream, {})
+        siblings.pop(connection.key, None)
+        if not siblings:
+            self._by_stream.pop(connection.stream, None)
+        self._over.discard(connection.key)
+        self.backlog_bytes -= connection.backlog_bytes
+        connection.backlog_bytes = 0
+
+    def of_stream(self, stream: ActorRef[Any] | ApiStream) -> list[Connection]:
+        """The connections of one stream that are not over on the wire."""
+        mine = self._by_stream.get(stream, {}).values()
+        return [each for each in mine if each.end_phase is not EndPhase.OVER]
+
+    def all_of_stream(self, stream: ActorRef[Any] | ApiStream) -> list[Connection]:
+        """The connections of one stream, those too whose sockets are still written to."""
+        return list(self._by_stream.get(stream, {}).values())
+
+    def received(self, connection: Connection, size_bytes: int, now: float) -> None:
+        """Bytes arrived for it."""
+        if connection.backlog_bytes == 0:
+            connection.progress_at = now
+        connection.backlog_bytes += size_bytes
+        self.backlog_bytes += size_bytes
+        if connection.backlog_bytes > self._limits.receive_backlog_bytes:
+            self._over.add(connection.key)
+
+    def delivered(self, connection: Connection, size_bytes: int, now: float) -> None:
+        """Its local socket took bytes."""
+        connection.backlog_bytes -= size_bytes
+        self.backlog_bytes -= size_bytes
+        connection.progress_at = now
+        if connection.backlog_bytes <= self._limits.receive_backlog_bytes // 2:
+            self._over.discard(connection.key)
+
+    @property
+    def must_pause(self) -> bool:
+        """Whether the WebSocket must not be read for now."""
+        return bool(self._over) or self.backlog_bytes > self._limits.tunnel_backlog_bytes
+
+    def stalled(self, now: float) -> list[Connection]:
+        """The connections that hold up the tunnel and have taken no byte for the stall timeout."""
+        since = now - self._limits.stall_timeout_seconds
+        suspects = self._over or {key for key, c in self._connections.items() if c.backlog_bytes}
+        found = [self._connections[key] for key in suspects if key in self._connections]
+        return [each for each in found if each.progress_at <= since and not each.stalled]

@@ -1,0 +1,112 @@
+"""When to give up on marks: the peer's hello is overdue, or a link does not survive them.
+
+Pure; the time is an argument (docs/protocol.md section 3a). What marks are is in `proto.ends`; here
+is how long a tunnel waits for a sign that its peer has them, and when it does better without.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+__all__ = [
+    "HelloClock",
+    "MarkTrial",
+]
+
+
+TRIAL_SECONDS = 5.0
+"""A link that drops so soon after the first marked message may have dropped because of it."""
+TRIALS = 2
+"""After so many such links in a row a tunnel goes on without marks."""
+
+
+class HelloClock:
+    """How long each service's newest stream has waited for a hello.
+
+    It stands still while the WebSocket is not read, as the hello may be there, unread.
+
+    Args:
+        hello_seconds: how long each may wait.
+    """
+
+    def __init__(self, hello_seconds: float) -> None:
+        self._hello_seconds = hello_seconds
+        self._due: dict[str, tuple[int, float]] = {}
+        """service id -> (stream id, when it is overdue, in the time of this clock)"""
+        self._held_seconds = 0.0
+        self._held_since: float | None = None
+
+    def _time(self, now: float) -> float:
+        return (self._held_since if self._held_since is not None else now) - self._held_seconds
+
+    def started(self, service_id: str, stream_id: int, now: float) -> None:
+        """The STREAM_START of a stream has left for the kernel."""
+        self._due[service_id] = (stream_id, self._time(now) + self._hello_seconds)
+
+    def hold(self, now: float) -> None:
+        """The WebSocket is not read."""
+        if self._held_since is None:
+            self._held_since = now
+
+    def go_on(self, now: float) -> None:
+        """It is read again."""
+        if self._held_since is not None:
+            self._held_seconds += now - self._held_since
+            self._held_since = None
+
+    def clear(self) -> None:
+        """The link is over, and every stream with it."""
+        self._due.clear()
+        self._held_since = None
+
+    def take_overdue(self, now: float) -> list[tuple[str, int]]:
+        """Return the streams whose time is over, service id and stream id, once each."""
+        time = self._time(now)
+        overdue = [(service, ids[0]) for service, ids in self._due.items() if ids[1] <= time]
+        for service_id, _ in overdue:
+            del self._due[service_id]
+        return overdue
+
+    def wait_seconds(self, now: float) -> float | None:
+        """Return after how long to look again; None while nothing waits, or the clock stands."""
+        if not self._due or self._held_since is not None:
+            return None
+        return max(min(due for _, due in self._due.values()) - self._time(now), 0.0)
+
+
+class _Link(Enum):
+    """What the present link has shown of marks."""
+
+    UNTRIED = auto()
+    ON_TRIAL = auto()
+    """Marks were sent, and nothing has come from the peer since."""
+    SURVIVED = auto()
+
+
+class MarkTrial:
+    """Whether links survive marks."""
+
+    def __init__(self) -> None:
+        self._link = _Link.UNTRIED
+        self._sent_at = 0.0
+        self._suspects = 0
+
+    def sent(self, now: float) -> None:
+        """A marked message was sent."""
+        if self._link is _Link.UNTRIED:
+            self._link = _Link.ON_TRIAL
+            self._sent_at = now
+
+    def heard(self) -> None:
+        """A message of the peer arrived: if it follows marks, they did no harm."""
+        if self._link is _Link.ON_TRIAL:
+            self._link = _Link.SURVIVED
+            self._suspects = 0
+
+    def lost(self, now: float) -> bool:
+        """The link is lost; return whether to go on without marks from here on."""
+        is_early = now - self._sent_at <= TRIAL_SECONDS
+        is_suspect = self._link is _Link.ON_TRIAL and is_early
+        self._suspects = self._suspects + 1 if is_suspect else 0
+        self._link = _Link.UNTRIED
+        return self._suspects >= TRIALS

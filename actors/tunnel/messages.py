@@ -1,0 +1,386 @@
+"""The messages that the actors of a tunnel exchange, in one place.
+
+Commands are in the imperative, events in the past tense. docs/architecture.md section 5 draws their
+way. `epoch` numbers the WebSocket connections of a tunnel, so that a message of an old connection
+is recognised after its successor has started.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import socket
+
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.addresses import Address
+    from tunnelfleet.actors.config import Limits
+    from tunnelfleet.actors.kernel import ExitReason
+    from tunnelfleet.proto import End, HandshakeError, Message, TunnelError
+
+__all__ = [
+    "Abandon",
+    "Accepted",
+    "Attach",
+    "AttachTransport",
+    "BytesDelivered",
+    "BytesSent",
+    "ChildEnded",
+    "ChildQuarantined",
+    "ChildStarted",
+    "ChildWaiting",
+    "CloseGracefully",
+    "ConnectionEnded",
+    "ConnectionEstablished",
+    "ConnectionKey",
+    "ConnectionRefused",
+    "Deliver",
+    "DeliverTo",
+    "Drain",
+    "ListenerBound",
+    "LocalDataRead",
+    "LocalReadEnded",
+    "OpenLocal",
+    "PauseReading",
+    "PermitGranted",
+    "Quiesce",
+    "Quiesced",
+    "Received",
+    "ReleasePermit",
+    "RemoteEnded",
+    "RemoteEndedFor",
+    "ReplaceLimits",
+    "ReplaceToken",
+    "RequestPermit",
+    "ResumeReading",
+    "SendData",
+    "SetAccepting",
+    "SetLowWater",
+    "SocketsExhausted",
+    "StopReadingLocal",
+    "StopStream",
+    "Transmit",
+    "Written",
+]
+
+
+class ConnectionKey(NamedTuple):
+    """One connection of a tunnel; never reused within a tunnel.
+
+    A peer may use the ids of what has ended again: `serial` tells the connections of this side
+    apart.
+    """
+
+    service_id: str
+    stream_id: int
+    connection_id: int
+    serial: int = 0
+
+
+# -- ConnectGovernor
+
+
+class RequestPermit(NamedTuple):
+    """A WebSocketActor wants to connect.
+
+    `endpoint` says where, proxy and all: permits are fair over these, and over tunnels.
+    """
+
+    requester: ActorRef[Any]
+    endpoint: str
+    tunnel: str
+
+
+class PermitGranted(NamedTuple):
+    """It may connect now; it owes a `ReleasePermit` or its end."""
+
+
+class ReleasePermit(NamedTuple):
+    """The attempt is over."""
+
+    requester: ActorRef[Any]
+
+
+# -- WebSocketActor to TunnelActor
+
+
+class ConnectionEstablished(NamedTuple):
+    """The upgrade succeeded; SERVICE_IDS is still to come."""
+
+    epoch: int
+    websocket: ActorRef[Any]
+    channel_id: str
+    connect_seconds: float
+
+
+class ConnectionRefused(NamedTuple):
+    """The service refused the handshake for good (4xx): no retry until the token is replaced."""
+
+    epoch: int
+    error: HandshakeError
+
+
+class Received(NamedTuple):
+    """Tunnel messages arrived, in order; `size_bytes` is the sum of their payloads."""
+
+    epoch: int
+    messages: list[Message]
+    size_bytes: int
+
+
+class Written(NamedTuple):
+    """So many more messages left for the kernel. `blocked`: the kernel has since refused more."""
+
+    epoch: int
+    messages: int
+    blocked: bool
+
+
+# -- TunnelActor to WebSocketActor
+
+
+class Transmit(NamedTuple):
+    """Send these messages, each in a WebSocket message of its own."""
+
+    messages: list[Message]
+
+
+class PauseReading(NamedTuple):
+    """Stop reading the WebSocket: a local application does not keep up."""
+
+
+class ResumeReading(NamedTuple):
+    """Read again."""
+
+
+class SetLowWater(NamedTuple):
+    """Set TCP_NOTSENT_LOWAT."""
+
+    size_bytes: int
+
+
+class CloseGracefully(NamedTuple):
+    """Send what is there, an empty CLOSE, and end."""
+
+
+class Abandon(NamedTuple):
+    """End the connection as failed; `label` is for metrics."""
+
+    label: str
+    error: TunnelError
+
+
+# -- local sockets towards the wire
+
+
+class LocalDataRead(NamedTuple):
+    """SocketActor to StreamActor: bytes of the local application."""
+
+    key: ConnectionKey
+    data: bytes
+
+
+class LocalReadEnded(NamedTuple):
+    """SocketActor to StreamActor: no more bytes will come; all before were told.
+
+    `is_orderly` is False when the application broke off, or was stopped before it had ended. That
+    may be said after an orderly end, too: then nobody is left to take what comes.
+    """
+
+    key: ConnectionKey
+    reason: str
+    is_orderly: bool
+
+
+class SendData(NamedTuple):
+    """StreamActor to TunnelActor: bytes for the wire."""
+
+    key: ConnectionKey
+    data: bytes
+
+
+class ConnectionEnded(NamedTuple):
+    """StreamActor to TunnelActor: send the reset behind the bytes; `gone`: the socket is closed.
+
+    `is_orderly` as in `LocalReadEnded`.
+    """
+
+    key: ConnectionKey
+    reason: str
+    is_orderly: bool
+    gone: bool
+
+
+class BytesSent(NamedTuple):
+    """TunnelActor to SocketActor: credit, so many bytes left for the kernel of the WebSocket."""
+
+    size_bytes: int
+
+
+# -- the wire towards local sockets
+
+
+class SocketsExhausted(NamedTuple):
+    """SocketActor or ListenerActor to TunnelActor: no descriptor or memory was left for a socket.
+
+    `operation` is `local_connect` or `accept`.
+    """
+
+    operation: str
+
+
+class Attach(NamedTuple):
+    """SocketActor to TunnelActor: where to send credit for `key`."""
+
+    key: ConnectionKey
+    socket_actor: ActorRef[Any]
+
+
+class OpenLocal(NamedTuple):
+    """TunnelActor to StreamActor: a connection started; `accepted` is its socket in source mode."""
+
+    key: ConnectionKey
+    accepted: socket.socket | None
+
+
+class DeliverTo(NamedTuple):
+    """TunnelActor to StreamActor: bytes for a connection."""
+
+    connection_id: int
+    data: bytes
+
+
+class Deliver(NamedTuple):
+    """StreamActor to SocketActor: bytes for the local application."""
+
+    data: bytes
+
+
+class BytesDelivered(NamedTuple):
+    """SocketActor to TunnelActor: credit, the local socket took so many bytes."""
+
+    key: ConnectionKey
+    size_bytes: int
+
+
+class RemoteEndedFor(NamedTuple):
+    """TunnelActor to StreamActor: nothing more comes for a connection; `end` says what is left."""
+
+    key: ConnectionKey
+    end: End
+    reason: str
+
+
+class RemoteEnded(NamedTuple):
+    """StreamActor to SocketActor: the same."""
+
+    end: End
+    reason: str
+
+
+class StopReadingLocal(NamedTuple):
+    """Stop reading local sockets, as if each had ended: the tunnel is stopping."""
+
+
+class StopStream(NamedTuple):
+    """TunnelActor to StreamActor: the stream is over, and each of its connections was told so.
+
+    `error` says why, when it was neither this side nor an orderly end.
+    """
+
+    error: TunnelError | None
+
+
+# -- listeners
+
+
+class SetAccepting(NamedTuple):
+    """TunnelActor to ListenerActor: accept, or leave callers waiting in the backlog."""
+
+    accepting: bool
+
+
+class Accepted(NamedTuple):
+    """ListenerActor to TunnelActor: a local application connected. The receiver owns the socket."""
+
+    service_id: str
+    sock: socket.socket
+
+
+class ListenerBound(NamedTuple):
+    """ListenerActor to TunnelActor: it listens at `address`, and at others if a name has more."""
+
+    service_id: str
+    listener: ActorRef[Any]
+    address: Address
+    others: tuple[Address, ...] = ()
+
+
+# -- supervisors and commands
+
+
+class AttachTransport(NamedTuple):
+    """TransportSupervisor to TunnelActor: it is there and takes children."""
+
+    supervisor: ActorRef[Any]
+
+
+class Quiesce(NamedTuple):
+    """End in good order within `timeout_seconds`; answered by `Quiesced`."""
+
+    reply_to: ActorRef[Any]
+    timeout_seconds: float
+
+
+class Quiesced(NamedTuple):
+    """What had been read was sent, or the time was over."""
+
+
+class Drain(NamedTuple):
+    """Refuse new connections; the running ones may finish."""
+
+
+class ReplaceLimits(NamedTuple):
+    """Go by these limits where they are looked at while the tunnel runs: for new connections."""
+
+    limits: Limits
+
+
+class ReplaceToken(NamedTuple):
+    """Use this token from now on: TunnelSupervisor keeps it, TunnelActor connects again with it."""
+
+    access_token: str
+    client_token: str | None
+
+    def __repr__(self) -> str:
+        return "ReplaceToken(...)"
+
+
+class ChildStarted(NamedTuple):
+    """TransportSupervisor to TunnelActor: a child started."""
+
+    child_id: str
+    ref: ActorRef[Any]
+
+
+class ChildEnded(NamedTuple):
+    """TransportSupervisor to TunnelActor: a child ended."""
+
+    child_id: str
+    ref: ActorRef[Any]
+    reason: ExitReason
+
+
+class ChildWaiting(NamedTuple):
+    """TransportSupervisor to TunnelActor: a child is started again after `delay_seconds`."""
+
+    child_id: str
+    delay_seconds: float
+
+
+class ChildQuarantined(NamedTuple):
+    """TransportSupervisor to TunnelActor: a child keeps failing."""
+
+    child_id: str
+    reason: ExitReason

@@ -1,0 +1,105 @@
+"""How fast a tunnel may send, and how fast it does: a token bucket and a rate meter.
+
+Pure: the time is an argument. Owns no queue (`fair_queue` does) and no timer (TunnelActor does).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "RateMeter",
+    "TokenBucket",
+    "payload_bytes_for_rate",
+]
+
+
+PACED_FRACTION = 0.95
+"""A little below the limit, so that the queue forms here, not in the service.
+
+See docs/architecture.md section 6.
+"""
+BURST_SECONDS = 0.02
+PAYLOAD_SECONDS = 0.02
+"""A DATA payload holds the wire for about this long: a keystroke never waits behind more."""
+MIN_PAYLOAD_BYTES = 1_024
+METER_SECONDS = 0.05
+METER_WEIGHT = 0.5
+FAST_BYTES_PER_SECOND = 8_000_000.0
+"""Above this rate 64 KB leave in less than 10 ms: full payloads and windows cost nobody."""
+
+
+class TokenBucket:
+    """A token bucket that may be overdrawn by one message, and says how long to wait then.
+
+    Args:
+        bytes_per_second: the rate limit; the bucket fills at `PACED_FRACTION` of it.
+        now: monotonic seconds.
+    """
+
+    __slots__ = ("_level", "_updated", "bytes_per_second", "capacity_bytes")
+
+    def __init__(self, bytes_per_second: float, now: float) -> None:
+        self.bytes_per_second = bytes_per_second * PACED_FRACTION
+        self.capacity_bytes = max(self.bytes_per_second * BURST_SECONDS, 1.0)
+        self._level = self.capacity_bytes
+        self._updated = now
+
+    def wait_seconds(self, now: float) -> float:
+        """Seconds until the next message may leave; 0 when it may leave now."""
+        self._refill(now)
+        return 0.0 if self._level > 0 else (1.0 - self._level) / self.bytes_per_second
+
+    def take(self, size_bytes: int, now: float) -> None:
+        """Account for a message of `size_bytes` that leaves at `now`."""
+        self._refill(now)
+        self._level -= size_bytes
+
+    def _refill(self, now: float) -> None:
+        gained = (now - self._updated) * self.bytes_per_second
+        self._level = min(self.capacity_bytes, self._level + gained)
+        self._updated = now
+
+
+class RateMeter:
+    """The rate at which a busy link takes bytes; it forgets nothing while the link is idle.
+
+    `bytes_per_second` is None until a busy link has been measured for `METER_SECONDS`.
+    """
+
+    __slots__ = ("_bytes", "_started", "bytes_per_second")
+
+    def __init__(self) -> None:
+        self.bytes_per_second: float | None = None
+        self._bytes = 0
+        self._started: float | None = None
+
+    def busy(self, now: float) -> None:
+        """The link has bytes waiting at `now`."""
+        if self._started is None:
+            self._started = now
+            self._bytes = 0
+
+    def idle(self) -> None:
+        """The link has nothing to send: the count since `busy` says nothing about its speed."""
+        self._started = None
+
+    def took(self, size_bytes: int, now: float) -> None:
+        """The link took `size_bytes` at `now`."""
+        if self._started is None:
+            return
+        self._bytes += size_bytes
+        elapsed = now - self._started
+        if elapsed < METER_SECONDS:
+            return
+        rate = self._bytes / elapsed
+        known = self.bytes_per_second
+        self.bytes_per_second = rate if known is None else known + METER_WEIGHT * (rate - known)
+        self._started = now
+        self._bytes = 0
+
+
+def payload_bytes_for_rate(bytes_per_second: float | None, max_payload_bytes: int) -> int:
+    """The largest DATA payload to send over a link of that speed (None: not known, or fast)."""
+    if bytes_per_second is None or bytes_per_second >= FAST_BYTES_PER_SECOND:
+        return max_payload_bytes
+    wanted = int(bytes_per_second * PAYLOAD_SECONDS)
+    return max(min(wanted, max_payload_bytes), min(MIN_PAYLOAD_BYTES, max_payload_bytes))

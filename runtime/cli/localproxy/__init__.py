@@ -1,0 +1,1 @@
+"""`tunnelfleet localproxy`."""

@@ -1,0 +1,295 @@
+"""``tunnelfleet service``: the embedded tunneling service from the command line.
+
+Owns options, signals, and the order in which events and commands are taken. Must not know how the
+service works: it holds a ``TunnelService`` and nothing below it.
+"""
+
+from __future__ import annotations
+
+import queue
+import resource
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+
+import typer
+
+from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.runtime.cli.app import main
+from tunnelfleet.runtime.cli.errors import CommandFailed, one_line
+from tunnelfleet.runtime.cli.output import log_lines, outputs, take
+from tunnelfleet.runtime.service import (
+    ServiceEvent,
+    ServiceEventKind,
+    TunnelService,
+    TunnelTokens,
+    parse_rate,
+    write_file,
+)
+
+from .control import ControlReader, open_tunnel, run_command
+from .output import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from tunnelfleet.runtime.cli.output import Output
+
+
+MAX_EVENTS_WAITING: Final = 10_000
+"""Events beyond this are dropped, and counted, when standard output does not take them."""
+
+DEFAULT_TUNNEL: Final = "tunnel-1=SSH"
+CA_OUT_MODE: Final = 0o644
+_MAX_PORT: Final = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """A signal came that means stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reload:
+    """A signal came that means: take the certificate anew."""
+
+
+_Item: TypeAlias = ServiceEvent | str | _Stop | _Reload
+
+
+class _Inbox:
+    """What the main thread has to do next; fed by the service, signals and the control reader."""
+
+    def __init__(self) -> None:
+        # A SimpleQueue may be fed from a signal handler; a Queue would deadlock.
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._lost = 0
+
+    def put_event(self, event: ServiceEvent) -> None:
+        if self._queue.qsize() < MAX_EVENTS_WAITING:
+            self._queue.put(event)
+        else:
+            self._lost += 1
+
+    def put_command(self, line: str) -> None:
+        self._queue.put(line)
+
+    def put_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._queue.put(_Stop())
+
+    def put_reload(self, _number: int, _frame: FrameType | None) -> None:
+        self._queue.put(_Reload())
+
+    def get(self) -> _Item:
+        return take(self._queue)
+
+    def clear(self) -> None:
+        while not self._queue.empty():
+            self._queue.get()
+
+    def take_lost(self) -> int:
+        lost, self._lost = self._lost, 0
+        return lost
+
+
+def service_command(
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 picks a free one.")
+    ] = "127.0.0.1:8443",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Serve ws without TLS; loopback only.")
+    ] = False,
+    cert: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Certificate; one is made if not given.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name or address for the certificate that is made; may be repeated. Clients "
+            "are told the first one.",
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep the certificate that is made here, over restarts too."
+        ),
+    ] = None,
+    tunnel: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=SERVICE,SERVICE]",
+            help=f"Open a tunnel; may be repeated. Without it: {DEFAULT_TUNNEL}.",
+        ),
+    ] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE", help="Limit each tunnel, each way: 100kB/s, 800kbit/s, 12500."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line, the first when ready.")
+    ] = False,
+    ca_out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write the made CA certificate here too.")
+    ] = None,
+    control: Annotated[
+        bool,
+        typer.Option("--control", help="Take commands, one a line, from standard input; try help."),
+    ] = False,
+) -> None:
+    """Run a tunneling service: it pairs sources with destinations, as AWS's does."""
+    if ca_out is not None and (plain or cert is not None):
+        raise ConfigError("--ca-out is for the certificate that the service makes for itself")
+    inbox = _Inbox()
+    host, port = _parse_listen(listen)
+    service = TunnelService(
+        host=host,
+        port=port,
+        tls=not plain,
+        certificate=cert,
+        private_key=key,
+        state_dir=state,
+        names=name or (),
+        bandwidth_bytes_per_second=None if bandwidth is None else parse_rate(bandwidth),
+        on_event=inbox.put_event,
+    )
+    tunnels = [open_tunnel(service, text) for text in tunnel or [DEFAULT_TUNNEL]]
+    inbox.clear()
+    _allow_many_connections()
+    with (
+        outputs(as_json=as_json, goes_on="the service") as (out, err),
+        log_lines(stream=err.as_text()),
+    ):
+        _warn_of_an_open_key(key, err)
+        _start(service)
+        try:
+            with _Signals(inbox, reloads=cert is not None):
+                console = Console(out, as_json=as_json)
+                _serve(service, tunnels, inbox, console, ca_out, control=control)
+        finally:
+            service.stop()
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files as far as the user may: each connection takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _warn_of_an_open_key(key: Path | None, err: Output) -> None:
+    """A file that the user names may be a link and have any mode; he is told if others read it."""
+    try:
+        is_open = key is not None and bool(key.stat().st_mode & 0o077)
+    except OSError:
+        return  # its use says what is wrong with it
+    if is_open:
+        text = f"others can read or change the private key {key}; chmod 600 it"
+        err.write(f"warning: {one_line(text)}\n")
+
+
+def _start(service: TunnelService) -> None:
+    try:
+        service.start()
+    except ConfigError as error:
+        # What was asked for is in order; this machine does not let it happen.
+        raise CommandFailed(str(error)) from error
+
+
+def _serve(
+    service: TunnelService,
+    tunnels: list[TunnelTokens],
+    inbox: _Inbox,
+    console: Console,
+    ca_out: Path | None,
+    *,
+    control: bool,
+) -> None:
+    ca = service.ca_path
+    if ca_out is not None and ca is not None:
+        ca = _copy_ca(ca, ca_out)
+    console.ready(service, tunnels, ca)
+    reader = ControlReader(inbox.put_command) if control else None
+    try:
+        while not isinstance(item := inbox.get(), _Stop):
+            _handle(item, service, console)
+            if lost := inbox.take_lost():
+                console.lost(lost)
+    finally:
+        if reader is not None:
+            reader.stop()
+
+
+def _copy_ca(ca: Path, ca_out: Path) -> Path:
+    # It is made to be handed on, and tells nobody anything: its mode is not a private one.
+    target = ca_out.absolute()
+    write_file(target, ca.read_bytes(), CA_OUT_MODE)
+    return target
+
+
+def _handle(item: ServiceEvent | str | _Reload, service: TunnelService, console: Console) -> None:
+    if isinstance(item, ServiceEvent):
+        console.event(item)
+        return
+    if isinstance(item, _Reload):
+        _reload_certificate(service, console)
+        return
+    try:
+        result = run_command(service, item)
+    except TunnelError as error:
+        console.answer(item, str(error), ok=False)
+        return
+    if isinstance(result, TunnelTokens):
+        console.tokens(result)
+    else:
+        console.answer(item, result, ok=True)
+
+
+def _reload_certificate(service: TunnelService, console: Console) -> None:
+    try:
+        service.reload_certificate()
+    except TunnelError as error:
+        text = f"the one that is in use stays: {error}"
+        console.event(ServiceEvent(ServiceEventKind.CERTIFICATE_REFUSED, detail=text))
+
+
+class _Signals:
+    """Puts what signals mean into the inbox while this is entered.
+
+    SIGINT and SIGTERM mean stop. SIGHUP means to take the certificate anew (``reloads``); without
+    one that was given it is a terminal that was closed, and means stop, unless it was to be ignored
+    (``nohup``).
+    """
+
+    def __init__(self, inbox: _Inbox, *, reloads: bool) -> None:
+        self._meanings = {signal.SIGINT: inbox.put_stop, signal.SIGTERM: inbox.put_stop}
+        if reloads:
+            self._meanings[signal.SIGHUP] = inbox.put_reload
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._meanings[signal.SIGHUP] = inbox.put_stop
+        self._former: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> None:
+        for number, put in self._meanings.items():
+            self._former[number] = signal.signal(number, put)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+
+def _parse_listen(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > _MAX_PORT:
+        raise ConfigError(f"--listen takes HOST:PORT, such as 127.0.0.1:8443, not {text!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+if __name__ == "__main__":
+    sys.exit(main(["service", *sys.argv[1:]]))

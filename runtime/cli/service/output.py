@@ -1,0 +1,154 @@
+"""What ``tunnelfleet service`` prints: for people, or one JSON object a line for programs.
+
+Owns the wording, the form of the objects, and the commands that connect to a tunnel. Must not know
+where events come from.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import TYPE_CHECKING, Final
+
+from tunnelfleet.proto import Mode
+from tunnelfleet.runtime.cli.errors import one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tunnelfleet.runtime.cli.output import Output
+    from tunnelfleet.runtime.service import ServiceEvent, TunnelService, TunnelTokens
+
+
+FIRST_LISTEN_PORT: Final = 5555
+"""The source commands that are printed listen from here on, each service on a port of its own."""
+
+USUAL_PORTS: Final = {"SSH": 22, "HTTP": 80, "HTTPS": 443, "VNC": 5900, "RDP": 3389}
+OTHER_PORT: Final = 8080
+"""Where the application of a service with another name is supposed to be; to be changed."""
+_MAX_PORT: Final = 65_535
+_TOKEN_VARIABLE: Final = "AWSIOT_TUNNEL_ACCESS_TOKEN"  # noqa: S105 (the name of a variable)
+
+
+class ConnectCommands:
+    """The commands that connect to a tunnel, ready to paste.
+
+    Tokens stand in front, as environment variables: the list of processes shows only arguments.
+
+    Args:
+        endpoint: where clients connect to.
+        ca: what they have to trust, or None if they trust it anyway.
+    """
+
+    def __init__(self, endpoint: str, ca: Path | None) -> None:
+        # Without TLS the scheme says so; AWS's localproxy takes the rest alone.
+        options = ["-e", endpoint.removeprefix("wss://")]
+        self._options = options if ca is None else [*options, "-c", str(ca)]
+        self._next_port = FIRST_LISTEN_PORT
+
+    def both(self, tokens: TunnelTokens) -> dict[Mode, str]:
+        """Return the command of each side."""
+        services = tokens.services or ("",)
+        listen = {each: str(self._listen_port()) for each in services}
+        apps = {each: f"127.0.0.1:{USUAL_PORTS.get(each, OTHER_PORT)}" for each in services}
+        if not tokens.services:
+            apps = {"": f"127.0.0.1:{USUAL_PORTS['SSH']}"}
+        return {
+            Mode.SOURCE: self._command(tokens.source_token, "-s", listen),
+            Mode.DESTINATION: self._command(tokens.destination_token, "-d", apps),
+        }
+
+    def _listen_port(self) -> int:
+        port = self._next_port
+        self._next_port = port + 1 if port < _MAX_PORT else FIRST_LISTEN_PORT
+        return port
+
+    def _command(self, token: str, option: str, mapping: dict[str, str]) -> str:
+        pairs = [f"{key}={value}" if key else value for key, value in mapping.items()]
+        words = ["tunnelfleet", "localproxy", *self._options, option, ",".join(pairs)]
+        return f"{_TOKEN_VARIABLE}={shlex.quote(token)} {shlex.join(words)}"
+
+
+class Console:
+    """Prints for people, or one JSON object a line for programs. Used by the main thread alone."""
+
+    def __init__(self, out: Output, *, as_json: bool) -> None:
+        self._out = out
+        self._as_json = as_json
+        self._commands = ConnectCommands("", None)
+
+    def ready(self, service: TunnelService, tunnels: list[TunnelTokens], ca: Path | None) -> None:
+        """Print where the service is and how to connect; from now on tokens have commands."""
+        self._commands = ConnectCommands(service.endpoint, ca)
+        if self._as_json:
+            fields: dict[str, object] = {
+                "endpoint": service.endpoint,
+                "endpoints": list(service.endpoints),
+                "ca": None if ca is None else str(ca),
+                "tunnels": [self._token_fields(each) for each in tunnels],
+            }
+            self._object("ready", fields)
+            return
+        others = ", ".join(service.endpoints[1:])
+        self._line(f"tunneling service at {service.endpoint}" + (others and f" (also {others})"))
+        if ca is not None:
+            self._line(f"its CA certificate, for clients to trust: {ca}")
+        for tokens in tunnels:
+            self.tokens(tokens)
+        self._line("stop with Ctrl-C")
+
+    def tokens(self, tokens: TunnelTokens) -> None:
+        """Print the tokens of a tunnel and the commands that use them."""
+        if self._as_json:
+            self._object("tokens", self._token_fields(tokens))
+            return
+        services = ", ".join(tokens.services) or "none"
+        commands = self._commands.both(tokens)
+        self._line(f"tunnel {tokens.name} (services: {services})")
+        self._line(f"  source      access token: {tokens.source_token}")
+        self._line(f"  destination access token: {tokens.destination_token}")
+        self._line("  on the device, with the addresses of its applications behind -d:")
+        self._line(f"    {commands[Mode.DESTINATION]}")
+        self._line("  on your side, where -s names the ports to connect to:")
+        self._line(f"    {commands[Mode.SOURCE]}")
+
+    def _token_fields(self, tokens: TunnelTokens) -> dict[str, object]:
+        commands = self._commands.both(tokens)
+        return {
+            "name": tokens.name,
+            "services": list(tokens.services),
+            "source_token": tokens.source_token,
+            "destination_token": tokens.destination_token,
+            "source_command": commands[Mode.SOURCE],
+            "destination_command": commands[Mode.DESTINATION],
+        }
+
+    def event(self, event: ServiceEvent) -> None:
+        """Print what happened."""
+        if self._as_json:
+            self._line(event.to_json())
+            return
+        clock = time.strftime("%H:%M:%S", time.localtime(event.time_seconds))
+        words = (event.tunnel, event.mode or "", event.kind.replace("_", " "), event.detail)
+        self._line(one_line(" ".join(word for word in (clock, *words) if word)))
+
+    def answer(self, command: str, text: str, *, ok: bool) -> None:
+        """Print the answer to a command."""
+        if self._as_json:
+            self._object("control", {"command": command, "ok": ok, "detail": text})
+        else:
+            self._line(text if ok else f"error: {text}")
+
+    def lost(self, count: int) -> None:
+        """Print how many events were not."""
+        if self._as_json:
+            self._object("events_lost", {"count": count})
+        else:
+            self._line(f"{count} events were not shown: the output is too slow")
+
+    def _object(self, event: str, fields: dict[str, object]) -> None:
+        self._line(json.dumps({"event": event, **fields}))
+
+    def _line(self, text: str) -> None:
+        self._out.write(text + "\n")

@@ -1,0 +1,128 @@
+"""The book of a runtime's tunnels: which names are taken, and by what.
+
+Owns the names, the order of opening, and that a tunnel is in the metrics as long as it is in here.
+It must not know the actors: it is entered before they start, and left when they are over.
+
+Lock: one for the names, held for a look or an entry. The ledger's is taken under it; the users who
+wait for an end are answered without it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+from tunnelfleet.actors.tunnel.context import Credentials
+from tunnelfleet.actors.tunnel.core import TunnelContext
+from tunnelfleet.proto import ConfigError
+
+from .tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from tunnelfleet.actors.api.outbox import ApiPort
+    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.config import TunnelConfig
+    from tunnelfleet.actors.transport.connector import Connector
+    from tunnelfleet.actors.tunnel.context import Services
+
+    from .metrics import Ledger
+    from .waiting import Changes
+
+__all__ = [
+    "TunnelBook",
+]
+
+
+class TunnelBook:
+    """The tunnels of a runtime by name. Any thread.
+
+    Args:
+        services: what all tunnels look up.
+        ledger: has the counters of each.
+        changes: on which waiters wait.
+        dispatchers: over how many tunnels are spread, in turn.
+    """
+
+    def __init__(
+        self, services: Services, ledger: Ledger, changes: Changes, dispatchers: int = 1
+    ) -> None:
+        self._services = services
+        self._ledger = ledger
+        self._changes = changes
+        self._next_dispatcher = itertools.cycle(range(dispatchers))
+        self._tunnels: dict[str, Tunnel] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """The number of tunnels."""
+        return len(self._tunnels)
+
+    def add(
+        self,
+        config: TunnelConfig,
+        connector: Connector,
+        *,
+        port: ApiPort | None = None,
+        lane: Lane | None = None,
+    ) -> Tunnel:
+        """Enter a tunnel whose actors are to be started.
+
+        Args:
+            config: the tunnel.
+            connector: of this life of the runtime.
+            port: leads to the client API.
+            lane: leads to the callback of all tunnels.
+
+        Raises:
+            ConfigError: its name is taken, or a token is malformed.
+        """
+        credentials = Credentials(config.access_token, config.client_token)
+        with self._lock:
+            if config.name in self._tunnels:
+                raise ConfigError(f"there is a tunnel {config.name!r} already: choose another name")
+            number = next(self._next_dispatcher)
+            context = TunnelContext(
+                config=config,
+                credentials=credentials,
+                stats=self._ledger.open(config.name, config.mode.value, number),
+                connector=connector,
+                services=self._services,
+                bound={},
+                port=port,
+                lane=lane,
+            )
+            tunnel = self._tunnels[config.name] = Tunnel(self._changes, context, number)
+        return tunnel
+
+    def remove(self, tunnel: Tunnel) -> None:
+        """Strike a tunnel out: its actors are over, its name is free. Safe to call twice."""
+        with self._lock:
+            if self._tunnels.get(tunnel.name) is not tunnel:
+                return
+            del self._tunnels[tunnel.name]
+        self._ledger.close(tunnel.stats)
+
+    def get(self, name: str) -> Tunnel:
+        """The tunnel of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        with self._lock:
+            return self._tunnels[name]
+
+    def tunnels(self) -> list[Tunnel]:
+        """All tunnels, in the order in which they were opened."""
+        with self._lock:
+            return list(self._tunnels.values())
+
+    def finish(self) -> None:
+        """Answer what users of all tunnels still wait for: the actors are over."""
+        for tunnel in self.tunnels():
+            tunnel.finish()
+
+    def clear(self) -> None:
+        """Strike out all."""
+        for tunnel in self.tunnels():
+            self.remove(tunnel)

@@ -1,0 +1,204 @@
+"""Faults that the service commits on command.
+
+Owns the plan for the next handshakes (refuse, stay silent, answer garbage) and the controls of a
+running tunnel: drop, black hole, delay, throttle, reset. Must not know sockets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from tunnelfleet.proto import ConfigError, Mode, encode_frame
+
+from .events import ServiceEventKind
+from .websocket import Opcode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnelfleet.proto import Message
+
+    from .relay import Tunnel
+
+
+GARBAGE: Final = b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP \xff\xfe\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Refusal:
+    """A status to refuse with, ``left`` more times.
+
+    Attributes:
+        status: HTTP status.
+        body: HTTP body.
+        left: how many requests are still to be refused.
+        retry_after_seconds: the ``Retry-After`` header's value, or None for no header.
+    """
+
+    status: int
+    body: str
+    left: int
+    retry_after_seconds: float | None
+
+
+@dataclass(slots=True)
+class FaultPlan:
+    """What the next requests have coming. A refusal of the name None is everybody's."""
+
+    silences_left: int = 0
+    garbage_left: int = 0
+    refusals: dict[str | None, Refusal] = field(default_factory=dict)
+
+    def take_silence(self) -> bool:
+        """Say whether this request is to go without an answer."""
+        if self.silences_left <= 0:
+            return False
+        self.silences_left -= 1
+        return True
+
+    def take_garbage(self) -> bool:
+        """Say whether this request is to be answered with garbage."""
+        if self.garbage_left <= 0:
+            return False
+        self.garbage_left -= 1
+        return True
+
+    def take_refusal(self, tunnel: str | None) -> Refusal | None:
+        """Return the refusal planned for a tunnel's (None: anybody's) next request."""
+        refusal = self.refusals.get(tunnel)
+        if refusal is None:
+            return None
+        refusal.left -= 1
+        if refusal.left <= 0:
+            del self.refusals[tunnel]
+        return refusal
+
+
+_Result = TypeVar("_Result")
+
+
+class ServiceControls:
+    """Commands to a service, callable from any thread.
+
+    All raise ConfigError when the tunnel is not open or the service not running.
+    """
+
+    def _do(self, work: Callable[[], _Result]) -> _Result:
+        raise NotImplementedError
+
+    def _tunnel(self, name: str) -> Tunnel:
+        raise NotImplementedError
+
+    def _tell(
+        self, kind: ServiceEventKind, name: str, detail: str = "", mode: Mode | None = None
+    ) -> None:
+        raise NotImplementedError
+
+    def _remember_bandwidth(self, name: str, bytes_per_second: float | None) -> None:
+        raise NotImplementedError
+
+    def _faults(self) -> FaultPlan:
+        raise NotImplementedError
+
+    def drop(self, name: str, mode: Mode | None = None) -> None:
+        """Reset the TCP connection of a client (None: of both), without a CLOSE."""
+
+        def drop_it() -> None:
+            for client in self._tunnel(name).clients(mode):
+                self._tell(ServiceEventKind.DROPPED, name, mode=client.mode)
+                client.wire.abort("dropped on command")
+
+        self._do(drop_it)
+
+    def black_hole(self, name: str, mode: Mode | None = None) -> None:
+        """Keep the TCP connection of a client (None: of both), and never read or write it again."""
+
+        def silence_it() -> None:
+            for client in self._tunnel(name).clients(mode):
+                self._tell(ServiceEventKind.BLACK_HOLED, name, mode=client.mode)
+                client.wire.silence()
+
+        self._do(silence_it)
+
+    def session_reset(self, name: str) -> None:
+        """Send SESSION_RESET to both clients."""
+        self._do(lambda: self._tunnel(name).reset_session())
+
+    def stall(self, name: str, mode: Mode) -> None:
+        """Stop reading a side's client, and those that come after it, until ``resume_reading``."""
+        self._do(lambda: self._tunnel(name).stall(mode))
+
+    def resume_reading(self, name: str, mode: Mode) -> None:
+        """Read a stalled side again."""
+        self._do(lambda: self._tunnel(name).resume_reading(mode))
+
+    def delay(self, name: str, seconds: float) -> None:
+        """Hold every message of a tunnel back for so long, in each direction; 0 ends it."""
+        if not 0 <= seconds < float("inf"):
+            raise ConfigError(f"a delay must be 0 or more seconds, not {seconds}")
+        self._do(lambda: self._tunnel(name).set_delay(seconds))
+
+    def throttle(self, name: str, bytes_per_second: float | None) -> None:
+        """Limit each direction of a tunnel; None lifts the limit."""
+
+        def throttle_it() -> None:
+            self._tunnel(name).set_bandwidth(bytes_per_second)
+            self._remember_bandwidth(name, bytes_per_second)
+
+        self._do(throttle_it)
+
+    def refuse_next(
+        self,
+        name: str | None,
+        status: int,
+        body: str = "",
+        count: int = 1,
+        retry_after: float | None = None,
+    ) -> None:
+        """Refuse the next requests of a tunnel (None: of anybody) with a status.
+
+        Args:
+            name: the tunnel, or None.
+            status: HTTP status, 400 to 599.
+            body: HTTP body.
+            count: how many requests.
+            retry_after: seconds for a ``Retry-After`` header, or None for no header.
+        """
+        if not 400 <= status <= 599:
+            raise ConfigError(f"a request is refused with a status of 400 to 599, not {status}")
+
+        def plan() -> None:
+            if name is not None:
+                self._tunnel(name)
+            self._faults().refusals[name] = Refusal(status, body, count, retry_after)
+
+        self._do(plan)
+
+    def silence_next(self, count: int = 1) -> None:
+        """Accept the next connections and requests, and never answer them."""
+        self._do(lambda: setattr(self._faults(), "silences_left", count))
+
+    def garbage_next(self, count: int = 1) -> None:
+        """Answer the next requests with bytes that are not HTTP, and close."""
+        self._do(lambda: setattr(self._faults(), "garbage_left", count))
+
+    def send_message(self, name: str, mode: Mode, message: Message) -> None:
+        """Send a tunnel message to a client, whether or not the protocol allows it."""
+        self.send_raw(name, mode, encode_frame(message))
+
+    def send_raw(self, name: str, mode: Mode, websocket_payload: bytes) -> None:
+        """Send a binary WebSocket message with any payload to a client."""
+        self._do(lambda: self._tunnel(name).inject(mode, Opcode.BINARY, websocket_payload))
+
+    def send_text(self, name: str, mode: Mode, text: str) -> None:
+        """Send a WebSocket text message, which is a protocol error, to a client."""
+        self._do(lambda: self._tunnel(name).inject(mode, Opcode.TEXT, text.encode()))
+
+    def send_ping(self, name: str, mode: Mode) -> None:
+        """Send an empty ping to a client."""
+        self._do(lambda: self._tunnel(name).inject(mode, Opcode.PING, b""))
+
+    def send_close(self, name: str, mode: Mode) -> None:
+        """Send an empty CLOSE to a client and leave the connection open."""
+        self._do(lambda: self._tunnel(name).inject(mode, Opcode.CLOSE, b""))

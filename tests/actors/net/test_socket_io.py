@@ -1,0 +1,257 @@
+"""The small pieces of non-blocking input and output."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.actors.kernel.helpers import wait_until
+from tests.forks import idle_child
+from tunnelfleet.actors.net.socket_io import (
+    READ_BYTES,
+    TCP_NOTSENT_LOWAT,
+    abort_quietly,
+    close_quietly,
+    close_socket,
+    discard_some,
+    has_hung_up,
+    is_would_block,
+    read_some,
+    set_notsent_low_water,
+    undelivered_bytes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    ours.setblocking(False)
+    theirs.settimeout(10)
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def wait_readable(sock: socket.socket) -> None:
+    sock.settimeout(10)
+    sock.recv(1, socket.MSG_PEEK)
+    sock.setblocking(False)
+
+
+def test_nothing_there_is_not_the_end(pair: Pair) -> None:
+    ours, theirs = pair
+    assert read_some(ours) is None
+    theirs.close()
+    wait_readable(ours)
+    assert read_some(ours) == b""
+
+
+def test_what_is_thrown_away_is_bounded_and_its_end_is_told(pair: Pair) -> None:
+    ours, theirs = pair
+    assert not discard_some(ours, READ_BYTES), "nothing is there, and more may come"
+    theirs.sendall(b"x")
+    wait_readable(ours)
+    assert not discard_some(ours, READ_BYTES * 4)
+    assert read_some(ours) is None, "it was read"
+    theirs.sendall(b"x")
+    theirs.close()
+    wait_readable(ours)
+    assert not discard_some(ours, READ_BYTES), "the limit comes before the end"
+    assert discard_some(ours, READ_BYTES)
+
+
+def test_a_broken_connection_has_no_more_to_throw_away(pair: Pair) -> None:
+    ours, theirs = pair
+    abort_quietly(theirs)
+    ready, _, _ = select.select([ours], [], [], 10)
+    assert ready
+    assert discard_some(ours, READ_BYTES)
+
+
+def test_no_more_is_read_than_asked_for_nor_than_the_shared_buffer_holds(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"x" * 10)
+    wait_readable(ours)
+    assert read_some(ours, 4) == b"xxxx"
+    assert read_some(ours, READ_BYTES * 10) == b"xxxxxx"
+
+
+def test_what_was_read_stays_when_the_buffer_is_used_again(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"first")
+    wait_readable(ours)
+    first = read_some(ours)
+    theirs.sendall(b"SECOND")
+    wait_readable(ours)
+    assert (first, read_some(ours)) == (b"first", b"SECOND")
+
+
+def test_a_broken_connection_is_an_error(pair: Pair) -> None:
+    ours, theirs = pair
+    abort_quietly(theirs)
+    with pytest.raises(ConnectionResetError):
+        wait_readable(ours)
+    theirs2, ours2 = socket.socketpair()
+    theirs2.close()
+    ours2.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        read_some(ours2)
+
+
+def test_an_ordinary_close_is_an_ordinary_end(pair: Pair) -> None:
+    ours, theirs = pair
+    close_quietly(ours)
+    assert theirs.recv(1) == b""
+    close_quietly(ours)
+
+
+def test_an_abort_is_a_reset_also_of_what_is_closed(pair: Pair) -> None:
+    ours, theirs = pair
+    abort_quietly(ours)
+    with pytest.raises(ConnectionResetError):
+        theirs.recv(1)
+    abort_quietly(ours)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (BlockingIOError(), True),
+        (ssl.SSLWantWriteError(), True),
+        (ssl.SSLWantReadError(), True),
+        (ConnectionResetError(), False),
+        (BrokenPipeError(), False),
+        (ssl.SSLError(), False),
+    ],
+)
+def test_would_block_is_told_from_broken(error: OSError, expected: bool) -> None:
+    assert is_would_block(error) is expected
+
+
+def test_the_low_water_mark_is_set_where_there_is_one(pair: Pair) -> None:
+    ours, _ = pair
+    set_notsent_low_water(ours, 12_345)
+    assert ours.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT) == 12_345
+    unix, other = socket.socketpair()
+    with unix, other:
+        set_notsent_low_water(unix, 12_345)
+
+
+@pytest.mark.parametrize("end", [close_socket, abort_quietly])
+def test_an_end_is_one_although_a_child_holds_the_descriptor(
+    end: Callable[[socket.socket], None],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname(), timeout=10)
+        theirs, _ = server.accept()
+    theirs.settimeout(10)
+    with theirs, idle_child():
+        end(ours)
+        if end is close_socket:
+            assert theirs.recv(1) == b""
+        else:
+            with pytest.raises(ConnectionResetError):
+                theirs.recv(1)
+
+
+def test_a_listener_is_closed_although_a_child_holds_it() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    with idle_child():
+        close_socket(listener)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=10)
+
+
+def test_a_unix_socket_too() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    with theirs, idle_child():
+        abort_quietly(ours)
+        assert theirs.recv(1) == b""
+
+
+# -- what is under way, and who has gone
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def either(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A pair of TCP sockets, then one of Unix sockets."""
+    if request.param == "tcp":
+        yield request.getfixturevalue("pair")
+        return
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.settimeout(10)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_what_was_written_is_undelivered_until_the_other_side_has_room_for_it(pair: Pair) -> None:
+    ours, theirs = pair
+    assert undelivered_bytes(ours) == 0
+    written = 0
+    with contextlib.suppress(BlockingIOError):
+        while written < 50_000_000:
+            written += ours.send(b"x" * 65_536)
+    held_bytes = undelivered_bytes(ours)
+    assert 0 < held_bytes < written, "some is in the buffer of the other side already"
+    read = 0
+    while read < written:
+        read += len(theirs.recv(1_048_576))
+    wait_until(lambda: undelivered_bytes(ours) == 0)
+
+
+def test_a_unix_socket_has_nothing_undelivered() -> None:
+    unix, other = socket.socketpair()
+    with unix, other:
+        unix.send(b"x" * 1_000)
+        assert undelivered_bytes(unix) == 0
+
+
+def test_what_nobody_can_be_given_any_more_is_not_waited_for(pair: Pair) -> None:
+    ours, theirs = pair
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(b"x" * 65_536)
+    abort_quietly(theirs)
+    wait_until(lambda: undelivered_bytes(ours) == 0)
+
+
+def test_who_is_there_has_not_hung_up(either: Pair) -> None:
+    ours, theirs = either
+    assert not has_hung_up(ours)
+    theirs.sendall(b"x")
+    assert not has_hung_up(ours)
+    theirs.shutdown(socket.SHUT_WR)
+    wait_readable(ours)
+    assert not has_hung_up(ours), "it sends no more, and still takes"
+    ours.send(b"y")
+    assert theirs.recv(1) == b"y"
+
+
+def test_who_has_reset_or_closed_both_directions_has_hung_up(either: Pair) -> None:
+    ours, theirs = either
+    theirs.shutdown(socket.SHUT_WR)
+    abort_quietly(theirs)
+    wait_until(lambda: has_hung_up(ours))
+    assert has_hung_up(ours), "to look at it takes nothing away"
+
+
+def test_who_has_closed_after_both_ends_has_hung_up(either: Pair) -> None:
+    ours, theirs = either
+    ours.shutdown(socket.SHUT_WR)
+    theirs.close()
+    wait_until(lambda: has_hung_up(ours))

@@ -1,0 +1,200 @@
+"""What connections have received and not delivered: when to hold the WebSocket, who stalls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnelfleet.actors.config import Limits
+from tunnelfleet.actors.tunnel.connections import Connection, ConnectionTable, EndPhase
+from tunnelfleet.actors.tunnel.messages import ConnectionKey
+
+STREAM: Any = object()
+LIMITS = Limits(receive_backlog_bytes=1_000, tunnel_backlog_bytes=2_500, stall_timeout_seconds=60.0)
+
+
+def table_of(count: int = 1) -> tuple[ConnectionTable, list[Connection]]:
+    table = ConnectionTable(LIMITS)
+    added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, 0.0) for n in range(count)]
+    return table, added
+
+
+def test_a_connection_is_found_by_its_key_until_it_is_removed() -> None:
+    table, (connection,) = table_of()
+    assert table.get(connection.key) is connection
+    assert (len(table), list(table)) == (1, [connection])
+    table.remove(connection)
+    assert table.get(connection.key) is None
+    assert len(table) == 0
+
+
+def test_removing_twice_is_harmless() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 10, 0.0)
+    table.remove(connection)
+    table.remove(connection)
+    assert table.backlog_bytes == 0
+
+
+def test_the_connections_of_a_stream_are_those_of_its_actor_whatever_their_ids() -> None:
+    """A peer that has started anew uses the ids of what is still being written out."""
+    table = ConnectionTable(LIMITS)
+    old, new = ConnectionKey("SSH", 1, 1, serial=1), ConnectionKey("SSH", 1, 1, serial=2)
+    former: Any = object()
+    kept = table.add(old, former, 0.0)
+    table.release(kept)
+    added = table.add(new, STREAM, 0.0)
+    assert (table.of_stream(former), table.all_of_stream(former)) == ([], [kept])
+    assert table.of_stream(STREAM) == table.all_of_stream(STREAM) == [added]
+    assert table.find("SSH", 1, 1) is added
+    table.remove(kept)
+    assert table.find("SSH", 1, 1) is added, "the end of the old one takes nothing from it"
+
+
+def test_a_released_connection_is_found_by_its_key_and_counts_no_more() -> None:
+    table, (released, open_) = table_of(2)
+    table.received(released, 30, 0.0)
+    assert table.release(released) is None
+    assert released.end_phase is EndPhase.OVER
+    assert (len(table), list(table)) == (1, [open_])
+    assert table.find("SSH", 1, 1) is None
+    assert table.get(released.key) is released
+    assert table.undelivered_bytes == 30
+    table.delivered(released, 10, 0.0)
+    assert table.undelivered_bytes == 20
+    table.remove(released)
+    assert (table.undelivered_bytes, table.backlog_bytes) == (0, 0)
+    assert table.get(released.key) is None
+
+
+def test_above_the_limit_the_one_released_first_is_given_back_once() -> None:
+    table = ConnectionTable(replace(LIMITS, max_lingering_connections=2))
+    added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, 0.0) for n in range(5)]
+    assert [table.release(each) for each in added[:2]] == [None, None]
+    assert [table.release(each) for each in added[2:4]] == added[:2]
+    table.remove(added[2])
+    assert table.release(added[4]) is None, "there is room again"
+    assert table.get(added[0].key) is added[0], "it is kept until its socket has ended"
+
+
+def test_what_a_released_connection_holds_still_holds_up_the_tunnel() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 1_500, 0.0)
+    table.release(connection)
+    assert table.must_pause
+    assert table.stalled(60.0) == [connection]
+
+
+def test_the_table_may_change_while_it_is_walked() -> None:
+    table, added = table_of(3)
+    for connection in table:
+        table.remove(connection)
+    assert len(added) == 3
+    assert len(table) == 0
+
+
+def test_reading_pauses_above_the_limit_of_a_connection() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 1_000, 0.0)
+    assert not table.must_pause
+    table.received(connection, 1, 0.0)
+    assert table.must_pause
+
+
+def test_reading_resumes_at_half_of_the_limit_not_before() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 1_200, 0.0)
+    table.delivered(connection, 699, 0.0)
+    assert table.must_pause
+    table.delivered(connection, 1, 0.0)
+    assert not table.must_pause
+
+
+def test_reading_pauses_above_the_limit_of_the_tunnel() -> None:
+    table, added = table_of(3)
+    for connection in added:
+        table.received(connection, 833, 0.0)
+    assert not table.must_pause
+    table.received(added[0], 2, 0.0)
+    assert table.must_pause
+    table.delivered(added[0], 1, 0.0)
+    assert not table.must_pause
+
+
+def test_a_removed_connection_holds_nothing_up() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 5_000, 0.0)
+    table.remove(connection)
+    assert not table.must_pause
+    assert table.backlog_bytes == 0
+
+
+def test_only_a_connection_that_holds_the_tunnel_up_is_stalled() -> None:
+    table, (culprit, innocent) = table_of(2)
+    table.received(culprit, 1_001, 0.0)
+    table.received(innocent, 10, 0.0)
+    assert table.stalled(59.9) == []
+    assert table.stalled(60.0) == [culprit]
+
+
+def test_progress_is_no_stall() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 1_500, 0.0)
+    table.delivered(connection, 1, 50.0)
+    assert table.stalled(100.0) == []
+    assert table.stalled(110.0) == [connection]
+
+
+def test_the_first_byte_after_silence_starts_the_clock() -> None:
+    table, (connection,) = table_of()
+    table.received(connection, 1_500, 1_000.0)
+    assert table.stalled(1_001.0) == []
+
+
+def test_when_the_sum_is_too_much_all_that_take_nothing_are_suspects() -> None:
+    table, added = table_of(4)
+    for connection in added[:3]:
+        table.received(connection, 900, 0.0)
+    assert table.must_pause
+    assert set(table.stalled(60.0)) == set(added[:3])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.sampled_from(["receive", "deliver", "release", "remove"]),
+            st.floats(0, 1),
+        )
+    )
+)
+def test_the_sum_is_that_of_the_connections_and_never_negative(
+    steps: list[tuple[int, str, float]],
+) -> None:
+    table, added = table_of(3)
+    removed: set[int] = set()
+    for index, step, share in steps:
+        connection = added[index]
+        if index in removed:
+            continue
+        if step == "receive":
+            table.received(connection, int(share * 1_500), 0.0)
+        elif step == "deliver":
+            table.delivered(connection, int(share * connection.backlog_bytes), 0.0)
+        elif step == "release":
+            table.release(connection)
+        else:
+            table.remove(connection)
+            removed.add(index)
+        backlogs = [c.backlog_bytes for c in added]
+        assert table.backlog_bytes == sum(backlogs)
+        over = [c.backlog_bytes for c in added if c.end_phase is EndPhase.OVER]
+        assert table.undelivered_bytes == sum(over)
+        assert min(backlogs) >= 0
+        if any(backlog > LIMITS.receive_backlog_bytes for backlog in backlogs):
+            assert table.must_pause
+        if all(backlog <= LIMITS.receive_backlog_bytes // 2 for backlog in backlogs):
+            assert not table.must_pause
