@@ -31,6 +31,10 @@ system: ## install the programs that the tests drive, or say which are missing
 test: system $(DEV_STAMP) ## run the tests (pytest $(ARGS))
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-long
+test-long: system $(DEV_STAMP) ## run the tests that take minutes, and nothing else (pytest $(ARGS))
+	$(BIN)/python -m pytest -m long $(ARGS)
+
 check: $(DEV_STAMP) ## lint, format, types, spelling, generated code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

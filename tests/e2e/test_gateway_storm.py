@@ -1,12 +1,11 @@
 """A service drops a whole fleet and refuses it for a while: all return, at the rate, in order.
 
-Takes minutes and a machine of its own, so it runs only where `TUNNELFLEET_LONG` is set.
+Takes minutes and a machine of its own, so `make test-long` runs it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -24,13 +23,7 @@ from tunnelfleet.runtime.service.events import ServiceEventKind
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not os.environ.get("TUNNELFLEET_LONG"), reason="takes minutes: set TUNNELFLEET_LONG=1"
-    ),
-]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 TUNNELS = 2_000
 RATE = 200
