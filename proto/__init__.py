@@ -29,6 +29,7 @@ from .errors import (
     WrongMode,
 )
 from .events import (
+    Answer,
     ConnectionReset,
     ConnectionStarted,
     DataReceived,
@@ -36,7 +37,6 @@ from .events import (
     Event,
     MessageDropped,
     Opened,
-    Reply,
     ServicesAnnounced,
     SessionReset,
     StopCause,
@@ -80,6 +80,9 @@ from .modes import Mode, ProtocolVersion
 from .session import MAX_CONNECTIONS_PER_STREAM, MAX_SERVICES, Session
 from .text import MAX_ID_CHARACTERS, MAX_REASON_CHARACTERS, MAX_TEXT_CHARACTERS, Redactor, printable
 
+Reply = Answer
+"""The former name of `Answer`; it goes with the next release."""
+
 __all__ = [
     "ACCEPTED_SUBPROTOCOLS",
     "ACCESS_TOKEN_COOKIE",
@@ -110,6 +113,7 @@ __all__ = [
     "TUNNEL_PATH",
     "AbnormalEnd",
     "Agreement",
+    "Answer",
     "ConfigError",
     "ConnectionIdUnknown",
     "ConnectionIdUnusable",

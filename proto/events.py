@@ -131,7 +131,7 @@ class SessionReset:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Answer:
     """A message that the shell must send to the peer."""
 
     message: Message
@@ -153,7 +153,7 @@ Event = (
     | ConnectionReset
     | StreamStopped
     | SessionReset
-    | Reply
+    | Answer
     | MessageDropped
 )
 

@@ -35,6 +35,7 @@ from .errors import (
     WrongMode,
 )
 from .events import (
+    Answer,
     ConnectionReset,
     ConnectionStarted,
     DataReceived,
@@ -42,7 +43,6 @@ from .events import (
     Event,
     MessageDropped,
     Opened,
-    Reply,
     ServicesAnnounced,
     SessionReset,
     StopCause,
@@ -217,7 +217,7 @@ class Session:
             # Before anything that the start leads to: the source takes whatever comes first for
             # the answer.
             hello = stream.message(MessageType.DATA, connection_id, is_marked=True)
-            events.append(Reply(hello))
+            events.append(Answer(hello))
         events.append(StreamStarted(service_id, message.stream_id, connection_id, version))
         return events
 
@@ -226,7 +226,7 @@ class Session:
         if stream is None:
             return self._drop_stale(message)
         connection_id = message.connection_id or FIRST_CONNECTION_ID
-        reset = Reply(stream.reset_of(connection_id, is_marked=False))
+        reset = Answer(stream.reset_of(connection_id, is_marked=False))
         if connection_id in stream.connections:
             # The peer ends the connection of this id when the answer arrives, so it is over here
             # too.
@@ -254,7 +254,7 @@ class Session:
                 return _dropped(message, DropReason.UNKNOWN_CONNECTION)
             if step.reset is not None:
                 reset = stream.reset_of(connection_id, is_marked=step.reset)
-                events = [Reply(reset), *_dropped(message, DropReason.APPLICATION_CLOSED)]
+                events = [Answer(reset), *_dropped(message, DropReason.APPLICATION_CLOSED)]
                 return [*events, *self._stop_if_over(stream, StopCause.LOCAL_RESET)]
         return [DataReceived(stream.service_id, stream.stream_id, connection_id, message.payload)]
 
@@ -293,7 +293,7 @@ class Session:
         for connection_id in [*stream.connections]:
             step = stream.step(connection_id, Happening.HELLO)
             if step is not None and step.reset is not None:
-                events.append(Reply(stream.reset_of(connection_id, is_marked=step.reset)))
+                events.append(Answer(stream.reset_of(connection_id, is_marked=step.reset)))
         stream.settle(Agreement.AGREED)
         return [*events, *self._stop_if_over(stream, StopCause.LOCAL_RESET)]
 
@@ -570,7 +570,7 @@ def _refused(message: Message, reason: DropReason) -> list[Event]:
         service_id=message.service_id,
         connection_id=message.connection_id,
     )
-    return [Reply(reset), *_dropped(message, reason)]
+    return [Answer(reset), *_dropped(message, reason)]
 
 
 def _stream_id_zero(message: Message) -> RemoteProtocolError:

@@ -126,7 +126,7 @@ class TunnelApi:
     def take_commands(self) -> None:
         """Carry out what the user's threads have handed over, in order."""
         now = time.monotonic()
-        is_open, ledger, wire = self._open, self._port.ledger, self._wire
+        is_open, pending, wire = self._open, self._port.pending, self._wire
         for entry in self._port.take():
             key = is_open.get((entry.service_id, entry.connection_id or 0))
             if (
@@ -134,7 +134,7 @@ class TunnelApi:
                 and entry.kind is MessageType.DATA
                 and len(entry.payload) <= MAX_PAYLOAD_BYTES
             ):
-                ledger.queued(key, entry)
+                pending.queued(key, entry)
                 wire.data(key, entry.payload, now, whole=True)
                 continue
             try:
@@ -155,7 +155,7 @@ class TunnelApi:
     def _send(self, entry: Outgoing, now: float) -> None:
         key = self._find(entry)
         self._session.data(key.service_id, key.connection_id, entry.payload)
-        self._port.ledger.queued(key, entry)
+        self._port.pending.queued(key, entry)
         self._wire.data(key, entry.payload, now, whole=True)
 
     def _find(self, entry: Outgoing) -> ConnectionKey:
@@ -217,7 +217,7 @@ class TunnelApi:
         )
         entry.service_id, entry.connection_id = opened.service_id, opened.connection_id
         key = self._command_key()
-        self._port.ledger.queued(key, entry)
+        self._port.pending.queued(key, entry)
         self._shell.adopt(opened, key)
 
     def _command_key(self) -> ConnectionKey:
@@ -226,7 +226,7 @@ class TunnelApi:
 
     def _reset_connection(self, entry: Outgoing) -> None:
         key = self._find(entry)
-        self._port.ledger.queued(key, entry)
+        self._port.pending.queued(key, entry)
         self.end_connection(key)
 
     def end_connection(self, key: ConnectionKey) -> None:
@@ -240,7 +240,7 @@ class TunnelApi:
         messages, session_events = self._session.reset_stream(service_id)
         if messages:
             key = self._command_key()
-            self._port.ledger.queued(key, entry)
+            self._port.pending.queued(key, entry)
             for message in messages:
                 self._wire.control(message, key)
         elif session_events:
@@ -255,35 +255,35 @@ class TunnelApi:
 
     def on_taken(self, key: ConnectionKey) -> None:
         """A message of a connection is on its way."""
-        self._port.ledger.taken(key)
+        self._port.pending.taken(key)
 
     def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
         """The end of a connection was taken out of the queue; `is_sent` False: it was ended."""
         if is_sent:
-            self._port.ledger.taken(key)
+            self._port.pending.taken(key)
         else:
-            self._port.complete(self._port.ledger.discarded(key), None)
+            self._port.complete(self._port.pending.discarded(key), None)
 
     def on_written(self) -> None:
         """Messages left for the kernel."""
-        ledger = self._port.ledger
+        pending = self._port.pending
         for key, messages in self._wire.messages_left.items():
             if key.serial < 0:
-                ledger.taken(key)
-            self._port.complete(ledger.written(key, messages), None)
+                pending.taken(key)
+            self._port.complete(pending.written(key, messages), None)
 
     def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
         """A message cannot be sent any more."""
-        self._port.complete(self._port.ledger.refused(key), error)
+        self._port.complete(self._port.pending.refused(key), error)
 
     def on_discarded(self, key: ConnectionKey) -> None:
         """What a connection had waiting was thrown away: its stream is over."""
-        entries = self._port.ledger.discarded(key)
+        entries = self._port.pending.discarded(key)
         self._port.complete(entries, ServiceWithoutStream(key.service_id))
 
     def on_lost(self, error: TunnelError) -> None:
         """The connection is over, and what had not left with it."""
-        self._port.complete(self._port.ledger.lost(), error)
+        self._port.complete(self._port.pending.lost(), error)
 
     # -- events of the tunnel
 

@@ -44,14 +44,14 @@ __all__ = [
     "EndTold",
     "EventsTaken",
     "OutboxFilled",
-    "SendLedger",
+    "PendingSends",
 ]
 
 
 E = TypeVar("E")
 
 
-class _Account(Generic[E]):
+class _OfConnection(Generic[E]):
     __slots__ = ("entries", "on_their_way")
 
     def __init__(self) -> None:
@@ -60,68 +60,68 @@ class _Account(Generic[E]):
         """So many from the front are out of the queue, with the WebSocketActor."""
 
 
-class SendLedger(Generic[E]):
+class PendingSends(Generic[E]):
     """The entries of all connections of a tunnel."""
 
     def __init__(self) -> None:
-        self._accounts: dict[ConnectionKey, _Account[E]] = {}
+        self._by_key: dict[ConnectionKey, _OfConnection[E]] = {}
 
     def __len__(self) -> int:
-        return sum(len(account.entries) for account in self._accounts.values())
+        return sum(len(sends.entries) for sends in self._by_key.values())
 
     def queued(self, key: ConnectionKey, entry: E) -> None:
         """An entry was queued behind those of its connection."""
-        account = self._accounts.get(key)
-        if account is None:
-            account = self._accounts[key] = _Account()
-        account.entries.append(entry)
+        sends = self._by_key.get(key)
+        if sends is None:
+            sends = self._by_key[key] = _OfConnection()
+        sends.entries.append(entry)
 
     def taken(self, key: ConnectionKey) -> None:
         """The next one of a connection went out of the queue."""
-        account = self._accounts.get(key)
-        if account is not None and account.on_their_way < len(account.entries):
-            account.on_their_way += 1
+        sends = self._by_key.get(key)
+        if sends is not None and sends.on_their_way < len(sends.entries):
+            sends.on_their_way += 1
 
     def written(self, key: ConnectionKey, messages: int) -> list[E]:
         """So many of a connection left for the kernel: who is to be told."""
-        account = self._accounts.get(key)
-        if account is None:
+        sends = self._by_key.get(key)
+        if sends is None:
             return []
-        count = min(messages, account.on_their_way)
-        account.on_their_way -= count
-        done = [account.entries.popleft() for _ in range(count)]
-        self._drop_empty(key, account)
+        count = min(messages, sends.on_their_way)
+        sends.on_their_way -= count
+        done = [sends.entries.popleft() for _ in range(count)]
+        self._drop_empty(key, sends)
         return done
 
     def refused(self, key: ConnectionKey) -> list[E]:
         """The next one of a connection was taken out of the queue and cannot be sent."""
-        account = self._accounts.get(key)
-        if account is None or account.on_their_way >= len(account.entries):
+        sends = self._by_key.get(key)
+        if sends is None or sends.on_their_way >= len(sends.entries):
             return []
-        entry = account.entries[account.on_their_way]
-        del account.entries[account.on_their_way]
-        self._drop_empty(key, account)
+        entry = sends.entries[sends.on_their_way]
+        del sends.entries[sends.on_their_way]
+        self._drop_empty(key, sends)
         return [entry]
 
     def discarded(self, key: ConnectionKey) -> list[E]:
         """What a connection had in the queue was thrown away: who is to be told."""
-        account = self._accounts.get(key)
-        if account is None:
+        sends = self._by_key.get(key)
+        if sends is None:
             return []
-        entries = list(account.entries)
-        account.entries = deque(entries[: account.on_their_way])
-        left = entries[account.on_their_way :]
-        self._drop_empty(key, account)
+        entries = list(sends.entries)
+        sends.entries = deque(entries[: sends.on_their_way])
+        left = entries[sends.on_their_way :]
+        self._drop_empty(key, sends)
         return left
 
     def lost(self) -> list[E]:
         """Everything got lost: who is to be told."""
-        accounts, self._accounts = self._accounts, {}
-        return [entry for account in accounts.values() for entry in account.entries]
+        left, self._by_key = self._by_key, {}
+        return [entry for sends in left.values() for entry in sends.entries]
 
-    def _drop_empty(self, key: ConnectionKey, account: _Account[E]) -> None:
-        if not account.entries:
-            del self._accounts[key]
+    def _drop_empty(self, key: ConnectionKey, sends: _OfConnection[E]) -> None:
+        if not sends.entries:
+            del self._by_key[key]
 
 
 COMMAND_COST_BYTES = 64
@@ -159,7 +159,7 @@ class ApiPort:
         self.name = name
         self.lane = lane
         self.half_close = half_close
-        self.ledger: SendLedger[Outgoing] = SendLedger()
+        self.pending: PendingSends[Outgoing] = PendingSends()
         self.wanted: frozenset[type[ApiEvent]] = frozenset()
         """The events that somebody wants; others are not made."""
         self.is_connected = False
@@ -273,7 +273,7 @@ class ApiPort:
         tunnel.tell(OutboxFilled())
 
     def _abandon(self, error: TunnelError) -> None:
-        self.complete(self.ledger.lost(), error)
+        self.complete(self.pending.lost(), error)
         for service_id in sorted(self.active_services):
             self.emit(StreamStopped(self.name, service_id))
         self.active_services.clear()

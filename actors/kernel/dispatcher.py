@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 from .context import current_dispatcher, set_current_dispatcher
 from .forks import ForkGuard, tell_of_forks
 from .log import get_logger
-from .loop_io import Readiness, Registration
+from .loop_io import Registration, SocketReadiness
 from .mailbox import LAUNCH, SPECIAL, ActorCell, kind_of
 from .watch import KILLED
 
@@ -160,7 +160,7 @@ class Dispatcher:
         self._run_scheduled = False
         self._cells: dict[ActorCell, None] = {}
         self._current: ActorCell | None = None
-        self.readiness: Readiness
+        self.readiness: SocketReadiness
         """The sockets of actors."""
         self.timer_context: Final = contextvars.Context()
         """One for all timers: each would keep a copy of its own."""
@@ -247,7 +247,7 @@ class Dispatcher:
             self._start_error = exception
             self._started.set()
             return
-        self.readiness = Readiness(loop, self._socket_ready)
+        self.readiness = SocketReadiness(loop, self._socket_ready)
         self.thread_id = get_ident()
         set_current_dispatcher(self)
         tell_of_forks(self)

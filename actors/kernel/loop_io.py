@@ -37,7 +37,7 @@ class Direction(Enum):
 class Registration:
     """One descriptor that is watched for one actor in one direction."""
 
-    readiness: Readiness
+    readiness: SocketReadiness
     direction: Direction
     cell: ActorCell
     source: HasFileno
@@ -54,7 +54,7 @@ class Registration:
         self.readiness.forget(self)
 
 
-class Readiness:
+class SocketReadiness:
     """The registrations on one event loop; dispatcher's thread only.
 
     Args:

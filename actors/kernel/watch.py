@@ -165,7 +165,7 @@ def _cell_of(ref: ActorRef[Any]) -> ActorCell | None:
     return getattr(ref, "cell", None)
 
 
-class _Book:
+class _Watchers:
     """Who watches one actor; shared by threads."""
 
     __slots__ = ("lock", "reason", "told", "watchers")
@@ -177,7 +177,7 @@ class _Book:
         self.told = False
 
 
-_making_books = threading.Lock()
+_making_watchers = threading.Lock()
 
 
 class TerminationReporter(ThreadingActor):
@@ -194,7 +194,7 @@ class TerminationReporter(ThreadingActor):
     With the mix-in it can also watch others, and gets `Terminated` in its `on_receive`.
     """
 
-    _termination_book: _Book | None = None
+    _termination_watchers: _Watchers | None = None
 
     def watch(self, ref: ActorRef[Any]) -> None:
         """Have `Terminated(ref, reason)` sent to this actor once, when the other has ended.
@@ -210,25 +210,25 @@ class TerminationReporter(ThreadingActor):
 
     def add_watcher(self, watcher: ActorRef[Any]) -> bool:
         """Tell `watcher` when this actor has ended; return False if it has. Any thread."""
-        book = self._book()
-        with book.lock:
-            if book.told:
+        watchers = self._watchers()
+        with watchers.lock:
+            if watchers.told:
                 return False
-            book.watchers.add(watcher)
+            watchers.watchers.add(watcher)
             return True
 
     def remove_watcher(self, watcher: ActorRef[Any]) -> None:
         """Undo `add_watcher`. Any thread."""
-        book = self._book()
-        with book.lock:
-            book.watchers.discard(watcher)
+        watchers = self._watchers()
+        with watchers.lock:
+            watchers.watchers.discard(watcher)
 
-    def _book(self) -> _Book:
+    def _watchers(self) -> _Watchers:
         # Made when first needed, as a host's constructor may not call this class's.
-        with _making_books:
-            if self._termination_book is None:
-                self._termination_book = _Book()
-            return self._termination_book
+        with _making_watchers:
+            if self._termination_watchers is None:
+                self._termination_watchers = _Watchers()
+            return self._termination_watchers
 
     def _handle_failure(
         self,
@@ -237,35 +237,35 @@ class TerminationReporter(ThreadingActor):
         traceback: TracebackType | None,
     ) -> None:
         if exception_value is not None:
-            self._book().reason = ExitReason.failed(exception_value)
+            self._watchers().reason = ExitReason.failed(exception_value)
         super()._handle_failure(exception_type, exception_value, traceback)
 
     def _stop(self) -> None:
         fatal = sys.exc_info()[1]
-        book = self._book()
-        book.reason = SHUTDOWN if fatal is None else ExitReason.failed(fatal)
+        watchers = self._watchers()
+        watchers.reason = SHUTDOWN if fatal is None else ExitReason.failed(fatal)
         super()._stop()
         if fatal is not None:
             # pykka now stops every actor and waits for them, our watchers perhaps: tell them first.
             self._tell_watchers()
 
     def _actor_loop(self) -> None:
-        book = self._book()
+        watchers = self._watchers()
         try:
             super()._actor_loop()
         except BaseException as exception:
-            book.reason = ExitReason.failed(exception)
+            watchers.reason = ExitReason.failed(exception)
             self.actor_stopped.set()
             raise
         finally:
             self._tell_watchers()
 
     def _tell_watchers(self) -> None:
-        book = self._book()
-        with book.lock:
-            if book.told:
+        watchers = self._watchers()
+        with watchers.lock:
+            if watchers.told:
                 return
-            book.told = True
-            watchers = list(book.watchers)
-        for watcher in watchers:
-            tell_terminated(watcher, self.actor_ref, book.reason or KILLED)
+            watchers.told = True
+            told = list(watchers.watchers)
+        for watcher in told:
+            tell_terminated(watcher, self.actor_ref, watchers.reason or KILLED)

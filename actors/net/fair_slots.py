@@ -48,7 +48,7 @@ class _Holder(NamedTuple):
     since: float
 
 
-class _Lane(NamedTuple):
+class _Line(NamedTuple):
     """Where those wait who are served alike."""
 
     group: str
@@ -74,8 +74,8 @@ class FairSlots(Generic[Key]):
         self._slots = slots
         self._per_group = min(slots, per_group)
         self._slow_seconds = slow_seconds
-        self._lanes: OrderedDict[_Lane, OrderedDict[Key, str]] = OrderedDict()
-        self._lane_of: dict[Key, _Lane] = {}
+        self._lines: OrderedDict[_Line, OrderedDict[Key, str]] = OrderedDict()
+        self._line_of: dict[Key, _Line] = {}
         self._holders: dict[Key, _Holder] = {}
         self._held: Counter[tuple[str | None, _Trust]] = Counter()
         """By group and trust; with None for the group, over all groups."""
@@ -84,7 +84,7 @@ class FairSlots(Generic[Key]):
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._lane_of)
+        return len(self._line_of)
 
     @property
     def held(self) -> int:
@@ -93,25 +93,25 @@ class FairSlots(Generic[Key]):
 
     def ask(self, key: Key, group: str, member: str) -> None:
         """Wait for a slot under `key`, which neither waits nor holds one."""
-        lane = _Lane(group, self._records.get(("member", member), _Trust.UNKNOWN))
-        self._lanes.setdefault(lane, OrderedDict())[key] = member
-        self._lane_of[key] = lane
+        line = _Line(group, self._records.get(("member", member), _Trust.UNKNOWN))
+        self._lines.setdefault(line, OrderedDict())[key] = member
+        self._line_of[key] = line
 
     def take_next(self, now: float) -> Key | None:
         """Give a slot to whoever is next, and return its key; None if nobody may have one."""
         if len(self._holders) >= self._slots:
             return None
-        for lane, keys in self._lanes.items():
-            trust = self._trust_in(lane)
-            if not self._may_have_one(lane.group, trust):
+        for line, keys in self._lines.items():
+            trust = self._trust_in(line)
+            if not self._may_have_one(line.group, trust):
                 continue
             key, member = keys.popitem(last=False)
-            del self._lane_of[key]
-            self._lanes.move_to_end(lane)
+            del self._line_of[key]
+            self._lines.move_to_end(line)
             if not keys:
-                del self._lanes[lane]
-            self._holders[key] = _Holder(lane.group, member, trust, now)
-            self._held[lane.group, trust] += 1
+                del self._lines[line]
+            self._holders[key] = _Holder(line.group, member, trust, now)
+            self._held[line.group, trust] += 1
             self._held[None, trust] += 1
             return key
         return None
@@ -129,16 +129,16 @@ class FairSlots(Generic[Key]):
             self._remember(holder, _Trust.SLOW)
 
     def _leave_queue(self, key: Key) -> None:
-        lane = self._lane_of.pop(key, None)
-        if lane is not None:
-            del self._lanes[lane][key]
-            if not self._lanes[lane]:
-                del self._lanes[lane]
+        line = self._line_of.pop(key, None)
+        if line is not None:
+            del self._lines[line][key]
+            if not self._lines[line]:
+                del self._lines[line]
 
-    def _trust_in(self, lane: _Lane) -> _Trust:
-        if lane.trust is not _Trust.UNKNOWN:
-            return lane.trust
-        return self._records.get(("group", lane.group), _Trust.UNKNOWN)
+    def _trust_in(self, line: _Line) -> _Trust:
+        if line.trust is not _Trust.UNKNOWN:
+            return line.trust
+        return self._records.get(("group", line.group), _Trust.UNKNOWN)
 
     def _may_have_one(self, group: str, trust: _Trust) -> bool:
         return self._fits(None, self._slots, trust) and self._fits(group, self._per_group, trust)

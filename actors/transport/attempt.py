@@ -12,7 +12,7 @@ from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.net.dial import Dial
 from tunnelfleet.proto import HandshakeError, TunnelClosed, TunnelError
 
-from .connector import NotConnected, connect_error, discard
+from .connector import ConnectFailed, connect_error, discard
 
 if TYPE_CHECKING:
     import socket
@@ -156,7 +156,7 @@ class ConnectAttempt:
     def _on_failed(self, failed: DialFailed) -> None:
         error = connect_error(f"cannot reach {self._peer}: {failed.reason}")
         # As a message: the callee may be in the middle of `connect`.
-        self._actor.actor_ref.tell(NotConnected(error))
+        self._actor.actor_ref.tell(ConnectFailed(error))
 
     def seconds(self, now: float) -> float:
         """How long it has taken since the permit."""

@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from tunnelfleet.proto import Endpoint, Mode
 
 __all__ = [
+    "ConnectFailed",
     "ConnectJob",
     "ConnectRequest",
     "Connected",
     "Connector",
-    "NotConnected",
     "connect_error",
     "discard",
 ]
@@ -86,7 +86,7 @@ class Connected(NamedTuple):
     channel_id: str
 
 
-class NotConnected(NamedTuple):
+class ConnectFailed(NamedTuple):
     """The attempt failed."""
 
     error: TunnelError
@@ -160,7 +160,7 @@ class Connector:
 
     def connect(
         self, request: ConnectRequest, sock: socket.socket
-    ) -> tuple[ConnectJob, Future[Connected | NotConnected]]:
+    ) -> tuple[ConnectJob, Future[Connected | ConnectFailed]]:
         """Make a WebSocket of a socket that is connected to `request.peer`.
 
         Args:
@@ -172,22 +172,22 @@ class Connector:
             `discard`.
         """
         job = ConnectJob(sock)
-        outcome: Future[Connected | NotConnected] = Future()
+        outcome: Future[Connected | ConnectFailed] = Future()
         if not self._pool.submit(functools.partial(self._run, job, request, outcome)):
             sock.close()
-            outcome.set_result(NotConnected(connect_error("no thread to connect on")))
+            outcome.set_result(ConnectFailed(connect_error("no thread to connect on")))
         return job, outcome
 
     def _run(
-        self, job: ConnectJob, request: ConnectRequest, outcome: Future[Connected | NotConnected]
+        self, job: ConnectJob, request: ConnectRequest, outcome: Future[Connected | ConnectFailed]
     ) -> None:
         try:
-            result: Connected | NotConnected = _connect(job, request)
+            result: Connected | ConnectFailed = _connect(job, request)
         except TunnelError as error:
-            result = NotConnected(error)
+            result = ConnectFailed(error)
         except BaseException as error:  # noqa: BLE001 - a surprise is a failed attempt, not a lost thread
-            result = NotConnected(connect_error("handshake failed", error, request.secrets()))
-        if isinstance(result, NotConnected) and is_exhausted(result.error):
+            result = ConnectFailed(connect_error("handshake failed", error, request.secrets()))
+        if isinstance(result, ConnectFailed) and is_exhausted(result.error):
             self.exhaustion.note(f"connecting to {request.peer}", result.error)
         outcome.set_result(result)
 
@@ -200,7 +200,7 @@ class Connector:
         self._pool.close(CLOSE_SECONDS)
 
 
-def discard(outcome: Future[Connected | NotConnected]) -> None:
+def discard(outcome: Future[Connected | ConnectFailed]) -> None:
     """Close the connection that nobody takes."""
     if not outcome.cancelled():
         result = outcome.result()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_HEADER_BYTES",
-    "Answer",
+    "UpgradeAnswer",
     "read_head",
     "upgrade",
 ]
@@ -37,7 +37,7 @@ _ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 section 1.3."""
 
 
-class Answer(NamedTuple):
+class UpgradeAnswer(NamedTuple):
     """What came back.
 
     Attributes:
@@ -53,7 +53,7 @@ class Answer(NamedTuple):
 
 def upgrade(
     sock: socket.socket, endpoint: Endpoint, mode: Mode, headers: Iterable[tuple[str, str]]
-) -> Answer:
+) -> UpgradeAnswer:
     """Ask for the upgrade and read the answer; not a byte of what follows it is read.
 
     Args:
@@ -71,8 +71,8 @@ def upgrade(
     status, found = _parse(read_head(sock))
     if status == HTTPStatus.SWITCHING_PROTOCOLS:
         _check_upgrade(found, key)
-        return Answer(status, found, b"")
-    return Answer(status, found, _read_body(sock, found))
+        return UpgradeAnswer(status, found, b"")
+    return UpgradeAnswer(status, found, _read_body(sock, found))
 
 
 def _request(

@@ -42,7 +42,7 @@ from tunnelfleet.proto import Message, MessageType, RemoteProtocolError, encode_
 from . import codec as frames
 from .attempt import ConnectAttempt, ConnectionLost, connect_failure, refusal
 from .codec import CloseArrived, PingArrived, PongArrived, WebSocketInput
-from .connector import Connected, ConnectRequest, NotConnected
+from .connector import Connected, ConnectFailed, ConnectRequest
 from .http_proxy import TlsInTls
 from .keep_alive import GiveUp, KeepAlive, SendPing
 from .writer import FrameWriter, Outcome
@@ -129,7 +129,7 @@ FAREWELL_SECONDS = 3.0
 """How long the service has, after our CLOSE, to read what we sent and to close."""
 
 
-class _ConnectTimedOut(NamedTuple):
+class _AttemptTimedOut(NamedTuple):
     """The attempt took too long."""
 
 
@@ -194,7 +194,7 @@ class WebSocketActor(DispatchedActor):
             tunnel=context.tunnel.actor_urn,
             next_address_after_seconds=self._limits.next_address_after_seconds,
         )
-        self._attempt_timer = self.schedule(timeout_seconds, _ConnectTimedOut())
+        self._attempt_timer = self.schedule(timeout_seconds, _AttemptTimedOut())
         self._attempt.prepare(self._ask_permit, time.monotonic)
         if self._attempt_timer is not None:
             # A name is looked up: the attempt has begun.
@@ -228,7 +228,7 @@ class WebSocketActor(DispatchedActor):
         self._count_attempt()
         assert self._attempt is not None
         request = context.connect_request()
-        self._attempt_timer = self.schedule(request.timeout_seconds, _ConnectTimedOut())
+        self._attempt_timer = self.schedule(request.timeout_seconds, _AttemptTimedOut())
         self._attempt.connect(request, time.monotonic())
 
     def _count_attempt(self) -> None:
@@ -237,12 +237,12 @@ class WebSocketActor(DispatchedActor):
             self._attempt_counted = True
             self._context.stats.count_connect_attempt()
 
-    def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
+    def _on_connect_timeout(self, _message: _AttemptTimedOut) -> None:
         if self._attempt is not None:
             self._count_attempt()
             self._end_with(self._attempt.timed_out())
 
-    def _on_not_connected(self, message: NotConnected) -> None:
+    def _on_not_connected(self, message: ConnectFailed) -> None:
         self._count_attempt()
         self._attempt = None
         refused = refusal(message.error)
@@ -502,8 +502,8 @@ class WebSocketActor(DispatchedActor):
         Terminated: _on_governor_ended,
         PermitGranted: _connect,
         DialStep: lambda _actor, message: message.run(),
-        _ConnectTimedOut: _on_connect_timeout,
-        NotConnected: _on_not_connected,
+        _AttemptTimedOut: _on_connect_timeout,
+        ConnectFailed: _on_not_connected,
         Connected: _on_connected,
         Transmit: _transmit,
         PauseReading: _pause,

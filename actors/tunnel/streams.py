@@ -20,6 +20,7 @@ from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
 from tunnelfleet.actors.net.socket_io import abort_quietly
 from tunnelfleet.proto import (
     AbnormalEnd,
+    Answer,
     ConnectionReset,
     ConnectionStarted,
     DataReceived,
@@ -28,7 +29,6 @@ from tunnelfleet.proto import (
     MessageDropped,
     ProtocolVersion,
     RemoteProtocolError,
-    Reply,
     SessionReset,
     StopCause,
     StreamStarted,
@@ -215,7 +215,7 @@ class TunnelStreams(TunnelWire):
         if self._api is not None:
             self._api.tell_session_reset()
 
-    def _on_reply(self, event: Reply) -> None:
+    def _on_reply(self, event: Answer) -> None:
         self._wire.control(event.message)
         if event.message.ignorable:
             self._mark_trial.sent(time.monotonic())
@@ -417,7 +417,7 @@ class TunnelStreams(TunnelWire):
         ConnectionReset: _on_connection_reset,
         StreamStopped: _on_stream_stopped,
         SessionReset: _on_session_reset,
-        Reply: _on_reply,
+        Answer: _on_reply,
         MessageDropped: _on_dropped,
     }
     """What the session says to what is done; the layer above adds the announcement."""

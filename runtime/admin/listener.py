@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .options import AdminOptions
 
-__all__ = ["Connection", "Listener"]
+__all__ = ["HttpConnection", "Listener"]
 
 BACKLOG: Final = 128
 ACCEPTS_PER_TURN: Final = 16
@@ -55,7 +55,7 @@ class ConnectionState(Enum):
     """The client may ask for another page, or leave."""
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One connection: it passes everything on to aiohttp, and keeps the time.
 
     Args:
@@ -168,7 +168,7 @@ class Listener:
         self._context = context
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
-        self._connections: set[Connection] = set()
+        self._connections: set[HttpConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -222,7 +222,7 @@ class Listener:
         sock.bind(address)
         sock.listen(BACKLOG)
 
-    def find(self, transport: asyncio.BaseTransport | None) -> Connection | None:
+    def find(self, transport: asyncio.BaseTransport | None) -> HttpConnection | None:
         """The connection of a transport."""
         return next((each for each in self._connections if each.transport is transport), None)
 
@@ -289,7 +289,7 @@ class Listener:
                 "all at work: another one was closed (see max_connections)"
             )
             return
-        connection = Connection(sock, self._make_http())
+        connection = HttpConnection(sock, self._make_http())
         self._connections.add(connection)
         task = self._loop.create_task(self._connect(connection, sock))
         self._tasks.add(task)
@@ -305,7 +305,7 @@ class Listener:
         last.abort()
         return True
 
-    async def _connect(self, connection: Connection, sock: socket.socket) -> None:
+    async def _connect(self, connection: HttpConnection, sock: socket.socket) -> None:
         timeout = self._options.request_seconds if self._context is not None else None
         connection.task = asyncio.current_task()
         try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLOSE_SECONDS",
     "MAX_WAITING_CHARACTERS",
-    "Output",
+    "LineOutput",
     "outputs",
     "take",
     "write_line",
@@ -120,7 +120,7 @@ def _lost_line(count: int) -> str:
     return f"{count} lines were not written: the output is too slow"
 
 
-class Output:
+class LineOutput:
     """Stands for a stream that is written and flushed; never blocks and never fails.
 
     Use it as a context manager: its end writes what waits, within `CLOSE_SECONDS`.
@@ -302,7 +302,7 @@ def _descriptor_of(stream: TextIO | None) -> int | None:
 
 
 @contextmanager
-def outputs(*, as_json: bool, goes_on: str) -> Iterator[tuple[Output, Output]]:
+def outputs(*, as_json: bool, goes_on: str) -> Iterator[tuple[LineOutput, LineOutput]]:
     """Standard output and standard error of a command.
 
     Args:
@@ -313,9 +313,9 @@ def outputs(*, as_json: bool, goes_on: str) -> Iterator[tuple[Output, Output]]:
     def lost_object(count: int) -> str:
         return json.dumps({"event": "lines_lost", "count": count})
 
-    with Output(sys.stderr) as err:
+    with LineOutput(sys.stderr) as err:
         gone = f"note: nobody reads standard output any more; {goes_on} goes on\n"
-        with Output(
+        with LineOutput(
             sys.stdout,
             lost_line=lost_object if as_json else _lost_line,
             on_reader_gone=lambda: err.write(gone),
@@ -338,5 +338,5 @@ def take(inbox: queue.SimpleQueue[_Item]) -> _Item:
 
 def write_line(stream: TextIO | None, line: str) -> None:
     """Write a last line, and wait for nobody longer than `CLOSE_SECONDS`."""
-    with Output(stream) as output:
+    with LineOutput(stream) as output:
         output.write(line + "\n")

@@ -1,6 +1,6 @@
 """SecureTunnel: one end of a tunnel as a client, with callbacks or asyncio.
 
-What the device SDK for C++ calls SecureTunnel (docs/protocol.md section 5). Owns a client's life,
+What the device SDK for C++ calls SecureTunnel (docs/protocol.md section 5). Owns a client's run,
 from start to stop and again, and who gets its events. How a tunnel works is in
 `tunnelfleet.actors`.
 """
@@ -47,7 +47,7 @@ OWN_EVENTS: frozenset[type[ApiEvent]] = frozenset({ConnectionSuccess, Connection
 """The events that a client needs itself."""
 
 
-class _Life:
+class _Run:
     """What belongs to one start of a client."""
 
     def __init__(self, runtime: TunnelRuntime, *, owns_runtime: bool) -> None:
@@ -104,15 +104,15 @@ class SecureTunnel(Sending):
         self._config = make_config(access_token, mode, endpoint, options)
         self._streams: list[weakref.ref[EventStream]] = []
         self._lock = threading.Lock()
-        self._life: _Life | None = None
+        self._run: _Run | None = None
         self._lane_stats = LaneStats()
 
     def __repr__(self) -> str:
-        life = self._life
-        if life is not None and life.fork_guard.is_foreign:
+        run = self._run
+        if run is not None and run.fork_guard.is_foreign:
             state = "running in another process"
         else:
-            state = self.status().state if life is not None else "not started"
+            state = self.status().state if run is not None else "not started"
         return f"<SecureTunnel {self.name!r} {self.mode} {state}>"
 
     @property
@@ -140,7 +140,7 @@ class SecureTunnel(Sending):
         """What became of its callbacks since it was started last; live."""
         return self._lane_stats
 
-    # -- life
+    # -- run
 
     def start(self) -> Future[tuple[str, ...]]:
         """Connect, and connect again whenever the connection is lost, until `stop`.
@@ -156,34 +156,32 @@ class SecureTunnel(Sending):
         self._check_process()
         runtime = self._given_runtime
         with self._lock:
-            if self._life is not None:
+            if self._run is not None:
                 raise TunnelError(f"tunnel {self.name!r} is started already: stop it first")
-            life = _Life(
+            run = _Run(
                 runtime or TunnelRuntime(connect_concurrency=1), owns_runtime=runtime is None
             )
             try:
-                self._open(life)
+                self._open(run)
             except BaseException:
-                self._life = None
-                if life.owns_runtime:
-                    life.runtime.stop()
+                self._run = None
+                if run.owns_runtime:
+                    run.runtime.stop()
                 raise
-        return life.started
+        return run.started
 
-    def _open(self, life: _Life) -> None:
-        if life.owns_runtime:
-            life.runtime.start()
-        threads = life.runtime.callback_threads
-        lane = threads.lane(
-            self.name, partial(self._deliver, life), self.limits.event_backlog_bytes
-        )
+    def _open(self, run: _Run) -> None:
+        if run.owns_runtime:
+            run.runtime.start()
+        threads = run.runtime.callback_threads
+        lane = threads.lane(self.name, partial(self._deliver, run), self.limits.event_backlog_bytes)
         self._lane_stats = lane.stats
-        life.port = ApiPort(self.name, self.limits, lane, half_close=self._half_close)
-        life.port.wanted = self._wanted()
-        life.started, life.stopped = SendFuture(lane), SendFuture(lane)
+        run.port = ApiPort(self.name, self.limits, lane, half_close=self._half_close)
+        run.port.wanted = self._wanted()
+        run.started, run.stopped = SendFuture(lane), SendFuture(lane)
         # From here on callbacks may come, and use the client.
-        self._life = life
-        life.runtime.open_tunnel(self._config, port=life.port)
+        self._run = run
+        run.runtime.open_tunnel(self._config, port=run.port)
 
     def stop(self) -> Future[None]:
         """Send what was accepted, break the connection, and become idle; does not wait.
@@ -194,20 +192,20 @@ class SecureTunnel(Sending):
         """
         self._check_process()
         with self._lock:
-            life = self._life
-            if life is None:
+            run = self._run
+            if run is None:
                 done: Future[None] = Future()
                 done.set_result(None)
                 return done
-            again, life.stopping = life.stopping, True
+            again, run.stopping = run.stopping, True
         if not again:
-            life.port.close(TunnelClosed(f"tunnel {self.name!r} is stopped: start it first"))
+            run.port.close(TunnelClosed(f"tunnel {self.name!r} is stopped: start it first"))
             try:
-                life.runtime.begin_close(self.name)
+                run.runtime.begin_close(self.name)
             except (KeyError, TunnelClosed):
                 # Its runtime was stopped, and has stopped it.
-                life.port.finish(TunnelClosed("the tunnel is stopped"))
-        return life.stopped
+                run.port.finish(TunnelClosed("the tunnel is stopped"))
+        return run.stopped
 
     def __enter__(self) -> Self:
         self.start()
@@ -219,9 +217,9 @@ class SecureTunnel(Sending):
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        life = self._life
+        run = self._run
         # A forked child that leaves the block has nothing to stop.
-        if life is None or not life.fork_guard.is_foreign:
+        if run is None or not run.fork_guard.is_foreign:
             self.stop().result(STOP_SECONDS)
 
     def wait_connected(self, timeout_seconds: float) -> tuple[str, ...]:
@@ -233,9 +231,9 @@ class SecureTunnel(Sending):
             TunnelClosed: it is not started, or was stopped.
         """
         check_seconds("wait_connected", timeout_seconds, may_be_none=False)
-        life = self._running()
+        run = self._running()
         try:
-            return life.started.result(timeout_seconds)
+            return run.started.result(timeout_seconds)
         except TimeoutError:
             status = self.status()
             raise TimeoutError(
@@ -269,25 +267,25 @@ class SecureTunnel(Sending):
         check_text("replace_token: access_token", access_token)
         if client_token is not None:
             check_text("replace_token: client_token", client_token)
-        life = self._running()
+        run = self._running()
         Credentials(access_token, client_token)
         with self._lock:
-            if life.started.done():
-                life.started = SendFuture(life.port.lane)
-        life.runtime.replace_token(self.name, access_token, client_token)
-        return life.started
+            if run.started.done():
+                run.started = SendFuture(run.port.lane)
+        run.runtime.replace_token(self.name, access_token, client_token)
+        return run.started
 
-    def _running(self) -> _Life:
-        life = self._life
-        if life is None:
+    def _running(self) -> _Run:
+        run = self._run
+        if run is None:
             self._raise_not_started()
-        life.fork_guard.check()
-        return life
+        run.fork_guard.check()
+        return run
 
     def _check_process(self) -> None:
         """Raise in a forked child: before any lock, which a thread of the parent may hold."""
-        if self._life is not None:
-            self._life.fork_guard.check()
+        if self._run is not None:
+            self._run.fork_guard.check()
 
     def _open_port(self) -> ApiPort:
         return self._running().port
@@ -340,8 +338,8 @@ class SecureTunnel(Sending):
         with self._lock:
             self._streams = [each for each in self._streams if each() is not None]
             self._streams.append(weakref.ref(stream))
-            if self._life is not None:
-                self._life.port.wanted = self._wanted()
+            if self._run is not None:
+                self._run.port.wanted = self._wanted()
         return stream
 
     # -- events, on the threads of the runtime
@@ -351,23 +349,23 @@ class SecureTunnel(Sending):
             return ALL_EVENTS
         return OWN_EVENTS | frozenset(self._callbacks)
 
-    def _deliver(self, life: _Life, event: ApiEvent) -> None:
+    def _deliver(self, run: _Run, event: ApiEvent) -> None:
         if isinstance(event, Stopped):
-            self._on_stopped(life, event)
+            self._on_stopped(run, event)
             return
         if isinstance(event, ConnectionSuccess):
-            life.started.settle(None, event.service_ids)
+            run.started.settle(None, event.service_ids)
         elif isinstance(event, ConnectionFailure):
             error = event.error
             if isinstance(error, HandshakeError) and not error.retryable:
-                life.started.settle(error, None)
-        self._tell_user(life, event)
+                run.started.settle(error, None)
+        self._tell_user(run, event)
 
-    def _tell_user(self, life: _Life, event: ApiEvent) -> None:
+    def _tell_user(self, run: _Run, event: ApiEvent) -> None:
         for reference in self._streams:
             stream = reference()
             if stream is not None:
-                stream.put(event, life.port.lane)
+                stream.put(event, run.port.lane)
         try:
             callback = self._callbacks.get(type(event))
             if callback is not None:
@@ -376,24 +374,24 @@ class SecureTunnel(Sending):
             if self._actor is not None:
                 self._actor(event)
 
-    def _on_stopped(self, life: _Life, event: Stopped) -> None:
+    def _on_stopped(self, run: _Run, event: Stopped) -> None:
         with self._lock:
-            self._life = None
-        life.started.settle(TunnelClosed("the tunnel was stopped before it was connected"), None)
+            self._run = None
+        run.started.settle(TunnelClosed("the tunnel was stopped before it was connected"), None)
         try:
-            self._tell_user(life, event)
+            self._tell_user(run, event)
         finally:
-            if life.owns_runtime:
+            if run.owns_runtime:
                 # Not on this thread: it is the runtime's.
                 threading.Thread(
-                    target=_end_runtime, args=(life,), name="tunnelfleet-stop", daemon=True
+                    target=_end_runtime, args=(run,), name="tunnelfleet-stop", daemon=True
                 ).start()
             else:
-                life.stopped.settle(None, None)
+                run.stopped.settle(None, None)
 
 
-def _end_runtime(life: _Life) -> None:
+def _end_runtime(run: _Run) -> None:
     try:
-        life.runtime.stop()
+        run.runtime.stop()
     finally:
-        life.stopped.settle(None, None)
+        run.stopped.settle(None, None)

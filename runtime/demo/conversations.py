@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .pacing import Meter, Pacer, TrafficPlan
 
-    Conversation = Callable[["Link", str, random.Random, TrafficPlan], Awaitable[None]]
+    Conversation = Callable[["AppConnection", str, random.Random, TrafficPlan], Awaitable[None]]
 
 STALL_SECONDS: Final = 30.0
 """A connection on which nothing arrives for so long has lost what it waits for."""
@@ -28,7 +28,7 @@ UPLOAD_SHARE: Final = 0.8
 """Of the bulk transfers; the pages are downloads, so that about as much goes either way."""
 
 
-class Link:
+class AppConnection:
     """A client's connection through a tunnel: paced, counted, and checked.
 
     Args:
@@ -125,7 +125,9 @@ class Link:
         return data
 
 
-async def converse_echo(link: Link, seed: str, rng: random.Random, plan: TrafficPlan) -> None:
+async def converse_echo(
+    link: AppConnection, seed: str, rng: random.Random, plan: TrafficPlan
+) -> None:
     """Send small messages and take each back, as somebody typing into a shell does."""
     sizes = [rng.randint(1, MAX_ECHO_BYTES) for _ in range(ECHO_ROUNDS)]
     content, verifier = Content(seed), Verifier(seed, sum(sizes))
@@ -137,7 +139,9 @@ async def converse_echo(link: Link, seed: str, rng: random.Random, plan: Traffic
             return
 
 
-async def fetch_pages(link: Link, seed: str, rng: random.Random, plan: TrafficPlan) -> None:
+async def fetch_pages(
+    link: AppConnection, seed: str, rng: random.Random, plan: TrafficPlan
+) -> None:
     """Fetch a few pages over one kept-alive HTTP connection."""
     for number in range(rng.randint(1, MAX_REQUESTS)):
         page = f"{seed}.{number}"
@@ -150,7 +154,9 @@ async def fetch_pages(link: Link, seed: str, rng: random.Random, plan: TrafficPl
             return
 
 
-async def transfer_bulk(link: Link, seed: str, rng: random.Random, plan: TrafficPlan) -> None:
+async def transfer_bulk(
+    link: AppConnection, seed: str, rng: random.Random, plan: TrafficPlan
+) -> None:
     """Move a file, up or down."""
     size_bytes = rng.randint(plan.bulk_bytes // 2, 2 * plan.bulk_bytes)
     if rng.random() < UPLOAD_SHARE:
@@ -159,14 +165,14 @@ async def transfer_bulk(link: Link, seed: str, rng: random.Random, plan: Traffic
         await download(link, seed, size_bytes)
 
 
-async def download(link: Link, seed: str, size_bytes: int) -> None:
+async def download(link: AppConnection, seed: str, size_bytes: int) -> None:
     """Receive a file whose sender closes right after the last byte: all of it must still come."""
     await link.send(f"GET {seed} {size_bytes}\n".encode())
     await link.receive(Verifier(seed, size_bytes))
     await link.receive_end()
 
 
-async def upload(link: Link, seed: str, size_bytes: int) -> None:
+async def upload(link: AppConnection, seed: str, size_bytes: int) -> None:
     """Send a file, which the server compares as it comes, and have it confirmed."""
     await link.send(f"PUT {seed} {size_bytes}\n".encode())
     content = Content(seed)

@@ -30,7 +30,7 @@ from .fleet import (
     tunnel_of,
 )
 from .pacing import TrafficPlan
-from .report import FleetSampler, FleetSnapshot, Phase, Report, make_report
+from .report import DemoPhase, FleetSampler, FleetSnapshot, Report, make_report
 from .traffic import Traffic
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class DemoOptions:
             )
 
 
-class _Stopped(Exception):  # noqa: N818 (a way out, not an error)
+class _UserStopped(Exception):  # noqa: N818 (a way out, not an error)
     """The user has seen enough."""
 
 
@@ -107,7 +107,7 @@ class Demo:
         self._quiet: list[DemoTunnel] = []
         self._chaos = Chaos(())
         self._sampler = FleetSampler()
-        self._phase = Phase.CONNECTING
+        self._phase = DemoPhase.CONNECTING
         self._began = self._phase_began = time.monotonic()
         self._threads = 0
         self._missing: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ class Demo:
                 if admin is not None:
                     self._view.guide(admin_lines(admin.url))
                 interrupted = self._play(runtime)
-                self._enter(Phase.OVER)
+                self._enter(DemoPhase.OVER)
                 snapshot = self._look()
                 self._view.update(snapshot)
             return make_report(
@@ -169,7 +169,7 @@ class Demo:
             self._run_traffic()
             self._recover()
             self._finish()
-        except _Stopped:
+        except _UserStopped:
             return True
         if self._options.keep:
             self._keep()
@@ -178,7 +178,7 @@ class Demo:
     # the phases
 
     def _open(self, runtime: TunnelRuntime) -> None:
-        self._enter(Phase.CONNECTING)
+        self._enter(DemoPhase.CONNECTING)
         shown_at = 0.0
         for name in tunnel_names(self._options.tunnels):
             pair = open_pair(name, self._service, runtime, self._traffic.serve)
@@ -196,7 +196,7 @@ class Demo:
             self._show_guide()
 
     def _run_traffic(self) -> None:
-        self._enter(Phase.RUNNING)
+        self._enter(DemoPhase.RUNNING)
         if self._options.chaos:
             # The first tunnel is a person's own when the demo is to be kept, so it is left alone.
             names = [pair.name for pair in self._pairs][1 if self._options.keep else 0 :]
@@ -207,12 +207,12 @@ class Demo:
     def _recover(self) -> None:
         self._chaos = Chaos(())
         if not self._all_whole():
-            self._enter(Phase.RECOVERING)
+            self._enter(DemoPhase.RECOVERING)
             self._tick_until(self._all_whole, self._connect_seconds)
         self._missing = tuple(filter(None, (_absence(pair) for pair in self._pairs)))
 
     def _finish(self) -> None:
-        self._enter(Phase.FINISHING)
+        self._enter(DemoPhase.FINISHING)
         finished = self._traffic.stop_clients(FINISH_SECONDS)
         self._tick_until(finished.done, 2 * FINISH_SECONDS)
         if not finished.done():
@@ -220,10 +220,10 @@ class Demo:
         finished.result()
 
     def _keep(self) -> None:
-        self._enter(Phase.KEEPING)
+        self._enter(DemoPhase.KEEPING)
         try:
             self._tick_until(lambda: False, float("inf"))
-        except _Stopped:
+        except _UserStopped:
             return
 
     # what every tick does
@@ -232,7 +232,7 @@ class Demo:
         """Show what happens until `condition` holds or the time is up.
 
         Raises:
-            _Stopped: the user wants no more.
+            _UserStopped: the user wants no more.
         """
         deadline = time.monotonic() + limit_seconds
         while True:
@@ -250,7 +250,7 @@ class Demo:
             self._stops.get(timeout=seconds)
         except queue.Empty:
             return
-        raise _Stopped
+        raise _UserStopped
 
     def _start_clients(self) -> None:
         """Start the clients of the tunnels that have come up since the last time."""
@@ -298,7 +298,7 @@ class Demo:
 
     # small questions
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: DemoPhase) -> None:
         self._phase = phase
         self._phase_began = time.monotonic()
 

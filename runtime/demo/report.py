@@ -85,7 +85,7 @@ SEVERITY: Final = {
 """The states by how much they call for attention; of a tunnel's two ends the worse is shown."""
 
 
-class Phase(StrEnum):
+class DemoPhase(StrEnum):
     """What the demo is doing."""
 
     CONNECTING = "connecting"
@@ -97,7 +97,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class TunnelRow:
+class TableRow:
     """One tunnel, both its ends.
 
     `sent_bytes` went from source to destination, `received_bytes` back, as the source counts them.
@@ -121,7 +121,7 @@ class TunnelRow:
 class FleetSnapshot:
     """All tunnels, and the totals, at one moment."""
 
-    phase: Phase
+    phase: DemoPhase
     tunnels: int
     """How many there are or will be; `rows` has those that have been opened."""
     elapsed_seconds: float
@@ -130,7 +130,7 @@ class FleetSnapshot:
     """Since the phase began."""
     duration_seconds: float
     """How long the phase of the traffic lasts."""
-    rows: tuple[TunnelRow, ...]
+    rows: tuple[TableRow, ...]
     history: tuple[float, ...] = ()
     """Bytes a second of the fleet, oldest first."""
     verified_bytes: int = 0
@@ -155,7 +155,7 @@ class FleetSnapshot:
         return sum(getattr(row, field) for row in self.rows)
 
 
-class RateMeter:
+class TrafficRate:
     """A rate over the last `RATE_WINDOW_SECONDS`, of a count that only grows."""
 
     __slots__ = ("_samples",)
@@ -183,7 +183,7 @@ class PairSampler:
 
     def __init__(self, pair: TunnelPair) -> None:
         self._pair = pair
-        self._rate = RateMeter()
+        self._rate = TrafficRate()
         self._event = "opened"
         self._event_at: float | None = None
         self._broken_at: float | None = None
@@ -203,7 +203,7 @@ class PairSampler:
         self._broken_at = now
         self._just_struck = True
 
-    def sample(self, now: float) -> TunnelRow:
+    def sample(self, now: float) -> TableRow:
         """Look at both ends; `now` is in seconds of the Unix epoch."""
         source, destination = self._pair.source.status(), self._pair.destination.status()
         worse = max(source, destination, key=lambda status: SEVERITY[status.state])
@@ -215,7 +215,7 @@ class PairSampler:
             self._just_struck = False
         else:
             self._notice(worse, up_since, reconnects, session_resets, now)
-        return TunnelRow(
+        return TableRow(
             name=self._pair.name,
             state=worse.state,
             streams=source.streams_active,
@@ -278,7 +278,7 @@ class FleetSampler:
         """Note that `tunnel` is broken on purpose."""
         self._samplers[tunnel].strike(what, now)
 
-    def rows(self, now: float) -> tuple[TunnelRow, ...]:
+    def rows(self, now: float) -> tuple[TableRow, ...]:
         """Look at all tunnels."""
         rows = tuple(sampler.sample(now) for sampler in self._samplers.values())
         self._history.append(sum(row.bytes_per_second for row in rows))

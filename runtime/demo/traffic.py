@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from .conversations import CONVERSATIONS, STALL_SECONDS, Link
+from .conversations import CONVERSATIONS, STALL_SECONDS, AppConnection
 from .pacing import Meter, Pacer
 from .servers import BULK, ECHO, HTTP, TunnelServers, close_writer
 
@@ -40,7 +40,7 @@ class _Attempt:
 
     seed: str
     started_at: float
-    link: Link | None = field(default=None, repr=False)
+    link: AppConnection | None = field(default=None, repr=False)
 
     @property
     def missing_bytes(self) -> int:
@@ -130,7 +130,7 @@ class TunnelClients:
         async with asyncio.timeout(STALL_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
         name = f"{self._pair.name} {service_id} content {attempt.seed}"
-        attempt.link = Link(reader, writer, self._pacer, self._meter, name, self._stopping)
+        attempt.link = AppConnection(reader, writer, self._pacer, self._meter, name, self._stopping)
         try:
             await CONVERSATIONS[service_id](attempt.link, attempt.seed, rng, self._plan)
         except BaseException:

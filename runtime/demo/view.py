@@ -18,9 +18,9 @@ from tunnelfleet.actors.state import TunnelState
 
 from .report import (
     SEVERITY,
+    DemoPhase,
     FleetSnapshot,
-    Phase,
-    TunnelRow,
+    TableRow,
     counted,
     human_bytes,
     human_rate,
@@ -99,7 +99,7 @@ def _chopped(line: str, width: int) -> list[str]:
     return [line[at : at + width] for at in range(0, len(line), width)] or [""]
 
 
-def pick_rows(rows: Sequence[TunnelRow], room: int) -> list[TunnelRow]:
+def pick_rows(rows: Sequence[TableRow], room: int) -> list[TableRow]:
     """Return the rows to show in `room` lines: by name, and when not all fit, trouble first."""
     if len(rows) <= room:
         return sorted(rows, key=lambda row: row.name)
@@ -112,7 +112,7 @@ def _title(snapshot: FleetSnapshot, width: int) -> Text:
     title = Text(no_wrap=True, overflow="ellipsis")
     title.append(" tunnelfleet demo ", style="bold reverse")
     title.append("  ")
-    if snapshot.phase is Phase.RUNNING:
+    if snapshot.phase is DemoPhase.RUNNING:
         title.append_text(_bar(snapshot))
     else:
         title.append(str(snapshot.phase), style="bold")
@@ -133,7 +133,7 @@ def _bar(snapshot: FleetSnapshot) -> Text:
     return bar
 
 
-def _table(rows: Sequence[TunnelRow], width: int) -> Table:
+def _table(rows: Sequence[TableRow], width: int) -> Table:
     wide = width >= WIDE_COLUMNS
     gap = (0, 2 if wide else 1, 0, 0)
     table = Table(box=None, expand=True, pad_edge=False, header_style="bold", padding=gap)
@@ -166,7 +166,7 @@ _HEADS: Final = (
 )
 
 
-def _cells(row: TunnelRow, *, wide: bool) -> list[Text]:
+def _cells(row: TableRow, *, wide: bool) -> list[Text]:
     style = STATE_STYLES[row.state]
     quiet = "" if row.bytes_per_second else "bright_black"
     event = row.last_event if wide else shortened(row.last_event)
@@ -194,11 +194,11 @@ def _count(number: int, style: str) -> Text:
     return Text(str(number), style=style if number else "bright_black")
 
 
-def _is_fresh(row: TunnelRow) -> bool:
+def _is_fresh(row: TableRow) -> bool:
     return row.event_age_seconds < FRESH_SECONDS or row.state is not TunnelState.CONNECTED
 
 
-def _more(snapshot: FleetSnapshot, shown: Sequence[TunnelRow]) -> Text:
+def _more(snapshot: FleetSnapshot, shown: Sequence[TableRow]) -> Text:
     names = {row.name for row in shown}
     hidden = [row for row in snapshot.rows if row.name not in names]
     connected = sum(row.state is TunnelState.CONNECTED for row in hidden)
@@ -257,7 +257,7 @@ def _packed(words: Sequence[Text], width: int) -> list[Text]:
 def plain_line(snapshot: FleetSnapshot) -> str:
     """Return the snapshot as one line of text, for where there is no terminal."""
     clock = human_seconds(snapshot.elapsed_seconds)
-    phase = "" if snapshot.phase is Phase.RUNNING else f"{snapshot.phase}; "
+    phase = "" if snapshot.phase is DemoPhase.RUNNING else f"{snapshot.phase}; "
     words = (
         f"{snapshot.connected}/{snapshot.tunnels} connected",
         counted(snapshot.total("streams"), "stream"),
@@ -335,7 +335,7 @@ class PlainView:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._phase: Phase | None = None
+        self._phase: DemoPhase | None = None
         self._next_at = 0.0
 
     def __enter__(self) -> Self:
@@ -348,7 +348,7 @@ class PlainView:
         """Print a line when it is time."""
         if snapshot.phase is not self._phase:
             self._phase = snapshot.phase
-        elif snapshot.elapsed_seconds < self._next_at or snapshot.phase is Phase.KEEPING:
+        elif snapshot.elapsed_seconds < self._next_at or snapshot.phase is DemoPhase.KEEPING:
             return
         self._next_at = snapshot.elapsed_seconds + PLAIN_SECONDS
         self._print(plain_line(snapshot))

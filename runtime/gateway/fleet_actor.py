@@ -36,9 +36,9 @@ from .messages import (
     UnknownTunnel,
 )
 from .placement import Assigned, Revoked, shard_of
-from .reconcile import Difference, Phase, compare, decide
+from .reconcile import Difference, RunPhase, compare, decide
 from .reloading import Loaded, ReloadQueue, loaded
-from .tunnel_keeper import DrainTimedOut, Ended, OpenAgain, TunnelKeeper
+from .tunnel_keeper import DrainTimedOut, OpenAgain, TunnelEnded, TunnelKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -228,7 +228,7 @@ class FleetActor(DispatchedActor):
         was_down = state.held.pop(name, None) is not None
         was_down |= state.failures.pop(name, None) is not None
         running = state.running.get(name)
-        if running is None or running.phase is not Phase.RUNNING:
+        if running is None or running.phase is not RunPhase.RUNNING:
             return was_down
         try:
             tunnel = self._runtime.tunnel(name)
@@ -309,7 +309,7 @@ class FleetActor(DispatchedActor):
         running = self._state.running.get(event.tunnel)
         phase = None if running is None else running.phase
         log_state(event, phase)
-        if phase is Phase.DRAINING and event.state is TunnelState.STOPPED:
+        if phase is RunPhase.DRAINING and event.state is TunnelState.STOPPED:
             self._keeper.stop(event.tunnel)
 
     def _on_listener_opened(self, event: ListenerOpened) -> None:
@@ -317,10 +317,10 @@ class FleetActor(DispatchedActor):
 
     def _on_listener_closed(self, event: ListenerClosed) -> None:
         running = self._state.running.get(event.tunnel)
-        if running is not None and running.phase is Phase.RUNNING:
+        if running is not None and running.phase is RunPhase.RUNNING:
             log_listener_closed(event)
 
-    def _on_ended(self, message: Ended) -> None:
+    def _on_ended(self, message: TunnelEnded) -> None:
         log_end(message.name)
         self._state.running.pop(message.name, None)
         self._mark([message.name])
@@ -367,7 +367,7 @@ class FleetActor(DispatchedActor):
         ListenerClosed: _on_listener_closed,
         _LookAgain: _on_look_again,
         OpenAgain: _on_open_again,
-        Ended: _on_ended,
+        TunnelEnded: _on_ended,
         DrainTimedOut: _on_drain_timed_out,
         Leave: _on_leave,
         _LeaveTimedOut: _on_leave_timed_out,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tunnelfleet.runtime import TunnelState
 
-from .reconcile import Phase
+from .reconcile import RunPhase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,11 +36,11 @@ TROUBLE = frozenset({TunnelState.REFUSED, TunnelState.QUARANTINED})
 logger = logging.getLogger(__name__)
 
 
-def log_state(event: TunnelStateChanged, phase: Phase | None) -> None:
+def log_state(event: TunnelStateChanged, phase: RunPhase | None) -> None:
     """A tunnel has another state."""
     level = logging.WARNING if event.state in TROUBLE else logging.INFO
     is_another_try = event.state is TunnelState.CONNECTING and event.reason
-    if phase is Phase.STOPPING or is_another_try:
+    if phase is RunPhase.STOPPING or is_another_try:
         # The way down, whose end is told; a try after a failure, which was told with its delay.
         level = logging.DEBUG
     text = f"{event.state}: {event.reason}" if event.reason else str(event.state)

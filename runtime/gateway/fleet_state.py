@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .placement import shard_of
-from .reconcile import Phase, Running, merged, prevailing
+from .reconcile import Running, RunPhase, merged, prevailing
 from .snapshot import Entry
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class FleetState:
     def _note(
         self, name: str, running: Running | None, wish: WantedTunnel | None
     ) -> tuple[str, float]:
-        if running is not None and running.phase is Phase.RUNNING:
+        if running is not None and running.phase is RunPhase.RUNNING:
             return "", 0.0
         if self.is_leaving:
             return LEAVING, self.reloaded_at

@@ -22,12 +22,12 @@ __all__ = [
     "Action",
     "Apply",
     "Difference",
-    "Drain",
-    "Phase",
-    "ReplaceToken",
+    "DrainTunnel",
+    "RotateToken",
+    "RunPhase",
     "Running",
-    "Start",
-    "Stop",
+    "StartTunnel",
+    "StopTunnel",
     "compare",
     "decide",
     "merged",
@@ -39,7 +39,7 @@ SOURCES = ("files", "api")
 """Whose entry of a name counts, the first first; those that are not named come after them."""
 
 
-class Phase(Enum):
+class RunPhase(Enum):
     """Where a tunnel that was started stands."""
 
     RUNNING = "running"
@@ -54,11 +54,11 @@ class Running:
     """A tunnel that was started: what it was started with, and where it stands."""
 
     tunnel: WantedTunnel
-    phase: Phase = Phase.RUNNING
+    phase: RunPhase = RunPhase.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartTunnel:
     """Open the tunnel."""
 
     tunnel: WantedTunnel
@@ -72,29 +72,29 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplaceToken:
+class RotateToken:
     """Give a running tunnel other tokens; its link is made again, its listeners stay."""
 
     tunnel: WantedTunnel
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
+class DrainTunnel:
     """Let no new connections in; the tunnel ends with the last one."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopTunnel:
     """End the tunnel in good order, now."""
 
     name: str
 
 
-Action = Start | Apply | ReplaceToken | Drain | Stop
+Action = StartTunnel | Apply | RotateToken | DrainTunnel | StopTunnel
 
-_ORDER = (Stop, Drain, ReplaceToken, Apply, Start)
+_ORDER = (StopTunnel, DrainTunnel, RotateToken, Apply, StartTunnel)
 """What frees ports comes before what takes them."""
 
 
@@ -114,23 +114,23 @@ def decide(
         The action, or None if all is well or it is not yet time.
     """
     if running is None:
-        return Start(wanted) if wanted is not None and is_ours else None
-    if running.phase is Phase.STOPPING:
+        return StartTunnel(wanted) if wanted is not None and is_ours else None
+    if running.phase is RunPhase.STOPPING:
         return None
     if wanted is None:
-        return Drain(name) if running.phase is Phase.RUNNING else None
-    if not is_ours or running.phase is Phase.DRAINING:
+        return DrainTunnel(name) if running.phase is RunPhase.RUNNING else None
+    if not is_ours or running.phase is RunPhase.DRAINING:
         # A drain cannot be taken back; what is wanted again starts anew.
-        return Stop(name)
+        return StopTunnel(name)
     match change_between(running.tunnel, wanted):
         case Change.NONE:
             return None
         case Change.IN_PLACE:
             return Apply(wanted)
         case Change.NEW_TOKEN:
-            return ReplaceToken(wanted)
+            return RotateToken(wanted)
         case Change.RESTART:
-            return Stop(name)
+            return StopTunnel(name)
 
 
 def reconcile(

@@ -13,7 +13,7 @@ from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import TunnelState
 
 from .config.schema import DOOR
-from .reconcile import Phase
+from .reconcile import RunPhase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +86,7 @@ class Entry:
     """
 
     tunnel: WantedTunnel
-    phase: Phase | None
+    phase: RunPhase | None
     source: str
     note: str
     since: float
@@ -106,9 +106,9 @@ class Entry:
             state, reason, since = TunnelState.STOPPED, self.note, self.since
         else:
             state, reason, since = status.state, status.reason or self.note, status.since
-            if self.phase is Phase.DRAINING and state is not TunnelState.STOPPED:
+            if self.phase is RunPhase.DRAINING and state is not TunnelState.STOPPED:
                 state, reason = TunnelState.DRAINING, self.note
-            if wanted.mode is Mode.SOURCE and self.phase is Phase.RUNNING:
+            if wanted.mode is Mode.SOURCE and self.phase is RunPhase.RUNNING:
                 missing = [
                     name
                     for name, address in (wanted.services or {}).items()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tunnelfleet.proto import ConfigError, TunnelClosed
 from tunnelfleet.runtime import TunnelState
 
-from .reconcile import Apply, Drain, Phase, ReplaceToken, Running, Start, Stop
+from .reconcile import Apply, DrainTunnel, RotateToken, Running, RunPhase, StartTunnel, StopTunnel
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import DispatchedActor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .reconcile import Action
     from .wanted import WantedTunnel
 
-__all__ = ["DrainTimedOut", "Ended", "OpenAgain", "TunnelKeeper"]
+__all__ = ["DrainTimedOut", "OpenAgain", "TunnelEnded", "TunnelKeeper"]
 
 RETRY_OPEN_SECONDS = 1.0
 """After which a tunnel is opened again if the runtime was not there."""
@@ -39,7 +39,7 @@ class OpenAgain(NamedTuple):
     name: str
 
 
-class Ended(NamedTuple):
+class TunnelEnded(NamedTuple):
     """A tunnel is closed, and its name free."""
 
     name: str
@@ -55,7 +55,7 @@ class TunnelKeeper:
     """Starts, changes and ends tunnels for an actor, in its turns.
 
     Args:
-        actor: is told `OpenAgain`, `Ended` and `DrainTimedOut`.
+        actor: is told `OpenAgain`, `TunnelEnded` and `DrainTimedOut`.
         state: kept up to date.
         runtime: runs the tunnels.
         client_tokens: derives client tokens.
@@ -76,25 +76,25 @@ class TunnelKeeper:
     def resume(self) -> None:
         """Go on with what an earlier life of the actor had begun to end."""
         for name, running in list(self._state.running.items()):
-            if running.phase is Phase.STOPPING:
+            if running.phase is RunPhase.STOPPING:
                 self._close(name)
-            elif running.phase is Phase.DRAINING:
+            elif running.phase is RunPhase.DRAINING:
                 self._drain(running)
 
     def carry_out(self, action: Action) -> None:
         """Do it, or begin to."""
         match action:
-            case Start(tunnel):
+            case StartTunnel(tunnel):
                 self._open(tunnel)
             case Apply(tunnel):
                 self._apply(tunnel)
-            case ReplaceToken(tunnel):
+            case RotateToken(tunnel):
                 self.give_token(tunnel)
-            case Drain(name):
-                running = Running(self._state.running[name].tunnel, Phase.DRAINING)
+            case DrainTunnel(name):
+                running = Running(self._state.running[name].tunnel, RunPhase.DRAINING)
                 self._state.running[name] = running
                 self._drain(running)
-            case Stop(name):
+            case StopTunnel(name):
                 self.stop(name)
 
     def give_token(self, tunnel: WantedTunnel) -> None:
@@ -109,7 +109,7 @@ class TunnelKeeper:
 
     def stop(self, name: str) -> None:
         """End a running tunnel in good order."""
-        self._state.running[name] = Running(self._state.running[name].tunnel, Phase.STOPPING)
+        self._state.running[name] = Running(self._state.running[name].tunnel, RunPhase.STOPPING)
         self._close(name)
 
     def _open(self, tunnel: WantedTunnel) -> None:
@@ -160,8 +160,8 @@ class TunnelKeeper:
         except (KeyError, TunnelClosed):
             self._is_gone(name)
         else:
-            self._actor.pipe_to_self(closed, lambda _closed: Ended(name))
+            self._actor.pipe_to_self(closed, lambda _closed: TunnelEnded(name))
 
     def _is_gone(self, name: str) -> None:
         """The runtime does not have it: whatever ended it, it has ended."""
-        self._actor.actor_ref.tell(Ended(name))
+        self._actor.actor_ref.tell(TunnelEnded(name))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tunnelfleet.proto import Mode
 
-    from .relay import Tunnel
+    from .relay import RelayedTunnel
 
 HANDSHAKE_SECONDS: Final = 20.0
 """How long TLS and the request together may take."""
@@ -96,7 +96,7 @@ class Client:
         self._head = bytearray()
         self._reader = WebSocketReader()
         self._splitter = FrameSplitter()
-        self._tunnel: Tunnel | None = None
+        self._tunnel: RelayedTunnel | None = None
         self.mode: Mode | None = None
         self.channel_id = channel_id
         self.throttle_timer: asyncio.TimerHandle | None = None
@@ -107,7 +107,7 @@ class Client:
 
     # what the reception decides
 
-    def attach(self, tunnel: Tunnel, mode: Mode, response: bytes) -> None:
+    def attach(self, tunnel: RelayedTunnel, mode: Mode, response: bytes) -> None:
         """Answer the upgrade; from now on the connection is a tunnel's."""
         self._answered(ClientState.ATTACHED)
         self._tunnel, self.mode = tunnel, mode

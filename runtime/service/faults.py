@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tunnelfleet.proto import Message
 
-    from .relay import Tunnel
+    from .relay import RelayedTunnel
 
 
 GARBAGE: Final = b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP \xff\xfe\r\n\r\n"
@@ -87,7 +87,7 @@ class ServiceControls:
     def _do(self, work: Callable[[], _Result]) -> _Result:
         raise NotImplementedError
 
-    def _tunnel(self, name: str) -> Tunnel:
+    def _tunnel(self, name: str) -> RelayedTunnel:
         raise NotImplementedError
 
     def _tell(

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from .client import Client
     from .faults import Refusal
-    from .relay import Tunnel
-    from .tokens import TunnelBook
+    from .relay import RelayedTunnel
+    from .tokens import IssuedTokens
 
 
 END_OF_HEAD: Final = b"\r\n\r\n"
@@ -170,11 +170,11 @@ STRANGER_SECONDS: Final = 3.0
 """When all places are taken, one that is older makes place."""
 
 
-class ReceptionDesk:
+class ClientAdmission:
     """Decides on requests.
 
     Args:
-        book: who may connect.
+        issued: who may connect.
         tunnels: where they are connected to.
         emit: takes events.
         gone: told when a client's connection is over.
@@ -185,13 +185,13 @@ class ReceptionDesk:
 
     def __init__(
         self,
-        book: TunnelBook,
-        tunnels: Mapping[str, Tunnel],
+        issued: IssuedTokens,
+        tunnels: Mapping[str, RelayedTunnel],
         emit: Callable[[ServiceEvent], None],
         gone: Callable[[Client], None],
     ) -> None:
         self.faults = FaultPlan()
-        self._book = book
+        self._issued = issued
         self._tunnels = tunnels
         self._emit = emit
         self._gone = gone
@@ -231,12 +231,12 @@ class ReceptionDesk:
         tunnel = ""
         try:
             accept, request = _read(head)
-            tunnel = self._book.tunnel_of(request.access_token) or ""
+            tunnel = self._issued.tunnel_of(request.access_token) or ""
             refusal = self.faults.take_refusal(tunnel) if tunnel else None
             if refusal is not None:
                 self._refuse_as_planned(tunnel, client, refusal)
                 return
-            tunnel = self._book.admit(request)
+            tunnel = self._issued.admit(request)
         except RequestRefused as refused:
             self._refuse(tunnel, client, refused.status, refused.body)
         except BadRequest as error:

@@ -27,7 +27,7 @@ _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 _log = get_logger(__name__)
 
 
-class Listener:
+class ServiceListener:
     """A listening socket, bound when made.
 
     Args:

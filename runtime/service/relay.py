@@ -37,7 +37,7 @@ from tunnelfleet.proto import (
 
 from .events import ServiceEvent, ServiceEventKind
 from .rules import StreamTable, check_message, reset_for
-from .throttle import TokenBucket, kernel_buffer_bytes
+from .throttle import Allowance, kernel_buffer_bytes
 from .websocket import Opcode, frame_header, websocket_frame
 from .wire import READ_BYTES, Hold
 
@@ -86,13 +86,13 @@ class TunnelSnapshot:
     dropped_messages: int
 
 
-class _Lane:
+class _OneWay:
     """The way towards one side: what it carried, its bandwidth, what waits for its delay."""
 
     __slots__ = ("bucket", "payload_bytes", "timer", "waiting", "waiting_bytes")
 
     def __init__(self) -> None:
-        self.bucket: TokenBucket | None = None
+        self.bucket: Allowance | None = None
         self.payload_bytes = 0
         self.waiting: deque[tuple[float, bytes]] = deque()
         self.waiting_bytes = 0
@@ -106,7 +106,7 @@ class _Lane:
             self.timer = None
 
 
-class Tunnel:
+class RelayedTunnel:
     """An open tunnel with up to two clients.
 
     Args:
@@ -130,7 +130,7 @@ class Tunnel:
         self._loop = loop
         self._emit = emit
         self._clients: dict[Mode, Client | None] = dict.fromkeys(Mode)
-        self._lanes = {mode: _Lane() for mode in Mode}
+        self._directions = {mode: _OneWay() for mode in Mode}
         self._streams = StreamTable()
         self._delay_seconds = 0.0
         self._stalled: set[Mode] = set()
@@ -143,7 +143,7 @@ class Tunnel:
 
     def snapshot(self) -> TunnelSnapshot:
         """Return the tunnel as it is now."""
-        source, destination = self._lanes[Mode.SOURCE], self._lanes[Mode.DESTINATION]
+        source, destination = self._directions[Mode.SOURCE], self._directions[Mode.DESTINATION]
         return TunnelSnapshot(
             self.name,
             self.services,
@@ -160,7 +160,7 @@ class Tunnel:
     def _buffered_bytes(self, mode: Mode) -> int:
         client = self._clients[mode]
         on_wire = 0 if client is None else client.wire.buffered_bytes
-        return on_wire + self._lanes[mode].waiting_bytes
+        return on_wire + self._directions[mode].waiting_bytes
 
     # clients come and go
 
@@ -172,7 +172,7 @@ class Tunnel:
             self._tell(ServiceEventKind.CLIENT_REPLACED, mode)
             former.wire.abort("replaced by a new connection")
         self._clients[mode] = client
-        bucket = self._lanes[_OTHER[mode]].bucket
+        bucket = self._directions[_OTHER[mode]].bucket
         if bucket is not None:
             client.wire.set_kernel_buffer(kernel_buffer_bytes(bucket.bytes_per_second))
         announcement = Message(MessageType.SERVICE_IDS, available_service_ids=self.services)
@@ -189,7 +189,7 @@ class Tunnel:
         if self._clients[mode] is not client:
             return
         self._clients[mode] = None
-        self._lanes[mode].clear()
+        self._directions[mode].clear()
         self._tell(ServiceEventKind.CLIENT_DISCONNECTED, mode, reason)
         other = _OTHER[mode]
         for reset in self._streams.take_resets():
@@ -260,7 +260,7 @@ class Tunnel:
                 answers.append(_websocket_message(reset_for(message)))
             return False
         if message.type is MessageType.DATA:
-            self._lanes[_OTHER[mode]].payload_bytes += len(message.payload)
+            self._directions[_OTHER[mode]].payload_bytes += len(message.payload)
             if message.ignorable and not message.payload and mode is Mode.DESTINATION:
                 self._streams.note_hello(message)
         else:
@@ -279,12 +279,12 @@ class Tunnel:
         self._send(to, _websocket_message(message))
 
     def _send(self, to: Mode, data: bytes) -> None:
-        client, lane = self._clients[to], self._lanes[to]
+        client, direction = self._clients[to], self._directions[to]
         if client is None:
             return
-        if self._delay_seconds or lane.waiting:
-            lane.waiting.append((self._loop.time() + self._delay_seconds, data))
-            lane.waiting_bytes += len(data)
+        if self._delay_seconds or direction.waiting:
+            direction.waiting.append((self._loop.time() + self._delay_seconds, data))
+            direction.waiting_bytes += len(data)
             self._wait(to)
         else:
             client.wire.write(data)
@@ -301,8 +301,10 @@ class Tunnel:
             sender.wire.hold(Hold.ANSWERS_DELAYED)
 
     def _is_delayed_full(self, to: Mode) -> bool:
-        lane = self._lanes[to]
-        return lane.waiting_bytes + len(lane.waiting) * DELAYED_PIECE_BYTES > DELAYED_BYTES
+        direction = self._directions[to]
+        return (
+            direction.waiting_bytes + len(direction.waiting) * DELAYED_PIECE_BYTES > DELAYED_BYTES
+        )
 
     def drained(self, client: Client) -> None:
         """A client's wire can take more: send what was due, then read the other side again."""
@@ -317,23 +319,23 @@ class Tunnel:
     # delay
 
     def _wait(self, to: Mode) -> None:
-        lane = self._lanes[to]
-        if lane.timer is None and lane.waiting:
-            lane.timer = self._loop.call_at(lane.waiting[0][0], self._on_due, to)
+        direction = self._directions[to]
+        if direction.timer is None and direction.waiting:
+            direction.timer = self._loop.call_at(direction.waiting[0][0], self._on_due, to)
 
     def _on_due(self, to: Mode) -> None:
-        self._lanes[to].timer = None
+        self._directions[to].timer = None
         self._send_due(to)
 
     def _send_due(self, to: Mode) -> None:
-        lane, receiver, now = self._lanes[to], self._clients[to], self._loop.time()
-        while lane.waiting and receiver is not None and not receiver.wire.is_full:
-            due, data = lane.waiting[0]
+        direction, receiver, now = self._directions[to], self._clients[to], self._loop.time()
+        while direction.waiting and receiver is not None and not receiver.wire.is_full:
+            due, data = direction.waiting[0]
             if due > now:
                 self._wait(to)
                 break
-            lane.waiting.popleft()
-            lane.waiting_bytes -= len(data)
+            direction.waiting.popleft()
+            direction.waiting_bytes -= len(data)
             receiver.wire.write(data)
         self._release_sender(to)
 
@@ -347,9 +349,9 @@ class Tunnel:
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit each direction; None lifts the limit."""
         for mode in Mode:
-            lane = self._lanes[_OTHER[mode]]
-            lane.bucket = (
-                TokenBucket(bytes_per_second, self._loop.time())
+            direction = self._directions[_OTHER[mode]]
+            direction.bucket = (
+                Allowance(bytes_per_second, self._loop.time())
                 if bytes_per_second is not None
                 else None
             )
@@ -362,7 +364,7 @@ class Tunnel:
 
     def allowance(self, client: Client) -> int:
         """Return how much may be read from a client now; 0 holds its wire until it may."""
-        bucket = self._lanes[_OTHER[_mode_of(client)]].bucket
+        bucket = self._directions[_OTHER[_mode_of(client)]].bucket
         if bucket is None:
             return READ_BYTES
         wait_seconds = bucket.wait_seconds(self._loop.time())
@@ -374,7 +376,7 @@ class Tunnel:
 
     def spend(self, client: Client, count_bytes: int) -> None:
         """Charge what was read, pings included (docs/protocol.md section 1)."""
-        bucket = self._lanes[_OTHER[_mode_of(client)]].bucket
+        bucket = self._directions[_OTHER[_mode_of(client)]].bucket
         if bucket is not None:
             bucket.spend(count_bytes)
 

@@ -29,12 +29,12 @@ from .client import Client
 from .events import ServiceEvent, ServiceEventKind
 from .faults import ServiceControls
 from .files import remove_leftovers
-from .handshake import ReceptionDesk
-from .listener import Listener
-from .relay import Tunnel, TunnelSnapshot
-from .throttle import TokenBucket, kernel_buffer_bytes
+from .handshake import ClientAdmission
+from .listener import ServiceListener
+from .relay import RelayedTunnel, TunnelSnapshot
+from .throttle import Allowance, kernel_buffer_bytes
 from .tls import ServerTls
-from .tokens import TunnelBook, TunnelTokens
+from .tokens import IssuedTokens, TunnelTokens
 
 if TYPE_CHECKING:
     import socket
@@ -98,7 +98,7 @@ class TunnelService(ServiceControls):
                 f"plain ws is for loopback only, not {host}; listen on 127.0.0.1, or use TLS"
             )
         if bandwidth_bytes_per_second is not None:
-            TokenBucket(bandwidth_bytes_per_second, 0.0)
+            Allowance(bandwidth_bytes_per_second, 0.0)
         self._host, self._port = host, port
         self._tls = ServerTls(
             host,
@@ -115,12 +115,14 @@ class TunnelService(ServiceControls):
         """Of the process in which it was started."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._listener: Listener | None = None
-        self._book = TunnelBook()
+        self._listener: ServiceListener | None = None
+        self._issued = IssuedTokens()
         self._bandwidths: dict[str, float | None] = {}
-        self._tunnels: dict[str, Tunnel] = {}
+        self._tunnels: dict[str, RelayedTunnel] = {}
         self._clients: set[Client] = set()
-        self._desk = ReceptionDesk(self._book, self._tunnels, self._emit, self._clients.discard)
+        self._admission = ClientAdmission(
+            self._issued, self._tunnels, self._emit, self._clients.discard
+        )
 
     # life
 
@@ -144,7 +146,7 @@ class TunnelService(ServiceControls):
             self._port = self._listener.port
             self._fork_guard = ForkGuard("the tunneling service")
             self._loop = asyncio.new_event_loop()
-            for name in self._book:
+            for name in self._issued:
                 self._add_tunnel(name)
             self._listener.attach(self._loop)
             self._thread = threading.Thread(
@@ -260,10 +262,10 @@ class TunnelService(ServiceControls):
             ConfigError: a name or service id is not usable, or the name is taken.
         """
         if bandwidth_bytes_per_second is not None:
-            TokenBucket(bandwidth_bytes_per_second, 0.0)
+            Allowance(bandwidth_bytes_per_second, 0.0)
 
         def open_it() -> TunnelTokens:
-            tokens = self._book.open(name, services)
+            tokens = self._issued.open(name, services)
             self._bandwidths[name] = bandwidth_bytes_per_second or self._bandwidth
             if self._loop is not None:
                 self._add_tunnel(name)
@@ -276,7 +278,7 @@ class TunnelService(ServiceControls):
         """Close a tunnel and disconnect its clients. Raises ConfigError if unknown."""
 
         def close_it() -> None:
-            self._book.close(name)
+            self._issued.close(name)
             del self._bandwidths[name]
             tunnel = self._tunnels.pop(name, None)
             for client in tunnel.clients(None) if tunnel is not None else []:
@@ -293,7 +295,7 @@ class TunnelService(ServiceControls):
         """
 
         def rotate_it() -> TunnelTokens:
-            tokens = self._book.rotate(name, list(Mode) if mode is None else [mode])
+            tokens = self._issued.rotate(name, list(Mode) if mode is None else [mode])
             tunnel = self._tunnels.get(name)
             for client in tunnel.clients(mode) if tunnel is not None else []:
                 client.wire.close("its access token was rotated")
@@ -304,13 +306,13 @@ class TunnelService(ServiceControls):
 
     def tokens(self, name: str) -> TunnelTokens:
         """Return a tunnel's current tokens. Raises ConfigError if unknown."""
-        return self._do(lambda: self._book.tokens(name))
+        return self._do(lambda: self._issued.tokens(name))
 
     def tunnels(self) -> list[TunnelSnapshot]:
         """Return every open tunnel as it is now. Empty while the service is not running."""
         return self._do(lambda: [tunnel.snapshot() for tunnel in self._tunnels.values()])
 
-    def _tunnel(self, name: str) -> Tunnel:
+    def _tunnel(self, name: str) -> RelayedTunnel:
         if name not in self._tunnels:
             raise ConfigError(f"no tunnel is named {name!r}, or the service is not running")
         return self._tunnels[name]
@@ -319,7 +321,7 @@ class TunnelService(ServiceControls):
         self._bandwidths[name] = bytes_per_second
 
     def _faults(self) -> FaultPlan:
-        return self._desk.faults
+        return self._admission.faults
 
     # the thread
 
@@ -383,11 +385,11 @@ class TunnelService(ServiceControls):
 
     # connections
 
-    def _open_listener(self) -> Listener:
+    def _open_listener(self) -> ServiceListener:
         bandwidth = self._bandwidth
         size = None if bandwidth is None else kernel_buffer_bytes(bandwidth)
         try:
-            return Listener(
+            return ServiceListener(
                 self._host, self._port, self._receive, buffer_bytes=size, has_room=self._has_room
             )
         except OSError as error:
@@ -398,7 +400,7 @@ class TunnelService(ServiceControls):
 
     def _has_room(self) -> bool:
         assert self._loop is not None
-        return self._desk.has_room(self._loop.time())
+        return self._admission.has_room(self._loop.time())
 
     def _receive(self, sock: socket.socket) -> None:
         assert self._loop is not None
@@ -407,17 +409,17 @@ class TunnelService(ServiceControls):
             return
         channel_id = uuid.uuid4().hex
         try:
-            client = Client(sock, self._loop, self._tls.context, self._desk, channel_id)
+            client = Client(sock, self._loop, self._tls.context, self._admission, channel_id)
         except OSError:
             close_socket(sock)  # gone before its turn
             return
         self._clients.add(client)
-        self._desk.arrived(client, self._loop.time())
+        self._admission.arrived(client, self._loop.time())
 
     def _add_tunnel(self, name: str) -> None:
         assert self._loop is not None
-        services = self._book.tokens(name).services
-        tunnel = Tunnel(name, services, self._loop, self._emit)
+        services = self._issued.tokens(name).services
+        tunnel = RelayedTunnel(name, services, self._loop, self._emit)
         if (bandwidth := self._bandwidths[name]) is not None:
             tunnel.set_bandwidth(bandwidth)
         self._tunnels[name] = tunnel

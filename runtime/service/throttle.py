@@ -31,7 +31,7 @@ _RATE = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?:(?P<prefix>[kKMG]?)(?P<unit
 _PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
-class TokenBucket:
+class Allowance:
     """Allowance for one direction of a throttled tunnel.
 
     Args:

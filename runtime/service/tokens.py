@@ -1,4 +1,4 @@
-"""The book of open tunnels: their access tokens, and who may connect with which.
+"""The tokens of open tunnels: what was issued, and who may connect with which.
 
 Owns token issue, rotation and docs/protocol.md section 1's token rules: an access token is
 single-use, but for the client token it was first used with. Pure: it must not know connections.
@@ -69,7 +69,7 @@ class _Access:
     client_token: str | None = field(default=None, repr=False)
 
 
-class TunnelBook:
+class IssuedTokens:
     """Which tunnels are open, and what their tokens have been used for."""
 
     def __init__(self) -> None:

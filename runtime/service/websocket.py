@@ -56,7 +56,7 @@ class Opcode(IntEnum):
 _OPCODES: Final = {int(code): code for code in Opcode}
 
 
-class Received(NamedTuple):
+class ReceivedPiece(NamedTuple):
     """A piece of what a client sent: tunnel bytes (BINARY) or a control frame, entire."""
 
     opcode: Opcode
@@ -77,7 +77,7 @@ class WebSocketReader:
         self._mask = b""
         self._in_message = False
 
-    def feed(self, data: bytes) -> list[Received]:
+    def feed(self, data: bytes) -> list[ReceivedPiece]:
         """Return what is complete, in order.
 
         Raises:
@@ -86,7 +86,7 @@ class WebSocketReader:
         """
         buffer = self._buffer
         buffer += data
-        items: list[Received] = []
+        items: list[ReceivedPiece] = []
         position = 0
         while position < len(buffer):
             if self._left_bytes:
@@ -99,7 +99,7 @@ class WebSocketReader:
         del buffer[:position]
         return items
 
-    def _take_payload(self, position: int, items: list[Received]) -> int:
+    def _take_payload(self, position: int, items: list[ReceivedPiece]) -> int:
         end = min(position + self._left_bytes, len(self._buffer))
         payload = self._buffer[position:end]
         _xor(self._mask, payload)
@@ -107,10 +107,10 @@ class WebSocketReader:
         self._left_bytes -= taken
         turn = taken % _MASK_BYTES
         self._mask = self._mask[turn:] + self._mask[:turn]
-        items.append(Received(Opcode.BINARY, payload))
+        items.append(ReceivedPiece(Opcode.BINARY, payload))
         return end
 
-    def _take_header(self, position: int, items: list[Received]) -> int:
+    def _take_header(self, position: int, items: list[ReceivedPiece]) -> int:
         """Take a frame's header, and the payload too of a control frame; 0 progress if partial."""
         buffer = self._buffer
         available = len(buffer) - position
@@ -166,7 +166,7 @@ class WebSocketReader:
         position: int,
         body: int,
         length: int,
-        items: list[Received],
+        items: list[ReceivedPiece],
     ) -> int:
         if length > _MAX_CONTROL_BYTES or not first & _FIN:
             raise RemoteProtocolError(f"{opcode.name} frame too long or fragmented")
@@ -174,7 +174,7 @@ class WebSocketReader:
             return position
         payload = self._buffer[body : body + length]
         _xor(mask, payload)
-        items.append(Received(opcode, payload))
+        items.append(ReceivedPiece(opcode, payload))
         return body + length
 
 

@@ -20,12 +20,12 @@ from tests.proto.transcripts import (
 )
 from tunnelfleet.proto import (
     SUBPROTOCOL_V3,
+    Answer,
     FrameDecoder,
     Message,
     MessageDropped,
     MessageType,
     Mode,
-    Reply,
     Session,
     check_request,
     encode_frame,
@@ -118,7 +118,7 @@ class Peers:
         if record.sender != "service":
             self.send(self.sessions[Mode(record.sender)], record)
         for event in self.sessions[record.receiver].receive(record.message):
-            assert not isinstance(event, Reply)
+            assert not isinstance(event, Answer)
             assert not isinstance(event, MessageDropped)
 
     def send(self, session: Session, record: Recorded) -> None:
@@ -174,7 +174,7 @@ class AgreeingPeers(MarkingPeers):
             message = message._replace(ignorable=True)
         for event in self.sessions[record.receiver].receive(message):
             assert not isinstance(event, MessageDropped)
-            if isinstance(event, Reply):
+            if isinstance(event, Answer):
                 assert message.type is T.STREAM_START
                 assert event.message == message._replace(type=T.DATA)
                 assert self.sessions[Mode.SOURCE].receive(event.message) == []

@@ -24,6 +24,7 @@ from tests.proto.wire import (
 )
 from tunnelfleet.proto import (
     Agreement,
+    Answer,
     ConnectionIdUnknown,
     ConnectionReset,
     ConnectionStarted,
@@ -35,7 +36,6 @@ from tunnelfleet.proto import (
     MessageDropped,
     Phase,
     ProtocolVersion,
-    Reply,
     Session,
     StopCause,
     StreamStarted,
@@ -144,7 +144,7 @@ def agreed_source(version: ProtocolVersion) -> Session:
 def agreed_destination(version: ProtocolVersion) -> Session:
     session = destination(("SSH",), marks=True)
     assert session.receive(marked(STARTS[version])) == [
-        Reply(hello(STARTS[version])),
+        Answer(hello(STARTS[version])),
         StreamStarted("SSH", 1, 1, version),
     ]
     return session
@@ -293,7 +293,7 @@ def test_a_hello_that_comes_after_all_leaves_nobody_half_open() -> None:
     session.reset_connection("SSH", 1)
     session.hello_overdue("SSH", 1)
     # The peer may still send on what this side has given up: it is told, once.
-    assert session.receive(hello(stream_start())) == [Reply(connection_reset())]
+    assert session.receive(hello(stream_start())) == [Answer(connection_reset())]
     late = marked(data())
     assert session.receive(late) == [MessageDropped(T.DATA, DropReason.UNKNOWN_CONNECTION)]
     assert session.data("SSH", 2, b"x") == marked(data(b"x", connection=2))
@@ -307,7 +307,7 @@ def test_what_was_aborted_before_the_hello_is_told_behind_it(version: ProtocolVe
     assert session.reset_connection("SSH", 1, is_orderly=False) == ([], [])
     assert not session.is_known("SSH", 1, 1)
     assert session.receive(hello(STARTS[version])) == [
-        Reply(reset_of(version)),
+        Answer(reset_of(version)),
         *stopped(version, StopCause.LOCAL_RESET),
     ]
 
@@ -419,11 +419,11 @@ def test_data_for_an_application_that_has_closed_is_answered_once(  # type: igno
     assert not session.is_known("SSH", 1, 1)
     late = marked(data_of(version))
     assert session.receive(late) == [
-        Reply(reset_of(version)),
+        Answer(reset_of(version)),
         MessageDropped(T.DATA, DropReason.APPLICATION_CLOSED),
         *stopped(version, StopCause.LOCAL_RESET),
     ]
-    assert not any(isinstance(event, Reply) for event in session.receive(late))
+    assert not any(isinstance(event, Answer) for event in session.receive(late))
 
 
 @every_version
@@ -435,7 +435,7 @@ def test_an_application_that_has_closed_can_still_be_ended_by_the_peer(  # type:
     session.reset_connection("SSH", 1)
     session.leave_connection("SSH", 1, 1)
     session.receive(marked(reset_of(version)))
-    assert not any(isinstance(each, Reply) for each in session.receive(marked(data_of(version))))
+    assert not any(isinstance(each, Answer) for each in session.receive(marked(data_of(version))))
 
 
 @every_version
@@ -458,7 +458,7 @@ def test_a_start_on_an_id_in_use_cuts_it() -> None:
     session = agreed_destination(V3)
     again = marked(connection_start(connection=1))
     assert session.receive(again) == [
-        Reply(connection_reset()),
+        Answer(connection_reset()),
         ConnectionReset("SSH", 1, 1, End.CUT),
         MessageDropped(T.CONNECTION_START, DropReason.DUPLICATE_CONNECTION),
     ]

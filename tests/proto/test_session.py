@@ -23,6 +23,7 @@ from tunnelfleet.proto import (
     MAX_CONNECTIONS_PER_STREAM,
     MAX_PAYLOAD_BYTES,
     MAX_SERVICES,
+    Answer,
     ConnectionIdUnknown,
     ConnectionIdUnusable,
     ConnectionReset,
@@ -40,7 +41,6 @@ from tunnelfleet.proto import (
     PayloadTooLarge,
     ProtocolVersion,
     RemoteProtocolError,
-    Reply,
     ServiceIdUnknown,
     ServicesAnnounced,
     ServiceWithoutStream,
@@ -178,7 +178,7 @@ def test_v1_with_several_services_is_answered_by_a_reset() -> None:
     session = destination(("SSH", "HTTP"))
     reset = Message(T.STREAM_RESET, 1)
     assert session.receive(V1_START) == [
-        Reply(reset),
+        Answer(reset),
         *dropped(V1_START, DropReason.UNKNOWN_SERVICE),
     ]
     assert session.version is None
@@ -259,7 +259,7 @@ def test_start_of_an_unknown_service_is_answered_by_its_reset() -> None:
     session = destination()
     start = stream_start("FTP", 4, 7)._replace(payload=b"x", ignorable=True)
     assert session.receive(start) == [
-        Reply(stream_reset("FTP", 4, 7)),
+        Answer(stream_reset("FTP", 4, 7)),
         *dropped(start, DropReason.UNKNOWN_SERVICE),
     ]
     late = data(service="FTP", stream=4)
@@ -277,7 +277,7 @@ def test_the_number_of_streams_is_bounded() -> None:
         session.receive(stream_start(f"service-{number}"))
     one_more = stream_start("one-more")
     assert session.receive(one_more) == [
-        Reply(stream_reset("one-more")),
+        Answer(stream_reset("one-more")),
         *dropped(one_more, DropReason.TOO_MANY_STREAMS),
     ]
     assert len(session.active_streams()) == MAX_SERVICES
@@ -317,7 +317,7 @@ def test_a_connection_id_that_is_open_already_is_reset() -> None:
     session.receive(stream_start())
     again = connection_start(connection=1)
     assert session.receive(again) == [
-        Reply(connection_reset(connection=1)),
+        Answer(connection_reset(connection=1)),
         ConnectionReset("SSH", 1, 1),
         *dropped(again, DropReason.DUPLICATE_CONNECTION),
     ]
@@ -348,7 +348,7 @@ def test_a_connection_id_in_use_is_one_that_either_side_still_has() -> None:
     session.receive(stream_start())
     again = connection_start(connection=1)
     assert session.receive(again) == [
-        Reply(connection_reset(connection=1)),
+        Answer(connection_reset(connection=1)),
         ConnectionReset("SSH", 1, 1, End.BOTH),
         *dropped(again, DropReason.DUPLICATE_CONNECTION),
     ]
@@ -363,7 +363,7 @@ def test_the_number_of_connections_is_bounded() -> None:
         session.receive(connection_start(connection=number))
     one_more = connection_start(connection=2**32 - 1)
     assert session.receive(one_more) == [
-        Reply(connection_reset(connection=2**32 - 1)),
+        Answer(connection_reset(connection=2**32 - 1)),
         *dropped(one_more, DropReason.TOO_MANY_CONNECTIONS),
     ]
     session.receive(connection_reset(connection=2))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.proto.wire import SESSION_RESET, V2, V3, T, destination, service_ids, source
 from tunnelfleet.proto import (
     MAX_FRAME_BYTES,
+    Answer,
     ConnectionReset,
     ConnectionStarted,
     DataReceived,
@@ -26,7 +27,6 @@ from tunnelfleet.proto import (
     Mode,
     ProtocolVersion,
     RemoteProtocolError,
-    Reply,
     Session,
     StopCause,
     StreamStarted,
@@ -59,7 +59,7 @@ class DestinationModel:
             agreed = self.marks and message.ignorable
             self.active[service] = (stream, agreed, {connection: True})
             if agreed:
-                events.append(Reply(message._replace(type=T.DATA, payload=b"")))
+                events.append(Answer(message._replace(type=T.DATA, payload=b"")))
             return [*events, StreamStarted(service, stream, connection, V3)]
         if stream != current:
             return [MessageDropped(message.type, DropReason.STALE_STREAM)]
@@ -77,7 +77,7 @@ class DestinationModel:
         del connections[connection]
         reset = Message(T.CONNECTION_RESET, stream, service_id=service, connection_id=connection)
         over = ConnectionReset(service, stream, connection, End.CUT if agreed else End.BOTH)
-        return [Reply(reset), over, MessageDropped(message.type, DropReason.DUPLICATE_CONNECTION)]
+        return [Answer(reset), over, MessageDropped(message.type, DropReason.DUPLICATE_CONNECTION)]
 
     def expect_reset(
         self, message: Message, connections: dict[int, bool], *, agreed: bool
@@ -223,7 +223,7 @@ class Tunnel:
     def take(self, mode: Mode, events: list[Event]) -> None:
         peer = self.peers[mode]
         for event in events:
-            if isinstance(event, Reply):
+            if isinstance(event, Answer):
                 self.other(mode).inbox.append(event.message)
             elif isinstance(event, DataReceived):
                 key = (event.service_id, event.stream_id, event.connection_id)
@@ -407,7 +407,7 @@ def test_garbage_raises_remote_protocol_errors_that_change_nothing(
             assert state(session) == before
         else:
             for event in events:
-                if isinstance(event, Reply):
+                if isinstance(event, Answer):
                     encode_frame(event.message)
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from tunnelfleet.runtime.cli.output import Output
+    from tunnelfleet.runtime.cli.output import LineOutput
 
 
 MAX_EVENTS_WAITING: Final = 10_000
@@ -53,11 +53,11 @@ class _Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reload:
+class _RenewCertificate:
     """A signal came that means: take the certificate anew."""
 
 
-_Item: TypeAlias = ServiceEvent | str | _Stop | _Reload
+_Item: TypeAlias = ServiceEvent | str | _Stop | _RenewCertificate
 
 
 class _Inbox:
@@ -81,7 +81,7 @@ class _Inbox:
         self._queue.put(_Stop())
 
     def put_reload(self, _number: int, _frame: FrameType | None) -> None:
-        self._queue.put(_Reload())
+        self._queue.put(_RenewCertificate())
 
     def get(self) -> _Item:
         return take(self._queue)
@@ -183,7 +183,7 @@ def _allow_many_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _warn_of_an_open_key(key: Path | None, err: Output) -> None:
+def _warn_of_an_open_key(key: Path | None, err: LineOutput) -> None:
     """A file that the user names may be a link and have any mode; he is told if others read it."""
     try:
         is_open = key is not None and bool(key.stat().st_mode & 0o077)
@@ -233,11 +233,13 @@ def _copy_ca(ca: Path, ca_out: Path) -> Path:
     return target
 
 
-def _handle(item: ServiceEvent | str | _Reload, service: TunnelService, console: Console) -> None:
+def _handle(
+    item: ServiceEvent | str | _RenewCertificate, service: TunnelService, console: Console
+) -> None:
     if isinstance(item, ServiceEvent):
         console.event(item)
         return
-    if isinstance(item, _Reload):
+    if isinstance(item, _RenewCertificate):
         _reload_certificate(service, console)
         return
     try:

@@ -17,7 +17,7 @@ from tunnelfleet.runtime.cli.errors import one_line
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tunnelfleet.runtime.cli.output import Output
+    from tunnelfleet.runtime.cli.output import LineOutput
     from tunnelfleet.runtime.service import ServiceEvent, TunnelService, TunnelTokens
 
 
@@ -73,7 +73,7 @@ class ConnectCommands:
 class Console:
     """Prints for people, or one JSON object a line for programs. Used by the main thread alone."""
 
-    def __init__(self, out: Output, *, as_json: bool) -> None:
+    def __init__(self, out: LineOutput, *, as_json: bool) -> None:
         self._out = out
         self._as_json = as_json
         self._commands = ConnectCommands("", None)

@@ -84,7 +84,7 @@ class TunnelReader:
         if name is not None and "name" not in bad and not self._is_new(document, at, name):
             # Whatever else is wrong with it, it is one tunnel too many.
             return
-        reading = _Reading(self, document, at, name, keys, bad)
+        reading = _EntryReader(self, document, at, name, keys, bad)
         wanted = reading.wanted()
         if wanted is None or any(problem.is_error for problem in self.problems[before:]):
             return
@@ -133,7 +133,7 @@ class TunnelReader:
         return None if found == (name, place) else found
 
 
-class _Reading:
+class _EntryReader:
     """One tunnel while it is read: its own keys first, then those of `[defaults]`."""
 
     def __init__(

@@ -130,7 +130,7 @@ def test_the_end_answers_everybody_once(setting: Setting) -> None:
     port.is_connected = True
     port.active_services.add("A")
     queued, waiting = setting.future(), setting.future()
-    port.ledger.queued(KEY, data(waiter=queued))
+    port.pending.queued(KEY, data(waiter=queued))
     port._messages = 1
     port.submit([data(waiter=waiting)], 0)
     assert port.finish(TunnelClosed("over"))
@@ -172,7 +172,7 @@ def test_a_new_tunnel_actor_answers_for_the_old(setting: Setting) -> None:
     setting.port.wanted = ALL
     setting.attach()
     lost = setting.future()
-    setting.port.ledger.queued(KEY, data(waiter=lost))
+    setting.port.pending.queued(KEY, data(waiter=lost))
     setting.port._messages = 1
     waiting = data()
     setting.port.submit([waiting], 0)

@@ -155,8 +155,8 @@ def test_nothing_is_kept_of_those_that_are_done() -> None:
         assert take_all(slots) == [key]
         slots.give_back(key, 0.0, succeeded=False)
     assert (slots.held, slots.waiting) == (0, 0)
-    assert not slots._lanes
-    assert not slots._lane_of
+    assert not slots._lines
+    assert not slots._line_of
     assert not slots._held
 
 

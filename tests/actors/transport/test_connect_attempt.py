@@ -17,7 +17,7 @@ from tunnelfleet.actors.transport.attempt import (
     connect_failure,
     refusal,
 )
-from tunnelfleet.actors.transport.connector import Connector, ConnectRequest, NotConnected
+from tunnelfleet.actors.transport.connector import ConnectFailed, Connector, ConnectRequest
 from tunnelfleet.proto import Endpoint, HandshakeError, Mode, TunnelClosed, TunnelError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_its_failure_comes_as_a_message(dispatcher: Dispatcher, connector: Conne
     ref = begin(dispatcher, connector, Endpoint("ws", "127.0.0.1", 1), log)
     wait_until(lambda: bool(log.items))
     (outcome,) = log.items
-    assert isinstance(outcome, NotConnected)
+    assert isinstance(outcome, ConnectFailed)
     assert "cannot reach ws://127.0.0.1:1: Connection refused" in str(outcome.error)
     ref.stop()
 

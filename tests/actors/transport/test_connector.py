@@ -19,9 +19,9 @@ from tunnelfleet.actors.addresses import HttpProxy
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.transport.connector import (
     Connected,
+    ConnectFailed,
     Connector,
     ConnectRequest,
-    NotConnected,
     discard,
 )
 from tunnelfleet.actors.transport.upgrade import MAX_HEADER_BYTES
@@ -43,18 +43,18 @@ def request_to(endpoint: Endpoint, **changes: Any) -> ConnectRequest:
     return request._replace(**changes)
 
 
-def attempt(connector: Connector, endpoint: Endpoint, **changes: Any) -> Connected | NotConnected:
+def attempt(connector: Connector, endpoint: Endpoint, **changes: Any) -> Connected | ConnectFailed:
     log = Log()
     with Dispatcher("attempt") as dispatcher:
         Attempter.start(connector, request_to(endpoint, **changes), log, dispatcher=dispatcher)
         (outcome,) = log.wait(1)
-    assert isinstance(outcome, Connected | NotConnected)
+    assert isinstance(outcome, Connected | ConnectFailed)
     return outcome
 
 
 def failure(connector: Connector, endpoint: Endpoint, **changes: Any) -> HandshakeError:
     outcome = attempt(connector, endpoint, **changes)
-    assert isinstance(outcome, NotConnected), "it was not to connect"
+    assert isinstance(outcome, ConnectFailed), "it was not to connect"
     assert isinstance(outcome.error, HandshakeError)
     assert ACCESS_TOKEN not in f"{outcome.error!r} {outcome.error}"
     return outcome.error
@@ -459,7 +459,7 @@ def test_a_job_that_is_cancelled_before_it_begins_says_nothing_and_closes() -> N
         job.cancel()
         assert theirs.recv(1) == b"", "closed at once, without waiting for a thread"
         blocker.set()
-        assert isinstance(outcome.result(DEADLINE_SECONDS), NotConnected)
+        assert isinstance(outcome.result(DEADLINE_SECONDS), ConnectFailed)
     finally:
         blocker.set()
         connector.close()
@@ -472,7 +472,7 @@ def test_after_its_end_a_job_fails_and_its_socket_is_closed() -> None:
     ours, theirs = connected_pair()
     with theirs:
         _job, outcome = connector.connect(request_to(Endpoint("ws", "127.0.0.1", 1)), ours)
-        assert isinstance(outcome.result(0), NotConnected)
+        assert isinstance(outcome.result(0), ConnectFailed)
         assert theirs.recv(1) == b""
 
 

@@ -13,7 +13,7 @@ import websocket
 
 from tests.actors.kernel.helpers import DEADLINE_SECONDS
 from tests.actors.servers import ACCEPT_GUID, Peer
-from tunnelfleet.actors.transport.upgrade import MAX_HEADER_BYTES, Answer, read_head, upgrade
+from tunnelfleet.actors.transport.upgrade import MAX_HEADER_BYTES, UpgradeAnswer, read_head, upgrade
 from tunnelfleet.proto import Endpoint, Mode
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def dial() -> Iterator[Callable[[ScriptedServer], socket.socket]]:
         sock.close()
 
 
-def ask(sock: socket.socket, endpoint: Endpoint | None = None) -> Answer:
+def ask(sock: socket.socket, endpoint: Endpoint | None = None) -> UpgradeAnswer:
     where = endpoint or Endpoint("ws", "tunnels.example", 8080)
     return upgrade(sock, where, Mode.SOURCE, [("access-token", TOKEN)])
 

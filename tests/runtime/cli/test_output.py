@@ -24,7 +24,7 @@ from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
 from tests.runtime.service.support import CLIENT_TOKEN, SUBPROTOCOL
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.cli import output as module
-from tunnelfleet.runtime.cli.output import Output, log_lines, take, write_line
+from tunnelfleet.runtime.cli.output import LineOutput, log_lines, take, write_line
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def read(fd: int, count: int) -> bytes:
 
 
 def test_what_is_written_comes_out_in_order_from_any_thread() -> None:
-    with pipe() as (reads, stream), Output(stream) as output:
+    with pipe() as (reads, stream), LineOutput(stream) as output:
         texts = [f"{number}\n" for number in range(1_000)]
         for text in texts:
             output.write(text)
@@ -74,7 +74,7 @@ def test_what_is_written_comes_out_in_order_from_any_thread() -> None:
 
 def test_what_waits_at_the_end_is_written() -> None:
     with pipe() as (reads, stream):
-        with Output(stream) as output:
+        with LineOutput(stream) as output:
             output.write("last words\n")
         assert os.read(reads, 100) == b"last words\n"
         output.write("too late\n")
@@ -84,13 +84,13 @@ def test_what_waits_at_the_end_is_written() -> None:
 
 def test_a_stream_without_a_descriptor_and_none_at_all() -> None:
     buffer = io.StringIO()
-    with Output(buffer) as output:
+    with LineOutput(buffer) as output:
         output.write("hello\n")
         assert not output.isatty()
         with pytest.raises(OSError, match="descriptor"):
             output.fileno()
     assert buffer.getvalue() == "hello\n"
-    with Output(None) as output:
+    with LineOutput(None) as output:
         output.write("hello\n")
     assert output.dropped_lines == 1
 
@@ -101,7 +101,7 @@ def test_nobody_waits_for_who_does_not_read_and_what_is_lost_is_told(
     monkeypatch.setattr(module, "MAX_WAITING_CHARACTERS", 1_000)
     with pipe() as (reads, stream):
         filled = fill(stream)
-        with Output(stream) as output:
+        with LineOutput(stream) as output:
             for number in range(500):
                 output.write(f"line {number:04}\n")
             assert output.dropped_lines >= 390
@@ -122,7 +122,7 @@ def test_the_end_waits_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.1)
     with pipe() as (_reads, stream):
         fill(stream)
-        with Output(stream) as output:
+        with LineOutput(stream) as output:
             output.write("never read\n")
         assert not output._thread.is_alive()
         write_line(stream, "nor this")
@@ -133,7 +133,7 @@ def test_a_reader_that_has_gone_is_noticed_once_and_costs_lines() -> None:
     reads, writes = os.pipe()
     with os.fdopen(writes, "w") as stream:
         os.close(reads)
-        with Output(stream, on_reader_gone=lambda: gone.append(1)) as output:
+        with LineOutput(stream, on_reader_gone=lambda: gone.append(1)) as output:
             output.write("one\n")
             wait_until(lambda: output.reader_gone)
             output.write("two\n")
@@ -147,7 +147,7 @@ def test_the_log_of_a_command_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     logger = logging.getLogger("tunnelfleet.test")
     with pipe() as (_reads, stream):
         fill(stream)
-        with Output(stream) as output, log_lines(stream=output.as_text()):
+        with LineOutput(stream) as output, log_lines(stream=output.as_text()):
             logging_thread = threading.Thread(
                 target=lambda: [logger.warning("x" * 1_000) for _ in range(2_000)]
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime.demo.report import FleetSnapshot, Phase, TunnelRow
+from tunnelfleet.runtime.demo.report import DemoPhase, FleetSnapshot, TableRow
 from tunnelfleet.runtime.demo.servers import close_writer
 from tunnelfleet.runtime.runtime import TunnelStatus
 
@@ -53,7 +53,7 @@ class FakeTunnel:
         return make_status(**self.fields)
 
 
-def make_row(name: str = "press-01", **changes: Any) -> TunnelRow:
+def make_row(name: str = "press-01", **changes: Any) -> TableRow:
     fields: dict[str, Any] = {
         "name": name,
         "state": TunnelState.CONNECTED,
@@ -68,12 +68,12 @@ def make_row(name: str = "press-01", **changes: Any) -> TunnelRow:
         "last_event": "back after 0.4 s",
         "event_age_seconds": 1.0,
     }
-    return TunnelRow(**{**fields, **changes})
+    return TableRow(**{**fields, **changes})
 
 
-def make_snapshot(*rows: TunnelRow, **changes: Any) -> FleetSnapshot:
+def make_snapshot(*rows: TableRow, **changes: Any) -> FleetSnapshot:
     fields: dict[str, Any] = {
-        "phase": Phase.RUNNING,
+        "phase": DemoPhase.RUNNING,
         "tunnels": len(rows),
         "elapsed_seconds": 7.0,
         "phase_seconds": 5.0,

@@ -10,7 +10,7 @@ from tests.runtime.demo.support import Wire, run
 from tunnelfleet.runtime.demo import conversations
 from tunnelfleet.runtime.demo.conversations import (
     CONVERSATIONS,
-    Link,
+    AppConnection,
     converse_echo,
     download,
     fetch_pages,
@@ -22,7 +22,7 @@ from tunnelfleet.runtime.demo.servers import BULK, ECHO, HTTP, TunnelServers, cl
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    Talk = Callable[[Link], Awaitable[None]]
+    Talk = Callable[[AppConnection], Awaitable[None]]
     Damage = Callable[[bytes], bytes | None]
 
 PLAN = TrafficPlan(bytes_per_second=1_000_000.0, echo_pause_seconds=0.001)
@@ -39,17 +39,17 @@ def flip_last(data: bytes) -> bytes:
 
 def converse(
     service_id: str, talk: Talk, damage: Damage = unharmed, *, stopping: bool = False
-) -> tuple[Meter, Link]:
+) -> tuple[Meter, AppConnection]:
     """Hold a conversation with the server of a tunnel, over a wire that does `damage`."""
 
-    async def main() -> tuple[Meter, Link]:
+    async def main() -> tuple[Meter, AppConnection]:
         meter, servers = Meter(), TunnelServers("press-01", Meter())
         stop = asyncio.Event()
         if stopping:
             stop.set()
         async with Wire((await servers.start())[service_id], damage) as wire:
             reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
-            link = Link(reader, writer, Pacer(1e9), meter, f"press-01 {service_id}", stop)
+            link = AppConnection(reader, writer, Pacer(1e9), meter, f"press-01 {service_id}", stop)
             try:
                 await talk(link)
             except (OSError, EOFError) as error:
@@ -60,7 +60,7 @@ def converse(
                 await servers.stop()
         return meter, link
 
-    result: tuple[Meter, Link] = run(main())
+    result: tuple[Meter, AppConnection] = run(main())
     return result
 
 

@@ -11,7 +11,7 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.demo import demo as demo_module
 from tunnelfleet.runtime.demo.chaos import StrikeKind
 from tunnelfleet.runtime.demo.demo import MAX_TUNNELS, Demo, DemoOptions
-from tunnelfleet.runtime.demo.report import Phase
+from tunnelfleet.runtime.demo.report import DemoPhase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class Recorder:
         self.lines += lines
 
     @property
-    def phases(self) -> list[Phase]:
+    def phases(self) -> list[DemoPhase]:
         return list(dict.fromkeys(snapshot.phase for snapshot in self.snapshots))
 
 
@@ -79,8 +79,8 @@ def test_a_short_demo_has_every_kind_of_break_and_not_one_wrong_byte() -> None:
     assert report.rss_bytes > 0
     assert report.seconds >= 4
     assert {f"chaos: {kind}" for kind in StrikeKind} <= struck
-    assert view.phases[:2] == [Phase.CONNECTING, Phase.RUNNING]
-    assert view.phases[-2:] == [Phase.FINISHING, Phase.OVER]
+    assert view.phases[:2] == [DemoPhase.CONNECTING, DemoPhase.RUNNING]
+    assert view.phases[-2:] == [DemoPhase.FINISHING, DemoPhase.OVER]
 
 
 def test_a_demo_without_chaos_breaks_nothing() -> None:
@@ -92,7 +92,7 @@ def test_a_demo_without_chaos_breaks_nothing() -> None:
 
 
 def test_a_demo_can_be_stopped_at_any_time() -> None:
-    for phase in (Phase.CONNECTING, Phase.RUNNING):
+    for phase in (DemoPhase.CONNECTING, DemoPhase.RUNNING):
         view = Recorder()
         demo = Demo(DemoOptions(tunnels=2, duration_seconds=600.0), view)
         view.on_update = lambda snapshot, demo=demo, phase=phase: (
@@ -103,7 +103,7 @@ def test_a_demo_can_be_stopped_at_any_time() -> None:
         assert report.interrupted
         assert report.is_good, report.lines()
         assert report.tunnels == 2
-        assert view.phases[-2:] == [phase, Phase.OVER]
+        assert view.phases[-2:] == [phase, DemoPhase.OVER]
 
 
 def test_a_kept_demo_can_be_reached_and_its_first_tunnel_is_spared() -> None:
@@ -111,7 +111,7 @@ def test_a_kept_demo_can_be_reached_and_its_first_tunnel_is_spared() -> None:
     demo = Demo(DemoOptions(tunnels=2, duration_seconds=2.0, keep=True), view)
 
     def visit(snapshot: FleetSnapshot) -> None:
-        if snapshot.phase is Phase.KEEPING and not replies:
+        if snapshot.phase is DemoPhase.KEEPING and not replies:
             port = re.search(r"curl http://127\.0\.0\.1:(\d+)/", "\n".join(view.lines))
             assert port is not None
             replies.append(fetch(int(port[1])))
@@ -141,7 +141,7 @@ def test_a_tunnel_that_does_not_come_back_fails_the_demo(monkeypatch: pytest.Mon
     demo = Demo(DemoOptions(tunnels=2, duration_seconds=1.0, chaos=False), view)
 
     def refuse(snapshot: FleetSnapshot) -> None:
-        if snapshot.phase is Phase.RUNNING and not refused.is_set():
+        if snapshot.phase is DemoPhase.RUNNING and not refused.is_set():
             refused.set()
             demo._service.refuse_next("press-01", 403, "no more", count=1_000)
             demo._pairs[1].strike()
@@ -153,6 +153,6 @@ def test_a_tunnel_that_does_not_come_back_fails_the_demo(monkeypatch: pytest.Mon
 
     assert not report.is_good
     assert (report.tunnels, report.connected, report.fault) == (2, 1, "")
-    assert Phase.RECOVERING in view.phases
+    assert DemoPhase.RECOVERING in view.phases
     assert len(report.missing) == 1
     assert report.missing[0].startswith("press-01: its ")

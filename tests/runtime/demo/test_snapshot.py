@@ -11,7 +11,7 @@ from tunnelfleet.runtime.demo.report import (
     SEVERITY,
     FleetSampler,
     PairSampler,
-    RateMeter,
+    TrafficRate,
 )
 
 START = 1_000.0
@@ -126,7 +126,7 @@ def test_a_session_reset_is_told() -> None:
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:
-    meter = RateMeter()
+    meter = TrafficRate()
 
     assert meter.update(10.0, 0) == 0
     assert meter.update(10.5, 500) == pytest.approx(1_000)
@@ -136,7 +136,7 @@ def test_a_rate_is_that_of_the_last_seconds() -> None:
 
 
 def test_a_rate_falls_to_nothing_when_nothing_moves() -> None:
-    meter = RateMeter()
+    meter = TrafficRate()
     meter.update(10.0, 0)
     meter.update(10.5, 500)
 
@@ -144,7 +144,7 @@ def test_a_rate_falls_to_nothing_when_nothing_moves() -> None:
 
 
 def test_a_clock_that_goes_back_gives_no_rate() -> None:
-    meter = RateMeter()
+    meter = TrafficRate()
     meter.update(10.0, 0)
 
     assert meter.update(9.0, 500) == 0

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from tests.runtime.demo.support import make_row, make_snapshot
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.runtime.demo.report import Phase
+from tunnelfleet.runtime.demo.report import DemoPhase
 from tunnelfleet.runtime.demo.view import STATE_STYLES, pick_rows, plain_line, render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnelfleet.runtime.demo.report import FleetSnapshot, TunnelRow
+    from tunnelfleet.runtime.demo.report import FleetSnapshot, TableRow
 
 
 def draw(
@@ -33,7 +33,7 @@ def ansi(snapshot: FleetSnapshot) -> str:
     return capture.get()
 
 
-def rows(count: int, **changes: object) -> list[TunnelRow]:
+def rows(count: int, **changes: object) -> list[TableRow]:
     return [make_row(f"press-{number:03d}", **changes) for number in range(1, count + 1)]
 
 
@@ -64,8 +64,8 @@ def test_the_title_shows_how_far_the_demo_is() -> None:
     assert "12 kB/s" in draw(make_snapshot(make_row()))[0]
 
 
-@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.RUNNING])
-def test_the_title_shows_the_phase(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", [phase for phase in DemoPhase if phase is not DemoPhase.RUNNING])
+def test_the_title_shows_the_phase(phase: DemoPhase) -> None:
     assert str(phase) in draw(make_snapshot(make_row(), phase=phase))[0]
 
 
@@ -196,6 +196,6 @@ def test_a_plain_line_is_plain_and_complete() -> None:
 
 
 def test_a_plain_line_names_the_phase() -> None:
-    line = plain_line(make_snapshot(make_row(), phase=Phase.CONNECTING))
+    line = plain_line(make_snapshot(make_row(), phase=DemoPhase.CONNECTING))
 
     assert line.startswith("[ 7.0 s] connecting; 1/1 connected")

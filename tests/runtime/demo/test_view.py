@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from tests.runtime.demo.support import make_row, make_snapshot
-from tunnelfleet.runtime.demo.report import Phase
+from tunnelfleet.runtime.demo.report import DemoPhase
 from tunnelfleet.runtime.demo.view import PLAIN_SECONDS, PlainView, TerminalView, make_view
 
 
@@ -35,7 +35,12 @@ def test_plain_lines_come_every_so_often() -> None:
 def test_a_change_of_phase_has_its_line_at_once() -> None:
     stream = io.StringIO()
     with PlainView(stream) as view:
-        for phase in (Phase.CONNECTING, Phase.RUNNING, Phase.RUNNING, Phase.FINISHING):
+        for phase in (
+            DemoPhase.CONNECTING,
+            DemoPhase.RUNNING,
+            DemoPhase.RUNNING,
+            DemoPhase.FINISHING,
+        ):
             view.update(make_snapshot(make_row(), phase=phase, elapsed_seconds=1.0))
 
     assert len(lines_of(stream)) == 3
@@ -45,10 +50,10 @@ def test_a_kept_demo_says_so_once() -> None:
     stream = io.StringIO()
     with PlainView(stream) as view:
         for second in range(100):
-            view.update(make_snapshot(make_row(), phase=Phase.KEEPING, elapsed_seconds=second))
+            view.update(make_snapshot(make_row(), phase=DemoPhase.KEEPING, elapsed_seconds=second))
 
     assert len(lines_of(stream)) == 1
-    assert Phase.KEEPING in lines_of(stream)[0]
+    assert DemoPhase.KEEPING in lines_of(stream)[0]
 
 
 def test_a_plain_guide_is_printed() -> None:

@@ -8,21 +8,21 @@ from tunnelfleet.runtime import TunnelState, TunnelStateChanged
 from tunnelfleet.runtime.gateway import ReloadResult
 from tunnelfleet.runtime.gateway.config import Problem
 from tunnelfleet.runtime.gateway.fleet_log import LOGGED_PROBLEMS, log_reload, log_state
-from tunnelfleet.runtime.gateway.reconcile import Difference, Phase
+from tunnelfleet.runtime.gateway.reconcile import Difference, RunPhase
 
 
 @pytest.mark.parametrize(
     ("state", "phase", "level"),
     [
-        (TunnelState.CONNECTED, Phase.RUNNING, logging.INFO),
-        (TunnelState.REFUSED, Phase.RUNNING, logging.WARNING),
-        (TunnelState.STOPPED, Phase.DRAINING, logging.INFO),
-        (TunnelState.STOPPED, Phase.STOPPING, logging.DEBUG),
-        (TunnelState.CONNECTING, Phase.RUNNING, logging.DEBUG),
+        (TunnelState.CONNECTED, RunPhase.RUNNING, logging.INFO),
+        (TunnelState.REFUSED, RunPhase.RUNNING, logging.WARNING),
+        (TunnelState.STOPPED, RunPhase.DRAINING, logging.INFO),
+        (TunnelState.STOPPED, RunPhase.STOPPING, logging.DEBUG),
+        (TunnelState.CONNECTING, RunPhase.RUNNING, logging.DEBUG),
     ],
 )
 def test_states(
-    caplog: pytest.LogCaptureFixture, state: TunnelState, phase: Phase, level: int
+    caplog: pytest.LogCaptureFixture, state: TunnelState, phase: RunPhase, level: int
 ) -> None:
     caplog.set_level(logging.DEBUG, "tunnelfleet")
     log_state(TunnelStateChanged("press-4", state, "so"), phase)

@@ -8,7 +8,7 @@ from tests.runtime.gateway.support import wanted
 from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings
 from tunnelfleet.runtime.gateway.fleet_state import ELSEWHERE, HELD, LEAVING, REMOVED, FleetState
 from tunnelfleet.runtime.gateway.placement import SHARDS
-from tunnelfleet.runtime.gateway.reconcile import Phase, Running
+from tunnelfleet.runtime.gateway.reconcile import Running, RunPhase
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_what_nobody_wants_is_forgotten(state: FleetState) -> None:
 def test_entries_say_why(state: FleetState) -> None:
     state.running["a"] = Running(wanted("a"))
     state.held["b"] = 5.0
-    state.running["gone"] = Running(wanted("gone"), Phase.DRAINING)
+    state.running["gone"] = Running(wanted("gone"), RunPhase.DRAINING)
     found = {entry.tunnel.name: entry for entry in state.entries()}
     assert list(found) == ["a", "b", "gone"]
     assert (found["a"].note, found["a"].source) == ("", "files")
@@ -69,6 +69,6 @@ def test_entries_say_why(state: FleetState) -> None:
 
 def test_an_entry_shows_what_runs_and_not_what_will(state: FleetState) -> None:
     running = wanted("a", bandwidth=5.0)
-    state.running["a"] = Running(running, Phase.STOPPING)
+    state.running["a"] = Running(running, RunPhase.STOPPING)
     state.sources["files"] = {"a": replace(running, bandwidth=6.0)}
     assert state.entries(["a"])[0].tunnel.bandwidth == 5.0

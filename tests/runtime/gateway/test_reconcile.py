@@ -11,12 +11,12 @@ from tests.runtime.gateway.support import wanted
 from tunnelfleet.runtime.gateway.reconcile import (
     Action,
     Apply,
-    Drain,
-    Phase,
-    ReplaceToken,
+    DrainTunnel,
+    RotateToken,
     Running,
-    Start,
-    Stop,
+    RunPhase,
+    StartTunnel,
+    StopTunnel,
     compare,
     decide,
     merged,
@@ -31,24 +31,24 @@ A = wanted()
 LABELLED = replace(A, labels={"site": "lyon"})
 ROTATED = replace(A, access_token="u" * 40)
 MOVED = replace(A, bind="10.0.0.1")
-DRAINING = Running(A, Phase.DRAINING)
-STOPPING = Running(A, Phase.STOPPING)
+DRAINING = Running(A, RunPhase.DRAINING)
+STOPPING = Running(A, RunPhase.STOPPING)
 
 TABLE: list[tuple[WantedTunnel | None, Running | None, bool, Action | None]] = [
     (None, None, True, None),
-    (A, None, True, Start(A)),
+    (A, None, True, StartTunnel(A)),
     (A, None, False, None),
     (A, Running(A), True, None),
     (LABELLED, Running(A), True, Apply(LABELLED)),
-    (ROTATED, Running(A), True, ReplaceToken(ROTATED)),
-    (MOVED, Running(A), True, Stop("a")),
-    (A, Running(A), False, Stop("a")),
-    (None, Running(A), True, Drain("a")),
-    (None, Running(A), False, Drain("a")),
+    (ROTATED, Running(A), True, RotateToken(ROTATED)),
+    (MOVED, Running(A), True, StopTunnel("a")),
+    (A, Running(A), False, StopTunnel("a")),
+    (None, Running(A), True, DrainTunnel("a")),
+    (None, Running(A), False, DrainTunnel("a")),
     (None, DRAINING, True, None),
-    (A, DRAINING, True, Stop("a")),
-    (LABELLED, DRAINING, True, Stop("a")),
-    (A, DRAINING, False, Stop("a")),
+    (A, DRAINING, True, StopTunnel("a")),
+    (LABELLED, DRAINING, True, StopTunnel("a")),
+    (A, DRAINING, False, StopTunnel("a")),
     (None, STOPPING, True, None),
     (A, STOPPING, True, None),
     (MOVED, STOPPING, False, None),
@@ -74,26 +74,26 @@ def fleets(draw: st.DrawFn) -> dict[str, WantedTunnel]:
 
 @st.composite
 def states(draw: st.DrawFn) -> dict[str, Running]:
-    phases = st.sampled_from(Phase)
+    phases = st.sampled_from(RunPhase)
     return {name: Running(tunnel, draw(phases)) for name, tunnel in draw(fleets()).items()}
 
 
 def carry_out(actions: list[Action], running: dict[str, Running]) -> None:
     for action in actions:
         match action:
-            case Start(tunnel):
+            case StartTunnel(tunnel):
                 assert tunnel.name not in running
                 running[tunnel.name] = Running(tunnel)
-            case Apply(tunnel) | ReplaceToken(tunnel):
-                assert running[tunnel.name].phase is Phase.RUNNING
+            case Apply(tunnel) | RotateToken(tunnel):
+                assert running[tunnel.name].phase is RunPhase.RUNNING
                 running[tunnel.name] = Running(tunnel)
-            case Drain(name):
-                running[name] = Running(running[name].tunnel, Phase.DRAINING)
-            case Stop(name):
-                running[name] = Running(running[name].tunnel, Phase.STOPPING)
+            case DrainTunnel(name):
+                running[name] = Running(running[name].tunnel, RunPhase.DRAINING)
+            case StopTunnel(name):
+                running[name] = Running(running[name].tunnel, RunPhase.STOPPING)
 
 
-def finish(running: dict[str, Running], phases: set[Phase]) -> None:
+def finish(running: dict[str, Running], phases: set[RunPhase]) -> None:
     for name in [name for name, each in running.items() if each.phase in phases]:
         del running[name]
 
@@ -106,10 +106,10 @@ def test_it_ends_with_what_is_wanted_and_ours(
     rounds = 0
     while True:
         actions = reconcile(wishes, running, ours.__contains__)
-        if not actions and all(each.phase is Phase.RUNNING for each in running.values()):
+        if not actions and all(each.phase is RunPhase.RUNNING for each in running.values()):
             break
         carry_out(actions, running)
-        finish(running, {Phase.STOPPING, Phase.DRAINING})
+        finish(running, {RunPhase.STOPPING, RunPhase.DRAINING})
         rounds += 1
         assert rounds <= 3
     assert {name: each.tunnel for name, each in running.items()} == {
@@ -155,7 +155,9 @@ def test_what_frees_ports_comes_first(
     wishes: dict[str, WantedTunnel], running: dict[str, Running]
 ) -> None:
     kinds = [type(action) for action in reconcile(wishes, running)]
-    assert kinds == sorted(kinds, key=[Stop, Drain, ReplaceToken, Apply, Start].index)
+    assert kinds == sorted(
+        kinds, key=[StopTunnel, DrainTunnel, RotateToken, Apply, StartTunnel].index
+    )
 
 
 @settings(deadline=None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from tests.e2e.rig import WAIT_SECONDS, connect, echo
 from tests.runtime.gateway.support import wanted
 from tunnelfleet.runtime import TunnelRuntime
-from tunnelfleet.runtime.gateway.reconcile import Phase
+from tunnelfleet.runtime.gateway.reconcile import RunPhase
 from tunnelfleet.runtime.gateway.snapshot import Entry
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_a_row_has_what_ls_prints(fleet: Fleet) -> None:
 
 
 def test_what_has_ended_meanwhile_is_stopped() -> None:
-    entry = Entry(wanted("a", services={"S": None}), Phase.RUNNING, "api", "why", 5.0)
+    entry = Entry(wanted("a", services={"S": None}), RunPhase.RUNNING, "api", "why", 5.0)
     row = entry.row(TunnelRuntime())
     assert (row.state, row.reason, row.since) == ("stopped", "why", 5.0)
     assert row.services == {"S": "door"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunnelfleet.runtime.service import listener as module
-from tunnelfleet.runtime.service.listener import Listener
+from tunnelfleet.runtime.service.listener import ServiceListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ def test_hands_over_what_connects() -> None:
     accepted: list[socket.socket] = []
 
     async def main() -> None:
-        listener = Listener("127.0.0.1", 0, accepted.append, buffer_bytes=None)
+        listener = ServiceListener("127.0.0.1", 0, accepted.append, buffer_bytes=None)
         listener.attach(asyncio.get_running_loop())
         clients = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(100)]
         await asyncio.wait_for(_until(lambda: len(accepted) == 100), 10)
@@ -42,7 +42,7 @@ def test_limits_the_kernels_buffer_from_the_handshake_on() -> None:
     accepted: list[socket.socket] = []
 
     async def main() -> None:
-        listener = Listener("127.0.0.1", 0, accepted.append, buffer_bytes=40_000)
+        listener = ServiceListener("127.0.0.1", 0, accepted.append, buffer_bytes=40_000)
         listener.attach(asyncio.get_running_loop())
         client = socket.create_connection(("127.0.0.1", listener.port))
         await asyncio.wait_for(_until(lambda: bool(accepted)), 10)
@@ -57,7 +57,7 @@ def test_limits_the_kernels_buffer_from_the_handshake_on() -> None:
 
 def test_a_taken_port_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match="in use"):
-        Listener("127.0.0.1", other.getsockname()[1], lambda _: None, buffer_bytes=None)
+        ServiceListener("127.0.0.1", other.getsockname()[1], lambda _: None, buffer_bytes=None)
 
 
 def test_waits_when_there_are_no_descriptors_left(
@@ -88,7 +88,7 @@ def test_waits_when_there_are_no_descriptors_left(
             return self._sock.accept()
 
     async def main() -> None:
-        listener = Listener("127.0.0.1", 0, accepted.append, buffer_bytes=None)
+        listener = ServiceListener("127.0.0.1", 0, accepted.append, buffer_bytes=None)
         listener._socket = Exhausted(listener._socket)  # type: ignore[assignment]
         listener.attach(asyncio.get_running_loop())
         client = socket.create_connection(("127.0.0.1", listener.port))
@@ -111,7 +111,9 @@ def test_does_not_accept_while_there_is_no_room(monkeypatch: pytest.MonkeyPatch)
         return asked[-1]
 
     async def main() -> None:
-        listener = Listener("127.0.0.1", 0, accepted.append, buffer_bytes=None, has_room=has_room)
+        listener = ServiceListener(
+            "127.0.0.1", 0, accepted.append, buffer_bytes=None, has_room=has_room
+        )
         listener.attach(asyncio.get_running_loop())
         client = socket.create_connection(("127.0.0.1", listener.port))
         await asyncio.wait_for(_until(lambda: bool(accepted)), 10)

@@ -236,7 +236,7 @@ def _idle_connections(service: TunnelService, count: int) -> list[socket.socket]
     idle = []
     for number in range(count):
         idle.append(connect_tcp(service))
-        eventually(lambda n=number: len(service._desk._strangers) == n + 1, "it was accepted")  # type: ignore[misc]
+        eventually(lambda n=number: len(service._admission._strangers) == n + 1, "it was accepted")  # type: ignore[misc]
     return idle
 
 
@@ -248,7 +248,7 @@ def test_a_stranger_that_had_time_enough_makes_place(
     idle = _idle_connections(service, 4)
     TunnelClient(service, Mode.SOURCE, tokens.source_token).close()
     assert read_to_end(idle[0]) == b""
-    assert len(service._desk._strangers) == 3
+    assert len(service._admission._strangers) == 3
     for sock in idle:
         sock.close()
 
@@ -274,6 +274,6 @@ def test_newcomers_wait_while_strangers_have_their_time(
 def test_who_has_shown_a_token_is_no_stranger(
     service: TunnelService, source: TunnelClient, destination: TunnelClient
 ) -> None:
-    assert len(service._desk._strangers) == 0
+    assert len(service._admission._strangers) == 0
     source.close()
     destination.close()

@@ -531,4 +531,4 @@ def test_tiny_pieces_count_as_what_they_take(
     service.delay("press-4", 3_600.0)
     source.send_until_blocked(masked(2, encode_frame(data(b""))), 64 * 1024 * 1024)
     tunnel = service._tunnels["press-4"]
-    assert 0 < len(tunnel._lanes[Mode.DESTINATION].waiting) < 2_000
+    assert 0 < len(tunnel._directions[Mode.DESTINATION].waiting) < 2_000

@@ -12,106 +12,108 @@ from tunnelfleet.proto import (
     RequestAccepted,
     RequestRefused,
 )
-from tunnelfleet.runtime.service.tokens import TunnelBook, TunnelTokens
+from tunnelfleet.runtime.service.tokens import IssuedTokens, TunnelTokens
 
 A, B = "a" * 32, "b" * 32
 
 
 @pytest.fixture
-def book() -> TunnelBook:
-    return TunnelBook()
+def issued() -> IssuedTokens:
+    return IssuedTokens()
 
 
 @pytest.fixture
-def tokens(book: TunnelBook) -> TunnelTokens:
-    return book.open("press-4", ["SSH"])
+def tokens(issued: IssuedTokens) -> TunnelTokens:
+    return issued.open("press-4", ["SSH"])
 
 
 def ask(
-    book: TunnelBook, token: str, client_token: str | None = None, mode: Mode = Mode.SOURCE
+    issued: IssuedTokens, token: str, client_token: str | None = None, mode: Mode = Mode.SOURCE
 ) -> str:
-    return book.admit(RequestAccepted(mode, token, client_token, "aws.iot.securetunneling-3.0"))
+    return issued.admit(RequestAccepted(mode, token, client_token, "aws.iot.securetunneling-3.0"))
 
 
 def refusal(
-    book: TunnelBook, token: str, client_token: str | None = None, mode: Mode = Mode.SOURCE
+    issued: IssuedTokens, token: str, client_token: str | None = None, mode: Mode = Mode.SOURCE
 ) -> tuple[int, str]:
     with pytest.raises(RequestRefused) as caught:
-        ask(book, token, client_token, mode)
+        ask(issued, token, client_token, mode)
     return int(caught.value.status), caught.value.body
 
 
-def test_a_token_is_for_its_tunnel_and_mode(book: TunnelBook, tokens: TunnelTokens) -> None:
-    assert ask(book, tokens.source_token) == "press-4"
-    assert ask(book, tokens.destination_token, mode=Mode.DESTINATION) == "press-4"
+def test_a_token_is_for_its_tunnel_and_mode(issued: IssuedTokens, tokens: TunnelTokens) -> None:
+    assert ask(issued, tokens.source_token) == "press-4"
+    assert ask(issued, tokens.destination_token, mode=Mode.DESTINATION) == "press-4"
 
 
 def test_without_client_token_a_token_is_spent_by_its_first_use(
-    book: TunnelBook, tokens: TunnelTokens
+    issued: IssuedTokens, tokens: TunnelTokens
 ) -> None:
-    ask(book, tokens.source_token)
-    assert refusal(book, tokens.source_token) == (403, ACCESS_TOKEN_USED_TEXT)
-    assert refusal(book, tokens.source_token, A) == (403, ACCESS_TOKEN_USED_TEXT)
+    ask(issued, tokens.source_token)
+    assert refusal(issued, tokens.source_token) == (403, ACCESS_TOKEN_USED_TEXT)
+    assert refusal(issued, tokens.source_token, A) == (403, ACCESS_TOKEN_USED_TEXT)
 
 
-def test_the_same_pair_may_reconnect(book: TunnelBook, tokens: TunnelTokens) -> None:
+def test_the_same_pair_may_reconnect(issued: IssuedTokens, tokens: TunnelTokens) -> None:
     for _ in range(3):
-        ask(book, tokens.source_token, A)
+        ask(issued, tokens.source_token, A)
 
 
-def test_another_client_token_is_a_mismatch(book: TunnelBook, tokens: TunnelTokens) -> None:
-    ask(book, tokens.source_token, A)
-    assert refusal(book, tokens.source_token, B) == (403, CLIENT_TOKEN_MISMATCH_TEXT)
-    assert refusal(book, tokens.source_token) == (403, ACCESS_TOKEN_USED_TEXT)
-    ask(book, tokens.source_token, A)
+def test_another_client_token_is_a_mismatch(issued: IssuedTokens, tokens: TunnelTokens) -> None:
+    ask(issued, tokens.source_token, A)
+    assert refusal(issued, tokens.source_token, B) == (403, CLIENT_TOKEN_MISMATCH_TEXT)
+    assert refusal(issued, tokens.source_token) == (403, ACCESS_TOKEN_USED_TEXT)
+    ask(issued, tokens.source_token, A)
 
 
 def test_the_wrong_mode_is_a_bad_request_and_spends_nothing(
-    book: TunnelBook, tokens: TunnelTokens
+    issued: IssuedTokens, tokens: TunnelTokens
 ) -> None:
-    assert refusal(book, tokens.source_token, mode=Mode.DESTINATION)[0] == 400
-    ask(book, tokens.source_token)
+    assert refusal(issued, tokens.source_token, mode=Mode.DESTINATION)[0] == 400
+    ask(issued, tokens.source_token)
 
 
-def test_an_unknown_token_is_refused(book: TunnelBook) -> None:
-    status, body = refusal(book, "no such token")
+def test_an_unknown_token_is_refused(issued: IssuedTokens) -> None:
+    status, body = refusal(issued, "no such token")
     assert status == 403
     assert "no such token" not in body
 
 
-def test_a_client_token_is_unique_over_open_tunnels(book: TunnelBook, tokens: TunnelTokens) -> None:
-    other = book.open("other", [])
-    ask(book, tokens.source_token, A)
-    ask(book, tokens.destination_token, A, Mode.DESTINATION)
-    status, body = refusal(book, other.source_token, A)
+def test_a_client_token_is_unique_over_open_tunnels(
+    issued: IssuedTokens, tokens: TunnelTokens
+) -> None:
+    other = issued.open("other", [])
+    ask(issued, tokens.source_token, A)
+    ask(issued, tokens.destination_token, A, Mode.DESTINATION)
+    status, body = refusal(issued, other.source_token, A)
     assert (status, "client token" in body) == (403, True)
-    book.close("press-4")
-    ask(book, other.source_token, A)
+    issued.close("press-4")
+    ask(issued, other.source_token, A)
 
 
-def test_rotation_revokes_the_token_of_its_mode(book: TunnelBook, tokens: TunnelTokens) -> None:
-    ask(book, tokens.source_token, A)
-    new = book.rotate("press-4", [Mode.SOURCE])
+def test_rotation_revokes_the_token_of_its_mode(issued: IssuedTokens, tokens: TunnelTokens) -> None:
+    ask(issued, tokens.source_token, A)
+    new = issued.rotate("press-4", [Mode.SOURCE])
     assert new.source_token != tokens.source_token
     assert new.destination_token == tokens.destination_token
-    assert refusal(book, tokens.source_token, A)[0] == 403
-    ask(book, new.source_token, B)
+    assert refusal(issued, tokens.source_token, A)[0] == 403
+    ask(issued, new.source_token, B)
 
 
 def test_rotation_keeps_a_client_token_that_the_other_side_uses(
-    book: TunnelBook, tokens: TunnelTokens
+    issued: IssuedTokens, tokens: TunnelTokens
 ) -> None:
-    ask(book, tokens.source_token, A)
-    ask(book, tokens.destination_token, A, Mode.DESTINATION)
-    book.rotate("press-4", [Mode.SOURCE])
-    assert refusal(book, book.open("other", []).source_token, A)[0] == 403
+    ask(issued, tokens.source_token, A)
+    ask(issued, tokens.destination_token, A, Mode.DESTINATION)
+    issued.rotate("press-4", [Mode.SOURCE])
+    assert refusal(issued, issued.open("other", []).source_token, A)[0] == 403
 
 
-def test_a_closed_tunnels_tokens_are_void(book: TunnelBook, tokens: TunnelTokens) -> None:
-    book.close("press-4")
-    assert refusal(book, tokens.source_token)[0] == 403
-    assert list(book) == []
-    assert book.tunnel_of(tokens.source_token) is None
+def test_a_closed_tunnels_tokens_are_void(issued: IssuedTokens, tokens: TunnelTokens) -> None:
+    issued.close("press-4")
+    assert refusal(issued, tokens.source_token)[0] == 403
+    assert list(issued) == []
+    assert issued.tunnel_of(tokens.source_token) is None
 
 
 def test_tokens_are_not_shown(tokens: TunnelTokens) -> None:
@@ -139,15 +141,15 @@ def test_tokens_are_hard_to_guess_and_safe_on_a_command_line(tokens: TunnelToken
     ],
 )
 @pytest.mark.usefixtures("tokens")
-def test_refuses_unusable_names(book: TunnelBook, name: str, services: list[str]) -> None:
+def test_refuses_unusable_names(issued: IssuedTokens, name: str, services: list[str]) -> None:
     with pytest.raises(ConfigError):
-        book.open(name, services)
-    assert list(book) == ["press-4"]
+        issued.open(name, services)
+    assert list(issued) == ["press-4"]
 
 
-def test_an_unknown_tunnel_is_an_error(book: TunnelBook) -> None:
-    for command in (book.close, book.tokens):
+def test_an_unknown_tunnel_is_an_error(issued: IssuedTokens) -> None:
+    for command in (issued.close, issued.tokens):
         with pytest.raises(ConfigError, match="no tunnel"):
             command("nobody")
     with pytest.raises(ConfigError, match="no tunnel"):
-        book.rotate("nobody", list(Mode))
+        issued.rotate("nobody", list(Mode))

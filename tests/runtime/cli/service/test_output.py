@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime.cli.output import Output
+from tunnelfleet.runtime.cli.output import LineOutput
 from tunnelfleet.runtime.cli.service.output import ConnectCommands, Console
 from tunnelfleet.runtime.service import ServiceEvent, ServiceEventKind, TunnelTokens
 
@@ -38,7 +38,7 @@ def test_each_service_listens_on_a_port_of_its_own() -> None:
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_event_is_one_line(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
     event = ServiceEvent(ServiceEventKind.CLIENT_REFUSED, "t", Mode.SOURCE, "a\n\x1b[2Jb")
-    with Output(sys.stdout) as out:
+    with LineOutput(sys.stdout) as out:
         Console(out, as_json=as_json).event(event)
     line = capsys.readouterr().out
     assert line.count("\n") == 1
