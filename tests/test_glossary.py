@@ -1,0 +1,107 @@
+"""The words of docs/architecture.md stand for what is there, and each of them for one thing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.test_rooms import ALLOWED, MODULES
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "architecture.md"
+
+CODE = re.compile(r"`([^`]+)`")
+PATH = re.compile(r"`((?:actors|docs|grafana|proto|runtime|tests|tools)/[\w./-]*)`")
+
+
+def table(name: str) -> list[list[str]]:
+    """The rows of a table of the document between the comments that name it, without its head."""
+    text = DOCUMENT.read_text()
+    part = text.partition(f"<!-- {name}: begin -->")[2].partition(f"<!-- {name}: end -->")[0]
+    rows = [line for line in part.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert len(cells) > 2, f"the table {name} is empty"
+    return cells[2:]
+
+
+def defined(path: Path) -> set[str]:
+    """The names of classes and functions that stand at the top of a file."""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, kinds)}
+
+
+def classes() -> dict[str, list[str]]:
+    """Where each class is, by its name without the mark of what is private."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found[node.name.lstrip("_")].append(path.relative_to(ROOT).as_posix())
+    return found
+
+
+WORDS = table("glossary")
+
+
+def problems(cell: str) -> list[str]:
+    """What of the last column of the glossary is not there."""
+    names, _, where = cell.rpartition(" in ")
+    found = CODE.findall(where)
+    if len(found) != 1 or not (ROOT / found[0]).is_file():
+        return [f"no file: {where}"]
+    path = ROOT / found[0]
+    return [f"no {name} in {found[0]}" for name in CODE.findall(names) if name not in defined(path)]
+
+
+class TestThisTest:
+    """What it would find."""
+
+    @pytest.mark.parametrize(
+        ("cell", "problem"),
+        [
+            ("`Session` in `proto/session.py`", []),
+            ("`proto/session.py`", []),
+            ("`Sessoin` in `proto/session.py`", ["no Sessoin in proto/session.py"]),
+            ("`Session` in `proto/sessions.py`", ["no file: `proto/sessions.py`"]),
+            ("Session", ["no file: Session"]),
+        ],
+    )
+    def test_it_sees_what_is_not_there(self, cell: str, problem: list[str]) -> None:
+        assert problems(cell) == problem
+
+
+@pytest.mark.parametrize(("word", "meaning", "cell"), WORDS, ids=[row[0] for row in WORDS])
+def test_a_word_stands_for_what_is_there(word: str, meaning: str, cell: str) -> None:
+    assert word
+    assert meaning.endswith((".", ".)"))
+    assert problems(cell) == []
+
+
+def test_words_stand_once_and_in_order() -> None:
+    words = [row[0] for row in WORDS]
+    assert words == sorted(set(words))
+
+
+def test_a_class_name_stands_for_one_class() -> None:
+    twice = {name: sorted(paths) for name, paths in classes().items() if len(paths) > 1}
+    on_purpose = {
+        CODE.findall(row[0])[0]: sorted(path for cell in row[1:] for path in CODE.findall(cell))
+        for row in table("twice")
+    }
+    assert twice == on_purpose
+
+
+def test_the_document_says_what_rooms_know() -> None:
+    said = {CODE.findall(row[0])[0]: set(CODE.findall(row[2])) for row in table("rooms")}
+    assert said == ALLOWED
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "README.md", "CONTRIBUTING.md"])
+def test_paths_that_documents_name_are_there(name: str) -> None:
+    found = PATH.findall((ROOT / name).read_text())
+    assert found
+    assert [path for path in found if not (ROOT / path).exists()] == []
