@@ -3,7 +3,7 @@
 The base class of actors that run on a dispatcher.
 
 Owns what an actor's author uses: starting, hooks, watches, timers, sockets, replies, exit.
-Must not know how turns are scheduled or how an actor is taken down (see `dispatcher`, `cell`).
+Must not know how turns are scheduled or how an actor is taken down (see `dispatcher`, `mailbox`).
 """
 
 from __future__ import annotations
