@@ -10,9 +10,6 @@ and goes.
     events = session.receive(message)            # for every message of the FrameDecoder
     opened = session.open_connection("SSH")      # send opened.messages, then
     session.data("SSH", opened.connection_id, b"SSH-2.0-...")
-
-Longer than other modules on purpose: receiving and sending change the same state, so they are read
-together.
 """
 
 from __future__ import annotations

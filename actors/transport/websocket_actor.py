@@ -4,7 +4,6 @@ It owns the socket, and reads and writes it while the event loop says it can be:
 TunnelActor, and back. What is its own matter is elsewhere: connecting in `attempt`, when to ping
 and whom to give up in `keep_alive`, what arrives in `codec`, what waits to leave in `writer`. It
 does not know streams, and never reconnects: its end, with a reason, is what the supervisor acts on.
-Its length is that of one life, whose phases share the socket.
 """
 
 from __future__ import annotations

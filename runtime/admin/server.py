@@ -1,7 +1,7 @@
 """AdminServer: /metrics, /healthz and /readyz of a runtime, on a thread of its own.
 
 Owns the thread, TLS, who is let in, and the pages; connections and their limits are `listener`'s.
-What they say comes from the collector, `liveness` and `readiness`. It never touches a dispatcher
+What they say comes from the collector and from `health`. It never touches a dispatcher
 but to ask whether it turns, so a scrape that takes long holds up no tunnel.
 
 No answer of ours repeats anything of the request, and nothing of it is logged: people put tokens

@@ -16,7 +16,7 @@ PROGRAM = """
 import json
 import sys
 from pathlib import Path
-from tunnelfleet.runtime.cli.process_title import hide_arguments
+from tunnelfleet.runtime.cli.localproxy.command import hide_arguments
 hidden = hide_arguments(sys.argv[1], "")
 listed = Path("/proc/self/cmdline").read_text().split(chr(0))[3:-1]
 print(json.dumps([hidden, listed, sys.argv[1]]))
