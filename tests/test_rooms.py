@@ -17,15 +17,8 @@ TYPES_ONLY_CIRCLE = frozenset({"actors.kernel"})
 ALLOWED = {
     "actors/kernel": set[str](),
     "actors": {"actors/kernel", "proto"},
-    "actors/net": {"actors", "actors/kernel", "actors/transport", "proto"},
-    "actors/local": {
-        "actors",
-        "actors/kernel",
-        "actors/net",
-        "actors/transport",
-        "actors/tunnel",
-        "proto",
-    },
+    "actors/net": {"actors", "actors/kernel"},
+    "actors/local": {"actors", "actors/kernel", "actors/net", "actors/tunnel", "proto"},
     "actors/transport": {"actors", "actors/kernel", "actors/net", "actors/tunnel", "proto"},
     "actors/api": {"actors", "actors/kernel", "actors/tunnel", "proto"},
     "actors/tunnel": {

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.kernel import Timer
+    from tunnelfleet.actors.net.dial import Lookups
     from tunnelfleet.actors.net.name_lookup import LookUp, SocketAddress
-    from tunnelfleet.actors.transport.connector import Connector
 
 __all__ = [
     "ListenerActor",
@@ -70,7 +70,7 @@ class ListenerActor(DispatchedActor):
         tunnel: the TunnelActor.
         limits: the tunnel's limits.
         bound: keeps the address of a service over restarts, so that a free port stays the same.
-        connector: looks up host names.
+        lookups: of the runtime, for host names.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ListenerActor(DispatchedActor):
         tunnel: ActorRef[Any],
         limits: Limits,
         bound: dict[str, Address],
-        connector: Connector,
+        lookups: Lookups,
     ) -> None:
         super().__init__()
         self._service_id = service_id
@@ -88,7 +88,7 @@ class ListenerActor(DispatchedActor):
         self._tunnel = tunnel
         self._limits = limits
         self._bound = bound
-        self._connector = connector
+        self._lookups = lookups
         self._sockets: list[socket.socket] = []
         self._lookup: LookUp | None = None
         self._accepting = False
@@ -102,7 +102,7 @@ class ListenerActor(DispatchedActor):
         addresses = known_addresses(address)
         if addresses is None and isinstance(address, TcpAddress):
             tunnel = self._tunnel.actor_urn
-            lookup = self._connector.names.look_up(address.host, address.port, tunnel)
+            lookup = self._lookups.names.look_up(address.host, address.port, tunnel)
             self._lookup = lookup
             self.pipe_to_self(lookup.outcome, lambda done: done.result())
         else:
@@ -136,7 +136,7 @@ class ListenerActor(DispatchedActor):
         self._start_grace()
 
     def _tell_exhausted(self, operation: str, error: OSError) -> None:
-        self._connector.exhaustion.note(f"{operation} at {self._address}", error)
+        self._lookups.exhaustion.note(f"{operation} at {self._address}", error)
         self._tunnel.tell(SocketsExhausted(operation))
 
     def on_receive(self, message: Any) -> Any:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.actors.transport.connector import Connector
+    from tunnelfleet.actors.net.dial import Lookups
     from tunnelfleet.actors.tunnel.messages import ConnectionKey
 
 __all__ = [
@@ -112,7 +112,7 @@ class SocketActor(DispatchedActor):
         stream: the StreamActor, which gets what is read.
         tunnel: the TunnelActor, which gives and gets credit.
         limits: the tunnel's limits.
-        connector: looks up host names.
+        lookups: of the runtime, for host names.
         sock: an accepted socket, or None to connect to `address`.
         address: what to connect to.
         local_bind: the source address of that, or None.
@@ -124,7 +124,7 @@ class SocketActor(DispatchedActor):
         stream: ActorRef[Any],
         tunnel: ActorRef[Any],
         limits: Limits,
-        connector: Connector,
+        lookups: Lookups,
         *,
         sock: socket.socket | None = None,
         address: Address | None = None,
@@ -135,7 +135,7 @@ class SocketActor(DispatchedActor):
         self._stream = stream
         self._tunnel = tunnel
         self._limits = limits
-        self._connector = connector
+        self._lookups = lookups
         self._socket = sock
         self._address = address
         self._local_bind = local_bind
@@ -165,7 +165,7 @@ class SocketActor(DispatchedActor):
         self.schedule(self._limits.local_connect_timeout_seconds, _ConnectTimedOut())
         self._dial = Dial(
             self,
-            self._connector,
+            self._lookups,
             self._address,
             tunnel=self._tunnel.actor_urn,
             next_address_after_seconds=self._limits.next_address_after_seconds,

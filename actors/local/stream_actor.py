@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.actors.transport.connector import Connector
+    from tunnelfleet.actors.net.dial import Lookups
 
 __all__ = [
     "LocalEnd",
@@ -47,7 +47,7 @@ class LocalEnd(NamedTuple):
     address: Address | None
     local_bind: str | None
     limits: Limits
-    connector: Connector
+    lookups: Lookups
 
 
 class StreamActor(DispatchedActor):
@@ -86,7 +86,7 @@ class StreamActor(DispatchedActor):
             self.actor_ref,
             self._tunnel,
             local.limits,
-            local.connector,
+            local.lookups,
             sock=message.accepted,
             address=local.address,
             local_bind=local.local_bind,

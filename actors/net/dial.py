@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tunnelfleet.actors.addresses import TcpAddress
 
@@ -25,20 +25,33 @@ if TYPE_CHECKING:
 
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.kernel import DispatchedActor, Timer
-    from tunnelfleet.actors.transport.connector import Connector
 
-    from .name_lookup import LookUp, SocketAddress
+    from .exhaustion import ExhaustionLog
+    from .name_lookup import LookUp, NameLookups, SocketAddress
 
 __all__ = [
     "Dial",
     "DialFailed",
     "DialStep",
+    "Lookups",
     "interleave",
 ]
 
 
 MAX_ADDRESSES = 16
 """Of a name: further ones are not tried."""
+
+
+class Lookups(Protocol):
+    """What all dials and listeners of a runtime share; it outlives them.
+
+    Attributes:
+        names: looks up host names.
+        exhaustion: logs that no socket is left.
+    """
+
+    names: NameLookups
+    exhaustion: ExhaustionLog
 
 
 class DialStep(NamedTuple):
@@ -69,7 +82,7 @@ class Dial:
 
     Args:
         actor: whose turns it runs in; it passes on each `DialStep` that it gets.
-        connector: looks up names, and logs that no socket is left.
+        lookups: of the runtime.
         address: where to connect.
         tunnel: stands for the tunnel that asks; look-ups are fair over tunnels.
         next_address_after_seconds: how long an address has before the next is tried beside it.
@@ -86,11 +99,11 @@ class Dial:
         "_address",
         "_addresses",
         "_candidates",
-        "_connector",
         "_delay_seconds",
         "_failure",
         "_local_bind",
         "_lookup",
+        "_lookups",
         "_on_failed",
         "_on_open",
         "_pending",
@@ -104,7 +117,7 @@ class Dial:
     def __init__(
         self,
         actor: DispatchedActor,
-        connector: Connector,
+        lookups: Lookups,
         address: Address,
         *,
         tunnel: str,
@@ -114,7 +127,7 @@ class Dial:
         local_bind: str | None = None,
     ) -> None:
         self._actor = actor
-        self._connector = connector
+        self._lookups = lookups
         self._address = address
         self._tunnel = tunnel
         self._delay_seconds = next_address_after_seconds
@@ -183,7 +196,7 @@ class Dial:
         self.phase = f"looking up {address.host}"
         self._serial += 1
         serial = self._serial
-        lookup = self._connector.names.look_up(address.host, address.port, self._tunnel)
+        lookup = self._lookups.names.look_up(address.host, address.port, self._tunnel)
         self._lookup = lookup
         self._actor.pipe_to_self(
             lookup.outcome,
@@ -274,7 +287,7 @@ class Dial:
         self._failure = DialFailed(os.strerror(code), is_exhausted)
         if is_exhausted:
             error = OSError(code, os.strerror(code))
-            self._connector.exhaustion.note(f"connecting to {self._address}", error)
+            self._lookups.exhaustion.note(f"connecting to {self._address}", error)
 
     def _on_progress(self, sock: socket.socket) -> None:
         del self._pending[sock]

@@ -15,16 +15,16 @@ import socket
 import ssl
 import struct
 import termios
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tunnelfleet.actors.kernel.forks import has_forked
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
-    from tunnelfleet.actors.transport.http_proxy import TlsInTls
 
 __all__ = [
     "READ_BYTES",
+    "Closable",
     "abort_quietly",
     "close_quietly",
     "close_socket",
@@ -46,6 +46,16 @@ _SOCKADDR_BYTES = 16
 _TCP_CLOSE = 7
 """The state in linux/tcp_states.h that a reset leads to."""
 _LINGER_ABORT = struct.pack("ii", 1, 0)
+
+
+class Closable(Protocol):
+    """What can be ended as a socket can: a plain one, TLS, or TLS in TLS."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End one direction or both, whoever else holds the descriptor."""
+
+    def close(self) -> None:
+        """Close this descriptor."""
 
 
 def read_some(sock: socket.socket, limit_bytes: int = READ_BYTES) -> bytes | None:
@@ -137,7 +147,7 @@ def prepare_local(sock: socket.socket, limits: Limits) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def close_socket(sock: socket.socket | TlsInTls, how: int = socket.SHUT_RDWR) -> None:
+def close_socket(sock: Closable, how: int = socket.SHUT_RDWR) -> None:
     """Shut down, then close; a socket that is broken already is closed, too.
 
     A close alone does nothing while a forked child holds the descriptor: the other side sees no
@@ -153,7 +163,7 @@ def close_socket(sock: socket.socket | TlsInTls, how: int = socket.SHUT_RDWR) ->
     close_quietly(sock)
 
 
-def close_quietly(sock: socket.socket | TlsInTls) -> None:
+def close_quietly(sock: Closable) -> None:
     """Close this descriptor and no other of the same socket."""
     with contextlib.suppress(OSError):
         sock.close()

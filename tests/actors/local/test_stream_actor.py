@@ -91,7 +91,7 @@ def test_a_connection_gets_a_socket_of_its_own(stream: Stream) -> None:
         stream.ref,
         stream.tunnel,
         stream.local_end.limits,
-        stream.local_end.connector,
+        stream.local_end.lookups,
     )
     assert first.named == {"sock": None, "address": SSH_ADDRESS, "local_bind": "127.0.0.2"}
     assert second.arguments[0] == SECOND
