@@ -15,6 +15,7 @@
      |   `- VersionMismatch
      |- RemoteProtocolError         the peer broke the protocol; its connection must be dropped
      |- HandshakeError              the service refused the connection
+     |- ConnectionLost              the WebSocket ended, or did not come up
      |- AbnormalEnd                 a stream or connection was cut off
      `- TunnelClosed                the tunnel ended before the operation did
 
@@ -76,6 +77,21 @@ class HandshakeError(TunnelError):
     def __str__(self) -> str:
         text = str(self.args[0])
         return f"{text} (channel-id {self.channel_id})" if self.channel_id else text
+
+
+class ConnectionLost(TunnelError):
+    """The WebSocket to the service ended, or the attempt to connect it did.
+
+    Attributes:
+        label: why, in one word, for metrics: `closed`, `lost`, `ping_timeout`, `protocol_error`,
+            `connect_failed`...
+        was_established: whether the upgrade had succeeded.
+    """
+
+    def __init__(self, label: str, text: str, *, was_established: bool = True) -> None:
+        super().__init__(text)
+        self.label = label
+        self.was_established = was_established
 
 
 class LocalProtocolError(TunnelError):

@@ -35,13 +35,13 @@ from tunnelfleet.actors.events import (
 )
 from tunnelfleet.actors.kernel import Backoff
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.transport.attempt import ConnectionLost
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
     AbnormalEnd,
     ConfigError,
     ConnectionIdUnknown,
     ConnectionIdUnusable,
+    ConnectionLost,
     Endpoint,
     HandshakeError,
     LocalProtocolError,

@@ -12,11 +12,12 @@ import contextlib
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pykka import ActorDeadError
 
 from tunnelfleet.actors.kernel.context import refuse_to_block
+from tunnelfleet.actors.tunnel.messages import EventsTaken, OutboxFilled
 from tunnelfleet.proto import MessageType, TunnelClosed, TunnelError
 
 from .commands import Outgoing, SendQueueFull
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApiPort",
-    "EndTold",
-    "EventsTaken",
-    "OutboxFilled",
     "PendingSends",
 ]
 
@@ -129,20 +127,6 @@ COMMAND_COST_BYTES = 64
 LANE_CHECK_SECONDS = 0.05
 """How often a sender that waits for callbacks looks."""
 STARTS = (MessageType.STREAM_START, MessageType.CONNECTION_START)
-
-
-class OutboxFilled(NamedTuple):
-    """ApiPort to TunnelActor: there are commands to take."""
-
-
-class EventsTaken(NamedTuple):
-    """ApiPort to TunnelActor: callbacks have taken half of what waited."""
-
-
-class EndTold(NamedTuple):
-    """ApiPort to TunnelActor: the callbacks have returned from an end that the peer made."""
-
-    key: ConnectionKey
 
 
 class ApiPort:

@@ -14,6 +14,7 @@ from tunnelfleet.actors.tunnel.messages import (
     ConnectionEnded,
     ConnectionKey,
     DeliverTo,
+    EndTold,
     OpenLocal,
     RemoteEndedFor,
     StopReadingLocal,
@@ -30,7 +31,6 @@ from .events import (
     StreamStarted,
     StreamStopped,
 )
-from .outbox import EndTold
 
 if TYPE_CHECKING:
     from pykka import ActorRef

@@ -1,4 +1,4 @@
-"""One attempt to connect: permit, dial, handshake; and the error of a link that was lost.
+"""One attempt to connect: permit, dial, handshake; and what its failure means.
 
 Owns the order of those steps and what can end them. It lives in the turns of its WebSocketActor.
 Must not know streams, nor when the next attempt is made.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.net.dial import Dial
-from tunnelfleet.proto import HandshakeError, TunnelClosed, TunnelError
+from tunnelfleet.proto import ConnectionLost, HandshakeError, TunnelError
 
 from .connector import ConnectFailed, connect_error, discard
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnelfleet.actors.addresses import HttpProxy
-    from tunnelfleet.actors.kernel import DispatchedActor, ExitReason
+    from tunnelfleet.actors.kernel import DispatchedActor
     from tunnelfleet.actors.net.dial import DialFailed
     from tunnelfleet.proto import Endpoint
 
@@ -27,35 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConnectAttempt",
-    "ConnectionLost",
     "connect_failure",
-    "lost_reason",
     "refusal",
 ]
-
-
-class ConnectionLost(TunnelError):  # noqa: N818 - says what happened
-    """The connection ended.
-
-    Attributes:
-        label: why, in one word, for metrics: `closed`, `lost`, `ping_timeout`, `protocol_error`,
-            `connect_failed`...
-        was_established: whether the upgrade had succeeded.
-    """
-
-    def __init__(self, label: str, text: str, *, was_established: bool = True) -> None:
-        super().__init__(text)
-        self.label = label
-        self.was_established = was_established
-
-
-def lost_reason(reason: ExitReason) -> TunnelError:
-    """The error that a connection ended with, whatever ended it."""
-    if isinstance(reason.exception, TunnelError):
-        return reason.exception
-    if reason.is_failure:
-        return ConnectionLost("crashed", f"the connection's actor failed: {reason}")
-    return TunnelClosed(str(reason))
 
 
 FRESH_SECONDS = 5.0

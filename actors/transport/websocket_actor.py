@@ -36,10 +36,16 @@ from tunnelfleet.actors.tunnel.messages import (
     Transmit,
     Written,
 )
-from tunnelfleet.proto import Message, MessageType, RemoteProtocolError, encode_frame
+from tunnelfleet.proto import (
+    ConnectionLost,
+    Message,
+    MessageType,
+    RemoteProtocolError,
+    encode_frame,
+)
 
 from . import codec as frames
-from .attempt import ConnectAttempt, ConnectionLost, connect_failure, refusal
+from .attempt import ConnectAttempt, connect_failure, refusal
 from .codec import CloseArrived, PingArrived, PongArrived, WebSocketInput
 from .connector import Connected, ConnectFailed, ConnectRequest
 from .http_proxy import TlsInTls

@@ -24,8 +24,14 @@ from tunnelfleet.actors.kernel import (
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.local.listener_actor import ListenerActor
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.transport.attempt import ConnectionLost, lost_reason
-from tunnelfleet.proto import Mode, RemoteProtocolError, ServicesAnnounced
+from tunnelfleet.proto import (
+    ConnectionLost,
+    Mode,
+    RemoteProtocolError,
+    ServicesAnnounced,
+    TunnelClosed,
+    TunnelError,
+)
 
 from .core import WEBSOCKET_CHILD, AnnounceTimedOut
 from .messages import (
@@ -49,10 +55,12 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.addresses import Address
+    from tunnelfleet.actors.kernel import ExitReason
     from tunnelfleet.actors.kernel.actor import Handlers
 
 __all__ = [
     "TunnelLink",
+    "lost_reason",
 ]
 
 
@@ -68,6 +76,15 @@ class _ListenerStopped(NamedTuple):
 
     transport: ActorRef[Any]
     child_id: str
+
+
+def lost_reason(reason: ExitReason) -> TunnelError:
+    """The error that a connection ended with, whatever ended it."""
+    if isinstance(reason.exception, TunnelError):
+        return reason.exception
+    if reason.is_failure:
+        return ConnectionLost("crashed", f"the connection's actor failed: {reason}")
+    return TunnelClosed(str(reason))
 
 
 class TunnelLink(TunnelStreams):

@@ -38,10 +38,13 @@ __all__ = [
     "Deliver",
     "DeliverTo",
     "Drain",
+    "EndTold",
+    "EventsTaken",
     "ListenerBound",
     "LocalDataRead",
     "LocalReadEnded",
     "OpenLocal",
+    "OutboxFilled",
     "PauseReading",
     "PermitGranted",
     "Quiesce",
@@ -315,6 +318,23 @@ class ListenerBound(NamedTuple):
     listener: ActorRef[Any]
     address: Address
     others: tuple[Address, ...] = ()
+
+
+# -- the client API
+
+
+class OutboxFilled(NamedTuple):
+    """ApiPort to TunnelActor: there are commands to take."""
+
+
+class EventsTaken(NamedTuple):
+    """ApiPort to TunnelActor: callbacks have taken half of what waited."""
+
+
+class EndTold(NamedTuple):
+    """ApiPort to TunnelActor: the callbacks have returned from an end that the peer made."""
+
+    key: ConnectionKey
 
 
 # -- supervisors and commands

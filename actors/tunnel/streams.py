@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tunnelfleet.actors import events
-from tunnelfleet.actors.api.outbox import EndTold, OutboxFilled
 from tunnelfleet.actors.api.stream import ApiStream
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService
 from tunnelfleet.actors.kernel import ChildSpec, Restart, StartChild
@@ -44,7 +43,9 @@ from .messages import (
     ConnectionEnded,
     ConnectionKey,
     DeliverTo,
+    EndTold,
     OpenLocal,
+    OutboxFilled,
     Received,
     RemoteEndedFor,
     SendData,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from tunnelfleet.actors.api.outbox import EventsTaken
 from tunnelfleet.proto import End, LocalProtocolError, MessageType, ProtocolVersion
 
 from .connections import EndPhase
@@ -18,6 +17,7 @@ from .messages import (
     BytesDelivered,
     BytesSent,
     ConnectionKey,
+    EventsTaken,
     PauseReading,
     RemoteEndedFor,
     ResumeReading,

@@ -27,7 +27,6 @@ from tests.actors.transcripts import to_message, to_payload
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import NORMAL, ExitReason
 from tunnelfleet.actors.local import stream_actor
-from tunnelfleet.actors.transport.attempt import ConnectionLost
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel import link as tunnel_link
 from tunnelfleet.actors.tunnel.actor import TunnelActor
@@ -42,7 +41,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Quiesce,
     Received,
 )
-from tunnelfleet.proto import HandshakeError, Mode
+from tunnelfleet.proto import ConnectionLost, HandshakeError, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,10 +16,10 @@ from tunnelfleet.actors.api.events import (
     Stopped,
     StreamStopped,
 )
-from tunnelfleet.actors.api.outbox import ApiPort, OutboxFilled
+from tunnelfleet.actors.api.outbox import ApiPort
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.config import Limits
-from tunnelfleet.actors.tunnel.messages import ConnectionKey
+from tunnelfleet.actors.tunnel.messages import ConnectionKey, OutboxFilled
 from tunnelfleet.proto import MessageType, TunnelClosed
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from tunnelfleet.actors.api.events import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.actors.api.outbox import EndTold
 from tunnelfleet.actors.api.stream import ApiStream, OpenConnections
 from tunnelfleet.actors.tunnel.messages import (
     ConnectionEnded,
     ConnectionKey,
     DeliverTo,
+    EndTold,
     OpenLocal,
     RemoteEndedFor,
     StopReadingLocal,

@@ -19,7 +19,6 @@ from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import ChildReady
 from tunnelfleet.actors.net.socket_io import TCP_NOTSENT_LOWAT
 from tunnelfleet.actors.transport import websocket_actor
-from tunnelfleet.actors.transport.attempt import ConnectionLost
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor, WebSocketContext
 from tunnelfleet.actors.tunnel.context import Credentials
 from tunnelfleet.actors.tunnel.messages import (
@@ -37,7 +36,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Transmit,
     Written,
 )
-from tunnelfleet.proto import Endpoint, Mode, TunnelClosed, encode_frame
+from tunnelfleet.proto import ConnectionLost, Endpoint, Mode, TunnelClosed, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,6 @@ from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import ANY_SERVICE, Limits
 from tunnelfleet.actors.kernel import NORMAL, ExitReason
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.transport.attempt import ConnectionLost
 from tunnelfleet.actors.tunnel.messages import (
     ChildQuarantined,
     ChildWaiting,
@@ -24,7 +23,7 @@ from tunnelfleet.actors.tunnel.messages import (
     ReplaceToken,
     SocketsExhausted,
 )
-from tunnelfleet.proto import Mode, ProtocolVersion
+from tunnelfleet.proto import ConnectionLost, Mode, ProtocolVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -36,7 +36,6 @@ from tunnelfleet.actors.kernel import (
 )
 from tunnelfleet.actors.local import stream_actor
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.transport.attempt import ConnectionLost
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel import supervisors as tunnel_supervisor
 from tunnelfleet.actors.tunnel.context import Credentials, Services
@@ -53,7 +52,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Written,
 )
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
-from tunnelfleet.proto import HandshakeError, Mode
+from tunnelfleet.proto import ConnectionLost, HandshakeError, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

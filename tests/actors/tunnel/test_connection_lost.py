@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tunnelfleet.actors.kernel import NORMAL, SHUTDOWN, ExitReason
-from tunnelfleet.actors.transport.attempt import ConnectionLost, lost_reason
-from tunnelfleet.proto import TunnelClosed, TunnelError
+from tunnelfleet.actors.tunnel.link import lost_reason
+from tunnelfleet.proto import ConnectionLost, TunnelClosed, TunnelError
 
 LOST = ConnectionLost("lost", "the connection broke")
 CLOSED = TunnelClosed("the tunnel was closed")
