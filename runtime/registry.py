@@ -13,10 +13,10 @@ import itertools
 import threading
 from typing import TYPE_CHECKING
 
-from tunnelfleet.actors.tunnel.context import Credentials
-from tunnelfleet.actors.tunnel.core import TunnelContext
+from tunnelfleet.actors.tunnel.context import Credentials, TunnelContext
 from tunnelfleet.proto import ConfigError
 
+from .parts import make_parts
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ class TunnelBook:
                 config=config,
                 credentials=credentials,
                 stats=self._ledger.open(config.name, config.mode.value, number),
-                connector=connector,
+                parts=make_parts(connector, port),
                 services=self._services,
                 bound={},
-                port=port,
                 lane=lane,
             )
-            tunnel = self._tunnels[config.name] = Tunnel(self._changes, context, number)
+            tunnel = Tunnel(self._changes, context, number, port)
+            self._tunnels[config.name] = tunnel
         return tunnel
 
     def remove(self, tunnel: Tunnel) -> None:

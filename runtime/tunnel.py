@@ -15,17 +15,20 @@ from tunnelfleet.actors.tunnel.messages import ReplaceLimits
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 from tunnelfleet.proto import TunnelClosed
 
+from .parts import make_parts
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pykka import ActorRef
 
     from tunnelfleet.actors.addresses import Address
+    from tunnelfleet.actors.api.outbox import ApiPort
     from tunnelfleet.actors.config import Limits, TunnelConfig
     from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.transport.connector import Connector
-    from tunnelfleet.actors.tunnel.core import TunnelContext
+    from tunnelfleet.actors.tunnel.context import TunnelContext
     from tunnelfleet.proto import Mode
 
     from .waiting import Changes
@@ -94,9 +97,16 @@ class TunnelStatus:
 class Tunnel:
     """A handle on one tunnel of a runtime."""
 
-    def __init__(self, changes: Changes, context: TunnelContext, dispatcher_number: int) -> None:
+    def __init__(
+        self,
+        changes: Changes,
+        context: TunnelContext,
+        dispatcher_number: int,
+        port: ApiPort | None = None,
+    ) -> None:
         self._changes = changes
         self._context = context
+        self._port = port
         self.dispatcher_number = dispatcher_number
         """Which of the runtime's dispatchers it lives on, now and after each restart."""
         self._supervisor: ActorRef[Any] | None = None
@@ -137,7 +147,8 @@ class Tunnel:
 
     def start_actors(self, connector: Connector, dispatcher: Dispatcher) -> ActorRef[Any]:
         """Start its supervisor, with the connector of this life; for the root supervisor."""
-        self._context = context = self._context._replace(connector=connector)
+        parts = make_parts(connector, self._port)
+        self._context = context = self._context._replace(parts=parts)
         supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)
         with self._lock:
             self._supervisor = supervisor
@@ -165,8 +176,8 @@ class Tunnel:
 
     def finish(self) -> None:
         """Answer what its user still waits for, once its actors are over; for the runtime."""
-        if self._context.port is not None:
-            self._context.port.finish(TunnelClosed("the tunnel is stopped"))
+        if self._port is not None:
+            self._port.finish(TunnelClosed("the tunnel is stopped"))
 
     def status(self) -> TunnelStatus:
         """Look at it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService
 from tunnelfleet.actors.tunnel.messages import ConnectionKey
@@ -42,41 +42,16 @@ from .events import (
 from .stream import ApiStream, OpenConnections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pykka import ActorRef
-
     from tunnelfleet.actors.config import TunnelConfig
-    from tunnelfleet.actors.tunnel.sender import WireSender
-    from tunnelfleet.proto import Event, Opened, Session, TunnelError
+    from tunnelfleet.actors.tunnel.parts import ApiShell
+    from tunnelfleet.proto import TunnelError
 
     from .commands import Outgoing
     from .outbox import ApiPort
 
 __all__ = [
-    "ApiShell",
     "TunnelApi",
 ]
-
-
-class ApiShell(NamedTuple):
-    """What a TunnelActor lets its API do to it.
-
-    Attributes:
-        tunnel: itself.
-        session: its protocol state.
-        wire: its queue.
-        adopt: takes what the session has opened.
-        handle_events: takes what the session has reported.
-        takes_connections: whether there is room for one more, and it is not ending.
-    """
-
-    tunnel: ActorRef[Any]
-    session: Session
-    wire: WireSender
-    adopt: Callable[[Opened, ConnectionKey], None]
-    handle_events: Callable[[list[Event]], None]
-    takes_connections: Callable[[], bool]
 
 
 class TunnelApi:

@@ -28,6 +28,8 @@ from tunnelfleet.actors.tunnel.messages import (
 from .socket_actor import SocketActor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pykka import ActorRef
 
     from tunnelfleet.actors.addresses import Address
@@ -56,12 +58,19 @@ class StreamActor(DispatchedActor):
     Args:
         tunnel: the TunnelActor.
         local_end: what its sockets connect to.
+        start_socket: starts a SocketActor, with the arguments of one.
     """
 
-    def __init__(self, tunnel: ActorRef[Any], local_end: LocalEnd) -> None:
+    def __init__(
+        self,
+        tunnel: ActorRef[Any],
+        local_end: LocalEnd,
+        start_socket: Callable[..., ActorRef[Any]] = SocketActor.start,
+    ) -> None:
         super().__init__()
         self._tunnel = tunnel
         self._local_end = local_end
+        self._start_socket = start_socket
         self._sockets: dict[int, ActorRef[Any]] = {}
         """The newest socket of each connection id."""
         self._by_key: dict[ConnectionKey, ActorRef[Any]] = {}
@@ -81,7 +90,7 @@ class StreamActor(DispatchedActor):
     def _open_local(self, message: OpenLocal) -> None:
         local = self._local_end
         key = message.key
-        ref = SocketActor.start(
+        ref = self._start_socket(
             key,
             self.actor_ref,
             self._tunnel,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Terminated
 from tunnelfleet.actors.net.dial import DialStep
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.kernel import Timer
     from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.actors.tunnel.context import Credentials
 
     from .codec import Arrival
     from .connector import Connector
@@ -72,12 +71,19 @@ __all__ = [
 ]
 
 
+class Tokens(Protocol):
+    """The tokens of a tunnel; they may be replaced between two attempts."""
+
+    def current(self) -> tuple[str, str]:
+        """The access token and the client token to send."""
+
+
 class WebSocketContext(NamedTuple):
     """Given to every WebSocketActor of a tunnel.
 
     Attributes:
         config: the tunnel; an SSLContext of its own goes before the shared one.
-        credentials: its tokens; they may be replaced between two attempts.
+        credentials: its tokens.
         tunnel: the TunnelActor.
         governor: the ConnectGovernor, which grants the permit to connect.
         supervisor: learns that the connection stands.
@@ -87,7 +93,7 @@ class WebSocketContext(NamedTuple):
     """
 
     config: TunnelConfig
-    credentials: Credentials
+    credentials: Tokens
     tunnel: ActorRef[Any]
     governor: ActorRef[Any]
     supervisor: ActorRef[Any]

@@ -6,14 +6,13 @@ what streams read goes through the queue and becomes messages to the WebSocket. 
 and never waits. What ends what is in docs/architecture.md section 4, the ends themselves in section
 7.
 
-It is one actor in layers: see `tunnel_core`. This one starts it and ends it in good order.
+It is one actor in layers: see `core`. This one starts it and ends it in good order.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from tunnelfleet.actors.api.handler import ApiShell, TunnelApi
 from tunnelfleet.actors.kernel import RestartChild, StopChild
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import TunnelClosed
@@ -31,6 +30,7 @@ from .messages import (
     ReplaceToken,
     StopReadingLocal,
 )
+from .parts import ApiShell
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import ExitReason
@@ -50,8 +50,8 @@ class TunnelActor(TunnelLink):
 
     def on_start(self) -> None:
         """Begin as connecting; the supervisors bring the rest."""
-        port = self._context.port
-        if port is not None:
+        make_api = self._context.parts.api
+        if make_api is not None:
             shell = ApiShell(
                 self.actor_ref,
                 self._session,
@@ -60,8 +60,7 @@ class TunnelActor(TunnelLink):
                 self._handle_events,
                 self._takes_connections,
             )
-            self._api = TunnelApi(port, self._config, shell)
-            port.attach(self.actor_ref)
+            self._api = make_api(self._config, shell)
         self._stats.forget_active()
         self._enter(TunnelState.CONNECTING)
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.api.stream import ApiStream
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.kernel import Timer
     from tunnelfleet.proto import End
 
     from .messages import ConnectionKey
+    from .parts import StreamEnd
 
 __all__ = [
     "Connection",
@@ -48,6 +48,7 @@ class Connection:
         "ended_by",
         "gone",
         "half_close_timer",
+        "has_own_backlog",
         "is_orderly",
         "key",
         "progress_at",
@@ -58,9 +59,13 @@ class Connection:
         "stream",
     )
 
-    def __init__(self, key: ConnectionKey, stream: ActorRef[Any] | ApiStream, now: float) -> None:
+    def __init__(
+        self, key: ConnectionKey, stream: StreamEnd, now: float, *, has_own_backlog: bool
+    ) -> None:
         self.key = key
         self.stream = stream
+        self.has_own_backlog = has_own_backlog
+        """What arrives is not counted here: its stream holds the tunnel back by itself."""
         self.socket_actor: ActorRef[Any] | None = None
         self.backlog_bytes = 0
         self.progress_at = now
@@ -87,7 +92,7 @@ class ConnectionTable:
         self._connections: dict[ConnectionKey, Connection] = {}
         self._active: dict[tuple[str, int, int], Connection] = {}
         self._lingering: dict[ConnectionKey, Connection] = {}
-        self._by_stream: dict[ActorRef[Any] | ApiStream, dict[ConnectionKey, Connection]] = {}
+        self._by_stream: dict[StreamEnd, dict[ConnectionKey, Connection]] = {}
         self._over: set[ConnectionKey] = set()
         self.backlog_bytes = 0
 
@@ -111,9 +116,12 @@ class ConnectionTable:
         """The connection that has these ids on the wire."""
         return self._active.get((service_id, stream_id, connection_id))
 
-    def add(self, key: ConnectionKey, stream: ActorRef[Any] | ApiStream, now: float) -> Connection:
+    def add(
+        self, key: ConnectionKey, stream: StreamEnd, now: float, *, has_own_backlog: bool = False
+    ) -> Connection:
         """Start to keep a connection."""
-        connection = self._connections[key] = Connection(key, stream, now)
+        connection = Connection(key, stream, now, has_own_backlog=has_own_backlog)
+        self._connections[key] = connection
         self._active[key[:3]] = connection
         self._by_stream.setdefault(stream, {})[key] = connection
         return connection
@@ -146,12 +154,12 @@ class ConnectionTable:
         self.backlog_bytes -= connection.backlog_bytes
         connection.backlog_bytes = 0
 
-    def of_stream(self, stream: ActorRef[Any] | ApiStream) -> list[Connection]:
+    def of_stream(self, stream: StreamEnd) -> list[Connection]:
         """The connections of one stream that are not over on the wire."""
         mine = self._by_stream.get(stream, {}).values()
         return [each for each in mine if each.end_phase is not EndPhase.OVER]
 
-    def all_of_stream(self, stream: ActorRef[Any] | ApiStream) -> list[Connection]:
+    def all_of_stream(self, stream: StreamEnd) -> list[Connection]:
         """The connections of one stream, those too whose sockets are still written to."""
         return list(self._by_stream.get(stream, {}).values())
 

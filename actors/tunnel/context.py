@@ -1,25 +1,37 @@
-"""What the actors of a runtime share, and the tokens of a tunnel.
+"""What a tunnel's actors are given: what all tunnels share, its tokens, the makers of its parts.
 
 Owns the references that every tunnel is given (governor, relay, TLS) and the pair of tokens with
-which a tunnel connects, which can be replaced while it runs. No `repr` shows a token.
+which a tunnel connects, which can be replaced while it runs. No `repr` shows a token. The actors of
+a tunnel start the parts below them (the WebSocket, listeners, streams, the client API) through
+makers, and so know none of them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.proto import generate_client_token, validate_access_token, validate_client_token
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from pykka import ActorRef
 
+    from tunnelfleet.actors.addresses import Address
+    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.config import Limits, TunnelConfig
+    from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.events import TunnelEvent
+
+    from .parts import ApiHandler, ApiShell
 
 __all__ = [
     "Credentials",
     "Services",
+    "TunnelContext",
+    "TunnelParts",
 ]
 
 
@@ -71,3 +83,51 @@ class Credentials:
             validate_client_token(client_token)
         self._access_token = access_token
         self._client_token = client_token or generate_client_token()
+
+
+class TunnelParts(NamedTuple):
+    """The makers of the parts of a tunnel, which its actors call and do not know.
+
+    Each maker of an actor starts it and returns its reference. A test gives others.
+
+    Attributes:
+        websocket: starts one attempt to connect and its link; called with what the tunnel shares,
+            the TunnelActor, the supervisor and the number of the attempt.
+        listener: starts to listen; called with the service id, the address, the TunnelActor, the
+            limits and the ports that are kept.
+        stream: starts the far end of a stream at local sockets; called with the TunnelActor, the
+            address to connect to (None in source mode), the source address of that, and the limits.
+        api: makes what serves the client API in the turns of a TunnelActor; None when the tunnel
+            has no such client.
+    """
+
+    websocket: Callable[[TunnelContext, ActorRef[Any], ActorRef[Any], int], ActorRef[Any]]
+    listener: Callable[[str, Address, ActorRef[Any], Limits, dict[str, Address]], ActorRef[Any]]
+    stream: Callable[[ActorRef[Any], Address | None, str | None, Limits], ActorRef[Any]]
+    api: Callable[[TunnelConfig, ApiShell], ApiHandler] | None = None
+
+
+class TunnelContext(NamedTuple):
+    """What the actors of a tunnel share, over their restarts.
+
+    `parts` makes what the tunnel is put together of. `bound` keeps listeners' ports. `lane` leads
+    to the callback of the runtime, if it has one.
+    """
+
+    config: TunnelConfig
+    credentials: Credentials
+    stats: TunnelStats
+    parts: TunnelParts
+    services: Services
+    bound: dict[str, Address]
+    lane: Lane | None = None
+
+    def with_limits(self, limits: Limits) -> TunnelContext:
+        """The same with other limits, for the actors that are started from now on."""
+        return self._replace(config=replace(self.config, limits=limits))
+
+    def publish(self, event: TunnelEvent) -> None:
+        """Tell whoever wants to know what happens to the tunnel."""
+        self.services.publish(event)
+        if self.lane is not None:
+            self.lane.put(event, may_drop=True)

@@ -1,17 +1,15 @@
 """What all layers of TunnelActor share: its fields, its state for people, its dispatch.
 
-TunnelActor is one actor in four layers, each in a module and each above the one before:
-`tunnel_core`, `tunnel_wire` (what leaves, and what is held back), `tunnel_streams` (what arrives,
-and local applications), `tunnel_link` (the WebSocket's life and the listeners), and `tunnel_actor`
-itself (ends and tokens). A layer calls those below; what it needs of those above is
-declared here.
+TunnelActor is one actor in four layers, each in a module and each above the one before: `core`,
+`wire` (what leaves, and what is held back), `streams` (what arrives, and local applications),
+`link` (the WebSocket's life and the listeners), and `actor` itself (ends and tokens). A layer calls
+those below; what it needs of those above is declared here.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors import events
@@ -27,21 +25,14 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.addresses import Address
-    from tunnelfleet.actors.api.handler import TunnelApi
-    from tunnelfleet.actors.api.outbox import ApiPort
-    from tunnelfleet.actors.api.stream import ApiStream
-    from tunnelfleet.actors.callbacks import Lane
-    from tunnelfleet.actors.config import Limits, TunnelConfig
-    from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.actors.state import TunnelState
-    from tunnelfleet.actors.transport.connector import Connector
     from tunnelfleet.proto import End, Event
 
-    from .context import Credentials, Services
+    from .context import TunnelContext
     from .messages import ConnectionKey, Quiesce
+    from .parts import ApiHandler, StreamEnd
 
 __all__ = [
     "WEBSOCKET_CHILD",
@@ -52,7 +43,6 @@ __all__ = [
     "PumpAgain",
     "QuiesceTimedOut",
     "StreamRoute",
-    "TunnelContext",
     "TunnelCore",
 ]
 
@@ -60,38 +50,19 @@ __all__ = [
 WEBSOCKET_CHILD = "websocket"
 
 
-class TunnelContext(NamedTuple):
-    """What the actors of a tunnel share, over their restarts.
+class StreamRoute(NamedTuple):
+    """Where the messages of a stream go.
 
-    `bound` keeps listeners' ports. `port` leads to the client API, if the tunnel serves it; `lane`
-    to the callback of the runtime, if it has one.
+    Attributes:
+        ref: its far end.
+        serial: tells streams of the same ids apart.
+        has_own_backlog: the far end holds the tunnel back by itself when it does not keep up, so
+            what it is sent is not counted here.
     """
 
-    config: TunnelConfig
-    credentials: Credentials
-    stats: TunnelStats
-    connector: Connector
-    services: Services
-    bound: dict[str, Address]
-    port: ApiPort | None = None
-    lane: Lane | None = None
-
-    def with_limits(self, limits: Limits) -> TunnelContext:
-        """The same with other limits, for the actors that are started from now on."""
-        return self._replace(config=replace(self.config, limits=limits))
-
-    def publish(self, event: TunnelEvent) -> None:
-        """Tell whoever wants to know what happens to the tunnel."""
-        self.services.publish(event)
-        if self.lane is not None:
-            self.lane.put(event, may_drop=True)
-
-
-class StreamRoute(NamedTuple):
-    """Where the messages of a stream go."""
-
-    ref: ActorRef[Any] | ApiStream
+    ref: StreamEnd
     serial: int
+    has_own_backlog: bool = False
 
 
 class AnnounceTimedOut(NamedTuple):
@@ -182,7 +153,7 @@ class TunnelCore(DispatchedActor):
         self._draining = False
         self._quiesce: Quiesce | None = None
         self._closing = False
-        self._api: TunnelApi | None = None
+        self._api: ApiHandler | None = None
 
     def on_receive(self, message: Any) -> Any:
         """Dispatch by the message's type."""

@@ -22,7 +22,6 @@ from tunnelfleet.actors.kernel import (
     ask_future,
 )
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.actors.local.listener_actor import ListenerActor
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import (
     ConnectionLost,
@@ -109,14 +108,8 @@ class TunnelLink(TunnelStreams):
         self._listener_children[child_id] = service_id
 
         def start() -> ActorRef[Any]:
-            return ListenerActor.start(
-                service_id,
-                address,
-                tunnel,
-                context.config.limits,
-                context.bound,
-                context.connector,
-            )
+            start_listener = context.parts.listener
+            return start_listener(service_id, address, tunnel, context.config.limits, context.bound)
 
         self._transport.tell(
             StartChild(

@@ -12,10 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tunnelfleet.actors import events
-from tunnelfleet.actors.api.stream import ApiStream
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService
 from tunnelfleet.actors.kernel import ChildSpec, Restart, StartChild
-from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
 from tunnelfleet.actors.net.socket_io import abort_quietly
 from tunnelfleet.proto import (
     AbnormalEnd,
@@ -113,11 +111,8 @@ class TunnelStreams(TunnelWire):
         if connection is None or connection.gone:
             self._stats.count_dropped("local_end_gone")
             return
-        if isinstance(connection.stream, ApiStream):
-            # Held back by the backlog of its events.
-            connection.stream.tell(DeliverTo(connection_id, payload))
-            return
-        self._connections.received(connection, len(payload), time.monotonic())
+        if not connection.has_own_backlog:
+            self._connections.received(connection, len(payload), time.monotonic())
         connection.stream.tell(DeliverTo(connection_id, payload))
 
     def _on_stream_started(self, event: StreamStarted) -> None:
@@ -251,13 +246,13 @@ class TunnelStreams(TunnelWire):
         self, service_id: str, stream_id: int, address: Address | ApiService | None
     ) -> StreamRoute:
         serial = next(self._serials)
-        end: ActorRef[Any] | ApiStream
         if isinstance(address, ApiService) and self._api is not None:
-            end = self._api.open_stream(service_id)
+            # Held back by the backlog of its events.
+            stream = StreamRoute(self._api.open_stream(service_id), serial, has_own_backlog=True)
         else:
             assert not isinstance(address, ApiService)
-            end = self._start_stream_actor(service_id, address, serial)
-        stream = self._streams[service_id, stream_id] = StreamRoute(end, serial)
+            stream = StreamRoute(self._start_stream_actor(service_id, address, serial), serial)
+        self._streams[service_id, stream_id] = stream
         self._stats.service(service_id).count_stream_opened()
         self._publish(events.StreamOpened(self._config.name, service_id, stream_id))
         return stream
@@ -266,10 +261,8 @@ class TunnelStreams(TunnelWire):
         self, service_id: str, address: Address | None, serial: int
     ) -> ActorRef[Any]:
         assert self._transport is not None
-        local_end = LocalEnd(
-            address, self._config.local_bind, self._limits, self._context.connector
-        )
-        ref = StreamActor.start(self.actor_ref, local_end)
+        start_stream = self._context.parts.stream
+        ref = start_stream(self.actor_ref, address, self._config.local_bind, self._limits)
         self._transport.tell(
             StartChild(
                 ChildSpec(
@@ -312,7 +305,8 @@ class TunnelStreams(TunnelWire):
         sock: socket.socket | None,
     ) -> ConnectionKey:
         key = ConnectionKey(service_id, stream_id, connection_id, next(self._serials))
-        self._connections.add(key, stream.ref, time.monotonic())
+        now = time.monotonic()
+        self._connections.add(key, stream.ref, now, has_own_backlog=stream.has_own_backlog)
         self._stats.service(service_id).count_connection_opened()
         stream.ref.tell(OpenLocal(key, sock))
         self._publish(

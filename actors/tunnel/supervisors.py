@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 from tunnelfleet.actors.events import TunnelStateChanged
 from tunnelfleet.actors.kernel import KILLED, Backoff, ChildSpec, Restart, Strategy, SupervisorActor
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.transport.websocket_actor import WebSocketActor, WebSocketContext
 
 from .actor import TunnelActor
-from .core import WEBSOCKET_CHILD, TunnelContext
+from .core import WEBSOCKET_CHILD
 from .messages import (
     AttachTransport,
     ChildEnded,
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel import ExitReason
+
+    from .context import TunnelContext
 
 __all__ = [
     "TransportSupervisor",
@@ -84,19 +85,8 @@ class TransportSupervisor(SupervisorActor):
 
     def _start_websocket(self) -> ActorRef[Any]:
         self._epoch += 1
-        services = self._context.services
-        assert services.governor is not None
-        context = WebSocketContext(
-            self._context.config,
-            self._context.credentials,
-            self._tunnel,
-            services.governor,
-            self.actor_ref,
-            self._context.connector,
-            services.ssl_context,
-            self._context.stats,
-        )
-        return WebSocketActor.start(context, self._epoch)
+        start_websocket = self._context.parts.websocket
+        return start_websocket(self._context, self._tunnel, self.actor_ref, self._epoch)
 
     def on_child_started(self, child_id: str, ref: ActorRef[Any]) -> None:
         """Tell TunnelActor."""

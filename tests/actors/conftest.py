@@ -39,14 +39,12 @@ def connector() -> Iterator[Connector]:
 
 
 @pytest.fixture
-def rig(
-    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., TunnelRig]]:
+def rig(dispatcher: Dispatcher) -> Iterator[Callable[..., TunnelRig]]:
     """Return a maker of rigs, which are closed after the test."""
     made: list[TunnelRig] = []
 
     def make(mode: Mode = Mode.DESTINATION, **settings: Any) -> TunnelRig:
-        made.append(TunnelRig(dispatcher, monkeypatch, mode, **settings))
+        made.append(TunnelRig(dispatcher, mode, **settings))
         return made[-1]
 
     yield make

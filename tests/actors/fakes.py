@@ -18,6 +18,7 @@ from tunnelfleet.actors.kernel import (
     StopChild,
     Terminated,
 )
+from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
 from tunnelfleet.actors.tunnel.messages import (
     Abandon,
     Attach,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from tests.actors.rig import TunnelRig
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.kernel import Dispatcher
-    from tunnelfleet.actors.transport.connector import Connector
+    from tunnelfleet.actors.net.dial import Lookups
     from tunnelfleet.actors.tunnel.messages import ConnectionKey
 
 CLIENT_TOKEN = "0123456789abcdef0123456789abcdef"
@@ -99,6 +100,21 @@ def start_watched(dispatcher: Dispatcher, start: Callable[[], ActorRef[Any]]) ->
     return watcher.ask(start_and_watch), watcher.ask(lambda actor: actor.log)
 
 
+def stream_maker(
+    lookups: Lookups, start_socket: Callable[..., ActorRef[Any]]
+) -> Callable[..., ActorRef[Any]]:
+    """Return what starts real StreamActors, whose sockets `start_socket` starts."""
+
+    def start(
+        tunnel: ActorRef[Any], address: Address | None, local_bind: str | None, limits: Limits
+    ) -> ActorRef[Any]:
+        return StreamActor.start(
+            tunnel, LocalEnd(address, local_bind, limits, lookups), start_socket
+        )
+
+    return start
+
+
 class FakeSocket(Recorder):
     """Stands for a SocketActor. A rig makes a subclass that knows it."""
 
@@ -110,7 +126,7 @@ class FakeSocket(Recorder):
         stream: ActorRef[Any],
         tunnel: ActorRef[Any],
         limits: Limits,
-        connector: Connector,
+        lookups: Lookups,
         *,
         sock: socket.socket | None = None,
         address: Address | None = None,
@@ -222,7 +238,6 @@ class FakeListener(Recorder):
         tunnel: ActorRef[Any],
         limits: Limits,
         bound: dict[str, Address],
-        connector: Connector,
     ) -> None:
         super().__init__(self.rig.local)
         self.service_id = service_id

@@ -21,17 +21,15 @@ from tests.actors.fakes import (
     Recorder,
     make_config,
     settle,
+    stream_maker,
 )
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
 from tests.actors.transcripts import to_message, to_payload
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import NORMAL, ExitReason
-from tunnelfleet.actors.local import stream_actor
 from tunnelfleet.actors.transport.connector import Connector
-from tunnelfleet.actors.tunnel import link as tunnel_link
 from tunnelfleet.actors.tunnel.actor import TunnelActor
-from tunnelfleet.actors.tunnel.context import Credentials, Services
-from tunnelfleet.actors.tunnel.core import TunnelContext
+from tunnelfleet.actors.tunnel.context import Credentials, Services, TunnelContext
 from tunnelfleet.actors.tunnel.messages import (
     Accepted,
     AttachTransport,
@@ -42,6 +40,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Received,
 )
 from tunnelfleet.proto import ConnectionLost, HandshakeError, Mode
+from tunnelfleet.runtime.parts import make_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.api.outbox import ApiPort
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import Dispatcher
+    from tunnelfleet.actors.tunnel.context import TunnelParts
 
 
 class TunnelRig:
@@ -58,7 +58,6 @@ class TunnelRig:
 
     Args:
         dispatcher: runs all of it.
-        monkeypatch: puts the fakes in the place of the real actors.
         mode: of the tunnel.
         port: of its client API, if it has one.
         **settings: of its TunnelConfig.
@@ -71,18 +70,11 @@ class TunnelRig:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        monkeypatch: pytest.MonkeyPatch,
         mode: Mode = Mode.DESTINATION,
         *,
         port: ApiPort | None = None,
         **settings: Any,
     ) -> None:
-        monkeypatch.setattr(
-            stream_actor, "SocketActor", type("RigSocket", (FakeSocket,), {"rig": self})
-        )
-        monkeypatch.setattr(
-            tunnel_link, "ListenerActor", type("RigListener", (FakeListener,), {"rig": self})
-        )
         self.dispatcher = dispatcher
         self.takes = True
         self.writes = True
@@ -100,10 +92,9 @@ class TunnelRig:
             config=make_config(mode, **settings),
             credentials=Credentials("t", CLIENT_TOKEN),
             stats=self.stats,
-            connector=self.connector,
+            parts=self._parts(port),
             services=self.services,
             bound={},
-            port=port,
         )
         self._epochs = itertools.count(1)
         self.epoch = 0
@@ -111,6 +102,13 @@ class TunnelRig:
         self.tunnel = TunnelActor.start(self.context, dispatcher=dispatcher)
         self.transport = FakeTransport.start(self, dispatcher=dispatcher)
         self.tell(AttachTransport(self.transport))
+
+    def _parts(self, port: ApiPort | None) -> TunnelParts:
+        sockets: Any = type("RigSocket", (FakeSocket,), {"rig": self})
+        listeners: Any = type("RigListener", (FakeListener,), {"rig": self})
+        return make_parts(self.connector, port)._replace(
+            listener=listeners.start, stream=stream_maker(self.connector, sockets.start)
+        )
 
     def close(self) -> None:
         self.connector.close()

@@ -8,11 +8,12 @@ import pytest
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.api.commands import Outgoing
-from tunnelfleet.actors.api.handler import ApiShell, TunnelApi
+from tunnelfleet.actors.api.handler import TunnelApi
 from tunnelfleet.actors.api.outbox import ApiPort
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
 from tunnelfleet.actors.tunnel.messages import ConnectionKey, OpenLocal
+from tunnelfleet.actors.tunnel.parts import ApiShell
 from tunnelfleet.proto import (
     ConfigError,
     Endpoint,

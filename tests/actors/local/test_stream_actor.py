@@ -11,7 +11,6 @@ from tests.actors.fakes import SSH_ADDRESS, Recorder, settle
 from tests.actors.kernel.helpers import watcher_of
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import ExitReason
-from tunnelfleet.actors.local import stream_actor
 from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
 from tunnelfleet.actors.tunnel.messages import (
     ConnectionEnded,
@@ -53,17 +52,16 @@ class SocketStandIn(Recorder):
 class Stream:
     """A StreamActor with id 3 of SSH, and what its tunnel was told."""
 
-    def __init__(
-        self, dispatcher: Dispatcher, connector: Connector, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, connector: Connector) -> None:
         self.sockets: list[SocketStandIn] = []
-        stand_in = type("StandIn", (SocketStandIn,), {"made": self.sockets})
-        monkeypatch.setattr(stream_actor, "SocketActor", stand_in)
+        stand_in: Any = type("StandIn", (SocketStandIn,), {"made": self.sockets})
         self.dispatcher = dispatcher
         self.tunnel = Recorder.start(dispatcher=dispatcher)
         self.to_tunnel: Log = self.tunnel.ask(lambda actor: actor.log)
         self.local_end = LocalEnd(SSH_ADDRESS, "127.0.0.2", Limits(), connector)
-        self.ref = StreamActor.start(self.tunnel, self.local_end, dispatcher=dispatcher)
+        self.ref = StreamActor.start(
+            self.tunnel, self.local_end, stand_in.start, dispatcher=dispatcher
+        )
         self.ended = watcher_of(self.ref, dispatcher)
 
     def tell(self, *messages: Any) -> None:
@@ -78,8 +76,8 @@ class Stream:
 
 
 @pytest.fixture
-def stream(dispatcher: Dispatcher, connector: Connector, monkeypatch: pytest.MonkeyPatch) -> Stream:
-    return Stream(dispatcher, connector, monkeypatch)
+def stream(dispatcher: Dispatcher, connector: Connector) -> Stream:
+    return Stream(dispatcher, connector)
 
 
 def test_a_connection_gets_a_socket_of_its_own(stream: Stream) -> None:

@@ -18,11 +18,15 @@ CLIENT_TOKEN = "0123456789abcdef0123456789abcdef"
 OWN, SHARED = (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) for _ in range(2))
 
 
-def make_context(shared: ssl.SSLContext | None = None, **settings: Any) -> WebSocketContext:
+def make_context(
+    shared: ssl.SSLContext | None = None,
+    credentials: Credentials | None = None,
+    **settings: Any,
+) -> WebSocketContext:
     nobody: Any = None
     return WebSocketContext(
         config=make_config(Mode.SOURCE, **settings),
-        credentials=Credentials("access", CLIENT_TOKEN),
+        credentials=credentials or Credentials("access", CLIENT_TOKEN),
         tunnel=nobody,
         governor=nobody,
         supervisor=nobody,
@@ -66,7 +70,8 @@ def test_the_ssl_context_that_is_used(
 
 
 def test_the_tokens_are_those_of_the_moment() -> None:
-    context = make_context()
-    context.credentials.replace("other", "f" * 32)
+    credentials = Credentials("access", CLIENT_TOKEN)
+    context = make_context(credentials=credentials)
+    credentials.replace("other", "f" * 32)
     request = context.connect_request()
     assert (request.access_token, request.client_token) == ("other", "f" * 32)

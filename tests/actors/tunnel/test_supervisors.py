@@ -19,6 +19,7 @@ from tests.actors.fakes import (
     make_config,
     settle,
     start_watched,
+    stream_maker,
 )
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
 from tests.actors.transcripts import to_message, to_text
@@ -34,12 +35,15 @@ from tunnelfleet.actors.kernel import (
     WhichChildren,
     kill,
 )
-from tunnelfleet.actors.local import stream_actor
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel import supervisors as tunnel_supervisor
-from tunnelfleet.actors.tunnel.context import Credentials, Services
-from tunnelfleet.actors.tunnel.core import TunnelContext
+from tunnelfleet.actors.tunnel.context import (
+    Credentials,
+    Services,
+    TunnelContext,
+    TunnelParts,
+)
 from tunnelfleet.actors.tunnel.messages import (
     Abandon,
     CloseGracefully,
@@ -53,6 +57,7 @@ from tunnelfleet.actors.tunnel.messages import (
 )
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 from tunnelfleet.proto import ConnectionLost, HandshakeError, Mode
+from tunnelfleet.runtime.parts import make_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +65,6 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel import Dispatcher
-    from tunnelfleet.actors.transport.websocket_actor import WebSocketContext
 
 QUICK = Backoff(min_seconds=0.01, max_seconds=0.02, stability_seconds=30.0)
 
@@ -70,9 +74,17 @@ class ConnectionStandIn(DispatchedActor):
 
     tree: Tree
 
-    def __init__(self, context: WebSocketContext, epoch: int) -> None:
+    def __init__(
+        self,
+        context: TunnelContext,
+        tunnel: ActorRef[Any],
+        supervisor: ActorRef[Any],
+        epoch: int,
+    ) -> None:
         super().__init__()
         self.context = context
+        self.tunnel = tunnel
+        self.supervisor = supervisor
         self.epoch = epoch
 
     def on_start(self) -> None:
@@ -80,16 +92,16 @@ class ConnectionStandIn(DispatchedActor):
         self.tree.log.add(f"connect {self.context.credentials.current()[0]}")
         if self.tree.refuses:
             error = HandshakeError("HTTP 403", status=403, channel_id=None, retryable=False)
-            self.context.tunnel.tell(ConnectionRefused(self.epoch, error))
+            self.tunnel.tell(ConnectionRefused(self.epoch, error))
             self.exit()
         elif self.tree.connects:
-            self.context.supervisor.tell(ChildReady(self.actor_ref))
-            self.context.tunnel.tell(ConnectionEstablished(self.epoch, self.actor_ref, "c", 0.0))
+            self.supervisor.tell(ChildReady(self.actor_ref))
+            self.tunnel.tell(ConnectionEstablished(self.epoch, self.actor_ref, "c", 0.0))
             self.receive("SERVICE_IDS SSH")
 
     def receive(self, text: str) -> None:
         message = to_message(text)
-        self.context.tunnel.tell(Received(self.epoch, [message], len(message.payload)))
+        self.tunnel.tell(Received(self.epoch, [message], len(message.payload)))
 
     def on_receive(self, message: Any) -> Any:
         if callable(message):
@@ -97,7 +109,7 @@ class ConnectionStandIn(DispatchedActor):
         if isinstance(message, Transmit):
             for item in message.messages:
                 self.tree.log.add(to_text(item))
-            self.context.tunnel.tell(Written(self.epoch, len(message.messages), False))
+            self.tunnel.tell(Written(self.epoch, len(message.messages), False))
         elif isinstance(message, CloseGracefully):
             self.tree.log.add("close")
             self.exit()
@@ -137,10 +149,6 @@ class Tree:
         mode: Mode = Mode.DESTINATION,
         **settings: Any,
     ) -> None:
-        monkeypatch.setattr(
-            tunnel_supervisor, "WebSocketActor", type("C", (ConnectionStandIn,), {"tree": self})
-        )
-        monkeypatch.setattr(stream_actor, "SocketActor", type("S", (Socket,), {"rig": self}))
         monkeypatch.setattr(tunnel_supervisor, "CRASH_BACKOFF", QUICK)
         self.dispatcher = dispatcher
         self.log = Log()
@@ -158,9 +166,16 @@ class Tree:
             config=make_config(mode, limits=limits, **settings),
             credentials=Credentials("first", CLIENT_TOKEN),
             stats=self.stats,
-            connector=self.connector,
+            parts=self._parts(),
             services=services,
             bound={},
+        )
+
+    def _parts(self) -> TunnelParts:
+        connections: Any = type("C", (ConnectionStandIn,), {"tree": self})
+        sockets: Any = type("S", (Socket,), {"rig": self})
+        return make_parts(self.connector)._replace(
+            websocket=connections.start, stream=stream_maker(self.connector, sockets.start)
         )
 
     def start(self) -> Tree:

@@ -1,0 +1,76 @@
+"""How a tunnel of a runtime is put together: which actors and objects its parts are.
+
+The tunnel's own actors know none of them; they are given the makers that are here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tunnelfleet.actors.api.handler import TunnelApi
+from tunnelfleet.actors.local.listener_actor import ListenerActor
+from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
+from tunnelfleet.actors.transport.websocket_actor import WebSocketActor, WebSocketContext
+from tunnelfleet.actors.tunnel.context import TunnelParts
+
+if TYPE_CHECKING:
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.addresses import Address
+    from tunnelfleet.actors.api.outbox import ApiPort
+    from tunnelfleet.actors.config import Limits, TunnelConfig
+    from tunnelfleet.actors.transport.connector import Connector
+    from tunnelfleet.actors.tunnel.context import TunnelContext
+    from tunnelfleet.actors.tunnel.parts import ApiHandler, ApiShell
+
+__all__ = [
+    "make_parts",
+]
+
+
+def make_parts(connector: Connector, port: ApiPort | None = None) -> TunnelParts:
+    """The makers of the parts of one tunnel.
+
+    Args:
+        connector: of this life of the runtime.
+        port: of the tunnel's client API, if it has one.
+    """
+
+    def websocket(
+        context: TunnelContext, tunnel: ActorRef[Any], supervisor: ActorRef[Any], epoch: int
+    ) -> ActorRef[Any]:
+        services = context.services
+        assert services.governor is not None
+        given = WebSocketContext(
+            context.config,
+            context.credentials,
+            tunnel,
+            services.governor,
+            supervisor,
+            connector,
+            services.ssl_context,
+            context.stats,
+        )
+        return WebSocketActor.start(given, epoch)
+
+    def listener(
+        service_id: str,
+        address: Address,
+        tunnel: ActorRef[Any],
+        limits: Limits,
+        bound: dict[str, Address],
+    ) -> ActorRef[Any]:
+        return ListenerActor.start(service_id, address, tunnel, limits, bound, connector)
+
+    def stream(
+        tunnel: ActorRef[Any], address: Address | None, local_bind: str | None, limits: Limits
+    ) -> ActorRef[Any]:
+        return StreamActor.start(tunnel, LocalEnd(address, local_bind, limits, connector))
+
+    def api(config: TunnelConfig, shell: ApiShell) -> ApiHandler:
+        assert port is not None
+        handler = TunnelApi(port, config, shell)
+        port.attach(shell.tunnel)
+        return handler
+
+    return TunnelParts(websocket, listener, stream, None if port is None else api)
