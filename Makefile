@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.run-ready
 DEV_STAMP := $(VENV)/.dev-ready
 FILES := $(VENV)/.files
-PACKAGES := actors proto runtime
+PACKAGES := actors package proto runtime
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

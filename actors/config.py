@@ -21,6 +21,7 @@ from tunnelfleet.proto import (
     validate_access_token,
     validate_client_token,
 )
+from tunnelfleet.version import USER_AGENT
 
 from .addresses import Address, HttpProxy, TcpAddress, UnixAddress
 from .kernel import Backoff
@@ -40,7 +41,6 @@ ANY_SERVICE = ""
 """The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
 
 MAX_NAME_LENGTH = 200
-USER_AGENT = "tunnelfleet/0.1 (python)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,7 @@ def test_the_hooks_before_a_commit_are_the_tools_of_make_check(tool: str) -> Non
 
 def test_mypy_reads_packages_tests_tools_and_examples() -> None:
     packages = pyproject()["tool"]["mypy"]["packages"]
-    assert {"tunnelfleet.actors", "tunnelfleet.proto", "tunnelfleet.runtime"} < set(packages)
-    assert {"tests", "tools"} < set(packages)
+    assert {"tunnelfleet", "tests", "tools"} < set(packages)
     assert "$(BIN)/mypy examples\n" in recipe("check")
 
 
@@ -59,6 +58,6 @@ def test_coverage_counts_branches_and_has_its_floors() -> None:
     assert coverage["run"]["branch"] is True
     assert coverage["report"]["fail_under"] >= 97
     # Folders and not packages: then a file that no test imports counts as well.
-    assert coverage["run"]["source"] == ["actors", "proto", "runtime"]
+    assert coverage["run"]["source"] == ["actors", "package", "proto", "runtime"]
     assert "--include '*/proto/*' --fail-under 100\n" in recipe("coverage")
     assert re.search(r"^ +run: .*\bmake coverage$", WORKFLOW.read_text(), re.MULTILINE)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("actors", "proto", "runtime")
+FOLDERS = ("actors", "package", "proto", "runtime")
 GENERATED = {"proto/tunnel_pb2.py"}
 
 MIN_SETUPTOOLS = 77
@@ -49,8 +49,14 @@ def written_sources() -> list[Path]:
     return [path for path in sources() if relative(path) not in GENERATED]
 
 
+def installed(path: Path) -> Path:
+    """Where a file of ours is below the root package, whose own folder has another name."""
+    inside = path.relative_to(ROOT)
+    return inside.relative_to("package") if inside.parts[0] == "package" else inside
+
+
 def module_name(path: Path) -> str:
-    parts = ("tunnelfleet", *path.relative_to(ROOT).with_suffix("").parts)
+    parts = ("tunnelfleet", *installed(path).with_suffix("").parts)
     return ".".join(parts).removesuffix(".__init__")
 
 
@@ -220,9 +226,10 @@ class TestWheel:
     def test_it_holds_every_file_and_nothing_beside(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             names = set(archive.namelist())
-        expected = {f"tunnelfleet/{relative(path)}" for path in sources()}
+        expected = {f"tunnelfleet/{installed(path).as_posix()}" for path in sources()}
         assert expected <= names
-        assert {f"tunnelfleet/{folder}/py.typed" for folder in folders_with_code()} <= names
+        typed = [ROOT / folder / "py.typed" for folder in folders_with_code()]
+        assert {f"tunnelfleet/{installed(path).as_posix()}" for path in typed} <= names
         assert "tunnelfleet/proto/tunnel.proto" in names
         python_files = {name for name in names if name.endswith(".py")}
         assert python_files == expected

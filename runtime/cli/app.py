@@ -8,15 +8,15 @@ take the others away.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
-import platform
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from .errors import PROGRAM, CommandFailed, run_guarded
+from tunnelfleet.version import PROGRAM, version_line
+
+from .errors import CommandFailed, run_guarded
 from .output import log_lines
 
 if TYPE_CHECKING:
@@ -136,16 +136,23 @@ def version_command() -> None:
     typer.echo(version_line())
 
 
-def version_line() -> str:
-    """Return the versions of the program and of Python in one line."""
-    try:
-        version = importlib.metadata.version("tunnelfleet")
-    except importlib.metadata.PackageNotFoundError:
-        version = "(not installed)"
-    return f"{PROGRAM} {version} (Python {platform.python_version()})"
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        version_command()
+        raise typer.Exit
 
 
-def _program() -> None:
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
     # typer makes a program of several commands out of an application that has a callback.
     pass
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError, printable
+from tunnelfleet.version import PROGRAM
 
 from .output import write_line
 
@@ -33,8 +34,6 @@ EXIT_INTERRUPTED = 130
 
 MAX_LINE_LENGTH = 1_000
 """Text that came from a peer may be of any length; a line for people is not."""
-
-PROGRAM = "tunnelfleet"
 
 # typer brings its own copy of click in newer releases and depends on click in older ones; this base
 # is in both.

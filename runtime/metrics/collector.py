@@ -6,7 +6,6 @@ tunnels, capped, with an `other` row for the rest. Nothing is registered at impo
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import threading
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -17,6 +16,7 @@ from prometheus_client.registry import Collector
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import DropReason, StopCause
 from tunnelfleet.runtime.admin.exposition import Breather
+from tunnelfleet.version import VERSION
 
 from .catalogue import CATALOGUE, PER_TUNNEL, Kind
 from .families import Labelled, empty, histogram, info, numbers, table
@@ -305,12 +305,8 @@ def _flow(totals: Totals) -> Iterator[Family]:
 
 
 def _versions() -> dict[str, str]:
-    try:
-        version = importlib.metadata.version("tunnelfleet")
-    except importlib.metadata.PackageNotFoundError:
-        version = "unknown"
     return {
-        "version": version,
+        "version": VERSION,
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
     }

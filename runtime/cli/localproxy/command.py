@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.app import version_line
 from tunnelfleet.runtime.cli.errors import EXIT_OK
 from tunnelfleet.runtime.cli.output import outputs
+from tunnelfleet.version import version_line
 
 from .abbreviations import AbbreviatingCommand
 from .config import PlanBuilder

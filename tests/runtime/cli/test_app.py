@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from tunnelfleet.runtime.cli import app, main
-from tunnelfleet.runtime.cli.app import COMMANDS, Command, load, version_line
+from tunnelfleet.runtime.cli.app import COMMANDS, Command, load
 from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, CommandFailed
+from tunnelfleet.version import version_line
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 import pykka
 
 from tunnelfleet.actors.kernel import ChildSpec
-from tunnelfleet.runtime import (
+from tunnelfleet import (
     ApiEvent,
     ConnectionSuccess,
     HandshakeError,
@@ -133,7 +133,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree.mkdir()
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    for name in ("actors", "proto", "runtime"):
+    for name in ("actors", "package", "proto", "runtime"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     options = ["--no-build-isolation", "--no-deps", "--no-index"]
     pip("wheel", *options, "--wheel-dir", str(folder), str(tree))

@@ -1,0 +1,160 @@
+"""The root package: its names, its version, its program, and how little each of them loads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import tunnelfleet
+from tunnelfleet import runtime, version
+from tunnelfleet.actors.config import TunnelConfig
+from tunnelfleet.runtime.cli import main
+from tunnelfleet.runtime.metrics import collector
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DECLARED = PYPROJECT["project"]["version"]
+PROGRAM = Path(sys.executable).parent / "tunnelfleet"
+
+LOADED = """
+import json, sys
+{before}
+try:
+    {statement}
+finally:
+    print(json.dumps(sorted(name for name in sys.modules if name.startswith("tunnelfleet"))))
+"""
+PROTO = [
+    "tunnelfleet.proto",
+    *(
+        f"tunnelfleet.proto.{path.stem}"
+        for path in (ROOT / "proto").glob("*.py")
+        if path.stem not in ("__init__", "tunnel_pb2")
+    ),
+    "tunnelfleet.proto.tunnel_pb2",
+]
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def loaded_by(statement: str, before: str = "") -> list[str]:
+    """The modules of ours that a fresh process has loaded after a statement."""
+    done = run(sys.executable, "-c", LOADED.format(statement=statement, before=before))
+    assert done.returncode == 0, done.stderr
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+class TestWhatIsLoaded:
+    @pytest.mark.parametrize(
+        "statement", ["import tunnelfleet", "import tunnelfleet; tunnelfleet.TunnelRuntime.__doc__"]
+    )
+    def test_the_names_are_loaded_when_they_are_asked_for(self, statement: str) -> None:
+        is_asked = "TunnelRuntime" in statement
+        found = loaded_by(statement)
+        assert ("tunnelfleet.runtime" in found) is is_asked
+        assert is_asked or found == ["tunnelfleet"]
+
+    def test_their_list_loads_nothing(self) -> None:
+        assert loaded_by("import tunnelfleet; dir(tunnelfleet)") == ["tunnelfleet"]
+
+    @pytest.mark.parametrize(
+        "statement", ["import tunnelfleet.proto", "from tunnelfleet import proto"]
+    )
+    def test_the_protocol_loads_nothing_else_of_ours(self, statement: str) -> None:
+        assert loaded_by(statement) == sorted(["tunnelfleet", *PROTO])
+
+    def test_the_version_loads_nothing_of_the_command_line(self) -> None:
+        found = loaded_by("main()", _PROGRAM_ASKED_FOR_VERSION)
+        assert found == ["tunnelfleet", "tunnelfleet.__main__", "tunnelfleet.version"]
+
+
+_PROGRAM_ASKED_FOR_VERSION = """
+sys.argv[1:] = ["--version"]
+from tunnelfleet.__main__ import main
+"""
+
+
+class TestNames:
+    def test_they_are_those_of_the_runtime_and_the_version(self) -> None:
+        assert set(tunnelfleet.__all__) == {*runtime.__all__, "__version__"}
+        assert len(tunnelfleet.__all__) == len(set(tunnelfleet.__all__))
+
+    @pytest.mark.parametrize("name", runtime.__all__)
+    def test_each_is_the_runtime_s(self, name: str) -> None:
+        assert getattr(tunnelfleet, name) is getattr(runtime, name)
+        assert name in dir(tunnelfleet)
+
+    def test_a_name_that_is_not_there(self) -> None:
+        with pytest.raises(AttributeError, match="'tunnelfleet' has no attribute 'Tunel'"):
+            getattr(tunnelfleet, "Tunel")  # noqa: B009 - a type checker would see it
+
+    def test_all_of_them_at_once(self) -> None:
+        names: dict[str, object] = {}
+        exec("from tunnelfleet import *", names)
+        assert set(tunnelfleet.__all__) <= names.keys()
+
+
+class TestVersion:
+    def test_it_is_declared_once(self) -> None:
+        assert tunnelfleet.__version__ == version.VERSION == DECLARED
+        found = [
+            path.relative_to(ROOT).as_posix()
+            for folder in ("actors", "package", "proto", "runtime")
+            for path in (ROOT / folder).rglob("*.py")
+            if f'"{DECLARED}' in path.read_text() or f"/{DECLARED}" in path.read_text()
+        ]
+        assert found == []
+
+    def test_everybody_who_shows_it_follows(self) -> None:
+        (default,) = [
+            each.default
+            for name, each in TunnelConfig.__dataclass_fields__.items()
+            if name == "user_agent"
+        ]
+        assert default == f"tunnelfleet/{DECLARED} (python)"
+        assert collector._versions()["version"] == DECLARED
+
+    def test_sources_that_are_not_installed_have_none(self) -> None:
+        blocked = """
+import importlib.metadata
+def missing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = missing
+import tunnelfleet
+print(tunnelfleet.__version__)
+"""
+        assert run(sys.executable, "-c", blocked).stdout == "unknown\n"
+
+
+class TestProgram:
+    @pytest.mark.parametrize(
+        "command",
+        [
+            [PROGRAM, "--version"],
+            [PROGRAM, "version"],
+            [sys.executable, "-m", "tunnelfleet", "--version"],
+            [sys.executable, "-m", "tunnelfleet", "version"],
+            [sys.executable, "-m", "tunnelfleet.runtime.cli", "--version"],
+        ],
+        ids=lambda command: " ".join(Path(word).name for word in command),
+    )
+    def test_every_way_to_ask_for_the_version(self, command: list[str | Path]) -> None:
+        done = run(*command)
+        assert (done.returncode, done.stdout) == (0, f"{version.version_line()}\n"), done.stderr
+
+    def test_the_flag_stands_in_the_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--help"]) == 0
+        assert "--version" in capsys.readouterr().out
+
+    def test_its_status_is_that_of_the_command(self) -> None:
+        done = run(sys.executable, "-m", "tunnelfleet", "no-such-command")
+        assert done.returncode == 2
+        assert "no-such-command" in done.stderr
