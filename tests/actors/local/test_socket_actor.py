@@ -853,7 +853,8 @@ def test_without_a_descriptor_a_connect_fails_as_expected(
         patched.setattr("tunnelfleet.actors.net.dial.socket.socket", exhausted)
         apps = [local(address=address) for _ in range(20)]
         for app in apps:
-            assert app.wait_ended() == f"cannot connect to {address}: Too many open files"
+            app.wait_ended()
+            assert app.broken_off() == f"cannot connect to {address}: Too many open files"
             assert SocketsExhausted("local_connect") in app.to_tunnel.items
     assert len(caplog.records) == 1, "one line for all, and no traceback"
 
