@@ -5,22 +5,27 @@ Owns how they are read, checked and shown. Pure: it resolves and opens nothing.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto.endpoint import MAX_PORT, bracketed, split_host_port
 
 __all__ = [
     "MAX_PORT",
     "MAX_SHOWN_LENGTH",
     "Address",
     "HttpProxy",
+    "IpAddress",
     "TcpAddress",
     "UnixAddress",
+    "is_loopback",
     "parse_address",
+    "parse_ip",
+    "without_brackets",
 ]
 
-MAX_PORT = 65_535
 MAX_SHOWN_LENGTH = 60
 """Of an address that an error repeats; the access tokens of AWS are longer."""
 
@@ -33,8 +38,7 @@ class TcpAddress:
     port: int
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,26 @@ class UnixAddress:
 
 
 Address = TcpAddress | UnixAddress
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_ip(text: str) -> IpAddress | None:
+    """Read an IP address without brackets; None when it is none, such as a name."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can connect to `host`."""
+    address = parse_ip(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def without_brackets(host: str) -> str:
+    """Return a host that was typed alone, with or without the brackets of an IPv6 address."""
+    return host.removeprefix("[").removesuffix("]")
 
 
 def parse_address(text: str, *, default_host: str = "127.0.0.1") -> Address:
@@ -68,16 +92,16 @@ def parse_address(text: str, *, default_host: str = "127.0.0.1") -> Address:
         return _unix_address(text.removeprefix("unix:"), text)
     if "/" in text:
         return _unix_address(text, text)
-    host, separator, port = text.rpartition(":")
-    if not separator:
-        host = default_host
-    elif host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        if ":" not in host:
-            raise _bad_address(text)
-    elif not host or ":" in host:
+    try:
+        host, port = split_host_port(text)
+    except ValueError:
+        raise _bad_address(text) from None
+    is_bracketed = text.startswith("[")
+    if port is None and not is_bracketed:
+        host, port = default_host, text
+    elif not host or is_bracketed is not (":" in host):
         raise _bad_address(text)
-    if not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
+    if port is None or not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
         raise _bad_address(text)
     return TcpAddress(host, int(port))
 

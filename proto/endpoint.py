@@ -22,7 +22,7 @@ MODE_PARAMETER = "local-proxy-mode"
 _DEFAULT_PORTS = {"wss": 443, "ws": 80}
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 _MAX_HOST_LENGTH = 253
-_MAX_PORT = 65_535
+MAX_PORT = 65_535
 _REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d{1,2}")
 _ENDPOINT_ADVICE = "give HOST, HOST:PORT, [IPV6]:PORT, or one of these after wss:// or ws://"
 
@@ -57,7 +57,7 @@ class Endpoint:
         rest = rest.removesuffix("/")
         if any(mark in rest for mark in "/?#"):
             raise _endpoint_error("has a path, query or fragment")
-        host, port = _split_host(rest)
+        host, port = _split(rest)
         return cls(scheme, _checked_host(host), _checked_port(port, _DEFAULT_PORTS[scheme]))
 
     @classmethod
@@ -82,28 +82,47 @@ class Endpoint:
         return f"{self}{TUNNEL_PATH}?{MODE_PARAMETER}={mode.value}"
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{host}{port}"
+        return f"{self.scheme}://{bracketed(self.host)}{port}"
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def split_host_port(text: str) -> tuple[str, str | None]:
+    """Split `HOST`, `HOST:PORT`, `[IPV6]` or `[IPV6]:PORT`; a bare IPv6 address has no port.
+
+    Returns:
+        The host without brackets, and the port if there is one. Neither has been checked.
+
+    Raises:
+        ValueError: a bracket is not closed, or something other than a port follows it.
+    """
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        if not closed or (rest and not rest.startswith(":")):
+            raise ValueError("an IPv6 address lacks its closing bracket")
+        return host, rest[1:] if rest else None
+    if text.count(":") > 1:
+        return text, None
+    host, found, port = text.partition(":")
+    return host, port if found else None
 
 
 def _endpoint_error(problem: str) -> ConfigError:
     return ConfigError(f"the endpoint {problem}: {_ENDPOINT_ADVICE}")
 
 
-def _split_host(text: str) -> tuple[str, str | None]:
-    """Split `HOST`, `HOST:PORT` or `[IPV6]:PORT`; a bare IPv6 address has no port."""
-    if text.startswith("["):
-        host, closed, rest = text[1:].partition("]")
-        if not closed or (rest and not rest.startswith(":")):
-            raise _endpoint_error("has an IPv6 address without its closing bracket")
-        if not _is_ipv6(host):
-            raise _endpoint_error("has brackets around what is not an IPv6 address")
-        return host, rest[1:] if rest else None
-    if _is_ipv6(text):
-        return text, None
-    host, found, port = text.partition(":")
-    return host, port if found else None
+def _split(text: str) -> tuple[str, str | None]:
+    try:
+        host, port = split_host_port(text)
+    except ValueError:
+        raise _endpoint_error("has an IPv6 address without its closing bracket") from None
+    if text.startswith("[") and not _is_ipv6(host):
+        raise _endpoint_error("has brackets around what is not an IPv6 address")
+    return host, port
 
 
 def _is_ipv6(text: str) -> bool:
@@ -123,6 +142,6 @@ def _checked_host(host: str) -> str:
 def _checked_port(text: str | None, default: int) -> int:
     if text is None:
         return default
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= _MAX_PORT:
-        raise _endpoint_error(f"has a port that is not a number from 1 to {_MAX_PORT}")
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= MAX_PORT:
+        raise _endpoint_error(f"has a port that is not a number from 1 to {MAX_PORT}")
     return int(text)

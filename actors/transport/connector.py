@@ -21,6 +21,7 @@ from tunnelfleet.actors.net.daemon_threads import DaemonThreads
 from tunnelfleet.actors.net.exhaustion import ExhaustionLog, is_exhausted
 from tunnelfleet.actors.net.name_lookup import NameLookups
 from tunnelfleet.proto import (
+    CHANNEL_ID_HEADER,
     MAX_ID_CHARACTERS,
     HandshakeError,
     Redactor,
@@ -309,7 +310,7 @@ def _upgrade(sock: socket.socket, request: ConnectRequest) -> str:
         raise handshake_error(
             answer.status,
             answer.body.decode("utf-8", "replace"),
-            answer.headers.get("channel-id"),
+            answer.headers.get(CHANNEL_ID_HEADER),
             secrets=request.secrets(),
         )
-    return Redactor(request.secrets())(answer.headers.get("channel-id", ""), MAX_ID_CHARACTERS)
+    return Redactor(request.secrets())(answer.headers.get(CHANNEL_ID_HEADER, ""), MAX_ID_CHARACTERS)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.actors.kernel import DispatchedActor, Terminated
 from tunnelfleet.actors.net.fair_slots import FairSlots, reserved_share
+from tunnelfleet.actors.token_bucket import TokenBucket
 from tunnelfleet.actors.tunnel.messages import PermitGranted, ReleasePermit, RequestPermit
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ class ConnectGovernor(DispatchedActor):
         self, *, rate_per_second: float, concurrency: int, per_endpoint: int | None = None
     ) -> None:
         super().__init__()
-        self._rate = rate_per_second
-        self._tokens = max(1.0, rate_per_second)
-        self._refilled = time.monotonic()
+        capacity = max(1.0, rate_per_second)
+        self._bucket = TokenBucket(rate_per_second, capacity, time.monotonic())
         self._permits: FairSlots[ActorRef[Any]] = FairSlots(
             concurrency, per_endpoint or reserved_share(concurrency), SLOW_CONNECT_SECONDS
         )
@@ -88,22 +88,11 @@ class ConnectGovernor(DispatchedActor):
 
     def _grant(self) -> None:
         now = time.monotonic()
-        self._refill(now)
-        while self._tokens >= 1.0:
+        while not (wait_seconds := self._bucket.wait_seconds(now)):
             requester = self._permits.take_next(now)
             if requester is None:
                 return
-            self._tokens -= 1.0
+            self._bucket.take(1.0, now)
             requester.tell(PermitGranted())
-        if self._permits.waiting:
-            self._wait_for_token()
-
-    def _refill(self, now: float) -> None:
-        gained = (now - self._refilled) * self._rate
-        self._tokens = min(max(1.0, self._rate), self._tokens + gained)
-        self._refilled = now
-
-    def _wait_for_token(self) -> None:
-        if self._timer is None:
-            delay_seconds = (1.0 - self._tokens) / self._rate
-            self._timer = self.schedule(delay_seconds, _GrantNow())
+        if self._permits.waiting and self._timer is None:
+            self._timer = self.schedule(wait_seconds, _GrantNow())

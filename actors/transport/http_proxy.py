@@ -12,6 +12,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnelfleet.proto import HandshakeError
+from tunnelfleet.proto.endpoint import bracketed
 
 if TYPE_CHECKING:
     import socket
@@ -48,8 +49,7 @@ def connect_through(
         HandshakeError: the proxy refused.
         OSError: it did not answer as a proxy does.
     """
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    authority = f"{host}:{endpoint.port}"
+    authority = f"{bracketed(endpoint.host)}:{endpoint.port}"
     lines = [
         f"CONNECT {authority} HTTP/1.1",
         f"Host: {authority}",

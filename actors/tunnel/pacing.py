@@ -5,9 +5,11 @@ Pure: the time is an argument. Owns no queue (`fair_queue` does) and no timer (T
 
 from __future__ import annotations
 
+from tunnelfleet.actors.token_bucket import TokenBucket
+
 __all__ = [
     "RateMeter",
-    "TokenBucket",
+    "pacing_bucket",
     "payload_bytes_for_rate",
 ]
 
@@ -27,36 +29,15 @@ FAST_BYTES_PER_SECOND = 8_000_000.0
 """Above this rate 64 KB leave in less than 10 ms: full payloads and windows cost nobody."""
 
 
-class TokenBucket:
-    """A token bucket that may be overdrawn by one message, and says how long to wait then.
+def pacing_bucket(bytes_per_second: float, now: float) -> TokenBucket:
+    """Return the bucket of a tunnel with a bandwidth, whose tokens are bytes on the wire.
 
     Args:
         bytes_per_second: the rate limit; the bucket fills at `PACED_FRACTION` of it.
         now: monotonic seconds.
     """
-
-    __slots__ = ("_level", "_updated", "bytes_per_second", "capacity_bytes")
-
-    def __init__(self, bytes_per_second: float, now: float) -> None:
-        self.bytes_per_second = bytes_per_second * PACED_FRACTION
-        self.capacity_bytes = max(self.bytes_per_second * BURST_SECONDS, 1.0)
-        self._level = self.capacity_bytes
-        self._updated = now
-
-    def wait_seconds(self, now: float) -> float:
-        """Seconds until the next message may leave; 0 when it may leave now."""
-        self._refill(now)
-        return 0.0 if self._level > 0 else (1.0 - self._level) / self.bytes_per_second
-
-    def take(self, size_bytes: int, now: float) -> None:
-        """Account for a message of `size_bytes` that leaves at `now`."""
-        self._refill(now)
-        self._level -= size_bytes
-
-    def _refill(self, now: float) -> None:
-        gained = (now - self._updated) * self.bytes_per_second
-        self._level = min(self.capacity_bytes, self._level + gained)
-        self._updated = now
+    rate = bytes_per_second * PACED_FRACTION
+    return TokenBucket(rate, max(rate * BURST_SECONDS, 1.0), now)
 
 
 class RateMeter:

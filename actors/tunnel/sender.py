@@ -11,13 +11,14 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .fair_queue import FairQueue
-from .pacing import FAST_BYTES_PER_SECOND, RateMeter, TokenBucket, payload_bytes_for_rate
+from .pacing import FAST_BYTES_PER_SECOND, RateMeter, pacing_bucket, payload_bytes_for_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.counters import TunnelStats
+    from tunnelfleet.actors.token_bucket import TokenBucket
     from tunnelfleet.proto import Message
 
     from .messages import ConnectionKey
@@ -84,7 +85,7 @@ class WireSender:
         """By connection, the messages of the last `written`: DATA, ends, control with a key."""
         self._bucket: TokenBucket | None = None
         if bandwidth_bytes_per_second is not None:
-            self._bucket = TokenBucket(bandwidth_bytes_per_second, now)
+            self._bucket = pacing_bucket(bandwidth_bytes_per_second, now)
 
     @property
     def is_idle(self) -> bool:

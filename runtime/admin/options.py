@@ -5,11 +5,10 @@ Owns the check of these options. It opens nothing.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tunnelfleet.actors.addresses import TcpAddress, parse_address
+from tunnelfleet.actors.addresses import MAX_PORT, TcpAddress, is_loopback, parse_address
 from tunnelfleet.proto import ConfigError
 
 if TYPE_CHECKING:
@@ -68,8 +67,8 @@ class AdminOptions:
             raise ConfigError(
                 "ready_fraction takes more than 0 and at most 1, ready_hysteresis 0 to 1"
             )
-        if not 0 <= self.port <= 65_535:
-            raise ConfigError(f"a port is 0 to 65535, not {self.port}")
+        if not 0 <= self.port <= MAX_PORT:
+            raise ConfigError(f"a port is 0 to {MAX_PORT}, not {self.port}")
         times = (self.request_seconds, self.response_seconds, self.idle_seconds)
         if self.max_connections < 1 or not all(0 < each < float("inf") for each in times):
             raise ConfigError(
@@ -112,13 +111,3 @@ def parse_admin_address(text: str) -> TcpAddress:
     if not isinstance(address, TcpAddress):
         raise ConfigError("the address of the administration server is HOST:PORT")
     return address
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can connect to `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

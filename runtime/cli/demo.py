@@ -14,8 +14,8 @@ from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address
 from tunnelfleet.runtime.demo import Demo, DemoOptions, make_view
 
 from .errors import EXIT_FAILURE, EXIT_OK
-from .localproxy.run import stop_signals
 from .output import log_lines, outputs
+from .signals import stop_signals
 
 
 def demo_command(

@@ -7,19 +7,19 @@ in `conversations`.
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import random
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from tunnelfleet.actors.kernel.dispatcher import new_event_loop
 
 from .conversations import CONVERSATIONS, STALL_SECONDS, AppConnection
 from .pacing import Meter, Pacer
 from .servers import BULK, ECHO, HTTP, TunnelServers, close_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping
     from concurrent.futures import Future
 
     from .fleet import TunnelPair
@@ -225,7 +225,7 @@ class Traffic:
     # the thread
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(self._live())
 
     async def _live(self) -> None:
@@ -262,13 +262,3 @@ class Traffic:
     def _do(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(COMMAND_SECONDS)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's when it is installed, else None for asyncio's own."""
-    if importlib.util.find_spec("uvloop") is None:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(
-        "uvloop"
-    ).new_event_loop
-    return factory

@@ -13,7 +13,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from tunnelfleet.proto import INVALID_REQUEST_TEXT, MAX_REQUEST_BYTES, RequestRefused, check_request
+from tunnelfleet.proto import (
+    CHANNEL_ID_HEADER,
+    INVALID_REQUEST_TEXT,
+    MAX_REQUEST_BYTES,
+    SUBPROTOCOL_HEADER,
+    RequestRefused,
+    check_request,
+)
 
 from .events import ServiceEvent, ServiceEventKind
 from .faults import GARBAGE, FaultPlan
@@ -129,8 +136,8 @@ def upgrade_response(accept: str, subprotocol: str, channel_id: str) -> bytes:
             ("Upgrade", "websocket"),
             ("Connection", "Upgrade"),
             ("Sec-WebSocket-Accept", accept),
-            ("Sec-WebSocket-Protocol", subprotocol),
-            ("channel-id", channel_id),
+            (SUBPROTOCOL_HEADER, subprotocol),
+            (CHANNEL_ID_HEADER, channel_id),
         ],
     )
 
@@ -144,7 +151,7 @@ def refusal_response(
         ("Content-Type", "text/plain; charset=utf-8"),
         ("Content-Length", str(len(content))),
         ("Connection", "close"),
-        ("channel-id", channel_id),
+        (CHANNEL_ID_HEADER, channel_id),
     ]
     if status == HTTPStatus.UPGRADE_REQUIRED:
         headers += [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
+from tunnelfleet.actors.addresses import is_loopback, parse_ip, without_brackets
 from tunnelfleet.proto import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def checked_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _checked(name: str) -> str:
-    address = _address(name.removeprefix("[").removesuffix("]"))
+    address = parse_ip(without_brackets(name))
     if address is not None:
         if address.is_unspecified:
             raise ConfigError(f"{name} is no address that a client connects to; name one that is")
@@ -68,21 +69,9 @@ def _checked(name: str) -> str:
     return name.lower()
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def _is_loopback(host: str) -> bool:
-    address = _address(host)
-    return host == "localhost" or (address is not None and address.is_loopback)
-
-
 def is_wildcard(host: str) -> bool:
     """Say whether a service that listens there listens on every address."""
-    address = _address(host)
+    address = parse_ip(host)
     return address is not None and address.is_unspecified
 
 
@@ -113,7 +102,7 @@ def reachable_hosts(
     else:
         hosts = [host, *named]
     # Who listens on loopback with a certificate for elsewhere tries something, and means loopback.
-    if certificate is not None and not _is_loopback(host):
+    if certificate is not None and not is_loopback(host):
         theirs = names_of(certificate)
         hosts = [each for each in hosts if covers(theirs, each)] or [
             name for name in theirs if "*" not in name
@@ -134,7 +123,7 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
 def covers(names: Iterable[str], host: str) -> bool:
     """Say whether a client that connects to `host` finds it among the names of a certificate."""
     host = host.lower()
-    address = _address(host)
+    address = parse_ip(host)
     if address is not None:
         return str(address) in names
     _first, _dot, rest = host.partition(".")
@@ -153,7 +142,7 @@ def lan_addresses(host: str) -> tuple[str, ...]:
     wanted = [
         text
         for text in dict.fromkeys(found)
-        if (address := _address(text)) is not None
+        if (address := parse_ip(text)) is not None
         and not (address.is_loopback or address.is_link_local or address.is_unspecified)
     ]
     return tuple(wanted[:MAX_LAN_ADDRESSES])

@@ -37,7 +37,7 @@ from tunnelfleet.proto import (
 
 from .events import ServiceEvent, ServiceEventKind
 from .rules import StreamTable, check_message, reset_for
-from .throttle import Allowance, kernel_buffer_bytes
+from .throttle import Throttle, kernel_buffer_bytes
 from .websocket import Opcode, frame_header, websocket_frame
 from .wire import READ_BYTES, Hold
 
@@ -89,10 +89,10 @@ class TunnelSnapshot:
 class _OneWay:
     """The way towards one side: what it carried, its bandwidth, what waits for its delay."""
 
-    __slots__ = ("bucket", "payload_bytes", "timer", "waiting", "waiting_bytes")
+    __slots__ = ("payload_bytes", "throttle", "timer", "waiting", "waiting_bytes")
 
     def __init__(self) -> None:
-        self.bucket: Allowance | None = None
+        self.throttle: Throttle | None = None
         self.payload_bytes = 0
         self.waiting: deque[tuple[float, bytes]] = deque()
         self.waiting_bytes = 0
@@ -172,9 +172,9 @@ class RelayedTunnel:
             self._tell(ServiceEventKind.CLIENT_REPLACED, mode)
             former.wire.abort("replaced by a new connection")
         self._clients[mode] = client
-        bucket = self._directions[_OTHER[mode]].bucket
-        if bucket is not None:
-            client.wire.set_kernel_buffer(kernel_buffer_bytes(bucket.bytes_per_second))
+        throttle = self._directions[_OTHER[mode]].throttle
+        if throttle is not None:
+            client.wire.set_kernel_buffer(kernel_buffer_bytes(throttle.bytes_per_second))
         announcement = Message(MessageType.SERVICE_IDS, available_service_ids=self.services)
         client.wire.write(_websocket_message(announcement))
         if mode in self._stalled:
@@ -350,8 +350,8 @@ class RelayedTunnel:
         """Limit each direction; None lifts the limit."""
         for mode in Mode:
             direction = self._directions[_OTHER[mode]]
-            direction.bucket = (
-                Allowance(bytes_per_second, self._loop.time())
+            direction.throttle = (
+                Throttle(bytes_per_second, self._loop.time())
                 if bytes_per_second is not None
                 else None
             )
@@ -364,21 +364,21 @@ class RelayedTunnel:
 
     def allowance(self, client: Client) -> int:
         """Return how much may be read from a client now; 0 holds its wire until it may."""
-        bucket = self._directions[_OTHER[_mode_of(client)]].bucket
-        if bucket is None:
+        throttle = self._directions[_OTHER[_mode_of(client)]].throttle
+        if throttle is None:
             return READ_BYTES
-        wait_seconds = bucket.wait_seconds(self._loop.time())
+        wait_seconds = throttle.wait_seconds(self._loop.time())
         if wait_seconds <= 0:
-            return bucket.quantum_bytes
+            return throttle.quantum_bytes
         client.wire.hold(Hold.THROTTLED)
         client.throttle_timer = self._loop.call_later(wait_seconds, self._end_throttle_wait, client)
         return 0
 
     def spend(self, client: Client, count_bytes: int) -> None:
         """Charge what was read, pings included (docs/protocol.md section 1)."""
-        bucket = self._directions[_OTHER[_mode_of(client)]].bucket
-        if bucket is not None:
-            bucket.spend(count_bytes)
+        throttle = self._directions[_OTHER[_mode_of(client)]].throttle
+        if throttle is not None:
+            throttle.spend(count_bytes, self._loop.time())
 
     @staticmethod
     def _end_throttle_wait(client: Client) -> None:

@@ -14,12 +14,12 @@ Above 400 lines because it is the whole public contract: half of it is docstring
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import threading
 import uuid
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from tunnelfleet.actors.addresses import TcpAddress, is_loopback
 from tunnelfleet.actors.kernel import ForkGuard
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
@@ -32,7 +32,7 @@ from .files import remove_leftovers
 from .handshake import ClientAdmission
 from .listener import ServiceListener
 from .relay import RelayedTunnel, TunnelSnapshot
-from .throttle import Allowance, kernel_buffer_bytes
+from .throttle import Throttle, kernel_buffer_bytes
 from .tls import ServerTls
 from .tokens import IssuedTokens, TunnelTokens
 
@@ -93,12 +93,12 @@ class TunnelService(ServiceControls):
         bandwidth_bytes_per_second: float | None = None,
         on_event: Callable[[ServiceEvent], None] | None = None,
     ) -> None:
-        if not tls and not _is_loopback(host):
+        if not tls and not is_loopback(host):
             raise ConfigError(
                 f"plain ws is for loopback only, not {host}; listen on 127.0.0.1, or use TLS"
             )
         if bandwidth_bytes_per_second is not None:
-            Allowance(bandwidth_bytes_per_second, 0.0)
+            Throttle(bandwidth_bytes_per_second, 0.0)
         self._host, self._port = host, port
         self._tls = ServerTls(
             host,
@@ -240,7 +240,7 @@ class TunnelService(ServiceControls):
         self._do(reload_it)
 
     def _authority(self, host: str) -> str:
-        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+        return str(TcpAddress(host, self._port))
 
     # tunnels
 
@@ -262,7 +262,7 @@ class TunnelService(ServiceControls):
             ConfigError: a name or service id is not usable, or the name is taken.
         """
         if bandwidth_bytes_per_second is not None:
-            Allowance(bandwidth_bytes_per_second, 0.0)
+            Throttle(bandwidth_bytes_per_second, 0.0)
 
         def open_it() -> TunnelTokens:
             tokens = self._issued.open(name, services)
@@ -454,12 +454,3 @@ def _fulfil(future: Future[_Result], work: Callable[[], _Result]) -> None:
         future.set_result(work())
     except Exception as error:  # noqa: BLE001 (raised again in the caller's thread)
         future.set_exception(error)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

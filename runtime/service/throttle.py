@@ -1,4 +1,4 @@
-"""A token bucket that says how many bytes may be read now, and the rate syntax of people.
+"""How many bytes of a throttled tunnel may be read now, and the rate syntax of people.
 
 Owns the arithmetic of a bandwidth. Must not know sockets or timers: the caller passes the
 time in and waits as long as it is told.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from tunnelfleet.actors.token_bucket import TokenBucket
 from tunnelfleet.proto import ConfigError
 
 BURST_SECONDS = 0.05
@@ -31,7 +32,7 @@ _RATE = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?:(?P<prefix>[kKMG]?)(?P<unit
 _PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
-class Allowance:
+class Throttle:
     """Allowance for one direction of a throttled tunnel.
 
     Args:
@@ -41,34 +42,31 @@ class Allowance:
     Attributes:
         bytes_per_second: the rate.
         quantum_bytes: how much is read at a time.
+
+    Raises:
+        ConfigError: the rate is not above 0.
     """
 
-    __slots__ = ("_level_bytes", "_then_seconds", "bytes_per_second", "quantum_bytes")
+    __slots__ = ("_bucket", "bytes_per_second", "quantum_bytes")
 
     def __init__(self, bytes_per_second: float, now_seconds: float) -> None:
         if not bytes_per_second > 0:
             raise ConfigError(f"a bandwidth must be above 0 bytes a second, not {bytes_per_second}")
         self.bytes_per_second = float(bytes_per_second)
-        self._then_seconds = now_seconds
         wanted = int(self.bytes_per_second * QUANTUM_SECONDS)
         self.quantum_bytes = min(max(wanted, MIN_QUANTUM_BYTES), MAX_QUANTUM_BYTES)
-        self._level_bytes = float(self.quantum_bytes)
+        burst_bytes = max(self.bytes_per_second * BURST_SECONDS, self.quantum_bytes)
+        self._bucket = TokenBucket(
+            self.bytes_per_second, burst_bytes, now_seconds, self.quantum_bytes
+        )
 
     def wait_seconds(self, now_seconds: float) -> float:
         """Return how long to wait before the next quantum may be read; 0 when it may be now."""
-        self._refill(now_seconds)
-        missing = self.quantum_bytes - self._level_bytes
-        return max(0.0, missing / self.bytes_per_second)
+        return self._bucket.wait_seconds(now_seconds, self.quantum_bytes)
 
-    def spend(self, count_bytes: int) -> None:
+    def spend(self, count_bytes: int, now_seconds: float) -> None:
         """Take what was read off the level, which may fall below 0: a debt is waited out."""
-        self._level_bytes -= count_bytes
-
-    def _refill(self, now_seconds: float) -> None:
-        gained = (now_seconds - self._then_seconds) * self.bytes_per_second
-        ceiling = max(self.bytes_per_second * BURST_SECONDS, float(self.quantum_bytes))
-        self._level_bytes = min(self._level_bytes + gained, ceiling)
-        self._then_seconds = now_seconds
+        self._bucket.take(count_bytes, now_seconds)
 
 
 def kernel_buffer_bytes(bytes_per_second: float | None) -> int:

@@ -31,6 +31,7 @@ from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.server import make_registry
 from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
 from tunnelfleet.runtime.cli.output import take
+from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
@@ -48,15 +49,13 @@ from .check import print_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import FrameType
 
     from tunnelfleet.runtime.gateway.config import FleetConfig
 
 __all__ = ["up_command"]
 
 LEVELS = ("debug", "info", "warning", "error")
-SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
 TICK_SECONDS = 1.0
 FORCED_SECONDS = 0.5
 """For the end after a second signal."""
@@ -101,7 +100,7 @@ def up_command(
     level = logging.getLevelNamesMapping()[log_level.upper()]
     with (
         GatewayLog(sys.stderr, as_json=as_json, level=level) as log,
-        _signals_to(inbox),
+        deliver_signals(SIGNALS, inbox.put),
     ):
         log_problems(config.warnings)
         gateway = Gateway(read, config)
@@ -203,19 +202,6 @@ class _Foreground:
             return
         for node in nodes:
             self._log.put(str(node))
-
-
-@contextlib.contextmanager
-def _signals_to(inbox: Inbox) -> Iterator[None]:
-    def handle(number: int, _frame: FrameType | None) -> None:
-        inbox.put(signal.Signals(number))
-
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
+from tunnelfleet.actors.addresses import TcpAddress, UnixAddress, without_brackets
 from tunnelfleet.actors.config import ANY_SERVICE, Limits, TunnelConfig
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
@@ -279,7 +279,7 @@ class PlanBuilder:
         given = self._given.get("local-bind-address")
         if given is None or not given.text:
             return self._settings.bind_address or DEFAULT_BIND_HOST
-        host = given.text.removeprefix("[").removesuffix("]")
+        host = without_brackets(given.text)
         if not host or any(c.isspace() or c == "/" for c in host):
             raise given.error(
                 f"{given.text!r} is not an address; write for example 127.0.0.1 or ::1"

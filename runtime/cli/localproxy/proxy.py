@@ -10,14 +10,16 @@ import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from tunnelfleet.actors.addresses import HttpProxy
+from tunnelfleet.actors.addresses import HttpProxy, parse_ip
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto.endpoint import split_host_port
 
 from .options import Given, from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tunnelfleet.actors.addresses import IpAddress
     from tunnelfleet.proto import Endpoint
 
 
@@ -103,7 +105,7 @@ def is_exempt(host: str, port: int, no_proxy: str) -> bool:
         no_proxy: the value of the variable.
     """
     host = host.lower().removesuffix(".")
-    address = _address(host)
+    address = parse_ip(host)
     for entry in no_proxy.replace(",", " ").lower().split():
         if entry == "*":
             return True
@@ -119,29 +121,15 @@ def is_exempt(host: str, port: int, no_proxy: str) -> bool:
     return False
 
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def _address(text: str) -> _Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
 def _split_port(entry: str) -> tuple[str, int | None]:
-    """Split `NAME`, `NAME:PORT`, `[IPV6]`, `[IPV6]:PORT`; a bare IPv6 address has no port."""
-    if entry.startswith("["):
-        name, _, rest = entry[1:].partition("]")
-        rest = rest.removeprefix(":")
-    elif entry.count(":") == 1:
-        name, _, rest = entry.partition(":")
-    else:
+    try:
+        name, port = split_host_port(entry)
+    except ValueError:
         return entry, None
-    return name, int(rest) if rest.isascii() and rest.isdecimal() else None
+    return name, int(port) if port and port.isascii() and port.isdecimal() else None
 
 
-def _holds(name: str, address: _Address) -> bool:
+def _holds(name: str, address: IpAddress) -> bool:
     """Whether `name` is this address, or a network with it."""
     try:
         return address in ipaddress.ip_network(name, strict=False)

@@ -19,6 +19,7 @@ from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 from tunnelfleet.runtime.cli.errors import EXIT_OK
 from tunnelfleet.runtime.cli.output import take
+from tunnelfleet.runtime.cli.signals import stop_signals
 
 from .judge import Judge
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from types import FrameType
 
     from tunnelfleet.actors.config import TunnelConfig
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 """How OpenSSL looks for a certificate in a directory: hash of the subject, number."""
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_TIMEOUT_SECONDS = 10.0
 
 
@@ -155,23 +154,6 @@ class Localproxy:
             is_stale = isinstance(item, TunnelStateChanged) and item.state is TunnelState.CONNECTED
             if isinstance(item, TunnelEvent) and not is_stale:
                 self._reporter.event(item)
-
-
-@contextmanager
-def stop_signals(deliver: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """Give the first SIGINT or SIGTERM to `deliver`; a second one ends the process at once."""
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        deliver(signal.Signals(number))
-
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_names(directory: Path) -> None:

@@ -10,16 +10,19 @@ import queue
 import resource
 import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
+from tunnelfleet.actors.addresses import TcpAddress, parse_address
 from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.cli.app import main
 from tunnelfleet.runtime.cli.errors import CommandFailed, one_line
 from tunnelfleet.runtime.cli.output import log_lines, outputs, take
+from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.service import (
     ServiceEvent,
     ServiceEventKind,
@@ -33,8 +36,7 @@ from .control import ControlReader, open_tunnel, run_command
 from .output import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
+    from collections.abc import Iterator
 
     from tunnelfleet.runtime.cli.output import LineOutput
 
@@ -44,7 +46,6 @@ MAX_EVENTS_WAITING: Final = 10_000
 
 DEFAULT_TUNNEL: Final = "tunnel-1=SSH"
 CA_OUT_MODE: Final = 0o644
-_MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,10 @@ class _Inbox:
     def put_command(self, line: str) -> None:
         self._queue.put(line)
 
-    def put_stop(self, _number: int, _frame: FrameType | None) -> None:
+    def put_stop(self) -> None:
         self._queue.put(_Stop())
 
-    def put_reload(self, _number: int, _frame: FrameType | None) -> None:
+    def put_reload(self) -> None:
         self._queue.put(_RenewCertificate())
 
     def get(self) -> _Item:
@@ -170,7 +171,7 @@ def service_command(
         _warn_of_an_open_key(key, err)
         _start(service)
         try:
-            with _Signals(inbox, reloads=cert is not None):
+            with _signals_to(inbox, reloads=cert is not None):
                 console = Console(out, as_json=as_json)
                 _serve(service, tunnels, inbox, console, ca_out, control=control)
         finally:
@@ -261,36 +262,35 @@ def _reload_certificate(service: TunnelService, console: Console) -> None:
         console.event(ServiceEvent(ServiceEventKind.CERTIFICATE_REFUSED, detail=text))
 
 
-class _Signals:
-    """Puts what signals mean into the inbox while this is entered.
+@contextmanager
+def _signals_to(inbox: _Inbox, *, reloads: bool) -> Iterator[None]:
+    """Put what signals mean into the inbox.
 
     SIGINT and SIGTERM mean stop. SIGHUP means to take the certificate anew (``reloads``); without
     one that was given it is a terminal that was closed, and means stop, unless it was to be ignored
     (``nohup``).
     """
+    is_heeded = reloads or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    numbers = (*STOP_SIGNALS, signal.SIGHUP) if is_heeded else STOP_SIGNALS
 
-    def __init__(self, inbox: _Inbox, *, reloads: bool) -> None:
-        self._meanings = {signal.SIGINT: inbox.put_stop, signal.SIGTERM: inbox.put_stop}
-        if reloads:
-            self._meanings[signal.SIGHUP] = inbox.put_reload
-        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            self._meanings[signal.SIGHUP] = inbox.put_stop
-        self._former: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+    def put(number: signal.Signals) -> None:
+        if number is signal.SIGHUP and reloads:
+            inbox.put_reload()
+        else:
+            inbox.put_stop()
 
-    def __enter__(self) -> None:
-        for number, put in self._meanings.items():
-            self._former[number] = signal.signal(number, put)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
+    with deliver_signals(numbers, put):
+        yield
 
 
 def _parse_listen(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > _MAX_PORT:
+    try:
+        address = parse_address(text, default_host="")
+    except ConfigError:
+        address = None
+    if not isinstance(address, TcpAddress) or not address.host:
         raise ConfigError(f"--listen takes HOST:PORT, such as 127.0.0.1:8443, not {text!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return address.host, address.port
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Final
 
+from tunnelfleet.actors.addresses import MAX_PORT
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.cli.errors import one_line
 
@@ -27,7 +28,6 @@ FIRST_LISTEN_PORT: Final = 5555
 USUAL_PORTS: Final = {"SSH": 22, "HTTP": 80, "HTTPS": 443, "VNC": 5900, "RDP": 3389}
 OTHER_PORT: Final = 8080
 """Where the application of a service with another name is supposed to be; to be changed."""
-_MAX_PORT: Final = 65_535
 _TOKEN_VARIABLE: Final = "AWSIOT_TUNNEL_ACCESS_TOKEN"  # noqa: S105 (the name of a variable)
 
 
@@ -61,7 +61,7 @@ class ConnectCommands:
 
     def _listen_port(self) -> int:
         port = self._next_port
-        self._next_port = port + 1 if port < _MAX_PORT else FIRST_LISTEN_PORT
+        self._next_port = port + 1 if port < MAX_PORT else FIRST_LISTEN_PORT
         return port
 
     def _command(self, token: str, option: str, mapping: dict[str, str]) -> str:

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
-from tunnelfleet.runtime.admin.options import is_loopback
 
 from .authorities import Authorities
 from .files import Document, read_documents

@@ -14,7 +14,7 @@ from tunnelfleet.actors.tunnel.pacing import (
     PACED_FRACTION,
     PAYLOAD_SECONDS,
     RateMeter,
-    TokenBucket,
+    pacing_bucket,
     payload_bytes_for_rate,
 )
 
@@ -25,7 +25,7 @@ rates = st.floats(100.0, 1e8)
 def test_what_leaves_never_exceeds_rate_burst_and_one_message(
     rate: float, steps: list[tuple[float, int]]
 ) -> None:
-    bucket = TokenBucket(rate, 0.0)
+    bucket = pacing_bucket(rate, 0.0)
     now, sent, last = 0.0, 0, 0
     for pause, size in steps:
         now += pause
@@ -33,13 +33,13 @@ def test_what_leaves_never_exceeds_rate_burst_and_one_message(
             continue
         bucket.take(size, now)
         sent, last = sent + size, size
-        allowed = PACED_FRACTION * rate * now + bucket.capacity_bytes + last
+        allowed = PACED_FRACTION * rate * now + bucket.capacity + last
         assert sent <= allowed * 1.000001 + 1
 
 
 @given(rates, st.lists(st.integers(1, 65_536), min_size=5, max_size=40))
 def test_a_sender_that_waits_as_told_gets_its_rate(rate: float, sizes: list[int]) -> None:
-    bucket = TokenBucket(rate, 0.0)
+    bucket = pacing_bucket(rate, 0.0)
     now, sent = 0.0, 0
     for size in sizes:
         now += bucket.wait_seconds(now)
@@ -51,19 +51,19 @@ def test_a_sender_that_waits_as_told_gets_its_rate(rate: float, sizes: list[int]
 
 
 def test_the_rate_stays_a_little_below_the_limit() -> None:
-    bucket = TokenBucket(100_000.0, 0.0)
-    assert bucket.bytes_per_second == pytest.approx(95_000.0)
-    assert bucket.capacity_bytes == pytest.approx(95_000.0 * BURST_SECONDS)
+    bucket = pacing_bucket(100_000.0, 0.0)
+    assert bucket.rate_per_second == pytest.approx(95_000.0)
+    assert bucket.capacity == pytest.approx(95_000.0 * BURST_SECONDS)
 
 
 def test_a_long_silence_saves_up_one_burst_only() -> None:
-    bucket = TokenBucket(100_000.0, 0.0)
-    bucket.take(int(bucket.capacity_bytes), 1_000.0)
+    bucket = pacing_bucket(100_000.0, 0.0)
+    bucket.take(int(bucket.capacity), 1_000.0)
     assert bucket.wait_seconds(1_000.0) > 0
 
 
 def test_a_bucket_of_less_than_a_byte_a_burst_still_lets_bytes_through() -> None:
-    bucket = TokenBucket(1.0, 0.0)
+    bucket = pacing_bucket(1.0, 0.0)
     assert bucket.wait_seconds(0.0) == 0.0
     bucket.take(1, 0.0)
     wait = bucket.wait_seconds(0.0)

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from tunnelfleet.actors.addresses import TcpAddress
+from tunnelfleet.actors.addresses import TcpAddress, is_loopback
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address
-from tunnelfleet.runtime.admin.options import is_loopback
 
 PEM = Path("server.pem")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -41,7 +42,7 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     if request.param == "uvloop":
         pytest.importorskip("uvloop")
     else:
-        monkeypatch.setattr(traffic_module, "_loop_factory", lambda: None)
+        monkeypatch.setattr(traffic_module, "new_event_loop", asyncio.new_event_loop)
 
 
 @pytest.mark.usefixtures("loop")

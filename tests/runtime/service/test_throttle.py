@@ -1,4 +1,4 @@
-"""The token bucket by its arithmetic, and the syntax of rates."""
+"""The throttle by its arithmetic, and the syntax of rates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunnelfleet.runtime.service.throttle import (
     MAX_QUANTUM_BYTES,
     MIN_KERNEL_BUFFER_BYTES,
     MIN_QUANTUM_BYTES,
-    Allowance,
+    Throttle,
     kernel_buffer_bytes,
     parse_rate,
 )
@@ -18,39 +18,39 @@ from tunnelfleet.runtime.service.throttle import (
 
 @pytest.mark.parametrize("rate", [1000, 100_000, 3_000_000, 50_000_000])
 def test_reads_at_the_rate_over_time(rate: float) -> None:
-    bucket, now, taken = Allowance(rate, 0.0), 0.0, 0
+    throttle, now, taken = Throttle(rate, 0.0), 0.0, 0
     while now < 10:
-        now += bucket.wait_seconds(now)
-        bucket.spend(bucket.quantum_bytes)
-        taken += bucket.quantum_bytes
-    assert abs(taken - rate * 10) <= 3 * bucket.quantum_bytes
+        now += throttle.wait_seconds(now)
+        throttle.spend(throttle.quantum_bytes, now)
+        taken += throttle.quantum_bytes
+    assert abs(taken - rate * 10) <= 3 * throttle.quantum_bytes
 
 
 def test_an_idle_bucket_keeps_only_a_short_burst() -> None:
-    bucket, taken = Allowance(100_000, 0.0), 0
-    while bucket.wait_seconds(3600.0) == 0:
-        bucket.spend(bucket.quantum_bytes)
-        taken += bucket.quantum_bytes
+    throttle, taken = Throttle(100_000, 0.0), 0
+    while throttle.wait_seconds(3600.0) == 0:
+        throttle.spend(throttle.quantum_bytes, 3600.0)
+        taken += throttle.quantum_bytes
     assert taken <= 100_000 * 0.05
 
 
 def test_a_debt_is_waited_out() -> None:
-    bucket = Allowance(1000, 0.0)
-    bucket.spend(bucket.quantum_bytes + 2000)
-    assert bucket.wait_seconds(0.0) == pytest.approx((2000 + bucket.quantum_bytes) / 1000)
-    assert bucket.wait_seconds(3.0) == 0
+    throttle = Throttle(1000, 0.0)
+    throttle.spend(throttle.quantum_bytes + 2000, 0.0)
+    assert throttle.wait_seconds(0.0) == pytest.approx((2000 + throttle.quantum_bytes) / 1000)
+    assert throttle.wait_seconds(3.0) == 0
 
 
 def test_the_quantum_is_fine_and_bounded() -> None:
-    assert Allowance(1, 0.0).quantum_bytes == MIN_QUANTUM_BYTES
-    assert Allowance(100_000, 0.0).quantum_bytes == 2000
-    assert Allowance(1e9, 0.0).quantum_bytes == MAX_QUANTUM_BYTES
+    assert Throttle(1, 0.0).quantum_bytes == MIN_QUANTUM_BYTES
+    assert Throttle(100_000, 0.0).quantum_bytes == 2000
+    assert Throttle(1e9, 0.0).quantum_bytes == MAX_QUANTUM_BYTES
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan")])
 def test_a_bucket_needs_a_rate(rate: float) -> None:
     with pytest.raises(ConfigError, match="above 0"):
-        Allowance(rate, 0.0)
+        Throttle(rate, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""Handlers of signals stand while a command runs, and give way to those before them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals, stop_signals
+
+
+def test_each_signal_is_delivered_every_time() -> None:
+    got: list[signal.Signals] = []
+    with deliver_signals((signal.SIGHUP, *STOP_SIGNALS), got.append):
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+    assert got == [signal.SIGHUP, signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("handling", [stop_signals, lambda put: deliver_signals(STOP_SIGNALS, put)])
+def test_the_former_handlers_come_back(handling: object) -> None:
+    before = [signal.getsignal(each) for each in STOP_SIGNALS]
+    with pytest.raises(RuntimeError), handling(print):  # type: ignore[operator]
+        assert [signal.getsignal(each) for each in STOP_SIGNALS] != before
+        raise RuntimeError
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
