@@ -1,28 +1,30 @@
 """TunnelRuntime: many tunnels in one process, as a person holds them.
 
 Owns what it is told at its making, and the way from a person's call to the module that does it:
-`life` starts and ends, `book` has the tunnels, `supervisor` says how they are kept up, `closing`
-ends one, `changes` and `subscriptions` tell what happens. It must not know what a tunnel does: that
-is in `tunnelfleet.actors`. Nothing happens at import: no thread, no registration, no signal
-handler, no logging set-up.
+`engine` starts and ends, `registry` has the tunnels, `supervisor` says how they are kept up,
+`waiting` tells what happens. Owns also how one runtime takes the place of another, for a host's
+supervisor. It must not know what a tunnel does: that is in `tunnelfleet.actors`. Nothing happens at
+import: no thread, no registration, no signal handler, no logging set-up.
 
 No lock of its own; each of those modules says which it has.
 """
 
 from __future__ import annotations
 
-import functools
+import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from tunnelfleet.actors.callbacks import CallbackTotals
+import pykka
+
+from tunnelfleet.actors.callbacks import CallbackTotals, RelayThreads
 from tunnelfleet.actors.config import ApiService, TunnelConfig
-from tunnelfleet.actors.kernel import Dispatcher, StartChild
+from tunnelfleet.actors.kernel import Dispatcher, StartChild, SupervisorStoppingError
 from tunnelfleet.actors.tunnel.context import Credentials, Services
 from tunnelfleet.actors.tunnel.messages import Drain, ReplaceToken
 from tunnelfleet.proto import ConfigError
 
-from .engine import Engine
-from .life import RuntimeLife, begin_close
+from .engine import Engine, EnginePhase
 from .metrics import KernelMeter, Ledger, TunnelCollector
 from .registry import TunnelBook
 from .supervisor import RuntimeSupervisor, governor_spec, relay_spec, runtime_spec, tunnel_spec
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.api.outbox import ApiPort
-    from tunnelfleet.actors.callbacks import Lane, RelayThreads
+    from tunnelfleet.actors.callbacks import Lane
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef
@@ -48,8 +50,18 @@ __all__ = ["RuntimeStats", "RuntimeSupervisor", "Tunnel", "TunnelRuntime", "Tunn
 ASK_TIMEOUT_SECONDS = 10.0
 
 
+@dataclass(slots=True)
+class _Present:
+    """Which runtime has the tunnels now; one for all that took each other's place."""
+
+    runtime: TunnelRuntime
+    engine: Engine
+
+
 class TunnelRuntime:
-    """Runs tunnels. Use it as a context manager, or call `start` and `stop`.
+    """Runs tunnels, once. Use it as a context manager, or call `start` and `stop`.
+
+    After its end a new one is needed: make it, or have a supervisor do so (`child_spec`).
 
     A process that is forked while it runs has its objects and none of its threads: there every
     method raises `ForkedProcessError`. The parent's goes on undisturbed.
@@ -100,19 +112,20 @@ class TunnelRuntime:
         self._kernel = KernelMeter()
         callbacks = CallbackTotals()
         self._book = TunnelBook(self._services, self._ledger, self._changes, dispatchers)
-        make_engine = functools.partial(
-            Engine,
+        self._engine = Engine(
             self._services,
             self._kernel,
+            self._book,
+            RelayThreads(totals=callbacks),
             dispatchers=dispatchers,
             connect_concurrency=connect_concurrency,
         )
-        self._life = RuntimeLife(make_engine, self._root_children, self._book, callbacks)
+        self._present = present = _Present(self, self._engine)
         self._collector = TunnelCollector(
             self._ledger,
             self._kernel,
             callbacks,
-            lambda: self.callback_threads.thread_count,
+            lambda: present.engine.threads.thread_count,
             name,
         )
 
@@ -122,21 +135,55 @@ class TunnelRuntime:
         """Start the threads and the root supervisor.
 
         Raises:
-            TunnelError: it runs already.
+            TunnelError: it was started before: a runtime runs once. After `stop`, or after it has
+                ended by itself, make a new `TunnelRuntime` and start that.
         """
-        self._life.start()
+        self._engine.start(self._root_children)
         return self
 
     def child_spec(self, child_id: str = "tunnelfleet") -> ChildSpec:
         """How a host's `SupervisorActor` runs this runtime as its child, instead of `start`.
 
-        The child is `permanent`: after a failure it is started again, with the tunnels it had,
-        their tokens and client tokens. When it is stopped its tunnels end in good order first.
+        The child is `permanent`. The first start is that of this runtime. After a failure a new
+        runtime takes its place: `present` tells which. It has the same options, the tunnels that
+        were open with their tokens and client tokens, the subscribers, and the same `collector`,
+        so that counters go on and a registry keeps what it has. The `Tunnel`s and `SecureTunnel`s
+        that the host holds stay what they are. When the child is stopped, its tunnels end in good
+        order first; if it is started again then, it begins with none.
+
+            runtime = TunnelRuntime()
+            host = SupervisorActor.start([runtime.child_spec()], dispatcher=dispatcher)
+            ...
+            runtime.present.open_tunnel(config)
 
         Args:
             child_id: its id among the host's children.
         """
-        return runtime_spec(child_id, self._life.start_as_child)
+        return runtime_spec(child_id, self._start_as_child)
+
+    @property
+    def present(self) -> TunnelRuntime:
+        """This runtime, or the one that a host's supervisor has put in its place.
+
+        Tunnels can be looked at through either, and `stop` ends the present one. What needs a
+        runtime that runs (`open_tunnel`, `close_tunnel`, `subscribe`, `actor_ref`) goes there.
+        Right after a failure it is one that is not started yet: these raise `TunnelClosed` then.
+        """
+        return self._present.runtime
+
+    def _start_as_child(self) -> DispatchedRef[Any]:
+        present = self._present
+        if present.engine.phase is EnginePhase.ENDED:
+            self._make_successor()
+        return present.engine.start(self._root_children, self._make_successor)
+
+    def _make_successor(self) -> None:
+        """Put a new runtime, not started, in the place of the present one, which has ended."""
+        present = self._present
+        present.engine = present.engine.renewed()
+        # All is the same but what runs once.
+        present.runtime = copy.copy(self)
+        present.runtime._engine = present.engine  # noqa: SLF001 - one of this class
 
     @property
     def actor_ref(self) -> DispatchedRef[Any]:
@@ -145,7 +192,7 @@ class TunnelRuntime:
         Raises:
             TunnelClosed: the runtime does not run.
         """
-        return self._life.engine.supervisor
+        return self._engine.supervisor
 
     def stop(self, timeout_seconds: float = 15.0) -> None:
         """Stop all tunnels in good order, then the threads. Safe to call twice.
@@ -160,19 +207,23 @@ class TunnelRuntime:
         Raises:
             BlockingCallError: an actor of a dispatcher called it, which must not wait; it goes on.
         """
-        self._life.stop(timeout_seconds)
+        stopped = None
+        while stopped is not (engine := self._present.engine):
+            # Once more if it failed just now, and another took its tunnels over.
+            stopped = engine
+            engine.stop(timeout_seconds)
 
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_exc_info: object) -> None:
         # A forked child that leaves the block has nothing to stop.
-        if not self._life.engine.is_foreign:
+        if not self._present.engine.is_foreign:
             self.stop()
 
     def _check_process(self) -> None:
         """Raise in a forked child: before any lock, which a thread of the parent may hold."""
-        self._life.engine.check_process()
+        self._present.engine.check_process()
 
     # -- tunnels
 
@@ -189,7 +240,8 @@ class TunnelRuntime:
         """
         if not isinstance(config, TunnelConfig):
             raise TypeError(f"open_tunnel: pass a TunnelConfig, not a {type(config).__name__}")
-        engine = self._life.engine
+        engine = self._engine
+        engine.require_running()
         supervisor = engine.supervisor
         self._check(config, port)
         tunnel = self._book.add(config, engine.connector, port=port, lane=self._lane(config))
@@ -200,6 +252,9 @@ class TunnelRuntime:
                 supervisor.tell(command)
             else:
                 supervisor.ask(command, block=True, timeout=ASK_TIMEOUT_SECONDS)
+        except (pykka.ActorDeadError, SupervisorStoppingError) as error:
+            self._book.remove(tunnel)
+            raise engine.not_running() from error
         except BaseException:
             self._book.remove(tunnel)
             raise
@@ -248,7 +303,7 @@ class TunnelRuntime:
             KeyError: there is no such tunnel.
             TunnelClosed: the runtime does not run.
         """
-        return begin_close(self.tunnel(name), self.actor_ref, self._book)
+        return self._engine.begin_close(self.tunnel(name))
 
     def drain_tunnel(self, name: str) -> None:
         """Refuse new connections on a tunnel; it stops when the running ones have finished."""
@@ -303,7 +358,7 @@ class TunnelRuntime:
             tunnels: the names of those to tell of; None for all, later ones too.
             kinds: the classes of events to tell of; None for all.
         """
-        self._life.engine.require_running()
+        self._engine.require_running()
         self._subscriptions.add(subscriber, tunnels, kinds)
 
     def unsubscribe(self, subscriber: ActorRef[Any]) -> None:
@@ -324,12 +379,12 @@ class TunnelRuntime:
     def stats(self) -> RuntimeStats:
         """What the runtime itself uses."""
         self._check_process()
-        return RuntimeStats.of(len(self._book), self._life.engine.dispatchers)
+        return RuntimeStats.of(len(self._book), self._engine.dispatchers)
 
     @property
     def callback_threads(self) -> RelayThreads:
         """The threads on which callbacks run."""
-        return self._life.threads
+        return self._engine.threads
 
     def wait_until(self, condition: Callable[[], bool], timeout_seconds: float) -> bool:
         """Wait until `condition()` holds, looking at it whenever something happens to a tunnel."""
@@ -337,5 +392,4 @@ class TunnelRuntime:
 
 
 def _child_of(engine: Engine, tunnel: Tunnel) -> ChildSpec:
-    dispatcher = engine.dispatchers[tunnel.dispatcher_number]
-    return tunnel_spec(tunnel, engine.connector, dispatcher)
+    return tunnel_spec(tunnel, engine.connector, engine.dispatcher(tunnel.dispatcher_number))

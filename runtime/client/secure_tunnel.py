@@ -51,13 +51,18 @@ class _Run:
     """What belongs to one start of a client."""
 
     def __init__(self, runtime: TunnelRuntime, *, owns_runtime: bool) -> None:
-        self.runtime = runtime
+        self._runtime = runtime
         self.owns_runtime = owns_runtime
         self.port: ApiPort
         self.started: SendFuture[tuple[str, ...]]
         self.stopped: SendFuture[None]
         self.stopping = False
         self.fork_guard = ForkGuard("the tunnel client")
+
+    @property
+    def runtime(self) -> TunnelRuntime:
+        """The runtime that has the tunnel, also after a host's supervisor has made a new one."""
+        return self._runtime.present
 
 
 class SecureTunnel(Sending):

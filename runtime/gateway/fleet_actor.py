@@ -76,7 +76,7 @@ class FleetActor(DispatchedActor):
 
     Args:
         state: what it knows; outlives it.
-        runtime: runs the tunnels.
+        runtime: runs the tunnels, or did before another took its place.
         client_tokens: derives client tokens.
         begin_load: starts reading the files on a thread that may wait. The future has the
             configuration, or raises `ConfigProblems`.
@@ -104,7 +104,7 @@ class FleetActor(DispatchedActor):
 
     def on_start(self) -> None:
         """Take up what another life of this actor has left behind, then look at all."""
-        self._runtime.subscribe(self.actor_ref, kinds=EVENTS)
+        self._runtime.present.subscribe(self.actor_ref, kinds=EVENTS)
         self._keeper.resume()
         self._ask_for_shards()
         self._mark(self._state.names())

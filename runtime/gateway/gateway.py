@@ -90,11 +90,10 @@ class Gateway:
         self._placement = placement or StaticPlacement(
             settings.placement_ordinal, settings.placement_members
         )
-        self.runtime = TunnelRuntime(
+        self._runtime = TunnelRuntime(
             connect_rate_per_second=settings.connect_rate,
             connect_concurrency=settings.connect_concurrency,
         )
-        """What runs the tunnels."""
         self.state = FleetState(config)
         """What is known of the fleet; to be read only."""
         self.collector = GatewayCollector(self.state)
@@ -124,7 +123,7 @@ class Gateway:
         start_fleet = functools.partial(
             FleetActor.start,
             self.state,
-            self.runtime,
+            self._runtime,
             client_tokens,
             self._begin_load,
             functools.partial(self.refs.tell, PLACEMENT, TellShards()),
@@ -133,7 +132,7 @@ class Gateway:
         self._supervisor = GatewaySupervisor.start(
             self.refs,
             [
-                self.runtime.child_spec(RUNTIME),
+                self._runtime.child_spec(RUNTIME),
                 child(PLACEMENT, start_placement),
                 child(FLEET, start_fleet),
                 *self._more_children(self),
@@ -169,6 +168,11 @@ class Gateway:
 
     def __exit__(self, *_exc_info: object) -> None:
         self.stop()
+
+    @property
+    def runtime(self) -> TunnelRuntime:
+        """What runs the tunnels; another one after it has failed."""
+        return self._runtime.present
 
     # -- questions and commands, from any thread that may wait
 

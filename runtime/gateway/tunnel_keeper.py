@@ -57,7 +57,7 @@ class TunnelKeeper:
     Args:
         actor: is told `OpenAgain`, `TunnelEnded` and `DrainTimedOut`.
         state: kept up to date.
-        runtime: runs the tunnels.
+        runtime: runs the tunnels, or did before another took its place.
         client_tokens: derives client tokens.
     """
 
@@ -119,7 +119,7 @@ class TunnelKeeper:
             return
         try:
             config = tunnel.to_config(self._client_tokens.derive(tunnel.access_token))
-            self._runtime.open_tunnel(config)
+            self._runtime.present.open_tunnel(config)
         except TunnelClosed:
             # The runtime is being started again, or everything ends.
             self._actor.schedule(RETRY_OPEN_SECONDS, OpenAgain(name))
@@ -156,7 +156,7 @@ class TunnelKeeper:
 
     def _close(self, name: str) -> None:
         try:
-            closed = self._runtime.begin_close(name)
+            closed = self._runtime.present.begin_close(name)
         except (KeyError, TunnelClosed):
             self._is_gone(name)
         else:

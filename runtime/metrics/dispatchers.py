@@ -1,8 +1,8 @@
 """What the dispatchers of a runtime did and how late they are.
 
 Owns the lag probe, which runs as a timer on each dispatcher, and the fold of dispatchers that
-have stopped, so that a runtime which is started again goes on counting. It knows no tunnels and no
-Prometheus.
+have stopped, so that a runtime which takes the place of another goes on counting. It knows no
+tunnels and no Prometheus.
 """
 
 from __future__ import annotations

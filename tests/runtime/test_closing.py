@@ -12,7 +12,7 @@ from tunnelfleet.actors.kernel import DeleteChild, DispatchedActor, Dispatcher, 
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime.life import begin_close
+from tunnelfleet.runtime.engine import begin_close
 from tunnelfleet.runtime.metrics import Ledger
 from tunnelfleet.runtime.registry import TunnelBook
 from tunnelfleet.runtime.waiting import Changes

@@ -1,76 +1,147 @@
-"""The threads and the root of one life: started, ended, ended by force, ended twice."""
+"""An engine's one run: started, ended by whom and how, ended by force, ended twice."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pykka
 import pytest
 
-from tests.actors.fakes import Recorder
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
-from tunnelfleet.actors.kernel import ChildSpec, WhichChildren, kill
+from tests.actors.fakes import Recorder, make_config
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, crash, hold, wait_until
+from tunnelfleet.actors.callbacks import RelayThreads
+from tunnelfleet.actors.kernel import (
+    BlockingCallError,
+    ChildSpec,
+    DispatchedActor,
+    Dispatcher,
+    WhichChildren,
+    kill,
+)
 from tunnelfleet.actors.kernel.dispatcher import LOOP_DESCRIPTORS
+from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Services
-from tunnelfleet.proto import TunnelClosed, TunnelError
+from tunnelfleet.proto import Mode, TunnelClosed, TunnelError
 from tunnelfleet.runtime import engine as engine_module
-from tunnelfleet.runtime.engine import Engine
-from tunnelfleet.runtime.metrics import KernelMeter
+from tunnelfleet.runtime.engine import NAMED_TUNNELS, Engine, EnginePhase
+from tunnelfleet.runtime.metrics import KernelMeter, Ledger
+from tunnelfleet.runtime.registry import TunnelBook
+from tunnelfleet.runtime.waiting import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tunnelfleet.runtime import Tunnel
+
+NEW, RUNNING = EnginePhase.NEW, EnginePhase.RUNNING
+STOPPING, ENDED = EnginePhase.STOPPING, EnginePhase.ENDED
+
+
+class Port:
+    """Stands for an ApiPort."""
+
+    def __init__(self) -> None:
+        self.finished = threading.Event()
+
+    def finish(self, _error: Exception) -> None:
+        self.finished.set()
+
 
 class Rig:
-    """An engine and what it told."""
+    """An engine, its tunnels, and what it told. The tunnels have no actors."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self) -> None:
         self.kernel = KernelMeter()
-        self.ended = Log()
-        self.engine = Engine(Services(), self.kernel, **options)
+        self.book = TunnelBook(Services(), Ledger(), Changes())
+        self.handed_over = Log()
+        self.ports: list[Port] = []
+        self.engine = Engine(
+            Services(),
+            self.kernel,
+            self.book,
+            RelayThreads(),
+            dispatchers=2,
+            connect_concurrency=1,
+        )
 
     def start(
         self,
         make_children: Callable[[Engine], list[ChildSpec]] = lambda _engine: [],
         *,
-        register: bool = False,
+        as_child: bool = False,
     ) -> Any:
-        return self.engine.start(make_children, self.ended.add, register=register)
+        hand_over = (lambda: self.handed_over.add(self.engine.phase)) if as_child else None
+        return self.engine.start(make_children, hand_over)
+
+    def open(self, name: str) -> Tunnel:
+        port: Any = Port()
+        self.ports.append(port)
+        return self.book.add(make_config(Mode.SOURCE, name=name), Connector(1), port=port)
+
+    def call(self, callback: Callable[[Any], object]) -> None:
+        """Have a callback called, as with an event."""
+        self.engine.threads.lane("a", callback, 1_000).put("an event")
+
+    def stop_elsewhere(self, timeout_seconds: float = DEADLINE_SECONDS) -> threading.Thread:
+        """Stop it on another thread; return when it is stopping."""
+        thread = threading.Thread(target=self.engine.stop, args=(timeout_seconds,), daemon=True)
+        thread.start()
+        wait_until(lambda: self.engine.phase in (STOPPING, ENDED))
+        return thread
+
+    @property
+    def finished(self) -> list[bool]:
+        return [port.finished.is_set() for port in self.ports]
+
+    def wait_until_ended(self) -> None:
+        wait_until(lambda: self.engine.phase is ENDED)
 
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    rig = Rig(dispatchers=2, connect_concurrency=1)
+    rig = Rig()
     yield rig
-    rig.engine.end()
+    rig.engine.stop(DEADLINE_SECONDS)
+    rig.engine.threads.close(DEADLINE_SECONDS)
 
 
-def assert_does_not_run(rig: Rig) -> None:
+class Stubborn(DispatchedActor):
+    """A child that does not end when it is asked to."""
+
+    def on_stop_requested(self) -> bool:
+        return False
+
+
+def stubborn(_engine: Engine) -> list[ChildSpec]:
+    return [ChildSpec(id="stubborn", start=Stubborn.start, shutdown=3_600.0)]
+
+
+def assert_does_not_run(rig: Rig, phase: EnginePhase, advice: str) -> None:
     engine = rig.engine
-    assert not engine.is_running
+    assert engine.phase is phase
     assert engine.dispatchers == rig.kernel.dispatchers == []
-    looks: list[Callable[[], object]] = [
-        engine.require_running,
-        lambda: engine.supervisor,
-        lambda: engine.connector,
-    ]
+    looks: list[Callable[[], object]] = [lambda: engine.supervisor, lambda: engine.connector]
     for look in looks:
-        with pytest.raises(TunnelClosed, match=r"start\(\) first"):
+        with pytest.raises(TunnelClosed, match=advice):
             look()
 
 
-def test_making_one_starts_nothing_and_it_can_be_ended(rig: Rig) -> None:
+# -- start
+
+
+def test_making_one_starts_nothing(rig: Rig) -> None:
     before = threading.active_count()
-    Rig()
+    made = Rig()
     assert threading.active_count() == before
-    rig.engine.stop(0.0)
-    rig.engine.end()
-    assert_does_not_run(rig)
+    assert_does_not_run(made, NEW, r"call start\(\) first")
 
 
 def test_children_are_made_when_the_threads_run(rig: Rig) -> None:
@@ -82,9 +153,9 @@ def test_children_are_made_when_the_threads_run(rig: Rig) -> None:
 
     root = rig.start(make_children)
     engine = rig.engine
+    assert engine.phase is RUNNING
     assert seen.items == [(engine, [True, True], engine.connector)]
     assert [info.id for info in root.ask(WhichChildren())] == ["child"]
-    engine.require_running()
     assert engine.supervisor == root
     assert root.dispatcher is engine.dispatchers[0]
     assert [each.name for each in engine.dispatchers] == ["tunnelfleet-0", "tunnelfleet-1"]
@@ -92,61 +163,38 @@ def test_children_are_made_when_the_threads_run(rig: Rig) -> None:
     assert rig.kernel.dispatchers == engine.dispatchers
 
 
-@pytest.mark.parametrize("register", [True, False])
-def test_the_root_is_in_the_registry_if_so_wanted(rig: Rig, register: bool) -> None:
-    root = rig.start(register=register)
-    assert (root in pykka.ActorRegistry.get_all()) is register
+@pytest.mark.parametrize("as_child", [True, False])
+def test_the_root_is_in_the_registry_unless_it_is_a_child(rig: Rig, as_child: bool) -> None:
+    root = rig.start(as_child=as_child)
+    assert (root in pykka.ActorRegistry.get_all()) is not as_child
 
 
-def test_a_stop_ends_the_actors_and_the_end_the_threads(rig: Rig) -> None:
-    before = set(threading.enumerate())
+def test_a_second_start_is_an_error_and_changes_nothing(rig: Rig) -> None:
     root = rig.start()
-    dispatchers = rig.engine.dispatchers
+    with pytest.raises(TunnelError, match="start it once"):
+        rig.start()
+    assert rig.engine.supervisor == root
+    assert len(rig.kernel.dispatchers) == 2
+
+
+@pytest.mark.parametrize("was_started", [True, False])
+def test_a_start_after_a_stop_is_an_error_that_says_what_to_do(rig: Rig, was_started: bool) -> None:
+    if was_started:
+        rig.start()
     rig.engine.stop(DEADLINE_SECONDS)
-    assert not root.is_alive()
-    assert [reason.is_normal for reason in rig.ended.items] == [True]
-    assert all(each.is_running for each in dispatchers)
-    for _ in range(2):
-        rig.engine.end()
-        assert_does_not_run(rig)
-    assert set(threading.enumerate()) <= before
-    assert [row.name for row in rig.kernel.rows()] == ["tunnelfleet-0", "tunnelfleet-1"]
+    with pytest.raises(TunnelError, match="runs once: make a new TunnelRuntime"):
+        rig.start()
+    assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
 
 
-@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "by the end"])
-def test_the_root_s_end_is_told_whoever_ends_it(rig: Rig, is_killed: bool) -> None:
-    root = rig.start()
-    if is_killed:
-        kill(root)
-    else:
-        rig.engine.end()
-    [reason] = rig.ended.wait()
-    assert not reason.is_normal
-    assert not root.is_alive()
-
-
-def test_a_turn_that_does_not_end_is_left_behind_and_the_rest_ends(
-    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "FORCED_END_SECONDS", 0.05)
-    gate, entered = threading.Event(), threading.Event()
+def test_a_start_while_it_stops_is_an_error(rig: Rig) -> None:
     rig.start()
-    blocked, other = rig.engine.dispatchers
-
-    def block() -> None:
-        entered.set()
-        gate.wait(DEADLINE_SECONDS)
-
-    blocked.call_soon(block)
-    assert entered.wait(DEADLINE_SECONDS)
-    with pytest.raises(pykka.Timeout):
-        rig.engine.stop(0.01)
-    rig.engine.end()
-    assert "is left behind" in caplog.text
-    assert_does_not_run(rig)
-    assert (blocked.is_running, other.is_running) == (True, False)
-    gate.set()
-    blocked.stop(DEADLINE_SECONDS)
+    with hold(rig.engine.dispatchers[1]):
+        stopper = rig.stop_elsewhere()
+        with pytest.raises(TunnelError, match="still stopping"):
+            rig.start()
+    stopper.join(DEADLINE_SECONDS)
+    assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
 
 
 def test_without_descriptors_it_does_not_start_by_half_and_may_be_started_later(
@@ -165,10 +213,276 @@ def test_without_descriptors_it_does_not_start_by_half_and_may_be_started_later(
         patched.setattr("tunnelfleet.actors.kernel.dispatcher.os.open", only_one)
         with pytest.raises(TunnelError, match="Too many open files: raise the limits"):
             rig.start()
-    assert_does_not_run(rig)
+    assert_does_not_run(rig, NEW, r"call start\(\) first")
     assert set(threading.enumerate()) <= before
     rig.start()
     assert len(rig.engine.dispatchers) == 2
+
+
+def test_without_a_root_nothing_is_left_running(rig: Rig) -> None:
+    before = set(threading.enumerate())
+
+    def fail(_engine: Engine) -> list[ChildSpec]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        rig.start(fail)
+    assert_does_not_run(rig, NEW, r"call start\(\) first")
+    assert set(threading.enumerate()) <= before
+
+
+# -- end
+
+
+def test_a_stop_ends_the_actors_then_the_threads_then_the_tunnels(rig: Rig) -> None:
+    before = set(threading.enumerate())
+    root = rig.start()
+    rig.open("a")
+    dispatchers = rig.engine.dispatchers
+    for _ in range(2):
+        rig.engine.stop(DEADLINE_SECONDS)
+        assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
+    assert not root.is_alive()
+    assert not any(each.is_running for each in dispatchers)
+    assert (rig.finished, len(rig.book)) == ([True], 0)
+    assert rig.engine.threads.is_closed
+    assert set(threading.enumerate()) <= before
+    assert [row.name for row in rig.kernel.rows()] == ["tunnelfleet-0", "tunnelfleet-1"]
+
+
+@pytest.mark.parametrize(
+    ("end", "as_child", "is_final"),
+    [
+        pytest.param(lambda root: root.stop(block=False), False, True, id="stopped"),
+        pytest.param(kill, False, True, id="killed"),
+        pytest.param(crash, False, True, id="crashed"),
+        pytest.param(lambda root: root.stop(block=False), True, True, id="stopped child"),
+        pytest.param(kill, True, False, id="killed child"),
+        pytest.param(crash, True, False, id="crashed child"),
+    ],
+)
+def test_the_end_of_the_root_is_that_of_the_tunnels_unless_a_host_starts_another(
+    rig: Rig, end: Callable[[Any], object], as_child: bool, is_final: bool
+) -> None:
+    root = rig.start(as_child=as_child)
+    rig.open("a")
+    with hold(rig.engine.dispatchers[1]):
+        end(root)
+        wait_until(lambda: rig.engine.phase is STOPPING)
+        if is_final:
+            assert rig.ports[0].finished.wait(DEADLINE_SECONDS), "answered in the root's last turn"
+        assert rig.handed_over.items == [], "only when the threads are over"
+    rig.wait_until_ended()
+    assert rig.finished == [is_final]
+    assert len(rig.book) == (0 if is_final else 1)
+    assert rig.engine.threads.is_closed is is_final
+    # Whoever takes the tunnels over has them before anybody sees the end.
+    assert rig.handed_over.items == ([] if is_final else [STOPPING])
+    assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
+
+
+def test_once_another_has_the_tunnels_a_stop_leaves_them_alone(rig: Rig) -> None:
+    rig.start(as_child=True)
+    rig.open("a")
+    kill(rig.engine.supervisor)
+    rig.wait_until_ended()
+    rig.engine.stop(DEADLINE_SECONDS)
+    assert (rig.finished, len(rig.book)) == ([False], 1)
+    assert not rig.engine.threads.is_closed
+
+
+def test_a_stop_ends_the_tunnels_that_a_failure_has_left(rig: Rig) -> None:
+    rig.start(as_child=True)
+    tunnel = rig.open("a")
+    kill(rig.engine.supervisor)
+    rig.wait_until_ended()
+    successor = rig.engine.renewed()
+    assert successor.threads is rig.engine.threads
+    assert successor.phase is NEW
+    successor.stop(DEADLINE_SECONDS)
+    assert (rig.finished, len(rig.book)) == ([True], 0)
+    assert successor.threads.is_closed
+    with pytest.raises(TunnelClosed):
+        successor.begin_close(tunnel)
+
+
+def test_a_tunnel_that_a_failure_has_left_can_be_closed(rig: Rig) -> None:
+    rig.start(as_child=True)
+    closing, _other = rig.open("a"), rig.open("b")
+    kill(rig.engine.supervisor)
+    rig.wait_until_ended()
+    assert rig.engine.renewed().begin_close(closing).result(0) == closing.status()
+    assert rig.finished == [True, False]
+    assert [each.name for each in rig.book.tunnels()] == ["b"]
+
+
+def test_a_child_that_fails_while_its_user_stops_it_has_ended_for_good(rig: Rig) -> None:
+    root = rig.start(stubborn, as_child=True)
+    rig.open("a")
+    stopper = rig.stop_elsewhere()
+    crash(root)
+    stopper.join(DEADLINE_SECONDS)
+    assert (rig.finished, len(rig.book)) == ([True], 0)
+    assert rig.handed_over.items == []
+
+
+def test_a_stop_that_comes_while_a_failed_child_ends_is_final(rig: Rig) -> None:
+    root = rig.start(as_child=True)
+    rig.open("a")
+    with hold(rig.engine.dispatchers[1]):
+        crash(root)
+        wait_until(lambda: rig.engine.phase is STOPPING)
+        stopper = threading.Thread(target=rig.engine.stop, args=(DEADLINE_SECONDS,))
+        stopper.start()
+        wait_until(lambda: rig.engine._hand_over is None)
+    stopper.join(DEADLINE_SECONDS)
+    assert (rig.finished, len(rig.book)) == ([True], 0)
+    assert rig.handed_over.items == []
+
+
+def test_a_turn_that_does_not_end_is_left_behind_and_ends_nobody_later(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "FORCED_END_SECONDS", 0.05)
+    root = rig.start()
+    blocked, other = rig.engine.dispatchers
+    with hold(blocked):
+        rig.engine.stop(0.01)
+        assert "is left behind" in caplog.text
+        assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
+        assert (blocked.is_running, other.is_running) == (True, False)
+        rig.open("of the next engine")
+    blocked.stop(DEADLINE_SECONDS)
+    # The root has ended only now.
+    assert not root.is_alive()
+    assert (rig.engine.phase, rig.finished) == (ENDED, [False])
+
+
+@pytest.mark.parametrize(
+    ("stopped", "late", "said"),
+    [
+        pytest.param(0, 0, "0 of 0 tunnels (none)", id="no tunnel"),
+        pytest.param(2, 0, "0 of 2 tunnels (none)", id="none is late"),
+        pytest.param(1, 1, "1 of 2 tunnels (late-0)", id="one is late"),
+        pytest.param(
+            0,
+            NAMED_TUNNELS + 1,
+            "6 of 6 tunnels (late-0, late-1, late-2, late-3, late-4, ...)",
+            id="many are",
+        ),
+    ],
+)
+def test_a_stop_that_is_late_ends_by_force_and_names_what_is(
+    rig: Rig, caplog: pytest.LogCaptureFixture, stopped: int, late: int, said: str
+) -> None:
+    rig.start(stubborn)
+    for number in range(stopped):
+        rig.open(f"stopped-{number}").stats.enter(TunnelState.STOPPED)
+    for number in range(late):
+        rig.open(f"late-{number}")
+    with caplog.at_level(logging.WARNING, engine_module.__name__):
+        rig.engine.stop(0.25)
+    [record] = [each for each in caplog.records if each.name == engine_module.__name__]
+    assert "after 0.25 s" in record.getMessage()
+    assert said in record.getMessage()
+    assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
+    assert len(rig.book) == 0
+
+
+# -- who waits for whom
+
+
+def test_a_second_stop_with_less_time_hurries_the_first(rig: Rig) -> None:
+    rig.start(stubborn)
+    first = rig.stop_elsewhere(3_600.0)
+    rig.engine.stop(0.01)
+    first.join(DEADLINE_SECONDS)
+    assert not first.is_alive()
+    assert rig.engine.phase is ENDED
+
+
+def test_a_stop_waits_for_an_end_elsewhere_no_longer_than_its_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That end goes on; it may be held up by a thread that nobody can interrupt."""
+    monkeypatch.setattr(engine_module, "MIN_CALLBACK_SECONDS", 0.05)
+    rig.start()
+    with hold(rig.engine.dispatchers[1]):
+        first = rig.stop_elsewhere()
+        rig.engine.stop(0.05)
+        assert first.is_alive()
+        assert "still under way" in caplog.text
+    first.join(DEADLINE_SECONDS)
+    assert rig.engine.phase is ENDED
+
+
+def test_a_stop_waits_for_the_callback_that_ended_it_before(rig: Rig) -> None:
+    rig.start()
+    may_return, has_stopped = threading.Event(), threading.Event()
+
+    def stop_in_a_callback(_event: object) -> None:
+        rig.engine.stop(1.0)
+        has_stopped.set()
+        assert may_return.wait(DEADLINE_SECONDS)
+
+    rig.call(stop_in_a_callback)
+    assert has_stopped.wait(DEADLINE_SECONDS)
+    assert rig.engine.phase is ENDED
+    stopper = threading.Thread(target=rig.engine.stop, args=(DEADLINE_SECONDS,))
+    stopper.start()
+    stopper.join(0.05)
+    assert stopper.is_alive()
+    may_return.set()
+    stopper.join(DEADLINE_SECONDS)
+    assert rig.engine.threads.thread_count == 0
+
+
+def test_a_callback_does_not_wait_for_an_end_that_waits_for_callbacks(rig: Rig) -> None:
+    rig.start()
+    returned = threading.Event()
+
+    def stop_in_a_callback(_event: object) -> None:
+        rig.engine.stop(1.0)
+        returned.set()
+
+    with hold(rig.engine.dispatchers[1]):
+        stopper = rig.stop_elsewhere()
+        rig.call(stop_in_a_callback)
+        assert returned.wait(DEADLINE_SECONDS), "it waits for the end that waits for it"
+        assert stopper.is_alive()
+    stopper.join(DEADLINE_SECONDS)
+    wait_until(lambda: rig.engine.threads.thread_count == 0)
+
+
+def test_an_actor_may_not_wait_for_the_end_and_ends_nothing(rig: Rig) -> None:
+    root = rig.start()
+    rig.open("a")
+    refused: Future[BaseException | None] = Future()
+
+    def stop() -> None:
+        try:
+            rig.engine.stop(1.0)
+        except BlockingCallError as error:
+            refused.set_result(error)
+        else:
+            refused.set_result(None)
+
+    with Dispatcher("host") as host:
+        host.call_soon(stop)
+        assert isinstance(refused.result(DEADLINE_SECONDS), BlockingCallError)
+    assert root.is_alive()
+    assert (rig.engine.phase, len(rig.book)) == (RUNNING, 1)
+
+
+def test_the_callbacks_of_one_and_the_next_are_counted_together(rig: Rig) -> None:
+    engine = rig.engine
+    for number in range(1, 3):
+        engine.start(lambda _engine: [])
+        engine.threads.lane("a", lambda _event: None, 1_000).put("an event")
+        engine.stop(DEADLINE_SECONDS)
+        assert engine.threads.totals.events == number
+        engine = engine.renewed()
+        assert not engine.threads.is_closed
 
 
 LOW_ON_DESCRIPTORS = """

@@ -141,7 +141,7 @@ def test_while_locks_are_held_a_child_is_told_all_the_same(process: Process) -> 
     """Another thread may hold any of them at the moment of the fork."""
     held: list[Any] = [
         process.runtime._book._lock,
-        process.runtime._life._turns,
+        process.runtime._engine._phase_changed,
         process.runtime._changes._changed,
         process.client._lock,
         process.service._lock,

@@ -14,7 +14,7 @@ import pykka
 import pytest
 
 from tests.actors.fakes import Recorder
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, settle, wait_until
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, hold, settle, wait_until
 from tunnelfleet.actors.kernel import Dispatcher, kill
 from tunnelfleet.proto import (
     ConfigError,
@@ -38,7 +38,6 @@ from tunnelfleet.runtime import (
     TunnelStateChanged,
 )
 from tunnelfleet.runtime import engine as engine_module
-from tunnelfleet.runtime import life as life_module
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
@@ -242,7 +241,7 @@ def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
         sock.sendall(PAYLOAD)
         # Some of it has come back: the rest was read, and a stop in good order would send it.
         assert sock.recv(1)
-        with caplog.at_level(logging.WARNING, life_module.__name__):
+        with caplog.at_level(logging.WARNING, engine_module.__name__):
             stopped.stop(timeout_seconds=0.05)
     [record] = caplog.records
     assert source.name in record.getMessage()
@@ -252,8 +251,10 @@ def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
     assert stopped.tunnels() == []
     # The other runtime has one dispatcher, and starts threads that connect when it needs them.
     wait_until(lambda: "tunnelfleet-1" not in {each.name for each in threading.enumerate()})
-    with stopped:
-        open_pair(stopped, configure, "press-5")
+    with pytest.raises(TunnelError, match="make a new TunnelRuntime"):
+        stopped.start()
+    with TunnelRuntime() as other:
+        open_pair(other, configure, "press-5")
 
 
 def test_a_turn_that_does_not_end_is_left_behind_and_the_rest_ends(
@@ -305,20 +306,54 @@ def test_a_second_start_is_an_error(runtime: TunnelRuntime) -> None:
         runtime.start()
 
 
-def test_a_stopped_runtime_can_be_started_again(configure: Configure) -> None:
-    runtime = TunnelRuntime()
+def test_it_runs_once_and_says_what_to_do_then(configure: Configure) -> None:
     for name in ("press-4", "press-5"):
-        with runtime:
+        with TunnelRuntime() as runtime:
             assert round_trip(open_pair(runtime, configure, name)) == PAYLOAD
+        with pytest.raises(TunnelError, match="runs once: make a new TunnelRuntime"):
+            runtime.start()
+        assert runtime.dispatchers == []
+
+
+def test_one_that_was_stopped_before_its_start_has_ended_too() -> None:
+    runtime = TunnelRuntime()
+    runtime.stop()
+    with pytest.raises(TunnelError, match="make a new TunnelRuntime"):
+        runtime.start()
+
+
+def test_a_hundred_and_fifty_runtimes_in_a_row(configure: Configure) -> None:
+    """Each ends whole before the next begins: killed before its stop, or stopped."""
+    before = set(threading.enumerate())
+    for number in range(150):
+        runtime = TunnelRuntime(connect_rate_per_second=1_000.0).start()
+        runtime.open_tunnel(configure(Mode.SOURCE, f"press-{number}"))
+        if number % 2:
+            kill(runtime.actor_ref)
+        runtime.stop()
+        assert runtime.dispatchers == []
+        assert runtime.tunnels() == []
+    # The threads of others that were idle may end meanwhile; none is added.
+    assert not {each.name for each in set(threading.enumerate()) - before}
 
 
 def test_nothing_can_be_opened_when_it_does_not_run(configure: Configure) -> None:
     runtime = TunnelRuntime()
-    for _ in range(2):
-        with pytest.raises(TunnelClosed, match="start"):
+    with pytest.raises(TunnelClosed, match=r"call start\(\) first"):
+        runtime.open_tunnel(configure(Mode.SOURCE))
+    with runtime:
+        pass
+    with pytest.raises(TunnelClosed, match="make a new TunnelRuntime"):
+        runtime.open_tunnel(configure(Mode.SOURCE))
+
+
+def test_while_it_stops_nothing_is_opened(configure: Configure) -> None:
+    with TunnelRuntime(dispatchers=2) as runtime, hold(runtime.dispatchers[1]):
+        # Its root is over, and the thread that ends the rest is held up.
+        runtime.actor_ref.stop()
+        with pytest.raises(TunnelClosed, match="begun to stop"):
             runtime.open_tunnel(configure(Mode.SOURCE))
-        with runtime:
-            pass
+        assert runtime.tunnels() == []
 
 
 def test_a_host_that_stops_all_actors_stops_the_tunnels_too(configure: Configure) -> None:

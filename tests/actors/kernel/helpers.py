@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, TerminationRe
 from tunnelfleet.actors.kernel.mailbox import Piped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pykka import ActorRef
 
@@ -128,6 +129,23 @@ def fail(exception: BaseException) -> Callable[[Any], None]:
 def crash(ref: Any) -> None:
     """Have any dispatched actor fail in its next turn, as by a bug of its own."""
     ref.cell.send(Piped(lambda _future: fail(RuntimeError("crash"))(None), None, None))
+
+
+@contextlib.contextmanager
+def hold(dispatcher: Dispatcher) -> Iterator[None]:
+    """Keep a dispatcher in one turn for as long as the block lasts."""
+    gate, entered = threading.Event(), threading.Event()
+
+    def block() -> None:
+        entered.set()
+        gate.wait(DEADLINE_SECONDS)
+
+    dispatcher.call_soon(block)
+    assert entered.wait(DEADLINE_SECONDS)
+    try:
+        yield
+    finally:
+        gate.set()
 
 
 def watcher_of(ref: ActorRef[Any], dispatcher: Dispatcher) -> Log:

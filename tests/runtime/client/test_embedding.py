@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
+import urllib.request
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pykka
@@ -17,6 +19,7 @@ from tunnelfleet.actors.kernel import (
     DispatchedActor,
     Dispatcher,
     Restart,
+    RestartChild,
     SupervisorActor,
     Terminated,
     TerminationReporter,
@@ -25,6 +28,7 @@ from tunnelfleet.actors.kernel import (
 )
 from tunnelfleet.runtime import (
     ApiService,
+    Backoff,
     ConfigError,
     ConnectionSuccess,
     Endpoint,
@@ -36,11 +40,13 @@ from tunnelfleet.runtime import (
     Stopped,
     TunnelClosed,
     TunnelConfig,
+    TunnelError,
     TunnelEvent,
     TunnelRuntime,
     TunnelState,
     TunnelStateChanged,
 )
+from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
@@ -97,6 +103,11 @@ class Worker(TerminationReporter, pykka.ThreadingActor):
 
 def collect(got: queue.Queue[Any], count: int) -> list[Any]:
     return [got.get(timeout=WAIT_SECONDS) for _ in range(count)]
+
+
+def page(server: AdminServer, path: str) -> bytes:
+    with urllib.request.urlopen(server.url + path, timeout=WAIT_SECONDS) as answer:
+        return bytes(answer.read())
 
 
 class TestChildOfASupervisor:
@@ -162,17 +173,124 @@ class TestChildOfASupervisor:
         client.start().result(WAIT_SECONDS)
         tunnel = runtime.open_tunnel(config(service, "one"))
         tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
-        crash(runtime.actor_ref)
-        # It is the tunnel again, with the token that only its client token makes usable again.
-        heard.wait(ConnectionSuccess, 2)
-        eventually(lambda: tunnel.stats.state is TunnelState.CONNECTED)
+        for connects in (2, 3):
+            failed = runtime.present
+            crash(failed.actor_ref)
+            # They are the tunnels again, with tokens that only a client token makes usable again.
+            heard.wait(ConnectionSuccess, connects)
+            eventually(lambda: tunnel.stats.state is TunnelState.CONNECTED)
+            assert runtime.present not in (failed, runtime)
+            assert failed.present is runtime.present
+            with pytest.raises(TunnelError, match="make a new TunnelRuntime"):
+                failed.start()
+        assert runtime.present.tunnels() == [runtime.present.tunnel(client.name), tunnel]
+        assert client.status().state is TunnelState.CONNECTED
         assert "Stopped" not in heard.names()
         (worker_info, _runtime_info) = host.ask(WhichChildren(), block=True)
         assert worker_info.restarts == 0
         assert worker_info.ref is not None
         assert worker_info.ref.ask("are you there") == "alive"
-        host.stop(timeout=WAIT_SECONDS)
+        # What is opened and closed from here on is with the present one.
+        with pytest.raises(TunnelClosed, match="present"):
+            runtime.open_tunnel(config(service, "refused"))
+        two = runtime.present.open_tunnel(config(service, "two"))
+        two.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        client.stop().result(WAIT_SECONDS)
         heard.wait(Stopped)
+        assert runtime.present.tunnels() == [tunnel, two]
+        host.stop(timeout=WAIT_SECONDS)
+        assert [each.stats.state for each in (tunnel, two)] == [TunnelState.STOPPED] * 2
+
+    def test_options_subscribers_and_callbacks_go_over(
+        self, service: TunnelService, dispatcher: Dispatcher
+    ) -> None:
+        got: queue.Queue[Any] = queue.Queue()
+        heard: queue.Queue[Any] = queue.Queue()
+        inbox = Inbox.start(got)
+        runtime = make_runtime(dispatchers=2, on_event=heard.put)
+        host = self.start_host(dispatcher, runtime.child_spec())
+        eventually(lambda: len(runtime.dispatchers) == 2)
+        runtime.subscribe(inbox, kinds=[ServiceIdsReceived])
+        tunnel = runtime.open_tunnel(config(service, "one"))
+        assert collect(got, 1)
+        tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        kill(runtime.actor_ref)
+        assert collect(got, 1)
+        assert len(runtime.present.dispatchers) == 2
+        while not isinstance(heard.get(timeout=WAIT_SECONDS), ServiceIdsReceived):
+            pass
+        while not isinstance(heard.get(timeout=WAIT_SECONDS), ServiceIdsReceived):
+            pass
+        host.stop(timeout=WAIT_SECONDS)
+        inbox.stop()
+
+    def test_a_stop_after_a_failure_ends_the_tunnels_and_the_next_begins_with_none(
+        self, service: TunnelService, dispatcher: Dispatcher
+    ) -> None:
+        runtime = make_runtime()
+        spec = replace(runtime.child_spec(), backoff=Backoff(3_600.0, 3_600.0))
+        host = self.start_host(dispatcher, spec)
+        eventually(lambda: len(runtime.dispatchers) == 1)
+        tokens = service.open_tunnel("api", ["A"])
+        heard = Transcript()
+        client = SecureTunnel(
+            tokens.source_token, "source", service.endpoint, runtime=runtime, **heard.callbacks()
+        )
+        client.start().result(WAIT_SECONDS)
+        kill(runtime.actor_ref)
+        eventually(lambda: runtime.present is not runtime)
+        assert [each.name for each in runtime.present.tunnels()] == [client.name]
+        runtime.stop()
+        heard.wait(Stopped)
+        assert runtime.present.tunnels() == []
+        host.ask(RestartChild("tunnelfleet"))
+        runtime.present.open_tunnel(config(service, "two")).wait_for(
+            TunnelState.CONNECTED, WAIT_SECONDS
+        )
+        host.stop(timeout=WAIT_SECONDS)
+
+    def test_a_client_that_is_stopped_after_a_failure_does_not_come_back(
+        self, service: TunnelService, dispatcher: Dispatcher
+    ) -> None:
+        runtime = make_runtime()
+        spec = replace(runtime.child_spec(), backoff=Backoff(3_600.0, 3_600.0))
+        host = self.start_host(dispatcher, spec)
+        eventually(lambda: len(runtime.dispatchers) == 1)
+        tunnel = runtime.open_tunnel(config(service, "one"))
+        tokens = service.open_tunnel("api", ["A"])
+        heard = Transcript()
+        client = SecureTunnel(
+            tokens.source_token, "source", service.endpoint, runtime=runtime, **heard.callbacks()
+        )
+        client.start().result(WAIT_SECONDS)
+        kill(runtime.actor_ref)
+        eventually(lambda: runtime.present is not runtime)
+        client.stop().result(WAIT_SECONDS)
+        host.ask(RestartChild("tunnelfleet"))
+        tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        assert runtime.present.tunnels() == [tunnel]
+        assert client.start().result(WAIT_SECONDS) == ("A",)
+        host.stop(timeout=WAIT_SECONDS)
+
+    def test_an_admin_server_goes_on_with_the_present_one(
+        self, service: TunnelService, dispatcher: Dispatcher
+    ) -> None:
+        runtime = make_runtime(name="north")
+        host = self.start_host(dispatcher, runtime.child_spec())
+        eventually(lambda: len(runtime.dispatchers) == 1)
+        tunnel = runtime.open_tunnel(config(service, "one"))
+        with AdminServer(runtime, AdminOptions(port=0)) as server:
+            for _ in range(2):
+                tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+                assert b'"healthy": true' in page(server, "/healthz")
+                assert b'"ready": true' in page(server, "/readyz")
+                metrics = page(server, "/metrics").decode()
+                assert metrics.count("\ntunnelfleet_messages_handled_total{") == 1
+                failed = runtime.present
+                kill(failed.actor_ref)
+                eventually(lambda failed=failed: runtime.present is not failed)
+                eventually(lambda: tunnel.stats.state is not TunnelState.CONNECTED)
+        host.stop(timeout=WAIT_SECONDS)
 
     def test_the_failure_of_a_tunnel_stops_nobody(
         self, service: TunnelService, dispatcher: Dispatcher

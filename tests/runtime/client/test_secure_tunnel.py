@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.backends import Backends
-from tests.e2e.rig import eventually, receive_exactly
+from tests.e2e.rig import CONNECTS_PER_SECOND, eventually, receive_exactly
 from tests.runtime.client.support import LIMITS, WAIT_SECONDS, Bench, Transcript
 from tunnelfleet.runtime import (
     ConnectionStarted,
@@ -25,6 +25,7 @@ from tunnelfleet.runtime import (
     TunnelClosed,
     TunnelConfig,
     TunnelError,
+    TunnelRuntime,
     TunnelState,
 )
 from tunnelfleet.runtime.service import TunnelService
@@ -92,12 +93,27 @@ class TestLife:
         assert "not started" in repr(source)
 
     def test_a_runtime_that_does_not_run(self, bench: Bench) -> None:
-        source = bench.pair(start=False).source
-        bench.runtime.stop()
-        with pytest.raises(TunnelClosed, match="not running"):
+        runtime = TunnelRuntime(connect_rate_per_second=CONNECTS_PER_SECOND)
+        source = bench.pair(start=False, source={"runtime": runtime}).source
+        with pytest.raises(TunnelClosed, match=r"not running: call start\(\) first"):
             source.start()
-        bench.runtime.start()
-        assert source.start().result(WAIT_SECONDS) == ("SSH",)
+        with runtime:
+            assert source.start().result(WAIT_SECONDS) == ("SSH",)
+        with pytest.raises(TunnelClosed, match="make a new TunnelRuntime"):
+            source.start()
+
+    def test_one_with_a_runtime_of_its_own_starts_again_and_has_a_new_one(
+        self, bench: Bench
+    ) -> None:
+        source = bench.pair(start=False, source={"runtime": None}).source
+        seen = []
+        for _ in range(2):
+            assert source.start().result(WAIT_SECONDS) == ("SSH",)
+            assert source._life is not None
+            seen.append(source._life.runtime)
+            source.stop().result(WAIT_SECONDS)
+        assert seen[0] is not seen[1]
+        assert seen[0].dispatchers == seen[1].dispatchers == []
 
     def test_two_of_one_name(self, bench: Bench) -> None:
         first = bench.pair(name="a", source={"name": "same"}).source

@@ -14,9 +14,10 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
 from tests.runtime.metrics.support import Fleet, open_tunnel
 from tunnelfleet.actors.callbacks import LaneStats
-from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.kernel import Dispatcher, SupervisorActor, kill
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin.exposition import expose
@@ -123,20 +124,46 @@ def test_nothing_is_registered_at_import() -> None:
     assert "tunnelfleet_tunnels" not in prometheus_client.REGISTRY._names_to_collectors
 
 
-def test_a_runtime_that_is_started_again_counts_on() -> None:
-    runtime = TunnelRuntime()
+@pytest.mark.parametrize("name", ["", "north"])
+def test_a_runtime_in_the_place_of_one_that_failed_counts_on(name: str) -> None:
+    """The registry has one row for both, and is told of nothing."""
+    runtime = TunnelRuntime(name=name)
     registry = CollectorRegistry()
     registry.register(runtime.collector)
-    handled = 0.0
+    labels = {"dispatcher": "tunnelfleet-0"} | ({"runtime": name} if name else {})
+    with Dispatcher("host") as dispatcher:
+        host = SupervisorActor.start([runtime.child_spec()], dispatcher=dispatcher)
+        handled = 0.0
+        for number in range(3):
+            wait_until(lambda: len(runtime.present.dispatchers) == 1)
+            dead = runtime.present
+            kill(dead.actor_ref)
+            wait_until(lambda dead=dead: runtime.present is not dead)  # type: ignore[misc]
+            assert runtime.present.collector is runtime.collector
+            rows = [
+                sample
+                for family in registry.collect()
+                for sample in family.samples
+                if sample.name == "tunnelfleet_messages_handled_total"
+            ]
+            assert [row.labels for row in rows] == [labels], number
+            assert rows[0].value > handled
+            handled = rows[0].value
+        host.stop(timeout=DEADLINE_SECONDS)
+
+
+@pytest.mark.parametrize("name", ["", "north"])
+def test_a_runtime_of_its_own_takes_the_registry_over_from_one_that_has_ended(name: str) -> None:
+    registry = CollectorRegistry()
+    before = None
     for _ in range(2):
-        with runtime:
-            pass
-        now = registry.get_sample_value(
-            "tunnelfleet_messages_handled_total", {"dispatcher": "tunnelfleet-0"}
-        )
-        assert now is not None
-        assert now > handled
-        handled = now
+        if before is not None:
+            registry.unregister(before.collector)
+        with TunnelRuntime(name=name) as runtime:
+            registry.register(runtime.collector)
+        before = runtime
+        labels = {"dispatcher": "tunnelfleet-0"} | ({"runtime": name} if name else {})
+        assert registry.get_sample_value("tunnelfleet_messages_handled_total", labels)
 
 
 @pytest.mark.parametrize(
