@@ -7,7 +7,8 @@
      |- journal      a ThreadingActor that gets the fleet's events
      `- operations   a ThreadingActor that opens and closes tunnels
 
-Crash one of them and the others go on; stop the supervisor and all end in order.
+Crash one of them and the others go on; stop the supervisor and all end in order. A runtime that has
+failed is replaced by a new one with the same tunnels: `runtime.present` is the one that runs.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Journal(TerminationReporter, pykka.ThreadingActor):
 
     def on_start(self) -> None:
         """Ask for the events that it is about."""
-        self._runtime.subscribe(self.actor_ref, kinds=[TunnelStateChanged])
+        self._runtime.present.subscribe(self.actor_ref, kinds=[TunnelStateChanged])
 
     def on_receive(self, message: Any) -> Any:
         """Write one down."""
@@ -102,7 +103,7 @@ class Operations(TerminationReporter, pykka.ThreadingActor):
             events_to=self.actor_ref,
         )
         self._device.start()
-        return self._runtime.tunnel("device")
+        return self._runtime.present.tunnel("device")
 
 
 def ask_the_device(given: Given) -> str:

@@ -35,7 +35,9 @@ serves it:
             ...
 
 Several runtimes can share a registry if they have names, `TunnelRuntime(name="north")`: their
-samples have the label `runtime` then. Nothing is registered at import. `sent` is from local
+samples have the label `runtime` then. A runtime that a supervisor puts in the place of one that has
+failed has the same collector. For one that you make yourself, take the old one out first:
+`registry.unregister(ended.collector)`. Nothing is registered at import. `sent` is from local
 sockets to the WebSocket, `received` the other way; bytes are payload of DATA messages. `mode` is
 `source` or `destination`.
 

@@ -289,7 +289,6 @@ class TestChildOfASupervisor:
                 failed = runtime.present
                 kill(failed.actor_ref)
                 eventually(lambda failed=failed: runtime.present is not failed)
-                eventually(lambda: tunnel.stats.state is not TunnelState.CONNECTED)
         host.stop(timeout=WAIT_SECONDS)
 
     def test_the_failure_of_a_tunnel_stops_nobody(
