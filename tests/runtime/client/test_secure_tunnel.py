@@ -109,8 +109,8 @@ class TestLife:
         seen = []
         for _ in range(2):
             assert source.start().result(WAIT_SECONDS) == ("SSH",)
-            assert source._life is not None
-            seen.append(source._life.runtime)
+            assert source._run is not None
+            seen.append(source._run.runtime)
             source.stop().result(WAIT_SECONDS)
         assert seen[0] is not seen[1]
         assert seen[0].dispatchers == seen[1].dispatchers == []
