@@ -44,6 +44,29 @@ def classes() -> dict[str, list[str]]:
     return found
 
 
+def named(path: Path) -> set[str]:
+    """The names of what a file defines, at its top or within."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {each.id for each in node.targets if isinstance(each, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return found
+
+
+def placed() -> list[tuple[str, str]]:
+    """The names that the document says a file has, and the file."""
+    text = re.sub(r"\s+", " ", DOCUMENT.read_text())
+    name, path = r"`([A-Za-z_][\w.]*)`", r"`((?:actors|proto|runtime|tests|tools)/[\w/]+\.py)`"
+    behind = [(found[2], found[1]) for found in re.finditer(rf"\| {path}, {name} \|", text)]
+    before = [(found[1], found[2]) for found in re.finditer(rf"{name} (?:in|of) {path}", text)]
+    in_brackets = [(found[1], found[2]) for found in re.finditer(rf"{name} \({path}\)", text)]
+    return sorted({*behind, *before, *in_brackets})
+
+
 WORDS = table("glossary")
 
 
@@ -93,6 +116,11 @@ def test_a_class_name_stands_for_one_class() -> None:
         for row in table("twice")
     }
     assert twice == on_purpose
+
+
+@pytest.mark.parametrize(("name", "path"), placed())
+def test_a_file_has_what_the_document_says(name: str, path: str) -> None:
+    assert name.rpartition(".")[2] in named(ROOT / path)
 
 
 def test_the_document_says_what_rooms_know() -> None:
