@@ -35,7 +35,6 @@ from .events import (
     ConnectionShutdown,
     ConnectionStarted,
     ConnectionSuccess,
-    MessageReceived,
     SessionReset,
     StreamStarted,
 )
@@ -287,11 +286,6 @@ class TunnelApi:
         error = TooManyConnections(service_id, self._max_connections)
         kind = StreamStarted if is_stream else ConnectionStarted
         self._port.emit(kind(self._name, service_id, connection_id, error))
-
-    @property
-    def takes_messages(self) -> bool:
-        """Whether anybody wants what is received."""
-        return self._port.wants(MessageReceived)
 
     # -- holding back
 

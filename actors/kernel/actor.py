@@ -25,8 +25,8 @@ from .watch import NORMAL, ExitReason, start_watching, stop_watching
 
 if TYPE_CHECKING:
     from pykka import ActorRef
-    from pykka._actor import ActorInbox
 
+    from .compat import ActorInbox
     from .futures import Reply
     from .loop_io import HasFileno
     from .ref import DispatchedRef

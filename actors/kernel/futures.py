@@ -14,8 +14,8 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pykka import ActorDeadError, Future, Timeout
-from pykka._envelope import Envelope
 
+from .compat import Envelope
 from .context import refuse_to_block
 from .log import get_logger
 
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pykka import ActorRef
-    from pykka._future import GetHookFunc
-    from pykka._types import OptExcInfo
 
+    from .compat import GetHookFunc, OptExcInfo
     from .mailbox import ActorCell
 
 

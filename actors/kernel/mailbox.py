@@ -16,9 +16,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pykka import ActorDeadError, ActorRegistry
-from pykka._envelope import Envelope
-from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
+from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
+from .compat import ActorStop, Envelope
 from .futures import Reply, resolve, resolve_exception
 from .log import contained, get_logger
 from .loop_io import Timer
@@ -255,7 +255,7 @@ class ActorCell:
         return self.actor.on_receive(item) if special is None else special(self, item)
 
     def _handle_ask(self, envelope: Envelope[Any]) -> None:
-        if type(envelope.message) is _ActorStop:
+        if type(envelope.message) is ActorStop:
             self._request_stop(envelope.reply_to)
             return
         self.asked = envelope.reply_to
@@ -278,7 +278,7 @@ class ActorCell:
             self.replies.add(reply)
         return reply
 
-    def _handle_stop(self, _stop: _ActorStop) -> None:
+    def _handle_stop(self, _stop: ActorStop) -> None:
         self._request_stop(None)
 
     def _request_stop(self, waiter: Future[Any] | None) -> None:
@@ -404,7 +404,7 @@ class ActorCell:
         reply_to = envelope.reply_to
         if reply_to is None:
             self.dispatcher.count_dead_letter(self.ref, envelope.message)
-        elif type(envelope.message) is _ActorStop:
+        elif type(envelope.message) is ActorStop:
             resolve(reply_to, True)
         else:
             error = ActorDeadError(f"{self.ref} stopped before handling the message")
@@ -460,7 +460,7 @@ def _release_frames(exception: BaseException | None) -> None:
         exception = exception.__cause__ or exception.__context__
 
 
-_NO_LETTERS: Final = frozenset({Launch, Start, Kill, Ended, Timer, _ActorStop})
+_NO_LETTERS: Final = frozenset({Launch, Start, Kill, Ended, Timer, ActorStop})
 
 SPECIAL: Final[dict[type[Any], Callable[[ActorCell, Any], Any]]] = {
     Start: ActorCell._handle_start,
@@ -472,6 +472,6 @@ SPECIAL: Final[dict[type[Any], Callable[[ActorCell, Any], Any]]] = {
     ProxyCall: ActorCell._handle_proxy,
     ProxyGetAttr: ActorCell._handle_proxy,
     ProxySetAttr: ActorCell._handle_proxy,
-    _ActorStop: ActorCell._handle_stop,
+    ActorStop: ActorCell._handle_stop,
 }
 """Item types that are not simply given to `on_receive`."""

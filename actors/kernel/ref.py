@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pykka import Actor, ActorDeadError, ActorRef
-from pykka._envelope import Envelope
-from pykka.messages import _ActorStop
 
+from .compat import ActorStop, Envelope, ProxiedRef
 from .context import current_dispatcher, refuse_to_block
 from .futures import DispatchedFuture
 
@@ -44,7 +43,7 @@ class StopFlag:
 A = TypeVar("A", bound=Actor)
 
 
-class DispatchedRef(ActorRef[A]):
+class DispatchedRef(ProxiedRef[A]):
     """Reference to a dispatched actor; safe to pass around and to use from any thread.
 
     As pykka's, with these differences on a dispatcher's thread: `tell` to an actor that has ended
@@ -83,8 +82,8 @@ class DispatchedRef(ActorRef[A]):
         """For the kernel."""
         return self._cell
 
-    def _actor_weakref(self) -> A | None:  # type: ignore[override]
-        # pykka's proxies look here for the actor; ours is held by its cell until it ends.
+    def held_actor(self) -> A | None:
+        """Return the actor, which its cell holds until it ends. For pykka's proxies."""
         actor: A | None = self._cell.actor
         return actor
 
@@ -140,7 +139,7 @@ class DispatchedRef(ActorRef[A]):
         if block:
             refuse_to_block("a blocking stop")
         future: DispatchedFuture[bool] = DispatchedFuture()
-        if not self._cell.send(Envelope(_ActorStop(), reply_to=future)):
+        if not self._cell.send(Envelope(ActorStop(), reply_to=future)):
             future.set(False)
         return future.get(timeout=timeout) if block else future
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_chec
 
 from pykka import ActorDeadError, ActorRef, ThreadingActor
 
+from .compat import actor_of
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -156,7 +158,7 @@ def _watchable(target: ActorRef[Any]) -> Watchable | None:
             "ThreadingActor ends; add the TerminationReporter mix-in to its bases"
         )
         raise TypeError(msg)
-    actor: Watchable | None = target._actor_weakref()  # noqa: SLF001
+    actor: Watchable | None = actor_of(target)
     return actor
 
 

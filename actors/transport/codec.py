@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from aiohttp._websocket.helpers import websocket_mask
-from websocket import ABNF, WebSocketProtocolException
-from websocket._abnf import continuous_frame, frame_buffer
+from websocket import ABNF, WebSocketProtocolException, continuous_frame, frame_buffer
 
 from tunnelfleet.proto import (
     MAX_WEBSOCKET_PAYLOAD_BYTES,
@@ -18,6 +16,8 @@ from tunnelfleet.proto import (
     Message,
     RemoteProtocolError,
 )
+
+from .compat import MaskedFrame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,19 +130,8 @@ class FrameReader:
         self._sequence.recving_frames = None if frame.fin else ABNF.OPCODE_BINARY
 
 
-class _MaskedFrame(ABNF):
-    """An ABNF frame masked by C code: 70 times faster than by the library's for 64 KB."""
-
-    def _get_masked(self, mask_key: bytes | str) -> bytes:
-        key = mask_key if isinstance(mask_key, bytes) else mask_key.encode("latin-1")
-        assert isinstance(self.data, bytes)
-        data = bytearray(self.data)
-        websocket_mask(key, data)
-        return key + data
-
-
 def _encode(opcode: int, payload: bytes) -> bytes:
-    frame: bytes = _MaskedFrame(1, 0, 0, 0, opcode, 1, payload).format()
+    frame: bytes = MaskedFrame(1, 0, 0, 0, opcode, 1, payload).format()
     return frame
 
 

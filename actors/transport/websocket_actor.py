@@ -278,7 +278,7 @@ class WebSocketActor(DispatchedActor):
         self._context.stats.observe_connect(seconds)
         self._context.supervisor.tell(ChildReady(self.actor_ref))
         self._context.tunnel.tell(
-            ConnectionEstablished(self._epoch, self.actor_ref, message.channel_id, seconds)
+            ConnectionEstablished(self._epoch, self.actor_ref, message.channel_id)
         )
         self._resume(None)
         self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
@@ -341,8 +341,7 @@ class WebSocketActor(DispatchedActor):
         except OSError as error:
             self._fail("lost", f"the connection broke: {error.strerror or error}")
         if messages:
-            size_bytes = sum([len(message.payload) for message in messages])
-            self._context.tunnel.tell(Received(self._epoch, messages, size_bytes))
+            self._context.tunnel.tell(Received(self._epoch, messages))
         if not self._writer.is_empty:
             self._flush()
 

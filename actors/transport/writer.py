@@ -62,11 +62,6 @@ class FrameWriter:
         """Whether everything has left."""
         return self._sending is None and not self._frames
 
-    @property
-    def has_pong(self) -> bool:
-        """Whether a pong waits."""
-        return self._pong is not None
-
     def add(self, frame: bytes, messages: int = 0) -> None:
         """Put a frame behind the others; it carries so many messages of the tunnel."""
         self._frames.append(_Frame(frame, messages))

@@ -114,7 +114,6 @@ class ConnectionEstablished(NamedTuple):
     epoch: int
     websocket: ActorRef[Any]
     channel_id: str
-    connect_seconds: float
 
 
 class ConnectionRefused(NamedTuple):
@@ -125,11 +124,10 @@ class ConnectionRefused(NamedTuple):
 
 
 class Received(NamedTuple):
-    """Tunnel messages arrived, in order; `size_bytes` is the sum of their payloads."""
+    """Tunnel messages arrived, in order."""
 
     epoch: int
     messages: list[Message]
-    size_bytes: int
 
 
 class Written(NamedTuple):

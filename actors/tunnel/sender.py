@@ -79,7 +79,6 @@ class WireSender:
         self._on_its_way: deque[_OnItsWay] = deque()
         self._on_its_way_bytes = 0
         self._meter = RateMeter()
-        self._blocked = False
         self._throttled_until = now
         self.messages_left: dict[ConnectionKey, int] = {}
         """By connection, the messages of the last `written`: DATA, ends, control with a key."""
@@ -133,7 +132,6 @@ class WireSender:
         self._on_its_way.clear()
         self._on_its_way_bytes = 0
         self._control.clear()
-        self._blocked = False
         self._meter = RateMeter()
         return left
 

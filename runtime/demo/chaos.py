@@ -101,11 +101,6 @@ class Chaos:
         self._tunnels = list(dict.fromkeys(strike.tunnel for strike in strikes))
         self.done: list[Strike] = []
 
-    @property
-    def is_over(self) -> bool:
-        """Whether every strike has been handed out."""
-        return not self._waiting
-
     def due(self, elapsed_seconds: float, is_whole: Callable[[str], bool]) -> list[Strike]:
         """Return what to do now.
 

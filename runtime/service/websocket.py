@@ -17,18 +17,8 @@ import struct
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from tunnelfleet.actors.transport.compat import mask as apply_mask
 from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, RemoteProtocolError
-
-try:
-    from aiohttp._websocket.helpers import websocket_mask as _xor
-except ImportError:  # the helper is not a promise of aiohttp's
-
-    def _xor(mask: bytes, data: bytearray) -> None:
-        count = len(data)
-        key = (mask * (-(-count // 4)))[:count]
-        mixed = int.from_bytes(data, "big") ^ int.from_bytes(key, "big")
-        data[:] = mixed.to_bytes(count, "big")
-
 
 _ACCEPT_SUFFIX: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _FIN: Final = 0x80
@@ -102,7 +92,7 @@ class WebSocketReader:
     def _take_payload(self, position: int, items: list[ReceivedPiece]) -> int:
         end = min(position + self._left_bytes, len(self._buffer))
         payload = self._buffer[position:end]
-        _xor(self._mask, payload)
+        apply_mask(self._mask, payload)
         taken = end - position
         self._left_bytes -= taken
         turn = taken % _MASK_BYTES
@@ -173,7 +163,7 @@ class WebSocketReader:
         if len(self._buffer) < body + length:
             return position
         payload = self._buffer[body : body + length]
-        _xor(mask, payload)
+        apply_mask(mask, payload)
         items.append(ReceivedPiece(opcode, payload))
         return body + length
 

@@ -146,13 +146,12 @@ class TunnelRig:
 
     def establish(self) -> None:
         assert self.websocket is not None
-        self.tell(ConnectionEstablished(self.epoch, self.websocket, f"channel-{self.epoch}", 0.01))
+        self.tell(ConnectionEstablished(self.epoch, self.websocket, f"channel-{self.epoch}"))
 
     def receive(self, *texts: str, epoch: int | None = None) -> None:
         """Messages arrive together."""
         messages = [to_message(text) for text in texts]
-        size_bytes = sum(len(message.payload) for message in messages)
-        self.tell(Received(self.epoch if epoch is None else epoch, messages, size_bytes))
+        self.tell(Received(self.epoch if epoch is None else epoch, messages))
 
     def lose(self, label: str = "lost", text: str = "the connection broke") -> None:
         """The connection, or the attempt, fails, and the supervisor waits."""

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-VERBOSITY_OFF = 0
 VERBOSITY_WARNING = 3
 VERBOSITY_INFO = 4
 VERBOSITY_DEBUG = 5

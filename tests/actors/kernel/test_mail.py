@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pykka._envelope import Envelope
-
 from tests.actors.kernel.helpers import Log, Probe
 from tunnelfleet.actors.kernel import NORMAL, DispatchedFuture, Terminated
+from tunnelfleet.actors.kernel.compat import Envelope
 from tunnelfleet.actors.kernel.mailbox import LAUNCH, SPECIAL, Kill, Piped, Start, kind_of
 from tunnelfleet.actors.kernel.watch import Ended
 

@@ -96,12 +96,12 @@ class ConnectionStandIn(DispatchedActor):
             self.exit()
         elif self.tree.connects:
             self.supervisor.tell(ChildReady(self.actor_ref))
-            self.tunnel.tell(ConnectionEstablished(self.epoch, self.actor_ref, "c", 0.0))
+            self.tunnel.tell(ConnectionEstablished(self.epoch, self.actor_ref, "c"))
             self.receive("SERVICE_IDS SSH")
 
     def receive(self, text: str) -> None:
         message = to_message(text)
-        self.tunnel.tell(Received(self.epoch, [message], len(message.payload)))
+        self.tunnel.tell(Received(self.epoch, [message]))
 
     def on_receive(self, message: Any) -> Any:
         if callable(message):

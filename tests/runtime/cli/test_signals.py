@@ -21,7 +21,12 @@ def test_each_signal_is_delivered_every_time() -> None:
 @pytest.mark.parametrize("handling", [stop_signals, lambda put: deliver_signals(STOP_SIGNALS, put)])
 def test_the_former_handlers_come_back(handling: object) -> None:
     before = [signal.getsignal(each) for each in STOP_SIGNALS]
-    with pytest.raises(RuntimeError), handling(print):  # type: ignore[operator]  # noqa: PT012
-        assert [signal.getsignal(each) for each in STOP_SIGNALS] != before
-        raise RuntimeError
+
+    def fail() -> None:
+        with handling(print):  # type: ignore[operator]
+            assert not {*before} & {signal.getsignal(each) for each in STOP_SIGNALS}
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [signal.getsignal(each) for each in STOP_SIGNALS] == before

@@ -312,4 +312,4 @@ class _Poison:
     def __new__(cls) -> Any:
         from tunnelfleet.actors.tunnel.messages import Received
 
-        return Received(1, None, 0)  # type: ignore[arg-type]
+        return Received(1, None)  # type: ignore[arg-type]

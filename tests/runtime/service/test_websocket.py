@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, RemoteProtocolError
-from tunnelfleet.runtime.service import websocket
 from tunnelfleet.runtime.service.websocket import (
     Opcode,
     WebSocketReader,
@@ -138,17 +134,3 @@ def test_an_empty_close_has_no_status() -> None:
 
 def test_accept_key_of_the_rfc() -> None:
     assert accept_key("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-
-
-def test_unmasks_without_aiohttps_helper_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "aiohttp._websocket.helpers", None)
-    module = runpy.run_path(websocket.__file__)
-    payload = bytes(range(256)) * 3 + b"odd"
-    reader = module["WebSocketReader"]()
-    pieces = masked(2, payload)
-    found = b"".join(
-        bytes(item.payload)
-        for n in range(0, len(pieces), 5)
-        for item in reader.feed(pieces[n : n + 5])
-    )
-    assert found == payload
