@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from prometheus_client.metrics_core import Metric as Family
+    from prometheus_client.core import Metric as Family
     from prometheus_client.registry import Collector
 
 __all__ = [

@@ -10,7 +10,7 @@ import platform
 import threading
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from tunnelfleet.actors.state import TunnelState

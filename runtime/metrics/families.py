@@ -13,16 +13,16 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
+    Sample,
     SummaryMetricFamily,
 )
-from prometheus_client.samples import Sample
 
 from .catalogue import Kind, metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from prometheus_client.metrics_core import Metric as Family
+    from prometheus_client.core import Metric as Family
 
     from .totals import HistogramSum
 

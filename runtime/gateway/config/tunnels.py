@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["TunnelReader", "validate"]
 
 ENDPOINT_KEYS = ("endpoint", "region")
-MERGED_TABLES = ("labels", "limits", "restart")
 EXAMPLE_TOKEN = "t" * 32
 """Stands for tokens that are not known, or not to be shown, when the rest is checked."""
 
