@@ -376,15 +376,23 @@ class Engine:
             self._end_threads()
             with self._phase_changed:
                 if self._hand_over is not None:
+                    self._mark_tunnels(TunnelState.BACKOFF, "its runtime has failed")
                     # Nobody may see the end before another has the tunnels.
                     self._hand_over()
                     self._enter_ended()
                     return
+            self._mark_tunnels(TunnelState.STOPPED, "its runtime has ended")
             self._book.finish()
             self.threads.close(callback_seconds)
             self._book.clear()
         finally:
             self._enter_ended()
+
+    def _mark_tunnels(self, state: TunnelState, reason: str) -> None:
+        # Actors that were killed have not said so, and their tunnels would look connected.
+        for tunnel in self._book.tunnels():
+            if tunnel.stats.state is not TunnelState.STOPPED:
+                tunnel.stats.enter(state, reason)
 
     def _enter_ended(self) -> None:
         with self._phase_changed:

@@ -265,7 +265,8 @@ def test_the_end_of_the_root_is_that_of_the_tunnels_unless_a_host_starts_another
     rig: Rig, end: Callable[[Any], object], as_child: bool, is_final: bool
 ) -> None:
     root = rig.start(as_child=as_child)
-    rig.open("a")
+    tunnel = rig.open("a")
+    tunnel.stats.enter(TunnelState.CONNECTED)
     with hold(rig.engine.dispatchers[1]):
         end(root)
         wait_until(lambda: rig.engine.phase is STOPPING)
@@ -274,6 +275,7 @@ def test_the_end_of_the_root_is_that_of_the_tunnels_unless_a_host_starts_another
         assert rig.handed_over.items == [], "only when the threads are over"
     rig.wait_until_ended()
     assert rig.finished == [is_final]
+    assert tunnel.stats.state is (TunnelState.STOPPED if is_final else TunnelState.BACKOFF)
     assert len(rig.book) == (0 if is_final else 1)
     assert rig.engine.threads.is_closed is is_final
     # Whoever takes the tunnels over has them before anybody sees the end.
