@@ -67,6 +67,7 @@ __all__ = [
     "ServiceIdUnknown",
     "ServiceIdsReceived",
     "ServiceWithoutStream",
+    "ServicesMismatched",
     "SessionReset",
     "SessionWasReset",
     "Stopped",

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.tunnel.context import Services
 
     from .metrics import KernelMeter
-    from .registry import TunnelBook
+    from .registry import TunnelRegistry
     from .tunnel import Tunnel, TunnelStatus
 
 __all__ = ["Engine", "EnginePhase", "begin_close"]
@@ -97,7 +97,7 @@ class Engine:
     Args:
         services: what the root keeps up to date.
         kernel: told of the dispatchers.
-        book: the tunnels; they are over when the engine is, unless another takes them over.
+        registry: the tunnels; they are over when the engine is, unless another takes them over.
         threads: those on which callbacks run.
         dispatchers: how many there are.
         connect_concurrency: threads that connect.
@@ -107,7 +107,7 @@ class Engine:
         self,
         services: Services,
         kernel: KernelMeter,
-        book: TunnelBook,
+        registry: TunnelRegistry,
         threads: RelayThreads,
         *,
         dispatchers: int = 1,
@@ -115,7 +115,7 @@ class Engine:
     ) -> None:
         self._services = services
         self._kernel = kernel
-        self._book = book
+        self._registry = registry
         self.threads = threads
         """Those on which callbacks run."""
         self._dispatcher_count = dispatchers
@@ -136,7 +136,7 @@ class Engine:
         return Engine(
             self._services,
             self._kernel,
-            self._book,
+            self._registry,
             RelayThreads(totals=threads.totals) if threads.is_closed else threads,
             dispatchers=self._dispatcher_count,
             connect_concurrency=self._connect_concurrency,
@@ -340,7 +340,7 @@ class Engine:
             self.threads.close(_left(deadline))
 
     def _warn_of_force(self, seconds: float) -> None:
-        tunnels = self._book.tunnels()
+        tunnels = self._registry.tunnels()
         late = [each.name for each in tunnels if each.stats.state is not TunnelState.STOPPED]
         names = ", ".join(late[:NAMED_TUNNELS]) + (", ..." if len(late) > NAMED_TUNNELS else "")
         logger.warning(
@@ -364,7 +364,7 @@ class Engine:
                 self._hand_over = None
             is_final = self._hand_over is None
         if is_final:
-            self._book.finish()
+            self._registry.finish()
         if is_ours:
             threading.Thread(
                 target=self._end, args=(CALLBACK_SECONDS,), name="tunnelfleet-end", daemon=True
@@ -382,15 +382,15 @@ class Engine:
                     self._enter_ended()
                     return
             self._mark_tunnels(TunnelState.STOPPED, "its runtime has ended")
-            self._book.finish()
+            self._registry.finish()
             self.threads.close(callback_seconds)
-            self._book.clear()
+            self._registry.clear()
         finally:
             self._enter_ended()
 
     def _mark_tunnels(self, state: TunnelState, reason: str) -> None:
         # Actors that were killed have not said so, and their tunnels would look connected.
-        for tunnel in self._book.tunnels():
+        for tunnel in self._registry.tunnels():
             if tunnel.stats.state is not TunnelState.STOPPED:
                 tunnel.stats.enter(state, reason)
 
@@ -426,9 +426,9 @@ class Engine:
             is_waiting = self._phase is EnginePhase.NEW
             if is_waiting:
                 # It has outlived a runtime that failed. A start that comes now leaves it out.
-                self._book.remove(tunnel)
+                self._registry.remove(tunnel)
         if not is_waiting:
-            return begin_close(tunnel, self.supervisor, self._book)
+            return begin_close(tunnel, self.supervisor, self._registry)
         tunnel.finish()
         closed: Future[TunnelStatus] = Future()
         closed.set_result(tunnel.status())
@@ -436,14 +436,14 @@ class Engine:
 
 
 def begin_close(
-    tunnel: Tunnel, supervisor: ActorRef[Any], book: TunnelBook
+    tunnel: Tunnel, supervisor: ActorRef[Any], registry: TunnelRegistry
 ) -> Future[TunnelStatus]:
     """Have a tunnel closed.
 
     Args:
         tunnel: the tunnel.
         supervisor: the root that it is a child of.
-        book: that it is struck out of.
+        registry: that it is removed from.
 
     Returns:
         What it looked like at its end; done-callbacks run on a thread of the runtime.
@@ -458,7 +458,7 @@ def begin_close(
 
     def on_deleted(_reply: DispatchedFuture[Any]) -> None:
         # Its name is free before its user hears of the end: they may start it again.
-        book.remove(tunnel)
+        registry.remove(tunnel)
         tunnel.finish()
         closed.set_result(tunnel.status())
 

@@ -1,4 +1,4 @@
-"""The book of a runtime's tunnels: which names are taken, and by what.
+"""The registry of a runtime's tunnels: which names are taken, and by what.
 
 Owns the names, the order of opening, and that a tunnel is in the metrics as long as it is in here.
 It must not know the actors: it is entered before they start, and left when they are over.
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from .waiting import Changes
 
 __all__ = [
-    "TunnelBook",
+    "TunnelRegistry",
 ]
 
 
-class TunnelBook:
+class TunnelRegistry:
     """The tunnels of a runtime by name. Any thread.
 
     Args:

@@ -26,7 +26,7 @@ from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
 from .metrics import KernelMeter, Ledger, TunnelCollector
-from .registry import TunnelBook
+from .registry import TunnelRegistry
 from .supervisor import RuntimeSupervisor, governor_spec, relay_spec, runtime_spec, tunnel_spec
 from .tls import make_ssl_context
 from .tunnel import RuntimeStats, Tunnel, TunnelStatus
@@ -111,11 +111,11 @@ class TunnelRuntime:
         self._ledger = Ledger(per_tunnel_series)
         self._kernel = KernelMeter()
         callbacks = CallbackTotals()
-        self._book = TunnelBook(self._services, self._ledger, self._changes, dispatchers)
+        self._registry = TunnelRegistry(self._services, self._ledger, self._changes, dispatchers)
         self._engine = Engine(
             self._services,
             self._kernel,
-            self._book,
+            self._registry,
             RelayThreads(totals=callbacks),
             dispatchers=dispatchers,
             connect_concurrency=connect_concurrency,
@@ -244,7 +244,7 @@ class TunnelRuntime:
         engine.require_running()
         supervisor = engine.supervisor
         self._check(config, port)
-        tunnel = self._book.add(config, engine.connector, port=port, lane=self._lane(config))
+        tunnel = self._registry.add(config, engine.connector, port=port, lane=self._lane(config))
         try:
             command = StartChild(_child_of(engine, tunnel))
             if Dispatcher.current() is not None:
@@ -253,10 +253,10 @@ class TunnelRuntime:
             else:
                 supervisor.ask(command, block=True, timeout=ASK_TIMEOUT_SECONDS)
         except (pykka.ActorDeadError, SupervisorStoppingError) as error:
-            self._book.remove(tunnel)
+            self._registry.remove(tunnel)
             raise engine.not_running() from error
         except BaseException:
-            self._book.remove(tunnel)
+            self._registry.remove(tunnel)
             raise
         return tunnel
 
@@ -280,7 +280,7 @@ class TunnelRuntime:
         return [
             relay_spec(self._changes.note, self._subscriptions.present),
             governor_spec(self._rate, self._concurrency, self._per_endpoint),
-            *[_child_of(engine, tunnel) for tunnel in self._book.tunnels()],
+            *[_child_of(engine, tunnel) for tunnel in self._registry.tunnels()],
         ]
 
     def close_tunnel(self, name: str, *, timeout_seconds: float = 15.0) -> TunnelStatus:
@@ -337,12 +337,12 @@ class TunnelRuntime:
             KeyError: there is none.
         """
         self._check_process()
-        return self._book.get(name)
+        return self._registry.get(name)
 
     def tunnels(self) -> list[Tunnel]:
         """All tunnels, in the order in which they were opened."""
         self._check_process()
-        return self._book.tunnels()
+        return self._registry.tunnels()
 
     def subscribe(
         self,
@@ -379,7 +379,7 @@ class TunnelRuntime:
     def stats(self) -> RuntimeStats:
         """What the runtime itself uses."""
         self._check_process()
-        return RuntimeStats.of(len(self._book), self._engine.dispatchers)
+        return RuntimeStats.of(len(self._registry), self._engine.dispatchers)
 
     @property
     def callback_threads(self) -> RelayThreads:

@@ -14,7 +14,7 @@ from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.engine import begin_close
 from tunnelfleet.runtime.metrics import Ledger
-from tunnelfleet.runtime.registry import TunnelBook
+from tunnelfleet.runtime.registry import TunnelRegistry
 from tunnelfleet.runtime.waiting import Changes
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 class Root(DispatchedActor):
     """Stands for the root supervisor; fails of a message of the given class."""
 
-    def __init__(self, log: Log, book: TunnelBook, fails_of: type | None = None) -> None:
+    def __init__(self, log: Log, registry: TunnelRegistry, fails_of: type | None = None) -> None:
         super().__init__()
         self._log = log
-        self._book = book
+        self._registry = registry
         self._fails_of = fails_of
 
     def on_receive(self, message: Any) -> Any:
-        self._log.add((message, len(self._book)))
+        self._log.add((message, len(self._registry)))
         if type(message) is self._fails_of:
             raise ZeroDivisionError
 
@@ -41,12 +41,12 @@ class Root(DispatchedActor):
 class Port:
     """Stands for an ApiPort."""
 
-    def __init__(self, log: Log, book: TunnelBook) -> None:
+    def __init__(self, log: Log, registry: TunnelRegistry) -> None:
         self._log = log
-        self._book = book
+        self._registry = registry
 
     def finish(self, _error: Exception) -> None:
-        self._log.add(("finished", len(self._book)))
+        self._log.add(("finished", len(self._registry)))
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def log() -> Log:
 
 
 @pytest.fixture
-def book() -> TunnelBook:
-    return TunnelBook(Services(), Ledger(), Changes())
+def registry() -> TunnelRegistry:
+    return TunnelRegistry(Services(), Ledger(), Changes())
 
 
 @pytest.fixture
-def tunnel(book: TunnelBook, log: Log) -> Tunnel:
-    port: Any = Port(log, book)
-    return book.add(make_config(Mode.SOURCE, name="a"), Connector(1), port=port)
+def tunnel(registry: TunnelRegistry, log: Log) -> Tunnel:
+    port: Any = Port(log, registry)
+    return registry.add(make_config(Mode.SOURCE, name="a"), Connector(1), port=port)
 
 
 @pytest.fixture
@@ -85,32 +85,32 @@ FINISHED = ("finished", 0)
 )
 def test_its_name_is_free_before_anybody_hears_of_the_end(
     dispatcher: Dispatcher,
-    book: TunnelBook,
+    registry: TunnelRegistry,
     tunnel: Tunnel,
     log: Log,
     fails_of: type | None,
     transcript: list[Any],
 ) -> None:
-    root = Root.start(log, book, fails_of, dispatcher=dispatcher)
-    closed = begin_close(tunnel, root, book)
+    root = Root.start(log, registry, fails_of, dispatcher=dispatcher)
+    closed = begin_close(tunnel, root, registry)
     assert closed.result(DEADLINE_SECONDS) == tunnel.status()
     assert log.items == transcript
 
 
 def test_with_a_root_that_has_ended_it_is_over_at_once(
-    dispatcher: Dispatcher, book: TunnelBook, tunnel: Tunnel, log: Log
+    dispatcher: Dispatcher, registry: TunnelRegistry, tunnel: Tunnel, log: Log
 ) -> None:
-    root = Root.start(log, book, dispatcher=dispatcher)
+    root = Root.start(log, registry, dispatcher=dispatcher)
     root.stop(timeout=DEADLINE_SECONDS)
-    assert begin_close(tunnel, root, book).done()
+    assert begin_close(tunnel, root, registry).done()
     assert log.items == [FINISHED]
 
 
 def test_closed_twice_it_spares_the_next_of_that_name(
-    dispatcher: Dispatcher, book: TunnelBook, tunnel: Tunnel, log: Log
+    dispatcher: Dispatcher, registry: TunnelRegistry, tunnel: Tunnel, log: Log
 ) -> None:
-    root = Root.start(log, book, dispatcher=dispatcher)
-    begin_close(tunnel, root, book).result(DEADLINE_SECONDS)
-    next_one = book.add(tunnel.config, Connector(1))
-    begin_close(tunnel, root, book).result(DEADLINE_SECONDS)
-    assert book.tunnels() == [next_one]
+    root = Root.start(log, registry, dispatcher=dispatcher)
+    begin_close(tunnel, root, registry).result(DEADLINE_SECONDS)
+    next_one = registry.add(tunnel.config, Connector(1))
+    begin_close(tunnel, root, registry).result(DEADLINE_SECONDS)
+    assert registry.tunnels() == [next_one]

@@ -33,7 +33,7 @@ from tunnelfleet.proto import Mode, TunnelClosed, TunnelError
 from tunnelfleet.runtime import engine as engine_module
 from tunnelfleet.runtime.engine import NAMED_TUNNELS, Engine, EnginePhase
 from tunnelfleet.runtime.metrics import KernelMeter, Ledger
-from tunnelfleet.runtime.registry import TunnelBook
+from tunnelfleet.runtime.registry import TunnelRegistry
 from tunnelfleet.runtime.waiting import Changes
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ class Rig:
 
     def __init__(self) -> None:
         self.kernel = KernelMeter()
-        self.book = TunnelBook(Services(), Ledger(), Changes())
+        self.registry = TunnelRegistry(Services(), Ledger(), Changes())
         self.handed_over = Log()
         self.ports: list[Port] = []
         self.engine = Engine(
             Services(),
             self.kernel,
-            self.book,
+            self.registry,
             RelayThreads(),
             dispatchers=2,
             connect_concurrency=1,
@@ -84,7 +84,7 @@ class Rig:
     def open(self, name: str) -> Tunnel:
         port: Any = Port()
         self.ports.append(port)
-        return self.book.add(make_config(Mode.SOURCE, name=name), Connector(1), port=port)
+        return self.registry.add(make_config(Mode.SOURCE, name=name), Connector(1), port=port)
 
     def call(self, callback: Callable[[Any], object]) -> None:
         """Have a callback called, as with an event."""
@@ -244,7 +244,7 @@ def test_a_stop_ends_the_actors_then_the_threads_then_the_tunnels(rig: Rig) -> N
         assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
     assert not root.is_alive()
     assert not any(each.is_running for each in dispatchers)
-    assert (rig.finished, len(rig.book)) == ([True], 0)
+    assert (rig.finished, len(rig.registry)) == ([True], 0)
     assert rig.engine.threads.is_closed
     assert set(threading.enumerate()) <= before
     assert [row.name for row in rig.kernel.rows()] == ["tunnelfleet-0", "tunnelfleet-1"]
@@ -276,7 +276,7 @@ def test_the_end_of_the_root_is_that_of_the_tunnels_unless_a_host_starts_another
     rig.wait_until_ended()
     assert rig.finished == [is_final]
     assert tunnel.stats.state is (TunnelState.STOPPED if is_final else TunnelState.BACKOFF)
-    assert len(rig.book) == (0 if is_final else 1)
+    assert len(rig.registry) == (0 if is_final else 1)
     assert rig.engine.threads.is_closed is is_final
     # Whoever takes the tunnels over has them before anybody sees the end.
     assert rig.handed_over.items == ([] if is_final else [STOPPING])
@@ -289,7 +289,7 @@ def test_once_another_has_the_tunnels_a_stop_leaves_them_alone(rig: Rig) -> None
     kill(rig.engine.supervisor)
     rig.wait_until_ended()
     rig.engine.stop(DEADLINE_SECONDS)
-    assert (rig.finished, len(rig.book)) == ([False], 1)
+    assert (rig.finished, len(rig.registry)) == ([False], 1)
     assert not rig.engine.threads.is_closed
 
 
@@ -302,7 +302,7 @@ def test_a_stop_ends_the_tunnels_that_a_failure_has_left(rig: Rig) -> None:
     assert successor.threads is rig.engine.threads
     assert successor.phase is NEW
     successor.stop(DEADLINE_SECONDS)
-    assert (rig.finished, len(rig.book)) == ([True], 0)
+    assert (rig.finished, len(rig.registry)) == ([True], 0)
     assert successor.threads.is_closed
     with pytest.raises(TunnelClosed):
         successor.begin_close(tunnel)
@@ -315,7 +315,7 @@ def test_a_tunnel_that_a_failure_has_left_can_be_closed(rig: Rig) -> None:
     rig.wait_until_ended()
     assert rig.engine.renewed().begin_close(closing).result(0) == closing.status()
     assert rig.finished == [True, False]
-    assert [each.name for each in rig.book.tunnels()] == ["b"]
+    assert [each.name for each in rig.registry.tunnels()] == ["b"]
 
 
 def test_a_child_that_fails_while_its_user_stops_it_has_ended_for_good(rig: Rig) -> None:
@@ -324,7 +324,7 @@ def test_a_child_that_fails_while_its_user_stops_it_has_ended_for_good(rig: Rig)
     stopper = rig.stop_elsewhere()
     crash(root)
     stopper.join(DEADLINE_SECONDS)
-    assert (rig.finished, len(rig.book)) == ([True], 0)
+    assert (rig.finished, len(rig.registry)) == ([True], 0)
     assert rig.handed_over.items == []
 
 
@@ -338,7 +338,7 @@ def test_a_stop_that_comes_while_a_failed_child_ends_is_final(rig: Rig) -> None:
         stopper.start()
         wait_until(lambda: rig.engine._hand_over is None)
     stopper.join(DEADLINE_SECONDS)
-    assert (rig.finished, len(rig.book)) == ([True], 0)
+    assert (rig.finished, len(rig.registry)) == ([True], 0)
     assert rig.handed_over.items == []
 
 
@@ -388,7 +388,7 @@ def test_a_stop_that_is_late_ends_by_force_and_names_what_is(
     assert "after 0.25 s" in record.getMessage()
     assert said in record.getMessage()
     assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
-    assert len(rig.book) == 0
+    assert len(rig.registry) == 0
 
 
 # -- who waits for whom
@@ -473,7 +473,7 @@ def test_an_actor_may_not_wait_for_the_end_and_ends_nothing(rig: Rig) -> None:
         host.call_soon(stop)
         assert isinstance(refused.result(DEADLINE_SECONDS), BlockingCallError)
     assert root.is_alive()
-    assert (rig.engine.phase, len(rig.book)) == (RUNNING, 1)
+    assert (rig.engine.phase, len(rig.registry)) == (RUNNING, 1)
 
 
 def test_the_callbacks_of_one_and_the_next_are_counted_together(rig: Rig) -> None:

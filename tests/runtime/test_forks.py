@@ -140,7 +140,7 @@ def test_every_call_in_a_child_says_what_is_wrong(process: Process) -> None:
 def test_while_locks_are_held_a_child_is_told_all_the_same(process: Process) -> None:
     """Another thread may hold any of them at the moment of the fork."""
     held: list[Any] = [
-        process.runtime._book._lock,
+        process.runtime._registry._lock,
         process.runtime._engine._phase_changed,
         process.runtime._changes._changed,
         process.client._lock,
