@@ -20,6 +20,8 @@ __all__ = ["FileWatcher", "folders_of", "matters"]
 
 LOOK_MILLISECONDS = 1_000
 """How often the thread looks whether other folders are to be watched."""
+START_SECONDS = 10.0
+"""How long the beginning waits until changes are noticed, on a busy machine."""
 CLOSE_SECONDS = 5.0
 RETRY_SECONDS = 2.0
 
@@ -46,7 +48,9 @@ class FileWatcher:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.is_watching.wait(LOOK_MILLISECONDS * 2 / 1_000)
+        # What changes before that is not noticed. Without a folder there is nothing to wait for.
+        if folders_of(self._files()):
+            self.is_watching.wait(START_SECONDS)
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
