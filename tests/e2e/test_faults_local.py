@@ -239,9 +239,12 @@ class TestApplicationNeverReads:
 
     def test_the_source_does_not_take_a_held_up_tunnel_for_dead(self, rig: Rig) -> None:
         """The service does not read the source meanwhile, so that its pings wait unanswered."""
+        # Long enough that a busy machine's pause of a second is not what is looked at.
+        stall_seconds = 3 * STALL_SECONDS
         pings: dict[str, Any] = {
             "ping_interval_seconds": 0.1,
-            "pong_timeout_seconds": 0.8 * STALL_SECONDS,
+            "pong_timeout_seconds": 0.8 * stall_seconds,
+            "stall_timeout_seconds": stall_seconds,
         }
         services = {"HANG": rig.backends.never_reads(), "ECHO": rig.backends.echo()}
         pair = rig.pair(
