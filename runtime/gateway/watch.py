@@ -58,15 +58,22 @@ class FileWatcher:
         self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
+        begins_anew = False
         while not self._stop.is_set():
             try:
-                self._watch(folders_of(self._files()))
+                self._watch(folders_of(self._files()), begins_anew=begins_anew)
             except (OSError, RuntimeError) as error:
                 logger.warning("the files cannot be watched: %s", error)
                 self._stop.wait(RETRY_SECONDS)
+            begins_anew = True
 
-    def _watch(self, folders: frozenset[Path]) -> None:
-        """Until other folders are to be watched, or the end."""
+    def _watch(self, folders: frozenset[Path], *, begins_anew: bool) -> None:
+        """Until other folders are to be watched, or the end.
+
+        Args:
+            folders: what to watch.
+            begins_anew: something may have changed while nothing was watched.
+        """
         if not folders:
             self._stop.wait(LOOK_MILLISECONDS / 1_000)
             return
@@ -81,7 +88,8 @@ class FileWatcher:
         for found in changes:
             self.is_watching.set()
             files = frozenset(self._files())
-            if any(matters(Path(name), files) for _change, name in found):
+            if begins_anew or any(matters(Path(name), files) for _change, name in found):
+                begins_anew = False
                 self._on_change()
             if folders_of(files) != folders:
                 return

@@ -59,6 +59,29 @@ def test_an_editor_s_rename_and_a_kubernetes_swap_are_noticed(tmp_path: Path) ->
         changes.get(timeout=WAIT_SECONDS)
 
 
+def test_a_swap_while_another_change_is_told_is_noticed(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "fleet.toml").touch()
+    link = tmp_path / "fleet.toml"
+    link.symlink_to("1/fleet.toml")
+    told: queue.Queue[str] = queue.Queue()
+
+    def on_change() -> None:
+        if link.readlink().parent.name == "1":
+            # The watch has not looked yet which folders there are now.
+            (tmp_path / "new").symlink_to("2/fleet.toml")
+            (tmp_path / "new").replace(link)
+            told.put("before the swap")
+        else:
+            told.put("after the swap")
+
+    with FileWatcher(lambda: [link], on_change):
+        (tmp_path / "1" / "fleet.toml").write_text("x")
+        assert told.get(timeout=WAIT_SECONDS) == "before the swap"
+        assert told.get(timeout=WAIT_SECONDS) == "after the swap"
+
+
 def test_folders_that_come_later_are_watched_too(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
