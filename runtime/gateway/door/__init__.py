@@ -1,0 +1,1 @@
+"""Front doors: one address for all tunnels, by name."""

@@ -1,0 +1,1 @@
+"""What survives a restart: tunnels added at run time, and the audit."""
