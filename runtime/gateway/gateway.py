@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
@@ -103,6 +104,8 @@ class Gateway:
         self._supervisor: ActorRef[Any] | None = None
         self._loader: ThreadPoolExecutor | None = None
         self._ended = threading.Lock()
+        self.started_at = time.time()
+        """In seconds of the Unix epoch."""
 
     # -- life
 

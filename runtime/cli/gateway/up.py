@@ -36,6 +36,7 @@ from tunnelfleet.runtime.gateway import Gateway, Left, Reload
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
+from tunnelfleet.runtime.gateway.page import StatusPage, look_at
 from tunnelfleet.runtime.gateway.process import (
     actor_tree,
     freeze_garbage,
@@ -206,7 +207,7 @@ class _Foreground:
 
 @contextlib.contextmanager
 def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
-    """/metrics, /healthz and /readyz, if they are wanted."""
+    """The status page, /metrics, /healthz and /readyz, if they are wanted."""
     settings = config.gateway
     if settings.metrics is None:
         yield
@@ -222,9 +223,11 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
     )
     registry = make_registry(gateway.runtime)
     registry.register(gateway.collector)
-    with AdminServer(gateway.runtime, options, registry=registry) as server:
+    page = StatusPage(functools.partial(look_at, gateway), settings.metrics_hosts)
+    with AdminServer(gateway.runtime, options, registry=registry, more_pages=page.pages) as server:
         logger.info(
-            "metrics are at %s/metrics",
+            "metrics are at %s/metrics, the status page at %s/",
+            server.url,
             server.url,
             extra={"event": "metrics", "fields": {"url": server.url}},
         )
