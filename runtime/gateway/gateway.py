@@ -240,6 +240,17 @@ class Gateway:
         )
 
     @property
+    def dispatchers(self) -> list[Dispatcher]:
+        """What has to turn: the runtime's dispatchers and the gateway's own."""
+        own = [] if self._dispatcher is None else [self._dispatcher]
+        return [*own, *self.runtime.dispatchers]
+
+    def counts(self) -> tuple[int, int]:
+        """How many tunnels run, and how many of those are connected; asks no actor."""
+        states = [tunnel.stats.state for tunnel in self.runtime.tunnels()]
+        return len(states), states.count(TunnelState.CONNECTED)
+
+    @property
     def supervisor(self) -> ActorRef[Any]:
         """The root of its actors.
 
