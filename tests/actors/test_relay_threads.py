@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import eventually
 from tunnelfleet.actors import callbacks as relay_threads
 from tunnelfleet.actors.callbacks import EVENT_COST_BYTES, RelayThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 WAIT_SECONDS = 5.0
 
@@ -233,10 +234,3 @@ class TestClose:
         threads.lane("t", close, 1_000).put(1)
         assert closed.wait(WAIT_SECONDS)
         assert not threads.runs_here
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    deadline, pause = time.monotonic() + WAIT_SECONDS, threading.Event()
-    while not true():
-        assert time.monotonic() < deadline
-        pause.wait(0.005)

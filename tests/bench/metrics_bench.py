@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
-from tests.e2e.rig import Rig, receive_exactly
-from tests.runtime.metrics.support import open_tunnel
+from tests.support.counted import open_tunnel
+from tests.support.rig import Rig, receive_exactly
 from tunnelfleet.actors.callbacks import CallbackTotals
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer

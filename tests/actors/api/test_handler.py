@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Wire:
+class FakeSender:
     def __init__(self) -> None:
         self.data_sent: list[tuple[ConnectionKey, bytes]] = []
         self.controls: list[tuple[Message, ConnectionKey | None]] = []
@@ -59,7 +59,7 @@ class Setting:
 
     def __init__(self, threads: RelayThreads) -> None:
         self.session = Session(Mode.SOURCE)
-        self.wire = Wire()
+        self.wire = FakeSender()
         self.has_room = True
         self.told: list[Any] = []
         config = TunnelConfig(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.fakes import FakeRef
 from tunnelfleet.actors.api.events import (
     ApiEvent,
     ConnectionReset,
@@ -49,14 +50,6 @@ class Port:
         self.behind_callbacks.append(message)
 
 
-class Tunnel:
-    def __init__(self) -> None:
-        self.told: list[Any] = []
-
-    def tell(self, message: Any) -> None:
-        self.told.append(message)
-
-
 class Setting:
     def __init__(
         self,
@@ -65,7 +58,7 @@ class Setting:
         *,
         half_close: bool = False,
     ) -> None:
-        self.port, self.tunnel = Port(half_close=half_close), Tunnel()
+        self.port, self.tunnel = Port(half_close=half_close), FakeRef()
         self.open: OpenConnections = {}
         self.stream = ApiStream(
             "SSH",

@@ -14,8 +14,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
-from tests.runtime.metrics.support import Fleet, open_tunnel
+from tests.support.counted import CountedFleet, open_tunnel
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.callbacks import LaneStats
 from tunnelfleet.actors.kernel import Dispatcher, SupervisorActor, kill
 from tunnelfleet.actors.state import TunnelState
@@ -34,7 +34,7 @@ DISPATCHER_LATE_SECONDS = 0.005
 
 
 def test_values_are_those_of_the_tunnels() -> None:
-    fleet = Fleet()
+    fleet = CountedFleet()
     open_tunnel(fleet.ledger, "a", "source", 100)
     open_tunnel(fleet.ledger, "b", "destination", 7, state=TunnelState.BACKOFF)
     assert fleet.value("sent_bytes_total", mode="source", service_id="SSH") == 100
@@ -54,7 +54,7 @@ def test_values_are_those_of_the_tunnels() -> None:
 
 
 def test_callbacks_are_summed_over_their_lanes() -> None:
-    fleet = Fleet()
+    fleet = CountedFleet()
     for _ in range(2):
         stats = LaneStats(fleet.callbacks)
         stats.settle(5)
@@ -69,13 +69,13 @@ def test_callbacks_are_summed_over_their_lanes() -> None:
 
 
 def test_a_service_without_an_id_has_a_name() -> None:
-    fleet = Fleet()
+    fleet = CountedFleet()
     open_tunnel(fleet.ledger, "v1", "source", 3, service_id="")
     assert fleet.value("sent_bytes_total", mode="source", service_id=NO_SERVICE) == 3
 
 
 def test_service_ids_of_a_peer_are_bounded() -> None:
-    fleet = Fleet()
+    fleet = CountedFleet()
     for number in range(10 * MAX_SERVICE_IDS):
         fleet.ledger.open(f"t{number}", "source").service(f"s{number}").count_sent(1)
     series = [s for s in fleet.samples() if s[0] == "tunnelfleet_sent_bytes_total"]
@@ -84,7 +84,7 @@ def test_service_ids_of_a_peer_are_bounded() -> None:
 
 
 def test_it_shows_what_the_catalogue_says() -> None:
-    fleet = Fleet(rows=1)
+    fleet = CountedFleet(rows=1)
     open_tunnel(fleet.ledger, "a", "source", 1)
     with Dispatcher("d") as dispatcher:
         fleet.kernel.attach(dispatcher)
@@ -98,7 +98,7 @@ def test_it_shows_what_the_catalogue_says() -> None:
 
 
 def test_without_rows_nothing_is_said_of_one_tunnel() -> None:
-    fleet = Fleet()
+    fleet = CountedFleet()
     open_tunnel(fleet.ledger, "secret-name", "source", 1)
     names = {family.name for family in fleet.collector.collect()}
     assert not names & {each.family for each in PER_TUNNEL}
@@ -135,10 +135,10 @@ def test_a_runtime_in_the_place_of_one_that_failed_counts_on(name: str) -> None:
         host = SupervisorActor.start([runtime.child_spec()], dispatcher=dispatcher)
         handled = 0.0
         for number in range(3):
-            wait_until(lambda: len(runtime.present.dispatchers) == 1)
+            eventually(lambda: len(runtime.present.dispatchers) == 1)
             dead = runtime.present
             kill(dead.actor_ref)
-            wait_until(lambda dead=dead: runtime.present is not dead)  # type: ignore[misc]
+            eventually(lambda dead=dead: runtime.present is not dead)  # type: ignore[misc]
             assert runtime.present.collector is runtime.collector
             rows = [
                 sample
@@ -149,7 +149,7 @@ def test_a_runtime_in_the_place_of_one_that_failed_counts_on(name: str) -> None:
             assert [row.labels for row in rows] == [labels], number
             assert rows[0].value > handled
             handled = rows[0].value
-        host.stop(timeout=DEADLINE_SECONDS)
+        host.stop(timeout=WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("name", ["", "north"])
@@ -170,7 +170,7 @@ def test_a_runtime_of_its_own_takes_the_registry_over_from_one_that_has_ended(na
     ("rows", "limit_seconds"), [(0, SCRAPE_SECONDS), (1_000, SCRAPE_WITH_ROWS_SECONDS)]
 )
 def test_ten_thousand_idle_tunnels_are_scraped_in_time(rows: int, limit_seconds: float) -> None:
-    fleet = Fleet(rows)
+    fleet = CountedFleet(rows)
     for number in range(IDLE_TUNNELS):
         open_tunnel(fleet.ledger, f"t{number}", "source", number)
     times = []
@@ -199,7 +199,7 @@ def calls(work: Callable[[], object]) -> int:
 
 
 def test_a_scrape_costs_the_same_for_ten_tunnels_and_for_ten_thousand() -> None:
-    fleet = Fleet()
+    fleet = CountedFleet()
     found = []
     for tunnels in (10, IDLE_TUNNELS):
         for number in range(len(fleet.ledger), tunnels):
@@ -234,7 +234,7 @@ def longest_stretch_seconds(registry: CollectorRegistry, monkeypatch: pytest.Mon
 def test_a_scrape_of_ten_thousand_tunnels_blocks_no_dispatcher(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = Fleet(rows)
+    fleet = CountedFleet(rows)
     for number in range(IDLE_TUNNELS):
         open_tunnel(fleet.ledger, f"t{number}", "source", number)
     # The garbage that other tests have left is collected once, not three times.
@@ -243,7 +243,7 @@ def test_a_scrape_of_ten_thousand_tunnels_blocks_no_dispatcher(
 
 
 def test_a_scrape_makes_no_work_for_the_garbage_collector() -> None:
-    fleet = Fleet(rows=1_000)
+    fleet = CountedFleet(rows=1_000)
     for number in range(1_000):
         open_tunnel(fleet.ledger, f"t{number}", "source", number)
     expose(fleet.registry, "", "")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 
-from tests.e2e.rig import eventually
+from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 from tunnelfleet.runtime.metrics import KernelMeter

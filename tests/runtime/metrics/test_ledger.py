@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import tracemalloc
 
-from tests.runtime.metrics.support import Fleet, fill, open_tunnel
+from tests.support.counted import CountedFleet, count_some, open_tunnel
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import Ledger
 from tunnelfleet.runtime.metrics.ledger import OTHER
@@ -95,14 +95,14 @@ def test_no_tunnel_is_mistaken_for_the_others() -> None:
 def test_each_dispatcher_has_counters_of_its_own() -> None:
     ledger = Ledger()
     for dispatcher in (0, 1, 1):
-        fill(ledger.open(str(dispatcher), "source", dispatcher), sent=5)
+        count_some(ledger.open(str(dispatcher), "source", dispatcher), sent=5)
     fleets = ledger.read().fleets
     assert [fleet.counters.service("SSH").sent_bytes for fleet in fleets] == [5, 10]
     assert sent(ledger) == 15
 
 
 def test_no_counter_goes_back_while_tunnels_come_and_go() -> None:
-    fleet = Fleet(rows=3)
+    fleet = CountedFleet(rows=3)
     stop = threading.Event()
     failed: list[BaseException] = []
 

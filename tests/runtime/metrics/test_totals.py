@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.runtime.metrics.support import open_tunnel
+from tests.support.counted import open_tunnel
 from tunnelfleet.actors.counters import Histogram
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import Ledger

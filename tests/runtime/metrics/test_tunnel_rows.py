@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from tests.runtime.metrics.support import Fleet, open_tunnel
+from tests.support.counted import CountedFleet, open_tunnel
 from tunnelfleet.actors.state import TunnelState
 
 
 def test_each_tunnel_up_to_the_limit_has_a_row_and_the_rest_is_summed() -> None:
-    fleet = Fleet(rows=2)
+    fleet = CountedFleet(rows=2)
     for number in range(5):
         open_tunnel(fleet.ledger, f"t{number}", "source", 10**number)
     assert fleet.value("tunnel_sent_bytes_total", tunnel="t1", mode="source") == 10
@@ -19,7 +19,7 @@ def test_each_tunnel_up_to_the_limit_has_a_row_and_the_rest_is_summed() -> None:
 
 
 def test_the_sum_of_the_rows_is_that_of_the_fleet() -> None:
-    fleet = Fleet(rows=2)
+    fleet = CountedFleet(rows=2)
     for number, state in enumerate(TunnelState):
         mode = ("source", "destination")[number % 2]
         open_tunnel(fleet.ledger, f"t{number}", mode, 10**number, state=state)
@@ -29,7 +29,7 @@ def test_the_sum_of_the_rows_is_that_of_the_fleet() -> None:
 
 
 def test_no_row_ever_goes_back() -> None:
-    fleet = Fleet(rows=1)
+    fleet = CountedFleet(rows=1)
     shown = open_tunnel(fleet.ledger, "shown", "source", 5)
     hidden = open_tunnel(fleet.ledger, "hidden", "source", 50)
     fleet.ledger.close(shown)
@@ -42,7 +42,7 @@ def test_no_row_ever_goes_back() -> None:
 
 
 def test_two_long_names_are_two_rows() -> None:
-    fleet = Fleet(rows=2)
+    fleet = CountedFleet(rows=2)
     for end in "ab":
         open_tunnel(fleet.ledger, "n" * 500 + end, "source", 5)
     assert len(fleet.samples()) == len(set(fleet.samples()))

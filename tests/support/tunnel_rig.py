@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pykka.messages import ProxyCall
 
-from tests.actors.fakes import (
+from tests.support.actors import Log, settle
+from tests.support.fakes import (
     CLIENT_TOKEN,
     FakeListener,
     FakeSocket,
@@ -20,11 +21,10 @@ from tests.actors.fakes import (
     FakeWebSocket,
     Recorder,
     make_config,
-    settle,
     stream_maker,
 )
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
-from tests.actors.transcripts import to_message, to_payload
+from tests.support.transcripts import to_message, to_payload
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import NORMAL, ExitReason
 from tunnelfleet.actors.transport.connector import Connector
@@ -127,7 +127,7 @@ class TunnelRig:
 
     def do(self, ref: ActorRef[Any], action: Callable[[Any], Any]) -> None:
         """Run `action(actor)` in a turn of an actor of the rig."""
-        ref.ask(action, timeout=DEADLINE_SECONDS)
+        ref.ask(action, timeout=WAIT_SECONDS)
         self.settle()
 
     def attempt(self) -> int:
@@ -197,7 +197,7 @@ class TunnelRig:
         """Make an actor raise in its next turn: it is asked for what it lacks."""
         future = actor.ask(ProxyCall(("no_such_method",), (), {}), block=False)
         with pytest.raises(AttributeError):
-            future.get(timeout=DEADLINE_SECONDS)
+            future.get(timeout=WAIT_SECONDS)
         self.settle()
 
     def quiesce(self, timeout_seconds: float = 30.0) -> Log:
@@ -279,7 +279,7 @@ class TunnelRig:
             raise AssertionError(f"what is: {text}")
 
 
-def source(make_rig: Callable[..., TunnelRig], **settings: Any) -> TunnelRig:
+def source_rig(make_rig: Callable[..., TunnelRig], **settings: Any) -> TunnelRig:
     """A connected source, whose listener accepts."""
     tunnel = make_rig(Mode.SOURCE, **settings)
     tunnel.connect()

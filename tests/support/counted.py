@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.counters import TunnelStats
 
 
-def fill(
+def count_some(
     stats: TunnelStats,
     sent: int = 0,
     *,
@@ -57,10 +57,10 @@ def open_tunnel(
     state: TunnelState = TunnelState.CONNECTED,
 ) -> TunnelStats:
     """A tunnel in the ledger with something in its counters."""
-    return fill(ledger.open(name, mode), sent, service_id=service_id, state=state)
+    return count_some(ledger.open(name, mode), sent, service_id=service_id, state=state)
 
 
-class Fleet:
+class CountedFleet:
     """A ledger, its collector and a registry."""
 
     def __init__(self, rows: int = 0) -> None:
