@@ -12,8 +12,10 @@ import threading
 import time
 from _thread import get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+from .kernel.counting import counter
 from .kernel.log import get_logger
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENT_COST_BYTES",
+    "CallbackCounts",
     "CallbackTotals",
     "Lane",
     "LaneStats",
@@ -28,26 +31,38 @@ __all__ = [
 ]
 
 
-class CallbackTotals:
-    """The sums over all lanes of a runtime, those that have ended too. Any thread.
+CALLBACKS: Final = "Callbacks"
 
-    Attributes:
-        events: that callbacks have taken.
-        errors: exceptions that callbacks raised.
-        slow: callbacks that took longer than a second.
-        dropped: events that found their lane full and could not be held back.
-        stalls: times a tunnel's reading was held back because callbacks did not keep up.
-    """
 
-    __slots__ = ("_lock", "dropped", "errors", "events", "slow", "stalls")
+@dataclass(slots=True, eq=False)
+class CallbackCounts:
+    """What became of events that callbacks are told, and of the callbacks."""
+
+    events: int = counter("Events that callbacks have taken.", CALLBACKS, metric="callback_events")
+    errors: int = counter("Exceptions that callbacks raised.", CALLBACKS, metric="callback_errors")
+    slow: int = counter(
+        "Callbacks that took longer than a second.", CALLBACKS, metric="slow_callbacks"
+    )
+    stalls: int = counter(
+        "Times the reading of a tunnel was held back because its callbacks did not keep up.",
+        CALLBACKS,
+        metric="callback_stalls",
+    )
+    dropped: int = counter(
+        "Events that were dropped because a tunnel's callbacks did not keep up.",
+        CALLBACKS,
+        metric="dropped_events",
+    )
+
+
+class CallbackTotals(CallbackCounts):
+    """The sums over all lanes of a runtime, those that have ended too. Any thread."""
+
+    __slots__ = ("_lock",)
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
-        self.events = 0
-        self.errors = 0
-        self.slow = 0
-        self.dropped = 0
-        self.stalls = 0
 
     def add(self, name: str, number: int = 1) -> None:
         """Add to the attribute of that name."""
@@ -55,53 +70,27 @@ class CallbackTotals:
             setattr(self, name, getattr(self, name) + number)
 
 
-class LaneStats:
+class LaneStats(CallbackCounts):
     """What happened to a tunnel's callbacks. Written by the lane, read by anyone.
 
     Args:
         totals: what counts the same for all lanes.
-
-    Attributes:
-        events: that callbacks have taken.
-        errors: exceptions that callbacks raised.
-        slow: callbacks that took longer than a second.
-        dropped: events that found the lane full and could not be held back.
-        stalls: times the tunnel's reading was held back because callbacks did not keep up.
     """
 
-    __slots__ = ("_totals", "dropped", "errors", "events", "slow", "stalls")
+    __slots__ = ("_totals",)
 
     def __init__(self, totals: CallbackTotals | None = None) -> None:
+        super().__init__()
         self._totals = totals or CallbackTotals()
-        self.events = 0
-        self.errors = 0
-        self.slow = 0
-        self.dropped = 0
-        self.stalls = 0
 
     def settle(self, events: int) -> None:
-        """So many of the counted `events` are new to the totals."""
+        """Add events to the totals that `events` has counted already: the lane does it for many."""
         self._totals.add("events", events)
 
-    def count_error(self) -> None:
-        """A callback raised."""
-        self.errors += 1
-        self._totals.add("errors")
-
-    def count_slow(self) -> None:
-        """A callback took long."""
-        self.slow += 1
-        self._totals.add("slow")
-
-    def count_dropped(self) -> None:
-        """An event was dropped."""
-        self.dropped += 1
-        self._totals.add("dropped")
-
-    def count_stall(self) -> None:
-        """The tunnel's reading is held back."""
-        self.stalls += 1
-        self._totals.add("stalls")
+    def add(self, name: str) -> None:
+        """Add one to the attribute of that name, here and in the totals."""
+        setattr(self, name, getattr(self, name) + 1)
+        self._totals.add(name)
 
 
 MAX_RELAY_THREADS = 32
@@ -191,7 +180,7 @@ class Lane:
         """
         size_bytes = payload_bytes + EVENT_COST_BYTES
         if may_drop and self.queued_bytes > HARD_LIMIT_FACTOR * self._limit_bytes:
-            self.stats.count_dropped()
+            self.stats.add("dropped")
             return
         self._put_bytes += size_bytes
         self._items.append((self._handle, event, size_bytes))
@@ -255,7 +244,7 @@ class Lane:
             function()
 
     def _note_error(self, argument: Any, error: BaseException) -> None:
-        self.stats.count_error()
+        self.stats.add("errors")
         errors = self.stats.errors
         if errors <= LOGGED_ERRORS or errors % LOG_EVERY == 0:
             logger.error(
@@ -267,7 +256,7 @@ class Lane:
             )
 
     def _note_slow(self, argument: Any, seconds: float) -> None:
-        self.stats.count_slow()
+        self.stats.add("slow")
         logger.warning(
             "tunnel %r: a callback took %.1f s for %s; the tunnel's other events waited",
             self.name,

@@ -293,6 +293,6 @@ class TunnelApi:
         """Whether the WebSocket must not be read for now: callbacks do not keep up."""
         full = self._port.hold_back()
         if full and not self._stalled:
-            self._port.lane.stats.count_stall()
+            self._port.lane.stats.add("stalls")
         self._stalled = full
         return full

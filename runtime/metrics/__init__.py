@@ -1,6 +1,8 @@
 """Metrics of a runtime: what there is, how it is summed, how it becomes Prometheus families."""
 
-from .catalogue import CATALOGUE, Kind, Metric
+from tunnelfleet.actors.kernel.counting import Kind
+
+from .catalogue import CATALOGUE, Metric
 from .collector import TunnelCollector
 from .dispatchers import KernelMeter
 from .ledger import OTHER, Ledger

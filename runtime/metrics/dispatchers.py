@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import fields
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tunnelfleet.actors.kernel.counting import Kind, declared
 from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ PROBE_SECONDS: Final = 0.5
 """Between two beats of a lag probe."""
 WINDOW_SECONDS: Final = 60.0
 """How long a lag is remembered."""
-
-GAUGES: Final = {"actors_alive"}
-LARGEST: Final = {"longest_turn_seconds"}
 
 
 class LagProbe:
@@ -123,13 +120,13 @@ def merge(before: DispatcherStats | None, now: DispatcherStats) -> DispatcherSta
     if before is None:
         return now
     merged = DispatcherStats()
-    for field in fields(DispatcherStats):
-        name = field.name
+    for each in declared(DispatcherStats):
+        name = each.name
         old, new = getattr(before, name), getattr(now, name)
-        if isinstance(new, dict):
+        if each.label:
             setattr(merged, name, {k: old.get(k, 0) + new.get(k, 0) for k in {**old, **new}})
-        elif name in GAUGES:
-            setattr(merged, name, new)
+        elif each.is_peak:
+            setattr(merged, name, max(old, new))
         else:
-            setattr(merged, name, max(old, new) if name in LARGEST else old + new)
+            setattr(merged, name, new if each.kind is Kind.GAUGE else old + new)
     return merged

@@ -58,8 +58,8 @@ def test_callbacks_are_summed_over_their_lanes() -> None:
     for _ in range(2):
         stats = LaneStats(fleet.callbacks)
         stats.settle(5)
-        stats.count_error()
-        stats.count_stall()
+        stats.add("errors")
+        stats.add("stalls")
     assert fleet.value("callback_events_total") == 10
     assert fleet.value("callback_errors_total") == 2
     assert fleet.value("callback_stalls_total") == 2

@@ -36,7 +36,7 @@ def test_of_what_is_nothing_remains_of_a_closed_tunnel() -> None:
     totals = Totals(ledger.read().fleets)
     assert not totals.states
     assert totals.columns["queue_bytes"] == 0
-    assert totals.services[SSH] == [100, 200, 1, 1, 2, 3, 0, 0]
+    assert totals.services[SSH] == [100, 200, 1, 1, 0, 2, 0, 3]
 
 
 def test_tunnels_and_their_states_are_of_one_moment() -> None:

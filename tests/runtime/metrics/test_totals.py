@@ -13,7 +13,7 @@ def test_columns_are_summed_over_fleets() -> None:
     open_tunnel(ledger, "without", sent=23)
     totals = Totals(ledger.read().fleets)
     assert len(ledger.read().fleets) == 2
-    assert totals.services["source", "SSH"] == [123, 246, 2, 2, 4, 6, 2, 4]
+    assert totals.services["source", "SSH"] == [123, 246, 2, 2, 2, 4, 4, 6]
     assert totals.columns == {
         "session_resets": 2,
         "connect_attempts": 8,
@@ -22,12 +22,12 @@ def test_columns_are_summed_over_fleets() -> None:
         "throttled_seconds": 1.0,
         "queue_bytes": 20,
     }
-    assert totals.reconnects == {"lost": 2}
-    assert totals.connect_failures == {"http_503": 2}
-    assert totals.dropped_messages == {"stale_stream": 2}
-    assert totals.streams_ended == {("source", "SSH", "peer_reset"): 2}
-    assert totals.connections_ended == {("source", "SSH", "local"): 2}
-    assert totals.queue_wait.count == 2
+    assert totals.reasons["reconnects"] == {"lost": 2}
+    assert totals.reasons["connect_failures"] == {"http_503": 2}
+    assert totals.reasons["dropped_messages"] == {"stale_stream": 2}
+    assert totals.ends["streams_ended"] == {("source", "SSH", "peer_reset"): 2}
+    assert totals.ends["connections_ended"] == {("source", "SSH", "local"): 2}
+    assert totals.histograms["queue_wait"].count == 2
     assert totals.states == {TunnelState.CONNECTED: 2}
 
 
@@ -54,7 +54,7 @@ def test_nothing_comes_to_zero() -> None:
     totals = Totals([])
     assert not totals.services
     assert set(totals.columns.values()) == {0}
-    assert totals.ping.count == 0
+    assert totals.histograms["ping_seconds"].count == 0
 
 
 def test_buckets_are_cumulative() -> None:
