@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENT_COST_BYTES",
     "CallbackCounts",
+    "CallbackQueue",
+    "CallbackStats",
     "CallbackTotals",
-    "Lane",
-    "LaneStats",
     "RelayThreads",
 ]
 
@@ -56,7 +56,7 @@ class CallbackCounts:
 
 
 class CallbackTotals(CallbackCounts):
-    """The sums over all lanes of a runtime, those that have ended too. Any thread."""
+    """The sums over all queues of a runtime, those that have ended too. Any thread."""
 
     __slots__ = ("_lock",)
 
@@ -70,11 +70,11 @@ class CallbackTotals(CallbackCounts):
             setattr(self, name, getattr(self, name) + number)
 
 
-class LaneStats(CallbackCounts):
-    """What happened to a tunnel's callbacks. Written by the lane, read by anyone.
+class CallbackStats(CallbackCounts):
+    """What happened to a tunnel's callbacks. Written by the queue, read by anyone.
 
     Args:
-        totals: what counts the same for all lanes.
+        totals: what counts the same for all queues.
     """
 
     __slots__ = ("_totals",)
@@ -84,7 +84,7 @@ class LaneStats(CallbackCounts):
         self._totals = totals or CallbackTotals()
 
     def settle(self, events: int) -> None:
-        """Add events to the totals that `events` has counted already: the lane does it for many."""
+        """Add so many events to the totals; `events` has counted them already, one by one."""
         self._totals.add("events", events)
 
     def add(self, name: str) -> None:
@@ -95,12 +95,12 @@ class LaneStats(CallbackCounts):
 
 MAX_RELAY_THREADS = 32
 """Threads for callbacks, when that many block at once."""
-PARALLEL_LANES = 2
-"""Lanes worked on at once while no callback blocks; more would only contend for the interpreter."""
+PARALLEL_QUEUES = 2
+"""Queues worked on at once while no callback blocks; more would wait for the interpreter."""
 BLOCKED_SECONDS = 0.01
-"""A callback that takes longer does not count as working: another lane may have its turn."""
+"""A callback that takes longer does not count as working: another queue may have its turn."""
 SLICE_SECONDS = 0.005
-"""A lane that has more to do gives way to others after this time."""
+"""A queue that has more to do gives way to others after this time."""
 IDLE_SECONDS = 5.0
 """An idle thread ends after this time."""
 SLOW_CALLBACK_SECONDS = 1.0
@@ -108,15 +108,15 @@ SLOW_CALLBACK_SECONDS = 1.0
 EVENT_COST_BYTES = 256
 """What an event costs beside its payload, about."""
 HARD_LIMIT_FACTOR = 4
-"""A lane takes so many times its limit at the most, then drops what can be dropped."""
+"""A queue takes so many times its limit at the most, then drops what can be dropped."""
 LOGGED_ERRORS = 10
-"""Exceptions of one lane that are logged each; then every `LOG_EVERY`th is."""
+"""Exceptions of one queue that are logged each; then every `LOG_EVERY`th is."""
 LOG_EVERY = 1_000
 
 logger = get_logger(__name__)
 
 
-class Lane:
+class CallbackQueue:
     """The events of one tunnel on their way to its callbacks, in order.
 
     `put` is for one thread at a time, that of the tunnel's actors; it never blocks.
@@ -125,7 +125,7 @@ class Lane:
         threads: that run it.
         name: of the tunnel, for logs.
         handle: called with each event on one of the threads.
-        limit_bytes: above it the lane is full: whoever puts events should stop.
+        limit_bytes: above it the queue is full: whoever puts events should stop.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Lane:
         limit_bytes: int,
     ) -> None:
         self.name = name
-        self.stats = LaneStats(threads.totals)
+        self.stats = CallbackStats(threads.totals)
         self._threads = threads
         self._handle = handle
         self._limit_bytes = limit_bytes
@@ -194,7 +194,7 @@ class Lane:
             self._threads.schedule(self)
 
     def when_room(self, function: Callable[[], object]) -> bool:
-        """Have `function()` called once half of a full lane is taken; False if it is not full."""
+        """Have `function()` called once half of a full queue is taken; False if it is not full."""
         self._room_wanted = function
         # Looked at again: the last of it may have been taken before the line above.
         if self.is_full:
@@ -203,7 +203,7 @@ class Lane:
         return False
 
     def park(self) -> None:
-        """Take no more events from the lane until `unpark`; for `handle`, when it can take none."""
+        """Take no more events from the queue until `unpark`. `handle` calls it when it is full."""
         self._parked = True
 
     def unpark(self) -> None:
@@ -276,12 +276,12 @@ class _Worker:
 
 
 class RelayThreads:
-    """Runs lanes on as many threads as it takes, one while callbacks do not block.
+    """Runs queues on as many threads as it takes, one while callbacks do not block.
 
     Args:
         name: of the threads, before their number.
         max_threads: the most there may be.
-        totals: counts what happens in all lanes.
+        totals: counts what happens in all queues.
     """
 
     def __init__(
@@ -295,7 +295,7 @@ class RelayThreads:
         self._max_threads = max_threads
         self._numbers = itertools.count(1)
         self._condition = threading.Condition()
-        self._ready: deque[Lane] = deque()
+        self._ready: deque[CallbackQueue] = deque()
         self._workers: set[_Worker] = set()
         self._busy: set[_Worker] = set()
         self._idle = 0
@@ -303,7 +303,7 @@ class RelayThreads:
         """An idle thread looks after the busy ones."""
         self._closed = False
         self.is_abandoned = False
-        """Nobody waits for the lanes any more; they end."""
+        """Nobody waits for the queues any more; they end."""
 
     @property
     def thread_count(self) -> int:
@@ -319,20 +319,20 @@ class RelayThreads:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no more lanes."""
+        """Whether it takes no more queues."""
         return self._closed
 
-    def lane(self, name: str, handle: Callable[[Any], object], limit_bytes: int) -> Lane:
-        """Make a lane that runs here."""
-        return Lane(self, name, handle, limit_bytes)
+    def queue(self, name: str, handle: Callable[[Any], object], limit_bytes: int) -> CallbackQueue:
+        """Make a queue that runs here."""
+        return CallbackQueue(self, name, handle, limit_bytes)
 
-    def schedule(self, lane: Lane) -> None:
-        """Have a thread work on a lane that has something."""
+    def schedule(self, queue: CallbackQueue) -> None:
+        """Have a thread work on a queue that has something."""
         with self._condition:
-            if lane.is_scheduled or not lane.has_work:
+            if queue.is_scheduled or not queue.has_work:
                 return
-            lane.is_scheduled = True
-            self._ready.append(lane)
+            queue.is_scheduled = True
+            self._ready.append(queue)
             if self._idle:
                 self._condition.notify()
             else:
@@ -352,25 +352,25 @@ class RelayThreads:
 
     def _run(self, worker: _Worker) -> None:
         with self._condition:
-            while (lane := self._next(worker)) is not None:
+            while (queue := self._next(worker)) is not None:
                 self._condition.release()
                 try:
-                    lane.work(worker)
+                    queue.work(worker)
                 finally:
                     self._condition.acquire()
                 self._busy.discard(worker)
                 self._idle += 1
                 # What is put from here on schedules it anew; what was put before is seen here.
-                lane.is_scheduled = False
-                if lane.has_work:
-                    lane.is_scheduled = True
-                    self._ready.append(lane)
+                queue.is_scheduled = False
+                if queue.has_work:
+                    queue.is_scheduled = True
+                    self._ready.append(queue)
             self._workers.discard(worker)
             self._idle -= 1
             self._condition.notify_all()
 
-    def _next(self, worker: _Worker) -> Lane | None:
-        """Wait for a lane to work on; None: the thread is not needed any more."""
+    def _next(self, worker: _Worker) -> CallbackQueue | None:
+        """Wait for a queue to work on; None: the thread is not needed any more."""
         ends_at = time.monotonic() + IDLE_SECONDS
         while True:
             now = time.monotonic()
@@ -383,17 +383,17 @@ class RelayThreads:
                 return None
             self._wait(ends_at - now)
 
-    def _take(self, worker: _Worker, now: float) -> Lane:
-        lane = self._ready.popleft()
+    def _take(self, worker: _Worker, now: float) -> CallbackQueue:
+        queue = self._ready.popleft()
         worker.since = now
         self._busy.add(worker)
         self._idle -= 1
         if self._idle:
-            # Somebody has to look after this one, and may take the next lane.
+            # Somebody has to look after this one, and may take the next queue.
             self._condition.notify()
         else:
             self._add_thread()
-        return lane
+        return queue
 
     def _wait(self, idle_seconds: float) -> None:
         if self._is_watched or not (self._busy or self._ready):
@@ -407,7 +407,7 @@ class RelayThreads:
 
     def _may_work(self, now: float) -> bool:
         working = sum(1 for busy in self._busy if now - busy.since < BLOCKED_SECONDS)
-        return working < PARALLEL_LANES
+        return working < PARALLEL_QUEUES
 
     def close(self, timeout_seconds: float) -> int:
         """Run what is queued, end the threads; returns how many are still held up by callbacks."""

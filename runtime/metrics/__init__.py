@@ -4,7 +4,21 @@ from tunnelfleet.actors.kernel.counting import Kind
 
 from .catalogue import CATALOGUE, Metric
 from .collector import TunnelCollector
-from .dispatchers import KernelMeter
-from .ledger import OTHER, Ledger
+from .dispatchers import DispatcherMeter
+from .tunnels import OTHER, TunnelMeter
 
-__all__ = ["CATALOGUE", "OTHER", "KernelMeter", "Kind", "Ledger", "Metric", "TunnelCollector"]
+Ledger = TunnelMeter
+KernelMeter = DispatcherMeter
+"""The former names, for one release."""
+
+__all__ = [
+    "CATALOGUE",
+    "OTHER",
+    "DispatcherMeter",
+    "KernelMeter",
+    "Kind",
+    "Ledger",
+    "Metric",
+    "TunnelCollector",
+    "TunnelMeter",
+]

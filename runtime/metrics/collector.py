@@ -23,8 +23,8 @@ from tunnelfleet.version import VERSION
 
 from .catalogue import CATALOGUE, PER_TUNNEL, Kind
 from .families import Labelled, empty, histogram, info, numbers, table
-from .ledger import OTHER
 from .totals import SERVICE_COLUMNS, Totals
+from .tunnels import OTHER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.callbacks import CallbackTotals
     from tunnelfleet.actors.kernel.counting import Declared
 
-    from .dispatchers import KernelMeter, KernelRow
-    from .ledger import Ledger, Reading, Row
+    from .dispatchers import DispatcherMeter, DispatcherRow
+    from .tunnels import Reading, Row, TunnelMeter
 
 __all__ = [
     "TunnelCollector",
@@ -135,7 +135,7 @@ class TunnelCollector(Collector):
     """A collector for any registry of prometheus_client.
 
     Args:
-        ledger: the tunnels.
+        meter: of the tunnels.
         kernel: the dispatchers.
         callbacks: what became of callbacks.
         callback_threads: tells how many threads run them now.
@@ -145,14 +145,14 @@ class TunnelCollector(Collector):
 
     def __init__(
         self,
-        ledger: Ledger,
-        kernel: KernelMeter,
+        meter: TunnelMeter,
+        kernel: DispatcherMeter,
         callbacks: CallbackTotals,
         callback_threads: Callable[[], int],
         name: str = "",
     ) -> None:
         self._name = name
-        self._ledger = ledger
+        self._meter = meter
         self._kernel = kernel
         self._callbacks = callbacks
         self._callback_threads = callback_threads
@@ -165,7 +165,7 @@ class TunnelCollector(Collector):
         """
         if self._name:
             return [Family(f"tunnelfleet_runtime:{self._name}", "", "unknown")]
-        shown = CATALOGUE if self._ledger.rows else CATALOGUE[: -len(PER_TUNNEL)]
+        shown = CATALOGUE if self._meter.rows else CATALOGUE[: -len(PER_TUNNEL)]
         return [empty(each.name) for each in shown]
 
     def collect(self) -> Iterator[Family]:
@@ -177,7 +177,7 @@ class TunnelCollector(Collector):
             yield family
 
     def _families(self) -> Iterator[Family]:
-        reading = self._ledger.read()
+        reading = self._meter.read()
         totals = Totals(reading.fleets)
         yield from _traffic(totals)
         yield from _states(totals, reading)
@@ -188,7 +188,7 @@ class TunnelCollector(Collector):
         yield from self._kernel_families()
         yield info("build", _versions())
         yield numbers("threads", [((), threading.active_count())])
-        if self._ledger.rows:
+        if self._meter.rows:
             yield from per_tunnel_families(reading.rows, _rest(reading), Breather())
 
     def _kernel_families(self) -> Iterator[Family]:
@@ -212,7 +212,7 @@ def _rest(reading: Reading) -> dict[str, Totals]:
     }
 
 
-def _by_class(rows: list[KernelRow], field: str) -> list[tuple[tuple[str], float]]:
+def _by_class(rows: list[DispatcherRow], field: str) -> list[tuple[tuple[str], float]]:
     # All classes that ever failed or were restarted, so that both have the same rows.
     names = {"WebSocketActor", "TunnelActor", "StreamActor"}
     for row in rows:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import Dispatcher
 
 __all__ = [
-    "KernelMeter",
-    "KernelRow",
+    "DispatcherMeter",
+    "DispatcherRow",
     "LagProbe",
 ]
 
@@ -61,7 +61,7 @@ class LagProbe:
         return max(overdue, 0.0, *self._lags.copy())
 
 
-class KernelRow(NamedTuple):
+class DispatcherRow(NamedTuple):
     """One dispatcher."""
 
     name: str
@@ -70,7 +70,7 @@ class KernelRow(NamedTuple):
     lag_seconds: float
 
 
-class KernelMeter:
+class DispatcherMeter:
     """The dispatchers of a runtime. Any thread."""
 
     def __init__(self) -> None:
@@ -101,17 +101,17 @@ class KernelMeter:
     def _merged(self, dispatcher: Dispatcher) -> DispatcherStats:
         return merge(self._retired.get(dispatcher.name), dispatcher.stats.snapshot())
 
-    def rows(self) -> list[KernelRow]:
+    def rows(self) -> list[DispatcherRow]:
         """All dispatchers of the runtime, with those of the same name before them."""
         with self._lock:
             rows = [
-                KernelRow(d.name, self._merged(d), d.mailbox_messages(), probe.lag_seconds)
+                DispatcherRow(d.name, self._merged(d), d.mailbox_messages(), probe.lag_seconds)
                 for d, probe in self._running
             ]
             names = {row.name for row in rows}
             for name, stats in self._retired.items():
                 if name not in names:
-                    rows.append(KernelRow(name, merge(None, stats), 0, 0.0))
+                    rows.append(DispatcherRow(name, merge(None, stats), 0, 0.0))
         return rows
 
 

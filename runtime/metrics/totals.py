@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.kernel.counting import Declared
     from tunnelfleet.actors.state import TunnelState
 
-    from .ledger import Fleet
+    from .tunnels import Fleet
 
 __all__ = ["ENDS", "HISTOGRAMS", "REASONS", "SERVICE_COLUMNS", "TUNNEL_COLUMNS", "Totals"]
 

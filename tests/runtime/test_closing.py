@@ -14,7 +14,7 @@ from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.engine import begin_close
-from tunnelfleet.runtime.metrics import Ledger
+from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
 from tunnelfleet.runtime.waiting import Changes
 
@@ -37,8 +37,8 @@ class Root(DispatchedActor):
             raise ZeroDivisionError
 
 
-class Port:
-    """Stands for an ApiPort."""
+class FakeOutbox:
+    """Stands for an Outbox."""
 
     def __init__(self, log: Log, registry: TunnelRegistry) -> None:
         self._log = log
@@ -55,13 +55,13 @@ def log() -> Log:
 
 @pytest.fixture
 def registry() -> TunnelRegistry:
-    return TunnelRegistry(Services(), Ledger(), Changes())
+    return TunnelRegistry(Services(), TunnelMeter(), Changes())
 
 
 @pytest.fixture
 def tunnel(registry: TunnelRegistry, log: Log) -> Tunnel:
-    port: Any = Port(log, registry)
-    return registry.add(make_config(Mode.SOURCE, name="a"), Connector(1), port=port)
+    outbox: Any = FakeOutbox(log, registry)
+    return registry.add(make_config(Mode.SOURCE, name="a"), Connector(1), outbox=outbox)
 
 
 STOP, DELETE = (StopChild("tunnel a"), 1), (DeleteChild("tunnel a"), 1)

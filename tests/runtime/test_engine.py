@@ -33,7 +33,7 @@ from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode, TunnelClosed, TunnelError
 from tunnelfleet.runtime import engine as engine_module
 from tunnelfleet.runtime.engine import NAMED_TUNNELS, Engine, EnginePhase
-from tunnelfleet.runtime.metrics import KernelMeter, Ledger
+from tunnelfleet.runtime.metrics import DispatcherMeter, TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
 from tunnelfleet.runtime.waiting import Changes
 
@@ -46,8 +46,8 @@ NEW, RUNNING = EnginePhase.NEW, EnginePhase.RUNNING
 STOPPING, ENDED = EnginePhase.STOPPING, EnginePhase.ENDED
 
 
-class Port:
-    """Stands for an ApiPort."""
+class FakeOutbox:
+    """Stands for an Outbox."""
 
     def __init__(self) -> None:
         self.finished = threading.Event()
@@ -60,10 +60,10 @@ class EngineRig:
     """An engine, its tunnels, and what it told. The tunnels have no actors."""
 
     def __init__(self) -> None:
-        self.kernel = KernelMeter()
-        self.registry = TunnelRegistry(Services(), Ledger(), Changes())
+        self.kernel = DispatcherMeter()
+        self.registry = TunnelRegistry(Services(), TunnelMeter(), Changes())
         self.handed_over = Log()
-        self.ports: list[Port] = []
+        self.outboxes: list[FakeOutbox] = []
         self.engine = Engine(
             Services(),
             self.kernel,
@@ -83,13 +83,13 @@ class EngineRig:
         return self.engine.start(make_children, hand_over)
 
     def open(self, name: str) -> Tunnel:
-        port: Any = Port()
-        self.ports.append(port)
-        return self.registry.add(make_config(Mode.SOURCE, name=name), Connector(1), port=port)
+        outbox: Any = FakeOutbox()
+        self.outboxes.append(outbox)
+        return self.registry.add(make_config(Mode.SOURCE, name=name), Connector(1), outbox=outbox)
 
     def call(self, callback: Callable[[Any], object]) -> None:
         """Have a callback called, as with an event."""
-        self.engine.threads.lane("a", callback, 1_000).put("an event")
+        self.engine.threads.queue("a", callback, 1_000).put("an event")
 
     def stop_elsewhere(self, timeout_seconds: float = WAIT_SECONDS) -> threading.Thread:
         """Stop it on another thread; return when it is stopping."""
@@ -100,7 +100,7 @@ class EngineRig:
 
     @property
     def finished(self) -> list[bool]:
-        return [port.finished.is_set() for port in self.ports]
+        return [outbox.finished.is_set() for outbox in self.outboxes]
 
     def wait_until_ended(self) -> None:
         eventually(lambda: self.engine.phase is ENDED)
@@ -274,7 +274,7 @@ def test_the_end_of_the_root_is_that_of_the_tunnels_unless_a_host_starts_another
         end(root)
         eventually(lambda: rig.engine.phase is STOPPING)
         if is_final:
-            assert rig.ports[0].finished.wait(WAIT_SECONDS), "answered in the root's last turn"
+            assert rig.outboxes[0].finished.wait(WAIT_SECONDS), "answered in the root's last turn"
         assert rig.handed_over.items == [], "only when the threads are over"
     rig.wait_until_ended()
     assert rig.finished == [is_final]
@@ -483,7 +483,7 @@ def test_the_callbacks_of_one_and_the_next_are_counted_together(rig: EngineRig) 
     engine = rig.engine
     for number in range(1, 3):
         engine.start(lambda _engine: [])
-        engine.threads.lane("a", lambda _event: None, 1_000).put("an event")
+        engine.threads.queue("a", lambda _event: None, 1_000).put("an event")
         engine.stop(WAIT_SECONDS)
         assert engine.threads.totals.events == number
         engine = engine.renewed()

@@ -276,7 +276,7 @@ class FakeTransport(Recorder):
 
 
 class FakeLane:
-    """Stands for a lane to callbacks: they run when a test says so, on the thread of the test."""
+    """Stands for a queue of callbacks: they run when a test says so, on the thread of the test."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[Callable[[Any], object], Any]] = []

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.api.outbox import ApiPort
+    from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.tunnel.context import TunnelParts
@@ -72,7 +72,7 @@ class TunnelRig:
         dispatcher: Dispatcher,
         mode: Mode = Mode.DESTINATION,
         *,
-        port: ApiPort | None = None,
+        port: Outbox | None = None,
         **settings: Any,
     ) -> None:
         self.dispatcher = dispatcher
@@ -103,7 +103,7 @@ class TunnelRig:
         self.transport = FakeTransport.start(self, dispatcher=dispatcher)
         self.tell(AttachTransport(self.transport))
 
-    def _parts(self, port: ApiPort | None) -> TunnelParts:
+    def _parts(self, port: Outbox | None) -> TunnelParts:
         sockets: Any = type("RigSocket", (FakeSocket,), {"rig": self})
         listeners: Any = type("RigListener", (FakeListener,), {"rig": self})
         return make_parts(self.connector, port)._replace(

@@ -9,7 +9,7 @@ import pytest
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.api.commands import Outgoing
 from tunnelfleet.actors.api.handler import TunnelApi
-from tunnelfleet.actors.api.outbox import ApiPort
+from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
 from tunnelfleet.actors.tunnel.messages import ConnectionKey, OpenLocal
@@ -69,7 +69,7 @@ class Setting:
             access_token="token",
             services={"B": TcpAddress("127.0.0.1", 0), ANY_SERVICE: ApiService()},
         )
-        self.port = ApiPort("t", Limits(), threads.lane("t", lambda _event: None, 10**6))
+        self.port = Outbox("t", Limits(), threads.queue("t", lambda _event: None, 10**6))
         shell = ApiShell(
             self,  # type: ignore[arg-type]
             self.session,

@@ -134,13 +134,13 @@ def test_a_supervisor_that_gives_up_ends(dispatcher: Dispatcher) -> None:
 
 def test_callback_threads_live_on(handler: RaisingHandler) -> None:
     threads, called = RelayThreads(), threading.Event()
-    lane = threads.lane("press-4", lambda item: item(), 1_000)
+    callback_queue = threads.queue("press-4", lambda item: item(), 1_000)
     for item in (fail(ValueError("callback")), fail(NoException())):
-        lane.call(item, None)
-    lane.call(lambda _item: called.set(), None)
+        callback_queue.call(item, None)
+    callback_queue.call(lambda _item: called.set(), None)
     assert called.wait(WAIT_SECONDS)
     assert threads.close(WAIT_SECONDS) == 0
-    assert lane.stats.errors == 2
+    assert callback_queue.stats.errors == 2
     assert len(handler.records) == 2
 
 

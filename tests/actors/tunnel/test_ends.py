@@ -22,7 +22,7 @@ from tunnelfleet.actors.api.events import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.actors.api.outbox import ApiPort
+from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits
 from tunnelfleet.actors.kernel import NORMAL
 from tunnelfleet.proto import MessageType, Mode, ProtocolVersion
@@ -603,8 +603,8 @@ class Api:
     def __init__(
         self, make_rig: MakeRig, version: ProtocolVersion = V3, *, half_close: bool = False
     ) -> None:
-        self.lane = FakeLane()
-        self.port = ApiPort("press-4", Limits(), self.lane, half_close=half_close)  # type: ignore[arg-type]
+        self.callback_queue = FakeLane()
+        self.port = Outbox("press-4", Limits(), self.callback_queue, half_close=half_close)  # type: ignore[arg-type]
         self.port.wanted = frozenset(
             {ConnectionReset, InputEnded, SendMessageComplete, StreamStarted, StreamStopped}
         )
@@ -614,7 +614,7 @@ class Api:
 
     def start(self, star: str = "*") -> None:
         self.rig.receive(f"STREAM_START{star} {self.ids}")
-        assert [type(event) for event in self.lane.run()] == [StreamStarted]
+        assert [type(event) for event in self.callback_queue.run()] == [StreamStarted]
         assert self.rig.sent() == ([f"DATA* {self.ids}"] if star else [])
 
     def submit(self, kind: MessageType, payload: bytes = b"") -> None:
@@ -633,7 +633,7 @@ class Api:
         """Run the callbacks; return what they were told, failures to send too."""
         self.rig.settle()
         told = []
-        for event in self.lane.run(callback):
+        for event in self.callback_queue.run(callback):
             error = getattr(event, "error", None)
             if error is None and isinstance(event, SendMessageComplete):
                 continue

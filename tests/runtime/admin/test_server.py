@@ -68,7 +68,7 @@ def server(runtime: TunnelRuntime) -> Iterator[AdminServer]:
 
 
 def test_metrics_of_runtime_and_process(server: AdminServer, runtime: TunnelRuntime) -> None:
-    open_tunnel(runtime._ledger, "a", sent=5)
+    open_tunnel(runtime._meter, "a", sent=5)
     answer = get(server, "/metrics")
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")

@@ -173,11 +173,11 @@ def test_a_closed_stream_takes_nothing_more() -> None:
     threads = RelayThreads()
 
     async def main() -> None:
-        lane = threads.lane("t", print, 1_000)
+        callback_queue = threads.queue("t", print, 1_000)
         stream = EventStream(asyncio.get_running_loop())
-        stream.put(ConnectionShutdown("t", None), lane)
+        stream.put(ConnectionShutdown("t", None), callback_queue)
         stream.close()
-        stream.put(ConnectionShutdown("t", None), lane)
+        stream.put(ConnectionShutdown("t", None), callback_queue)
         assert [event async for event in stream] == []
 
     asyncio.run(main())
@@ -186,13 +186,13 @@ def test_a_closed_stream_takes_nothing_more() -> None:
 
 def test_a_loop_that_is_gone_is_no_error() -> None:
     threads = RelayThreads()
-    lane = threads.lane("t", print, 1_000)
+    callback_queue = threads.queue("t", print, 1_000)
 
     async def make() -> EventStream:
         return EventStream(asyncio.get_running_loop())
 
     stream = asyncio.run(make())
     for _ in range(3):
-        stream.put(ConnectionShutdown("t", None), lane)
+        stream.put(ConnectionShutdown("t", None), callback_queue)
     assert not stream._events
     threads.close(1)

@@ -288,9 +288,9 @@ class TestMixedUse:
 def test_a_tunnel_actor_that_crashes_answers_everything(bench: ClientBench) -> None:
     pair = bench.pair()
     pair.source.send_stream_start().result(WAIT_SECONDS)
-    port = pair.source._running().port
+    outbox = pair.source._running().outbox
     futures = [pair.source.send_message(Message(bytes(1_000))) for _ in range(100)]
-    port._tunnel.tell(_Poison())  # type: ignore[union-attr]
+    outbox._tunnel.tell(_Poison())  # type: ignore[union-attr]
     for future in futures:
         future.exception(WAIT_SECONDS)
     pair.at_source.wait_until(
@@ -303,7 +303,7 @@ def test_a_tunnel_actor_that_crashes_answers_everything(bench: ClientBench) -> N
         "ConnectionShutdown",
         "ConnectionSuccess",
     ]
-    assert port.messages_in_flight == 0
+    assert outbox.messages_in_flight == 0
     pair.source.send_stream_start().result(WAIT_SECONDS)
 
 

@@ -56,7 +56,7 @@ def test_an_entry_is_everywhere(each: Declared) -> None:
 
 def test_a_scrape_has_every_entry() -> None:
     fleet = CountedFleet(rows=1)
-    open_tunnel(fleet.ledger, "a", sent=1)
+    open_tunnel(fleet.meter, "a", sent=1)
     shown = {family.name for family in fleet.collector.collect()}
     assert {metric(each.metric).family for each in EVERY} <= shown
     assert {metric(f"tunnel_{each.metric}").family for each in EVERY if each.row} <= shown
@@ -88,8 +88,8 @@ def test_a_name_that_is_not_declared_is_an_error() -> None:
 
 def test_a_distribution_of_a_fleet_is_by_size() -> None:
     fleet = CountedFleet()
-    open_tunnel(fleet.ledger, "a")
-    (only,) = fleet.ledger.read().fleets
+    open_tunnel(fleet.meter, "a")
+    (only,) = fleet.meter.read().fleets
     for each in declared(Counters):
         if each.bounds:
             found = getattr(only.counters, each.name)

@@ -1,4 +1,4 @@
-"""ApiPort: credit, one wake-up for a burst, an answer for everything."""
+"""The outbox: credit, one wake-up for a burst, an answer for everything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunnelfleet.actors.api.events import (
     Stopped,
     StreamStopped,
 )
-from tunnelfleet.actors.api.outbox import ApiPort
+from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.tunnel.messages import ConnectionKey, OutboxFilled
@@ -36,8 +36,8 @@ class Setting:
     def __init__(self) -> None:
         self.threads = RelayThreads()
         self.events: list[ApiEvent] = []
-        self.lane = self.threads.lane("t", self.events.append, 10_000)
-        self.port = ApiPort("t", LIMITS, self.lane)
+        self.callback_queue = self.threads.queue("t", self.events.append, 10_000)
+        self.port = Outbox("t", LIMITS, self.callback_queue)
         self.tunnel = FakeRef()
 
     def attach(self) -> None:
@@ -45,7 +45,7 @@ class Setting:
         self.tunnel.told.clear()
 
     def future(self) -> SendFuture[Any]:
-        return SendFuture(self.lane)
+        return SendFuture(self.callback_queue)
 
 
 @pytest.fixture
