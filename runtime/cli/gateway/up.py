@@ -43,6 +43,7 @@ from tunnelfleet.runtime.gateway.process import (
     open_standard_streams,
     raise_file_limit,
 )
+from tunnelfleet.runtime.gateway.store import Store
 from tunnelfleet.runtime.gateway.watch import FileWatcher
 
 from .check import print_problems
@@ -103,7 +104,7 @@ def up_command(
         deliver_signals(SIGNALS, inbox.put),
     ):
         log_problems(config.warnings)
-        gateway = Gateway(read, config)
+        gateway = Gateway(read, config, store=Store.of(config.gateway))
         with gateway, _pages(gateway, config), _watching(gateway, inbox, watch=watch):
             logger.info(
                 "gateway %s is up with %d tunnels",
