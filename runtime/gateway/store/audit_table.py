@@ -169,7 +169,8 @@ def _ask(connection: Connection, query: AuditQuery) -> list[dict[str, Any]]:
     found = select(AUDIT).order_by(AUDIT.c.id.desc()).limit(max(1, min(query.limit, MAX_LIMIT)))
     for column, pattern in ((AUDIT.c.tunnel, query.tunnel), (AUDIT.c.user_name, query.user)):
         if pattern is not None:
-            found = found.where(_matches(column, pattern))
+            is_sqlite = connection.dialect.name == "sqlite"
+            found = found.where(_matches(column, pattern, is_sqlite=is_sqlite))
     if query.gateway is not None:
         found = found.where(AUDIT.c.gateway == query.gateway)
     if query.kind is not None:
@@ -183,11 +184,15 @@ def _ask(connection: Connection, query: AuditQuery) -> list[dict[str, Any]]:
     return [_record(dict(row)) for row in connection.execute(found).mappings()]
 
 
-def _matches(column: Any, pattern: str) -> ColumnElement[bool]:
+def _matches(column: Any, pattern: str, *, is_sqlite: bool) -> ColumnElement[bool]:
     if "*" not in pattern:
         equal: ColumnElement[bool] = column == pattern
         return equal
-    # LIKE of SQLite does not tell capitals apart, and a name does.
+    if is_sqlite:
+        # Its LIKE does not tell capitals apart, and a name does.
+        quoted = pattern.replace("[", "[[]").replace("?", "[?]")
+        glob: ColumnElement[bool] = column.op("GLOB")(quoted)
+        return glob
     escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     like: ColumnElement[bool] = column.like(escaped.replace("*", "%"), escape="\\")
     return like

@@ -184,9 +184,10 @@ def check_rights(database: Database) -> None:
         StoreError: it cannot.
     """
     if database.is_sqlite:
-        # Taking the lock of a writer is what a file that is read-only refuses.
-        with database.writing():
-            return
+        # It changes no row, and is still what a file that is read-only refuses.
+        with database.writing() as connection:
+            connection.execute(SCHEMA.delete().where(SCHEMA.c.version < 0))
+        return
     with database.reading() as connection:
         if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
             raise make_error(Trouble.READ_ONLY, database.where, "the server takes no writes")

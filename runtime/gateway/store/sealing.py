@@ -71,14 +71,19 @@ class Sealer:
             SealingError: it was another key, or it is not what was sealed for this tunnel.
         """
         if key_id != self.key_id:
-            raise SealingError("it was sealed with another secret than this deployment's")
+            raise SealingError(
+                "they were sealed with another secret than this deployment's; start with that one "
+                "(client_token_secret_file), or add the tunnel again"
+            )
         nonce, content = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
         if sealed[:1] != FORM or len(nonce) < NONCE_BYTES:
-            raise SealingError("it is sealed in a form that this program does not know")
+            raise SealingError("they are in a form that this program does not know")
         try:
             plain = self._cipher.decrypt(nonce, content, self._bound_to(name))
         except InvalidTag:
-            raise SealingError("it was changed, or belongs to another tunnel or gateway") from None
+            raise SealingError(
+                "they were changed, or belong to another tunnel or gateway; add the tunnel again"
+            ) from None
         values: dict[str, str] = json.loads(plain)
         return values
 

@@ -15,7 +15,7 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.gateway.config import Authorities, ensure_secret
 
 from .actor import StoreActor
@@ -272,7 +272,11 @@ class Store:
     def _begin(self) -> None:
         if self._phase is _Phase.WAITING:
             self._reach()
-            self._on_late(self._load())
+            tunnels = self._load()
+            try:
+                self._on_late(tunnels)
+            except TunnelError as error:
+                raise make_error(Trouble.NOT_READ, self.where, str(error)) from None
             # From now on it may be changed: what was in it is known to whoever changes it.
             self._phase = _Phase.READY
             logger.warning("the state at %s was reached", self.where)

@@ -138,10 +138,7 @@ class TunnelTable:
             secret = self._sealer.unseal(row.name, bytes(row.sealed), row.key_id)
             entry = {**json.loads(row.entry), **secret}
         except SealingError as error:
-            raise TunnelError(
-                f"its tokens cannot be opened: {error}; start with the secret that it was added "
-                "with (client_token_secret_file), or add it again"
-            ) from None
+            raise TunnelError(f"its tokens cannot be opened: {error}") from None
         except ValueError:
             raise TunnelError("its entry is damaged; add it again") from None
         try:

@@ -64,6 +64,7 @@ class AuditWriter:
         self._stop = threading.Event()
         self._is_at_work = False
         self._has_begun = False
+        self._flushes = 0
         self._lost_before = 0
         self._thread = threading.Thread(target=self._run, name="tunnelfleet-store", daemon=True)
         self.written = 0
@@ -97,8 +98,11 @@ class AuditWriter:
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until what was put is written; return whether it is."""
         with self._changed:
+            self._flushes += 1
             self._changed.notify_all()
-            return self._changed.wait_for(self._is_idle, timeout_seconds)
+            is_written = self._changed.wait_for(self._is_idle, timeout_seconds)
+            self._flushes -= 1
+            return is_written
 
     def _is_idle(self) -> bool:
         return self.stands_since is not None or not (self._records or self._is_at_work)
@@ -137,7 +141,7 @@ class AuditWriter:
             self._changed.notify_all()
             if not self._records:
                 self._changed.wait_for(self._has_work, max(0.0, until - time.monotonic()))
-            if self._records and not self._stop.is_set():
+            if self._records:
                 self._changed.wait_for(self._is_full, BATCH_SECONDS)
             count = min(len(self._records), BATCH_RECORDS)
             self._is_at_work = count > 0
@@ -147,7 +151,8 @@ class AuditWriter:
         return bool(self._records) or self._stop.is_set()
 
     def _is_full(self) -> bool:
-        return len(self._records) >= BATCH_RECORDS or self._stop.is_set()
+        has_reason = self._flushes > 0 or self._stop.is_set()
+        return has_reason or len(self._records) >= BATCH_RECORDS
 
     def _keep_trying(self, batch: Sequence[AuditRecord]) -> None:
         delay_seconds = RETRY_SECONDS
@@ -189,6 +194,10 @@ class AuditWriter:
             self._upkeep()
         except StoreError as error:
             self._failed(error)
+        except Exception:
+            # As above: the audit is not ended by a mistake in what keeps it small.
+            self.failures += 1
+            logger.exception("the bounds of the audit cannot be looked after")
         else:
             self._goes_on()
 
