@@ -241,7 +241,7 @@ class GatewayKeys(BaseModel):
     audit_days: Annotated[float, Field(gt=0, le=MAX_AUDIT_DAYS, allow_inf_nan=False)] = 90.0
     """How many days the audit of connections is kept in the state."""
     audit_rows: Annotated[int, Field(ge=0, le=MAX_AUDIT_ROWS)] = 200_000
-    """How many of its rows are kept for this gateway, about 400 bytes each; 0 for no audit."""
+    """How many of its rows are kept for this gateway, about 300 bytes each; 0 for no audit."""
     placement: Literal["static"] = "static"
     """How gateways share a fleet: `"static"`, each has a fixed part; alone it has all."""
     placement_members: Annotated[int, Field(ge=1, le=MAX_SHARE)] = 1

@@ -53,7 +53,7 @@ FLUSH_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
-class _Phase(Enum):
+class _Reach(Enum):
     """How far a store has come."""
 
     CLOSED = "closed"
@@ -96,7 +96,7 @@ class Store:
         self._book_lock = threading.Lock()
         self._writer = AuditWriter(self._begin, self._audit.write, self._keep_up)
         self._counters = StoreCounters()
-        self._phase = _Phase.CLOSED
+        self._phase = _Reach.CLOSED
         self._cause = "it was not opened"
         self._on_late: Callable[[dict[str, WantedTunnel]], None] = lambda _tunnels: None
         self.problems: dict[str, str] = {}
@@ -126,7 +126,7 @@ class Store:
     @property
     def is_ready(self) -> bool:
         """Whether it was reached and read."""
-        return self._phase is _Phase.READY
+        return self._phase is _Reach.READY
 
     # -- life
 
@@ -151,11 +151,11 @@ class Store:
             if not error.trouble.may_pass:
                 self._database.close()
                 raise ConfigError(str(error)) from None
-            self._phase, self._cause = _Phase.WAITING, str(error)
+            self._phase, self._cause = _Reach.WAITING, str(error)
             logger.error("%s. The gateway goes on without it, and tries again", error)
         else:
-            self._phase = _Phase.READY
-        self._writer.start()
+            self._phase = _Reach.READY
+        self._writer.start(is_down=not self.is_ready)
 
     def _reach(self) -> None:
         try:
@@ -169,9 +169,9 @@ class Store:
 
     def close(self) -> None:
         """Write what waits, and let go of the database. Safe to call twice."""
-        if self._phase is _Phase.CLOSED:
+        if self._phase is _Reach.CLOSED:
             return
-        self._phase, self._cause = _Phase.CLOSED, "the gateway has ended"
+        self._phase, self._cause = _Reach.CLOSED, "the gateway has ended"
         self._writer.close()
         self._database.close()
 
@@ -189,7 +189,7 @@ class Store:
         Raises:
             StoreError: they cannot be read.
         """
-        if self._phase is not _Phase.READY:
+        if self._phase is not _Reach.READY:
             return {}
         return self._load()
 
@@ -225,7 +225,7 @@ class Store:
         return was_there
 
     def _require_ready(self) -> None:
-        if self._phase is not _Phase.READY:
+        if self._phase is not _Reach.READY:
             raise make_error(Trouble.NOT_READ, self.where, self._cause)
 
     def _counted(self, operation: str, do: Callable[[], T]) -> T:
@@ -270,7 +270,7 @@ class Store:
     # -- on the writer's thread
 
     def _begin(self) -> None:
-        if self._phase is _Phase.WAITING:
+        if self._phase is _Reach.WAITING:
             self._reach()
             tunnels = self._load()
             try:
@@ -278,7 +278,7 @@ class Store:
             except TunnelError as error:
                 raise make_error(Trouble.NOT_READ, self.where, str(error)) from None
             # From now on it may be changed: what was in it is known to whoever changes it.
-            self._phase = _Phase.READY
+            self._phase = _Reach.READY
             logger.warning("the state at %s was reached", self.where)
         self._audit.close_former_runs()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,7 +143,7 @@ class TunnelTable:
         except ValueError:
             raise TunnelError("its entry is damaged; add it again") from None
         try:
-            return read_tunnel(entry, self._authorities, place=PLACE)
+            return replace(read_tunnel(entry, self._authorities, place=PLACE), place=PLACE)
         except ConfigProblems as error:
             found = "; ".join(f"{each.key}: {each.text}" for each in error.problems)
             raise TunnelError(f"its entry cannot be used: {found}") from None

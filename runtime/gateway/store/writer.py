@@ -81,8 +81,14 @@ class AuditWriter:
         """Records in the queue."""
         return len(self._records)
 
-    def start(self) -> None:
-        """Start the thread."""
+    def start(self, *, is_down: bool = False) -> None:
+        """Start the thread.
+
+        Args:
+            is_down: the database was not there a moment ago, and the log says so already.
+        """
+        if is_down:
+            self.stands_since = time.time()
         self._thread.start()
 
     def put(self, record: AuditRecord) -> None:
@@ -123,7 +129,7 @@ class AuditWriter:
     # -- on the thread
 
     def _run(self) -> None:
-        next_upkeep = time.monotonic()
+        next_upkeep, retry_seconds = time.monotonic(), RETRY_SECONDS
         while True:
             batch = self._take(next_upkeep)
             if batch:
@@ -131,8 +137,13 @@ class AuditWriter:
             elif self._stop.is_set():
                 return
             if time.monotonic() >= next_upkeep and not self._stop.is_set():
-                self._keep_up()
-                next_upkeep = time.monotonic() + UPKEEP_SECONDS
+                if self._keep_up():
+                    wait_seconds, retry_seconds = UPKEEP_SECONDS, RETRY_SECONDS
+                else:
+                    # There may be nothing to write, and others wait for the database too.
+                    wait_seconds = retry_seconds
+                    retry_seconds = min(2 * retry_seconds, MAX_RETRY_SECONDS)
+                next_upkeep = time.monotonic() + wait_seconds
 
     def _take(self, until: float) -> list[AuditRecord]:
         """The next batch; nothing when it is time for other things."""
@@ -188,18 +199,21 @@ class AuditWriter:
             self._begin()
             self._has_begun = True
 
-    def _keep_up(self) -> None:
+    def _keep_up(self) -> bool:
+        """Look after what is kept; return whether the database was there."""
         try:
             self._begin_once()
             self._upkeep()
         except StoreError as error:
             self._failed(error)
+            return False
         except Exception:
             # As above: the audit is not ended by a mistake in what keeps it small.
             self.failures += 1
             logger.exception("the bounds of the audit cannot be looked after")
         else:
             self._goes_on()
+        return True
 
     def _lose(self, count: int) -> None:
         with self._changed:
