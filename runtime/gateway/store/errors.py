@@ -32,6 +32,8 @@ class Trouble(Enum):
     FULL = "full"
     BUSY = "busy"
     CANNOT_OPEN = "cannot open"
+    MISSING = "missing"
+    """There is no such database or role, or libpq finds its own settings wrong."""
     DAMAGED = "damaged"
     FORBIDDEN = "forbidden"
     OUTDATED = "outdated"
@@ -80,6 +82,9 @@ _TEXTS = {
         "cannot open the state at {where}: {cause}; "
         "is the folder there, and may this user write to it?"
     ),
+    Trouble.MISSING: (
+        "there is no state at {where}: {cause}; make what is missing, or change the URL"
+    ),
     Trouble.DAMAGED: (
         "the state at {where} is damaged or no database: {cause}; "
         "move it away, or put a copy in its place"
@@ -116,6 +121,7 @@ _SQLITE = (
 
 _POSTGRES = (
     ("28", Trouble.PASSWORD),
+    ("3D", Trouble.MISSING),
     ("53100", Trouble.FULL),
     ("25006", Trouble.READ_ONLY),
     ("42501", Trouble.FORBIDDEN),
@@ -132,7 +138,8 @@ _POSTGRES = (
 
 _LOGIN_WORDS = ("password", "pg_hba.conf", "authentication", "SASL")
 """libpq gives a refused login no SQLSTATE, only the server's words."""
-_NO_DATABASE_WORDS = ('database "', 'role "')
+_MISSING_WORDS = ('" does not exist', "definition of service", "invalid ", "certificate file")
+"""Of the server about a database or a role, and of libpq about a service or an option."""
 
 
 def make_error(trouble: Trouble, where: str, cause: str) -> StoreError:
@@ -173,8 +180,8 @@ def _trouble(error: SQLAlchemyError, original: Any, text: str) -> Trouble:
         return _first(_POSTGRES, state) or _by_class(error)
     if any(word in text for word in _LOGIN_WORDS):
         return Trouble.PASSWORD
-    if "does not exist" in text and any(word in text for word in _NO_DATABASE_WORDS):
-        return Trouble.CANNOT_OPEN
+    if any(word in text for word in _MISSING_WORDS):
+        return Trouble.MISSING
     if isinstance(error, exc.OperationalError | exc.InterfaceError):
         return Trouble.UNREACHABLE
     return _by_class(error)

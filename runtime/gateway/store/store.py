@@ -152,7 +152,7 @@ class Store:
                 self._database.close()
                 raise ConfigError(str(error)) from None
             self._phase, self._cause = _Reach.WAITING, str(error)
-            logger.error("%s. The gateway goes on without it, and tries again", error)
+            logger.error("%s (the gateway goes on without it, and tries again)", error)
         else:
             self._phase = _Reach.READY
         self._writer.start(is_down=not self.is_ready)

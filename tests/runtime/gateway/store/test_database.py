@@ -304,8 +304,26 @@ def test_a_server_that_takes_no_writes(postgres: PostgresServer, fleet_url: str)
 
 def test_a_database_that_is_not_there(postgres: PostgresServer) -> None:
     text = refusal(postgres.url("nowhere"))
-    assert "cannot open the state" in text
+    assert "there is no state at postgresql://owner@/nowhere" in text
     assert 'database "nowhere" does not exist' in text
+    assert "make what is missing, or change the URL" in text
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("service=nosuch", 'definition of service "nosuch" not found'),
+        ("sslmode=sometimes", 'invalid sslmode value: "sometimes"'),
+        ("colour=blue", 'invalid connection option "colour"'),
+    ],
+)
+def test_what_libpq_does_not_understand(query: str, text: str) -> None:
+    assert f"{text}; make what is missing, or change the URL" in refusal(f"postgresql:///?{query}")
+
+
+def test_a_role_that_is_not_there(postgres: PostgresServer, fleet_url: str) -> None:
+    text = refusal(fleet_url.replace("owner@", "nobody_here@"))
+    assert 'role "nobody_here" does not exist' in text
 
 
 def test_the_url_is_shown_as_it_was_written(postgres: PostgresServer) -> None:
