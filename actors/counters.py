@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from .live_connections import LiveConnection
+
 __all__ = [
     "CONNECT_SECONDS_BOUNDS",
     "MAX_KEYS",
@@ -422,6 +424,7 @@ class TunnelStats(Counters):
     __slots__ = (
         "_fleet",
         "channel_id",
+        "connections",
         "last_event",
         "listening",
         "reason",
@@ -438,6 +441,8 @@ class TunnelStats(Counters):
         self.since = time.time()
         self.last_event = "opened"
         self.channel_id = ""
+        self.connections: dict[int, LiveConnection] = {}
+        """Those that are open, by serial; at most `Limits.max_connections`."""
         self.service_ids: tuple[str, ...] = ()
         self.listening: dict[str, tuple[str, ...]] = {}
 

@@ -43,6 +43,7 @@ MORE = {
     "up": "[gateway.md](gateway.md) is the operator's guide, with every key of the files.",
     "check": "[gateway.md](gateway.md) says what is checked.",
     "quickstart": "[gateway.md](gateway.md) goes on from there.",
+    "migrate": "[gateway.md](gateway.md), section State, says when it is needed.",
     "demo": "",
     "version": "",
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from tunnelfleet.actors.live_connections import LiveConnection
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -51,6 +53,7 @@ class Connection:
         "has_own_backlog",
         "is_orderly",
         "key",
+        "live",
         "progress_at",
         "reason",
         "remote_end",
@@ -64,6 +67,8 @@ class Connection:
     ) -> None:
         self.key = key
         self.stream = stream
+        self.live = LiveConnection(*key)
+        """What other threads see of it."""
         self.has_own_backlog = has_own_backlog
         """What arrives is not counted here: its stream holds the tunnel back by itself."""
         self.socket_actor: ActorRef[Any] | None = None

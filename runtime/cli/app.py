@@ -44,6 +44,11 @@ COMMANDS = {
         "check_command",
         "Say what is wrong with a gateway's files.",
     ),
+    "migrate": Command(
+        "tunnelfleet.runtime.cli.gateway.migrate",
+        "migrate_command",
+        "Make or change the tables of a gateway's state.",
+    ),
     "service": Command(
         "tunnelfleet.runtime.cli.service.command",
         "service_command",

@@ -3,7 +3,7 @@
 `Gateway` is what a program holds; `messages` has what may be asked of it.
 """
 
-from .gateway import FILES, Gateway
+from .gateway import API, FILES, Gateway
 from .messages import (
     DrainTunnels,
     Leave,
@@ -24,6 +24,7 @@ from .snapshot import TunnelRow
 from .wanted import WantedTunnel
 
 __all__ = [
+    "API",
     "FILES",
     "Assigned",
     "DrainTunnels",

@@ -20,19 +20,21 @@ from typing import TYPE_CHECKING, Any, Self
 import pykka
 
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.proto import TunnelClosed, TunnelError
+from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
 
 from .config import ClientTokens, FleetConfig, ensure_secret
+from .connections import MAX_CONNECTION_ROWS, connection_rows
 from .fleet_actor import FILES, FleetActor
 from .fleet_state import FleetState
-from .messages import Leave, Left, Reload, ReloadResult, TakeSnapshot
+from .messages import Leave, Left, Reload, ReloadResult, SetWanted, TakeSnapshot
 from .metrics import GatewayCollector
 from .placement import StaticPlacement
 from .supervisor import (
     FLEET,
     PLACEMENT,
     RUNTIME,
+    STORE,
     GatewayRefs,
     GatewaySupervisor,
     PlacementActor,
@@ -49,9 +51,13 @@ if TYPE_CHECKING:
 
     from .messages import Snapshot
     from .placement import Placement
+    from .store import Store
+    from .wanted import WantedTunnel
 
-__all__ = ["FILES", "Gateway"]
+__all__ = ["API", "FILES", "Gateway"]
 
+API = "api"
+"""The source of the tunnels that are added at run time."""
 ASK_SECONDS = 10.0
 RELOAD_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -68,6 +74,8 @@ class Gateway:
         load: reads the files; called on a thread of the gateway for each reload.
         config: what it read before; None calls it now.
         placement: says which part of the fleet is ours; None takes the static one of the settings.
+        store: keeps the tunnels that are added at run time, and the audit; the gateway opens and
+            closes it. None keeps nothing.
         more_children: more actors of the gateway, such as a store or a front door; called with the
             gateway when it starts. They are started last and stopped first, and find the others in
             `refs`.
@@ -82,12 +90,15 @@ class Gateway:
         config: FleetConfig | None = None,
         *,
         placement: Placement | None = None,
+        store: Store | None = None,
         more_children: Callable[[Gateway], Sequence[ChildSpec]] = lambda _gateway: (),
     ) -> None:
         config = load() if config is None else config
         settings = config.gateway
         self._load = load
         self._more_children = more_children
+        self.store = store
+        """What survives a restart, if anything does."""
         self._placement = placement or StaticPlacement(
             settings.placement_ordinal, settings.placement_members
         )
@@ -97,7 +108,7 @@ class Gateway:
         )
         self.state = FleetState(config)
         """What is known of the fleet; to be read only."""
-        self.collector = GatewayCollector(self.state)
+        self.collector = GatewayCollector(self.state, [store] if store else [])
         """The gateway's own metrics, for any registry of prometheus_client."""
         self.refs = GatewayRefs()
         self._dispatcher: Dispatcher | None = None
@@ -113,13 +124,15 @@ class Gateway:
         """Start the actors; the tunnels follow, at the rate of the settings.
 
         Raises:
-            ConfigError: the secret that client tokens are derived from cannot be read or made.
+            ConfigError: the secret that client tokens are derived from cannot be read or made, or
+                the state cannot be used before somebody has changed something.
         """
         settings = self.state.config.gateway
         secret, warning = ensure_secret(settings.client_token_secret_file, settings.state_folder)
         if warning:
             logger.warning("%s", warning)
         client_tokens = ClientTokens(secret)
+        self._open_store()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-reload")
         self._dispatcher = Dispatcher("tunnelfleet-gateway").start()
         self.state.sources.setdefault(FILES, dict(self.state.config.tunnels))
@@ -135,6 +148,7 @@ class Gateway:
         self._supervisor = GatewaySupervisor.start(
             self.refs,
             [
+                *self._store_children(),
                 self._runtime.child_spec(RUNTIME),
                 child(PLACEMENT, start_placement),
                 child(FLEET, start_fleet),
@@ -165,6 +179,30 @@ class Gateway:
                 self._dispatcher.stop(END_SECONDS)
                 assert self._loader is not None
                 self._loader.shutdown(wait=True, cancel_futures=True)
+                if self.store is not None:
+                    self.store.close()
+
+    def _open_store(self) -> None:
+        if self.store is None:
+            return
+        self.store.open(self._take_up_late)
+        try:
+            # Before any actor: what comes from the API later is a change of these.
+            self.state.sources.setdefault(API, self.store.load_tunnels())
+        except TunnelError as error:
+            self.store.close()
+            raise ConfigError(str(error)) from None
+
+    def _take_up_late(self, tunnels: dict[str, WantedTunnel]) -> None:
+        """The state was reached at last, on the store's thread."""
+        self.refs.has_fleet.wait(ASK_SECONDS)
+        self.ask(SetWanted(API, tunnels))
+
+    def _store_children(self) -> list[ChildSpec]:
+        store = self.store
+        if store is None:
+            return []
+        return [child(STORE, lambda: store.start_actor(self._runtime))]
 
     def __enter__(self) -> Self:
         return self.start()
@@ -212,6 +250,17 @@ class Gateway:
         """Every tunnel of the fleet."""
         found: Snapshot = self.ask(TakeSnapshot())
         return found
+
+    def connections(
+        self, tunnel: str | None = None, limit: int = MAX_CONNECTION_ROWS
+    ) -> list[dict[str, Any]]:
+        """The connections that are open, with what they have carried so far.
+
+        Args:
+            tunnel: of this tunnel alone; None for all, in the order of the tunnels' start.
+            limit: at most so many.
+        """
+        return connection_rows(self.runtime, tunnel, limit)
 
     def leave(self, drain_seconds: float | None = None) -> Left:
         """End all tunnels: no new connections, and time for those that are open. Then `stop`.

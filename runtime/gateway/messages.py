@@ -32,6 +32,7 @@ __all__ = [
     "RemoveWanted",
     "ReplaceTunnelToken",
     "RetryTunnels",
+    "RuntimeStarted",
     "SetWanted",
     "Snapshot",
     "TakeSnapshot",
@@ -79,6 +80,10 @@ class RemoveWanted(NamedTuple):
 
     source: str
     name: str
+
+
+class RuntimeStarted(NamedTuple):
+    """The root to the store: the core runs, now or again, and its events can be asked for."""
 
 
 class Reload(NamedTuple):

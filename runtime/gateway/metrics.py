@@ -6,13 +6,13 @@ Owns the families that only a gateway has; those of its tunnels are in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client import Metric
 
@@ -41,15 +41,24 @@ GATEWAY_METRICS = frozenset(_HELP)
 """The names of all that a gateway adds."""
 
 
+class Collects(Protocol):
+    """A part of a gateway with metrics of its own."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Its families, now."""
+
+
 class GatewayCollector(Collector):
     """Collects the metrics of one gateway.
 
     Args:
         state: of the fleet.
+        others: parts of the gateway that count for themselves, such as the store.
     """
 
-    def __init__(self, state: FleetState) -> None:
+    def __init__(self, state: FleetState, others: Iterable[Collects] = ()) -> None:
         self._state = state
+        self._others = tuple(others)
 
     def describe(self) -> Iterator[Metric]:
         """Nothing is registered by name, so that two gateways can share a registry."""
@@ -68,6 +77,8 @@ class GatewayCollector(Collector):
         for name, value in values.items():
             yield GaugeMetricFamily(name, _HELP[name], value=value)
         yield self._info()
+        for each in self._others:
+            yield from each.collect()
 
     def _info(self) -> Metric:
         tunnels = sorted(dict(self._state.running).items())[:MAX_INFO_ROWS]

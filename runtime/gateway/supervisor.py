@@ -1,7 +1,8 @@
 """The actors of a gateway: the root, and which part of the fleet is ours.
 
     GatewaySupervisor           one_for_one; the only one in pykka's registry
-     |- RuntimeSupervisor       the core; started first, since the others give it work
+     |- StoreActor              the audit; started first, so that it hears the last ends
+     |- RuntimeSupervisor       the core; started before those that give it work
      |- PlacementActor          which shards are ours
      `- FleetActor              makes what runs what is wanted and ours
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.actors.kernel import Backoff, ChildSpec, DispatchedActor, Shutdown, SupervisorActor
 
+from .messages import RuntimeStarted
 from .placement import Assigned, Revoked
 
 if TYPE_CHECKING:
@@ -26,9 +28,18 @@ if TYPE_CHECKING:
 
     from .placement import Placement
 
-__all__ = ["FLEET", "PLACEMENT", "RUNTIME", "GatewayRefs", "GatewaySupervisor", "PlacementActor"]
+__all__ = [
+    "FLEET",
+    "PLACEMENT",
+    "RUNTIME",
+    "STORE",
+    "GatewayRefs",
+    "GatewaySupervisor",
+    "PlacementActor",
+]
 
 RUNTIME = "runtime"
+STORE = "store"
 PLACEMENT = "placement"
 FLEET = "fleet"
 BACKOFF = Backoff(min_seconds=0.05, max_seconds=5.0)
@@ -68,6 +79,8 @@ class GatewaySupervisor(SupervisorActor):
         self._refs.by_id[child_id] = ref
         if child_id == FLEET:
             self._refs.has_fleet.set()
+        elif child_id == RUNTIME:
+            self._refs.tell(STORE, RuntimeStarted())
 
 
 def child(child_id: str, start: Callable[[], ActorRef[Any]]) -> ChildSpec:

@@ -89,6 +89,15 @@ GATEWAY: dict[str, Row] = {
         "gateway.state",
         "a password does not belong here",
     ),
+    "password in the query": (
+        gateway('state = "postgresql://h/d?password=hunter2"'),
+        2,
+        "gateway.state",
+        "a password does not belong here",
+    ),
+    "state in memory": (gateway('state = "sqlite://"'), 2, "gateway.state", "name a file"),
+    "audit_days": (gateway("audit_days = 0"), 2, "gateway.audit_days", "greater than 0"),
+    "audit_rows": (gateway("audit_rows = -1"), 2, "gateway.audit_rows", "at least 0"),
     "placement": (gateway('placement = "ray"'), 2, "gateway.placement", 'write "static"'),
     "ordinal": (
         gateway("placement_ordinal = 1\nplacement_members = 1"),

@@ -44,6 +44,7 @@ from tunnelfleet.runtime.gateway.process import (
     raise_file_limit,
 )
 from tunnelfleet.runtime.gateway.service_manager import Heartbeat, ServiceManager
+from tunnelfleet.runtime.gateway.store import Store
 from tunnelfleet.runtime.gateway.watch import FileWatcher
 
 from .check import print_problems
@@ -106,7 +107,7 @@ def up_command(
         deliver_signals(SIGNALS, inbox.put),
     ):
         log_problems(config.warnings)
-        gateway = Gateway(read, config)
+        gateway = Gateway(read, config, store=Store.of(config.gateway))
         with gateway, _pages(gateway, config), _watching(gateway, inbox, watch=watch):
             logger.info(
                 "gateway %s is up with %d tunnels",

@@ -38,6 +38,8 @@ class GatewaySettings:
     metrics_hosts: tuple[str, ...] = ()
     state: str = ""
     state_folder: Path = Path()
+    audit_days: float = 90.0
+    audit_rows: int = 200_000
     placement_members: int = 1
     placement_ordinal: int = 0
     workers: int = 1

@@ -206,6 +206,8 @@ class _Loader:
             metrics_hosts=tuple(given.get("metrics_hosts", ())),
             state=state or f"sqlite:///{folder / STATE_FILE}",
             state_folder=folder,
+            audit_days=given.get("audit_days", 90.0),
+            audit_rows=given.get("audit_rows", 200_000),
             placement_members=given.get("placement_members", 1),
             connect_rate=given.get("connect_rate", 10.0),
             connect_concurrency=given.get("connect_concurrency", 8),

@@ -47,6 +47,8 @@ MAX_LABELS = 20
 MAX_LABEL_LENGTH = 200
 MAX_SHARE = 1_024
 """Gateways that share a fleet statically."""
+MAX_AUDIT_DAYS = 36_500
+MAX_AUDIT_ROWS = 100_000_000
 _LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _STATE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg")
@@ -78,15 +80,17 @@ def _check_metrics(text: str) -> None:
 def _check_state(text: str) -> None:
     try:
         parts = urlsplit(text)
-        password = parts.password
+        has_password = parts.password is not None or "password=" in parts.query
     except ValueError:
         raise ConfigError("write sqlite:////PATH or postgresql://HOST/DATABASE") from None
     if parts.scheme not in _STATE_SCHEMES:
         raise ConfigError("write sqlite:////PATH or postgresql://HOST/DATABASE")
-    if password is not None:
+    if has_password:
         raise ConfigError(
             "a password does not belong here; put it into ~/.pgpass or PGPASSWORD and leave it out"
         )
+    if parts.scheme == "sqlite" and parts.path in ("", "/", "/:memory:"):
+        raise ConfigError("name a file, as in sqlite:////var/lib/tunnelfleet/state.db")
 
 
 def _check_mode(text: str) -> None:
@@ -236,8 +240,13 @@ class GatewayKeys(BaseModel):
     """
     state: Annotated[str, _core(_check_state)] | None = None
     """Where what must survive a restart is kept, as a URL of SQLAlchemy; without it, a file in
-    `$STATE_DIRECTORY`, or in `tunnelfleet` below `$XDG_STATE_HOME`.
+    `$STATE_DIRECTORY`, or in `tunnelfleet` below `$XDG_STATE_HOME`. The password of PostgreSQL
+    comes from `~/.pgpass` or `PGPASSWORD`.
     """
+    audit_days: Annotated[float, Field(gt=0, le=MAX_AUDIT_DAYS, allow_inf_nan=False)] = 90.0
+    """How many days the audit of connections is kept in the state."""
+    audit_rows: Annotated[int, Field(ge=0, le=MAX_AUDIT_ROWS)] = 200_000
+    """How many of its rows are kept for this gateway, about 300 bytes each; 0 for no audit."""
     placement: Literal["static"] = "static"
     """How gateways share a fleet: `"static"`, each has a fixed part; alone it has all."""
     placement_members: Annotated[int, Field(ge=1, le=MAX_SHARE)] = 1

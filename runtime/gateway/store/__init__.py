@@ -1,1 +1,20 @@
-"""What survives a restart: tunnels added at run time, and the audit."""
+"""What survives a restart: tunnels added at run time, and the audit.
+
+`Store` is what a gateway and its API hold.
+"""
+
+from .actor import StoreActor
+from .audit import AuditQuery, AuditRecord
+from .errors import StoreError, Trouble
+from .migrations import MIGRATIONS
+from .store import Store
+
+__all__ = [
+    "MIGRATIONS",
+    "AuditQuery",
+    "AuditRecord",
+    "Store",
+    "StoreActor",
+    "StoreError",
+    "Trouble",
+]

@@ -127,6 +127,7 @@ class TestGood:
             'state = "sqlite:////var/lib/x/s.db"\nplacement = "static"\n'
             "placement_members = 4\nplacement_ordinal = 3\nworkers = 1\n"
             'client_token_secret_file = "{S}"\nconnect_rate = 200\nconnect_concurrency = 16\n'
+            "audit_days = 7.5\naudit_rows = 0\n"
             'drain_seconds = 0\ndoor = "127.0.0.1:1080"\ndoor_users_file = "users"\n'
         ).gateway
         assert (gateway.name, gateway.admin, gateway.admin_mode) == ("gw-2", "unix:a.sock", 0o660)
@@ -138,6 +139,7 @@ class TestGood:
         assert gateway.client_token_secret_file == Path("token-S")
         assert (gateway.connect_rate, gateway.connect_concurrency) == (200, 16)
         assert (gateway.drain_seconds, gateway.workers) == (0, 1)
+        assert (gateway.audit_days, gateway.audit_rows) == (7.5, 0)
         assert (gateway.door, gateway.door_users_file) == ("127.0.0.1:1080", Path("users"))
 
     def test_every_key_of_a_source(self, files: Path) -> None:

@@ -1,0 +1,197 @@
+"""The database that a gateway keeps its state in: SQLite or PostgreSQL behind one interface.
+
+Owns the URL of the state, how connections are made and bounded in time, and that every error of
+the library leaves here as a `StoreError`. A file of SQLite is made for its owner alone. A password
+comes from libpq's files or the environment, never from the URL, and is never shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.gateway.config.paths import create_private_file
+
+from .errors import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import URL, Connection, Engine
+
+__all__ = ["Database"]
+
+POOL_CONNECTIONS = 4
+"""The writer's, and those of requests; more of them wait."""
+POOL_WAIT_SECONDS = 10.0
+BUSY_SECONDS = 15.0
+"""SQLite: how long a writer waits for another process's transaction."""
+CONNECT_SECONDS = 5
+"""PostgreSQL: for one address."""
+STATEMENT_MILLISECONDS = 20_000
+UNANSWERED_MILLISECONDS = 15_000
+"""PostgreSQL: a server that acknowledges nothing for so long is gone. TCP_USER_TIMEOUT."""
+RECYCLE_SECONDS = 1_800
+_READS = "tunnelfleet_reads"
+
+
+class Database:
+    """A database, opened when it is first used.
+
+    Args:
+        url: as in the key `state`.
+
+    Raises:
+        ConfigError: it names no database that can be used here, or the driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = _parse(url)
+        self.where = self._url.set(drivername=self._url.get_backend_name()).render_as_string()
+        """The URL, for messages."""
+        self._engine = self._make_engine()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file."""
+        return self._url.get_backend_name() == "sqlite"
+
+    @property
+    def path(self) -> Path | None:
+        """The file of SQLite."""
+        named = self._url.database
+        if not self.is_sqlite or named is None or named.startswith("file:"):
+            return None
+        return Path(named)
+
+    def _make_engine(self) -> Engine:
+        given: dict[str, Any] = {
+            "hide_parameters": True,
+            "pool_size": POOL_CONNECTIONS,
+            "max_overflow": 0,
+            "pool_timeout": POOL_WAIT_SECONDS,
+            "pool_recycle": RECYCLE_SECONDS,
+        }
+        if self.is_sqlite:
+            engine = create_engine(self._url, connect_args={"timeout": BUSY_SECONDS}, **given)
+            event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        try:
+            return create_engine(
+                self._url,
+                pool_pre_ping=True,
+                connect_args={
+                    "connect_timeout": CONNECT_SECONDS,
+                    "tcp_user_timeout": UNANSWERED_MILLISECONDS,
+                    "options": f"-c statement_timeout={STATEMENT_MILLISECONDS}",
+                    "application_name": "tunnelfleet",
+                },
+                **given,
+            )
+        except ImportError as error:
+            raise ConfigError(
+                f"the state at {self.where} needs a driver that is not installed ({error}); "
+                "run: pip install 'tunnelfleet[postgres]'"
+            ) from None
+
+    def prepare(self) -> str:
+        """Make the file of SQLite, for its owner alone, if there is none.
+
+        Returns:
+            A warning about the file, or an empty text.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        path = self.path
+        if path is None:
+            return ""
+        if path.is_symlink() and not path.exists():
+            raise ConfigError(f"{path} is a link that leads nowhere; remove it, or make its target")
+        if not path.exists():
+            create_private_file(path, b"")
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            return f"others can read {path}; run: chmod o-rwx {path}"
+        return ""
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes: kept when the block ends, undone when it raises.
+
+        Raises:
+            StoreError: the database does not do it.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise explain(error, self.where) from None
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads, so that it waits for no writer.
+
+        Raises:
+            StoreError: the database does not do it.
+        """
+        try:
+            with self._engine.connect() as connection:
+                connection.execution_options(**{_READS: True})
+                yield connection
+        except SQLAlchemyError as error:
+            raise explain(error, self.where) from None
+
+    def close(self) -> None:
+        """Close its connections; a later use opens others."""
+        self._engine.dispose()
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigError("state: write sqlite:////PATH or postgresql://HOST/DATABASE") from None
+    if url.password is not None or "password" in url.query:
+        raise ConfigError(
+            "state: a password does not belong into the URL; put it into ~/.pgpass or PGPASSWORD"
+        )
+    backend = url.get_backend_name()
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise ConfigError("state: write sqlite:////PATH or postgresql://HOST/DATABASE")
+    if not url.database or url.database == ":memory:":
+        raise ConfigError("state: name a file, as in sqlite:////var/lib/tunnelfleet/state.db")
+    return url
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # SQLAlchemy begins transactions itself then: the driver's own way begins them too late.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    try:
+        # Readers and the writer do not wait for each other, and a commit is on the disk. On a file
+        # that cannot be written the mode stays what it is.
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+    finally:
+        cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = connection.get_execution_options().get(_READS, False)
+    # A writer takes its lock at once: one that reads first could not take it later.
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

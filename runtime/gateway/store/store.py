@@ -1,0 +1,303 @@
+"""Store: what of a gateway survives a restart, as the gateway and its API hold it.
+
+Owns one database, the tunnels that were added at run time, and the audit with its thread. What it
+is asked blocks, for threads that may wait; what it is told of connections never does. A state that
+cannot be reached when the gateway starts does not hold up the tunnels of the files: it is tried
+again, and nothing is written before what is in it was read.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.runtime.gateway.config import Authorities, ensure_secret
+
+from .actor import StoreActor
+from .audit import AuditBook, AuditQuery
+from .audit_table import AuditBounds, AuditTable
+from .database import Database
+from .errors import StoreError, Trouble, make_error
+from .metrics import StoreCounters, store_metrics
+from .migrations import check_rights, migrate
+from .sealing import Sealer
+from .tunnels import TunnelTable
+from .writer import AuditWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from prometheus_client import Metric
+    from pykka import ActorRef
+
+    from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
+    from tunnelfleet.runtime.gateway.config import GatewaySettings
+    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+
+    from .tunnels import StoredTunnels
+
+__all__ = ["Store"]
+
+T = TypeVar("T")
+
+DEFAULT_AUDIT_DAYS = 90.0
+DEFAULT_AUDIT_ROWS = 200_000
+FLUSH_SECONDS = 2.0
+"""How long a question about the audit waits for what is on its way into it."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Reach(Enum):
+    """How far a store has come."""
+
+    CLOSED = "closed"
+    """Not opened, or closed again."""
+    WAITING = "waiting"
+    """It could not be reached; it is tried again."""
+    READY = "ready"
+    """What was in it has been read; it can be changed."""
+
+
+class Store:
+    """The state of one gateway.
+
+    Args:
+        url: of the database, as in the key `state`.
+        gateway: whose state it is; others may be in the same database.
+        secret: of the deployment; what seals tokens is derived from it.
+        audit_days: how long records are kept.
+        audit_rows: how many are kept; 0 for no audit.
+
+    Raises:
+        ConfigError: the URL names no database that can be used here.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        gateway: str,
+        secret: bytes,
+        audit_days: float = DEFAULT_AUDIT_DAYS,
+        audit_rows: int = DEFAULT_AUDIT_ROWS,
+    ) -> None:
+        self._database = Database(url)
+        self._bounds = AuditBounds(audit_days, audit_rows)
+        sealer = Sealer(secret, gateway)
+        self._tunnels = TunnelTable(self._database, gateway, sealer, Authorities())
+        self._audit = AuditTable(self._database, gateway, secrets.token_hex(8))
+        self._book = AuditBook()
+        self._book_lock = threading.Lock()
+        self._writer = AuditWriter(self._begin, self._audit.write, self._keep_up)
+        self._counters = StoreCounters()
+        self._phase = _Reach.CLOSED
+        self._cause = "it was not opened"
+        self._on_late: Callable[[dict[str, WantedTunnel]], None] = lambda _tunnels: None
+        self.problems: dict[str, str] = {}
+        """Why a stored tunnel cannot be used, by name."""
+
+    @classmethod
+    def of(cls, settings: GatewaySettings) -> Self:
+        """The store that the settings of a gateway name.
+
+        Raises:
+            ConfigError: the URL cannot be used, or there is no secret.
+        """
+        secret, _warning = ensure_secret(settings.client_token_secret_file, settings.state_folder)
+        return cls(
+            settings.state,
+            gateway=settings.name,
+            secret=secret,
+            audit_days=settings.audit_days,
+            audit_rows=settings.audit_rows,
+        )
+
+    @property
+    def where(self) -> str:
+        """The URL, for people."""
+        return self._database.where
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it was reached and read."""
+        return self._phase is _Reach.READY
+
+    # -- life
+
+    def open(self, on_late: Callable[[dict[str, WantedTunnel]], None] | None = None) -> None:
+        """Reach the database, bring it to the version of this program, and start the thread.
+
+        Args:
+            on_late: called on the store's thread with the stored tunnels, once it is reached, if it
+                cannot be now. Otherwise `load_tunnels` has them.
+
+        Raises:
+            ConfigError: somebody has to change something first: nothing was started.
+        """
+        if on_late is not None:
+            self._on_late = on_late
+        warning = self._database.prepare()
+        if warning:
+            logger.warning("%s", warning)
+        try:
+            self._reach()
+        except StoreError as error:
+            if not error.trouble.may_pass:
+                self._database.close()
+                raise ConfigError(str(error)) from None
+            self._phase, self._cause = _Reach.WAITING, str(error)
+            logger.error("%s (the gateway goes on without it, and tries again)", error)
+        else:
+            self._phase = _Reach.READY
+        self._writer.start(is_down=not self.is_ready)
+
+    def _reach(self) -> None:
+        try:
+            applied = migrate(self._database)
+            check_rights(self._database)
+        except StoreError:
+            self._counters.failed("open")
+            raise
+        for migration in applied:
+            logger.info("the state at %s has now: %s", self.where, migration.title)
+
+    def close(self) -> None:
+        """Write what waits, and let go of the database. Safe to call twice."""
+        if self._phase is _Reach.CLOSED:
+            return
+        self._phase, self._cause = _Reach.CLOSED, "the gateway has ended"
+        self._writer.close()
+        self._database.close()
+
+    def start_actor(self, runtime: TunnelRuntime) -> ActorRef[Any]:
+        """Start what takes the events of a runtime down; called again after it has failed."""
+        return StoreActor.start(self, runtime)
+
+    # -- tunnels
+
+    def load_tunnels(self) -> dict[str, WantedTunnel]:
+        """The tunnels that were added at run time; none while the state cannot be reached.
+
+        One that cannot be used is left out; the log and `problems` say why.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        if self._phase is not _Reach.READY:
+            return {}
+        return self._load()
+
+    def _load(self) -> dict[str, WantedTunnel]:
+        found = self._counted("tunnels", self._tunnels.load)
+        self.problems = found.problems
+        _log_loaded(found, self.where)
+        return found.tunnels
+
+    def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Keep a tunnel, or another entry of one: its tokens are sealed.
+
+        Args:
+            name: of the tunnel.
+            entry: the keys of its `[[tunnel]]`, which were checked.
+
+        Raises:
+            StoreError: it is not kept; the text says why.
+        """
+        self._require_ready()
+        self._counted("tunnels", lambda: self._tunnels.save(name, entry))
+        self.problems.pop(name, None)
+
+    def forget_tunnel(self, name: str) -> bool:
+        """Keep a tunnel no more; return whether it was kept.
+
+        Raises:
+            StoreError: it is still kept.
+        """
+        self._require_ready()
+        was_there = self._counted("tunnels", lambda: self._tunnels.forget(name))
+        self.problems.pop(name, None)
+        return was_there
+
+    def _require_ready(self) -> None:
+        if self._phase is not _Reach.READY:
+            raise make_error(Trouble.NOT_READ, self.where, self._cause)
+
+    def _counted(self, operation: str, do: Callable[[], T]) -> T:
+        try:
+            return do()
+        except StoreError:
+            self._counters.failed(operation)
+            raise
+
+    # -- the audit
+
+    def note(self, event: TunnelEvent) -> None:
+        """Take down what happened to a connection or a stream. Never waits."""
+        if self._bounds.rows > 0:
+            with self._book_lock:
+                record = self._book.take(event, time.time())
+            if record is not None:
+                self._writer.put(record)
+
+    def note_denied(
+        self, tunnel: str, service_id: str, *, peer: str, user: str, reason: str
+    ) -> None:
+        """Take down that a front door let somebody not in. Never waits."""
+        if self._bounds.rows > 0:
+            with self._book_lock:
+                record = self._book.denied(tunnel, service_id, peer, user, reason, time.time())
+            self._writer.put(record)
+
+    def audit(self, query: AuditQuery | None = None) -> list[dict[str, Any]]:
+        """The records that are asked for, the newest first.
+
+        Each has `id`, `gateway` and the fields of `AuditRecord` but `number`.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        self._require_ready()
+        self._writer.flush(FLUSH_SECONDS)
+        asked = query or AuditQuery()
+        return self._counted("audit", lambda: self._audit.ask(asked))
+
+    # -- on the writer's thread
+
+    def _begin(self) -> None:
+        if self._phase is _Reach.WAITING:
+            self._reach()
+            tunnels = self._load()
+            try:
+                self._on_late(tunnels)
+            except TunnelError as error:
+                raise make_error(Trouble.NOT_READ, self.where, str(error)) from None
+            # From now on it may be changed: what was in it is known to whoever changes it.
+            self._phase = _Reach.READY
+            logger.warning("the state at %s was reached", self.where)
+        self._audit.close_former_runs()
+
+    def _keep_up(self) -> None:
+        self._audit.prune(self._bounds, time.time())
+
+    # -- metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of the store and of the audit."""
+        return store_metrics(self._counters, self._writer, is_ready=self.is_ready)
+
+
+def _log_loaded(found: StoredTunnels, where: str) -> None:
+    for name, problem in found.problems.items():
+        logger.error("left out of the state: %s", problem, extra={"tunnel": name})
+    if found.of_others and not found.tunnels:
+        logger.warning(
+            "the state at %s has %d tunnels, all of gateways with other names: they stay there",
+            where,
+            found.of_others,
+        )

@@ -1,0 +1,78 @@
+"""The tables of a gateway's state, as they are after the newest migration.
+
+Owns their names and columns, for the statements of this room. How a database gets there is in
+`migrations`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+__all__ = ["AUDIT", "METADATA", "SCHEMA", "TABLES", "TUNNELS"]
+
+METADATA = MetaData()
+
+_LONG = BigInteger().with_variant(Integer, "sqlite")
+_DOUBLE = Float(53)
+
+SCHEMA = Table(
+    "tunnelfleet_schema",
+    METADATA,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("applied_at", _DOUBLE, nullable=False),
+    Column("program", Text, nullable=False),
+)
+"""The migrations that were applied; the highest is the version of the state."""
+
+TUNNELS = Table(
+    "tunnelfleet_tunnels",
+    METADATA,
+    Column("gateway", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("entry", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("changed_at", _DOUBLE, nullable=False),
+)
+"""Tunnels added at run time: the keys of `[[tunnel]]` as JSON; what is secret in them is sealed."""
+
+AUDIT = Table(
+    "tunnelfleet_audit",
+    METADATA,
+    Column("id", _LONG, Identity(), primary_key=True),
+    Column("gateway", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("number", _LONG, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("tunnel", Text, nullable=False),
+    Column("service_id", Text, nullable=False),
+    Column("stream_id", _LONG),
+    Column("connection_id", _LONG),
+    Column("peer", Text, nullable=False),
+    Column("user_name", Text, nullable=False),
+    Column("channel_id", Text, nullable=False),
+    Column("opened_at", _DOUBLE, nullable=False),
+    Column("ended_at", _DOUBLE),
+    Column("sent_bytes", _LONG, nullable=False),
+    Column("received_bytes", _LONG, nullable=False),
+    Column("ended_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("tunnelfleet_audit_record", "run", "number", unique=True),
+    Index("tunnelfleet_audit_gateway", "gateway", "id"),
+    Index("tunnelfleet_audit_tunnel", "tunnel", "id"),
+    Index("tunnelfleet_audit_opened", "opened_at"),
+)
+"""One row for each stream, connection and denial; `run` is one life of a gateway's process."""
+
+TABLES = (SCHEMA, TUNNELS, AUDIT)

@@ -1,0 +1,149 @@
+"""Tunnels that were added at run time, in their table.
+
+Owns what is kept of them: the keys of their entry as JSON, and sealed what is secret in it. A row
+that cannot be used is told and left out; it harms no other.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime.gateway.config import read_tunnel
+from tunnelfleet.runtime.gateway.config.problems import ConfigProblems
+
+from .sealing import SealingError
+from .tables import TUNNELS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tunnelfleet.runtime.gateway.config import Authorities
+    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+
+    from .database import Database
+    from .sealing import Sealer
+
+__all__ = ["SECRET_KEYS", "StoredTunnels", "TunnelTable"]
+
+SECRET_KEYS = ("access_token", "client_token", "http_proxy")
+"""Keys of an entry that are sealed; the address of a proxy may have a password."""
+PLACE = "state"
+"""Stands for a file, in messages and as the place of the tunnels."""
+
+
+class StoredTunnels(NamedTuple):
+    """What a state has.
+
+    Attributes:
+        tunnels: by name.
+        problems: why some cannot be used, by name.
+        of_others: how many tunnels other gateways have in the same state.
+    """
+
+    tunnels: dict[str, WantedTunnel]
+    problems: dict[str, str]
+    of_others: int
+
+
+class TunnelTable:
+    """The tunnels of a gateway.
+
+    Args:
+        database: where they are.
+        gateway: whose they are.
+        sealer: seals what is secret.
+        authorities: keeps TLS contexts.
+    """
+
+    def __init__(
+        self, database: Database, gateway: str, sealer: Sealer, authorities: Authorities
+    ) -> None:
+        self._database = database
+        self._gateway = gateway
+        self._sealer = sealer
+        self._authorities = authorities
+
+    def save(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Keep a tunnel, in place of one of the same name.
+
+        Args:
+            name: of the tunnel.
+            entry: the keys of its `[[tunnel]]`.
+
+        Raises:
+            StoreError: it is not kept.
+        """
+        plain = {key: value for key, value in entry.items() if key not in SECRET_KEYS}
+        if isinstance(plain.get("ca"), str):
+            # The next start may be in another folder.
+            plain["ca"] = str(Path(plain["ca"]).absolute())
+        secret = {key: value for key, value in entry.items() if key in SECRET_KEYS}
+        row = {
+            "gateway": self._gateway,
+            "name": name,
+            "entry": json.dumps({**plain, "name": name}),
+            "sealed": self._sealer.seal(name, secret),
+            "key_id": self._sealer.key_id,
+            "changed_at": time.time(),
+        }
+        insert = (sqlite if self._database.is_sqlite else postgresql).insert(TUNNELS)
+        statement = insert.on_conflict_do_update(
+            index_elements=[TUNNELS.c.gateway, TUNNELS.c.name],
+            set_={key: insert.excluded[key] for key in ("entry", "sealed", "key_id", "changed_at")},
+        )
+        with self._database.writing() as connection:
+            connection.execute(statement, row)
+
+    def forget(self, name: str) -> bool:
+        """Remove a tunnel; return whether there was one.
+
+        Raises:
+            StoreError: it is still kept.
+        """
+        statement = delete(TUNNELS).where(
+            TUNNELS.c.gateway == self._gateway, TUNNELS.c.name == name
+        )
+        with self._database.writing() as connection:
+            return connection.execute(statement).rowcount > 0
+
+    def load(self) -> StoredTunnels:
+        """All tunnels of the gateway.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        mine = TUNNELS.c.gateway == self._gateway
+        with self._database.reading() as connection:
+            rows = connection.execute(select(TUNNELS).where(mine).order_by(TUNNELS.c.name)).all()
+            others = connection.execute(select(func.count()).where(~mine).select_from(TUNNELS))
+            of_others = int(others.scalar() or 0)
+        tunnels: dict[str, WantedTunnel] = {}
+        problems: dict[str, str] = {}
+        for row in rows:
+            try:
+                tunnels[row.name] = self._read(row)
+            except TunnelError as error:
+                problems[row.name] = str(error)
+        return StoredTunnels(tunnels, problems, of_others)
+
+    def _read(self, row: Any) -> WantedTunnel:
+        try:
+            secret = self._sealer.unseal(row.name, bytes(row.sealed), row.key_id)
+            entry = {**json.loads(row.entry), **secret}
+        except SealingError as error:
+            raise TunnelError(f"its tokens cannot be opened: {error}") from None
+        except ValueError:
+            raise TunnelError("its entry is damaged; add it again") from None
+        try:
+            return replace(read_tunnel(entry, self._authorities, place=PLACE), place=PLACE)
+        except ConfigProblems as error:
+            found = "; ".join(f"{each.key}: {each.text}" for each in error.problems)
+            raise TunnelError(f"its entry cannot be used: {found}") from None
