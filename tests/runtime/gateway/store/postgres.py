@@ -89,7 +89,8 @@ class PostgresServer:
                 server.run("postgres", f"CREATE ROLE locked LOGIN PASSWORD '{PASSWORD}'")
                 yield server
             finally:
-                server.stop()
+                # At once: nobody needs what a checkpoint would write.
+                server.stop(signal.SIGQUIT)
         finally:
             shutil.rmtree(folder)
 
@@ -137,11 +138,11 @@ class PostgresServer:
         else:
             raise AssertionError(f"PostgreSQL did not start: {seen}")
 
-    def stop(self) -> None:
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: connections are cut."""
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(how)
             # What it still says is read, so that it is not held up.
             process.communicate(timeout=WAIT_SECONDS)
 

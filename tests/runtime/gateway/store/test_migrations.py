@@ -107,7 +107,7 @@ store.close()
 """
 
 
-def test_several_start_at_once_on_an_empty_database(url: str) -> None:
+def test_two_start_at_once_on_an_empty_database(url: str) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", START, url, f"gw-{number}"],
@@ -116,7 +116,7 @@ def test_several_start_at_once_on_an_empty_database(url: str) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(3)
+        for number in range(2)
     ]
     try:
         for process in processes:

@@ -166,31 +166,31 @@ def test_what_a_killed_gateway_left_open_is_marked_by_the_next(url: str) -> None
         killed.close()
 
 
-@pytest.mark.parametrize(
-    ("query", "numbers"),
-    [
-        (AuditQuery(), [5, 4, 3, 2, 1]),
-        (AuditQuery(limit=2), [5, 4]),
-        (AuditQuery(tunnel="press-4"), [1]),
-        (AuditQuery(tunnel="press-*"), [4, 2, 1]),
-        (AuditQuery(tunnel="Press-*"), [3]),
-        (AuditQuery(tunnel="press_*"), [5]),
-        (AuditQuery(tunnel="press[-]*"), []),
-        (AuditQuery(tunnel="press?*"), []),
-        (AuditQuery(user="bob"), [2]),
-        (AuditQuery(since=BASE + 3), [5, 4, 3]),
-        (AuditQuery(until=BASE + 3), [2, 1]),
-        (AuditQuery(kind="stream"), []),
-        (AuditQuery(gateway="other"), []),
-    ],
-)
-def test_the_audit_is_asked(url: str, query: AuditQuery, numbers: list[int]) -> None:
+QUESTIONS = [
+    (AuditQuery(), [5, 4, 3, 2, 1]),
+    (AuditQuery(limit=2), [5, 4]),
+    (AuditQuery(tunnel="press-4"), [1]),
+    (AuditQuery(tunnel="press-*"), [4, 2, 1]),
+    (AuditQuery(tunnel="Press-*"), [3]),
+    (AuditQuery(tunnel="press_*"), [5]),
+    (AuditQuery(tunnel="press[-]*"), []),
+    (AuditQuery(tunnel="press?*"), []),
+    (AuditQuery(user="bob"), [2]),
+    (AuditQuery(since=BASE + 3), [5, 4, 3]),
+    (AuditQuery(until=BASE + 3), [2, 1]),
+    (AuditQuery(kind="stream"), []),
+    (AuditQuery(gateway="other"), []),
+]
+
+
+def test_the_audit_is_asked(url: str) -> None:
     tunnels = ["press-4", "press-5", "Press-6", "press-%", "press_7"]
     with opened(url) as store:
         for number, tunnel in enumerate(tunnels, 1):
             user = "bob" if number == 2 else "alice"
             store.note(opening(number, tunnel, user=user))
-        assert [each["connection_id"] for each in store.audit(query)] == numbers
+        for query, numbers in QUESTIONS:
+            assert [each["connection_id"] for each in store.audit(query)] == numbers, query
 
 
 def test_pages_of_the_audit(url: str) -> None:
