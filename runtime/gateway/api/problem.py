@@ -1,19 +1,20 @@
 """What the admin API answers when it cannot do what was asked: RFC 9457, problem+json.
 
 Owns the kinds of problems, each with a name that programs can rely on, and how errors of the
-gateway become one. A detail never repeats a value that was sent: it may be a token.
+gateway become one. Of what was sent, a detail repeats names, and values that cannot be a token.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import traceback
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.proto import ConfigError, TunnelError, printable
 from tunnelfleet.runtime.gateway.config import ConfigProblems
 from tunnelfleet.runtime.gateway.messages import UnknownTunnel
 
@@ -145,8 +146,10 @@ def _problem_of(error: Exception) -> ApiProblem:
             kind, detail = _OF_HTTP.get(error.status, (Kind.BAD_REQUEST, error.reason or "bad"))
             allowed = error.headers.get("Allow")
             return ApiProblem(kind, detail, headers={"Allow": allowed} if allowed else None)
-        case UnknownTunnel():
-            return ApiProblem(Kind.UNKNOWN_TUNNEL, str(error))
+        case UnknownTunnel(name=name):
+            return ApiProblem(
+                Kind.UNKNOWN_TUNNEL, f"there is no tunnel {printable(name)!r} in this fleet"
+            )
         case ConfigProblems():
             return ApiProblem(
                 Kind.WRONG_ENTRY,
@@ -158,8 +161,9 @@ def _problem_of(error: Exception) -> ApiProblem:
         case TunnelError():
             return ApiProblem(Kind.UNAVAILABLE, str(error))
         case _:
-            # A mistake of ours: what was sent stays out of the log, it may hold a token.
-            logger.error("an admin request failed: %s", type(error).__name__, exc_info=False)
+            # A mistake of ours. Its text stays out of the log: it can quote what was sent.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("an admin request failed: %s\n%s", type(error).__name__, where)
             return ApiProblem(Kind.FAILED, "this is a mistake in the gateway; its log says more")
 
 
@@ -168,8 +172,8 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     """Make problem+json of whatever goes wrong."""
     try:
         return await handler(request)
-    except (ConnectionError, TimeoutError):
-        # The client has gone, or does not read.
+    except ConnectionResetError:
+        # The client has gone.
         raise
     except Exception as error:  # noqa: BLE001 - one request must not harm another
         return _problem_of(error).response()

@@ -40,6 +40,8 @@ MAX_BODY_BYTES = 256 * 1024
 """Of a request; an entry of a tunnel has a few hundred."""
 BODY_SECONDS = 10.0
 """In which the whole body has to come."""
+MAX_KEYS = 1_000
+"""Of all objects of a body; a tunnel has at most 256 services, and a few dozen keys more."""
 MAX_VALUES = 16
 """Of one parameter of a query."""
 
@@ -87,24 +89,28 @@ async def read_object(request: web.Request, keys: Collection[str] | None = None)
             Kind.MEDIA_TYPE, "send JSON, with the header Content-Type: application/json"
         )
     body = await read_body(request)
+    keys_left = MAX_KEYS
+
+    def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal keys_left
+        keys_left -= len(pairs)
+        made = dict(pairs)
+        if keys_left < 0 or len(made) != len(pairs):
+            raise ValueError("too many keys, or one twice")
+        return made
+
     try:
-        found = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
+        found = json.loads(body, object_pairs_hook=make_object, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         # Its text is left out: it can quote what was sent.
         raise ApiProblem(
-            Kind.BAD_REQUEST, "the body is no JSON, or names a key twice in one object"
+            Kind.BAD_REQUEST,
+            f"the body is no JSON, names a key twice, or has more than {MAX_KEYS} keys",
         ) from None
     if not isinstance(found, dict):
         raise ApiProblem(Kind.BAD_REQUEST, "the body must be a JSON object, {...}")
     if keys is not None and not found.keys() <= set(keys):
         raise ApiProblem(Kind.WRONG_ENTRY, f"the body takes {_list(keys)}, and nothing else")
-    return found
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key twice")
     return found
 
 

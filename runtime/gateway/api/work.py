@@ -59,5 +59,7 @@ class Work:
             self._waiting -= 1
 
     def stop(self) -> None:
-        """Start nothing more; what runs has limits of its own."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Start nothing more. What runs has limits of its own, and is not waited for."""
+        with self._guard:
+            is_idle = self._waiting == 0
+        self._executor.shutdown(wait=is_idle, cancel_futures=True)

@@ -79,10 +79,12 @@ def read_tunnel(
     authorities.begin()
     document = Document(Path(place), "", {"tunnel": [dict(entry)]})
     reader = TunnelReader({}, {}, authorities)
+    name = entry.get("name")
     for key in ("access_token_file", "access_token_env"):
         if key in entry:
             hint = "only files can name it; give access_token itself"
-            raise ConfigProblems([document.problem(("tunnel", 0, key), hint)])
+            tunnel = name if isinstance(name, str) else None
+            raise ConfigProblems([document.problem(("tunnel", 0, key), hint, tunnel=tunnel)])
     reader.read(document, 0, dict(entry))
     errors = [_for_request(problem) for problem in reader.problems if problem.is_error]
     if errors:

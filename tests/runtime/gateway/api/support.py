@@ -7,7 +7,6 @@ import http.client
 import json
 import socket
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.e2e.rig import WAIT_SECONDS
@@ -19,11 +18,12 @@ from tunnelfleet.runtime.gateway.unix_socket import UnixPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from tunnelfleet.runtime.gateway import WantedTunnel
 
-TOKEN = "access-" + "t" * 40
-OTHER_TOKEN = "access-" + "u" * 40
+TOKEN = "access-" + "t" * 80
+OTHER_TOKEN = "access-" + "u" * 80
 CLIENT_TOKEN = "client-" + "c" * 40
 SECRETS = (TOKEN, OTHER_TOKEN, CLIENT_TOKEN)
 
@@ -116,7 +116,9 @@ class Client:
             connection.close()
         self.seen.append(f"{got.headers}\n{text}")
         kind = got.headers.get("Content-Type", "")
-        return Answer(got.status, got.headers, text, json.loads(text) if "json" in kind else None)
+        return Answer(
+            got.status, got.headers, text, json.loads(text) if text and "json" in kind else None
+        )
 
     def get(self, path: str, **headers: str) -> Answer:
         """GET."""
