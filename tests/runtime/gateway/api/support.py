@@ -184,6 +184,7 @@ class Rig:
         *tunnels: WantedTunnel,
         store: Any = None,
         capacity: int = 1_000,
+        has_feed: bool = True,
         places: ApiPlaces | None = None,
         **options: Any,
     ) -> None:
@@ -191,6 +192,7 @@ class Rig:
         self.files = Files(folder / "state", *tunnels)
         self._store = store
         self._capacity = capacity
+        self._has_feed = has_feed
         self._places = places
         self._options = {"place": UnixPlace(folder / "run" / "admin.sock"), **options}
 
@@ -201,7 +203,10 @@ class Rig:
             self.gateway.store = self._store  # type: ignore[attr-defined]
         self._stack.enter_context(self.gateway)
         server = ApiServer(
-            self.gateway, ApiOptions(**self._options), feed=self.feed, places=self._places
+            self.gateway,
+            ApiOptions(**self._options),
+            feed=self.feed if self._has_feed else None,
+            places=self._places,
         )
         self.server = self._stack.enter_context(server)
         self.client = Client(self.server)
