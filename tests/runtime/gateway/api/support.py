@@ -194,7 +194,7 @@ class Rig:
         self._capacity = capacity
         self._has_feed = has_feed
         self._places = places
-        self._options = {"place": UnixPlace(folder / "run" / "admin.sock"), **options}
+        self.options = ApiOptions(**{"place": UnixPlace(folder / "run" / "admin.sock"), **options})
 
     def __enter__(self) -> Self:
         self.feed = self._stack.enter_context(EventFeed(self._capacity))
@@ -204,7 +204,7 @@ class Rig:
         self._stack.enter_context(self.gateway)
         server = ApiServer(
             self.gateway,
-            ApiOptions(**self._options),
+            self.options,
             feed=self.feed if self._has_feed else None,
             places=self._places,
         )
