@@ -17,8 +17,8 @@ from tunnelfleet.runtime.gateway.messages import CompareWanted, ReloadResult
 from tunnelfleet.runtime.gateway.process import actor_tree
 
 from .context import ApiParts, parts
-from .operations import Answer, Operations, Parameter
-from .problem import ApiProblem, Kind, problem_objects
+from .operations import Operations, Outcome, Parameter
+from .problem import ApiProblem, ProblemKind, problem_objects
 from .requests import flag, query
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ operations = Operations()
     "GET",
     "/v1/gateway",
     "The gateway: what it is called, how it is, what it has",
-    answers=[Answer(200, "how it is now", "Gateway")],
+    answers=[Outcome(200, "how it is now", "Gateway")],
 )
 async def read_gateway(request: web.Request) -> web.StreamResponse:
     """Describe it."""
@@ -93,7 +93,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
     "/v1/reload",
     "Read the files again; a mistake in them changes nothing",
     parameters=[Parameter("dry_run", "only say what would change", {"type": "boolean"})],
-    answers=[Answer(200, "what has changed, or would", "ReloadResult")],
+    answers=[Outcome(200, "what has changed, or would", "ReloadResult")],
     problems=[422],
 )
 async def reload_files(request: web.Request) -> web.StreamResponse:
@@ -137,7 +137,7 @@ def _changes(difference: Difference) -> dict[str, dict[str, Any]]:
 
 def _wrong_files(problems: Any) -> ApiProblem:
     return ApiProblem(
-        Kind.WRONG_FILES,
+        ProblemKind.WRONG_FILES,
         "nothing was changed; `tunnelfleet check` shows the same",
         problems=problem_objects(problems),
     )
@@ -147,7 +147,7 @@ def _wrong_files(problems: Any) -> ApiProblem:
     "GET",
     "/v1/actors",
     "The tree of actors: what runs, how often it was started again, why it last ended",
-    answers=[Answer(200, "each actor after its supervisor", "ActorTree")],
+    answers=[Outcome(200, "each actor after its supervisor", "ActorTree")],
 )
 async def list_actors(request: web.Request) -> web.StreamResponse:
     """List them."""

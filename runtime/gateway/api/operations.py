@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-__all__ = ["Answer", "Operation", "Operations", "Parameter"]
+__all__ = ["Operation", "Operations", "Outcome", "Parameter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Outcome:
     """What an operation answers when all is well.
 
     Attributes:
@@ -74,7 +74,7 @@ class Operation:
     method: str
     path: str
     summary: str
-    answers: Sequence[Answer]
+    answers: Sequence[Outcome]
     problems: Sequence[int] = ()
     parameters: Sequence[Parameter] = ()
     body: str = ""

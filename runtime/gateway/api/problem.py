@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-__all__ = ["PROBLEM_TYPE", "ApiProblem", "Kind", "answer_problems", "problem_objects"]
+__all__ = ["PROBLEM_TYPE", "ApiProblem", "ProblemKind", "answer_problems", "problem_objects"]
 
 PROBLEM_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:tunnelfleet:problem:"
@@ -35,7 +35,7 @@ RETRY_SECONDS = 1
 logger = logging.getLogger(__name__)
 
 
-class Kind(Enum):
+class ProblemKind(Enum):
     """The kinds of problems: name, status, title."""
 
     BAD_REQUEST = ("bad-request", 400, "The request cannot be understood")
@@ -87,7 +87,7 @@ class ApiProblem(Exception):  # noqa: N818 - the word of RFC 9457
 
     def __init__(
         self,
-        kind: Kind,
+        kind: ProblemKind,
         detail: str,
         *,
         headers: dict[str, str] | None = None,
@@ -132,9 +132,9 @@ def problem_objects(problems: Iterable[Problem]) -> list[dict[str, object]]:
 
 
 _OF_HTTP = {
-    404: (Kind.NOT_FOUND, "there is nothing at this path; /v1/openapi.json lists all"),
-    405: (Kind.METHOD_NOT_ALLOWED, "use one of the methods that the header Allow lists"),
-    413: (Kind.TOO_LARGE, "the body is too large; send less"),
+    404: (ProblemKind.NOT_FOUND, "there is nothing at this path; /v1/openapi.json lists all"),
+    405: (ProblemKind.METHOD_NOT_ALLOWED, "use one of the methods that the header Allow lists"),
+    413: (ProblemKind.TOO_LARGE, "the body is too large; send less"),
 }
 
 
@@ -143,28 +143,32 @@ def _problem_of(error: Exception) -> ApiProblem:
         case ApiProblem():
             return error
         case web.HTTPException():
-            kind, detail = _OF_HTTP.get(error.status, (Kind.BAD_REQUEST, error.reason or "bad"))
+            kind, detail = _OF_HTTP.get(
+                error.status, (ProblemKind.BAD_REQUEST, error.reason or "bad")
+            )
             allowed = error.headers.get("Allow")
             return ApiProblem(kind, detail, headers={"Allow": allowed} if allowed else None)
         case UnknownTunnel(name=name):
             return ApiProblem(
-                Kind.UNKNOWN_TUNNEL, f"there is no tunnel {printable(name)!r} in this fleet"
+                ProblemKind.UNKNOWN_TUNNEL, f"there is no tunnel {printable(name)!r} in this fleet"
             )
         case ConfigProblems():
             return ApiProblem(
-                Kind.WRONG_ENTRY,
+                ProblemKind.WRONG_ENTRY,
                 "; ".join(f"{each.key}: {each.text}" for each in error.problems),
                 problems=problem_objects(error.problems),
             )
         case ConfigError():
-            return ApiProblem(Kind.WRONG_ENTRY, str(error))
+            return ApiProblem(ProblemKind.WRONG_ENTRY, str(error))
         case TunnelError():
-            return ApiProblem(Kind.UNAVAILABLE, str(error))
+            return ApiProblem(ProblemKind.UNAVAILABLE, str(error))
         case _:
             # A mistake of ours. Its text stays out of the log: it can quote what was sent.
             where = "".join(traceback.format_tb(error.__traceback__))
             logger.error("an admin request failed: %s\n%s", type(error).__name__, where)
-            return ApiProblem(Kind.FAILED, "this is a mistake in the gateway; its log says more")
+            return ApiProblem(
+                ProblemKind.FAILED, "this is a mistake in the gateway; its log says more"
+            )
 
 
 @web.middleware

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from .context import ApiParts, parts
-from .operations import Answer, Operations, Parameter
-from .problem import ApiProblem, Kind
+from .operations import Operations, Outcome, Parameter
+from .problem import ApiProblem, ProblemKind
 from .requests import query, single
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ TEXT = {"type": "string"}
     "/v1/connections",
     "The connections that are open, with what they have carried so far",
     parameters=[Parameter("tunnel", "of this tunnel alone", TEXT)],
-    answers=[Answer(200, "those that are open now", "ConnectionList")],
+    answers=[Outcome(200, "those that are open now", "ConnectionList")],
     problems=[404],
 )
 async def list_connections(request: web.Request) -> web.StreamResponse:
@@ -43,5 +43,5 @@ def _connections(api: ApiParts, tunnel: str | None) -> str:
         api.gateway, "connections", None
     )
     if connections is None:
-        raise ApiProblem(Kind.NOT_KEPT, "this gateway keeps no table of its connections")
+        raise ApiProblem(ProblemKind.NOT_KEPT, "this gateway keeps no table of its connections")
     return json.dumps({"connections": connections(tunnel)})

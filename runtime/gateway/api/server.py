@@ -24,10 +24,12 @@ from tunnelfleet.runtime.gateway.config.schema import OFF
 from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
 
 from .app import make_api
-from .problem import ApiProblem, Kind
+from .problem import ApiProblem, ProblemKind
 from .requests import read_body
 
 if TYPE_CHECKING:
+    import asyncio
+
     from tunnelfleet.runtime.gateway.config import GatewaySettings
     from tunnelfleet.runtime.gateway.gateway import Gateway
 
@@ -174,7 +176,7 @@ class ApiServer:
 
     # -- what every request goes through
 
-    def _make_runner(self) -> web.BaseRunner:
+    def _make_runner(self, _stopping: asyncio.Event) -> web.BaseRunner:
         app = make_api(
             self._gateway,
             feed=self._feed,
@@ -196,14 +198,14 @@ class ApiServer:
     async def _look_who_asks(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._host_check is not None and not self._host_check.admits(request):
             raise ApiProblem(
-                Kind.OTHER_HOST,
+                ProblemKind.OTHER_HOST,
                 "use the gateway's address, the name of its machine, or one of admin_hosts",
             )
         token = self._options.token
         given = request.headers.get("Authorization", "").encode("utf-8", "replace")
         if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
             raise ApiProblem(
-                Kind.UNAUTHORIZED,
+                ProblemKind.UNAUTHORIZED,
                 "send the bearer token",
                 headers={"WWW-Authenticate": "Bearer"},
             )

@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .problem import ApiProblem, Kind
+from .problem import ApiProblem, ProblemKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,13 +44,13 @@ class Work:
         """
         with self._guard:
             if self._waiting >= self._max_waiting:
-                raise ApiProblem(Kind.BUSY, "too many requests wait already; ask again")
+                raise ApiProblem(ProblemKind.BUSY, "too many requests wait already; ask again")
             self._waiting += 1
         try:
             future = self._executor.submit(function, *args)
         except RuntimeError:
             self._is_done()
-            raise ApiProblem(Kind.UNAVAILABLE, "the admin API is being stopped") from None
+            raise ApiProblem(ProblemKind.UNAVAILABLE, "the admin API is being stopped") from None
         future.add_done_callback(self._is_done)
         return await asyncio.wrap_future(future)
 

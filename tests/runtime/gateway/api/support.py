@@ -28,7 +28,7 @@ CLIENT_TOKEN = "client-" + "c" * 40
 SECRETS = (TOKEN, OTHER_TOKEN, CLIENT_TOKEN)
 
 
-def entry(name: str = "b", **given: Any) -> dict[str, Any]:
+def entry(name: Any = "b", **given: Any) -> dict[str, Any]:
     """An entry of a destination that nobody serves."""
     return {
         "name": name,
@@ -45,7 +45,7 @@ class Answer:
     """What the API answered."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     text: str
     json: Any = field(default=None)
 

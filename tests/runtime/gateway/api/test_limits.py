@@ -10,7 +10,7 @@ import resource
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-QUICK = {"request_seconds": 0.4, "response_seconds": 0.4, "idle_seconds": 0.4}
+QUICK: dict[str, Any] = {"request_seconds": 0.4, "response_seconds": 0.4, "idle_seconds": 0.4}
 POST = (
     b"POST /v1/tunnels HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     b"Content-Length: 1000\r\n\r\n"
@@ -102,8 +102,10 @@ def test_many_that_say_little_lock_nobody_out(tmp_path: Path, sent: bytes) -> No
         b"POST /v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST /v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST /v1/reload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        (b"POST /v1/reload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
-        b"Content-Length: 3\r\n\r\n0\r\n\r\n"),
+        (
+            b"POST /v1/reload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Length: 3\r\n\r\n0\r\n\r\n"
+        ),
     ],
     ids=[
         *("long path", "long header", "many headers", "TLS", "zeros", "negative length"),

@@ -133,7 +133,7 @@ def test_schemathesis(
         suppress_health_check=list(HealthCheck),
     )
     @given(case=strategy)
-    def attack(case: schemathesis.Case) -> None:
+    def attack(case: schemathesis.Case[Any]) -> None:
         response = case.call(base_url=rig.server.url, headers=headers)
         # What goes together in an entry, no schema can say: 422 is a right answer.
         case.validate_response(response, excluded_checks=[positive_data_acceptance])

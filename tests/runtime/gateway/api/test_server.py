@@ -125,6 +125,7 @@ class TestTcp:
         rig.client.ask("GET", "/v1/gateway", headers=given).problem(421, "other-host")
 
     def test_an_address_that_is_taken(self, rig: Rig) -> None:
+        assert isinstance(rig.server.address, TcpAddress)
         options = ApiOptions(place=rig.server.address, token=BEARER)
         with pytest.raises(ConfigError, match="choose another address"):
             ApiServer(rig.gateway, options).start()
