@@ -17,7 +17,7 @@ from tunnelfleet.runtime.gateway.messages import CompareWanted, ReloadResult
 from tunnelfleet.runtime.gateway.process import actor_tree
 
 from .context import ApiParts, parts
-from .operations import Operations, Outcome, Parameter
+from .operations import Operations, Parameter, Success
 from .problem import ApiProblem, ProblemKind, problem_objects
 from .requests import flag, query
 
@@ -33,7 +33,7 @@ operations = Operations()
     "GET",
     "/v1/gateway",
     "The gateway: what it is called, how it is, what it has",
-    answers=[Outcome(200, "how it is now", "Gateway")],
+    answers=[Success(200, "how it is now", "Gateway")],
 )
 async def read_gateway(request: web.Request) -> web.StreamResponse:
     """Describe it."""
@@ -93,7 +93,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
     "/v1/reload",
     "Read the files again; a mistake in them changes nothing",
     parameters=[Parameter("dry_run", "only say what would change", {"type": "boolean"})],
-    answers=[Outcome(200, "what has changed, or would", "ReloadResult")],
+    answers=[Success(200, "what has changed, or would", "ReloadResult")],
     problems=[422],
 )
 async def reload_files(request: web.Request) -> web.StreamResponse:
@@ -147,7 +147,7 @@ def _wrong_files(problems: Any) -> ApiProblem:
     "GET",
     "/v1/actors",
     "The tree of actors: what runs, how often it was started again, why it last ended",
-    answers=[Outcome(200, "each actor after its supervisor", "ActorTree")],
+    answers=[Success(200, "each actor after its supervisor", "ActorTree")],
 )
 async def list_actors(request: web.Request) -> web.StreamResponse:
     """List them."""

@@ -18,7 +18,7 @@ from .problem import PROBLEM_TYPE, ProblemKind
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .operations import Operation, Outcome, Parameter
+    from .operations import Operation, Parameter, Success
 
 __all__ = ["make_document"]
 
@@ -99,7 +99,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     return found
 
 
-def _answer(answer: Outcome) -> dict[str, Any]:
+def _answer(answer: Success) -> dict[str, Any]:
     found: dict[str, Any] = {"description": answer.text}
     if answer.schema:
         found["content"] = {answer.media_type: {"schema": _reference(answer.schema)}}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-__all__ = ["Operation", "Operations", "Outcome", "Parameter"]
+__all__ = ["Operation", "Operations", "Parameter", "Success"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Success:
     """What an operation answers when all is well.
 
     Attributes:
@@ -74,7 +74,7 @@ class Operation:
     method: str
     path: str
     summary: str
-    answers: Sequence[Outcome]
+    answers: Sequence[Success]
     problems: Sequence[int] = ()
     parameters: Sequence[Parameter] = ()
     body: str = ""

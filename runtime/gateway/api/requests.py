@@ -12,6 +12,7 @@ import re
 import socket
 import struct
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import ETag, web
@@ -27,6 +28,7 @@ __all__ = [
     "MAX_VALUES",
     "Condition",
     "flag",
+    "moment",
     "name_pattern",
     "peer_of",
     "query",
@@ -174,6 +176,30 @@ def whole_number(given: dict[str, list[str]], name: str, largest: int) -> int | 
     if not is_number or int(value) > largest:
         raise ApiProblem(ProblemKind.BAD_REQUEST, f"{name} is a whole number, 0 to {largest}")
     return int(value)
+
+
+def moment(given: dict[str, list[str]], name: str) -> float | None:
+    """A parameter that is a time, in seconds of the Unix epoch; None if it is not given.
+
+    Raises:
+        ApiProblem: it is neither such a number nor ISO 8601. Without an offset the latter is UTC.
+    """
+    text = single(given, name)
+    if text is None:
+        return None
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ApiProblem(
+            ProblemKind.BAD_REQUEST,
+            f"{name} is a time: seconds of the Unix epoch, or as 2026-01-31T08:00:00Z",
+        ) from None
+
+
+_SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 
 
 def name_pattern(pattern: str) -> Callable[[str], object]:

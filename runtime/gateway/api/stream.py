@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from .context import parts
-from .operations import Operations, Outcome, Parameter
+from .operations import Operations, Parameter, Success
 from .problem import ApiProblem, ProblemKind
 from .readers import write
 from .requests import query, whole_number
@@ -42,7 +42,7 @@ MAX_RECENT = 1_000
             is_header=True,
         ),
     ],
-    answers=[Outcome(200, "a stream without an end", media_type=MEDIA_TYPE)],
+    answers=[Success(200, "a stream without an end", media_type=MEDIA_TYPE)],
     problems=[404],
 )
 async def follow_events(request: web.Request) -> web.StreamResponse:

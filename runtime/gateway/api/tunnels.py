@@ -14,7 +14,7 @@ from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, Unk
 
 from .context import ApiParts, parts
 from .log import log_change
-from .operations import Operations, Outcome, Parameter
+from .operations import Operations, Parameter, Success
 from .problem import ApiProblem, ProblemKind
 from .requests import MAX_VALUES, Condition, name_pattern, peer_of, query, read_object
 
@@ -55,7 +55,7 @@ _FILTERS = (
     "/v1/tunnels",
     "The tunnels of the fleet, sorted by name",
     parameters=_FILTERS,
-    answers=[Outcome(200, "those that match", "TunnelList")],
+    answers=[Success(200, "those that match", "TunnelList")],
 )
 async def list_tunnels(request: web.Request) -> web.StreamResponse:
     """List them."""
@@ -107,7 +107,7 @@ def _entry_filter(given: dict[str, list[str]]) -> Callable[[Entry], bool]:
     "Add a tunnel; its keys are those of [[tunnel]] in a file",
     body="Tunnel",
     answers=[
-        Outcome(
+        Success(
             201, "it is added, and connects", "TunnelRow", headers={"Location": "its URL", **_ETAG}
         )
     ],
@@ -126,7 +126,7 @@ async def add_tunnel(request: web.Request) -> web.StreamResponse:
     "GET",
     "/v1/tunnels/{name}",
     "One tunnel",
-    answers=[Outcome(200, "how it is now", "TunnelRow", headers=_ETAG)],
+    answers=[Success(200, "how it is now", "TunnelRow", headers=_ETAG)],
 )
 async def read_tunnel(request: web.Request) -> web.StreamResponse:
     """Read one."""
@@ -141,8 +141,8 @@ async def read_tunnel(request: web.Request) -> web.StreamResponse:
     body="TunnelEntry",
     parameters=[_IF_MATCH, Parameter("If-None-Match", "`*`: only add", {"const": "*"}, True)],
     answers=[
-        Outcome(200, "it is replaced", "TunnelRow", headers=_ETAG),
-        Outcome(201, "it is added", "TunnelRow", headers={"Location": "its URL", **_ETAG}),
+        Success(200, "it is replaced", "TunnelRow", headers=_ETAG),
+        Success(201, "it is added", "TunnelRow", headers={"Location": "its URL", **_ETAG}),
     ],
     problems=[409, 412, 415, 422],
 )
@@ -162,7 +162,7 @@ async def put_tunnel(request: web.Request) -> web.StreamResponse:
     "/v1/tunnels/{name}",
     "Delete a tunnel that was added here; it ends with its last connection",
     parameters=[_IF_MATCH],
-    answers=[Outcome(204, "it is deleted")],
+    answers=[Success(204, "it is deleted")],
     problems=[409, 412],
 )
 async def delete_tunnel(request: web.Request) -> web.StreamResponse:
@@ -178,7 +178,7 @@ async def delete_tunnel(request: web.Request) -> web.StreamResponse:
     "POST",
     "/v1/tunnels/{name}/drain",
     "Let no new connections in; it stays down until it is retried",
-    answers=[Outcome(202, "it drains", "TunnelRow", headers=_ETAG)],
+    answers=[Success(202, "it drains", "TunnelRow", headers=_ETAG)],
 )
 async def drain_tunnel(request: web.Request) -> web.StreamResponse:
     """Drain one."""
@@ -191,7 +191,7 @@ async def drain_tunnel(request: web.Request) -> web.StreamResponse:
     "POST",
     "/v1/tunnels/{name}/retry",
     "Start or connect it now, if it is down for whatever reason",
-    answers=[Outcome(202, "it is tried, or was up", "TunnelRow", headers=_ETAG)],
+    answers=[Success(202, "it is tried, or was up", "TunnelRow", headers=_ETAG)],
 )
 async def retry_tunnel(request: web.Request) -> web.StreamResponse:
     """Retry one."""
@@ -205,7 +205,7 @@ async def retry_tunnel(request: web.Request) -> web.StreamResponse:
     "/v1/tunnels/{name}/token",
     "Give it another access token, after a rotation; it connects at once",
     body="Tokens",
-    answers=[Outcome(200, "it has the token", "TunnelRow", headers=_ETAG)],
+    answers=[Success(200, "it has the token", "TunnelRow", headers=_ETAG)],
     problems=[415, 422],
 )
 async def replace_token(request: web.Request) -> web.StreamResponse:
@@ -227,7 +227,7 @@ async def replace_token(request: web.Request) -> web.StreamResponse:
     "/v1/drain",
     "Drain several tunnels, or all",
     body="Names",
-    answers=[Outcome(202, "they drain", "NameList")],
+    answers=[Success(202, "they drain", "NameList")],
     problems=[404, 415, 422],
 )
 async def drain_tunnels(request: web.Request) -> web.StreamResponse:
@@ -242,7 +242,7 @@ async def drain_tunnels(request: web.Request) -> web.StreamResponse:
     "/v1/retry",
     "Retry several tunnels, or all",
     body="Names",
-    answers=[Outcome(202, "those that were down are tried", "NameList")],
+    answers=[Success(202, "those that were down are tried", "NameList")],
     problems=[404, 415, 422],
 )
 async def retry_tunnels(request: web.Request) -> web.StreamResponse:
