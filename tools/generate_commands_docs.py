@@ -34,6 +34,7 @@ MORE = {
     "service": "[service.md](service.md) says more.",
     "up": "[gateway.md](gateway.md) is the operator's guide, with every key of the files.",
     "check": "[gateway.md](gateway.md) says what is checked.",
+    "quickstart": "[gateway.md](gateway.md) goes on from there.",
     "demo": "",
     "version": "",
 }
