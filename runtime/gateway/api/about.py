@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 import tunnelfleet
+from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.admin.health import TunnelView
 from tunnelfleet.runtime.gateway.config import ConfigProblems
 from tunnelfleet.runtime.gateway.gateway import FILES
@@ -46,7 +47,12 @@ def _describe(api: ApiParts) -> dict[str, Any]:
     gateway = api.gateway
     state = gateway.state
     settings = state.config.gateway
-    rows = gateway.snapshot().rows(gateway.runtime)
+    runtime = gateway.runtime
+    states: Counter[str] = Counter()
+    breather = Breather()
+    for entry in gateway.snapshot().entries:
+        states[entry.row(runtime).state] += 1
+        breather.breathe()
     views = (
         TunnelView(t.name, t.stats.state, t.stats.reason, t.stats.since)
         for t in gateway.runtime.tunnels()
@@ -67,7 +73,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
         "started": round(api.started, 3),
         "ready": not reasons,
         "reasons": reasons,
-        "tunnels": dict(sorted(Counter(row.state for row in rows).items())),
+        "tunnels": dict(sorted(states.items())),
         "wanted": sum(map(state.is_ours, wishes)),
         "running": len(state.running),
         "placement": {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +17,9 @@ from tunnelfleet.runtime.gateway.api import EventFeed, make_api
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
+
+
+GUIDE = Path(__file__).parents[4] / "docs" / "gateway.md"
 
 
 def serve(app: web.Application, ask: Callable[[ClientSession], Awaitable[None]]) -> None:
@@ -85,6 +89,27 @@ def test_the_host_says_who_may_ask(files: Files) -> None:
         app = web.Application(middlewares=[only_alice])
         app.add_subapp("/fleet", make_api(gateway))
         serve(app, ask)
+
+
+def test_the_guide_s_program_runs(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    (program,) = [each for each in programs if "make_api" in each]
+
+    @web.middleware
+    async def look_who_asks(request: web.Request, handler: Any) -> web.StreamResponse:
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def ask(session: ClientSession) -> None:
+        async with session.get("/fleet/v1/gateway") as answer:
+            assert answer.status == 200
+
+    monkeypatch.setattr(web, "run_app", lambda app: serve(app, ask))
+    with Gateway(files) as gateway:
+        exec(
+            compile(program, "docs/gateway.md", "exec"),
+            {"gateway": gateway, "look_who_asks": look_who_asks},
+        )
 
 
 def test_events_there(files: Files) -> None:

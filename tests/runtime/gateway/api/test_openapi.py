@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
@@ -19,8 +20,8 @@ from tunnelfleet.runtime.gateway.api.openapi import make_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+GUIDE = Path(__file__).parents[4] / "docs" / "gateway.md"
 BEARER = "b" * 40
 EXAMPLES = 12
 """Of each operation and kind of data."""
@@ -62,6 +63,10 @@ class TestDocument:
         }
         ids = [each.id for each in OPERATIONS]
         assert len(set(ids)) == len(ids)
+
+    def test_the_guide_has_all_routes(self) -> None:
+        guide = GUIDE.read_text()
+        assert [each.id for each in OPERATIONS if f"`{each.method} {each.path}" not in guide] == []
 
     def test_all_keys_of_an_entry_but_those_that_read_the_machine(
         self, document: dict[str, Any]
