@@ -35,7 +35,7 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Callable[[str], Path]:
+def file(tmp_path: Path) -> Callable[..., Path]:
     def write(more: str = "") -> Path:
         path = tmp_path / "fleet.toml"
         path.write_text(f'[gateway]\nmetrics = "off"\n{more}')
@@ -64,7 +64,7 @@ def body(data: Any) -> tuple[str, ...]:
     return ("-H", "Content-Type: application/json", "-d", json.dumps(data))
 
 
-def test_a_day_at_a_unix_socket(file: Callable[[str], Path], state: Path) -> None:
+def test_a_day_at_a_unix_socket(file: Callable[..., Path], state: Path) -> None:
     path = file()
     with up(path, state) as gateway:
         url = gateway.wait_event("admin")["url"]
@@ -83,7 +83,7 @@ def test_a_day_at_a_unix_socket(file: Callable[[str], Path], state: Path) -> Non
 
 
 def test_after_kill_its_socket_is_replaced_and_a_second_one_refused(
-    file: Callable[[str], Path], state: Path
+    file: Callable[..., Path], state: Path
 ) -> None:
     with up(file(), state) as first:
         first.wait_event("admin")
@@ -107,7 +107,7 @@ def test_after_kill_its_socket_is_replaced_and_a_second_one_refused(
 
 
 def test_at_a_tcp_address_with_a_token(
-    file: Callable[[str], Path], state: Path, tmp_path: Path
+    file: Callable[..., Path], state: Path, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"
     token.write_text("bearer-token\n")
@@ -120,14 +120,14 @@ def test_at_a_tcp_address_with_a_token(
         assert curl(url, "/v1/tunnels", *given, "-H", "Host: evil.example")[0] == 421
 
 
-def test_nowhere(file: Callable[[str], Path], state: Path) -> None:
+def test_nowhere(file: Callable[..., Path], state: Path) -> None:
     with up(file('admin = "off"\n'), state) as gateway:
         gateway.wait_event("up")
         assert gateway.events("admin") == []
         assert not (state / "admin.sock").exists()
 
 
-def test_events_are_the_log_s_whatever_its_level(file: Callable[[str], Path], state: Path) -> None:
+def test_events_are_the_log_s_whatever_its_level(file: Callable[..., Path], state: Path) -> None:
     with up(file(), state, "--log-level", "error") as gateway:
         url = f"unix:{state}/admin.sock"
         eventually(lambda: (state / "admin.sock").exists())

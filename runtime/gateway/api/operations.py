@@ -108,7 +108,7 @@ def route_table(operations: Sequence[Operation]) -> web.RouteTableDef:
     """The routes, for an application of aiohttp."""
     table = web.RouteTableDef()
     for each in operations:
-        # aiohttp answers HEAD with GET's handler, and leaves the body out.
+        # aiohttp answers HEAD with the handler of GET, and leaves the body out.
         add = table.get(each.path) if each.method == "GET" else table.route(each.method, each.path)
         add(each.handler)
     return table

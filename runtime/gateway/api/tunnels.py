@@ -13,7 +13,7 @@ from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, UnknownTunnel
 
 from .context import ApiParts, parts
-from .log import log_change
+from .log import log_change, log_changes
 from .operations import Operations, Parameter, Success
 from .problem import ApiProblem, ProblemKind
 from .requests import MAX_VALUES, Condition, name_pattern, peer_of, query, read_object
@@ -267,8 +267,8 @@ async def _command(
 ) -> list[str]:
     api = parts(request)
     names: list[str] = await api.changes.run(api.gateway.ask, message)
-    for name in names:
-        log_change(name, what, peer_of(request))
+    if names:
+        log_changes(names, what, peer_of(request))
     return names
 
 

@@ -298,6 +298,17 @@ class TestCommands:
         answer = client.ask("POST", "/v1/retry", {"names": ["b", "b"]})
         assert (answer.status, answer.json) == (202, {"tunnels": ["b"]})
 
+    def test_of_several_is_one_line(self, rig: Rig, client: Client) -> None:
+        client.ask("POST", "/v1/tunnels", entry("b"))
+        before = rig.feed.last
+        client.ask("POST", "/v1/drain", {"all": True})
+        client.ask("POST", "/v1/retry", {"names": ["a"]})
+        told = [json.loads(each.data) for each in rig.feed.after(before).events]
+        changes = [each for each in told if each["event"] == "changed_by_api"]
+        assert [each["action"] for each in changes] == ["drained", "retried"]
+        assert (changes[0]["count"], sorted(changes[0]["tunnels"])) == (2, ["a", "b"])
+        assert changes[1]["tunnel"] == "a"
+
     @pytest.mark.parametrize("command", ["drain", "retry"])
     def test_of_one_that_is_not_there(self, client: Client, command: str) -> None:
         client.ask("POST", f"/v1/tunnels/x/{command}").problem(404, "unknown-tunnel")
