@@ -90,11 +90,20 @@ def test_after_kill_its_socket_is_replaced_and_a_second_one_refused(
         first.signal(signal.SIGKILL)
         first.wait_end()
     assert (state / "admin.sock").exists()
-    with up(file(), state) as gateway:
+    tunnel = (
+        '[[tunnel]]\nname = "a"\nmode = "source"\nendpoint = "ws://127.0.0.1:1"\n'
+        'access_token_env = "TOKEN"\n'
+    )
+    with up(file(tunnel), state, env={"TOKEN": "t" * 80}) as gateway:
         url = gateway.wait_event("admin")["url"]
         second = subprocess.run(
-            [sys.executable, "-m", "tunnelfleet", "up", str(file())],
-            env={**os.environ, "STATE_DIRECTORY": str(state), "RUNTIME_DIRECTORY": str(state)},
+            [sys.executable, "-m", "tunnelfleet", "up", str(file(tunnel))],
+            env={
+                **os.environ,
+                "STATE_DIRECTORY": str(state),
+                "RUNTIME_DIRECTORY": str(state),
+                "TOKEN": "t" * 80,
+            },
             capture_output=True,
             text=True,
             timeout=WAIT_SECONDS * 3,
@@ -103,6 +112,8 @@ def test_after_kill_its_socket_is_replaced_and_a_second_one_refused(
         assert second.returncode == 2
         assert "a gateway listens on" in second.stderr
         assert "Traceback" not in second.stderr
+        # It has started none of the tunnels that the first one has.
+        assert "cannot reach" not in second.stderr
         assert curl(url, "/v1/gateway")[1]["pid"] == gateway.process.pid
 
 

@@ -110,8 +110,9 @@ def up_command(
         log_problems(config.warnings)
         gateway = Gateway(read, config)
         with (
+            _admin_api(gateway, config, feed) as admin_api,
             gateway,
-            _admin_api(gateway, config, feed),
+            _serving(admin_api),
             _pages(gateway, config),
             _watching(gateway, inbox, watch=watch),
         ):
@@ -241,13 +242,32 @@ class _Foreground:
 
 
 @contextlib.contextmanager
-def _admin_api(gateway: Gateway, config: FleetConfig, feed: EventFeed) -> Iterator[None]:
-    """The admin API, if it is wanted."""
+def _admin_api(
+    gateway: Gateway, config: FleetConfig, feed: EventFeed
+) -> Iterator[ApiServer | None]:
+    """The admin API, if it is wanted: it listens, and is not served yet.
+
+    That comes before the tunnels: a gateway that has the address may have the same tunnels.
+    """
     options = ApiOptions.of(config.gateway)
     if options is None:
+        yield None
+        return
+    server = ApiServer(gateway, options, feed=feed)
+    server.listen()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def _serving(server: ApiServer | None) -> Iterator[None]:
+    """Serve it while the gateway runs."""
+    if server is None:
         yield
         return
-    with ApiServer(gateway, options, feed=feed) as server:
+    with server:
         logger.info(
             "the admin API is at %s",
             server.url,

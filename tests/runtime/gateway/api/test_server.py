@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import stat
 import subprocess
@@ -165,6 +166,29 @@ class TestOptions:
 
 
 class TestLife:
+    def test_it_can_listen_before_it_serves(self, tmp_path: Path) -> None:
+        place = UnixPlace(tmp_path / "run" / "a.sock")
+        gateway = Gateway(Files(tmp_path / "state"))
+        server = ApiServer(gateway, ApiOptions(place=place))
+        server.listen()
+        with Client(server).socket() as waiting:
+            waiting.sendall(b"GET /v1/tunnels HTTP/1.1\r\nHost: x\r\n\r\n")
+            with gateway, server:
+                assert waiting.recv(100).startswith(b"HTTP/1.1 200 ")
+
+    @pytest.mark.parametrize("is_tcp", [False, True])
+    def test_what_only_listened_leaves_nothing(self, tmp_path: Path, is_tcp: bool) -> None:
+        place = ANYWHERE if is_tcp else UnixPlace(tmp_path / "run" / "a.sock")
+        server = ApiServer(Gateway(Files(tmp_path)), ApiOptions(place=place, token=BEARER))
+        server.listen()
+        assert server.address is not None
+        server.stop()
+        family = socket.AF_INET if is_tcp else socket.AF_UNIX
+        address: Any = server.address
+        where = (address.host, address.port) if is_tcp else address.path
+        with socket.socket(family) as late:
+            assert late.connect_ex(where) in (errno.ECONNREFUSED, errno.ENOENT)
+
     def test_it_leaves_no_thread_whatever_it_was_doing(self, tmp_path: Path) -> None:
         before = set(threading.enumerate())
         with Rig(tmp_path) as rig, contextlib.ExitStack() as stack:
