@@ -76,7 +76,7 @@ GATEWAY: dict[str, Row] = {
         "No such file",
     ),
     "no header can hold it": (
-        gateway('admin_token_file = "two-words"'),
+        gateway('admin_token_file = "{W}"'),
         2,
         "gateway.admin_token_file",
         "printable ASCII without blanks",
