@@ -6,19 +6,20 @@ the wire, and no code of this project's own client.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import websocket
 
+from tests.support.frames import data_of
+from tests.support.sockets import read_to_end
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import Message, MessageType, Mode, decode_message, encode_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from tunnelfleet.runtime.service import (
         ServiceEvent,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
         TunnelTokens,
     )
 
-WAIT_SECONDS = 10.0
 CLIENT_TOKEN = "0123456789abcdef0123456789abcdef"
 SUBPROTOCOL = "aws.iot.securetunneling-3.0"
 
@@ -58,14 +58,6 @@ class EventLog:
             seen = self._changed.wait_for(lambda: len(found()) >= count, WAIT_SECONDS)
             assert seen, f"no {kind} in {[e.kind.value for e in self._events]}"
             return found()[count - 1]
-
-
-def eventually(true: Callable[[], bool], what: str = "condition") -> None:
-    """Wait until something is so, with a deadline."""
-    deadline, pause = time.monotonic() + WAIT_SECONDS, threading.Event()
-    while not true():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        pause.wait(0.005)
 
 
 class TunnelClient:
@@ -167,21 +159,6 @@ class TunnelClient:
             self.ws.sock.close()
 
 
-def data_of(frame: websocket.ABNF) -> bytes:
-    """The payload of a frame; websocket-client says that it may be text, which it never is here."""
-    assert isinstance(frame.data, bytes)
-    return frame.data
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    """Return what comes until the other side ends; a reset is an end."""
-    chunks = []
-    with contextlib.suppress(ConnectionResetError):
-        while chunk := sock.recv(65536):
-            chunks.append(chunk)
-    return b"".join(chunks)
-
-
 def connect_tcp(service: TunnelService) -> socket.socket:
     return socket.create_connection(("127.0.0.1", service.port), timeout=WAIT_SECONDS)
 
@@ -219,27 +196,3 @@ def request(
         *([f"access-token: {token}"] if headers is None else headers),
     ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def masked(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """One client's WebSocket frame whose mask is zero, to spare a test the masking."""
-    first = (0x80 if fin else 0) | opcode
-    return bytes([first, 0xFF]) + len(payload).to_bytes(8, "big") + bytes(4) + payload
-
-
-def start(stream_id: int = 1, service_id: str = "SSH", connection_id: int = 1) -> Message:
-    return Message(
-        MessageType.STREAM_START, stream_id, service_id=service_id, connection_id=connection_id
-    )
-
-
-def data(
-    payload: bytes, stream_id: int = 1, service_id: str = "SSH", connection_id: int = 1
-) -> Message:
-    return Message(
-        MessageType.DATA,
-        stream_id,
-        payload=payload,
-        service_id=service_id,
-        connection_id=connection_id,
-    )

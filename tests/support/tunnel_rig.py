@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pykka.messages import ProxyCall
 
-from tests.actors.fakes import (
+from tests.support.actors import Log, settle
+from tests.support.fakes import (
     CLIENT_TOKEN,
     FakeListener,
     FakeSocket,
@@ -20,11 +21,10 @@ from tests.actors.fakes import (
     FakeWebSocket,
     Recorder,
     make_config,
-    settle,
     stream_maker,
 )
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
-from tests.actors.transcripts import to_message, to_payload
+from tests.support.transcripts import to_message, to_payload
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import NORMAL, ExitReason
 from tunnelfleet.actors.transport.connector import Connector
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.api.outbox import ApiPort
+    from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.tunnel.context import TunnelParts
@@ -72,7 +72,7 @@ class TunnelRig:
         dispatcher: Dispatcher,
         mode: Mode = Mode.DESTINATION,
         *,
-        port: ApiPort | None = None,
+        port: Outbox | None = None,
         **settings: Any,
     ) -> None:
         self.dispatcher = dispatcher
@@ -103,7 +103,7 @@ class TunnelRig:
         self.transport = FakeTransport.start(self, dispatcher=dispatcher)
         self.tell(AttachTransport(self.transport))
 
-    def _parts(self, port: ApiPort | None) -> TunnelParts:
+    def _parts(self, port: Outbox | None) -> TunnelParts:
         sockets: Any = type("RigSocket", (FakeSocket,), {"rig": self})
         listeners: Any = type("RigListener", (FakeListener,), {"rig": self})
         return make_parts(self.connector, port)._replace(
@@ -127,7 +127,7 @@ class TunnelRig:
 
     def do(self, ref: ActorRef[Any], action: Callable[[Any], Any]) -> None:
         """Run `action(actor)` in a turn of an actor of the rig."""
-        ref.ask(action, timeout=DEADLINE_SECONDS)
+        ref.ask(action, timeout=WAIT_SECONDS)
         self.settle()
 
     def attempt(self) -> int:
@@ -197,7 +197,7 @@ class TunnelRig:
         """Make an actor raise in its next turn: it is asked for what it lacks."""
         future = actor.ask(ProxyCall(("no_such_method",), (), {}), block=False)
         with pytest.raises(AttributeError):
-            future.get(timeout=DEADLINE_SECONDS)
+            future.get(timeout=WAIT_SECONDS)
         self.settle()
 
     def quiesce(self, timeout_seconds: float = 30.0) -> Log:
@@ -279,7 +279,7 @@ class TunnelRig:
             raise AssertionError(f"what is: {text}")
 
 
-def source(make_rig: Callable[..., TunnelRig], **settings: Any) -> TunnelRig:
+def source_rig(make_rig: Callable[..., TunnelRig], **settings: Any) -> TunnelRig:
     """A connected source, whose listener accepts."""
     tunnel = make_rig(Mode.SOURCE, **settings)
     tunnel.connect()

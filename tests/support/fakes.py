@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import select
-import threading
 from typing import TYPE_CHECKING, Any
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
-from tests.actors.transcripts import shown, to_text
+from tests.support.actors import Log
+from tests.support.transcripts import shown, to_text
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.kernel import (
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tests.actors.rig import TunnelRig
+    from tests.support.tunnel_rig import TunnelRig
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.net.dial import Lookups
@@ -58,20 +56,6 @@ CLIENT_TOKEN = "0123456789abcdef0123456789abcdef"
 SSH_ADDRESS = TcpAddress("127.0.0.1", 22)
 SEEN = {End.ORDERLY: "sees the end", End.BOTH: "is over", End.CUT: "is aborted"}
 """What a transcript says of a local socket that is told an end."""
-
-
-def settle(dispatcher: Dispatcher) -> None:
-    """Return when every message that was sent so far, and what followed from it, is handled."""
-    done = threading.Event()
-
-    def look() -> None:
-        if dispatcher.run_queue:
-            dispatcher.loop.call_soon(look)
-        else:
-            done.set()
-
-    dispatcher.call_soon(look)
-    assert done.wait(DEADLINE_SECONDS), "the dispatcher never came to rest"
 
 
 class Recorder(DispatchedActor):
@@ -292,7 +276,7 @@ class FakeTransport(Recorder):
 
 
 class FakeLane:
-    """Stands for a lane to callbacks: they run when a test says so, on the thread of the test."""
+    """Stands for a queue of callbacks: they run when a test says so, on the thread of the test."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[Callable[[Any], object], Any]] = []
@@ -322,17 +306,6 @@ class FakeLane:
         self._callback(event)
 
 
-def is_reset(sock: Any) -> bool:
-    """Whether the other end of a socket pair was closed."""
-    readable, _, _ = select.select([sock], [], [], DEADLINE_SECONDS)
-    if not readable:
-        return False
-    try:
-        return bool(sock.recv(1) == b"")
-    except ConnectionResetError:
-        return True
-
-
 def make_config(mode: Mode, **settings: Any) -> TunnelConfig:
     """A configuration of a tunnel that never leaves the test."""
     if mode is Mode.DESTINATION:
@@ -345,3 +318,13 @@ def make_config(mode: Mode, **settings: Any) -> TunnelConfig:
         "access_token": "t",
     }
     return TunnelConfig(mode=mode, **(defaults | settings))
+
+
+class FakeRef:
+    """Stands for an actor's ref: keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def tell(self, message: Any) -> None:
+        self.told.append(message)

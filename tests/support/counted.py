@@ -9,13 +9,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tunnelfleet.actors.callbacks import CallbackTotals
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.runtime.metrics import KernelMeter, Ledger, TunnelCollector
+from tunnelfleet.runtime.metrics import DispatcherMeter, TunnelCollector, TunnelMeter
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.counters import TunnelStats
 
 
-def fill(
+def count_some(
     stats: TunnelStats,
     sent: int = 0,
     *,
@@ -48,7 +48,7 @@ def fill(
 
 
 def open_tunnel(
-    ledger: Ledger,
+    meter: TunnelMeter,
     name: str,
     mode: str = "source",
     sent: int = 0,
@@ -56,18 +56,18 @@ def open_tunnel(
     service_id: str = "SSH",
     state: TunnelState = TunnelState.CONNECTED,
 ) -> TunnelStats:
-    """A tunnel in the ledger with something in its counters."""
-    return fill(ledger.open(name, mode), sent, service_id=service_id, state=state)
+    """A metered tunnel with something in its counters."""
+    return count_some(meter.open(name, mode), sent, service_id=service_id, state=state)
 
 
-class Fleet:
-    """A ledger, its collector and a registry."""
+class CountedFleet:
+    """A meter, its collector and a registry."""
 
     def __init__(self, rows: int = 0) -> None:
-        self.ledger = Ledger(rows)
-        self.kernel = KernelMeter()
+        self.meter = TunnelMeter(rows)
+        self.kernel = DispatcherMeter()
         self.callbacks = CallbackTotals()
-        self.collector = TunnelCollector(self.ledger, self.kernel, self.callbacks, lambda: 3)
+        self.collector = TunnelCollector(self.meter, self.kernel, self.callbacks, lambda: 3)
         self.registry = CollectorRegistry()
         self.registry.register(self.collector)
 

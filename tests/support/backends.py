@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tests.e2e.content import blocks, digest
+from tests.support.content import blocks, digest
 from tunnelfleet.runtime import Address, TcpAddress, UnixAddress
 
 if TYPE_CHECKING:

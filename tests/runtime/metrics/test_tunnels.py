@@ -3,56 +3,56 @@ from __future__ import annotations
 import threading
 import tracemalloc
 
-from tests.runtime.metrics.support import Fleet, fill, open_tunnel
+from tests.support.counted import CountedFleet, count_some, open_tunnel
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.runtime.metrics import Ledger
-from tunnelfleet.runtime.metrics.ledger import OTHER
+from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.metrics.totals import Totals
+from tunnelfleet.runtime.metrics.tunnels import OTHER
 
 SSH = ("source", "SSH")
 
 
-def sent(ledger: Ledger) -> int:
-    return Totals(ledger.read().fleets).services[SSH][0]
+def sent(meter: TunnelMeter) -> int:
+    return Totals(meter.read().fleets).services[SSH][0]
 
 
 def test_a_closed_tunnel_counts_on() -> None:
-    ledger = Ledger()
-    first = open_tunnel(ledger, "a", sent=100)
-    open_tunnel(ledger, "b", sent=1)
-    ledger.close(first)
-    assert sent(ledger) == 101
-    assert len(ledger) == 1
-    ledger.close(first)
-    assert sent(ledger) == 101, "twice is once"
-    assert ledger.read().closed == 1
+    meter = TunnelMeter()
+    first = open_tunnel(meter, "a", sent=100)
+    open_tunnel(meter, "b", sent=1)
+    meter.close(first)
+    assert sent(meter) == 101
+    assert len(meter) == 1
+    meter.close(first)
+    assert sent(meter) == 101, "twice is once"
+    assert meter.read().closed == 1
 
 
 def test_of_what_is_nothing_remains_of_a_closed_tunnel() -> None:
-    ledger = Ledger()
-    stats = open_tunnel(ledger, "a", sent=100)
-    ledger.close(stats)
+    meter = TunnelMeter()
+    stats = open_tunnel(meter, "a", sent=100)
+    meter.close(stats)
     stats.enter(TunnelState.STOPPED, "a late word")
-    totals = Totals(ledger.read().fleets)
+    totals = Totals(meter.read().fleets)
     assert not totals.states
     assert totals.columns["queue_bytes"] == 0
-    assert totals.services[SSH] == [100, 200, 1, 1, 2, 3, 0, 0]
+    assert totals.services[SSH] == [100, 200, 1, 1, 0, 2, 0, 3]
 
 
 def test_tunnels_and_their_states_are_of_one_moment() -> None:
-    ledger = Ledger()
+    meter = TunnelMeter()
     stop = threading.Event()
 
     def come_and_go() -> None:
         while not stop.is_set():
-            stats = ledger.open("a", "source")
+            stats = meter.open("a", "source")
             stats.enter(TunnelState.CONNECTED)
-            ledger.close(stats)
+            meter.close(stats)
 
     thread = threading.Thread(target=come_and_go)
     thread.start()
     try:
-        while (reading := ledger.read()).closed < 500:
+        while (reading := meter.read()).closed < 500:
             in_states = sum(number for f in reading.fleets for number, _ in f.states.values())
             assert in_states == reading.opened - reading.closed
     finally:
@@ -61,11 +61,11 @@ def test_tunnels_and_their_states_are_of_one_moment() -> None:
 
 
 def test_many_tunnels_leave_nothing() -> None:
-    ledger = Ledger(rows=10)
+    meter = TunnelMeter(rows=10)
 
     def come_and_go(times: int) -> None:
         for number in range(times):
-            ledger.close(open_tunnel(ledger, str(number), sent=1))
+            meter.close(open_tunnel(meter, str(number), sent=1))
 
     come_and_go(200)
     tracemalloc.start()
@@ -74,35 +74,35 @@ def test_many_tunnels_leave_nothing() -> None:
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 10_000
-    assert sent(ledger) == 20_200
-    assert ledger.read().closed == 20_200
+    assert sent(meter) == 20_200
+    assert meter.read().closed == 20_200
 
 
 def test_a_tunnel_keeps_its_row_and_frees_it() -> None:
-    ledger = Ledger(rows=2)
-    first, *_rest = [open_tunnel(ledger, name) for name in ("a", "b", "c")]
-    ledger.close(first)
-    open_tunnel(ledger, "d")
-    assert [row.name for row in ledger.read().rows] == ["b", "d"], "c stays where it was counted"
+    meter = TunnelMeter(rows=2)
+    first, *_rest = [open_tunnel(meter, name) for name in ("a", "b", "c")]
+    meter.close(first)
+    open_tunnel(meter, "d")
+    assert [row.name for row in meter.read().rows] == ["b", "d"], "c stays where it was counted"
 
 
 def test_no_tunnel_is_mistaken_for_the_others() -> None:
-    ledger = Ledger(rows=2)
-    open_tunnel(ledger, OTHER)
-    assert not ledger.read().rows
+    meter = TunnelMeter(rows=2)
+    open_tunnel(meter, OTHER)
+    assert not meter.read().rows
 
 
 def test_each_dispatcher_has_counters_of_its_own() -> None:
-    ledger = Ledger()
+    meter = TunnelMeter()
     for dispatcher in (0, 1, 1):
-        fill(ledger.open(str(dispatcher), "source", dispatcher), sent=5)
-    fleets = ledger.read().fleets
+        count_some(meter.open(str(dispatcher), "source", dispatcher), sent=5)
+    fleets = meter.read().fleets
     assert [fleet.counters.service("SSH").sent_bytes for fleet in fleets] == [5, 10]
-    assert sent(ledger) == 15
+    assert sent(meter) == 15
 
 
 def test_no_counter_goes_back_while_tunnels_come_and_go() -> None:
-    fleet = Fleet(rows=3)
+    fleet = CountedFleet(rows=3)
     stop = threading.Event()
     failed: list[BaseException] = []
 
@@ -111,11 +111,11 @@ def test_no_counter_goes_back_while_tunnels_come_and_go() -> None:
             number = 0
             while not stop.is_set():
                 number += 1
-                stats = fleet.ledger.open(f"{dispatcher}-{number % 7}", "source", dispatcher)
+                stats = fleet.meter.open(f"{dispatcher}-{number % 7}", "source", dispatcher)
                 for step in range(20):
                     stats.service(f"S{step % 5}").count_sent(1)
                     stats.count_reconnect(f"r{step}")
-                fleet.ledger.close(stats)
+                fleet.meter.close(stats)
         except BaseException as error:
             failed.append(error)
 

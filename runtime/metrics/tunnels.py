@@ -23,9 +23,9 @@ __all__ = [
     "NO_SERVICE",
     "OTHER",
     "LabelCap",
-    "Ledger",
     "Reading",
     "Row",
+    "TunnelMeter",
 ]
 
 
@@ -106,7 +106,7 @@ class Reading(NamedTuple):
     closed: int
 
 
-class Ledger:
+class TunnelMeter:
     """Tunnels for metrics. Any thread.
 
     Args:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, Probe, wait_until
+from tests.support.actors import Log, Probe
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import (
     Backoff,
     ChildInfo,
@@ -79,7 +80,7 @@ def worker(
 
 def children(ref: ActorRef[Any]) -> dict[str, ChildInfo]:
     """Return what a supervisor tells about its children, by id."""
-    return {info.id: info for info in ref.ask(WhichChildren(), timeout=DEADLINE_SECONDS)}
+    return {info.id: info for info in ref.ask(WhichChildren(), timeout=WAIT_SECONDS)}
 
 
 def child(ref: ActorRef[Any], child_id: str) -> Any:
@@ -91,5 +92,5 @@ def child(ref: ActorRef[Any], child_id: str) -> Any:
 
 def wait_state(ref: ActorRef[Any], child_id: str, state: ChildState) -> ChildInfo:
     """Wait until a child is in a state."""
-    wait_until(lambda: children(ref)[child_id].state is state)
+    eventually(lambda: children(ref)[child_id].state is state)
     return children(ref)[child_id]

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.programs import running
+from tests.support.programs import running_program
 
 if TYPE_CHECKING:
     import subprocess
@@ -42,7 +42,7 @@ class Command:
     ) -> Iterator[Command]:
         """Run `tunnelfleet ARGUMENTS` in `folder` while the block runs."""
         env = {"HTTPS_PROXY": "", "https_proxy": "", **(env or {})}
-        with running([*PROGRAM, *arguments], env=env, folder=folder) as process:
+        with running_program([*PROGRAM, *arguments], env=env, folder=folder) as process:
             command = cls(process)
             try:
                 yield command

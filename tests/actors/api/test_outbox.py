@@ -1,4 +1,4 @@
-"""ApiPort: credit, one wake-up for a burst, an answer for everything."""
+"""The outbox: credit, one wake-up for a burst, an answer for everything."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.fakes import FakeRef
 from tunnelfleet.actors.api.commands import Outgoing, SendFuture, SendQueueFull
 from tunnelfleet.actors.api.events import (
     ApiEvent,
@@ -16,7 +17,7 @@ from tunnelfleet.actors.api.events import (
     Stopped,
     StreamStopped,
 )
-from tunnelfleet.actors.api.outbox import ApiPort
+from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.tunnel.messages import ConnectionKey, OutboxFilled
@@ -31,30 +32,20 @@ KEY = ConnectionKey("A", 1, 1, 1)
 ALL = frozenset({ConnectionShutdown, SendMessageComplete, Stopped, StreamStopped})
 
 
-class Tunnel:
-    """Stands for a TunnelActor's ref."""
-
-    def __init__(self) -> None:
-        self.told: list[Any] = []
-
-    def tell(self, message: Any) -> None:
-        self.told.append(message)
-
-
 class Setting:
     def __init__(self) -> None:
         self.threads = RelayThreads()
         self.events: list[ApiEvent] = []
-        self.lane = self.threads.lane("t", self.events.append, 10_000)
-        self.port = ApiPort("t", LIMITS, self.lane)
-        self.tunnel = Tunnel()
+        self.callback_queue = self.threads.queue("t", self.events.append, 10_000)
+        self.port = Outbox("t", LIMITS, self.callback_queue)
+        self.tunnel = FakeRef()
 
     def attach(self) -> None:
         self.port.attach(self.tunnel)  # type: ignore[arg-type]
         self.tunnel.told.clear()
 
     def future(self) -> SendFuture[Any]:
-        return SendFuture(self.lane)
+        return SendFuture(self.callback_queue)
 
 
 @pytest.fixture
@@ -64,19 +55,19 @@ def setting() -> Iterator[Setting]:
     running.threads.close(WAIT_SECONDS)
 
 
-def data(payload: bytes = b"x", waiter: Any = None) -> Outgoing:
+def outgoing(payload: bytes = b"x", waiter: Any = None) -> Outgoing:
     return Outgoing(MessageType.DATA, "A", 1, payload, waiter)
 
 
 def test_a_burst_wakes_once(setting: Setting) -> None:
     setting.attach()
-    entries = [data() for _ in range(3)]
+    entries = [outgoing() for _ in range(3)]
     for entry in entries:
         setting.port.submit([entry], 0)
     assert setting.tunnel.told == [OutboxFilled()]
     assert setting.port.take() == entries
     assert setting.port.take() == []
-    setting.port.submit([data()], 0)
+    setting.port.submit([outgoing()], 0)
     assert setting.tunnel.told == [OutboxFilled()] * 2
 
 
@@ -86,18 +77,18 @@ def test_a_burst_wakes_once(setting: Setting) -> None:
 def test_bytes_and_messages_are_limited(setting: Setting, sizes: list[int], accepted: int) -> None:
     setting.attach()
     with pytest.raises(SendQueueFull) as caught:
-        setting.port.submit([data(bytes(size)) for size in sizes], 0)
+        setting.port.submit([outgoing(bytes(size)) for size in sizes], 0)
     assert caught.value.accepted == accepted
     assert len(setting.port.take()) == accepted
 
 
 def test_what_is_done_makes_room_for_who_waits(setting: Setting) -> None:
     setting.attach()
-    setting.port.submit([data() for _ in range(4)], 0)
+    setting.port.submit([outgoing() for _ in range(4)], 0)
     done = threading.Event()
 
     def send() -> None:
-        setting.port.submit([data()], WAIT_SECONDS)
+        setting.port.submit([outgoing()], WAIT_SECONDS)
         done.set()
 
     thread = threading.Thread(target=send)
@@ -114,7 +105,7 @@ def test_room_can_be_asked_for_without_waiting(setting: Setting) -> None:
     called: list[int] = []
     setting.port.when_room(lambda: called.append(1))
     assert called == [1]
-    setting.port.submit([data() for _ in range(4)], 0)
+    setting.port.submit([outgoing() for _ in range(4)], 0)
     setting.port.when_room(lambda: called.append(2))
     entries = setting.port.take()
     setting.port.complete(entries[:1], None)
@@ -130,15 +121,15 @@ def test_the_end_answers_everybody_once(setting: Setting) -> None:
     port.is_connected = True
     port.active_services.add("A")
     queued, waiting = setting.future(), setting.future()
-    port.pending.queued(KEY, data(waiter=queued))
+    port.pending.queued(KEY, outgoing(waiter=queued))
     port._messages = 1
-    port.submit([data(waiter=waiting)], 0)
+    port.submit([outgoing(waiter=waiting)], 0)
     assert port.finish(TunnelClosed("over"))
     assert not port.finish(TunnelClosed("again"))
     for future in (queued, waiting):
         assert isinstance(future.exception(WAIT_SECONDS), TunnelClosed)
     with pytest.raises(TunnelClosed, match="over"):
-        port.submit([data()], None)
+        port.submit([outgoing()], None)
     setting.threads.close(WAIT_SECONDS)
     names = [type(event).__name__ for event in setting.events]
     assert names == [
@@ -152,12 +143,12 @@ def test_the_end_answers_everybody_once(setting: Setting) -> None:
 
 def test_who_waits_for_room_hears_of_the_end(setting: Setting) -> None:
     setting.attach()
-    setting.port.submit([data() for _ in range(4)], 0)
+    setting.port.submit([outgoing() for _ in range(4)], 0)
     caught: list[BaseException] = []
 
     def send() -> None:
         try:
-            setting.port.submit([data()], None)
+            setting.port.submit([outgoing()], None)
         except TunnelClosed as error:
             caught.append(error)
 
@@ -172,11 +163,11 @@ def test_a_new_tunnel_actor_answers_for_the_old(setting: Setting) -> None:
     setting.port.wanted = ALL
     setting.attach()
     lost = setting.future()
-    setting.port.pending.queued(KEY, data(waiter=lost))
+    setting.port.pending.queued(KEY, outgoing(waiter=lost))
     setting.port._messages = 1
-    waiting = data()
+    waiting = outgoing()
     setting.port.submit([waiting], 0)
-    second = Tunnel()
+    second = FakeRef()
     setting.port.attach(second)  # type: ignore[arg-type]
     assert isinstance(lost.exception(0), TunnelClosed)
     # What it has not taken yet is for the new one.

@@ -34,7 +34,29 @@ def data(
     return Message(T.DATA, stream, payload=payload, service_id=service, connection_id=connection)
 
 
+def tunnel_frame(body: bytes) -> bytes:
+    """A tunnel frame of any body, whether or not it is a message."""
+    return len(body).to_bytes(2, "big") + body
+
+
 SESSION_RESET = Message(T.SESSION_RESET)
+
+STARTS = {
+    V1: Message(T.STREAM_START, 1),
+    V2: Message(T.STREAM_START, 1, service_id="SSH"),
+    V3: stream_start(),
+}
+"""How a version starts the first connection of a destination."""
+
+
+def reset_in(version: ProtocolVersion) -> Message:
+    """The reset of the connection that `STARTS` starts."""
+    return STARTS[version]._replace(type=T.CONNECTION_RESET if version is V3 else T.STREAM_RESET)
+
+
+def data_in(version: ProtocolVersion, payload: bytes = b"x") -> Message:
+    """DATA of the connection that `STARTS` starts."""
+    return STARTS[version]._replace(type=T.DATA, payload=payload)
 
 
 def marked(message: Message) -> Message:

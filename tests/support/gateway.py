@@ -16,8 +16,9 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.e2e.commands import PROGRAM
-from tests.e2e.rig import FAST_LIMITS, Rig
+from tests.support.commands import PROGRAM
+from tests.support.rig import FAST_LIMITS, Rig
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import Mode, TcpAddress, Tunnel, TunnelConfig, TunnelState
 
 if TYPE_CHECKING:
@@ -239,9 +240,8 @@ class GatewayRig:
             self.others[name].wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
 
 
-def until(condition: Callable[[], bool], what: str, timeout_seconds: float = WAIT_SECONDS) -> None:
-    """Wait until something holds that nobody tells of, and that takes a moment to look at."""
-    deadline, pause = time.monotonic() + timeout_seconds, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_seconds:g} s: {what}"
-        pause.wait(0.2)
+def seen_in_time(
+    condition: Callable[[], bool], what: str, timeout_seconds: float = WAIT_SECONDS
+) -> None:
+    """Wait until something holds that takes a moment to look at."""
+    eventually(condition, what, timeout_seconds, pause_seconds=0.2)

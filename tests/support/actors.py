@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pykka
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, TerminationReporter
 from tunnelfleet.actors.kernel.mailbox import Piped
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pykka import ActorRef
-
-DEADLINE_SECONDS = 10.0
 
 
 def loop_factories() -> list[Callable[[], asyncio.AbstractEventLoop]]:
@@ -28,15 +26,6 @@ def loop_factories() -> list[Callable[[], asyncio.AbstractEventLoop]]:
     except ImportError:
         return [asyncio.new_event_loop]
     return [asyncio.new_event_loop, uvloop.new_event_loop]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Poll until the condition holds, or fail at the deadline."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        pause.wait(0.002)
 
 
 class Log:
@@ -62,7 +51,7 @@ class Log:
 
     def wait_for(self, condition: Callable[[list[Any]], bool]) -> list[Any]:
         with self._changed:
-            held = self._changed.wait_for(lambda: condition(self._items), DEADLINE_SECONDS)
+            held = self._changed.wait_for(lambda: condition(self._items), WAIT_SECONDS)
             assert held, f"never came: {self._items}"
             return list(self._items)
 
@@ -109,12 +98,8 @@ class HostActor(_Obedient, pykka.ThreadingActor):
         self.log = log or Log()
 
 
-class ReportingHostActor(_Obedient, TerminationReporter, pykka.ThreadingActor):
+class ReportingHostActor(TerminationReporter, HostActor):
     """A host's actor that reports its end."""
-
-    def __init__(self, log: Log | None = None) -> None:
-        super().__init__()
-        self.log = log or Log()
 
 
 def fail(exception: BaseException) -> Callable[[Any], None]:
@@ -138,10 +123,10 @@ def hold(dispatcher: Dispatcher) -> Iterator[None]:
 
     def block() -> None:
         entered.set()
-        gate.wait(DEADLINE_SECONDS)
+        gate.wait(WAIT_SECONDS)
 
     dispatcher.call_soon(block)
-    assert entered.wait(DEADLINE_SECONDS)
+    assert entered.wait(WAIT_SECONDS)
     try:
         yield
     finally:
@@ -161,6 +146,14 @@ def reasons(log: Log, count: int = 1) -> list[str]:
 
 
 def settle(dispatcher: Dispatcher) -> None:
-    """Return once what the dispatcher had to do so far is done."""
-    for _ in range(3):
-        Probe.start(dispatcher=dispatcher).stop(timeout=DEADLINE_SECONDS)
+    """Return when every message that was sent so far, and what followed from it, is handled."""
+    done = threading.Event()
+
+    def look() -> None:
+        if dispatcher.run_queue:
+            dispatcher.loop.call_soon(look)
+        else:
+            done.set()
+
+    dispatcher.call_soon(look)
+    assert done.wait(WAIT_SECONDS), "the dispatcher never came to rest"

@@ -6,7 +6,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.e2e.rig import FAST_LIMITS, WAIT_SECONDS, Rig, eventually
+from tests.support.rig import FAST_LIMITS, Rig
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime import TcpAddress, TunnelConfig, TunnelState
 from tunnelfleet.runtime.gateway import Gateway, WantedTunnel

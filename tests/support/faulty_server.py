@@ -57,12 +57,7 @@ def frame_head(opcode: int, length: int, *, first_bits: int = FIN, mask_bit: int
     return struct.pack(">BBQ", first_bits | opcode, mask_bit | 127, length)
 
 
-def tunnel_frame(body: bytes) -> bytes:
-    """A tunnel frame of any body, whether or not it is a message."""
-    return struct.pack(">H", len(body)) + body
-
-
-class Peer:
+class FaultyPeer:
     """One client of a scripted service.
 
     Attributes:
@@ -146,9 +141,9 @@ class ScriptedService:
         peers: the clients so far.
     """
 
-    def __init__(self, *scripts: Callable[[Peer], None]) -> None:
+    def __init__(self, *scripts: Callable[[FaultyPeer], None]) -> None:
         self._scripts = list(scripts)
-        self.peers: list[Peer] = []
+        self.peers: list[FaultyPeer] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         size = RECEIVE_BUFFER_BYTES
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
@@ -184,8 +179,8 @@ class ScriptedService:
             self._threads.append(play)
             play.start()
 
-    def _play(self, sock: socket.socket, script: Callable[[Peer], None]) -> None:
+    def _play(self, sock: socket.socket, script: Callable[[FaultyPeer], None]) -> None:
         with contextlib.suppress(OSError), sock:
-            peer = Peer(sock)
+            peer = FaultyPeer(sock)
             self.peers.append(peer)
             script(peer)

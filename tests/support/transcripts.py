@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 
-from tunnelfleet.proto import Message, MessageType
+from tunnelfleet.proto import Message, MessageType, encode_frame
 
 SHOWN_PAYLOAD_BYTES = 24
 
@@ -62,3 +62,8 @@ def to_message(text: str) -> Message:
         connection_id=int(connection_id or 0),
         payload=to_payload(payload),
     )
+
+
+def to_frame(text: str) -> bytes:
+    """Read a message of a transcript; return its tunnel frame."""
+    return encode_frame(to_message(text))

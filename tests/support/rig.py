@@ -16,11 +16,11 @@ import contextlib
 import itertools
 import socket
 import threading
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.e2e.backends import Backends
+from tests.support.backends import Backends
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import (
     ANY_SERVICE,
     Address,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.runtime.service import ServiceEvent, TunnelTokens
 
-WAIT_SECONDS = 10.0
 READ_BYTES = 262_144
 CONNECTS_PER_SECOND = 1_000.0
 
@@ -287,6 +286,11 @@ def receive_to_end(sock: socket.socket) -> Iterator[bytes]:
         yield data
 
 
+def receive_rest(sock: socket.socket) -> bytes:
+    """The same in one piece."""
+    return b"".join(receive_to_end(sock))
+
+
 def echo(sock: socket.socket, data: bytes) -> bytes:
     """Send `data` while reading as much back, however large it is."""
 
@@ -301,13 +305,3 @@ def echo(sock: socket.socket, data: bytes) -> bytes:
         return receive_exactly(sock, len(data))
     finally:
         sender.join(WAIT_SECONDS)
-
-
-def eventually(
-    true: Callable[[], bool], what: str = "condition", timeout_seconds: float = WAIT_SECONDS
-) -> None:
-    """Wait until something is so that tells nobody, with a deadline."""
-    deadline, pause = time.monotonic() + timeout_seconds, threading.Event()
-    while not true():
-        assert time.monotonic() < deadline, f"not within {timeout_seconds:g} s: {what}"
-        pause.wait(0.005)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import threading
 import time
 
-from tests.e2e.rig import eventually
+from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
-from tunnelfleet.runtime.metrics import KernelMeter
+from tunnelfleet.runtime.metrics import DispatcherMeter
 from tunnelfleet.runtime.metrics.dispatchers import LagProbe, merge
 
 
@@ -26,7 +26,7 @@ def test_a_dispatcher_that_hangs_lags_more_and_more() -> None:
 
 
 def test_what_a_stopped_dispatcher_counted_is_kept() -> None:
-    meter = KernelMeter()
+    meter = DispatcherMeter()
     for _ in range(2):
         dispatcher = Dispatcher("one").start()
         meter.attach(dispatcher)

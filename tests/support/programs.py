@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.support.sockets import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -30,7 +32,7 @@ END_SECONDS = 5.0
 
 def listed_programs() -> frozenset[str]:
     """The programs that `make test` installs where it may: tests drive no others."""
-    lines = run([SYSTEM_PACKAGES, "--list"]).stdout.decode().splitlines()
+    lines = run_program([SYSTEM_PACKAGES, "--list"]).stdout.decode().splitlines()
     return frozenset(line.split()[0] for line in lines)
 
 
@@ -48,7 +50,7 @@ def require_program(name: str) -> str:
     return path
 
 
-def run(
+def run_program(
     command: Sequence[str | Path],
     *,
     timeout_seconds: float = RUN_SECONDS,
@@ -71,7 +73,7 @@ def run(
 
 
 @contextlib.contextmanager
-def running(
+def running_program(
     command: Sequence[str | Path],
     *,
     env: Mapping[str, str] | None = None,
@@ -99,15 +101,6 @@ def running(
             process.wait(END_SECONDS)
         if process.stdout is not None:
             process.stdout.close()
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on at the moment, for programs that cannot pick one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.bind((host, 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def wait_for_port(port: int, process: subprocess.Popen[str], host: str = "127.0.0.1") -> None:
@@ -151,7 +144,7 @@ class Sshd:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         log = folder / "sshd.log"
         command = [sshd, "-D", "-E", str(log), "-f", str(folder / "sshd_config")]
-        with running(command, stdout=subprocess.DEVNULL) as process:
+        with running_program(command, stdout=subprocess.DEVNULL) as process:
             try:
                 wait_for_port(server.port, process)
             except BaseException:
@@ -161,8 +154,8 @@ class Sshd:
 
     def _write_files(self) -> None:
         keygen = [require_program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f"]
-        run([*keygen, self.folder / "host_key"])
-        run([*keygen, self.folder / "user_key"])
+        run_program([*keygen, self.folder / "host_key"])
+        run_program([*keygen, self.folder / "user_key"])
         shutil.copy(self.folder / "user_key.pub", self.folder / "authorized_keys")
         host_key = (self.folder / "host_key.pub").read_text().split()
         (self.folder / "known_hosts").write_text(f"private-sshd {host_key[0]} {host_key[1]}\n")
@@ -204,12 +197,12 @@ class Sshd:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command over ssh through `port` of 127.0.0.1."""
         ssh = [require_program("ssh"), *self.options(), "-p", str(port)]
-        return run([*ssh, "127.0.0.1", *command], stdin=stdin)
+        return run_program([*ssh, "127.0.0.1", *command], stdin=stdin)
 
     def scp(self, port: int, source: str | Path, target: str | Path) -> None:
         """Copy a file with scp through `port`; the remote side is written `remote(path)`."""
         scp = [require_program("scp"), "-q", *self.options(), "-P", str(port)]
-        run([*scp, source, target])
+        run_program([*scp, source, target])
 
     @staticmethod
     def remote(path: Path) -> str:

@@ -9,7 +9,7 @@ from tunnelfleet.actors.net.dial import DialStep
 from tunnelfleet.actors.transport.attempt import ConnectAttempt
 
 if TYPE_CHECKING:
-    from tests.actors.kernel.helpers import Log
+    from tests.support.actors import Log
     from tunnelfleet.actors.transport.connector import Connector, ConnectRequest
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from tests.actors.kernel import helpers as kernel
-from tests.e2e.rig import FAST_LIMITS, connect, eventually, receive_exactly
+from tests.support.actors import crash
+from tests.support.rig import FAST_LIMITS, connect, receive_exactly
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import (
     Limits,
     Mode,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tests.e2e.rig import Pair, Rig
+    from tests.support.rig import Pair, Rig
     from tunnelfleet.runtime import Address, Endpoint, Tunnel, TunnelRuntime
 
 ROUND_BYTES = 512
@@ -219,7 +220,7 @@ def _tunnel_of(actor: Any) -> str | None:
     return None if tunnel is None else _tunnel_of(tunnel._cell.actor)
 
 
-def crash(ref: ActorRef[Any]) -> None:
+def crash_and_wait(ref: ActorRef[Any]) -> None:
     """Make an actor raise in its own turn, and wait for its end."""
-    kernel.crash(ref)
+    crash(ref)
     eventually(lambda: not ref.is_alive(), f"the end of {ref}")

@@ -13,7 +13,8 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tests.e2e.rig import CONNECTS_PER_SECOND, FAST_LIMITS
+from tests.support.rig import CONNECTS_PER_SECOND, FAST_LIMITS
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import ApiEvent, Mode, SecureTunnel, TunnelRuntime
 from tunnelfleet.runtime.service import TunnelService
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=ApiEvent)
 
-WAIT_SECONDS = 10.0
 CALLBACK_NAMES = (
     "on_connection_success",
     "on_connection_failure",
@@ -89,7 +89,7 @@ class Transcript:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ClientPair:
     """Both ends of a tunnel, and what they heard."""
 
     name: str
@@ -100,7 +100,7 @@ class Pair:
     at_destination: Transcript
 
 
-class Bench:
+class ClientBench:
     """A service and a runtime, for as many clients as a test likes.
 
     Args:
@@ -147,7 +147,7 @@ class Bench:
         source: dict[str, Any] | None = None,
         destination: dict[str, Any] | None = None,
         but: Sequence[str] = (),
-    ) -> Pair:
+    ) -> ClientPair:
         """Both ends of a new tunnel, every callback written down, connected."""
         tokens = self.service.open_tunnel(name, services)
         heard = Transcript(), Transcript()
@@ -161,7 +161,7 @@ class Bench:
                 **(heard[1].callbacks(but) | (destination or {})),
             ),
         )
-        pair = Pair(name, tokens, *ends, *heard)
+        pair = ClientPair(name, tokens, *ends, *heard)
         if start:
             for end in reversed(ends):
                 end.start()

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.e2e.faults_witness import FAULT_LIMITS
+from tests.support.memory import rss_bytes
+from tests.support.witness import FAULT_LIMITS
 from tunnelfleet.runtime import (
     Address,
     Endpoint,
@@ -31,7 +32,7 @@ from tunnelfleet.runtime import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.e2e.rig import Rig
+    from tests.support.rig import Rig
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 20.0
@@ -77,7 +78,7 @@ class RuntimeProcess:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.faults_process"],
+            [sys.executable, "-m", "tests.support.processes"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -113,20 +114,13 @@ class RuntimeProcess:
         return rss_bytes(self._process.pid)
 
 
-def rss_bytes(process_id: int | str = "self") -> int:
-    """How much memory a process has now; this one by default."""
-    status = Path(f"/proc/{process_id}/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * KIB
-
-
 def _tcp(text: str) -> TcpAddress:
     address = parse_address(text)
     assert isinstance(address, TcpAddress)
     return address
 
 
-def run(order: dict[str, Any]) -> None:
+def hold_tunnel(order: dict[str, Any]) -> None:
     """Hold both ends of a tunnel until standard input ends."""
     ca = Path(order["ca"]) if order["ca"] else None
     services = {name: parse_address(text) for name, text in order["services"].items()}
@@ -156,4 +150,4 @@ def run(order: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run(json.loads(sys.stdin.readline()))
+    hold_tunnel(json.loads(sys.stdin.readline()))

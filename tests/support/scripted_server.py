@@ -16,7 +16,9 @@ import ssl
 import threading
 from typing import TYPE_CHECKING, Self
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
+from tests.support.actors import Log
+from tests.support.frames import frame
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import Endpoint, Message, decode_message, encode_frame
 
 if TYPE_CHECKING:
@@ -127,14 +129,6 @@ class Peer:
         return decode_message(payload[2:], strict=True)
 
 
-def frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
-    """An unmasked frame, as a server sends it."""
-    size = len(payload)
-    short = size if size < 126 else 126 if size < 65_536 else 127
-    extended = b"" if size < 126 else size.to_bytes(2 if size < 65_536 else 8, "big")
-    return bytes([(0x80 if fin else 0) | opcode, short]) + extended + payload
-
-
 class ScriptedServer:
     """Accepts connections on loopback and runs a script for each, on a thread of its own.
 
@@ -185,7 +179,7 @@ class ScriptedServer:
 
     def _serve(self, sock: socket.socket) -> None:
         try:
-            sock.settimeout(DEADLINE_SECONDS)
+            sock.settimeout(WAIT_SECONDS)
             if self._tls is not None:
                 sock = self._tls.wrap_socket(sock, server_side=True)
                 self._socks.append(sock)
@@ -203,12 +197,12 @@ class ScriptedServer:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
             pass
         self._listener.close()
-        self._acceptor.join(DEADLINE_SECONDS)
+        self._acceptor.join(WAIT_SECONDS)
         for sock in self._socks:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(DEADLINE_SECONDS)
+            thread.join(WAIT_SECONDS)
         for sock in self._socks:
             sock.close()
 
@@ -247,3 +241,9 @@ def tls_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     files = ensure_certificate(folder, "127.0.0.1")
     client = ssl.create_default_context(cafile=str(files.ca))
     return server_context(files.certificate, files.private_key), client
+
+
+def hold_open(peer: Peer) -> None:
+    """A script: upgrade, and then only wait for the client's end."""
+    peer.upgrade()
+    peer.wait_closed()

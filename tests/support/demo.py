@@ -83,7 +83,7 @@ def make_snapshot(*rows: TableRow, **changes: Any) -> FleetSnapshot:
     return FleetSnapshot(**{**fields, **changes})
 
 
-class Wire:
+class FaultyWire:
     """Forwards TCP to a server, as a tunnel does, and can damage what it forwards.
 
     Args:
@@ -139,17 +139,10 @@ async def _pump(
         return
 
 
-def run(work: Awaitable[Any]) -> Any:
+def run_coroutine(work: Awaitable[Any]) -> Any:
     """Run a coroutine to its end."""
 
     async def main() -> Any:
         return await work
 
     return asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until `condition()` holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
