@@ -5,6 +5,7 @@
 
 from .gateway import API, FILES, Gateway
 from .messages import (
+    CompareWanted,
     DrainTunnels,
     Leave,
     Left,
@@ -27,6 +28,7 @@ __all__ = [
     "API",
     "FILES",
     "Assigned",
+    "CompareWanted",
     "DrainTunnels",
     "Gateway",
     "Leave",

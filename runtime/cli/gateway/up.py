@@ -32,6 +32,7 @@ from tunnelfleet.runtime.admin.server import make_registry
 from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
 from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
+from tunnelfleet.runtime.gateway.api import ApiOptions, ApiServer, EventFeed
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
@@ -104,11 +105,18 @@ def up_command(
     level = logging.getLevelNamesMapping()[log_level.upper()]
     with (
         GatewayLog(sys.stderr, as_json=as_json, level=level) as log,
+        EventFeed() as feed,
         deliver_signals(SIGNALS, inbox.put),
     ):
         log_problems(config.warnings)
         gateway = Gateway(read, config, store=Store.of(config.gateway))
-        with gateway, _pages(gateway, config), _watching(gateway, inbox, watch=watch):
+        with (
+            _admin_api(gateway, config, feed) as admin_api,
+            gateway,
+            _serving(admin_api),
+            _pages(gateway, config),
+            _watching(gateway, inbox, watch=watch),
+        ):
             logger.info(
                 "gateway %s is up with %d tunnels",
                 config.gateway.name,
@@ -232,6 +240,41 @@ class _Foreground:
             return
         for node in nodes:
             self._log.put(str(node))
+
+
+@contextlib.contextmanager
+def _admin_api(
+    gateway: Gateway, config: FleetConfig, feed: EventFeed
+) -> Iterator[ApiServer | None]:
+    """The admin API, if it is wanted: it listens, and is not served yet.
+
+    That comes before the tunnels: a gateway that has the address may have the same tunnels.
+    """
+    options = ApiOptions.of(config.gateway)
+    if options is None:
+        yield None
+        return
+    server = ApiServer(gateway, options, feed=feed)
+    server.listen()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def _serving(server: ApiServer | None) -> Iterator[None]:
+    """Serve it while the gateway runs."""
+    if server is None:
+        yield
+        return
+    with server:
+        logger.info(
+            "the admin API is at %s",
+            server.url,
+            extra={"event": "admin", "fields": {"url": server.url}},
+        )
+        yield
 
 
 @contextlib.contextmanager

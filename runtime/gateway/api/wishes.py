@@ -1,0 +1,233 @@
+"""The tunnels that the admin API wants: created, replaced, deleted, given other tokens.
+
+Owns the order of the steps: check, keep in the store, tell FleetActor. Its methods wait, and are
+called one at a time. Entries of files win; the API changes none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
+from tunnelfleet.runtime.gateway.config.entry import entry_of
+from tunnelfleet.runtime.gateway.config.loader import MAX_TUNNELS
+from tunnelfleet.runtime.gateway.gateway import FILES
+from tunnelfleet.runtime.gateway.messages import (
+    PutWanted,
+    RemoveWanted,
+    ReplaceTunnelToken,
+    UnknownTunnel,
+)
+
+from .problem import ApiProblem, ProblemKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tunnelfleet.runtime.gateway.gateway import Gateway
+    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+
+    from .requests import Condition
+
+__all__ = ["API", "ApiWishes", "Keeper"]
+
+API = "api"
+"""The source of these wishes."""
+PLACE = "request"
+"""Where such an entry stands, in messages."""
+TOKEN_KEYS = ("access_token", "client_token")
+KEY_BYTES = 32
+TAG_CHARACTERS = 32
+
+
+class Keeper(Protocol):
+    """What the API needs of a gateway's store. All of it waits, and may raise a `TunnelError`."""
+
+    def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Keep the entry of a tunnel, over restarts."""
+
+    def forget_tunnel(self, name: str) -> object:
+        """Forget it, if it is there."""
+
+
+class ApiWishes:
+    """What clients of the admin API want.
+
+    Args:
+        gateway: is told.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._keeper: Keeper | None = getattr(gateway, "store", None)
+        self._authorities = Authorities()
+        self._key = os.urandom(KEY_BYTES)
+
+    def tag(self, name: str) -> str | None:
+        """What changes when the entry of a tunnel does, its tokens included; None without one."""
+        wish = self._gateway.state.wish(name)
+        if wish is None:
+            return None
+        proxy = wish.http_proxy
+        secrets = [wish.access_token, wish.client_token or ""]
+        secrets += [] if proxy is None else [proxy.username, proxy.password]
+        text = "\0".join([repr(wish), *secrets])
+        # Keyed, so that it tells nothing about a token.
+        digest = hmac.new(self._key, text.encode(errors="surrogateescape"), hashlib.sha256)
+        return digest.hexdigest()[:TAG_CHARACTERS]
+
+    def create(self, entry: dict[str, Any]) -> str:
+        """Want a tunnel that is not there; returns its name.
+
+        Raises:
+            ApiProblem: there is one of this name, or the store does not take it.
+            ConfigProblems: the entry has mistakes.
+            TunnelError: the fleet does not answer.
+        """
+        name = entry.get("name")
+        source = self._gateway.state.source_of(name) if isinstance(name, str) else ""
+        if isinstance(name, str) and source:
+            raise ApiProblem(
+                ProblemKind.EXISTS,
+                "choose another name, or replace the tunnel with PUT"
+                if source == API
+                else f"choose another name: this tunnel comes from {self._origin(name)}",
+            )
+        wish = self._read(entry)
+        self._put(wish, entry)
+        return wish.name
+
+    def put(self, name: str, entry: dict[str, Any], condition: Condition) -> bool:
+        """Want a tunnel, in place of one of this name; returns whether there was none.
+
+        An entry without an access token keeps the tokens that the tunnel has.
+
+        Raises:
+            ApiProblem: the condition does not hold, the tunnel comes from elsewhere, or the store
+                does not take it.
+            ConfigProblems: the entry has mistakes.
+            TunnelError: the fleet does not answer.
+        """
+        if entry.setdefault("name", name) != name:
+            raise ApiProblem(
+                ProblemKind.WRONG_ENTRY, "the name in the body is not the one in the path"
+            )
+        before = self._present(name)
+        if before is not None and "access_token" not in entry:
+            kept = entry_of(before)
+            entry = {**{key: kept[key] for key in TOKEN_KEYS if key in kept}, **entry}
+        wish = self._read(entry)
+        # Last: a condition is about a request that would be carried out, RFC 9110 section 13.2.1.
+        condition.check(self.tag(name))
+        self._put(wish, entry)
+        return before is None
+
+    def delete(self, name: str, condition: Condition) -> None:
+        """Want a tunnel no more.
+
+        Raises:
+            UnknownTunnel: there is none.
+            ApiProblem: the condition does not hold, the tunnel comes from elsewhere, or the store
+                does not let go of it.
+            TunnelError: the fleet does not answer.
+        """
+        wish = self._present(name)
+        if wish is None:
+            raise UnknownTunnel(name)
+        condition.check(self.tag(name))
+        self._forget(name)
+        try:
+            self._gateway.ask(RemoveWanted(API, name))
+        except TunnelError:
+            # The client is told that nothing has changed: so it must be.
+            self._take_back(name, wish)
+            raise
+
+    def replace_token(self, name: str, access_token: str, client_token: str | None) -> None:
+        """Give a tunnel another token; it connects at once.
+
+        For a tunnel of the files it counts until their token changes, or the process ends.
+
+        Raises:
+            UnknownTunnel: there is none.
+            ConfigError: a token is malformed.
+            ApiProblem: the store does not take it.
+            TunnelError: the fleet does not answer.
+        """
+        state = self._gateway.state
+        wish = state.wish(name)
+        if wish is None or state.source_of(name) != API:
+            self._gateway.ask(ReplaceTunnelToken(name, access_token, client_token))
+            return
+        entry = {key: v for key, v in entry_of(wish).items() if key not in TOKEN_KEYS}
+        entry["access_token"] = access_token
+        if client_token is not None:
+            entry["client_token"] = client_token
+        self._put(self._read(entry), entry)
+
+    def _present(self, name: str) -> WantedTunnel | None:
+        """What the API wants under a name.
+
+        Raises:
+            ApiProblem: somebody else wants it.
+        """
+        state = self._gateway.state
+        source = state.source_of(name)
+        if source not in ("", API):
+            raise ApiProblem(
+                ProblemKind.NOT_OURS,
+                f"it comes from {self._origin(name)}; change it there, and reload",
+            )
+        return state.wish(name)
+
+    def _origin(self, name: str) -> str:
+        state = self._gateway.state
+        wish, source = state.wish(name), state.source_of(name)
+        if source != FILES:
+            return source
+        return f"the files ({wish.place})" if wish is not None and wish.place else "the files"
+
+    def _read(self, entry: dict[str, Any]) -> WantedTunnel:
+        return read_tunnel(entry, self._authorities, place=PLACE)
+
+    def _put(self, wish: WantedTunnel, entry: Mapping[str, Any]) -> None:
+        name, state = wish.name, self._gateway.state
+        before = state.sources.get(API, {}).get(name)
+        if before is None and len(state.names()) >= MAX_TUNNELS:
+            raise ApiProblem(ProblemKind.FULL, f"a fleet has at most {MAX_TUNNELS} tunnels")
+        self._save(name, entry)
+        try:
+            self._gateway.ask(PutWanted(API, wish))
+        except TunnelError:
+            self._take_back(name, before)
+            raise
+
+    # -- the store
+
+    def _save(self, name: str, entry: Mapping[str, Any]) -> None:
+        if self._keeper is None:
+            return
+        try:
+            self._keeper.save_tunnel(name, entry)
+        except TunnelError as error:
+            raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None
+
+    def _forget(self, name: str) -> None:
+        if self._keeper is None:
+            return
+        try:
+            self._keeper.forget_tunnel(name)
+        except TunnelError as error:
+            raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None
+
+    def _take_back(self, name: str, before: WantedTunnel | None) -> None:
+        with contextlib.suppress(ApiProblem):
+            if before is None:
+                self._forget(name)
+            else:
+                self._save(name, entry_of(before))
