@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client import Metric
 
@@ -50,6 +50,11 @@ class GatewayCollector(Collector):
 
     def __init__(self, state: FleetState) -> None:
         self._state = state
+        self._parts: list[Callable[[], Iterable[Metric]]] = []
+
+    def add(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        """Take the metrics of a part of the gateway too."""
+        self._parts.append(collect)
 
     def describe(self) -> Iterator[Metric]:
         """Nothing is registered by name, so that two gateways can share a registry."""
@@ -68,6 +73,8 @@ class GatewayCollector(Collector):
         for name, value in values.items():
             yield GaugeMetricFamily(name, _HELP[name], value=value)
         yield self._info()
+        for collect in self._parts:
+            yield from collect()
 
     def _info(self) -> Metric:
         tunnels = sorted(dict(self._state.running).items())[:MAX_INFO_ROWS]

@@ -34,6 +34,7 @@ from tunnelfleet.runtime.cli.output import take
 from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
+from tunnelfleet.runtime.gateway.door import Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
 from tunnelfleet.runtime.gateway.process import (
@@ -103,8 +104,9 @@ def up_command(
         deliver_signals(SIGNALS, inbox.put),
     ):
         log_problems(config.warnings)
-        gateway = Gateway(read, config)
-        with gateway, _pages(gateway, config), _watching(gateway, inbox, watch=watch):
+        door = Door(config.gateway)
+        gateway = Gateway(read, config, more_children=lambda gateway: [door.child(gateway)])
+        with door, gateway, _pages(gateway, config), _watching(gateway, inbox, watch=watch):
             logger.info(
                 "gateway %s is up with %d tunnels",
                 config.gateway.name,
