@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tunnelfleet.actors.addresses import TcpAddress, UnixAddress, parse_address
+from tunnelfleet.actors.addresses import TcpAddress, parse_address
 from tunnelfleet.actors.net.exhaustion import ExhaustionLog
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.gateway.config.paths import make_private_folder
+from tunnelfleet.runtime.gateway.config.paths import runtime_folder
 from tunnelfleet.runtime.gateway.supervisor import child
 
 from .actor import DoorActor
@@ -28,11 +29,10 @@ from .counters import DoorCounters
 from .crowd import DoorLimits
 from .hall import Denied, Hall
 from .identity import Identity
-from .listening import address_of, close_listeners, listen_at_tcp, listen_at_unix
+from .listening import DoorListener
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client import Metric
 
@@ -53,12 +53,12 @@ DOOR_MODE = 0o660
 logger = logging.getLogger(__name__)
 
 
-def connect_path(settings: GatewaySettings) -> Path | None:
-    """Where the private door is; None if the admin API has no folder to put it in."""
-    admin = parse_address(settings.admin)
-    if not isinstance(admin, UnixAddress):
-        return None
-    return Path(admin.path).with_name(CONNECT_SOCKET)
+def connect_path(settings: GatewaySettings, environ: Mapping[str, str] | None = None) -> Path:
+    """Where the private door is: beside the admin socket, or where that would be."""
+    text = settings.admin.removeprefix("unix:")
+    if text != settings.admin or "/" in text:
+        return Path(text).with_name(CONNECT_SOCKET)
+    return runtime_folder(os.environ if environ is None else environ) / CONNECT_SOCKET
 
 
 class Door:
@@ -81,11 +81,11 @@ class Door:
         self._limits = limits or DoorLimits()
         self._on_denied = on_denied
         self._exhaustion = ExhaustionLog()
-        self._listeners: list[socket.socket] = []
+        self._listeners: list[DoorListener] = []
         self._identity: Identity | None = None
         self.counters = DoorCounters()
-        self.addresses: tuple[Address, ...] = ()
-        """Where the door of the settings listens; empty if there is none."""
+        self.address: Address | None = None
+        """Where the door of the settings listens; None if there is none."""
         self.connect_path: Path | None = None
         """Where the private door is; None if it could not be opened."""
 
@@ -107,26 +107,20 @@ class Door:
         if settings.door is not None:
             address = parse_address(settings.door)
             if isinstance(address, TcpAddress):
-                self._listeners += listen_at_tcp(address, backlog=backlog)
+                listener = DoorListener.at_tcp(address, backlog=backlog)
             else:
-                path = Path(address.path)
-                self._listeners.append(listen_at_unix(path, mode=DOOR_MODE, backlog=backlog))
-            self.addresses = tuple(map(address_of, self._listeners))
-        private = connect_path(settings)
-        if private is not None:
-            self._open_private(private)
-
-    def _open_private(self, path: Path) -> None:
-        settings, backlog = self._settings, self._limits.listen_backlog
+                listener = DoorListener.at_unix(address.path, mode=DOOR_MODE, backlog=backlog)
+            self._listeners.append(listener)
+            self.address = listener.address
+        path = connect_path(settings)
         mode, group = settings.admin_mode, settings.admin_group
         try:
-            make_private_folder(path.parent)
-            listener = listen_at_unix(path, mode=mode, group=group, backlog=backlog)
+            private = DoorListener.at_unix(path, mode=mode, group=group, backlog=backlog)
         except ConfigError as error:
             # The tunnels do not need it, and another gateway of this user may have it.
             logger.warning("tunnelfleet connect cannot be used with this gateway: %s", error)
         else:
-            self._listeners.append(listener)
+            self._listeners.append(private)
             self.connect_path = path
 
     def child(self, gateway: Gateway) -> ChildSpec:
@@ -141,13 +135,14 @@ class Door:
             self._on_denied,
         )
         gateway.collector.add(self.collect)
-        for address in self.addresses:
+        if self.address is not None:
             logger.info(
                 "the front door is at %s",
-                address,
-                extra={"event": "door", "fields": {"address": str(address)}},
+                self.address,
+                extra={"event": "door", "fields": {"address": str(self.address)}},
             )
-        start = functools.partial(DoorActor.start, self._listeners, hall, self._exhaustion)
+        sockets = [sock for listener in self._listeners for sock in listener.sockets]
+        start = functools.partial(DoorActor.start, sockets, hall, self._exhaustion)
         return child(DOOR, start)
 
     def collect(self) -> Iterator[Metric]:
@@ -157,7 +152,8 @@ class Door:
     def close(self) -> None:
         """Close the doors, when the gateway has ended. Safe to call twice."""
         listeners, self._listeners = self._listeners, []
-        close_listeners(listeners)
+        for listener in listeners:
+            listener.close()
         identity, self._identity = self._identity, None
         if identity is not None:
             identity.close()

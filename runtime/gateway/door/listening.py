@@ -1,114 +1,102 @@
 """The sockets that front doors listen on.
 
-Owns how they are made: a Unix socket with its permissions before anybody can connect to it, and in
-the place of one that nobody listens on any more; a TCP port at each address of its host.
+Owns the way from an address to what listens there, at a TCP port of each address of a host, or at a
+Unix socket, and its end.
 """
 
 from __future__ import annotations
 
 import errno
-import grp
-import os
 import socket
-import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
+from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.addresses import Address
 
-__all__ = ["close_listeners", "listen_at_tcp", "listen_at_unix"]
+__all__ = ["DoorListener"]
+
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""An address of a name that this machine does not have: the others are listened on."""
 
 
-def listen_at_unix(
-    path: Path, *, mode: int, group: str | None = None, backlog: int = 128
-) -> socket.socket:
-    """Listen on a Unix socket.
+class DoorListener:
+    """What one door listens on.
 
     Args:
-        path: where; its folder must be there.
-        mode: who may connect, as the permissions of a file.
-        group: that the socket belongs to, by name; None leaves the process's own.
-        backlog: how many may wait in the kernel.
-
-    Raises:
-        ConfigError: it is not possible: somebody listens there, or the group is none.
+        address: where; a free port in place of port 0.
+        sockets: non-blocking.
+        file: of a Unix socket.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        sock.bind(os.fspath(path))
-        try:
-            # Before it listens: until then nobody can connect.
-            path.chmod(mode)
-            if group is not None:
-                os.chown(path, -1, grp.getgrnam(group).gr_gid)
-            sock.listen(backlog)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-    except (OSError, KeyError) as error:
-        sock.close()
-        raise ConfigError(f"cannot listen on {path}: {_reason(error, group)}") from None
-    sock.setblocking(False)
-    return sock
 
+    def __init__(
+        self, address: Address, sockets: list[socket.socket], file: UnixListener | None = None
+    ) -> None:
+        self.address = address
+        self.sockets = sockets
+        self._file = file
 
-def _reason(error: OSError | KeyError, group: str | None) -> str:
-    if isinstance(error, KeyError):
-        return f"there is no group {group!r} on this machine"
-    if error.errno == errno.EADDRINUSE:
-        return "another process listens there; stop it, or name another address"
-    return error.strerror or str(error)
+    @classmethod
+    def at_unix(
+        cls, path: str | Path, *, mode: int, group: str | None = None, backlog: int = 128
+    ) -> Self:
+        """Listen on a Unix socket that those may use whom its mode and its group let in.
 
+        Raises:
+            ConfigError: it is not possible.
+        """
+        path = Path(path)
+        file = UnixListener(UnixPlace(path, mode, group, "a front door"))
+        file.socket.setblocking(False)
+        file.socket.listen(backlog)
+        return cls(UnixAddress(str(path)), [file.socket], file)
 
-def _remove_stale(path: Path) -> None:
-    """Remove a socket that a former process left behind; one that still answers is in use."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
-            path.unlink()
+    @classmethod
+    def at_tcp(cls, address: TcpAddress, *, backlog: int = 128) -> Self:
+        """Listen on a TCP port, the same at each address of the host that this machine has.
 
-
-def listen_at_tcp(address: TcpAddress, *, backlog: int = 128) -> list[socket.socket]:
-    """Listen on a TCP port, at each address of the host that this machine has.
-
-    Port 0 takes a free one, which is the same at all of them.
-
-    Raises:
-        ConfigError: it is not possible.
-    """
-    sockets: list[socket.socket] = []
-    port = address.port
-    try:
-        found = socket.getaddrinfo(
-            address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        Raises:
+            ConfigError: it is not possible.
+        """
+        sockets: list[socket.socket] = []
+        port = address.port
         missing = OSError(errno.EADDRNOTAVAIL, "this machine has no such address")
-        # IPv4 first, as people read one address where there is room for one.
-        for family, *_kind, target in sorted(set(found), key=lambda each: each[0]):
-            try:
-                sockets.append(_listen(family, (target[0], port, *target[2:]), backlog))
-            except OSError as error:
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise
-                missing = error
-            else:
-                port = sockets[-1].getsockname()[1]
-        if not sockets:
-            raise missing
-    except OSError as error:
-        close_listeners(sockets)
-        raise ConfigError(f"cannot listen on {address}: {_reason(error, None)}") from None
-    return sockets
+        try:
+            found = socket.getaddrinfo(
+                address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            for family, *_kind, target in sorted(set(found), key=lambda each: each[0]):
+                try:
+                    sockets.append(_listen(family, (target[0], port, *target[2:]), backlog))
+                except OSError as error:
+                    if error.errno not in _NOT_HERE:
+                        raise
+                    missing = error
+                else:
+                    port = sockets[-1].getsockname()[1]
+            if not sockets:
+                raise missing
+        except OSError as error:
+            for sock in sockets:
+                close_socket(sock)
+            raise ConfigError(
+                f"a front door cannot listen on {address}: {error.strerror or error}; "
+                "choose another address"
+            ) from None
+        return cls(TcpAddress(address.host, port), sockets)
+
+    def close(self) -> None:
+        """Close it, and remove the file of a Unix socket."""
+        if self._file is not None:
+            # First, so that no client finds a socket that nobody listens on any more.
+            self._file.remove()
+        for sock in self.sockets:
+            close_socket(sock)
 
 
 def _listen(family: int, target: object, backlog: int) -> socket.socket:
@@ -125,18 +113,3 @@ def _listen(family: int, target: object, backlog: int) -> socket.socket:
         raise
     sock.setblocking(False)
     return sock
-
-
-def address_of(sock: socket.socket) -> Address:
-    """Where a listener listens."""
-    name = sock.getsockname()
-    return UnixAddress(name) if sock.family == socket.AF_UNIX else TcpAddress(name[0], name[1])
-
-
-def close_listeners(sockets: list[socket.socket]) -> None:
-    """Close listeners, and remove the files of those that have one."""
-    for sock in sockets:
-        address = address_of(sock)
-        sock.close()
-        if isinstance(address, UnixAddress):
-            Path(address.path).unlink(missing_ok=True)
