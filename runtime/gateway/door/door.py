@@ -83,6 +83,7 @@ class Door:
         self._exhaustion = ExhaustionLog()
         self._listeners: list[DoorListener] = []
         self._identity: Identity | None = None
+        self.hall: Hall | None = None
         self.counters = DoorCounters()
         self.address: Address | None = None
         """Where the door of the settings listens; None if there is none."""
@@ -126,7 +127,7 @@ class Door:
     def child(self, gateway: Gateway) -> ChildSpec:
         """How the gateway runs it, as one of `more_children`."""
         self._identity = Identity(self._limits.max_logins)
-        hall = Hall(
+        self.hall = hall = Hall(
             gateway.state,
             lambda: gateway.runtime,
             self._limits,

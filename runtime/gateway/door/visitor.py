@@ -367,23 +367,26 @@ class VisitorActor(DispatchedActor):
     def _on_late(self, _message: _Late | GiveWay) -> None:
         if self._stage in _TALKS:
             self._hall.counters.left += 1
+        elif self._stage is _Stage.LENT:
+            # The tunnel does not answer, and may have it all the same: it is not ours to close.
+            with contextlib.suppress(OSError):
+                self._open_socket.shutdown(socket.SHUT_RDWR)
         self.exit()
 
     def _on_terminated(self, _message: Terminated) -> None:
-        self.exit()
+        if self._stage is not _Stage.LENT:
+            # Else the tunnel is about to say whose the socket is.
+            self.exit()
 
     def _on_end(self, reason: ExitReason) -> None:
         """Close the socket, however the actor ended, unless a tunnel may have it."""
         super()._on_end(reason)
         self._hall.crowd.leave(self.actor_ref)
         sock, self._sock = self._sock, None
-        if sock is None:
-            return
-        if self._stage is _Stage.LENT:
+        if sock is None or self._stage is _Stage.LENT:
             # It may be the tunnel's by now, and is closed by whoever has it: see `_drop`.
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-        elif self._abort:
+            return
+        if self._abort:
             abort_quietly(sock)
         else:
             close_socket(sock)
