@@ -36,6 +36,7 @@ MORE = {
     "check": "[gateway.md](gateway.md) says what is checked.",
     "connect": "[gateway.md](gateway.md#front-doors) has the lines for ssh_config.",
     "door-user": "[gateway.md](gateway.md#front-doors) says what the file is for.",
+    "quickstart": "[gateway.md](gateway.md) goes on from there.",
     "demo": "",
     "version": "",
 }
