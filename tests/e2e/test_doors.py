@@ -160,14 +160,15 @@ class TestSsh:
     def variable(rig: GatewayRig) -> str:
         return f"RUNTIME_DIRECTORY={environment(rig)['RUNTIME_DIRECTORY']}"
 
-    @pytest.mark.programs("nc")
+    @pytest.mark.programs("socat")
     def test_a_session_through_the_door(self, rig: GatewayRig, tmp_path: Path) -> None:
         with Sshd.start(tmp_path) as sshd:
             rig.add("press-4", TcpAddress("127.0.0.1", sshd.port), services=ONLY_DOOR)
             with rig.up() as gateway:
                 rig.wait_connected(gateway)
-                nc = f"nc -X 5 -x {door_of(gateway)} %h %p"
-                ssh = [require_program("ssh"), *sshd.options(), "-o", f"ProxyCommand={nc}"]
+                host, _, port = door_of(gateway).rpartition(":")
+                socat = f"socat - PROXY:{host}:%h:%p,proxyport={port}"
+                ssh = [require_program("ssh"), *sshd.options(), "-o", f"ProxyCommand={socat}"]
                 assert run([*ssh, "press-4", "echo hello"]).stdout == b"hello\n"
 
 
