@@ -233,7 +233,7 @@ class TunnelStreams(TunnelWire):
             abort_quietly(message.sock)
             return
         try:
-            self._carry(message.service_id, message.sock)
+            self._carry(message)
         except LocalProtocolError as error:
             abort_quietly(message.sock)
             self._stats.last_event = str(error)
@@ -242,7 +242,7 @@ class TunnelStreams(TunnelWire):
         reply = self.defer_reply()
         try:
             self._check_takes(message.service_id)
-            key = self._carry(message.service_id, message.sock, message.greeting)
+            key = self._carry(Accepted(message.service_id, message.sock), message.greeting)
         except TunnelError as error:
             reply.fail(error)
         else:
@@ -256,14 +256,14 @@ class TunnelStreams(TunnelWire):
         if not self._takes_connections():
             raise TooManyConnections(service_id, self._limits.max_connections)
 
-    def _carry(self, service_id: str, sock: socket.socket, greeting: bytes = b"") -> ConnectionKey:
+    def _carry(self, accepted: Accepted, greeting: bytes = b"") -> ConnectionKey:
         """Open a connection for a socket, which is the tunnel's unless this raises."""
-        opened = self._session.open_connection(service_id)
+        opened = self._session.open_connection(accepted.service_id)
         # Before the stream has the socket, and may write to it. A kernel that has been given
         # nothing yet takes it whole; that the socket is broken shows when it is read.
         if greeting:
             with contextlib.suppress(OSError):
-                sock.send(greeting)
+                accepted.sock.send(greeting)
         self._handle_events(opened.events)
         for item in opened.messages[:-1]:
             self._wire.control(item)
@@ -271,7 +271,7 @@ class TunnelStreams(TunnelWire):
         if stream is None:
             stream = self._start_stream(opened.service_id, opened.stream_id, None)
         ids = (opened.service_id, opened.stream_id, opened.connection_id)
-        key = self._open(*ids, stream, sock)
+        key = self._open(*ids, stream, accepted.sock)
         self._send_start(opened.messages[-1], key)
         self._pump()
         return key
