@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.gateway_rig import GatewayRig, UpProcess
-from tests.e2e.programs import Sshd, require_program, run
-from tests.e2e.rig import WAIT_SECONDS, eventually, receive_exactly
+from tests.support.gateway import GatewayRig, UpProcess
+from tests.support.programs import Sshd, require_program, run_program
+from tests.support.rig import receive_exactly
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash
 
@@ -67,7 +68,7 @@ def door_of(gateway: UpProcess) -> str:
     return address
 
 
-def connect(
+def join(
     rig: GatewayRig, *arguments: str, stdin: bytes = b"", timeout_seconds: float = 30.0
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `tunnelfleet connect` on the gateway's machine."""
@@ -103,7 +104,7 @@ class TestCurl:
             rig.wait_connected(gateway)
             options = [each.format(door=door_of(gateway)) for each in proxy]
             for host in ("press-4", "ssh.press-4"):
-                done = run(["curl", "-sS", "-m", "20", *options, f"http://{host}/page"])
+                done = run_program(["curl", "-sS", "-m", "20", *options, f"http://{host}/page"])
                 assert done.stdout == f"you asked for {host}/page".encode()
 
     def test_users_and_reasons(self, rig: GatewayRig, web: TcpAddress) -> None:
@@ -147,7 +148,7 @@ class TestSsh:
                 rig.wait_connected(gateway)
                 proxy = f"env {self.variable(rig)} {' '.join(PROGRAM)} connect %h:SSH"
                 ssh = [require_program("ssh"), *sshd.options(), "-o", f"ProxyCommand={proxy}"]
-                assert run([*ssh, "press-4", "cat"], stdin=content).stdout == content
+                assert run_program([*ssh, "press-4", "cat"], stdin=content).stdout == content
                 done = subprocess.run([*ssh, "press-4", "exit 42"], check=False, timeout=60)
                 assert done.returncode == 42
                 done = subprocess.run(
@@ -169,19 +170,19 @@ class TestSsh:
                 host, _, port = door_of(gateway).rpartition(":")
                 socat = f"socat - PROXY:{host}:%h:%p,proxyport={port}"
                 ssh = [require_program("ssh"), *sshd.options(), "-o", f"ProxyCommand={socat}"]
-                assert run([*ssh, "press-4", "echo hello"]).stdout == b"hello\n"
+                assert run_program([*ssh, "press-4", "echo hello"]).stdout == b"hello\n"
 
 
 class TestConnect:
     def test_bytes_come_and_go_as_they_are(self, rig: GatewayRig) -> None:
         content = random.Random(2).randbytes(3_000_000) + bytes(range(256))
-        rig.add("press-4", echo(rig), services=ONLY_DOOR)
+        rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            done = connect(rig, "press-4:ssh", stdin=content)
+            done = join(rig, "press-4:ssh", stdin=content)
             assert (done.returncode, done.stderr) == (0, b"")
             assert done.stdout == content
-            assert connect(rig, "press-4").returncode == 0
+            assert join(rig, "press-4").returncode == 0
 
     def test_each_direction_ends_by_itself(self, rig: GatewayRig) -> None:
         sink = rig.rig.backends.sink(answer=b"got all")
@@ -193,7 +194,7 @@ class TestConnect:
         rig.add("down", giver.address, services=ONLY_DOOR)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            assert connect(rig, "up", stdin=b"x" * 500_000).stdout == b"got all"
+            assert join(rig, "up", stdin=b"x" * 500_000).stdout == b"got all"
             assert sink.arrivals(1)[0].size_bytes == 500_000
             with subprocess.Popen(
                 [*PROGRAM, "connect", "down"],
@@ -211,7 +212,7 @@ class TestConnect:
             assert giver.arrivals(1)[0].size_bytes == 200_000
 
     def test_what_goes_wrong_is_one_line(self, rig: GatewayRig, tmp_path: Path) -> None:
-        rig.add("press-4", echo(rig), services=ONLY_DOOR)
+        rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
             for arguments, status, says in [
@@ -221,22 +222,22 @@ class TestConnect:
                 ([], 2, "Missing argument"),
                 (["a", "b"], 2, "unexpected extra argument"),
             ]:
-                done = connect(rig, *arguments)
+                done = join(rig, *arguments)
                 assert done.returncode == status
                 (line,) = done.stderr.decode().splitlines()
                 assert line.startswith("tunnelfleet: ")
                 assert says in line
-            assert b"NAME[:SERVICE]" in connect(rig, "--help").stdout
+            assert b"NAME[:SERVICE]" in join(rig, "--help").stdout
             gateway.signal(signal.SIGTERM)
             assert gateway.wait_end() == 0
-        done = connect(rig, f"--gateway=unix:{tmp_path}/admin.sock", "press-4")
+        done = join(rig, f"--gateway=unix:{tmp_path}/admin.sock", "press-4")
         assert done.returncode == 1
         assert f"{tmp_path}/connect.sock: there is no such socket" in done.stderr.decode()
         assert "start one with: tunnelfleet up" in done.stderr.decode()
         assert not (rig.folder.parent / "state" / "connect.sock").exists()
 
     def test_a_gateway_that_dies_ends_it(self, rig: GatewayRig) -> None:
-        rig.add("press-4", echo(rig), services=ONLY_DOOR)
+        rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
             with subprocess.Popen(
@@ -254,7 +255,7 @@ class TestConnect:
                 gateway.signal(signal.SIGKILL)
                 assert process.wait(WAIT_SECONDS) in (0, 1)
             # A socket that it has left behind.
-            done = connect(rig, "press-4")
+            done = join(rig, "press-4")
             assert (done.returncode, b"nobody listens" in done.stderr) == (1, True)
 
     def test_it_loads_little(self) -> None:
@@ -264,7 +265,7 @@ class TestConnect:
             "print(*[each for each in sys.modules if each.startswith('tunnelfleet')],"
             "'asyncio' in sys.modules, 'typer' in sys.modules)"
         )
-        done = run([PROGRAM[0], "-c", code])
+        done = run_program([PROGRAM[0], "-c", code])
         assert done.stdout.split() == [
             b"tunnelfleet",
             b"tunnelfleet.__main__",
@@ -274,14 +275,14 @@ class TestConnect:
         ]
 
 
-def echo(rig: GatewayRig) -> TcpAddress:
+def echo_address(rig: GatewayRig) -> TcpAddress:
     address = rig.rig.backends.echo().address
     assert isinstance(address, TcpAddress)
     return address
 
 
 def test_thousands_of_idle_clients_keep_nobody_out(rig: GatewayRig) -> None:
-    rig.add("press-4", echo(rig), services=ONLY_DOOR)
+    rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
     with rig.up() as gateway, contextlib.ExitStack() as idle:
         rig.wait_connected(gateway)
         host, _, port = door_of(gateway).rpartition(":")
@@ -312,7 +313,7 @@ def metric(gateway: UpProcess, name: str) -> float:
 def test_a_taken_address_is_told_and_nothing_starts(rig: GatewayRig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         rig.gateway = f'door = "127.0.0.1:{other.getsockname()[1]}"'
-        rig.add("press-4", echo(rig), services=ONLY_DOOR)
+        rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
         with rig.up() as gateway:
             assert gateway.wait_end() == 2
             assert "a front door cannot listen on 127.0.0.1:" in gateway.output

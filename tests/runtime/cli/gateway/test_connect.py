@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.gateway.door.support import DoorFleet
+from tests.support.doors import DoorFleet
 from tunnelfleet import connect as module
 from tunnelfleet.connect import ConnectFailed, connect, connect_socket
 from tunnelfleet.runtime.cli import main

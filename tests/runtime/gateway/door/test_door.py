@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.rig import FAST_LIMITS, WAIT_SECONDS, connect, echo, eventually, receive_exactly
-from tests.runtime.gateway.door.support import DoorFleet, answer, basic, http, socks
-from tests.runtime.gateway.support import wanted
+from tests.support.doors import DoorFleet, basic_login, door_answer, http_request, socks_request
+from tests.support.fleet import wanted
+from tests.support.rig import FAST_LIMITS, connect, echo, receive_exactly
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway import DrainTunnels
@@ -53,17 +54,17 @@ def press(fleet: DoorFleet) -> DoorFleet:
 class TestWays:
     @pytest.mark.parametrize("target", ["press-4:22", "press-4", "SSH.Press-4:80", "press-4:ssh"])
     def test_http(self, press: DoorFleet, target: str) -> None:
-        with press.client(http(target)) as sock:
-            assert answer(sock) == (200, "")
+        with press.client(http_request(target)) as sock:
+            assert door_answer(sock) == (200, "")
             assert echo(sock, b"x" * 100_000) == b"x" * 100_000
 
     @pytest.mark.parametrize("name", ["press-4", "ssh.press-4", "press-4:SSH"])
     def test_socks(self, press: DoorFleet, name: str) -> None:
-        with press.client(socks(name)) as sock:
+        with press.client(socks_request(name)) as sock:
             assert receive_exactly(sock, 12) == bytes((5, 0)) + SOCKS_GRANTED
             assert echo(sock, b"hello") == b"hello"
 
-    @pytest.mark.parametrize("request_", [http("press-4:22"), socks("press-4")])
+    @pytest.mark.parametrize("request_", [http_request("press-4:22"), socks_request("press-4")])
     def test_what_comes_with_the_request_is_the_application_s(
         self, press: DoorFleet, request_: bytes
     ) -> None:
@@ -75,14 +76,14 @@ class TestWays:
     def test_one_byte_at_a_time(self, press: DoorFleet) -> None:
         with press.client() as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for byte in http("press-4:22") + b"hello":
+            for byte in http_request("press-4:22") + b"hello":
                 sock.send(bytes((byte,)))
-            assert answer(sock) == (200, "")
+            assert door_answer(sock) == (200, "")
             assert receive_exactly(sock, 5) == b"hello"
 
     def test_the_end_of_each_direction_is_an_end_of_its_own(self, press: DoorFleet) -> None:
-        with press.client(http("press-4:22")) as sock:
-            assert answer(sock) == (200, "")
+        with press.client(http_request("press-4:22")) as sock:
+            assert door_answer(sock) == (200, "")
             sock.sendall(b"all")
             sock.shutdown(socket.SHUT_WR)
             assert receive_exactly(sock, 3) == b"all"
@@ -90,8 +91,8 @@ class TestWays:
         eventually(lambda: press.door.counters.open == 0)
 
     def test_a_reset_of_the_client_ends_its_connection(self, press: DoorFleet) -> None:
-        with press.client(http("press-4:22")) as sock:
-            assert answer(sock) == (200, "")
+        with press.client(http_request("press-4:22")) as sock:
+            assert door_answer(sock) == (200, "")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         eventually(lambda: press.row("press-4").connections == 0)
         assert press.door.counters.open == 0
@@ -104,8 +105,8 @@ class TestWays:
         )
         for name in ("plain", "free", "listens"):
             fleet.wait_state(name, "connected")
-            with fleet.client(http(name)) as sock:
-                assert answer(sock) == (200, "")
+            with fleet.client(http_request(name)) as sock:
+                assert door_answer(sock) == (200, "")
                 assert echo(sock, b"hello") == b"hello"
         address = fleet.gateway.runtime.tunnel("listens").wait_listening("SSH", WAIT_SECONDS)
         with connect(address) as sock:
@@ -147,7 +148,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("name", "code"), [("nope", 4), ("press-4", 4), ("gone", 3)])
     def test_socks_has_a_code(self, many: DoorFleet, name: str, code: int) -> None:
-        with many.client(socks(name)) as sock:
+        with many.client(socks_request(name)) as sock:
             assert receive_exactly(sock, 4) == bytes((5, 0, 5, code))
 
     def test_a_tunnel_that_was_drained_is_down(self, press: DoorFleet) -> None:
@@ -158,8 +159,8 @@ class TestRefusals:
         assert "tunnel press-4 is down: drained on command" in reason
 
     def test_a_tunnel_that_is_draining_takes_nobody(self, press: DoorFleet) -> None:
-        with press.client(http("press-4")) as sock:
-            assert answer(sock) == (200, "")
+        with press.client(http_request("press-4")) as sock:
+            assert door_answer(sock) == (200, "")
             press.gateway.ask(DrainTunnels(("press-4",)))
             press.wait_state("press-4", "draining")
             assert press.ask("press-4") == (
@@ -179,8 +180,8 @@ class TestRefusals:
         limits = replace(FAST_LIMITS, max_connections=1)
         fleet.open(fleet.tunnel("a", services=ONLY_DOOR, limits=limits))
         fleet.wait_state("a", "connected")
-        with fleet.client(http("a")) as sock:
-            assert answer(sock) == (200, "")
+        with fleet.client(http_request("a")) as sock:
+            assert door_answer(sock) == (200, "")
             status, reason = fleet.ask("a")
             assert (status, "has 1 open connections, which is the limit" in reason) == (503, True)
 
@@ -201,11 +202,11 @@ class TestWaiting:
         fleet.service.stop()
         fleet.open(tunnel)
         fleet.wait_state("a", "backoff")
-        with fleet.client(http("a")) as sock, fleet.client(socks("a")) as other:
+        with fleet.client(http_request("a")) as sock, fleet.client(socks_request("a")) as other:
             eventually(lambda: fleet.door_crowd.waiting == 2)
             fleet.service.restart()
             # The other end of the tunnel may still be on its way.
-            assert answer(sock) == (200, "")
+            assert door_answer(sock) == (200, "")
             assert receive_exactly(other, 12) == bytes((5, 0)) + SOCKS_GRANTED
         eventually(lambda: fleet.door_crowd.waiting == 0)
 
@@ -213,7 +214,7 @@ class TestWaiting:
         fleet.limits = DoorLimits(max_waiting=1)
         fleet.open(wanted("a", mode=Mode.SOURCE, services=ONLY_DOOR))
         fleet.wait_state("a", "backoff")
-        with fleet.client(http("a")):
+        with fleet.client(http_request("a")):
             eventually(lambda: fleet.door_crowd.waiting == 1)
             status, reason = fleet.ask("a")
             assert (status, reason.startswith("too many clients wait for tunnels")) == (503, True)
@@ -221,7 +222,7 @@ class TestWaiting:
     def test_who_has_gone_meanwhile_is_not_waited_for(self, fleet: DoorFleet) -> None:
         fleet.open(wanted("a", mode=Mode.SOURCE, services=ONLY_DOOR, limits=BRIEF))
         fleet.wait_state("a", "backoff")
-        with fleet.client(http("a")):
+        with fleet.client(http_request("a")):
             eventually(lambda: fleet.door_crowd.waiting == 1)
         eventually(lambda: fleet.door.counters.open == 0)
 
@@ -265,8 +266,8 @@ class TestWho:
         assert path.name == "connect.sock"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        with press.client(http("press-4"), press.private) as sock:
-            assert answer(sock) == (200, "")
+        with press.client(http_request("press-4"), press.private) as sock:
+            assert door_answer(sock) == (200, "")
             assert echo(sock, b"hello") == b"hello"
         press.gateway.stop()
         press.door.close()
@@ -278,28 +279,31 @@ class TestWho:
         status, reason = fleet.ask("press-4")
         assert (status, reason) == (407, "this door asks for a user and a password")
         assert fleet.denied == [], "a client of HTTP begins so"
-        assert fleet.ask("press-4", basic("alice", "wrong")) == (407, "wrong user or password")
+        assert fleet.ask("press-4", basic_login("alice", "wrong")) == (
+            407,
+            "wrong user or password",
+        )
         assert fleet.denied[0][2:5] == ("alice", "", "login")
         for _ in range(2):
-            assert fleet.ask("press-4", basic("alice", "secret"))[0] == 200
-        with fleet.client(socks("press-4", "alice", "secret")) as sock:
+            assert fleet.ask("press-4", basic_login("alice", "secret"))[0] == 200
+        with fleet.client(socks_request("press-4", "alice", "secret")) as sock:
             assert receive_exactly(sock, 14) == bytes((5, 2, 1, 0)) + SOCKS_GRANTED
-        with fleet.client(socks("press-4", "alice", "wrong")) as sock:
+        with fleet.client(socks_request("press-4", "alice", "wrong")) as sock:
             assert receive_exactly(sock, 4) == bytes((5, 2, 1, 1))
             assert sock.recv(1) == b""
         fleet.rules(DoorRule(("bob",), (), ()))
-        assert fleet.ask("press-4", basic("alice", "secret"))[0] == 403
+        assert fleet.ask("press-4", basic_login("alice", "secret"))[0] == 403
         assert fleet.ask("press-4", address=fleet.private)[0] == 403
 
     def test_other_users_count_from_the_next_reload_on(self, fleet: DoorFleet) -> None:
         fleet.open(fleet.tunnel("press-4", services=ONLY_DOOR), door_users=users(alice="secret"))
         fleet.wait_state("press-4", "connected")
-        assert fleet.ask("press-4", basic("alice", "secret"))[0] == 200
+        assert fleet.ask("press-4", basic_login("alice", "secret"))[0] == 200
         fleet.files.settings = replace(fleet.files.settings, door_users=users(alice="new"))
         result = fleet.gateway.reload()
         assert result.needs_restart == ()
-        assert fleet.ask("press-4", basic("alice", "secret"))[0] == 407
-        assert fleet.ask("press-4", basic("alice", "new"))[0] == 200
+        assert fleet.ask("press-4", basic_login("alice", "secret"))[0] == 407
+        assert fleet.ask("press-4", basic_login("alice", "new"))[0] == 200
 
     def test_too_many_logins_at_once(self, fleet: DoorFleet, monkeypatch: Any) -> None:
         fleet.limits = DoorLimits(max_logins=1)
@@ -307,7 +311,7 @@ class TestWho:
         checked = fleet.door._identity
         assert checked is not None
         checked._logins = 1
-        status, reason = fleet.ask("a", basic("alice", "secret"))
+        status, reason = fleet.ask("a", basic_login("alice", "secret"))
         assert (status, reason) == (503, "too many logins at once: try again in a moment")
 
 
@@ -325,8 +329,8 @@ class TestCrowd:
             assert fleet.ask("press-4")[0] == 200
             with pytest.raises(ConnectionResetError):
                 first.recv(1)
-            second.sendall(http("press-4"))
-            assert answer(second)[0] == 200
+            second.sendall(http_request("press-4"))
+            assert door_answer(second)[0] == 200
         assert fleet.door.counters.left == 1
 
     def test_who_says_nothing_has_so_long(self, fleet: DoorFleet) -> None:
@@ -346,8 +350,8 @@ class TestCrowd:
     def test_who_is_refused_and_sends_on_has_a_moment(self, fleet: DoorFleet) -> None:
         fleet.limits = DoorLimits(linger_seconds=0.1)
         fleet.open()
-        with fleet.client(http("nope") + b"x" * 300_000) as sock:
-            assert answer(sock)[0] == 404
+        with fleet.client(http_request("nope") + b"x" * 300_000) as sock:
+            assert door_answer(sock)[0] == 404
             eventually(lambda: fleet.door.counters.open == 0)
 
     def test_garbage_is_refused(self, fleet: DoorFleet) -> None:
@@ -357,15 +361,15 @@ class TestCrowd:
                 sock.shutdown(socket.SHUT_WR)
                 assert sock.recv(100) in (b"", bytes((0, 91, 0, 0, 0, 0, 0, 0)))
         with fleet.client(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as sock:
-            assert answer(sock)[0] == 400
+            assert door_answer(sock)[0] == 400
         assert fleet.door.counters.denied[Denial.PROTOCOL] == 5
 
     def test_all_connections_together_have_a_limit(self, fleet: DoorFleet) -> None:
         fleet.limits = DoorLimits(max_connections=1)
         fleet.open(fleet.tunnel("press-4", services=ONLY_DOOR))
         fleet.wait_state("press-4", "connected")
-        with fleet.client(http("press-4")) as sock:
-            assert answer(sock)[0] == 200
+        with fleet.client(http_request("press-4")) as sock:
+            assert door_answer(sock)[0] == 200
             status, reason = fleet.ask("press-4")
             assert (status, "which is the limit" in reason) == (503, True)
         eventually(lambda: fleet.door.counters.open == 0)
@@ -412,8 +416,8 @@ class TestCrowd:
         assert len(failures) == 3
 
     def test_a_crash_closes_no_door_and_harms_no_connection(self, press: DoorFleet) -> None:
-        with press.client(http("press-4")) as sock, press.client(b"CONN") as greeting:
-            assert answer(sock)[0] == 200
+        with press.client(http_request("press-4")) as sock, press.client(b"CONN") as greeting:
+            assert door_answer(sock)[0] == 200
             eventually(lambda: press.door.counters.accepted == 2)
             press.crash()
             assert echo(sock, b"goes on") == b"goes on"
@@ -422,8 +426,8 @@ class TestCrowd:
             assert press.ask("press-4")[0] == 200
 
     def test_a_gateway_that_stops_leaves_no_client_open(self, press: DoorFleet) -> None:
-        with press.client(b"CONN") as greeting, press.client(http("press-4")) as sock:
-            assert answer(sock)[0] == 200
+        with press.client(b"CONN") as greeting, press.client(http_request("press-4")) as sock:
+            assert door_answer(sock)[0] == 200
             press.gateway.stop()
             with pytest.raises(ConnectionResetError):
                 greeting.recv(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.doors import basic_login, http_request
 from tunnelfleet.runtime.gateway.door.first_byte import begin_handshake
 from tunnelfleet.runtime.gateway.door.handshake import (
     Denial,
@@ -31,7 +31,7 @@ def login(user: str, password: str) -> bytes:
     return bytes((1, len(name))) + name + bytes((len(secret),)) + secret
 
 
-def request(name: bytes, port: int = 22, command: int = 1, kind: int = 3) -> bytes:
+def target(name: bytes, port: int = 22, command: int = 1, kind: int = 3) -> bytes:
     body = bytes((len(name),)) + name if kind == 3 else name
     return bytes((5, command, 0, kind)) + body + port.to_bytes(2, "big")
 
@@ -93,7 +93,7 @@ def malformed(client: Client) -> Malformed:
 
 
 def test_socks_to_a_name() -> None:
-    client = Client(GREETING + request(b"press-4") + BEHIND)
+    client = Client(GREETING + target(b"press-4") + BEHIND)
     assert client.events == [TargetNamed("press-4", 22)]
     assert client.output == bytes((5, 0))
     assert client.left == BEHIND
@@ -102,7 +102,7 @@ def test_socks_to_a_name() -> None:
 
 
 def test_socks_with_a_login() -> None:
-    data = bytes((5, 2, 0, 2)) + login("alice", "secret") + request("größe".encode()) + BEHIND
+    data = bytes((5, 2, 0, 2)) + login("alice", "secret") + target("größe".encode()) + BEHIND
     client = Client(data, needs_login=True)
     assert client.events == [LoginGiven("alice", "secret"), TargetNamed("größe", 22)]
     assert client.output == bytes((5, 2, 1, 0))
@@ -111,7 +111,7 @@ def test_socks_with_a_login() -> None:
 
 
 def test_a_wrong_password_is_told_and_is_the_end() -> None:
-    data = bytes((5, 1, 2)) + login("alice", "wrong") + request(b"press-4")
+    data = bytes((5, 1, 2)) + login("alice", "wrong") + target(b"press-4")
     client = Client(data, needs_login=True)
     assert malformed(client).refusal is Denial.LOGIN
     assert client.output == bytes((5, 2, 1, 1))
@@ -119,7 +119,7 @@ def test_a_wrong_password_is_told_and_is_the_end() -> None:
 
 
 def test_who_need_not_log_in_and_does_is_let_in_with_any_password() -> None:
-    client = Client(bytes((5, 1, 2)) + login("alice", "wrong") + request(b"press-4"))
+    client = Client(bytes((5, 1, 2)) + login("alice", "wrong") + target(b"press-4"))
     assert client.events == [TargetNamed("press-4", 22)]
     assert client.output == bytes((5, 2, 1, 0))
 
@@ -129,13 +129,13 @@ def test_who_need_not_log_in_and_does_is_let_in_with_any_password() -> None:
     [
         (bytes((5, 1, 1)), Denial.PROTOCOL, bytes((5, 255)), None),
         (bytes((5, 0)), Denial.PROTOCOL, bytes((5, 255)), None),
-        (GREETING + request(b"a", command=2), Denial.PROTOCOL, bytes((5, 0)), 7),
-        (GREETING + request(b"a", command=3), Denial.PROTOCOL, bytes((5, 0)), 7),
-        (GREETING + request(bytes(4), kind=1), Denial.ADDRESS, bytes((5, 0)), 8),
-        (GREETING + request(bytes(16), kind=4), Denial.ADDRESS, bytes((5, 0)), 8),
+        (GREETING + target(b"a", command=2), Denial.PROTOCOL, bytes((5, 0)), 7),
+        (GREETING + target(b"a", command=3), Denial.PROTOCOL, bytes((5, 0)), 7),
+        (GREETING + target(bytes(4), kind=1), Denial.ADDRESS, bytes((5, 0)), 8),
+        (GREETING + target(bytes(16), kind=4), Denial.ADDRESS, bytes((5, 0)), 8),
         (GREETING + bytes((5, 1, 0, 9, 0)), Denial.ADDRESS, bytes((5, 0)), 8),
         (GREETING + bytes((4, 1, 0, 3)), Denial.PROTOCOL, bytes((5, 0)), 7),
-        (GREETING + request(b"\xff"), Denial.NAME, bytes((5, 0)), 4),
+        (GREETING + target(b"\xff"), Denial.NAME, bytes((5, 0)), 4),
     ],
 )
 def test_socks_that_is_refused(
@@ -162,7 +162,7 @@ def test_socks_without_a_login_where_there_must_be_one(data: bytes, refusal: Den
 
 def test_an_address_is_named_in_the_reason() -> None:
     address = ipaddress.ip_address("2001:db8::1")
-    client = Client(GREETING + request(address.packed, kind=4))
+    client = Client(GREETING + target(address.packed, kind=4))
     assert "2001:db8::1 is an address" in malformed(client).text
     assert "socks5h://" in malformed(client).text
 
@@ -172,19 +172,15 @@ def test_an_address_is_named_in_the_reason() -> None:
     [(Denial.RULE, 2), (Denial.NAME, 4), (Denial.UNAVAILABLE, 3), (Denial.FAILED, 5)],
 )
 def test_each_refusal_has_its_code(refusal: Denial, code: int) -> None:
-    client = Client(GREETING + request(b"press-4"))
+    client = Client(GREETING + target(b"press-4"))
     assert client.handshake.refuse(refusal, "why")[:2] == bytes((5, code))
 
 
 # -- HTTP CONNECT
 
 
-def connect(target: str = "press-4:22", *headers: str) -> bytes:
-    return "\r\n".join([f"CONNECT {target} HTTP/1.1", *headers, "", ""]).encode()
-
-
-def basic(user: str, password: str) -> str:
-    return f"Proxy-Authorization: Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+def ask(name: str = "press-4:22", *headers: str) -> bytes:
+    return http_request(name, *headers)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +200,7 @@ def basic(user: str, password: str) -> str:
     ],
 )
 def test_http_to_a_name(target: str, name: str, port: int | None) -> None:
-    client = Client(connect(target, "Host: x", "User-Agent: y") + BEHIND)
+    client = Client(ask(target, "Host: x", "User-Agent: y") + BEHIND)
     assert client.events == [TargetNamed(name, port)]
     assert client.left == BEHIND
     assert client.output == b""
@@ -218,14 +214,14 @@ def test_bare_line_feeds_are_lines_too() -> None:
 
 
 def test_http_with_a_login() -> None:
-    data = connect("press-4:22", basic("alice", "se:cret"))
+    data = ask("press-4:22", basic_login("alice", "se:cret"))
     client = Client(data + BEHIND, needs_login=True, password="se:cret")
     assert client.events == [LoginGiven("alice", "se:cret"), TargetNamed("press-4", 22)]
     assert client.left == BEHIND
 
 
 def test_a_login_that_nobody_asks_for_does_not_count() -> None:
-    assert Client(connect("a", "Proxy-Authorization: nonsense")).events == [TargetNamed("a", None)]
+    assert Client(ask("a", "Proxy-Authorization: nonsense")).events == [TargetNamed("a", None)]
 
 
 @pytest.mark.parametrize(
@@ -236,12 +232,12 @@ def test_a_login_that_nobody_asks_for_does_not_count() -> None:
         "Proxy-Authorization: Basic YWxpY2U=",
         "Proxy-Authorization: Basic /w==",
         "Proxy-Authorization: Bearer abc",
-        basic("alice", "wrong"),
-        f"{basic('alice', 'secret')}\r\n{basic('alice', 'secret')}",
+        basic_login("alice", "wrong"),
+        f"{basic_login('alice', 'secret')}\r\n{basic_login('alice', 'secret')}",
     ],
 )
 def test_http_without_a_good_login_is_407(header: str) -> None:
-    client = Client(connect("press-4:22", header), needs_login=True)
+    client = Client(ask("press-4:22", header), needs_login=True)
     found = malformed(client)
     assert found.refusal is Denial.LOGIN
     answer = client.handshake.refuse(found.refusal, found.text).decode()
@@ -262,11 +258,11 @@ def test_http_without_a_good_login_is_407(header: str) -> None:
         (b"CONNECT \xff HTTP/1.1\r\n\r\n", "no UTF-8"),
         (b"CONNECT a HTTP/1.1\r\n folded: x\r\n\r\n", "no header"),
         (b"CONNECT a HTTP/1.1\r\nHost\r\n\r\n", "no header"),
-        (connect("a", "Content-Length: 5"), "has no body"),
-        (connect("a", "Content-Length: 0", "content-length: 5"), "has no body"),
-        (connect("a", "Transfer-Encoding: chunked"), "has no body"),
+        (ask("a", "Content-Length: 5"), "has no body"),
+        (ask("a", "Content-Length: 0", "content-length: 5"), "has no body"),
+        (ask("a", "Transfer-Encoding: chunked"), "has no body"),
         (b"hello\r\n\r\n", "no HTTP request"),
-        (connect("a" * 601), "above 600 bytes"),
+        (ask("a" * 601), "above 600 bytes"),
         (b"A" * 9_000, f"above {MAX_HEAD_BYTES} bytes"),
     ],
 )
@@ -285,8 +281,8 @@ def test_http_that_is_refused(data: bytes, says: str) -> None:
 
 @pytest.mark.parametrize("length", range(MAX_HEAD_BYTES - 2, MAX_HEAD_BYTES + 3))
 def test_a_head_may_have_exactly_the_limit(length: int) -> None:
-    base = len(connect("a", "X: "))
-    data = connect("a", "X: " + "x" * (length - base))
+    base = len(ask("a", "X: "))
+    data = ask("a", "X: " + "x" * (length - base))
     assert len(data) == length
     client = Client(data + BEHIND, 7)
     if length <= MAX_HEAD_BYTES:
@@ -308,7 +304,7 @@ def test_a_head_may_have_exactly_the_limit(length: int) -> None:
     ],
 )
 def test_each_refusal_has_its_status_and_its_reason(refusal: Denial, status: int) -> None:
-    answer = Client(connect("a")).handshake.refuse(refusal, 'the "far"\r\nend \\ größe').decode()
+    answer = Client(ask("a")).handshake.refuse(refusal, 'the "far"\r\nend \\ größe').decode()
     assert answer.startswith(f"HTTP/1.1 {status} ")
     assert "\r\nProxy-Status: tunnelfleet; details=\"the 'far' end / gr??e\"\r\n" in answer
     assert answer.endswith('\r\n\r\nthe "far" end \\ größe\n')
@@ -340,14 +336,14 @@ def test_other_protocols_are_told_by_their_first_byte(
 # -- any bytes, in any pieces
 
 WHOLE = [
-    (GREETING + request(b"press-4"), False),
-    (bytes((5, 3, 0, 1, 2)) + login("alice", "secret") + request(b"ssh.press-4"), True),
-    (bytes((5, 1, 2)) + login("alice", "wrong") + request(b"x"), True),
-    (bytes((5, 1, 2)) + login("", "") + request(b""), False),
-    (GREETING + request(bytes(16), kind=4), False),
-    (connect("press-4:22", "Host: press-4:22", "User-Agent: curl/7.88.1"), False),
-    (connect("press-4:SSH", basic("alice", "secret")), True),
-    (connect("press-4:SSH"), True),
+    (GREETING + target(b"press-4"), False),
+    (bytes((5, 3, 0, 1, 2)) + login("alice", "secret") + target(b"ssh.press-4"), True),
+    (bytes((5, 1, 2)) + login("alice", "wrong") + target(b"x"), True),
+    (bytes((5, 1, 2)) + login("", "") + target(b""), False),
+    (GREETING + target(bytes(16), kind=4), False),
+    (ask("press-4:22", "Host: press-4:22", "User-Agent: curl/7.88.1"), False),
+    (ask("press-4:SSH", basic_login("alice", "secret")), True),
+    (ask("press-4:SSH"), True),
     (b"CONNECT a HTTP/1.1\nHost: a\n\n", False),
 ]
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=40)
@@ -368,9 +364,7 @@ def test_the_pieces_do_not_matter(
 
 
 @given(
-    st.sampled_from(
-        [b"", b"\x05", GREETING, GREETING + b"\x05\x01\0", b"CONNECT ", connect()[:-2]]
-    ),
+    st.sampled_from([b"", b"\x05", GREETING, GREETING + b"\x05\x01\0", b"CONNECT ", ask()[:-2]]),
     st.binary(min_size=1, max_size=700),
     SIZES,
     st.booleans(),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
-from tests.runtime.gateway.door.support import answer, http
+from tests.support.doors import door_answer, http_request
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import DispatchedActor, DispatchedFuture, Dispatcher
 from tunnelfleet.proto import NotConnected, TunnelClosed
@@ -88,13 +88,13 @@ class Visit:
         self.tunnel.script += script
         ours, self.client = socket.socketpair()
         ours.setblocking(False)
-        self.client.settimeout(DEADLINE_SECONDS)
-        self.client.sendall(http("press-4"))
+        self.client.settimeout(WAIT_SECONDS)
+        self.client.sendall(http_request("press-4"))
         sock = CountedSocket(ours, self.hall.counters)
         self.ref = VisitorActor.start(sock, "", self.door, self.hall, dispatcher=self._dispatcher)
 
     def wait_over(self) -> None:
-        wait_until(lambda: not self.ref.is_alive())
+        eventually(lambda: not self.ref.is_alive())
 
     def close(self) -> None:
         self.door.stop()
@@ -150,7 +150,7 @@ def test_a_tunnel_that_was_just_lost_is_asked_again(
     monkeypatch.setattr("tunnelfleet.runtime.gateway.door.visitor.LOOK_AGAIN_SECONDS", 0.01)
     one = visit()
     one.begin(first, takes)
-    assert answer(one.client) == (200, "")
+    assert door_answer(one.client) == (200, "")
     one.wait_over()
     assert one.hall.counters.handed_over["http"] == 1
     assert one.hall.counters.open == 1, "it is the tunnel's"
@@ -161,7 +161,7 @@ def test_and_only_so_long(visit: Callable[..., Visit], monkeypatch: pytest.Monke
     monkeypatch.setattr("tunnelfleet.runtime.gateway.door.visitor.LOOK_AGAIN_SECONDS", 0.05)
     one = visit()
     one.begin(*[fails(NotConnected())] * 100)
-    status, reason = answer(one.client)
+    status, reason = door_answer(one.client)
     assert status == 503
     assert reason.startswith("tunnel press-4 has lost its connection")
 
@@ -171,7 +171,7 @@ def test_an_error_that_nobody_foresaw_is_logged_and_told(
 ) -> None:
     one = visit()
     one.begin(fails(ZeroDivisionError("bang")))
-    assert answer(one.client)[0] == 502
+    assert door_answer(one.client)[0] == 502
     assert "bang" in caplog.text
 
 
@@ -196,11 +196,11 @@ def test_while_a_tunnel_is_asked_the_socket_is_not_closed_by_a_door_that_ends(
         asked.set()
 
     one.begin(later)
-    assert asked.wait(DEADLINE_SECONDS)
+    assert asked.wait(WAIT_SECONDS)
     one.door.stop()
     message, future = answers[0]
     takes(message, future)
-    assert answer(one.client) == (200, "")
+    assert door_answer(one.client) == (200, "")
     one.wait_over()
     message.sock.send(b"still open")
     assert one.client.recv(10) == b"still open"
@@ -212,13 +212,13 @@ def test_a_visitor_that_was_killed_leaves_a_refused_socket_to_nobody(
     one = visit()
     answers: list[DispatchedFuture[Any]] = []
     one.begin(lambda _message, future: answers.append(future))
-    wait_until(lambda: bool(answers))
+    eventually(lambda: bool(answers))
     one.ref.kill()
     one.wait_over()
     assert one.hall.counters.open == 1
     error = NotConnected()
     answers[0].set_exception((NotConnected, error, None))
-    wait_until(lambda: one.hall.counters.open == 0)
+    eventually(lambda: one.hall.counters.open == 0)
     assert one.client.recv(1) == b""
 
 
@@ -244,7 +244,7 @@ def test_a_user_whose_name_is_not_known_is_a_number(
     monkeypatch.setattr("pwd.getpwuid", nobody)
     one = visit()
     one.begin(takes)
-    assert answer(one.client) == (200, "")
+    assert door_answer(one.client) == (200, "")
     assert one.tunnel.given[0].user.startswith("uid=")
 
 
@@ -252,8 +252,8 @@ def test_who_has_said_where_it_goes_gives_way_to_nobody(visit: Callable[..., Vis
     one = visit()
     answers: list[tuple[HandOver, DispatchedFuture[Any]]] = []
     one.begin(lambda message, future: answers.append((message, future)))
-    wait_until(lambda: bool(answers))
+    eventually(lambda: bool(answers))
     assert one.hall.crowd.oldest() is None
     takes(*answers[0])
-    assert answer(one.client) == (200, "")
+    assert door_answer(one.client) == (200, "")
     one.wait_over()
