@@ -1,7 +1,7 @@
 """`python -m tunnelfleet`, and the entry point of the `tunnelfleet` program.
 
-Owns the fast path of `tunnelfleet --version`, which loads nothing but this package. Everything else
-is the command line's.
+Owns the fast paths of `tunnelfleet --version` and `tunnelfleet connect`, which load nothing but
+this package. Everything else is the command line's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ def main() -> int:
 
         sys.stdout.write(f"{version_line()}\n")
         return 0
+    if sys.argv[1:2] == ["connect"]:
+        from .connect import main as connect  # noqa: PLC0415 - as above; ssh starts it often
+
+        status = connect(sys.argv[2:])
+        if status is not None:
+            return status
     from tunnelfleet.runtime.cli import main as run  # noqa: PLC0415 - it takes ten times as long
 
     return run()

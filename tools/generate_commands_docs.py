@@ -42,6 +42,8 @@ MORE = {
     "service": "[service.md](service.md) says more.",
     "up": "[gateway.md](gateway.md) is the operator's guide, with every key of the files.",
     "check": "[gateway.md](gateway.md) says what is checked.",
+    "connect": "[gateway.md](gateway.md#front-doors) has the lines for ssh_config.",
+    "door-user": "[gateway.md](gateway.md#front-doors) says what the file is for.",
     "quickstart": "[gateway.md](gateway.md) goes on from there.",
     "migrate": "[gateway.md](gateway.md), section State, says when it is needed.",
     "demo": "",

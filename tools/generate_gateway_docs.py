@@ -30,7 +30,7 @@ tokens, and for a destination `services`. Any key but `name` may stand in `[defa
     ),
     "limits": ("`limits`", "Bounds of one tunnel. The defaults are made for ten thousand of them."),
     "restart": ("`restart`", "Delays before a lost link is made again: exponential, with jitter."),
-    "DoorRuleKeys": ("`[[door_rule]]`", "Who may reach what through the front door."),
+    "DoorRuleKeys": ("`[[door_rule]]`", "Who may reach what through the front doors."),
 }
 
 EXAMPLES = {
@@ -65,8 +65,8 @@ EXAMPLES = {
     "users": ["alice"],
     "tunnels": "press-*",
 }
-LEFT_OUT = frozenset({"region", "access_token_env", "access_token", "door", "door_users_file"})
-"""Keys that the reference shows as a comment: another one stands for them, or nothing is built."""
+LEFT_OUT = frozenset({"region", "access_token_env", "access_token"})
+"""Keys that the reference shows as a comment: another one stands for them."""
 
 HEAD = """\
 # Every key of a gateway's files, with its default or an example. Written from the schema by
@@ -125,6 +125,7 @@ def reference() -> str:
     tunnel = dict(schema["TunnelKeys"]["properties"])
     limits, restart = tunnel.pop("limits"), tunnel.pop("restart")
     name = {"name": {**tunnel.pop("name"), "example": "press-4"}}
+    rule = schema["DoorRuleKeys"]["properties"]
     parts = [
         HEAD,
         "[gateway]",
@@ -141,12 +142,9 @@ def reference() -> str:
         comment(restart["description"]),
         "[tunnel.restart]",
         *keys(schema["restart"]["properties"]),
-        "# The front door is not built yet, so this is a comment.",
-        "# [[door_rule]]",
-        *[
-            f"# {line}" if line and not line.startswith("#") else line
-            for line in "\n".join(keys(schema["DoorRuleKeys"]["properties"])).splitlines()
-        ],
+        "# Who may reach what through the front doors.",
+        "[[door_rule]]",
+        *keys({**rule, "services": {**rule["services"], "example": ["SSH"]}}),
     ]
     return "\n".join(parts).rstrip() + "\n"
 

@@ -48,6 +48,15 @@ COMMANDS = {
         "tunnelfleet.runtime.cli.gateway.migrate",
         "migrate_command",
         "Make or change the tables of a gateway's state.",
+    "connect": Command(
+        "tunnelfleet.runtime.cli.gateway.connect",
+        "connect_command",
+        "Join standard input and output to a tunnel of a running gateway, as for ssh.",
+    ),
+    "door-user": Command(
+        "tunnelfleet.runtime.cli.gateway.door_user",
+        "door_user_command",
+        "Write the line of a user of a gateway's front door, with a password.",
     ),
     "service": Command(
         "tunnelfleet.runtime.cli.service.command",

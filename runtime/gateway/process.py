@@ -60,8 +60,9 @@ def needed_files(tunnels: Iterable[WantedTunnel]) -> int:
     """How many open files the tunnels need before the first connection comes."""
     count = OWN_FILES
     for tunnel in tunnels:
-        listeners = len(tunnel.services or ()) if tunnel.mode is Mode.SOURCE else 0
-        count += 1 + listeners
+        count += 1
+        if tunnel.mode is Mode.SOURCE:
+            count += sum(address is not None for address in (tunnel.services or {}).values())
     return count
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from tunnelfleet.actors.config import NoListener
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import Limits, ProtocolVersion, TunnelConfig
 
@@ -99,9 +100,12 @@ class WantedTunnel:
         Raises:
             ConfigError: it cannot be run.
         """
-        services = self.services
-        if services is not None:
-            services = {name: each for name, each in services.items() if each is not None}
+        services: Mapping[str, Address | NoListener] | None = None
+        if self.services is not None:
+            services = {
+                name: NoListener() if address is None else address
+                for name, address in self.services.items()
+            }
         given: dict[str, Any] = {
             "name": self.name,
             "mode": self.mode,

@@ -108,21 +108,25 @@ class Fleet:
         assert self._gateway is not None
         return self._gateway
 
-    def start(self) -> Gateway:
+    def start(self, **options: Any) -> Gateway:
         """Start the gateway with what the files say."""
-        gateway = Gateway(self.files, placement=self._placement)
+        gateway = Gateway(self.files, placement=self._placement, **options)
         self._gateway = self._stack.enter_context(gateway)
         return gateway
 
     def tunnel(self, name: str, **given: Any) -> WantedTunnel:
-        """A source of a tunnel that is opened at the service; its other end echoes."""
-        tokens = self.service.open_tunnel(name, ["SSH"])
+        """A source of a tunnel that is opened at the service; its other end echoes.
+
+        `service_ids` are those of the tunnel, SSH alone unless they are given.
+        """
+        service_ids = given.pop("service_ids", ["SSH"])
+        tokens = self.service.open_tunnel(name, service_ids)
         other = TunnelConfig(
             name=name,
             mode=Mode.DESTINATION,
             endpoint=Endpoint.parse(self.service.endpoint),
             access_token=tokens.destination_token,
-            services={"SSH": self._target},
+            services=dict.fromkeys(service_ids or [""], self._target),
             limits=FAST_LIMITS,
         )
         self._rig.runtime.open_tunnel(other).wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
@@ -130,7 +134,7 @@ class Fleet:
             "mode": Mode.SOURCE,
             "endpoint": Endpoint.parse(self.service.endpoint),
             "access_token": tokens.source_token,
-            "services": {"SSH": TcpAddress("127.0.0.1", 0)},
+            "services": {each: TcpAddress("127.0.0.1", 0) for each in service_ids},
             "limits": FAST_LIMITS,
             **given,
         }

@@ -148,6 +148,24 @@ GATEWAY: dict[str, Row] = {
         "gateway.client_token_secret_file",
         "No such file",
     ),
+    "door to all": (
+        gateway('door = "0.0.0.0:1080"'),
+        2,
+        "gateway.door",
+        "write door_users_file too",
+    ),
+    "no users": (
+        gateway('door = "0.0.0.0:1080"\ndoor_users_file = "nowhere"'),
+        3,
+        "gateway.door_users_file",
+        "cannot read nowhere",
+    ),
+    "wrong users": (
+        gateway('door = "127.0.0.1:1080"\ndoor_users_file = "{T}"'),
+        3,
+        "gateway.door_users_file",
+        "{T}: line 1: write NAME:HASH",
+    ),
     "workers": (gateway("workers = 2"), 2, "gateway.workers", "write 1"),
     "connect_rate": (gateway("connect_rate = 0"), 2, "gateway.connect_rate", "greater than 0"),
     "infinite": (gateway("connect_rate = inf"), 2, "gateway.connect_rate", "finite"),
@@ -244,12 +262,6 @@ TUNNEL: dict[str, Row] = {
         6,
         "tunnel[a].services.SSH",
         "a destination connects",
-    ),
-    "door alone": (
-        SOURCE.replace("127.0.0.1:0", "door"),
-        6,
-        "tunnel[a].services",
-        "the front door is not built yet",
     ),
     "service without a name": (
         HEAD + 'services = {{ "" = 22, SSH = 23 }}\n',

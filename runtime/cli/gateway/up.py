@@ -34,6 +34,7 @@ from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
 from tunnelfleet.runtime.gateway.api import ApiOptions, ApiServer, EventFeed
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
+from tunnelfleet.runtime.gateway.door import Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
 from tunnelfleet.runtime.gateway.page import StatusPage, look_at
@@ -109,8 +110,15 @@ def up_command(
         deliver_signals(SIGNALS, inbox.put),
     ):
         log_problems(config.warnings)
-        gateway = Gateway(read, config, store=Store.of(config.gateway))
+        door = Door(config.gateway)
+        gateway = Gateway(
+            read,
+            config,
+            store=Store.of(config.gateway),
+            more_children=lambda gateway: [door.child(gateway)],
+        )
         with (
+            door,
             _admin_api(gateway, config, feed) as admin_api,
             gateway,
             _serving(admin_api),

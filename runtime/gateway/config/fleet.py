@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime import TcpAddress
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
+    from .door_users import DoorUsers
     from .problems import Problem
 
 __all__ = ["CHANGES_IN_PLACE", "DoorRule", "FleetConfig", "GatewaySettings", "ordinal_in"]
 
-CHANGES_IN_PLACE = frozenset({"drain_seconds"})
+CHANGES_IN_PLACE = frozenset({"drain_seconds", "door_users_file", "door_users"})
 """Settings of the gateway that a reload takes over; the others need a new start."""
 
 
@@ -51,6 +52,7 @@ class GatewaySettings:
     drain_seconds: float = 30.0
     door: str | None = None
     door_users_file: Path | None = None
+    door_users: DoorUsers | None = field(default=None, repr=False)
 
     def needing_restart(self, newer: GatewaySettings) -> list[str]:
         """The settings that differ in `newer` and that a running gateway cannot take over."""
@@ -64,7 +66,7 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class DoorRule:
-    """Who may reach what through the front door; an empty tuple stands for all."""
+    """Who may reach what through the front doors; an empty tuple stands for all."""
 
     users: tuple[str, ...]
     tunnels: tuple[str, ...]

@@ -17,6 +17,7 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 
 from .authorities import Authorities
+from .door_users import read_users
 from .files import Document, read_documents
 from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
 from .paths import admin_socket, state_folder
@@ -35,10 +36,6 @@ __all__ = ["MAX_TUNNELS", "load", "read_tunnel"]
 MAX_TUNNELS = 20_000
 """In one configuration; a process is built for 10,000."""
 STATE_FILE = "state.db"
-NOT_BUILT = {
-    "door": "the front door is not built yet; nothing listens there",
-    "door_users_file": "the front door is not built yet; the file is not read",
-}
 
 
 def load(
@@ -120,7 +117,7 @@ class _Loader:
         for document in documents:
             for number, entry in enumerate(_list(document.data.get("tunnel"))):
                 reader.read(document, number, entry)
-        rules = self._door_rules(documents)
+        rules = self._door_rules(documents, gateway)
         self._problems += reader.problems
         if len(reader.tunnels) > MAX_TUNNELS:
             hint = f"there are {len(reader.tunnels)} tunnels; at most {MAX_TUNNELS} are possible"
@@ -174,7 +171,11 @@ class _Loader:
                     merged[key] = (document, value)
         return merged
 
-    def _door_rules(self, documents: Sequence[Document]) -> tuple[DoorRule, ...]:
+    def _door_rules(
+        self, documents: Sequence[Document], gateway: GatewaySettings
+    ) -> tuple[DoorRule, ...]:
+        door = None if gateway.door is None else parse_address(gateway.door)
+        has_no_users = isinstance(door, TcpAddress) and gateway.door_users_file is None
         rules = []
         for document in documents:
             for number, entry in enumerate(_list(document.data.get("door_rule"))):
@@ -186,7 +187,10 @@ class _Loader:
                 names = [tunnels] if isinstance(tunnels, str) else tunnels
                 users, services = values.get("users", []), values.get("services", [])
                 rules.append(DoorRule(tuple(users), tuple(names), tuple(services)))
-                self._problems.append(document.problem(at, NOT_BUILT["door"], error=False))
+                if users and has_no_users:
+                    hint = f"nobody has a name at the door {door}, so there it lets nobody in"
+                    text = f'{hint}; write door_users_file, or door = "unix:PATH"'
+                    self._problems.append(document.problem((*at, "users"), text, error=False))
         return tuple(rules)
 
     # -- the table of the gateway
@@ -200,9 +204,6 @@ class _Loader:
             document = merged[key if key in merged else next(iter(merged))][0]
             self._problems.append(document.problem(("gateway", key), text, error=error))
 
-        for key, text in NOT_BUILT.items():
-            if key in merged:
-                problem(key, text, error=False)
         name = given.get("name", platform.node() or "gateway")
         state = given.get("state")
         folder = state_folder(self._environ, state)
@@ -231,6 +232,7 @@ class _Loader:
         if secret is not None:
             self._check_secret(secret, problem)
         settings = self._admin(settings, merged, problem)
+        settings = self._door(settings, problem)
         return self._metrics(settings, merged, problem)
 
     def _file(self, merged: Mapping[str, tuple[Document, Any]], key: str) -> Path | None:
@@ -303,6 +305,30 @@ class _Loader:
         if warning:
             problem(key, warning, error=False)
         return token
+    def _door(self, settings: GatewaySettings, problem: Any) -> GatewaySettings:
+        address = None if settings.door is None else parse_address(settings.door)
+        path = settings.door_users_file
+        is_closed = not isinstance(address, TcpAddress) or is_loopback(address.host)
+        if path is None:
+            if not is_closed:
+                hint = f"other machines could reach all tunnels at {address}"
+                problem("door", f'{hint}; write door_users_file too, or door = "127.0.0.1:1080"')
+            return settings
+        if not isinstance(address, TcpAddress):
+            hint = "it is for a door at a TCP port; at a Unix socket the kernel says who it is"
+            problem("door_users_file", hint, error=False)
+        elif not is_closed:
+            hint = "passwords cross the network without TLS; whoever listens there can read them"
+            problem("door_users_file", hint, error=False)
+        try:
+            users, warning = read_users(path)
+        except ConfigError as error:
+            problem("door_users_file", str(error))
+            return settings
+        self._files.add(path)
+        if warning:
+            problem("door_users_file", warning, error=False)
+        return replace(settings, door_users=users)
 
     def _metrics(
         self, settings: GatewaySettings, merged: Mapping[str, Any], problem: Any

@@ -282,9 +282,13 @@ class GatewayKeys(BaseModel):
     drain_seconds: Seconds = 30.0
     """How long what is open may go on when a tunnel is removed or the gateway is stopped."""
     door: Annotated[str, _core(parse_address)] | None = None
-    """Where the front door for SOCKS5 and HTTP CONNECT listens. Not built yet: nothing listens."""
+    """Where the front door for SOCKS5 and HTTP CONNECT listens, as `HOST:PORT` or `unix:PATH`;
+    other machines may reach it with `door_users_file` only.
+    """
     door_users_file: Text | None = None
-    """File with the users of the front door. Not built yet."""
+    """File with the users of a front door at a TCP port, `NAME:HASH` a line, as
+    `tunnelfleet door-user NAME` writes it; it is read at each start and reload.
+    """
 
 
 class TunnelBase(BaseModel):
@@ -353,16 +357,16 @@ class TunnelKeys(TunnelBase):
 
 
 class DoorRuleKeys(BaseModel):
-    """Who may reach what through the front door, `[[door_rule]]`. Not built yet."""
+    """Who may reach what through the front doors, `[[door_rule]]`; without any, everybody all."""
 
     model_config = _CONFIG
 
     users: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Users that the rule is about; without it, all."""
+    """Users that the rule is about, `*` standing for anything; without it, all."""
     tunnels: Text | Annotated[list[Text], Field(min_length=1)] | None = None
     """Names of tunnels, `*` standing for anything; without it, all."""
     services: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Service ids; without it, all."""
+    """Service ids, in whatever case, `*` standing for anything; without it, all."""
 
 
 class FileKeys(BaseModel):

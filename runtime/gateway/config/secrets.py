@@ -20,7 +20,14 @@ from .paths import create_private_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MIN_SECRET_BYTES", "ClientTokens", "SecretText", "ensure_secret", "read_secret"]
+__all__ = [
+    "MIN_SECRET_BYTES",
+    "ClientTokens",
+    "SecretText",
+    "ensure_secret",
+    "read_private",
+    "read_secret",
+]
 
 MAX_SECRET_BYTES = 65_536
 """Of a file with a secret; more is the wrong file."""
@@ -45,7 +52,7 @@ def read_secret(path: Path) -> SecretText:
     Raises:
         ConfigError: it cannot be read, is empty, or is no file with a secret.
     """
-    content, warning = _read(path)
+    content, warning = read_private(path)
     try:
         text = content.decode("ascii").strip()
     except UnicodeDecodeError:
@@ -77,7 +84,7 @@ def ensure_secret(path: Path | None, folder: Path) -> tuple[bytes, str]:
             )
         if not path.exists():
             create_private_file(path, os.urandom(MIN_SECRET_BYTES).hex().encode() + b"\n")
-    content, warning = _read(path)
+    content, warning = read_private(path)
     secret = content.removesuffix(b"\n").removesuffix(b"\r")
     if len(secret) < MIN_SECRET_BYTES:
         raise ConfigError(
@@ -108,16 +115,21 @@ class ClientTokens:
         return hmac.new(self._secret, access_token.encode(), hashlib.sha256).hexdigest()
 
 
-def _read(path: Path) -> tuple[bytes, str]:
+def read_private(path: Path, limit_bytes: int = MAX_SECRET_BYTES) -> tuple[bytes, str]:
+    """Read a file that others should not; a warning if they can, or an empty text.
+
+    Raises:
+        ConfigError: it cannot be read, or is larger.
+    """
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{path} is no file; name a file with the secret")
-            content = file.read(MAX_SECRET_BYTES + 1)
+            content = file.read(limit_bytes + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    if len(content) > MAX_SECRET_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_SECRET_BYTES} bytes; it is the wrong file")
+    if len(content) > limit_bytes:
+        raise ConfigError(f"{path} is larger than {limit_bytes} bytes; it is the wrong file")
     is_open = bool(status.st_mode & stat.S_IROTH)
     return content, f"everybody can read {path}; run: chmod o-rwx {path}" if is_open else ""

@@ -25,7 +25,7 @@ from tests.support.sockets import free_port
 from tests.support.transcripts import to_message, to_text
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress
-from tunnelfleet.actors.config import Limits
+from tunnelfleet.actors.config import Limits, NoListener
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import (
     Backoff,
@@ -51,13 +51,20 @@ from tunnelfleet.actors.tunnel.messages import (
     ConnectionEstablished,
     ConnectionRefused,
     Drain,
+    HandOver,
     Received,
     ReplaceToken,
     Transmit,
     Written,
 )
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
-from tunnelfleet.proto import ConnectionLost, HandshakeError, Mode
+from tunnelfleet.proto import (
+    ConnectionLost,
+    HandshakeError,
+    Mode,
+    NotConnected,
+    ServiceIdUnknown,
+)
 from tunnelfleet.runtime.parts import make_parts
 
 if TYPE_CHECKING:
@@ -385,6 +392,26 @@ def test_a_token_that_comes_between_a_crash_and_the_restart_is_not_lost(
     tunnel.ref.tell(ReplaceToken("second", None))
     tunnel.connections.wait(2)
     assert tunnel.log.items[-1] == "connect second"
+
+
+def test_a_socket_is_passed_on_to_the_tunnel_actor_if_there_is_one(
+    tree: Callable[..., Tree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tunnel = tree(Mode.SOURCE, services={"SSH": NoListener()})
+    monkeypatch.setattr(
+        tunnel_supervisor, "CRASH_BACKOFF", Backoff(min_seconds=60.0, max_seconds=60.0)
+    )
+    tunnel.start()
+    tunnel.wait(TunnelState.CONNECTED)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        message = HandOver("SSH", ours)
+        assert tunnel.ref.ask(message, timeout=WAIT_SECONDS).service_id == "SSH"
+        with pytest.raises(ServiceIdUnknown):
+            tunnel.ref.ask(message._replace(service_id="FTP"), timeout=WAIT_SECONDS)
+        tunnel.crash(tunnel.tunnel)
+        with pytest.raises(NotConnected):
+            tunnel.ref.ask(message, timeout=WAIT_SECONDS)
 
 
 def test_a_drain_survives_a_crash(tree: Callable[..., Tree]) -> None:

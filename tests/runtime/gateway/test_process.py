@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def test_a_tunnel_needs_its_link_and_a_source_its_listeners() -> None:
-    services = {name: TcpAddress("127.0.0.1", 0) for name in "abc"}
+    services = {"d": None, **{name: TcpAddress("127.0.0.1", 0) for name in "abc"}}
     source = wanted("b", mode=Mode.SOURCE, services=services)
     assert needed_files([wanted(), source]) == OWN_FILES + 1 + 4
 

@@ -15,6 +15,7 @@ import pytest
 from tests.support.wrong_files import WRONG_FILES
 from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.gateway.config import json_schema, load
+from tunnelfleet.runtime.gateway.config.door_users import PasswordHash
 from tunnelfleet.runtime.service import TunnelService
 
 ROOT = Path(__file__).parents[4]
@@ -116,6 +117,8 @@ def examples(tmp_path: Path, authorities: Path, monkeypatch: pytest.MonkeyPatch)
             for key in SECRET_KEYS:
                 if key in table:
                     write_secret(folder / table[key])
+            if "door_users_file" in table:
+                write_users(folder / table["door_users_file"])
             if "access_token_env" in table:
                 monkeypatch.setenv(table["access_token_env"], table["access_token_env"] * 4)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
@@ -129,6 +132,11 @@ def tables(data: dict[str, Any]) -> list[dict[str, Any]]:
 def write_secret(path: Path) -> None:
     path.touch(mode=0o600)
     path.write_text(path.name * 8)
+
+
+def write_users(path: Path) -> None:
+    path.touch(mode=0o600)
+    path.write_text(f"alice:{PasswordHash.make('secret').text()}\n")
 
 
 @pytest.mark.parametrize("name", STARTING_POINTS)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wrong_files import WHOLE, WRONG_FILES
+from tests.support.wrong_files import SOURCE, WHOLE, WRONG_FILES
+from tunnelfleet.actors.config import NoListener
 from tunnelfleet.runtime import Mode, TcpAddress, UnixAddress
 from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.gateway.config import (
@@ -16,6 +17,7 @@ from tunnelfleet.runtime.gateway.config import (
     load,
     read_tunnel,
 )
+from tunnelfleet.runtime.gateway.config.door_users import PasswordHash
 
 TOKENS = {"T": "t" * 40, "T2": "u" * 40, "E": "\n", "W": "two words", "S": "s" * 40, "T4": "t" * 9}
 
@@ -120,6 +122,7 @@ class TestGood:
         assert config.gateway.admin == f"unix:{files}/runtime/admin.sock"
 
     def test_every_key_of_the_gateway(self, files: Path) -> None:
+        (files / "users").write_text(f"al:{PasswordHash.make('secret').text()}\n")
         gateway = read(
             '[gateway]\nname = "gw-2"\nadmin = "unix:a.sock"\nadmin_mode = "0660"\n'
             'admin_group = "ops"\nadmin_token_file = "{T}"\nadmin_hosts = ["gw.example.com"]\n'
@@ -143,6 +146,9 @@ class TestGood:
         assert (gateway.drain_seconds, gateway.workers) == (0, 1)
         assert (gateway.audit_days, gateway.audit_rows) == (7.5, 0)
         assert (gateway.door, gateway.door_users_file) == ("127.0.0.1:1080", Path("users"))
+        assert gateway.door_users is not None
+        assert gateway.door_users.check("al", "secret")
+        assert "scrypt" not in repr(gateway)
 
     def test_every_key_of_a_source(self, files: Path) -> None:
         config = read(
@@ -162,6 +168,7 @@ class TestGood:
         assert tunnel.to_config("x" * 32).services == {
             "SSH": TcpAddress("10.0.0.1", 5555),
             "APP": UnixAddress("app.sock"),
+            "WEB": NoListener(),
         }
         assert (tunnel.version, tunnel.bandwidth, tunnel.marks) == (2, 100_000, False)
         assert str(tunnel.http_proxy) == "proxy:3128"
@@ -174,7 +181,58 @@ class TestGood:
         config = read('[[door_rule]]\nusers = ["al"]\ntunnels = "press-*"\nservices = ["SSH"]\n')
         (rule,) = config.door_rules
         assert (rule.users, rule.tunnels, rule.services) == (("al",), ("press-*",), ("SSH",))
-        assert "not built yet" in config.warnings[0].text
+        assert config.warnings == ()
+
+    def test_a_source_may_listen_for_nothing(self, files: Path) -> None:
+        tunnel = read(SOURCE.replace("127.0.0.1:0", "door")).tunnels["a"]
+        assert tunnel.to_config("x" * 32).services == {"SSH": NoListener()}
+
+
+class TestDoors:
+    """What is worth a look about a front door, and changes nothing."""
+
+    @pytest.mark.parametrize(
+        ("text", "key", "says"),
+        [
+            ('door = "unix:d"\ndoor_users_file = "users"', "gateway.door_users_file", "kernel"),
+            ('door_users_file = "users"', "gateway.door_users_file", "door at a TCP port"),
+            (
+                'door = "0.0.0.0:1080"\ndoor_users_file = "users"',
+                "gateway.door_users_file",
+                "without TLS",
+            ),
+            (
+                'door = "127.0.0.1:1080"\n[[door_rule]]\nusers = ["al"]',
+                "door_rule[1].users",
+                "nobody has a name at the door 127.0.0.1:1080",
+            ),
+        ],
+    )
+    def test_a_warning(self, files: Path, text: str, key: str, says: str) -> None:
+        users = files / "users"
+        users.write_text(f"al:{PasswordHash.make('secret').text()}\n")
+        users.chmod(0o600)
+        (warning,) = read(f"[gateway]\n{text}\n").warnings
+        assert (warning.key, warning.is_error) == (key, False)
+        assert says in warning.text
+
+    def test_users_that_everybody_can_read(self, files: Path) -> None:
+        users = files / "users"
+        users.write_text(f"al:{PasswordHash.make('secret').text()}\n")
+        users.chmod(0o644)
+        config = read('[gateway]\ndoor = "127.0.0.1:1080"\ndoor_users_file = "users"\n')
+        (warning,) = config.warnings
+        assert "chmod o-rwx users" in warning.text
+        assert Path("users") in config.files
+
+    def test_users_and_their_file_change_in_place(self, files: Path) -> None:
+        users = files / "users"
+        text = '[gateway]\ndoor = "127.0.0.1:1080"\n'
+        users.write_text(f"al:{PasswordHash.make('secret').text()}\n")
+        before = read(text).gateway
+        after = read(f'{text}door_users_file = "users"\n').gateway
+        assert before.needing_restart(after) == []
+        assert before.needing_restart(read(text.replace("1080", "1081")).gateway) == ["door"]
 
 
 class TestDefaults:

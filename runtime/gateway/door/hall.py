@@ -1,0 +1,135 @@
+"""What all clients of a gateway's front doors share.
+
+Owns nothing but the way to it: limits, numbers, the fleet, who may log in, and what is done about
+a client that was refused. For the doors' thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tunnelfleet.proto import TunnelClosed, printable
+from tunnelfleet.runtime import TunnelStateChanged
+
+from .crowd import Crowd
+from .fleet_view import FleetView
+from .handshake import Denial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka import ActorRef
+
+    from tunnelfleet.runtime import TunnelRuntime
+    from tunnelfleet.runtime.gateway.config.door_users import DoorUsers
+    from tunnelfleet.runtime.gateway.fleet_state import FleetState
+
+    from .counters import DoorCounters
+    from .crowd import DoorLimits
+    from .identity import Identity
+
+__all__ = ["Denied", "GiveWay", "Hall"]
+
+logger = logging.getLogger(__name__)
+
+
+class GiveWay(NamedTuple):
+    """A new client needs the place of one that has said nothing, or was refused."""
+
+
+class Denied(NamedTuple):
+    """A front door has turned a client away because of who it is.
+
+    Attributes:
+        time: in seconds of the Unix epoch.
+        peer: where it is: `HOST:PORT`, or `pid=N`.
+        user: who it is, or says it is; empty if nobody knows.
+        target: what it asked for; empty if it had not yet.
+        refusal: `login` or `rule`.
+        reason: for people.
+    """
+
+    time: float
+    peer: str
+    user: str
+    target: str
+    refusal: str
+    reason: str
+
+
+class Hall:
+    """See above.
+
+    Args:
+        state: what FleetActor knows.
+        runtime: returns the runtime that has the tunnels now.
+        limits: of the doors.
+        counters: the numbers.
+        identity: says who clients are.
+        on_denied: is told who was turned away; must not block.
+    """
+
+    def __init__(
+        self,
+        state: FleetState,
+        runtime: Callable[[], TunnelRuntime],
+        limits: DoorLimits,
+        counters: DoorCounters,
+        identity: Identity,
+        on_denied: Callable[[Denied], object],
+    ) -> None:
+        self._state = state
+        self._runtime = runtime
+        self._on_denied = on_denied
+        self.limits = limits
+        self.counters = counters
+        self.identity = identity
+        self.view = FleetView(state, runtime)
+        self.crowd: Crowd[ActorRef[Any]] = Crowd(limits)
+        counters.handshakes = lambda: self.crowd.yielding
+
+    def users(self) -> DoorUsers | None:
+        """Those of whom one must log in at a TCP door, as the files say now; None for nobody."""
+        return self._state.config.gateway.door_users
+
+    def subscribe(self, subscriber: ActorRef[Any], tunnel: str) -> None:
+        """Have an actor told of the states of a tunnel, until it ends."""
+        # Without a runtime nobody tells, and it has to look by itself.
+        with contextlib.suppress(TunnelClosed):
+            self._runtime().subscribe(subscriber, tunnels=[tunnel], kinds=[TunnelStateChanged])
+
+    def make_room(self, client: ActorRef[Any]) -> None:
+        """A client has come, or was refused: if there are too many, the oldest one has to go."""
+        oldest = self.crowd.enter(client)
+        if oldest is not None:
+            oldest.tell(GiveWay())
+
+    def denied(
+        self, refusal: Denial, text: str, *, peer: str, user: str, target: str | None
+    ) -> None:
+        """A client was refused: count it, log it, and tell of it if it is one for the audit."""
+        self.counters.denied[refusal] += 1
+        who, asked = printable(user), printable(target or "")
+        # Without a name it was asked who it is, as clients of HTTP begin.
+        is_audited = refusal is Denial.RULE or (refusal is Denial.LOGIN and bool(user))
+        logger.log(
+            logging.WARNING if is_audited else logging.INFO,
+            "the front door refused %s%s: %s",
+            f"{who} at {peer}" if who else peer,
+            f", who asked for {asked}" if asked else "",
+            printable(text, 400),
+            extra={
+                "event": "door_refused",
+                "fields": {
+                    "refusal": refusal.value,
+                    "peer": peer,
+                    "user": who,
+                    "target": asked,
+                },
+            },
+        )
+        if is_audited:
+            self._on_denied(Denied(time.time(), peer, who, asked, refusal.value, text))

@@ -1,0 +1,114 @@
+"""What a front door and its client say to each other before bytes flow, whatever the protocol is.
+
+Owns the events of a handshake, the kinds of refusal, and how the protocol is told by the first
+byte. The protocols themselves are in `socks` and `http_connect`. Pure: bytes in, events and bytes
+out; whoever calls it has the socket, the clock and the decisions:
+
+    handshake = begin_handshake(first_byte, needs_login=...)
+    taken = handshake.receive(data)         # how many of the bytes are the handshake's
+    send(handshake.take_output())
+    match handshake.next_event():
+        case None: ...                      # it needs more bytes
+        case LoginGiven(user, password): handshake.login_checked(is_good)
+        case TargetNamed(name, port): send(handshake.welcome()), or send(handshake.refuse(...))
+        case Malformed(refusal, text): send(handshake.refuse(refusal, text))
+
+It never takes a byte behind the handshake: that is the application's.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+__all__ = [
+    "MAX_NAME_BYTES",
+    "Denial",
+    "Event",
+    "Handshake",
+    "LoginGiven",
+    "Malformed",
+    "TargetNamed",
+]
+
+MAX_NAME_BYTES = 600
+"""Of what a client asks for: a name of a tunnel and one of a service, percent-encoded or not."""
+
+
+class Denial(Enum):
+    """Why a client does not get what it asks for; the value is the label of the metric."""
+
+    PROTOCOL = "protocol"
+    """It does not speak as it should, or wants what a front door does not do."""
+    ADDRESS = "address"
+    """It asks for an IP address, and a front door leads to tunnels by their names."""
+    LOGIN = "login"
+    """It has not said who it is, or the password is wrong."""
+    RULE = "rule"
+    """No rule lets this user in."""
+    NAME = "name"
+    """There is no such tunnel or service, or the tunnel has several services."""
+    UNAVAILABLE = "unavailable"
+    """The tunnel is not connected, stops, or has all the connections that it may have."""
+    FAILED = "failed"
+    """The tunnel could not carry it."""
+    BUSY = "busy"
+    """The door itself has all that it may have."""
+
+
+class LoginGiven(NamedTuple):
+    """The client says who it is. Answer with `login_checked`."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"LoginGiven({self.user!r}, ...)"
+
+
+class TargetNamed(NamedTuple):
+    """The client says where it wants to go. `port` is the number behind the name, if there is one.
+
+    The last event of a handshake. Answer with `welcome` or `refuse`.
+    """
+
+    name: str
+    port: int | None
+
+
+class Malformed(NamedTuple):
+    """Nothing will come of this client. Answer with `refuse`."""
+
+    refusal: Denial
+    text: str
+
+
+Event = LoginGiven | TargetNamed | Malformed
+
+
+class Handshake(Protocol):
+    """One client's handshake."""
+
+    protocol: str
+    """For people and metrics: `socks5`, `http` or `other`."""
+
+    def receive(self, data: bytes) -> int:
+        """Take what comes first in `data`; returns how many bytes were the handshake's.
+
+        At least one, unless `data` is empty or an event waits.
+        """
+
+    def next_event(self) -> Event | None:
+        """What has to be answered now; None if more bytes are needed. Each event comes once."""
+
+    def take_output(self) -> bytes:
+        """What is to be sent to the client now."""
+
+    def login_checked(self, is_good: bool) -> None:
+        """Answer `LoginGiven`. After a wrong login comes `Malformed`."""
+
+    def welcome(self) -> bytes:
+        """What tells the client that its bytes are carried from here on."""
+
+    def refuse(self, refusal: Denial, text: str) -> bytes:
+        """What tells the client why not, as far as its protocol can; the connection ends then."""
