@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from tunnelfleet.runtime.admin.hosts import HostCheck
 
 
-def request(*hosts: str, own: object = ("127.0.0.1", 80)) -> Any:
+def asked_by(*hosts: str, own: object = ("127.0.0.1", 80)) -> Any:
     headers = CIMultiDict([("Host", host) for host in hosts])
     return SimpleNamespace(headers=headers, get_extra_info=lambda _name: own)
 
@@ -33,7 +33,7 @@ def request(*hosts: str, own: object = ("127.0.0.1", 80)) -> Any:
     ],
 )
 def test_a_name_of_its_own(listens: str, host: str, own: object) -> None:
-    assert HostCheck(listens, ["alias.example"]).admits(request(host, own=own))
+    assert HostCheck(listens, ["alias.example"]).admits(asked_by(host, own=own))
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_a_name_of_its_own(listens: str, host: str, own: object) -> None:
     ],
 )
 def test_a_name_of_somebody_else_s(listens: str, hosts: list[str], own: object) -> None:
-    assert not HostCheck(listens).admits(request(*hosts, own=own))
+    assert not HostCheck(listens).admits(asked_by(*hosts, own=own))

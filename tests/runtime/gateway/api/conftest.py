@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.gateway.api.support import Client, Rig
 from tests.support.fleet import wanted
+from tests.support.gateway_api import ApiClient, ApiRig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,13 +22,13 @@ def events_are_told() -> None:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path) -> Iterator[ApiRig]:
     """A gateway with one tunnel of the files, `a`, and its API."""
-    with Rig(tmp_path, wanted("a", labels={"site": "lyon"}, place="fleet.toml:3")) as running:
+    with ApiRig(tmp_path, wanted("a", labels={"site": "lyon"}, place="fleet.toml:3")) as running:
         yield running
 
 
 @pytest.fixture
-def client(rig: Rig) -> Client:
+def client(rig: ApiRig) -> ApiClient:
     """Asks that API."""
     return rig.client

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.runtime.gateway.api.support import Client, Rig, entry
+from tests.support.gateway_api import ApiClient, ApiRig, api_entry
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.gateway.api import EventFeed, readers
 
@@ -115,10 +115,10 @@ class TestFeed:
 
 
 class TestFollowing:
-    def test_what_happens_is_told(self, client: Client) -> None:
+    def test_what_happens_is_told(self, client: ApiClient) -> None:
         with client.events() as stream:
             assert stream.response.headers["Content-Type"] == "text/event-stream"
-            client.ask("POST", "/v1/tunnels", entry("b"))
+            client.ask("POST", "/v1/tunnels", api_entry("b"))
             event = stream.next("changed_by_api")
             assert event.data["event"] == "changed_by_api"
             assert (event.data["tunnel"], event.data["action"]) == ("b", "added")
@@ -126,7 +126,7 @@ class TestFollowing:
 
     def test_recent_ones_come_first(self, tmp_path: Path) -> None:
         # Without a tunnel, of which something could be told in between.
-        with Rig(tmp_path) as rig, contextlib.ExitStack() as stack:
+        with ApiRig(tmp_path) as rig, contextlib.ExitStack() as stack:
             for number in range(5):
                 happen(number)
             stream = stack.enter_context(rig.client.events("/v1/events?recent=2"))
@@ -134,7 +134,7 @@ class TestFollowing:
             happen(5)
             assert stream.next("happened").data["number"] == 5
 
-    def test_going_on_where_one_was(self, client: Client) -> None:
+    def test_going_on_where_one_was(self, client: ApiClient) -> None:
         with client.events() as stream:
             happen(1)
             seen = stream.next("happened").id
@@ -144,19 +144,21 @@ class TestFollowing:
             assert [stream.next("happened").data["number"] for _ in range(2)] == [2, 3]
 
     @pytest.mark.parametrize("seen", ["", "x", "00000000-5", "{life}-", "{life}-x", "{life}-²"])
-    def test_an_id_of_another_life_begins_anew(self, rig: Rig, client: Client, seen: str) -> None:
+    def test_an_id_of_another_life_begins_anew(
+        self, rig: ApiRig, client: ApiClient, seen: str
+    ) -> None:
         happen(1)
         with client.events(Last_Event_ID=seen.format(life=rig.feed.life)) as stream:
             assert stream.next("happened").data["number"] == 1
 
-    def test_an_id_of_the_future_is_the_present(self, rig: Rig, client: Client) -> None:
+    def test_an_id_of_the_future_is_the_present(self, rig: ApiRig, client: ApiClient) -> None:
         happen(1)
         with client.events(Last_Event_ID=f"{rig.feed.life}-999999") as stream:
             happen(2)
             assert stream.next("happened").data["number"] == 2
 
     def test_what_is_gone_is_told(self, tmp_path: Path) -> None:
-        with Rig(tmp_path, capacity=10) as rig:
+        with ApiRig(tmp_path, capacity=10) as rig:
             with rig.client.events() as stream:
                 happen(0)
                 seen = stream.next("happened").id
@@ -174,23 +176,23 @@ class TestFollowing:
     @pytest.mark.parametrize(
         "query", ["recent=-1", "recent=1001", "recent=x", "recent=%C2%B2", "last=1"]
     )
-    def test_a_parameter_that_is_none(self, client: Client, query: str) -> None:
+    def test_a_parameter_that_is_none(self, client: ApiClient, query: str) -> None:
         client.get(f"/v1/events?{query}").problem(400, "bad-request")
 
-    def test_head_does_not_follow(self, client: Client) -> None:
+    def test_head_does_not_follow(self, client: ApiClient) -> None:
         assert client.ask("HEAD", "/v1/events").status == 200
 
 
 class TestBounds:
     def test_a_quiet_stream_has_a_heartbeat(
-        self, client: Client, monkeypatch: pytest.MonkeyPatch
+        self, client: ApiClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(readers, "HEARTBEAT_SECONDS", 0.05)
         with client.events() as stream:
             lines = (stream.response.readline() for _ in range(20))
             assert b":\n" in lines
 
-    def test_a_reader_too_many(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_reader_too_many(self, client: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(readers, "MAX_READERS", 3)
         monkeypatch.setattr(readers, "HEARTBEAT_SECONDS", 0.05)
         with contextlib.ExitStack() as stack:
@@ -202,13 +204,13 @@ class TestBounds:
         eventually(lambda: _can_follow(client))
 
     def test_a_slow_reader_is_told_and_closed(self, tmp_path: Path) -> None:
-        with Rig(tmp_path, capacity=100) as rig, slow_reader(rig.client) as sock:
+        with ApiRig(tmp_path, capacity=100) as rig, slow_reader(rig.client) as sock:
             # Until the kernel takes no more and the ring has gone round.
             text = "x" * 1_500
             eventually(lambda: len(rig.feed.after(0).events) == 100 or happen(0) is not None)
             for number in range(4_000):
                 logger.info("%s", text, extra={"event": "long", "fields": {"number": number}})
-            got = read_to_end(sock)
+            got = read_stream(sock)
             assert got.count(b"event: long") < 4_000
             assert b"event: lost\n" in got
             assert got.rstrip(b"\r\n0").endswith(b"}")
@@ -219,23 +221,23 @@ class TestBounds:
     ) -> None:
         monkeypatch.setattr(readers, "WRITE_SECONDS", 0.2)
         monkeypatch.setattr(readers, "MAX_READERS", 1)
-        with Rig(tmp_path, capacity=100) as rig, slow_reader(rig.client):
+        with ApiRig(tmp_path, capacity=100) as rig, slow_reader(rig.client):
             text = "x" * 1_500
             for number in range(4_000):
                 logger.info("%s", text, extra={"event": "long", "fields": {"number": number}})
             eventually(lambda: _can_follow(rig.client))
 
     def test_the_end_of_the_server_ends_them(self, tmp_path: Path) -> None:
-        with Rig(tmp_path) as rig, rig.client.events() as stream:
+        with ApiRig(tmp_path) as rig, rig.client.events() as stream:
             rig.server.stop()
             assert list(stream) == []
 
     def test_without_a_feed(self, tmp_path: Path) -> None:
-        with Rig(tmp_path, has_feed=False) as rig:
+        with ApiRig(tmp_path, has_feed=False) as rig:
             rig.client.get("/v1/events").problem(404, "not-kept")
 
 
-def _can_follow(client: Client) -> bool:
+def _can_follow(client: ApiClient) -> bool:
     try:
         with client.events():
             return True
@@ -244,7 +246,7 @@ def _can_follow(client: Client) -> bool:
 
 
 @contextlib.contextmanager
-def slow_reader(client: Client) -> Iterator[socket.socket]:
+def slow_reader(client: ApiClient) -> Iterator[socket.socket]:
     """Follows the events and reads nothing but the headers."""
     with client.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -254,7 +256,7 @@ def slow_reader(client: Client) -> Iterator[socket.socket]:
         yield sock
 
 
-def read_to_end(sock: socket.socket) -> bytes:
+def read_stream(sock: socket.socket) -> bytes:
     got = b""
     with contextlib.suppress(ConnectionResetError):
         while data := sock.recv(65_536):

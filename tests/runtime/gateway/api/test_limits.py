@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.gateway.api.support import Rig, entry
+from tests.support.gateway_api import ApiRig, api_entry
+from tests.support.sockets import read_to_end
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.admin import listener
 from tunnelfleet.runtime.gateway.api import requests
@@ -33,19 +34,10 @@ POST = (
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path) -> Iterator[ApiRig]:
     """An API whose clients have little time, and which takes few of them."""
-    with Rig(tmp_path, max_connections=8, **QUICK) as running:
+    with ApiRig(tmp_path, max_connections=8, **QUICK) as running:
         yield running
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    """What comes until the server ends the connection; fails if it does not."""
-    got = b""
-    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-        while data := sock.recv(65_536):
-            got += data
-    return got
 
 
 @pytest.mark.parametrize(
@@ -62,14 +54,14 @@ def read_to_end(sock: socket.socket) -> bytes:
     ],
     ids=["nothing", "a byte", "a line", "headers", "no body", "half a body", "idle", "half more"],
 )
-def test_one_that_does_not_go_on_is_let_go(rig: Rig, sent: bytes) -> None:
+def test_one_that_does_not_go_on_is_let_go(rig: ApiRig, sent: bytes) -> None:
     with rig.client.socket() as sock:
         sock.sendall(sent)
         read_to_end(sock)
     assert rig.client.get("/v1/gateway").status == 200
 
 
-def test_a_body_that_comes_byte_by_byte_ends_in_time(rig: Rig) -> None:
+def test_a_body_that_comes_byte_by_byte_ends_in_time(rig: ApiRig) -> None:
     with rig.client.socket() as sock, contextlib.suppress(OSError):
         sock.sendall(POST)
         for _ in range(1_000):
@@ -83,7 +75,7 @@ def test_a_body_that_comes_byte_by_byte_ends_in_time(rig: Rig) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET /v1/tunnels HTTP/1.1\r\n", POST])
 def test_many_that_say_little_lock_nobody_out(tmp_path: Path, sent: bytes) -> None:
-    with Rig(tmp_path, max_connections=8) as rig, contextlib.ExitStack() as stack:
+    with ApiRig(tmp_path, max_connections=8) as rig, contextlib.ExitStack() as stack:
         for _ in range(40):
             stack.enter_context(rig.client.socket()).sendall(sent)
             assert rig.client.get("/v1/gateway").status == 200
@@ -112,7 +104,7 @@ def test_many_that_say_little_lock_nobody_out(tmp_path: Path, sent: bytes) -> No
         *("two lengths", "bad chunk", "both lengths"),
     ],
 )
-def test_what_is_no_request(rig: Rig, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_request(rig: ApiRig, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with rig.client.socket() as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         sock.sendall(sent)
         got = read_to_end(sock)
@@ -122,13 +114,13 @@ def test_what_is_no_request(rig: Rig, sent: bytes, caplog: pytest.LogCaptureFixt
 
 
 class TestBodies:
-    def test_a_length_that_is_too_large_is_not_read(self, rig: Rig) -> None:
+    def test_a_length_that_is_too_large_is_not_read(self, rig: ApiRig) -> None:
         with rig.client.socket() as sock:
             sock.sendall(POST.replace(b"1000", b"300000000"))
             assert b"413 Request Entity Too Large" in sock.recv(65_536)
 
-    def test_a_body_that_is_too_large(self, rig: Rig) -> None:
-        text = json.dumps(entry("b", labels={"site": "x" * requests.MAX_BODY_BYTES}))
+    def test_a_body_that_is_too_large(self, rig: ApiRig) -> None:
+        text = json.dumps(api_entry("b", labels={"site": "x" * requests.MAX_BODY_BYTES}))
         headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
         for body in (text.encode(), _chunked(text.encode())):
             kind = (
@@ -138,19 +130,19 @@ class TestBodies:
             )
             rig.client.ask("POST", "/v1/tunnels", body, kind).problem(413, "too-large")
 
-    def test_a_small_body_that_unpacks_to_a_large_one(self, rig: Rig) -> None:
+    def test_a_small_body_that_unpacks_to_a_large_one(self, rig: ApiRig) -> None:
         bomb = gzip.compress(b" " * 20_000_000)
         assert len(bomb) < requests.MAX_BODY_BYTES
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         rig.client.ask("POST", "/v1/tunnels", bomb, headers).problem(413, "too-large")
 
-    def test_the_largest(self, rig: Rig) -> None:
-        text = json.dumps(entry("b"))
+    def test_the_largest(self, rig: ApiRig) -> None:
+        text = json.dumps(api_entry("b"))
         body = (text + " " * (requests.MAX_BODY_BYTES - len(text))).encode()
         headers = {"Content-Type": "application/json"}
         assert rig.client.ask("POST", "/v1/tunnels", body, headers).status == 201
 
-    def test_a_body_that_nobody_asked_for(self, rig: Rig) -> None:
+    def test_a_body_that_nobody_asked_for(self, rig: ApiRig) -> None:
         assert rig.client.ask("GET", "/v1/gateway", b"x" * 1_000).status == 200
 
 
@@ -159,7 +151,7 @@ def _chunked(body: bytes) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
-def test_a_client_that_leaves_before_its_answer(rig: Rig) -> None:
+def test_a_client_that_leaves_before_its_answer(rig: ApiRig) -> None:
     rig.files.may_read.clear()
     with rig.client.socket() as sock:
         sock.sendall(b"POST /v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
@@ -169,7 +161,7 @@ def test_a_client_that_leaves_before_its_answer(rig: Rig) -> None:
 
 
 def test_without_descriptors_it_rests_and_goes_on(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    rig: ApiRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(listener, "ACCEPT_PAUSE_SECONDS", 0.02)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -189,17 +181,20 @@ def test_many_clients_at_once(tmp_path: Path) -> None:
     """Each adds, changes and deletes its own; none is lost."""
     failures: list[object] = []
 
-    def work(rig: Rig, number: int) -> None:
+    def work(rig: ApiRig, number: int) -> None:
         name = f"t{number}"
         expected = [
-            (rig.client.ask("POST", "/v1/tunnels", entry(name)).status, 201),
-            (rig.client.ask("PUT", f"/v1/tunnels/{name}", entry(name, marks=False)).status, 200),
+            (rig.client.ask("POST", "/v1/tunnels", api_entry(name)).status, 201),
+            (
+                rig.client.ask("PUT", f"/v1/tunnels/{name}", api_entry(name, marks=False)).status,
+                200,
+            ),
             (rig.client.get(f"/v1/tunnels?name={name}").json["tunnels"][0]["name"], name),
             (rig.client.ask("DELETE", f"/v1/tunnels/{name}").status, 204),
         ]
         failures.extend(each for each in expected if each[0] != each[1])
 
-    with Rig(tmp_path) as rig:
+    with ApiRig(tmp_path) as rig:
         threads = [threading.Thread(target=work, args=(rig, number)) for number in range(24)]
         for each in threads:
             each.start()
@@ -210,12 +205,12 @@ def test_many_clients_at_once(tmp_path: Path) -> None:
 
 
 def test_of_those_who_condition_on_one_tag_one_wins(tmp_path: Path) -> None:
-    with Rig(tmp_path) as rig:
-        tag = rig.client.ask("POST", "/v1/tunnels", entry("b")).headers["ETag"]
+    with ApiRig(tmp_path) as rig:
+        tag = rig.client.ask("POST", "/v1/tunnels", api_entry("b")).headers["ETag"]
         statuses: list[int] = []
 
         def put(number: int) -> None:
-            given = entry("b", labels={"n": str(number)})
+            given = api_entry("b", labels={"n": str(number)})
             answer = rig.client.ask("PUT", "/v1/tunnels/b", given, {"If-Match": tag})
             statuses.append(answer.status)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import ClientSession, web
 
-from tests.runtime.gateway.api.support import entry
 from tests.support.fleet import Files, wanted
+from tests.support.gateway_api import api_entry
 from tunnelfleet.runtime.gateway import Gateway
 from tunnelfleet.runtime.gateway.api import EventFeed, make_api
 
@@ -40,7 +40,7 @@ def serve(app: web.Application, ask: Callable[[ClientSession], Awaitable[None]])
     asyncio.run(run())
 
 
-async def hello(_request: web.Request) -> web.Response:
+async def say_hello(_request: web.Request) -> web.Response:
     return web.Response(text="hello", headers={"Server": "host"})
 
 
@@ -55,7 +55,7 @@ def test_below_a_path_beside_the_host_s_own_pages(files: Files) -> None:
             assert (await answer.text(), answer.headers["Server"]) == ("hello", "host")
         async with session.get("/fleet/v1/tunnels") as answer:
             assert [row["name"] for row in (await answer.json())["tunnels"]] == ["a"]
-        async with session.post("/fleet/v1/tunnels", json=entry("b")) as answer:
+        async with session.post("/fleet/v1/tunnels", json=api_entry("b")) as answer:
             assert answer.headers["Location"] == "/fleet/v1/tunnels/b"
         async with session.get("/fleet/v1/openapi.json") as answer:
             assert (await answer.json())["servers"] == [{"url": "/fleet"}]
@@ -66,7 +66,7 @@ def test_below_a_path_beside_the_host_s_own_pages(files: Files) -> None:
 
     with Gateway(files) as gateway:
         app = web.Application()
-        app.router.add_get("/hello", hello)
+        app.router.add_get("/hello", say_hello)
         app.add_subapp("/fleet", make_api(gateway))
         serve(app, ask)
 

@@ -12,8 +12,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.checks import positive_data_acceptance
 
-from tests.runtime.gateway.api.support import Client, Rig, entry
 from tests.support.fleet import wanted
+from tests.support.gateway_api import ApiClient, ApiRig, api_entry
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.api.app import OPERATIONS
 from tunnelfleet.runtime.gateway.api.openapi import make_document
@@ -50,7 +50,7 @@ class TestDocument:
             assert component(document, name)
 
     def test_it_is_served_and_names_all_routes(
-        self, client: Client, document: dict[str, Any]
+        self, client: ApiClient, document: dict[str, Any]
     ) -> None:
         answer = client.get("/v1/openapi.json")
         assert answer.json == document
@@ -75,14 +75,16 @@ class TestDocument:
         assert {"name", "services", "limits", "restart", "access_token"} <= keys.keys()
         assert not keys.keys() & {"access_token_file", "access_token_env"}
 
-    def test_a_good_entry_is_good_in_both(self, client: Client, document: dict[str, Any]) -> None:
-        given = entry(limits={"max_connections": 4}, restart={"factor": 3}, labels={"a": "b"})
+    def test_a_good_entry_is_good_in_both(
+        self, client: ApiClient, document: dict[str, Any]
+    ) -> None:
+        given = api_entry(limits={"max_connections": 4}, restart={"factor": 3}, labels={"a": "b"})
         component(document, "Tunnel").validate(given)
         answer = client.ask("POST", "/v1/tunnels", given)
         component(document, "TunnelRow").validate(answer.json)
         assert answer.status == 201
 
-    def test_answers_are_as_it_says(self, client: Client, document: dict[str, Any]) -> None:
+    def test_answers_are_as_it_says(self, client: ApiClient, document: dict[str, Any]) -> None:
         for path, name in [
             ("tunnels", "TunnelList"),
             ("tunnels/a", "TunnelRow"),
@@ -102,9 +104,9 @@ def schema(document: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def attacked(tmp_path: Path) -> Iterator[Rig]:
+def attacked(tmp_path: Path) -> Iterator[ApiRig]:
     """A gateway at a TCP address."""
-    with Rig(tmp_path, wanted("a"), place=TcpAddress("127.0.0.1", 0), token=BEARER) as rig:
+    with ApiRig(tmp_path, wanted("a"), place=TcpAddress("127.0.0.1", 0), token=BEARER) as rig:
         yield rig
 
 
@@ -122,7 +124,7 @@ ATTACKS = [
 
 @pytest.mark.parametrize(("operation", "mode"), ATTACKS)
 def test_schemathesis(
-    attacked: Rig, schema: Any, operation: Any, mode: schemathesis.GenerationMode
+    attacked: ApiRig, schema: Any, operation: Any, mode: schemathesis.GenerationMode
 ) -> None:
     rig = attacked
     strategy = schema[operation.path][operation.method].as_strategy(generation_mode=mode)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.gateway.api.support import Client, Rig
+from tests.support.gateway_api import ApiClient, ApiRig
 from tunnelfleet.proto import TunnelError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class FakeAudit:
 
 class TestConnections:
     def test_those_of_the_gateway(
-        self, rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+        self, rig: ApiRig, client: ApiClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[str | None] = []
 
@@ -54,12 +54,12 @@ class TestConnections:
         client.get("/v1/connections?tunnel=a")
         assert asked == [None, "a"]
 
-    def test_a_tunnel_given_twice(self, client: Client) -> None:
+    def test_a_tunnel_given_twice(self, client: ApiClient) -> None:
         client.get("/v1/connections?tunnel=a&tunnel=b").problem(400, "bad-request")
 
 
 class TestAudit:
-    def test_without_a_store(self, client: Client) -> None:
+    def test_without_a_store(self, client: ApiClient) -> None:
         found = client.get("/v1/audit").problem(404, "not-kept")
         assert "no state" in found["detail"]
 
@@ -82,7 +82,7 @@ class TestAudit:
         self, tmp_path: Path, query: str, name: str, value: Any
     ) -> None:
         audit = FakeAudit()
-        with Rig(tmp_path, store=audit) as rig:
+        with ApiRig(tmp_path, store=audit) as rig:
             found = rig.client.get(f"/v1/audit?{query}")
             assert found.json == {"records": [{"id": 1, "tunnel": "a"}]}
             assert getattr(audit.asked[0], name) == value
@@ -101,12 +101,12 @@ class TestAudit:
             ),
         ],
     )
-    def test_a_parameter_that_is_none(self, client: Client, query: str) -> None:
+    def test_a_parameter_that_is_none(self, client: ApiClient, query: str) -> None:
         client.get(f"/v1/audit?{query}").problem(400, "bad-request")
 
     def test_a_store_that_cannot_be_read(self, tmp_path: Path) -> None:
         audit = FakeAudit()
         audit.is_broken = True
-        with Rig(tmp_path, store=audit) as rig:
+        with ApiRig(tmp_path, store=audit) as rig:
             found = rig.client.get("/v1/audit").problem(503, "store-failed")
             assert "cannot be reached" in found["detail"]

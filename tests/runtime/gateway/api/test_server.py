@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.gateway.api.support import Client, Rig
 from tests.support.fleet import Files
+from tests.support.gateway_api import ApiClient, ApiRig
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, UnixAddress
 from tunnelfleet.runtime.gateway import Gateway
@@ -35,19 +35,19 @@ def bearer(token: str = BEARER) -> dict[str, str]:
 
 
 class TestUnix:
-    def test_it_is_its_owner_s_alone(self, rig: Rig, tmp_path: Path) -> None:
+    def test_it_is_its_owner_s_alone(self, rig: ApiRig, tmp_path: Path) -> None:
         path = tmp_path / "run" / "admin.sock"
         assert rig.server.url == f"unix:{path}"
         assert rig.server.address == UnixAddress(str(path))
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
-    def test_it_goes_with_the_server(self, rig: Rig, tmp_path: Path) -> None:
+    def test_it_goes_with_the_server(self, rig: ApiRig, tmp_path: Path) -> None:
         rig.server.stop()
         rig.server.stop()
         assert list((tmp_path / "run").iterdir()) == []
 
-    def test_a_second_server_says_that_there_is_one(self, rig: Rig) -> None:
+    def test_a_second_server_says_that_there_is_one(self, rig: ApiRig) -> None:
         place = rig.options.place
         with pytest.raises(ConfigError, match="already; stop it, or"):
             ApiServer(rig.gateway, ApiOptions(place=place)).start()
@@ -62,30 +62,30 @@ class TestUnix:
         )
         subprocess.run([sys.executable, "-c", script], check=False)
         assert stat.S_ISSOCK(path.stat().st_mode)
-        with Rig(tmp_path) as rig:
+        with ApiRig(tmp_path) as rig:
             assert rig.client.get("/v1/gateway").status == 200
 
     def test_a_token_can_be_asked_for_there_too(self, tmp_path: Path) -> None:
-        with Rig(tmp_path, token=BEARER) as rig:
+        with ApiRig(tmp_path, token=BEARER) as rig:
             rig.client.get("/v1/gateway").problem(401, "unauthorized")
             assert rig.client.ask("GET", "/v1/gateway", headers=bearer()).status == 200
 
-    def test_any_host_is_right_there(self, client: Client) -> None:
+    def test_any_host_is_right_there(self, client: ApiClient) -> None:
         assert client.ask("GET", "/v1/gateway", headers={"Host": "evil.example"}).status == 200
 
-    def test_who_starts_it_again(self, rig: Rig) -> None:
+    def test_who_starts_it_again(self, rig: ApiRig) -> None:
         with pytest.raises(RuntimeError, match="make a new"):
             rig.server.start()
 
 
 class TestTcp:
     @pytest.fixture
-    def rig(self, tmp_path: Path) -> Iterator[Rig]:
+    def rig(self, tmp_path: Path) -> Iterator[ApiRig]:
         names = ("gw.example.com",)
-        with Rig(tmp_path, place=ANYWHERE, token=BEARER, hosts=names) as running:
+        with ApiRig(tmp_path, place=ANYWHERE, token=BEARER, hosts=names) as running:
             yield running
 
-    def test_only_with_the_token(self, rig: Rig) -> None:
+    def test_only_with_the_token(self, rig: ApiRig) -> None:
         assert rig.server.url.startswith("http://127.0.0.1:")
         assert rig.client.ask("GET", "/v1/gateway", headers=bearer()).status == 200
 
@@ -103,7 +103,7 @@ class TestTcp:
             {"Authorization": "\xff"},
         ],
     )
-    def test_never_without_it(self, rig: Rig, headers: dict[str, str]) -> None:
+    def test_never_without_it(self, rig: ApiRig, headers: dict[str, str]) -> None:
         for method, path in (("GET", "/v1/tunnels"), ("POST", "/v1/reload"), ("GET", "/x")):
             answer = rig.client.ask(method, path, headers=headers)
             answer.problem(401, "unauthorized")
@@ -114,18 +114,18 @@ class TestTcp:
         "host",
         ["127.0.0.1", "127.0.0.1:9465", "localhost", "LOCALHOST.:1", "gw.example.com", "{name}"],
     )
-    def test_hosts_that_it_has(self, rig: Rig, host: str) -> None:
+    def test_hosts_that_it_has(self, rig: ApiRig, host: str) -> None:
         given = {**bearer(), "Host": host.format(name=socket.gethostname())}
         assert rig.client.ask("GET", "/v1/gateway", headers=given).status == 200
 
     @pytest.mark.parametrize(
         "host", ["evil.example", "127.0.0.2", "[::1]", "", "127.0.0.1.evil.example", "0.0.0.0"]
     )
-    def test_hosts_that_it_has_not(self, rig: Rig, host: str) -> None:
+    def test_hosts_that_it_has_not(self, rig: ApiRig, host: str) -> None:
         given = {**bearer(), "Host": host}
         rig.client.ask("GET", "/v1/gateway", headers=given).problem(421, "other-host")
 
-    def test_an_address_that_is_taken(self, rig: Rig) -> None:
+    def test_an_address_that_is_taken(self, rig: ApiRig) -> None:
         assert isinstance(rig.server.address, TcpAddress)
         options = ApiOptions(place=rig.server.address, token=BEARER)
         with pytest.raises(ConfigError, match="choose another address"):
@@ -171,7 +171,7 @@ class TestLife:
         gateway = Gateway(Files(tmp_path / "state"))
         server = ApiServer(gateway, ApiOptions(place=place))
         server.listen()
-        with Client(server).socket() as waiting:
+        with ApiClient(server).socket() as waiting:
             waiting.sendall(b"GET /v1/tunnels HTTP/1.1\r\nHost: x\r\n\r\n")
             with gateway, server:
                 assert waiting.recv(100).startswith(b"HTTP/1.1 200 ")
@@ -191,7 +191,7 @@ class TestLife:
 
     def test_it_leaves_no_thread_whatever_it_was_doing(self, tmp_path: Path) -> None:
         before = set(threading.enumerate())
-        with Rig(tmp_path) as rig, contextlib.ExitStack() as stack:
+        with ApiRig(tmp_path) as rig, contextlib.ExitStack() as stack:
             for _ in range(3):
                 stack.enter_context(rig.client.events())
             stack.enter_context(rig.client.socket()).sendall(b"GET /v1/tun")
@@ -207,7 +207,7 @@ class TestLife:
                 server.start()
             server.stop()
 
-    def test_who_has_come_after_it_keeps_the_file(self, rig: Rig, tmp_path: Path) -> None:
+    def test_who_has_come_after_it_keeps_the_file(self, rig: ApiRig, tmp_path: Path) -> None:
         path = tmp_path / "run" / "admin.sock"
         path.rename(tmp_path / "moved")
         with socket.socket(socket.AF_UNIX) as other:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.gateway.api.support import (
+from tests.support.fleet import wanted
+from tests.support.gateway_api import (
     CLIENT_TOKEN,
     OTHER_TOKEN,
     TOKEN,
-    Rig,
-    entry,
+    ApiRig,
+    api_entry,
 )
-from tests.support.fleet import wanted
 from tunnelfleet.proto import TunnelClosed, TunnelError
 from tunnelfleet.runtime.gateway import SetWanted
 
@@ -48,24 +48,24 @@ def store() -> FakeStore:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, store: FakeStore) -> Iterator[Rig]:
-    with Rig(tmp_path, wanted("a"), store=store) as running:
+def rig(tmp_path: Path, store: FakeStore) -> Iterator[ApiRig]:
+    with ApiRig(tmp_path, wanted("a"), store=store) as running:
         yield running
 
 
-def test_what_is_added_is_kept_as_it_was_sent(rig: Rig, store: FakeStore) -> None:
-    given = entry("b", labels={"site": "lyon"})
+def test_what_is_added_is_kept_as_it_was_sent(rig: ApiRig, store: FakeStore) -> None:
+    given = api_entry("b", labels={"site": "lyon"})
     rig.client.ask("POST", "/v1/tunnels", given)
     assert store.kept == {"b": given}
-    rig.client.ask("PUT", "/v1/tunnels/b", entry("b", marks=False))
+    rig.client.ask("PUT", "/v1/tunnels/b", api_entry("b", marks=False))
     assert store.kept["b"]["marks"] is False
     rig.client.ask("DELETE", "/v1/tunnels/b")
     assert store.kept == {}
 
 
-def test_a_token_that_was_kept_is_kept_again(rig: Rig, store: FakeStore) -> None:
-    rig.client.ask("POST", "/v1/tunnels", entry("b", client_token=CLIENT_TOKEN))
-    given = entry("b", marks=False)
+def test_a_token_that_was_kept_is_kept_again(rig: ApiRig, store: FakeStore) -> None:
+    rig.client.ask("POST", "/v1/tunnels", api_entry("b", client_token=CLIENT_TOKEN))
+    given = api_entry("b", marks=False)
     del given["access_token"]
     rig.client.ask("PUT", "/v1/tunnels/b", given)
     assert (store.kept["b"]["access_token"], store.kept["b"]["client_token"]) == (
@@ -74,39 +74,43 @@ def test_a_token_that_was_kept_is_kept_again(rig: Rig, store: FakeStore) -> None
     )
 
 
-def test_another_token_is_kept_with_the_rest(rig: Rig, store: FakeStore) -> None:
-    rig.client.ask("POST", "/v1/tunnels", entry("b", labels={"n": "1"}, client_token=CLIENT_TOKEN))
+def test_another_token_is_kept_with_the_rest(rig: ApiRig, store: FakeStore) -> None:
+    rig.client.ask(
+        "POST", "/v1/tunnels", api_entry("b", labels={"n": "1"}, client_token=CLIENT_TOKEN)
+    )
     rig.client.ask("POST", "/v1/tunnels/b/token", {"access_token": OTHER_TOKEN})
-    assert store.kept["b"] == entry("b", labels={"n": "1"}, access_token=OTHER_TOKEN)
+    assert store.kept["b"] == api_entry("b", labels={"n": "1"}, access_token=OTHER_TOKEN)
 
 
-def test_so_is_that_of_a_tunnel_that_another_process_has_added(rig: Rig, store: FakeStore) -> None:
+def test_so_is_that_of_a_tunnel_that_another_process_has_added(
+    rig: ApiRig, store: FakeStore
+) -> None:
     rig.gateway.ask(SetWanted("api", {"old": wanted("old", labels={"n": "1"})}))
     rig.client.ask("POST", "/v1/tunnels/old/token", {"access_token": OTHER_TOKEN})
     assert store.kept["old"]["labels"] == {"n": "1"}
     assert store.kept["old"]["access_token"] == OTHER_TOKEN
 
 
-def test_what_belongs_to_the_files_is_not_kept(rig: Rig, store: FakeStore) -> None:
+def test_what_belongs_to_the_files_is_not_kept(rig: ApiRig, store: FakeStore) -> None:
     rig.client.ask("POST", "/v1/tunnels/a/token", {"access_token": OTHER_TOKEN})
-    rig.client.ask("PUT", "/v1/tunnels/a", entry("a"))
+    rig.client.ask("PUT", "/v1/tunnels/a", api_entry("a"))
     assert store.kept == {}
 
 
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("POST", "/v1/tunnels", entry("new")),
-        ("PUT", "/v1/tunnels/b", entry("b", marks=False)),
+        ("POST", "/v1/tunnels", api_entry("new")),
+        ("PUT", "/v1/tunnels/b", api_entry("b", marks=False)),
         ("DELETE", "/v1/tunnels/b", None),
         ("POST", "/v1/tunnels/b/token", {"access_token": OTHER_TOKEN}),
     ],
 )
 class TestWhatFails:
     def test_in_the_store_changes_nothing(
-        self, rig: Rig, store: FakeStore, method: str, path: str, body: Any
+        self, rig: ApiRig, store: FakeStore, method: str, path: str, body: Any
     ) -> None:
-        rig.client.ask("POST", "/v1/tunnels", entry("b"))
+        rig.client.ask("POST", "/v1/tunnels", api_entry("b"))
         before = dict(rig.gateway.state.sources["api"])
         store.is_broken = True
         found = rig.client.ask(method, path, body).problem(503, "store-failed")
@@ -115,14 +119,14 @@ class TestWhatFails:
 
     def test_in_the_fleet_is_taken_back(
         self,
-        rig: Rig,
+        rig: ApiRig,
         store: FakeStore,
         monkeypatch: pytest.MonkeyPatch,
         method: str,
         path: str,
         body: Any,
     ) -> None:
-        rig.client.ask("POST", "/v1/tunnels", entry("b"))
+        rig.client.ask("POST", "/v1/tunnels", api_entry("b"))
 
         def refuse(_message: object, _seconds: float = 0.0) -> None:
             raise TunnelClosed("it is being started again")

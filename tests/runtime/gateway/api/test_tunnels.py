@@ -9,16 +9,16 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.runtime.gateway.api.support import (
+from tests.support.fleet import wanted
+from tests.support.gateway_api import (
     CLIENT_TOKEN,
     OTHER_TOKEN,
     SECRETS,
     TOKEN,
-    Client,
-    Rig,
-    entry,
+    ApiClient,
+    ApiRig,
+    api_entry,
 )
-from tests.support.fleet import wanted
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway import PutWanted
@@ -33,12 +33,12 @@ ROW = [
 ]
 
 
-def names(client: Client, query: str = "") -> list[str]:
+def names(client: ApiClient, query: str = "") -> list[str]:
     return [row["name"] for row in client.get(f"/v1/tunnels{query}").json["tunnels"]]
 
 
 class TestReading:
-    def test_a_row_has_the_fields_of_ls_first(self, client: Client) -> None:
+    def test_a_row_has_the_fields_of_ls_first(self, client: ApiClient) -> None:
         (row,) = client.get("/v1/tunnels").json["tunnels"]
         assert list(row)[: len(ROW)] == ROW
         assert (row["name"], row["source"], row["place"]) == ("a", "files", "fleet.toml:3")
@@ -62,14 +62,14 @@ class TestReading:
             ("?label=site=", []),
         ],
     )
-    def test_filters(self, client: Client, query: str, found: list[str]) -> None:
-        client.ask("POST", "/v1/tunnels", entry("b"))
+    def test_filters(self, client: ApiClient, query: str, found: list[str]) -> None:
+        client.ask("POST", "/v1/tunnels", api_entry("b"))
         labels = {"site": "lyon", "line": "2=b"}
-        given = entry("c", mode="source", labels=labels, services={"SSH": 0})
+        given = api_entry("c", mode="source", labels=labels, services={"SSH": 0})
         assert client.ask("POST", "/v1/tunnels", given).status == 201
         assert names(client, query) == found
 
-    def test_the_state_is_a_filter(self, rig: Rig, client: Client) -> None:
+    def test_the_state_is_a_filter(self, rig: ApiRig, client: ApiClient) -> None:
         client.ask("POST", "/v1/tunnels/a/drain")
         eventually(lambda: names(client, "?state=stopped") == ["a"])
         assert names(client, "?state=connected&state=refused") == []
@@ -78,21 +78,21 @@ class TestReading:
         "query",
         ["state=up", "mode=both", "label=site", "nmae=a", "state=", "&".join(["name=a"] * 17)],
     )
-    def test_a_filter_that_is_none(self, client: Client, query: str) -> None:
+    def test_a_filter_that_is_none(self, client: ApiClient, query: str) -> None:
         client.get(f"/v1/tunnels?{query}").problem(400, "bad-request")
 
-    def test_what_is_not_there(self, client: Client) -> None:
+    def test_what_is_not_there(self, client: ApiClient) -> None:
         client.get("/v1/tunnels/nobody").problem(404, "unknown-tunnel")
         client.get("/v2/tunnels").problem(404, "not-found")
         answer = client.ask("PATCH", "/v1/tunnels")
         answer.problem(405, "method-not-allowed")
         assert set(answer.headers["Allow"].split(",")) == {"GET", "HEAD", "POST"}
 
-    def test_head(self, client: Client) -> None:
+    def test_head(self, client: ApiClient) -> None:
         answer = client.ask("HEAD", "/v1/tunnels/a")
         assert (answer.status, answer.text) == (200, "")
 
-    def test_headers_of_every_answer(self, client: Client) -> None:
+    def test_headers_of_every_answer(self, client: ApiClient) -> None:
         for path in ("/v1/tunnels", "/v1/tunnels/nobody", "/nothing"):
             headers = client.get(path).headers
             assert headers["Cache-Control"] == "no-store"
@@ -101,8 +101,8 @@ class TestReading:
 
 
 class TestAdding:
-    def test_it_runs_and_is_told(self, rig: Rig, client: Client) -> None:
-        answer = client.ask("POST", "/v1/tunnels", entry("b"))
+    def test_it_runs_and_is_told(self, rig: ApiRig, client: ApiClient) -> None:
+        answer = client.ask("POST", "/v1/tunnels", api_entry("b"))
         assert answer.status == 201
         assert answer.headers["Location"] == "/v1/tunnels/b"
         assert answer.json["source"] == "api"
@@ -114,43 +114,48 @@ class TestAdding:
         assert change["by"] == f"uid {os.getuid()}"
 
     @pytest.mark.parametrize("name", ["press/4", "a b", "é", "..", ".", "%2e", "x?y#z", "a+b"])
-    def test_any_name(self, client: Client, name: str) -> None:
-        answer = client.ask("POST", "/v1/tunnels", entry(name))
+    def test_any_name(self, client: ApiClient, name: str) -> None:
+        answer = client.ask("POST", "/v1/tunnels", api_entry(name))
         assert answer.status == 201
         assert client.get(answer.headers["Location"]).json["name"] == name
         assert client.ask("DELETE", f"/v1/tunnels/{quote(name, safe='')}").status == 204
 
     @pytest.mark.parametrize("name", ["a", "b"])
-    def test_one_of_this_name_is_there(self, client: Client, name: str) -> None:
-        client.ask("POST", "/v1/tunnels", entry("b"))
-        client.ask("POST", "/v1/tunnels", entry(name)).problem(409, "exists")
+    def test_one_of_this_name_is_there(self, client: ApiClient, name: str) -> None:
+        client.ask("POST", "/v1/tunnels", api_entry("b"))
+        client.ask("POST", "/v1/tunnels", api_entry(name)).problem(409, "exists")
 
     @pytest.mark.parametrize(
         ("given", "key"),
         [
-            (entry(mode="destnation"), "tunnel[b].mode"),
-            (entry(access_token="tökens"), "tunnel[b].access_token"),
-            ({k: v for k, v in entry().items() if k != "access_token"}, "tunnel[b].access_token"),
-            (entry(access_token_file="/etc/passwd"), "tunnel[b].access_token_file"),
-            (entry(access_token_env="HOME"), "tunnel[b].access_token_env"),
-            (entry(services={}), "tunnel[b].services"),
-            (entry(nothing=1), "tunnel[b].nothing"),
-            (entry(limits={"max_connections": 0}), "tunnel[b].limits.max_connections"),
-            (entry(labels={"site": None}), "tunnel[b].labels.site"),
-            (entry(name=None), "tunnel[1].name"),
-            (entry(name=["a"]), "tunnel[1].name"),
-            (entry(name="a\x00"), "tunnel[a\x00].name"),
-            (entry(name="\ud800"), "tunnel[\ud800].name"),
+            (api_entry(mode="destnation"), "tunnel[b].mode"),
+            (api_entry(access_token="tökens"), "tunnel[b].access_token"),
+            (
+                {k: v for k, v in api_entry().items() if k != "access_token"},
+                "tunnel[b].access_token",
+            ),
+            (api_entry(access_token_file="/etc/passwd"), "tunnel[b].access_token_file"),
+            (api_entry(access_token_env="HOME"), "tunnel[b].access_token_env"),
+            (api_entry(services={}), "tunnel[b].services"),
+            (api_entry(nothing=1), "tunnel[b].nothing"),
+            (api_entry(limits={"max_connections": 0}), "tunnel[b].limits.max_connections"),
+            (api_entry(labels={"site": None}), "tunnel[b].labels.site"),
+            (api_entry(name=None), "tunnel[1].name"),
+            (api_entry(name=["a"]), "tunnel[1].name"),
+            (api_entry(name="a\x00"), "tunnel[a\x00].name"),
+            (api_entry(name="\ud800"), "tunnel[\ud800].name"),
             ({}, "tunnel[1].name"),
         ],
     )
-    def test_an_entry_with_mistakes(self, client: Client, given: dict[str, Any], key: str) -> None:
+    def test_an_entry_with_mistakes(
+        self, client: ApiClient, given: dict[str, Any], key: str
+    ) -> None:
         found = client.ask("POST", "/v1/tunnels", given).problem(422, "wrong-entry")
         assert key in [each["key"] for each in found["problems"]]
         assert {each["severity"] for each in found["problems"]} == {"error"}
         assert names(client) == ["a"]
 
-    def test_all_mistakes_at_once(self, client: Client) -> None:
+    def test_all_mistakes_at_once(self, client: ApiClient) -> None:
         found = client.ask("POST", "/v1/tunnels", {"name": "b"}).problem(422, "wrong-entry")
         keys = {each["key"] for each in found["problems"]}
         assert keys == {"tunnel[b].mode", "tunnel[b].endpoint", "tunnel[b].access_token"}
@@ -171,75 +176,79 @@ class TestAdding:
             (json.dumps({str(n): n for n in range(1_001)}).encode(), "bad-request", 400),
         ],
     )
-    def test_a_body_that_is_none(self, client: Client, body: bytes, kind: str, status: int) -> None:
+    def test_a_body_that_is_none(
+        self, client: ApiClient, body: bytes, kind: str, status: int
+    ) -> None:
         headers = {"Content-Type": "application/json"}
         client.ask("POST", "/v1/tunnels", body, headers).problem(status, kind)
 
     @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
-    def test_a_body_of_another_type(self, client: Client, kind: str) -> None:
-        body = json.dumps(entry()).encode()
+    def test_a_body_of_another_type(self, client: ApiClient, kind: str) -> None:
+        body = json.dumps(api_entry()).encode()
         answer = client.ask("POST", "/v1/tunnels", body, {"Content-Type": kind})
         assert "application/json" in answer.problem(415, "media-type")["detail"]
 
-    def test_a_full_fleet(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_full_fleet(self, client: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tunnelfleet.runtime.gateway.api.wishes.MAX_TUNNELS", 1)
-        client.ask("POST", "/v1/tunnels", entry("b")).problem(409, "full")
+        client.ask("POST", "/v1/tunnels", api_entry("b")).problem(409, "full")
 
 
 class TestPutting:
-    def test_a_new_one_and_another_in_its_place(self, client: Client) -> None:
-        answer = client.ask("PUT", "/v1/tunnels/b", entry("b", labels={"n": "1"}))
+    def test_a_new_one_and_another_in_its_place(self, client: ApiClient) -> None:
+        answer = client.ask("PUT", "/v1/tunnels/b", api_entry("b", labels={"n": "1"}))
         assert (answer.status, answer.headers["Location"]) == (201, "/v1/tunnels/b")
-        again = client.ask("PUT", "/v1/tunnels/b", entry("b", labels={"n": "2"}))
+        again = client.ask("PUT", "/v1/tunnels/b", api_entry("b", labels={"n": "2"}))
         assert (again.status, again.json["labels"]) == (200, {"n": "2"})
         assert "Location" not in again.headers
         assert again.headers["ETag"] != answer.headers["ETag"]
 
-    def test_the_name_may_be_left_out(self, client: Client) -> None:
-        given = entry()
+    def test_the_name_may_be_left_out(self, client: ApiClient) -> None:
+        given = api_entry()
         del given["name"]
         assert client.ask("PUT", "/v1/tunnels/b", given).json["name"] == "b"
-        answer = client.ask("PUT", "/v1/tunnels/b", entry("c"))
+        answer = client.ask("PUT", "/v1/tunnels/b", api_entry("c"))
         answer.problem(422, "wrong-entry")
 
-    def test_without_a_token_it_keeps_the_ones_it_has(self, rig: Rig, client: Client) -> None:
-        client.ask("PUT", "/v1/tunnels/b", entry(client_token=CLIENT_TOKEN))
-        given = entry(labels={"site": "lyon"})
+    def test_without_a_token_it_keeps_the_ones_it_has(self, rig: ApiRig, client: ApiClient) -> None:
+        client.ask("PUT", "/v1/tunnels/b", api_entry(client_token=CLIENT_TOKEN))
+        given = api_entry(labels={"site": "lyon"})
         del given["access_token"]
         assert client.ask("PUT", "/v1/tunnels/b", given).status == 200
         wish = rig.gateway.state.wish("b")
         assert (wish.access_token, wish.client_token) == (TOKEN, CLIENT_TOKEN)
         assert wish.labels == {"site": "lyon"}
 
-    def test_another_token_has_no_old_client_token(self, rig: Rig, client: Client) -> None:
-        client.ask("PUT", "/v1/tunnels/b", entry(client_token=CLIENT_TOKEN))
-        client.ask("PUT", "/v1/tunnels/b", entry(access_token=OTHER_TOKEN))
+    def test_another_token_has_no_old_client_token(self, rig: ApiRig, client: ApiClient) -> None:
+        client.ask("PUT", "/v1/tunnels/b", api_entry(client_token=CLIENT_TOKEN))
+        client.ask("PUT", "/v1/tunnels/b", api_entry(access_token=OTHER_TOKEN))
         assert rig.gateway.state.wish("b").client_token is None
 
-    def test_conditions(self, client: Client) -> None:
+    def test_conditions(self, client: ApiClient) -> None:
         only_new = {"If-None-Match": "*"}
-        first = client.ask("PUT", "/v1/tunnels/b", entry(), only_new)
+        first = client.ask("PUT", "/v1/tunnels/b", api_entry(), only_new)
         assert first.status == 201
-        client.ask("PUT", "/v1/tunnels/b", entry(), only_new).problem(412, "changed")
+        client.ask("PUT", "/v1/tunnels/b", api_entry(), only_new).problem(412, "changed")
         tag = first.headers["ETag"]
-        second = client.ask("PUT", "/v1/tunnels/b", entry(marks=False), {"If-Match": tag})
+        second = client.ask("PUT", "/v1/tunnels/b", api_entry(marks=False), {"If-Match": tag})
         assert second.status == 200
-        for method, body in (("PUT", entry()), ("DELETE", None)):
+        for method, body in (("PUT", api_entry()), ("DELETE", None)):
             for value in (tag, f"W/{second.headers['ETag']}", '"other", "another"'):
                 answer = client.ask(method, "/v1/tunnels/b", body, {"If-Match": value})
                 answer.problem(412, "changed")
         several = f'"other", {second.headers["ETag"]}'
-        assert client.ask("PUT", "/v1/tunnels/b", entry(), {"If-Match": several}).status == 200
+        assert client.ask("PUT", "/v1/tunnels/b", api_entry(), {"If-Match": several}).status == 200
         assert client.ask("DELETE", "/v1/tunnels/b", headers={"If-Match": "*"}).status == 204
-        client.ask("PUT", "/v1/tunnels/b", entry(), {"If-Match": "*"}).problem(412, "changed")
+        client.ask("PUT", "/v1/tunnels/b", api_entry(), {"If-Match": "*"}).problem(412, "changed")
 
     @pytest.mark.parametrize(
         "headers", [{"If-Match": "tag"}, {"If-Match": ""}, {"If-None-Match": '"x"'}]
     )
-    def test_a_condition_that_is_none(self, client: Client, headers: dict[str, str]) -> None:
-        client.ask("PUT", "/v1/tunnels/b", entry(), headers).problem(400, "bad-request")
+    def test_a_condition_that_is_none(self, client: ApiClient, headers: dict[str, str]) -> None:
+        client.ask("PUT", "/v1/tunnels/b", api_entry(), headers).problem(400, "bad-request")
 
-    def test_the_tag_is_the_entry_s_and_not_the_state_s(self, rig: Rig, client: Client) -> None:
+    def test_the_tag_is_the_entry_s_and_not_the_state_s(
+        self, rig: ApiRig, client: ApiClient
+    ) -> None:
         tag = client.get("/v1/tunnels/a").headers["ETag"]
         client.ask("POST", "/v1/tunnels/a/drain")
         eventually(lambda: client.get("/v1/tunnels/a").json["state"] == "stopped")
@@ -247,10 +256,10 @@ class TestPutting:
         client.ask("POST", "/v1/tunnels/a/token", {"access_token": OTHER_TOKEN})
         assert client.get("/v1/tunnels/a").headers["ETag"] != tag
 
-    def test_a_proxy_s_password_is_part_of_the_entry(self, client: Client) -> None:
+    def test_a_proxy_s_password_is_part_of_the_entry(self, client: ApiClient) -> None:
         tags = [
             client.ask(
-                "PUT", "/v1/tunnels/b", entry(http_proxy=f"http://u:{word}@127.0.0.1:1")
+                "PUT", "/v1/tunnels/b", api_entry(http_proxy=f"http://u:{word}@127.0.0.1:1")
             ).headers["ETag"]
             for word in ("one", "two", "one")
         ]
@@ -259,22 +268,22 @@ class TestPutting:
 
 class TestOthersTunnels:
     @pytest.mark.parametrize(
-        ("method", "body"), [("PUT", entry("a")), ("DELETE", None)], ids=["PUT", "DELETE"]
+        ("method", "body"), [("PUT", api_entry("a")), ("DELETE", None)], ids=["PUT", "DELETE"]
     )
     def test_those_of_the_files_are_changed_there(
-        self, client: Client, method: str, body: Any
+        self, client: ApiClient, method: str, body: Any
     ) -> None:
         found = client.ask(method, "/v1/tunnels/a", body).problem(409, "not-ours")
         assert "fleet.toml:3" in found["detail"]
 
-    def test_those_of_another_source_too(self, rig: Rig, client: Client) -> None:
+    def test_those_of_another_source_too(self, rig: ApiRig, client: ApiClient) -> None:
         rig.gateway.ask(PutWanted("mqtt", wanted("m")))
         found = client.ask("DELETE", "/v1/tunnels/m").problem(409, "not-ours")
         assert "mqtt" in found["detail"]
-        client.ask("POST", "/v1/tunnels", entry("m")).problem(409, "exists")
+        client.ask("POST", "/v1/tunnels", api_entry("m")).problem(409, "exists")
 
-    def test_an_entry_of_the_files_wins(self, rig: Rig, client: Client) -> None:
-        client.ask("POST", "/v1/tunnels", entry("b"))
+    def test_an_entry_of_the_files_wins(self, rig: ApiRig, client: ApiClient) -> None:
+        client.ask("POST", "/v1/tunnels", api_entry("b"))
         rig.files.tunnels["b"] = wanted("b", place="fleet.toml:9")
         client.ask("POST", "/v1/reload")
         assert client.get("/v1/tunnels/b").json["source"] == "files"
@@ -284,22 +293,22 @@ class TestOthersTunnels:
 
 
 class TestCommands:
-    def test_drain_and_retry(self, client: Client) -> None:
+    def test_drain_and_retry(self, client: ApiClient) -> None:
         assert client.ask("POST", "/v1/tunnels/a/drain").status == 202
         eventually(lambda: client.get("/v1/tunnels/a").json["state"] == "stopped")
         assert client.ask("POST", "/v1/tunnels/a/retry").status == 202
         eventually(lambda: client.get("/v1/tunnels/a").json["state"] == "backoff")
 
-    def test_of_several(self, client: Client) -> None:
-        client.ask("POST", "/v1/tunnels", entry("b"))
+    def test_of_several(self, client: ApiClient) -> None:
+        client.ask("POST", "/v1/tunnels", api_entry("b"))
         answer = client.ask("POST", "/v1/drain", {"all": True})
         assert (answer.status, sorted(answer.json["tunnels"])) == (202, ["a", "b"])
         eventually(lambda: names(client, "?state=stopped") == ["a", "b"])
         answer = client.ask("POST", "/v1/retry", {"names": ["b", "b"]})
         assert (answer.status, answer.json) == (202, {"tunnels": ["b"]})
 
-    def test_of_several_is_one_line(self, rig: Rig, client: Client) -> None:
-        client.ask("POST", "/v1/tunnels", entry("b"))
+    def test_of_several_is_one_line(self, rig: ApiRig, client: ApiClient) -> None:
+        client.ask("POST", "/v1/tunnels", api_entry("b"))
         before = rig.feed.last
         client.ask("POST", "/v1/drain", {"all": True})
         client.ask("POST", "/v1/retry", {"names": ["a"]})
@@ -310,7 +319,7 @@ class TestCommands:
         assert changes[1]["tunnel"] == "a"
 
     @pytest.mark.parametrize("command", ["drain", "retry"])
-    def test_of_one_that_is_not_there(self, client: Client, command: str) -> None:
+    def test_of_one_that_is_not_there(self, client: ApiClient, command: str) -> None:
         client.ask("POST", f"/v1/tunnels/x/{command}").problem(404, "unknown-tunnel")
         body = {"names": ["a", "x"]}
         client.ask("POST", f"/v1/{command}", body).problem(404, "unknown-tunnel")
@@ -328,19 +337,19 @@ class TestCommands:
             {"everything": True},
         ],
     )
-    def test_which_ones_is_not_said(self, client: Client, body: Any) -> None:
+    def test_which_ones_is_not_said(self, client: ApiClient, body: Any) -> None:
         client.ask("POST", "/v1/drain", body).problem(422, "wrong-entry")
 
 
 class TestTokens:
-    def test_of_an_added_tunnel(self, rig: Rig, client: Client) -> None:
-        client.ask("POST", "/v1/tunnels", entry(client_token=CLIENT_TOKEN, labels={"n": "1"}))
+    def test_of_an_added_tunnel(self, rig: ApiRig, client: ApiClient) -> None:
+        client.ask("POST", "/v1/tunnels", api_entry(client_token=CLIENT_TOKEN, labels={"n": "1"}))
         answer = client.ask("POST", "/v1/tunnels/b/token", {"access_token": OTHER_TOKEN})
         assert (answer.status, answer.json["labels"]) == (200, {"n": "1"})
         wish = rig.gateway.state.wish("b")
         assert (wish.access_token, wish.client_token) == (OTHER_TOKEN, None)
 
-    def test_of_one_of_the_files(self, rig: Rig, client: Client) -> None:
+    def test_of_one_of_the_files(self, rig: ApiRig, client: ApiClient) -> None:
         body = {"access_token": OTHER_TOKEN, "client_token": CLIENT_TOKEN}
         assert client.ask("POST", "/v1/tunnels/a/token", body).status == 200
         wish = rig.gateway.state.wish("a")
@@ -359,20 +368,20 @@ class TestTokens:
         ],
     )
     @pytest.mark.parametrize("name", ["a", "b"])
-    def test_that_are_none(self, rig: Rig, client: Client, name: str, body: Any) -> None:
-        client.ask("POST", "/v1/tunnels", entry("b"))
+    def test_that_are_none(self, rig: ApiRig, client: ApiClient, name: str, body: Any) -> None:
+        client.ask("POST", "/v1/tunnels", api_entry("b"))
         before = rig.gateway.state.wish(name)
         client.ask("POST", f"/v1/tunnels/{name}/token", body).problem(422, "wrong-entry")
         assert rig.gateway.state.wish(name) == before
 
-    def test_of_one_that_is_not_there(self, client: Client) -> None:
+    def test_of_one_that_is_not_there(self, client: ApiClient) -> None:
         body = {"access_token": OTHER_TOKEN}
         client.ask("POST", "/v1/tunnels/x/token", body).problem(404, "unknown-tunnel")
 
     def test_a_link_is_made_with_the_new_one(self, tmp_path: Path) -> None:
-        with Rig(tmp_path) as rig, TunnelService(tls=False) as service:
+        with ApiRig(tmp_path) as rig, TunnelService(tls=False) as service:
             first = service.open_tunnel("b", ["SSH"])
-            given = entry(endpoint=service.endpoint, access_token=first.destination_token)
+            given = api_entry(endpoint=service.endpoint, access_token=first.destination_token)
             rig.client.ask("POST", "/v1/tunnels", given)
             eventually(lambda: names(rig.client, "?state=connected") == ["b"])
             connects = rig.gateway.runtime.tunnel("b").stats.connect_attempts
@@ -385,15 +394,15 @@ class TestTokens:
 
 
 def test_no_answer_no_event_and_no_line_has_a_secret(
-    rig: Rig, client: Client, caplog: pytest.LogCaptureFixture
+    rig: ApiRig, client: ApiClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All routes, with tokens in every place where one can be by mistake."""
     proxy = "http://user:hunter2@127.0.0.1:1"
-    client.ask("POST", "/v1/tunnels", entry(client_token=CLIENT_TOKEN, http_proxy=proxy))
-    client.ask("PUT", "/v1/tunnels/b", entry(access_token=OTHER_TOKEN))
+    client.ask("POST", "/v1/tunnels", api_entry(client_token=CLIENT_TOKEN, http_proxy=proxy))
+    client.ask("PUT", "/v1/tunnels/b", api_entry(access_token=OTHER_TOKEN))
     for key in ("access_token", "client_token", "endpoint", "http_proxy", "region", "mode", "ca"):
         for value in (f"{TOKEN} {TOKEN}", f"{TOKEN}\x00", [TOKEN], {TOKEN: TOKEN}):
-            client.ask("PUT", "/v1/tunnels/c", entry("c", **{key: value}))
+            client.ask("PUT", "/v1/tunnels/c", api_entry("c", **{key: value}))
     client.ask("POST", "/v1/tunnels/b/token", {"access_token": OTHER_TOKEN, "x": TOKEN})
     client.ask("POST", "/v1/tunnels/b/token", {"access_token": f"{OTHER_TOKEN} "})
     client.ask("POST", "/v1/tunnels", TOKEN.encode(), {"Content-Type": "application/json"})
@@ -407,8 +416,8 @@ def test_no_answer_no_event_and_no_line_has_a_secret(
         assert not [text for text in told if secret in text]
 
 
-def test_what_is_added_listens(rig: Rig, client: Client) -> None:
-    given = entry(mode="source", services={"SSH": "127.0.0.1:0"})
+def test_what_is_added_listens(rig: ApiRig, client: ApiClient) -> None:
+    given = api_entry(mode="source", services={"SSH": "127.0.0.1:0"})
     client.ask("POST", "/v1/tunnels", given)
     address = rig.gateway.runtime.tunnel("b").wait_listening("SSH", WAIT_SECONDS)
     assert isinstance(address, TcpAddress)

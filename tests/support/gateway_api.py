@@ -28,7 +28,7 @@ CLIENT_TOKEN = "client-" + "c" * 40
 SECRETS = (TOKEN, OTHER_TOKEN, CLIENT_TOKEN)
 
 
-def entry(name: Any = "b", **given: Any) -> dict[str, Any]:
+def api_entry(name: Any = "b", **given: Any) -> dict[str, Any]:
     """An entry of a destination that nobody serves."""
     return {
         "name": name,
@@ -41,7 +41,7 @@ def entry(name: Any = "b", **given: Any) -> dict[str, Any]:
 
 
 @dataclass
-class Answer:
+class ApiAnswer:
     """What the API answered."""
 
     status: int
@@ -74,7 +74,7 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-class Client:
+class ApiClient:
     """Asks an API; each request has a connection of its own."""
 
     def __init__(self, server: ApiServer, headers: Mapping[str, str] | None = None) -> None:
@@ -101,7 +101,7 @@ class Client:
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> ApiAnswer:
         """Ask, and read the whole answer. A body that is no text is sent as JSON."""
         headers = {**self._headers, **(headers or {})}
         if body is not None and not isinstance(body, bytes):
@@ -116,11 +116,11 @@ class Client:
             connection.close()
         self.seen.append(f"{got.headers}\n{text}")
         kind = got.headers.get("Content-Type", "")
-        return Answer(
+        return ApiAnswer(
             got.status, got.headers, text, json.loads(text) if text and "json" in kind else None
         )
 
-    def get(self, path: str, **headers: str) -> Answer:
+    def get(self, path: str, **headers: str) -> ApiAnswer:
         """GET."""
         return self.ask("GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
@@ -175,7 +175,7 @@ class EventStream:
         raise AssertionError("the stream has ended")
 
 
-class Rig:
+class ApiRig:
     """A gateway with its API; nobody serves its tunnels."""
 
     def __init__(
@@ -209,7 +209,7 @@ class Rig:
             places=self._places,
         )
         self.server = self._stack.enter_context(server)
-        self.client = Client(self.server)
+        self.client = ApiClient(self.server)
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
