@@ -7,6 +7,7 @@ is recognised after its successor has started.
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "Accepted",
     "Attach",
     "AttachTransport",
+    "AttemptOutcome",
     "BytesDelivered",
     "BytesSent",
     "ChildEnded",
@@ -40,12 +42,14 @@ __all__ = [
     "Drain",
     "EndTold",
     "EventsTaken",
+    "GateChanged",
     "ListenerBound",
     "LocalDataRead",
     "LocalReadEnded",
     "OpenLocal",
     "OutboxFilled",
     "PauseReading",
+    "PermitCalledBack",
     "PermitGranted",
     "Quiesce",
     "Quiesced",
@@ -99,10 +103,34 @@ class PermitGranted(NamedTuple):
     """It may connect now; it owes a `ReleasePermit` or its end."""
 
 
+class PermitCalledBack(NamedTuple):
+    """It must not go on with the attempt, if it is not connected yet."""
+
+    label: str
+    reason: str
+
+
+class AttemptOutcome(Enum):
+    """What has become of an attempt, as far as it tells something of the endpoint."""
+
+    CONNECTED = "connected"
+    REFUSED = "refused"
+    """The endpoint lives, and will not have this tunnel."""
+    FAILED = "failed"
+    """The endpoint did not answer, or with an error of its own."""
+    CANCELLED = "cancelled"
+    """Nothing is known of the endpoint: the tunnel was stopped, or this machine is at its end."""
+
+
 class ReleasePermit(NamedTuple):
     """The attempt is over."""
 
     requester: ActorRef[Any]
+    outcome: AttemptOutcome
+
+
+class GateChanged(NamedTuple):
+    """Look at the runtime's `ConnectGate`: connects are suspended, or allowed again."""
 
 
 # -- WebSocketActor to TunnelActor

@@ -118,7 +118,8 @@ _TUNNELS = _group(
     Metric(
         "connect_failures",
         Kind.COUNTER,
-        "Attempts that failed, by reason: http_STATUS, connect_failed, connect_timeout, crashed.",
+        "Attempts that failed, by reason: http_403 and other well-known statuses, http_3xx and "
+        "other classes, http_other, connect_failed, connect_timeout, suspended, crashed.",
         ("reason",),
     ),
     Metric(
@@ -135,6 +136,34 @@ _TUNNELS = _group(
     ),
     Metric("session_resets", Kind.COUNTER, "SESSION_RESET messages received."),
     Metric("ping_round_trip_seconds", Kind.HISTOGRAM, "Time until the service answered a ping."),
+)
+
+_GOVERNOR = _group(
+    "Connect governor",
+    Metric(
+        "connects_waiting",
+        Kind.GAUGE,
+        "Tunnels that want to connect and may not yet, by why: turn, others are before them; "
+        "endpoint_down, one at a time tries it.",
+        ("why",),
+    ),
+    Metric("connects_under_way", Kind.GAUGE, "Permits to connect that are out."),
+    Metric("connect_permits", Kind.COUNTER, "Permits to connect that were granted."),
+    Metric(
+        "connect_permits_called_back",
+        Kind.COUNTER,
+        "Permits that were called back, by why: hung, no answer while others waited; suspended.",
+        ("why",),
+    ),
+    Metric("connects_suspended", Kind.GAUGE, "1 while no tunnel may connect, else 0."),
+    Metric(
+        "endpoint_breakers",
+        Kind.GAUGE,
+        "Endpoints that are down, by the state of their breaker: open, nobody tries; half_open, "
+        "one tunnel does.",
+        ("state",),
+    ),
+    Metric("endpoint_breaker_openings", Kind.COUNTER, "Times an endpoint was found to be down."),
 )
 
 _FLOW = _group(
@@ -260,6 +289,7 @@ PER_TUNNEL: Final = _group(
 CATALOGUE: Final[tuple[Metric, ...]] = (
     *_TRAFFIC,
     *_TUNNELS,
+    *_GOVERNOR,
     *_FLOW,
     *_CALLBACKS,
     *_KERNEL,

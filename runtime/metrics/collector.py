@@ -14,6 +14,8 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.transport.breaker import BreakerState
+from tunnelfleet.actors.transport.connect_gate import ConnectStats
 from tunnelfleet.proto import DropReason, StopCause
 from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.version import VERSION
@@ -150,7 +152,7 @@ KNOWN_REASONS: Final[dict[str, tuple[str, ...]]] = {
         "protocol_error",
         "token_replaced",
     ),
-    "connect_failures": ("connect_failed", "connect_timeout", "crashed", "http_403"),
+    "connect_failures": ("connect_failed", "connect_timeout", "crashed", "http_403", "suspended"),
     "dropped_messages": (
         *(reason.value for reason in DropReason),
         "local_end_gone",
@@ -194,6 +196,7 @@ class TunnelCollector(Collector):
         callback_threads: tells how many threads run them now.
         name: of the runtime; if it has one, every sample has it as the label `runtime`, so that
             several runtimes can share a registry.
+        connects: tells what the governor does.
     """
 
     def __init__(
@@ -203,8 +206,10 @@ class TunnelCollector(Collector):
         callbacks: CallbackTotals,
         callback_threads: Callable[[], int],
         name: str = "",
+        connects: Callable[[], ConnectStats] = ConnectStats,
     ) -> None:
         self._name = name
+        self._connects = connects
         self._ledger = ledger
         self._kernel = kernel
         self._callbacks = callbacks
@@ -234,6 +239,7 @@ class TunnelCollector(Collector):
         totals = Totals(reading.fleets)
         yield from _traffic(totals)
         yield from _tunnels(totals, reading)
+        yield from _governor(self._connects())
         yield from _flow(totals)
         for name, attribute in _CALLBACK_NUMBERS.items():
             yield numbers(name, [((), getattr(self._callbacks, attribute))])
@@ -296,6 +302,22 @@ def _tunnels(totals: Totals, reading: Reading) -> Iterator[Family]:
         yield numbers(name, [((reason,), number) for reason, number in sorted(every.items())])
     yield histogram("connect_duration_seconds", totals.connect)
     yield histogram("ping_round_trip_seconds", totals.ping)
+
+
+def _governor(stats: ConnectStats) -> Iterator[Family]:
+    by_why = {"turn": stats.waiting, "endpoint_down": stats.held_back}
+    yield numbers("connects_waiting", [((why,), number) for why, number in by_why.items()])
+    yield numbers("connects_under_way", [((), stats.under_way)])
+    yield numbers("connect_permits", [((), stats.granted)])
+    called_back = dict.fromkeys(("hung", "suspended"), 0) | stats.called_back
+    yield numbers(
+        "connect_permits_called_back", [((why,), number) for why, number in called_back.items()]
+    )
+    yield numbers("connects_suspended", [((), bool(stats.suspended))])
+    states = [each.state for each in stats.breakers]
+    shown = (BreakerState.HALF_OPEN, BreakerState.OPEN)
+    yield numbers("endpoint_breakers", [((state.value,), states.count(state)) for state in shown])
+    yield numbers("endpoint_breaker_openings", [((), stats.breaker_openings)])
 
 
 def _flow(totals: Totals) -> Iterator[Family]:
