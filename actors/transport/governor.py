@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors.kernel import DispatchedActor, Terminated
 from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.tunnel.messages import (
-    AttemptOutcome,
     GateChanged,
     PermitCalledBack,
     PermitGranted,

@@ -21,7 +21,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from tunnelfleet.actors.net.fair_slots import FairSlots, reserved_share
-from tunnelfleet.actors.tunnel.messages import AttemptOutcome
+from tunnelfleet.actors.state import AttemptOutcome
 
 from .breaker import Breakers, BreakerState, Fact
 from .rate_window import RateWindow

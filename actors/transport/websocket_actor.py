@@ -21,9 +21,9 @@ from tunnelfleet.actors.net.socket_io import (
     read_some,
     set_notsent_low_water,
 )
+from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.tunnel.messages import (
     Abandon,
-    AttemptOutcome,
     CloseGracefully,
     ConnectionEstablished,
     ConnectionRefused,

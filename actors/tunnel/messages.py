@@ -7,7 +7,6 @@ is recognised after its successor has started.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.kernel import ExitReason
+    from tunnelfleet.actors.state import AttemptOutcome
     from tunnelfleet.proto import End, HandshakeError, Message, TunnelError
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Accepted",
     "Attach",
     "AttachTransport",
-    "AttemptOutcome",
     "BytesDelivered",
     "BytesSent",
     "ChildEnded",
@@ -108,18 +107,6 @@ class PermitCalledBack(NamedTuple):
 
     label: str
     reason: str
-
-
-class AttemptOutcome(Enum):
-    """What has become of an attempt, as far as it tells something of the endpoint."""
-
-    CONNECTED = "connected"
-    REFUSED = "refused"
-    """The endpoint lives, and will not have this tunnel."""
-    FAILED = "failed"
-    """The endpoint did not answer, or with an error of its own."""
-    CANCELLED = "cancelled"
-    """Nothing is known of the endpoint: the tunnel was stopped, or this machine is at its end."""
 
 
 class ReleasePermit(NamedTuple):

@@ -12,6 +12,7 @@ from tunnelfleet.actors.transport.breaker import BREAKER_FAILURES
 from tunnelfleet.actors.transport.connect_gate import EXPIRED
 from tunnelfleet.runtime import (
     Backoff,
+    Endpoint,
     Limits,
     Mode,
     TcpAddress,
@@ -41,12 +42,13 @@ def runtime() -> Iterator[TunnelRuntime]:
 
 
 def open_one(runtime: TunnelRuntime, service: TunnelService, name: str) -> Tunnel:
+    tokens = service.open_tunnel(name, ["SSH"])
     return runtime.open_tunnel(
         TunnelConfig(
             name=name,
             mode=Mode.DESTINATION,
-            endpoint=service.endpoint,
-            access_token=service.open_tunnel(name, ["SSH"]).destination_token,
+            endpoint=Endpoint.parse(service.endpoint),
+            access_token=tokens.destination_token,
             services={"SSH": TcpAddress("127.0.0.1", 9)},
             limits=LIMITS,
         )

@@ -13,8 +13,8 @@ from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, crash, wait_until
 from tunnelfleet.actors.event_relay import EventRelay, Subscribe
 from tunnelfleet.actors.events import SessionWasReset
 from tunnelfleet.actors.kernel import ChildSpec, Dispatcher, Restart, WhichChildren, kill
-from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.transport.connect_gate import ConnectGate
+from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode

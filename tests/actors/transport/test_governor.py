@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.actors.fakes import Recorder, settle
 from tests.actors.kernel.helpers import Log
 from tunnelfleet.actors.kernel import kill
+from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.transport.breaker import BREAKER_FAILURES
 from tunnelfleet.actors.transport.connect_gate import EXPIRED, ConnectGate
 from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.tunnel.messages import (
-    AttemptOutcome,
     GateChanged,
     PermitCalledBack,
     PermitGranted,
@@ -59,7 +59,7 @@ class Crowd:
         self.granted = Log()
         self.clock = 0.0
         self.gate = ConnectGate(lambda: self.clock)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "rate_per_second": rate,
             "concurrency": concurrency,
             "per_endpoint": per_endpoint,
@@ -86,8 +86,8 @@ class Crowd:
         """Ask for so many, each for a tunnel of its own, and one endpoint each unless given."""
         first = len(self.refs)
         for number in range(first, first + count):
-            ref = Requester.start(number, self.granted, dispatcher=self.dispatcher)
-            self.refs.append(ref)
+            started = Requester.start(number, self.granted, dispatcher=self.dispatcher)
+            self.refs.append(started)
         # They have begun: a grant finds each of them in its turn.
         settle(self.dispatcher)
         for number, ref in enumerate(self.refs[first:], first):

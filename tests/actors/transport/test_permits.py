@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.actors.transport.test_rate_window import busiest_second
+from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.transport import permits
 from tunnelfleet.actors.transport.breaker import BREAKER_DELAYS, BREAKER_FAILURES, BreakerState
 from tunnelfleet.actors.transport.permits import TRIAL_SECONDS, CallBack, Cause, Grant, Permits
-from tunnelfleet.actors.tunnel.messages import AttemptOutcome
 
 CONNECTED, REFUSED, FAILED, CANCELLED = AttemptOutcome
 SECOND = 1.1
@@ -392,8 +392,8 @@ def test_endpoints_have_their_turns_whatever_their_size(
     for place, key in enumerate(rig.granted):
         group, _, number = key.partition("/")
         order[group].append((place, int(number)))
-    for group, size in enumerate(crowds):
-        places = order[f"e{group}"]
+    for index, size in enumerate(crowds):
+        places = order[f"e{index}"]
         assert [number for _, number in places] == list(range(size))
         last = places[-1][0]
         # Nobody waits for more than one turn of each other endpoint, and those that began at once.

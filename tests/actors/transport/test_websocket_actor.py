@@ -18,12 +18,12 @@ from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import ChildReady
 from tunnelfleet.actors.net.socket_io import TCP_NOTSENT_LOWAT
+from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.transport import websocket_actor
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor, WebSocketContext
 from tunnelfleet.actors.tunnel.context import Credentials
 from tunnelfleet.actors.tunnel.messages import (
     Abandon,
-    AttemptOutcome,
     CloseGracefully,
     ConnectionEstablished,
     ConnectionRefused,
