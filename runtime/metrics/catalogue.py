@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["CATALOGUE", "PER_TUNNEL", "PREFIX", "Kind", "Metric", "metric"]
+__all__ = ["CATALOGUE", "GATEWAY", "PER_TUNNEL", "PREFIX", "Kind", "Metric", "metric"]
 
 PREFIX: Final = "tunnelfleet_"
 
@@ -296,7 +296,73 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     *PER_TUNNEL,
 )
 
-_BY_NAME: Final = {each.name: each for each in CATALOGUE}
+GATEWAY: Final = _group(
+    "Fleet gateway",
+    Metric(
+        "config_last_reload_successful",
+        Kind.GAUGE,
+        "Whether the files were taken over when they were last read.",
+    ),
+    Metric(
+        "config_last_reload_success_timestamp_seconds",
+        Kind.GAUGE,
+        "When the files were last taken over.",
+    ),
+    Metric(
+        "gateway_tunnels_wanted",
+        Kind.GAUGE,
+        "Tunnels that are wanted and assigned to this gateway.",
+    ),
+    Metric("gateway_tunnels_running", Kind.GAUGE, "Tunnels that run, connected or not."),
+    Metric(
+        "tunnel_info",
+        Kind.GAUGE,
+        "The tunnels of the gateway with their labels as `label_NAME`; always 1.",
+        _TUNNEL,
+    ),
+) + _group(
+    "Parts of a gateway",
+    Metric("door_accepted", Kind.COUNTER, "Clients that connected to a front door."),
+    Metric(
+        "door_denied", Kind.COUNTER, "Clients that a front door refused, by reason.", ("reason",)
+    ),
+    Metric(
+        "door_handed_over",
+        Kind.COUNTER,
+        "Connections that a front door handed over to a tunnel.",
+        ("protocol",),
+    ),
+    Metric("door_left", Kind.COUNTER, "Clients that left, or were late, before they had said all."),
+    Metric(
+        "door_connections",
+        Kind.GAUGE,
+        "Connections that came through a front door and are open.",
+    ),
+    Metric(
+        "door_handshakes", Kind.GAUGE, "Clients in their handshake, or refused and about to go."
+    ),
+    Metric("store_ready", Kind.GAUGE, "Whether the state was reached and read since the start."),
+    Metric(
+        "store_errors",
+        Kind.COUNTER,
+        "Operations on the state that failed, those that were tried again counted again.",
+        ("operation",),
+    ),
+    Metric("audit_records", Kind.COUNTER, "Records that were written into the audit."),
+    Metric(
+        "audit_dropped",
+        Kind.COUNTER,
+        "Records that were not: the queue was full, or the end came.",
+    ),
+    Metric("audit_queue_records", Kind.GAUGE, "Records that wait to be written."),
+    Metric(
+        "audit_stopped", Kind.GAUGE, "Whether the audit stands because the state takes nothing."
+    ),
+    Metric("worker_restarts", Kind.COUNTER, "Worker processes that ended and were started again."),
+)
+"""What `tunnelfleet up` adds: of the gateway itself, and of those of its parts that run."""
+
+_BY_NAME: Final = {each.name: each for each in (*CATALOGUE, *GATEWAY)}
 
 
 def metric(name: str) -> Metric:
