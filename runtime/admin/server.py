@@ -16,7 +16,6 @@ import hmac
 import logging
 import ssl
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
@@ -28,6 +27,7 @@ from prometheus_client import (
 )
 
 from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import ConfigError
 
 from .exposition import Breather, expose
@@ -126,7 +126,8 @@ class AdminServer:
         self._options = options or AdminOptions()
         self._registry = registry or make_registry(runtime)
         self._readiness = Readiness(self._options.ready_fraction, self._options.ready_hysteresis)
-        self._scraper = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-metrics")
+        # A collector of a host that never returns must not hold up the end of the process.
+        self._scraper = DaemonExecutor(1, "tunnelfleet-metrics")
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
         self._error: BaseException | None = None

@@ -44,6 +44,7 @@ from tunnelfleet.runtime.gateway.process import (
     raise_file_limit,
 )
 from tunnelfleet.runtime.gateway.service_manager import Heartbeat, ServiceManager
+from tunnelfleet.runtime.gateway.state_lock import state_lock
 from tunnelfleet.runtime.gateway.watch import FileWatcher
 
 from .check import print_problems
@@ -104,6 +105,7 @@ def up_command(
     with (
         GatewayLog(sys.stderr, as_json=as_json, level=level) as log,
         deliver_signals(SIGNALS, inbox.put),
+        state_lock(config.gateway.state_folder),
     ):
         log_problems(config.warnings)
         gateway = Gateway(read, config)
