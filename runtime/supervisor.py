@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .tunnel import Tunnel
 
 __all__ = [
+    "GOVERNOR",
     "RuntimeSupervisor",
     "governor_spec",
     "relay_spec",

@@ -139,6 +139,6 @@ class DaemonExecutor(Executor):
             raise RuntimeError("no thread to run it on: the pool is closed, or there is none left")
         return outcome
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - as in Executor
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - as in Executor
         """Drop what has not begun; what runs has a moment, and then is left behind."""
         self._threads.close(SHUTDOWN_SECONDS if wait else 0.0)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BreakerStatus", "ConnectGate", "ConnectStats"]
 
+SHOWN_ENDPOINTS = 5
 EXPIRED = "the time for which connects were allowed is over, and nobody has renewed it"
 
 
@@ -71,6 +72,16 @@ class ConnectStats:
     breaker_openings: int = 0
     breakers: tuple[BreakerStatus, ...] = ()
     suspended: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"connects: {self.waiting} wait, {self.under_way} under way"]
+        if self.suspended:
+            parts.append(f"suspended: {self.suspended}")
+        if self.breakers:
+            names = [each.endpoint for each in self.breakers[:SHOWN_ENDPOINTS]]
+            more = "" if len(self.breakers) <= SHOWN_ENDPOINTS else " and others"
+            parts.append(f"down: {', '.join(names)}{more} ({self.held_back} held back)")
+        return "; ".join(parts)
 
 
 class ConnectGate:

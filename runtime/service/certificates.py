@@ -175,6 +175,7 @@ def _public_pem(owner: ec.EllipticCurvePrivateKey | x509.Certificate) -> bytes:
 
 
 def days_left(certificate: x509.Certificate) -> float:
+    """Return for how many days it is still good; less than 0 when it is not."""
     left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return left / datetime.timedelta(days=1)
 

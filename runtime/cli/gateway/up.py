@@ -38,6 +38,7 @@ from tunnelfleet.runtime.gateway.log import GatewayLog
 from tunnelfleet.runtime.gateway.page import StatusPage, look_at
 from tunnelfleet.runtime.gateway.process import (
     actor_tree,
+    describer,
     freeze_garbage,
     needed_files,
     open_standard_streams,
@@ -226,7 +227,7 @@ class _Foreground:
         return EXIT_FAILURE if left.cut else EXIT_OK
 
     def _write_tree(self) -> None:
-        nodes = actor_tree(self._gateway.supervisor)
+        nodes = actor_tree(self._gateway.supervisor, describe=describer(self._gateway.runtime))
         if self._as_json:
             tree = [str(node) for node in nodes]
             self._log.put(json.dumps({"event": "actors", "tree": tree}))

@@ -13,8 +13,7 @@ import pytest
 from tests.actors.kernel.helpers import wait_until
 from tests.runtime.service.support import EventLog, TunnelClient
 from tunnelfleet.proto import ConfigError, Mode
-from tunnelfleet.runtime.service import ServiceEventKind, TunnelService
-from tunnelfleet.runtime.service import certificates, tls
+from tunnelfleet.runtime.service import ServiceEventKind, TunnelService, certificates, tls
 from tunnelfleet.runtime.service import service as service_module
 from tunnelfleet.runtime.service.certificates import ensure_certificate
 

@@ -39,7 +39,10 @@ SYNTAX: dict[str, Row] = {
     "open table": ("[gateway\n", 1, "toml", "[TABLE]"),
     "backslash": (gateway(r'door_users_file = "C:\users"'), 2, "toml", "single quotes"),
     "thousands of digits": (
-        gateway(f"name = 'a'\nconnect_rate = {'1' * 5_000}"), 3, "toml", "too many digits"
+        gateway(f"name = 'a'\nconnect_rate = {'1' * 5_000}"),
+        3,
+        "toml",
+        "too many digits",
     ),
     "byte order mark": ("\ufeff[gateway]\n", 1, "toml", "byte order mark"),
     "expanded in braces": (
