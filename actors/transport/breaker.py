@@ -70,25 +70,25 @@ class _Effect(Enum):
     FORGET = "forget the failures"
 
 
-class _Rule(NamedTuple):
+class _Consequence(NamedTuple):
     state: BreakerState
     effect: _Effect
 
 
 _S, _E = BreakerState, _Effect
 RULES: Final = {
-    (_S.CLOSED, Fact.SUCCEEDED): _Rule(_S.CLOSED, _E.FORGET),
-    (_S.CLOSED, Fact.FAILED): _Rule(_S.CLOSED, _E.NOTE),
-    (_S.CLOSED, Fact.FAILED_TOO_OFTEN): _Rule(_S.OPEN, _E.DELAY),
-    (_S.OPEN, Fact.SUCCEEDED): _Rule(_S.CLOSED, _E.FORGET),
+    (_S.CLOSED, Fact.SUCCEEDED): _Consequence(_S.CLOSED, _E.FORGET),
+    (_S.CLOSED, Fact.FAILED): _Consequence(_S.CLOSED, _E.NOTE),
+    (_S.CLOSED, Fact.FAILED_TOO_OFTEN): _Consequence(_S.OPEN, _E.DELAY),
+    (_S.OPEN, Fact.SUCCEEDED): _Consequence(_S.CLOSED, _E.FORGET),
     # Begun before it opened: that says nothing new.
-    (_S.OPEN, Fact.FAILED): _Rule(_S.OPEN, _E.NOTHING),
-    (_S.OPEN, Fact.DELAY_OVER): _Rule(_S.HALF_OPEN, _E.NOTHING),
-    (_S.HALF_OPEN, Fact.SUCCEEDED): _Rule(_S.CLOSED, _E.FORGET),
-    (_S.HALF_OPEN, Fact.FAILED): _Rule(_S.HALF_OPEN, _E.NOTHING),
-    (_S.HALF_OPEN, Fact.PROBE_FAILED): _Rule(_S.OPEN, _E.DELAY),
+    (_S.OPEN, Fact.FAILED): _Consequence(_S.OPEN, _E.NOTHING),
+    (_S.OPEN, Fact.DELAY_OVER): _Consequence(_S.HALF_OPEN, _E.NOTHING),
+    (_S.HALF_OPEN, Fact.SUCCEEDED): _Consequence(_S.CLOSED, _E.FORGET),
+    (_S.HALF_OPEN, Fact.FAILED): _Consequence(_S.HALF_OPEN, _E.NOTHING),
+    (_S.HALF_OPEN, Fact.PROBE_FAILED): _Consequence(_S.OPEN, _E.DELAY),
     # The delay is over as before, so the next one that waits is the probe.
-    (_S.HALF_OPEN, Fact.PROBE_GONE): _Rule(_S.OPEN, _E.NOTHING),
+    (_S.HALF_OPEN, Fact.PROBE_GONE): _Consequence(_S.OPEN, _E.NOTHING),
 }
 """What follows from a fact in a state; no other fact can come there."""
 

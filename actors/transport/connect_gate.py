@@ -42,7 +42,7 @@ class BreakerStatus(NamedTuple):
     due_at: float
 
 
-class _Leave(NamedTuple):
+class _Opening(NamedTuple):
     """What holds at present: an empty reason allows connects, until a time or for good."""
 
     reason: str = ""
@@ -93,7 +93,7 @@ class ConnectGate:
 
     def __init__(self, clock: Callable[[], float] = boot_seconds) -> None:
         self._clock = clock
-        self._leave = _Leave()
+        self._opening = _Opening()
         self.stats = ConnectStats()
         """What the governor counts; only it writes this."""
         self.had_governor = False
@@ -110,7 +110,7 @@ class ConnectGate:
         Args:
             reason: for people.
         """
-        self._leave = _Leave(printable(reason, MAX_REASON_CHARACTERS) or "suspended")
+        self._opening = _Opening(printable(reason, MAX_REASON_CHARACTERS) or "suspended")
 
     def resume(self, valid_seconds: float | None = None) -> None:
         """Allow connects.
@@ -119,18 +119,18 @@ class ConnectGate:
             valid_seconds: for how long; None for good.
         """
         until = None if valid_seconds is None else self._clock() + valid_seconds
-        self._leave = _Leave(until=until)
+        self._opening = _Opening(until=until)
 
     @property
     def closed_because(self) -> str:
         """Why no connect is allowed at this moment; empty if they are."""
-        leave = self._leave
-        if leave.until is not None and self._clock() >= leave.until:
+        opening = self._opening
+        if opening.until is not None and self._clock() >= opening.until:
             return EXPIRED
-        return leave.reason
+        return opening.reason
 
     @property
     def left_seconds(self) -> float | None:
         """For how long connects are still allowed; None if no time is set."""
-        until = self._leave.until
+        until = self._opening.until
         return None if until is None else max(0.0, until - self._clock())

@@ -36,7 +36,7 @@ __all__ = ["ConnectGovernor"]
 logger = get_logger(__name__)
 
 
-class _LookAgain(NamedTuple):
+class _DecideAgain(NamedTuple):
     """Something is due."""
 
 
@@ -113,7 +113,7 @@ class ConnectGovernor(DispatchedActor):
     def _on_gate_changed(self, _message: GateChanged) -> None:
         """The gate is looked at before each decision."""
 
-    def _on_look_again(self, _message: _LookAgain) -> None:
+    def _on_decide_again(self, _message: _DecideAgain) -> None:
         self._timer = None
 
     # -- decisions
@@ -163,7 +163,7 @@ class ConnectGovernor(DispatchedActor):
                 return
             self._timer.cancel()
         self._timer_at = now + wait_seconds
-        self._timer = self.schedule(wait_seconds, _LookAgain())
+        self._timer = self.schedule(wait_seconds, _DecideAgain())
 
     def _publish(self) -> None:
         permits, stats = self._permits, self._gate.stats
@@ -192,5 +192,5 @@ class ConnectGovernor(DispatchedActor):
         ReleasePermit: _on_release,
         Terminated: _on_terminated,
         GateChanged: _on_gate_changed,
-        _LookAgain: _on_look_again,
+        _DecideAgain: _on_decide_again,
     }
