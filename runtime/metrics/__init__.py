@@ -1,17 +1,25 @@
 """Metrics of a runtime: what there is, how it is summed, how it becomes Prometheus families."""
 
-from .catalogue import CATALOGUE, GATEWAY, Kind, Metric
+from tunnelfleet.actors.kernel.counting import Kind
+
+from .catalogue import CATALOGUE, GATEWAY, Metric
 from .collector import TunnelCollector
-from .dispatchers import KernelMeter
-from .ledger import OTHER, Ledger
+from .dispatchers import DispatcherMeter
+from .tunnels import OTHER, TunnelMeter
+
+Ledger = TunnelMeter
+KernelMeter = DispatcherMeter
+"""The former names, for one release."""
 
 __all__ = [
     "CATALOGUE",
     "GATEWAY",
     "OTHER",
+    "DispatcherMeter",
     "KernelMeter",
     "Kind",
     "Ledger",
     "Metric",
     "TunnelCollector",
+    "TunnelMeter",
 ]

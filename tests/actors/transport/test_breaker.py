@@ -25,7 +25,9 @@ def make() -> Breakers:
     return Breakers(random.Random(1))
 
 
-def fail(breakers: Breakers, count: int = BREAKER_FAILURES, endpoint: str = "e") -> BreakerState:
+def fail_all(
+    breakers: Breakers, count: int = BREAKER_FAILURES, endpoint: str = "e"
+) -> BreakerState:
     """Let so many tunnels fail, one after the other."""
     for number in range(count):
         breakers.learn(endpoint, Fact.FAILED, f"t{number}", 0.0)
@@ -34,7 +36,7 @@ def fail(breakers: Breakers, count: int = BREAKER_FAILURES, endpoint: str = "e")
 
 def half_open() -> Breakers:
     breakers = make()
-    fail(breakers)
+    fail_all(breakers)
     breakers.learn("e", Fact.DELAY_OVER, "t0", 100.0)
     return breakers
 
@@ -64,7 +66,7 @@ def test_what_follows_while_one_tries(fact: Fact, after: BreakerState) -> None:
 
 def test_failures_of_different_tunnels_open_it() -> None:
     breakers = make()
-    assert fail(breakers, BREAKER_FAILURES - 1) is CLOSED
+    assert fail_all(breakers, BREAKER_FAILURES - 1) is CLOSED
     assert breakers.learn("e", Fact.FAILED, "another", 0.0) is OPEN
     assert breakers.openings == 1
     assert breakers.state("other") is CLOSED
@@ -78,15 +80,15 @@ def test_one_tunnel_alone_never_opens_it() -> None:
 
 def test_a_success_in_between_starts_the_count_anew() -> None:
     breakers = make()
-    fail(breakers, BREAKER_FAILURES - 1)
+    fail_all(breakers, BREAKER_FAILURES - 1)
     breakers.learn("e", Fact.SUCCEEDED, "t", 0.0)
     assert len(breakers) == 0
-    assert fail(breakers, BREAKER_FAILURES - 1) is CLOSED
+    assert fail_all(breakers, BREAKER_FAILURES - 1) is CLOSED
 
 
 def test_a_success_of_any_tunnel_closes_it() -> None:
     breakers = make()
-    fail(breakers)
+    fail_all(breakers)
     assert breakers.learn("e", Fact.SUCCEEDED, "an older attempt", 0.0) is CLOSED
     assert len(breakers) == 0
 
@@ -97,7 +99,7 @@ def test_the_delay_is_drawn_by_chance_and_its_ceiling_grows_up_to_a_limit() -> N
         delays = []
         for seed in range(40):
             breakers = Breakers(random.Random(seed))
-            fail(breakers)
+            fail_all(breakers)
             for _ in range(opening):
                 breakers.learn("e", Fact.DELAY_OVER, "t", 0.0)
                 breakers.learn("e", Fact.PROBE_FAILED, "t", 0.0)
@@ -126,7 +128,7 @@ def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "MAX_ENDPOINTS", 10)
     breakers = make()
     for number in range(100):
-        fail(breakers, 2, f"e{number}")
+        fail_all(breakers, 2, f"e{number}")
     assert len(breakers) == 10
     assert breakers.get("e99") is not None
 
@@ -137,7 +139,7 @@ def test_one_that_holds_tunnels_back_is_not_forgotten_for_another(
     monkeypatch.setattr(breaker, "MAX_ENDPOINTS", 10)
     breakers = make()
     for number in range(20):
-        fail(breakers, BREAKER_FAILURES, f"e{number}")
+        fail_all(breakers, BREAKER_FAILURES, f"e{number}")
     assert len(breakers) == 10
     assert set(breakers.not_closed()) == {f"e{number}" for number in range(10)}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.actors.transport.test_rate_window import busiest_second
+from tests.support.rates import busiest_second
 from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.transport import permits
 from tunnelfleet.actors.transport.breaker import BREAKER_DELAYS, BREAKER_FAILURES, BreakerState
@@ -20,7 +20,7 @@ SECOND = 1.1
 """After so long a second is over for sure."""
 
 
-class Rig:
+class Desk:
     """Permits, a clock, and what was decided. A key is "endpoint/tunnel"."""
 
     def __init__(
@@ -74,205 +74,205 @@ class Rig:
 
 
 def test_an_endpoint_that_is_down_is_tried_by_one_tunnel_at_a_time() -> None:
-    rig = Rig()
-    rig.break_down("down")
-    before = len(rig.granted)
-    rig.ask(*[f"down/{number}" for number in range(50)])
-    assert len(rig.granted) == before
-    assert rig.permits.held_back == 50
+    desk = Desk()
+    desk.break_down("down")
+    before = len(desk.granted)
+    desk.ask(*[f"down/{number}" for number in range(50)])
+    assert len(desk.granted) == before
+    assert desk.permits.held_back == 50
     for opening in range(1, 8):
-        rig.go_on(BREAKER_DELAYS.max_seconds)
-        assert len(rig.granted) == before + opening
-        rig.go_on(1.0)
-        rig.end(rig.granted[-1], FAILED)
-    assert len(rig.granted) == before + 7
-    assert len(set(rig.granted[before:])) == 7, "each time another one"
+        desk.go_on(BREAKER_DELAYS.max_seconds)
+        assert len(desk.granted) == before + opening
+        desk.go_on(1.0)
+        desk.end(desk.granted[-1], FAILED)
+    assert len(desk.granted) == before + 7
+    assert len(set(desk.granted[before:])) == 7, "each time another one"
 
 
 def test_it_costs_the_others_nothing() -> None:
-    rig = Rig(concurrency=4)
-    rig.break_down("down")
-    rig.ask(*[f"down/{number}" for number in range(500)])
-    rig.go_on(SECOND)
+    desk = Desk(concurrency=4)
+    desk.break_down("down")
+    desk.ask(*[f"down/{number}" for number in range(500)])
+    desk.go_on(SECOND)
     for number in range(100):
-        rig.attempt(f"up/{number}", CONNECTED)
+        desk.attempt(f"up/{number}", CONNECTED)
 
 
 def test_when_it_answers_all_of_its_tunnels_come_at_the_rate() -> None:
-    rig = Rig(rate=10.0)
-    rig.break_down("down")
-    rig.ask(*[f"down/{number}" for number in range(100)])
-    rig.go_on(BREAKER_DELAYS.max_seconds)
-    before = len(rig.granted)
-    rig.end(rig.granted[-1], CONNECTED)
-    assert len(rig.granted) == before + 9, "and the probe, in this second"
-    assert rig.permits.held_back == 0
-    assert rig.permits.in_line == 90
+    desk = Desk(rate=10.0)
+    desk.break_down("down")
+    desk.ask(*[f"down/{number}" for number in range(100)])
+    desk.go_on(BREAKER_DELAYS.max_seconds)
+    before = len(desk.granted)
+    desk.end(desk.granted[-1], CONNECTED)
+    assert len(desk.granted) == before + 9, "and the probe, in this second"
+    assert desk.permits.held_back == 0
+    assert desk.permits.in_line == 90
 
 
 @pytest.mark.parametrize("outcome", [REFUSED, CANCELLED, CONNECTED])
 def test_what_is_no_failure_of_an_endpoint(outcome: AttemptOutcome) -> None:
-    rig = Rig()
+    desk = Desk()
     for number in range(10 * BREAKER_FAILURES):
-        rig.attempt(f"e/{number}", outcome)
-    assert rig.permits.breakers.state("e") is BreakerState.CLOSED
+        desk.attempt(f"e/{number}", outcome)
+    assert desk.permits.breakers.state("e") is BreakerState.CLOSED
 
 
 def test_a_refused_token_shows_that_the_endpoint_is_up_again() -> None:
-    rig = Rig()
-    rig.break_down("e")
-    rig.ask("e/a", "e/b")
-    rig.go_on(BREAKER_DELAYS.max_seconds)
-    rig.end("e/a", REFUSED)
-    assert rig.granted[-1] == "e/b"
+    desk = Desk()
+    desk.break_down("e")
+    desk.ask("e/a", "e/b")
+    desk.go_on(BREAKER_DELAYS.max_seconds)
+    desk.end("e/a", REFUSED)
+    assert desk.granted[-1] == "e/b"
 
 
 def test_those_that_were_in_line_when_it_opened_are_held_back() -> None:
-    rig = Rig(concurrency=4, per_endpoint=3)
+    desk = Desk(concurrency=4, per_endpoint=3)
     keys = [f"e/{number}" for number in range(30)]
-    rig.ask(*keys)
+    desk.ask(*keys)
     for number in range(BREAKER_FAILURES):
-        rig.end(rig.granted[number], FAILED)
-    assert rig.permits.in_line == 0
-    assert rig.permits.held_back == 30 - len(rig.granted)
+        desk.end(desk.granted[number], FAILED)
+    assert desk.permits.in_line == 0
+    assert desk.permits.held_back == 30 - len(desk.granted)
 
 
 @pytest.mark.parametrize("is_granted", [True, False])
 def test_a_probe_that_is_given_up_is_followed_by_the_next(is_granted: bool) -> None:
-    rig = Rig(concurrency=2)
-    rig.break_down("e")
+    desk = Desk(concurrency=2)
+    desk.break_down("e")
     if not is_granted:
-        rig.ask("other/1", "another/1")
-    rig.ask("e/a", "e/b")
-    rig.go_on(BREAKER_DELAYS.max_seconds)
-    assert ("e/a" in rig.granted) is is_granted
-    rig.end("e/a", CANCELLED)
-    assert rig.permits.held_back == 0
-    rig.end("other/1", CONNECTED)
-    rig.end("another/1", CONNECTED)
-    assert rig.granted[-1] == "e/b"
+        desk.ask("other/1", "another/1")
+    desk.ask("e/a", "e/b")
+    desk.go_on(BREAKER_DELAYS.max_seconds)
+    assert ("e/a" in desk.granted) is is_granted
+    desk.end("e/a", CANCELLED)
+    assert desk.permits.held_back == 0
+    desk.end("other/1", CONNECTED)
+    desk.end("another/1", CONNECTED)
+    assert desk.granted[-1] == "e/b"
 
 
 def test_one_that_asks_when_the_delay_is_long_over_tries_at_once() -> None:
-    rig = Rig()
-    rig.break_down("e")
-    rig.go_on(BREAKER_DELAYS.max_seconds)
-    rig.ask("e/late")
-    assert rig.granted[-1] == "e/late"
+    desk = Desk()
+    desk.break_down("e")
+    desk.go_on(BREAKER_DELAYS.max_seconds)
+    desk.ask("e/late")
+    assert desk.granted[-1] == "e/late"
 
 
 def test_an_endpoint_that_nobody_asks_for_is_forgotten() -> None:
-    rig = Rig()
-    rig.break_down("gone")
+    desk = Desk()
+    desk.break_down("gone")
     for _ in range(3):
-        rig.go_on(permits.FORGOTTEN_SECONDS)
-    assert len(rig.permits.breakers) == 0
-    assert rig.wait_seconds is None
+        desk.go_on(permits.FORGOTTEN_SECONDS)
+    assert len(desk.permits.breakers) == 0
+    assert desk.wait_seconds is None
 
 
 def test_nothing_piles_up_while_many_ask_an_endpoint_that_is_down() -> None:
-    rig = Rig()
-    rig.break_down("e")
+    desk = Desk()
+    desk.break_down("e")
     for _ in range(200):
-        rig.ask("e/a")
-        rig.end("e/a", CANCELLED)
-    assert len(rig.permits._dues) <= 3
+        desk.ask("e/a")
+        desk.end("e/a", CANCELLED)
+    assert len(desk.permits._dues) <= 3
 
 
 # -- a suspension
 
 
 def test_nobody_connects_while_connects_are_suspended() -> None:
-    rig = Rig()
-    rig.ask("e/used")
-    rig.end("e/used", CONNECTED)
-    rig.ask("e/under way")
-    called_back = rig.permits.suspend()
+    desk = Desk()
+    desk.ask("e/used")
+    desk.end("e/used", CONNECTED)
+    desk.ask("e/under way")
+    called_back = desk.permits.suspend()
     assert called_back == [CallBack("e/under way", Cause.SUSPENDED, "e")]
-    rig.ask("e/1", "f/2")
-    rig.end("e/under way", FAILED)
-    rig.go_on(100.0)
-    assert rig.granted == ["e/used", "e/under way"]
-    rig.permits.resume()
-    rig.decide()
-    assert rig.granted[2:] == ["e/1", "f/2"]
+    desk.ask("e/1", "f/2")
+    desk.end("e/under way", FAILED)
+    desk.go_on(100.0)
+    assert desk.granted == ["e/used", "e/under way"]
+    desk.permits.resume()
+    desk.decide()
+    assert desk.granted[2:] == ["e/1", "f/2"]
 
 
 def test_what_was_called_back_says_nothing_of_its_endpoint() -> None:
-    rig = Rig()
+    desk = Desk()
     for number in range(10 * BREAKER_FAILURES):
-        rig.ask(f"e/{number}")
-        rig.permits.suspend()
-        rig.end(f"e/{number}", FAILED)
-        rig.permits.resume()
-    assert rig.permits.breakers.state("e") is BreakerState.CLOSED
+        desk.ask(f"e/{number}")
+        desk.permits.suspend()
+        desk.end(f"e/{number}", FAILED)
+        desk.permits.resume()
+    assert desk.permits.breakers.state("e") is BreakerState.CLOSED
 
 
 def test_those_that_came_through_all_the_same_count_as_connected() -> None:
-    rig = Rig()
-    rig.break_down("e")
-    rig.ask("e/a")
-    rig.go_on(BREAKER_DELAYS.max_seconds)
-    rig.permits.suspend()
-    rig.end("e/a", CONNECTED)
-    assert rig.permits.breakers.state("e") is BreakerState.CLOSED
+    desk = Desk()
+    desk.break_down("e")
+    desk.ask("e/a")
+    desk.go_on(BREAKER_DELAYS.max_seconds)
+    desk.permits.suspend()
+    desk.end("e/a", CONNECTED)
+    assert desk.permits.breakers.state("e") is BreakerState.CLOSED
 
 
 # -- newcomers
 
 
 def test_a_newcomer_does_not_wait_for_all_that_never_answer() -> None:
-    rig = Rig(concurrency=4)
+    desk = Desk(concurrency=4)
     connect_timeout, silent = 15.0, 40
-    rig.ask(*[f"silent{number}/t" for number in range(silent)])
-    rig.ask("new/t")
-    began = dict.fromkeys(rig.granted, 0.0)
-    while "new/t" not in rig.granted:
-        assert rig.now < silent * connect_timeout
-        rig.go_on(0.1)
-        for key, _cause in rig.called_back:
+    desk.ask(*[f"silent{number}/t" for number in range(silent)])
+    desk.ask("new/t")
+    began = dict.fromkeys(desk.granted, 0.0)
+    while "new/t" not in desk.granted:
+        assert desk.now < silent * connect_timeout
+        desk.go_on(0.1)
+        for key, _cause in desk.called_back:
             if began.pop(key, None) is not None:
-                rig.end(key, CANCELLED)
-        for key in [key for key in began if rig.now - began[key] >= connect_timeout]:
+                desk.end(key, CANCELLED)
+        for key in [key for key in began if desk.now - began[key] >= connect_timeout]:
             del began[key]
-            rig.end(key, FAILED)
-        began |= {key: rig.now for key in rig.granted if key not in began and key != "new/t"}
-        began = {key: at for key, at in began.items() if key in rig.permits._requests}
-    assert rig.now <= silent / 3 * (TRIAL_SECONDS + 0.2), "and not a third of 40 times 15 s"
-    assert {cause for _, cause in rig.called_back} == {Cause.HUNG}
+            desk.end(key, FAILED)
+        began |= {key: desk.now for key in desk.granted if key not in began and key != "new/t"}
+        began = {key: at for key, at in began.items() if key in desk.permits._requests}
+    assert desk.now <= silent / 3 * (TRIAL_SECONDS + 0.2), "and not a third of 40 times 15 s"
+    assert {cause for _, cause in desk.called_back} == {Cause.HUNG}
 
 
 def test_one_that_was_called_back_has_longer_the_next_time() -> None:
-    rig = Rig(concurrency=2, per_endpoint=2)
+    desk = Desk(concurrency=2, per_endpoint=2)
     given_seconds = []
     for number in range(4):
-        rig.ask("slow/t", f"new{number}/t")
-        began, before = rig.now, len(rig.called_back)
-        while len(rig.called_back) == before:
-            assert rig.wait_seconds is not None
-            rig.go_on(rig.wait_seconds)
-        given_seconds.append(rig.now - began)
-        rig.end("slow/t", CANCELLED)
-        rig.end(f"new{number}/t", CANCELLED)
+        desk.ask("slow/t", f"new{number}/t")
+        began, before = desk.now, len(desk.called_back)
+        while len(desk.called_back) == before:
+            assert desk.wait_seconds is not None
+            desk.go_on(desk.wait_seconds)
+        given_seconds.append(desk.now - began)
+        desk.end("slow/t", CANCELLED)
+        desk.end(f"new{number}/t", CANCELLED)
     assert given_seconds == pytest.approx([TRIAL_SECONDS * 2**number for number in range(4)])
 
 
 def test_nobody_is_called_back_while_no_newcomer_waits() -> None:
-    rig = Rig(concurrency=4)
-    rig.ask(*[f"silent/{number}" for number in range(40)])
-    rig.go_on(100.0)
-    assert rig.called_back == []
+    desk = Desk(concurrency=4)
+    desk.ask(*[f"silent/{number}" for number in range(40)])
+    desk.go_on(100.0)
+    assert desk.called_back == []
 
 
 def test_only_so_many_endpoints_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(permits, "MAX_ENDPOINTS", 5)
-    rig = Rig(concurrency=2)
+    desk = Desk(concurrency=2)
     for number in range(20):
-        rig.ask(f"silent{number}/t", f"new{number}/t")
-        rig.go_on(TRIAL_SECONDS)
-        rig.end(f"silent{number}/t", CANCELLED)
-        rig.end(f"new{number}/t", CANCELLED)
-    assert len(rig.permits._trials) == 5
+        desk.ask(f"silent{number}/t", f"new{number}/t")
+        desk.go_on(TRIAL_SECONDS)
+        desk.end(f"silent{number}/t", CANCELLED)
+        desk.end(f"new{number}/t", CANCELLED)
+    assert len(desk.permits._trials) == 5
 
 
 # -- whatever happens
@@ -300,7 +300,7 @@ def test_never_above_rate_or_number_and_nobody_starves(
     actions: list[tuple[str, int, object]],
     parts: random.Random,
 ) -> None:
-    rig = Rig(rate, concurrency, None, seed)
+    desk = Desk(rate, concurrency, None, seed)
     asked: dict[str, None] = {}
     out: dict[str, float] = {}
     arrivals: list[float] = []
@@ -308,64 +308,64 @@ def test_never_above_rate_or_number_and_nobody_starves(
 
     def check() -> None:
         """After each decision: what was granted since, and what is promised."""
-        new = rig.granted[check.seen :]  # type: ignore[attr-defined]
-        check.seen = len(rig.granted)  # type: ignore[attr-defined]
+        new = desk.granted[check.seen :]  # type: ignore[attr-defined]
+        check.seen = len(desk.granted)  # type: ignore[attr-defined]
         assert not (suspended and new)
         for key in new:
             assert key in asked
             assert key not in out
-            out[key] = rig.now
-        assert len(out) == rig.permits.under_way <= concurrency
-        assert len(asked) == rig.permits.under_way + rig.permits.in_line + rig.permits.held_back
+            out[key] = desk.now
+        assert len(out) == desk.permits.under_way <= concurrency
+        assert len(asked) == desk.permits.under_way + desk.permits.in_line + desk.permits.held_back
         # Not asleep: if somebody waits, there is a time to look again, or an end to come.
         if len(asked) > len(out) and not out and not suspended:
-            assert rig.wait_seconds is not None
+            assert desk.wait_seconds is not None
 
     check.seen = 0  # type: ignore[attr-defined]
 
     def end(key: str, outcome: AttemptOutcome) -> None:
         began = out.pop(key, None)
         del asked[key]
-        if began is not None and rig.now - began < 3.0:
+        if began is not None and desk.now - began < 3.0:
             # It arrived at some moment of its life; one that is late counts as hung.
-            arrivals.append(began + (rig.now - began) * parts.random())
-        rig.end(key, outcome)
+            arrivals.append(began + (desk.now - began) * parts.random())
+        desk.end(key, outcome)
         check()
 
     for name, first, second in actions:
         if name == "ask":
             key = f"e{first}/t{second}"
             asked.setdefault(key)
-            rig.ask(key)
+            desk.ask(key)
         elif name == "end" and asked:
             assert isinstance(second, AttemptOutcome)
             key = list(asked)[first % len(asked)]
             is_out = key in out
             end(key, second if is_out else CANCELLED)
         elif name == "time":
-            rig.go_on(first)
+            desk.go_on(first)
         elif name == "suspend":
             suspended = bool(first)
             if suspended:
-                rig.permits.suspend()
+                desk.permits.suspend()
             else:
-                rig.permits.resume()
-            rig.decide()
+                desk.permits.resume()
+            desk.decide()
         check()
     # From now on all goes well: everybody who asked is served, in a time that has a bound.
     suspended = False
-    rig.permits.resume()
-    rig.decide()
+    desk.permits.resume()
+    desk.decide()
     check()
-    bound_seconds = rig.now + len(asked) * (2 / rate + 1) + 2 * BREAKER_DELAYS.max_seconds + 10
+    bound_seconds = desk.now + len(asked) * (2 / rate + 1) + 2 * BREAKER_DELAYS.max_seconds + 10
     while asked:
         for key in list(out):
             end(key, CONNECTED)
         if asked and not out:
-            assert rig.wait_seconds is not None
-            rig.go_on(rig.wait_seconds)
+            assert desk.wait_seconds is not None
+            desk.go_on(desk.wait_seconds)
             check()
-        assert rig.now <= bound_seconds
+        assert desk.now <= bound_seconds
     assert busiest_second(arrivals) <= max(1, int(rate))
 
 
@@ -378,18 +378,18 @@ def test_never_above_rate_or_number_and_nobody_starves(
 def test_endpoints_have_their_turns_whatever_their_size(
     crowds: list[int], concurrency: int, takes: float
 ) -> None:
-    rig = Rig(1_000.0, concurrency)
+    desk = Desk(1_000.0, concurrency)
     keys = [f"e{group}/{number}" for group, size in enumerate(crowds) for number in range(size)]
     # Those who came first are first within an endpoint; endpoints take turns.
-    rig.ask(*keys)
+    desk.ask(*keys)
     at = {}
-    while len(rig.granted) < len(keys):
-        rig.go_on(takes)
-        key = next(key for key in rig.granted if key not in at)
+    while len(desk.granted) < len(keys):
+        desk.go_on(takes)
+        key = next(key for key in desk.granted if key not in at)
         at[key] = len(at)
-        rig.end(key, CONNECTED)
+        desk.end(key, CONNECTED)
     order = defaultdict(list)
-    for place, key in enumerate(rig.granted):
+    for place, key in enumerate(desk.granted):
         group, _, number = key.partition("/")
         order[group].append((place, int(number)))
     for index, size in enumerate(crowds):

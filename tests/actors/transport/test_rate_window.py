@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.rates import busiest_second
 from tunnelfleet.actors.transport.rate_window import LATE_SECONDS, MARGIN_SECONDS, RateWindow
-
-
-def busiest_second(times: list[float]) -> int:
-    """How many of these fall into one second, at the most."""
-    times, first, most = sorted(times), 0, 0
-    for last, now in enumerate(times):
-        while now - times[first] >= 1.0:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 def begun(window: RateWindow[int], count: int, now: float) -> int:

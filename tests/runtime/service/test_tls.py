@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.kernel.helpers import wait_until
-from tests.runtime.service.support import EventLog, TunnelClient
+from tests.support.service_client import EventLog, TunnelClient
+from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.service import ServiceEventKind, TunnelService, certificates, tls
 from tunnelfleet.runtime.service import service as service_module
@@ -122,7 +122,7 @@ def test_a_made_certificate_is_made_anew_while_the_service_runs(
         assert _days_shown(service, trusting) < certificates.RENEW_BEFORE_DAYS
         monkeypatch.setattr(certificates, "VALID_DAYS", valid_days)
         # Whoever trusts the authority notices nothing.
-        wait_until(lambda: _days_shown(service, trusting) > certificates.RENEW_BEFORE_DAYS)
+        eventually(lambda: _days_shown(service, trusting) > certificates.RENEW_BEFORE_DAYS)
         assert "until" in events.wait(ServiceEventKind.CERTIFICATE_RELOADED).detail
 
 
