@@ -39,7 +39,7 @@ def service() -> Iterator[TunnelService]:
 
 @pytest.fixture
 def runtime() -> Iterator[TunnelRuntime]:
-    with TunnelRuntime(connect_rate_per_second=1_000.0) as running:
+    with TunnelRuntime(connect_rate_per_second=500.0) as running:
         yield running
 
 
