@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.proto.endpoint import MAX_PORT, bracketed, split_host_port
+from tunnelfleet.proto.endpoint import MAX_PORT, bracketed, parse_port, split_host_port
 
 __all__ = [
     "MAX_PORT",
@@ -101,9 +101,10 @@ def parse_address(text: str, *, default_host: str = "127.0.0.1") -> Address:
         host, port = default_host, text
     elif not host or is_bracketed is not (":" in host):
         raise _bad_address(text)
-    if port is None or not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
+    number = None if port is None else parse_port(port)
+    if number is None:
         raise _bad_address(text)
-    return TcpAddress(host, int(port))
+    return TcpAddress(host, number)
 
 
 def _unix_address(path: str, text: str) -> UnixAddress:

@@ -180,9 +180,10 @@ class Counters:
     connect_attempts: int = counter("Attempts to connect to the service.", TUNNELS)
     connect_failures: dict[str, int] = counter_by(
         "reason",
-        "Attempts that failed, by reason: http_STATUS, connect_failed, connect_timeout, crashed.",
+        "Attempts that failed, by reason: http_403 and other well-known statuses, http_3xx and "
+        "other classes, http_other, connect_failed, connect_timeout, suspended, crashed.",
         TUNNELS,
-        known=("connect_failed", "connect_timeout", "crashed", "http_403"),
+        known=("connect_failed", "connect_timeout", "crashed", "http_403", "suspended"),
     )
     connect_seconds: Summary = histogram(
         "Time from the permit to connect to the WebSocket upgrade, of the attempts that succeeded.",

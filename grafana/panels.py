@@ -304,6 +304,76 @@ _WRONG = Row(
     ),
 )
 
+_GATEWAY = Row(
+    "Connects and the gateway",
+    (
+        Panel(
+            "Wanted and running",
+            "Tunnels that this gateway should run, and those that run, connected or not.",
+            "short",
+            (
+                Target(_sum("gateway_tunnels_wanted"), "wanted"),
+                Target(_sum("gateway_tunnels_running"), "running"),
+            ),
+        ),
+        Panel(
+            "Waiting to connect",
+            "turn: the rate or others are before them; endpoint_down: one at a time tries it. "
+            "suspended is 1 while nobody may connect.",
+            "short",
+            (
+                Target(_sum("connects_waiting", "why"), "{{why}}"),
+                Target(_sum("connects_under_way"), "under way"),
+                Target(_sum("connects_suspended"), "suspended"),
+            ),
+        ),
+        Panel(
+            "Permits to connect",
+            "Granted a second, and called back: hung ones while others waited, and because "
+            "connects were suspended.",
+            "cps",
+            (
+                Target(_total_rate("connect_permits_total"), "granted"),
+                Target(_rate("connect_permits_called_back_total", "why"), "called back, {{why}}"),
+            ),
+        ),
+        Panel(
+            "Endpoints that are down",
+            "By the state of their breaker, and how often one was found to be down, a second.",
+            "short",
+            (
+                Target(_sum("endpoint_breakers", "state"), "{{state}}"),
+                Target(_total_rate("endpoint_breaker_openings_total"), "found down/s"),
+            ),
+        ),
+        Panel(
+            "Front doors",
+            "Clients that were accepted and denied, and the connections that are open.",
+            "short",
+            (
+                Target(_total_rate("door_accepted_total"), "accepted/s"),
+                Target(_rate("door_denied_total", "reason"), "denied/s, {{reason}}"),
+                Target(_sum("door_connections"), "open"),
+            ),
+        ),
+        Panel(
+            "State, audit, workers, reload",
+            "Errors of the state, records that the audit lost, workers that were started again, "
+            "and files with mistakes: all should be 0.",
+            "short",
+            (
+                Target(_rate("store_errors_total", "operation"), "store errors/s, {{operation}}"),
+                Target(_total_rate("audit_dropped_total"), "audit dropped/s"),
+                Target(_total_rate("worker_restarts_total"), "worker restarts/s"),
+                Target(
+                    f"sum(1 - tunnelfleet_config_last_reload_successful{{{FLEET_SELECTOR}}})",
+                    "files with mistakes",
+                ),
+            ),
+        ),
+    ),
+)
+
 _TRAFFIC = Row(
     "How much traffic?",
     (
@@ -526,7 +596,7 @@ FLEET = Board(
     "tunnelfleet-fleet",
     "tunnelfleet: fleet",
     "All tunnels of a fleet: is it up, what is wrong, how much traffic, who is slow, the kernel.",
-    with_the_rest((_UP, _WRONG, _TRAFFIC, _SLOW, _KERNEL), CATALOGUE[: -len(PER_TUNNEL)]),
+    with_the_rest((_UP, _WRONG, _GATEWAY, _TRAFFIC, _SLOW, _KERNEL), CATALOGUE[: -len(PER_TUNNEL)]),
     _WHICH,
 )
 

@@ -111,6 +111,19 @@ def split_host_port(text: str) -> tuple[str, str | None]:
     return host, port if found else None
 
 
+def parse_port(text: str) -> int | None:
+    """Read a port from 0 to `MAX_PORT`; None when it is none.
+
+    It counts digits before it makes a number of them: Python refuses one of thousands of digits
+    with an error of its own.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    digits = text.lstrip("0")
+    port = int(digits or "0") if len(digits) <= len(str(MAX_PORT)) else MAX_PORT + 1
+    return port if port <= MAX_PORT else None
+
+
 def _endpoint_error(problem: str) -> ConfigError:
     return ConfigError(f"the endpoint {problem}: {_ENDPOINT_ADVICE}")
 

@@ -55,6 +55,10 @@ class AbnormalEnd(TunnelError):
     """A stream or connection did not end in good order: bytes may be missing at its end."""
 
 
+KNOWN_STATUSES = frozenset({400, 401, 403, 404, 407, 408, 429, 500, 502, 503, 504})
+"""HTTP statuses with a label of their own: a service can send any number, and metrics are few."""
+
+
 class HandshakeError(TunnelError):
     """The service did not accept the connection (docs/protocol.md section 1).
 
@@ -73,6 +77,16 @@ class HandshakeError(TunnelError):
         self.status = status
         self.channel_id = printable(channel_id or "", MAX_ID_CHARACTERS) or None
         self.retryable = retryable
+
+    @property
+    def label(self) -> str:
+        """Why, in one word, for metrics: `http_403`, `http_4xx`, `http_other`, `connect_failed`."""
+        status = self.status
+        if status is None:
+            return "connect_failed"
+        if status in KNOWN_STATUSES:
+            return f"http_{status}"
+        return f"http_{status // 100}xx" if 100 <= status < 600 else "http_other"
 
     def __str__(self) -> str:
         text = str(self.args[0])

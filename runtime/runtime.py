@@ -20,8 +20,9 @@ import pykka
 from tunnelfleet.actors.callbacks import CallbackTotals, RelayThreads
 from tunnelfleet.actors.config import ApiService, TunnelConfig
 from tunnelfleet.actors.kernel import Dispatcher, StartChild, SupervisorStoppingError
+from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
 from tunnelfleet.actors.tunnel.context import Credentials, Services
-from tunnelfleet.actors.tunnel.messages import Drain, ReplaceToken
+from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, ReplaceToken
 from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
@@ -106,6 +107,7 @@ class TunnelRuntime:
         self._per_endpoint = connects_per_endpoint
         self._callback = on_event
         self._services = Services(ssl_context)
+        self._gate = ConnectGate()
         self._subscriptions = Subscriptions(self._services)
         self._changes = Changes(self._check_process)
         self._meter = TunnelMeter(per_tunnel_series)
@@ -127,6 +129,7 @@ class TunnelRuntime:
             callbacks,
             lambda: present.engine.threads.thread_count,
             name,
+            connects=self._gate.snapshot,
         )
 
     # -- start and stop
@@ -281,7 +284,7 @@ class TunnelRuntime:
     def _root_children(self, engine: Engine) -> list[ChildSpec]:
         return [
             relay_spec(self._changes.note, self._subscriptions.present),
-            governor_spec(self._rate, self._concurrency, self._per_endpoint),
+            governor_spec(self._gate, self._rate, self._concurrency, self._per_endpoint),
             *[_child_of(engine, tunnel) for tunnel in self._registry.tunnels()],
         ]
 
@@ -367,6 +370,44 @@ class TunnelRuntime:
         """Stop that."""
         self._check_process()
         self._subscriptions.remove(subscriber)
+
+    # -- connects
+
+    def suspend_connects(self, reason: str) -> None:
+        """Let no tunnel connect from now on, until `resume_connects`.
+
+        No permit is granted after this has returned. Attempts under way are called back: one that
+        the service answers in the same moment may still succeed, and links stay. Never waits: an
+        actor may call it, before `start` too; a governor that is started again obeys it as well.
+
+        Args:
+            reason: for people; `connect_stats` shows it.
+        """
+        self._check_process()
+        self._gate.suspend(reason)
+        self._tell_governor()
+
+    def resume_connects(self, valid_seconds: float | None = None) -> None:
+        """Let tunnels connect again, at the rate; those that wait have kept their places.
+
+        Args:
+            valid_seconds: for so long; then connects are suspended again, unless this was called
+                once more. The time goes on while the process is frozen: whoever holds a lease
+                passes what is left of it, and a gateway that wakes up too late connects nowhere.
+        """
+        self._check_process()
+        self._gate.resume(valid_seconds)
+        self._tell_governor()
+
+    def connect_stats(self) -> ConnectStats:
+        """Who waits for a permit, what is suspended, which endpoints are down."""
+        self._check_process()
+        return self._gate.snapshot()
+
+    def _tell_governor(self) -> None:
+        governor = self._services.governor
+        if governor is not None and governor.is_alive():
+            governor.tell(GateChanged())
 
     @property
     def collector(self) -> TunnelCollector:

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.event_relay import Subscribe
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import Dispatcher, ExitReason
+    from tunnelfleet.actors.transport.connect_gate import ConnectGate
     from tunnelfleet.actors.transport.connector import Connector
     from tunnelfleet.actors.tunnel.context import Services
 
     from .tunnel import Tunnel
 
 __all__ = [
+    "GOVERNOR",
     "RuntimeSupervisor",
     "governor_spec",
     "relay_spec",
@@ -96,7 +98,7 @@ def relay_spec(
 
 
 def governor_spec(
-    rate_per_second: float, concurrency: int, per_endpoint: int | None = None
+    gate: ConnectGate, rate_per_second: float, concurrency: int, per_endpoint: int | None = None
 ) -> ChildSpec:
     """How the governor of all tunnels' connects is run; the arguments are `ConnectGovernor`'s."""
     start = functools.partial(
@@ -104,6 +106,7 @@ def governor_spec(
         rate_per_second=rate_per_second,
         concurrency=concurrency,
         per_endpoint=per_endpoint,
+        gate=gate,
     )
     return ChildSpec(id=GOVERNOR, start=start, backoff=SHARED_BACKOFF)
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from tunnelfleet.actors.counters import MAX_KEYS
-from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, Kind, Metric
+from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, GATEWAY, Kind, Metric
 from tunnelfleet.runtime.metrics.tunnels import MAX_SERVICE_IDS, NO_SERVICE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -47,6 +47,11 @@ ones have series, all others are counted as `other`; the service of a V1 tunnel,
 
 **No counter goes back.** What a closed tunnel counted stays in the totals, and nothing else of it
 stays.
+
+**The governor.** `tunnelfleet_connects_waiting` says who waits for a permit to connect and why,
+`tunnelfleet_endpoint_breakers` how many endpoints are down (docs/architecture.md section 8). A
+gateway (`tunnelfleet up`) adds the metrics of the last two sections; those of a part that does not
+run, such as a front door, are not there.
 
 **Per-tunnel series** are off unless `per_tunnel_series` says how many tunnels have a row. The first
 tunnels get one, each for as long as it is open; all others are summed in the row `tunnel="other"`,
@@ -100,7 +105,7 @@ SUFFIXES = {
 def document() -> str:
     """The document."""
     parts = [HEAD]
-    for group, metrics in groupby(CATALOGUE, lambda each: each.group):
+    for group, metrics in groupby((*CATALOGUE, *GATEWAY), lambda each: each.group):
         rows = [line(each) for each in metrics]
         parts.append(
             "\n".join(

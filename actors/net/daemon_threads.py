@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.kernel.log import get_logger
 
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "DaemonExecutor",
     "DaemonThreads",
 ]
 
 
+SHUTDOWN_SECONDS = 1.0
+"""What the jobs of an executor have to end."""
 IDLE_SECONDS = 10.0
 """A thread without work ends after so long."""
 
@@ -106,3 +110,35 @@ class DaemonThreads:
                     self._threads.discard(threading.current_thread())
                     return None
             return self._jobs.popleft()
+
+
+class DaemonExecutor(Executor):
+    """The same for `loop.run_in_executor`: a job that never returns holds up no end.
+
+    Args:
+        limit: how many threads there are at most.
+        name: what their names begin with.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        self._threads = DaemonThreads(limit, name)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have it called; the future has what it returns or raises."""
+        outcome: Future[Any] = Future()
+
+        def job() -> None:
+            if not outcome.set_running_or_notify_cancel():
+                return
+            try:
+                outcome.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - it is the caller's
+                outcome.set_exception(error)
+
+        if not self._threads.submit(job):
+            raise RuntimeError("no thread to run it on: the pool is closed, or there is none left")
+        return outcome
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - as in Executor
+        """Drop what has not begun; what runs has a moment, and then is left behind."""
+        self._threads.close(SHUTDOWN_SECONDS if wait else 0.0)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from enum import Enum
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 __all__ = [
@@ -74,7 +75,12 @@ class FairSlots(Generic[Key]):
         self._slots = slots
         self._per_group = min(slots, per_group)
         self._slow_seconds = slow_seconds
-        self._lines: OrderedDict[_Line, OrderedDict[Key, str]] = OrderedDict()
+        self._lines: dict[_Line, OrderedDict[Key, str]] = {}
+        self._queues: dict[_Trust, OrderedDict[_Line, int]] = {
+            trust: OrderedDict() for trust in _Trust
+        }
+        """The lines by how those in them are served, in turn, each with the number of its turn."""
+        self._turn = 0
         self._line_of: dict[Key, _Line] = {}
         self._holders: dict[Key, _Holder] = {}
         self._held: Counter[tuple[str | None, _Trust]] = Counter()
@@ -94,27 +100,92 @@ class FairSlots(Generic[Key]):
     def ask(self, key: Key, group: str, member: str) -> None:
         """Wait for a slot under `key`, which neither waits nor holds one."""
         line = _Line(group, self._records.get(("member", member), _Trust.UNKNOWN))
-        self._lines.setdefault(line, OrderedDict())[key] = member
+        if line not in self._lines:
+            self._lines[line] = OrderedDict()
+            self._enqueue(line)
+        self._lines[line][key] = member
         self._line_of[key] = line
+
+    def _enqueue(self, line: _Line) -> None:
+        """Give a line the last turn."""
+        self._turn += 1
+        self._queues[self._trust_in(line)][line] = self._turn
+
+    def _remove(self, line: _Line) -> None:
+        del self._lines[line]
+        del self._queues[self._trust_in(line)][line]
 
     def take_next(self, now: float) -> Key | None:
         """Give a slot to whoever is next, and return its key; None if nobody may have one."""
+        found = self._next_line()
+        if found is None:
+            return None
+        line, trust = found
+        keys = self._lines[line]
+        key, member = keys.popitem(last=False)
+        del self._line_of[key]
+        if keys:
+            del self._queues[trust][line]
+            self._enqueue(line)
+        else:
+            self._remove(line)
+        self._holders[key] = _Holder(line.group, member, trust, now)
+        self._held[line.group, trust] += 1
+        self._held[None, trust] += 1
+        return key
+
+    def _next_line(self) -> tuple[_Line, _Trust] | None:
+        """The line whose turn it is, of those that may have a slot.
+
+        It does not matter how many wait: what is passed over are groups that have slots.
+        """
         if len(self._holders) >= self._slots:
             return None
-        for line, keys in self._lines.items():
-            trust = self._trust_in(line)
-            if not self._may_have_one(line.group, trust):
+        first: tuple[int, _Line, _Trust] | None = None
+        for trust, lines in self._queues.items():
+            if not lines or not self._fits(None, self._slots, trust):
                 continue
-            key, member = keys.popitem(last=False)
+            for line, turn in lines.items():
+                if first is not None and turn > first[0]:
+                    break
+                if self._fits(line.group, self._per_group, trust):
+                    first = turn, line, trust
+                    break
+        return None if first is None else first[1:]
+
+    def leave_group(self, group: str) -> list[tuple[Key, str]]:
+        """Take all of a group who wait out of the queue; return their keys and members."""
+        left: list[tuple[Key, str]] = []
+        for trust in _Trust:
+            line = _Line(group, trust)
+            if line in self._lines:
+                left += self._lines[line].items()
+                self._remove(line)
+        for key, _member in left:
             del self._line_of[key]
-            self._lines.move_to_end(line)
-            if not keys:
-                del self._lines[line]
-            self._holders[key] = _Holder(line.group, member, trust, now)
-            self._held[line.group, trust] += 1
-            self._held[None, trust] += 1
-            return key
-        return None
+        return left
+
+    def hindering(self) -> list[tuple[Key, str, float]]:
+        """Those who keep newcomers of other groups waiting, and may be asked to stand back.
+
+        A newcomer is one of whom nothing is known. Whoever is proven hinders nobody: there are
+        slots that newcomers cannot have anyway.
+
+        Returns:
+            Key, group, and since when it has its slot; the longest first.
+        """
+        if not self._line_of:
+            return []
+        newcomers = self._waiting_newcomers()
+        return [
+            (key, holder.group, holder.since)
+            for key, holder in self._holders.items()
+            if holder.trust is not _Trust.PROVEN and newcomers - {holder.group}
+        ]
+
+    def _waiting_newcomers(self) -> set[str]:
+        """The groups of newcomers who wait; two of them are enough to know."""
+        return {line.group for line in islice(self._queues[_Trust.UNKNOWN], 2)}
 
     def give_back(self, key: Key, now: float, *, succeeded: bool) -> None:
         """Take back the slot of `key`, or its place in the queue. Harmless if it has neither."""
@@ -133,15 +204,12 @@ class FairSlots(Generic[Key]):
         if line is not None:
             del self._lines[line][key]
             if not self._lines[line]:
-                del self._lines[line]
+                self._remove(line)
 
     def _trust_in(self, line: _Line) -> _Trust:
         if line.trust is not _Trust.UNKNOWN:
             return line.trust
         return self._records.get(("group", line.group), _Trust.UNKNOWN)
-
-    def _may_have_one(self, group: str, trust: _Trust) -> bool:
-        return self._fits(None, self._slots, trust) and self._fits(group, self._per_group, trust)
 
     def _fits(self, group: str | None, slots: int, trust: _Trust) -> bool:
         """Whether one more of `trust` fits into the `slots` of a group, or into all."""
@@ -163,7 +231,26 @@ class FairSlots(Generic[Key]):
 
     def _remember(self, holder: _Holder, trust: _Trust) -> None:
         for record in (("member", holder.member), ("group", holder.group)):
-            self._records[record] = trust
+            self._set_record(record, trust)
             self._records.move_to_end(record)
         while len(self._records) > MAX_RECORDS:
-            self._records.popitem(last=False)
+            self._set_record(next(iter(self._records)), None)
+
+    def _set_record(self, record: tuple[str, str], trust: _Trust | None) -> None:
+        """Remember it, or nothing any more. What holds for a group holds for those who wait."""
+        kind, name = record
+        line = _Line(name, _Trust.UNKNOWN)
+        turn = None
+        if kind == "group" and line in self._lines and trust != self._records.get(record):
+            turn = self._queues[self._trust_in(line)].pop(line)
+        if trust is None:
+            del self._records[record]
+        else:
+            self._records[record] = trust
+        if turn is not None:
+            # It keeps its turn among the others. That is rare: a group is proven once.
+            queue = self._queues[self._trust_in(line)]
+            queue[line] = turn
+            lines = sorted(queue.items(), key=lambda item: item[1])
+            queue.clear()
+            queue.update(lines)

@@ -50,6 +50,9 @@ SLOW_LOOKUP_SECONDS = 1.0
 """A name that took longer shares half of the threads with its like."""
 _CLASSIC = re.compile(r"[0-9][0-9a-fA-FxX.]*")
 """May be an IPv4 address as inet_aton(3) takes it, such as 127.1."""
+MAX_SCOPE = 2**32 - 1
+"""Of an IPv6 address: sin6_scope_id has 32 bits."""
+MAX_SCOPE_DIGITS = len(str(MAX_SCOPE))
 LOCALHOST = ("::1", "127.0.0.1")
 """RFC 6761 section 6.3: always the loopback addresses, and no name server is asked."""
 
@@ -87,7 +90,12 @@ def _numeric(host: str, port: int) -> tuple[SocketAddress, ...]:
 
 
 def _scope(text: str) -> int:
-    return int(text) if text.isdecimal() else socket.if_nametoindex(text)
+    if not text.isdecimal():
+        return socket.if_nametoindex(text)
+    number = int(text[:MAX_SCOPE_DIGITS])
+    if len(text) > MAX_SCOPE_DIGITS or number > MAX_SCOPE:
+        raise ValueError("no interface has such a number")
+    return number
 
 
 class LookUp:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.net.dial import Dial
+from tunnelfleet.actors.net.exhaustion import is_exhausted
+from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.proto import ConnectionLost, HandshakeError, TunnelError
 
 from .connector import ConnectFailed, connect_error, discard
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ConnectAttempt",
     "connect_failure",
+    "outcome_of",
     "refusal",
 ]
 
 
+SERVER_ERRORS = 500
 FRESH_SECONDS = 5.0
 """The permit may take long; addresses that are older by then are looked up again."""
 
@@ -163,10 +167,20 @@ def refusal(error: TunnelError) -> HandshakeError | None:
     return None
 
 
+def outcome_of(error: TunnelError) -> AttemptOutcome:
+    """What the failure of an attempt tells of the endpoint."""
+    status = error.status if isinstance(error, HandshakeError) else None
+    if status is not None:
+        # Below that it is about this request: a token, a redirect, a throttle.
+        return AttemptOutcome.FAILED if status >= SERVER_ERRORS else AttemptOutcome.REFUSED
+    if is_exhausted(error) or refusal(error) is not None:
+        return AttemptOutcome.CANCELLED
+    return AttemptOutcome.FAILED
+
+
 def connect_failure(error: TunnelError) -> ConnectionLost:
     """The error to end with after an attempt that failed and may be repeated."""
-    status = error.status if isinstance(error, HandshakeError) else None
-    label = f"http_{status}" if status else "connect_failed"
+    label = error.label if isinstance(error, HandshakeError) else "connect_failed"
     lost = ConnectionLost(label, str(error), was_established=False)
     lost.__cause__ = error
     return lost

@@ -21,12 +21,14 @@ from tunnelfleet.actors.net.socket_io import (
     read_some,
     set_notsent_low_water,
 )
+from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.tunnel.messages import (
     Abandon,
     CloseGracefully,
     ConnectionEstablished,
     ConnectionRefused,
     PauseReading,
+    PermitCalledBack,
     PermitGranted,
     Received,
     ReleasePermit,
@@ -45,7 +47,7 @@ from tunnelfleet.proto import (
 )
 
 from . import codec as frames
-from .attempt import ConnectAttempt, connect_failure, refusal
+from .attempt import ConnectAttempt, connect_failure, outcome_of, refusal
 from .codec import CloseArrived, PingArrived, PongArrived, WebSocketInput
 from .connector import Connected, ConnectFailed, ConnectRequest
 from .http_proxy import TlsInTls
@@ -251,11 +253,21 @@ class WebSocketActor(DispatchedActor):
     def _on_connect_timeout(self, _message: _AttemptTimedOut) -> None:
         if self._attempt is not None:
             self._count_attempt()
+            # Harmless without a permit, while a name is looked up.
+            self._release_permit(AttemptOutcome.FAILED)
             self._end_with(self._attempt.timed_out())
+
+    def _on_called_back(self, message: PermitCalledBack) -> None:
+        if self._attempt is not None:
+            self._fail(message.label, message.reason)
+
+    def _release_permit(self, outcome: AttemptOutcome) -> None:
+        self._context.governor.tell(ReleasePermit(self.actor_ref, outcome))
 
     def _on_not_connected(self, message: ConnectFailed) -> None:
         self._count_attempt()
         self._attempt = None
+        self._release_permit(outcome_of(message.error))
         refused = refusal(message.error)
         if refused is None:
             self._end_with(connect_failure(message.error))
@@ -271,7 +283,7 @@ class WebSocketActor(DispatchedActor):
         self._attempt = None
         self._end_attempt_timer()
         self._socket = sock
-        self._context.governor.tell(ReleasePermit(self.actor_ref))
+        self._release_permit(AttemptOutcome.CONNECTED)
         sock.setblocking(False)
         set_notsent_low_water(sock, self._limits.notsent_low_water_bytes)
         self._keep_alive = KeepAlive(self._limits, now)
@@ -511,6 +523,7 @@ class WebSocketActor(DispatchedActor):
     HANDLERS: ClassVar[Handlers] = {
         Terminated: _on_governor_ended,
         PermitGranted: _connect,
+        PermitCalledBack: _on_called_back,
         DialStep: lambda _actor, message: message.run(),
         _AttemptTimedOut: _on_connect_timeout,
         ConnectFailed: _on_not_connected,

@@ -201,7 +201,7 @@ class TunnelLink(TunnelStreams):
             self._websocket.tell(Abandon(label, RemoteProtocolError(text)))
 
     def _on_refused(self, message: ConnectionRefused) -> None:
-        self._stats.count_connect_failure(f"http_{message.error.status}")
+        self._stats.count_connect_failure(message.error.label)
         if self._api is not None:
             self._api.tell_failure(message.error)
         self._lost_text = ""

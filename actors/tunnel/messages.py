@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.kernel import ExitReason
+    from tunnelfleet.actors.state import AttemptOutcome
     from tunnelfleet.proto import End, HandshakeError, Message, TunnelError
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Drain",
     "EndTold",
     "EventsTaken",
+    "GateChanged",
     "HandOver",
     "ListenerBound",
     "LocalDataRead",
@@ -47,6 +49,7 @@ __all__ = [
     "OpenLocal",
     "OutboxFilled",
     "PauseReading",
+    "PermitCalledBack",
     "PermitGranted",
     "Quiesce",
     "Quiesced",
@@ -100,10 +103,22 @@ class PermitGranted(NamedTuple):
     """It may connect now; it owes a `ReleasePermit` or its end."""
 
 
+class PermitCalledBack(NamedTuple):
+    """It must not go on with the attempt, if it is not connected yet."""
+
+    label: str
+    reason: str
+
+
 class ReleasePermit(NamedTuple):
     """The attempt is over."""
 
     requester: ActorRef[Any]
+    outcome: AttemptOutcome
+
+
+class GateChanged(NamedTuple):
+    """Look at the runtime's `ConnectGate`: connects are suspended, or allowed again."""
 
 
 # -- WebSocketActor to TunnelActor

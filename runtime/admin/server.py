@@ -14,7 +14,6 @@ import asyncio
 import base64
 import hmac
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
@@ -25,6 +24,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import ConfigError
 
 from .exposition import Breather, expose
@@ -79,7 +79,8 @@ class AdminServer:
         self._options = options or AdminOptions()
         self._registry = registry or make_registry(runtime)
         self._readiness = Readiness(self._options.ready_fraction, self._options.ready_hysteresis)
-        self._scraper = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-metrics")
+        # A collector of a host that never returns must not hold up the end of the process.
+        self._scraper = DaemonExecutor(1, "tunnelfleet-metrics")
         self._http: HttpThread | None = None
         self._port = self._options.port
         self._pages: dict[str, Page] = {

@@ -293,7 +293,7 @@ class Gateway:
 
     @property
     def is_settled(self) -> bool:
-        """Whether each tunnel that should run does, and has tried to connect."""
+        """Whether each tunnel that should run does, and has tried to connect, if it may."""
         if self.state.epoch == 0:
             # Nobody has said yet what is ours.
             return False
@@ -302,9 +302,12 @@ class Gateway:
         if len(running) < len(wanted) - len(self.state.failures) - len(self.state.held):
             return False
         stats = (tunnel.stats for tunnel in self.runtime.tunnels())
-        return all(
-            each.state is not TunnelState.CONNECTING or each.connect_failures for each in stats
+        untried = sum(
+            each.state is TunnelState.CONNECTING and not each.connect_failures for each in stats
         )
+        connects = self.runtime.connect_stats()
+        # Whoever may not try for now, for the endpoint is down, is no reason to wait.
+        return untried <= (connects.waiting if connects.suspended else 0) + connects.held_back
 
     @property
     def dispatchers(self) -> list[Dispatcher]:

@@ -18,17 +18,21 @@ import pykka
 
 from tunnelfleet.actors.kernel import ChildInfo, SupervisorActor, WhichChildren
 from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.runtime.supervisor import GOVERNOR, tunnel_child_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pykka import ActorRef
+
+    from tunnelfleet.runtime import TunnelRuntime
 
     from .wanted import WantedTunnel
 
 __all__ = [
     "ActorNode",
     "actor_tree",
+    "describer",
     "freeze_garbage",
     "needed_files",
     "open_standard_streams",
@@ -117,36 +121,68 @@ class ActorNode:
     state: str
     restarts: int
     reason: str
+    detail: str = ""
+    """What it is at, for people: the state of a tunnel, who waits to connect."""
 
     def __str__(self) -> str:
+        detail = f", {self.detail}" if self.detail else ""
         restarts = f", {self.restarts} restarts" if self.restarts else ""
         reason = f", last ended: {self.reason}" if self.reason else ""
-        return f"{'  ' * self.depth}{self.id} ({self.kind}) {self.state}{restarts}{reason}"
+        indent = "  " * self.depth
+        return f"{indent}{self.id} ({self.kind}) {self.state}{detail}{restarts}{reason}"
 
 
-def actor_tree(root: ActorRef[Any], timeout_seconds: float = TREE_SECONDS) -> list[ActorNode]:
+def actor_tree(
+    root: ActorRef[Any],
+    timeout_seconds: float = TREE_SECONDS,
+    describe: Callable[[str], str] = lambda _child_id: "",
+) -> list[ActorNode]:
     """The actors below a root, each after its supervisor; bounded in time and number.
 
     Not for an actor's thread: it waits for the supervisors' answers. One that does not answer
     is shown without its children.
+
+    Args:
+        root: the root.
+        timeout_seconds: for all answers together.
+        describe: tells what a child of that id is at; `describer` makes one.
     """
     deadline = time.monotonic() + timeout_seconds
     nodes = [ActorNode(0, "gateway", root.actor_class.__name__, "running", 0, "")]
-    _add_children(root, 1, nodes, deadline)
+    _add_children(root, 1, nodes, deadline, describe)
     return nodes
 
 
+def describer(runtime: TunnelRuntime) -> Callable[[str], str]:
+    """What the actors of a runtime are at: the state of each tunnel, and the governor's queue."""
+    by_id = {tunnel_child_id(tunnel.name): tunnel for tunnel in runtime.tunnels()}
+
+    def describe(child_id: str) -> str:
+        tunnel = by_id.get(child_id)
+        if tunnel is not None:
+            reason = tunnel.stats.reason
+            return f"{tunnel.stats.state}: {reason}" if reason else str(tunnel.stats.state)
+        return str(runtime.connect_stats()) if child_id == GOVERNOR else ""
+
+    return describe
+
+
 def _add_children(
-    supervisor: ActorRef[Any], depth: int, nodes: list[ActorNode], deadline: float
+    supervisor: ActorRef[Any],
+    depth: int,
+    nodes: list[ActorNode],
+    deadline: float,
+    describe: Callable[[str], str],
 ) -> None:
     for info in _children(supervisor, deadline):
         if len(nodes) >= MAX_TREE_NODES:
             return
         kind = "down" if info.ref is None else info.ref.actor_class.__name__
         reason = "" if info.last_reason is None else str(info.last_reason)
-        nodes.append(ActorNode(depth, info.id, kind, info.state.value, info.restarts, reason))
+        state, detail = info.state.value, describe(info.id)
+        nodes.append(ActorNode(depth, info.id, kind, state, info.restarts, reason, detail))
         if info.ref is not None and issubclass(info.ref.actor_class, SupervisorActor):
-            _add_children(info.ref, depth + 1, nodes, deadline)
+            _add_children(info.ref, depth + 1, nodes, deadline, describe)
 
 
 def _children(supervisor: ActorRef[Any], deadline: float) -> list[ChildInfo]:

@@ -2,7 +2,7 @@
 
 from tunnelfleet.actors.kernel.counting import Kind
 
-from .catalogue import CATALOGUE, Metric
+from .catalogue import CATALOGUE, GATEWAY, Metric
 from .collector import TunnelCollector
 from .dispatchers import DispatcherMeter
 from .tunnels import OTHER, TunnelMeter
@@ -13,6 +13,7 @@ KernelMeter = DispatcherMeter
 
 __all__ = [
     "CATALOGUE",
+    "GATEWAY",
     "OTHER",
     "DispatcherMeter",
     "KernelMeter",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tunnelfleet.actors.kernel.counting import Declared
 
-__all__ = ["CATALOGUE", "PER_TUNNEL", "PREFIX", "Kind", "Metric", "metric"]
+__all__ = ["CATALOGUE", "GATEWAY", "PER_TUNNEL", "PREFIX", "Kind", "Metric", "metric"]
 
 PREFIX: Final = "tunnelfleet_"
 
@@ -101,6 +101,34 @@ _TUNNEL_STATES = _group(
     Metric("tunnels_closed", Kind.COUNTER, "Tunnels closed in this runtime."),
 )
 
+_GOVERNOR = _group(
+    "Connect governor",
+    Metric(
+        "connects_waiting",
+        Kind.GAUGE,
+        "Tunnels that want to connect and may not yet, by why: turn, others are before them; "
+        "endpoint_down, one at a time tries it.",
+        ("why",),
+    ),
+    Metric("connects_under_way", Kind.GAUGE, "Permits to connect that are out."),
+    Metric("connect_permits", Kind.COUNTER, "Permits to connect that were granted."),
+    Metric(
+        "connect_permits_called_back",
+        Kind.COUNTER,
+        "Permits that were called back, by why: hung, no answer while others waited; suspended.",
+        ("why",),
+    ),
+    Metric("connects_suspended", Kind.GAUGE, "1 while no tunnel may connect, else 0."),
+    Metric(
+        "endpoint_breakers",
+        Kind.GAUGE,
+        "Endpoints that are down, by the state of their breaker: open, nobody tries; half_open, "
+        "one tunnel does.",
+        ("state",),
+    ),
+    Metric("endpoint_breaker_openings", Kind.COUNTER, "Times an endpoint was found to be down."),
+)
+
 _CALLBACK_THREADS = _group(
     "Callbacks",
     Metric(
@@ -157,6 +185,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     *_declared(ServiceCounters, TRAFFIC, _SERVICE),
     *_TUNNEL_STATES,
     *_declared(Counters, TUNNELS),
+    *_GOVERNOR,
     *_declared(Counters, FLOW),
     *_declared(CallbackCounts),
     *_CALLBACK_THREADS,
@@ -165,7 +194,73 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     *PER_TUNNEL,
 )
 
-_BY_NAME: Final = {each.name: each for each in CATALOGUE}
+GATEWAY: Final = _group(
+    "Fleet gateway",
+    Metric(
+        "config_last_reload_successful",
+        Kind.GAUGE,
+        "Whether the files were taken over when they were last read.",
+    ),
+    Metric(
+        "config_last_reload_success_timestamp_seconds",
+        Kind.GAUGE,
+        "When the files were last taken over.",
+    ),
+    Metric(
+        "gateway_tunnels_wanted",
+        Kind.GAUGE,
+        "Tunnels that are wanted and assigned to this gateway.",
+    ),
+    Metric("gateway_tunnels_running", Kind.GAUGE, "Tunnels that run, connected or not."),
+    Metric(
+        "tunnel_info",
+        Kind.GAUGE,
+        "The tunnels of the gateway with their labels as `label_NAME`; always 1.",
+        _TUNNEL,
+    ),
+) + _group(
+    "Parts of a gateway",
+    Metric("door_accepted", Kind.COUNTER, "Clients that connected to a front door."),
+    Metric(
+        "door_denied", Kind.COUNTER, "Clients that a front door refused, by reason.", ("reason",)
+    ),
+    Metric(
+        "door_handed_over",
+        Kind.COUNTER,
+        "Connections that a front door handed over to a tunnel.",
+        ("protocol",),
+    ),
+    Metric("door_left", Kind.COUNTER, "Clients that left, or were late, before they had said all."),
+    Metric(
+        "door_connections",
+        Kind.GAUGE,
+        "Connections that came through a front door and are open.",
+    ),
+    Metric(
+        "door_handshakes", Kind.GAUGE, "Clients in their handshake, or refused and about to go."
+    ),
+    Metric("store_ready", Kind.GAUGE, "Whether the state was reached and read since the start."),
+    Metric(
+        "store_errors",
+        Kind.COUNTER,
+        "Operations on the state that failed, those that were tried again counted again.",
+        ("operation",),
+    ),
+    Metric("audit_records", Kind.COUNTER, "Records that were written into the audit."),
+    Metric(
+        "audit_dropped",
+        Kind.COUNTER,
+        "Records that were not: the queue was full, or the end came.",
+    ),
+    Metric("audit_queue_records", Kind.GAUGE, "Records that wait to be written."),
+    Metric(
+        "audit_stopped", Kind.GAUGE, "Whether the audit stands because the state takes nothing."
+    ),
+    Metric("worker_restarts", Kind.COUNTER, "Worker processes that ended and were started again."),
+)
+"""What `tunnelfleet up` adds: of the gateway itself, and of those of its parts that run."""
+
+_BY_NAME: Final = {each.name: each for each in (*CATALOGUE, *GATEWAY)}
 
 
 def metric(name: str) -> Metric:

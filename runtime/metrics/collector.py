@@ -18,6 +18,8 @@ from tunnelfleet.actors.counters import Counters, ServiceCounters
 from tunnelfleet.actors.kernel.counting import declared
 from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.transport.breaker import BreakerState
+from tunnelfleet.actors.transport.connect_gate import ConnectStats
 from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.version import VERSION
 
@@ -141,6 +143,7 @@ class TunnelCollector(Collector):
         callback_threads: tells how many threads run them now.
         name: of the runtime; if it has one, every sample has it as the label `runtime`, so that
             several runtimes can share a registry.
+        connects: tells what the governor does.
     """
 
     def __init__(
@@ -150,8 +153,10 @@ class TunnelCollector(Collector):
         callbacks: CallbackTotals,
         callback_threads: Callable[[], int],
         name: str = "",
+        connects: Callable[[], ConnectStats] = ConnectStats,
     ) -> None:
         self._name = name
+        self._connects = connects
         self._meter = meter
         self._kernel = kernel
         self._callbacks = callbacks
@@ -181,6 +186,7 @@ class TunnelCollector(Collector):
         totals = Totals(reading.fleets)
         yield from _traffic(totals)
         yield from _states(totals, reading)
+        yield from _governor(self._connects())
         yield from _tunnels(totals)
         for each in declared(CallbackCounts):
             yield numbers(each.metric, [((), getattr(self._callbacks, each.name))])
@@ -242,6 +248,22 @@ def _states(totals: Totals, reading: Reading) -> Iterator[Family]:
     yield numbers("state_since_timestamp_seconds", since)
     yield numbers("tunnels_opened", [((), reading.opened)])
     yield numbers("tunnels_closed", [((), reading.closed)])
+
+
+def _governor(stats: ConnectStats) -> Iterator[Family]:
+    by_why = {"turn": stats.waiting, "endpoint_down": stats.held_back}
+    yield numbers("connects_waiting", [((why,), number) for why, number in by_why.items()])
+    yield numbers("connects_under_way", [((), stats.under_way)])
+    yield numbers("connect_permits", [((), stats.granted)])
+    called_back = dict.fromkeys(("hung", "suspended"), 0) | stats.called_back
+    yield numbers(
+        "connect_permits_called_back", [((why,), number) for why, number in called_back.items()]
+    )
+    yield numbers("connects_suspended", [((), bool(stats.suspended))])
+    states = [each.state for each in stats.breakers]
+    shown = (BreakerState.HALF_OPEN, BreakerState.OPEN)
+    yield numbers("endpoint_breakers", [((state.value,), states.count(state)) for state in shown])
+    yield numbers("endpoint_breaker_openings", [((), stats.breaker_openings)])
 
 
 def _tunnels(totals: Totals) -> Iterator[Family]:

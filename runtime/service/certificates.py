@@ -42,6 +42,8 @@ VALID_DAYS = 365
 AUTHORITY_VALID_DAYS = 3650
 RENEW_BEFORE_DAYS = 30
 CLOCK_SKEW_DAYS = 1
+CERTIFICATE_NAME = "server.pem"
+"""Of the file with a certificate that was made, beside that of its authority."""
 
 _CA_NAME = "tunnelfleet embedded service CA"
 _PEM = serialization.Encoding.PEM
@@ -85,7 +87,7 @@ def ensure_certificate(
     Raises:
         OSError: the folder cannot be written.
     """
-    files = CertificateFiles(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    files = CertificateFiles(folder / "ca.pem", folder / CERTIFICATE_NAME, folder / "server.key")
     wanted = certificate_names(host, names)
     with locked_folder(folder):
         authority = _load_authority(files.ca)
@@ -126,7 +128,7 @@ def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
 def _load_authority(ca: Path) -> _Authority | None:
     """Return the authority of a folder, if it is one that will last; its key, if it is there."""
     certificate = _parse_certificate(read_file(ca))
-    if certificate is None or _days_left(certificate) <= RENEW_BEFORE_DAYS:
+    if certificate is None or days_left(certificate) <= RENEW_BEFORE_DAYS:
         return None
     try:
         extension = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
@@ -145,7 +147,7 @@ def _is_usable(files: CertificateFiles, authority: _Authority, wanted: Sequence[
         certificate.verify_directly_issued_by(authority.certificate)
     except (ValueError, TypeError, InvalidSignature):
         return False
-    return set(wanted) <= set(names_of(certificate)) and _days_left(certificate) > RENEW_BEFORE_DAYS
+    return set(wanted) <= set(names_of(certificate)) and days_left(certificate) > RENEW_BEFORE_DAYS
 
 
 def _parse_certificate(content: bytes | None) -> x509.Certificate | None:
@@ -172,7 +174,8 @@ def _public_pem(owner: ec.EllipticCurvePrivateKey | x509.Certificate) -> bytes:
     return owner.public_key().public_bytes(_PEM, form)
 
 
-def _days_left(certificate: x509.Certificate) -> float:
+def days_left(certificate: x509.Certificate) -> float:
+    """Return for how many days it is still good; less than 0 when it is not."""
     left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return left / datetime.timedelta(days=1)
 

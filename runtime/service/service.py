@@ -14,6 +14,7 @@ Above 400 lines because it is the whole public contract: half of it is docstring
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import uuid
 from concurrent.futures import Future
@@ -53,6 +54,10 @@ COMMAND_SECONDS: Final = 10.0
 
 _log = get_logger(__name__)
 _Result = TypeVar("_Result")
+
+
+RENEW_CHECK_SECONDS = 3_600.0
+"""How often one looks whether a made certificate runs out."""
 
 
 class TunnelService(ServiceControls):
@@ -327,11 +332,37 @@ class TunnelService(ServiceControls):
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
+        loop.call_later(RENEW_CHECK_SECONDS, self._renew_if_ageing, loop)
         try:
             loop.run_forever()
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+    def _renew_if_ageing(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make a kept certificate anew before it has run out; handshakes from then on use it."""
+        if not self._tls.is_ageing:
+            loop.call_later(RENEW_CHECK_SECONDS, self._renew_if_ageing, loop)
+            return
+
+        def renew() -> None:
+            kind, detail = ServiceEventKind.CERTIFICATE_RELOADED, ""
+            try:
+                self._tls.prepare()
+                detail = self._tls.describe()
+            except ConfigError as error:
+                kind, detail = ServiceEventKind.CERTIFICATE_REFUSED, str(error)
+            with contextlib.suppress(RuntimeError):  # the service has ended meanwhile
+                loop.call_soon_threadsafe(self._renewed, loop, kind, detail)
+
+        # Its folder may be locked by another process, and the relay must not wait for that.
+        threading.Thread(target=renew, name="tunnelfleet-renewal", daemon=True).start()
+
+    def _renewed(
+        self, loop: asyncio.AbstractEventLoop, kind: ServiceEventKind, detail: str
+    ) -> None:
+        self._tell(kind, "", detail)
+        loop.call_later(RENEW_CHECK_SECONDS, self._renew_if_ageing, loop)
 
     def _do(self, work: Callable[[], _Result]) -> _Result:
         """Do something to the service's state: on its thread while it runs, else here.

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from tunnelfleet.proto import ConfigError
 
-from .certificates import ensure_certificate, load_certificate, server_context
+from .certificates import (
+    CERTIFICATE_NAME,
+    RENEW_BEFORE_DAYS,
+    days_left,
+    ensure_certificate,
+    load_certificate,
+    server_context,
+)
 from .files import TemporaryFolder
 from .names import checked_names, names_of, reachable_hosts
 
@@ -87,9 +94,28 @@ class ServerTls:
             self.context = self._made() if self._given is None else self._read(*self._given)
         self.hosts = reachable_hosts(self._host, self._names, self._given_certificate())
 
+    @property
+    def is_ageing(self) -> bool:
+        """Whether a certificate that was made, and is kept, is to be made anew.
+
+        One in a temporary folder has no authority that could sign another one.
+        """
+        if not self.enabled or self._given is not None or self._state_dir is None:
+            return False
+        certificate = self._certificate()
+        return certificate is not None and days_left(certificate) <= RENEW_BEFORE_DAYS
+
+    def _certificate(self) -> x509.Certificate | None:
+        """The one that is in use."""
+        if self._given is not None:
+            return load_certificate(self._given[0])
+        if self.ca_path is None:
+            return None
+        return load_certificate(self.ca_path.with_name(CERTIFICATE_NAME))
+
     def describe(self) -> str:
-        """Return for whom and until when a given certificate is good, for people."""
-        certificate = self._given_certificate()
+        """Return for whom and until when the certificate is good, for people."""
+        certificate = self._certificate()
         if certificate is None:
             return ""
         names = ", ".join(names_of(certificate)) or "nobody"

@@ -8,6 +8,9 @@ from tunnelfleet.actors.addresses import TcpAddress, parse_address, parse_ip, wi
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.proto.endpoint import bracketed, split_host_port
 
+MANY_DIGITS = "1" * 5_000
+"""More than Python makes a number of."""
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -48,3 +51,13 @@ def test_what_is_no_address(text: str) -> None:
 def test_a_name_is_no_ip_address() -> None:
     assert parse_ip("localhost") is None
     assert str(parse_ip("::1")) == "::1"
+
+
+@pytest.mark.parametrize("text", [MANY_DIGITS, f"127.0.0.1:{MANY_DIGITS}", f"[::1]:{MANY_DIGITS}"])
+def test_a_port_of_thousands_of_digits_is_a_mistake_like_any_other(text: str) -> None:
+    with pytest.raises(ConfigError, match="a port is 0 to 65535"):
+        parse_address(text, default_host="127.0.0.1")
+
+
+def test_leading_zeros_do_not_count() -> None:
+    assert parse_address(f"127.0.0.1:{'0' * 5_000}22") == TcpAddress("127.0.0.1", 22)

@@ -309,7 +309,7 @@ def test_the_tree_of_actors(rig: GatewayRig) -> None:
         gateway.signal(signal.SIGUSR2)
         tree: list[Any] = gateway.wait_event("actors")["tree"]
     assert tree[0] == "gateway (GatewaySupervisor) running"
-    assert "    tunnel press-1 (TunnelSupervisor) running" in tree
+    assert "    tunnel press-1 (TunnelSupervisor) running, connected" in tree
     assert "        websocket (WebSocketActor) running" in tree
     assert "  fleet (FleetActor) running" in tree
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.gateway import seen_in_time, up
+from tests.support.rates import busiest_second
 from tests.support.rig import Events
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.events import ServiceEventKind
@@ -70,16 +71,6 @@ def connected(url: str) -> int:
     return int(found["connected"])
 
 
-def busiest_second(times: list[float]) -> int:
-    """How many of these fall into one second, at the most."""
-    times, first, most = sorted(times), 0, 0
-    for last, now in enumerate(times):
-        while now - times[first] >= 1.0:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
-
-
 def test_a_fleet_that_was_dropped_and_refused_returns(tmp_path: Path) -> None:
     events = Events()
     with TunnelService(tls=False, on_event=events) as service:
@@ -121,8 +112,7 @@ def test_a_fleet_that_was_dropped_and_refused_returns(tmp_path: Path) -> None:
             )
             print(f"/healthz: {health.answers} answers, the longest {health.longest_seconds:.2f} s")
             assert took_seconds <= RETURN_SECONDS
-            # A second's worth may be granted at once, behind a second of rest.
-            assert busiest_second(tries) <= 2 * RATE
+            assert busiest_second(tries) <= RATE
             assert health.failures == []
             assert health.longest_seconds <= HEALTH_SECONDS
             gateway.signal(signal.SIGTERM)

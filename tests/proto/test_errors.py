@@ -26,6 +26,7 @@ from tunnelfleet.proto import (
     VersionMismatch,
     WrongMode,
 )
+from tunnelfleet.proto.errors import KNOWN_STATUSES
 
 LOCAL_ERRORS = [
     (NotConnected(), "wait until"),
@@ -75,3 +76,27 @@ def test_handshake_error_names_the_channel_id() -> None:
     assert str(error) == "refused (channel-id abc-1)"
     without = HandshakeError("refused", status=None, channel_id=None, retryable=True)
     assert str(without) == "refused"
+
+
+@pytest.mark.parametrize(
+    ("status", "label"),
+    [
+        (None, "connect_failed"),
+        (403, "http_403"),
+        (503, "http_503"),
+        (302, "http_3xx"),
+        (418, "http_4xx"),
+        (599, "http_5xx"),
+        (0, "http_other"),
+        (999, "http_other"),
+    ],
+)
+def test_a_handshake_has_one_of_a_few_labels(status: int | None, label: str) -> None:
+    error = HandshakeError("refused", status=status, channel_id=None, retryable=True)
+    assert error.label == label
+
+
+def test_whatever_a_service_sends_there_are_few_labels() -> None:
+    statuses = [None, *range(1_000)]
+    errors = [HandshakeError("", status=s, channel_id=None, retryable=True) for s in statuses]
+    assert len({error.label for error in errors}) <= len(KNOWN_STATUSES) + 7

@@ -20,7 +20,7 @@ import pytest
 from tests.support.scripted_server import black_hole
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress
-from tunnelfleet.actors.config import TunnelConfig
+from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.service import TunnelService
 
 CROWD = 40
+SILENT_ENDPOINTS = 4
+FOREVER_SECONDS = 3_600.0
 FAR_BELOW_SECONDS = 12.0
 """What may be waited for something that takes a second or two, and took above a minute before."""
 DNS_SECONDS = 60.0
@@ -131,6 +133,24 @@ def test_many_endpoints_that_say_nothing_hold_up_no_other(
             runtime.open_tunnel(settings)
         eventually(lambda: runtime.tunnel("silent-2").stats.connect_attempts == 1)
         comes_back(runtime, service, well)
+
+
+def test_a_new_tunnel_does_not_wait_for_all_endpoints_that_say_nothing(
+    runtime: TunnelRuntime, service: TunnelService
+) -> None:
+    with contextlib.ExitStack() as open_ones:
+        for number in range(SILENT_ENDPOINTS):
+            listener = open_ones.enter_context(socket.create_server(("127.0.0.1", 0)))
+            endpoint = Endpoint("ws", "127.0.0.1", listener.getsockname()[1])
+            limits = Limits(connect_timeout_seconds=FOREVER_SECONDS)
+            settings = config(
+                service, Mode.DESTINATION, f"silent-{number}", endpoint=endpoint, limits=limits
+            )
+            runtime.open_tunnel(settings)
+        eventually(lambda: runtime.tunnel("silent-2").stats.connect_attempts == 1)
+        # Of its endpoint nothing is known either.
+        connected(runtime, config(service, Mode.DESTINATION, "well"))
+        assert runtime.connect_stats().called_back["hung"] > 0
 
 
 # -- names

@@ -14,6 +14,7 @@ from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.event_relay import EventRelay, Subscribe
 from tunnelfleet.actors.events import SessionWasReset
 from tunnelfleet.actors.kernel import ChildSpec, Dispatcher, Restart, WhichChildren, kill
+from tunnelfleet.actors.transport.connect_gate import ConnectGate
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.tunnel.context import Services
@@ -37,7 +38,8 @@ EVENT = SessionWasReset("press-4")
 
 
 def shared_children(observed: Log, subscriptions: list[Subscribe]) -> list[ChildSpec]:
-    return [relay_spec(observed.add, lambda: list(subscriptions)), governor_spec(1_000.0, 4)]
+    relay = relay_spec(observed.add, lambda: list(subscriptions))
+    return [relay, governor_spec(ConnectGate(), 1_000.0, 4)]
 
 
 class TestRoot:

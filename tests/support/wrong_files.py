@@ -38,6 +38,12 @@ SYNTAX: dict[str, Row] = {
     "open list": ('[[door_rule]]\nusers = ["a"\n', 2, "toml", "end it with a ]"),
     "open table": ("[gateway\n", 1, "toml", "[TABLE]"),
     "backslash": (gateway(r'door_users_file = "C:\users"'), 2, "toml", "single quotes"),
+    "thousands of digits": (
+        gateway(f"name = 'a'\nconnect_rate = {'1' * 5_000}"),
+        3,
+        "toml",
+        "too many digits",
+    ),
     "byte order mark": ("\ufeff[gateway]\n", 1, "toml", "byte order mark"),
     "expanded in braces": (
         tunnel("services.HTTP = 80"),

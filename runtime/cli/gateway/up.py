@@ -40,12 +40,14 @@ from tunnelfleet.runtime.gateway.log import GatewayLog
 from tunnelfleet.runtime.gateway.page import StatusPage, look_at
 from tunnelfleet.runtime.gateway.process import (
     actor_tree,
+    describer,
     freeze_garbage,
     needed_files,
     open_standard_streams,
     raise_file_limit,
 )
 from tunnelfleet.runtime.gateway.service_manager import Heartbeat, ServiceManager
+from tunnelfleet.runtime.gateway.state_lock import state_lock
 from tunnelfleet.runtime.gateway.store import Store
 from tunnelfleet.runtime.gateway.watch import FileWatcher
 
@@ -108,6 +110,7 @@ def up_command(
         GatewayLog(sys.stderr, as_json=as_json, level=level) as log,
         EventFeed() as feed,
         deliver_signals(SIGNALS, inbox.put),
+        state_lock(config.gateway.state_folder),
     ):
         log_problems(config.warnings)
         door = Door(config.gateway)
@@ -241,7 +244,7 @@ class _Foreground:
         return EXIT_FAILURE if left.cut else EXIT_OK
 
     def _write_tree(self) -> None:
-        nodes = actor_tree(self._gateway.supervisor)
+        nodes = actor_tree(self._gateway.supervisor, describe=describer(self._gateway.runtime))
         if self._as_json:
             tree = [str(node) for node in nodes]
             self._log.put(json.dumps({"event": "actors", "tree": tree}))

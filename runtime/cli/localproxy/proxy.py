@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tunnelfleet.actors.addresses import HttpProxy, parse_ip
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.proto.endpoint import split_host_port
+from tunnelfleet.proto.endpoint import parse_port, split_host_port
 
 from .options import Given, from_environment
 
@@ -121,12 +121,19 @@ def is_exempt(host: str, port: int, no_proxy: str) -> bool:
     return False
 
 
+_NO_PORT = -1
+
+
 def _split_port(entry: str) -> tuple[str, int | None]:
     try:
         name, port = split_host_port(entry)
     except ValueError:
         return entry, None
-    return name, int(port) if port and port.isascii() and port.isdecimal() else None
+    if not (port and port.isascii() and port.isdecimal()):
+        return name, None
+    number = parse_port(port)
+    # One that is too large for a port is that of no endpoint.
+    return name, _NO_PORT if number is None else number
 
 
 def _holds(name: str, address: IpAddress) -> bool:

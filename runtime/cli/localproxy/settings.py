@@ -223,6 +223,9 @@ def _load(text: str, file_name: str) -> dict[str, object]:
         raise ConfigError(f"{file_name}:{error.lineno}: not JSON: {error.msg}") from error
     except RecursionError as error:
         raise ConfigError(f"{file_name}: objects nested too deeply") from error
+    except ValueError as error:
+        # Python makes no number of thousands of digits.
+        raise ConfigError(f"{file_name}: a number has too many digits") from error
     if not isinstance(root, dict):
         raise ConfigError(f'{file_name}: write a JSON object, {{"tunneling": {{"proxy": ...}}}}')
     return root

@@ -25,6 +25,7 @@ __all__ = ["Document", "read_documents"]
 SUFFIX = ".toml"
 MAX_FILE_BYTES = 64 * 1024 * 1024
 _EXPANSION = re.compile(r"\$\{[^}]*\}")
+_LONG = re.compile(r"[0-9_]{1000}")
 
 
 class Document:
@@ -143,6 +144,10 @@ def _read(path: Path) -> Document | Problem:
         return syntax_problem(str(path), text, str(error))
     except RecursionError:
         return _file_problem(path, "lists or tables are nested too deeply")
+    except ValueError:
+        # Python makes no number of thousands of digits, and says nothing of where they are.
+        line = next((n for n, each in enumerate(text.split("\n"), 1) if _LONG.search(each)), 1)
+        return Problem(str(path), line, "toml", "this number has too many digits")
 
 
 def _file_problem(path: Path, text: str) -> Problem:

@@ -305,6 +305,7 @@ class _Loader:
         if warning:
             problem(key, warning, error=False)
         return token
+
     def _door(self, settings: GatewaySettings, problem: Any) -> GatewaySettings:
         address = None if settings.door is None else parse_address(settings.door)
         path = settings.door_users_file

@@ -8,12 +8,13 @@ import pytest
 
 from tunnelfleet.actors.local.socket_actor import SocketActor
 from tunnelfleet.actors.local.stream_actor import StreamActor
+from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel import messages
 from tunnelfleet.actors.tunnel.actor import TunnelActor
 from tunnelfleet.proto import events
 
-ACTORS: list[Any] = [SocketActor, StreamActor, TunnelActor, WebSocketActor]
+ACTORS: list[Any] = [ConnectGovernor, SocketActor, StreamActor, TunnelActor, WebSocketActor]
 
 
 @pytest.mark.parametrize("actor", ACTORS, ids=lambda actor: actor.__name__)
@@ -27,8 +28,6 @@ def test_every_message_has_someone_who_handles_it() -> None:
     handled = {type_ for actor in ACTORS for type_ in actor.HANDLERS}
     elsewhere = {
         messages.ConnectionKey,  # a value, not a message
-        messages.RequestPermit,  # ConnectGovernor
-        messages.ReleasePermit,
         messages.SetAccepting,  # ListenerActor
         messages.Quiesced,  # TunnelSupervisor
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ import pytest
 from tests.support.actors import Log
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.net import daemon_threads
-from tunnelfleet.actors.net.daemon_threads import DaemonThreads
+from tunnelfleet.actors.net.daemon_threads import DaemonExecutor, DaemonThreads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,3 +137,52 @@ def test_with_one_thread_the_next_job_waits_for_it_if_the_system_gives_no_second
     assert pool.submit(done.set)
     blocking.finish.set()
     assert done.wait(WAIT_SECONDS)
+
+
+def test_an_executor_gives_what_a_call_returns_or_raises() -> None:
+    executor = DaemonExecutor(1, "test-executor")
+    assert executor.submit(int, "7").result(WAIT_SECONDS) == 7
+    with pytest.raises(ValueError, match="invalid literal"):
+        executor.submit(int, "x").result(WAIT_SECONDS)
+    executor.shutdown()
+    with pytest.raises(RuntimeError):
+        executor.submit(int, "7")
+
+
+NEVER_RETURNS = """
+import threading, urllib.request
+from prometheus_client.registry import Collector
+from tunnelfleet.runtime import TunnelRuntime
+from tunnelfleet.runtime.admin import AdminOptions, AdminServer
+from tunnelfleet.runtime.admin.server import make_registry
+
+class Never(Collector):
+    def describe(self):
+        return []
+    def collect(self):
+        begun.set()
+        threading.Event().wait()
+        return []
+
+begun = threading.Event()
+with TunnelRuntime() as runtime:
+    registry = make_registry(runtime)
+    registry.register(Never())
+    with AdminServer(runtime, AdminOptions(port=0), registry=registry) as server:
+        ask = lambda: urllib.request.urlopen(server.url + "/metrics")
+        threading.Thread(target=ask, daemon=True).start()
+        begun.wait()
+print("ended")
+"""
+
+
+def test_a_collector_that_never_returns_holds_up_no_exit() -> None:
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", NEVER_RETURNS],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS * 2,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "ended" in run.stdout

@@ -165,3 +165,39 @@ def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     slots = make(4)
     prove(slots, *[f"group{number}:{number}" for number in range(50)])
     assert len(slots._records) == 10
+
+
+def test_a_whole_group_may_leave_the_queue() -> None:
+    slots = make(4)
+    hang(slots, "a:slow")
+    prove(slots, "a:good")
+    ask(slots, "a:slow", "a:good", "a:new", "b:1", "a:newer")
+    left = slots.leave_group("a")
+    assert sorted(left) == sorted((key, key) for key in ("a:slow", "a:good", "a:new", "a:newer"))
+    assert take_all(slots) == ["b:1"]
+    assert slots.leave_group("a") == []
+    ask(slots, "a:new")
+    assert take_all(slots) == ["a:new"]
+
+
+def test_who_hinders_newcomers_of_other_groups() -> None:
+    slots = make(4)
+    prove(slots, "good:1")
+    ask(slots, "good:1", "a:1", "b:1", "c:1")
+    assert len(take_all(slots, 5.0)) == 4
+    assert slots.hindering() == []
+    ask(slots, "a:2")
+    assert slots.hindering() == [("b:1", "b", 5.0), ("c:1", "c", 5.0)], "not its own group"
+    ask(slots, "d:1")
+    assert [key for key, _, _ in slots.hindering()] == ["a:1", "b:1", "c:1"], "not the proven one"
+
+
+def test_those_that_hung_hinder_and_are_no_newcomers() -> None:
+    slots = make(4)
+    hang(slots, "a:1", "b:1", "c:1", "d:1")
+    ask(slots, "a:1", "b:1", "c:1", "d:1")
+    assert len(take_all(slots)) == 2
+    assert slots.hindering() == []
+    ask(slots, "new1:1", "new2:1", "new3:1")
+    assert [key for key in take_all(slots) if key.startswith("new")] == ["new1:1"]
+    assert [key for key, _, _ in slots.hindering()] == ["a:1", "b:1", "new1:1"]

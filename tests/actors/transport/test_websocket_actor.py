@@ -30,6 +30,7 @@ from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import ChildReady
 from tunnelfleet.actors.net.socket_io import TCP_NOTSENT_LOWAT
+from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.transport import websocket_actor
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor, WebSocketContext
 from tunnelfleet.actors.tunnel.context import Credentials
@@ -39,6 +40,7 @@ from tunnelfleet.actors.tunnel.messages import (
     ConnectionEstablished,
     ConnectionRefused,
     PauseReading,
+    PermitCalledBack,
     PermitGranted,
     Received,
     ReleasePermit,
@@ -187,9 +189,55 @@ def test_an_established_connection_is_told_and_the_permit_given_back(
     (established,) = client.told(ConnectionEstablished)
     assert established == (EPOCH, client.ref, "c0ffee")
     settle(client.dispatcher)
-    assert client.to_governor.items[-1] == ReleasePermit(client.ref)
+    assert client.to_governor.items[-1] == ReleasePermit(client.ref, AttemptOutcome.CONNECTED)
     assert client.to_supervisor.items == [ChildReady(client.ref)]
     assert client.stats.connect_seconds.count == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", AttemptOutcome.REFUSED),
+        (b"HTTP/1.1 429 Slow down\r\nContent-Length: 0\r\n\r\n", AttemptOutcome.REFUSED),
+        (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", AttemptOutcome.REFUSED),
+        (b"HTTP/1.1 503 Sorry\r\nContent-Length: 0\r\n\r\n", AttemptOutcome.FAILED),
+        (b"220 mail.example ESMTP\r\n\r\n", AttemptOutcome.FAILED),
+        (b"", AttemptOutcome.FAILED),
+    ],
+)
+def test_the_governor_is_told_what_an_attempt_says_of_the_endpoint(
+    serve: Serve, connect: Connect, answer: bytes, outcome: AttemptOutcome
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(answer)
+
+    client = connect(serve(script))
+    client.end.wait(1)
+    settle(client.dispatcher)
+    assert client.to_governor.items[-1] == ReleasePermit(client.ref, outcome)
+
+
+def test_a_permit_that_is_called_back_ends_the_attempt(serve: Serve, connect: Connect) -> None:
+    server = serve(Peer.wait_closed)
+    client = connect(server, connect_timeout_seconds=60.0)
+    server.peers.wait(1)
+    client.tell(PermitCalledBack("suspended", "connects are suspended: no lease"))
+    error = client.lost()
+    assert (error.label, error.was_established) == ("suspended", False)
+    assert str(error) == "connects are suspended: no lease"
+    settle(client.dispatcher)
+    # Its end gives the permit back; of the endpoint it says nothing.
+    assert [type(item) for item in client.to_governor.items] == [RequestPermit]
+
+
+def test_a_permit_that_is_called_back_too_late_changes_nothing(
+    serve: Serve, connect: Connect
+) -> None:
+    client = connect(serve(hold_open)).established()
+    client.tell(PermitCalledBack("suspended", "connects are suspended: no lease"))
+    assert client.ref.is_alive()
+    assert client.end.items == []
 
 
 def test_without_a_governor_it_cannot_go_on(serve: Serve, connect: Connect) -> None:

@@ -18,8 +18,15 @@ from tunnelfleet.runtime.gateway.metrics import (
 )
 from tunnelfleet.runtime.gateway.placement import SHARDS
 from tunnelfleet.runtime.gateway.reconcile import Running
+from tunnelfleet.runtime.metrics import GATEWAY
+from tunnelfleet.runtime.metrics.families import numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+    from prometheus_client import Metric
+
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 
@@ -55,8 +62,38 @@ def test_a_running_gateway(fleet: Fleet) -> None:
 def test_all_are_in_the_guide_and_there_are_no_others() -> None:
     guide = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
     families = {family.name for family in GatewayCollector(state_of(wanted())).collect()}
-    assert families == GATEWAY_METRICS
+    assert families == {each.family for each in GATEWAY if each.group == "Fleet gateway"}
     assert all(f"| `{name}` |" in guide for name in GATEWAY_METRICS)
+
+
+class Part:
+    """A part of a gateway that counts for itself."""
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        self._name = name
+        self._error = error
+
+    def collect(self) -> Iterator[Metric]:
+        yield numbers(self._name, [((), 7)])
+        if self._error is not None:
+            raise self._error
+
+
+def test_parts_of_a_gateway_have_metrics_beside_its_own() -> None:
+    collector = GatewayCollector(state_of(wanted()), [Part("audit_dropped")])
+    collector.add(Part("worker_restarts").collect)
+    found = page(collector)
+    assert "tunnelfleet_audit_dropped_total 7.0" in found
+    assert "tunnelfleet_worker_restarts_total 7.0" in found
+
+
+def test_a_part_that_fails_takes_no_others_metrics_away(caplog: pytest.LogCaptureFixture) -> None:
+    broken = Part("audit_dropped", ValueError("no such table"))
+    collector = GatewayCollector(state_of(wanted()), [broken, Part("worker_restarts")])
+    found = page(collector)
+    assert "tunnelfleet_worker_restarts_total 7.0" in found
+    assert not any("audit_dropped" in line for line in found)
+    assert "no such table" in caplog.text
 
 
 def test_labels_are_in_the_info_with_a_prefix_of_their_own() -> None:

@@ -12,6 +12,7 @@ from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.process import (
     OWN_FILES,
     actor_tree,
+    describer,
     freeze_garbage,
     needed_files,
     raise_file_limit,
@@ -97,6 +98,20 @@ def test_the_tree_of_actors(fleet: Fleet) -> None:
     fleet.wait_state("one", "stopped")
     lines = [str(node) for node in actor_tree(fleet.gateway.supervisor)]
     assert any(line.startswith("        websocket (down) stopped") for line in lines)
+
+
+def test_the_tree_says_how_tunnels_are_and_who_waits(fleet: Fleet) -> None:
+    fleet.files.tunnels = {"one": fleet.tunnel("one")}
+    gateway = fleet.start()
+    fleet.wait_state("one", "connected")
+    gateway.runtime.suspend_connects("no lease")
+    tree = actor_tree(gateway.supervisor, describe=describer(gateway.runtime))
+    lines = [str(node) for node in tree]
+    assert "    tunnel one (TunnelSupervisor) running, connected" in lines
+    assert (
+        "    governor (ConnectGovernor) running, connects: 0 wait, 0 under way; "
+        "suspended: no lease" in lines
+    )
 
 
 def test_without_time_there_is_the_root_alone(fleet: Fleet) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import ssl
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.service_client import EventLog, TunnelClient
+from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Mode
-from tunnelfleet.runtime.service import ServiceEventKind, TunnelService
+from tunnelfleet.runtime.service import ServiceEventKind, TunnelService, certificates, tls
+from tunnelfleet.runtime.service import service as service_module
 from tunnelfleet.runtime.service.certificates import ensure_certificate
 
 if TYPE_CHECKING:
@@ -94,3 +98,46 @@ def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=f"{tmp_path}/file.*folder"):
         TunnelService(state_dir=tmp_path / "file").start()
+
+
+def _days_shown(service: TunnelService, context: ssl.SSLContext) -> float:
+    """For how many days the certificate is good that a client of this context is shown."""
+    with (
+        socket.create_connection(("127.0.0.1", service.port), 10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+    ):
+        shown = secure.getpeercert()
+    assert shown
+    return (ssl.cert_time_to_seconds(str(shown["notAfter"])) - time.time()) / 86_400
+
+
+def test_a_made_certificate_is_made_anew_while_the_service_runs(
+    tmp_path: Path, events: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valid_days = certificates.VALID_DAYS
+    monkeypatch.setattr(service_module, "RENEW_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(certificates, "VALID_DAYS", certificates.RENEW_BEFORE_DAYS - 1)
+    with TunnelService(state_dir=tmp_path, on_event=events) as service:
+        trusting = service.ssl_context()
+        assert _days_shown(service, trusting) < certificates.RENEW_BEFORE_DAYS
+        monkeypatch.setattr(certificates, "VALID_DAYS", valid_days)
+        # Whoever trusts the authority notices nothing.
+        eventually(lambda: _days_shown(service, trusting) > certificates.RENEW_BEFORE_DAYS)
+        assert "until" in events.wait(ServiceEventKind.CERTIFICATE_RELOADED).detail
+
+
+def test_a_renewal_that_fails_is_told_and_the_service_goes_on(
+    tmp_path: Path, events: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "RENEW_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(certificates, "VALID_DAYS", certificates.RENEW_BEFORE_DAYS - 1)
+    with TunnelService(state_dir=tmp_path, on_event=events) as service:
+        trusting = service.ssl_context()
+
+        def fail(*_args: object, **_named: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(tls, "ensure_certificate", fail)
+        detail = events.wait(ServiceEventKind.CERTIFICATE_REFUSED).detail
+        assert "No space left on device" in detail
+        assert _days_shown(service, trusting) > 0

@@ -130,6 +130,7 @@ BEYOND_CURL = [
     ("t.example.com", "localhost,*", True),
     ("t.example.com", "t.example.com:443", True),
     ("t.example.com", "t.example.com:8443", False),
+    ("t.example.com", f"t.example.com:{'4' * 5_000}", False),
     ("127.0.0.1", "127.0.0.1:443", True),
     ("::1", "[::1]", True),
     ("::1", "[::1]:443", True),

@@ -78,6 +78,7 @@ def test_a_setting(text: str, field: str, value: object) -> None:
     ("text", "problem"),
     [
         ('{"a":\n 1,}', "f.json:2: not JSON"),
+        (f'{{"a": {"1" * 5_000}}}', "f.json: a number has too many digits"),
         ("[]", "f.json: write a JSON object"),
         ("[" * 100_000, "f.json"),
         (proxy(websocket={"ping_period_ms": 0}), "write a number from 1 to"),
