@@ -124,9 +124,7 @@ class RelayedTunnel:
         emit: Callable[[ServiceEvent], None],
     ) -> None:
         self.name = name
-        self.services = tuple(services)
-        # A message without a service id means the tunnel's only service (V1).
-        self._known_ids = frozenset((*services, ""))
+        self.set_services(services)
         self._loop = loop
         self._emit = emit
         self._clients: dict[Mode, Client | None] = dict.fromkeys(Mode)
@@ -135,6 +133,12 @@ class RelayedTunnel:
         self._delay_seconds = 0.0
         self._stalled: set[Mode] = set()
         self._dropped_messages = 0
+
+    def set_services(self, services: Sequence[str]) -> None:
+        """Announce these to who connects from now on."""
+        self.services = tuple(services)
+        # A message without a service id means the tunnel's only service (V1).
+        self._known_ids = frozenset((*services, ""))
 
     def clients(self, mode: Mode | None) -> list[Client]:
         """Return the attached clients of this mode, or of both."""
