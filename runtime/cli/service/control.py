@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.proto import ConfigError, Mode
-from tunnelfleet.runtime.service import TunnelTokens, parse_rate
+from tunnelfleet.runtime.service import Origin, TunnelTokens, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,10 +89,15 @@ def run_command(service: TunnelService, line: str) -> str | TunnelTokens:
         raise ConfigError(f"wrong arguments for {word}; {HELP}") from error
 
 
-def open_tunnel(service: TunnelService, text: str) -> TunnelTokens:
+def open_tunnel(service: TunnelService, text: str, origin: Origin = Origin.CALL) -> TunnelTokens:
     """Open the tunnel that ``NAME[=SERVICE,SERVICE]`` describes. Raises ConfigError."""
     name, _, services = text.partition("=")
-    return service.open_tunnel(name, [each.strip() for each in services.split(",") if each.strip()])
+    ids = [each.strip() for each in services.split(",") if each.strip()]
+    return service.open_tunnel(name, ids, origin=origin)
+
+
+def _open(service: TunnelService, text: str) -> TunnelTokens:
+    return open_tunnel(service, text)
 
 
 def _mode(text: str | None) -> Mode | None:
@@ -177,7 +182,7 @@ _COMMANDS: Final[dict[str, Callable[..., str | TunnelTokens]]] = {
     "stall": _stall,
     "resume": _resume,
     "rotate": _rotate,
-    "open": open_tunnel,
+    "open": _open,
     "close": _close,
     "list": _list,
     "ls": _list,

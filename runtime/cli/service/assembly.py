@@ -1,0 +1,177 @@
+"""What stands around a service that the command line starts: state, management API, notifications.
+
+Owns which parts the options ask for, and the order in which they start and end. Must not know how
+they work. Parts that need an extra are imported only when they are asked for.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from tunnelfleet.actors.addresses import TcpAddress, is_loopback, parse_address
+from tunnelfleet.proto import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tunnelfleet.runtime.service import TunnelService
+    from tunnelfleet.runtime.service.management import ManagementServer
+    from tunnelfleet.runtime.service.state import StateStore
+
+
+def parse_listen(option: str, text: str, example: str) -> tuple[str, int]:
+    """Return host and port of an option that takes both. Raises ConfigError."""
+    try:
+        address = parse_address(text, default_host="")
+    except ConfigError:
+        address = None
+    if not isinstance(address, TcpAddress) or not address.host:
+        raise ConfigError(f"{option} takes HOST:PORT, such as {example}, not {text!r}")
+    return address.host, address.port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """The options of what stands around a service.
+
+    Attributes:
+        state: folder of the state; None keeps none.
+        management: where the management API listens; None: nowhere.
+        credentials: file of who may call it; None lets anybody, on loopback.
+        region: what stands in ARNs and notifications.
+        aws_limits: whether AWS's limits hold.
+        max_tunnels: open at once by the management API.
+        mqtt: URL of the broker that takes notifications; None notifies nobody.
+        mqtt_ca: PEM of what to trust of it.
+        mqtt_cert: PEM of a certificate for it.
+        mqtt_key: PEM of its key.
+
+    Raises:
+        ConfigError: they do not go together, or something is not installed.
+    """
+
+    state: Path | None = None
+    management: tuple[str, int] | None = None
+    credentials: Path | None = None
+    region: str = "us-east-1"
+    aws_limits: bool = False
+    max_tunnels: int | None = None
+    mqtt: str | None = None
+    mqtt_ca: Path | None = None
+    mqtt_cert: Path | None = None
+    mqtt_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.management is None:
+            given = {
+                "--credentials": self.credentials,
+                "--aws-limits": self.aws_limits or None,
+                "--max-tunnels": self.max_tunnels,
+                "--mqtt": self.mqtt,
+            }
+            if named := [name for name, value in given.items() if value is not None]:
+                raise ConfigError(f"{', '.join(named)}: only with --management HOST:PORT")
+            return
+        from tunnelfleet.runtime.service.management.model import check_installed  # noqa: PLC0415
+
+        check_installed()
+
+    def certificate_names(self, listens_on: str) -> Sequence[str]:
+        """Return what a made certificate has to be for besides the service's own names."""
+        host = "" if self.management is None else self.management[0]
+        return () if not host or is_loopback(host) or host == listens_on else (host,)
+
+    def open_state(self) -> StateStore | None:
+        """Open the state, if there is to be one. Raises ConfigError if it cannot be used."""
+        if self.state is None:
+            return None
+        from tunnelfleet.runtime.service.state import StateStore  # noqa: PLC0415
+
+        return StateStore(self.state)
+
+
+class Surroundings:
+    """The parts around one service; a context manager, entered before the service starts.
+
+    Args:
+        service: the service.
+        store: its state, if it is kept.
+        options: what there is to be.
+
+    Attributes:
+        management: the management API, if there is one.
+
+    Raises:
+        ConfigError: the options cannot be carried out.
+    """
+
+    def __init__(self, service: TunnelService, store: StateStore | None, options: Around) -> None:
+        self.management: ManagementServer | None = None
+        self._stack = ExitStack()
+        if options.management is not None:
+            self._prepare_management(service, store, options)
+
+    def start(self) -> None:
+        """Listen; the service runs. Raises ConfigError if an address cannot be had."""
+        if self.management is not None:
+            self.management.start()
+            self._stack.callback(self.management.stop)
+
+    def urls(self) -> dict[str, str]:
+        """Return where its parts listen, by name."""
+        return {} if self.management is None else {"management": self.management.url}
+
+    def stop(self) -> None:
+        """Answer what is under way, and end. Safe to call twice."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.stop()
+
+    def _prepare_management(
+        self, service: TunnelService, store: StateStore | None, options: Around
+    ) -> None:
+        from tunnelfleet.runtime.service.management import (  # noqa: PLC0415 (an extra)
+            ManagementLimits,
+            ManagementServer,
+            aws_limits,
+            load_credentials,
+        )
+        from tunnelfleet.runtime.service.management.notify import (  # noqa: PLC0415 (an extra)
+            MqttNotifier,
+            parse_broker,
+        )
+
+        assert options.management is not None
+        host, port = options.management
+        credentials = None if options.credentials is None else load_credentials(options.credentials)
+        most = {} if options.max_tunnels is None else {"open_tunnels": options.max_tunnels}
+        notifier = None
+        if options.mqtt is not None:
+            broker = parse_broker(
+                options.mqtt,
+                ca=options.mqtt_ca,
+                certificate=options.mqtt_cert,
+                private_key=options.mqtt_key,
+            )
+            notifier = MqttNotifier(broker, options.region)
+        self.management = ManagementServer(
+            service,
+            host=host,
+            port=port,
+            credentials=credentials,
+            region=options.region,
+            limits=aws_limits(**most) if options.aws_limits else ManagementLimits(**most),
+            keeper=store,
+            notifier=notifier,
+        )
+        if notifier is not None:
+            # Ends after the API, so that what it was told last may still be sent.
+            notifier.start()
+            self._stack.callback(notifier.stop)
