@@ -172,7 +172,10 @@ class MqttNotifier:
         if self._thread.is_alive():
             self._thread.join()
         self._client.disconnect()
-        self._client.loop_stop()
+        # paho's thread may be in a look-up of a name, which nothing interrupts.
+        end = threading.Thread(target=self._client.loop_stop, name="mqtt-end", daemon=True)
+        end.start()
+        end.join(CONNECT_SECONDS)
 
     @property
     def waiting(self) -> int:
