@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback, parse_address
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.service.names import certificate_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,9 @@ class Around:
     def certificate_names(self, listens_on: str) -> Sequence[str]:
         """Return what a made certificate has to be for besides the service's own names."""
         host = "" if self.management is None else self.management[0]
-        return () if not host or is_loopback(host) or host == listens_on else (host,)
+        if not host or is_loopback(host) or host == listens_on:
+            return ()
+        return certificate_names(host, ())
 
     def open_state(self) -> StateStore | None:
         """Open the state, if there is to be one. Raises ConfigError if it cannot be used."""
