@@ -56,7 +56,7 @@ class KeptTunnel:
     accesses: tuple[KeptAccess, ...] = ()
 
 
-class TunnelKeeper(Protocol):
+class TunnelArchive(Protocol):
     """Where tunnels are kept. No method of it blocks, but for ``flush``."""
 
     def load_tunnels(self) -> list[KeptTunnel]:
@@ -81,7 +81,7 @@ class _KeepsNothing:
 
 
 @dataclass(slots=True)
-class _Entry:
+class _Terms:
     origin: Origin
     bandwidth: float | None
     closes_at: float | None
@@ -100,15 +100,15 @@ class TunnelBook:
         ConfigError: what is kept cannot be read.
     """
 
-    def __init__(self, keeper: TunnelKeeper | None = None) -> None:
-        self._keeper: TunnelKeeper = keeper or _KeepsNothing()
-        self._entries: dict[str, _Entry] = {}
+    def __init__(self, keeper: TunnelArchive | None = None) -> None:
+        self._keeper: TunnelArchive = keeper or _KeepsNothing()
+        self._entries: dict[str, _Terms] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._unclaimed: set[str] = set()
         self.issued = IssuedTokens(self._keep)
         for kept in self._keeper.load_tunnels():
             self.issued.restore(kept.name, kept.services, kept.accesses)
-            self._entries[kept.name] = _Entry(
+            self._entries[kept.name] = _Terms(
                 kept.origin, kept.bandwidth_bytes_per_second, kept.closes_at
             )
             self._note_deadline(kept.name)
@@ -136,7 +136,7 @@ class TunnelBook:
         check_names(name, services)
         is_known = origin is Origin.START and name in self._unclaimed
         if name not in self.issued or is_known:
-            self._entries[name] = _Entry(origin, bandwidth_bytes_per_second, closes_at)
+            self._entries[name] = _Terms(origin, bandwidth_bytes_per_second, closes_at)
         self._unclaimed.discard(name)
         if is_known:
             return self.issued.reissue(name, services)

@@ -42,7 +42,7 @@ HEADERS: Final = {"Cache-Control": "no-store", "Server": "tunnelfleet"}
 _log = get_logger(__name__)
 
 
-class _WithoutContents(logging.Filter):
+class _HidesContents(logging.Filter):
     """Keeps what a client sent out of the log: aiohttp's errors quote it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -53,7 +53,7 @@ class _WithoutContents(logging.Filter):
 
 
 _http_log = logging.getLogger(f"{__name__}.requests")
-_http_log.addFilter(_WithoutContents())
+_http_log.addFilter(_HidesContents())
 
 
 class BodyTooLarge(Exception):  # noqa: N818 (named as HTTP names it)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from .book import TunnelKeeper
+    from .book import TunnelArchive
     from .faults import FaultPlan
     from .tokens import TunnelTokens
 
@@ -100,7 +100,7 @@ class TunnelService(ServiceControls):
         names: Sequence[str] = (),
         bandwidth_bytes_per_second: float | None = None,
         on_event: Callable[[ServiceEvent], None] | None = None,
-        keeper: TunnelKeeper | None = None,
+        keeper: TunnelArchive | None = None,
     ) -> None:
         if not tls and not is_loopback(host):
             raise ConfigError(

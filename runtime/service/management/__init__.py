@@ -6,10 +6,10 @@ is all that a user needs; extra ``aws``.
 
 from .limits import ManagementLimits, aws_limits
 from .server import ManagementServer
-from .signature import Credentials, load_credentials
+from .signature import AccessKey, load_credentials
 
 __all__ = [
-    "Credentials",
+    "AccessKey",
     "ManagementLimits",
     "ManagementServer",
     "aws_limits",

@@ -33,7 +33,7 @@ from .limits import ManagementLimits
 from .model import CONTENT_TYPE, ServiceModel
 from .operations import Notifier, Operations
 from .records import RecordKeeper, RecordTable
-from .signature import Credentials, SignatureVerifier, SignedRequest
+from .signature import AccessKey, SignatureVerifier, SignedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +75,7 @@ class ManagementServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        credentials: Mapping[str, Credentials] | None = None,
+        credentials: Mapping[str, AccessKey] | None = None,
         region: str = DEFAULT_REGION,
         limits: ManagementLimits | None = None,
         keeper: RecordKeeper | None = None,

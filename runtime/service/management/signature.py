@@ -43,7 +43,7 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class AccessKey:
     """A key that may call.
 
     Attributes:
@@ -57,7 +57,7 @@ class Credentials:
     session_token: str | None = field(default=None, repr=False)
 
 
-def load_credentials(path: Path) -> dict[str, Credentials]:
+def load_credentials(path: Path) -> dict[str, AccessKey]:
     """Read a file as AWS's tools have it in `~/.aws/credentials`; every profile's key may call.
 
     Raises:
@@ -75,12 +75,12 @@ def load_credentials(path: Path) -> dict[str, Credentials]:
     except (configparser.Error, UnicodeDecodeError) as error:
         # Not its text, which quotes the line.
         raise ConfigError(f"the credentials {path} are not written as {_EXAMPLE}") from error
-    found: dict[str, Credentials] = {}
+    found: dict[str, AccessKey] = {}
     for profile in parser.sections():
         values = parser[profile]
         key, secret = values.get("aws_access_key_id"), values.get("aws_secret_access_key")
         if key and secret:
-            found[key] = Credentials(key, secret, values.get("aws_session_token") or None)
+            found[key] = AccessKey(key, secret, values.get("aws_session_token") or None)
     if not found or len(found) > MAX_KEYS:
         raise ConfigError(
             f"there are {len(found)} keys in {path}, which takes 1 to {MAX_KEYS}: "
@@ -133,7 +133,7 @@ class SignatureVerifier:
         region: for which requests have to be signed.
     """
 
-    def __init__(self, credentials: Mapping[str, Credentials], region: str) -> None:
+    def __init__(self, credentials: Mapping[str, AccessKey], region: str) -> None:
         self._credentials = credentials
         self._region = region
 
@@ -230,7 +230,7 @@ def _check_time(stamp: str, now: datetime.datetime) -> None:
 
 
 def _sign(
-    request: SignedRequest, authorization: _Authorization, credentials: Credentials, stamp: str
+    request: SignedRequest, authorization: _Authorization, credentials: AccessKey, stamp: str
 ) -> str:
     """Return the signature that the request would have if this secret had signed it."""
     from botocore.auth import SigV4Auth  # noqa: PLC0415 (an extra)

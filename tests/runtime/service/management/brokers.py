@@ -92,7 +92,7 @@ class Subscriber:
             self._client.tls_set(ca_certs=str(broker.ca))
         if broker.password is not None:
             self._client.username_pw_set("service", broker.password)
-        self._client.on_connect = lambda *_: self._client.subscribe(TOPICS, qos=1)
+        self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._is_subscribed.set()
         self._client.on_message = lambda _client, _data, message: self._got.put(
             (message.topic, message.qos, json.loads(message.payload))
@@ -100,6 +100,9 @@ class Subscriber:
         self._client.connect("127.0.0.1", broker.port)
         self._client.loop_start()
         assert self._is_subscribed.wait(WAIT_SECONDS)
+
+    def _on_connect(self, *_: object) -> None:
+        self._client.subscribe(TOPICS, qos=1)
 
     def get(self) -> tuple[str, int, dict[str, Any]]:
         """Return the next notification: topic, QoS, payload."""

@@ -18,7 +18,7 @@ from tests.runtime.service.management.support import call, client, free_of, post
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.http import MAX_BODY_BYTES
-from tunnelfleet.runtime.service.management import Credentials, ManagementServer
+from tunnelfleet.runtime.service.management import AccessKey, ManagementServer
 from tunnelfleet.runtime.service.management.errors import (
     ApiError,
     LimitExceeded,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MODEL = ServiceModel()
-KEYS = {"AK": Credentials("AK", "secret")}
+KEYS = {"AK": AccessKey("AK", "secret")}
 
 
 def test_there_is_every_operation_of_the_model(management: ManagementServer) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.runtime.service.management.support import KEY, REGION, SECRET, client
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service.management import (
-    Credentials,
+    AccessKey,
     ManagementServer,
     load_credentials,
 )
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.service import TunnelService
 
 KNOWN = {
-    KEY: Credentials(KEY, SECRET),
-    "ASIATEMPORARY": Credentials("ASIATEMPORARY", SECRET, "session-token"),
+    KEY: AccessKey(KEY, SECRET),
+    "ASIATEMPORARY": AccessKey("ASIATEMPORARY", SECRET, "session-token"),
 }
 TARGET = "IoTSecuredTunneling.OpenTunnel"
 
@@ -201,8 +201,8 @@ class TestFile:
         )
         path.chmod(0o600)
         assert load_credentials(path) == {
-            "A": Credentials("A", "s%cret"),
-            "C": Credentials("C", "d", "e"),
+            "A": AccessKey("A", "s%cret"),
+            "C": AccessKey("C", "d", "e"),
         }
 
     @pytest.mark.parametrize(
