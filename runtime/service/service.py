@@ -34,6 +34,7 @@ from .files import remove_leftovers
 from .handshake import ClientAdmission
 from .listener import ServiceListener
 from .relay import RelayedTunnel, TunnelSnapshot
+from .stats import ServiceStats, StatsKeeper
 from .throttle import Throttle, kernel_buffer_bytes
 from .tls import ServerTls
 
@@ -128,6 +129,7 @@ class TunnelService(ServiceControls):
         self._book = TunnelBook(keeper)
         self._expiry: asyncio.TimerHandle | None = None
         self._tunnels: dict[str, RelayedTunnel] = {}
+        self._stats = StatsKeeper()
         self._clients: set[Client] = set()
         self._admission = ClientAdmission(
             self._book.issued, self._tunnels, self._emit, self._clients.discard
@@ -312,8 +314,10 @@ class TunnelService(ServiceControls):
     def _close_now(self, name: str, reason: str, detail: str = "") -> None:
         self._book.close(name)
         tunnel = self._tunnels.pop(name, None)
-        for client in tunnel.clients(None) if tunnel is not None else []:
-            client.wire.close(reason)
+        if tunnel is not None:
+            for client in tunnel.clients(None):
+                client.wire.close(reason)
+            self._stats.retire(tunnel)
         self._tell(ServiceEventKind.TUNNEL_CLOSED, name, detail)
 
     def close_unclaimed(self) -> None:
@@ -385,6 +389,20 @@ class TunnelService(ServiceControls):
     def open_names(self) -> list[str]:
         """Return the names of all open tunnels, whether or not the service is running."""
         return self._do(lambda: list(self._book.issued))
+
+    def stats(self) -> ServiceStats:
+        """Return what the service has and did so far, in numbers."""
+        return self._do(lambda: self._stats.stats(self._tunnels.values(), len(self._clients)))
+
+    def is_alive(self) -> Future[bool]:
+        """Return a future that is done when the service's thread takes its turn."""
+        alive: Future[bool] = Future()
+        with self._lock:
+            if self._loop is None:
+                alive.set_result(False)
+            else:
+                self._loop.call_soon_threadsafe(_fulfil, alive, lambda: True)
+        return alive
 
     def services(self, name: str) -> tuple[str, ...]:
         """Return an open tunnel's service ids. Raises ConfigError if it is not open."""
@@ -473,6 +491,8 @@ class TunnelService(ServiceControls):
             if thread.is_alive():
                 raise TimeoutError("the service's thread does not end; does on_event block?")
             self._thread = self._loop = self._fork_guard = None
+            for tunnel in self._tunnels.values():
+                self._stats.retire(tunnel)
             self._tunnels.clear()
 
     def _end_all(self, reason: str, abort: bool) -> None:
@@ -544,6 +564,7 @@ class TunnelService(ServiceControls):
 
     def _emit(self, event: ServiceEvent) -> None:
         """Deliver later on the loop, so that an observer may call the service."""
+        self._stats.note(event)
         if not self._observers:
             return
         event = event.made_printable()

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from tunnelfleet.runtime.service import TunnelService
     from tunnelfleet.runtime.service.management import ManagementServer
+    from tunnelfleet.runtime.service.management.notify import MqttNotifier
     from tunnelfleet.runtime.service.state import StateStore
+    from tunnelfleet.runtime.service.watch import ServiceWatch
 
 
 def parse_listen(option: str, text: str, example: str) -> tuple[str, int]:
@@ -49,6 +51,10 @@ class Around:
         mqtt_ca: PEM of what to trust of it.
         mqtt_cert: PEM of a certificate for it.
         mqtt_key: PEM of its key.
+        admin: where `/metrics` and `/healthz` are; None: nowhere.
+        admin_open: whether that may be beyond this machine.
+        chaos: whether faults can be caused there.
+        chaos_token_file: file of the token that this needs; None needs none, on loopback.
 
     Raises:
         ConfigError: they do not go together, or something is not installed.
@@ -64,8 +70,16 @@ class Around:
     mqtt_ca: Path | None = None
     mqtt_cert: Path | None = None
     mqtt_key: Path | None = None
+    admin: tuple[str, int] | None = None
+    admin_open: bool = False
+    chaos: bool = False
+    chaos_token_file: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.admin is None and (self.admin_open or self.chaos):
+            raise ConfigError("--admin-open, --chaos-api: only with --admin HOST:PORT")
+        if self.chaos_token_file is not None and not self.chaos:
+            raise ConfigError("--chaos-token-file: only with --chaos-api")
         if self.management is None:
             given = {
                 "--credentials": self.credentials,
@@ -82,10 +96,11 @@ class Around:
 
     def certificate_names(self, listens_on: str) -> Sequence[str]:
         """Return what a made certificate has to be for besides the service's own names."""
-        host = "" if self.management is None else self.management[0]
-        if not host or is_loopback(host) or host == listens_on:
-            return ()
-        return certificate_names(host, ())
+        found: list[str] = []
+        for address in (self.management, self.admin):
+            if address is not None and not is_loopback(address[0]) and address[0] != listens_on:
+                found += certificate_names(address[0], ())
+        return found
 
     def open_state(self) -> StateStore | None:
         """Open the state, if there is to be one. Raises ConfigError if it cannot be used."""
@@ -106,6 +121,7 @@ class Surroundings:
 
     Attributes:
         management: the management API, if there is one.
+        watch: the pages for who watches the service, if they are served.
 
     Raises:
         ConfigError: the options cannot be carried out.
@@ -113,19 +129,35 @@ class Surroundings:
 
     def __init__(self, service: TunnelService, store: StateStore | None, options: Around) -> None:
         self.management: ManagementServer | None = None
+        self.watch: ServiceWatch | None = None
+        self._notifier: MqttNotifier | None = None
         self._stack = ExitStack()
         if options.management is not None:
             self._prepare_management(service, store, options)
+        if options.admin is not None:
+            self._prepare_watch(service, store, options)
 
     def start(self) -> None:
         """Listen; the service runs. Raises ConfigError if an address cannot be had."""
+        # They end the other way round: what the API was told last may still be sent.
+        if self.watch is not None:
+            self.watch.start()
+            self._stack.callback(self.watch.stop)
+        if self._notifier is not None:
+            self._notifier.start()
+            self._stack.callback(self._notifier.stop)
         if self.management is not None:
             self.management.start()
             self._stack.callback(self.management.stop)
 
     def urls(self) -> dict[str, str]:
         """Return where its parts listen, by name."""
-        return {} if self.management is None else {"management": self.management.url}
+        urls: dict[str, str] = {}
+        if self.management is not None:
+            urls["management"] = self.management.url
+        if self.watch is not None:
+            urls["admin"] = self.watch.url
+        return urls
 
     def stop(self) -> None:
         """Answer what is under way, and end. Safe to call twice."""
@@ -155,7 +187,6 @@ class Surroundings:
         host, port = options.management
         credentials = None if options.credentials is None else load_credentials(options.credentials)
         most = {} if options.max_tunnels is None else {"open_tunnels": options.max_tunnels}
-        notifier = None
         if options.mqtt is not None:
             broker = parse_broker(
                 options.mqtt,
@@ -163,7 +194,7 @@ class Surroundings:
                 certificate=options.mqtt_cert,
                 private_key=options.mqtt_key,
             )
-            notifier = MqttNotifier(broker, options.region)
+            self._notifier = MqttNotifier(broker, options.region)
         self.management = ManagementServer(
             service,
             host=host,
@@ -172,9 +203,42 @@ class Surroundings:
             region=options.region,
             limits=aws_limits(**most) if options.aws_limits else ManagementLimits(**most),
             keeper=store,
-            notifier=notifier,
+            notifier=self._notifier,
         )
-        if notifier is not None:
-            # Ends after the API, so that what it was told last may still be sent.
-            notifier.start()
-            self._stack.callback(notifier.stop)
+
+    def _prepare_watch(
+        self, service: TunnelService, store: StateStore | None, options: Around
+    ) -> None:
+        from tunnelfleet.runtime.service.metrics import Figures  # noqa: PLC0415 (only when asked)
+        from tunnelfleet.runtime.service.watch import ServiceWatch  # noqa: PLC0415
+
+        assert options.admin is not None
+        management, notifier = self.management, self._notifier
+        source = Figures(
+            service.stats,
+            None if management is None else management.calls,
+            None if notifier is None else notifier.counts,
+            None if store is None else lambda: (store.waiting, store.failure is not None),
+        )
+        self.watch = ServiceWatch(
+            service,
+            source,
+            host=options.admin[0],
+            port=options.admin[1],
+            open_to_all=options.admin_open,
+            chaos=options.chaos,
+            chaos_token=_read_token(options.chaos_token_file),
+        )
+
+
+def _read_token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigError(f"the token {path} cannot be read: {why}") from error
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"the token in {path} must be printable ASCII without blanks")
+    return token

@@ -190,6 +190,20 @@ def service_command(
         Path | None, typer.Option(metavar="PEM", help="A client's certificate for the broker.")
     ] = None,
     mqtt_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve /metrics and /healthz there."),
+    ] = None,
+    admin_open: Annotated[
+        bool, typer.Option("--admin-open", help="Let --admin listen beyond this machine.")
+    ] = False,
+    chaos_api: Annotated[
+        bool, typer.Option("--chaos-api", help="Cause faults by requests to /chaos of --admin.")
+    ] = False,
+    chaos_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The token that --chaos-api asks for."),
+    ] = None,
 ) -> None:
     """Run a tunneling service: it pairs sources with destinations, as AWS's does."""
     if ca_out is not None and (plain or cert is not None):
@@ -208,6 +222,10 @@ def service_command(
         mqtt_ca=mqtt_ca,
         mqtt_cert=mqtt_cert,
         mqtt_key=mqtt_key,
+        admin=None if admin is None else parse_listen("--admin", admin, "127.0.0.1:9465"),
+        admin_open=admin_open,
+        chaos=chaos_api,
+        chaos_token_file=chaos_token_file,
     )
     makes_certificate = not plain and cert is None
     inbox = _Inbox()

@@ -30,7 +30,10 @@ USUAL_PORTS: Final = {"SSH": 22, "HTTP": 80, "HTTPS": 443, "VNC": 5900, "RDP": 3
 OTHER_PORT: Final = 8080
 """Where the application of a service with another name is supposed to be; to be changed."""
 _KEPT: Final = "the one that its client has"
-_URL_NAMES: Final = {"management": "management API (an AWS SDK's endpoint_url)"}
+_URL_NAMES: Final = {
+    "management": "management API (an AWS SDK's endpoint_url)",
+    "admin": "metrics and health",
+}
 _TOKEN_VARIABLE: Final = "AWSIOT_TUNNEL_ACCESS_TOKEN"  # noqa: S105 (the name of a variable)
 
 

@@ -169,8 +169,9 @@ class MqttNotifier:
         with self._changed:
             self._stop_at = time.monotonic() + STOP_SECONDS
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._thread.ident is None:
+            return  # never started
+        self._thread.join()
         self._client.disconnect()
         # paho's thread may be in a look-up of a name, which nothing interrupts.
         end = threading.Thread(target=self._client.loop_stop, name="mqtt-end", daemon=True)
@@ -181,6 +182,10 @@ class MqttNotifier:
     def waiting(self) -> int:
         """How many notifications wait."""
         return len(self._waiting)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many were sent and failed so far, and how many are waiting."""
+        return {"sent": self.sent, "failed": self.failed, "waiting": self.waiting}
 
     @property
     def is_connected(self) -> bool:
