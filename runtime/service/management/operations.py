@@ -100,6 +100,7 @@ class Operations:
         Raises:
             ApiError: it failed.
         """
+        self._records.forget_old(time.time())
         try:
             return self._operations[name](given)
         except StateError as error:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import socket
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.e2e.programs import Sshd, run
 from tests.runtime.service.management.brokers import broker, subscriber
 from tests.runtime.service.management.support import (
     KEY,
@@ -85,6 +86,32 @@ def test_tunnels_that_were_opened_carry_bytes(runtime: TunnelRuntime) -> None:
         status, errors = process.end()
         assert status == 0
         free_of(secrets, process.written, errors)
+
+
+@pytest.mark.programs("ssh", "sshd", "ssh-keygen")
+def test_tunnels_that_were_opened_carry_ssh(runtime: TunnelRuntime, tmp_path: Path) -> None:
+    with ServiceProcess("--plain", *ANY) as process, Sshd.start(tmp_path) as sshd:
+        aws = client(process.url)
+        opened = aws.open_tunnel(destinationConfig={"services": ["SSH"]})
+        aws.close()
+        ends = [
+            SecureTunnel(
+                opened[f"{mode}AccessToken"],
+                mode,
+                process.endpoint,
+                runtime=runtime,
+                name=mode,
+                services={"SSH": f"127.0.0.1:{port}"},
+            )
+            for mode, port in (("destination", sshd.port), ("source", 0))
+        ]
+        with ends[0], ends[1]:
+            for end in ends:
+                end.wait_connected(WAIT_SECONDS)
+            address = runtime.tunnel("source").wait_listening("SSH", WAIT_SECONDS)
+            assert isinstance(address, TcpAddress)
+            done = run(["ssh", *sshd.options(), "-p", str(address.port), "127.0.0.1", "echo", "in"])
+            assert done.stdout == b"in\n"
 
 
 def test_over_tls_with_credentials(tmp_path: Path) -> None:
@@ -162,11 +189,12 @@ def test_killed_and_started_anew_with_its_state(runtime: TunnelRuntime, tmp_path
         free_of(secrets, *state.iterdir())
 
 
-def test_one_state_has_one_service(tmp_path: Path) -> None:
+def test_one_state_has_one_service(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with ServiceProcess("--plain", "--state", str(tmp_path)):
-        done = run_service("--plain", "--state", str(tmp_path), "--listen", "127.0.0.1:0")
-        assert done.returncode == 1
-        assert "another service has it open" in done.stderr
+        capfd.readouterr()
+        again = ["service", "--plain", "--state", str(tmp_path), "--listen", "127.0.0.1:0"]
+        assert main(again) == 1
+        assert "another service has it open" in capfd.readouterr().err
 
 
 @pytest.mark.programs("mosquitto")
@@ -240,16 +268,6 @@ def test_the_command_line_of_aws(every_operation: bool, tmp_path: Path) -> None:
         assert aws("list-tunnels")["tunnelSummaries"][0]["status"] == "CLOSED"
 
 
-def run_service(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tunnelfleet", "service", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -273,20 +291,15 @@ def test_what_cannot_be_meant_is_one_line(
     assert says in err
 
 
-def test_without_the_extra_it_says_what_to_install() -> None:
-    # As it is where botocore was never installed.
-    hide = (
-        "import sys, importlib.util as u; real = u.find_spec\n"
-        "u.find_spec = lambda name, *more: None if name == 'botocore' else real(name, *more)\n"
-        "from tunnelfleet.runtime.cli.app import main\n"
-        f"sys.exit(main(['service', '--listen', '127.0.0.1:0', *{ANY!r}]))"
+def test_without_the_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *more: None if name == "botocore" else found(name, *more),
     )
-    done = subprocess.run(
-        [sys.executable, "-c", hide],
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "pip install 'tunnelfleet[aws]'" in done.stderr
+    assert main(["service", "--listen", "127.0.0.1:0", *ANY]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "pip install 'tunnelfleet[aws]'" in err

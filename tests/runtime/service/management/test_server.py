@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import socket
 import ssl
 import sys
@@ -17,6 +18,7 @@ import pytest
 from tests.runtime.service.management.support import call, client, free_of, post
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.service.certificates import ensure_certificate
 from tunnelfleet.runtime.service.http import MAX_BODY_BYTES
 from tunnelfleet.runtime.service.management import AccessKey, ManagementServer
 from tunnelfleet.runtime.service.management.errors import (
@@ -189,6 +191,27 @@ class TestWhere:
                 pytest.raises(ssl.SSLCertVerificationError),
             ):
                 context.wrap_socket(tcp, server_hostname="127.0.0.1")
+
+    def test_a_certificate_that_was_renewed_is_shown_here_too(self, tmp_path: Path) -> None:
+        old = ensure_certificate(tmp_path / "old", "127.0.0.1")
+        new = ensure_certificate(tmp_path / "new", "127.0.0.1")
+        cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+        for source, target in ((old.certificate, cert), (old.private_key, key)):
+            shutil.copy(source, target)
+        with (
+            TunnelService(certificate=cert, private_key=key) as service,
+            ManagementServer(service) as server,
+        ):
+            before = client(server.url, verify=str(old.ca))
+            assert before.list_tunnels()["tunnelSummaries"] == []
+            for source, target in ((new.certificate, cert), (new.private_key, key)):
+                shutil.copy(source, target)
+            service.reload_certificate()
+            after = client(server.url, verify=str(new.ca))
+            assert after.list_tunnels()["tunnelSummaries"] == []
+            assert before.list_tunnels()["tunnelSummaries"] == []  # on its connection
+            before.close()
+            after.close()
 
     def test_only_a_service_that_knows_its_callers_is_open_to_others(self) -> None:
         with pytest.raises(ConfigError, match="--credentials FILE"):
