@@ -67,7 +67,7 @@ _log = get_logger(__name__)
 
 
 class StateError(TunnelError):
-    """Something could not be written in time; it is tried again until it is."""
+    """Something could not be written, or not in time; it is tried again until it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class StateStore:
         self._path = folder / STATE_FILE
         self._changed = threading.Condition()
         self._pending: dict[_Key, dict[str, Any] | None] = {}
-        self._put_count = self._written_count = 0
+        self._put_count = self._written_count = self._tried_count = 0
         self._failure: str | None = None
         self._closing = False
         _make_file(self._path)
@@ -201,14 +201,14 @@ class StateStore:
         """Return when everything that was put until now is written.
 
         Raises:
-            StateError: it was not in time.
+            StateError: it could not be written, or not in time.
         """
         with self._changed:
             wanted = self._put_count
-            is_written = self._changed.wait_for(
-                lambda: self._written_count >= wanted, FLUSH_SECONDS
+            self._changed.wait_for(
+                lambda: max(self._written_count, self._tried_count) >= wanted, FLUSH_SECONDS
             )
-            if not is_written:
+            if self._written_count < wanted:
                 why = self._failure or "the disk takes too long"
                 raise StateError(f"{self._path} cannot be written: {why}; it is tried again")
 
@@ -248,6 +248,8 @@ class StateStore:
                     self._written_count = count
                     self._changed.notify_all()
                     continue
+                self._tried_count = count
+                self._changed.notify_all()
                 # What was put meanwhile is newer.
                 self._pending = {**rows, **self._pending}
                 if is_last:

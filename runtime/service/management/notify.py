@@ -44,6 +44,9 @@ CONNECT_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 2.0
 """How long what waits may still be sent when the service stops."""
 
+LOG_SECONDS: Final = 60.0
+"""That notifications are given up is told once in so long, with their number."""
+
 MQTT_PORT: Final = 1883
 MQTTS_PORT: Final = 8883
 QOS: Final = 1
@@ -154,6 +157,8 @@ class MqttNotifier:
         self._changed = threading.Condition()
         self._is_connected = False
         self._stop_at: float | None = None
+        self._silent_until = 0.0
+        self._unlogged = 0
         self._client = self._make_client()
         self._thread = threading.Thread(target=self._run, name="tunnelfleet-notify", daemon=True)
 
@@ -172,6 +177,8 @@ class MqttNotifier:
         if self._thread.ident is None:
             return  # never started
         self._thread.join()
+        if self._unlogged:
+            self._tell_of_failures("for the service stops")
         self._client.disconnect()
         # paho's thread may be in a look-up of a name, which nothing interrupts.
         end = threading.Thread(target=self._client.loop_stop, name="mqtt-end", daemon=True)
@@ -328,4 +335,11 @@ class MqttNotifier:
 
     def _give_up(self, notification: _Notification, why: str) -> None:
         self.failed += 1
-        _log.error("the notification to %s was given up: %s", notification.topic, why)
+        self._unlogged += 1
+        if time.monotonic() >= self._silent_until:
+            self._tell_of_failures(f"the last to {notification.topic}: {why}")
+
+    def _tell_of_failures(self, about: str) -> None:
+        count, self._unlogged = self._unlogged, 0
+        self._silent_until = time.monotonic() + LOG_SECONDS
+        _log.error("%d notification(s) were given up, %s", count, about)

@@ -140,7 +140,6 @@ class TestADiskThatFails:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr("tunnelfleet.runtime.service.state.FLUSH_SECONDS", 0.1)
         monkeypatch.setattr("tunnelfleet.runtime.service.state.RETRY_SECONDS", 0.01)
         tries, write = [], store._write
 

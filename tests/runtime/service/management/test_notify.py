@@ -130,7 +130,9 @@ class TestWithABroker:
             notifier.notify("press-4", "secret-token", [])
             eventually(lambda: notifier.failed == 1)
             assert "refuses notifications: Not authorized" in caplog.text
-            assert "to $aws/things/press-4/tunnels/notify was given up" in caplog.text
+            assert (
+                "1 notification(s) were given up, the last to $aws/things/press-4/" in caplog.text
+            )
             free_of(["wrong-one", "secret-token"], caplog.text)
 
 
@@ -152,7 +154,7 @@ def test_without_a_broker_nothing_waits_and_retries_end(
 
 
 def test_of_too_many_the_oldest_are_given_up(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("tunnelfleet.runtime.service.management.notify.MAX_WAITING", 3)
     with socket.socket() as nobody:
@@ -162,6 +164,10 @@ def test_of_too_many_the_oldest_are_given_up(
             notifier.notify("a", f"token-{number}", [])
         assert notifier.waiting <= 3
         assert notifier.failed >= 6  # one is on its way
+        notifier.stop()
+        told = [each.getMessage() for each in caplog.records if "given up" in each.getMessage()]
+        assert len(told) == 2  # at the first, and how many there were at the end
+        assert notifier.failed == 10
 
 
 class TestUrls:
