@@ -80,6 +80,8 @@ class TunnelService(ServiceControls):
         names: names and addresses to put into a made certificate, besides ``host``, loopback, and
             all addresses of this machine if it listens on all of them.
         bandwidth_bytes_per_second: limit of each direction of each tunnel; None is no limit.
+        connects_per_second: how many clients may connect on average, others are refused with 429;
+            None: as many as like.
         on_event: called with each event on the service's thread; it must not block.
         keeper: where tunnels, digests of their tokens and what those were used for are kept, so
             that they outlive the process too; None keeps them in memory.
@@ -100,6 +102,7 @@ class TunnelService(ServiceControls):
         state_dir: Path | None = None,
         names: Sequence[str] = (),
         bandwidth_bytes_per_second: float | None = None,
+        connects_per_second: float | None = None,
         on_event: Callable[[ServiceEvent], None] | None = None,
         keeper: TunnelArchive | None = None,
     ) -> None:
@@ -109,6 +112,11 @@ class TunnelService(ServiceControls):
             )
         if bandwidth_bytes_per_second is not None:
             Throttle(bandwidth_bytes_per_second, 0.0)
+        if connects_per_second is not None and not 0 < connects_per_second < float("inf"):
+            raise ConfigError(
+                f"connects_per_second takes more than 0, not {connects_per_second}; "
+                "None is no limit"
+            )
         self._host, self._port = host, port
         self._tls = ServerTls(
             host,
@@ -132,7 +140,11 @@ class TunnelService(ServiceControls):
         self._stats = StatsKeeper()
         self._clients: set[Client] = set()
         self._admission = ClientAdmission(
-            self._book.issued, self._tunnels, self._emit, self._clients.discard
+            self._book.issued,
+            self._tunnels,
+            self._emit,
+            self._clients.discard,
+            connects_per_second,
         )
 
     # life

@@ -6,9 +6,10 @@ they work. Parts that need an extra are imported only when they are asked for.
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback, parse_address
 from tunnelfleet.proto import ConfigError
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.service.management.notify import MqttNotifier
     from tunnelfleet.runtime.service.state import StateStore
     from tunnelfleet.runtime.service.watch import ServiceWatch
+
+AWS_CONNECTS_PER_SECOND: Final = 10.0
+"""Of an account (docs/protocol.md section 6)."""
+
+_REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 
 
 def parse_listen(option: str, text: str, example: str) -> tuple[str, int]:
@@ -90,9 +96,16 @@ class Around:
             if named := [name for name, value in given.items() if value is not None]:
                 raise ConfigError(f"{', '.join(named)}: only with --management HOST:PORT")
             return
+        if not _REGION.fullmatch(self.region):
+            raise ConfigError(f"--region takes a name such as eu-west-1, not {self.region!r}")
         from tunnelfleet.runtime.service.management.model import check_installed  # noqa: PLC0415
 
         check_installed()
+
+    @property
+    def connects_per_second(self) -> float | None:
+        """How many clients may connect; None: as many as like."""
+        return AWS_CONNECTS_PER_SECOND if self.aws_limits else None
 
     def certificate_names(self, listens_on: str) -> Sequence[str]:
         """Return what a made certificate has to be for besides the service's own names."""

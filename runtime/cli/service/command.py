@@ -247,6 +247,7 @@ def service_command(
             state_dir=state,
             names=[*(name or ()), *(around.certificate_names(host) if makes_certificate else ())],
             bandwidth_bytes_per_second=None if bandwidth is None else parse_rate(bandwidth),
+            connects_per_second=around.connects_per_second,
             on_event=inbox.put_event,
             keeper=store,
         )

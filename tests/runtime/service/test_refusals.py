@@ -14,12 +14,13 @@ from tests.runtime.service.support import (
     raw_request,
     request,
 )
-from tunnelfleet.proto import Mode
+from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnelfleet.runtime.service import TunnelService, TunnelTokens
+    from tunnelfleet.runtime.service import TunnelTokens
 
 TOKEN = "Invalid access token"
 REQUEST = "Invalid request"
@@ -158,3 +159,20 @@ def test_expired(service: TunnelService) -> None:
 def test_rotated(service: TunnelService, tokens: TunnelTokens) -> None:
     service.rotate("press-4", Mode.SOURCE)
     assert raw_request(service, request(tokens))[::2] == (403, TOKEN)
+
+
+def test_too_many_at_once_spend_no_token() -> None:
+    with TunnelService(tls=False, connects_per_second=0.001) as service:
+        first, second = service.open_tunnel("a"), service.open_tunnel("b")
+        TunnelClient(service, Mode.SOURCE, first.source_token).close()
+        refused = (429, "Too many requests: connect again later")
+        for _ in range(2):
+            assert raw_request(service, request(second))[::2] == refused
+        # Who has none is told that, whatever the rate.
+        assert raw_request(service, request(second, headers=["access-token: none"]))[0] == 403
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+def test_a_rate_that_is_none(rate: float) -> None:
+    with pytest.raises(ConfigError, match="connects_per_second"):
+        TunnelService(tls=False, connects_per_second=rate)
