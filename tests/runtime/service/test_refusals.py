@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.runtime.service.support import (
+from tests.support.service_client import (
     CLIENT_TOKEN,
     SUBPROTOCOL,
     TunnelClient,
-    eventually,
     raw_request,
     request,
 )
+from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.service import TunnelService
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.service.support import CLIENT_TOKEN, TunnelClient, eventually
+from tests.support.service_client import CLIENT_TOKEN, TunnelClient
+from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.book import KeptTunnel, Origin

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.runtime.service.management.support import call, post
-from tests.runtime.service.support import CLIENT_TOKEN, TunnelClient, data, eventually, start
+from tests.support.aws_service import call_api, post_raw
+from tests.support.service_client import CLIENT_TOKEN, TunnelClient
+from tests.support.waiting import eventually
+from tests.support.wire import data, stream_start
 from tunnelfleet.proto import ConfigError, Message, MessageType, Mode
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.chaos import FAULTS
@@ -34,7 +36,7 @@ def watch(service: TunnelService) -> Iterator[ServiceWatch]:
 
 
 def get(watch: ServiceWatch, path: str, **headers: str) -> tuple[int, str]:
-    status, _, body = post(watch.url, None, b"", path, "GET", **headers)
+    status, _, body = post_raw(watch.url, None, b"", path, "GET", **headers)
     return status, body.decode()
 
 
@@ -49,7 +51,7 @@ def metrics(watch: ServiceWatch) -> dict[str, float]:
 
 
 def fault(watch: ServiceWatch, name: str, **given: object) -> tuple[int, dict[str, Any]]:
-    status, _, body = post(watch.url, None, json.dumps(given).encode(), f"/chaos/{name}")
+    status, _, body = post_raw(watch.url, None, json.dumps(given).encode(), f"/chaos/{name}")
     return status, json.loads(body)
 
 
@@ -67,7 +69,7 @@ class TestMetrics:
         source: TunnelClient,
         destination: TunnelClient,
     ) -> None:
-        source.send(start(), data(b"12345"))
+        source.send(stream_start(), data(b"12345"))
         for _ in range(2):
             destination.message()
         destination.send(data(b"123"))
@@ -91,7 +93,7 @@ class TestMetrics:
 
     def test_the_parts_around_the_service_are_counted(self, service: TunnelService) -> None:
         with ManagementServer(service) as management:
-            call(management.url, "OpenTunnel", {})
+            call_api(management.url, "OpenTunnel", {})
             source = Figures(
                 service.stats,
                 management.calls,
@@ -147,13 +149,13 @@ class TestHealth:
     ],
 )
 def test_what_is_not_there(watch: ServiceWatch, method: str, path: str, status: int) -> None:
-    assert post(watch.url, None, b"{}", path, method)[0] == status
+    assert post_raw(watch.url, None, b"{}", path, method)[0] == status
 
 
 class TestWhoMay:
     def test_faults_have_to_be_asked_for(self, service: TunnelService) -> None:
         with ServiceWatch(service, Figures(service.stats)) as watch:
-            assert post(watch.url, None, b"{}", "/chaos/drop")[0] == 404
+            assert post_raw(watch.url, None, b"{}", "/chaos/drop")[0] == 404
 
     def test_with_a_token(self, service: TunnelService) -> None:
         source = Figures(service.stats)
@@ -165,7 +167,7 @@ class TestWhoMay:
 
     def test_no_page_in_a_browser(self, watch: ServiceWatch) -> None:
         body = b'{"tunnel": "any", "status": 500}'
-        status, _, _ = post(watch.url, None, body, "/chaos/refuse", Origin="http://127.0.0.1")
+        status, _, _ = post_raw(watch.url, None, body, "/chaos/refuse", Origin="http://127.0.0.1")
         assert status == 403
 
     def test_beyond_this_machine(self) -> None:
@@ -223,7 +225,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("body", [b"[]", b"{", b"null", b"[" * 100_000])
     def test_what_is_no_object(self, watch: ServiceWatch, body: bytes) -> None:
-        assert post(watch.url, None, body, "/chaos/drop")[0] == 400
+        assert post_raw(watch.url, None, body, "/chaos/drop")[0] == 400
 
     def test_drop_and_refuse(
         self, watch: ServiceWatch, service: TunnelService, tokens: TunnelTokens
@@ -242,7 +244,7 @@ class TestFaults:
         self, watch: ServiceWatch, source: TunnelClient, destination: TunnelClient
     ) -> None:
         for number, service_id in enumerate(("SSH", "HTTP"), 1):
-            source.send(start(number, service_id))
+            source.send(stream_start(service_id, number))
             destination.message()
         assert cause(watch, "stream-reset", tunnel="press-4", service_id="HTTP").startswith("1 ")
         expected = Message(MessageType.STREAM_RESET, 2, service_id="HTTP", connection_id=1)
@@ -257,7 +259,7 @@ class TestFaults:
     def test_corrupt(
         self, watch: ServiceWatch, source: TunnelClient, destination: TunnelClient
     ) -> None:
-        source.send(start())
+        source.send(stream_start())
         destination.message()
         cause(watch, "corrupt", tunnel="press-4", mode="destination")
         source.send(data(b"spoilt"), data(b"whole"))
@@ -274,7 +276,7 @@ class TestFaults:
         cause(watch, "delay", tunnel="press-4", seconds=0.01)
         cause(watch, "delay", tunnel="press-4", seconds=0)
         cause(watch, "stall", tunnel="press-4", mode="source")
-        source.send(start())
+        source.send(stream_start())
         destination.assert_quiet()
         cause(watch, "resume", tunnel="press-4", mode="source")
         assert destination.message().type is MessageType.STREAM_START

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.service.management.support import client
+from tests.support.aws_service import aws_client
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.management import ManagementServer
 
@@ -28,6 +28,6 @@ def management(service: TunnelService) -> Iterator[ManagementServer]:
 
 @pytest.fixture
 def aws(management: ManagementServer) -> Iterator[Any]:
-    made = client(management.url)
+    made = aws_client(management.url)
     yield made
     made.close()

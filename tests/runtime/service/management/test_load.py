@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.runtime.service.management.support import WAIT_SECONDS, ServiceProcess, client
-from tests.runtime.service.support import SUBPROTOCOL, data, masked, start
+from tests.support.aws_service import WAIT_SECONDS, ServiceProcess, aws_client
+from tests.support.frames import masked
+from tests.support.service_client import SUBPROTOCOL
+from tests.support.wire import data, stream_start
 from tunnelfleet.proto import encode_frame
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def _many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class Peer:
+class UpgradedEnd:
     """One end of a tunnel: a socket on which an upgrade was accepted."""
 
     def __init__(self, where: tuple[str, int], mode: str, token: str) -> None:
@@ -64,7 +66,7 @@ class Peer:
         return found
 
 
-def relays(source: Peer, destination: Peer) -> bool:
+def relays(source: UpgradedEnd, destination: UpgradedEnd) -> bool:
     source.sock.sendall(masked(2, encode_frame(data(PAYLOAD))))
     return PAYLOAD in destination.read_until(PAYLOAD)
 
@@ -82,20 +84,20 @@ def test_a_thousand_tunnels_and_five_thousand_strangers(tmp_path: Path) -> None:
         reader.start()
         stack.callback(reader.join)
         stack.callback(process.popen.terminate)
-        aws = client(process.url)
+        aws = aws_client(process.url)
         destination = {"thingName": "press", "services": [SERVICE_ID]}
         opened = [aws.open_tunnel(destinationConfig=destination) for _ in range(TUNNELS)]
         host, port = process.endpoint.removeprefix("ws://").split(":")
         where = host, int(port)
 
-        def connect(mode: str, tunnel: dict[str, Any]) -> Peer:
-            peer = Peer(where, mode, tunnel[f"{mode}AccessToken"])
+        def connect(mode: str, tunnel: dict[str, Any]) -> UpgradedEnd:
+            peer = UpgradedEnd(where, mode, tunnel[f"{mode}AccessToken"])
             stack.callback(peer.sock.close)
             return peer
 
         ends = [(connect("source", each), connect("destination", each)) for each in opened]
         for source, _ in ends:
-            source.sock.sendall(masked(2, encode_frame(start())))
+            source.sock.sendall(masked(2, encode_frame(stream_start())))
         for _ in range(3):
             assert all(relays(*each) for each in ends)
         memory = psutil.Process(process.popen.pid).memory_info().rss
@@ -117,7 +119,7 @@ def test_a_thousand_tunnels_and_five_thousand_strangers(tmp_path: Path) -> None:
 def relays_anew(aws: Any, connect: Any) -> bool:
     opened = aws.open_tunnel(destinationConfig={"services": [SERVICE_ID]})
     source, destination = connect("source", opened), connect("destination", opened)
-    source.sock.sendall(masked(2, encode_frame(start())))
+    source.sock.sendall(masked(2, encode_frame(stream_start())))
     return relays(source, destination)
 
 

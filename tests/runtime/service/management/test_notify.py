@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.service.management.brokers import broker, subscriber
-from tests.runtime.service.management.support import client, free_of
-from tests.runtime.service.support import eventually
+from tests.support.aws_service import assert_free_of, aws_client
+from tests.support.mosquitto import running_mosquitto, running_subscriber
+from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service.management import ManagementServer
 from tunnelfleet.runtime.service.management.notify import Broker, MqttNotifier, parse_broker
@@ -65,10 +65,10 @@ class TestWithABroker:
     def test_opening_and_rotating_tell_the_thing(
         self, service: TunnelService, running: Running, tmp_path: Path
     ) -> None:
-        with broker(tmp_path) as mqtt, subscriber(mqtt) as device:
+        with running_mosquitto(tmp_path) as mqtt, running_subscriber(mqtt) as device:
             notifier = running(f"mqtt://127.0.0.1:{mqtt.port}")
             with ManagementServer(service, region=REGION, notifier=notifier) as server:
-                aws = client(server.url, region_name=REGION)
+                aws = aws_client(server.url, region_name=REGION)
                 aws.open_tunnel(destinationConfig={"services": ["SSH"]})  # of no thing
                 opened = aws.open_tunnel(destinationConfig=THING)
                 topic = "$aws/things/press-4/tunnels/notify"
@@ -95,7 +95,7 @@ class TestWithABroker:
     def test_what_the_broker_misses_is_sent_when_it_is_back(
         self, running: Running, tmp_path: Path
     ) -> None:
-        with broker(tmp_path) as mqtt, subscriber(mqtt) as device:
+        with running_mosquitto(tmp_path) as mqtt, running_subscriber(mqtt) as device:
             notifier = running(f"mqtt://127.0.0.1:{mqtt.port}")
             notifier.notify("a", "token-1", ["SSH"])
             assert device.get()[2] == expected("token-1", ["SSH"])
@@ -112,8 +112,8 @@ class TestWithABroker:
 
     def test_over_tls_with_a_password(self, running: Running, tmp_path: Path) -> None:
         with (
-            broker(tmp_path, is_tls=True, password="sesam@/:") as mqtt,
-            subscriber(mqtt) as device,
+            running_mosquitto(tmp_path, is_tls=True, password="sesam@/:") as mqtt,
+            running_subscriber(mqtt) as device,
         ):
             where = f"127.0.0.1:{mqtt.port}"
             notifier = running(f"mqtts://service:sesam%40%2F%3A@{where}", ca=mqtt.ca)
@@ -123,7 +123,7 @@ class TestWithABroker:
     def test_who_is_refused_is_told_and_the_password_is_not(
         self, running: Running, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with broker(tmp_path, password="right") as mqtt:
+        with running_mosquitto(tmp_path, password="right") as mqtt:
             notifier = running(
                 f"mqtt://service:wrong-one@127.0.0.1:{mqtt.port}", give_up_seconds=0.5
             )
@@ -133,7 +133,7 @@ class TestWithABroker:
             assert (
                 "1 notification(s) were given up, the last to $aws/things/press-4/" in caplog.text
             )
-            free_of(["wrong-one", "secret-token"], caplog.text)
+            assert_free_of(["wrong-one", "secret-token"], caplog.text)
 
 
 def test_without_a_broker_nothing_waits_and_retries_end(
@@ -144,13 +144,13 @@ def test_without_a_broker_nothing_waits_and_retries_end(
         port = nobody.getsockname()[1]
         notifier = running(f"mqtt://127.0.0.1:{port}", give_up_seconds=0.3)
         with ManagementServer(service, notifier=notifier) as server:
-            aws = client(server.url)
+            aws = aws_client(server.url)
             opened = aws.open_tunnel(destinationConfig=THING)
             assert aws.describe_tunnel(tunnelId=opened["tunnelId"])
             aws.close()
         eventually(lambda: notifier.failed == 1)
         assert (notifier.sent, notifier.waiting) == (0, 0)
-        free_of([opened["destinationAccessToken"]], caplog.text, repr(notifier._waiting))
+        assert_free_of([opened["destinationAccessToken"]], caplog.text, repr(notifier._waiting))
 
 
 def test_of_too_many_the_oldest_are_given_up(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.runtime.service.management.support import REGION, WAIT_SECONDS, call, client
-from tests.runtime.service.support import CLIENT_TOKEN, TunnelClient, eventually
+from tests.support.aws_service import REGION, WAIT_SECONDS, aws_client, call_api
+from tests.support.service_client import CLIENT_TOKEN, TunnelClient
+from tests.support.waiting import eventually
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.service.management import ManagementLimits, ManagementServer, aws_limits
 
@@ -133,7 +134,7 @@ class TestOpen:
     def test_more_than_the_limits_allow_is_refused(self, service: TunnelService) -> None:
         limits = ManagementLimits(open_tunnels=2, services=1, tags=1)
         with ManagementServer(service, limits=limits) as server:
-            aws = client(server.url)
+            aws = aws_client(server.url)
             first = aws.open_tunnel()
             aws.open_tunnel(destinationConfig={"services": ["SSH"]})
             refused = [
@@ -150,7 +151,7 @@ class TestOpen:
 
     def test_limits_of_aws(self, service: TunnelService) -> None:
         with ManagementServer(service, limits=aws_limits()) as server:
-            aws = client(server.url)
+            aws = aws_client(server.url)
             four = {"services": ["A", "B", "C", "D"]}
             with pytest.raises(aws.exceptions.LimitExceededException):
                 aws.open_tunnel(destinationConfig=four)
@@ -366,7 +367,7 @@ class TestTunnelsOfOthers:
     ) -> None:
         service.open_tunnel("press-4", ["SSH"])
         service.open_tunnel("no id / of AWS")
-        aws = client(management.url)
+        aws = aws_client(management.url)
         eventually(lambda: len(aws.list_tunnels()["tunnelSummaries"]) == 1)
         found = describe(aws, {"tunnelId": "press-4"})
         assert found["destinationConfig"] == {"services": ["SSH"]}
@@ -397,6 +398,6 @@ def test_a_service_that_is_held_up_is_unavailable(
         service._loop.call_soon_threadsafe(
             lambda: time.sleep(max(0.0, held_until - time.monotonic()))
         )
-        status, answer = call(server.url, "OpenTunnel", {})
+        status, answer = call_api(server.url, "OpenTunnel", {})
         assert (status, answer["__type"]) == (503, "ServiceUnavailableException")
         assert time.monotonic() < held_until + WAIT_SECONDS

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.e2e.programs import Sshd, run
-from tests.runtime.service.management.brokers import broker, subscriber
-from tests.runtime.service.management.support import (
+from tests.support.aws_service import (
     KEY,
     SECRET,
     WAIT_SECONDS,
     ServiceProcess,
+    assert_free_of,
+    aws_client,
     both_ends,
-    client,
-    free_of,
 )
-from tests.runtime.service.support import eventually
+from tests.support.mosquitto import running_mosquitto, running_subscriber
+from tests.support.programs import Sshd, run_program
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import (
     SecureTunnel,
     TcpAddress,
@@ -70,7 +70,7 @@ def is_connected(tunnel: SecureTunnel) -> bool:
 def test_tunnels_that_were_opened_carry_bytes(runtime: TunnelRuntime) -> None:
     with ServiceProcess("--plain", *ANY) as process:
         assert process.ready["tunnels"] == []
-        aws = client(process.url)
+        aws = aws_client(process.url)
         opened = aws.open_tunnel(destinationConfig=DESTINATION)
         secrets = [opened["sourceAccessToken"], opened["destinationAccessToken"]]
         with both_ends(process.endpoint, opened, "ECHO", runtime) as (device, operator):
@@ -85,13 +85,13 @@ def test_tunnels_that_were_opened_carry_bytes(runtime: TunnelRuntime) -> None:
         process.event("tunnel_closed", tunnel=opened["tunnelId"])
         status, errors = process.end()
         assert status == 0
-        free_of(secrets, process.written, errors)
+        assert_free_of(secrets, process.written, errors)
 
 
 @pytest.mark.programs("ssh", "sshd", "ssh-keygen")
 def test_tunnels_that_were_opened_carry_ssh(runtime: TunnelRuntime, tmp_path: Path) -> None:
     with ServiceProcess("--plain", *ANY) as process, Sshd.start(tmp_path) as sshd:
-        aws = client(process.url)
+        aws = aws_client(process.url)
         opened = aws.open_tunnel(destinationConfig={"services": ["SSH"]})
         aws.close()
         ends = [
@@ -110,7 +110,9 @@ def test_tunnels_that_were_opened_carry_ssh(runtime: TunnelRuntime, tmp_path: Pa
                 end.wait_connected(WAIT_SECONDS)
             address = runtime.tunnel("source").wait_listening("SSH", WAIT_SECONDS)
             assert isinstance(address, TcpAddress)
-            done = run(["ssh", *sshd.options(), "-p", str(address.port), "127.0.0.1", "echo", "in"])
+            done = run_program(
+                ["ssh", *sshd.options(), "-p", str(address.port), "127.0.0.1", "echo", "in"]
+            )
             assert done.stdout == b"in\n"
 
 
@@ -121,10 +123,10 @@ def test_over_tls_with_credentials(tmp_path: Path) -> None:
     with ServiceProcess(*ANY, "--credentials", str(file), "--region", "eu-west-1") as process:
         assert process.url.startswith("https://127.0.0.1:")
         ca = process.ready["ca"]
-        aws = client(process.url, verify=ca, region_name="eu-west-1")
+        aws = aws_client(process.url, verify=ca, region_name="eu-west-1")
         opened = aws.open_tunnel(destinationConfig=DESTINATION)
         assert opened["tunnelArn"].startswith("arn:aws:iot:eu-west-1:000000000000:tunnel/")
-        stranger = client(process.url, verify=ca, region_name="eu-west-1", secret="guess")
+        stranger = aws_client(process.url, verify=ca, region_name="eu-west-1", secret="guess")
         with pytest.raises(ClientError, match="InvalidSignatureException"):
             stranger.list_tunnels()
         with (
@@ -136,14 +138,14 @@ def test_over_tls_with_credentials(tmp_path: Path) -> None:
         stranger.close()
         status, errors = process.end()
         assert status == 0
-        free_of([SECRET], process.written, errors)
+        assert_free_of([SECRET], process.written, errors)
 
 
 def test_killed_and_started_anew_with_its_state(runtime: TunnelRuntime, tmp_path: Path) -> None:
     state = tmp_path / "state"
     options = ["--plain", "--state", str(state), "--tunnel", "press-9=SSH", "--tunnel", "old"]
     with ServiceProcess(*options, *ANY) as process:
-        aws = client(process.url)
+        aws = aws_client(process.url)
         opened = aws.open_tunnel(
             destinationConfig=DESTINATION, tags=[{"key": "a", "value": "b"}], description="kept"
         )
@@ -164,7 +166,7 @@ def test_killed_and_started_anew_with_its_state(runtime: TunnelRuntime, tmp_path
                 for end in ends:
                     end.wait_connected(WAIT_SECONDS)
                 assert echoes(runtime, operator)
-                aws = client(again.url)
+                aws = aws_client(again.url)
                 after = aws.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]
                 for live in ("sourceConnectionState", "destinationConnectionState"):
                     assert after.pop(live)["status"] == "CONNECTED"
@@ -186,7 +188,7 @@ def test_killed_and_started_anew_with_its_state(runtime: TunnelRuntime, tmp_path
                 aws.close()
                 assert again.end()[0] == 0
         secrets = [opened["sourceAccessToken"], opened["destinationAccessToken"], *tokens]
-        free_of(secrets, *state.iterdir())
+        assert_free_of(secrets, *state.iterdir())
 
 
 def test_one_state_has_one_service(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -200,13 +202,13 @@ def test_one_state_has_one_service(tmp_path: Path, capfd: pytest.CaptureFixture[
 @pytest.mark.programs("mosquitto")
 def test_a_device_takes_its_token_from_the_broker(runtime: TunnelRuntime, tmp_path: Path) -> None:
     with (
-        broker(tmp_path) as mqtt,
-        subscriber(mqtt) as notified,
+        running_mosquitto(tmp_path) as mqtt,
+        running_subscriber(mqtt) as notified,
         ServiceProcess(
             "--plain", *ANY, env={"TUNNELFLEET_MQTT": f"mqtt://127.0.0.1:{mqtt.port}"}
         ) as process,
     ):
-        aws = client(process.url)
+        aws = aws_client(process.url)
         opened = aws.open_tunnel(destinationConfig=DESTINATION)
         topic, _, told = notified.get()
         assert topic == "$aws/things/press-4/tunnels/notify"

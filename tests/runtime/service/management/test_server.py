@@ -15,7 +15,7 @@ import botocore.parsers
 import botocore.validate
 import pytest
 
-from tests.runtime.service.management.support import call, client, free_of, post
+from tests.support.aws_service import assert_free_of, aws_client, call_api, post_raw
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.certificates import ensure_certificate
@@ -46,7 +46,7 @@ def test_every_answer_is_one_of_the_model(management: ManagementServer) -> None:
     def ask(name: str, **given: object) -> dict[str, Any]:
         seen.add(name)
         operation = MODEL.operation(f"IoTSecuredTunneling.{name}")
-        status, headers, body = post(
+        status, headers, body = post_raw(
             management.url, f"IoTSecuredTunneling.{name}", json.dumps(given).encode()
         )
         assert status == 200, body
@@ -111,7 +111,7 @@ def test_every_error_of_the_model_has_our_name() -> None:
 def test_a_failure_has_its_name_in_the_body(
     management: ManagementServer, target: str | None, body: bytes, status: int, name: str
 ) -> None:
-    found, headers, answer = post(management.url, target, body)
+    found, headers, answer = post_raw(management.url, target, body)
     assert (found, headers["Content-Type"]) == (status, "application/x-amz-json-1.1")
     assert headers["x-amzn-RequestId"]
     fields = json.loads(answer)
@@ -128,7 +128,7 @@ def test_there_is_one_way_to_call(
     management: ManagementServer, method: str, path: str, status: int
 ) -> None:
     target = "IoTSecuredTunneling.OpenTunnel"
-    found, headers, _ = post(management.url, target, b"{}", path, method)
+    found, headers, _ = post_raw(management.url, target, b"{}", path, method)
     assert found == status
     assert headers["Server"] == "tunnelfleet"
     assert management._records.open_count == 0
@@ -142,7 +142,7 @@ def test_a_mistake_of_ours_is_answered_and_told_without_what_was_given(
 
     monkeypatch.setattr(management._operations, "call", fail)
     logging.getLogger("tunnelfleet").propagate = True
-    status, answer = call(management.url, "OpenTunnel", {"description": "not to be logged"})
+    status, answer = call_api(management.url, "OpenTunnel", {"description": "not to be logged"})
     assert (status, answer["__type"]) == (500, "InternalServerError")
     assert "OpenTunnel failed" in caplog.text
     assert "not to be logged" not in caplog.text
@@ -152,15 +152,15 @@ def test_more_calls_than_may_wait_are_told_to_come_again(
     management: ManagementServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tunnelfleet.runtime.service.management.server.MAX_WAITING", 0)
-    status, answer = call(management.url, "ListTunnels", {})
+    status, answer = call_api(management.url, "ListTunnels", {})
     assert (status, answer["__type"]) == (503, "ServiceUnavailableException")
 
 
 def test_calls_are_counted(management: ManagementServer) -> None:
     for _ in range(2):
-        call(management.url, "OpenTunnel", {})
-    call(management.url, "DescribeTunnel", {"tunnelId": "x"})
-    call(management.url, "Nothing", {})
+        call_api(management.url, "OpenTunnel", {})
+    call_api(management.url, "DescribeTunnel", {"tunnelId": "x"})
+    call_api(management.url, "Nothing", {})
     assert management.calls() == {
         ("OpenTunnel", ""): 2,
         ("DescribeTunnel", "ResourceNotFoundException"): 1,
@@ -172,16 +172,16 @@ def test_no_token_is_logged(management: ManagementServer, caplog: pytest.LogCapt
     caplog.set_level(logging.DEBUG)
     for name in ("tunnelfleet", "aiohttp"):
         logging.getLogger(name).propagate = True
-    _, opened = call(management.url, "OpenTunnel", {})
-    call(management.url, "DescribeTunnel", {"tunnelId": opened["tunnelId"]})
-    free_of([opened["sourceAccessToken"], opened["destinationAccessToken"]], caplog.text)
+    _, opened = call_api(management.url, "OpenTunnel", {})
+    call_api(management.url, "DescribeTunnel", {"tunnelId": opened["tunnelId"]})
+    assert_free_of([opened["sourceAccessToken"], opened["destinationAccessToken"]], caplog.text)
 
 
 class TestWhere:
     def test_over_tls_it_has_the_certificate_of_the_service(self, tmp_path: Path) -> None:
         with TunnelService(state_dir=tmp_path) as service, ManagementServer(service) as server:
             assert server.url.startswith("https://127.0.0.1:")
-            aws = client(server.url, verify=str(service.ca_path))
+            aws = aws_client(server.url, verify=str(service.ca_path))
             assert aws.list_tunnels()["tunnelSummaries"] == []
             aws.close()
             parts = urlsplit(server.url)
@@ -202,12 +202,12 @@ class TestWhere:
             TunnelService(certificate=cert, private_key=key) as service,
             ManagementServer(service) as server,
         ):
-            before = client(server.url, verify=str(old.ca))
+            before = aws_client(server.url, verify=str(old.ca))
             assert before.list_tunnels()["tunnelSummaries"] == []
             for source, target in ((new.certificate, cert), (new.private_key, key)):
                 shutil.copy(source, target)
             service.reload_certificate()
-            after = client(server.url, verify=str(new.ca))
+            after = aws_client(server.url, verify=str(new.ca))
             assert after.list_tunnels()["tunnelSummaries"] == []
             assert before.list_tunnels()["tunnelSummaries"] == []  # on its connection
             before.close()

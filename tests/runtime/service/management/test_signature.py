@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.runtime.service.management.support import KEY, REGION, SECRET, client
+from tests.support.aws_service import KEY, REGION, SECRET, aws_client
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service.management import (
     AccessKey,
@@ -164,10 +164,10 @@ class TestThroughTheApi:
             yield server
 
     def test_the_real_client(self, server: ManagementServer) -> None:
-        aws = client(server.url)
+        aws = aws_client(server.url)
         assert aws.open_tunnel(description="größer")["tunnelId"]
         aws.close()
-        temporary = client(server.url, key="ASIATEMPORARY", aws_session_token="session-token")
+        temporary = aws_client(server.url, key="ASIATEMPORARY", aws_session_token="session-token")
         assert len(temporary.list_tunnels()["tunnelSummaries"]) == 1
         temporary.close()
 
@@ -182,7 +182,7 @@ class TestThroughTheApi:
     def test_others_are_told_why(
         self, server: ManagementServer, given: dict[str, str], code: str
     ) -> None:
-        aws = client(server.url, **given)
+        aws = aws_client(server.url, **given)
         with pytest.raises(ClientError) as caught:
             aws.open_tunnel()
         assert caught.value.response["Error"]["Code"] == code

@@ -35,7 +35,7 @@ def _session() -> boto3.session.Session:
     return boto3.session.Session()
 
 
-def client(url: str, *, key: str = KEY, secret: str = SECRET, **more: Any) -> Any:
+def aws_client(url: str, *, key: str = KEY, secret: str = SECRET, **more: Any) -> Any:
     """Return boto3's client of this endpoint, which tries everything once."""
     return _session().client(
         "iotsecuretunneling",
@@ -53,7 +53,7 @@ def client(url: str, *, key: str = KEY, secret: str = SECRET, **more: Any) -> An
     )
 
 
-def post(
+def post_raw(
     url: str, target: str | None, body: bytes, path: str = "/", method: str = "POST", **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
     """Send a request as it is given; return status, headers and body of the answer."""
@@ -69,10 +69,10 @@ def post(
         connection.close()
 
 
-def call(url: str, operation: str, given: object) -> tuple[int, dict[str, Any]]:
+def call_api(url: str, operation: str, given: object) -> tuple[int, dict[str, Any]]:
     """Call an operation without an SDK, which would not let all of it through."""
     body = given if isinstance(given, bytes) else json.dumps(given).encode()
-    status, _, answer = post(url, f"IoTSecuredTunneling.{operation}", body)
+    status, _, answer = post_raw(url, f"IoTSecuredTunneling.{operation}", body)
     return status, json.loads(answer)
 
 
@@ -179,7 +179,7 @@ def both_ends(
         yield device, operator
 
 
-def free_of(secrets: list[str], *texts: str | bytes | Path) -> None:
+def assert_free_of(secrets: list[str], *texts: str | bytes | Path) -> None:
     """No secret stands in any of these."""
     for text in texts:
         content = text.encode() if isinstance(text, str) else text

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
+import os
 import queue
 import socket
 import subprocess
@@ -15,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.e2e.programs import require_program
-from tests.runtime.service.management.support import WAIT_SECONDS
+from tests.support.aws_service import WAIT_SECONDS
+from tests.support.programs import require_program
 from tunnelfleet.runtime.service.certificates import ensure_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+ROUNDS = 101
+"""Of the hash of a password, as mosquitto_passwd makes it."""
 
 TOPICS = "$aws/things/+/tunnels/notify"
 
@@ -49,9 +55,11 @@ class Mosquitto:
             lines += ["allow_anonymous true"]
         else:
             users = self.folder / "users"
-            users.touch(0o600)
-            passwd = require_program("mosquitto_passwd")
-            subprocess.run([passwd, "-b", str(users), "service", self.password], check=True)
+            salt = os.urandom(12)
+            digest = hashlib.pbkdf2_hmac("sha512", self.password.encode(), salt, ROUNDS)
+            hashed = "$".join(base64.b64encode(each).decode() for each in (salt, digest))
+            users.write_text(f"service:$7${ROUNDS}${hashed}\n")
+            users.chmod(0o600)
             lines += ["allow_anonymous false", f"password_file {users}"]
         (self.folder / "mosquitto.conf").write_text("\n".join([*lines, ""]))
 
@@ -81,7 +89,7 @@ class Mosquitto:
             self.process = None
 
 
-class Subscriber:
+class MqttSubscriber:
     """A client of the broker that gets every notification."""
 
     def __init__(self, broker: Mosquitto) -> None:
@@ -122,7 +130,7 @@ class Subscriber:
 
 
 @contextlib.contextmanager
-def broker(
+def running_mosquitto(
     folder: Path, *, is_tls: bool = False, password: str | None = None
 ) -> Iterator[Mosquitto]:
     """Run a broker."""
@@ -135,9 +143,9 @@ def broker(
 
 
 @contextlib.contextmanager
-def subscriber(of: Mosquitto) -> Iterator[Subscriber]:
+def running_subscriber(of: Mosquitto) -> Iterator[MqttSubscriber]:
     """Run a subscriber."""
-    made = Subscriber(of)
+    made = MqttSubscriber(of)
     try:
         yield made
     finally:
