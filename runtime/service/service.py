@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import uuid
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -26,17 +25,16 @@ from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError, Mode
 
-from .book import Origin, TunnelBook, checked_lifetime
+from .book import Origin, checked_lifetime
 from .client import Client
 from .events import ServiceEvent, ServiceEventKind
 from .faults import ServiceControls
 from .files import remove_leftovers
 from .handshake import ClientAdmission
 from .listener import ServiceListener
-from .relay import RelayedTunnel, TunnelSnapshot
-from .stats import ServiceStats, StatsKeeper
 from .throttle import Throttle, kernel_buffer_bytes
 from .tls import ServerTls
+from .tunnels import ServiceTunnels
 
 if TYPE_CHECKING:
     import socket
@@ -47,6 +45,8 @@ if TYPE_CHECKING:
 
     from .book import TunnelArchive
     from .faults import FaultPlan
+    from .relay import RelayedTunnel, TunnelSnapshot
+    from .stats import ServiceStats
     from .tokens import TunnelTokens
 
 MAX_CLIENTS: Final = 25_000
@@ -54,9 +54,6 @@ MAX_CLIENTS: Final = 25_000
 
 COMMAND_SECONDS: Final = 10.0
 """How long a call from another thread waits for the service's thread."""
-
-EXPIRY_SECONDS: Final = 30.0
-"""The clock is looked at so often at least, since somebody may set it."""
 
 _log = get_logger(__name__)
 _Result = TypeVar("_Result")
@@ -134,14 +131,11 @@ class TunnelService(ServiceControls):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._listener: ServiceListener | None = None
-        self._book = TunnelBook(keeper)
-        self._expiry: asyncio.TimerHandle | None = None
-        self._tunnels: dict[str, RelayedTunnel] = {}
-        self._stats = StatsKeeper()
+        self._tunnels = ServiceTunnels(keeper, bandwidth_bytes_per_second, self._emit)
         self._clients: set[Client] = set()
         self._admission = ClientAdmission(
-            self._book.issued,
-            self._tunnels,
+            self._tunnels.book.issued,
+            self._tunnels.relayed,
             self._emit,
             self._clients.discard,
             connects_per_second,
@@ -169,9 +163,7 @@ class TunnelService(ServiceControls):
             self._port = self._listener.port
             self._fork_guard = ForkGuard("the tunneling service")
             self._loop = asyncio.new_event_loop()
-            for name in self._book.issued:
-                self._add_tunnel(name)
-            self._close_expired()
+            self._tunnels.begin(self._loop)
             self._listener.attach(self._loop)
             self._thread = threading.Thread(
                 target=self._run, args=(self._loop,), name="tunnelfleet-service", daemon=True
@@ -303,43 +295,23 @@ class TunnelService(ServiceControls):
             Throttle(bandwidth_bytes_per_second, 0.0)
         lifetime = checked_lifetime(lifetime_seconds)
 
-        def open_it() -> TunnelTokens:
-            tokens = self._book.open(
+        return self._change(
+            lambda: self._tunnels.open(
                 name,
                 services,
-                bandwidth_bytes_per_second=bandwidth_bytes_per_second or self._bandwidth,
-                closes_at=None if lifetime is None else time.time() + lifetime,
+                bandwidth_bytes_per_second=bandwidth_bytes_per_second,
+                lifetime_seconds=lifetime,
                 origin=origin,
             )
-            if self._loop is not None:
-                self._add_tunnel(name)
-                self._watch_expiry()
-            self._tell(ServiceEventKind.TUNNEL_OPENED, name, ", ".join(tokens.services))
-            return tokens
-
-        return self._change(open_it)
+        )
 
     def close_tunnel(self, name: str) -> None:
         """Close a tunnel and disconnect its clients. Raises ConfigError if unknown."""
-        self._change(lambda: self._close_now(name, "the tunnel was closed"))
-
-    def _close_now(self, name: str, reason: str, detail: str = "") -> None:
-        self._book.close(name)
-        tunnel = self._tunnels.pop(name, None)
-        if tunnel is not None:
-            for client in tunnel.clients(None):
-                client.wire.close(reason)
-            self._stats.retire(tunnel)
-        self._tell(ServiceEventKind.TUNNEL_CLOSED, name, detail)
+        self._change(lambda: self._tunnels.close(name, "the tunnel was closed"))
 
     def close_unclaimed(self) -> None:
         """Close the tunnels that a former start opened as its own and this one did not open."""
-
-        def close_them() -> None:
-            for name in self._book.take_unclaimed():
-                self._close_now(name, "the tunnel was closed", "no longer wanted at the start")
-
-        self._change(close_them)
+        self._change(self._tunnels.close_unclaimed)
 
     def rotate(
         self, name: str, mode: Mode | None = None, services: Sequence[str] | None = None
@@ -359,24 +331,7 @@ class TunnelService(ServiceControls):
         Raises:
             ConfigError: the tunnel is unknown, or a service id is not usable.
         """
-
-        def rotate_it() -> TunnelTokens:
-            is_other = services is not None and (
-                tuple(services) != self._book.issued.services(name)
-            )
-            tokens = self._book.rotate(name, mode, services)
-            tunnel = self._tunnels.get(name)
-            if tunnel is not None:
-                for client in tunnel.clients(mode):
-                    client.wire.close("its access token was rotated")
-                if is_other:
-                    for client in tunnel.clients(None):
-                        client.wire.close("the tunnel has other services")
-                    tunnel.set_services(tokens.services)
-            self._tell(ServiceEventKind.TOKEN_ROTATED, name, mode=mode)
-            return tokens
-
-        return self._change(rotate_it)
+        return self._change(lambda: self._tunnels.rotate(name, mode, services))
 
     def tokens(self, name: str) -> TunnelTokens:
         """Return a tunnel's current tokens.
@@ -384,11 +339,11 @@ class TunnelService(ServiceControls):
         Raises:
             ConfigError: it is unknown, or its tokens were issued before a restart of the process.
         """
-        return self._do(lambda: self._book.issued.tokens(name))
+        return self._do(lambda: self._tunnels.book.issued.tokens(name))
 
     def tunnels(self) -> list[TunnelSnapshot]:
         """Return every open tunnel as it is now. Empty while the service is not running."""
-        return self._do(lambda: [tunnel.snapshot() for tunnel in self._tunnels.values()])
+        return self._do(lambda: [tunnel.snapshot() for tunnel in self._tunnels.relayed.values()])
 
     def tunnel(self, name: str) -> TunnelSnapshot:
         """Return an open tunnel as it is now.
@@ -400,11 +355,13 @@ class TunnelService(ServiceControls):
 
     def open_names(self) -> list[str]:
         """Return the names of all open tunnels, whether or not the service is running."""
-        return self._do(lambda: list(self._book.issued))
+        return self._do(lambda: list(self._tunnels.book.issued))
 
     def stats(self) -> ServiceStats:
         """Return what the service has and did so far, in numbers."""
-        return self._do(lambda: self._stats.stats(self._tunnels.values(), len(self._clients)))
+        return self._do(
+            lambda: self._tunnels.stats.stats(self._tunnels.relayed.values(), len(self._clients))
+        )
 
     def is_alive(self) -> Future[bool]:
         """Return a future that is done when the service's thread takes its turn."""
@@ -418,30 +375,13 @@ class TunnelService(ServiceControls):
 
     def services(self, name: str) -> tuple[str, ...]:
         """Return an open tunnel's service ids. Raises ConfigError if it is not open."""
-        return self._do(lambda: self._book.issued.services(name))
+        return self._do(lambda: self._tunnels.book.issued.services(name))
 
     def _tunnel(self, name: str) -> RelayedTunnel:
-        if name not in self._tunnels:
-            raise ConfigError(f"no tunnel is named {name!r}, or the service is not running")
-        return self._tunnels[name]
+        return self._tunnels.running(name)
 
     def _remember_bandwidth(self, name: str, bytes_per_second: float | None) -> None:
-        self._book.set_bandwidth(name, bytes_per_second)
-
-    def _watch_expiry(self) -> None:
-        """Look again when the next lifetime ends; the clock may be set meanwhile."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        deadline = self._book.next_deadline()
-        if deadline is not None and self._loop is not None:
-            wait_seconds = min(max(deadline - time.time(), 0.0), EXPIRY_SECONDS)
-            self._expiry = self._loop.call_later(wait_seconds, self._close_expired)
-
-    def _close_expired(self) -> None:
-        for name in self._book.take_expired(time.time()):
-            self._close_now(name, "the tunnel's lifetime ended", "its lifetime ended")
-        self._watch_expiry()
+        self._tunnels.book.set_bandwidth(name, bytes_per_second)
 
     def _faults(self) -> FaultPlan:
         return self._admission.faults
@@ -482,7 +422,7 @@ class TunnelService(ServiceControls):
         """
         result = self._do(work)
         if self._thread is not threading.current_thread():
-            self._book.flush()
+            self._tunnels.book.flush()
         return result
 
     def _check_process(self) -> None:
@@ -503,15 +443,11 @@ class TunnelService(ServiceControls):
             if thread.is_alive():
                 raise TimeoutError("the service's thread does not end; does on_event block?")
             self._thread = self._loop = self._fork_guard = None
-            for tunnel in self._tunnels.values():
-                self._stats.retire(tunnel)
-            self._tunnels.clear()
+            self._tunnels.end()
 
     def _end_all(self, reason: str, abort: bool) -> None:
         assert self._loop is not None
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        self._tunnels.pause()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -555,14 +491,6 @@ class TunnelService(ServiceControls):
         self._clients.add(client)
         self._admission.arrived(client, self._loop.time())
 
-    def _add_tunnel(self, name: str) -> None:
-        assert self._loop is not None
-        services = self._book.issued.services(name)
-        tunnel = RelayedTunnel(name, services, self._loop, self._emit)
-        if (bandwidth := self._book.bandwidth(name)) is not None:
-            tunnel.set_bandwidth(bandwidth)
-        self._tunnels[name] = tunnel
-
     # events
 
     def subscribe(self, observer: Callable[[ServiceEvent], None]) -> None:
@@ -576,7 +504,7 @@ class TunnelService(ServiceControls):
 
     def _emit(self, event: ServiceEvent) -> None:
         """Deliver later on the loop, so that an observer may call the service."""
-        self._stats.note(event)
+        self._tunnels.stats.note(event)
         if not self._observers:
             return
         event = event.made_printable()

@@ -164,7 +164,7 @@ def test_killed_and_started_anew_with_its_state(runtime: TunnelRuntime, tmp_path
                 eventually(lambda end=end: not is_connected(end))
             with ServiceProcess(*options[:-2], *ANY, "--listen", where) as again:
                 for end in ends:
-                    end.wait_connected(WAIT_SECONDS)
+                    eventually(lambda end=end: is_connected(end), timeout_seconds=WAIT_SECONDS)
                 assert echoes(runtime, operator)
                 aws = aws_client(again.url)
                 after = aws.describe_tunnel(tunnelId=opened["tunnelId"])["tunnel"]
