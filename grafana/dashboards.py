@@ -19,9 +19,10 @@ from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
 from grafana.panels import FLEET, TUNNEL, Board, Panel
+from grafana.service_panels import SERVICE
 
 FOLDER = Path(__file__).parent / "dashboards"
-FILES = {"fleet.json": FLEET, "tunnel.json": TUNNEL}
+FILES = {"fleet.json": FLEET, "tunnel.json": TUNNEL, "service.json": SERVICE}
 
 DATASOURCE = "${datasource}"
 STAT_HEIGHT = 4

@@ -48,6 +48,7 @@ COMMANDS = {
         "tunnelfleet.runtime.cli.gateway.migrate",
         "migrate_command",
         "Make or change the tables of a gateway's state.",
+    ),
     "connect": Command(
         "tunnelfleet.runtime.cli.gateway.connect",
         "connect_command",

@@ -4,6 +4,7 @@
 which it shares only ``tunnelfleet.proto``.
 """
 
+from .book import Origin
 from .events import ServiceEvent, ServiceEventKind
 from .files import write_file
 from .relay import TunnelSnapshot
@@ -12,6 +13,7 @@ from .throttle import parse_rate
 from .tokens import TunnelTokens
 
 __all__ = [
+    "Origin",
     "ServiceEvent",
     "ServiceEventKind",
     "TunnelService",

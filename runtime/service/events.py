@@ -36,6 +36,7 @@ class ServiceEventKind(StrEnum):
     BLACK_HOLED = "black_holed"
     THROTTLED = "throttled"
     DELAYED = "delayed"
+    CORRUPTED = "corrupted"
     CERTIFICATE_RELOADED = "certificate_reloaded"
     CERTIFICATE_REFUSED = "certificate_refused"
 

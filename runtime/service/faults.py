@@ -125,6 +125,18 @@ class ServiceControls:
         """Send SESSION_RESET to both clients."""
         self._do(lambda: self._tunnel(name).reset_session())
 
+    def stream_reset(self, name: str, service_id: str | None = None) -> int:
+        """Send STREAM_RESET of a service's active stream (None: of each) to both clients.
+
+        Returns:
+            How many streams were reset.
+        """
+        return self._do(lambda: self._tunnel(name).reset_streams(service_id))
+
+    def corrupt_next(self, name: str, mode: Mode, count: int = 1) -> None:
+        """Make no messages of the next frames that are relayed to a side; their length stays."""
+        self._do(lambda: self._tunnel(name).corrupt_next(mode, count))
+
     def stall(self, name: str, mode: Mode) -> None:
         """Stop reading a side's client, and those that come after it, until ``resume_reading``."""
         self._do(lambda: self._tunnel(name).stall(mode))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from tunnelfleet.actors.token_bucket import TokenBucket
 from tunnelfleet.proto import (
     CHANNEL_ID_HEADER,
     INVALID_REQUEST_TEXT,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from .tokens import IssuedTokens
 
 
+TOO_MANY_TEXT: Final = "Too many requests: connect again later"
 END_OF_HEAD: Final = b"\r\n\r\n"
 _KEY_BYTES: Final = 16
 _REQUEST_LINE_WORDS: Final = 3
@@ -185,6 +188,7 @@ class ClientAdmission:
         tunnels: where they are connected to.
         emit: takes events.
         gone: told when a client's connection is over.
+        connects_per_second: how many may connect on average; None: as many as like.
 
     Attributes:
         faults: what the next requests have coming.
@@ -196,8 +200,13 @@ class ClientAdmission:
         tunnels: Mapping[str, RelayedTunnel],
         emit: Callable[[ServiceEvent], None],
         gone: Callable[[Client], None],
+        connects_per_second: float | None = None,
     ) -> None:
         self.faults = FaultPlan()
+        self._rate: TokenBucket | None = None
+        if connects_per_second is not None:
+            burst = max(1.0, connects_per_second)
+            self._rate = TokenBucket(connects_per_second, burst, time.monotonic())
         self._issued = issued
         self._tunnels = tunnels
         self._emit = emit
@@ -243,6 +252,8 @@ class ClientAdmission:
             if refusal is not None:
                 self._refuse_as_planned(tunnel, client, refusal)
                 return
+            if tunnel:  # who has no token takes nobody's turn
+                self._check_rate()
             tunnel = self._issued.admit(request)
         except RequestRefused as refused:
             self._refuse(tunnel, client, refused.status, refused.body)
@@ -252,6 +263,15 @@ class ClientAdmission:
             self._strangers.pop(client, None)
             response = upgrade_response(accept, request.subprotocol, client.channel_id)
             client.attach(self._tunnels[tunnel], request.mode, response)
+
+    def _check_rate(self) -> None:
+        """Raise RequestRefused if too many connect; the token is not spent by that."""
+        if self._rate is None:
+            return
+        now = time.monotonic()
+        if self._rate.wait_seconds(now) > 0:
+            raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, TOO_MANY_TEXT)
+        self._rate.take(1, now)
 
     def _refuse_as_planned(self, tunnel: str, client: Client, refusal: Refusal) -> None:
         self._refuse(tunnel, client, refusal.status, refusal.body, refusal.retry_after_seconds)

@@ -124,17 +124,22 @@ class RelayedTunnel:
         emit: Callable[[ServiceEvent], None],
     ) -> None:
         self.name = name
-        self.services = tuple(services)
-        # A message without a service id means the tunnel's only service (V1).
-        self._known_ids = frozenset((*services, ""))
+        self.set_services(services)
         self._loop = loop
         self._emit = emit
         self._clients: dict[Mode, Client | None] = dict.fromkeys(Mode)
         self._directions = {mode: _OneWay() for mode in Mode}
         self._streams = StreamTable()
         self._delay_seconds = 0.0
+        self._to_corrupt = dict.fromkeys(Mode, 0)
         self._stalled: set[Mode] = set()
         self._dropped_messages = 0
+
+    def set_services(self, services: Sequence[str]) -> None:
+        """Announce these to who connects from now on."""
+        self.services = tuple(services)
+        # A message without a service id means the tunnel's only service (V1).
+        self._known_ids = frozenset((*services, ""))
 
     def clients(self, mode: Mode | None) -> list[Client]:
         """Return the attached clients of this mode, or of both."""
@@ -229,7 +234,8 @@ class RelayedTunnel:
         try:
             for frame in frames:
                 if self._examine(sender, frame, answers):
-                    parts += (frame_header(Opcode.BINARY, len(frame)), frame)
+                    whole = self._spoil(_OTHER[mode], frame)
+                    parts += (frame_header(Opcode.BINARY, len(whole)), whole)
         finally:
             if parts:
                 self._send(_OTHER[mode], b"".join(parts))
@@ -395,6 +401,27 @@ class RelayedTunnel:
         for mode in Mode:
             self._say(mode, Message(MessageType.SESSION_RESET))
         self._tell(ServiceEventKind.SESSION_RESET, None)
+
+    def reset_streams(self, service_id: str | None) -> int:
+        """Send STREAM_RESET of a service's active stream (None: of each) to both sides."""
+        resets = self._streams.take_resets(service_id)
+        for reset in resets:
+            for mode in Mode:
+                self._say(mode, reset)
+            self._tell(ServiceEventKind.STREAM_STOPPED, None, _about(reset))
+        return len(resets)
+
+    def corrupt_next(self, to: Mode, count: int) -> None:
+        """Make no messages of the next frames that are relayed to this side."""
+        self._to_corrupt[to] = count
+        self._tell(ServiceEventKind.CORRUPTED, to, f"the next {count} frames")
+
+    def _spoil(self, to: Mode, frame: bytes) -> bytes:
+        if not self._to_corrupt[to]:
+            return frame
+        self._to_corrupt[to] -= 1
+        # No protobuf begins with a field of the wire type 7.
+        return frame[:_PREFIX_BYTES] + b"\xff" * (len(frame) - _PREFIX_BYTES)
 
     def stall(self, mode: Mode) -> None:
         """Stop reading this side's client, and its next ones, until resumed."""

@@ -171,19 +171,19 @@ class StreamTable:
             message.stream_id, bool(message.connection_id), connections, message.ignorable
         )
 
-    def take_resets(self) -> list[Message]:
-        """Forget every stream, and return the STREAM_RESET of each."""
-        resets = [
+    def take_resets(self, service_id: str | None = None) -> list[Message]:
+        """Forget a service's stream (None: every one), and return the STREAM_RESET of each."""
+        ids = list(self._active) if service_id is None else [service_id]
+        taken = [(each, self._active.pop(each)) for each in ids if each in self._active]
+        return [
             Message(
                 MessageType.STREAM_RESET,
                 stream_id=stream.stream_id,
-                service_id=service_id,
+                service_id=each,
                 connection_id=stream.any_connection(),
             )
-            for service_id, stream in self._active.items()
+            for each, stream in taken
         ]
-        self._active.clear()
-        return resets
 
 
 def reset_for(start: Message) -> Message:

@@ -26,16 +26,16 @@ from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError, Mode
 
+from .book import Origin, checked_lifetime
 from .client import Client
 from .events import ServiceEvent, ServiceEventKind
 from .faults import ServiceControls
 from .files import remove_leftovers
 from .handshake import ClientAdmission
 from .listener import ServiceListener
-from .relay import RelayedTunnel, TunnelSnapshot
 from .throttle import Throttle, kernel_buffer_bytes
 from .tls import ServerTls
-from .tokens import IssuedTokens, TunnelTokens
+from .tunnels import ServiceTunnels
 
 if TYPE_CHECKING:
     import socket
@@ -44,7 +44,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from .book import TunnelArchive
     from .faults import FaultPlan
+    from .relay import RelayedTunnel, TunnelSnapshot
+    from .stats import ServiceStats
+    from .tokens import TunnelTokens
 
 MAX_CLIENTS: Final = 25_000
 """Connections beyond this are closed as they come."""
@@ -78,11 +82,15 @@ class TunnelService(ServiceControls):
         names: names and addresses to put into a made certificate, besides ``host``, loopback, and
             all addresses of this machine if it listens on all of them.
         bandwidth_bytes_per_second: limit of each direction of each tunnel; None is no limit.
+        connects_per_second: how many clients may connect on average, others are refused with 429;
+            None: as many as like.
         on_event: called with each event on the service's thread; it must not block.
+        keeper: where tunnels, digests of their tokens and what those were used for are kept, so
+            that they outlive the process too; None keeps them in memory.
 
     Raises:
         ConfigError: plain ``ws`` off loopback, a certificate without its key, names that are none
-            or not for a made certificate, a bad bandwidth.
+            or not for a made certificate, a bad bandwidth, what is kept cannot be read.
     """
 
     def __init__(
@@ -96,7 +104,9 @@ class TunnelService(ServiceControls):
         state_dir: Path | None = None,
         names: Sequence[str] = (),
         bandwidth_bytes_per_second: float | None = None,
+        connects_per_second: float | None = None,
         on_event: Callable[[ServiceEvent], None] | None = None,
+        keeper: TunnelArchive | None = None,
     ) -> None:
         if not tls and not is_loopback(host):
             raise ConfigError(
@@ -104,6 +114,11 @@ class TunnelService(ServiceControls):
             )
         if bandwidth_bytes_per_second is not None:
             Throttle(bandwidth_bytes_per_second, 0.0)
+        if connects_per_second is not None and not 0 < connects_per_second < float("inf"):
+            raise ConfigError(
+                f"connects_per_second takes more than 0, not {connects_per_second}; "
+                "None is no limit"
+            )
         self._host, self._port = host, port
         self._tls = ServerTls(
             host,
@@ -114,19 +129,21 @@ class TunnelService(ServiceControls):
             names=names,
         )
         self._bandwidth = bandwidth_bytes_per_second
-        self._on_event = on_event
+        self._observers = [] if on_event is None else [on_event]
         self._lock = threading.RLock()
         self._fork_guard: ForkGuard | None = None
         """Of the process in which it was started."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._listener: ServiceListener | None = None
-        self._issued = IssuedTokens()
-        self._bandwidths: dict[str, float | None] = {}
-        self._tunnels: dict[str, RelayedTunnel] = {}
+        self._tunnels = ServiceTunnels(keeper, bandwidth_bytes_per_second, self._emit)
         self._clients: set[Client] = set()
         self._admission = ClientAdmission(
-            self._issued, self._tunnels, self._emit, self._clients.discard
+            self._tunnels.book.issued,
+            self._tunnels.relayed,
+            self._emit,
+            self._clients.discard,
+            connects_per_second,
         )
 
     # life
@@ -151,8 +168,7 @@ class TunnelService(ServiceControls):
             self._port = self._listener.port
             self._fork_guard = ForkGuard("the tunneling service")
             self._loop = asyncio.new_event_loop()
-            for name in self._issued:
-                self._add_tunnel(name)
+            self._tunnels.begin(self._loop)
             self._listener.attach(self._loop)
             self._thread = threading.Thread(
                 target=self._run, args=(self._loop,), name="tunnelfleet-service", daemon=True
@@ -222,6 +238,15 @@ class TunnelService(ServiceControls):
         """PEM to trust for a certificate the service made; None with a given one or without TLS."""
         return self._tls.ca_path
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether it serves wss."""
+        return self._tls.enabled
+
+    def server_context(self) -> ssl.SSLContext | None:
+        """Return the context of handshakes from now on; None without TLS and before ``start``."""
+        return self._tls.context
+
     def ssl_context(self) -> ssl.SSLContext:
         """Return a client's context that trusts this service. Only while it is running."""
         return self._tls.client_context()
@@ -255,6 +280,8 @@ class TunnelService(ServiceControls):
         services: Sequence[str] = (),
         *,
         bandwidth_bytes_per_second: float | None = None,
+        lifetime_seconds: float | None = None,
+        origin: Origin = Origin.CALL,
     ) -> TunnelTokens:
         """Open a tunnel and return its tokens.
 
@@ -262,68 +289,104 @@ class TunnelService(ServiceControls):
             name: how it is called in this service.
             services: its service ids, announced to both clients; may be empty (V1).
             bandwidth_bytes_per_second: limit of each direction; None takes the service's.
+            lifetime_seconds: after so long it is closed; None: never.
+            origin: ``START`` for a tunnel that every start of the service opens. If it was kept,
+                its clients keep their tokens beside the new ones until those are used.
 
         Raises:
             ConfigError: a name or service id is not usable, or the name is taken.
         """
         if bandwidth_bytes_per_second is not None:
             Throttle(bandwidth_bytes_per_second, 0.0)
+        lifetime = checked_lifetime(lifetime_seconds)
 
-        def open_it() -> TunnelTokens:
-            tokens = self._issued.open(name, services)
-            self._bandwidths[name] = bandwidth_bytes_per_second or self._bandwidth
-            if self._loop is not None:
-                self._add_tunnel(name)
-            self._tell(ServiceEventKind.TUNNEL_OPENED, name, ", ".join(tokens.services))
-            return tokens
-
-        return self._do(open_it)
+        return self._change(
+            lambda: self._tunnels.open(
+                name,
+                services,
+                bandwidth_bytes_per_second=bandwidth_bytes_per_second,
+                lifetime_seconds=lifetime,
+                origin=origin,
+            )
+        )
 
     def close_tunnel(self, name: str) -> None:
         """Close a tunnel and disconnect its clients. Raises ConfigError if unknown."""
+        self._change(lambda: self._tunnels.close(name, "the tunnel was closed"))
 
-        def close_it() -> None:
-            self._issued.close(name)
-            del self._bandwidths[name]
-            tunnel = self._tunnels.pop(name, None)
-            for client in tunnel.clients(None) if tunnel is not None else []:
-                client.wire.close("the tunnel was closed")
-            self._tell(ServiceEventKind.TUNNEL_CLOSED, name)
+    def close_unclaimed(self) -> None:
+        """Close the tunnels that a former start opened as its own and this one did not open."""
+        self._change(self._tunnels.close_unclaimed)
 
-        self._do(close_it)
-
-    def rotate(self, name: str, mode: Mode | None = None) -> TunnelTokens:
+    def rotate(
+        self, name: str, mode: Mode | None = None, services: Sequence[str] | None = None
+    ) -> TunnelTokens:
         """Revoke the token of a mode (None: both), disconnect its client, and issue a new one.
 
+        Args:
+            name: the tunnel.
+            mode: whose token.
+            services: give the tunnel these services. They are announced when a client connects, so
+                the other side's client is disconnected too; its token stays good.
+
+        Returns:
+            The tunnel's tokens. That of the other mode is "" if it was issued before the service
+            was started anew: only its client knows it.
+
         Raises:
-            ConfigError: the tunnel is unknown.
+            ConfigError: the tunnel is unknown, or a service id is not usable.
         """
-
-        def rotate_it() -> TunnelTokens:
-            tokens = self._issued.rotate(name, list(Mode) if mode is None else [mode])
-            tunnel = self._tunnels.get(name)
-            for client in tunnel.clients(mode) if tunnel is not None else []:
-                client.wire.close("its access token was rotated")
-            self._tell(ServiceEventKind.TOKEN_ROTATED, name, mode=mode)
-            return tokens
-
-        return self._do(rotate_it)
+        return self._change(lambda: self._tunnels.rotate(name, mode, services))
 
     def tokens(self, name: str) -> TunnelTokens:
-        """Return a tunnel's current tokens. Raises ConfigError if unknown."""
-        return self._do(lambda: self._issued.tokens(name))
+        """Return a tunnel's current tokens.
+
+        Raises:
+            ConfigError: it is unknown, or its tokens were issued before a restart of the process.
+        """
+        return self._do(lambda: self._tunnels.book.issued.tokens(name))
 
     def tunnels(self) -> list[TunnelSnapshot]:
         """Return every open tunnel as it is now. Empty while the service is not running."""
-        return self._do(lambda: [tunnel.snapshot() for tunnel in self._tunnels.values()])
+        return self._do(lambda: [tunnel.snapshot() for tunnel in self._tunnels.relayed.values()])
+
+    def tunnel(self, name: str) -> TunnelSnapshot:
+        """Return an open tunnel as it is now.
+
+        Raises:
+            ConfigError: it is not open, or the service is not running.
+        """
+        return self._do(lambda: self._tunnel(name).snapshot())
+
+    def open_names(self) -> list[str]:
+        """Return the names of all open tunnels, whether or not the service is running."""
+        return self._do(lambda: list(self._tunnels.book.issued))
+
+    def stats(self) -> ServiceStats:
+        """Return what the service has and did so far, in numbers."""
+        return self._do(
+            lambda: self._tunnels.stats.stats(self._tunnels.relayed.values(), len(self._clients))
+        )
+
+    def is_alive(self) -> Future[bool]:
+        """Return a future that is done when the service's thread takes its turn."""
+        alive: Future[bool] = Future()
+        with self._lock:
+            if self._loop is None:
+                alive.set_result(False)
+            else:
+                self._loop.call_soon_threadsafe(_fulfil, alive, lambda: True)
+        return alive
+
+    def services(self, name: str) -> tuple[str, ...]:
+        """Return an open tunnel's service ids. Raises ConfigError if it is not open."""
+        return self._do(lambda: self._tunnels.book.issued.services(name))
 
     def _tunnel(self, name: str) -> RelayedTunnel:
-        if name not in self._tunnels:
-            raise ConfigError(f"no tunnel is named {name!r}, or the service is not running")
-        return self._tunnels[name]
+        return self._tunnels.running(name)
 
     def _remember_bandwidth(self, name: str, bytes_per_second: float | None) -> None:
-        self._bandwidths[name] = bytes_per_second
+        self._tunnels.book.set_bandwidth(name, bytes_per_second)
 
     def _faults(self) -> FaultPlan:
         return self._admission.faults
@@ -382,6 +445,17 @@ class TunnelService(ServiceControls):
             loop.call_soon_threadsafe(_fulfil, future, work)
         return future.result(COMMAND_SECONDS)
 
+    def _change(self, work: Callable[[], _Result]) -> _Result:
+        """Do something, and return when it is kept.
+
+        Raises:
+            StateError: it is not kept in time; it is done, and kept as soon as it can be.
+        """
+        result = self._do(work)
+        if self._thread is not threading.current_thread():
+            self._tunnels.book.flush()
+        return result
+
     def _check_process(self) -> None:
         # Before the lock, which a thread that is not in this process may hold.
         if self._fork_guard is not None:
@@ -400,10 +474,11 @@ class TunnelService(ServiceControls):
             if thread.is_alive():
                 raise TimeoutError("the service's thread does not end; does on_event block?")
             self._thread = self._loop = self._fork_guard = None
-            self._tunnels.clear()
+            self._tunnels.end()
 
     def _end_all(self, reason: str, abort: bool) -> None:
         assert self._loop is not None
+        self._tunnels.pause()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -447,15 +522,11 @@ class TunnelService(ServiceControls):
         self._clients.add(client)
         self._admission.arrived(client, self._loop.time())
 
-    def _add_tunnel(self, name: str) -> None:
-        assert self._loop is not None
-        services = self._issued.tokens(name).services
-        tunnel = RelayedTunnel(name, services, self._loop, self._emit)
-        if (bandwidth := self._bandwidths[name]) is not None:
-            tunnel.set_bandwidth(bandwidth)
-        self._tunnels[name] = tunnel
-
     # events
+
+    def subscribe(self, observer: Callable[[ServiceEvent], None]) -> None:
+        """Call this with each event too, on the service's thread; it must not block."""
+        self._do(lambda: self._observers.append(observer))
 
     def _tell(
         self, kind: ServiceEventKind, name: str, detail: str = "", mode: Mode | None = None
@@ -463,8 +534,9 @@ class TunnelService(ServiceControls):
         self._emit(ServiceEvent(kind, name, mode, detail))
 
     def _emit(self, event: ServiceEvent) -> None:
-        """Deliver later on the loop, so that ``on_event`` may call the service."""
-        if self._on_event is None:
+        """Deliver later on the loop, so that an observer may call the service."""
+        self._tunnels.stats.note(event)
+        if not self._observers:
             return
         event = event.made_printable()
         if self._loop is None:
@@ -473,11 +545,11 @@ class TunnelService(ServiceControls):
             self._loop.call_soon(self._deliver, event)
 
     def _deliver(self, event: ServiceEvent) -> None:
-        assert self._on_event is not None
-        try:
-            self._on_event(event)
-        except Exception:  # noqa: BLE001 (a user's callback must not end the service)
-            _log.exception("on_event failed for %s", event.kind)
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:  # noqa: BLE001 (a user's callback must not end the service)
+                _log.exception("on_event failed for %s", event.kind)
 
 
 def _fulfil(future: Future[_Result], work: Callable[[], _Result]) -> None:

@@ -57,6 +57,16 @@ ROWS = [
         ),
     ),
     Row(
+        "management",
+        (
+            r"opened arn:aws:iot:us-east-1:000000000000:tunnel/",
+            r"through the tunnel: hello press-4",
+            r"source is CONNECTED",
+            r"connected with the new token",
+            r"to look after press-4: CLOSED",
+        ),
+    ),
+    Row(
         "bastion",
         (r"device-1: tunnelled", r"device-2: tunnelled", r"device-3: tunnelled"),
         ("--devices", "3", "--", "echo", "tunnelled"),

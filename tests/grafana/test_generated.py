@@ -14,12 +14,15 @@ import pytest
 from grafana.dashboards import FILES, FOLDER  # type: ignore[attr-defined]
 from grafana.panels import FLEET, TUNNEL, Board, Panel
 from grafana.prometheus_process import HERE, RULE_FILES
+from grafana.service_panels import SERVICE
 from tunnelfleet.actors.callbacks import MAX_RELAY_THREADS
 from tunnelfleet.runtime.gateway.metrics import GATEWAY_METRICS
 from tunnelfleet.runtime.metrics import CATALOGUE
+from tunnelfleet.runtime.service.metrics import FAMILIES
 
 ROOT = Path(__file__).parent.parent.parent
-PANELS = [panel for board in (FLEET, TUNNEL) for panel in board.panels]
+PANELS = [panel for board in (FLEET, TUNNEL, SERVICE) for panel in board.panels]
+SERVICE_METRICS = {family.name for family in FAMILIES}
 METRIC = re.compile(r"\btunnelfleet_\w+")
 FAMILY_SUFFIX = re.compile(r"_(bucket|sum|count)$")
 
@@ -42,7 +45,7 @@ def test_nothing_is_stale(command: list[str]) -> None:
 
 
 def exposed() -> set[str]:
-    return {each.exposed for each in CATALOGUE} | GATEWAY_METRICS
+    return {each.exposed for each in CATALOGUE} | GATEWAY_METRICS | SERVICE_METRICS
 
 
 def named_in(text: str) -> set[str]:

@@ -10,20 +10,20 @@ import queue
 import resource
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
-from tunnelfleet.actors.addresses import TcpAddress, parse_address
 from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.cli.app import main
 from tunnelfleet.runtime.cli.errors import CommandFailed, one_line
 from tunnelfleet.runtime.cli.output import log_lines, outputs, take
 from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.service import (
+    Origin,
     ServiceEvent,
     ServiceEventKind,
     TunnelService,
@@ -32,6 +32,7 @@ from tunnelfleet.runtime.service import (
     write_file,
 )
 
+from .assembly import Around, Surroundings, parse_listen
 from .control import ControlReader, open_tunnel, run_command
 from .output import Console
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tunnelfleet.runtime.cli.output import LineOutput
+    from tunnelfleet.runtime.service.state import StateStore
 
 
 MAX_EVENTS_WAITING: Final = 10_000
@@ -118,14 +120,17 @@ def service_command(
     state: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Keep the certificate that is made here, over restarts too."
+            metavar="DIR",
+            help="Keep the certificate that is made, and tunnels and digests of their tokens, here "
+            "over restarts.",
         ),
     ] = None,
     tunnel: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[=SERVICE,SERVICE]",
-            help=f"Open a tunnel; may be repeated. Without it: {DEFAULT_TUNNEL}.",
+            help=f"Open a tunnel; may be repeated. Without it, and without --management: "
+            f"{DEFAULT_TUNNEL}.",
         ),
     ] = None,
     bandwidth: Annotated[
@@ -144,38 +149,122 @@ def service_command(
         bool,
         typer.Option("--control", help="Take commands, one a line, from standard input; try help."),
     ] = False,
+    management: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Serve AWS's API to open, list, rotate and close tunnels there (extra aws).",
+        ),
+    ] = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Who may call --management, written as ~/.aws/credentials. Without it anybody on "
+            "this machine may.",
+        ),
+    ] = None,
+    region: Annotated[
+        str, typer.Option(metavar="NAME", help="What stands in ARNs and notifications.")
+    ] = "us-east-1",
+    aws_limits: Annotated[
+        bool, typer.Option("--aws-limits", help="AWS's limits for what --management opens.")
+    ] = False,
+    max_tunnels: Annotated[
+        int | None,
+        typer.Option(metavar="NUMBER", help="So many tunnels may be open by --management."),
+    ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="TUNNELFLEET_MQTT",
+            help="Tell devices of their tunnels at this broker, mqtt://HOST or mqtts://HOST "
+            "(extra mqtt).",
+        ),
+    ] = None,
+    mqtt_ca: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="What to trust of the broker.")
+    ] = None,
+    mqtt_cert: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="A client's certificate for the broker.")
+    ] = None,
+    mqtt_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve /metrics and /healthz there."),
+    ] = None,
+    admin_open: Annotated[
+        bool, typer.Option("--admin-open", help="Let --admin listen beyond this machine.")
+    ] = False,
+    chaos_api: Annotated[
+        bool, typer.Option("--chaos-api", help="Cause faults by requests to /chaos of --admin.")
+    ] = False,
+    chaos_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The token that --chaos-api asks for."),
+    ] = None,
 ) -> None:
     """Run a tunneling service: it pairs sources with destinations, as AWS's does."""
     if ca_out is not None and (plain or cert is not None):
         raise ConfigError("--ca-out is for the certificate that the service makes for itself")
-    inbox = _Inbox()
-    host, port = _parse_listen(listen)
-    service = TunnelService(
-        host=host,
-        port=port,
-        tls=not plain,
-        certificate=cert,
-        private_key=key,
-        state_dir=state,
-        names=name or (),
-        bandwidth_bytes_per_second=None if bandwidth is None else parse_rate(bandwidth),
-        on_event=inbox.put_event,
+    host, port = parse_listen("--listen", listen, "127.0.0.1:8443")
+    around = Around(
+        state=state,
+        management=None
+        if management is None
+        else parse_listen("--management", management, "127.0.0.1:8444"),
+        credentials=credentials,
+        region=region,
+        aws_limits=aws_limits,
+        max_tunnels=max_tunnels,
+        mqtt=mqtt,
+        mqtt_ca=mqtt_ca,
+        mqtt_cert=mqtt_cert,
+        mqtt_key=mqtt_key,
+        admin=None if admin is None else parse_listen("--admin", admin, "127.0.0.1:9465"),
+        admin_open=admin_open,
+        chaos=chaos_api,
+        chaos_token_file=chaos_token_file,
     )
-    tunnels = [open_tunnel(service, text) for text in tunnel or [DEFAULT_TUNNEL]]
-    inbox.clear()
-    _allow_many_connections()
+    makes_certificate = not plain and cert is None
+    inbox = _Inbox()
     with (
         outputs(as_json=as_json, goes_on="the service") as (out, err),
         log_lines(stream=err.as_text()),
+        ExitStack() as stack,
     ):
         _warn_of_an_open_key(key, err)
+        store = _open_state(around)
+        if store is not None:
+            stack.callback(store.close)
+        service = TunnelService(
+            host=host,
+            port=port,
+            tls=not plain,
+            certificate=cert,
+            private_key=key,
+            state_dir=state,
+            names=[*(name or ()), *(around.certificate_names(host) if makes_certificate else ())],
+            bandwidth_bytes_per_second=None if bandwidth is None else parse_rate(bandwidth),
+            connects_per_second=around.connects_per_second,
+            on_event=inbox.put_event,
+            keeper=store,
+        )
+        default = [] if management else [DEFAULT_TUNNEL]
+        tunnels = [open_tunnel(service, text, Origin.START) for text in tunnel or default]
+        service.close_unclaimed()
+        surroundings = stack.enter_context(Surroundings(service, store, around))
+        inbox.clear()
+        stack.callback(service.stop)
         _start(service)
-        try:
-            with _signals_to(inbox, reloads=cert is not None):
+        with _signals_to(inbox, reloads=cert is not None):
+            try:
+                _start(surroundings)
                 console = Console(out, as_json=as_json)
-                _serve(service, tunnels, inbox, console, ca_out, control=control)
-        finally:
-            service.stop()
+                _serve(service, surroundings, tunnels, inbox, console, ca_out, control=control)
+            finally:
+                surroundings.stop()
 
 
 def _allow_many_connections() -> None:
@@ -195,9 +284,16 @@ def _warn_of_an_open_key(key: Path | None, err: LineOutput) -> None:
         err.write(f"warning: {one_line(text)}\n")
 
 
-def _start(service: TunnelService) -> None:
+def _open_state(around: Around) -> StateStore | None:
     try:
-        service.start()
+        return around.open_state()
+    except ConfigError as error:
+        raise CommandFailed(str(error)) from error
+
+
+def _start(part: TunnelService | Surroundings) -> None:
+    try:
+        part.start()
     except ConfigError as error:
         # What was asked for is in order; this machine does not let it happen.
         raise CommandFailed(str(error)) from error
@@ -205,6 +301,7 @@ def _start(service: TunnelService) -> None:
 
 def _serve(
     service: TunnelService,
+    surroundings: Surroundings,
     tunnels: list[TunnelTokens],
     inbox: _Inbox,
     console: Console,
@@ -215,7 +312,7 @@ def _serve(
     ca = service.ca_path
     if ca_out is not None and ca is not None:
         ca = _copy_ca(ca, ca_out)
-    console.ready(service, tunnels, ca)
+    console.ready(service, tunnels, ca, surroundings.urls())
     reader = ControlReader(inbox.put_command) if control else None
     try:
         while not isinstance(item := inbox.get(), _Stop):
@@ -281,16 +378,6 @@ def _signals_to(inbox: _Inbox, *, reloads: bool) -> Iterator[None]:
 
     with deliver_signals(numbers, put):
         yield
-
-
-def _parse_listen(text: str) -> tuple[str, int]:
-    try:
-        address = parse_address(text, default_host="")
-    except ConfigError:
-        address = None
-    if not isinstance(address, TcpAddress) or not address.host:
-        raise ConfigError(f"--listen takes HOST:PORT, such as 127.0.0.1:8443, not {text!r}")
-    return address.host, address.port
 
 
 if __name__ == "__main__":

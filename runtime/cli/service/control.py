@@ -12,7 +12,8 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.proto import ConfigError, Mode
-from tunnelfleet.runtime.service import TunnelTokens, parse_rate
+from tunnelfleet.runtime.service import Origin, TunnelTokens
+from tunnelfleet.runtime.service.chaos import FAULTS, run_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,8 @@ _STDIN: Final = 0
 
 HELP: Final = (
     "drop NAME [source|destination]; black-hole NAME [source|destination]; session-reset NAME; "
-    "throttle NAME RATE|off; delay NAME SECONDS; refuse NAME|any STATUS [COUNT]; "
+    "stream-reset NAME [SERVICE]; throttle NAME RATE|off; delay NAME SECONDS; "
+    "refuse NAME|any STATUS [COUNT [SECONDS]]; corrupt NAME MODE [COUNT]; "
     "stall NAME MODE; resume NAME MODE; rotate NAME [source|destination]; "
     "open NAME[=SERVICE,SERVICE]; close NAME; list (or ls); restart; help"
 )
@@ -80,6 +82,8 @@ def run_command(service: TunnelService, line: str) -> str | TunnelTokens:
         ConfigError: the command is not one, or cannot be done.
     """
     word, *arguments = line.split()
+    if word in FAULTS:
+        return run_words(service, word, arguments)
     command = _COMMANDS.get(word)
     if command is None:
         raise ConfigError(f"no command {word!r}; try help")
@@ -89,54 +93,19 @@ def run_command(service: TunnelService, line: str) -> str | TunnelTokens:
         raise ConfigError(f"wrong arguments for {word}; {HELP}") from error
 
 
-def open_tunnel(service: TunnelService, text: str) -> TunnelTokens:
+def open_tunnel(service: TunnelService, text: str, origin: Origin = Origin.CALL) -> TunnelTokens:
     """Open the tunnel that ``NAME[=SERVICE,SERVICE]`` describes. Raises ConfigError."""
     name, _, services = text.partition("=")
-    return service.open_tunnel(name, [each.strip() for each in services.split(",") if each.strip()])
+    ids = [each.strip() for each in services.split(",") if each.strip()]
+    return service.open_tunnel(name, ids, origin=origin)
+
+
+def _open(service: TunnelService, text: str) -> TunnelTokens:
+    return open_tunnel(service, text)
 
 
 def _mode(text: str | None) -> Mode | None:
     return None if text is None else Mode(text)
-
-
-def _drop(service: TunnelService, name: str, mode: str | None = None) -> str:
-    service.drop(name, _mode(mode))
-    return f"dropped {name}"
-
-
-def _black_hole(service: TunnelService, name: str, mode: str | None = None) -> str:
-    service.black_hole(name, _mode(mode))
-    return f"black-holed {name}"
-
-
-def _session_reset(service: TunnelService, name: str) -> str:
-    service.session_reset(name)
-    return f"session of {name} reset"
-
-
-def _throttle(service: TunnelService, name: str, rate: str) -> str:
-    service.throttle(name, None if rate == "off" else parse_rate(rate))
-    return f"{name} throttled: {rate}"
-
-
-def _delay(service: TunnelService, name: str, seconds: str) -> str:
-    service.delay(name, float(seconds))
-    return f"{name} delayed by {seconds} s"
-
-
-def _refuse(service: TunnelService, name: str, status: str, count: str = "1") -> str:
-    service.refuse_next(None if name == "any" else name, int(status), count=int(count))
-    return f"next {count} requests of {name} will be refused with {status}"
-
-
-def _stall(service: TunnelService, name: str, mode: str) -> str:
-    service.stall(name, Mode(mode))
-    return f"{mode} of {name} is not read"
-
-
-def _resume(service: TunnelService, name: str, mode: str) -> str:
-    service.resume_reading(name, Mode(mode))
-    return f"{mode} of {name} is read again"
 
 
 def _rotate(service: TunnelService, name: str, mode: str | None = None) -> TunnelTokens:
@@ -168,16 +137,8 @@ def _help(_service: TunnelService) -> str:
 
 
 _COMMANDS: Final[dict[str, Callable[..., str | TunnelTokens]]] = {
-    "drop": _drop,
-    "black-hole": _black_hole,
-    "session-reset": _session_reset,
-    "throttle": _throttle,
-    "delay": _delay,
-    "refuse": _refuse,
-    "stall": _stall,
-    "resume": _resume,
     "rotate": _rotate,
-    "open": open_tunnel,
+    "open": _open,
     "close": _close,
     "list": _list,
     "ls": _list,

@@ -16,6 +16,7 @@ from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.cli.errors import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tunnelfleet.runtime.cli.output import LineOutput
@@ -28,6 +29,11 @@ FIRST_LISTEN_PORT: Final = 5555
 USUAL_PORTS: Final = {"SSH": 22, "HTTP": 80, "HTTPS": 443, "VNC": 5900, "RDP": 3389}
 OTHER_PORT: Final = 8080
 """Where the application of a service with another name is supposed to be; to be changed."""
+_KEPT: Final = "the one that its client has"
+_URL_NAMES: Final = {
+    "management": "management API (an AWS SDK's endpoint_url)",
+    "admin": "metrics and health",
+}
 _TOKEN_VARIABLE: Final = "AWSIOT_TUNNEL_ACCESS_TOKEN"  # noqa: S105 (the name of a variable)
 
 
@@ -78,8 +84,21 @@ class Console:
         self._as_json = as_json
         self._commands = ConnectCommands("", None)
 
-    def ready(self, service: TunnelService, tunnels: list[TunnelTokens], ca: Path | None) -> None:
-        """Print where the service is and how to connect; from now on tokens have commands."""
+    def ready(
+        self,
+        service: TunnelService,
+        tunnels: list[TunnelTokens],
+        ca: Path | None,
+        urls: Mapping[str, str],
+    ) -> None:
+        """Print where the service is and how to connect; from now on tokens have commands.
+
+        Args:
+            service: the service.
+            tunnels: what was opened for the start.
+            ca: what clients have to trust; None: what they trust anyway.
+            urls: where else it listens, by name.
+        """
         self._commands = ConnectCommands(service.endpoint, ca)
         if self._as_json:
             fields: dict[str, object] = {
@@ -87,6 +106,7 @@ class Console:
                 "endpoints": list(service.endpoints),
                 "ca": None if ca is None else str(ca),
                 "tunnels": [self._token_fields(each) for each in tunnels],
+                **urls,
             }
             self._object("ready", fields)
             return
@@ -94,6 +114,8 @@ class Console:
         self._line(f"tunneling service at {service.endpoint}" + (others and f" (also {others})"))
         if ca is not None:
             self._line(f"its CA certificate, for clients to trust: {ca}")
+        for name, url in urls.items():
+            self._line(f"{_URL_NAMES.get(name, name)} at {url}")
         for tokens in tunnels:
             self.tokens(tokens)
         self._line("stop with Ctrl-C")
@@ -106,22 +128,27 @@ class Console:
         services = ", ".join(tokens.services) or "none"
         commands = self._commands.both(tokens)
         self._line(f"tunnel {tokens.name} (services: {services})")
-        self._line(f"  source      access token: {tokens.source_token}")
-        self._line(f"  destination access token: {tokens.destination_token}")
-        self._line("  on the device, with the addresses of its applications behind -d:")
-        self._line(f"    {commands[Mode.DESTINATION]}")
-        self._line("  on your side, where -s names the ports to connect to:")
-        self._line(f"    {commands[Mode.SOURCE]}")
+        self._line(f"  source      access token: {tokens.source_token or _KEPT}")
+        self._line(f"  destination access token: {tokens.destination_token or _KEPT}")
+        if tokens.destination_token:
+            self._line("  on the device, with the addresses of its applications behind -d:")
+            self._line(f"    {commands[Mode.DESTINATION]}")
+        if tokens.source_token:
+            self._line("  on your side, where -s names the ports to connect to:")
+            self._line(f"    {commands[Mode.SOURCE]}")
 
     def _token_fields(self, tokens: TunnelTokens) -> dict[str, object]:
         commands = self._commands.both(tokens)
         return {
             "name": tokens.name,
             "services": list(tokens.services),
-            "source_token": tokens.source_token,
-            "destination_token": tokens.destination_token,
-            "source_command": commands[Mode.SOURCE],
-            "destination_command": commands[Mode.DESTINATION],
+            # A token that was issued before a restart is known to its client alone.
+            "source_token": tokens.source_token or None,
+            "destination_token": tokens.destination_token or None,
+            "source_command": commands[Mode.SOURCE] if tokens.source_token else None,
+            "destination_command": (
+                commands[Mode.DESTINATION] if tokens.destination_token else None
+            ),
         }
 
     def event(self, event: ServiceEvent) -> None:

@@ -492,7 +492,7 @@ def test_the_resets_of_many_starts_are_sent_in_one_piece(
     service: TunnelService, source: TunnelClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes: list[int] = []
-    (client,) = service._tunnels["press-4"].clients(Mode.SOURCE)
+    (client,) = service._tunnels.relayed["press-4"].clients(Mode.SOURCE)
     write = type(client.wire).write
 
     def count(wire: Wire, content: bytes) -> None:
@@ -529,5 +529,5 @@ def test_tiny_pieces_count_as_what_they_take(
 ) -> None:
     service.delay("press-4", 3_600.0)
     source.send_until_blocked(masked(2, encode_frame(data(b""))), 64 * 1024 * 1024)
-    tunnel = service._tunnels["press-4"]
+    tunnel = service._tunnels.relayed["press-4"]
     assert 0 < len(tunnel._directions[Mode.DESTINATION].waiting) < 2_000

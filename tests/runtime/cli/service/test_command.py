@@ -409,18 +409,22 @@ def test_state_keeps_authority_and_certificate_over_a_restart(
     first = start_service(processes, "--json", "--state", str(state)).object("ready")
     assert first["ca"] == str(state / "ca.pem")
     names = {path.name for path in state.iterdir()}
-    assert {"ca.pem", "server.pem", "server.key"} <= names
-    kept = {path.name: path.read_bytes() for path in state.iterdir()}
+    assert {"ca.pem", "server.pem", "server.key", "state.db"} <= names
+    kept = {path.name: path.read_bytes() for path in certificate_files(state)}
     processes[0].popen.kill()
     process = start_service(processes, "--json", "--state", str(state), "--name", "127.0.0.1")
     connect_tls({**process.object("ready"), "ca": first["ca"]}).close()
-    assert {path.name: path.read_bytes() for path in state.iterdir()} == kept
+    assert {path.name: path.read_bytes() for path in certificate_files(state)} == kept
     process.end()
     process = start_service(processes, "--json", "--state", str(state), "--name", "other.example")
     ready = process.object("ready")
     assert (state / "ca.pem").read_bytes() == kept["ca.pem"]
     connect_tls(ready, "other.example").close()
     process.end()
+
+
+def certificate_files(state: Path) -> list[Path]:
+    return [path for path in state.iterdir() if not path.name.startswith("state.db")]
 
 
 def test_a_state_folder_that_cannot_be_is_one_line_that_fits(tmp_path: Path) -> None:

@@ -1,0 +1,279 @@
+r"""AWS's own model of the API: what goes in, what comes out.
+
+Owns reading botocore's service model, the check of an operation's input against all that the model
+says of it (botocore's own check leaves patterns, upper bounds and enumerations to the service), and
+the JSON of its output. Must not know what an operation does.
+
+The model's patterns are Java's. Of what Python's lack only `\p{...}` occurs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.util
+import json
+import re
+import sys
+import unicodedata
+from typing import TYPE_CHECKING, Any, Final
+
+from tunnelfleet.proto import ConfigError, printable
+
+from .errors import NotSerialized, UnknownOperation, ValidationFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from botocore.model import OperationModel, Shape
+
+SERVICE_NAME: Final = "iotsecuretunneling"
+TARGET_PREFIX: Final = "IoTSecuredTunneling"
+CONTENT_TYPE: Final = "application/x-amz-json-1.1"
+
+MAX_PROBLEMS: Final = 20
+"""So many are told of one request."""
+
+MAX_SHOWN_CHARACTERS: Final = 128
+"""So much is repeated of a value that is wrong."""
+
+_PROPERTY: Final = re.compile(r"\\p\{(\w+)\}")
+
+
+def check_installed() -> None:
+    """Raise ConfigError if botocore, whose model and signer are used, is not installed."""
+    if importlib.util.find_spec("botocore") is None:
+        raise ConfigError(
+            "the management API needs botocore, which is not installed; "
+            "install it with: pip install 'tunnelfleet[aws]'"
+        )
+
+
+class ServiceModel:
+    """The operations of the API.
+
+    Raises:
+        ConfigError: botocore is not installed.
+    """
+
+    def __init__(self) -> None:
+        check_installed()
+        from botocore.loaders import Loader  # noqa: PLC0415 (an extra)
+        from botocore.model import ServiceModel as Model  # noqa: PLC0415
+
+        self._model = Model(Loader().load_service_model(SERVICE_NAME, "service-2"), SERVICE_NAME)
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self._model.operation_names)
+
+    def operation(self, target: str) -> OperationModel:
+        """Return the operation that an `X-Amz-Target` header names.
+
+        Raises:
+            UnknownOperation: it names none.
+        """
+        prefix, _, name = target.partition(".")
+        if prefix != TARGET_PREFIX or name not in self.operations:
+            raise UnknownOperation(f"unknown operation: {_shown(target)}")
+        return self._model.operation_model(name)
+
+    def read_input(self, operation: OperationModel, body: bytes) -> dict[str, Any]:
+        """Return the members of an operation's input that the model knows.
+
+        Raises:
+            NotSerialized: the body is no JSON object, or a member has another type.
+            ValidationFailed: a member is missing or breaks a constraint.
+        """
+        shape = operation.input_shape
+        given = _parse(body)
+        if shape is None:
+            return {}
+        _check_types(shape, given, "")
+        problems = _Problems()
+        found = _read(shape, given, "", problems)
+        problems.raise_if_any()
+        assert isinstance(found, dict)
+        return found
+
+    def write_output(self, operation: OperationModel, output: Mapping[str, Any]) -> bytes:
+        """Return the body of an answer: the members of the model, times in seconds since 1970."""
+        shape = operation.output_shape
+        found = {} if shape is None else _write(shape, output)
+        return json.dumps(found, separators=(",", ":")).encode()
+
+
+def check_output(operation: OperationModel, body: bytes) -> None:
+    """Raise ValidationFailed or NotSerialized if an answer is not what the model says of it."""
+    shape = operation.output_shape
+    given = _parse(body)
+    if shape is None:
+        return
+    _check_types(shape, given, "")
+    unknown = set(given) - set(shape.members)
+    if unknown:
+        raise ValidationFailed(f"not in the model: {', '.join(sorted(unknown))}")
+    problems = _Problems()
+    _read(shape, given, "", problems)
+    problems.raise_if_any()
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body or b"{}", parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise NotSerialized("the body is not JSON") from error
+    if not isinstance(found, dict):
+        raise NotSerialized("the body is not a JSON object")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+# types: what cannot be read at all is told before what is read is judged
+
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "structure": (dict,),
+    "list": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "timestamp": (int, float),
+}
+
+
+def _check_types(shape: Shape, value: object, where: str) -> None:
+    expected = _TYPES[shape.type_name]
+    is_number = shape.type_name in {"integer", "timestamp"}
+    if not isinstance(value, expected) or (is_number and isinstance(value, bool)):
+        place = f" at '{where}'" if where else ""
+        raise NotSerialized(f"a {shape.type_name} is expected{place}")
+    if isinstance(value, dict):
+        for name, member in shape.members.items():
+            if value.get(name) is not None:
+                _check_types(member, value[name], f"{where}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for number, item in enumerate(value, 1):
+            _check_types(shape.member, item, f"{where}.{number}.member")
+
+
+# constraints
+
+
+class _Problems:
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self._count = 0
+
+    def add(self, where: str, value: object, constraint: str, *, is_secret: bool = False) -> None:
+        self._count += 1
+        if len(self._found) < MAX_PROBLEMS:
+            shown = "***" if is_secret else _shown(value)
+            self._found.append(
+                f"Value {shown} at '{where}' failed to satisfy constraint: {constraint}"
+            )
+
+    def raise_if_any(self) -> None:
+        if self._count:
+            errors = "error" if self._count == 1 else "errors"
+            raise ValidationFailed(
+                f"{self._count} validation {errors} detected: {'; '.join(self._found)}"
+            )
+
+
+def _read(shape: Shape, value: Any, where: str, problems: _Problems) -> Any:
+    if shape.type_name == "structure":
+        found = {}
+        for name in shape.required_members:
+            if value.get(name) is None:
+                place = f"{where}.{name}".lstrip(".")
+                problems.add(place, None, "Member must not be null")
+        for name, member in shape.members.items():
+            if value.get(name) is not None:
+                place = f"{where}.{name}".lstrip(".")
+                found[name] = _read(member, value[name], place, problems)
+        return found
+    if shape.type_name == "list":
+        _check_size(shape, len(value), value, where, problems, "length")
+        return [
+            _read(shape.member, item, f"{where}.{number}.member", problems)
+            for number, item in enumerate(value, 1)
+        ]
+    if shape.type_name == "string":
+        _check_string(shape, value, where, problems)
+    elif shape.type_name == "integer":
+        _check_size(shape, value, value, where, problems, "value")
+    return value
+
+
+def _check_string(shape: Shape, value: str, where: str, problems: _Problems) -> None:
+    metadata, is_secret = shape.metadata, bool(shape.metadata.get("sensitive"))
+    _check_size(shape, len(value), value, where, problems, "length")
+    names = metadata.get("enum")
+    if names and value not in names:
+        constraint = f"Member must satisfy enum value set: [{', '.join(names)}]"
+        problems.add(where, value, constraint, is_secret=is_secret)
+    pattern = metadata.get("pattern")
+    if pattern and not _compiled(pattern).fullmatch(value):
+        constraint = f"Member must satisfy regular expression pattern: {pattern}"
+        problems.add(where, value, constraint, is_secret=is_secret)
+
+
+def _check_size(
+    shape: Shape, size: int, value: object, where: str, problems: _Problems, what: str
+) -> None:
+    least, most = shape.metadata.get("min"), shape.metadata.get("max")
+    kind = "have length" if what == "length" else "have value"
+    if least is not None and size < least:
+        problems.add(where, value, f"Member must {kind} greater than or equal to {least}")
+    if most is not None and size > most:
+        problems.add(where, value, f"Member must {kind} less than or equal to {most}")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    return f"'{printable(str(value), MAX_SHOWN_CHARACTERS)}'"
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(_PROPERTY.sub(lambda match: _characters(match[1]), pattern))
+
+
+@functools.cache
+def _characters(category: str) -> str:
+    r"""Return what stands for ``\p{category}`` within brackets of a pattern of Python."""
+    ranges: list[str] = []
+    start = previous = -1
+    for code in range(sys.maxunicode + 2):
+        is_in = code <= sys.maxunicode and unicodedata.category(chr(code)).startswith(category)
+        if is_in and start < 0:
+            start = code
+        elif not is_in and start >= 0:
+            ranges.append(f"\\U{start:08x}-\\U{previous:08x}")
+            start = -1
+        previous = code
+    return "".join(ranges)
+
+
+# output
+
+
+def _write(shape: Shape, value: Any) -> Any:
+    if shape.type_name == "structure":
+        return {
+            name: _write(member, value[name])
+            for name, member in shape.members.items()
+            if value.get(name) is not None
+        }
+    if shape.type_name == "list":
+        return [_write(shape.member, item) for item in value]
+    if isinstance(value, datetime.datetime):
+        return round(value.timestamp(), 3)
+    if shape.type_name == "timestamp":
+        return round(float(value), 3)
+    return value

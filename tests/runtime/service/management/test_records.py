@@ -1,0 +1,89 @@
+"""The records of tunnels: how long closed ones are remembered, and what pages are."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnelfleet.proto import Mode
+from tunnelfleet.runtime.service.management.records import (
+    CLOSED_KEPT_SECONDS,
+    MAX_CLOSED,
+    RecordTable,
+    Status,
+    TunnelRecord,
+)
+
+
+def test_closed_ones_are_forgotten_after_their_time() -> None:
+    table = RecordTable()
+    for name, closed_at in (("old", 0.0), ("young", CLOSED_KEPT_SECONDS)):
+        table.add(name, 0.0)
+        table.close(name, closed_at)
+    table.add("open", 0.0)
+    table.forget_old(CLOSED_KEPT_SECONDS + 1)
+    assert {record.tunnel_id for record in table} == {"young", "open"}
+    assert table.open_count == 1
+
+
+def test_of_too_many_closed_ones_the_oldest_go() -> None:
+    table = RecordTable()
+    for number in range(MAX_CLOSED + 10):
+        table.add(f"t{number}", 0.0)
+        table.close(f"t{number}", 1.0)
+    assert len(table) == MAX_CLOSED
+    assert table.find("t9") is None
+    assert table.find("t10") is not None
+
+
+def test_what_is_not_there_is_not_changed() -> None:
+    table = RecordTable()
+    table.close("nobody", 0.0)
+    table.note_connection("nobody", Mode.SOURCE, 0.0)
+    assert table.change("nobody", thing="x") is None
+    assert len(table) == 0
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", None]), max_size=40),
+    st.integers(1, 7),
+    st.sampled_from(["a", None]),
+)
+def test_pages_together_are_the_list(
+    things: list[str | None], size: int, wanted: str | None
+) -> None:
+    table = RecordTable()
+    for number, thing in enumerate(things):
+        table.add(f"t{number}", 0.0, thing=thing)
+    expected = [
+        f"t{number}"
+        for number in range(len(things) - 1, -1, -1)
+        if wanted is None or things[number] == wanted
+    ]
+    found: list[str] = []
+    token: str | None = None
+    while True:
+        page, token = table.page(wanted, size, token)
+        assert len(page) <= size
+        found += [record.tunnel_id for record in page]
+        if token is None:
+            break
+        assert len(page) == size
+    assert found == expected
+
+
+def test_a_record_is_the_same_after_it_was_kept() -> None:
+    record = TunnelRecord(
+        "id",
+        3,
+        1.5,
+        2.5,
+        Status.CLOSED,
+        "description",
+        "thing",
+        ("SSH",),
+        30,
+        {"a": "b"},
+        {Mode.SOURCE: 2.0},
+    )
+    assert TunnelRecord.from_json("id", 3, record.to_json()) == record
