@@ -11,8 +11,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = ("proto", "actors", "runtime")
 
-TYPES_ONLY_CIRCLE = frozenset({"actors.kernel"})
-"""Where files name each other's types, for they are one machine; none imports in a circle."""
+CIRCLES_OF_TYPES = (
+    # A dispatcher works on cells, and a cell calls its dispatcher: one machine.
+    {"actors.kernel.dispatcher", "actors.kernel.mailbox"},
+    # A user's callbacks are options of a SecureTunnel, and get it as their first argument.
+    {"runtime.client.options", "runtime.client.secure_tunnel"},
+    # Not yet taken apart: the faults of a service are asked about by its parts, and know them.
+    {f"runtime.service.{name}" for name in ("client", "faults", "handshake", "relay")},
+)
+"""Files that name each other's types, and do not import each other in a circle."""
 
 ALLOWED = {
     "proto": set[str](),
@@ -110,10 +117,9 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert circles(with_types=False) == []
 
 
-def test_only_the_kernel_names_types_in_a_circle() -> None:
-    for circle in circles(with_types=True):
-        packages = {name.rpartition(".")[0] for name in circle}
-        assert len(packages) == 1, circle
+@pytest.mark.parametrize("circle", circles(with_types=True), ids=" ".join)
+def test_few_files_name_each_others_types_in_a_circle(circle: list[str]) -> None:
+    assert any(set(circle) <= allowed for allowed in CIRCLES_OF_TYPES)
 
 
 @pytest.mark.parametrize("name", sorted(ALLOWED))

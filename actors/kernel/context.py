@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .dispatcher import Dispatcher
+    from .protocols import DispatcherLike
 
 
 class BlockingCallError(RuntimeError):
@@ -21,13 +21,13 @@ class BlockingCallError(RuntimeError):
 
 
 class _ThreadContext(threading.local):
-    dispatcher: Dispatcher | None = None
+    dispatcher: DispatcherLike | None = None
 
 
 _context = _ThreadContext()
 
 
-def current_dispatcher() -> Dispatcher | None:
+def current_dispatcher() -> DispatcherLike | None:
     """Return the dispatcher whose thread this is, or None on any other thread."""
     return _context.dispatcher
 
@@ -38,7 +38,7 @@ def label_here() -> str:
     return "" if dispatcher is None else dispatcher.label_here()
 
 
-def set_current_dispatcher(dispatcher: Dispatcher | None) -> None:
+def set_current_dispatcher(dispatcher: DispatcherLike | None) -> None:
     """Bind the calling thread to a dispatcher; only the dispatcher's own thread calls this."""
     _context.dispatcher = dispatcher
 

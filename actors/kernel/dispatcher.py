@@ -14,7 +14,7 @@ import time
 from _thread import get_ident
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from .context import current_dispatcher, set_current_dispatcher
 from .counting import counter, counter_by, declared, gauge
@@ -184,7 +184,7 @@ class Dispatcher:
     @staticmethod
     def current() -> Dispatcher | None:
         """Return the dispatcher whose thread this is, or None."""
-        return current_dispatcher()
+        return cast("Dispatcher | None", current_dispatcher())
 
     def label_here(self) -> str:
         """The label of the actor whose turn this is, on this dispatcher's thread; else empty."""

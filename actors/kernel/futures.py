@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from .compat import GetHookFunc, OptExcInfo
-    from .mailbox import ActorCell
+    from .protocols import CellLike
 
 
 class Reply:
@@ -38,7 +38,7 @@ class Reply:
 
     __slots__ = ("_cell", "_future")
 
-    def __init__(self, cell: ActorCell, future: Future[Any] | None) -> None:
+    def __init__(self, cell: CellLike, future: Future[Any] | None) -> None:
         self._cell = cell
         self._future = future
 

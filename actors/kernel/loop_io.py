@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from .mailbox import ActorCell
+    from .protocols import CellLike
 
 
 class HasFileno(Protocol):
@@ -39,7 +39,8 @@ class Registration:
 
     readiness: SocketReadiness
     direction: Direction
-    cell: ActorCell
+    cell: Any
+    """The `ActorCell`, handed back to the dispatcher as it came."""
     source: HasFileno
     fd: int
     method: Callable[[], object]
@@ -85,7 +86,7 @@ class SocketReadiness:
     def add(
         self,
         direction: Direction,
-        cell: ActorCell,
+        cell: CellLike,
         source: HasFileno,
         method: Callable[[], object],
     ) -> None:
@@ -109,7 +110,7 @@ class SocketReadiness:
             cell.registrations = set()
         cell.registrations.add(registration)
 
-    def _make_room(self, direction: Direction, cell: ActorCell, source: HasFileno, fd: int) -> None:
+    def _make_room(self, direction: Direction, cell: CellLike, source: HasFileno, fd: int) -> None:
         for table in self._tables.values():
             known = table.get(fd)
             if known is None:
@@ -122,7 +123,7 @@ class SocketReadiness:
             elif known.direction is direction:
                 self.forget(known)
 
-    def remove(self, direction: Direction, cell: ActorCell, source: HasFileno) -> bool:
+    def remove(self, direction: Direction, cell: CellLike, source: HasFileno) -> bool:
         """Stop watching; return whether it was watched. The source may be closed already."""
         for registration in cell.registrations or ():
             if registration.direction is direction and registration.source is source:
@@ -177,9 +178,9 @@ class Timer:
 
     __slots__ = ("_cell", "_handle", "message")
 
-    def __init__(self, cell: ActorCell, delay_seconds: float, message: Any) -> None:
+    def __init__(self, cell: CellLike, delay_seconds: float, message: Any) -> None:
         self.message = message
-        self._cell: ActorCell | None = cell
+        self._cell: CellLike | None = cell
         dispatcher = cell.dispatcher
         self._handle: asyncio.TimerHandle | None = dispatcher.loop.call_later(
             min(max(0.0, delay_seconds), MAX_DELAY_SECONDS),

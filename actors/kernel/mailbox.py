@@ -37,9 +37,8 @@ from .watch import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pykka import ActorRef, Future
+    from pykka import Actor, ActorRef, Future
 
-    from .actor import DispatchedActor
     from .dispatcher import Dispatcher
     from .loop_io import Registration
 
@@ -116,10 +115,10 @@ class ActorCell:
         "watching",
     )
 
-    def __init__(self, dispatcher: Dispatcher, actor: DispatchedActor) -> None:
+    def __init__(self, dispatcher: Dispatcher, actor: Actor) -> None:
         self.dispatcher = dispatcher
         self.actor: Any = actor
-        self.actor_class: type[DispatchedActor] = type(actor)
+        self.actor_class: type[Actor] = type(actor)
         self._ref: DispatchedRef[Any] | None = DispatchedRef(self, self.actor_class)
         self._old_ref: weakref.ref[DispatchedRef[Any]] | None = None
         self.label = dispatcher.label_here()

@@ -15,8 +15,7 @@ from .context import current_dispatcher, refuse_to_block
 from .futures import DispatchedFuture
 
 if TYPE_CHECKING:
-    from .dispatcher import Dispatcher
-    from .mailbox import ActorCell
+    from .protocols import CellLike, DispatcherLike
 
 
 class StopFlag:
@@ -24,7 +23,7 @@ class StopFlag:
 
     __slots__ = ("_cell",)
 
-    def __init__(self, cell: ActorCell) -> None:
+    def __init__(self, cell: CellLike) -> None:
         self._cell = cell
 
     def is_set(self) -> bool:
@@ -53,7 +52,7 @@ class DispatchedRef(ProxiedRef[A]):
 
     __slots__ = ("_cell", "actor_class")
 
-    def __init__(self, cell: ActorCell, actor_class: type[A]) -> None:
+    def __init__(self, cell: CellLike, actor_class: type[A]) -> None:
         self._cell = cell
         self.actor_class = actor_class
 
@@ -63,7 +62,7 @@ class DispatchedRef(ProxiedRef[A]):
         return self._cell.urn
 
     @property
-    def actor_inbox(self) -> ActorCell:  # type: ignore[override]
+    def actor_inbox(self) -> Any:  # type: ignore[override]
         """See `pykka.Actor.actor_inbox`."""
         return self._cell
 
@@ -73,13 +72,13 @@ class DispatchedRef(ProxiedRef[A]):
         return StopFlag(self._cell)
 
     @property
-    def dispatcher(self) -> Dispatcher:
+    def dispatcher(self) -> DispatcherLike:
         """The dispatcher on whose thread the actor runs."""
         return self._cell.dispatcher
 
     @property
-    def cell(self) -> ActorCell:
-        """For the kernel."""
+    def cell(self) -> Any:
+        """The actor's `ActorCell`, for the kernel."""
         return self._cell
 
     def held_actor(self) -> A | None:

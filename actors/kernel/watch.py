@@ -20,7 +20,7 @@ from .compat import actor_of
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from .mailbox import ActorCell
+    from .protocols import CellLike
 
 
 REASON_TEXT_LIMIT: Final = 300
@@ -162,7 +162,7 @@ def _watchable(target: ActorRef[Any]) -> Watchable | None:
     return actor
 
 
-def _cell_of(ref: ActorRef[Any]) -> ActorCell | None:
+def _cell_of(ref: ActorRef[Any]) -> CellLike | None:
     """Return the cell of a dispatched actor's ref, None of any other."""
     return getattr(ref, "cell", None)
 
