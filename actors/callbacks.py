@@ -203,7 +203,7 @@ class CallbackQueue:
         return False
 
     def park(self) -> None:
-        """Take no more events from the queue until `unpark`. `handle` calls it when it is full."""
+        """Take no more events from the queue until `unpark`; called by a full `handle`."""
         self._parked = True
 
     def unpark(self) -> None:

@@ -35,7 +35,7 @@ ACCEPTED_SUBPROTOCOLS = (SUBPROTOCOL_V3, SUBPROTOCOL_V2, SUBPROTOCOL_V1)
 
 
 class RequestRefused(Exception):  # noqa: N818 - a decision of the service, not a failure of it
-    """An upgrade request is refused.
+    """The error of an upgrade request that is refused.
 
     Args:
         status: the HTTP status to answer with.

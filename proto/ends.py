@@ -23,7 +23,7 @@ class Agreement(Enum):
     """Whether the two ends of a stream tell the kinds of end apart."""
 
     UNMARKED = "unmarked"
-    """They do not: one of them cannot, or will not."""
+    """They do not tell them apart: one of the two cannot, or does not want to."""
     ASKED = "asked"
     """A source sent a marked STREAM_START, and nothing has come back yet."""
     DOUBTED = "doubted"
@@ -43,13 +43,13 @@ class Agreement(Enum):
 
 
 class Phase(Enum):
-    """Which directions of a connection are left."""
+    """Which directions of a connection are still open."""
 
     OPEN = "open"
     LOCAL_ENDED = "local_ended"
     """This side has sent its orderly end; what the peer sends is still taken."""
     CLOSED = "closed"
-    """As before, but nobody is left here to take anything: over for the local end."""
+    """As before, but nobody here takes anything: the connection is over for the local end."""
     ABORTED = "aborted"
     """Given up here before it was known whether the peer can be told; over for the local end."""
     REMOTE_ENDED = "remote_ended"
@@ -161,8 +161,8 @@ ENDS: dict[Agreement, _Rows] = {
     _A.ASKED: _ASKED,
     _A.AGREED: _AGREED,
 }
-"""What follows from what happens. What has no row has no effect: DATA is dropped, a reset of
-something that has ended is normal, a second end of this side sends nothing.
+"""What follows from what happens in a phase. What has no row has no effect: DATA is dropped, a
+reset of something that has ended is normal, and a second end of this side sends nothing.
 
-An ASKED stream has no rows for the peer: the first message of the peer decides before it is looked
-at."""
+An ASKED stream has no rows for the peer, because the peer's first message decides the agreement
+before the table is asked."""

@@ -97,7 +97,7 @@ class FrameDecoder:
             self._failure = str(error)
             self._partial = bytearray()
             raise
-        # A fresh bytearray gives a grown one's memory back.
+        # A new bytearray frees the memory of one that has grown.
         self._partial = bytearray(data[offset:])
 
     def _wanted_bytes(self) -> int:

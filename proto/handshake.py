@@ -36,7 +36,7 @@ CLIENT_TOKEN_PATTERN = re.compile(r"\A[a-zA-Z0-9-]{32,128}\Z")
 _LENIENT_CLIENT_TOKEN_PATTERN = re.compile(r"\A[a-zA-Z0-9_-]{32,128}\Z")
 MAX_REQUEST_BYTES = 4096
 MAX_ACCESS_TOKEN_BYTES = 3072
-"""Leaves 1 KiB of a request for all else: host, user agent and client token at their longest."""
+"""This leaves 1 KiB of a request for the longest host, user agent and client token."""
 MAX_USER_AGENT_BYTES = 256
 
 INVALID_REQUEST_TEXT = "Invalid request"

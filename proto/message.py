@@ -93,7 +93,7 @@ def encode_message(message: Message) -> bytes:
         if ignorable:
             wire.ignorable = True
     except ValueError as error:
-        # Not the library's text: it may quote the value.
+        # The library's own text is not used, since it may quote the value.
         raise LocalProtocolError(
             "a message field is out of its range: stream ids are 32-bit signed, connection ids "
             "32-bit unsigned, service ids valid Unicode"

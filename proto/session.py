@@ -87,7 +87,7 @@ class Session:
 
     @property
     def mode(self) -> Mode:
-        """The side of the tunnel this is."""
+        """Which side of the tunnel this is."""
         return self._mode
 
     @property
@@ -97,7 +97,7 @@ class Session:
 
     @property
     def service_ids(self) -> tuple[str, ...] | None:
-        """The services of the tunnel; None until the service has announced them."""
+        """The service ids of the tunnel; None until they have been announced."""
         return self._service_ids
 
     def active_streams(self) -> Mapping[str, StreamView]:
@@ -126,16 +126,16 @@ class Session:
         return events
 
     def stop_marking(self) -> None:
-        """Tell the kinds of end apart no more, from the next stream on."""
+        """Stop telling the kinds of end apart, from the next stream on."""
         self._marks = False
 
     def _begin(self) -> None:
         self._service_ids: tuple[str, ...] | None = None
-        # What a message or command without a service id means: the only service (V1).
+        # The service of a message or command without a service id: the only one (V1).
         self._default_service_id = ""
         self._version = self._configured_version
         self._row = BEFORE_SERVICE_IDS
-        # Whether a peer of this connection has been asked, and has not answered in time.
+        # Whether a peer on this link was asked and has not answered in time.
         self._expects_no_hello = False
 
     # Receiving
@@ -211,7 +211,7 @@ class Session:
         stream = Stream(service_id, message.stream_id, version, connection_id, agreement)
         self._streams[service_id] = stream
         if is_agreed:
-            # Before anything that the start leads to: the source takes whatever comes first for
+            # This goes out first, because the source takes the first message of this side for
             # the answer.
             hello = stream.message(MessageType.DATA, connection_id, is_marked=True)
             events.append(Answer(hello))
@@ -279,12 +279,12 @@ class Session:
         if stream is None:
             return self._drop_stale(message)
         if stream.version is not ProtocolVersion.V3:
-            # It is how the one connection of V1 and V2 ends in good order.
+            # In V1 and V2 this is how the one connection ends in good order.
             return self._end_remote(stream, message, FIRST_CONNECTION_ID)
         return self._stop(stream.service_id, StopCause.PEER_RESET)
 
     def _settle_agreed(self, stream: Stream) -> list[Event]:
-        """The peer tells ends apart: it hears of what was cut while that was not known."""
+        """Note that the peer tells ends apart, and tell it what was cut before that was known."""
         self._expects_no_hello = False
         events: list[Event] = []
         for connection_id in [*stream.connections]:
@@ -295,7 +295,7 @@ class Session:
         return [*events, *self._stop_if_over(stream, StopCause.LOCAL_RESET)]
 
     def _settle_unmarked(self, stream: Stream, agreement: Agreement) -> list[Event]:
-        """The peer does not tell ends apart: what this side has half-closed is over."""
+        """Note that the peer does not tell ends apart. What this side has half-closed is over."""
         stream.settle(agreement)
         events: list[Event] = []
         for connection_id in [*stream.connections]:
@@ -474,7 +474,7 @@ class Session:
             stream.step(connection_id, Happening.LEAVE)
 
     def is_known(self, service_id: str, stream_id: int, connection_id: int) -> bool:
-        """Tell whether a connection has a direction left for the local end."""
+        """Tell whether a direction of a connection is still open for the local end."""
         stream = self._streams.get(service_id or self._default_service_id)
         if stream is None or stream.stream_id != stream_id:
             return False
@@ -535,7 +535,7 @@ class Session:
         return service_id
 
     def _check_service_fits(self, service_id: str, version: ProtocolVersion) -> None:
-        """Refuse what the wire could not tell apart from another service or version."""
+        """Refuse a command that would look on the wire like another service or version."""
         if version is ProtocolVersion.V1 and service_id != self._default_service_id:
             raise VersionMismatch(
                 version, "it cannot name a service; open the tunnel with one service, or use V2, V3"

@@ -11,7 +11,7 @@ from .message import Message, MessageType
 from .modes import ProtocolVersion
 
 FIRST_CONNECTION_ID = 1
-"""The connection that a STREAM_START brings with it, and the only one in V1 and V2."""
+"""The id of the connection that a STREAM_START opens, the only one in V1 and V2."""
 MAX_STREAM_ID = 2**31 - 1
 MAX_CONNECTION_ID = 2**32 - 1
 
@@ -62,7 +62,7 @@ class Stream:
         self.settle(agreement)
 
     def settle(self, agreement: Agreement) -> None:
-        """Note what is known of the other end by now."""
+        """Note whether the other end tells the kinds of end apart."""
         self.agreement = agreement
         self.is_marking = agreement.is_marking
 
@@ -75,7 +75,7 @@ class Stream:
 
     @property
     def open_ids(self) -> frozenset[int]:
-        """Return the connections of which both directions are left."""
+        """Return the connections whose two directions are both open."""
         return frozenset(
             connection_id
             for connection_id, phase in self.connections.items()
@@ -87,7 +87,7 @@ class Stream:
         return self.connections.get(connection_id) in (Phase.OPEN, Phase.REMOTE_ENDED)
 
     def step(self, connection_id: int, happening: Happening) -> Step | None:
-        """Take what happens to a connection in, and return what follows; None: nothing does."""
+        """Apply what happens to a connection; return what follows, or None if nothing does."""
         phase = self.connections.get(connection_id)
         if phase is None:
             return None
@@ -101,7 +101,7 @@ class Stream:
         return step
 
     def add_connection(self, connection_id: int) -> None:
-        """Open a connection; later ones get ids after it."""
+        """Open a connection. Later ones get higher ids."""
         self.connections[connection_id] = Phase.OPEN
         if connection_id >= self._next_connection_id:
             self._next_connection_id = following(connection_id, MAX_CONNECTION_ID)

@@ -1,4 +1,4 @@
-"""Text from outside, made fit to be shown and kept.
+"""Text from outside, made safe to show and to keep.
 
 Owns what happens to text that somebody else wrote before it gets into an error, a state, a log, a
 metric, an event or a terminal: `printable` makes one bounded line of it, and `Redactor` hides the
@@ -26,15 +26,15 @@ MAX_REASON_CHARACTERS: Final = 800
 """How much of a whole reason is kept: what happened, an excerpt, and what to do about it."""
 
 MAX_SCANNED_CHARACTERS: Final = 16_384
-"""Of a longer text nothing behind this is looked at, and so nothing of it is shown."""
+"""Only so much of a text is looked at. What comes behind it is never shown."""
 
 HIDDEN: Final = "[hidden]"
 
 SHORTEST_SECRET_CHARACTERS: Final = 4
-"""A shorter secret is part of ordinary words, which would be hidden in its place."""
+"""A shorter secret is not hidden, as it may be a part of ordinary words."""
 
 PART_CHARACTERS: Final = 8
-"""So long a part of a token is hidden wherever it stands; a shorter one tells nothing of it."""
+"""A part of a token is hidden if it has this length; a shorter one gives nothing away."""
 
 _CUT: Final = "..."
 # base64url has two other characters than base64: a token is found in either, and in any case.
@@ -53,7 +53,7 @@ def printable(text: str, limit: int = MAX_TEXT_CHARACTERS, *, mark: str = " ") -
         mark: what takes the place of a character that is not printable. Of blanks that follow one
             another one is left, unless another mark is given.
     """
-    # Four times as many: a text that is half line breaks still fills its line.
+    # Four times as many, so that a text full of line breaks still fills its line.
     shown = "".join(c if c.isprintable() else mark for c in text[: 4 * limit])
     if mark == " ":
         shown = " ".join(shown.split())
@@ -96,7 +96,7 @@ class Redactor:
         for secret in self._secrets:
             if len(secret) < PART_CHARACTERS:
                 text = text.replace(secret, HIDDEN)
-        # Character by character, so that a place in one is the same place in the other.
+        # It works character by character, so that positions are the same in both texts.
         alike = text.translate(_ALIKE)
         pieces: list[str] = []
         done = hidden_to = 0

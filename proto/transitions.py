@@ -33,7 +33,7 @@ class Action(IntEnum):
     """What a session does with a message."""
 
     ANNOUNCE = auto()
-    """Take the services of the tunnel: it can be used from here on."""
+    """Take the services of the tunnel, which can be used from now on."""
     REPEAT = auto()
     """Compare the services with those announced before."""
     START_STREAM = auto()
@@ -43,9 +43,9 @@ class Action(IntEnum):
     RESET_STREAM = auto()
     RESET_SESSION = auto()
     DROP_STALE = auto()
-    """There can be no stream that it belongs to."""
+    """No stream can exist that it belongs to."""
     REFUSE_EARLY = auto()
-    """It came before SERVICE_IDS."""
+    """It came before SERVICE_IDS, which is not allowed."""
     REFUSE_DIRECTION = auto()
     """Only a source may send it, and this side is the source."""
     REFUSE_VERSION = auto()
@@ -60,7 +60,7 @@ class Rule(NamedTuple):
 
 
 Row = dict[int, Rule]
-"""Rules by message type. A type that is not in it is unknown."""
+"""The rules by message type. A type without a rule is unknown."""
 
 _T, _V = MessageType, ProtocolVersion
 _V1, _V2, _V3 = frozenset({_V.V1}), frozenset({_V.V2}), frozenset({_V.V3})

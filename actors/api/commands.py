@@ -1,4 +1,4 @@
-"""What a user gives a tunnel to send, and how its outcome is told.
+"""The commands that a user gives a tunnel, and the futures that tell their outcome.
 
 Owns commands, their futures and the error of a full queue. It knows neither how they are carried
 out nor when.
@@ -69,7 +69,7 @@ class SendFuture(Future[T]):
             super().add_done_callback(lambda future: self._callback_queue.call(fn, future))
 
     def add_direct_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """The same on the resolving thread, which `fn` must not hold up."""
+        """Call `fn(self)` on the thread that resolves it; `fn` must not block."""
         super().add_done_callback(fn)
 
     def settle(self, error: Exception | None, result: Any) -> None:
@@ -82,7 +82,7 @@ class SendFuture(Future[T]):
 
 
 class Waiter(Protocol):
-    """Who is told the outcome of a command."""
+    """Whoever is told the outcome of a command."""
 
     def settle(self, error: Exception | None, result: Any) -> None:
         """The command was carried out, or failed."""
@@ -102,12 +102,12 @@ class SendBatch:
         self._error: Exception | None = None
 
     def add(self, messages: int) -> None:
-        """So many more belong to it."""
+        """Add so many messages to the future."""
         with self._lock:
             self._left += messages
 
     def end(self, messages: int) -> None:
-        """No more will: there were so many in all."""
+        """Say that no more messages follow, and how many there were."""
         with self._lock:
             self._taken = messages
             done = self._left == 0

@@ -55,7 +55,7 @@ class Message:
         service_id: str | None = "",
         connection_id: int | None = None,
     ) -> None:
-        # As cheap as the generated one: one is made for each message that is received.
+        # It is as cheap as the generated one, as one is made for each message that arrives.
         set_field = object.__setattr__
         set_field(self, "payload", b"" if payload is None else payload)
         set_field(self, "service_id", service_id or "")

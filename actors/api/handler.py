@@ -84,7 +84,7 @@ class TunnelApi:
         return isinstance(target, ApiService)
 
     def open_stream(self, service_id: str) -> ApiStream:
-        """Make the far end of a stream."""
+        """Make the end of a stream that leads to the user."""
         stream = self._streams[service_id] = ApiStream(
             service_id,
             version=self._session.version,
@@ -147,7 +147,7 @@ class TunnelApi:
             )
         key = self._open.get((service_id, connection_id))
         if key is None:
-            # Says precisely what is missing: connection, stream, service.
+            # The error says what is missing: the connection, the stream or the service.
             self._session.data(service_id, connection_id, b"")
             raise ConnectionIdUnknown(service_id, connection_id)
         entry.service_id, entry.connection_id = service_id, connection_id
@@ -195,7 +195,7 @@ class TunnelApi:
         self._shell.adopt(opened, key)
 
     def _command_key(self) -> ConnectionKey:
-        """The account of a command that is no connection's; such a stream id is never used."""
+        """A key for a command that belongs to no connection. No stream has this id."""
         return ConnectionKey("", 0, 0, -next(self._commands))
 
     def _reset_connection(self, entry: Outgoing) -> None:
@@ -218,7 +218,7 @@ class TunnelApi:
             for message in messages:
                 self._wire.control(message, key)
         elif session_events:
-            # V1 and V2: the end of its connection has said so.
+            # In V1 and V2 the end of the connection has already told the end of the stream.
             self._outbox.complete([entry], None)
         else:
             self._session.data(service_id, 1, b"")
@@ -228,7 +228,7 @@ class TunnelApi:
     # -- what became of them
 
     def on_taken(self, key: ConnectionKey) -> None:
-        """A message of a connection is on its way."""
+        """Note that a message of a connection has left the queue."""
         self._outbox.pending.taken(key)
 
     def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
@@ -239,7 +239,7 @@ class TunnelApi:
             self._outbox.complete(self._outbox.pending.discarded(key), None)
 
     def on_written(self) -> None:
-        """Messages left for the kernel."""
+        """Note that messages of a connection have left for the operating system."""
         pending = self._outbox.pending
         for key, messages in self._wire.messages_left.items():
             if key.serial < 0:
@@ -247,16 +247,16 @@ class TunnelApi:
             self._outbox.complete(pending.written(key, messages), None)
 
     def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
-        """A message cannot be sent any more."""
+        """Note that a message of a connection cannot be sent any more."""
         self._outbox.complete(self._outbox.pending.refused(key), error)
 
     def on_discarded(self, key: ConnectionKey) -> None:
-        """What a connection had waiting was thrown away: its stream is over."""
+        """Note that messages of a connection were dropped because its stream is over."""
         entries = self._outbox.pending.discarded(key)
         self._outbox.complete(entries, ServiceWithoutStream(key.service_id))
 
     def on_lost(self, error: TunnelError) -> None:
-        """The connection is over, and what had not left with it."""
+        """Note that the link is lost, with all messages that had not left."""
         self._outbox.complete(self._outbox.pending.lost(), error)
 
     # -- events of the tunnel

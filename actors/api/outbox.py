@@ -55,11 +55,11 @@ class _OfConnection(Generic[E]):
     def __init__(self) -> None:
         self.entries: deque[E] = deque()
         self.on_their_way = 0
-        """So many from the front are out of the queue, with the WebSocketActor."""
+        """How many entries from the front have left the queue and are with the WebSocketActor."""
 
 
 class PendingSends(Generic[E]):
-    """The entries of all connections of a tunnel."""
+    """The commands of all connections of a tunnel that have no outcome yet."""
 
     def __init__(self) -> None:
         self._by_key: dict[ConnectionKey, _OfConnection[E]] = {}
@@ -68,20 +68,20 @@ class PendingSends(Generic[E]):
         return sum(len(sends.entries) for sends in self._by_key.values())
 
     def queued(self, key: ConnectionKey, entry: E) -> None:
-        """An entry was queued behind those of its connection."""
+        """Note that an entry was queued behind the others of its connection."""
         sends = self._by_key.get(key)
         if sends is None:
             sends = self._by_key[key] = _OfConnection()
         sends.entries.append(entry)
 
     def taken(self, key: ConnectionKey) -> None:
-        """The next one of a connection went out of the queue."""
+        """Note that the next entry of a connection has left the queue."""
         sends = self._by_key.get(key)
         if sends is not None and sends.on_their_way < len(sends.entries):
             sends.on_their_way += 1
 
     def written(self, key: ConnectionKey, messages: int) -> list[E]:
-        """So many of a connection left for the kernel: who is to be told."""
+        """Return the entries of a connection that have left for the operating system."""
         sends = self._by_key.get(key)
         if sends is None:
             return []
@@ -92,7 +92,7 @@ class PendingSends(Generic[E]):
         return done
 
     def refused(self, key: ConnectionKey) -> list[E]:
-        """The next one of a connection was taken out of the queue and cannot be sent."""
+        """Return the next entry of a connection, which was taken out and cannot be sent."""
         sends = self._by_key.get(key)
         if sends is None or sends.on_their_way >= len(sends.entries):
             return []
@@ -102,7 +102,7 @@ class PendingSends(Generic[E]):
         return [entry]
 
     def discarded(self, key: ConnectionKey) -> list[E]:
-        """What a connection had in the queue was thrown away: who is to be told."""
+        """Return the entries that a connection had in the queue, which were thrown away."""
         sends = self._by_key.get(key)
         if sends is None:
             return []
@@ -113,7 +113,7 @@ class PendingSends(Generic[E]):
         return left
 
     def lost(self) -> list[E]:
-        """Everything got lost: who is to be told."""
+        """Return all entries, because all of them are lost."""
         left, self._by_key = self._by_key, {}
         return [entry for sends in left.values() for entry in sends.entries]
 
@@ -123,9 +123,9 @@ class PendingSends(Generic[E]):
 
 
 COMMAND_COST_BYTES = 64
-"""Counted for a message beside its payload."""
+"""What a message costs beside its payload."""
 LANE_CHECK_SECONDS = 0.05
-"""How often a sender that waits for callbacks looks."""
+"""How often a sender that waits for callbacks looks whether it may go on."""
 STARTS = (MessageType.STREAM_START, MessageType.CONNECTION_START)
 
 
@@ -147,7 +147,7 @@ class Outbox:
         self.half_close = half_close
         self.pending: PendingSends[Outgoing] = PendingSends()
         self.wanted: frozenset[type[ApiEvent]] = frozenset()
-        """The events that somebody wants; others are not made."""
+        """The types of events that somebody wants. Other events are not made."""
         self.is_connected = False
         self.active_services: set[str] = set()
         """Services whose streams were reported and not yet reported as stopped."""
@@ -246,14 +246,14 @@ class Outbox:
     def _tell(self, message: Any) -> None:
         tunnel = self._tunnel
         if tunnel is not None:
-            # The next TunnelActor takes what is there when it starts.
+            # If there is no TunnelActor now, the next one takes the commands when it starts.
             with contextlib.suppress(ActorDeadError):
                 tunnel.tell(message)
 
     # -- the thread of the tunnel's actors
 
     def attach(self, tunnel: ActorRef[Any]) -> None:
-        """A TunnelActor has started; what its predecessor had is over."""
+        """Take a new TunnelActor. What its predecessor had is lost."""
         self._tunnel = tunnel
         self._abandon(TunnelClosed("the tunnel's actor failed and was started again"))
         tunnel.tell(OutboxFilled())
@@ -268,14 +268,14 @@ class Outbox:
             self.emit(ConnectionShutdown(self.name, error))
 
     def take(self) -> list[Outgoing]:
-        """The commands that have come in, in order."""
+        """Return the commands that have come in, in order."""
         with self._room:
             entries, self._outbox = self._outbox, []
             self._woken = False
         return entries
 
     def complete(self, entries: Sequence[Outgoing], error: Exception | None) -> None:
-        """Commands were carried out or failed: tell who waits, and let in others."""
+        """Tell the outcome of commands to those who wait, and let other senders go on."""
         if not entries:
             return
         told = SendMessageComplete in self.wanted
@@ -316,7 +316,7 @@ class Outbox:
         """Hand an event to the callbacks."""
         kind = type(event)
         if kind in self.wanted:
-            # Failures to connect come without end, and nothing holds them back.
+            # Failures to connect may go on for ever, and nothing holds them back.
             self.callback_queue.put(event, payload_bytes, may_drop=kind is ConnectionFailure)
 
     def after_callbacks(self, message: Any) -> None:

@@ -1,4 +1,4 @@
-"""ApiStream: the far end of a stream when that is the user, not a socket.
+"""ApiStream: the end of a stream that leads to the user instead of a socket.
 
 It takes the messages that a StreamActor takes, turns them into events for the user's callbacks, and
 ends connections when the peer has. Unlike a StreamActor it is no actor: it lives in TunnelActor's
@@ -80,7 +80,7 @@ class ApiStream:
         self._open = open_connections
         self._mine: dict[int, ConnectionKey] = {}
         self._told: set[ConnectionKey] = set()
-        """Those of which the user was told the end, while it may still send."""
+        """Connections whose end the user was told while it may still send on them."""
         self._started = False
         self._stopped = False
 

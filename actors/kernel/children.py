@@ -69,7 +69,7 @@ class Backoff:
             return self.max_seconds
 
     def delay(self, attempt: int, rng: random.Random) -> float:
-        """Return the delay, in seconds, before retry number `attempt`: any up to its ceiling."""
+        """Return the delay, in seconds, before retry `attempt`: any value up to its ceiling."""
         return rng.uniform(0.0, self.ceiling(attempt))
 
 
@@ -125,7 +125,7 @@ def require(owner: object, name: str, *types: type, optional: bool = False) -> N
 
 
 def require_callable(owner: object, name: str) -> None:
-    """The same for what has to be called."""
+    """Check that an attribute can be called, where the object is made."""
     value = getattr(owner, name, None)
     if not callable(value):
         msg = f"{type(owner).__name__}: {name} must be a function, not {type(value).__name__}"
@@ -133,7 +133,7 @@ def require_callable(owner: object, name: str) -> None:
 
 
 class Strategy(Enum):
-    """Who is restarted when a child has to be; OTP's names."""
+    """Which children are restarted when one has to be. The names are OTP's."""
 
     ONE_FOR_ONE = "one_for_one"
     """That child alone."""
@@ -144,7 +144,7 @@ class Strategy(Enum):
 
 
 class Restart(Enum):
-    """When a child that ended by itself is restarted; OTP's names."""
+    """Whether a child that ended by itself is restarted. The names are OTP's."""
 
     PERMANENT = "permanent"
     """Always."""
@@ -160,7 +160,7 @@ class Shutdown(Enum):
     BRUTAL_KILL = "brutal_kill"
     """Killed at once."""
     INFINITY = "infinity"
-    """Given all the time it takes; usual for supervisors."""
+    """It gets all the time that it needs; usual for supervisors."""
 
 
 class AutoShutdown(Enum):
@@ -176,12 +176,12 @@ class ChildState(Enum):
 
     RUNNING = "running"
     WAITING = "waiting"
-    """Down; to be restarted after a delay."""
+    """It is down and will be restarted after a delay."""
     QUARANTINED = "quarantined"
-    """Down after too many failures in a row; retried at the longest delay or on command."""
+    """It is down after too many failures in a row: retried at the longest delay or on command."""
     STOPPING = "stopping"
     STOPPED = "stopped"
-    """Down; restarted on command only, or with its siblings."""
+    """It is down and restarted only on command, or with its siblings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,9 +309,9 @@ class Child:
         self.last_reason: ExitReason | None = None
         self.backoff = BackoffState(spec.backoff) if spec.backoff is not None else None
         self.up_since: float | None = None
-        """Since when it counts as up, in the supervisor's clock."""
+        """The moment from which it counts as up, by the supervisor's clock."""
         self.timer: Timer | None = None
-        """Its restart while it is down, its deadline while it stops."""
+        """The timer of its restart while it is down, or of its deadline while it stops."""
         self.stop_requested = False
         self.stop_replies: tuple[Reply, ...] = ()
         self.start_replies: tuple[Reply, ...] = ()
@@ -321,7 +321,7 @@ class Child:
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether its failures in a row are too many."""
+        """Whether it has failed too often in a row."""
         limit = self.spec.quarantine_after
         return self.backoff is not None and limit is not None and self.backoff.failures >= limit
 
@@ -366,7 +366,7 @@ class GroupRestart:
 
 
 class RestartIntensity:
-    """Whether restarts come too thick.
+    """Counts restarts, and says when there are too many in too short a time.
 
     Args:
         max_restarts: allowed within the period.

@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 OTHER: Final = "other"
-"""Stands for every name beyond a limit."""
+"""The name under which everything beyond a limit is counted."""
 MAX_KEYS: Final = 64
-"""Distinct reasons or kinds of one count."""
+"""The largest number of distinct reasons or kinds of one counter."""
 
 DECLARED: Final = "declared"
 """The key of a field's metadata."""
@@ -97,7 +97,7 @@ class Summary:
 
 
 class Histogram(Summary):
-    """The same, by size.
+    """A summary that also counts the values by size.
 
     Args:
         bounds: the upper bounds of the buckets, ascending.

@@ -74,7 +74,7 @@ class DispatcherStats:
 
 
 LOOP_DESCRIPTORS = 8
-"""What a loop opens for itself, with some room: uvloop's has six."""
+"""How many descriptors a loop opens for itself, with some room. uvloop's opens six."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -106,11 +106,11 @@ def _require_descriptors() -> None:
 TURNS_BETWEEN_POLLS: Final = 256
 SECONDS_BETWEEN_POLLS: Final = 0.002
 TURN_SECONDS: Final = 0.005
-"""A turn takes no further message after this time: one may be the work of a thousand others."""
+"""A turn takes no further message after this time, since one message may be long work."""
 CHECK_TIME_MASK: Final = 3
-"""The time is looked at before every fourth message."""
+"""A turn looks at the clock before every fourth message."""
 NO_THREAD: Final = 0
-"""Stands for the thread of a dispatcher that does not run: no thread has this identity."""
+"""The identity of the thread of a dispatcher that does not run. No thread has it."""
 
 logger = get_logger(__name__)
 
@@ -121,11 +121,11 @@ def _end_child(*_args: object) -> NoReturn:
 
 
 _of_parents: Final[list[Dispatcher]] = []
-"""In a forked child: kept, as freeing an event loop would close it."""
+"""The event loops of a forked child. They are kept, since freeing one would close it."""
 
 
 def _on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what the loop has to say; asyncio's own way ends with the handler that raises."""
+    """Log an error of the loop. asyncio's own way would end with a log handler that raises."""
     logger.error("an event loop: %s", context.get("message"), exc_info=context.get("exception"))
 
 
@@ -169,14 +169,14 @@ class Dispatcher:
         self.thread_id = NO_THREAD
         self.run_queue: deque[ActorCell] = deque()
         self.idle = True
-        """Nothing will look at the run queue unless `schedule_run` is called."""
+        """True while nothing looks at the run queue until `schedule_run` is called."""
         self._run_scheduled = False
         self._cells: dict[ActorCell, None] = {}
         self._current: ActorCell | None = None
         self.readiness: SocketReadiness
         """The sockets of actors."""
         self.timer_context: Final = contextvars.Context()
-        """One for all timers: each would keep a copy of its own."""
+        """All timers share one context; otherwise each would keep a copy of its own."""
 
     def __repr__(self) -> str:
         return f"<Dispatcher {self.name!r}>"
@@ -285,7 +285,7 @@ class Dispatcher:
             logger.exception("the event loop of %s was ended, and goes on", self)
 
     def forget_parent(self) -> None:
-        """Be nothing but a copy, in a child that the host has forked.
+        """Do nothing any more, in a child that the host has forked.
 
         Nothing may touch the event loop: its descriptors are the parent's as well, and closing it
         would take the parent's own wake-up off the list of what is polled.

@@ -18,7 +18,7 @@ class ForkedProcessError(RuntimeError):
 
 
 class Forkable(Protocol):
-    """What has to know that it is a copy in a child."""
+    """An object that has to know when it is a copy in a forked child."""
 
     def forget_parent(self) -> None:
         """Called in the child, on its only thread; must not block: any lock may be held."""
@@ -26,7 +26,7 @@ class Forkable(Protocol):
 
 class _Forks:
     generation = 0
-    """How many forks lie between this process and the first one that imported this."""
+    """The number of forks between this process and the first one that imported this module."""
     has_children = False
     """Whether this process has forked: a descriptor that it closes may live on in a child."""
 
@@ -35,7 +35,7 @@ _forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 class ForkGuard:
-    """Knows the process in which it was made.
+    """Remembers the process in which it was made.
 
     Args:
         what: is used, for the error.
@@ -49,7 +49,7 @@ class ForkGuard:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether this is another process by now."""
+        """Whether this process is another one than that."""
         return self._generation != _Forks.generation
 
     def check(self) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Reply:
-    """The answer to an ask, given later than the handler's return.
+    """The answer to an ask that is given after the handler has returned.
 
     Obtained from `DispatchedActor.defer_reply`. An actor that ends without answering answers
     `ActorDeadError`. For a message that was told, not asked, answering does nothing.

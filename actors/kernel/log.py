@@ -48,7 +48,7 @@ class SafeLogger:
     def __init__(self, name: str) -> None:
         self.logger = logging.getLogger(name)
         self.failures = 0
-        """Lines that a handler raised on, about."""
+        """Roughly how many lines were lost because a handler raised."""
 
     def _log(self, level: int, message: str, args: tuple[object, ...], exc_info: Any) -> None:
         if not self.logger.isEnabledFor(level):
@@ -59,19 +59,19 @@ class SafeLogger:
             self.failures -= 1
 
     def debug(self, message: str, *args: object) -> None:
-        """Log what helps to find a fault."""
+        """Log a line that helps to find a fault."""
         self._log(logging.DEBUG, message, args, None)
 
     def warning(self, message: str, *args: object) -> None:
-        """Log what somebody should look at."""
+        """Log a line that somebody should look at."""
         self._log(logging.WARNING, message, args, None)
 
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """Log what went wrong, with the exception that it was."""
+        """Log an error together with the exception."""
         self._log(logging.ERROR, message, args, exc_info)
 
     def exception(self, message: str, *args: object) -> None:
-        """Log what went wrong, with the exception that is being handled."""
+        """Log an error together with the exception that is being handled."""
         self._log(logging.ERROR, message, args, exc_info=True)
 
 

@@ -140,7 +140,7 @@ class SocketReadiness:
             if known is registration or (is_stale and known is not None and known.is_stale):
                 del table[fd]
                 _let_go(known)
-                # Of a closed descriptor asyncio may complain; it has forgotten it all the same.
+                # asyncio may complain about a closed descriptor, but has forgotten it anyway.
                 with contextlib.suppress(OSError):
                     self._remove[direction](fd)
 
@@ -150,7 +150,7 @@ class SocketReadiness:
         return bool(self._fresh)
 
     def drop_stale(self) -> None:
-        """Forget what was closed since it was added; to be called before the loop polls."""
+        """Forget sockets that were closed after they were added. Called before the loop polls."""
         fresh, self._fresh = self._fresh, []
         for registration in fresh:
             known = self._tables[registration.direction].get(registration.fd)
@@ -161,7 +161,7 @@ class SocketReadiness:
 def _let_go(registration: Registration) -> None:
     if registration.cell.registrations is not None:
         registration.cell.registrations.discard(registration)
-    # The loop may hold on to the registration: not to the actor with it.
+    # The loop may keep the registration alive; it must not keep the actor alive with it.
     registration.method = _nothing
 
 
@@ -170,7 +170,7 @@ def _nothing() -> None:
 
 
 MAX_DELAY_SECONDS = 1e8
-"""Three years: event loops take no infinity."""
+"""Three years. Event loops do not take infinity as a delay."""
 
 
 class Timer:
@@ -207,14 +207,14 @@ class Timer:
             self.expire()
 
     def expire(self) -> None:
-        """Mark the timer as over, whatever way it went; the kernel calls this."""
+        """Mark the timer as over, whether it fired or was cancelled. The kernel calls this."""
         self._cell = None
-        # A handle keeps its arguments, this timer for one, after it has run.
+        # A handle keeps its arguments after it has run, and this timer is one of them.
         self._handle = None
 
 
 def _fire(timer: Timer) -> None:
-    # A function, not a method of the dispatcher: each timer would keep a bound one of its own.
+    # A function and not a method of the dispatcher, so that no timer keeps a bound method.
     cell = timer._cell  # noqa: SLF001
     assert cell is not None
     cell.dispatcher.timer_fired(cell, timer)

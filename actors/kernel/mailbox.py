@@ -122,15 +122,15 @@ class ActorCell:
         self._ref: DispatchedRef[Any] | None = DispatchedRef(self, self.actor_class)
         self._old_ref: weakref.ref[DispatchedRef[Any]] | None = None
         self.label = dispatcher.label_here()
-        """What it belongs to, for the log; at first that of the actor that starts it."""
+        """What the actor belongs to, for the log. At first this is the label of who starts it."""
         self.items: deque[Any] = deque((START,))
         self.queued = True
-        """In the run queue, or in its turn, or not launched: it need not be queued again."""
+        """It is in the run queue, in its turn, or not launched, so it need not be queued again."""
         self.exit_reason: ExitReason | None = None
         """Set when the actor is to end as soon as the current handler returns."""
         self.ended = False
         self.told = False
-        """Its watchers have been told; who watches from now on gets `NOPROC`."""
+        """Its watchers have been told. Whoever begins to watch now gets `NOPROC`."""
         self.stopping = False
         self.registered = False
         self.asked: Future[Any] | None = None
@@ -153,8 +153,8 @@ class ActorCell:
         return ref or DispatchedRef(self, self.actor_class)
 
     def _let_go_of_ref(self) -> None:
-        """Leave the ref, and so this cell, to whoever holds it: no cycle outlives the actor."""
-        # In this order: another thread finds it in one place or the other.
+        """Keep the ref only weakly, so that no cycle of references outlives the actor."""
+        # The order matters: another thread must find it in one place or the other.
         self._old_ref = weakref.ref(self.ref)
         self._ref = None
 
@@ -182,7 +182,7 @@ class ActorCell:
             self.refuse(envelope)
 
     def get(self) -> Envelope[Any]:
-        """Not for anyone: the dispatcher takes the mail out."""
+        """Nobody may call this: only the dispatcher takes mail out."""
         msg = "the mail of a dispatched actor is taken by its dispatcher"
         raise NotImplementedError(msg)
 
@@ -208,12 +208,12 @@ class ActorCell:
 
     def _kill_next(self) -> None:
         if self.send(KILL):
-            # To the front: whatever is in the mailbox stays unhandled.
+            # It goes to the front, so that what is in the mailbox stays unhandled.
             self.items.rotate(1)
 
     @property
     def urn(self) -> str:
-        """Made when first asked for: most actors are never asked."""
+        """Return the URN, which is made when it is first asked for; most actors never need one."""
         if self._urn is None:
             urn = uuid.uuid4().urn
             with self.dispatcher.lock:
@@ -451,7 +451,7 @@ def _without_caller(exception: BaseException) -> BaseException:
 
 
 def _release_frames(exception: BaseException | None) -> None:
-    """Empty the frames of a traceback that outlives its actor, lest it keep the actor's memory."""
+    """Empty the frames of a traceback that outlives its actor, to free the actor's memory."""
     seen: set[int] = set()
     while exception is not None and id(exception) not in seen:
         seen.add(id(exception))

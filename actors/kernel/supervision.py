@@ -110,7 +110,7 @@ class Supervision(DispatchedActor):
         self._asked = 0
         """From this index on the children in `_to_stop` are independent, and were asked to stop."""
         self._asking = False
-        """A `_StopNext` is in the mailbox."""
+        """Whether a `_StopNext` is in the mailbox."""
         self._then: Callable[[], None] | None = None
         self._group: GroupRestart | None = None
         self._finishing: ExitReason | None = None
@@ -176,7 +176,7 @@ class Supervision(DispatchedActor):
                 ref.kill()
             else:
                 ref.stop(block=False)
-        # A spec's `start` leads back to the supervisor, as a rule: let both go now.
+        # A spec's `start` usually refers to the supervisor: drop both now, to leave no cycle.
         self._children.clear()
         self._by_ref.clear()
         self._to_stop.clear()
@@ -206,7 +206,7 @@ class Supervision(DispatchedActor):
         return None
 
     def _handle_receive(self, message: Any) -> Any:
-        """Answer what a proxy asks; a mistake in it is its asker's, and ends no supervisor."""
+        """Answer what a proxy asks. A mistake in it is raised at its asker, and nowhere else."""
         try:
             return super()._handle_receive(message)
         except Exception as error:  # noqa: BLE001 - raised at the asker's
@@ -234,7 +234,7 @@ class Supervision(DispatchedActor):
     # Starting.
 
     def _start(self, child: Child, *, is_restart: bool = False) -> BaseException | None:
-        """Start a child; return what made it fail, None if nothing did."""
+        """Start a child; return the exception that it failed with, or None."""
         child.stop_requested = False
         child.up_since = None
         try:
@@ -520,5 +520,5 @@ class Supervision(DispatchedActor):
                 type(self).__name__,
                 child.spec.id,
             )
-            # As a message: the stop of the next child may be what led here.
+            # This is sent as a message, as the stop of the next child may have led here.
             self.actor_ref.tell(Terminated(ref, KILLED))

@@ -67,7 +67,7 @@ class SupervisorActor(Supervision):
         return super().on_receive(message) if handler is None else handler(self, message)
 
     def _find(self, child_id: object) -> Child:
-        # What was made past its constructor may be anything, unhashable for one.
+        # A message that was made without its constructor may be anything, even unhashable.
         child = self._children.get(child_id) if isinstance(child_id, str) else None
         if child is None:
             raise UnknownChildError(child_id if isinstance(child_id, str) else "?")

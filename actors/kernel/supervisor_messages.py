@@ -174,7 +174,7 @@ class ChildExistsError(SupervisorError):
 
 
 class ChildBusyError(SupervisorError):
-    """The command does not fit the state the child is in."""
+    """The child is in a state in which the command makes no sense."""
 
     def __init__(self, id: str, state: ChildState) -> None:  # noqa: A002 - the field's name
         super().__init__(id, state)

@@ -31,9 +31,9 @@ class ExitKind(Enum):
     """The ways in which an actor ends."""
 
     NORMAL = "normal"
-    """It called `exit()`: its work is done."""
+    """It called `exit()` because its work is done."""
     SHUTDOWN = "shutdown"
-    """It was asked to stop, and did."""
+    """It was asked to stop and has stopped."""
     KILLED = "killed"
     """It was killed, or its dispatcher was stopped; no hook of it ran."""
     FAILED = "failed"

@@ -97,7 +97,7 @@ class DaemonThreads:
                 job()
             except BaseException:
                 logger.exception("a job of %s failed", self._name)
-            # The thread may be idle for long: nothing of the job is to stay with it.
+            # The thread may be idle for long, and must not keep objects of the job alive.
             del job
 
     def _next_job(self) -> Callable[[], object] | None:

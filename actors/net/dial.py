@@ -39,7 +39,7 @@ __all__ = [
 
 
 MAX_ADDRESSES = 16
-"""Of a name: further ones are not tried."""
+"""How many addresses of a name are tried."""
 
 
 class Lookups(Protocol):
@@ -136,7 +136,7 @@ class Dial:
         self._on_failed: Callable[[DialFailed], None] | None = on_failed
         self._lookup: LookUp | None = None
         self._serial = 0
-        """Of the look-up; an answer to an earlier one is not wanted any more."""
+        """The number of the look-up. An answer to an earlier one is ignored."""
         self._sources: tuple[SocketAddress, ...] = ()
         self._addresses: tuple[SocketAddress, ...] | None = None
         self._candidates: deque[SocketAddress] = deque()
@@ -144,7 +144,7 @@ class Dial:
         self._timer: Timer | None = None
         self._failure = DialFailed("no address")
         self.phase = "looking up the name"
-        """What it is at, for people."""
+        """What the dial is doing, in words for people."""
 
     def prepare(self, on_ready: Callable[[], None]) -> None:
         """Look up the name of the address, and call `on_ready`, perhaps before this returns.
@@ -172,7 +172,7 @@ class Dial:
 
     def cancel(self) -> None:
         """Give up: no callback is called any more. Harmless when it is over."""
-        # Whoever dials has the dial, and is not to be kept by it: actors are freed by their count.
+        # The dial must not keep its actor alive, since actors are freed by reference count.
         self._on_open = self._on_failed = None
         self._serial += 1
         if self._lookup is not None:

@@ -26,7 +26,7 @@ logger = get_logger(__name__)
 
 
 def is_exhausted(error: BaseException | None) -> bool:
-    """Whether `error`, or what caused it, says that the system has no more to give."""
+    """Whether `error`, or its cause, says that the system has no descriptor or memory left."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in EXHAUSTED:
             return True
@@ -35,7 +35,7 @@ def is_exhausted(error: BaseException | None) -> bool:
 
 
 class ExhaustionLog:
-    """The log line of a runtime about it. Any thread."""
+    """Writes a runtime's one log line about exhaustion. Any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

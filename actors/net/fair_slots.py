@@ -33,7 +33,7 @@ Key = TypeVar("Key")
 
 
 class _Trust(Enum):
-    """What is known of a member or a group."""
+    """How far a member or a group is trusted, from what is known of it."""
 
     PROVEN = "proven"
     UNKNOWN = "unknown"
@@ -50,15 +50,15 @@ class _Holder(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """Where those wait who are served alike."""
+    """The queue in which those wait who are served alike."""
 
     group: str
     trust: _Trust
-    """Of the member; with `UNKNOWN` that of the group counts."""
+    """The trust in the member. If it is `UNKNOWN`, the group's counts."""
 
 
 def reserved_share(slots: int) -> int:
-    """How many of `slots` those may have who must leave some to others: about three quarters."""
+    """How many of `slots` may go to those who must leave some to others: about 3/4."""
     return max(1, slots - max(1, slots // 4))
 
 
@@ -84,7 +84,7 @@ class FairSlots(Generic[Key]):
         self._line_of: dict[Key, _Line] = {}
         self._holders: dict[Key, _Holder] = {}
         self._held: Counter[tuple[str | None, _Trust]] = Counter()
-        """By group and trust; with None for the group, over all groups."""
+        """How many slots are taken, by group and trust; the key None stands for all groups."""
         self._records: OrderedDict[tuple[str, str], _Trust] = OrderedDict()
 
     @property

@@ -39,15 +39,15 @@ __all__ = [
 
 
 LOOKUP_THREADS = 6
-"""Look-ups that run at once."""
+"""How many look-ups run at once."""
 LOOKUPS_PER_TUNNEL = 3
 """Of these, for one tunnel."""
 LOOKUPS_PER_NAME = 2
-"""Of these, for one name, with different ports: the same port is asked once."""
+"""How many of these may be for one name with different ports."""
 MAX_WAITING_LOOKUPS = 10_000
-"""Further ones fail at once."""
+"""How many look-ups may wait. Further ones fail at once."""
 SLOW_LOOKUP_SECONDS = 1.0
-"""A name that took longer shares half of the threads with its like."""
+"""A name whose look-up took longer shares half of the threads with others like it."""
 _CLASSIC = re.compile(r"[0-9][0-9a-fA-FxX.]*")
 """May be an IPv4 address as inet_aton(3) takes it, such as 127.1."""
 MAX_SCOPE = 2**32 - 1
@@ -68,7 +68,7 @@ class Resolved(NamedTuple):
 
 
 def known_addresses(address: Address) -> tuple[SocketAddress, ...] | None:
-    """Where to connect for an address that needs no look-up, else None. It never blocks."""
+    """Return where to connect for an address that needs no look-up, else None."""
     if isinstance(address, UnixAddress):
         return ((socket.AF_UNIX, address.path),)
     if address.host.lower().rstrip(".") == "localhost":
@@ -113,9 +113,9 @@ class LookUp:
         self.outcome: Future[Resolved] = Future()
 
     def give_up(self) -> None:
-        """Nobody wants it any more. Harmless when it is over. Any thread."""
+        """Give the look-up up. This does nothing when it is over. Any thread."""
         self._lookups._give_up(self._name, self)  # noqa: SLF001 - it is a part of NameLookups
-        # The old one knows who asked, for as long as somebody has this.
+        # The query would otherwise keep who asked alive for as long as this object.
         self.outcome = Future()
 
 
@@ -184,7 +184,7 @@ class NameLookups:
     # With the lock held.
 
     def _refusal(self) -> str:
-        """Why no look-up is taken now, or nothing."""
+        """Return why no look-up is taken now, or an empty text."""
         if self._is_closed:
             return "the runtime has ended"
         if len(self._queries) >= MAX_WAITING_LOOKUPS:
@@ -200,7 +200,7 @@ class NameLookups:
             self._slots.ask(name, self._queries[name].group, host)
 
     def _leave(self, name: _Name) -> None:
-        """One of a host's queries is over: the next one has its place."""
+        """Note that a query of a host is over, and let the host's next one take its place."""
         host = name[0]
         self._entered[host] -= 1
         if not self._entered[host]:
@@ -274,7 +274,7 @@ class NameLookups:
 
 def _resolve(host: str, port: int) -> Resolved:
     try:
-        # By its module's name: hosts and tests put a function of their own there.
+        # It is looked up in its module, where hosts and tests may put their own function.
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         text = getattr(error, "strerror", None) or error

@@ -129,7 +129,7 @@ def undelivered_bytes(sock: socket.socket) -> int:
         return 0
     try:
         if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-            # It broke. What it had was thrown away, and is still counted.
+            # The socket broke. Its bytes were thrown away and are still counted.
             return 0
         # SIOCOUTQ of tcp(7) is the same request as TIOCOUTQ.
         answer = fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4)
@@ -155,14 +155,14 @@ def set_notsent_low_water(sock: socket.socket, size_bytes: int) -> None:
 
 
 def prepare_local(sock: socket.socket, limits: Limits) -> None:
-    """Set what every local connection has, accepted or connected. Nothing for a Unix socket.
+    """Set what every local connection has, accepted or connected. A Unix socket is left as it is.
 
     Bytes leave at once, and a host that is gone without a word (unplugged, switched off) is
     noticed: without keepalive a connection that only waits would stay for ever.
     """
     if sock.family == socket.AF_UNIX:
         return
-    # A connection that is broken already may refuse: reading it tells.
+    # A broken connection may refuse this; the next read will tell.
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         idle, interval = limits.keepalive_idle_seconds, limits.keepalive_interval_seconds
@@ -212,5 +212,5 @@ def _disconnect(sock: socket.socket) -> None:
         if sock.family == socket.AF_UNIX:
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
         elif ctypes.CDLL(None).connect(sock.fileno(), bytes(_SOCKADDR_BYTES), _SOCKADDR_BYTES):
-            # An orderly end is better than none.
+            # If the reset fails, at least end the connection in good order.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -28,9 +28,9 @@ __all__ = [
 
 
 WORK_SECONDS: Final = 0.000_5
-"""How long to work between two pauses."""
+"""How long a scrape works between two pauses."""
 PAUSE_SECONDS: Final = 0.000_1
-"""Long enough that a waiting thread takes over."""
+"""How long to pause. It is long enough for a waiting thread to take over."""
 
 
 class Breather:
@@ -73,7 +73,7 @@ def _split(family: Family) -> Iterator[Family]:
 
 
 def _without_head(text: bytes) -> bytes:
-    """Without the lines that say what the family is: they are there once."""
+    """Leave out the lines that describe the family, as they are there once already."""
     while text.startswith(b"# "):
         text = text.partition(b"\n")[2]
     return text
@@ -99,7 +99,7 @@ def expose(registry: Collector, accept: str, accept_encoding: str) -> Exposition
     """
     encode, content_type = choose_encoder(accept)
     breather = Breather()
-    # By family: two runtimes in one registry have the same, and a family stands in one place.
+    # Grouped by family: two runtimes in one registry have the same families.
     families: dict[str, list[bytes]] = {}
     is_open_metrics = content_type.startswith("application/openmetrics-text")
     for family in registry.collect():

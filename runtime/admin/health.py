@@ -35,7 +35,7 @@ ANSWER_SECONDS: Final = 1.0
 async def silent_dispatchers(
     dispatchers: Sequence[Dispatcher], timeout_seconds: float = ANSWER_SECONDS
 ) -> list[str]:
-    """The names of those that did not answer in time."""
+    """Return the names of the dispatchers that did not answer in time."""
     questions = {dispatcher.name: _ask(dispatcher) for dispatcher in dispatchers}
     waiting = [answer for answer in questions.values() if answer is not None]
     if waiting:
@@ -54,7 +54,7 @@ def _ask(dispatcher: Dispatcher) -> asyncio.Future[None] | None:
 
 
 def _answer(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[None]) -> None:
-    """On the dispatcher's thread; whoever asked may have gone meanwhile."""
+    """This runs on the dispatcher's thread, and whoever asked may be gone."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(_settle, answer)
 
@@ -65,7 +65,7 @@ def _settle(answer: asyncio.Future[None]) -> None:
 
 
 MAX_LISTED: Final = 100
-"""Tunnels that the report names; the rest is a number."""
+"""How many tunnels the report names. The others are only counted."""
 _MARGIN: Final = 1e-9
 _LEAVING: Final = frozenset({TunnelState.DRAINING, TunnelState.STOPPED})
 
@@ -85,7 +85,7 @@ class TunnelView(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadinessReport:
-    """The judgement and what it rests on."""
+    """The judgement, and the numbers that it rests on."""
 
     ready: bool
     connected: int
@@ -133,7 +133,7 @@ def join_ends(ends: Iterable[TunnelView], tunnel_of: Callable[[str], str]) -> It
 
 
 class Readiness:
-    """Judges, and remembers its last judgement.
+    """Judges whether the fleet is ready, and remembers its last judgement.
 
     Args:
         fraction: the part of the tunnels that must be connected.

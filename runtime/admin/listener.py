@@ -31,11 +31,11 @@ __all__ = ["HttpConnection", "Listener", "listen_tcp"]
 BACKLOG: Final = 128
 ACCEPTS_PER_TURN: Final = 16
 SWEEP_SECONDS: Final = 0.25
-"""Between two looks at the clocks of all connections."""
+"""The time between two looks at the clocks of all connections."""
 ACCEPT_PAUSE_SECONDS: Final = 1.0
 """How long nothing is accepted after an accept failed, mostly for want of a descriptor."""
 LOG_SECONDS: Final = 60.0
-"""Between two log lines about what cannot be accepted."""
+"""The time between two log lines about connections that cannot be accepted."""
 
 _log = get_logger(__name__)
 
@@ -76,13 +76,13 @@ class ConnectionState(Enum):
     HANDSHAKE = auto()
     """TLS."""
     REQUEST = auto()
-    """The rest of a request, the first one's beginning too."""
+    """The server waits for the rest of a request, or for the first one."""
     HANDLING = auto()
-    """The page that was asked for is being made."""
+    """The server makes the page that was asked for."""
     RESPONDING = auto()
-    """The client has to take the response."""
+    """The server waits until the client has taken the response."""
     IDLE = auto()
-    """The client may ask for another page, or leave."""
+    """The client may ask for another page or go."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -226,7 +226,7 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """How many there are, in whatever state."""
+        """Return the number of connections."""
         return len(self._connections)
 
     def start(self) -> None:
@@ -241,7 +241,7 @@ class Listener:
         return next((each for each in self._connections if each.transport is transport), None)
 
     def close(self) -> None:
-        """Accept no more; connections that are there go on."""
+        """Accept no more connections. Those that are there go on."""
         for handle in (self._pause, self._sweep_timer):
             if handle is not None:
                 handle.cancel()
@@ -276,7 +276,7 @@ class Listener:
             self._admit(sock)
 
     def _rest(self, error: OSError) -> None:
-        """Without a descriptor the same connection would be reported again at once."""
+        """Without this pause the same connection would be reported again at once."""
         for sock in self._sockets:
             self._loop.remove_reader(sock)
         self._pause = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
@@ -325,7 +325,7 @@ class Listener:
         timeout = self._limits.request_seconds if self._context is not None else None
         connection.task = asyncio.current_task()
         try:
-            # What fails here is a client that went, or speaks no TLS.
+            # A failure here is a client that went away or does not speak TLS.
             with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.CancelledError):
                 if connection.is_unwanted:
                     return

@@ -1,4 +1,4 @@
-"""What the administration server is told: where to listen, whom to let in, when to be ready.
+"""The options of the administration server: where it listens, whom it lets in, when it is ready.
 
 Owns the check of these options. It opens nothing.
 """

@@ -193,7 +193,7 @@ class AdminServer:
     async def _on_metrics(self, request: web.BaseRequest) -> web.Response:
         accept = request.headers.get("Accept", "")
         accept_encoding = request.headers.get("Accept-Encoding", "")
-        # Elsewhere: a large scrape takes its time, and /healthz must not wait for it.
+        # It runs on another thread, as /healthz must not wait for a large scrape.
         found = await asyncio.get_running_loop().run_in_executor(
             self._scraper, expose, self._registry, accept, accept_encoding
         )

@@ -33,7 +33,7 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 MAX_LINE_LENGTH = 1_000
-"""Text that came from a peer may be of any length; a line for people is not."""
+"""Text from a peer may have any length, so a line for people is cut."""
 
 # typer brings its own copy of click in newer releases and depends on click in older ones; this base
 # is in both.

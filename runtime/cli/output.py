@@ -58,10 +58,10 @@ class LogHandler(logging.StreamHandler[TextIO]):
 
 
 def _add_tunnel(record: logging.LogRecord) -> bool:
-    # `tunnelfleet version` does not pay for actors.
+    # Imported here, so that `tunnelfleet version` does not load the actors.
     from tunnelfleet.actors.kernel import label_here  # noqa: PLC0415
 
-    # Handlers run where the line is logged: in the turn of the actor that has something to say.
+    # A handler runs on the thread that logs, in the turn of an actor, and must not block.
     label = label_here()
     record.label = f"{label}: " if label else ""
     return True
@@ -106,13 +106,13 @@ _Item = TypeVar("_Item")
 
 
 MAX_WAITING_CHARACTERS: Final = 1_048_576
-"""What may wait for the reader; what comes when there is more is dropped, and counted."""
+"""How much may wait for the reader. What comes beyond it is dropped and counted."""
 CLOSE_SECONDS: Final = 2.0
 """How long the end of a command waits for the reader."""
 SIGNAL_SECONDS: Final = 0.25
-"""How late a signal may be noticed by a main thread that waits."""
+"""How late a waiting main thread may notice a signal."""
 WRITE_BYTES: Final = select.PIPE_BUF
-"""A pipe that can be written at all takes so many without blocking."""
+"""A pipe that is ready for writing takes so many bytes without blocking."""
 JOIN_CHARACTERS: Final = 65_536
 
 
@@ -121,7 +121,7 @@ def _lost_line(count: int) -> str:
 
 
 class LineOutput:
-    """Stands for a stream that is written and flushed; never blocks and never fails.
+    """Stands for a stream. Writing to it never blocks and never fails.
 
     Use it as a context manager: its end writes what waits, within `CLOSE_SECONDS`.
 
@@ -146,7 +146,7 @@ class LineOutput:
         self._waiting: deque[str] = deque()
         self._waiting_characters = 0
         self._untold_lines = 0
-        """Dropped since the reader was last told of it."""
+        """How many texts were dropped since the reader was last told."""
         self._ends_at: float | None = None
         self.dropped_lines = 0
         self.reader_gone = stream is None
@@ -172,10 +172,10 @@ class LineOutput:
         return self._fd
 
     def flush(self) -> None:
-        """Nothing is held back, and nothing is waited for."""
+        """Do nothing: texts are written as soon as the reader takes them."""
 
     def write(self, text: str) -> int:
-        """Have a text written, in its order, or drop it if too much waits. Any thread."""
+        """Queue a text to be written, or drop it if too much waits. Any thread."""
         with self._changed:
             is_full = self._waiting_characters + len(text) > MAX_WAITING_CHARACTERS
             if is_full or self.reader_gone or self._ends_at is not None:
@@ -189,7 +189,7 @@ class LineOutput:
         return len(text)
 
     def as_text(self) -> TextIO:
-        """Itself, for those who want a `TextIO` and only write."""
+        """Return itself, for callers that want a `TextIO` and only write."""
         return cast("TextIO", self)
 
     def _append(self, text: str) -> None:
@@ -240,7 +240,7 @@ class LineOutput:
                 return
 
     def _take(self) -> str | None:
-        """Wait for texts; None when it is closed and nothing waits."""
+        """Wait for texts and return them; None when it is closed and nothing waits."""
         with self._changed:
             while not self._waiting:
                 if self._ends_at is not None:
@@ -256,14 +256,14 @@ class LineOutput:
             return "".join(texts)
 
     def _write_out(self, text: str) -> bool:
-        """Write; return False if the time was over before it was done."""
+        """Write a text; return False if there was not enough time."""
         if self._fd is None:
             assert self._stream is not None
             self._stream.write(text)
             self._stream.flush()
             self._taken(len(text))
             return True
-        # Past the stream's own buffer: the interpreter flushes that when it ends, and would hang.
+        # This bypasses the stream's buffer, which the interpreter would flush at its end, and hang.
         left = memoryview(text.encode(self.encoding, "backslashreplace"))
         while left:
             if not self._wait_until_writable():
@@ -280,7 +280,7 @@ class LineOutput:
             self._waiting_characters -= characters
 
     def _wait_until_writable(self) -> bool:
-        """Wait for the reader; at the end of the command only for so long."""
+        """Wait for the reader, and at the end of the command only for a bounded time."""
         assert self._fd is not None
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)

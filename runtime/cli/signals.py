@@ -1,4 +1,4 @@
-"""What signals mean to a command while it runs.
+"""The signals that a command handles while it runs.
 
 Owns the handlers: they are set by the main thread, stand for as long as the command runs, and give
 way to those that were there before. What a signal leads to is the command's. A handler runs between
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["STOP_SIGNALS", "deliver_signals", "stop_signals"]
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-"""What means stop to every command: Ctrl-C, and what supervisors of processes send."""
+"""The signals that stop every command: Ctrl-C, and what supervisors of processes send."""
 
 
 @contextmanager
 def deliver_signals(
     numbers: Iterable[signal.Signals], deliver: Callable[[signal.Signals], object]
 ) -> Iterator[None]:
-    """Give each of these signals to `deliver`, for as long as this is entered."""
+    """Give each of these signals to `deliver` while the block runs."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         deliver(signal.Signals(number))

@@ -60,7 +60,7 @@ class SecureTunnelBuilder:
         return f"<SecureTunnelBuilder {self._mode} {self._endpoint}>"
 
     def build(self) -> SecureTunnel:
-        """Make a client of what was said so far. It is checked, and does not change any more.
+        """Make a client from the options so far. They are checked, and later ones do not change it.
 
         Raises:
             ConfigError: an option cannot work.
@@ -94,11 +94,11 @@ class SecureTunnelBuilder:
         return self._with(http_proxy=proxy)
 
     def with_bandwidth(self, bytes_per_second: float) -> Self:
-        """Send a little slower than this, so that what waits waits here and not in the service."""
+        """Send a little slower than this, so that data waits here and not in the service."""
         return self._with(bandwidth=bytes_per_second)
 
     def with_version(self, version: ProtocolVersion) -> Self:
-        """Source: speak this version; V3 if not said. A destination sees what the source speaks."""
+        """Source: speak this version; V3 by default. A destination uses the source's version."""
         return self._with(version=version)
 
     def with_limits(self, limits: Limits) -> Self:
@@ -113,11 +113,11 @@ class SecureTunnelBuilder:
         return self._with(half_close=half_close)
 
     def with_marks(self, marks: bool) -> Self:
-        """False: do not tell the kinds of end apart, as if the peer were of another make."""
+        """With False, do not tell the kinds of end apart, as with peers of another make."""
         return self._with(marks=marks)
 
     def with_name(self, name: str) -> Self:
-        """Call it so in its runtime, in logs and metrics."""
+        """Set the name of the client in its runtime, in logs and metrics."""
         return self._with(name=name)
 
     def with_runtime(self, runtime: TunnelRuntime) -> Self:

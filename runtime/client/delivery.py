@@ -1,4 +1,4 @@
-"""The ways of a client's events to an actor and to asyncio.
+"""How a client's events get to an actor and to asyncio.
 
 Owns how each is held to the pace of whoever takes them: an actor gets no more than it handles, an
 event loop no more than it takes. It knows neither tunnels nor what an event means, but that
@@ -27,7 +27,7 @@ __all__ = [
 
 
 MAX_UNHANDLED = 64
-"""Events that the actor may have in its inbox before the tunnel waits for it."""
+"""How many events the actor may have in its inbox before the tunnel waits for it."""
 
 
 class ActorDelivery:

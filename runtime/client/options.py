@@ -72,7 +72,7 @@ CALLBACKS: Mapping[str, type[ApiEvent]] = {
 
 
 class SecureTunnelOptions(TypedDict, total=False):
-    """What may be said of a tunnel client beside its token, mode and endpoint."""
+    """The options of a tunnel client beside its token, mode and endpoint."""
 
     name: str
     client_token: str
@@ -151,7 +151,7 @@ def make_config(
         mode=mode,
         endpoint=endpoint,
         access_token=access_token,
-        # Kept for as long as the client is: an access token takes no second one.
+        # It is kept as long as the client, as an access token accepts only one client token.
         client_token=options.get("client_token") or generate_client_token(),
         services=_targets(options.get("services", {})),
         version=version,

@@ -44,11 +44,11 @@ STOP_SECONDS = 30.0
 """How long leaving a `with` waits for the tunnel to stop."""
 ALL_EVENTS = frozenset(CALLBACKS.values())
 OWN_EVENTS: frozenset[type[ApiEvent]] = frozenset({ConnectionSuccess, ConnectionFailure, Stopped})
-"""The events that a client needs itself."""
+"""The events that a client needs for its own state."""
 
 
 class _Run:
-    """What belongs to one start of a client."""
+    """Everything that belongs to one start of a client."""
 
     def __init__(self, runtime: TunnelRuntime, *, owns_runtime: bool) -> None:
         self._runtime = runtime
@@ -66,7 +66,7 @@ class _Run:
 
 
 class SecureTunnel(Sending):
-    """A tunnel client. Immutable but for being started and stopped; all methods from any thread.
+    """A tunnel client. Its options never change. All methods may be called from any thread.
 
     Made by a `SecureTunnelBuilder`, or at once with the same options by keyword:
 
@@ -142,7 +142,7 @@ class SecureTunnel(Sending):
 
     @property
     def callback_stats(self) -> CallbackStats:
-        """What became of its callbacks since it was started last; live."""
+        """The counters of its callbacks since its last start, which go on counting."""
         return self._callback_stats
 
     # -- run
@@ -210,7 +210,7 @@ class SecureTunnel(Sending):
             try:
                 run.runtime.begin_close(self.name)
             except (KeyError, TunnelClosed):
-                # Its runtime was stopped, and has stopped it.
+                # Its runtime was stopped and has stopped the tunnel as well.
                 run.outbox.finish(TunnelClosed("the tunnel is stopped"))
         return run.stopped
 
@@ -249,7 +249,7 @@ class SecureTunnel(Sending):
             ) from None
 
     def status(self) -> TunnelStatus:
-        """Look at it.
+        """Return how the tunnel is now.
 
         Raises:
             TunnelClosed: it is not started.
@@ -290,7 +290,7 @@ class SecureTunnel(Sending):
         return run
 
     def _check_process(self) -> None:
-        """Raise in a forked child: before any lock, which a thread of the parent may hold."""
+        """Raise in a forked child, before taking any lock that a parent's thread may hold."""
         if self._run is not None:
             self._run.fork_guard.check()
 
@@ -389,7 +389,7 @@ class SecureTunnel(Sending):
             self._tell_user(run, event)
         finally:
             if run.owns_runtime:
-                # Not on this thread: it is the runtime's.
+                # This thread belongs to the runtime, so it must not wait here.
                 threading.Thread(
                     target=_end_runtime, args=(run,), name="tunnelfleet-stop", daemon=True
                 ).start()

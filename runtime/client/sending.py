@@ -52,7 +52,7 @@ async def awaitable(future: Future[T]) -> T:
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    """Call a function in a loop, from any thread; a loop that is closed has nobody waiting."""
+    """Call a function in an event loop, from any thread. If the loop is closed, do nothing."""
     try:
         loop.call_soon_threadsafe(function)
     except RuntimeError:
@@ -60,7 +60,7 @@ def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -
 
 
 def check_message(call: str, message: Any) -> None:
-    """Refuse what cannot be sent as DATA.
+    """Raise an error if a payload cannot be sent as DATA.
 
     Args:
         call: for the error, what it was given to.
@@ -75,7 +75,7 @@ def check_message(call: str, message: Any) -> None:
 
 
 def check_messages(call: str, messages: Any) -> None:
-    """Refuse what is no iterable of messages; each of them is looked at when its turn comes."""
+    """Raise an error if it is no iterable. Each message is checked when its turn comes."""
     if isinstance(messages, Message):
         raise _wrong(call, messages, "several messages; for one there is send_message")
     if not isinstance(messages, Iterable) or isinstance(messages, str | bytes | bytearray):
@@ -124,13 +124,13 @@ def check_seconds(call: str, seconds: Any, *, may_be_none: bool = True) -> None:
 
 
 def check_text(call: str, text: Any) -> None:
-    """Refuse what is no text; it is not shown, for it may be a token."""
+    """Raise an error if it is no text. The error does not show it, as it may be a token."""
     if not isinstance(text, str):
         raise TypeError(f"{call}: pass text (str), not {_kind(text)}")
 
 
 def payload_view(call: str, data: Any) -> memoryview:
-    """Return the bytes of what is like bytes."""
+    """Return the bytes of an object that is like bytes."""
     if isinstance(data, str):
         raise TypeError(f"{call}: pass bytes, not text; encode it, as in 'text'.encode()")
     try:
@@ -150,11 +150,11 @@ def _kind(value: object) -> str:
 
 _CONNECTION_ID_TYPES = (int, type(None))
 BATCH_MESSAGES = 256
-"""Messages of an iterable that are handed over at a time."""
+"""How many messages of an iterable are handed over at a time."""
 
 
 class Sending:
-    """What a `SecureTunnel` has to send with."""
+    """The methods with which a `SecureTunnel` sends."""
 
     @property
     def limits(self) -> Limits:
@@ -349,7 +349,7 @@ def data_of(message: Message, waiter: SendFuture[None] | SendBatch) -> Outgoing:
     Raises:
         TypeError: it is no message, or has in it what cannot be sent.
     """
-    # Millions pass here: what is right is known by a look at its types.
+    # Millions of messages pass here, so the usual case is checked by its types alone.
     if (
         type(message) is not Message
         or type(message.payload) is not bytes

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 STRIKES_PER_SECOND: Final = 0.8
 MAX_STRIKES_PER_SECOND: Final = 4.0
 START_FRACTION: Final = 0.15
-"""Chaos begins after this part of the demo, so that one sees the traffic undisturbed first."""
+"""Chaos begins after this part of the demo, so that undisturbed traffic is seen first."""
 CALM_FRACTION: Final = 0.35
 MIN_CALM_SECONDS: Final = 1.5
 MAX_CALM_SECONDS: Final = 6.0
-"""It ends so long before the demo does, so that every tunnel can come back."""
+"""Chaos ends so long before the demo ends, so that every tunnel can come back."""
 
 
 class StrikeKind(StrEnum):
@@ -35,7 +35,7 @@ class StrikeKind(StrEnum):
 
     @property
     def mode(self) -> Mode | None:
-        """Whose TCP connection a drop resets; None for both."""
+        """The side whose TCP connection is reset; None for both."""
         modes = {
             StrikeKind.DROP_SOURCE: Mode.SOURCE,
             StrikeKind.DROP_DESTINATION: Mode.DESTINATION,
@@ -80,7 +80,7 @@ def plan_strikes(tunnels: Sequence[str], duration_seconds: float, seed: int = 0)
 
 def _end_seconds(duration_seconds: float) -> float:
     calm_seconds = max(MIN_CALM_SECONDS, min(MAX_CALM_SECONDS, duration_seconds * CALM_FRACTION))
-    # A demo too short for the calm still has its strikes: its end waits for the tunnels.
+    # A demo that is too short for a calm end still has strikes; it waits for the tunnels.
     return max(duration_seconds - calm_seconds, duration_seconds * 0.5)
 
 
@@ -90,7 +90,7 @@ def _count(tunnels: int, window_seconds: float) -> int:
 
 
 class Chaos:
-    """Hands out the strikes of a plan when they are due.
+    """Gives out the strikes of a plan when they are due.
 
     Args:
         strikes: the plan, in order of time.

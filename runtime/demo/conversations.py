@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     Conversation = Callable[["AppConnection", str, random.Random, TrafficPlan], Awaitable[None]]
 
 STALL_SECONDS: Final = 30.0
-"""A connection on which nothing arrives for so long has lost what it waits for."""
+"""When nothing arrives for so long, the connection has lost what it waits for."""
 MAX_ECHO_BYTES: Final = 1_024
 ECHO_ROUNDS: Final = 40
 MAX_REQUESTS: Final = 4
 UPLOAD_SHARE: Final = 0.8
-"""Of the bulk transfers; the pages are downloads, so that about as much goes either way."""
+"""How many bulk transfers are uploads, so that about as much goes each way."""
 
 
 class AppConnection:
@@ -56,16 +56,16 @@ class AppConnection:
         self._name = name
         self._stopping = stopping
         self.awaited: Verifier | None = None
-        """What is being received, for the count of what is missing."""
+        """What is being received, so that missing bytes can be counted."""
 
     @property
     def missing_bytes(self) -> int:
-        """What had yet to arrive; at least 1 of a conversation that is not over."""
+        """How many bytes had yet to arrive; at least 1 if the conversation is not over."""
         return max(1, self.awaited.missing_bytes if self.awaited is not None else 1)
 
     @property
     def is_stopping(self) -> bool:
-        """Whether to say no more than has been begun."""
+        """Whether to begin nothing new."""
         return self._stopping.is_set()
 
     async def rest(self, seconds: float) -> None:

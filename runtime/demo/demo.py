@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
 MAX_TUNNELS: Final = 5_000
 TICK_SECONDS: Final = 0.25
-"""Between two looks at the tunnels, and two pictures."""
+"""The time between two looks at the tunnels, and so between two pictures."""
 CONNECT_SECONDS: Final = 30.0
 CONNECT_SECONDS_PER_TUNNEL: Final = 0.1
-"""How long the tunnels have for connecting, first and again after the chaos."""
+"""How long the tunnels may take to connect, at first and again after the chaos."""
 PER_TUNNEL_SERIES: Final = 1_000
-"""Ends of tunnels with metrics of their own, when there is an administration server."""
+"""How many ends of tunnels have metrics of their own, if the metrics are served."""
 FINISH_SECONDS: Final = 10.0
-"""How long the last transfers have."""
+"""How long the last transfers may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Demo:
     def __init__(self, options: DemoOptions, view: View) -> None:
         self._options = options
         self._view = view
-        # SimpleQueue.put may be called from a signal handler; Event.set may not.
+        # A signal handler may call SimpleQueue.put, and must not call Event.set.
         self._stops: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._service = TunnelService()
         self._traffic = Traffic(options.seed)
@@ -158,7 +158,7 @@ class Demo:
         options = self._options.admin
         if options is None:
             return None
-        # Both ends of each tunnel are in this process: people count tunnels, as the table does.
+        # Both ends of a tunnel are in this process. People count tunnels, and so does the table.
         return stack.enter_context(AdminServer(runtime, options, tunnel_of=tunnel_of))
 
     def _play(self, runtime: TunnelRuntime) -> bool:

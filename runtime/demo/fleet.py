@@ -63,14 +63,14 @@ def allow_files_for(tunnels: int) -> None:
 
 
 SETTLE_SECONDS: Final = 1.0
-"""For so long after a disturbance an early end is still its doing."""
+"""For so long after a disturbance an early end is put down to it."""
 
 
 class TunnelLike(Protocol):
-    """What a pair needs of a tunnel of the runtime."""
+    """The part of a tunnel of the runtime that a pair uses."""
 
     def status(self) -> TunnelStatus:
-        """Look at it."""
+        """Return how the tunnel is now."""
 
 
 class TunnelPair:
@@ -106,7 +106,7 @@ class TunnelPair:
         self._disturbed_at = self._clock()
 
     def was_disturbed_since(self, moment: float) -> bool:
-        """Whether anything happened to the tunnel's connections since `moment`, by its clock.
+        """Whether anything disturbed the tunnel's connections since `moment`, by its clock.
 
         A disturbance stays in force until both ends are connected, and `SETTLE_SECONDS` longer.
         """
@@ -114,7 +114,7 @@ class TunnelPair:
         return self._disturbed_at >= moment - SETTLE_SECONDS
 
     def now(self) -> float:
-        """Return the time for `was_disturbed_since`, having looked at the tunnel."""
+        """Look at the tunnel, and return the time for `was_disturbed_since`."""
         self._observe()
         return self._clock()
 
@@ -133,7 +133,7 @@ class TunnelPair:
 MACHINES: Final = ("press", "lathe", "robot", "kiln", "pump", "crane", "mixer", "oven")
 
 BACKOFF: Final = Backoff(min_seconds=0.8, max_seconds=2.0, stability_seconds=1.0)
-"""Quick, so that one sees tunnels come back."""
+"""Short delays, so that one sees tunnels come back."""
 LIMITS: Final = Limits(backoff=BACKOFF, ping_interval_seconds=5.0)
 CONNECT_RATE_PER_SECOND: Final = 200.0
 

@@ -50,7 +50,7 @@ class Meter:
 
 
 FLEET_BYTES_PER_SECOND: Final = 4_000_000.0
-"""What all clients together aim at, both directions added."""
+"""The rate of all clients together, both directions added."""
 MAX_TUNNEL_BYTES_PER_SECOND: Final = 500_000.0
 MIN_TUNNEL_BYTES_PER_SECOND: Final = 4_000.0
 FLEET_ECHOES_PER_SECOND: Final = 150.0
@@ -102,11 +102,11 @@ class Pacer:
         self._free_at = 0.0
 
     def reserve(self, count_bytes: int) -> float:
-        """Book `count_bytes` and return for how many seconds to wait after having sent them."""
+        """Count bytes that are sent, and return how many seconds to wait afterwards."""
         now = self._clock()
         self._free_at = max(now, self._free_at) + count_bytes / self._rate
         return self._free_at - now
 
     async def spend(self, count_bytes: int) -> None:
-        """Book `count_bytes` and wait for as long as they take at the rate."""
+        """Count bytes that are sent, and wait as long as they take at the rate."""
         await asyncio.sleep(self.reserve(count_bytes))

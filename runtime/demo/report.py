@@ -82,7 +82,7 @@ SEVERITY: Final = {
         )
     )
 }
-"""The states by how much they call for attention; of a tunnel's two ends the worse is shown."""
+"""The states, the worst first. Of a tunnel's two ends the worse one is shown."""
 
 
 class DemoPhase(StrEnum):
@@ -123,7 +123,7 @@ class FleetSnapshot:
 
     phase: DemoPhase
     tunnels: int
-    """How many there are or will be; `rows` has those that have been opened."""
+    """How many tunnels there will be; `rows` has those that have been opened."""
     elapsed_seconds: float
     """Since the demo began."""
     phase_seconds: float
@@ -156,7 +156,7 @@ class FleetSnapshot:
 
 
 class TrafficRate:
-    """A rate over the last `RATE_WINDOW_SECONDS`, of a count that only grows."""
+    """The rate at which a count has grown in the last `RATE_WINDOW_SECONDS`."""
 
     __slots__ = ("_samples",)
 
@@ -167,7 +167,7 @@ class TrafficRate:
         """Note that the count is `count` at `now`, and return what it grew by in a second."""
         samples = self._samples
         samples.append((now, count))
-        # The oldest that is kept is the last one outside the window, so that the window is full.
+        # The oldest value that is kept lies outside the window, so that the window is full.
         while len(samples) > 2 and samples[1][0] <= now - RATE_WINDOW_SECONDS:
             samples.popleft()
         (since, before), seconds = samples[0], now - samples[0][0]
@@ -211,7 +211,7 @@ class PairSampler:
         session_resets = max(source.session_resets, destination.session_resets)
         up_since = max(source.since, destination.since)
         if self._just_struck:
-            # The strike itself is shown once, however fast its effect was.
+            # A strike is shown once, even if the tunnel was back at the next look.
             self._just_struck = False
         else:
             self._notice(worse, up_since, reconnects, session_resets, now)
@@ -338,7 +338,7 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        """Whether every byte was right and every tunnel came back, as far as it had the time."""
+        """Whether every byte was right and every tunnel that had the time came back."""
         came_back = self.interrupted or not self.missing
         return self.bytes_mismatched == 0 and came_back
 
@@ -414,7 +414,7 @@ def make_report(
     fault: str = "",
     interrupted: bool = False,
 ) -> Report:
-    """Sum up the last snapshot.
+    """Make the report from the last snapshot.
 
     Args:
         snapshot: the last one.

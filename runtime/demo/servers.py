@@ -70,7 +70,7 @@ class Verifier:
 
     @property
     def missing_bytes(self) -> int:
-        """How much has not arrived yet."""
+        """How many bytes have not arrived yet."""
         return max(0, self.size_bytes - self.received_bytes)
 
     @property
@@ -113,7 +113,7 @@ HOST: Final = "127.0.0.1"
 READ_BYTES: Final = 65_536
 CHUNK_BYTES: Final = 16_384
 MAX_CONTENT_BYTES: Final = 1_000_000_000
-"""Largest content that a request may ask for."""
+"""The largest content that a request may ask for."""
 BACKLOG: Final = 128
 
 
@@ -165,7 +165,7 @@ class TunnelServers:
             assert task is not None
             self._tasks.add(task)
             try:
-                # A peer that goes away or talks nonsense ends its own connection only.
+                # A peer that goes away or sends nonsense ends only its own connection.
                 with contextlib.suppress(OSError, EOFError, ValueError):
                     await handler(reader, writer)
             except asyncio.CancelledError:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CLIENTS: Final = {ECHO: 1, HTTP: 2, BULK: 1}
 """How many clients use each service of a tunnel at once."""
 RETRY_SECONDS: Final = 0.25
-"""Pause of a client whose connection ended early."""
+"""How long a client pauses when its connection ended early."""
 
 _EARLY_ENDS = (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError)
 

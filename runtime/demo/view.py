@@ -54,7 +54,7 @@ FRAME_LINES: Final = 4
 """Lines that are neither rows nor summary: title, head, an empty one, the cursor's."""
 MIN_ROWS: Final = 3
 STATE_CELLS: Final = 12
-"""Of the longest usual state, so that the columns stay where they are."""
+"""The width of the longest usual state, so that the columns stay where they are."""
 SEPARATOR: Final = " · "
 SEPARATOR_TEXT: Final = Text(SEPARATOR)
 BAR_CELLS: Final = 24
@@ -90,7 +90,7 @@ def render(
     for line in summary:
         line.no_wrap, line.overflow = True, "ellipsis"
     parts += [Text(), *summary]
-    # A command that is cut off is of no use.
+    # A command that is cut off cannot be pasted.
     parts += [Text("\n".join(_chopped(line, width))) for line in footer]
     return Group(*parts)
 
@@ -103,7 +103,7 @@ def pick_rows(rows: Sequence[TableRow], room: int) -> list[TableRow]:
     """Return the rows to show in `room` lines: by name, and when not all fit, trouble first."""
     if len(rows) <= room:
         return sorted(rows, key=lambda row: row.name)
-    # One line less: it says how many more there are.
+    # One line is kept for the number of tunnels that are not shown.
     worst = sorted(rows, key=lambda row: (-SEVERITY[row.state], row.name))
     return worst[: max(1, room - 1)]
 
@@ -184,7 +184,7 @@ def _cells(row: TableRow, *, wide: bool) -> list[Text]:
 
 
 def shortened(event: str) -> str:
-    """Return what happened without which end it was and when it is tried again."""
+    """Return an event's text without the end's name and the time of the next try."""
     for prefix in ("source: ", "destination: "):
         event = event.removeprefix(prefix)
     return _RETRY.sub("", event)
@@ -272,23 +272,23 @@ def plain_line(snapshot: FleetSnapshot) -> str:
 
 
 PLAIN_SECONDS: Final = 2.0
-"""Between two progress lines where there is no terminal."""
+"""The time between two progress lines where there is no terminal."""
 
 
 class View(Protocol):
-    """What the demo needs of its output."""
+    """The output of the demo."""
 
     def __enter__(self) -> Self:
         """Begin."""
 
     def __exit__(self, *exc_info: object) -> None:
-        """End; what is on the screen stays."""
+        """End. What is on the screen stays there."""
 
     def update(self, snapshot: FleetSnapshot) -> None:
         """Show a snapshot."""
 
     def guide(self, lines: Sequence[str]) -> None:
-        """Show how to reach the tunnels, from now on."""
+        """Show from now on how to reach the tunnels."""
 
 
 def make_view(stream: TextIO) -> View:

@@ -54,7 +54,7 @@ _SINCE: Final = "tunnel_state_since_timestamp_seconds"
 def per_tunnel_families(
     rows: Sequence[Row], rest: dict[str, Totals], breather: Breather
 ) -> Iterator[Family]:
-    """The families of the group.
+    """Make the families of the optional group "One tunnel".
 
     Args:
         rows: the open tunnels that have one.
@@ -71,7 +71,7 @@ def per_tunnel_families(
 
 
 class _Table:
-    """Labels of the rows, and the columns by metric."""
+    """A table of the series of single tunnels: labels by row, values by metric."""
 
     def __init__(self) -> None:
         self._labels: list[_Labels] = []
@@ -219,7 +219,7 @@ def _rest(reading: Reading) -> dict[str, Totals]:
 
 
 def _by_class(rows: list[DispatcherRow], field: str) -> list[tuple[tuple[str], float]]:
-    # All classes that ever failed or were restarted, so that both have the same rows.
+    # Both metrics show all classes that ever failed or were restarted.
     names = {"WebSocketActor", "TunnelActor", "StreamActor"}
     for row in rows:
         names |= row.stats.actor_failures.keys() | row.stats.restarts.keys()

@@ -26,7 +26,7 @@ __all__ = [
 
 
 PROBE_SECONDS: Final = 0.5
-"""Between two beats of a lag probe."""
+"""The time between two beats of a lag probe."""
 WINDOW_SECONDS: Final = 60.0
 """How long a lag is remembered."""
 
@@ -44,7 +44,7 @@ class LagProbe:
         self._due = time.monotonic()
 
     def start(self) -> None:
-        """Begin; it ends with the dispatcher's loop."""
+        """Start the probe. It ends with the dispatcher's loop."""
         self._due = time.monotonic()
         self._dispatcher.call_soon(self._beat)
 
@@ -92,7 +92,7 @@ class DispatcherMeter:
             self._running.append((dispatcher, probe))
 
     def retire(self) -> None:
-        """Keep what all of them counted; they have stopped."""
+        """Keep the counts of all dispatchers, which have stopped."""
         with self._lock:
             for dispatcher, _probe in self._running:
                 self._retired[dispatcher.name] = self._merged(dispatcher)
@@ -102,7 +102,7 @@ class DispatcherMeter:
         return merge(self._retired.get(dispatcher.name), dispatcher.stats.snapshot())
 
     def rows(self) -> list[DispatcherRow]:
-        """All dispatchers of the runtime, with those of the same name before them."""
+        """Return a row for each dispatcher, added to its predecessors of the same name."""
         with self._lock:
             rows = [
                 DispatcherRow(d.name, self._merged(d), d.mailbox_messages(), probe.lag_seconds)
@@ -116,7 +116,7 @@ class DispatcherMeter:
 
 
 def merge(before: DispatcherStats | None, now: DispatcherStats) -> DispatcherStats:
-    """The counts of a dispatcher and of the one that took its place."""
+    """Add the counts of a dispatcher to those of the one before it."""
     if before is None:
         return now
     merged = DispatcherStats()

@@ -63,7 +63,7 @@ class Samples(Sequence[Sample]):
         self._columns = columns
 
     def __len__(self) -> int:
-        """Rows times names."""
+        """Return the number of samples: one for each row and name."""
         return len(self._rows) * len(self._names)
 
     @overload
@@ -104,7 +104,7 @@ class Labelled(Sequence[Sample]):
         self._label = {name: value}
 
     def __len__(self) -> int:
-        """As many as without it."""
+        """Return the number of samples."""
         return len(self._samples)
 
     @overload

@@ -71,7 +71,7 @@ class HistogramSum:
 
 
 class Totals:
-    """What fleets come to.
+    """The sums of fleets.
 
     Args:
         fleets: whose counters to sum.

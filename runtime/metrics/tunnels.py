@@ -107,7 +107,7 @@ class Reading(NamedTuple):
 
 
 class TunnelMeter:
-    """Tunnels for metrics. Any thread.
+    """The counters of all tunnels, for the metrics. Any thread.
 
     Args:
         rows: how many tunnels have per-tunnel series; 0 turns these off.
@@ -128,7 +128,7 @@ class TunnelMeter:
         return len(self._open)
 
     def open(self, name: str, mode: str, dispatcher: int = 0) -> TunnelStats:
-        """Take a tunnel in.
+        """Add a tunnel.
 
         Args:
             name: its name.
@@ -157,7 +157,7 @@ class TunnelMeter:
         return fleet
 
     def close(self, stats: TunnelStats) -> None:
-        """A tunnel will count no more: its actors are over. Closed twice is closed once."""
+        """Note that the actors of a tunnel have ended. A second call does nothing."""
         with self._lock:
             fleet = self._open.pop(stats, None)
             if fleet is None:
@@ -168,7 +168,7 @@ class TunnelMeter:
         stats.forget_active()
 
     def read(self) -> Reading:
-        """Look at all of it."""
+        """Return what a scrape needs, of one moment."""
         with self._lock:
             fleets = [
                 Fleet(fleet, fleet.states(), has_rows)

@@ -143,14 +143,14 @@ def _read_mappings(given: Mapping[str, Given]) -> FoundMappings:
         except ConfigError as error:
             raise directory.error(str(error)) from error
     if "source-listen-port" in given or "destination-app" in given:
-        # localproxy looks into no file then.
+        # In that case localproxy does not look into any file.
         return FoundMappings({})
     try:
         found = parse_files(read_directory(DEFAULT_DIRECTORY), sections=False)
     except ConfigError:
         return FoundMappings({})
-    # Nobody asked for this directory. It may be there for another purpose, so what is no mapping in
-    # it is nobody's mistake.
+    # Nobody asked for this directory. It may be there for another purpose, so a line that is no
+    # mapping is not reported as a mistake.
     if not found.addresses:
         return FoundMappings({})
     note = f"mappings of this tunnel's services are looked for in ./{DEFAULT_DIRECTORY}"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 TUNNEL_NAME = "localproxy"
 DEFAULT_BIND_HOST = OPTIONS["local-bind-address"].default
 NOWHERE = UnixAddress("/dev/null/nothing-is-mapped")
-"""Where a destination leads that is given nothing to connect to; no such path can be."""
+"""The target of a destination that is given nothing to connect to. No such path can exist."""
 DEFAULT_VERBOSITY = int(OPTIONS["verbose"].default)
 MAX_VERBOSITY = 6
 LARGEST_VERBOSITY_ARGUMENT = 255
@@ -148,7 +148,7 @@ class PlanBuilder:
         given = self._given.get("admin")
         if given is None:
             return None
-        # Only who asks for it waits for an HTTP server to be imported.
+        # It is imported here, so that only those who ask for it wait for an HTTP server.
         from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address  # noqa: PLC0415
 
         is_open = self._boolean("admin-open")
@@ -315,7 +315,7 @@ class PlanBuilder:
         if version is None:
             raise given.error(f"{given.text!r} is not a client type; write V1, V2 or V3")
         if mode is Mode.DESTINATION:
-            # Device software gives it to destinations too; there it says nothing.
+            # Device software gives it to destinations too, where it has no meaning.
             self._notes.append(
                 f"{given.origin} has no effect on a destination, which sees the version"
             )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _RETRY: Final = re.compile(r"(?:; )?retry in [0-9.]+ s$")
-"""The end of a reason that another try follows."""
+"""The end of a reason when another attempt follows."""
 
 _ADVICE: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), advice)

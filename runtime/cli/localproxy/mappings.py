@@ -208,7 +208,7 @@ def to_addresses(mapping: Mapping[str, Given], default_host: str) -> dict[str, A
         except ConfigError as error:
             text = given.text
             if _HOST.fullmatch(text):
-                # localproxy takes it and fails at the first connection.
+                # localproxy accepts it and fails at the first connection.
                 raise given.error(f"{text!r} has no port; write for example {text}:22") from error
             raise given.error(str(error)) from error
     return addresses

@@ -106,7 +106,7 @@ class Localproxy:
         if options is None or not isinstance(runtime, TunnelRuntime):
             yield
             return
-        # Only who asks for it waits for an HTTP server to be imported.
+        # It is imported here, so that only those who ask for it wait for an HTTP server.
         from tunnelfleet.runtime.admin import AdminServer  # noqa: PLC0415
 
         with AdminServer(runtime, options) as server:
@@ -150,7 +150,7 @@ class Localproxy:
     def _drain(self) -> None:
         while not self._inbox.empty():
             item = self._inbox.get()
-            # Connected while it ends says nothing any more.
+            # A tunnel that gets connected while the command ends is not reported.
             is_stale = isinstance(item, TunnelStateChanged) and item.state is TunnelState.CONNECTED
             if isinstance(item, TunnelEvent) and not is_stale:
                 self._reporter.event(item)

@@ -52,19 +52,19 @@ CA_OUT_MODE: Final = 0o644
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    """A signal came that means stop."""
+    """A signal asked the command to stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class _RenewCertificate:
-    """A signal came that means: take the certificate anew."""
+    """A signal asked for the certificate to be read again."""
 
 
 _Item: TypeAlias = ServiceEvent | str | _Stop | _RenewCertificate
 
 
 class _Inbox:
-    """What the main thread has to do next; fed by the service, signals and the control reader."""
+    """The queue of the main thread, fed by the service, by signals and by the control reader."""
 
     def __init__(self) -> None:
         # A SimpleQueue may be fed from a signal handler; a Queue would deadlock.
@@ -278,7 +278,7 @@ def _warn_of_an_open_key(key: Path | None, err: LineOutput) -> None:
     try:
         is_open = key is not None and bool(key.stat().st_mode & 0o077)
     except OSError:
-        return  # its use says what is wrong with it
+        return  # whoever uses the file reports what is wrong with it
     if is_open:
         text = f"others can read or change the private key {key}; chmod 600 it"
         err.write(f"warning: {one_line(text)}\n")
@@ -295,7 +295,7 @@ def _start(part: TunnelService | Surroundings) -> None:
     try:
         part.start()
     except ConfigError as error:
-        # What was asked for is in order; this machine does not let it happen.
+        # The options are right, but this machine does not allow what they ask for.
         raise CommandFailed(str(error)) from error
 
 
@@ -325,7 +325,7 @@ def _serve(
 
 
 def _copy_ca(ca: Path, ca_out: Path) -> Path:
-    # It is made to be handed on, and tells nobody anything: its mode is not a private one.
+    # It is meant to be handed on and holds no secret, so its mode is not a private one.
     target = ca_out.absolute()
     write_file(target, ca.read_bytes(), CA_OUT_MODE)
     return target

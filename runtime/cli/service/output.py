@@ -48,7 +48,7 @@ class ConnectCommands:
     """
 
     def __init__(self, endpoint: str, ca: Path | None) -> None:
-        # Without TLS the scheme says so; AWS's localproxy takes the rest alone.
+        # Without TLS the URL needs its scheme. AWS's localproxy takes only host and port.
         options = ["-e", endpoint.removeprefix("wss://")]
         self._options = options if ca is None else [*options, "-c", str(ca)]
         self._next_port = FIRST_LISTEN_PORT
@@ -168,7 +168,7 @@ class Console:
             self._line(text if ok else f"error: {text}")
 
     def lost(self, count: int) -> None:
-        """Print how many events were not."""
+        """Print how many events were dropped."""
         if self._as_json:
             self._object("events_lost", {"count": count})
         else:
