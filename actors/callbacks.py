@@ -21,16 +21,6 @@ from .kernel.log import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = [
-    "EVENT_COST_BYTES",
-    "CallbackCounts",
-    "CallbackQueue",
-    "CallbackStats",
-    "CallbackTotals",
-    "RelayThreads",
-]
-
-
 CALLBACKS: Final = "Callbacks"
 
 

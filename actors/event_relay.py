@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-__all__ = ["EventRelay", "Subscribe", "Unsubscribe"]
-
 
 class Subscribe(NamedTuple):
     """Send events to `subscriber` from now on; it replaces an earlier one of the same actor.

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["TokenBucket"]
-
 _ROUNDING: Final = 1e-3
 """A part of what is wanted that may be missing: who has waited as told must not have to wait again
 because a time was rounded. It is taken from the level all the same, so the rate is kept."""

@@ -57,8 +57,6 @@ if TYPE_CHECKING:
     from .registry import TunnelRegistry
     from .tunnel import Tunnel, TunnelStatus
 
-__all__ = ["Engine", "EnginePhase", "begin_close"]
-
 FORCED_END_SECONDS = 30.0
 """What a dispatcher has to end the actors that are left; it takes longer than one turn."""
 NAMED_TUNNELS = 5

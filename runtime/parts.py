@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.tunnel.context import TunnelContext
     from tunnelfleet.actors.tunnel.parts import ApiHandler, ApiShell
 
-__all__ = [
-    "make_parts",
-]
-
 
 def make_parts(connector: Connector, outbox: Outbox | None = None) -> TunnelParts:
     """The makers of the parts of one tunnel.

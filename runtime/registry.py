@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from .metrics import TunnelMeter
     from .waiting import Changes
 
-__all__ = [
-    "TunnelRegistry",
-]
-
 
 class TunnelRegistry:
     """The tunnels of a runtime by name. Any thread.

@@ -14,8 +14,6 @@ from tunnelfleet.proto import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["make_ssl_context"]
-
 
 def make_ssl_context(
     ca_file: Path | None = None, ca_dir: Path | None = None, *, verify: bool = True

@@ -35,12 +35,6 @@ if TYPE_CHECKING:
 
     from .waiting import Changes
 
-__all__ = [
-    "RuntimeStats",
-    "Tunnel",
-    "TunnelStatus",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class RuntimeStats:

@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.tunnel.context import Services
 
-__all__ = [
-    "Changes",
-    "Subscriptions",
-]
-
-
 WAIT_SLICE_SECONDS = 0.5
 WAIT_REST = 4
 """`wait_until` rests so many times as long as its condition took."""

@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.proto import MessageType
 
-__all__ = [
-    "Outgoing",
-    "SendBatch",
-    "SendFuture",
-    "SendQueueFull",
-    "Waiter",
-]
-
-
 T = TypeVar("T")
 
 

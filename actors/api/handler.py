@@ -48,10 +48,6 @@ if TYPE_CHECKING:
     from .commands import Outgoing
     from .outbox import Outbox
 
-__all__ = [
-    "TunnelApi",
-]
-
 
 class TunnelApi:
     """The API's side of one run of a TunnelActor.

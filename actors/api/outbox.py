@@ -40,12 +40,6 @@ if TYPE_CHECKING:
 
     from .events import ApiEvent
 
-__all__ = [
-    "Outbox",
-    "PendingSends",
-]
-
-
 E = TypeVar("E")
 
 

@@ -40,12 +40,6 @@ if TYPE_CHECKING:
 
     from .outbox import Outbox
 
-__all__ = [
-    "ApiStream",
-    "OpenConnections",
-]
-
-
 OpenConnections = dict[tuple[str, int], ConnectionKey]
 """The connections on which a user may send, by service id and connection id."""
 

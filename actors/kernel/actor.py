@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from .loop_io import HasFileno
     from .ref import DispatchedRef
 
-__all__ = [
-    "Handlers",
-]
-
-
 Handlers: TypeAlias = dict[type[Any], Callable[[Any, Any], Any]]
 """Keyed by the exact type of a message; the values are functions of the actor and the message."""
 

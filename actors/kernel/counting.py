@@ -17,21 +17,6 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, Final
 
-__all__ = [
-    "MAX_KEYS",
-    "OTHER",
-    "Declared",
-    "Histogram",
-    "Kind",
-    "Summary",
-    "count",
-    "counter",
-    "counter_by",
-    "declared",
-    "gauge",
-    "histogram",
-]
-
 OTHER: Final = "other"
 """The name under which everything beyond a limit is counted."""
 MAX_KEYS: Final = 64

@@ -10,8 +10,6 @@ import os
 import weakref
 from typing import Protocol
 
-__all__ = ["ForkGuard", "Forkable", "ForkedProcessError", "has_forked", "tell_of_forks"]
-
 
 class ForkedProcessError(RuntimeError):
     """Raised in a forked child by a call to what runs in the process that it was forked from."""

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SafeLogger", "contained", "get_logger"]
-
 _STACK_LEVEL = 3
 """Above this module's own two frames is whoever logs."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-__all__ = ["CellLike", "DispatcherLike"]
-
 
 class DispatcherLike(Protocol):
     """A dispatcher, as its actors' parts see it."""

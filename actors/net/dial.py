@@ -29,15 +29,6 @@ if TYPE_CHECKING:
     from .exhaustion import ExhaustionLog
     from .name_lookup import LookUp, NameLookups, SocketAddress
 
-__all__ = [
-    "Dial",
-    "DialFailed",
-    "DialStep",
-    "Lookups",
-    "interleave",
-]
-
-
 MAX_ADDRESSES = 16
 """How many addresses of a name are tried."""
 

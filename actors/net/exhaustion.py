@@ -12,13 +12,6 @@ import time
 
 from tunnelfleet.actors.kernel.log import get_logger
 
-__all__ = [
-    "EXHAUSTED",
-    "ExhaustionLog",
-    "is_exhausted",
-]
-
-
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 LOG_INTERVAL_SECONDS = 30.0
 

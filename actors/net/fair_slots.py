@@ -20,12 +20,6 @@ from enum import Enum
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
-__all__ = [
-    "FairSlots",
-    "reserved_share",
-]
-
-
 MAX_RECORDS = 20_000
 """Members and groups that are remembered; the ones that were heard of last."""
 

@@ -29,15 +29,6 @@ from .fair_slots import FairSlots
 if TYPE_CHECKING:
     from tunnelfleet.actors.addresses import Address
 
-__all__ = [
-    "LookUp",
-    "NameLookups",
-    "Resolved",
-    "SocketAddress",
-    "known_addresses",
-]
-
-
 LOOKUP_THREADS = 6
 """How many look-ups run at once."""
 LOOKUPS_PER_TUNNEL = 3

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
     from prometheus_client.registry import Collector
 
-__all__ = [
-    "Breather",
-    "Exposition",
-    "expose",
-    "takes_gzip",
-]
-
-
 WORK_SECONDS: Final = 0.000_5
 """How long a scrape works between two pauses."""
 PAUSE_SECONDS: Final = 0.000_1

@@ -17,17 +17,6 @@ if TYPE_CHECKING:
 
     from tunnelfleet.actors.kernel import Dispatcher
 
-__all__ = [
-    "ANSWER_SECONDS",
-    "MAX_LISTED",
-    "Readiness",
-    "ReadinessReport",
-    "TunnelView",
-    "join_ends",
-    "silent_dispatchers",
-]
-
-
 ANSWER_SECONDS: Final = 1.0
 """How long a dispatcher has for its answer."""
 

@@ -17,8 +17,6 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["ADMIN", "ADMIN_OPEN", "Option", "takes"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:

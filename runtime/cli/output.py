@@ -22,16 +22,6 @@ from typing import TYPE_CHECKING, Final, Self, TextIO, TypeVar, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = [
-    "CLOSE_SECONDS",
-    "MAX_WAITING_CHARACTERS",
-    "LineOutput",
-    "outputs",
-    "take",
-    "write_line",
-]
-
-
 LOGGER = "tunnelfleet"
 
 _FORMAT = "[%(asctime)s.%(msecs)03d]{%(process)d}[%(levelname)s] %(label)s%(message)s"

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
-__all__ = ["STOP_SIGNALS", "deliver_signals", "stop_signals"]
-
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """The signals that stop every command: Ctrl-C, and what supervisors of processes send."""
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from .options import SecureTunnelOptions, Services
 
-__all__ = ["SecureTunnelBuilder"]
-
 
 class SecureTunnelBuilder:
     """Builds tunnel clients. Every `with_` method returns the builder.

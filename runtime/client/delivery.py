@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
     from tunnelfleet.actors.callbacks import CallbackQueue
 
-__all__ = [
-    "ActorDelivery",
-    "EventStream",
-]
-
-
 MAX_UNHANDLED = 64
 """How many events the actor may have in its inbox before the tunnel waits for it."""
 

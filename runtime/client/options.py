@@ -43,15 +43,6 @@ if TYPE_CHECKING:
 
     from .secure_tunnel import SecureTunnel
 
-__all__ = [
-    "CALLBACKS",
-    "SecureTunnelOptions",
-    "Services",
-    "callbacks_of",
-    "make_config",
-]
-
-
 Services: TypeAlias = "Mapping[str, Address | ApiService | str]"
 
 CALLBACKS: Mapping[str, type[ApiEvent]] = {

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from tunnelfleet.actors.config import Limits
 
-__all__ = ["SecureTunnel"]
-
 STOP_SECONDS = 30.0
 """How long leaving a `with` waits for the tunnel to stop."""
 ALL_EVENTS = frozenset(CALLBACKS.values())

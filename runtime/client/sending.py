@@ -22,21 +22,6 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.config import Limits
 
-__all__ = [
-    "Sending",
-    "awaitable",
-    "call_soon",
-    "check_address",
-    "check_message",
-    "check_messages",
-    "check_seconds",
-    "check_start",
-    "check_text",
-    "data_of",
-    "payload_view",
-]
-
-
 T = TypeVar("T")
 
 

@@ -37,12 +37,6 @@ if TYPE_CHECKING:
     from .dispatchers import DispatcherMeter, DispatcherRow
     from .tunnels import Reading, Row, TunnelMeter
 
-__all__ = [
-    "TunnelCollector",
-    "per_tunnel_families",
-]
-
-
 _Labels: TypeAlias = tuple[str, ...]
 
 _SERVICE_ROWS: Final = tuple(each for each in declared(ServiceCounters) if each.row)

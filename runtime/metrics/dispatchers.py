@@ -18,13 +18,6 @@ from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import Dispatcher
 
-__all__ = [
-    "DispatcherMeter",
-    "DispatcherRow",
-    "LagProbe",
-]
-
-
 PROBE_SECONDS: Final = 0.5
 """The time between two beats of a lag probe."""
 WINDOW_SECONDS: Final = 60.0

@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 
     from .totals import HistogramSum
 
-__all__ = [
-    "Labelled",
-    "Rows",
-    "Samples",
-    "empty",
-    "histogram",
-    "info",
-    "numbers",
-    "table",
-]
-
 
 class Samples(Sequence[Sample]):
     """Rows of labels and, for each name of a sample, a column of values.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from .tunnels import Fleet
 
-__all__ = ["ENDS", "HISTOGRAMS", "REASONS", "SERVICE_COLUMNS", "TUNNEL_COLUMNS", "Totals"]
-
 
 def _plain(found: tuple[Declared, ...]) -> tuple[str, ...]:
     return tuple(each.name for each in found if not each.label and not each.bounds)
