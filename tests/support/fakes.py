@@ -109,12 +109,10 @@ class FakeSocket(Recorder):
         key: ConnectionKey,
         stream: ActorRef[Any],
         tunnel: ActorRef[Any],
-        limits: Limits,
-        lookups: Lookups,
-        *,
+        *_settings: Any,
         sock: socket.socket | None = None,
         address: Address | None = None,
-        local_bind: str | None = None,
+        **_named: Any,
     ) -> None:
         super().__init__(self.rig.local)
         self.key = key
@@ -216,12 +214,7 @@ class FakeListener(Recorder):
     rig: TunnelRig
 
     def __init__(
-        self,
-        service_id: str,
-        address: Address,
-        tunnel: ActorRef[Any],
-        limits: Limits,
-        bound: dict[str, Address],
+        self, service_id: str, address: Address, tunnel: ActorRef[Any], *_settings: Any
     ) -> None:
         super().__init__(self.rig.local)
         self.service_id = service_id
