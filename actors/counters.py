@@ -11,6 +11,7 @@ from it.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
@@ -19,8 +20,6 @@ from tunnelfleet.proto import MAX_REASON_CHARACTERS, DropReason, StopCause, prin
 from .kernel.counting import (
     MAX_KEYS,
     OTHER,
-    Histogram,
-    Summary,
     count,
     counter,
     counter_by,
@@ -69,6 +68,41 @@ QUEUE_WAIT_SECONDS_BOUNDS: Final = (
 TRAFFIC: Final = "Traffic"
 TUNNELS: Final = "Tunnels"
 FLOW: Final = "Flow control"
+
+
+class Summary:
+    """How many values there were, and their sum."""
+
+    __slots__ = ("count", "total")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count `value`."""
+        self.count += 1
+        self.total += value
+
+
+class Histogram(Summary):
+    """A summary that also counts the values by size.
+
+    Args:
+        bounds: the upper bounds of the buckets, ascending.
+    """
+
+    __slots__ = ("bounds", "counts")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        super().__init__()
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """Count `value` in the first bucket whose bound is not below it."""
+        super().observe(value)
+        self.counts[bisect_left(self.bounds, value)] += 1
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -186,6 +220,7 @@ class Counters:
         known=("connect_failed", "connect_timeout", "crashed", "http_403", "suspended"),
     )
     connect_seconds: Summary = histogram(
+        Summary,
         "Time from the permit to connect to the WebSocket upgrade, of the attempts that succeeded.",
         TUNNELS,
         metric="connect_duration_seconds",
@@ -211,6 +246,7 @@ class Counters:
         "SESSION_RESET messages received.", TUNNELS, row="SESSION_RESET messages received."
     )
     ping_seconds: Summary = histogram(
+        Summary,
         "Time until the service answered a ping.",
         TUNNELS,
         metric="ping_round_trip_seconds",
@@ -226,6 +262,7 @@ class Counters:
         row="Payload bytes waiting for the WebSocket.",
     )
     queue_wait: Summary = histogram(
+        Summary,
         "How long each piece waited in the fair queue until it was its connection's turn.",
         FLOW,
         metric="queue_wait_seconds",

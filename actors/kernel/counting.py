@@ -11,11 +11,13 @@ itself stays a plain number, so that counting costs nothing more than adding to 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OTHER: Final = "other"
 """The name under which everything beyond a limit is counted."""
@@ -66,41 +68,6 @@ class Declared:
     is_peak: bool = False
 
 
-class Summary:
-    """How many values there were, and their sum."""
-
-    __slots__ = ("count", "total")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count `value`."""
-        self.count += 1
-        self.total += value
-
-
-class Histogram(Summary):
-    """A summary that also counts the values by size.
-
-    Args:
-        bounds: the upper bounds of the buckets, ascending.
-    """
-
-    __slots__ = ("bounds", "counts")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        super().__init__()
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-
-    def observe(self, value: float) -> None:
-        """Count `value` in the first bucket whose bound is not below it."""
-        super().observe(value)
-        self.counts[bisect_left(self.bounds, value)] += 1
-
-
 def counter(help: str, group: str = "", *, metric: str = "", row: str = "") -> Any:  # noqa: A002
     """Declare a number that only grows."""
     return _number(Declared("", Kind.COUNTER, help, group, metric, row=row))
@@ -133,6 +100,7 @@ def counter_by(
 
 
 def histogram(
+    empty: Callable[[], object],
     help: str,  # noqa: A002
     group: str = "",
     *,
@@ -140,9 +108,9 @@ def histogram(
     metric: str = "",
     row: str = "",
 ) -> Any:
-    """Declare a distribution: a `Summary` of one tunnel, a `Histogram` of a fleet."""
+    """Declare a distribution: an object that sees values. `empty` makes one that has seen none."""
     found = Declared("", Kind.HISTOGRAM, help, group, metric, bounds=bounds, row=row)
-    return field(default_factory=Summary, metadata={DECLARED: found})
+    return field(default_factory=empty, metadata={DECLARED: found})
 
 
 def _number(found: Declared) -> Any:

@@ -11,12 +11,10 @@ from grafana.panels import FLEET, TUNNEL, with_the_rest
 from tests.support.counted import CountedFleet, open_tunnel
 from tools.generate_metrics_docs import document
 from tunnelfleet.actors.callbacks import CallbackCounts
-from tunnelfleet.actors.counters import Counters, ServiceCounters
+from tunnelfleet.actors.counters import Counters, Histogram, ServiceCounters, Summary
 from tunnelfleet.actors.kernel.counting import (
     Declared,
-    Histogram,
     Kind,
-    Summary,
     counter,
     counter_by,
     declared,
@@ -40,7 +38,9 @@ class Copied(Counters):
     lost_pigeons: int = counter("Pigeons that did not come back.", "Birds", row="Of this tunnel.")
     pigeons: int = gauge("Pigeons on the roof.", "Birds")
     eggs: dict[str, int] = counter_by("colour", "Eggs.", "Birds", known=("white",))
-    flight: Summary = histogram("Flights.", "Birds", metric="flight_seconds", bounds=(1.0, 2.0))
+    flight: Summary = histogram(
+        Summary, "Flights.", "Birds", metric="flight_seconds", bounds=(1.0, 2.0)
+    )
 
 
 @pytest.mark.parametrize("each", EVERY, ids=lambda each: each.metric)
