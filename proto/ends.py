@@ -49,7 +49,7 @@ class Phase(Enum):
     LOCAL_ENDED = "local_ended"
     """This side has sent its orderly end; what the peer sends is still taken."""
     CLOSED = "closed"
-    """As before, but nobody here takes anything: the connection is over for the local end."""
+    """As in the phase before, but nobody here takes anything: it is over for the local end."""
     ABORTED = "aborted"
     """Given up here before it was known whether the peer can be told; over for the local end."""
     REMOTE_ENDED = "remote_ended"

@@ -74,7 +74,7 @@ class FrameDecoder:
         return list(self.iterate(data))
 
     def iterate(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
-        """As `feed`, message by message: a caller may rest in between, and go on with the rest.
+        """Do as `feed` does, one message at a time, so that a caller may pause in between.
 
         The iterator has to be used up before the next call.
 

@@ -106,7 +106,7 @@ class SendBatch:
             self.future.settle(self._error, messages)
 
     def settle(self, error: Exception | None, result: Any) -> None:  # noqa: ARG002 - of the protocol
-        """One is done."""
+        """Note that one message is done."""
         with self._lock:
             self._left -= 1
             self._error = self._error or error

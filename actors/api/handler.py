@@ -258,7 +258,7 @@ class TunnelApi:
     # -- events of the tunnel
 
     def tell_success(self, service_ids: tuple[str, ...], channel_id: str) -> None:
-        """SERVICE_IDS arrived."""
+        """Tell the user that SERVICE_IDS has arrived."""
         self._outbox.is_connected = True
         self._outbox.emit(ConnectionSuccess(self._name, service_ids, channel_id))
 
@@ -269,12 +269,12 @@ class TunnelApi:
         self._outbox.emit(ConnectionFailure(self._name, answer))
 
     def tell_shutdown(self, error: TunnelError | None) -> None:
-        """The connection ended."""
+        """Tell the user that the connection has ended."""
         self._outbox.is_connected = False
         self._outbox.emit(ConnectionShutdown(self._name, error))
 
     def tell_session_reset(self) -> None:
-        """SESSION_RESET arrived."""
+        """Tell the user that SESSION_RESET has arrived."""
         self._outbox.emit(SessionReset(self._name))
 
     def tell_refused(self, service_id: str, connection_id: int, *, is_stream: bool) -> None:

@@ -172,7 +172,7 @@ class AutoShutdown(Enum):
 
 
 class ChildState(Enum):
-    """Where a child stands."""
+    """The state of a child."""
 
     RUNNING = "running"
     WAITING = "waiting"
@@ -355,7 +355,7 @@ class GroupRestart:
         return not any(timer.active for timer in self.timers)
 
     def make_due(self) -> None:
-        """Cut the delays short."""
+        """Cancel the delays, so that the group is due at once."""
         for timer in self.timers:
             timer.cancel()
 

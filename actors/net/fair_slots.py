@@ -1,4 +1,4 @@
-"""Who may have one of a few slots next, when some of those who ask will not give theirs back soon.
+"""A few slots, shared fairly when some of those who ask will not give theirs back soon.
 
 Owns the rule by which connect permits and name look-ups are shared, so that one tunnel's trouble
 is no other's. Pure: the time is an argument, and nothing is called.
@@ -83,7 +83,7 @@ class FairSlots(Generic[Key]):
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """How many keys wait for a slot."""
         return len(self._line_of)
 
     @property

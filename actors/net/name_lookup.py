@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LOOKUP_THREADS = 6
 """How many look-ups run at once."""
 LOOKUPS_PER_TUNNEL = 3
-"""Of these, for one tunnel."""
+"""How many of these one tunnel may have."""
 LOOKUPS_PER_NAME = 2
 """How many of these may be for one name with different ports."""
 MAX_WAITING_LOOKUPS = 10_000
@@ -134,9 +134,9 @@ class NameLookups:
         self._slots: FairSlots[_Name] = FairSlots(threads, LOOKUPS_PER_TUNNEL, SLOW_LOOKUP_SECONDS)
         self._queries: dict[_Name, _Query] = {}
         self._entered: dict[str, int] = {}
-        """By host: how many of its queries run or wait in the slots' queue."""
+        """How many queries of a host run or wait in the slots' queue."""
         self._held_back: dict[str, deque[_Name]] = {}
-        """By host: queries beyond `LOOKUPS_PER_NAME`."""
+        """The queries of a host beyond `LOOKUPS_PER_NAME`."""
         self._is_closed = False
 
     def look_up(self, host: str, port: int, tunnel: str) -> LookUp:

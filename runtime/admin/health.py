@@ -60,7 +60,7 @@ _LEAVING: Final = frozenset({TunnelState.DRAINING, TunnelState.STOPPED})
 
 
 _RANKS: Final = {TunnelState.CONNECTED: 0, TunnelState.DRAINING: 1, TunnelState.STOPPED: 1}
-"""Of the ends of one tunnel, the highest counts; every other state is 2."""
+"""How bad a state is. Of a tunnel's ends the highest number counts; other states are 2."""
 
 
 class TunnelView(NamedTuple):

@@ -142,11 +142,11 @@ class HttpConnection(asyncio.Protocol):
         self._http.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Pass it on."""
+        """Pass the call on to aiohttp's protocol."""
         self._http.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass it on."""
+        """Pass the call on to aiohttp's protocol."""
         self._http.resume_writing()
 
     def begin_handling(self) -> None:

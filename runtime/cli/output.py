@@ -148,15 +148,15 @@ class LineOutput:
 
     @property
     def encoding(self) -> str:
-        """As the stream's."""
+        """The encoding of the stream."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
-        """As the stream's."""
+        """Return whether the stream is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def fileno(self) -> int:
-        """As the stream's. Raises OSError if it has none."""
+        """Return the stream's descriptor. Raises OSError if it has none."""
         if self._fd is None:
             raise OSError("this stream has no descriptor")
         return self._fd

@@ -313,11 +313,11 @@ class SecureTunnel(Sending):
         await awaitable(self.stop())
 
     async def connected(self) -> tuple[str, ...]:
-        """As `wait_connected`, for asyncio."""
+        """Do what `wait_connected` does, for asyncio."""
         return await awaitable(self._running().started)
 
     async def send(self, message: Message) -> None:
-        """As `send_message`, for asyncio: returns when the message was written, or raises."""
+        """Send as `send_message` does, for asyncio: return once it is written, or raise."""
         future: SendFuture[None] = self._future()
         outbox = self._open_outbox()
         while True:

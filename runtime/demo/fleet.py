@@ -63,7 +63,7 @@ def allow_files_for(tunnels: int) -> None:
 
 
 SETTLE_SECONDS: Final = 1.0
-"""For so long after a disturbance an early end is put down to it."""
+"""How long after a disturbance an early end is still taken for its consequence."""
 
 
 class TunnelLike(Protocol):

@@ -125,9 +125,9 @@ class FleetSnapshot:
     tunnels: int
     """How many tunnels there will be; `rows` has those that have been opened."""
     elapsed_seconds: float
-    """Since the demo began."""
+    """The time since the demo began."""
     phase_seconds: float
-    """Since the phase began."""
+    """The time since the phase began."""
     duration_seconds: float
     """How long the phase of the traffic lasts."""
     rows: tuple[TableRow, ...]
@@ -147,7 +147,7 @@ class FleetSnapshot:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of the fleet, both directions."""
+        """Return the rate of the fleet, both directions added."""
         return sum(row.bytes_per_second for row in self.rows)
 
     def total(self, field: str) -> int:
@@ -271,7 +271,7 @@ class FleetSampler:
         self._history: deque[float] = deque(maxlen=HISTORY_LENGTH)
 
     def add(self, pair: TunnelPair) -> None:
-        """Take `pair` in."""
+        """Add `pair`."""
         self._samplers[pair.name] = PairSampler(pair)
 
     def strike(self, tunnel: str, what: str, now: float) -> None:

@@ -168,7 +168,7 @@ class TunnelCollector(Collector):
         return [empty(each.name) for each in shown]
 
     def collect(self) -> Iterator[Family]:
-        """Sum up."""
+        """Make all families from the counters."""
         for family in self._families():
             if self._name:
                 samples = Labelled(family.samples, "runtime", self._name)
@@ -204,7 +204,7 @@ class TunnelCollector(Collector):
 
 
 def _rest(reading: Reading) -> dict[str, Totals]:
-    """By mode, what the tunnels without a row come to."""
+    """Return the sums of the tunnels without a row, by mode."""
     without = [fleet for fleet in reading.fleets if not fleet.has_rows]
     return {
         mode: Totals(fleet for fleet in without if fleet.counters.mode == mode)

@@ -73,7 +73,7 @@ class DispatcherMeter:
 
     @property
     def dispatchers(self) -> list[Dispatcher]:
-        """Those that run."""
+        """The dispatchers that run."""
         with self._lock:
             return [dispatcher for dispatcher, _probe in self._running]
 

@@ -68,7 +68,7 @@ class Samples(Sequence[Sample]):
         return self._make(range(len(self))[index])
 
     def __iter__(self) -> Iterator[Sample]:
-        """Row by row."""
+        """Make the samples, row by row."""
         return map(self._make, range(len(self)))
 
     def _make(self, number: int) -> Sample:
@@ -109,7 +109,7 @@ class Labelled(Sequence[Sample]):
         return self._add(self._samples[index])
 
     def __iter__(self) -> Iterator[Sample]:
-        """One by one."""
+        """Make the samples, one by one."""
         return map(self._add, self._samples)
 
     def _add(self, sample: Sample) -> Sample:

@@ -48,7 +48,7 @@ class HistogramSum:
         self.total = 0.0
 
     def add(self, values: Histogram) -> None:
-        """Add one."""
+        """Add the counts of a histogram."""
         pairs = zip(self.counts, values.counts.copy(), strict=True)
         self.counts = [before + number for before, number in pairs]
         self.total += values.total
@@ -69,7 +69,7 @@ class HistogramSum:
 
 
 class Totals:
-    """The sums of fleets.
+    """The sums of the counters of some fleets.
 
     Args:
         fleets: whose counters to sum.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_KEY_LENGTH = 128
 MAX_SHOWN_LENGTH = 60
-"""Of a value that an error repeats; the access tokens of AWS are longer."""
+"""How much of a value an error may repeat. The access tokens of AWS are longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ TABLE = (
 row in docs/localproxy.md follow from the entry; `config` says what it means."""
 
 OPTIONS = {each.name: each for each in TABLE if each.is_for_files}
-"""Those that have a value in force: from the command line, a file or the environment."""
+"""The options whose value may come from the command line, a file or the environment."""
 
 NOT_FOR_FILES = ("config", "export-default-settings", "help", "version")
 """Options that localproxy takes in a `--config` file too, and does not act on."""
