@@ -1,4 +1,4 @@
-"""Who may be connected to the administration server, how many and for how long.
+"""Who may be connected to an HTTP server of ours, how many and for how long.
 
 Owns the listening sockets, the accepted connections and their clocks. HTTP itself is aiohttp's,
 which has no time for a first request, none for a response that nobody reads, and no limit on
@@ -20,13 +20,13 @@ from tunnelfleet.actors.net.socket_io import close_socket
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aiohttp import web
 
-    from .options import AdminOptions
+    from .options import HttpLimits
 
-__all__ = ["HttpConnection", "Listener"]
+__all__ = ["HttpConnection", "Listener", "listen_tcp"]
 
 BACKLOG: Final = 128
 ACCEPTS_PER_TURN: Final = 16
@@ -38,6 +38,36 @@ LOG_SECONDS: Final = 60.0
 """Between two log lines about what cannot be accepted."""
 
 _log = get_logger(__name__)
+
+
+def listen_tcp(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address of a host.
+
+    Args:
+        host: a name or an address.
+        port: 0 picks a free one, the same for all addresses.
+
+    Raises:
+        OSError: it cannot.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, _type, _protocol, _name, address in dict.fromkeys(found):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address[0], port, *address[2:]))
+            sock.listen(BACKLOG)
+            # The others listen where the first one does, also if it picked the port itself.
+            port = int(sock.getsockname()[1])
+    except BaseException:
+        for sock in sockets:
+            close_socket(sock)
+        raise
+    return sockets
 
 
 class ConnectionState(Enum):
@@ -152,75 +182,51 @@ class Listener:
     that whoever opens connections and says nothing locks nobody out.
 
     Args:
-        options: where to listen, and the limits.
+        sockets: listening ones; the listener closes them.
+        limits: of connections.
         make_http: makes what speaks HTTP on a connection.
         context: of TLS, or None.
+        server: what the log calls it.
     """
 
     def __init__(
         self,
-        options: AdminOptions,
+        sockets: Sequence[socket.socket],
+        limits: HttpLimits,
         make_http: Callable[[], web.RequestHandler],
         context: ssl.SSLContext | None,
+        server: str,
     ) -> None:
-        self._options = options
+        self._sockets = list(sockets)
+        self._limits = limits
         self._make_http = make_http
         self._context = context
+        self._server = server
         self._loop = asyncio.get_running_loop()
-        self._sockets: list[socket.socket] = []
         self._connections: set[HttpConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._silent_until = float("-inf")
         self._unlogged = 0
-        self._limits = {
-            ConnectionState.HANDSHAKE: options.request_seconds,
-            ConnectionState.REQUEST: options.request_seconds,
-            ConnectionState.RESPONDING: options.response_seconds,
-            ConnectionState.IDLE: options.idle_seconds,
+        self._seconds = {
+            ConnectionState.HANDSHAKE: limits.request_seconds,
+            ConnectionState.REQUEST: limits.request_seconds,
+            ConnectionState.RESPONDING: limits.response_seconds,
+            ConnectionState.IDLE: limits.idle_seconds,
         }
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._sockets[0].getsockname()[1])
 
     @property
     def connections(self) -> int:
         """How many there are, in whatever state."""
         return len(self._connections)
 
-    async def start(self) -> None:
-        """Listen on every address of the host.
-
-        Raises:
-            OSError: it cannot.
-        """
-        host, port = self._options.host, self._options.port
-        found = await self._loop.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        try:
-            for family, _type, _protocol, _name, address in dict.fromkeys(found):
-                # The others listen where the first one does, also if it picked the port itself.
-                chosen = self.port if self._sockets else port
-                self._listen(family, (address[0], chosen, *address[2:]))
-        except BaseException:
-            self._close_sockets()
-            raise
+    def start(self) -> None:
+        """Accept connections from now on."""
+        for sock in self._sockets:
+            sock.setblocking(False)
         self._accept_again()
         self._sweep()
-
-    def _listen(self, family: int, address: tuple[object, ...]) -> None:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        self._sockets.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)
-        sock.bind(address)
-        sock.listen(BACKLOG)
 
     def find(self, transport: asyncio.BaseTransport | None) -> HttpConnection | None:
         """The connection of a transport."""
@@ -267,7 +273,7 @@ class Listener:
             self._loop.remove_reader(sock)
         self._pause = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
         self._complain(
-            f"the administration server cannot accept a connection: {error.strerror}; "
+            f"{self._server} cannot accept a connection: {error.strerror}; "
             f"it tries again in {ACCEPT_PAUSE_SECONDS:g} s"
         )
 
@@ -282,10 +288,10 @@ class Listener:
 
     def _admit(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        if len(self._connections) >= self._options.max_connections and not self._make_room():
+        if len(self._connections) >= self._limits.max_connections and not self._make_room():
             close_socket(sock)
             self._complain(
-                f"the administration server has {self._options.max_connections} connections, "
+                f"{self._server} has {self._limits.max_connections} connections, "
                 "all at work: another one was closed (see max_connections)"
             )
             return
@@ -306,7 +312,7 @@ class Listener:
         return True
 
     async def _connect(self, connection: HttpConnection, sock: socket.socket) -> None:
-        timeout = self._options.request_seconds if self._context is not None else None
+        timeout = self._limits.request_seconds if self._context is not None else None
         connection.task = asyncio.current_task()
         try:
             # What fails here is a client that went, or speaks no TLS.
@@ -327,7 +333,7 @@ class Listener:
         now = time.monotonic()
         for connection in list(self._connections):
             connection.look()
-            limit = self._limits.get(connection.state)
+            limit = self._seconds.get(connection.state)
             transport = connection.transport
             if transport is not None and transport.is_closing():
                 self._connections.discard(connection)

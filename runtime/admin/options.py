@@ -14,15 +14,34 @@ from tunnelfleet.proto import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DEFAULT_PORT", "AdminOptions", "parse_admin_address"]
+__all__ = ["DEFAULT_PORT", "AdminOptions", "HttpLimits", "parse_admin_address"]
 
 DEFAULT_PORT: Final = 9464
 """The port that OpenTelemetry's exporters for Prometheus use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdminOptions:
-    """Options of an AdminServer.
+class HttpLimits:
+    """How much clients may ask of an HTTP server.
+
+    Attributes:
+        max_connections: at once; when there are more, the one that has kept the server waiting for
+            the longest is closed.
+        request_seconds: how long a client has for TLS and its first request, and for each further
+            one from its first byte on.
+        response_seconds: how long it has to take a response.
+        idle_seconds: how long a connection is kept that asks for nothing more.
+    """
+
+    max_connections: int = 64
+    request_seconds: float = 10.0
+    response_seconds: float = 30.0
+    idle_seconds: float = 75.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminOptions(HttpLimits):
+    """Options of an AdminServer, and the limits of its clients.
 
     Attributes:
         host: address to listen on; loopback unless told otherwise.
@@ -35,12 +54,6 @@ class AdminOptions:
         ready_fraction: the part of the tunnels that must be connected to be ready.
         ready_hysteresis: how far below `ready_fraction` a ready fleet may fall and stay ready.
         open_to_all: serve without a token although `host` is not loopback.
-        max_connections: at once; when there are more, the one that has kept the server waiting for
-            the longest is closed.
-        request_seconds: how long a client has for TLS and its first request, and for each further
-            one from its first byte on.
-        response_seconds: how long it has to take a response.
-        idle_seconds: how long a connection is kept that asks for nothing more.
 
     Raises:
         ConfigError: they do not go together, or a number is out of its range.
@@ -55,10 +68,6 @@ class AdminOptions:
     ready_fraction: float = 0.9
     ready_hysteresis: float = 0.1
     open_to_all: bool = False
-    max_connections: int = 64
-    request_seconds: float = 10.0
-    response_seconds: float = 30.0
-    idle_seconds: float = 75.0
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.private_key is None):

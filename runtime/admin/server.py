@@ -1,8 +1,8 @@
 """AdminServer: /metrics, /healthz and /readyz of a runtime, on a thread of its own.
 
-Owns the thread, TLS, who is let in, and the pages; connections and their limits are `listener`'s.
-What they say comes from the collector and from `health`. It never touches a dispatcher
-but to ask whether it turns, so a scrape that takes long holds up no tunnel.
+Owns TLS, who is let in, and the pages; the thread is `http_thread`'s, and connections with their
+limits are `listener`'s. What the pages say comes from the collector and from `health`. It never
+touches a dispatcher but to ask whether it turns, so a scrape that takes long holds up no tunnel.
 
 No answer of ours repeats anything of the request, and nothing of it is logged: people put tokens
 into URLs. A scrape is made on a second thread, so that it holds up no other page.
@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import ssl
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
 
@@ -26,12 +24,12 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
 
 from .exposition import Breather, expose
 from .health import Readiness, TunnelView, join_ends, silent_dispatchers
-from .listener import Listener
+from .http_thread import HEADERS, SHUTDOWN_SECONDS, HttpThread
+from .listener import listen_tcp
 from .options import AdminOptions
 
 if TYPE_CHECKING:
@@ -43,57 +41,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AdminServer"]
 
-STOP_SECONDS: Final = 5.0
-SHUTDOWN_SECONDS: Final = 1.0
-"""How long requests under way have when the server stops."""
-LINGERING_SECONDS: Final = 1.0
-"""How long the body of a request is read that nobody asked for, after the response."""
 ALLOWED_METHODS: Final = ("GET", "HEAD")
-HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    # Instead of aiohttp's, which tells all versions.
-    "Server": "tunnelfleet",
-}
-"""Of every answer."""
-
 INDEX: Final = """<!doctype html><title>tunnelfleet</title><h1>tunnelfleet</h1>
 <ul><li><a href="/metrics">/metrics</a> for Prometheus
 <li><a href="/healthz">/healthz</a> is the process turning
 <li><a href="/readyz">/readyz</a> are enough tunnels connected, and which are not</ul>
 """
-
-_log = get_logger(__name__)
-
-
-class _WithoutContents(logging.Filter):
-    """Keeps what a client sent out of the log: aiohttp's errors quote it."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and record.exc_info[0] is not None:
-            record.msg = f"{record.msg}: {record.exc_info[0].__name__}"
-            record.exc_info = None
-        return True
-
-
-class _RequestHandler(web.RequestHandler):
-    """Speaks HTTP on one connection."""
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what is no request."""
-        response = super().handle_error(request, status, exc, message)
-        response.headers.update(HEADERS)
-        return response
-
-
-_http_log = logging.getLogger(f"{__name__}.http")
-_http_log.addFilter(_WithoutContents())
 
 
 class AdminServer:
@@ -121,13 +74,8 @@ class AdminServer:
         self._registry = registry or make_registry(runtime)
         self._readiness = Readiness(self._options.ready_fraction, self._options.ready_hysteresis)
         self._scraper = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-metrics")
-        self._thread: threading.Thread | None = None
-        self._started = threading.Event()
-        self._error: BaseException | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping: asyncio.Event | None = None
+        self._http: HttpThread | None = None
         self._port = self._options.port
-        self._listener: Listener | None = None
         self._pages: dict[str, Page] = {
             "/": self._on_index,
             "/metrics": self._on_metrics,
@@ -156,33 +104,33 @@ class AdminServer:
             ConfigError: the address or the certificate cannot be used.
             RuntimeError: it was started before.
         """
-        if self._thread is not None:
+        if self._http is not None:
             raise RuntimeError("the administration server was started before; make a new one")
-        context = self._ssl_context()
-        self._thread = threading.Thread(
-            target=self._run, args=(context,), name="tunnelfleet-admin", daemon=True
+        self._http = HttpThread(
+            "tunnelfleet-admin",
+            "the administration server",
+            lambda: web.ServerRunner(
+                web.Server(self._on_request), shutdown_timeout=SHUTDOWN_SECONDS
+            ),
+            self._options,
+            self._ssl_context(),
         )
-        self._thread.start()
-        self._started.wait()
-        if self._error is not None:
-            self._thread.join(STOP_SECONDS)
-            reason = getattr(self._error, "strerror", None) or self._error
+        try:
+            sockets = listen_tcp(self._options.host, self._options.port)
+        except OSError as error:
             raise ConfigError(
-                f"the administration server cannot listen on {self.url}: {reason}; "
-                "choose another address"
-            ) from self._error
+                f"the administration server cannot listen on {self.url}: "
+                f"{error.strerror or error}; choose another address"
+            ) from error
+        self._port = int(sockets[0].getsockname()[1])
+        self._http.start(sockets)
         return self
 
     def stop(self) -> None:
         """Close the listener and end the thread. Safe to call twice."""
-        if self._thread is None or self._loop is None or self._stopping is None:
-            return
-        if self._thread.is_alive():
-            try:
-                self._loop.call_soon_threadsafe(self._stopping.set)
-            except RuntimeError:
-                _log.debug("the administration server ended by itself")
-        self._thread.join(STOP_SECONDS)
+        if self._http is not None:
+            self._http.stop()
+            self._scraper.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -202,48 +150,9 @@ class AdminServer:
             raise ConfigError(f"the certificate cannot be used: {error}") from error
         return context
 
-    # -- the thread
-
-    def _run(self, context: ssl.SSLContext | None) -> None:
-        try:
-            asyncio.run(self._serve(context))
-        except BaseException as error:  # noqa: BLE001 - raised again by start()
-            self._error = error
-            self._started.set()
-
-    async def _serve(self, context: ssl.SSLContext | None) -> None:
-        self._loop = loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
-        http = web.Server(self._on_request)
-
-        def make_http() -> web.RequestHandler:
-            return _RequestHandler(
-                http,
-                loop=loop,
-                logger=_http_log,
-                # None is what aiohttp's own runner passes on for "no access log".
-                access_log=None,  # type: ignore[arg-type]
-                keepalive_timeout=self._options.idle_seconds,
-                lingering_time=LINGERING_SECONDS,
-            )
-
-        listener = self._listener = Listener(self._options, make_http, context)
-        try:
-            await listener.start()
-            self._port = listener.port
-            self._started.set()
-            await self._stopping.wait()
-        finally:
-            listener.close()
-            http.pre_shutdown()
-            await http.shutdown(SHUTDOWN_SECONDS)
-            listener.abort()
-            self._scraper.shutdown(cancel_futures=True)
-
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection = self._listener.find(request.transport) if self._listener else None
-        if connection is None:
-            raise ConnectionResetError("the client has gone")
+        assert self._http is not None
+        connection = self._http.find(request)
         connection.begin_handling()
         try:
             response = await self._answer(request)

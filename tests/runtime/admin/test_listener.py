@@ -161,5 +161,6 @@ def test_without_descriptors_it_rests_and_says_so_once(
 
 
 def listening(server: AdminServer) -> listener.Listener:
-    assert server._listener is not None
-    return server._listener
+    assert server._http is not None
+    assert server._http.listener is not None
+    return server._http.listener

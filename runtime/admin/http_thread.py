@@ -1,0 +1,182 @@
+"""A thread with an event loop that serves HTTP, and ends with its owner.
+
+Owns the thread, aiohttp's runner and the connections' clocks: what is the same for the pages of a
+runtime and for the admin API of a gateway. What is served is the runner's. Nothing that a client
+sent is logged: people put tokens into URLs and headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from tunnelfleet.actors.kernel.log import get_logger
+
+from .listener import HttpConnection, Listener
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from .options import HttpLimits
+
+__all__ = ["HEADERS", "SHUTDOWN_SECONDS", "HttpThread"]
+
+STOP_SECONDS: Final = 5.0
+SHUTDOWN_SECONDS: Final = 1.0
+"""How long requests under way have when the server stops."""
+LINGERING_SECONDS: Final = 1.0
+"""How long the body of a request is read that nobody asked for, after the response."""
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    # Instead of aiohttp's, which tells all versions.
+    "Server": "tunnelfleet",
+}
+"""Of every answer."""
+
+_log = get_logger(__name__)
+
+
+class _WithoutContents(logging.Filter):
+    """Keeps what a client sent out of the log: aiohttp's errors quote it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[0] is not None:
+            record.msg = f"{record.msg}: {record.exc_info[0].__name__}"
+            record.exc_info = None
+        return True
+
+
+class _RequestHandler(web.RequestHandler):
+    """Speaks HTTP on one connection."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no request."""
+        response = super().handle_error(request, status, exc, message)
+        response.headers.update(HEADERS)
+        return response
+
+
+_http_log = logging.getLogger(f"{__name__}.http")
+_http_log.addFilter(_WithoutContents())
+
+
+class HttpThread:
+    """Serves HTTP on a thread of its own, from `start` to `stop`.
+
+    Args:
+        name: of the thread.
+        server: what the log calls it, as in "the administration server".
+        make_runner: makes aiohttp's runner of what is served; called on the loop.
+        limits: of connections.
+        context: of TLS, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        server: str,
+        make_runner: Callable[[], web.BaseRunner],
+        limits: HttpLimits,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._name = name
+        self._server = server
+        self._make_runner = make_runner
+        self._limits = limits
+        self._context = context
+        self._thread: threading.Thread | None = None
+        self._is_up = threading.Event()
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self.listener: Listener | None = None
+        """The connections, once it has started."""
+
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Serve on these listening sockets, and close them at the end.
+
+        Raises:
+            Exception: what the start of the runner raised.
+        """
+        self._thread = threading.Thread(
+            target=self._run, args=(sockets,), name=self._name, daemon=True
+        )
+        self._thread.start()
+        self._is_up.wait()
+        if self._error is not None:
+            self._thread.join(STOP_SECONDS)
+            raise self._error
+
+    def stop(self) -> None:
+        """End the thread; what is under way has a moment. Safe to call twice."""
+        if self._thread is None or self._loop is None or self._stopping is None:
+            return
+        if self._thread.is_alive():
+            try:
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            except RuntimeError:
+                _log.debug("%s ended by itself", self._server)
+        self._thread.join(STOP_SECONDS)
+
+    def find(self, request: web.BaseRequest) -> HttpConnection:
+        """The connection that a request came on.
+
+        Raises:
+            ConnectionResetError: the client has gone.
+        """
+        connection = self.listener.find(request.transport) if self.listener else None
+        if connection is None:
+            raise ConnectionResetError("the client has gone")
+        return connection
+
+    def _run(self, sockets: Sequence[socket.socket]) -> None:
+        try:
+            asyncio.run(self._serve(sockets))
+        except BaseException as error:  # noqa: BLE001 - raised again by start()
+            self._error = error
+            self._is_up.set()
+
+    async def _serve(self, sockets: Sequence[socket.socket]) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        runner: web.BaseRunner | None = None
+
+        def make_http() -> web.RequestHandler:
+            assert runner is not None
+            assert runner.server is not None
+            return _RequestHandler(
+                runner.server,
+                loop=loop,
+                logger=_http_log,
+                # None is what aiohttp's own runner passes on for "no access log".
+                access_log=None,  # type: ignore[arg-type]
+                keepalive_timeout=self._limits.idle_seconds,
+                lingering_time=LINGERING_SECONDS,
+            )
+
+        listener = Listener(sockets, self._limits, make_http, self._context, self._server)
+        try:
+            runner = self._make_runner()
+            await runner.setup()
+            listener.start()
+            self.listener = listener
+            self._is_up.set()
+            await self._stopping.wait()
+        finally:
+            listener.close()
+            if runner is not None:
+                await runner.cleanup()
+            listener.abort()
