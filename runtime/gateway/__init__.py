@@ -5,6 +5,7 @@
 
 from .gateway import FILES, Gateway
 from .messages import (
+    CompareWanted,
     DrainTunnels,
     Leave,
     Left,
@@ -26,6 +27,7 @@ from .wanted import WantedTunnel
 __all__ = [
     "FILES",
     "Assigned",
+    "CompareWanted",
     "DrainTunnels",
     "Gateway",
     "Leave",

@@ -21,6 +21,7 @@ from tunnelfleet.runtime import ListenerClosed, ListenerOpened, TunnelState, Tun
 from .fleet_log import log_end, log_listener, log_listener_closed, log_reload, log_state
 from .fleet_state import Marks
 from .messages import (
+    CompareWanted,
     DrainTunnels,
     Leave,
     Left,
@@ -153,6 +154,11 @@ class FleetActor(DispatchedActor):
         self._state.forget_what_is_gone()
         return self._adopt(compare(before, self._state.wishes()))
 
+    def _on_compare_wanted(self, message: CompareWanted) -> Difference:
+        state = self._state
+        after = state.wishes({**state.sources, message.source: dict(message.tunnels)})
+        return compare(state.wishes(), after)
+
     def _adopt(self, difference: Difference) -> Difference:
         for name in difference.changed:
             self._state.failures.pop(name, None)
@@ -171,6 +177,7 @@ class FleetActor(DispatchedActor):
     def _on_loaded(self, message: Loaded) -> None:
         if message.config is None:
             self._state.reload_ok = False
+            self._state.problems = message.problems
             result = ReloadResult(None, message.problems)
         else:
             result = self._take_config(message.config)
@@ -183,6 +190,7 @@ class FleetActor(DispatchedActor):
         needs_restart = state.config.gateway.needing_restart(config.gateway)
         state.config = config
         state.reload_ok, state.reloaded_at = True, time.time()
+        state.problems = config.warnings
         difference = self._change_wishes(FILES, config.tunnels)
         return ReloadResult(difference, config.warnings, tuple(needs_restart))
 
@@ -271,8 +279,8 @@ class FleetActor(DispatchedActor):
                 return None
         return list(names)
 
-    def _on_take_snapshot(self, _message: TakeSnapshot) -> Snapshot:
-        return Snapshot(self._state.entries(), self._state.config)
+    def _on_take_snapshot(self, message: TakeSnapshot) -> Snapshot:
+        return Snapshot(self._state.entries(message.names), self._state.config)
 
     # -- marked names
 
@@ -354,6 +362,7 @@ class FleetActor(DispatchedActor):
         SetWanted: _on_set_wanted,
         PutWanted: _on_put_wanted,
         RemoveWanted: _on_remove_wanted,
+        CompareWanted: _on_compare_wanted,
         Reload: _on_reload,
         Loaded: _on_loaded,
         Assigned: _on_assigned,

@@ -16,7 +16,7 @@ from .reconcile import Running, RunPhase, merged, prevailing
 from .snapshot import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from .config import FleetConfig
     from .wanted import WantedTunnel
@@ -69,6 +69,8 @@ class FleetState:
         """Tunnels that an operator has drained, and when."""
         self.failures: dict[str, tuple[str, float]] = {}
         """Tunnels that could not be opened, why, and when."""
+        self.problems = config.warnings
+        """What the last reading of the files has found."""
         self.reload_ok = True
         self.reloaded_at = time.time()
         """When the files were last taken over, in seconds of the Unix epoch."""
@@ -77,7 +79,9 @@ class FleetState:
 
     def wish(self, name: str) -> WantedTunnel | None:
         """What the sources want under a name, with the token of a command if there is one."""
-        found = prevailing(name, self.sources)
+        return self._with_token(name, prevailing(name, self.sources))
+
+    def _with_token(self, name: str, found: WantedTunnel | None) -> WantedTunnel | None:
         replaced = self._tokens.get(name)
         if found is None or replaced is None:
             return found
@@ -109,11 +113,17 @@ class FleetState:
             names |= dict.fromkeys(tunnels)
         return list(names)
 
-    def wishes(self) -> dict[str, WantedTunnel]:
-        """What is wanted in all, by name."""
-        found = merged(self.sources)
+    def wishes(
+        self, sources: Mapping[str, Mapping[str, WantedTunnel]] | None = None
+    ) -> dict[str, WantedTunnel]:
+        """What is wanted in all, by name.
+
+        Args:
+            sources: what each source wants; None for what they do want.
+        """
+        found = merged(self.sources if sources is None else sources)
         for name in [name for name in list(self._tokens) if name in found]:
-            wish = self.wish(name)
+            wish = self._with_token(name, found[name])
             assert wish is not None
             found[name] = wish
         return found

@@ -205,9 +205,27 @@ class Gateway:
         result: ReloadResult = self.ask(Reload(), timeout_seconds)
         return result
 
-    def snapshot(self) -> Snapshot:
-        """Every tunnel of the fleet."""
-        found: Snapshot = self.ask(TakeSnapshot())
+    def read_files(self, timeout_seconds: float = RELOAD_SECONDS) -> FleetConfig:
+        """Read the files and change nothing.
+
+        Raises:
+            ConfigProblems: they have mistakes.
+            TunnelError: it took too long, or the gateway does not run.
+        """
+        if self._loader is None:
+            raise TunnelClosed("the gateway is not running")
+        try:
+            return self._begin_load().result(timeout_seconds)
+        except TimeoutError:
+            raise TunnelError(
+                f"reading the files takes longer than {timeout_seconds:g} s"
+            ) from None
+        except RuntimeError:
+            raise TunnelClosed("the gateway is being stopped") from None
+
+    def snapshot(self, names: Sequence[str] | None = None) -> Snapshot:
+        """Every tunnel of the fleet, or those of some names."""
+        found: Snapshot = self.ask(TakeSnapshot(None if names is None else tuple(names)))
         return found
 
     def leave(self, drain_seconds: float | None = None) -> Left:

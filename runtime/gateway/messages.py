@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .wanted import WantedTunnel
 
 __all__ = [
+    "CompareWanted",
     "DrainTunnels",
     "Leave",
     "Left",
@@ -147,7 +148,16 @@ class ReplaceTunnelToken(NamedTuple):
 
 
 class TakeSnapshot(NamedTuple):
-    """Answers a `Snapshot`."""
+    """Answers a `Snapshot` of these tunnels (None: all); unknown names are left out."""
+
+    names: tuple[str, ...] | None = None
+
+
+class CompareWanted(NamedTuple):
+    """What would change if this were all that a source wants. Answers the `Difference`."""
+
+    source: str
+    tunnels: Mapping[str, WantedTunnel]
 
 
 @dataclass(frozen=True, slots=True)

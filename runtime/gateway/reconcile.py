@@ -8,11 +8,11 @@ Nothing here knows actors, time, or where a wish comes from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from .wanted import Change, WantedTunnel, change_between
+from .wanted import Change, WantedTunnel, change_between, changed_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +21,7 @@ __all__ = [
     "SOURCES",
     "Action",
     "Apply",
+    "ChangedTunnel",
     "Difference",
     "DrainTunnel",
     "RotateToken",
@@ -179,14 +180,25 @@ def _by_precedence(sources: Iterable[str]) -> list[str]:
     return known + [source for source in names if source not in SOURCES]
 
 
+class ChangedTunnel(NamedTuple):
+    """What differs in the wish for a tunnel, and what that takes."""
+
+    keys: tuple[str, ...]
+    change: Change
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How one set of wishes differs from another: names, sorted."""
+    """How one set of wishes differs from another: names, sorted.
+
+    `changes` has what differs in each of `changed`.
+    """
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
+    changes: Mapping[str, ChangedTunnel] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, list[str]]:
         """For programs."""
@@ -213,4 +225,11 @@ def compare(before: Mapping[str, WantedTunnel], after: Mapping[str, WantedTunnel
         changed=tuple(sorted(changed)),
         removed=tuple(sorted(before.keys() - after.keys())),
         unchanged=tuple(sorted(common - changed)),
+        changes={
+            name: ChangedTunnel(
+                tuple(changed_keys(before[name], after[name])),
+                change_between(before[name], after[name]),
+            )
+            for name in sorted(changed)
+        },
     )

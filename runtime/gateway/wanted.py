@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tunnelfleet.runtime import Address, Endpoint, HttpProxy
 
-__all__ = ["IN_PLACE_LIMITS", "Change", "WantedTunnel", "change_between"]
+__all__ = ["IN_PLACE_LIMITS", "Change", "WantedTunnel", "change_between", "changed_keys"]
 
 IN_PLACE_LIMITS = frozenset(
     {
@@ -130,11 +130,7 @@ _TOKENS = frozenset({"access_token", "client_token"})
 
 def change_between(running: WantedTunnel, wanted: WantedTunnel) -> Change:
     """What it takes to get from one to the other; both have one name."""
-    differing = {
-        each.name
-        for each in fields(WantedTunnel)
-        if each.compare and getattr(running, each.name) != getattr(wanted, each.name)
-    }
+    differing = _differing(running, wanted)
     if not differing:
         return Change.NONE
     if "limits" in differing and _can_take_over(running.limits, wanted.limits):
@@ -143,6 +139,22 @@ def change_between(running: WantedTunnel, wanted: WantedTunnel) -> Change:
     if not differing:
         return Change.IN_PLACE
     return Change.NEW_TOKEN if differing <= _TOKENS else Change.RESTART
+
+
+def changed_keys(before: WantedTunnel, after: WantedTunnel) -> list[str]:
+    """The keys of the entry in which two wishes differ, sorted; `ca` for its content too."""
+    return sorted({_KEYS.get(name, name) for name in _differing(before, after)})
+
+
+_KEYS = {"ca_fingerprint": "ca"}
+
+
+def _differing(before: WantedTunnel, after: WantedTunnel) -> set[str]:
+    return {
+        each.name
+        for each in fields(WantedTunnel)
+        if each.compare and getattr(before, each.name) != getattr(after, each.name)
+    }
 
 
 def _can_take_over(running: Limits, wanted: Limits) -> bool:

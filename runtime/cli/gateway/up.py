@@ -33,6 +33,7 @@ from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
 from tunnelfleet.runtime.cli.output import take
 from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
+from tunnelfleet.runtime.gateway.api import ApiOptions, ApiServer
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
@@ -104,7 +105,12 @@ def up_command(
     ):
         log_problems(config.warnings)
         gateway = Gateway(read, config)
-        with gateway, _pages(gateway, config), _watching(gateway, inbox, watch=watch):
+        with (
+            gateway,
+            _admin_api(gateway, config),
+            _pages(gateway, config),
+            _watching(gateway, inbox, watch=watch),
+        ):
             logger.info(
                 "gateway %s is up with %d tunnels",
                 config.gateway.name,
@@ -202,6 +208,22 @@ class _Foreground:
             return
         for node in nodes:
             self._log.put(str(node))
+
+
+@contextlib.contextmanager
+def _admin_api(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
+    """The admin API, if it is wanted."""
+    options = ApiOptions.of(config.gateway)
+    if options is None:
+        yield
+        return
+    with ApiServer(gateway, options) as server:
+        logger.info(
+            "the admin API is at %s",
+            server.url,
+            extra={"event": "admin", "fields": {"url": server.url}},
+        )
+        yield
 
 
 @contextlib.contextmanager

@@ -1,1 +1,7 @@
-"""The gateway's admin API: its routes over HTTP, and the client that the commands use."""
+"""The admin API of a gateway: HTTP and JSON, at a Unix socket or in a host's application."""
+
+from .app import make_api
+from .context import ApiPlaces
+from .server import ApiOptions, ApiServer
+
+__all__ = ["ApiOptions", "ApiPlaces", "ApiServer", "make_api"]

@@ -32,6 +32,8 @@ class GatewaySettings:
     admin: str
     admin_mode: int = 0o600
     admin_group: str | None = None
+    admin_token: str | None = field(default=None, repr=False)
+    admin_hosts: tuple[str, ...] = ()
     metrics: TcpAddress | None = None
     metrics_token: str | None = field(default=None, repr=False)
     metrics_open: bool = False

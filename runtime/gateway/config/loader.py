@@ -19,9 +19,9 @@ from tunnelfleet.runtime import TcpAddress, parse_address
 from .authorities import Authorities
 from .files import Document, read_documents
 from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
-from .paths import runtime_folder, state_folder
+from .paths import admin_socket, state_folder
 from .problems import ConfigProblems, Problem, nearest
-from .schema import METRICS_OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys
+from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys
 from .secrets import MIN_SECRET_BYTES, read_secret
 from .tunnels import TunnelReader, validate
 
@@ -34,7 +34,6 @@ __all__ = ["MAX_TUNNELS", "load", "read_tunnel"]
 
 MAX_TUNNELS = 20_000
 """In one configuration; a process is built for 10,000."""
-ADMIN_SOCKET = "admin.sock"
 STATE_FILE = "state.db"
 NOT_BUILT = {
     "door": "the front door is not built yet; nothing listens there",
@@ -199,9 +198,10 @@ class _Loader:
         folder = state_folder(self._environ, state)
         settings = GatewaySettings(
             name=name,
-            admin=given.get("admin") or f"unix:{runtime_folder(self._environ) / ADMIN_SOCKET}",
+            admin=given.get("admin") or f"unix:{admin_socket(self._environ)}",
             admin_mode=int(given.get("admin_mode", "0600"), 8),
             admin_group=given.get("admin_group"),
+            admin_hosts=tuple(given.get("admin_hosts", ())),
             metrics_open=given.get("metrics_open", False),
             state=state or f"sqlite:///{folder / STATE_FILE}",
             state_folder=folder,
@@ -217,6 +217,7 @@ class _Loader:
         secret = settings.client_token_secret_file
         if secret is not None:
             self._check_secret(secret, problem)
+        settings = self._admin(settings, merged, problem)
         return self._metrics(settings, merged, problem)
 
     def _file(self, merged: Mapping[str, tuple[Document, Any]], key: str) -> Path | None:
@@ -258,23 +259,45 @@ class _Loader:
         if warning:
             problem(key, warning, error=False)
 
+    def _admin(
+        self, settings: GatewaySettings, merged: Mapping[str, Any], problem: Any
+    ) -> GatewaySettings:
+        token = self._token(merged, "admin_token_file", problem)
+        address = None if settings.admin == OFF else parse_address(settings.admin)
+        if isinstance(address, TcpAddress):
+            if "admin_token_file" not in merged:
+                hint = "whoever reaches it could change tunnels; write admin_token_file too"
+                problem("admin", f'{hint}, or admin = "unix:PATH"')
+            elif not is_loopback(address.host):
+                hint = "the token crosses the network without TLS; whoever listens there has it"
+                problem("admin_token_file", hint, error=False)
+        return replace(settings, admin_token=token)
+
+    def _token(self, merged: Mapping[str, Any], key: str, problem: Any) -> str | None:
+        """The bearer token in the file that a key names."""
+        path = self._file(merged, key)
+        if path is None:
+            return None
+        try:
+            token, warning = read_secret(path)
+        except ConfigError as error:
+            problem(key, str(error))
+            return None
+        self._files.add(path)
+        if not token.isprintable() or " " in token:
+            problem(key, f"the token in {path} must be printable ASCII without blanks")
+            return None
+        if warning:
+            problem(key, warning, error=False)
+        return token
+
     def _metrics(
         self, settings: GatewaySettings, merged: Mapping[str, Any], problem: Any
     ) -> GatewaySettings:
         text = merged["metrics"][1] if "metrics" in merged else GatewayKeys().metrics
-        address = None if text == METRICS_OFF else parse_address(text)
+        address = None if text == OFF else parse_address(text)
         assert address is None or isinstance(address, TcpAddress)
-        token = None
-        path = self._file(merged, "metrics_token_file")
-        if path is not None:
-            try:
-                token, warning = read_secret(path)
-            except ConfigError as error:
-                problem("metrics_token_file", str(error))
-            else:
-                self._files.add(path)
-                if warning:
-                    problem("metrics_token_file", warning, error=False)
+        token = self._token(merged, "metrics_token_file", problem)
         is_closed = "metrics_token_file" not in merged and not settings.metrics_open
         if address is not None and is_closed and not is_loopback(address.host):
             hint = f"other machines could read {address}; write metrics_token_file too"

@@ -16,9 +16,21 @@ from tunnelfleet.proto import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["create_private_file", "make_private_folder", "runtime_folder", "state_folder"]
+__all__ = [
+    "admin_socket",
+    "create_private_file",
+    "make_private_folder",
+    "runtime_folder",
+    "state_folder",
+]
 
 NAME = "tunnelfleet"
+ADMIN_SOCKET = "admin.sock"
+
+
+def admin_socket(environ: Mapping[str, str]) -> Path:
+    """Where the admin API listens unless it is told otherwise, for the gateway and its clients."""
+    return runtime_folder(environ) / ADMIN_SOCKET
 
 
 def runtime_folder(environ: Mapping[str, str]) -> Path:
@@ -27,7 +39,11 @@ def runtime_folder(environ: Mapping[str, str]) -> Path:
     if given:
         return Path(given)
     xdg = environ.get("XDG_RUNTIME_DIR")
-    return Path(xdg) / NAME if xdg else state_folder(environ)
+    if xdg:
+        return Path(xdg) / NAME
+    uid = os.getuid()
+    # In /tmp anybody could have made the folder: whoever listens there looks whose it is.
+    return Path("/run") / NAME if uid == 0 else Path("/tmp") / f"{NAME}-{uid}"  # noqa: S108
 
 
 def state_folder(environ: Mapping[str, str], state: str | None = None) -> Path:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOOR",
-    "METRICS_OFF",
+    "OFF",
     "TOKEN_KEYS",
     "DefaultKeys",
     "DoorRuleKeys",
@@ -39,7 +39,8 @@ __all__ = [
 
 DOOR = "door"
 """Where a source does not listen: its service is reached through the front door alone."""
-METRICS_OFF = "off"
+OFF = "off"
+"""What is served nowhere: the pages, the admin API."""
 TOKEN_KEYS = ("access_token_file", "access_token_env", "access_token")
 """A tunnel has exactly one of these."""
 
@@ -71,8 +72,13 @@ def _check_tcp(text: str) -> None:
 
 
 def _check_metrics(text: str) -> None:
-    if text != METRICS_OFF:
+    if text != OFF:
         _check_tcp(text)
+
+
+def _check_admin(text: str) -> None:
+    if text != OFF:
+        parse_address(text)
 
 
 def _check_state(text: str) -> None:
@@ -214,14 +220,22 @@ class GatewayKeys(BaseModel):
 
     name: Annotated[str, _core(_check_name)] | None = None
     """What this gateway is called; without it, the host's name."""
-    admin: Annotated[str, _core(parse_address)] | None = None
-    """Where `tunnelfleet ls` and the other commands reach it, as `unix:PATH`; without it,
-    `admin.sock` in `$RUNTIME_DIRECTORY`, or in `tunnelfleet` below `$XDG_RUNTIME_DIR`.
+    admin: Annotated[str, _core(_check_admin)] | None = None
+    """Where `tunnelfleet ls` and the other commands reach it, as `unix:PATH`, or as `HOST:PORT`
+    with `admin_token_file`; `"off"` for nowhere. Without it, `admin.sock` in `$RUNTIME_DIRECTORY`,
+    else in `tunnelfleet` below `$XDG_RUNTIME_DIR`, else in `/run/tunnelfleet` for root and in
+    `/tmp/tunnelfleet-UID` for others.
     """
     admin_mode: Annotated[str, _core(_check_mode)] | None = None
     """Permissions of that socket, such as `"0660"`; without it `"0600"`."""
     admin_group: Text | None = None
     """Group that the socket belongs to, by name."""
+    admin_token_file: Text | None = None
+    """File with the bearer token that the admin API asks for; a TCP address needs one."""
+    admin_hosts: list[Text] | None = None
+    """Names that clients may call the gateway by at a TCP address, beside its addresses and the
+    name of its machine.
+    """
     metrics: Annotated[str, _core(_check_metrics)] = "127.0.0.1:9464"
     """Where `/metrics`, `/healthz` and `/readyz` are served, as `HOST:PORT`; `"off"` for nowhere.
     """

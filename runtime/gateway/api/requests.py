@@ -1,0 +1,210 @@
+"""What clients send: bodies, queries and conditions, read and checked.
+
+Owns the limits of a body and the words for what is wrong with one. No message repeats a value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import json
+import re
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import ETag, web
+
+from .problem import ApiProblem, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+__all__ = [
+    "BODY_SECONDS",
+    "MAX_BODY_BYTES",
+    "Condition",
+    "flag",
+    "name_pattern",
+    "peer_of",
+    "query",
+    "read_body",
+    "read_object",
+]
+
+MAX_BODY_BYTES = 256 * 1024
+"""Of a request; an entry of a tunnel has a few hundred."""
+BODY_SECONDS = 10.0
+"""In which the whole body has to come."""
+MAX_QUERY_VALUES = 64
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, within its limits; it is kept, so that it can be read again.
+
+    Raises:
+        ApiProblem: it is too large, or does not come in time.
+    """
+    too_large = ApiProblem(Kind.TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes")
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise too_large
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await request.read()
+    except TimeoutError:
+        raise ApiProblem(
+            Kind.TOO_SLOW, f"the body did not come within {BODY_SECONDS:g} s", headers=_CLOSE
+        ) from None
+    except web.HTTPRequestEntityTooLarge:
+        raise too_large from None
+    except web.RequestPayloadError:
+        raise ApiProblem(Kind.BAD_REQUEST, "the body is not as its headers say") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise too_large
+    return body
+
+
+_CLOSE = {"Connection": "close"}
+
+
+async def read_object(request: web.Request, keys: Collection[str] | None = None) -> dict[str, Any]:
+    """A body that is a JSON object.
+
+    Args:
+        request: with the body.
+        keys: that it may have; None for any.
+
+    Raises:
+        ApiProblem: it is none, or has another key.
+    """
+    if request.content_type != "application/json":
+        raise ApiProblem(
+            Kind.MEDIA_TYPE, "send JSON, with the header Content-Type: application/json"
+        )
+    body = await read_body(request)
+    try:
+        found = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        # Its text is left out: it can quote what was sent.
+        raise ApiProblem(
+            Kind.BAD_REQUEST, "the body is no JSON, or names a key twice in one object"
+        ) from None
+    if not isinstance(found, dict):
+        raise ApiProblem(Kind.BAD_REQUEST, "the body must be a JSON object, {...}")
+    if keys is not None and not found.keys() <= set(keys):
+        raise ApiProblem(Kind.WRONG_ENTRY, f"the body takes {_list(keys)}, and nothing else")
+    return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key twice")
+    return found
+
+
+def _no_constant(_text: str) -> None:
+    raise ValueError("no JSON number")
+
+
+def query(request: web.Request, known: Collection[str]) -> dict[str, list[str]]:
+    """The parameters of the query, each with all its values.
+
+    Raises:
+        ApiProblem: one is unknown, or there are too many.
+    """
+    found: dict[str, list[str]] = {}
+    for name, value in request.query.items():
+        if name not in known:
+            allowed = f"it takes {_list(known)}" if known else "it takes none"
+            raise ApiProblem(Kind.BAD_REQUEST, f"the query has a parameter too many; {allowed}")
+        found.setdefault(name, []).append(value)
+    if sum(map(len, found.values())) > MAX_QUERY_VALUES:
+        raise ApiProblem(Kind.BAD_REQUEST, f"the query has more than {MAX_QUERY_VALUES} values")
+    return found
+
+
+def flag(values: list[str], name: str) -> bool:
+    """A parameter that is true or false.
+
+    Raises:
+        ApiProblem: it is neither.
+    """
+    if not values:
+        return False
+    if values[-1] not in ("true", "false"):
+        raise ApiProblem(Kind.BAD_REQUEST, f"write {name}=true or {name}=false")
+    return values[-1] == "true"
+
+
+def name_pattern(pattern: str) -> Callable[[str], object]:
+    """Whether a name matches; `*` stands for anything, and nothing else is special."""
+    # fnmatch's expressions do not run away on many stars.
+    plain = pattern.replace("[", "[[]").replace("?", "[?]")
+    return re.compile(fnmatch.translate(plain)).match
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Under which conditions a tunnel may be changed: If-Match and If-None-Match.
+
+    Attributes:
+        tags: one of them must be the present one; None for no condition, empty for any.
+        must_be_new: there must be no such tunnel.
+    """
+
+    tags: tuple[str, ...] | None = None
+    must_be_new: bool = False
+
+    @classmethod
+    def of(cls, request: web.Request) -> Condition:
+        """Read the headers.
+
+        Raises:
+            ApiProblem: they cannot be understood.
+        """
+        none = request.headers.get("If-None-Match")
+        if none is not None and none.strip() != "*":
+            raise ApiProblem(Kind.BAD_REQUEST, "If-None-Match takes * alone here")
+        tags: tuple[str, ...] | None = None
+        if "If-Match" in request.headers:
+            given: tuple[ETag, ...] = request.if_match or ()
+            if not given:
+                raise ApiProblem(Kind.BAD_REQUEST, 'If-Match takes "TAG" in quotes, or *')
+            # Weak tags never match where something is changed: RFC 9110, section 13.1.1.
+            strong = tuple(each.value for each in given if not each.is_weak)
+            tags = () if request.headers["If-Match"].strip() == "*" else (*strong, "")
+        return cls(tags, none is not None)
+
+    def check(self, tag: str | None) -> None:
+        """Compare with the present tag, None for no such tunnel.
+
+        Raises:
+            ApiProblem: the condition does not hold.
+        """
+        if self.must_be_new and tag is not None:
+            raise ApiProblem(Kind.CHANGED, "there is a tunnel of this name")
+        if self.tags is None:
+            return
+        if tag is None or (self.tags and tag not in self.tags):
+            raise ApiProblem(
+                Kind.CHANGED, "it has changed since; read it again, and send its ETag as If-Match"
+            )
+
+
+_UCRED = struct.Struct("3i")
+
+
+def peer_of(request: web.Request) -> str:
+    """Who asks, for the log: a user id at a Unix socket, an address at another."""
+    transport = request.transport
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is not None and sock.family == socket.AF_UNIX:
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        return f"uid {_UCRED.unpack(found)[1]}"
+    return request.remote or "somebody"

@@ -1,0 +1,209 @@
+"""ApiServer: the admin API at its own address, on a thread of its own.
+
+Owns the address, who may ask, and the time that clients have. At a Unix socket the file's
+permissions say who may ask; at a TCP address a bearer token does, and requests for another host are
+refused, so that no page of a browser's can ask through a name of its own.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from aiohttp import web
+
+from tunnelfleet.actors.addresses import TcpAddress, UnixAddress, parse_address
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.admin.hosts import HostCheck
+from tunnelfleet.runtime.admin.http_thread import SHUTDOWN_SECONDS, HttpThread
+from tunnelfleet.runtime.admin.listener import listen_tcp
+from tunnelfleet.runtime.admin.options import HttpLimits
+from tunnelfleet.runtime.gateway.config.schema import OFF
+from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
+
+from .app import make_api
+from .problem import ApiProblem, Kind
+from .requests import read_body
+
+if TYPE_CHECKING:
+    from tunnelfleet.runtime.gateway.config import GatewaySettings
+    from tunnelfleet.runtime.gateway.gateway import Gateway
+
+    from .context import ApiPlaces
+    from .problem import Handler
+
+__all__ = ["ApiOptions", "ApiServer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiOptions(HttpLimits):
+    """Options of an ApiServer, and the limits of its clients.
+
+    Attributes:
+        place: the Unix socket, or the TCP address; port 0 picks a free one.
+        token: what clients at a TCP address must send as `Authorization: Bearer TOKEN`.
+        hosts: names that clients at a TCP address may call the gateway by, beside its addresses
+            and the name of its machine.
+
+    Raises:
+        ConfigError: a TCP address without a token, or a token that no header can hold.
+    """
+
+    place: UnixPlace | TcpAddress
+    token: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: GatewaySettings) -> ApiOptions | None:
+        """What the table `[gateway]` says; None for no API.
+
+        Raises:
+            ConfigError: as the class does.
+        """
+        if settings.admin == OFF:
+            return None
+        address = parse_address(settings.admin)
+        if isinstance(address, TcpAddress):
+            return cls(place=address, token=settings.admin_token, hosts=settings.admin_hosts)
+        path = Path(address.path)
+        place = UnixPlace(path, settings.admin_mode, settings.admin_group)
+        return cls(place=place, token=settings.admin_token)
+
+    def __post_init__(self) -> None:
+        token = self.token
+        if token is None:
+            if isinstance(self.place, TcpAddress):
+                raise ConfigError(
+                    "the admin API changes tunnels: at a TCP address it needs a bearer token; "
+                    'write admin_token_file, or admin = "unix:PATH"'
+                )
+        elif not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise ConfigError("the bearer token must be printable ASCII without blanks")
+
+
+class ApiServer:
+    """Serves the admin API of a gateway. Use it as a context manager.
+
+    Args:
+        gateway: runs, and ends later than the server.
+        options: where to listen, whom to let in.
+        places: where the gateway's other doors are.
+    """
+
+    def __init__(
+        self, gateway: Gateway, options: ApiOptions, *, places: ApiPlaces | None = None
+    ) -> None:
+        self._gateway = gateway
+        self._options = options
+        self._places = places
+        self._unix: UnixListener | None = None
+        self._host_check: HostCheck | None = None
+        self._http: HttpThread | None = None
+        self.address: TcpAddress | UnixAddress | None = None
+        """Where it listens, once it does."""
+
+    @property
+    def url(self) -> str:
+        """Its address as `--gateway` takes it."""
+        if isinstance(self.address, TcpAddress):
+            return f"http://{self.address}"
+        return f"unix:{self.address}"
+
+    # -- life
+
+    def start(self) -> Self:
+        """Listen.
+
+        Raises:
+            ConfigError: the address cannot be used.
+            RuntimeError: it was started before.
+        """
+        if self._http is not None:
+            raise RuntimeError("the admin API was started before; make a new server")
+        self._http = HttpThread(
+            "tunnelfleet-api", "the admin API", self._make_runner, self._options
+        )
+        place = self._options.place
+        if isinstance(place, TcpAddress):
+            try:
+                sockets = listen_tcp(place.host, place.port)
+            except OSError as error:
+                raise ConfigError(
+                    f"the admin API cannot listen on {place}: {error.strerror or error}; "
+                    "choose another address"
+                ) from None
+            self.address = TcpAddress(place.host, int(sockets[0].getsockname()[1]))
+            self._host_check = HostCheck(self.address.host, self._options.hosts)
+        else:
+            self._unix = UnixListener(place)
+            sockets = [self._unix.socket]
+            self.address = UnixAddress(str(place.path))
+        try:
+            self._http.start(sockets)
+        except BaseException:
+            self._remove_socket()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Close the listener and end the thread. Safe to call twice."""
+        if self._http is not None:
+            # First, so that no client finds a socket that nobody listens on any more.
+            self._remove_socket()
+            self._http.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.stop()
+
+    def _remove_socket(self) -> None:
+        if self._unix is not None:
+            self._unix.remove()
+
+    # -- what every request goes through
+
+    def _make_runner(self) -> web.BaseRunner:
+        app = make_api(
+            self._gateway,
+            places=self._places,
+            middlewares=[self._keep_time, self._look_who_asks, self._take_body],
+        )
+        return web.AppRunner(app, shutdown_timeout=SHUTDOWN_SECONDS)
+
+    @web.middleware
+    async def _keep_time(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        assert self._http is not None
+        connection = self._http.find(request)
+        try:
+            return await handler(request)
+        finally:
+            connection.end_handling()
+
+    @web.middleware
+    async def _look_who_asks(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._host_check is not None and not self._host_check.admits(request):
+            raise ApiProblem(
+                Kind.OTHER_HOST,
+                "use the gateway's address, the name of its machine, or one of admin_hosts",
+            )
+        token = self._options.token
+        given = request.headers.get("Authorization", "").encode("utf-8", "replace")
+        if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            raise ApiProblem(
+                Kind.UNAUTHORIZED,
+                "send the bearer token",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return await handler(request)
+
+    @web.middleware
+    async def _take_body(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        assert self._http is not None
+        # Until it is whole, the connection is one that keeps the server waiting.
+        await read_body(request)
+        self._http.find(request).begin_handling()
+        return await handler(request)

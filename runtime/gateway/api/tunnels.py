@@ -1,0 +1,287 @@
+"""Routes of tunnels: list, create, read, replace, delete, drain, retry, another token."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from aiohttp import web
+
+from tunnelfleet.runtime import Mode, TunnelState
+from tunnelfleet.runtime.admin.exposition import Breather
+from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, UnknownTunnel
+
+from .context import ApiParts, parts
+from .log import log_change
+from .operations import Answer, Operations, Parameter
+from .problem import ApiProblem, Kind
+from .requests import Condition, name_pattern, peer_of, query, read_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnelfleet.runtime.gateway.snapshot import Entry, TunnelRow
+
+__all__ = ["operations"]
+
+operations = Operations()
+
+STATES = [each.value for each in TunnelState]
+MODES = [each.value for each in Mode]
+TEXT = {"type": "string"}
+MAX_NAMES = 20_000
+
+_ETAG = {"ETag": "of the tunnel's entry, for If-Match; its state does not change it"}
+_IF_MATCH = Parameter("If-Match", "the ETag that the tunnel must have, or `*`", TEXT, True)
+_FILTERS = (
+    Parameter("name", "names; `*` stands for anything", TEXT),
+    Parameter("state", "states; one of several", {"type": "string", "enum": STATES}),
+    Parameter("mode", "modes; one of several", {"type": "string", "enum": MODES}),
+    Parameter("label", "labels, NAME=VALUE; all of several", TEXT),
+    Parameter("source", "who wants it, such as files or api; one of several", TEXT),
+)
+
+
+@operations.add(
+    "GET",
+    "/v1/tunnels",
+    "The tunnels of the fleet, sorted by name",
+    parameters=_FILTERS,
+    answers=[Answer(200, "those that match", "TunnelList")],
+)
+async def list_tunnels(request: web.Request) -> web.StreamResponse:
+    """List them."""
+    given = query(request, [each.name for each in _FILTERS])
+    for name, known in (("state", STATES), ("mode", MODES)):
+        if not set(given.get(name, [])) <= set(known):
+            raise ApiProblem(Kind.BAD_REQUEST, f"{name} is one of {', '.join(known)}")
+    if not all("=" in each for each in given.get("label", [])):
+        raise ApiProblem(Kind.BAD_REQUEST, "write label=NAME=VALUE")
+    text = await parts(request).questions.run(_list, parts(request), given)
+    return web.Response(text=text, content_type="application/json")
+
+
+def _list(api: ApiParts, given: dict[str, list[str]]) -> str:
+    matches = _entry_filter(given)
+    states = given.get("state")
+    runtime = api.gateway.runtime
+    rows = []
+    breather = Breather()
+    for entry in api.gateway.snapshot().entries:
+        if matches(entry):
+            row = entry.row(runtime)
+            if states is None or row.state in states:
+                rows.append(json.dumps(row.to_json()))
+        breather.breathe()
+    return f'{{"tunnels": [{", ".join(rows)}]}}'
+
+
+def _entry_filter(given: dict[str, list[str]]) -> Callable[[Entry], bool]:
+    patterns = [name_pattern(each) for each in given.get("name", [])]
+    modes, sources = given.get("mode"), given.get("source")
+    labels = [each.split("=", 1) for each in given.get("label", [])]
+
+    def matches(entry: Entry) -> bool:
+        tunnel = entry.tunnel
+        return (
+            (not patterns or any(each(tunnel.name) for each in patterns))
+            and (modes is None or tunnel.mode.value in modes)
+            and (sources is None or entry.source in sources)
+            and all(tunnel.labels.get(name) == value for name, value in labels)
+        )
+
+    return matches
+
+
+@operations.add(
+    "POST",
+    "/v1/tunnels",
+    "Add a tunnel; its keys are those of [[tunnel]] in a file",
+    body="Tunnel",
+    answers=[
+        Answer(
+            201, "it is added, and connects", "TunnelRow", headers={"Location": "its URL", **_ETAG}
+        )
+    ],
+    problems=[409, 415, 422],
+)
+async def add_tunnel(request: web.Request) -> web.StreamResponse:
+    """Add one."""
+    entry = await read_object(request)
+    api = parts(request)
+    name = await api.changes.run(api.wishes.create, entry)
+    log_change(name, "added", peer_of(request))
+    return await _answer_row(request, name, status=201, headers={"Location": _url(request, name)})
+
+
+@operations.add(
+    "GET",
+    "/v1/tunnels/{name}",
+    "One tunnel",
+    answers=[Answer(200, "how it is now", "TunnelRow", headers=_ETAG)],
+)
+async def read_tunnel(request: web.Request) -> web.StreamResponse:
+    """Read one."""
+    query(request, ())
+    return await _answer_row(request, request.match_info["name"])
+
+
+@operations.add(
+    "PUT",
+    "/v1/tunnels/{name}",
+    "Add a tunnel, or replace one that was added here; without a token it keeps the one it has",
+    body="Tunnel",
+    parameters=[_IF_MATCH, Parameter("If-None-Match", "`*`: only add", {"const": "*"}, True)],
+    answers=[
+        Answer(200, "it is replaced", "TunnelRow", headers=_ETAG),
+        Answer(201, "it is added", "TunnelRow", headers={"Location": "its URL", **_ETAG}),
+    ],
+    problems=[409, 412, 415, 422],
+)
+async def put_tunnel(request: web.Request) -> web.StreamResponse:
+    """Add or replace one."""
+    condition = Condition.of(request)
+    entry = await read_object(request)
+    api, name = parts(request), request.match_info["name"]
+    is_new = await api.changes.run(api.wishes.put, name, entry, condition)
+    log_change(name, "added" if is_new else "replaced", peer_of(request))
+    headers = {"Location": _url(request, name)} if is_new else None
+    return await _answer_row(request, name, status=201 if is_new else 200, headers=headers)
+
+
+@operations.add(
+    "DELETE",
+    "/v1/tunnels/{name}",
+    "Delete a tunnel that was added here; it ends with its last connection",
+    parameters=[_IF_MATCH],
+    answers=[Answer(204, "it is deleted")],
+    problems=[409, 412],
+)
+async def delete_tunnel(request: web.Request) -> web.StreamResponse:
+    """Delete one."""
+    condition = Condition.of(request)
+    api, name = parts(request), request.match_info["name"]
+    await api.changes.run(api.wishes.delete, name, condition)
+    log_change(name, "deleted", peer_of(request))
+    return web.Response(status=204)
+
+
+@operations.add(
+    "POST",
+    "/v1/tunnels/{name}/drain",
+    "Let no new connections in; it stays down until it is retried",
+    answers=[Answer(202, "it drains", "TunnelRow", headers=_ETAG)],
+)
+async def drain_tunnel(request: web.Request) -> web.StreamResponse:
+    """Drain one."""
+    name = request.match_info["name"]
+    await _command(request, DrainTunnels((name,)), "drained")
+    return await _answer_row(request, name, status=202)
+
+
+@operations.add(
+    "POST",
+    "/v1/tunnels/{name}/retry",
+    "Start or connect it now, if it is down for whatever reason",
+    answers=[Answer(202, "it is tried, or was up", "TunnelRow", headers=_ETAG)],
+)
+async def retry_tunnel(request: web.Request) -> web.StreamResponse:
+    """Retry one."""
+    name = request.match_info["name"]
+    await _command(request, RetryTunnels((name,)), "retried")
+    return await _answer_row(request, name, status=202)
+
+
+@operations.add(
+    "POST",
+    "/v1/tunnels/{name}/token",
+    "Give it another access token, after a rotation; it connects at once",
+    body="Tokens",
+    answers=[Answer(200, "it has the token", "TunnelRow", headers=_ETAG)],
+    problems=[415, 422],
+)
+async def replace_token(request: web.Request) -> web.StreamResponse:
+    """Give one another token."""
+    given = await read_object(request, ("access_token", "client_token"))
+    access, client = given.get("access_token"), given.get("client_token")
+    if not isinstance(access, str) or not isinstance(client, str | None):
+        raise ApiProblem(Kind.WRONG_ENTRY, "access_token must be a text, client_token one or null")
+    api, name = parts(request), request.match_info["name"]
+    await api.changes.run(api.wishes.replace_token, name, access, client)
+    log_change(name, "given another token", peer_of(request))
+    return await _answer_row(request, name)
+
+
+@operations.add(
+    "POST",
+    "/v1/drain",
+    "Drain several tunnels, or all",
+    body="Names",
+    answers=[Answer(202, "they drain", "NameList")],
+    problems=[415, 422],
+)
+async def drain_tunnels(request: web.Request) -> web.StreamResponse:
+    """Drain several."""
+    names = await _names(request)
+    drained = await _command(request, DrainTunnels(names), "drained")
+    return web.json_response({"tunnels": drained}, status=202)
+
+
+@operations.add(
+    "POST",
+    "/v1/retry",
+    "Retry several tunnels, or all",
+    body="Names",
+    answers=[Answer(202, "those that were down are tried", "NameList")],
+    problems=[415, 422],
+)
+async def retry_tunnels(request: web.Request) -> web.StreamResponse:
+    """Retry several."""
+    names = await _names(request)
+    retried = await _command(request, RetryTunnels(names), "retried")
+    return web.json_response({"tunnels": retried}, status=202)
+
+
+async def _names(request: web.Request) -> tuple[str, ...] | None:
+    match await read_object(request, ("all", "names")):
+        case {"all": True, **rest} if not rest:
+            return None
+        case {"names": [_, *_] as names, **rest} if not rest:
+            if len(names) <= MAX_NAMES and all(isinstance(each, str) for each in names):
+                return tuple(dict.fromkeys(names))
+    raise ApiProblem(Kind.WRONG_ENTRY, 'write {"all": true} or {"names": ["...", ...]}')
+
+
+async def _command(
+    request: web.Request, message: DrainTunnels | RetryTunnels, what: str
+) -> list[str]:
+    api = parts(request)
+    names: list[str] = await api.changes.run(api.gateway.ask, message)
+    for name in names:
+        log_change(name, what, peer_of(request))
+    return names
+
+
+async def _answer_row(
+    request: web.Request, name: str, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    api = parts(request)
+    row, tag = await api.questions.run(_row, api, name)
+    headers = dict(headers or {})
+    if tag is not None:
+        headers["ETag"] = f'"{tag}"'
+    return web.json_response(row.to_json(), status=status, headers=headers)
+
+
+def _row(api: ApiParts, name: str) -> tuple[TunnelRow, str | None]:
+    rows = api.gateway.snapshot([name]).rows(api.gateway.runtime)
+    if not rows:
+        raise UnknownTunnel(name)
+    return rows[0], api.wishes.tag(name)
+
+
+def _url(request: web.Request, name: str) -> str:
+    """Of a tunnel, below wherever the routes are mounted."""
+    root = request.path.partition("/v1/")[0]
+    return f"{root}/v1/tunnels/{quote(name, safe='')}"
