@@ -38,6 +38,8 @@ EXAMPLES = {
     "admin": "unix:/run/tunnelfleet/admin.sock",
     "admin_mode": "0660",
     "admin_group": "operators",
+    "admin_token_file": "tokens/admin",
+    "admin_hosts": ["gw-1.example.com"],
     "metrics_token_file": "tokens/metrics",
     "state": "sqlite:////var/lib/tunnelfleet/state.db",
     "placement_ordinal": 0,

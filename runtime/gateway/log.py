@@ -20,7 +20,15 @@ from tunnelfleet.actors.kernel import label_here
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["GatewayLog", "RateLimit", "json_line", "text_line"]
+__all__ = [
+    "LOGGER",
+    "GatewayLog",
+    "RateLimit",
+    "event_object",
+    "json_line",
+    "name_tunnel",
+    "text_line",
+]
 
 LOGGER: Final = "tunnelfleet"
 """Only the project's own: websocket-client's log shows request headers, and those hold tokens."""
@@ -105,7 +113,8 @@ class GatewayLog(logging.Handler):
         self._before = (logger.level, logger.propagate, list(logger.handlers))
         # In the place of the command line's own: each line is written once, in one form.
         logger.handlers[:] = [self]
-        logger.setLevel(self.level)
+        # Those who follow the events get what is told in the ordinary case, however quiet the log.
+        logger.setLevel(min(self.level, logging.INFO))
         logger.propagate = False
         return self
 
@@ -122,9 +131,7 @@ class GatewayLog(logging.Handler):
         """Put the line where the thread finds it; never waits."""
         try:
             left_out = 0
-            if not hasattr(record, "tunnel"):
-                # Handlers run where the line is logged: in a turn of the tunnel that it is about.
-                record.tunnel = label_here() or None
+            name_tunnel(record)
             if record.levelno < logging.ERROR:
                 kind = (record.name, record.msg, getattr(record, "tunnel", None))
                 admitted = self._limit.admit(kind)
@@ -180,8 +187,22 @@ def text_line(record: logging.LogRecord, left_out: int = 0) -> str:
     return f"{when}.{int(record.msecs):03d}Z {record.levelname.lower():<7} {about}{text}{more}"
 
 
+def name_tunnel(record: logging.LogRecord) -> None:
+    """Note which tunnel a record is about, if it does not say.
+
+    Handlers run where the line is logged: in a turn of that tunnel.
+    """
+    if not hasattr(record, "tunnel"):
+        record.tunnel = label_here() or None
+
+
 def json_line(record: logging.LogRecord, left_out: int = 0) -> str:
     """The same for programs."""
+    return json.dumps(event_object(record, left_out))
+
+
+def event_object(record: logging.LogRecord, left_out: int = 0) -> dict[str, Any]:
+    """What `json_line` writes, as an object."""
     found: dict[str, Any] = {
         "event": getattr(record, "event", "log"),
         "time": round(record.created, 3),
@@ -195,7 +216,7 @@ def json_line(record: logging.LogRecord, left_out: int = 0) -> str:
     found["message"] = _message(record)[:MAX_LINE_LENGTH]
     if left_out:
         found["left_out"] = left_out
-    return json.dumps(found)
+    return found
 
 
 def _message(record: logging.LogRecord) -> str:

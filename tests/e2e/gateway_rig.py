@@ -123,7 +123,12 @@ def up(
     """Run `tunnelfleet up PATH` while the block runs."""
     process = subprocess.Popen(
         [*PROGRAM, "up", str(path), "--json", *options],
-        env={**os.environ, "STATE_DIRECTORY": str(state), **(env or {})},
+        env={
+            **os.environ,
+            "STATE_DIRECTORY": str(state),
+            "RUNTIME_DIRECTORY": str(state),
+            **(env or {}),
+        },
         stderr=subprocess.PIPE,
         text=True,
     )

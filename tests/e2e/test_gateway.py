@@ -393,7 +393,11 @@ def test_a_log_that_cannot_be_written_changes_nothing(tmp_path: Path, ending: st
     command = shlex.join([*PROGRAM, "up", str(file)])
     process = subprocess.Popen(
         ["/bin/sh", "-c", f"exec {command} {ending}"],
-        env={**os.environ, "STATE_DIRECTORY": str(tmp_path / "state")},
+        env={
+            **os.environ,
+            "STATE_DIRECTORY": str(tmp_path / "state"),
+            "RUNTIME_DIRECTORY": str(tmp_path / "run"),
+        },
     )
     try:
         until(lambda: is_answered(f"http://127.0.0.1:{port}/healthz"), "it answers")

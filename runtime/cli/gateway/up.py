@@ -33,7 +33,7 @@ from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
 from tunnelfleet.runtime.cli.output import take
 from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
-from tunnelfleet.runtime.gateway.api import ApiOptions, ApiServer
+from tunnelfleet.runtime.gateway.api import ApiOptions, ApiServer, EventFeed
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
@@ -101,13 +101,14 @@ def up_command(
     level = logging.getLevelNamesMapping()[log_level.upper()]
     with (
         GatewayLog(sys.stderr, as_json=as_json, level=level) as log,
+        EventFeed() as feed,
         deliver_signals(SIGNALS, inbox.put),
     ):
         log_problems(config.warnings)
         gateway = Gateway(read, config)
         with (
             gateway,
-            _admin_api(gateway, config),
+            _admin_api(gateway, config, feed),
             _pages(gateway, config),
             _watching(gateway, inbox, watch=watch),
         ):
@@ -211,13 +212,13 @@ class _Foreground:
 
 
 @contextlib.contextmanager
-def _admin_api(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
+def _admin_api(gateway: Gateway, config: FleetConfig, feed: EventFeed) -> Iterator[None]:
     """The admin API, if it is wanted."""
     options = ApiOptions.of(config.gateway)
     if options is None:
         yield
         return
-    with ApiServer(gateway, options) as server:
+    with ApiServer(gateway, options, feed=feed) as server:
         logger.info(
             "the admin API is at %s",
             server.url,

@@ -2,6 +2,7 @@
 
 from .app import make_api
 from .context import ApiPlaces
+from .feed import EventFeed
 from .server import ApiOptions, ApiServer
 
-__all__ = ["ApiOptions", "ApiPlaces", "ApiServer", "make_api"]
+__all__ = ["ApiOptions", "ApiPlaces", "ApiServer", "EventFeed", "make_api"]

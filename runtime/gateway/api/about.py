@@ -99,7 +99,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
 async def reload_files(request: web.Request) -> web.StreamResponse:
     """Reload, or only compare."""
     given = query(request, ("dry_run",))
-    is_dry = flag(given.get("dry_run", []), "dry_run")
+    is_dry = flag(given, "dry_run")
     api = parts(request)
     try:
         result = await api.reloads.run(_compare if is_dry else _reload, api)

@@ -14,24 +14,46 @@ from aiohttp import web
 
 from tunnelfleet.runtime.admin.http_thread import HEADERS
 
-from . import about, tunnels
+from . import about, records, stream, tunnels
 from .context import PARTS, ApiParts, ApiPlaces
-from .operations import route_table
+from .openapi import make_document
+from .operations import Answer, Operations, route_table
 from .problem import answer_problems
-from .requests import MAX_BODY_BYTES
+from .requests import MAX_BODY_BYTES, query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tunnelfleet.runtime.gateway.gateway import Gateway
 
+    from .feed import EventFeed
     from .problem import Handler
 
     Middleware = Callable[[web.Request, Handler], object]
 
 __all__ = ["OPERATIONS", "make_api", "routes"]
 
-OPERATIONS = (*about.operations.all, *tunnels.operations.all)
+_own = Operations()
+
+
+@_own.add(
+    "GET",
+    "/v1/openapi.json",
+    "This API, as an OpenAPI document",
+    answers=[Answer(200, "the document", "Document")],
+)
+async def read_document(request: web.Request) -> web.StreamResponse:
+    """Serve it."""
+    query(request, ())
+    root = request.path.removesuffix("/v1/openapi.json") or "/"
+    return web.json_response(make_document(OPERATIONS, root))
+
+
+OPERATIONS = tuple(
+    operation
+    for each in (tunnels.operations, about.operations, stream.operations, records.operations, _own)
+    for operation in each.all
+)
 """All that the API can do."""
 
 
@@ -43,6 +65,7 @@ def routes() -> web.RouteTableDef:
 def make_api(
     gateway: Gateway,
     *,
+    feed: EventFeed | None = None,
     places: ApiPlaces | None = None,
     middlewares: Sequence[Middleware] = (),
 ) -> web.Application:
@@ -50,26 +73,26 @@ def make_api(
 
     Args:
         gateway: that it administers; must run while the application does.
+        feed: keeps the events; without it nobody can follow them.
         places: where the gateway's other doors are.
         middlewares: that stand between the problems and the routes, such as one that looks who
             asks; they may raise `ApiProblem`.
     """
-    parts = ApiParts.of(gateway, places or ApiPlaces())
+    parts = ApiParts.of(gateway, places or ApiPlaces(), feed)
     app = web.Application(
         middlewares=[answer_problems, *middlewares],  # type: ignore[list-item]
         client_max_size=MAX_BODY_BYTES,
     )
     app[PARTS] = parts
     app.add_routes(routes())
-    app.on_startup.append(_restore)
     app.on_response_prepare.append(_add_headers)
+    app.on_shutdown.append(_let_readers_go)
     app.on_cleanup.append(_stop)
     return app
 
 
-async def _restore(app: web.Application) -> None:
-    parts = app[PARTS]
-    await parts.changes.run(parts.wishes.restore)
+async def _let_readers_go(app: web.Application) -> None:
+    app[PARTS].readers.close()
 
 
 async def _stop(app: web.Application) -> None:

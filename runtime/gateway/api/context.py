@@ -13,11 +13,14 @@ from aiohttp import web
 
 from tunnelfleet.runtime.admin import Readiness
 
+from .readers import EventReaders
 from .wishes import ApiWishes
 from .work import Work
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.gateway import Gateway
+
+    from .feed import EventFeed
 
 __all__ = ["PARTS", "ApiParts", "ApiPlaces", "parts"]
 
@@ -55,6 +58,8 @@ class ApiParts:
         changes: runs what changes tunnels, one after another.
         reloads: runs what reads the files, one after another.
         readiness: judges the fleet; for `questions`.
+        feed: keeps the events, or None.
+        readers: of the events.
         started: when, in seconds of the Unix epoch.
     """
 
@@ -65,10 +70,12 @@ class ApiParts:
     changes: Work
     reloads: Work
     readiness: Readiness
+    feed: EventFeed | None = None
+    readers: EventReaders = field(default_factory=EventReaders)
     started: float = field(default_factory=time.time)
 
     @classmethod
-    def of(cls, gateway: Gateway, places: ApiPlaces) -> ApiParts:
+    def of(cls, gateway: Gateway, places: ApiPlaces, feed: EventFeed | None) -> ApiParts:
         """Make them."""
         return cls(
             gateway,
@@ -78,6 +85,7 @@ class ApiParts:
             Work("tunnelfleet-api-change", 1, MAX_CHANGES),
             Work("tunnelfleet-api-reload", 1, MAX_RELOADS),
             Readiness(READY_FRACTION, READY_HYSTERESIS),
+            feed,
         )
 
     def stop(self) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BODY_SECONDS",
     "MAX_BODY_BYTES",
+    "MAX_VALUES",
     "Condition",
     "flag",
     "name_pattern",
@@ -31,13 +32,16 @@ __all__ = [
     "query",
     "read_body",
     "read_object",
+    "single",
+    "whole_number",
 ]
 
 MAX_BODY_BYTES = 256 * 1024
 """Of a request; an entry of a tunnel has a few hundred."""
 BODY_SECONDS = 10.0
 """In which the whole body has to come."""
-MAX_QUERY_VALUES = 64
+MAX_VALUES = 16
+"""Of one parameter of a query."""
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -112,7 +116,7 @@ def query(request: web.Request, known: Collection[str]) -> dict[str, list[str]]:
     """The parameters of the query, each with all its values.
 
     Raises:
-        ApiProblem: one is unknown, or there are too many.
+        ApiProblem: one is unknown, or has too many values.
     """
     found: dict[str, list[str]] = {}
     for name, value in request.query.items():
@@ -120,22 +124,48 @@ def query(request: web.Request, known: Collection[str]) -> dict[str, list[str]]:
             allowed = f"it takes {_list(known)}" if known else "it takes none"
             raise ApiProblem(Kind.BAD_REQUEST, f"the query has a parameter too many; {allowed}")
         found.setdefault(name, []).append(value)
-    if sum(map(len, found.values())) > MAX_QUERY_VALUES:
-        raise ApiProblem(Kind.BAD_REQUEST, f"the query has more than {MAX_QUERY_VALUES} values")
+    if any(len(values) > MAX_VALUES for values in found.values()):
+        raise ApiProblem(Kind.BAD_REQUEST, f"a parameter has at most {MAX_VALUES} values")
     return found
 
 
-def flag(values: list[str], name: str) -> bool:
-    """A parameter that is true or false.
+def single(given: dict[str, list[str]], name: str) -> str | None:
+    """The value of a parameter that has one; None if it is not given.
+
+    Raises:
+        ApiProblem: it has several.
+    """
+    values = given.get(name, [])
+    if len(values) > 1:
+        raise ApiProblem(Kind.BAD_REQUEST, f"{name} is given several times; give it once")
+    return values[0] if values else None
+
+
+def flag(given: dict[str, list[str]], name: str) -> bool:
+    """A parameter that is true or false, and false without it.
 
     Raises:
         ApiProblem: it is neither.
     """
-    if not values:
-        return False
-    if values[-1] not in ("true", "false"):
+    value = single(given, name)
+    if value not in (None, "true", "false"):
         raise ApiProblem(Kind.BAD_REQUEST, f"write {name}=true or {name}=false")
-    return values[-1] == "true"
+    return value == "true"
+
+
+def whole_number(given: dict[str, list[str]], name: str, largest: int) -> int | None:
+    """A parameter that is a whole number, 0 or more; None if it is not given.
+
+    Raises:
+        ApiProblem: it is none, or too large.
+    """
+    value = single(given, name)
+    if value is None:
+        return None
+    is_number = value.isascii() and value.isdecimal() and len(value) <= len(str(largest))
+    if not is_number or int(value) > largest:
+        raise ApiProblem(Kind.BAD_REQUEST, f"{name} is a whole number, 0 to {largest}")
+    return int(value)
 
 
 def name_pattern(pattern: str) -> Callable[[str], object]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.gateway import Gateway
 
     from .context import ApiPlaces
+    from .feed import EventFeed
     from .problem import Handler
 
 __all__ = ["ApiOptions", "ApiServer"]
@@ -89,14 +90,21 @@ class ApiServer:
     Args:
         gateway: runs, and ends later than the server.
         options: where to listen, whom to let in.
+        feed: keeps the events; it hears before the server starts. None for no events.
         places: where the gateway's other doors are.
     """
 
     def __init__(
-        self, gateway: Gateway, options: ApiOptions, *, places: ApiPlaces | None = None
+        self,
+        gateway: Gateway,
+        options: ApiOptions,
+        *,
+        feed: EventFeed | None = None,
+        places: ApiPlaces | None = None,
     ) -> None:
         self._gateway = gateway
         self._options = options
+        self._feed = feed
         self._places = places
         self._unix: UnixListener | None = None
         self._host_check: HostCheck | None = None
@@ -169,6 +177,7 @@ class ApiServer:
     def _make_runner(self) -> web.BaseRunner:
         app = make_api(
             self._gateway,
+            feed=self._feed,
             places=self._places,
             middlewares=[self._keep_time, self._look_who_asks, self._take_body],
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from aiohttp import web
@@ -16,7 +16,7 @@ from .context import ApiParts, parts
 from .log import log_change
 from .operations import Answer, Operations, Parameter
 from .problem import ApiProblem, Kind
-from .requests import Condition, name_pattern, peer_of, query, read_object
+from .requests import MAX_VALUES, Condition, name_pattern, peer_of, query, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,16 +30,23 @@ operations = Operations()
 STATES = [each.value for each in TunnelState]
 MODES = [each.value for each in Mode]
 TEXT = {"type": "string"}
+
+
+def _several(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "maxItems": MAX_VALUES}
+
+
+LABEL = {"type": "string", "pattern": "="}
 MAX_NAMES = 20_000
 
 _ETAG = {"ETag": "of the tunnel's entry, for If-Match; its state does not change it"}
 _IF_MATCH = Parameter("If-Match", "the ETag that the tunnel must have, or `*`", TEXT, True)
 _FILTERS = (
-    Parameter("name", "names; `*` stands for anything", TEXT),
-    Parameter("state", "states; one of several", {"type": "string", "enum": STATES}),
-    Parameter("mode", "modes; one of several", {"type": "string", "enum": MODES}),
-    Parameter("label", "labels, NAME=VALUE; all of several", TEXT),
-    Parameter("source", "who wants it, such as files or api; one of several", TEXT),
+    Parameter("name", "names; `*` stands for anything; one of several", _several(TEXT)),
+    Parameter("state", "states; one of several", _several({"enum": STATES})),
+    Parameter("mode", "modes; one of several", _several({"enum": MODES})),
+    Parameter("label", "labels, NAME=VALUE; all of several", _several(LABEL)),
+    Parameter("source", "who wants it, as files or api; one of several", _several(TEXT)),
 )
 
 
@@ -131,7 +138,7 @@ async def read_tunnel(request: web.Request) -> web.StreamResponse:
     "PUT",
     "/v1/tunnels/{name}",
     "Add a tunnel, or replace one that was added here; without a token it keeps the one it has",
-    body="Tunnel",
+    body="TunnelEntry",
     parameters=[_IF_MATCH, Parameter("If-None-Match", "`*`: only add", {"const": "*"}, True)],
     answers=[
         Answer(200, "it is replaced", "TunnelRow", headers=_ETAG),
@@ -219,7 +226,7 @@ async def replace_token(request: web.Request) -> web.StreamResponse:
     "Drain several tunnels, or all",
     body="Names",
     answers=[Answer(202, "they drain", "NameList")],
-    problems=[415, 422],
+    problems=[404, 415, 422],
 )
 async def drain_tunnels(request: web.Request) -> web.StreamResponse:
     """Drain several."""
@@ -234,7 +241,7 @@ async def drain_tunnels(request: web.Request) -> web.StreamResponse:
     "Retry several tunnels, or all",
     body="Names",
     answers=[Answer(202, "those that were down are tried", "NameList")],
-    problems=[415, 422],
+    problems=[404, 415, 422],
 )
 async def retry_tunnels(request: web.Request) -> web.StreamResponse:
     """Retry several."""

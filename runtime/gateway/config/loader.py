@@ -84,11 +84,19 @@ def read_tunnel(
             hint = "only files can name it; give access_token itself"
             raise ConfigProblems([document.problem(("tunnel", 0, key), hint)])
     reader.read(document, 0, dict(entry))
-    errors = [problem for problem in reader.problems if problem.is_error]
+    errors = [_for_request(problem) for problem in reader.problems if problem.is_error]
     if errors:
         raise ConfigProblems(errors)
     (tunnel,) = reader.tunnels.values()
     return tunnel
+
+
+def _for_request(problem: Problem) -> Problem:
+    """The same mistake for somebody who can give a token in one way alone."""
+    table, _, key = problem.key.rpartition(".")
+    if key != "access_token_file":
+        return problem
+    return replace(problem, key=f"{table}.access_token", text="it is missing; give the token")
 
 
 class _Loader:

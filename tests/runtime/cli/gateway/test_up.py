@@ -25,6 +25,7 @@ def test_a_fleet_that_does_not_fit_is_told_before_anything_starts(
     path = tmp_path / "f.toml"
     path.touch()
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setattr(resource, "getrlimit", lambda _what: (10, 10))
     assert main(["up", str(path)]) == 2
     assert "LimitNOFILE" in capsys.readouterr().err
@@ -35,6 +36,7 @@ def test_an_address_that_is_taken_is_told_and_all_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         path = tmp_path / "f.toml"
         path.write_text(f'[gateway]\nmetrics = "127.0.0.1:{taken.getsockname()[1]}"\n')

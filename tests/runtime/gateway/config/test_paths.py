@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.config.paths import (
+    admin_socket,
     create_private_file,
     runtime_folder,
     state_folder,
@@ -41,7 +43,16 @@ def test_where_sockets_are() -> None:
         "/run/t"
     )
     assert runtime_folder({"XDG_RUNTIME_DIR": "/x"}) == Path("/x/tunnelfleet")
-    assert runtime_folder({"STATE_DIRECTORY": "/s"}) == Path("/s")
+
+
+@pytest.mark.parametrize(
+    ("uid", "folder"), [(0, "/run/tunnelfleet"), (1000, "/tmp/tunnelfleet-1000")]
+)
+def test_where_they_are_without_a_session(
+    uid: int, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    assert admin_socket({"STATE_DIRECTORY": "/s"}) == Path(folder) / "admin.sock"
 
 
 def test_a_file_is_made_once_and_never_through_a_link(tmp_path: Path) -> None:
