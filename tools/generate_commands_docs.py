@@ -34,8 +34,7 @@ MORE = {
     "service": "[service.md](service.md) says more.",
     "up": "[gateway.md](gateway.md) is the operator's guide, with every key of the files.",
     "check": "[gateway.md](gateway.md) says what is checked.",
-    "demo": "",
-    "version": "",
+    "ls": "[gateway.md](gateway.md#commands) says more of this and the commands that follow.",
 }
 
 
@@ -47,15 +46,16 @@ def document() -> str:
 def section(name: str) -> str:
     """Return what there is to say of one command."""
     command = command_of(name)
-    rows = [row(parameter) for parameter in command.params]
-    lines = [f"## tunnelfleet {name}", "", COMMANDS[name].help, ""]
+    rows = [row(parameter) for parameter in command.params if not parameter.hidden]
+    # The same as `--help`, whose paragraphs are longer than the line of the list of commands.
+    lines = [f"## tunnelfleet {name}", "", command.help, ""]
     if rows:
         lines += ["| option | meaning |", "|---|---|", *rows, ""]
     if name == "service":
         lines += ["With `--control`, one a line on standard input:", ""]
         lines += [f"    {line.strip()}" for line in HELP.split(";")]
         lines += [""]
-    if MORE[name]:
+    if name in MORE:
         lines += [MORE[name], ""]
     return "\n".join(lines)
 
@@ -72,7 +72,7 @@ def row(parameter: Any) -> str:
     is_flag = getattr(parameter, "is_flag", False)
     value = "" if is_flag else f" {parameter.metavar or parameter.type.name.upper()}"
     default = parameter.default
-    shown = "" if is_flag or default in (None, [], ()) else f" Default: {default}."
+    shown = "" if is_flag or default in (None, [], (), 0.0) else f" Default: {default}."
     escaped = "\\|"
     meaning = (parameter.help or "").replace("|", escaped)
     return f"| {spellings}{value.replace('|', escaped)} | {meaning}{shown} |"
