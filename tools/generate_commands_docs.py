@@ -35,6 +35,7 @@ MORE = {
     "up": "[gateway.md](gateway.md) is the operator's guide, with every key of the files.",
     "check": "[gateway.md](gateway.md) says what is checked.",
     "ls": "[gateway.md](gateway.md#commands) says more of this and the commands that follow.",
+    "quickstart": "[gateway.md](gateway.md) goes on from there.",
 }
 
 

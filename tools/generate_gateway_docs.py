@@ -41,6 +41,7 @@ EXAMPLES = {
     "admin_token_file": "tokens/admin",
     "admin_hosts": ["gw-1.example.com"],
     "metrics_token_file": "tokens/metrics",
+    "metrics_hosts": ["gateway.example.com"],
     "state": "sqlite:////var/lib/tunnelfleet/state.db",
     "placement_ordinal": 0,
     "client_token_secret_file": "tokens/secret",

@@ -79,7 +79,8 @@ class HttpThread:
     Args:
         name: of the thread.
         server: what the log calls it, as in "the administration server".
-        make_runner: makes aiohttp's runner of what is served; called on the loop.
+        make_runner: makes aiohttp's runner of what is served; called on the loop, with an event
+            that is set when the server ends: what streams has to end then.
         limits: of connections.
         context: of TLS, or None.
     """
@@ -88,7 +89,7 @@ class HttpThread:
         self,
         name: str,
         server: str,
-        make_runner: Callable[[], web.BaseRunner],
+        make_runner: Callable[[asyncio.Event], web.BaseRunner],
         limits: HttpLimits,
         context: ssl.SSLContext | None = None,
     ) -> None:
@@ -169,7 +170,7 @@ class HttpThread:
 
         listener = Listener(sockets, self._limits, make_http, self._context, self._server)
         try:
-            runner = self._make_runner()
+            runner = self._make_runner(self._stopping)
             await runner.setup()
             listener.start()
             self.listener = listener

@@ -91,11 +91,18 @@ class HttpConnection(asyncio.Protocol):
     Args:
         sock: the accepted socket.
         http: what speaks HTTP on it.
+        on_end: called with it when it has ended.
     """
 
-    def __init__(self, sock: socket.socket, http: web.RequestHandler) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        http: web.RequestHandler,
+        on_end: Callable[[HttpConnection], object],
+    ) -> None:
         self._socket = sock
         self._http = http
+        self._on_end = on_end
         self._transport: asyncio.Transport | None = None
         self._is_ahead = False
         """Bytes of the next request came before the end of this one."""
@@ -131,6 +138,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Pass the end on."""
+        self._on_end(self)
         self._http.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -295,7 +303,7 @@ class Listener:
                 "all at work: another one was closed (see max_connections)"
             )
             return
-        connection = HttpConnection(sock, self._make_http())
+        connection = HttpConnection(sock, self._make_http(), self._connections.discard)
         self._connections.add(connection)
         task = self._loop.create_task(self._connect(connection, sock))
         self._tasks.add(task)
@@ -303,6 +311,8 @@ class Listener:
 
     def _make_room(self) -> bool:
         """End the connection that has waited for its client the longest."""
+        for connection in self._connections:
+            connection.look()
         waiting = [c for c in self._connections if c.state is not ConnectionState.HANDLING]
         if not waiting:
             return False

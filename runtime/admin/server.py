@@ -11,6 +11,7 @@ into URLs. A scrape is made on a second thread, so that it holds up no other pag
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -33,11 +34,12 @@ from .listener import listen_tcp
 from .options import AdminOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from tunnelfleet.runtime.runtime import TunnelRuntime
 
-    Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
+    Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+    MakePages = Callable[[asyncio.Event], Mapping[str, Page]]
 
 __all__ = ["AdminServer"]
 
@@ -58,6 +60,8 @@ class AdminServer:
         registry: what `/metrics` shows; None makes one of the runtime and the process.
         tunnel_of: where the runtime has more than one end of a tunnel: the tunnel that an end of
             that name belongs to. `/readyz` counts tunnels then, not ends.
+        more_pages: makes more pages by path, or others in place of its own. It is given an event
+            that is set when the server ends: what streams has to end then.
     """
 
     def __init__(
@@ -67,8 +71,10 @@ class AdminServer:
         *,
         registry: CollectorRegistry | None = None,
         tunnel_of: Callable[[str], str] | None = None,
+        more_pages: MakePages = lambda _stopping: {},
     ) -> None:
         self._runtime = runtime
+        self._more_pages = more_pages
         self._tunnel_of = tunnel_of
         self._options = options or AdminOptions()
         self._registry = registry or make_registry(runtime)
@@ -109,9 +115,7 @@ class AdminServer:
         self._http = HttpThread(
             "tunnelfleet-admin",
             "the administration server",
-            lambda: web.ServerRunner(
-                web.Server(self._on_request), shutdown_timeout=SHUTDOWN_SECONDS
-            ),
+            self._make_runner,
             self._options,
             self._ssl_context(),
         )
@@ -150,6 +154,10 @@ class AdminServer:
             raise ConfigError(f"the certificate cannot be used: {error}") from error
         return context
 
+    def _make_runner(self, stopping: asyncio.Event) -> web.BaseRunner:
+        self._pages |= self._more_pages(stopping)
+        return web.ServerRunner(web.Server(self._on_request), shutdown_timeout=SHUTDOWN_SECONDS)
+
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
         assert self._http is not None
         connection = self._http.find(request)
@@ -162,11 +170,11 @@ class AdminServer:
             response.headers.setdefault(name, value)
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         token = self._options.bearer_token
-        given = request.headers.get("Authorization", "").encode("utf-8", "replace")
-        if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            headers = {"WWW-Authenticate": "Bearer"}
+        given = request.headers.get("Authorization", "")
+        if token is not None and not is_authorized(given, token):
+            headers = {"WWW-Authenticate": 'Bearer, Basic realm="tunnelfleet", charset="UTF-8"'}
             return web.Response(status=401, text="send the bearer token\n", headers=headers)
         page = self._pages.get(request.path)
         if page is None:
@@ -222,6 +230,24 @@ class AdminServer:
             stats = tunnel.stats
             yield TunnelView(tunnel.name, stats.state, stats.reason, stats.since)
             breather.breathe()
+
+
+def is_authorized(given: str, token: str) -> bool:
+    """Whether the header `Authorization` has the token.
+
+    As a bearer token, or, for browsers, which ask people for nothing else, as the password of any
+    user (RFC 7617).
+    """
+    scheme, _, rest = given.partition(" ")
+    shown = rest.encode("utf-8", "replace")
+    if scheme.lower() == "basic":
+        try:
+            _user, _, shown = base64.b64decode(shown, validate=True).partition(b":")
+        except ValueError:
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(shown, token.encode())
 
 
 def make_registry(runtime: TunnelRuntime) -> CollectorRegistry:

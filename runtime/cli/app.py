@@ -119,6 +119,12 @@ COMMANDS = {
         "Run a tunneling service of your own.",
         panel=ALONE,
     ),
+    "quickstart": Command(
+        "tunnelfleet.runtime.cli.quickstart",
+        "quickstart_command",
+        "Start a small fleet on this machine, and say what to try.",
+        panel=RUN,
+    ),
     "demo": Command(
         "tunnelfleet.runtime.cli.demo",
         "demo_command",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 import tunnelfleet
+from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.admin.health import TunnelView
 from tunnelfleet.runtime.gateway.config import ConfigProblems
 from tunnelfleet.runtime.gateway.gateway import FILES
@@ -17,8 +18,8 @@ from tunnelfleet.runtime.gateway.messages import CompareWanted, ReloadResult
 from tunnelfleet.runtime.gateway.process import actor_tree
 
 from .context import ApiParts, parts
-from .operations import Answer, Operations, Parameter
-from .problem import ApiProblem, Kind, problem_objects
+from .operations import Operations, Parameter, Success
+from .problem import ApiProblem, ProblemKind, problem_objects
 from .requests import flag, query
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ operations = Operations()
     "GET",
     "/v1/gateway",
     "The gateway: what it is called, how it is, what it has",
-    answers=[Answer(200, "how it is now", "Gateway")],
+    answers=[Success(200, "how it is now", "Gateway")],
 )
 async def read_gateway(request: web.Request) -> web.StreamResponse:
     """Describe it."""
@@ -46,7 +47,12 @@ def _describe(api: ApiParts) -> dict[str, Any]:
     gateway = api.gateway
     state = gateway.state
     settings = state.config.gateway
-    rows = gateway.snapshot().rows(gateway.runtime)
+    runtime = gateway.runtime
+    states: Counter[str] = Counter()
+    breather = Breather()
+    for entry in gateway.snapshot().entries:
+        states[entry.row(runtime).state] += 1
+        breather.breathe()
     views = (
         TunnelView(t.name, t.stats.state, t.stats.reason, t.stats.since)
         for t in gateway.runtime.tunnels()
@@ -67,7 +73,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
         "started": round(api.started, 3),
         "ready": not reasons,
         "reasons": reasons,
-        "tunnels": dict(sorted(Counter(row.state for row in rows).items())),
+        "tunnels": dict(sorted(states.items())),
         "wanted": sum(map(state.is_ours, wishes)),
         "running": len(state.running),
         "placement": {
@@ -93,7 +99,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
     "/v1/reload",
     "Read the files again; a mistake in them changes nothing",
     parameters=[Parameter("dry_run", "only say what would change", {"type": "boolean"})],
-    answers=[Answer(200, "what has changed, or would", "ReloadResult")],
+    answers=[Success(200, "what has changed, or would", "ReloadResult")],
     problems=[422],
 )
 async def reload_files(request: web.Request) -> web.StreamResponse:
@@ -137,7 +143,7 @@ def _changes(difference: Difference) -> dict[str, dict[str, Any]]:
 
 def _wrong_files(problems: Any) -> ApiProblem:
     return ApiProblem(
-        Kind.WRONG_FILES,
+        ProblemKind.WRONG_FILES,
         "nothing was changed; `tunnelfleet check` shows the same",
         problems=problem_objects(problems),
     )
@@ -147,7 +153,7 @@ def _wrong_files(problems: Any) -> ApiProblem:
     "GET",
     "/v1/actors",
     "The tree of actors: what runs, how often it was started again, why it last ended",
-    answers=[Answer(200, "each actor after its supervisor", "ActorTree")],
+    answers=[Success(200, "each actor after its supervisor", "ActorTree")],
 )
 async def list_actors(request: web.Request) -> web.StreamResponse:
     """List them."""

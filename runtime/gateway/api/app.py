@@ -17,7 +17,7 @@ from tunnelfleet.runtime.admin.http_thread import HEADERS
 from . import about, records, stream, tunnels
 from .context import PARTS, ApiParts, ApiPlaces
 from .openapi import make_document
-from .operations import Answer, Operations, route_table
+from .operations import Operations, Success, route_table
 from .problem import answer_problems
 from .requests import MAX_BODY_BYTES, query
 
@@ -40,7 +40,7 @@ _own = Operations()
     "GET",
     "/v1/openapi.json",
     "This API, as an OpenAPI document",
-    answers=[Answer(200, "the document", "Document")],
+    answers=[Success(200, "the document", "Document")],
 )
 async def read_document(request: web.Request) -> web.StreamResponse:
     """Serve it."""

@@ -13,12 +13,12 @@ import tunnelfleet
 from tunnelfleet.runtime import Mode, TunnelState
 from tunnelfleet.runtime.gateway.config.schema import json_schema
 
-from .problem import PROBLEM_TYPE, Kind
+from .problem import PROBLEM_TYPE, ProblemKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .operations import Answer, Operation, Parameter
+    from .operations import Operation, Parameter, Success
 
 __all__ = ["make_document"]
 
@@ -99,7 +99,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     return found
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: Success) -> dict[str, Any]:
     found: dict[str, Any] = {"description": answer.text}
     if answer.schema:
         found["content"] = {answer.media_type: {"schema": _reference(answer.schema)}}
@@ -122,7 +122,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _problem(status: int) -> dict[str, Any]:
-    titles = [kind.title for kind in Kind if kind.status == status]
+    titles = [kind.title for kind in ProblemKind if kind.status == status]
     return {
         "description": "; ".join(titles),
         "content": {PROBLEM_TYPE: {"schema": _reference("Problem")}},

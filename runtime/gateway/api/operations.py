@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-__all__ = ["Answer", "Operation", "Operations", "Parameter"]
+__all__ = ["Operation", "Operations", "Parameter", "Success"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Success:
     """What an operation answers when all is well.
 
     Attributes:
@@ -74,7 +74,7 @@ class Operation:
     method: str
     path: str
     summary: str
-    answers: Sequence[Answer]
+    answers: Sequence[Success]
     problems: Sequence[int] = ()
     parameters: Sequence[Parameter] = ()
     body: str = ""
@@ -108,7 +108,7 @@ def route_table(operations: Sequence[Operation]) -> web.RouteTableDef:
     """The routes, for an application of aiohttp."""
     table = web.RouteTableDef()
     for each in operations:
-        # aiohttp answers HEAD with GET's handler, and leaves the body out.
+        # aiohttp answers HEAD with the handler of GET, and leaves the body out.
         add = table.get(each.path) if each.method == "GET" else table.route(each.method, each.path)
         add(each.handler)
     return table

@@ -1,19 +1,20 @@
 """What the admin API answers when it cannot do what was asked: RFC 9457, problem+json.
 
 Owns the kinds of problems, each with a name that programs can rely on, and how errors of the
-gateway become one. A detail never repeats a value that was sent: it may be a token.
+gateway become one. Of what was sent, a detail repeats names, and values that cannot be a token.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import traceback
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.proto import ConfigError, TunnelError, printable
 from tunnelfleet.runtime.gateway.config import ConfigProblems
 from tunnelfleet.runtime.gateway.messages import UnknownTunnel
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-__all__ = ["PROBLEM_TYPE", "ApiProblem", "Kind", "answer_problems", "problem_objects"]
+__all__ = ["PROBLEM_TYPE", "ApiProblem", "ProblemKind", "answer_problems", "problem_objects"]
 
 PROBLEM_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:tunnelfleet:problem:"
@@ -34,7 +35,7 @@ RETRY_SECONDS = 1
 logger = logging.getLogger(__name__)
 
 
-class Kind(Enum):
+class ProblemKind(Enum):
     """The kinds of problems: name, status, title."""
 
     BAD_REQUEST = ("bad-request", 400, "The request cannot be understood")
@@ -86,7 +87,7 @@ class ApiProblem(Exception):  # noqa: N818 - the word of RFC 9457
 
     def __init__(
         self,
-        kind: Kind,
+        kind: ProblemKind,
         detail: str,
         *,
         headers: dict[str, str] | None = None,
@@ -131,9 +132,9 @@ def problem_objects(problems: Iterable[Problem]) -> list[dict[str, object]]:
 
 
 _OF_HTTP = {
-    404: (Kind.NOT_FOUND, "there is nothing at this path; /v1/openapi.json lists all"),
-    405: (Kind.METHOD_NOT_ALLOWED, "use one of the methods that the header Allow lists"),
-    413: (Kind.TOO_LARGE, "the body is too large; send less"),
+    404: (ProblemKind.NOT_FOUND, "there is nothing at this path; /v1/openapi.json lists all"),
+    405: (ProblemKind.METHOD_NOT_ALLOWED, "use one of the methods that the header Allow lists"),
+    413: (ProblemKind.TOO_LARGE, "the body is too large; send less"),
 }
 
 
@@ -142,25 +143,32 @@ def _problem_of(error: Exception) -> ApiProblem:
         case ApiProblem():
             return error
         case web.HTTPException():
-            kind, detail = _OF_HTTP.get(error.status, (Kind.BAD_REQUEST, error.reason or "bad"))
+            kind, detail = _OF_HTTP.get(
+                error.status, (ProblemKind.BAD_REQUEST, error.reason or "bad")
+            )
             allowed = error.headers.get("Allow")
             return ApiProblem(kind, detail, headers={"Allow": allowed} if allowed else None)
-        case UnknownTunnel():
-            return ApiProblem(Kind.UNKNOWN_TUNNEL, str(error))
+        case UnknownTunnel(name=name):
+            return ApiProblem(
+                ProblemKind.UNKNOWN_TUNNEL, f"there is no tunnel {printable(name)!r} in this fleet"
+            )
         case ConfigProblems():
             return ApiProblem(
-                Kind.WRONG_ENTRY,
+                ProblemKind.WRONG_ENTRY,
                 "; ".join(f"{each.key}: {each.text}" for each in error.problems),
                 problems=problem_objects(error.problems),
             )
         case ConfigError():
-            return ApiProblem(Kind.WRONG_ENTRY, str(error))
+            return ApiProblem(ProblemKind.WRONG_ENTRY, str(error))
         case TunnelError():
-            return ApiProblem(Kind.UNAVAILABLE, str(error))
+            return ApiProblem(ProblemKind.UNAVAILABLE, str(error))
         case _:
-            # A mistake of ours: what was sent stays out of the log, it may hold a token.
-            logger.error("an admin request failed: %s", type(error).__name__, exc_info=False)
-            return ApiProblem(Kind.FAILED, "this is a mistake in the gateway; its log says more")
+            # A mistake of ours. Its text stays out of the log: it can quote what was sent.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("an admin request failed: %s\n%s", type(error).__name__, where)
+            return ApiProblem(
+                ProblemKind.FAILED, "this is a mistake in the gateway; its log says more"
+            )
 
 
 @web.middleware
@@ -168,8 +176,8 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     """Make problem+json of whatever goes wrong."""
     try:
         return await handler(request)
-    except (ConnectionError, TimeoutError):
-        # The client has gone, or does not read.
+    except ConnectionResetError:
+        # The client has gone.
         raise
     except Exception as error:  # noqa: BLE001 - one request must not harm another
         return _problem_of(error).response()

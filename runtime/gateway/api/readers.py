@@ -10,7 +10,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from .problem import ApiProblem, Kind
+from .problem import ApiProblem, ProblemKind
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -32,29 +32,30 @@ class EventReaders:
     """Those who follow the events, on one event loop."""
 
     def __init__(self) -> None:
-        self._present: set[_Reader] = set()
+        self._present: set[_EventReader] = set()
         self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._present)
 
-    def open(self, feed: EventFeed, number: int) -> _Reader:
+    def open(self, feed: EventFeed, number: int) -> _EventReader:
         """A reader that has seen all up to an event.
 
         Raises:
             ApiProblem: there are too many, or the end has come.
         """
         if self._is_closed:
-            raise ApiProblem(Kind.UNAVAILABLE, "the admin API is being stopped")
+            raise ApiProblem(ProblemKind.UNAVAILABLE, "the admin API is being stopped")
         if len(self._present) >= MAX_READERS:
             raise ApiProblem(
-                Kind.BUSY, f"{MAX_READERS} readers follow the events already; end one of them"
+                ProblemKind.BUSY,
+                f"{MAX_READERS} readers follow the events already; end one of them",
             )
-        reader = _Reader(self, feed, number)
+        reader = _EventReader(self, feed, number)
         self._present.add(reader)
         return reader
 
-    def forget(self, reader: _Reader) -> None:
+    def forget(self, reader: _EventReader) -> None:
         """It has ended."""
         self._present.discard(reader)
 
@@ -65,7 +66,7 @@ class EventReaders:
             reader.end()
 
 
-class _Reader:
+class _EventReader:
     """One of them. A context manager."""
 
     def __init__(self, readers: EventReaders, feed: EventFeed, number: int) -> None:
@@ -76,7 +77,7 @@ class _Reader:
         self._is_ending = False
         self._loop = asyncio.get_running_loop()
 
-    def __enter__(self) -> _Reader:
+    def __enter__(self) -> _EventReader:
         self._feed.follow(self, self._wake)
         return self
 

@@ -12,11 +12,12 @@ import re
 import socket
 import struct
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import ETag, web
 
-from .problem import ApiProblem, Kind
+from .problem import ApiProblem, ProblemKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -27,6 +28,7 @@ __all__ = [
     "MAX_VALUES",
     "Condition",
     "flag",
+    "moment",
     "name_pattern",
     "peer_of",
     "query",
@@ -40,6 +42,8 @@ MAX_BODY_BYTES = 256 * 1024
 """Of a request; an entry of a tunnel has a few hundred."""
 BODY_SECONDS = 10.0
 """In which the whole body has to come."""
+MAX_KEYS = 1_000
+"""Of all objects of a body; a tunnel has at most 256 services, and a few dozen keys more."""
 MAX_VALUES = 16
 """Of one parameter of a query."""
 
@@ -50,7 +54,7 @@ async def read_body(request: web.Request) -> bytes:
     Raises:
         ApiProblem: it is too large, or does not come in time.
     """
-    too_large = ApiProblem(Kind.TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes")
+    too_large = ApiProblem(ProblemKind.TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes")
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise too_large
     try:
@@ -58,12 +62,12 @@ async def read_body(request: web.Request) -> bytes:
             body = await request.read()
     except TimeoutError:
         raise ApiProblem(
-            Kind.TOO_SLOW, f"the body did not come within {BODY_SECONDS:g} s", headers=_CLOSE
+            ProblemKind.TOO_SLOW, f"the body did not come within {BODY_SECONDS:g} s", headers=_CLOSE
         ) from None
     except web.HTTPRequestEntityTooLarge:
         raise too_large from None
     except web.RequestPayloadError:
-        raise ApiProblem(Kind.BAD_REQUEST, "the body is not as its headers say") from None
+        raise ApiProblem(ProblemKind.BAD_REQUEST, "the body is not as its headers say") from None
     if len(body) > MAX_BODY_BYTES:
         raise too_large
     return body
@@ -84,27 +88,31 @@ async def read_object(request: web.Request, keys: Collection[str] | None = None)
     """
     if request.content_type != "application/json":
         raise ApiProblem(
-            Kind.MEDIA_TYPE, "send JSON, with the header Content-Type: application/json"
+            ProblemKind.MEDIA_TYPE, "send JSON, with the header Content-Type: application/json"
         )
     body = await read_body(request)
+    keys_left = MAX_KEYS
+
+    def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal keys_left
+        keys_left -= len(pairs)
+        made = dict(pairs)
+        if keys_left < 0 or len(made) != len(pairs):
+            raise ValueError("too many keys, or one twice")
+        return made
+
     try:
-        found = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
+        found = json.loads(body, object_pairs_hook=make_object, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         # Its text is left out: it can quote what was sent.
         raise ApiProblem(
-            Kind.BAD_REQUEST, "the body is no JSON, or names a key twice in one object"
+            ProblemKind.BAD_REQUEST,
+            f"the body is no JSON, names a key twice, or has more than {MAX_KEYS} keys",
         ) from None
     if not isinstance(found, dict):
-        raise ApiProblem(Kind.BAD_REQUEST, "the body must be a JSON object, {...}")
+        raise ApiProblem(ProblemKind.BAD_REQUEST, "the body must be a JSON object, {...}")
     if keys is not None and not found.keys() <= set(keys):
-        raise ApiProblem(Kind.WRONG_ENTRY, f"the body takes {_list(keys)}, and nothing else")
-    return found
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key twice")
+        raise ApiProblem(ProblemKind.WRONG_ENTRY, f"the body takes {_list(keys)}, and nothing else")
     return found
 
 
@@ -122,10 +130,12 @@ def query(request: web.Request, known: Collection[str]) -> dict[str, list[str]]:
     for name, value in request.query.items():
         if name not in known:
             allowed = f"it takes {_list(known)}" if known else "it takes none"
-            raise ApiProblem(Kind.BAD_REQUEST, f"the query has a parameter too many; {allowed}")
+            raise ApiProblem(
+                ProblemKind.BAD_REQUEST, f"the query has a parameter too many; {allowed}"
+            )
         found.setdefault(name, []).append(value)
     if any(len(values) > MAX_VALUES for values in found.values()):
-        raise ApiProblem(Kind.BAD_REQUEST, f"a parameter has at most {MAX_VALUES} values")
+        raise ApiProblem(ProblemKind.BAD_REQUEST, f"a parameter has at most {MAX_VALUES} values")
     return found
 
 
@@ -137,7 +147,7 @@ def single(given: dict[str, list[str]], name: str) -> str | None:
     """
     values = given.get(name, [])
     if len(values) > 1:
-        raise ApiProblem(Kind.BAD_REQUEST, f"{name} is given several times; give it once")
+        raise ApiProblem(ProblemKind.BAD_REQUEST, f"{name} is given several times; give it once")
     return values[0] if values else None
 
 
@@ -149,7 +159,7 @@ def flag(given: dict[str, list[str]], name: str) -> bool:
     """
     value = single(given, name)
     if value not in (None, "true", "false"):
-        raise ApiProblem(Kind.BAD_REQUEST, f"write {name}=true or {name}=false")
+        raise ApiProblem(ProblemKind.BAD_REQUEST, f"write {name}=true or {name}=false")
     return value == "true"
 
 
@@ -164,8 +174,32 @@ def whole_number(given: dict[str, list[str]], name: str, largest: int) -> int | 
         return None
     is_number = value.isascii() and value.isdecimal() and len(value) <= len(str(largest))
     if not is_number or int(value) > largest:
-        raise ApiProblem(Kind.BAD_REQUEST, f"{name} is a whole number, 0 to {largest}")
+        raise ApiProblem(ProblemKind.BAD_REQUEST, f"{name} is a whole number, 0 to {largest}")
     return int(value)
+
+
+def moment(given: dict[str, list[str]], name: str) -> float | None:
+    """A parameter that is a time, in seconds of the Unix epoch; None if it is not given.
+
+    Raises:
+        ApiProblem: it is neither such a number nor ISO 8601. Without an offset the latter is UTC.
+    """
+    text = single(given, name)
+    if text is None:
+        return None
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ApiProblem(
+            ProblemKind.BAD_REQUEST,
+            f"{name} is a time: seconds of the Unix epoch, or as 2026-01-31T08:00:00Z",
+        ) from None
+
+
+_SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 
 
 def name_pattern(pattern: str) -> Callable[[str], object]:
@@ -200,12 +234,12 @@ class Condition:
         """
         none = request.headers.get("If-None-Match")
         if none is not None and none.strip() != "*":
-            raise ApiProblem(Kind.BAD_REQUEST, "If-None-Match takes * alone here")
+            raise ApiProblem(ProblemKind.BAD_REQUEST, "If-None-Match takes * alone here")
         tags: tuple[str, ...] | None = None
         if "If-Match" in request.headers:
             given: tuple[ETag, ...] = request.if_match or ()
             if not given:
-                raise ApiProblem(Kind.BAD_REQUEST, 'If-Match takes "TAG" in quotes, or *')
+                raise ApiProblem(ProblemKind.BAD_REQUEST, 'If-Match takes "TAG" in quotes, or *')
             # Weak tags never match where something is changed: RFC 9110, section 13.1.1.
             strong = tuple(each.value for each in given if not each.is_weak)
             tags = () if request.headers["If-Match"].strip() == "*" else (*strong, "")
@@ -218,12 +252,13 @@ class Condition:
             ApiProblem: the condition does not hold.
         """
         if self.must_be_new and tag is not None:
-            raise ApiProblem(Kind.CHANGED, "there is a tunnel of this name")
+            raise ApiProblem(ProblemKind.CHANGED, "there is a tunnel of this name")
         if self.tags is None:
             return
         if tag is None or (self.tags and tag not in self.tags):
             raise ApiProblem(
-                Kind.CHANGED, "it has changed since; read it again, and send its ETag as If-Match"
+                ProblemKind.CHANGED,
+                "it has changed since; read it again, and send its ETag as If-Match",
             )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import web
 
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress, parse_address
+from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.admin.hosts import HostCheck
 from tunnelfleet.runtime.admin.http_thread import SHUTDOWN_SECONDS, HttpThread
@@ -24,10 +25,13 @@ from tunnelfleet.runtime.gateway.config.schema import OFF
 from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
 
 from .app import make_api
-from .problem import ApiProblem, Kind
+from .problem import ApiProblem, ProblemKind
 from .requests import read_body
 
 if TYPE_CHECKING:
+    import asyncio
+    import socket
+
     from tunnelfleet.runtime.gateway.config import GatewaySettings
     from tunnelfleet.runtime.gateway.gateway import Gateway
 
@@ -106,6 +110,8 @@ class ApiServer:
         self._options = options
         self._feed = feed
         self._places = places
+        self._sockets: list[socket.socket] = []
+        """That are listened on and not served yet."""
         self._unix: UnixListener | None = None
         self._host_check: HostCheck | None = None
         self._http: HttpThread | None = None
@@ -121,8 +127,33 @@ class ApiServer:
 
     # -- life
 
+    def listen(self) -> None:
+        """Take the address; clients wait until `start`.
+
+        A gateway does it before it starts its tunnels: another one that has the address may have
+        the tunnels too.
+
+        Raises:
+            ConfigError: the address cannot be used.
+        """
+        place = self._options.place
+        if isinstance(place, TcpAddress):
+            try:
+                self._sockets = listen_tcp(place.host, place.port)
+            except OSError as error:
+                raise ConfigError(
+                    f"the admin API cannot listen on {place}: {error.strerror or error}; "
+                    "choose another address"
+                ) from None
+            self.address = TcpAddress(place.host, int(self._sockets[0].getsockname()[1]))
+            self._host_check = HostCheck(self.address.host, self._options.hosts)
+        else:
+            self._unix = UnixListener(place)
+            self._sockets = [self._unix.socket]
+            self.address = UnixAddress(str(place.path))
+
     def start(self) -> Self:
-        """Listen.
+        """Serve, and listen before if that was not done.
 
         Raises:
             ConfigError: the address cannot be used.
@@ -130,36 +161,27 @@ class ApiServer:
         """
         if self._http is not None:
             raise RuntimeError("the admin API was started before; make a new server")
+        if self.address is None:
+            self.listen()
         self._http = HttpThread(
             "tunnelfleet-api", "the admin API", self._make_runner, self._options
         )
-        place = self._options.place
-        if isinstance(place, TcpAddress):
-            try:
-                sockets = listen_tcp(place.host, place.port)
-            except OSError as error:
-                raise ConfigError(
-                    f"the admin API cannot listen on {place}: {error.strerror or error}; "
-                    "choose another address"
-                ) from None
-            self.address = TcpAddress(place.host, int(sockets[0].getsockname()[1]))
-            self._host_check = HostCheck(self.address.host, self._options.hosts)
-        else:
-            self._unix = UnixListener(place)
-            sockets = [self._unix.socket]
-            self.address = UnixAddress(str(place.path))
+        sockets, self._sockets = self._sockets, []
         try:
             self._http.start(sockets)
         except BaseException:
-            self._remove_socket()
+            self._remove_file()
             raise
         return self
 
     def stop(self) -> None:
         """Close the listener and end the thread. Safe to call twice."""
+        # First, so that no client finds a socket that nobody listens on any more.
+        self._remove_file()
+        for sock in self._sockets:
+            close_socket(sock)
+        self._sockets = []
         if self._http is not None:
-            # First, so that no client finds a socket that nobody listens on any more.
-            self._remove_socket()
             self._http.stop()
 
     def __enter__(self) -> Self:
@@ -168,13 +190,13 @@ class ApiServer:
     def __exit__(self, *_exc_info: object) -> None:
         self.stop()
 
-    def _remove_socket(self) -> None:
+    def _remove_file(self) -> None:
         if self._unix is not None:
             self._unix.remove()
 
     # -- what every request goes through
 
-    def _make_runner(self) -> web.BaseRunner:
+    def _make_runner(self, _stopping: asyncio.Event) -> web.BaseRunner:
         app = make_api(
             self._gateway,
             feed=self._feed,
@@ -196,14 +218,14 @@ class ApiServer:
     async def _look_who_asks(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._host_check is not None and not self._host_check.admits(request):
             raise ApiProblem(
-                Kind.OTHER_HOST,
+                ProblemKind.OTHER_HOST,
                 "use the gateway's address, the name of its machine, or one of admin_hosts",
             )
         token = self._options.token
         given = request.headers.get("Authorization", "").encode("utf-8", "replace")
         if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
             raise ApiProblem(
-                Kind.UNAUTHORIZED,
+                ProblemKind.UNAUTHORIZED,
                 "send the bearer token",
                 headers={"WWW-Authenticate": "Bearer"},
             )

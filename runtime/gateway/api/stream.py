@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from .context import parts
-from .operations import Answer, Operations, Parameter
-from .problem import ApiProblem, Kind
+from .operations import Operations, Parameter, Success
+from .problem import ApiProblem, ProblemKind
 from .readers import write
 from .requests import query, whole_number
 
@@ -42,7 +42,7 @@ MAX_RECENT = 1_000
             is_header=True,
         ),
     ],
-    answers=[Answer(200, "a stream without an end", media_type=MEDIA_TYPE)],
+    answers=[Success(200, "a stream without an end", media_type=MEDIA_TYPE)],
     problems=[404],
 )
 async def follow_events(request: web.Request) -> web.StreamResponse:
@@ -50,7 +50,7 @@ async def follow_events(request: web.Request) -> web.StreamResponse:
     api = parts(request)
     feed = api.feed
     if feed is None:
-        raise ApiProblem(Kind.NOT_KEPT, "nobody keeps events here; give make_api a feed")
+        raise ApiProblem(ProblemKind.NOT_KEPT, "nobody keeps events here; give make_api a feed")
     number = _start(request, feed)
     response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE, "X-Accel-Buffering": "no"})
     if request.method == "HEAD":

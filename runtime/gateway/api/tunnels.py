@@ -13,9 +13,9 @@ from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, UnknownTunnel
 
 from .context import ApiParts, parts
-from .log import log_change
-from .operations import Answer, Operations, Parameter
-from .problem import ApiProblem, Kind
+from .log import log_change, log_changes
+from .operations import Operations, Parameter, Success
+from .problem import ApiProblem, ProblemKind
 from .requests import MAX_VALUES, Condition, name_pattern, peer_of, query, read_object
 
 if TYPE_CHECKING:
@@ -55,16 +55,16 @@ _FILTERS = (
     "/v1/tunnels",
     "The tunnels of the fleet, sorted by name",
     parameters=_FILTERS,
-    answers=[Answer(200, "those that match", "TunnelList")],
+    answers=[Success(200, "those that match", "TunnelList")],
 )
 async def list_tunnels(request: web.Request) -> web.StreamResponse:
     """List them."""
     given = query(request, [each.name for each in _FILTERS])
     for name, known in (("state", STATES), ("mode", MODES)):
         if not set(given.get(name, [])) <= set(known):
-            raise ApiProblem(Kind.BAD_REQUEST, f"{name} is one of {', '.join(known)}")
+            raise ApiProblem(ProblemKind.BAD_REQUEST, f"{name} is one of {', '.join(known)}")
     if not all("=" in each for each in given.get("label", [])):
-        raise ApiProblem(Kind.BAD_REQUEST, "write label=NAME=VALUE")
+        raise ApiProblem(ProblemKind.BAD_REQUEST, "write label=NAME=VALUE")
     text = await parts(request).questions.run(_list, parts(request), given)
     return web.Response(text=text, content_type="application/json")
 
@@ -107,7 +107,7 @@ def _entry_filter(given: dict[str, list[str]]) -> Callable[[Entry], bool]:
     "Add a tunnel; its keys are those of [[tunnel]] in a file",
     body="Tunnel",
     answers=[
-        Answer(
+        Success(
             201, "it is added, and connects", "TunnelRow", headers={"Location": "its URL", **_ETAG}
         )
     ],
@@ -126,7 +126,7 @@ async def add_tunnel(request: web.Request) -> web.StreamResponse:
     "GET",
     "/v1/tunnels/{name}",
     "One tunnel",
-    answers=[Answer(200, "how it is now", "TunnelRow", headers=_ETAG)],
+    answers=[Success(200, "how it is now", "TunnelRow", headers=_ETAG)],
 )
 async def read_tunnel(request: web.Request) -> web.StreamResponse:
     """Read one."""
@@ -141,8 +141,8 @@ async def read_tunnel(request: web.Request) -> web.StreamResponse:
     body="TunnelEntry",
     parameters=[_IF_MATCH, Parameter("If-None-Match", "`*`: only add", {"const": "*"}, True)],
     answers=[
-        Answer(200, "it is replaced", "TunnelRow", headers=_ETAG),
-        Answer(201, "it is added", "TunnelRow", headers={"Location": "its URL", **_ETAG}),
+        Success(200, "it is replaced", "TunnelRow", headers=_ETAG),
+        Success(201, "it is added", "TunnelRow", headers={"Location": "its URL", **_ETAG}),
     ],
     problems=[409, 412, 415, 422],
 )
@@ -162,7 +162,7 @@ async def put_tunnel(request: web.Request) -> web.StreamResponse:
     "/v1/tunnels/{name}",
     "Delete a tunnel that was added here; it ends with its last connection",
     parameters=[_IF_MATCH],
-    answers=[Answer(204, "it is deleted")],
+    answers=[Success(204, "it is deleted")],
     problems=[409, 412],
 )
 async def delete_tunnel(request: web.Request) -> web.StreamResponse:
@@ -178,7 +178,7 @@ async def delete_tunnel(request: web.Request) -> web.StreamResponse:
     "POST",
     "/v1/tunnels/{name}/drain",
     "Let no new connections in; it stays down until it is retried",
-    answers=[Answer(202, "it drains", "TunnelRow", headers=_ETAG)],
+    answers=[Success(202, "it drains", "TunnelRow", headers=_ETAG)],
 )
 async def drain_tunnel(request: web.Request) -> web.StreamResponse:
     """Drain one."""
@@ -191,7 +191,7 @@ async def drain_tunnel(request: web.Request) -> web.StreamResponse:
     "POST",
     "/v1/tunnels/{name}/retry",
     "Start or connect it now, if it is down for whatever reason",
-    answers=[Answer(202, "it is tried, or was up", "TunnelRow", headers=_ETAG)],
+    answers=[Success(202, "it is tried, or was up", "TunnelRow", headers=_ETAG)],
 )
 async def retry_tunnel(request: web.Request) -> web.StreamResponse:
     """Retry one."""
@@ -205,7 +205,7 @@ async def retry_tunnel(request: web.Request) -> web.StreamResponse:
     "/v1/tunnels/{name}/token",
     "Give it another access token, after a rotation; it connects at once",
     body="Tokens",
-    answers=[Answer(200, "it has the token", "TunnelRow", headers=_ETAG)],
+    answers=[Success(200, "it has the token", "TunnelRow", headers=_ETAG)],
     problems=[415, 422],
 )
 async def replace_token(request: web.Request) -> web.StreamResponse:
@@ -213,7 +213,9 @@ async def replace_token(request: web.Request) -> web.StreamResponse:
     given = await read_object(request, ("access_token", "client_token"))
     access, client = given.get("access_token"), given.get("client_token")
     if not isinstance(access, str) or not isinstance(client, str | None):
-        raise ApiProblem(Kind.WRONG_ENTRY, "access_token must be a text, client_token one or null")
+        raise ApiProblem(
+            ProblemKind.WRONG_ENTRY, "access_token must be a text, client_token one or null"
+        )
     api, name = parts(request), request.match_info["name"]
     await api.changes.run(api.wishes.replace_token, name, access, client)
     log_change(name, "given another token", peer_of(request))
@@ -225,7 +227,7 @@ async def replace_token(request: web.Request) -> web.StreamResponse:
     "/v1/drain",
     "Drain several tunnels, or all",
     body="Names",
-    answers=[Answer(202, "they drain", "NameList")],
+    answers=[Success(202, "they drain", "NameList")],
     problems=[404, 415, 422],
 )
 async def drain_tunnels(request: web.Request) -> web.StreamResponse:
@@ -240,7 +242,7 @@ async def drain_tunnels(request: web.Request) -> web.StreamResponse:
     "/v1/retry",
     "Retry several tunnels, or all",
     body="Names",
-    answers=[Answer(202, "those that were down are tried", "NameList")],
+    answers=[Success(202, "those that were down are tried", "NameList")],
     problems=[404, 415, 422],
 )
 async def retry_tunnels(request: web.Request) -> web.StreamResponse:
@@ -257,7 +259,7 @@ async def _names(request: web.Request) -> tuple[str, ...] | None:
         case {"names": [_, *_] as names, **rest} if not rest:
             if len(names) <= MAX_NAMES and all(isinstance(each, str) for each in names):
                 return tuple(dict.fromkeys(names))
-    raise ApiProblem(Kind.WRONG_ENTRY, 'write {"all": true} or {"names": ["...", ...]}')
+    raise ApiProblem(ProblemKind.WRONG_ENTRY, 'write {"all": true} or {"names": ["...", ...]}')
 
 
 async def _command(
@@ -265,8 +267,8 @@ async def _command(
 ) -> list[str]:
     api = parts(request)
     names: list[str] = await api.changes.run(api.gateway.ask, message)
-    for name in names:
-        log_change(name, what, peer_of(request))
+    if names:
+        log_changes(names, what, peer_of(request))
     return names
 
 

@@ -24,7 +24,7 @@ from tunnelfleet.runtime.gateway.messages import (
     UnknownTunnel,
 )
 
-from .problem import ApiProblem, Kind
+from .problem import ApiProblem, ProblemKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +93,7 @@ class ApiWishes:
         source = self._gateway.state.source_of(name) if isinstance(name, str) else ""
         if isinstance(name, str) and source:
             raise ApiProblem(
-                Kind.EXISTS,
+                ProblemKind.EXISTS,
                 "choose another name, or replace the tunnel with PUT"
                 if source == API
                 else f"choose another name: this tunnel comes from {self._origin(name)}",
@@ -114,7 +114,9 @@ class ApiWishes:
             TunnelError: the fleet does not answer.
         """
         if entry.setdefault("name", name) != name:
-            raise ApiProblem(Kind.WRONG_ENTRY, "the name in the body is not the one in the path")
+            raise ApiProblem(
+                ProblemKind.WRONG_ENTRY, "the name in the body is not the one in the path"
+            )
         before = self._present(name)
         if before is not None and "access_token" not in entry:
             kept = entry_of(before)
@@ -178,7 +180,7 @@ class ApiWishes:
         source = state.source_of(name)
         if source not in ("", API):
             raise ApiProblem(
-                Kind.NOT_OURS,
+                ProblemKind.NOT_OURS,
                 f"it comes from {self._origin(name)}; change it there, and reload",
             )
         return state.wish(name)
@@ -197,7 +199,7 @@ class ApiWishes:
         name, state = wish.name, self._gateway.state
         before = state.sources.get(API, {}).get(name)
         if before is None and len(state.names()) >= MAX_TUNNELS:
-            raise ApiProblem(Kind.FULL, f"a fleet has at most {MAX_TUNNELS} tunnels")
+            raise ApiProblem(ProblemKind.FULL, f"a fleet has at most {MAX_TUNNELS} tunnels")
         self._save(name, entry)
         try:
             self._gateway.ask(PutWanted(API, wish))
@@ -213,7 +215,7 @@ class ApiWishes:
         try:
             self._keeper.save_tunnel(name, entry)
         except TunnelError as error:
-            raise ApiProblem(Kind.STORE_FAILED, f"nothing was changed: {error}") from None
+            raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None
 
     def _forget(self, name: str) -> None:
         if self._keeper is None:
@@ -221,7 +223,7 @@ class ApiWishes:
         try:
             self._keeper.forget_tunnel(name)
         except TunnelError as error:
-            raise ApiProblem(Kind.STORE_FAILED, f"nothing was changed: {error}") from None
+            raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None
 
     def _take_back(self, name: str, before: WantedTunnel | None) -> None:
         with contextlib.suppress(ApiProblem):

@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .problem import ApiProblem, Kind
+from .problem import ApiProblem, ProblemKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,13 +44,13 @@ class Work:
         """
         with self._guard:
             if self._waiting >= self._max_waiting:
-                raise ApiProblem(Kind.BUSY, "too many requests wait already; ask again")
+                raise ApiProblem(ProblemKind.BUSY, "too many requests wait already; ask again")
             self._waiting += 1
         try:
             future = self._executor.submit(function, *args)
         except RuntimeError:
             self._is_done()
-            raise ApiProblem(Kind.UNAVAILABLE, "the admin API is being stopped") from None
+            raise ApiProblem(ProblemKind.UNAVAILABLE, "the admin API is being stopped") from None
         future.add_done_callback(self._is_done)
         return await asyncio.wrap_future(future)
 
@@ -59,5 +59,7 @@ class Work:
             self._waiting -= 1
 
     def stop(self) -> None:
-        """Start nothing more; what runs has limits of its own."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Start nothing more. What runs has limits of its own, and is not waited for."""
+        with self._guard:
+            is_idle = self._waiting == 0
+        self._executor.shutdown(wait=is_idle, cancel_futures=True)

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tunnelfleet.runtime import Backoff, Limits, UnixAddress
+from tunnelfleet.runtime import Backoff, Limits, ProtocolVersion, UnixAddress
 
 from .schema import DOOR
 
@@ -32,7 +32,7 @@ def entry_of(tunnel: WantedTunnel) -> dict[str, Any]:
         "client_token": tunnel.client_token,
         "services": None if services is None else {k: _target(v) for k, v in services.items()},
         "bind": tunnel.bind,
-        "version": tunnel.version.name,
+        "version": None if tunnel.version is ProtocolVersion.V3 else tunnel.version.name,
         "bandwidth": tunnel.bandwidth,
         "marks": None if tunnel.marks else False,
         "http_proxy": None if tunnel.http_proxy is None else _proxy(tunnel.http_proxy),

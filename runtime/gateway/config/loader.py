@@ -79,10 +79,12 @@ def read_tunnel(
     authorities.begin()
     document = Document(Path(place), "", {"tunnel": [dict(entry)]})
     reader = TunnelReader({}, {}, authorities)
+    name = entry.get("name")
     for key in ("access_token_file", "access_token_env"):
         if key in entry:
             hint = "only files can name it; give access_token itself"
-            raise ConfigProblems([document.problem(("tunnel", 0, key), hint)])
+            known = name if isinstance(name, str) else None
+            raise ConfigProblems([document.problem(("tunnel", 0, key), hint, tunnel=known)])
     reader.read(document, 0, dict(entry))
     errors = [_for_request(problem) for problem in reader.problems if problem.is_error]
     if errors:
@@ -211,6 +213,7 @@ class _Loader:
             admin_group=given.get("admin_group"),
             admin_hosts=tuple(given.get("admin_hosts", ())),
             metrics_open=given.get("metrics_open", False),
+            metrics_hosts=tuple(given.get("metrics_hosts", ())),
             state=state or f"sqlite:///{folder / STATE_FILE}",
             state_folder=folder,
             placement_members=given.get("placement_members", 1),

@@ -126,6 +126,16 @@ def test_too_many_connections_lock_nobody_out(serve: Callable[..., AdminServer])
         assert get(server, "/metrics").status == 200
 
 
+def test_those_that_have_gone_take_nobody_s_place(serve: Callable[..., AdminServer]) -> None:
+    server = serve(max_connections=4)
+    with client(server, HALF) as waiting:
+        # More than there may be, all between two looks at the clocks.
+        for _ in range(20):
+            assert get(server, "/healthz").status == 200
+        waiting.sendall(b"\r\n")
+        assert waiting.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
 def test_without_descriptors_it_rests_and_says_so_once(
     serve: Callable[..., AdminServer],
     monkeypatch: pytest.MonkeyPatch,

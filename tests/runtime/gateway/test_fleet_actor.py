@@ -13,6 +13,7 @@ from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway import (
     Assigned,
+    CompareWanted,
     DrainTunnels,
     PutWanted,
     Reload,
@@ -370,3 +371,23 @@ def test_no_thread_is_left(fleet: Fleet) -> None:
     fleet.gateway.stop()
     fleet.gateway.stop()
     assert own_threads() == set()
+
+
+def test_a_snapshot_of_some_names(fleet: Fleet) -> None:
+    started(fleet, "one", "two")
+    entries = fleet.gateway.snapshot(["two", "nobody"]).entries
+    assert [entry.tunnel.name for entry in entries] == ["two"]
+
+
+def test_a_comparison_changes_nothing(fleet: Fleet) -> None:
+    (tunnel,) = started(fleet, "one")
+    fleet.gateway.ask(ReplaceTunnelToken("one", "u" * 40))
+    new = fleet.tunnel("new")
+    labelled = replace(tunnel, labels={"site": "lyon"})
+    asked = CompareWanted("files", {"one": labelled, "new": new})
+    found = fleet.gateway.ask(asked)
+    assert (found.added, found.changed) == (("new",), ("one",))
+    # The token of the command counts on both sides: it is no change.
+    assert found.changes["one"].keys == ("labels",)
+    assert fleet.names() == ["one"]
+    assert fleet.row("one").labels == {}

@@ -7,9 +7,14 @@ import pytest
 from tests.e2e.rig import WAIT_SECONDS, connect, echo, eventually
 from tests.runtime.gateway.support import FakePlacement, Files, Fleet, wanted
 from tunnelfleet.actors.kernel import ChildSpec, DispatchedActor
-from tunnelfleet.proto import ConfigError, TunnelClosed
+from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime.gateway import Assigned, Gateway, Left, PutWanted, WantedTunnel
-from tunnelfleet.runtime.gateway.config import ClientTokens, ensure_secret
+from tunnelfleet.runtime.gateway.config import (
+    ClientTokens,
+    ConfigProblems,
+    Problem,
+    ensure_secret,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +112,26 @@ def test_what_does_not_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(TunnelClosed):
         _ = gateway.supervisor
     gateway.stop()
+
+
+def test_files_are_read_without_a_change(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    gateway = Gateway(files)
+    with pytest.raises(TunnelClosed):
+        gateway.read_files()
+    with gateway:
+        files.tunnels = {"a": wanted("a")}
+        assert list(gateway.read_files().tunnels) == ["a"]
+        assert gateway.state.wishes() == {}
+        files.may_read.clear()
+        with pytest.raises(TunnelError, match="takes longer than"):
+            gateway.read_files(0.01)
+        files.may_read.set()
+        files.problems = (Problem("f", 1, "k", "t"),)
+        with pytest.raises(ConfigProblems):
+            gateway.read_files()
+    with pytest.raises(TunnelClosed):
+        gateway.read_files()
 
 
 def test_a_secret_that_cannot_be_used_starts_nothing(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tunnelfleet.runtime.gateway.reconcile import (
     prevailing,
     reconcile,
 )
+from tunnelfleet.runtime.gateway.wanted import Change
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
@@ -180,3 +181,8 @@ def test_a_difference_in_words() -> None:
         "removed": ["c"],
         "unchanged": ["a"],
     }
+
+
+def test_a_difference_says_what_each_change_takes() -> None:
+    found = compare({"a": A, "b": A, "c": A}, {"a": LABELLED, "b": MOVED, "c": A}).changes
+    assert found == {"a": (("labels",), Change.IN_PLACE), "b": (("bind",), Change.RESTART)}

@@ -8,7 +8,12 @@ import pytest
 from tests.runtime.gateway.support import wanted
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import Backoff, Endpoint, HttpProxy, Limits, TcpAddress
-from tunnelfleet.runtime.gateway.wanted import IN_PLACE_LIMITS, Change, change_between
+from tunnelfleet.runtime.gateway.wanted import (
+    IN_PLACE_LIMITS,
+    Change,
+    change_between,
+    changed_keys,
+)
 
 CHANGES: dict[str, tuple[Any, Change]] = {
     "mode": (Mode.SOURCE, Change.RESTART),
@@ -75,3 +80,10 @@ def test_bind_is_where_a_source_listens_and_a_destination_comes_from() -> None:
     assert tunnel.to_config("d" * 32).local_bind == "10.0.0.1"
     source = replace(tunnel, mode=Mode.SOURCE, services=None)
     assert source.to_config("d" * 32).bind_host == "10.0.0.1"
+
+
+def test_the_keys_that_have_changed_are_those_of_an_entry() -> None:
+    before = wanted()
+    assert changed_keys(before, before) == []
+    after = replace(before, labels={"a": "b"}, ca="ca.pem", ca_fingerprint="x", place="there")
+    assert changed_keys(before, after) == ["ca", "labels"]

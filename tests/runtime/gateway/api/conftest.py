@@ -16,13 +16,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def events_are_told() -> Iterator[None]:
+def events_are_told() -> None:
     """The project's logger lets through what a running gateway's does."""
-    logger = logging.getLogger("tunnelfleet")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    yield
-    logger.setLevel(level)
+    logging.getLogger("tunnelfleet").setLevel(logging.INFO)
 
 
 @pytest.fixture

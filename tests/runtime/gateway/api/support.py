@@ -7,7 +7,6 @@ import http.client
 import json
 import socket
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.e2e.rig import WAIT_SECONDS
@@ -19,16 +18,17 @@ from tunnelfleet.runtime.gateway.unix_socket import UnixPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from tunnelfleet.runtime.gateway import WantedTunnel
 
-TOKEN = "access-" + "t" * 40
-OTHER_TOKEN = "access-" + "u" * 40
+TOKEN = "access-" + "t" * 80
+OTHER_TOKEN = "access-" + "u" * 80
 CLIENT_TOKEN = "client-" + "c" * 40
 SECRETS = (TOKEN, OTHER_TOKEN, CLIENT_TOKEN)
 
 
-def entry(name: str = "b", **given: Any) -> dict[str, Any]:
+def entry(name: Any = "b", **given: Any) -> dict[str, Any]:
     """An entry of a destination that nobody serves."""
     return {
         "name": name,
@@ -45,7 +45,7 @@ class Answer:
     """What the API answered."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     text: str
     json: Any = field(default=None)
 
@@ -116,7 +116,9 @@ class Client:
             connection.close()
         self.seen.append(f"{got.headers}\n{text}")
         kind = got.headers.get("Content-Type", "")
-        return Answer(got.status, got.headers, text, json.loads(text) if "json" in kind else None)
+        return Answer(
+            got.status, got.headers, text, json.loads(text) if text and "json" in kind else None
+        )
 
     def get(self, path: str, **headers: str) -> Answer:
         """GET."""
@@ -182,6 +184,7 @@ class Rig:
         *tunnels: WantedTunnel,
         store: Any = None,
         capacity: int = 1_000,
+        has_feed: bool = True,
         places: ApiPlaces | None = None,
         **options: Any,
     ) -> None:
@@ -189,8 +192,9 @@ class Rig:
         self.files = Files(folder / "state", *tunnels)
         self._store = store
         self._capacity = capacity
+        self._has_feed = has_feed
         self._places = places
-        self._options = {"place": UnixPlace(folder / "run" / "admin.sock"), **options}
+        self.options = ApiOptions(**{"place": UnixPlace(folder / "run" / "admin.sock"), **options})
 
     def __enter__(self) -> Self:
         self.feed = self._stack.enter_context(EventFeed(self._capacity))
@@ -199,7 +203,10 @@ class Rig:
             self.gateway.store = self._store  # type: ignore[attr-defined]
         self._stack.enter_context(self.gateway)
         server = ApiServer(
-            self.gateway, ApiOptions(**self._options), feed=self.feed, places=self._places
+            self.gateway,
+            self.options,
+            feed=self.feed if self._has_feed else None,
+            places=self._places,
         )
         self.server = self._stack.enter_context(server)
         self.client = Client(self.server)

@@ -124,7 +124,8 @@ class TestGood:
             '[gateway]\nname = "gw-2"\nadmin = "unix:a.sock"\nadmin_mode = "0660"\n'
             'admin_group = "ops"\nadmin_token_file = "{T}"\nadmin_hosts = ["gw.example.com"]\n'
             'metrics = "0.0.0.0:0"\nmetrics_token_file = "{T}"\n'
-            'metrics_open = true\nstate = "sqlite:////var/lib/x/s.db"\nplacement = "static"\n'
+            'metrics_open = true\nmetrics_hosts = ["gw.example"]\n'
+            'state = "sqlite:////var/lib/x/s.db"\nplacement = "static"\n'
             "placement_members = 4\nplacement_ordinal = 3\nworkers = 1\n"
             'client_token_secret_file = "{S}"\nconnect_rate = 200\nconnect_concurrency = 16\n'
             'drain_seconds = 0\ndoor = "127.0.0.1:1080"\ndoor_users_file = "users"\n'
@@ -133,6 +134,7 @@ class TestGood:
         assert (gateway.admin_token, gateway.admin_hosts) == ("t" * 40, ("gw.example.com",))
         assert (gateway.admin_group, gateway.metrics) == ("ops", TcpAddress("0.0.0.0", 0))
         assert (gateway.metrics_token, gateway.metrics_open) == ("t" * 40, True)
+        assert gateway.metrics_hosts == ("gw.example",)
         assert gateway.state_folder == Path("/var/lib/x")
         assert (gateway.placement_members, gateway.placement_ordinal) == (4, 3)
         assert gateway.client_token_secret_file == Path("token-S")

@@ -46,13 +46,13 @@ def test_where_sockets_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uid", "folder"), [(0, "/run/tunnelfleet"), (1000, "/tmp/tunnelfleet-1000")]
+    ("uid", "folder"), [(0, Path("/run/tunnelfleet")), (1000, Path("/tmp") / "tunnelfleet-1000")]
 )
 def test_where_they_are_without_a_session(
-    uid: int, folder: str, monkeypatch: pytest.MonkeyPatch
+    uid: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: uid)
-    assert admin_socket({"STATE_DIRECTORY": "/s"}) == Path(folder) / "admin.sock"
+    assert admin_socket({"STATE_DIRECTORY": "/s"}) == folder / "admin.sock"
 
 
 def test_a_file_is_made_once_and_never_through_a_link(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ GATEWAY: dict[str, Row] = {
         "gateway.metrics_token_file",
         "No such file",
     ),
+    "metrics_hosts": (gateway('metrics_hosts = "gw"'), 2, "gateway.metrics_hosts", "list"),
     "metrics_open": (gateway('metrics_open = "yes"'), 2, "gateway.metrics_open", "true or false"),
     "state": (gateway('state = "mysql://x"'), 2, "gateway.state", "write sqlite:////PATH"),
     "password": (
