@@ -101,7 +101,7 @@ class AdminServer:
         scheme = "https" if self._options.is_tls else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
 
-    # -- life
+    # -- start and stop
 
     def start(self) -> Self:
         """Listen.

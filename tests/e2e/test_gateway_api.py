@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.gateway_rig import up
-from tests.e2e.rig import WAIT_SECONDS, eventually
+from tests.support.gateway import up
+from tests.support.waiting import WAIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

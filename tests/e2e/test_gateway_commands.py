@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.e2e.commands import PROGRAM
-from tests.e2e.gateway_rig import GatewayRig, UpProcess, until
-from tests.e2e.programs import require_program
-from tests.e2e.rig import connect, echo
-from tests.e2e.terminal import Terminal, unstyled
+from tests.support.commands import PROGRAM
+from tests.support.gateway import GatewayRig, UpProcess
+from tests.support.programs import require_program
+from tests.support.rig import connect, echo
+from tests.support.terminal import Terminal, unstyled
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.cli.gateway.rows import FIELDS
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WAIT_SECONDS = 60.0
+PAUSE_SECONDS = 0.1
+"""Between two questions to the gateway."""
 NAMES = ["bad-token", "press-1", "press-2", "press-10"]
 PLANTED = "planted" + "T0ken" * 12
 
@@ -43,7 +46,7 @@ class Done(NamedTuple):
     stderr: str
 
 
-class Fleet:
+class CommandRig:
     """A gateway with a few tunnels, one of which is refused, and its client commands."""
 
     def __init__(self, folder: Path) -> None:
@@ -114,12 +117,17 @@ class Fleet:
 
     def wait_state(self, name: str, state: str) -> None:
         """Wait until a tunnel is so."""
-        until(lambda: self.rows(name)[name]["state"] == state, f"{name} is {state}")
+        eventually(
+            lambda: self.rows(name)[name]["state"] == state,
+            f"{name} is {state}",
+            WAIT_SECONDS,
+            PAUSE_SECONDS,
+        )
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    made = Fleet(tmp_path_factory.mktemp("gw"))
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandRig]:
+    made = CommandRig(tmp_path_factory.mktemp("gw"))
     with made.rig:
         made.fill()
         with made.rig.up() as gateway:
@@ -132,9 +140,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @contextlib.contextmanager
-def other_gateway(folder: Path) -> Iterator[tuple[Fleet, UpProcess]]:
+def other_gateway(folder: Path) -> Iterator[tuple[CommandRig, UpProcess]]:
     """A gateway that a test may end or change."""
-    made = Fleet(folder)
+    made = CommandRig(folder)
     with made.rig:
         target = made.rig.rig.backends.echo().address
         assert isinstance(target, TcpAddress)
@@ -147,7 +155,7 @@ def other_gateway(folder: Path) -> Iterator[tuple[Fleet, UpProcess]]:
 class TestLs:
     """`ls` in a pipe, in a terminal, as JSON."""
 
-    def test_json_has_the_promised_fields_first(self, fleet: Fleet) -> None:
+    def test_json_has_the_promised_fields_first(self, fleet: CommandRig) -> None:
         found = json.loads(fleet.good("ls", "--json"))
         assert [row["name"] for row in found] == NAMES
         for row in found:
@@ -157,7 +165,7 @@ class TestLs:
         assert found[1]["labels"] == {"site": "lyon"}
         assert found[0]["state"] == "refused"
 
-    def test_a_pipe_gets_every_column_in_full_and_no_color(self, fleet: Fleet) -> None:
+    def test_a_pipe_gets_every_column_in_full_and_no_color(self, fleet: CommandRig) -> None:
         status, out, err = fleet.run_process("ls")
         assert (status, err) == (0, "")
         head, refused, first, *_more = out.splitlines()
@@ -182,7 +190,7 @@ class TestLs:
         address = fleet.rows("press-1")["press-1"]["services"]["SSH"]
         assert f"SSH={address}" in first
 
-    def test_a_terminal_gets_what_fits_in_color(self, fleet: Fleet) -> None:
+    def test_a_terminal_gets_what_fits_in_color(self, fleet: CommandRig) -> None:
         with fleet.terminal("ls") as terminal:
             assert terminal.wait_end() == 0
         assert "\x1b[32mconnected" in terminal.output
@@ -191,7 +199,7 @@ class TestLs:
         assert any(line.startswith("bad-token") and "…" in line for line in terminal.lines)
         assert "4 tunnels, 1 refused, 3 connected" in terminal.lines
 
-    def test_no_color_is_heard(self, fleet: Fleet) -> None:
+    def test_no_color_is_heard(self, fleet: CommandRig) -> None:
         with fleet.terminal("ls", NO_COLOR="1") as terminal:
             assert terminal.wait_end() == 0
         assert "\x1b" not in terminal.output
@@ -208,15 +216,15 @@ class TestLs:
             (["--source", "api"], []),
         ],
     )
-    def test_filters(self, fleet: Fleet, words: list[str], names: list[str]) -> None:
+    def test_filters(self, fleet: CommandRig, words: list[str], names: list[str]) -> None:
         assert list(fleet.rows(*words)) == names
 
-    def test_nothing_found_is_said_beside_the_answer(self, fleet: Fleet) -> None:
+    def test_nothing_found_is_said_beside_the_answer(self, fleet: CommandRig) -> None:
         done = fleet.run("ls", "--label", "site=nowhere")
         assert (done.returncode, done.stdout) == (0, "")
         assert done.stderr == "no tunnel is like that\n"
 
-    def test_a_wrong_name_is_told_the_nearest(self, fleet: Fleet) -> None:
+    def test_a_wrong_name_is_told_the_nearest(self, fleet: CommandRig) -> None:
         assert "did you mean press-1" in fleet.bad("ls", "pres-1")
         assert "did you mean press-10" in fleet.bad("show", "press10")
         assert "tunnelfleet ls shows the 4" in fleet.bad("show", "zzzzz")
@@ -230,7 +238,9 @@ class TestLs:
             (["--gateway", "nonsense"], "write unix:PATH, http://HOST:PORT"),
         ],
     )
-    def test_wrong_options_are_one_line(self, fleet: Fleet, words: list[str], hint: str) -> None:
+    def test_wrong_options_are_one_line(
+        self, fleet: CommandRig, words: list[str], hint: str
+    ) -> None:
         said = fleet.bad("ls", *words, status=2)
         assert hint in said
         assert said.count("\n") == 1
@@ -239,7 +249,7 @@ class TestLs:
 class TestShow:
     """`show` and `connections`."""
 
-    def test_all_of_a_tunnel_within_80_columns(self, fleet: Fleet) -> None:
+    def test_all_of_a_tunnel_within_80_columns(self, fleet: CommandRig) -> None:
         with fleet.terminal("show", "bad-token") as terminal:
             assert terminal.wait_end() == 0
         text = " ".join(" ".join(terminal.lines).split())
@@ -248,7 +258,7 @@ class TestShow:
         assert "state refused" in text
         assert PLANTED not in terminal.output
 
-    def test_json_is_one_object(self, fleet: Fleet) -> None:
+    def test_json_is_one_object(self, fleet: CommandRig) -> None:
         found = json.loads(fleet.good("show", "press-2", "--json"))
         assert tuple(found)[: len(FIELDS)] == FIELDS
         assert found["name"] == "press-2"
@@ -270,12 +280,12 @@ class TestShow:
 class TestReadyAndReload:
     """`ready`, `reload`, `check`."""
 
-    def test_ready_is_an_exit_status(self, fleet: Fleet) -> None:
+    def test_ready_is_an_exit_status(self, fleet: CommandRig) -> None:
         done = fleet.run("ready", "--json")
         assert json.loads(done.stdout)["ready"] is (done.returncode == 0)
 
     def test_not_ready_says_why(self, tmp_path: Path) -> None:
-        made = Fleet(tmp_path)
+        made = CommandRig(tmp_path)
         with made.rig:
             target = made.rig.rig.backends.echo().address
             assert isinstance(target, TcpAddress)
@@ -316,7 +326,7 @@ class TestReadyAndReload:
             assert fleet.good("check", str(fleet.rig.folder)) == "good: 1 tunnel\n"
 
 
-def entry(fleet: Fleet, name: str, token: str) -> str:
+def entry(fleet: CommandRig, name: str, token: str) -> str:
     """A tunnel for `add`."""
     service = fleet.rig.rig.service
     return "\n".join(
@@ -336,7 +346,7 @@ def entry(fleet: Fleet, name: str, token: str) -> str:
 class TestChange:
     """`add`, `rm`, `drain`, `retry`, `replace-token`."""
 
-    def test_a_tunnel_comes_and_goes(self, fleet: Fleet, tmp_path: Path) -> None:
+    def test_a_tunnel_comes_and_goes(self, fleet: CommandRig, tmp_path: Path) -> None:
         tokens = fleet.rig.rig.service.open_tunnel("added", ["SSH"])
         (tmp_path / "tok").write_text(tokens.source_token)
         (tmp_path / "tok").chmod(0o600)
@@ -352,11 +362,11 @@ class TestChange:
         assert "--replace" in again
         fleet.good("add", "--replace", "-", stdin=entry(fleet, "added", str(tmp_path / "tok")))
         assert fleet.good("rm", "added") == "removed added\n"
-        until(lambda: "added" not in fleet.rows(), "it is gone")
+        eventually(lambda: "added" not in fleet.rows(), "it is gone", WAIT_SECONDS, PAUSE_SECONDS)
         assert "from the files" in fleet.bad("rm", "press-1")
         assert "there is no tunnel 'added'" in fleet.bad("rm", "added")
 
-    def test_drain_and_retry(self, fleet: Fleet) -> None:
+    def test_drain_and_retry(self, fleet: CommandRig) -> None:
         assert fleet.good("drain", "press-10") == "draining press-10\n"
         fleet.wait_state("press-10", "stopped")
         assert json.loads(fleet.good("retry", "press-10", "--json")) == {"tunnels": ["press-10"]}
@@ -365,7 +375,7 @@ class TestChange:
         assert "name the tunnels, or give --all" in fleet.bad("retry", status=2)
         assert "not both" in fleet.bad("drain", "press-1", "--all", status=2)
 
-    def test_a_token_is_never_an_argument(self, fleet: Fleet) -> None:
+    def test_a_token_is_never_an_argument(self, fleet: CommandRig) -> None:
         said = fleet.bad("replace-token", "press-2", PLANTED, status=2)
         assert "a token is no argument" in said
         assert PLANTED not in said
@@ -404,7 +414,7 @@ class TestChange:
 class TestTop:
     """`top` in a terminal and in a pipe."""
 
-    def test_it_is_live_and_keys_work(self, fleet: Fleet) -> None:
+    def test_it_is_live_and_keys_work(self, fleet: CommandRig) -> None:
         with fleet.terminal("top", "--interval", "0.3") as terminal:
             terminal.wait(lambda: "q quit" in "".join(terminal.screen), "a picture")
             assert "\x1b[?1049h" in terminal.output
@@ -421,7 +431,7 @@ class TestTop:
         assert terminal.output.rstrip().endswith("\x1b[?1049l")
 
     @pytest.mark.parametrize("how", ["\x03", signal.SIGTERM])
-    def test_it_ends_cleanly(self, fleet: Fleet, how: str | signal.Signals) -> None:
+    def test_it_ends_cleanly(self, fleet: CommandRig, how: str | signal.Signals) -> None:
         with fleet.terminal("top") as terminal:
             before = terminal.modes()
             terminal.wait(lambda: "q quit" in "".join(terminal.screen), "a picture")
@@ -435,7 +445,7 @@ class TestTop:
         assert "\x1b[?1049l" in terminal.output
         assert "Traceback" not in terminal.output
 
-    def test_a_pipe_gets_tables(self, fleet: Fleet) -> None:
+    def test_a_pipe_gets_tables(self, fleet: CommandRig) -> None:
         out = fleet.good("top", "--once", "--sort", "trouble")
         summary, head, first, *more = out.splitlines()
         assert summary == "4 tunnels, 1 refused, 3 connected"
@@ -446,7 +456,7 @@ class TestTop:
         (rows,) = [json.loads(line) for line in fleet.good("top", "--once", "--json").splitlines()]
         assert rows[0]["sent_bytes_per_second"] == 0.0
 
-    def test_a_pipe_goes_on_until_a_signal(self, fleet: Fleet) -> None:
+    def test_a_pipe_goes_on_until_a_signal(self, fleet: CommandRig) -> None:
         process = subprocess.Popen(
             [*PROGRAM, "top", "--interval", "0.2", "--label", "site=paris"],
             stdout=subprocess.PIPE,
@@ -481,7 +491,7 @@ class TestTop:
 class TestLogs:
     """`logs`."""
 
-    def test_what_has_happened(self, fleet: Fleet) -> None:
+    def test_what_has_happened(self, fleet: CommandRig) -> None:
         out = fleet.good("logs", "bad-*", "--level", "warning")
         assert out
         assert all(" warning bad-token: refused: " in line for line in out.splitlines())
@@ -510,7 +520,7 @@ class TestLogs:
                     seen.extend(process.stdout.readlines() if process.stdout else [])
                     return any('"event": "reloaded"' in line for line in seen)
 
-                until(follows, "it follows")
+                eventually(follows, "it follows", WAIT_SECONDS, PAUSE_SECONDS)
                 os.set_blocking(process.stdout.fileno(), True)
                 gateway.signal(signal.SIGTERM)
                 assert gateway.wait_end() == 0
@@ -531,7 +541,9 @@ class TestLogs:
 class TestDiag:
     """`diag`."""
 
-    def test_it_has_what_a_report_needs_and_no_token(self, fleet: Fleet, tmp_path: Path) -> None:
+    def test_it_has_what_a_report_needs_and_no_token(
+        self, fleet: CommandRig, tmp_path: Path
+    ) -> None:
         path = tmp_path / "d.zip"
         fleet.env["TUNNELFLEET_GATEWAY_TOKEN"] = "bearer-" + PLANTED
         # Whoever runs the gateway has a token in a place where none belongs.
@@ -576,7 +588,7 @@ class TestDiag:
         assert json.loads(parts["reload.json"])["added"] == []
         assert "is there already" in fleet.bad("diag", "--out", str(path), status=2)
 
-    def test_it_works_without_a_gateway(self, fleet: Fleet, tmp_path: Path) -> None:
+    def test_it_works_without_a_gateway(self, fleet: CommandRig, tmp_path: Path) -> None:
         path = tmp_path / "d.zip"
         done = fleet.run("diag", "--out", str(path), "--gateway", f"unix:{tmp_path}/no")
         assert done.returncode == 0
@@ -585,7 +597,7 @@ class TestDiag:
             assert "missing.txt" in archive.namelist()
 
 
-def connected(fleet: Fleet) -> socket.socket:
+def connected(fleet: CommandRig) -> socket.socket:
     """A client of press-1."""
     host, port = fleet.rows("press-1")["press-1"]["services"]["SSH"].rsplit(":", 1)
     return connect(TcpAddress(host, int(port)))
@@ -615,7 +627,7 @@ class TestNoGateway:
 
     @pytest.mark.parametrize("words", commands(), ids=lambda words: words[0])
     def test_each_command_says_what_was_tried_and_how_to_start_one(
-        self, words: list[str], fleet: Fleet, tmp_path: Path
+        self, words: list[str], fleet: CommandRig, tmp_path: Path
     ) -> None:
         at = f"unix:{tmp_path}/no.sock"
         said = fleet.bad(*words, "--gateway", at, stdin='name = "a"\n')
@@ -624,13 +636,13 @@ class TestNoGateway:
             "start one with: tunnelfleet up fleet.toml\n"
         )
 
-    def test_it_says_where_the_address_is_from(self, fleet: Fleet, tmp_path: Path) -> None:
+    def test_it_says_where_the_address_is_from(self, fleet: CommandRig, tmp_path: Path) -> None:
         said = fleet.bad("ls", TUNNELFLEET_GATEWAY=f"unix:{tmp_path}/no.sock")
         assert "(as TUNNELFLEET_GATEWAY says)" in said
         said = fleet.bad("ls", TUNNELFLEET_GATEWAY="", RUNTIME_DIRECTORY=str(tmp_path))
         assert f"{tmp_path}/admin.sock (the default; --gateway" in said
 
-    def test_a_socket_that_is_left_over(self, fleet: Fleet, tmp_path: Path) -> None:
+    def test_a_socket_that_is_left_over(self, fleet: CommandRig, tmp_path: Path) -> None:
         with other_gateway(tmp_path) as (other, gateway):
             gateway.process.kill()
             gateway.wait_end()
@@ -638,7 +650,7 @@ class TestNoGateway:
             assert "nobody listens" in other.bad("ls")
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-    def test_somebody_else_is_told_whose_it_is(self, fleet: Fleet) -> None:
+    def test_somebody_else_is_told_whose_it_is(self, fleet: CommandRig) -> None:
         require_program("setpriv")
         try:
             nobody = pwd.getpwnam("nobody")
@@ -665,7 +677,7 @@ class TestNoGateway:
 
 
 def test_a_token_opens_a_gateway_at_a_url(tmp_path: Path) -> None:
-    made = Fleet(tmp_path)
+    made = CommandRig(tmp_path)
     token = tmp_path / "admin-token"
     token.write_text(PLANTED)
     token.chmod(0o600)
@@ -686,7 +698,7 @@ def test_a_token_opens_a_gateway_at_a_url(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_completes_names_of_tunnels(fleet: Fleet, shell: str, tmp_path: Path) -> None:
+def test_a_shell_completes_names_of_tunnels(fleet: CommandRig, shell: str, tmp_path: Path) -> None:
     path = shutil.which(shell)
     if path is None:
         pytest.skip(f"{shell} is not installed")
@@ -717,7 +729,7 @@ def test_a_shell_completes_names_of_tunnels(fleet: Fleet, shell: str, tmp_path: 
         terminal.wait(lambda: "show bad-token" in unstyled(terminal.output), "the name")
 
 
-def test_completion_is_quick_to_answer_without_a_gateway(fleet: Fleet, tmp_path: Path) -> None:
+def test_completion_is_quick_to_answer_without_a_gateway(fleet: CommandRig, tmp_path: Path) -> None:
     env = {"_TUNNELFLEET_COMPLETE": "bash", "TUNNELFLEET_GATEWAY": f"unix:{tmp_path}/no"}
     done = fleet.run("show", "", env=env)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.e2e.commands import PROGRAM
-from tests.e2e.programs import require_program, run
+from tests.support.commands import PROGRAM
+from tests.support.programs import require_program, run_program
 from tunnelfleet.runtime.gateway.config import load
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class TestSystemd:
 
     @pytest.mark.programs("systemd-analyze")
     def test_it_is_shut_in(self) -> None:
-        found = run(["systemd-analyze", "--offline=yes", "--no-pager", "security", UNIT])
+        found = run_program(["systemd-analyze", "--offline=yes", "--no-pager", "security", UNIT])
         (level,) = re.findall(rb"Overall exposure level for \S+: ([0-9.]+)", found.stdout)
         assert float(level) < 3
 
@@ -121,7 +121,7 @@ class TestContainer:
 
     def test_hadolint_has_nothing_to_say(self) -> None:
         program = Path(sys.executable).parent / "hadolint"
-        done = run([program, "--format", "json", DEPLOY / "container" / "Containerfile"])
+        done = run_program([program, "--format", "json", DEPLOY / "container" / "Containerfile"])
         assert json.loads(done.stdout) == []
 
     def test_it_runs_as_nobody_and_is_asked_whether_it_lives(self) -> None:
@@ -151,7 +151,7 @@ class TestContainer:
             (tmp_path / name).write_text((ROOT / "grafana" / name).read_text())
         config = tmp_path / "prometheus.yaml"
         config.write_text((DEPLOY / "container" / "prometheus.yaml").read_text())
-        run([require_program("promtool"), "check", "config", config])
+        run_program([require_program("promtool"), "check", "config", config])
 
     def test_its_fleet_is_good(self, tmp_path: Path) -> None:
         folder = DEPLOY / "container" / "fleet"
@@ -168,7 +168,7 @@ class TestKubernetes:
     @pytest.mark.parametrize("name", ["gateway", "fleet"])
     def test_they_are_valid(self, name: str) -> None:
         program = Path(sys.executable).parent / "kubernetes-validate"
-        run([program, "--strict", DEPLOY / "kubernetes" / f"{name}.yaml"])
+        run_program([program, "--strict", DEPLOY / "kubernetes" / f"{name}.yaml"])
 
     def test_each_file_is_applied(self) -> None:
         names = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")}

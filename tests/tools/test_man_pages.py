@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import run
+from tests.support.programs import run_program
 from tunnelfleet.runtime.cli.app import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def test_there_is_one_for_each_command() -> None:
 @pytest.mark.programs("groff")
 @pytest.mark.parametrize("page", PAGES)
 def test_groff_has_nothing_to_say(page: str) -> None:
-    shown = run(["groff", "-man", "-Tutf8", "-ww", "-P-c", FOLDER / page])
+    shown = run_program(["groff", "-man", "-Tutf8", "-ww", "-P-c", FOLDER / page])
     assert shown.stderr == b""
     text = re.sub(".\b", "", shown.stdout.decode())
     assert "\n\nNAME\n" in text

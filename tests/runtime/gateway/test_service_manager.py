@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import WAIT_SECONDS, eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.runtime.gateway.service_manager import Heartbeat, ServiceManager
 

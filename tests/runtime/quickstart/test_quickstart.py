@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.commands import PROGRAM
-from tests.e2e.programs import run
-from tests.e2e.rig import eventually
+from tests.support.commands import PROGRAM
+from tests.support.programs import run_program
+from tests.support.waiting import eventually
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.quickstart import devices
 from tunnelfleet.runtime.quickstart.devices import Sshd, WebServer
@@ -80,9 +80,9 @@ def test_every_command_that_it_names_works(running: Running) -> None:
     assert "<title>tunnelfleet</title>" in read(ready["page"])
     assert not_connected(ready) == 0
     commands = {shlex.split(each["command"])[0]: each["command"] for each in ready["try"]}
-    curl = run([*shlex.split(commands["curl"]), "-s"])
+    curl = run_program([*shlex.split(commands["curl"]), "-s"])
     assert b"Hello from press-1" in curl.stdout
-    ssh = run([*shlex.split(commands["ssh"]), "echo through the tunnel"])
+    ssh = run_program([*shlex.split(commands["ssh"]), "echo through the tunnel"])
     assert ssh.stdout == b"through the tunnel\n"
 
     # The fleet can be changed while it runs.
@@ -105,7 +105,7 @@ def test_it_is_private(running: Running) -> None:
 
 
 def test_people_get_lines_that_fit_a_terminal() -> None:
-    found = run(
+    found = run_program(
         [*PROGRAM, "quickstart", "--no-ssh", "--seconds", "0"], timeout_seconds=WAIT_SECONDS
     )
     lines = found.stdout.decode().splitlines()
@@ -151,7 +151,7 @@ def test_a_device_says_who_it_is_and_repeats_nothing() -> None:
 
 @pytest.mark.programs("ssh-keygen")
 def test_an_sshd_that_does_not_start_says_why(tmp_path: Path) -> None:
-    keygen = run(["sh", "-c", "command -v ssh-keygen"]).stdout.decode().strip()
+    keygen = run_program(["sh", "-c", "command -v ssh-keygen"]).stdout.decode().strip()
     sshd = tmp_path / "sshd"
     sshd.write_text('#!/bin/sh\necho "no room" > "$3"\nexit 1\n')
     sshd.chmod(0o755)

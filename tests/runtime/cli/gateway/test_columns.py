@@ -28,12 +28,12 @@ ROWS: list[tuple[Cell, ...]] = [
 ]
 
 
-def shown(width: int | None) -> list[str]:
+def table_lines(width: int | None) -> list[str]:
     return [plain(line) for line in lay_out(COLUMNS, ROWS, width)]
 
 
 def test_a_pipe_gets_all_of_it() -> None:
-    head, first, second = shown(None)
+    head, first, second = table_lines(None)
     assert head.split() == ["NAME", "STATE", "BYTES", "NOTE", "REASON"]
     assert "n" * 30 in first
     assert second.endswith("  the service does not answer at all")
@@ -51,13 +51,13 @@ def test_a_pipe_gets_all_of_it() -> None:
     ],
 )
 def test_columns_give_way_by_their_rank(width: int, heads: str) -> None:
-    lines = shown(width)
+    lines = table_lines(width)
     assert lines[0].split() == heads.split()
     assert all(len(line) <= width for line in lines)
 
 
 def test_what_is_cut_says_so() -> None:
-    assert shown(40)[2].endswith("…")
+    assert table_lines(40)[2].endswith("…")
 
 
 def test_a_column_without_a_value_is_left_out_of_a_terminal() -> None:

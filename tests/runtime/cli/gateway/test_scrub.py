@@ -43,7 +43,7 @@ def test_tokens_are_hidden(text: str) -> None:
     [
         "press-1: connected",
         "tunnelfleet_config_last_reload_success_timestamp_seconds 1.7e9",
-        "/srv/work/fleet/2026/tokens/press-4711.token",
+        "/var/lib/fleet/2026/tokens/press-4711.token",
         "channel-id 123e4567-e89b-12d3-a456-426614174000",
         'HTTP 403: "Invalid access token": check it (channel-id 0c044957903ed7454d92c5aa2be9dffe)',
         'access_token_file = "tokens/press-4"',

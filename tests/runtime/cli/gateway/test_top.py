@@ -19,7 +19,7 @@ def rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def shown(count: int, wish: Wish | None = None, **fields: Any) -> list[str]:
+def drawn(count: int, wish: Wish | None = None, **fields: Any) -> list[str]:
     size = {"width": 80, "height": 24, "now": NOW, **fields}
     return [plain(each) for each in picture("gateway g", rows(count), {}, wish or Wish(), **size)]
 
@@ -49,13 +49,13 @@ def test_a_tunnel_that_was_started_anew_has_no_negative_rate() -> None:
 @pytest.mark.parametrize("count", [0, 1, 100])
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_the_picture_fits_the_terminal(height: int, count: int, width: int) -> None:
-    lines = shown(count, width=width, height=height)
+    lines = drawn(count, width=width, height=height)
     assert len(lines) <= height
     assert all(len(line) <= width for line in lines)
 
 
 def test_the_picture_says_what_is_shown_and_which_keys_there_are() -> None:
-    lines = shown(100, Wish("name", first=10))
+    lines = drawn(100, Wish("name", first=10))
     assert lines[0].startswith("gateway g")
     assert lines[1] == "100 tunnels, 100 connected"
     assert lines[4].startswith("t-10 ")
@@ -65,11 +65,11 @@ def test_the_picture_says_what_is_shown_and_which_keys_there_are() -> None:
 
 
 def test_scrolling_beyond_the_end_shows_the_last_rows() -> None:
-    assert shown(30, Wish("name", first=1_000))[-2].startswith("t-29 ")
+    assert drawn(30, Wish("name", first=1_000))[-2].startswith("t-29 ")
 
 
 def test_trouble_takes_the_place_of_the_summary() -> None:
-    assert shown(1, trouble="no gateway answers")[1] == "no gateway answers"
+    assert drawn(1, trouble="no gateway answers")[1] == "no gateway answers"
 
 
 def test_keys_change_what_is_wanted() -> None:

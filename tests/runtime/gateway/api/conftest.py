@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.runtime.gateway.api.support import Client, Rig
-from tests.runtime.gateway.support import wanted
+from tests.support.fleet import wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

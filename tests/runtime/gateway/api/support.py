@@ -9,8 +9,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.e2e.rig import WAIT_SECONDS
-from tests.runtime.gateway.support import Files
+from tests.support.fleet import Files
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import TcpAddress, UnixAddress
 from tunnelfleet.runtime.gateway import Gateway
 from tunnelfleet.runtime.gateway.api import ApiOptions, ApiPlaces, ApiServer, EventFeed

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tunnelfleet
-from tests.e2e.rig import WAIT_SECONDS, eventually
 from tests.runtime.gateway.api.support import Client, Rig, entry
-from tests.runtime.gateway.support import wanted
+from tests.support.fleet import wanted
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.gateway.api import ApiPlaces
 from tunnelfleet.runtime.gateway.config import Problem
 

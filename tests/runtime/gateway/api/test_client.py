@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TOKEN = "planted-" + "t" * 40
 
 
-class Server:
+class AnsweringServer:
     """Answers each request of each connection with the next of its answers, then hangs up."""
 
     def __init__(self, *answers: bytes) -> None:
@@ -73,8 +73,8 @@ def answer(content: bytes, status: str = "200 OK", kind: str = "application/json
 
 
 @contextlib.contextmanager
-def serving(path: Path, *answers: bytes, keeps: bool = True) -> Iterator[Server]:
-    server = Server(*answers)
+def serving(path: Path, *answers: bytes, keeps: bool = True) -> Iterator[AnsweringServer]:
+    server = AnsweringServer(*answers)
     server.keeps = keeps
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.e2e.rig import WAIT_SECONDS, eventually
 from tests.runtime.gateway.api.support import Client, Rig, entry
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.gateway.api import EventFeed, readers
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.rig import WAIT_SECONDS, eventually
 from tests.runtime.gateway.api.support import Rig, entry
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.admin import listener
 from tunnelfleet.runtime.gateway.api import requests
 from tunnelfleet.runtime.gateway.api.problem import ApiProblem

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from tests.runtime.gateway.api.support import entry
-from tests.runtime.gateway.support import Files, wanted
+from tests.support.fleet import Files, wanted
 from tunnelfleet.runtime.gateway import Gateway
 from tunnelfleet.runtime.gateway.api import EventFeed, make_api
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.checks import positive_data_acceptance
 
 from tests.runtime.gateway.api.support import Client, Rig, entry
-from tests.runtime.gateway.support import wanted
+from tests.support.fleet import wanted
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.api.app import OPERATIONS
 from tunnelfleet.runtime.gateway.api.openapi import make_document

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.runtime.gateway.api.support import Client, Rig
-from tests.runtime.gateway.support import Files
+from tests.support.fleet import Files
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, UnixAddress
 from tunnelfleet.runtime.gateway import Gateway

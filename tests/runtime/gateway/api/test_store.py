@@ -13,7 +13,7 @@ from tests.runtime.gateway.api.support import (
     Rig,
     entry,
 )
-from tests.runtime.gateway.support import wanted
+from tests.support.fleet import wanted
 from tunnelfleet.proto import TunnelClosed, TunnelError
 from tunnelfleet.runtime.gateway import SetWanted
 

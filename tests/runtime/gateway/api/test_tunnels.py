@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.rig import WAIT_SECONDS, eventually
 from tests.runtime.gateway.api.support import (
     CLIENT_TOKEN,
     OTHER_TOKEN,
@@ -19,7 +18,8 @@ from tests.runtime.gateway.api.support import (
     Rig,
     entry,
 )
-from tests.runtime.gateway.support import wanted
+from tests.support.fleet import wanted
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway import PutWanted
 from tunnelfleet.runtime.service import TunnelService

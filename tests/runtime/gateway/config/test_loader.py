@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.gateway.config.wrong_files import WHOLE, WRONG_FILES
+from tests.support.wrong_files import WHOLE, WRONG_FILES
 from tunnelfleet.runtime import Mode, TcpAddress, UnixAddress
 from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.gateway.config import (
@@ -33,14 +33,14 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def fill(text: str) -> str:
+def with_tokens(text: str) -> str:
     return text.format(**{name: f"token-{name}" for name in TOKENS}, F="fleet.toml")
 
 
 def write(text: str, name: str = "fleet.toml") -> Path:
     path = Path(name)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(fill(text))
+    path.write_text(with_tokens(text))
     return path
 
 
@@ -71,7 +71,7 @@ class TestWrongFiles:
         assert out == ""
         (message,) = [each for each in err.splitlines() if "warning:" not in each]
         assert message.startswith(f"fleet.toml:{line}: {key}: ")
-        assert fill(says) in message.split(f": {key}: ", 1)[1]
+        assert with_tokens(says) in message.split(f": {key}: ", 1)[1]
         assert "hunter2" not in err
         assert not any(token in err for token in TOKENS.values() if token.strip())
         assert threading.active_count() == before

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tests.e2e.programs import require_program
-from tests.e2e.rig import WAIT_SECONDS
-from tests.runtime.gateway.support import Fleet, wanted
+from tests.support.fleet import Fleet, wanted
+from tests.support.programs import require_program
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import Backoff, Limits
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.gateway import Reload

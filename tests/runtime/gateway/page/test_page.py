@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.rig import WAIT_SECONDS, eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
