@@ -34,8 +34,6 @@ def test_every_option_of_every_command_is_listed(name: str) -> None:
     section = text.partition("\n## ")[0]
     assert section
     for parameter in command_of(name).params:
-        if parameter.hidden:
-            continue
         for spelling in (*parameter.opts, *parameter.secondary_opts):
             assert f"`{spelling}`" in section
         assert parameter.help, f"{parameter.opts} has no help"

@@ -55,7 +55,7 @@ def document() -> str:
 def section(name: str) -> str:
     """Return what there is to say of one command."""
     command = command_of(name)
-    rows = [row(parameter) for parameter in command.params if not parameter.hidden]
+    rows = [row(parameter) for parameter in command.params]
     # The same as `--help`, whose paragraphs are longer than the line of the list of commands.
     lines = [f"## tunnelfleet {name}", "", command.help, ""]
     if rows:

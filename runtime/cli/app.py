@@ -104,6 +104,7 @@ COMMANDS = {
         f"{_GATEWAY}.change",
         "replace_token_command",
         "Give a tunnel another access token.",
+        "ReplaceTokenCommand",
         panel=CHANGE,
     ),
     "localproxy": Command(

@@ -234,7 +234,7 @@ class TestLs:
         [
             (["--sort", "size"], "write one of trouble, name"),
             (["--label", "lyon"], "write KEY=VALUE"),
-            (["--state", "conected"], "state is one of connecting"),
+            (["--state", "up"], "state is one of connecting"),
             (["--gateway", "nonsense"], "write unix:PATH, http://HOST:PORT"),
         ],
     )

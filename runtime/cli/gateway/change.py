@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.errors import (
@@ -222,12 +223,24 @@ def _listed(names: Sequence[str]) -> str:
     return f"{counted(len(names), 'tunnel')}: {', '.join(names[:SHOWN_NAMES])}, …"
 
 
+class ReplaceTokenCommand(TyperCommand):
+    """The command `replace-token`, which repeats no token that was given as an argument."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; more of them than there can be are a token, perhaps."""
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if ctx.args:
+            raise ConfigError(
+                "a token is no argument: other users can read it in the list of processes, and it "
+                "is in your shell's history now; rotate it, and give the new one by --token-file, "
+                "a variable, or standard input"
+            )
+        return rest
+
+
 def replace_token_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the tunnel.")],
-    more: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="", hidden=True, help="Nothing: a token is never an argument."),
-    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option("--token-file", metavar="FILE", help="File with the access token."),
@@ -253,12 +266,6 @@ def replace_token_command(
     The token comes from --token-file, from a variable, or from standard input, where a terminal
     does not show it. It is never an argument, which others could read.
     """
-    if more:
-        raise ConfigError(
-            "a token is no argument: other users can read it in the list of processes, and it is "
-            "in your shell's history now; rotate it, and give the new one by --token-file, a "
-            "variable, or standard input"
-        )
     access_token = _access_token(token_file, token_env, name)
     client_token = client_token_file and read_token(client_token_file, "--client-token-file")
     with gateway_at(gateway, gateway_token_file) as client, known_name(client, name):
