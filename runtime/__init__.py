@@ -1,145 +1,28 @@
 """What people hold: the runtime of tunnels, the client API, configuration, events, TLS."""
+# Loaded when somebody first asks for one of the names (PEP 562): a command that asks a gateway does
+# not wait for the parts of one.
 
-from tunnelfleet.actors.addresses import Address, HttpProxy, TcpAddress, UnixAddress, parse_address
-from tunnelfleet.actors.api.commands import SendQueueFull
-from tunnelfleet.actors.api.events import (
-    ApiEvent,
-    ConnectionFailure,
-    ConnectionReset,
-    ConnectionShutdown,
-    ConnectionStarted,
-    ConnectionSuccess,
-    InputEnded,
-    Message,
-    MessageReceived,
-    SendMessageComplete,
-    SessionReset,
-    Stopped,
-    StreamStarted,
-    StreamStopped,
-)
-from tunnelfleet.actors.callbacks import CallbackStats
-from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
-from tunnelfleet.actors.event_relay import Subscribe, Unsubscribe
-from tunnelfleet.actors.events import (
-    ConnectionClosed,
-    ConnectionOpened,
-    ListenerClosed,
-    ListenerOpened,
-    ServiceIdsReceived,
-    ServicesMismatched,
-    SessionWasReset,
-    StreamClosed,
-    StreamOpened,
-    TunnelEvent,
-    TunnelStateChanged,
-)
-from tunnelfleet.actors.kernel import Backoff
-from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.proto import (
-    MAX_PAYLOAD_BYTES,
-    AbnormalEnd,
-    ConfigError,
-    ConnectionIdUnknown,
-    ConnectionIdUnusable,
-    ConnectionLost,
-    Endpoint,
-    HandshakeError,
-    LocalProtocolError,
-    MessageType,
-    Mode,
-    NoActiveStream,
-    NotConnected,
-    PayloadTooLarge,
-    ProtocolVersion,
-    RemoteProtocolError,
-    ServiceIdUnknown,
-    ServiceWithoutStream,
-    TooManyConnections,
-    TunnelClosed,
-    TunnelError,
-    VersionMismatch,
-    WrongMode,
-)
+from __future__ import annotations
 
-from .client import EventStream, SecureTunnel, SecureTunnelBuilder
-from .runtime import RuntimeStats, Tunnel, TunnelRuntime, TunnelStatus
-from .tls import make_ssl_context
+import importlib
+from typing import TYPE_CHECKING
 
-LaneStats = CallbackStats
-"""The former name, for one release."""
+if TYPE_CHECKING:
+    from .names import *  # noqa: F403 - type checkers must know the names
+    from .names import __all__ as __all__
+else:
 
-__all__ = [
-    "ANY_SERVICE",
-    "MAX_PAYLOAD_BYTES",
-    "AbnormalEnd",
-    "Address",
-    "ApiEvent",
-    "ApiService",
-    "Backoff",
-    "CallbackStats",
-    "ConfigError",
-    "ConnectionClosed",
-    "ConnectionFailure",
-    "ConnectionIdUnknown",
-    "ConnectionIdUnusable",
-    "ConnectionLost",
-    "ConnectionOpened",
-    "ConnectionReset",
-    "ConnectionShutdown",
-    "ConnectionStarted",
-    "ConnectionSuccess",
-    "Endpoint",
-    "EventStream",
-    "HandshakeError",
-    "HttpProxy",
-    "InputEnded",
-    "LaneStats",
-    "Limits",
-    "ListenerClosed",
-    "ListenerOpened",
-    "LocalProtocolError",
-    "Message",
-    "MessageReceived",
-    "MessageType",
-    "Mode",
-    "NoActiveStream",
-    "NotConnected",
-    "PayloadTooLarge",
-    "ProtocolVersion",
-    "RemoteProtocolError",
-    "RuntimeStats",
-    "SecureTunnel",
-    "SecureTunnelBuilder",
-    "SendMessageComplete",
-    "SendQueueFull",
-    "ServiceIdUnknown",
-    "ServiceIdsReceived",
-    "ServiceWithoutStream",
-    "ServicesMismatched",
-    "SessionReset",
-    "SessionWasReset",
-    "Stopped",
-    "StreamClosed",
-    "StreamOpened",
-    "StreamStarted",
-    "StreamStopped",
-    "Subscribe",
-    "TcpAddress",
-    "TooManyConnections",
-    "Tunnel",
-    "TunnelClosed",
-    "TunnelConfig",
-    "TunnelError",
-    "TunnelEvent",
-    "TunnelRuntime",
-    "TunnelState",
-    "TunnelStateChanged",
-    "TunnelStatus",
-    "UnixAddress",
-    "Unsubscribe",
-    "VersionMismatch",
-    "WrongMode",
-    "make_ssl_context",
-    "parse_address",
-]
+    def __getattr__(name: str) -> object:
+        """Load the public names.
+
+        Raises:
+            AttributeError: there is no such name.
+        """
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        face = importlib.import_module(f"{__name__}.names")
+        if name != "__all__" and name not in face.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(face, name)
+        globals()[name] = value
+        return value

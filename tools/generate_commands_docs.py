@@ -44,10 +44,9 @@ MORE = {
     "check": "[gateway.md](gateway.md) says what is checked.",
     "connect": "[gateway.md](gateway.md#front-doors) has the lines for ssh_config.",
     "door-user": "[gateway.md](gateway.md#front-doors) says what the file is for.",
-    "quickstart": "[gateway.md](gateway.md) goes on from there.",
     "migrate": "[gateway.md](gateway.md), section State, says when it is needed.",
-    "demo": "",
-    "version": "",
+    "ls": "[gateway.md](gateway.md#commands) says more of this and the commands that follow.",
+    "quickstart": "[gateway.md](gateway.md) goes on from there.",
 }
 
 
@@ -60,14 +59,15 @@ def section(name: str) -> str:
     """Return what there is to say of one command."""
     command = command_of(name)
     rows = [row(parameter) for parameter in command.params]
-    lines = [f"## tunnelfleet {name}", "", COMMANDS[name].help, ""]
+    # The same as `--help`, whose paragraphs are longer than the line of the list of commands.
+    lines = [f"## tunnelfleet {name}", "", command.help, ""]
     if rows:
         lines += ["| option | meaning |", "|---|---|", *rows, ""]
     if name == "service":
         lines += ["With `--control`, one a line on standard input:", ""]
         lines += [f"    {line.strip()}" for line in HELP.split(";")]
         lines += [""]
-    if MORE[name]:
+    if name in MORE:
         lines += [MORE[name], ""]
     return "\n".join(lines)
 
@@ -84,7 +84,7 @@ def row(parameter: Any) -> str:
     is_flag = getattr(parameter, "is_flag", False)
     value = "" if is_flag else f" {parameter.metavar or parameter.type.name.upper()}"
     default = parameter.default
-    shown = "" if is_flag or default in (None, [], ()) else f" Default: {default}."
+    shown = "" if is_flag or default in (None, [], (), 0.0) else f" Default: {default}."
     escaped = "\\|"
     meaning = (parameter.help or "").replace("|", escaped)
     return f"| {spellings}{value.replace('|', escaped)} | {meaning}{shown} |"

@@ -242,7 +242,8 @@ class TunnelStreams(TunnelWire):
         reply = self.defer_reply()
         try:
             self._check_takes(message.service_id)
-            key = self._carry(Accepted(message.service_id, message.sock), message.greeting)
+            accepted = Accepted(message.service_id, message.sock, message.peer, message.user)
+            key = self._carry(accepted, message.greeting)
         except TunnelError as error:
             reply.fail(error)
         else:

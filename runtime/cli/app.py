@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from tunnelfleet.version import PROGRAM, version_line
 
+from .completion import COMPLETE_VARIABLE, CommandLine, complete
 from .errors import CommandFailed, run_guarded
 from .output import log_lines
 
@@ -24,64 +27,140 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """A command: where its function is, and its line of help."""
+    """A command: where its function is, its line of help, and what it stands under."""
 
     module: str
     function: str
     help: str
     kind: str | None = None
     """The name in `module` of the class of the command, if it is not typer's."""
+    panel: str = "More"
 
+
+_GATEWAY = "tunnelfleet.runtime.cli.gateway"
+RUN = "Run a gateway"
+LOOK = "Look at a gateway that runs"
+CHANGE = "Change a gateway that runs"
+ALONE = "Without a gateway"
+MORE = "More"
 
 COMMANDS = {
     "up": Command(
-        "tunnelfleet.runtime.cli.gateway.up",
+        f"{_GATEWAY}.up",
         "up_command",
         "Run a fleet gateway: the tunnels of files, which may change while it runs.",
+        panel=RUN,
     ),
     "check": Command(
-        "tunnelfleet.runtime.cli.gateway.check",
+        f"{_GATEWAY}.check",
         "check_command",
-        "Say what is wrong with a gateway's files.",
+        "Say what is wrong with a gateway's files, and what a reload would change.",
+        panel=RUN,
     ),
     "migrate": Command(
-        "tunnelfleet.runtime.cli.gateway.migrate",
+        f"{_GATEWAY}.migrate",
         "migrate_command",
         "Make or change the tables of a gateway's state.",
+        panel=RUN,
     ),
     "connect": Command(
-        "tunnelfleet.runtime.cli.gateway.connect",
+        f"{_GATEWAY}.connect",
         "connect_command",
-        "Join standard input and output to a tunnel of a running gateway, as for ssh.",
+        "Join standard input and output to a tunnel, as for ssh.",
+        panel=LOOK,
     ),
     "door-user": Command(
-        "tunnelfleet.runtime.cli.gateway.door_user",
+        f"{_GATEWAY}.door_user",
         "door_user_command",
         "Write the line of a user of a gateway's front door, with a password.",
+        panel=RUN,
     ),
-    "service": Command(
-        "tunnelfleet.runtime.cli.service.command",
-        "service_command",
-        "Run a tunneling service of your own.",
+    "ls": Command(
+        f"{_GATEWAY}.look", "ls_command", "Show its tunnels, and how they are.", panel=LOOK
     ),
-    "quickstart": Command(
-        "tunnelfleet.runtime.cli.quickstart",
-        "quickstart_command",
-        "Start a small fleet on this machine, and say what to try.",
+    "show": Command(
+        f"{_GATEWAY}.look", "show_command", "Show all that is known of a tunnel.", panel=LOOK
     ),
-    "demo": Command(
-        "tunnelfleet.runtime.cli.demo",
-        "demo_command",
-        "Run service, tunnels and traffic on this machine and watch them.",
+    "top": Command(f"{_GATEWAY}.top", "top_command", "Watch its tunnels, live.", panel=LOOK),
+    "ready": Command(
+        f"{_GATEWAY}.ask",
+        "ready_command",
+        "Say whether it is ready: status 0, or 1 and why not.",
+        panel=LOOK,
+    ),
+    "logs": Command(
+        f"{_GATEWAY}.logs", "logs_command", "Show what has happened; -f goes on.", panel=LOOK
+    ),
+    "connections": Command(
+        f"{_GATEWAY}.look", "connections_command", "Show who is connected now.", panel=LOOK
+    ),
+    "audit": Command(
+        f"{_GATEWAY}.look", "audit_command", "Show who was connected, and why it ended.", panel=LOOK
+    ),
+    "diag": Command(
+        f"{_GATEWAY}.diag", "diag_command", "Write a zip for a report of a bug.", panel=LOOK
+    ),
+    "reload": Command(
+        f"{_GATEWAY}.ask", "reload_command", "Have it read its files again.", panel=CHANGE
+    ),
+    "add": Command(
+        f"{_GATEWAY}.change", "add_command", "Add tunnels beside those of its files.", panel=CHANGE
+    ),
+    "rm": Command(
+        f"{_GATEWAY}.change", "rm_command", "Remove tunnels that were added.", panel=CHANGE
+    ),
+    "retry": Command(
+        f"{_GATEWAY}.change", "retry_command", "Try tunnels that are down now.", panel=CHANGE
+    ),
+    "drain": Command(
+        f"{_GATEWAY}.change",
+        "drain_command",
+        "Let tunnels end with their last connection.",
+        panel=CHANGE,
+    ),
+    "replace-token": Command(
+        f"{_GATEWAY}.change",
+        "replace_token_command",
+        "Give a tunnel another access token.",
+        "ReplaceTokenCommand",
+        panel=CHANGE,
     ),
     "localproxy": Command(
         "tunnelfleet.runtime.cli.localproxy.command",
         "localproxy_command",
         "Run one tunnel, with the options of AWS's localproxy.",
         "LocalproxyCommand",
+        panel=ALONE,
+    ),
+    "service": Command(
+        "tunnelfleet.runtime.cli.service.command",
+        "service_command",
+        "Run a tunneling service of your own.",
+        panel=ALONE,
+    ),
+    "quickstart": Command(
+        "tunnelfleet.runtime.cli.quickstart",
+        "quickstart_command",
+        "Start a small fleet on this machine, and say what to try.",
+        panel=RUN,
+    ),
+    "demo": Command(
+        "tunnelfleet.runtime.cli.demo",
+        "demo_command",
+        "Run service, tunnels and traffic on this machine and watch them.",
+        panel=ALONE,
+    ),
+    "completion": Command(
+        "tunnelfleet.runtime.cli.completion",
+        "completion_command",
+        "Print what makes bash, zsh or fish complete commands and names.",
+        panel=MORE,
     ),
     "version": Command(
-        "tunnelfleet.runtime.cli.app", "version_command", "Print the version and exit."
+        "tunnelfleet.runtime.cli.app",
+        "version_command",
+        "Print the version and exit.",
+        panel=MORE,
     ),
 }
 
@@ -98,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status, see `errors`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if COMPLETE_VARIABLE in os.environ:
+        return run_guarded(lambda: complete(given, command_line()))
     with log_lines():
         return run_guarded(
             lambda: make_app(given)(args=given, prog_name=PROGRAM, standalone_mode=False)
@@ -130,8 +211,32 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
             function = _unloaded
         else:
             continue
-        app.command(name, cls=kind, help=command.help, context_settings=_SETTINGS)(function)
+        app.command(
+            name,
+            cls=kind,
+            help=command.help if function is _unloaded else _paragraphs(function),
+            short_help=command.help,
+            context_settings=_SETTINGS,
+            rich_help_panel=command.panel,
+        )(function)
     return app
+
+
+def command_line() -> CommandLine:
+    """What the program can be asked for, for a shell that completes it."""
+
+    def parameters(name: str) -> list[Any]:
+        group: Any = typer.main.get_command(make_app([name]))
+        found: list[Any] = group.commands[name].params
+        return found
+
+    return CommandLine({name: each.help for name, each in COMMANDS.items()}, parameters)
+
+
+def _paragraphs(function: Callable[..., object]) -> str:
+    """What a function says of itself, without the breaks of its lines."""
+    text = inspect.cleandoc(function.__doc__ or "")
+    return "\n\n".join(" ".join(each.split()) for each in text.split("\n\n"))
 
 
 def load(name: str) -> Callable[..., object]:

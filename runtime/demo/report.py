@@ -12,57 +12,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.runtime.figures import counted, human_bytes, human_rate, human_seconds
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.runtime import TunnelStatus
 
     from .fleet import TunnelPair
-
-
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
-_STEP: Final = 1_000.0
-_SPARKS: Final = "▁▂▃▄▅▆▇█"
-
-
-def human_bytes(count: float) -> str:
-    """Return for example `0 B`, `999 B`, `1.2 kB`, `45 MB`, in powers of 1000."""
-    value = float(count)
-    for unit in _UNITS[:-1]:
-        if value < _STEP - 0.5:
-            return _number(value, whole=unit == "B") + f" {unit}"
-        value /= _STEP
-    return _number(value, whole=False) + f" {_UNITS[-1]}"
-
-
-def _number(value: float, *, whole: bool) -> str:
-    return f"{value:.0f}" if whole or value >= 9.95 else f"{value:.1f}"
-
-
-def human_rate(bytes_per_second: float) -> str:
-    """Return for example `1.2 MB/s`."""
-    return f"{human_bytes(bytes_per_second)}/s"
-
-
-def human_seconds(seconds: float) -> str:
-    """Return for example `0.4 s`, `12 s`, `2 min 5 s`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return for example `1 tunnel`, `2,000 tunnels`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def sparkline(values: tuple[float, ...], width: int) -> str:
-    """Return the last `width` values as a row of bars, the highest value a full bar."""
-    shown = values[-width:] if width > 0 else ()
-    top = max(shown, default=0.0)
-    if top <= 0:
-        return _SPARKS[0] * len(shown)
-    return "".join(_SPARKS[round(max(0.0, v) / top * (len(_SPARKS) - 1))] for v in shown)
 
 
 RATE_WINDOW_SECONDS: Final = 2.0

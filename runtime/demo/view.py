@@ -15,18 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from tunnelfleet.actors.state import TunnelState
-
-from .report import (
-    SEVERITY,
-    DemoPhase,
-    FleetSnapshot,
-    TableRow,
+from tunnelfleet.runtime.figures import (
     counted,
     human_bytes,
     human_rate,
     human_seconds,
     sparkline,
 )
+
+from .report import SEVERITY, DemoPhase, FleetSnapshot, TableRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

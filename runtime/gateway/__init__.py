@@ -2,50 +2,30 @@
 
 `Gateway` is what a program holds; `messages` has what may be asked of it.
 """
+# Loaded when somebody first asks for one of the names (PEP 562): a command that asks a gateway does
+# not wait for the parts of one.
 
-from .gateway import API, FILES, Gateway
-from .messages import (
-    CompareWanted,
-    DrainTunnels,
-    Leave,
-    Left,
-    PutWanted,
-    Reload,
-    ReloadResult,
-    RemoveWanted,
-    ReplaceTunnelToken,
-    RetryTunnels,
-    SetWanted,
-    Snapshot,
-    TakeSnapshot,
-    UnknownTunnel,
-)
-from .placement import Assigned, Placement, Revoked, StaticPlacement
-from .snapshot import TunnelRow
-from .wanted import WantedTunnel
+from __future__ import annotations
 
-__all__ = [
-    "API",
-    "FILES",
-    "Assigned",
-    "CompareWanted",
-    "DrainTunnels",
-    "Gateway",
-    "Leave",
-    "Left",
-    "Placement",
-    "PutWanted",
-    "Reload",
-    "ReloadResult",
-    "RemoveWanted",
-    "ReplaceTunnelToken",
-    "RetryTunnels",
-    "Revoked",
-    "SetWanted",
-    "Snapshot",
-    "StaticPlacement",
-    "TakeSnapshot",
-    "TunnelRow",
-    "UnknownTunnel",
-    "WantedTunnel",
-]
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import *  # noqa: F403 - type checkers must know the names
+    from .names import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load the public names.
+
+        Raises:
+            AttributeError: there is no such name.
+        """
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        face = importlib.import_module(f"{__name__}.names")
+        if name != "__all__" and name not in face.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(face, name)
+        globals()[name] = value
+        return value

@@ -15,7 +15,7 @@ from tests.support.commands import PROGRAM
 from tests.support.gateway import GatewayRig, UpProcess
 from tests.support.programs import run_program as run
 from tests.support.rig import connect, echo
-from tests.support.waiting import until
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.config import ensure_secret
 from tunnelfleet.runtime.gateway.store import AuditQuery, Store
@@ -96,7 +96,9 @@ def test_after_kill_9_the_same_tunnels_with_the_same_tokens(
         with connect(address_of(gateway, "added-1")) as sock:
             assert echo(sock, b"x" * 5_000) == b"x" * 5_000
             with state_of(tmp_path) as store:
-                until(lambda: len(connections(store)) == 1, "the audit has it while it is open")
+                eventually(
+                    lambda: len(connections(store)) == 1, "the audit has it while it is open"
+                )
             gateway.process.kill()
             gateway.wait_end()
     with rig.up() as gateway:
@@ -104,7 +106,7 @@ def test_after_kill_9_the_same_tunnels_with_the_same_tokens(
         connected(gateway, *names)
         assert not gateway.events("tunnel_state_changed", state="refused")
         with state_of(tmp_path) as store:
-            until(
+            eventually(
                 lambda: [r["ended_by"] for r in connections(store)] == ["gateway_ended"],
                 "the next life marks what the last one left open",
             )
@@ -134,7 +136,7 @@ def test_a_full_disk_stops_the_audit_and_harms_no_tunnel(
             pid = gateway.process.pid
             soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (4_096, hard))
-            until(lambda: stops(gateway, address), "the audit stops")
+            eventually(lambda: stops(gateway, address), "the audit stops")
             assert "tunnelfleet_audit_stopped 1.0" in gateway.get("/metrics")
             assert echo(lasting, b"b" * 50_000) == b"b" * 50_000
             with connect(address) as sock:

@@ -1,21 +1,47 @@
 """`tunnelfleet check`: what is wrong with a gateway's files, without starting anything.
 
 Owns what is printed where, and the exit status: 0 when the files can be used, warnings or not, and
-2 when they cannot.
+2 when they cannot. A gateway that runs with these files is asked what a reload would change; that
+there is none is no mistake, and what it answers does not change the status.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.cli.errors import EXIT_OK, EXIT_USAGE, one_line
+from tunnelfleet.runtime.figures import counted
+from tunnelfleet.runtime.gateway.api.client import (
+    GatewayAddress,
+    GatewayClient,
+    GatewayNotReached,
+    GatewayRefused,
+)
 from tunnelfleet.runtime.gateway.config import ConfigProblems, Problem, json_schema, load
+from tunnelfleet.runtime.gateway.config.schema import OFF
+
+from .ask import CHECK_SECONDS, difference_lines, would_change
+from .reach import (
+    GATEWAY_VARIABLE,
+    GatewayOption,
+    Place,
+    TokenFileOption,
+    find,
+    given_token,
+    refused,
+)
+from .screen import say, terminal_size, write_json
+
+if TYPE_CHECKING:
+    from tunnelfleet.runtime.gateway.config import FleetConfig
 
 __all__ = ["check_command", "print_problems"]
 
@@ -30,33 +56,87 @@ def check_command(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of a file, for editors.")
     ] = False,
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what is found as one JSON object.")
     ] = False,
 ) -> int:
     """Say what is wrong with a gateway's files, all mistakes at once. Nothing is started.
 
-    The exit status is 2 if there are mistakes; warnings do not change it.
+    If a gateway runs with these files, also what a reload would change. The exit status is 2 if
+    there are mistakes; warnings do not change it.
     """
     if schema:
-        sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
+        say(json.dumps(json_schema(), indent=2))
         return EXIT_OK
     if not paths:
         raise ConfigError("name a file or a folder to check, or give --schema")
     try:
         config = load(paths)
     except ConfigProblems as error:
-        problems, names = error.problems, None
+        problems, names, reload = error.problems, None, None
     else:
         problems, names = config.warnings, sorted(config.tunnels)
+        reload = _reload(config, gateway, gateway_token_file)
     if as_json:
         found = {"ok": names is not None, "tunnels": names or [], "problems": _objects(problems)}
-        sys.stdout.write(json.dumps(found) + "\n")
+        if reload is not None:
+            found["reload"] = reload.answer
+        write_json(found)
     else:
         print_problems(problems)
         if names is not None:
-            sys.stdout.write(f"good: {len(names)} {'tunnel' if len(names) == 1 else 'tunnels'}\n")
+            say(f"good: {counted(len(names), 'tunnel')}")
+        if reload is not None:
+            _print_reload(reload)
     return EXIT_USAGE if names is None else EXIT_OK
+
+
+class _ReloadReport(NamedTuple):
+    """What a gateway that runs says of a reload; `answer` is None if `why` says why."""
+
+    gateway: str
+    answer: dict[str, Any] | None
+    why: str
+
+
+def _reload(
+    config: FleetConfig, gateway: str | None, token_file: Path | None
+) -> _ReloadReport | None:
+    """Ask the gateway of these files, if it runs; None if no gateway answers."""
+    token = None
+    if gateway or GATEWAY_VARIABLE in os.environ:
+        place = find(gateway)
+    else:
+        # What the files say is where it is, and what it asks for.
+        settings = config.gateway
+        if settings.admin == OFF:
+            return None
+        at = parse_address(settings.admin)
+        where = f"http://{at}" if isinstance(at, TcpAddress) else settings.admin
+        place, token = Place(GatewayAddress.parse(where), ""), settings.admin_token
+    token = given_token(token_file) or token
+    try:
+        with GatewayClient(place.address, token, answer_seconds=CHECK_SECONDS) as client:
+            files, answer, why = would_change(client)
+    except GatewayNotReached:
+        return None
+    except GatewayRefused as error:
+        return _ReloadReport(str(place.address), None, refused(error))
+    mine = {path.resolve() for path in config.files}
+    if mine.isdisjoint(Path(each).resolve() for each in files):
+        return _ReloadReport(str(place.address), None, "it runs with other files")
+    return _ReloadReport(str(place.address), answer, why)
+
+
+def _print_reload(reload: _ReloadReport) -> None:
+    if reload.answer is None:
+        say(f"the gateway at {reload.gateway}: {one_line(reload.why)}")
+        return
+    width, _height = terminal_size()
+    say(f"a reload of the gateway at {reload.gateway} would change:")
+    say("\n".join(difference_lines(reload.answer, width)) + "")
 
 
 def print_problems(problems: tuple[Problem, ...]) -> None:

@@ -32,9 +32,9 @@ from tunnelfleet.runtime.admin.server import make_registry
 from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
 from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
-from tunnelfleet.runtime.gateway.api import ApiOptions, ApiServer, EventFeed
+from tunnelfleet.runtime.gateway.api import ApiOptions, ApiPlaces, ApiServer, EventFeed
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
-from tunnelfleet.runtime.gateway.door import Door
+from tunnelfleet.runtime.gateway.door import Denied, Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
 from tunnelfleet.runtime.gateway.page import StatusPage, look_at
@@ -113,16 +113,17 @@ def up_command(
         state_lock(config.gateway.state_folder),
     ):
         log_problems(config.warnings)
-        door = Door(config.gateway)
+        store = Store.of(config.gateway)
+        door = Door(config.gateway, on_denied=functools.partial(_note_denied, store))
         gateway = Gateway(
             read,
             config,
-            store=Store.of(config.gateway),
+            store=store,
             more_children=lambda gateway: [door.child(gateway)],
         )
         with (
             door,
-            _admin_api(gateway, config, feed) as admin_api,
+            _admin_api(gateway, config, feed, door) as admin_api,
             gateway,
             _serving(admin_api),
             _pages(gateway, config),
@@ -150,6 +151,11 @@ def _read(paths: Sequence[Path], authorities: Authorities) -> FleetConfig:
         return config
     problem = Problem(str(paths[0]), 1, "tunnel", warning, is_error=False)
     return replace(config, warnings=(*config.warnings, problem))
+
+
+def _note_denied(store: Store, denied: Denied) -> None:
+    """A front door has turned somebody away: that belongs into the audit."""
+    store.note_denied(denied.target, "", peer=denied.peer, user=denied.user, reason=denied.reason)
 
 
 class _Foreground:
@@ -255,7 +261,7 @@ class _Foreground:
 
 @contextlib.contextmanager
 def _admin_api(
-    gateway: Gateway, config: FleetConfig, feed: EventFeed
+    gateway: Gateway, config: FleetConfig, feed: EventFeed, door: Door
 ) -> Iterator[ApiServer | None]:
     """The admin API, if it is wanted: it listens, and is not served yet.
 
@@ -265,7 +271,11 @@ def _admin_api(
     if options is None:
         yield None
         return
-    server = ApiServer(gateway, options, feed=feed)
+    places = ApiPlaces(
+        door=None if door.address is None else str(door.address),
+        connect=None if door.connect_path is None else str(door.connect_path),
+    )
+    server = ApiServer(gateway, options, feed=feed, places=places)
     server.listen()
     try:
         yield server

@@ -74,3 +74,17 @@ def test_the_program_is_there_to_be_run() -> None:
         timeout=60,
     )
     assert (run.returncode, run.stdout, run.stderr) == (EXIT_OK, version_line() + "\n", "")
+
+
+def test_a_command_that_asks_a_gateway_does_not_load_one() -> None:
+    """Whoever presses a key for a name waits for all that is loaded."""
+    program = (
+        "import sys\n"
+        "from tunnelfleet.runtime.cli.app import load\n"
+        "for name in ('ls', 'top', 'ready', 'logs', 'diag', 'retry'): load(name)\n"
+        "print(*sorted({'aiohttp', 'pydantic', 'sqlalchemy', 'pykka'} & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "\n", "")

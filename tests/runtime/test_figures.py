@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelfleet.runtime.demo.report import (
+from tunnelfleet.runtime.figures import (
+    age,
     counted,
     human_bytes,
     human_rate,
@@ -53,3 +54,22 @@ def test_a_sparkline_shows_the_last_values_against_the_highest() -> None:
     assert sparkline((0.0, 0.0), 5) == "▁▁"
     assert sparkline((1.0,), 0) == ""
     assert sparkline((), 5) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3.0, "0s"),
+        (0.9, "0s"),
+        (59.9, "59s"),
+        (60, "1m"),
+        (250, "4m10s"),
+        (600, "10m"),
+        (11_100, "3h5m"),
+        (36_000, "10h"),
+        (90_000, "1d1h"),
+        (86_400 * 400, "400d"),
+    ],
+)
+def test_an_age_has_at_most_two_units(seconds: float, text: str) -> None:
+    assert age(seconds) == text

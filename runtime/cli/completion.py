@@ -1,0 +1,299 @@
+"""`tunnelfleet completion bash|zsh|fish`, and the words that a shell then asks for.
+
+Owns the scripts, and what can stand where the user presses the tab key: commands, options, values,
+and names of tunnels when a gateway answers at once. A shell asks by running the program with
+`_TUNNELFLEET_COMPLETE` set and the words so far as arguments, the last one perhaps empty; the
+answers are lines: a word, a tabulator, what it means. `@files` asks the shell for names of files.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+
+import typer
+
+from tunnelfleet.proto import ConfigError, TunnelError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["COMPLETE_VARIABLE", "CommandLine", "candidates", "complete", "completion_command"]
+
+COMPLETE_VARIABLE: Final = "_TUNNELFLEET_COMPLETE"
+FILES: Final = "@files"
+ANSWER_SECONDS: Final = 1.0
+"""Whoever presses a key does not wait longer for a gateway."""
+MAX_NAMES: Final = 2_000
+GATEWAY_OPTIONS: Final = ("--gateway", "--gateway-token-file")
+
+Words = list[tuple[str, str]]
+"""Each with what it means."""
+
+SCRIPTS: Final = {
+    "bash": """\
+# Completion of tunnelfleet for bash. For every shell to come:
+#   tunnelfleet completion bash > ~/.local/share/bash-completion/completions/tunnelfleet
+# For this one: source <(tunnelfleet completion bash)
+_tunnelfleet() {
+    local line word words=() current="${COMP_WORDS[COMP_CWORD]}"
+    COMPREPLY=()
+    while IFS= read -r line; do
+        word="${line%%$'\\t'*}"
+        if [[ "$word" == "@files" ]]; then
+            compopt -o filenames 2>/dev/null
+            while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "$current")
+        elif [[ -n "$word" ]]; then
+            COMPREPLY+=("$(printf '%q' "$word")")
+        fi
+    done < <(_TUNNELFLEET_COMPLETE=bash "${COMP_WORDS[0]}" "${COMP_WORDS[@]:1:COMP_CWORD}" \\
+        2>/dev/null </dev/null)
+    if [[ ${#COMPREPLY[@]} -eq 1 && "${COMPREPLY[0]}" == *= ]]; then
+        compopt -o nospace 2>/dev/null
+    fi
+}
+complete -F _tunnelfleet tunnelfleet
+""",
+    "zsh": """\
+#compdef tunnelfleet
+# Completion of tunnelfleet for zsh. For every shell to come, in a folder of $fpath:
+#   tunnelfleet completion zsh > ~/.zfunc/_tunnelfleet
+# For this one: source <(tunnelfleet completion zsh)
+_tunnelfleet() {
+    local line word meaning
+    local -a described
+    while IFS= read -r line; do
+        word="${line%%$'\\t'*}"
+        meaning="${line#*$'\\t'}"
+        if [[ "$word" == "@files" ]]; then
+            _files
+        elif [[ -n "$word" ]]; then
+            described+=("${word//:/\\\\:}:$meaning")
+        fi
+    done < <(_TUNNELFLEET_COMPLETE=zsh "${words[1]}" "${(@)words[2,CURRENT]}" \\
+        2>/dev/null </dev/null)
+    (( ${#described} )) && _describe -V 'tunnelfleet' described
+    return 0
+}
+if [[ "$funcstack[1]" == "_tunnelfleet" ]]; then
+    _tunnelfleet "$@"
+else
+    compdef _tunnelfleet tunnelfleet
+fi
+""",
+    "fish": """\
+# Completion of tunnelfleet for fish. For every shell to come:
+#   tunnelfleet completion fish > ~/.config/fish/completions/tunnelfleet.fish
+# For this one: tunnelfleet completion fish | source
+function __tunnelfleet_complete
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    for line in (env _TUNNELFLEET_COMPLETE=fish $words[1] $words[2..-1] "$current" \\
+            2>/dev/null </dev/null)
+        if string match -q '@files*' -- $line
+            __fish_complete_path "$current"
+        else
+            echo $line
+        end
+    end
+end
+complete -c tunnelfleet -f -a '(__tunnelfleet_complete)'
+""",
+}
+
+
+def completion_command(
+    shell: Annotated[
+        str, typer.Argument(metavar="bash|zsh|fish", help="The shell that it is for.")
+    ],
+) -> None:
+    """Print what makes a shell complete commands, options and names of tunnels.
+
+    Its first lines say where to put it.
+    """
+    if shell not in SCRIPTS:
+        raise ConfigError(f"{shell}: write one of {', '.join(SCRIPTS)}")
+    sys.stdout.write(SCRIPTS[shell])
+
+
+class CommandLine(NamedTuple):
+    """What the program can be asked for.
+
+    Attributes:
+        helps: the commands, and what each does.
+        parameters: of a command, as typer has them.
+    """
+
+    helps: Mapping[str, str]
+    parameters: Callable[[str], Sequence[Any]]
+
+
+def complete(words: Sequence[str], line: CommandLine) -> None:
+    """Answer a shell.
+
+    Args:
+        words: the arguments so far; the last one is being written.
+        line: what there is.
+    """
+    shell = os.environ.get(COMPLETE_VARIABLE, "")
+    given = _joined(words) if shell == "bash" else list(words)
+    found = candidates(given, line)
+    if shell == "bash":
+        # It completes only what is behind the last character that parts words for it.
+        start = max(given[-1].rfind(each) for each in "=:") + 1 if given else 0
+        found = [(word if word == FILES else word[start:], meaning) for word, meaning in found]
+    lines = [f"{printable(word)}\t{printable(meaning)}\n" for word, meaning in found]
+    sys.stdout.write("".join(lines))
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """The words as the user wrote them: bash makes three of `unix:PATH`."""
+    joined: list[str] = []
+    glues = False
+    for number, word in enumerate(words):
+        is_parting = word in ("=", ":")
+        # `--sort =` has a blank that is not seen here; it is rare, and not worth more.
+        if joined and (glues or is_parting) and number > 0:
+            joined[-1] += word
+        else:
+            joined.append(word)
+        glues = is_parting
+    return joined
+
+
+def candidates(words: Sequence[str], line: CommandLine) -> Words:
+    """What the last word can become."""
+    before, current = list(words[:-1]), words[-1] if words else ""
+    name = next((word for word in before if not word.startswith("-")), None)
+    if name is None:
+        if current.startswith("-"):
+            return _starting(
+                [("--help", "Show help."), ("--version", "Print the version.")], current
+            )
+        return _starting(list(line.helps.items()), current)
+    if name not in line.helps:
+        return []
+    return _of_command(name, line.parameters(name), before[before.index(name) + 1 :], current)
+
+
+def _of_command(name: str, parameters: Sequence[Any], before: Sequence[str], current: str) -> Words:
+    options = {
+        spelling: parameter
+        for parameter in parameters
+        if parameter.param_type_name == "option"
+        for spelling in (*parameter.opts, *parameter.secondary_opts)
+    }
+    given = dict(_given(before, options))
+    head, is_assigned, value = current.partition("=")
+    if is_assigned and head in options:
+        return [
+            (word if word == FILES else f"{head}={word}", meaning)
+            for word, meaning in _values(name, head, value, given)
+        ]
+    last = before[-1] if before else ""
+    if last in options and not options[last].is_flag:
+        return _values(name, last, current, given)
+    if current.startswith("-"):
+        found = [(spelling, each.help or "") for spelling, each in options.items()]
+        return _starting([*found, ("--help", "Show help.")], current)
+    return _arguments(name, current, given)
+
+
+def _given(before: Sequence[str], options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The options that have been written, with their values."""
+    found = []
+    for number, word in enumerate(before):
+        head, is_assigned, value = word.partition("=")
+        if is_assigned and head in options:
+            found.append((head, value))
+        elif word in options and number + 1 < len(before):
+            found.append((word, before[number + 1]))
+    return found
+
+
+NAMED: Final = frozenset(
+    [
+        "ls",
+        "show",
+        "rm",
+        "retry",
+        "drain",
+        "replace-token",
+        "logs",
+        "connections",
+        "audit",
+        "connect",
+    ]
+)
+"""Commands whose arguments are names of tunnels."""
+_WITH_FILES: Final = frozenset(["up", "check", "add"])
+_CHOICES: Final = {
+    "--log-level": ("debug", "info", "warning", "error"),
+    "--level": ("debug", "info", "warning", "error"),
+    "--mode": ("source", "destination"),
+    "--source": ("files", "api"),
+    "--state": (
+        "connecting",
+        "connected",
+        "backoff",
+        "refused",
+        "quarantined",
+        "draining",
+        "stopped",
+    ),
+}
+
+
+def _values(command: str, option: str, current: str, given: Mapping[str, str]) -> Words:
+    """What an option can be given."""
+    if option in _CHOICES and command != "localproxy":
+        return _starting([(each, "") for each in _CHOICES[option]], current)
+    if option == "--sort":
+        from .gateway.rows import SORTS, STILL_SORTS  # noqa: PLC0415 - only here
+
+        orders = STILL_SORTS if command == "ls" else SORTS
+        return _starting([(each, "") for each in orders], current)
+    if option == "--label":
+        labels = {
+            f"{key}={value}"
+            for row in _rows(given)
+            for key, value in (row.get("labels") or {}).items()
+        }
+        return _starting([(each, "") for each in sorted(labels)[:MAX_NAMES]], current)
+    if option in ("--name", "--tunnel") and command != "service":
+        return _tunnels(current, given)
+    return [(FILES, "")]
+
+
+def _arguments(name: str, current: str, given: Mapping[str, str]) -> Words:
+    if name in NAMED:
+        return _tunnels(current, given)
+    if name == "completion":
+        return _starting([(each, "") for each in SCRIPTS], current)
+    return [(FILES, "")] if name in _WITH_FILES else []
+
+
+def _tunnels(current: str, given: Mapping[str, str]) -> Words:
+    found = [(str(row.get("name")), str(row.get("state", ""))) for row in _rows(given)]
+    return _starting(found, current)[:MAX_NAMES]
+
+
+def _rows(given: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The tunnels of the gateway that is meant; none if it does not answer at once."""
+    from pathlib import Path  # noqa: PLC0415 - only here
+
+    from .gateway.reach import gateway_at  # noqa: PLC0415 - only who presses a key for a name
+
+    address, token_file = (given.get(each) for each in GATEWAY_OPTIONS)
+    try:
+        with gateway_at(
+            address, Path(token_file) if token_file else None, answer_seconds=ANSWER_SECONDS
+        ) as client:
+            return client.tunnels()
+    except (TunnelError, OSError):
+        return []
+
+
+def _starting(words: Sequence[tuple[str, str]], current: str) -> Words:
+    return [each for each in words if each[0].startswith(current)]

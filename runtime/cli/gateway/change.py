@@ -1,0 +1,297 @@
+"""`tunnelfleet add`, `rm`, `drain`, `retry`, `replace-token`: commands that change a fleet.
+
+Owns their options, where a token may come from, and what is said afterwards. A token is never an
+argument: the list of processes and the history of a shell show those to others.
+"""
+
+from __future__ import annotations
+
+import getpass
+import http
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand
+
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.cli.errors import (
+    EXIT_FAILURE,
+    EXIT_OK,
+    EXIT_USAGE,
+    CommandFailed,
+    one_line,
+)
+from tunnelfleet.runtime.figures import counted
+from tunnelfleet.runtime.gateway.api.client import GatewayRefused
+
+from .entries import MAX_ENTRY_BYTES, read_entries
+from .look import ordered
+from .reach import (
+    GatewayOption,
+    JsonOption,
+    TokenFileOption,
+    gateway_at,
+    known_name,
+    read_token,
+    refused,
+    unknown_name,
+)
+from .screen import note, say, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tunnelfleet.runtime.gateway.api.client import GatewayClient
+
+__all__ = [
+    "add_command",
+    "drain_command",
+    "replace_token_command",
+    "retry_command",
+    "rm_command",
+]
+
+STDIN: Final = "-"
+TOKEN_VARIABLE: Final = "TUNNELFLEET_ACCESS_TOKEN"  # noqa: S105 - the name of a variable
+MAX_TOKEN_LINE: Final = 65_536
+SHOWN_NAMES: Final = 12
+"""More of them are counted."""
+
+AllOption = Annotated[bool, typer.Option("--all", help="All tunnels.")]
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME...", help="Of the tunnels.")
+]
+
+
+def add_command(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE|-", help="TOML with [[tunnel]], or JSON; - for stdin."),
+    ],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace tunnels of the same names that were added.")
+    ] = False,
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Add tunnels to a running gateway; they stay until `rm`, apart from its files.
+
+    Each entry is added by itself: one that is wrong keeps no other away.
+    """
+    if file == STDIN:
+        content, name, folder = sys.stdin.buffer.read(MAX_ENTRY_BYTES + 1), "stdin", Path()
+    else:
+        path = Path(file)
+        with path.open("rb") as opened:
+            content, name, folder = opened.read(MAX_ENTRY_BYTES + 1), file, path.parent
+    entries = read_entries(content, name, folder)
+    status = EXIT_OK
+    rows: list[dict[str, Any]] = []
+    with gateway_at(gateway, gateway_token_file) as client:
+        for entry in entries:
+            try:
+                rows.append(_add(client, entry, replace=replace))
+            except GatewayRefused as error:
+                status = max(status, _tell_refusal(error, name, entry, replace=replace))
+            else:
+                if not as_json:
+                    say(f"added {rows[-1].get('name')}")
+    if as_json:
+        write_json([ordered(row) for row in rows])
+    return status
+
+
+def _add(client: GatewayClient, entry: dict[str, Any], *, replace: bool) -> dict[str, Any]:
+    name = entry.get("name")
+    if replace and isinstance(name, str) and name:
+        return client.replace(name, entry)
+    return client.add(entry)
+
+
+def _tell_refusal(error: GatewayRefused, name: str, entry: dict[str, Any], *, replace: bool) -> int:
+    """Say what is wrong with an entry; returns the exit status."""
+    about = f"tunnel[{entry.get('name', '?')}]"
+    if error.status in (http.HTTPStatus.UNPROCESSABLE_ENTITY, http.HTTPStatus.BAD_REQUEST):
+        problems = error.members.get("problems")
+        found = [each for each in problems or () if isinstance(each, dict)]
+        for each in found or [{"message": error.detail}]:
+            key = str(each.get("key") or about)
+            note(one_line(f"{name}: {key}: {each.get('message') or each.get('text')}"))
+        return EXIT_USAGE
+    hint = ""
+    if error.status == http.HTTPStatus.CONFLICT and not replace:
+        hint = "; --replace replaces one that was added"
+    note(one_line(f"{name}: {about}: {refused(error)}{hint}"))
+    return EXIT_FAILURE
+
+
+def rm_command(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Of the tunnels.")],
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Remove tunnels that were added to a running gateway; they drain first.
+
+    A tunnel of the gateway's files is removed there.
+    """
+    removed: list[str] = []
+    status = EXIT_OK
+    with gateway_at(gateway, gateway_token_file) as client:
+        for name in names:
+            try:
+                with known_name(client, name):
+                    client.remove(name)
+            except (GatewayRefused, CommandFailed) as error:
+                text = refused(error) if isinstance(error, GatewayRefused) else str(error)
+                note(one_line(f"{name}: {text}"))
+                status = EXIT_FAILURE
+            else:
+                removed.append(name)
+    if as_json:
+        write_json({"removed": removed})
+    elif removed:
+        say(f"removed {_listed(removed)}")
+    return status
+
+
+def drain_command(
+    names: NamesArgument = None,
+    all_: AllOption = False,
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Let tunnels take no new connections and end with the last one; `retry` starts them again."""
+    chosen = _chosen(names, all_)
+    with gateway_at(gateway, gateway_token_file) as client:
+        done = _named(client, chosen, drain=True)
+    _tell("draining", done, "no tunnel runs", as_json=as_json)
+    return EXIT_OK
+
+
+def retry_command(
+    names: NamesArgument = None,
+    all_: AllOption = False,
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Try tunnels that are down now, without waiting for their time; the others go on."""
+    chosen = _chosen(names, all_)
+    with gateway_at(gateway, gateway_token_file) as client:
+        done = _named(client, chosen, drain=False)
+    _tell("trying", done, "none is down", as_json=as_json)
+    return EXIT_OK
+
+
+def _chosen(names: Sequence[str] | None, all_: bool) -> list[str] | None:
+    """The names, or None for all."""
+    if bool(names) == all_:
+        hint = "give names or --all, not both" if all_ else "name the tunnels, or give --all"
+        raise ConfigError(hint)
+    return None if all_ else list(names or ())
+
+
+def _named(client: GatewayClient, names: list[str] | None, *, drain: bool) -> list[str]:
+    try:
+        return client.drain(names) if drain else client.retry(names)
+    except GatewayRefused as error:
+        if error.status != http.HTTPStatus.NOT_FOUND or names is None:
+            raise
+        known = {str(row.get("name")) for row in client.tunnels()}
+        unknown = [name for name in names if name not in known]
+        raise CommandFailed(unknown_name((unknown or names)[0], client)) from None
+
+
+def _tell(what: str, names: Sequence[str], nothing: str, *, as_json: bool) -> None:
+    if as_json:
+        write_json({"tunnels": list(names)})
+    elif names:
+        say(f"{what} {_listed(names)}")
+    else:
+        note(nothing)
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= SHOWN_NAMES:
+        return ", ".join(names)
+    return f"{counted(len(names), 'tunnel')}: {', '.join(names[:SHOWN_NAMES])}, …"
+
+
+class ReplaceTokenCommand(TyperCommand):
+    """The command `replace-token`, which repeats no token that was given as an argument."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; more of them than there can be are a token, perhaps."""
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if ctx.args:
+            raise ConfigError(
+                "a token is no argument: other users can read it in the list of processes, and it "
+                "is in your shell's history now; rotate it, and give the new one by --token-file, "
+                "a variable, or standard input"
+            )
+        return rest
+
+
+def replace_token_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the tunnel.")],
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="File with the access token."),
+    ] = None,
+    token_env: Annotated[
+        str | None,
+        typer.Option(
+            "--token-env",
+            metavar="NAME",
+            help=f"Variable with the access token; {TOKEN_VARIABLE} is looked at without it.",
+        ),
+    ] = None,
+    client_token_file: Annotated[
+        Path | None,
+        typer.Option("--client-token-file", metavar="FILE", help="File with a client token."),
+    ] = None,
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Give a tunnel another access token after a rotation; it connects at once.
+
+    The token comes from --token-file, from a variable, or from standard input, where a terminal
+    does not show it. It is never an argument, which others could read.
+    """
+    access_token = _access_token(token_file, token_env, name)
+    client_token = client_token_file and read_token(client_token_file, "--client-token-file")
+    with gateway_at(gateway, gateway_token_file) as client, known_name(client, name):
+        row = client.replace_token(name, access_token, client_token or None)
+    if as_json:
+        write_json(ordered(row))
+    else:
+        say(f"{name} has another token and connects with it")
+    return EXIT_OK
+
+
+def _access_token(path: Path | None, variable: str | None, name: str) -> str:
+    if path is not None and variable is not None:
+        raise ConfigError("give --token-file or --token-env, not both")
+    if path is not None and str(path) != STDIN:
+        return read_token(path, "--token-file")
+    if path is None:
+        token = os.environ.get(variable or TOKEN_VARIABLE, "").strip()
+        if token:
+            return token
+        if variable is not None:
+            raise ConfigError(f"--token-env: the variable {variable} is not set, or empty")
+    if sys.stdin.isatty():
+        token = getpass.getpass(f"Access token of {name} (it is not shown): ")
+    else:
+        token = sys.stdin.readline(MAX_TOKEN_LINE)
+    if not token.strip():
+        raise ConfigError("no token was given; --token-file and --token-env are other ways")
+    return token.strip()

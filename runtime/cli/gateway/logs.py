@@ -1,0 +1,164 @@
+"""`tunnelfleet logs`: what happens at a running gateway, as lines or as JSON objects.
+
+Owns which events are shown, how a line looks, and how it goes on after the connection has ended:
+it asks again for what came after the last event that it has seen.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+import typer
+
+from tunnelfleet.proto import ConfigError, printable
+from tunnelfleet.runtime.cli.errors import EXIT_OK
+from tunnelfleet.runtime.gateway.api.client import GatewayNotReached
+
+from .columns import Line, Styled
+from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at
+from .screen import note, write_json, write_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayEvent
+
+__all__ = ["logs_command"]
+
+LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+LEVEL_STYLES: Final = {"warning": "yellow", "error": "bold red", "critical": "bold red"}
+RECENT_EVENTS: Final = 50
+MAX_RECENT_EVENTS: Final = 1_000
+"""A gateway has no more."""
+IDLE_SECONDS: Final = 0.5
+"""What happened before comes at once; when nothing came for so long, that was all."""
+RETRY_SECONDS: Final = 1.0
+MAX_MESSAGE_CHARACTERS: Final = 4_000
+LOST: Final = "lost"
+"""The name of the event that says that this reader was too slow."""
+
+
+def logs_command(
+    tunnels: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Of tunnels, * standing for anything."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C, over restarts too.")
+    ] = False,
+    recent: Annotated[
+        int,
+        typer.Option(
+            "-n", "--recent", metavar="N", min=0, max=MAX_RECENT_EVENTS, help="Begin so far back."
+        ),
+    ] = RECENT_EVENTS,
+    level: Annotated[
+        str,
+        typer.Option("--level", metavar="LEVEL", help="Of the least important: debug to error."),
+    ] = "debug",
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show what has happened at a running gateway, and with -f what happens.
+
+    With --json it is one object a line, the same as `up --json` writes.
+    """
+    if level not in LEVELS:
+        raise ConfigError(f"--level {level}: write one of {', '.join(LEVELS)}")
+    view = _LogView(tunnels or (), LEVELS.index(level), as_json=as_json)
+    with gateway_at(gateway, gateway_token_file) as client:
+        if not follow:
+            for event in client.events(recent=recent, idle_seconds=IDLE_SECONDS):
+                view.show(event)
+            return EXIT_OK
+        try:
+            _follow(client, view, recent)
+        except KeyboardInterrupt:
+            # The way to end it.
+            return EXIT_OK
+
+
+def _follow(client: GatewayClient, view: _LogView, recent: int) -> NoReturn:
+    """Show events until Ctrl-C."""
+    last: str | None = None
+    has_answered = is_told = False
+    while True:
+        try:
+            for event in client.events(recent=recent, after=last):
+                has_answered, is_told = True, False
+                if event.name == LOST:
+                    note("events came faster than they were read; some are missing")
+                    break
+                last = event.id or last
+                view.show(event)
+            else:
+                has_answered = True
+        except GatewayNotReached as error:
+            # The first time it is a mistake; later the gateway is being restarted, perhaps.
+            if not has_answered:
+                raise
+            if not is_told:
+                note(f"{error}; waiting for it")
+                is_told = True
+        if last is None:
+            recent = 0
+        time.sleep(RETRY_SECONDS)
+
+
+class _LogView:
+    """Chooses and writes events."""
+
+    def __init__(self, names: Sequence[str], level: int, *, as_json: bool) -> None:
+        self._names = names
+        self._level = level
+        self._as_json = as_json
+
+    def show(self, event: GatewayEvent) -> None:
+        """Write it, if it is asked for."""
+        if not self._is_wanted(event.data):
+            return
+        if self._as_json:
+            write_json(event.data)
+        else:
+            write_lines([event_line(event.name, event.data)])
+
+    def _is_wanted(self, data: dict[str, Any]) -> bool:
+        found = str(data.get("level", "info"))
+        if found in LEVELS and LEVELS.index(found) < self._level:
+            return False
+        tunnel = str(data.get("tunnel", ""))
+        return not self._names or any(fnmatch.fnmatchcase(tunnel, each) for each in self._names)
+
+
+_SHOWN_APART: Final = frozenset({"event", "time", "level", "logger", "tunnel", "message", "id"})
+
+
+def event_line(name: str, data: dict[str, Any]) -> Line:
+    """An event as a line of the log: when, level, tunnel, what."""
+    when = data.get("time")
+    clock = _clock(when) if isinstance(when, int | float) else ""
+    level = str(data.get("level", "info"))
+    tunnel = printable(str(data.get("tunnel", "")))
+    said = data.get("message")
+    if said is None:
+        fields = [f"{key}={each}" for key, each in data.items() if key not in _SHOWN_APART]
+        said = " ".join([name.replace("_", " "), *fields])
+    style = LEVEL_STYLES.get(level, "")
+    return (
+        Styled(f"{clock} ", "bright_black"),
+        Styled(f"{printable(level, 12):<7} ", style),
+        Styled(f"{tunnel}: " if tunnel else "", "bold"),
+        Styled(printable(str(said), MAX_MESSAGE_CHARACTERS), style),
+    )
+
+
+def _clock(when: float) -> str:
+    try:
+        return (
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03d}Z"
+        )
+    except (OverflowError, ValueError, OSError):
+        return ""

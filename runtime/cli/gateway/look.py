@@ -1,0 +1,268 @@
+"""`tunnelfleet ls`, `show`, `connections` and `audit`: what a running gateway has.
+
+Owns their options and what is printed: tables for people, exact values with `--json`.
+"""
+
+from __future__ import annotations
+
+import http
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
+from tunnelfleet.runtime.figures import age, human_bytes
+from tunnelfleet.runtime.gateway.api.client import GatewayRefused
+
+from .columns import Column, Line, Styled, lay_out
+from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, known_name, unknown_name
+from .rows import FIELDS, STILL_SORTS, number, page, sorted_rows, summary, text, tunnel_table
+from .screen import note, terminal_size, write_json, write_lines
+from .times import read_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .columns import Cell
+
+__all__ = ["audit_command", "connections_command", "ls_command", "show_command"]
+
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="Only those with it; may be repeated."),
+]
+StateOption = Annotated[
+    list[str] | None,
+    typer.Option("--state", metavar="STATE", help="Only those in it; may be repeated."),
+]
+
+DEFAULT_RECORDS: Final = 50
+MAX_RECORDS: Final = 1_000
+
+
+def ls_command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Names, * standing for anything; all without it."),
+    ] = None,
+    state: StateOption = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", metavar="MODE", help="source or destination.")
+    ] = None,
+    label: LabelOption = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="SOURCE", help="files or api.")
+    ] = None,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="BY", help=f"{', '.join(STILL_SORTS)}.")
+    ] = "name",
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show the tunnels of a running gateway, and how they are.
+
+    Columns that have no room are left out; a pipe and --json have all of them. With --json it is
+    an array of objects.
+    """
+    check_sort(sort, STILL_SORTS)
+    check_labels(label)
+    with gateway_at(gateway, gateway_token_file) as client:
+        rows = client.tunnels(state=state, mode=mode, label=label, name=names, source=source)
+        if not rows and names and not (state or mode or label or source):
+            unknown = [name for name in names if "*" not in name]
+            if unknown:
+                raise CommandFailed(unknown_name(unknown[0], client))
+    rows = sorted_rows(rows, sort)
+    if as_json:
+        write_json([ordered(row) for row in rows])
+        return EXIT_OK
+    if not rows:
+        is_filtered = any((names, state, mode, label, source))
+        note("no tunnel is like that" if is_filtered else "this gateway has no tunnels")
+        return EXIT_OK
+    width, _height = terminal_size()
+    write_lines(tunnel_table(rows, width, time.time()))
+    if width is not None:
+        write_lines([(), summary(rows)])
+    return EXIT_OK
+
+
+def check_sort(sort: str, known: Sequence[str]) -> None:
+    """Raises ConfigError if there is no such order."""
+    if sort not in known:
+        raise ConfigError(f"--sort {sort}: write one of {', '.join(known)}")
+
+
+def check_labels(labels: Sequence[str] | None) -> None:
+    """Raises ConfigError if one of them is no KEY=VALUE."""
+    for each in labels or ():
+        if not each.partition("=")[1] or each.startswith("="):
+            raise ConfigError(f"--label {each}: write KEY=VALUE, such as site=lyon")
+
+
+def ordered(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are promised first, in their order."""
+    return {**{key: row.get(key) for key in FIELDS}, **row}
+
+
+def show_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the tunnel.")],
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show all that a running gateway knows of a tunnel, and who is connected through it."""
+    with gateway_at(gateway, gateway_token_file) as client:
+        with known_name(client, name):
+            row = client.tunnel(name)
+        try:
+            connections = client.connections(name)
+        except GatewayRefused:
+            # An older gateway keeps no list; that is no reason to show nothing.
+            connections = []
+    if as_json:
+        write_json(ordered(row))
+        return EXIT_OK
+    width, _height = terminal_size()
+    write_lines(page(row, width, time.time()))
+    if connections:
+        write_lines([(), *connection_table(connections, width, time.time())])
+    return EXIT_OK
+
+
+_CONNECTION_COLUMNS: Final = (
+    Column("TUNNEL", min_width=10, stretches=True),
+    Column("SERVICE"),
+    Column("FROM", rank=1, min_width=12, stretches=True),
+    Column("USER", rank=2, min_width=6, stretches=True),
+    Column("AGE", is_right=True),
+    Column("SENT", rank=3, is_right=True),
+    Column("RECEIVED", rank=3, is_right=True),
+    Column("STREAM", rank=5, is_right=True),
+    Column("ID", rank=4, is_right=True),
+)
+
+
+def connection_table(
+    connections: Sequence[dict[str, Any]], width: int | None, now: float
+) -> list[Line]:
+    """The open connections, the oldest first."""
+    rows: list[list[Cell]] = []
+    for each in sorted(connections, key=lambda each: number(each, "since")):
+        row: list[Cell] = [text(each, key) for key in ("tunnel", "service_id", "peer", "user")]
+        row.append(age(now - number(each, "since")))
+        row += [human_bytes(number(each, key)) for key in ("sent_bytes", "received_bytes")]
+        row += [text(each, key) for key in ("stream_id", "connection_id")]
+        rows.append(row)
+    return lay_out(_CONNECTION_COLUMNS, rows, width)
+
+
+def connections_command(
+    tunnel: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Of a tunnel; all without it.")
+    ] = None,
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show who is connected through the tunnels of a running gateway now."""
+    with gateway_at(gateway, gateway_token_file) as client:
+        if tunnel is not None:
+            with known_name(client, tunnel):
+                client.tunnel(tunnel)
+        connections = client.connections(tunnel)
+    if as_json:
+        write_json(connections)
+    elif connections:
+        width, _height = terminal_size()
+        write_lines(connection_table(connections, width, time.time()))
+    else:
+        note("nobody is connected")
+    return EXIT_OK
+
+
+def audit_command(
+    tunnel: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Of a tunnel; all without it.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="USER", help="Only what this user did.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Such as 2h, 7d, 2026-01-31T12:00."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="As --since.")
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option(
+            "--limit", metavar="N", min=1, max=MAX_RECORDS, help="At most so many, the newest."
+        ),
+    ] = DEFAULT_RECORDS,
+    gateway: GatewayOption = None,
+    gateway_token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show what a gateway has recorded: who was connected, when, to what, and why it ended."""
+    now = time.time()
+    query: dict[str, str | None] = {"tunnel": tunnel, "user": user, "limit": str(limit)}
+    for key, given in (("since", since), ("until", until)):
+        if given is not None:
+            query[key] = f"{read_time(given, now, f'--{key}'):.3f}"
+    with gateway_at(gateway, gateway_token_file) as client:
+        try:
+            records = client.audit(**query)
+        except GatewayRefused as error:
+            if error.status == http.HTTPStatus.NOT_FOUND:
+                raise CommandFailed(f"there is no audit: {error.detail}") from None
+            raise
+    if as_json:
+        write_json(records)
+    elif records:
+        width, _height = terminal_size()
+        write_lines(audit_table(records, width, now))
+    else:
+        note("nothing is recorded")
+    return EXIT_OK
+
+
+_AUDIT_COLUMNS: Final = (
+    Column("WHEN", is_right=True),
+    Column("WHAT", rank=2),
+    Column("TUNNEL", min_width=10, stretches=True),
+    Column("SERVICE", rank=3),
+    Column("FROM", rank=4, min_width=10, stretches=True),
+    Column("USER", rank=5, min_width=6, stretches=True),
+    Column("LASTED", rank=7, is_right=True),
+    Column("SENT", rank=6, is_right=True),
+    Column("RECEIVED", rank=6, is_right=True),
+    Column("WHY", rank=1, min_width=12, stretches=True),
+)
+
+
+def audit_table(records: Sequence[dict[str, Any]], width: int | None, now: float) -> list[Line]:
+    """The records, in the order in which the gateway sends them: the newest first."""
+    rows: list[list[Cell]] = []
+    for each in records:
+        opened, ended = number(each, "opened_at"), number(each, "ended_at")
+        lasted = age(ended - opened) if ended else "open"
+        rows.append(
+            [
+                f"{age(now - opened)} ago" if opened else "",
+                text(each, "kind"),
+                Styled(text(each, "tunnel")),
+                text(each, "service_id"),
+                text(each, "peer"),
+                text(each, "user"),
+                lasted if opened else "",
+                human_bytes(number(each, "sent_bytes")),
+                human_bytes(number(each, "received_bytes")),
+                text(each, "reason") or text(each, "ended_by"),
+            ]
+        )
+    return lay_out(_AUDIT_COLUMNS, rows, width)

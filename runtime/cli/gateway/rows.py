@@ -1,0 +1,281 @@
+"""Tunnels as a table and as a page: what `ls`, `show` and `top` have in common. Pure.
+
+Owns the columns, in which order they give way when there is no room, the styles of states, and the
+forms of a tunnel's fields. Fields that a gateway does not send are shown empty.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from tunnelfleet.proto import printable
+from tunnelfleet.runtime.figures import age, counted, human_bytes, human_rate
+
+from .columns import Column, Line, Styled, lay_out, wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .columns import Cell
+
+__all__ = [
+    "FIELDS",
+    "SORTS",
+    "STILL_SORTS",
+    "page",
+    "sorted_rows",
+    "state_piece",
+    "summary",
+    "tunnel_table",
+]
+
+Row = dict[str, Any]
+
+FIELDS: Final = (
+    "name",
+    "mode",
+    "state",
+    "reason",
+    "services",
+    "labels",
+    "streams",
+    "connections",
+    "sent_bytes",
+    "received_bytes",
+    "reconnects",
+    "since",
+)
+"""What `ls --json` prints first, in this order; more may follow."""
+
+STATE_STYLES: Final = {
+    "connected": "green",
+    "connecting": "cyan",
+    "draining": "blue",
+    "backoff": "yellow",
+    "stopped": "bright_black",
+    "quarantined": "magenta",
+    "refused": "bold red",
+}
+SEVERITY: Final = (
+    "refused",
+    "quarantined",
+    "backoff",
+    "stopped",
+    "draining",
+    "connecting",
+    "connected",
+)
+"""Trouble first."""
+REASON_CHARACTERS: Final = 16
+"""Less of a reason says nothing."""
+
+_LIST_COLUMNS: Final = (
+    Column("NAME", min_width=12, stretches=True),
+    Column("STATE"),
+    Column("AGE", rank=2, is_right=True),
+    Column("MODE", rank=8),
+    Column("SERVICES", rank=5, min_width=22, stretches=True),
+    Column("LABELS", rank=7, min_width=16, stretches=True),
+    Column("CONN", rank=3, is_right=True),
+    Column("SENT", rank=6, is_right=True),
+    Column("RECEIVED", rank=6, is_right=True),
+    Column("RECONN", rank=9, is_right=True),
+    Column("REASON", rank=1, min_width=REASON_CHARACTERS, stretches=True),
+)
+_TOP_COLUMNS: Final = (
+    Column("NAME", min_width=12, stretches=True),
+    Column("STATE"),
+    Column("AGE", rank=4, is_right=True),
+    Column("CONN", rank=2, is_right=True),
+    Column("SENT/S", rank=3, is_right=True),
+    Column("RECV/S", rank=3, is_right=True),
+    Column("SENT", rank=6, is_right=True),
+    Column("RECEIVED", rank=6, is_right=True),
+    Column("RECONN", rank=7, is_right=True),
+    Column("LABELS", rank=8, min_width=16, stretches=True),
+    Column("REASON", rank=1, min_width=REASON_CHARACTERS, stretches=True),
+)
+
+_DIGITS: Final = re.compile(r"(\d{1,18})", re.ASCII)
+
+SORTS: Final = ("trouble", "name", "rate", "connections", "bytes", "reconnects", "age")
+"""What `top` can sort by."""
+STILL_SORTS: Final = tuple(each for each in SORTS if each != "rate")
+"""What `ls` can, which looks once."""
+
+
+def tunnel_table(
+    rows: Sequence[Row],
+    width: int | None,
+    now: float,
+    rates: Mapping[str, tuple[float, float]] | None = None,
+) -> list[Line]:
+    """The table of tunnels, its head first.
+
+    Args:
+        rows: as the gateway sends them.
+        width: of the terminal, None for a pipe.
+        now: the time, in seconds of the Unix epoch.
+        rates: bytes a second, sent and received, by name; None for a table without rates.
+    """
+    if rates is None:
+        cells = [_list_cells(row, now) for row in rows]
+        return lay_out(_LIST_COLUMNS, cells, width)
+    shown = [_top_cells(row, now, rates.get(str(row.get("name")), (0.0, 0.0))) for row in rows]
+    return lay_out(_TOP_COLUMNS, shown, width)
+
+
+def _list_cells(row: Row, now: float) -> list[Cell]:
+    return [
+        text(row, "name"),
+        state_piece(row),
+        _age(row, now),
+        text(row, "mode"),
+        pairs(row.get("services")),
+        pairs(row.get("labels")),
+        str(number(row, "connections")),
+        human_bytes(number(row, "sent_bytes")),
+        human_bytes(number(row, "received_bytes")),
+        str(number(row, "reconnects")),
+        text(row, "reason"),
+    ]
+
+
+def _top_cells(row: Row, now: float, rate: tuple[float, float]) -> list[Cell]:
+    sent, received = rate
+    return [
+        text(row, "name"),
+        state_piece(row),
+        _age(row, now),
+        str(number(row, "connections")),
+        Styled(human_rate(sent), "" if sent else "bright_black"),
+        Styled(human_rate(received), "" if received else "bright_black"),
+        human_bytes(number(row, "sent_bytes")),
+        human_bytes(number(row, "received_bytes")),
+        str(number(row, "reconnects")),
+        pairs(row.get("labels")),
+        text(row, "reason"),
+    ]
+
+
+def state_piece(row: Row) -> Styled:
+    """The state, in its color."""
+    state = text(row, "state")
+    return Styled(state, STATE_STYLES.get(state, ""))
+
+
+def text(row: Mapping[str, Any], key: str) -> str:
+    """A field as text."""
+    value = row.get(key)
+    return "" if value is None else str(value)
+
+
+def number(row: Mapping[str, Any], key: str) -> float:
+    """A field as a number."""
+    value = row.get(key)
+    return value if isinstance(value, int | float) else 0
+
+
+def pairs(value: object) -> str:
+    """A table of texts on one line."""
+    if not isinstance(value, dict):
+        return ""
+    return " ".join(f"{key}={each}" for key, each in value.items())
+
+
+def _age(row: Row, now: float) -> str:
+    since = number(row, "since")
+    return age(now - since) if since else ""
+
+
+def sorted_rows(
+    rows: Sequence[Row],
+    by: str,
+    rates: Mapping[str, tuple[float, float]] | None = None,
+    *,
+    is_reversed: bool = False,
+) -> list[Row]:
+    """The rows in the order of one of `SORTS`: what matters most first, then by name."""
+    rates = rates or {}
+    worst = {state: rank for rank, state in enumerate(SEVERITY)}
+
+    def key(row: Row) -> float:
+        if by == "trouble":
+            return worst.get(text(row, "state"), -1)
+        if by == "rate":
+            return -sum(rates.get(text(row, "name"), (0.0, 0.0)))
+        if by == "bytes":
+            return -(number(row, "sent_bytes") + number(row, "received_bytes"))
+        if by == "age":
+            return -number(row, "since")
+        return -number(row, by) if by in ("connections", "reconnects") else 0.0
+
+    ordered = sorted(rows, key=lambda row: (key(row), natural(text(row, "name"))))
+    return ordered[::-1] if is_reversed else ordered
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A key by which `press-9` comes before `press-10`."""
+    parts = _DIGITS.split(name)
+    return [(each.isdecimal(), int(each) if each.isdecimal() else 0, each) for each in parts]
+
+
+def summary(rows: Sequence[Row]) -> Line:
+    """How many tunnels there are, and in which states, worst first."""
+    states = [text(row, "state") for row in rows]
+    pieces = [Styled(counted(len(rows), "tunnel"), "bold")]
+    for state in (*SEVERITY, *sorted(set(states) - set(SEVERITY))):
+        if count := states.count(state):
+            pieces += [Styled(", "), Styled(f"{count:,} {state}", STATE_STYLES.get(state, ""))]
+    return tuple(pieces)
+
+
+MAX_EXACT_BYTES: Final = 999
+"""More of them are rounded, and told exactly beside that."""
+_KEYS: Final = {
+    "sent_bytes": "sent",
+    "received_bytes": "received",
+    "channel_id": "channel id",
+    "place": "from",
+}
+
+
+def page(row: Row, width: int | None, now: float) -> list[Line]:
+    """One tunnel, a field a line, long ones in as many as they need.
+
+    Args:
+        row: as the gateway sends it.
+        width: of the terminal, None for a pipe.
+        now: the time, in seconds of the Unix epoch.
+    """
+    keys = [*(key for key in FIELDS if key in row), *(key for key in row if key not in FIELDS)]
+    shown = [(_KEYS.get(key, key.replace("_", " ")), key) for key in keys]
+    room = max((len(name) for name, _key in shown), default=0) + 2
+    lines: list[Line] = []
+    for name, key in shown:
+        value = _field(row, key, now)
+        if value == [""]:
+            continue
+        for count, part in enumerate(value):
+            head = f"{name:<{room}}" if count == 0 else " " * room
+            first, *more = wrap(printable(part, 2_000), width, room) or [""]
+            style = STATE_STYLES.get(part, "") if key == "state" else ""
+            lines.append((Styled(head, "bold"), Styled(first, style)))
+            lines += [(Styled(each),) for each in more]
+    return lines
+
+
+def _field(row: Row, key: str, now: float) -> list[str]:
+    value = row[key]
+    if key == "since":
+        return [f"{_age(row, now)} ago"] if value else [""]
+    if key.endswith("_bytes"):
+        count = int(number(row, key))
+        exact = f" ({count:,} bytes)" if count > MAX_EXACT_BYTES else ""
+        return [f"{human_bytes(count)}{exact}"]
+    if isinstance(value, dict):
+        return [f"{each} = {one}" for each, one in value.items()] or [""]
+    if isinstance(value, list):
+        return [", ".join(str(each) for each in value)]
+    return ["" if value is None else str(value)]

@@ -1,0 +1,22 @@
+"""The public names of this package, which it loads when it is asked for one."""
+
+from .authorities import Authorities
+from .fleet import DoorRule, FleetConfig, GatewaySettings
+from .loader import load, read_tunnel
+from .problems import ConfigProblems, Problem
+from .schema import json_schema
+from .secrets import ClientTokens, ensure_secret
+
+__all__ = [
+    "Authorities",
+    "ClientTokens",
+    "ConfigProblems",
+    "DoorRule",
+    "FleetConfig",
+    "GatewaySettings",
+    "Problem",
+    "ensure_secret",
+    "json_schema",
+    "load",
+    "read_tunnel",
+]
