@@ -96,9 +96,7 @@ def test_after_kill_9_the_same_tunnels_with_the_same_tokens(
         with connect(address_of(gateway, "added-1")) as sock:
             assert echo(sock, b"x" * 5_000) == b"x" * 5_000
             with state_of(tmp_path) as store:
-                eventually(
-                    lambda: len(connections(store)) == 1, "the audit has it while it is open"
-                )
+                eventually(lambda: len(connections(store)) == 1, "the audit has it")
             gateway.process.kill()
             gateway.wait_end()
     with rig.up() as gateway:
