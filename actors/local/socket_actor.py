@@ -109,8 +109,8 @@ class SocketActor(DispatchedActor):
 
     Args:
         key: the connection.
-        stream: the StreamActor, which gets what is read.
-        tunnel: the TunnelActor, which gives and gets credit.
+        stream: the StreamActor, without which it ends.
+        tunnel: the TunnelActor: bytes and credit, both ways.
         limits: the tunnel's limits.
         lookups: of the runtime, for host names.
         sock: an accepted socket, or None to connect to `address`.
@@ -244,7 +244,7 @@ class SocketActor(DispatchedActor):
                 turn_bytes += len(data)
                 self._progress_at = time.monotonic()
                 self._unsent_bytes += len(data)
-                self._stream.tell(LocalDataRead(self._key, data))
+                self._tunnel.tell(LocalDataRead(self._key, data))
         except OSError as error:
             self._break_output()
             reason = f"local connection broke: {error.strerror or error}"
@@ -279,7 +279,7 @@ class SocketActor(DispatchedActor):
         self._leave_input(_Input.ENDED)
         self._reason = reason
         if not self._is_over:
-            self._stream.tell(LocalReadEnded(self._key, reason, is_orderly))
+            self._tunnel.tell(LocalReadEnded(self._key, reason, is_orderly))
         self._exit_if_over()
         if self._output is _Output.OPEN:
             self.schedule(HANG_UP_CHECK_SECONDS, _CheckHungUp())
@@ -340,7 +340,7 @@ class SocketActor(DispatchedActor):
         self._break_output(size_bytes)
         if self._input is _Input.ENDED and not self._is_over:
             reason = "the local application stopped reading"
-            self._stream.tell(LocalReadEnded(self._key, reason, is_orderly=False))
+            self._tunnel.tell(LocalReadEnded(self._key, reason, is_orderly=False))
         self._exit_if_over()
         if self._input is _Input.READING and self._socket is not None:
             # Anew, as above: the error that was met here may be the one that it has reported.
@@ -466,12 +466,14 @@ class SocketActor(DispatchedActor):
         if self._input is not _Input.ENDED:
             self._leave_input(_Input.ENDED)
             if not self._is_over:
-                self._stream.tell(LocalReadEnded(self._key, reason, is_orderly=False))
+                self._tunnel.tell(LocalReadEnded(self._key, reason, is_orderly=False))
         self._abort = abort
         self.exit()
 
     def _on_terminated(self, _message: Terminated) -> None:
         is_whole = self._output is _Output.SHUT and self._remote_end is not End.CUT
+        # The end of its stream says it all: nothing of this connection is told besides.
+        self._leave_input(_Input.ENDED)
         self._end("the stream's actor ended", abort=not is_whole)
 
     def _on_end(self, reason: ExitReason) -> None:

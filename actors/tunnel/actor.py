@@ -111,9 +111,8 @@ class TunnelActor(TunnelLink):
             self._finish_quiesce()
             return
         self.schedule(message.timeout_seconds, QuiesceTimedOut())
-        for stream in list(self._streams.values()):
-            stream.ref.tell(StopReadingLocal())
         for connection in self._connections:
+            connection.tell(StopReadingLocal())
             if connection.end_phase is EndPhase.SENT:
                 # What the peer has still to send will have nobody to take it.
                 self._abort(connection, "tunnel stopped")

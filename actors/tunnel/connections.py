@@ -7,18 +7,18 @@ Pure bookkeeping: it says when the WebSocket must be held and when it may be rea
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .messages import BytesSent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from pykka import ActorRef
 
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.kernel import Timer
     from tunnelfleet.proto import End
 
-    from .messages import ConnectionKey
+    from .messages import ConnectionKey, Deliver, RemoteEnded, StopReadingLocal
     from .parts import StreamEnd
 
 __all__ = [
@@ -43,6 +43,8 @@ class Connection:
     """One connection, as TunnelActor sees it."""
 
     __slots__ = (
+        "_early",
+        "_receiver",
         "backlog_bytes",
         "end_phase",
         "ended_by",
@@ -54,7 +56,6 @@ class Connection:
         "progress_at",
         "reason",
         "remote_end",
-        "socket_actor",
         "stalled",
         "stream",
     )
@@ -66,7 +67,9 @@ class Connection:
         self.stream = stream
         self.has_own_backlog = has_own_backlog
         """What arrives is not counted here: its stream holds the tunnel back by itself."""
-        self.socket_actor: ActorRef[Any] | None = None
+        self._receiver: StreamEnd | None = stream if has_own_backlog else None
+        self._early: list[Deliver | RemoteEnded | StopReadingLocal] = []
+        """What came before there was anybody to take it."""
         self.backlog_bytes = 0
         self.progress_at = now
         self.end_phase = EndPhase.NONE
@@ -78,10 +81,38 @@ class Connection:
         self.ended_by = ""
         """What ended it first: local, peer, or why its stream was stopped."""
         self.gone = False
-        """Its SocketActor has ended."""
+        """Its SocketActor has ended: see `leave`."""
         self.stalled = False
         """It was reset for taking no byte."""
         self.reason = ""
+
+    def attach(self, receiver: StreamEnd) -> None:
+        """Its SocketActor is there: it takes what has come so far, and from now on."""
+        self._receiver = receiver
+        early, self._early = self._early, []
+        for message in early:
+            receiver.tell(message)
+
+    def leave(self) -> None:
+        """Its SocketActor has ended: nobody takes anything any more."""
+        self.gone = True
+        self._receiver = None
+        self._early.clear()
+
+    def tell(self, message: Deliver | RemoteEnded | StopReadingLocal) -> None:
+        """Tell its local end, as soon as there is one."""
+        if self._receiver is not None:
+            self._receiver.tell(message)
+        elif not self.gone:
+            self._early.append(message)
+
+    def give_credit(self, size_bytes: int) -> None:
+        """So many of its bytes have left, or were thrown away; a user's have a credit of their own.
+
+        Bytes come from a SocketActor that is there, so there is never credit for one that is not.
+        """
+        if self._receiver is not None and size_bytes and not self.has_own_backlog:
+            self._receiver.tell(BytesSent(size_bytes))
 
 
 class ConnectionTable:

@@ -38,15 +38,16 @@ from .messages import (
     Accepted,
     Attach,
     ChildEnded,
-    ConnectionEnded,
     ConnectionKey,
-    DeliverTo,
+    Deliver,
     EndTold,
+    LocalClosed,
+    LocalDataRead,
+    LocalReadEnded,
     OpenLocal,
     OutboxFilled,
     Received,
-    RemoteEndedFor,
-    SendData,
+    RemoteEnded,
     StopStream,
 )
 from .sender import Credit
@@ -113,7 +114,7 @@ class TunnelStreams(TunnelWire):
             return
         if not connection.has_own_backlog:
             self._connections.received(connection, len(payload), time.monotonic())
-        connection.stream.tell(DeliverTo(connection_id, payload))
+        connection.tell(Deliver(connection.key, payload))
 
     def _on_stream_started(self, event: StreamStarted) -> None:
         address = self._target(event.service_id)
@@ -171,7 +172,7 @@ class TunnelStreams(TunnelWire):
 
     @staticmethod
     def _tell_end(connection: Connection, end: End, reason: str) -> None:
-        connection.stream.tell(RemoteEndedFor(connection.key, end, reason))
+        connection.tell(RemoteEnded(connection.key, end, reason))
 
     def _on_stream_stopped(self, event: StreamStopped) -> None:
         stream = self._streams.pop((event.service_id, event.stream_id), None)
@@ -318,9 +319,9 @@ class TunnelStreams(TunnelWire):
     def _on_attach(self, message: Attach) -> None:
         connection = self._connections.get(message.key)
         if connection is not None:
-            connection.socket_actor = message.socket_actor
+            connection.attach(message.socket_actor)
 
-    def _on_send_data(self, message: SendData) -> None:
+    def _on_local_data(self, message: LocalDataRead) -> None:
         key = message.key
         connection = self._connections.get(key)
         if connection is None:
@@ -331,7 +332,7 @@ class TunnelStreams(TunnelWire):
         self._wire.data(key, message.data, time.monotonic())
         self._pump()
 
-    def _on_connection_ended(self, message: ConnectionEnded) -> None:
+    def _on_local_end(self, message: LocalReadEnded | LocalClosed) -> None:
         connection = self._connections.get(message.key)
         if connection is None:
             return
@@ -339,9 +340,8 @@ class TunnelStreams(TunnelWire):
         connection.ended_by = connection.ended_by or "local"
         if not message.is_orderly:
             connection.is_orderly = False
-        if message.gone:
-            connection.gone = True
-            connection.socket_actor = None
+        if isinstance(message, LocalClosed):
+            connection.leave()
             self._connections.delivered(connection, connection.backlog_bytes, time.monotonic())
             self._check_backlog()
         self._advance_end(connection)
@@ -400,8 +400,7 @@ class TunnelStreams(TunnelWire):
                 connection.reason = connection.reason or f"stream actor ended: {message.reason}"
             self._handle_events(session_events)
         for connection in self._connections.all_of_stream(message.ref):
-            connection.gone = True
-            connection.socket_actor = None
+            connection.leave()
             self._advance_end(connection)
         self._pump()
 
@@ -422,8 +421,9 @@ class TunnelStreams(TunnelWire):
         Received: _on_received,
         OutboxFilled: _on_outbox_filled,
         EndTold: _on_end_told,
-        SendData: _on_send_data,
-        ConnectionEnded: _on_connection_ended,
+        LocalDataRead: _on_local_data,
+        LocalReadEnded: _on_local_end,
+        LocalClosed: _on_local_end,
         Attach: _on_attach,
         Accepted: _on_accepted,
     }

@@ -15,11 +15,10 @@ from .connections import EndPhase
 from .core import CheckHello, CheckStalled, HalfCloseEnded, PumpAgain, TunnelCore
 from .messages import (
     BytesDelivered,
-    BytesSent,
     ConnectionKey,
     EventsTaken,
     PauseReading,
-    RemoteEndedFor,
+    RemoteEnded,
     ResumeReading,
     SetLowWater,
     Transmit,
@@ -114,7 +113,7 @@ class TunnelWire(TunnelCore):
         connection.ended_by = connection.ended_by or "local"
         if connection.end_phase is EndPhase.OVER:
             # The peer may have used its ids again: only the socket here is left to be cut.
-            connection.stream.tell(RemoteEndedFor(key, End.CUT, reason))
+            connection.tell(RemoteEnded(key, End.CUT, reason))
             return
         self._discard(connection)
         messages, session_events = self._session.reset_connection(
@@ -170,8 +169,8 @@ class TunnelWire(TunnelCore):
     def _give_credit(self, items: list[Credit]) -> None:
         for credit in items:
             connection = self._connections.get(credit.key)
-            if connection is not None and connection.socket_actor is not None and credit.size_bytes:
-                connection.socket_actor.tell(BytesSent(credit.size_bytes))
+            if connection is not None:
+                connection.give_credit(credit.size_bytes)
 
     # -- waiting for the hello
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.tunnel.connections import Connection, ConnectionTable, EndPhase
-from tunnelfleet.actors.tunnel.messages import ConnectionKey
+from tunnelfleet.actors.tunnel.messages import (
+    BytesSent,
+    ConnectionKey,
+    Deliver,
+    RemoteEnded,
+    StopReadingLocal,
+)
+from tunnelfleet.proto import End
 
 STREAM: Any = object()
 LIMITS = Limits(receive_backlog_bytes=1_000, tunnel_backlog_bytes=2_500, stall_timeout_seconds=60.0)
@@ -198,3 +205,51 @@ def test_the_sum_is_that_of_the_connections_and_never_negative(
             assert table.must_pause
         if all(backlog <= LIMITS.receive_backlog_bytes // 2 for backlog in backlogs):
             assert not table.must_pause
+
+
+class Receiver:
+    """Stands for a SocketActor."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def tell(self, message: Any) -> None:
+        self.told.append(message)
+
+
+def test_what_comes_before_the_socket_is_there_waits_for_it_in_order() -> None:
+    _, (connection,) = table_of()
+    key, receiver = connection.key, Receiver()
+    first, second = Deliver(key, b"first"), RemoteEnded(key, End.ORDERLY, "closed by the peer")
+    connection.tell(first)
+    connection.tell(second)
+    connection.attach(receiver)
+    connection.tell(StopReadingLocal())
+    assert receiver.told == [first, second, StopReadingLocal()]
+
+
+def test_nothing_is_kept_for_a_socket_that_has_ended() -> None:
+    _, (early, late) = table_of(2)
+    early.tell(Deliver(early.key, b"never read"))
+    early.leave()
+    receiver = Receiver()
+    late.attach(receiver)
+    late.leave()
+    late.tell(Deliver(late.key, b"late"))
+    late.give_credit(4)
+    assert receiver.told == []
+    early.attach(receiver)
+    assert receiver.told == [], "the bytes died with the socket before"
+
+
+def test_credit_goes_to_a_socket_and_not_to_a_user() -> None:
+    table, (connection,) = table_of()
+    receiver, user = Receiver(), Receiver()
+    connection.attach(receiver)
+    connection.give_credit(7)
+    connection.give_credit(0)
+    assert receiver.told == [BytesSent(7)]
+    users = table.add(ConnectionKey("API", 1, 1), user, 0.0, has_own_backlog=True)
+    users.give_credit(7)
+    users.tell(Deliver(users.key, b"hello"))
+    assert user.told == [Deliver(users.key, b"hello")]
