@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from .live_connections import LiveConnection
+
 __all__ = [
     "CONNECT_SECONDS_BOUNDS",
     "MAX_KEYS",
@@ -404,6 +406,7 @@ class TunnelStats(Counters):
     __slots__ = (
         "_fleet",
         "channel_id",
+        "connections",
         "last_event",
         "listening",
         "reason",
@@ -420,6 +423,8 @@ class TunnelStats(Counters):
         self.since = time.time()
         self.last_event = "opened"
         self.channel_id = ""
+        self.connections: dict[int, LiveConnection] = {}
+        """Those that are open, by serial; at most `Limits.max_connections`."""
         self.service_ids: tuple[str, ...] = ()
         self.listening: dict[str, tuple[str, ...]] = {}
 

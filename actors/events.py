@@ -96,21 +96,41 @@ class StreamClosed(TunnelEvent):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOpened(TunnelEvent):
-    """A connection was started on the active stream of its service."""
+    """A connection was started on the active stream of its service.
+
+    `serial`, `peer`, `user` and `opened_at` as in `LiveConnection`; `channel_id` of the link.
+    """
 
     service_id: str
     stream_id: int
     connection_id: int
+    serial: int = 0
+    peer: str = ""
+    user: str = ""
+    opened_at: float = 0.0
+    channel_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClosed(TunnelEvent):
-    """A connection ended."""
+    """A connection ended. It says all that is known of it, so that nobody has to have kept it.
+
+    `ended_by` is what ended it first: `local`, `peer`, or why its stream was stopped. The rest as
+    in `ConnectionOpened` and `LiveConnection`.
+    """
 
     service_id: str
     stream_id: int
     connection_id: int
     reason: str
+    ended_by: str = ""
+    serial: int = 0
+    peer: str = ""
+    user: str = ""
+    opened_at: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    channel_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

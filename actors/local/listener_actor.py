@@ -20,7 +20,7 @@ from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason
 from tunnelfleet.actors.net.exhaustion import is_exhausted
 from tunnelfleet.actors.net.name_lookup import Resolved, known_addresses
-from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket
+from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, peer_of
 from tunnelfleet.actors.tunnel.messages import (
     Accepted,
     ListenerBound,
@@ -183,7 +183,7 @@ class ListenerActor(DispatchedActor):
     def _on_acceptable(self, listener: socket.socket) -> None:
         for _ in range(TURN_ACCEPTS):
             try:
-                sock, _peer = listener.accept()
+                sock, address = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -195,7 +195,7 @@ class ListenerActor(DispatchedActor):
             if self._refusing or not self._tunnel.is_alive():
                 abort_quietly(sock)
             else:
-                self._tunnel.tell(Accepted(self._service_id, sock))
+                self._tunnel.tell(Accepted(self._service_id, sock, *peer_of(sock, address)))
 
     def _rest(self) -> None:
         self._reading = False

@@ -15,8 +15,9 @@ import socket
 import ssl
 import struct
 import termios
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.kernel.forks import has_forked
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "discard_some",
     "has_hung_up",
     "is_would_block",
+    "peer_of",
     "prepare_local",
     "read_some",
     "set_notsent_low_water",
@@ -45,6 +47,8 @@ TCP_NOTSENT_LOWAT = 25
 _SOCKADDR_BYTES = 16
 _TCP_CLOSE = 7
 """The state in linux/tcp_states.h that a reset leads to."""
+_CREDENTIALS = struct.Struct("iii")
+"""struct ucred of unix(7): process, user, group."""
 _LINGER_ABORT = struct.pack("ii", 1, 0)
 
 
@@ -92,6 +96,27 @@ def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
 def is_would_block(error: OSError) -> bool:
     """Whether `error` only says that the kernel takes no more for now."""
     return isinstance(error, BlockingIOError | ssl.SSLWantWriteError | ssl.SSLWantReadError)
+
+
+def peer_of(sock: socket.socket, address: Any) -> tuple[str, str]:
+    """Who is at the other side of an accepted socket: where, and who if the kernel knows.
+
+    Args:
+        sock: the socket.
+        address: of its other side, as `accept` returns it.
+
+    Returns:
+        `HOST:PORT` and an empty text; of a Unix socket `pid=N` and `uid=N`, as they were when it
+        connected. Numbers: a look-up of names could block.
+    """
+    if sock.family != socket.AF_UNIX:
+        return str(TcpAddress(address[0], address[1])), ""
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:
+        return "", ""
+    process, user, _group = _CREDENTIALS.unpack(found)
+    return f"pid={process}", f"uid={user}"
 
 
 def undelivered_bytes(sock: socket.socket) -> int:

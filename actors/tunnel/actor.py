@@ -65,9 +65,12 @@ class TunnelActor(TunnelLink):
         self._enter(TunnelState.CONNECTING)
 
     def _on_end(self, reason: ExitReason) -> None:
-        """Let go of the client API, which leads back here."""
+        """Let go of the client API, which leads back here, and tell what ends with the actor."""
         super()._on_end(reason)
         self._api = None
+        for connection in self._connections:
+            self._tell_closed(connection, f"the tunnel's actor ended: {reason}", "actor_ended")
+        self._stats.connections.clear()
 
     # -- ends of actors and of the tunnel
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from .messages import BytesSent
 
+from tunnelfleet.actors.live_connections import LiveConnection
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -53,6 +55,7 @@ class Connection:
         "has_own_backlog",
         "is_orderly",
         "key",
+        "live",
         "progress_at",
         "reason",
         "remote_end",
@@ -65,6 +68,8 @@ class Connection:
     ) -> None:
         self.key = key
         self.stream = stream
+        self.live = LiveConnection(*key)
+        """What other threads see of it."""
         self.has_own_backlog = has_own_backlog
         """What arrives is not counted here: its stream holds the tunnel back by itself."""
         self._receiver: StreamEnd | None = stream if has_own_backlog else None

@@ -279,10 +279,15 @@ class SetAccepting(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """ListenerActor to TunnelActor: a local application connected. The receiver owns the socket."""
+    """A listener or a front door to TunnelActor: a local application connected.
+
+    The receiver owns the socket. `peer` and `user` say who it is, as in `LiveConnection`.
+    """
 
     service_id: str
     sock: socket.socket
+    peer: str = ""
+    user: str = ""
 
 
 class ListenerBound(NamedTuple):

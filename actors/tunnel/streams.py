@@ -54,7 +54,6 @@ from .sender import Credit
 from .wire import TunnelWire
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from pykka import ActorRef
@@ -114,6 +113,7 @@ class TunnelStreams(TunnelWire):
             return
         if not connection.has_own_backlog:
             self._connections.received(connection, len(payload), time.monotonic())
+        connection.live.received_bytes += len(payload)
         connection.tell(Deliver(connection.key, payload))
 
     def _on_stream_started(self, event: StreamStarted) -> None:
@@ -239,7 +239,7 @@ class TunnelStreams(TunnelWire):
         if stream is None:
             stream = self._start_stream(opened.service_id, opened.stream_id, None)
         ids = (opened.service_id, opened.stream_id, opened.connection_id)
-        key = self._open(*ids, stream, message.sock)
+        key = self._open(*ids, stream, message)
         self._send_start(opened.messages[-1], key)
         self._pump()
 
@@ -303,18 +303,57 @@ class TunnelStreams(TunnelWire):
         stream_id: int,
         connection_id: int,
         stream: StreamRoute,
-        sock: socket.socket | None,
+        accepted: Accepted | None,
     ) -> ConnectionKey:
         key = ConnectionKey(service_id, stream_id, connection_id, next(self._serials))
         now = time.monotonic()
-        self._connections.add(key, stream.ref, now, has_own_backlog=stream.has_own_backlog)
-        self._stats.service(service_id).count_connection_opened()
-        stream.ref.tell(OpenLocal(key, sock))
-        self._publish(
-            events.ConnectionOpened(self._config.name, service_id, stream_id, connection_id)
+        connection = self._connections.add(
+            key, stream.ref, now, has_own_backlog=stream.has_own_backlog
         )
+        self._stats.service(service_id).count_connection_opened()
+        stream.ref.tell(OpenLocal(key, None if accepted is None else accepted.sock))
+        self._tell_opened(connection, accepted)
         self._update_accepting()
         return key
+
+    def _tell_opened(self, connection: Connection, accepted: Accepted | None) -> None:
+        live = connection.live
+        if accepted is not None:
+            live.peer, live.user = accepted.peer, accepted.user
+        else:
+            target = self._target(live.service_id)
+            live.peer = "" if isinstance(target, ApiService) else str(target or "")
+        live.opened_at = time.time()
+        self._stats.connections[live.serial] = live
+        self._publish(
+            events.ConnectionOpened(
+                self._config.name,
+                *connection.key,
+                live.peer,
+                live.user,
+                live.opened_at,
+                self._stats.channel_id,
+            )
+        )
+
+    def _tell_closed(self, connection: Connection, reason: str, ended_by: str) -> None:
+        live = connection.live
+        self._stats.connections.pop(live.serial, None)
+        self._publish(
+            events.ConnectionClosed(
+                self._config.name,
+                *connection.key[:3],
+                reason,
+                ended_by,
+                live.serial,
+                live.peer,
+                live.user,
+                live.opened_at,
+                live.sent_bytes,
+                live.received_bytes,
+                self._stats.channel_id,
+            )
+        )
 
     def _on_attach(self, message: Attach) -> None:
         connection = self._connections.get(message.key)
@@ -382,8 +421,9 @@ class TunnelStreams(TunnelWire):
             self._connections.remove(connection)
         else:
             self._tell_end(connection, end, connection.reason or "closed by the peer")
-        self._stats.service(key.service_id).count_connection_ended(connection.ended_by or "local")
-        self._publish(events.ConnectionClosed(self._config.name, *key[:3], connection.reason))
+        ended_by = connection.ended_by or "local"
+        self._stats.service(key.service_id).count_connection_ended(ended_by)
+        self._tell_closed(connection, connection.reason, ended_by)
         self._update_accepting()
         self._check_backlog()
         if not self._pumping:

@@ -64,6 +64,7 @@ class TunnelWire(TunnelCore):
         if self._api is not None:
             self._api.on_taken(key)
         self._stats.service(key.service_id).count_sent(len(payload))
+        connection.live.sent_bytes += len(payload)
         return [message]
 
     def _end_on_wire(self, connection: Connection) -> list[Message]:

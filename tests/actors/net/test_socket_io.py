@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -21,6 +22,7 @@ from tunnelfleet.actors.net.socket_io import (
     discard_some,
     has_hung_up,
     is_would_block,
+    peer_of,
     read_some,
     set_notsent_low_water,
     undelivered_bytes,
@@ -48,6 +50,19 @@ def wait_readable(sock: socket.socket) -> None:
     sock.settimeout(10)
     sock.recv(1, socket.MSG_PEEK)
     sock.setblocking(False)
+
+
+def test_the_peer_of_a_tcp_socket_is_its_address(pair: Pair) -> None:
+    ours, theirs = pair
+    host, port = ours.getsockname()
+    assert peer_of(theirs, (host, port)) == (f"{host}:{port}", "")
+    assert peer_of(theirs, ("::1", 22, 0, 0)) == ("[::1]:22", "")
+
+
+def test_the_peer_of_a_unix_socket_is_its_process_and_user() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert peer_of(ours, "") == (f"pid={os.getpid()}", f"uid={os.getuid()}")
 
 
 def test_nothing_there_is_not_the_end(pair: Pair) -> None:
