@@ -34,6 +34,7 @@ __all__ = [
     "ANY_SERVICE",
     "ApiService",
     "Limits",
+    "NoListener",
     "TunnelConfig",
 ]
 
@@ -48,6 +49,14 @@ class ApiService:
     """The value of `TunnelConfig.services` for a service whose streams the client API carries.
 
     With `ANY_SERVICE` it stands for every service that `services` does not name.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class NoListener:
+    """The value of `TunnelConfig.services` for a service that a source does not listen for.
+
+    Its applications come from elsewhere: a front door hands their sockets over.
     """
 
 
@@ -155,7 +164,8 @@ class TunnelConfig:
         services: service id -> where to listen (source) or what to connect to (destination).
             `ANY_SERVICE` stands for the tunnel's only service. None in source mode: a free port of
             `bind_host` for each announced service. `ApiService()` for services that do not go to a
-            socket but to callbacks: see `SecureTunnel`.
+            socket but to callbacks: see `SecureTunnel`. `NoListener()` for services of a source
+            that it does not listen for.
         bind_host: where a source listens when `services` is None.
         listen_on: when `services` is None, where to listen for these of the announced services;
             the others get a free port.
@@ -178,7 +188,7 @@ class TunnelConfig:
     endpoint: Endpoint
     access_token: str = field(repr=False)
     client_token: str | None = field(default=None, repr=False)
-    services: Mapping[str, Address | ApiService] | None = None
+    services: Mapping[str, Address | ApiService | NoListener] | None = None
     bind_host: str = "127.0.0.1"
     listen_on: Mapping[str, Address] = field(default_factory=dict)
     version: ProtocolVersion = ProtocolVersion.V3
@@ -216,7 +226,7 @@ class TunnelConfig:
                 raise TypeError(
                     f"TunnelConfig: {name} is {type(value).__name__}, but has to be {wanted}"
                 )
-        targets: tuple[type, ...] = (TcpAddress, UnixAddress, ApiService)
+        targets: tuple[type, ...] = (TcpAddress, UnixAddress, ApiService, NoListener)
         values: Iterable[object] = (self.services or {}).values()
         for value in values:
             if not isinstance(value, targets):
@@ -255,6 +265,11 @@ class TunnelConfig:
             )
         if self.mode is Mode.DESTINATION:
             for service_id, address in self.services.items():
+                if isinstance(address, NoListener):
+                    raise ConfigError(
+                        f"service {service_id!r} of destination {self.name!r} has no address: "
+                        "say what to connect to"
+                    )
                 if isinstance(address, TcpAddress) and address.port == 0:
                     raise ConfigError(
                         f"service {service_id!r} of destination {self.name!r} has port 0: "

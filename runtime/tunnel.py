@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from tunnelfleet.actors.kernel import ask_future
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.tunnel.messages import ReplaceLimits
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.api.outbox import ApiPort
     from tunnelfleet.actors.config import Limits, TunnelConfig
     from tunnelfleet.actors.counters import TunnelStats
-    from tunnelfleet.actors.kernel import Dispatcher
+    from tunnelfleet.actors.kernel import DispatchedFuture, Dispatcher
     from tunnelfleet.actors.transport.connector import Connector
     from tunnelfleet.actors.tunnel.context import TunnelContext
+    from tunnelfleet.actors.tunnel.messages import HandOver
     from tunnelfleet.proto import Mode
 
     from .waiting import Changes
@@ -168,6 +170,21 @@ class Tunnel:
                 self._pending[type(command)] = command
                 return
         supervisor.tell(command)
+
+    def hand_over(self, message: HandOver) -> DispatchedFuture[Any]:
+        """Have a source carry what comes over a socket that somebody else has accepted.
+
+        Returns:
+            A future of what `HandOver` says. It fails with `pykka.ActorDeadError` too, if the
+            tunnel's actors are not there: then the socket stays the caller's, and it may ask again.
+
+        Raises:
+            TunnelClosed: the actors of the tunnel have not been started yet.
+        """
+        supervisor = self._supervisor
+        if supervisor is None:
+            raise TunnelClosed("the tunnel has not been started yet: try again")
+        return ask_future(supervisor, message)
 
     def replace_limits(self, limits: Limits) -> None:
         """Go by other limits from now on, and after each restart; for the runtime."""

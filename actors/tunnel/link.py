@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import TcpAddress
-from tunnelfleet.actors.config import ANY_SERVICE, ApiService
+from tunnelfleet.actors.config import ANY_SERVICE, ApiService, NoListener
 from tunnelfleet.actors.kernel import (
     ChildSpec,
     DeleteChild,
@@ -99,7 +99,7 @@ class TunnelLink(TunnelStreams):
         services = self._config.services
         if self._config.mode is Mode.SOURCE and services is not None:
             for service_id, address in services.items():
-                if not isinstance(address, ApiService):
+                if not isinstance(address, ApiService | NoListener):
                     self._start_listener(f"listener {service_id}", service_id, address)
 
     def _start_listener(self, child_id: str, service_id: str, address: Address) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "Drain",
     "EndTold",
     "EventsTaken",
+    "HandOver",
     "ListenerBound",
     "LocalClosed",
     "LocalDataRead",
@@ -286,6 +287,27 @@ class Accepted(NamedTuple):
 
     service_id: str
     sock: socket.socket
+    peer: str = ""
+    user: str = ""
+
+
+class HandOver(NamedTuple):
+    """A front door asks: carry what comes over this socket, as if a listener had accepted it.
+
+    Answers the `ConnectionKey`; from then on the socket is the tunnel's. Raises a `TunnelError` at
+    the asker otherwise, `NotConnected` if it may be asked again; then the socket stays the asker's.
+
+    Attributes:
+        service_id: the service.
+        sock: non-blocking, with nothing read from it that belongs to the application.
+        greeting: at most a few hundred bytes, written to the socket before anything of the tunnel.
+        peer: where the application is, for people.
+        user: who it is, for people.
+    """
+
+    service_id: str
+    sock: socket.socket
+    greeting: bytes = b""
     peer: str = ""
     user: str = ""
 

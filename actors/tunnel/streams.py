@@ -8,11 +8,12 @@ Longer than other modules: both change the same connections, so they are read to
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tunnelfleet.actors import events
-from tunnelfleet.actors.config import ANY_SERVICE, ApiService
+from tunnelfleet.actors.config import ANY_SERVICE, ApiService, NoListener
 from tunnelfleet.actors.kernel import ChildSpec, Restart, StartChild
 from tunnelfleet.actors.net.socket_io import abort_quietly
 from tunnelfleet.proto import (
@@ -24,12 +25,16 @@ from tunnelfleet.proto import (
     End,
     LocalProtocolError,
     MessageDropped,
+    NotConnected,
     ProtocolVersion,
     RemoteProtocolError,
     SessionReset,
     StopCause,
     StreamStarted,
     StreamStopped,
+    TooManyConnections,
+    TunnelClosed,
+    TunnelError,
 )
 
 from .connections import EndPhase
@@ -41,6 +46,7 @@ from .messages import (
     ConnectionKey,
     Deliver,
     EndTold,
+    HandOver,
     LocalClosed,
     LocalDataRead,
     LocalReadEnded,
@@ -141,7 +147,8 @@ class TunnelStreams(TunnelWire):
 
     def _target(self, service_id: str) -> Address | ApiService | None:
         services = self._config.services or {}
-        return services.get(service_id) or services.get(ANY_SERVICE)
+        target = services.get(service_id) or services.get(ANY_SERVICE)
+        return None if isinstance(target, NoListener) else target
 
     def _refuse(self, event: StreamStarted | ConnectionStarted) -> None:
         messages, session_events = self._session.reset_connection(
@@ -227,11 +234,37 @@ class TunnelStreams(TunnelWire):
             abort_quietly(message.sock)
             return
         try:
-            opened = self._session.open_connection(message.service_id)
+            self._carry(message)
         except LocalProtocolError as error:
             abort_quietly(message.sock)
             self._stats.last_event = str(error)
-            return
+
+    def _on_hand_over(self, message: HandOver) -> None:
+        reply = self.defer_reply()
+        try:
+            self._check_takes(message.service_id)
+            key = self._carry(message, message.greeting)
+        except TunnelError as error:
+            reply.fail(error)
+        else:
+            reply.set(key)
+
+    def _check_takes(self, service_id: str) -> None:
+        if self._draining or self._quiesce is not None:
+            raise TunnelClosed("the tunnel is stopping: it takes no new connections")
+        if not self._announced:
+            raise NotConnected
+        if not self._takes_connections():
+            raise TooManyConnections(service_id, self._limits.max_connections)
+
+    def _carry(self, accepted: Accepted | HandOver, greeting: bytes = b"") -> ConnectionKey:
+        """Open a connection for a socket, which is the tunnel's unless this raises."""
+        opened = self._session.open_connection(accepted.service_id)
+        # Before the stream has the socket, and may write to it. A kernel that has been given
+        # nothing yet takes it whole; that the socket is broken shows when it is read.
+        if greeting:
+            with contextlib.suppress(OSError):
+                accepted.sock.send(greeting)
         self._handle_events(opened.events)
         for item in opened.messages[:-1]:
             self._wire.control(item)
@@ -239,9 +272,10 @@ class TunnelStreams(TunnelWire):
         if stream is None:
             stream = self._start_stream(opened.service_id, opened.stream_id, None)
         ids = (opened.service_id, opened.stream_id, opened.connection_id)
-        key = self._open(*ids, stream, message)
+        key = self._open(*ids, stream, accepted)
         self._send_start(opened.messages[-1], key)
         self._pump()
+        return key
 
     def _start_stream(
         self, service_id: str, stream_id: int, address: Address | ApiService | None
@@ -303,7 +337,7 @@ class TunnelStreams(TunnelWire):
         stream_id: int,
         connection_id: int,
         stream: StreamRoute,
-        accepted: Accepted | None,
+        accepted: Accepted | HandOver | None,
     ) -> ConnectionKey:
         key = ConnectionKey(service_id, stream_id, connection_id, next(self._serials))
         now = time.monotonic()
@@ -316,7 +350,7 @@ class TunnelStreams(TunnelWire):
         self._update_accepting()
         return key
 
-    def _tell_opened(self, connection: Connection, accepted: Accepted | None) -> None:
+    def _tell_opened(self, connection: Connection, accepted: Accepted | HandOver | None) -> None:
         live = connection.live
         if accepted is not None:
             live.peer, live.user = accepted.peer, accepted.user
@@ -466,4 +500,5 @@ class TunnelStreams(TunnelWire):
         LocalClosed: _on_local_end,
         Attach: _on_attach,
         Accepted: _on_accepted,
+        HandOver: _on_hand_over,
     }

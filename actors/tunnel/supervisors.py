@@ -15,9 +15,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pykka import ActorDeadError
+
 from tunnelfleet.actors.events import TunnelStateChanged
-from tunnelfleet.actors.kernel import KILLED, Backoff, ChildSpec, Restart, Strategy, SupervisorActor
+from tunnelfleet.actors.kernel import (
+    KILLED,
+    Backoff,
+    ChildSpec,
+    Restart,
+    Strategy,
+    SupervisorActor,
+    ask_future,
+)
 from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.proto import NotConnected
 
 from .actor import TunnelActor
 from .core import WEBSOCKET_CHILD
@@ -28,6 +39,7 @@ from .messages import (
     ChildStarted,
     ChildWaiting,
     Drain,
+    HandOver,
     Quiesce,
     Quiesced,
     ReplaceLimits,
@@ -37,7 +49,7 @@ from .messages import (
 if TYPE_CHECKING:
     from pykka import ActorRef
 
-    from tunnelfleet.actors.kernel import ExitReason
+    from tunnelfleet.actors.kernel import DispatchedFuture, ExitReason
 
     from .context import TunnelContext
 
@@ -168,6 +180,9 @@ class TunnelSupervisor(SupervisorActor):
         if isinstance(message, ReplaceToken | Drain | ReplaceLimits):
             self._command(message)
             return None
+        if isinstance(message, HandOver):
+            self._pass_on(message)
+            return None
         if isinstance(message, Quiesced):
             return self._stop_children()
         return super().on_receive(message)
@@ -182,6 +197,23 @@ class TunnelSupervisor(SupervisorActor):
             self._draining = True
         if self._tunnel is not None:
             self._tunnel.tell(message)
+
+    def _pass_on(self, message: HandOver) -> None:
+        """Let the TunnelActor answer; while there is none, nobody has taken the socket."""
+        reply = self.defer_reply()
+
+        def answer(answered: DispatchedFuture[Any]) -> None:
+            try:
+                reply.set(answered.get())
+            except ActorDeadError:
+                reply.fail(NotConnected())
+            except Exception as error:  # noqa: BLE001 - it is the asker's, whatever it is
+                reply.fail(error)
+
+        if self._tunnel is None:
+            reply.fail(NotConnected())
+        else:
+            ask_future(self._tunnel, message).add_done_callback(answer)
 
     def on_stop_requested(self) -> bool:
         """Let the tunnel end in good order first."""

@@ -24,7 +24,7 @@ from tests.actors.fakes import (
 from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
 from tests.actors.transcripts import to_message, to_text
 from tunnelfleet.actors.addresses import TcpAddress
-from tunnelfleet.actors.config import Limits
+from tunnelfleet.actors.config import Limits, NoListener
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import (
     Backoff,
@@ -50,13 +50,20 @@ from tunnelfleet.actors.tunnel.messages import (
     ConnectionEstablished,
     ConnectionRefused,
     Drain,
+    HandOver,
     Received,
     ReplaceToken,
     Transmit,
     Written,
 )
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
-from tunnelfleet.proto import ConnectionLost, HandshakeError, Mode
+from tunnelfleet.proto import (
+    ConnectionLost,
+    HandshakeError,
+    Mode,
+    NotConnected,
+    ServiceIdUnknown,
+)
 from tunnelfleet.runtime.parts import make_parts
 
 if TYPE_CHECKING:
@@ -384,6 +391,26 @@ def test_a_token_that_comes_between_a_crash_and_the_restart_is_not_lost(
     tunnel.ref.tell(ReplaceToken("second", None))
     tunnel.connections.wait(2)
     assert tunnel.log.items[-1] == "connect second"
+
+
+def test_a_socket_is_passed_on_to_the_tunnel_actor_if_there_is_one(
+    tree: Callable[..., Tree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tunnel = tree(Mode.SOURCE, services={"SSH": NoListener()})
+    monkeypatch.setattr(
+        tunnel_supervisor, "CRASH_BACKOFF", Backoff(min_seconds=60.0, max_seconds=60.0)
+    )
+    tunnel.start()
+    tunnel.wait(TunnelState.CONNECTED)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        message = HandOver("SSH", ours)
+        assert tunnel.ref.ask(message, timeout=DEADLINE_SECONDS).service_id == "SSH"
+        with pytest.raises(ServiceIdUnknown):
+            tunnel.ref.ask(message._replace(service_id="FTP"), timeout=DEADLINE_SECONDS)
+        tunnel.crash(tunnel.tunnel)
+        with pytest.raises(NotConnected):
+            tunnel.ref.ask(message, timeout=DEADLINE_SECONDS)
 
 
 def test_a_drain_survives_a_crash(tree: Callable[..., Tree]) -> None:
