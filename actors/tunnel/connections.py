@@ -9,9 +9,9 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from .messages import BytesSent
-
 from tunnelfleet.actors.live_connections import LiveConnection
+
+from .messages import BytesSent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
