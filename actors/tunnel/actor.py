@@ -125,7 +125,7 @@ class TunnelActor(TunnelLink):
     def _finish_if_done(self) -> None:
         """Close the WebSocket when a graceful end has nothing left to wait for."""
         ending = self._draining or self._quiesce is not None
-        if not ending or self._closing or self._pumping or self._websocket is None:
+        if not ending or self._closing or self._websocket is None:
             return
         is_waiting = len(self._connections) or self._connections.undelivered_bytes
         if not is_waiting and self._wire.is_idle:

@@ -145,8 +145,6 @@ class TunnelCore(DispatchedActor):
         )
         self._low_water_bytes = config.limits.notsent_low_water_bytes
         self._pump_timer_on = False
-        self._pumping = False
-        """What is being taken out of the queue is not on its way yet."""
         self._abandoned = False
         self._paused = False
         self._stall_check_on = False

@@ -402,6 +402,10 @@ class TunnelStreams(TunnelWire):
         if connection.end_phase in (EndPhase.SENT, EndPhase.OVER):
             self._give_credit([Credit(key, len(message.data))])
             return
+        if self._websocket is not None and self._wire.passes(len(message.data)):
+            # A small message of a tunnel that is at rest: nothing to queue, nothing to wait for.
+            self._send_at_once(key, message.data)
+            return
         self._wire.data(key, message.data, time.monotonic())
         self._pump()
 
@@ -433,6 +437,7 @@ class TunnelStreams(TunnelWire):
         elif phase is EndPhase.SENT and connection.gone:
             self._session.leave_connection(*connection.key[:3])
             self._settle_end(connection)
+            self._pump()
         elif phase is EndPhase.OVER and connection.gone:
             self._connections.remove(connection)
             self._check_backlog()
@@ -460,8 +465,6 @@ class TunnelStreams(TunnelWire):
         self._tell_closed(connection, connection.reason, ended_by)
         self._update_accepting()
         self._check_backlog()
-        if not self._pumping:
-            self._finish_if_done()
 
     def _on_stream_actor_ended(self, message: ChildEnded) -> None:
         ids = next((k for k, route in self._streams.items() if route.ref == message.ref), None)

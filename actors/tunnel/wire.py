@@ -134,15 +134,27 @@ class TunnelWire(TunnelCore):
     def _pump(self) -> None:
         if self._websocket is None:
             return
-        self._pumping = True
-        messages, wait_seconds = self._wire.pump(time.monotonic(), self._to_messages)
-        self._pumping = False
+        now = time.monotonic()
+        messages = self._wire.take_control(now)
+        while (piece := self._wire.next_piece(now)) is not None:
+            for message in self._to_messages(piece.flow.key, piece.payload):
+                self._wire.sent(message, piece.flow.key, now)
+                messages.append(message)
         if messages:
             self._websocket.tell(Transmit(messages))
+        wait_seconds = self._wire.wait_seconds
         if wait_seconds and not self._pump_timer_on:
             self._pump_timer_on = True
             self.schedule(wait_seconds, PumpAgain())
         self._finish_if_done()
+
+    def _send_at_once(self, key: ConnectionKey, payload: bytes) -> None:
+        assert self._websocket is not None
+        now = time.monotonic()
+        for message in self._to_messages(key, payload):
+            self._wire.sent(message, key, now)
+            self._stats.observe_queue_wait(0.0)
+            self._websocket.tell(Transmit([message]))
 
     def _on_pump_again(self, _message: PumpAgain) -> None:
         self._pump_timer_on = False
