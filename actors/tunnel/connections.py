@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tunnelfleet.actors.config import Limits
+    from tunnelfleet.actors.counters import ServiceCounters
     from tunnelfleet.actors.kernel import Timer
     from tunnelfleet.proto import End
 
@@ -48,6 +49,7 @@ class Connection:
         "_early",
         "_receiver",
         "backlog_bytes",
+        "counters",
         "end_phase",
         "ended_by",
         "gone",
@@ -64,10 +66,18 @@ class Connection:
     )
 
     def __init__(
-        self, key: ConnectionKey, stream: StreamEnd, now: float, *, has_own_backlog: bool
+        self,
+        key: ConnectionKey,
+        stream: StreamEnd,
+        counters: ServiceCounters,
+        now: float,
+        *,
+        has_own_backlog: bool,
     ) -> None:
         self.key = key
         self.stream = stream
+        self.counters = counters
+        """Those of its service."""
         self.live = LiveConnection(*key)
         """What other threads see of it."""
         self.has_own_backlog = has_own_backlog
@@ -153,10 +163,16 @@ class ConnectionTable:
         return self._active.get((service_id, stream_id, connection_id))
 
     def add(
-        self, key: ConnectionKey, stream: StreamEnd, now: float, *, has_own_backlog: bool = False
+        self,
+        key: ConnectionKey,
+        stream: StreamEnd,
+        counters: ServiceCounters,
+        now: float,
+        *,
+        has_own_backlog: bool = False,
     ) -> Connection:
         """Start to keep a connection."""
-        connection = Connection(key, stream, now, has_own_backlog=has_own_backlog)
+        connection = Connection(key, stream, counters, now, has_own_backlog=has_own_backlog)
         self._connections[key] = connection
         self._active[key[:3]] = connection
         self._by_stream.setdefault(stream, {})[key] = connection

@@ -38,6 +38,7 @@ __all__ = [
     "Drain",
     "EndTold",
     "EventsTaken",
+    "HalfCloseEnded",
     "HandOver",
     "ListenerBound",
     "LocalClosed",
@@ -268,6 +269,12 @@ class StopStream(NamedTuple):
     """
 
     error: TunnelError | None
+
+
+class HalfCloseEnded(NamedTuple):
+    """TunnelActor to itself: a connection was closed in one direction alone for long enough."""
+
+    key: ConnectionKey
 
 
 # -- listeners

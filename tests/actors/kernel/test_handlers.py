@@ -11,6 +11,7 @@ from tunnelfleet.actors.local.stream_actor import StreamActor
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel import messages
 from tunnelfleet.actors.tunnel.actor import TunnelActor
+from tunnelfleet.actors.tunnel.streams import Streams
 from tunnelfleet.proto import events
 
 ACTORS: list[Any] = [SocketActor, StreamActor, TunnelActor, WebSocketActor]
@@ -37,4 +38,4 @@ def test_every_message_has_someone_who_handles_it() -> None:
 
 
 def test_the_tunnel_handles_every_event_of_the_session() -> None:
-    assert set(TunnelActor.EVENTS) == set(events.Event.__args__)
+    assert set(Streams.EVENTS) == set(events.Event.__args__)
