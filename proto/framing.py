@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
-from .message import Message, decode_message, encode_message
+from .message import Message, data_around, decode_message, encode_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,11 +35,35 @@ def encode_frame(message: Message) -> bytes:
         raise PayloadTooLarge(len(message.payload), MAX_PAYLOAD_BYTES)
     body = encode_message(message)
     if len(body) > MAX_FRAME_BYTES:
-        raise LocalProtocolError(
-            f"a message of {len(body)} bytes is above the limit of {MAX_FRAME_BYTES}: "
-            "its service ids are too long"
-        )
+        raise _frame_too_large(len(body))
     return len(body).to_bytes(_PREFIX_BYTES, "big") + body
+
+
+def frame_around(message: Message) -> tuple[bytes, bytes]:
+    """Return what the frame of a DATA has before its payload, and what behind it.
+
+    With the payload in between that is `encode_frame(message)`, byte for byte, for whoever puts all
+    of it into a buffer of its own.
+
+    Raises:
+        PayloadTooLarge: its payload is above `MAX_PAYLOAD_BYTES`.
+        LocalProtocolError: it does not fit a frame for another reason.
+    """
+    payload_bytes = len(message.payload)
+    if payload_bytes > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(payload_bytes, MAX_PAYLOAD_BYTES)
+    before, behind = data_around(message)
+    size = len(before) + payload_bytes + len(behind)
+    if size > MAX_FRAME_BYTES:
+        raise _frame_too_large(size)
+    return size.to_bytes(_PREFIX_BYTES, "big") + before, behind
+
+
+def _frame_too_large(size: int) -> LocalProtocolError:
+    return LocalProtocolError(
+        f"a message of {size} bytes is above the limit of {MAX_FRAME_BYTES}: "
+        "its service ids are too long"
+    )
 
 
 class FrameDecoder:

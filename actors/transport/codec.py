@@ -6,6 +6,8 @@ frames at a time. Pure: it knows no socket. RFC 6455 section 5; docs/protocol.md
 
 from __future__ import annotations
 
+import os
+from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from websocket import ABNF, WebSocketProtocolException, continuous_frame, frame_buffer
@@ -14,10 +16,13 @@ from tunnelfleet.proto import (
     MAX_WEBSOCKET_PAYLOAD_BYTES,
     FrameDecoder,
     Message,
+    MessageType,
     RemoteProtocolError,
+    encode_frame,
+    frame_around,
 )
 
-from .compat import MaskedFrame
+from .compat import mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,12 +38,22 @@ __all__ = [
     "encode_data",
     "encode_ping",
     "encode_pong",
+    "encode_tunnel_message",
 ]
 
 
 MAX_CONTROL_BYTES = 125
 MAX_PIECES = 64
 """Pieces of one frame that are kept before they are joined."""
+_FIN = 0x80
+_MASKED = 0x80
+_MEDIUM = 126
+"""Sizes from here on have a form of two bytes, which this number announces."""
+_LARGE = 65_536
+"""Sizes from here on have a form of eight bytes."""
+_PACK_MEDIUM = Struct("!BBH").pack
+_PACK_LARGE = Struct("!BBQ").pack
+_KEY_BYTES = 4
 
 
 class _NeedData(Exception):  # noqa: N818  (like mini-redis' Incomplete: expected, not an error)
@@ -130,17 +145,47 @@ class FrameReader:
         self._sequence.recving_frames = None if frame.fin else ABNF.OPCODE_BINARY
 
 
-def _encode(opcode: int, payload: bytes) -> bytes:
-    frame: bytes = MaskedFrame(1, 0, 0, 0, opcode, 1, payload).format()
+def _encode(opcode: int, *parts: bytes) -> bytearray:
+    """A whole, masked frame, whose payload is put together of parts.
+
+    All of it is one buffer, into which the parts are copied once, and masked in place. The header
+    is masked with the rest, as masks work on whole buffers, and then written.
+    """
+    size = sum(map(len, parts))
+    if size < _MEDIUM:
+        header = bytes((_FIN | opcode, _MASKED | size))
+    elif size < _LARGE:
+        header = _PACK_MEDIUM(_FIN | opcode, _MASKED | _MEDIUM, size)
+    else:
+        header = _PACK_LARGE(_FIN | opcode, _MASKED | _MEDIUM + 1, size)
+    key = os.urandom(_KEY_BYTES)
+    start = len(header) + _KEY_BYTES
+    frame = bytearray().join((header, key, *parts))
+    # The first byte of the payload takes the first one of the key, wherever in the frame it is.
+    turn = -start % _KEY_BYTES
+    mask(key[turn:] + key[:turn], frame)
+    frame[:start] = header + key
     return frame
 
 
-def encode_data(payload: bytes) -> bytes:
+def encode_data(payload: bytes) -> bytearray:
     """A whole binary message."""
     return _encode(ABNF.OPCODE_BINARY, payload)
 
 
-def encode_ping() -> bytes:
+def encode_tunnel_message(message: Message) -> bytearray:
+    """A whole binary message that holds one message of the tunnel.
+
+    Raises:
+        LocalProtocolError: it does not fit a frame.
+    """
+    if message.type is not MessageType.DATA:
+        return _encode(ABNF.OPCODE_BINARY, encode_frame(message))
+    before, behind = frame_around(message)
+    return _encode(ABNF.OPCODE_BINARY, before, message.payload, behind)
+
+
+def encode_ping() -> bytearray:
     """A ping without payload: one with it corrupts the AWS C client's input.
 
     See docs/protocol.md section 4.
@@ -148,12 +193,12 @@ def encode_ping() -> bytes:
     return _encode(ABNF.OPCODE_PING, b"")
 
 
-def encode_pong(payload: bytes) -> bytes:
+def encode_pong(payload: bytes) -> bytearray:
     """The answer to a ping with that payload."""
     return _encode(ABNF.OPCODE_PONG, payload)
 
 
-def encode_close() -> bytes:
+def encode_close() -> bytearray:
     """A CLOSE without status code (docs/protocol.md section 4)."""
     return _encode(ABNF.OPCODE_CLOSE, b"")
 

@@ -41,7 +41,6 @@ from tunnelfleet.proto import (
     Message,
     MessageType,
     RemoteProtocolError,
-    encode_frame,
 )
 
 from . import codec as frames
@@ -416,7 +415,7 @@ class WebSocketActor(DispatchedActor):
 
     def _transmit(self, message: Transmit) -> None:
         for item in message.messages:
-            self._writer.add(frames.encode_data(encode_frame(item)), 1)
+            self._writer.add(frames.encode_tunnel_message(item), 1)
         self._flush()
         if len(self._writer) > MAX_UNSENT_FRAMES and self._reading:
             self._flooded = True

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websocket import ABNF
 
+from tests.actors.transcripts import to_message
 from tunnelfleet.actors.transport.codec import (
     MAX_PIECES,
     FrameReader,
@@ -24,8 +25,9 @@ from tunnelfleet.actors.transport.codec import (
     encode_data,
     encode_ping,
     encode_pong,
+    encode_tunnel_message,
 )
-from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, RemoteProtocolError
+from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, RemoteProtocolError, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -217,7 +219,7 @@ def test_a_partial_frame_is_all_that_is_held() -> None:
 # -- what is sent
 
 
-def as_server_reads(wire: bytes) -> tuple[int, bytes]:
+def as_server_reads(wire: bytes | bytearray) -> tuple[int, bytes]:
     """The opcode and the payload of one client's frame, by RFC 6455 section 5.2."""
     assert wire[0] & 0xF0 == 0x80, "whole, and no reserved bit"
     assert wire[1] & 0x80, "a client masks"
@@ -288,8 +290,17 @@ async def aiohttp_reads(wire: bytes) -> list[tuple[WSMsgType, bytes]]:
     return seen
 
 
+@pytest.mark.parametrize(
+    "text", ["DATA SSH 1/1 hello", "DATA* - 7", "DATA SSH 1/1 <60000>", "STREAM_START* SSH 1/1"]
+)
+def test_a_tunnel_message_arrives_in_one_frame(text: str) -> None:
+    message = to_message(text)
+    wire = encode_tunnel_message(message)
+    assert as_server_reads(wire) == (BINARY, encode_frame(message))
+
+
 def test_two_frames_are_masked_differently() -> None:
-    masks = {encode_data(b"same")[2:6] for _ in range(8)}
+    masks = {bytes(encode_data(b"same")[2:6]) for _ in range(8)}
     assert len(masks) > 1, "the mask must be fresh for each frame (RFC 6455 5.3)"
 
 
