@@ -137,14 +137,13 @@ class SocketActor(DispatchedActor):
         self._limits = limits
         self._lookups = lookups
         self._socket = sock
+        """Once it is connected."""
         self._address = address
         self._local_bind = local_bind
         self._dial: Dial | None = None
-        self._connected = False
         self._input = _Input.WAITING
         self._output = _Output.OPEN
         self._remote_end: End | None = None
-        self._writing = False
         self._unsent_bytes = 0
         self._outgoing = bytearray()
         self._progress_at = 0.0
@@ -193,20 +192,20 @@ class SocketActor(DispatchedActor):
         self._end(f"cannot connect to {self._address}: {failed.reason}")
 
     def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
-        if not self._connected:
+        if self._socket is None:
             seconds = self._limits.local_connect_timeout_seconds
             self._end(f"no connection to {self._address} after {seconds:g} s")
 
     def _on_open(self) -> None:
         assert self._socket is not None
-        self._connected = True
         prepare_local(self._socket, self._limits)
         self._progress_at = time.monotonic()
         if self._input is _Input.WAITING:
             self._input = _Input.READING
         if self._input is not _Input.ENDED:
             self._watch_input()
-        self._flush()
+        if not self._flush():
+            self.add_writer(self._socket, self._on_writable)
 
     # -- from the local application to the wire
 
@@ -216,8 +215,8 @@ class SocketActor(DispatchedActor):
 
     def _leave_input(self, phase: _Input) -> None:
         """Read no more, for now or for ever."""
-        if self._connected and self._input in (_Input.READING, _Input.DISCARDING):
-            assert self._socket is not None
+        is_watched = self._input in (_Input.READING, _Input.DISCARDING)
+        if self._socket is not None and is_watched:
             self.remove_reader(self._socket)
         self._input = phase
 
@@ -229,10 +228,10 @@ class SocketActor(DispatchedActor):
 
     def _read(self) -> None:
         assert self._socket is not None
-        turn_bytes = 0
+        turn_bytes, high_water_bytes = 0, self._limits.send_high_water_bytes
+        limit_bytes = min(self._limits.data_payload_bytes, READ_BYTES)
         try:
-            while turn_bytes < TURN_READ_BYTES and self._has_credit():
-                limit_bytes = min(self._limits.data_payload_bytes, READ_BYTES)
+            while turn_bytes < TURN_READ_BYTES and self._unsent_bytes < high_water_bytes:
                 data = read_some(self._socket, limit_bytes)
                 if data is None:
                     return
@@ -250,7 +249,7 @@ class SocketActor(DispatchedActor):
             reason = f"local connection broke: {error.strerror or error}"
             self._end_input(reason, is_orderly=False)
             return
-        if self._has_credit():
+        if self._unsent_bytes < high_water_bytes:
             # Anew: libuv polls no more once it has reported an error, which is still to be read.
             self.remove_reader(self._socket)
             self._watch_input()
@@ -262,9 +261,6 @@ class SocketActor(DispatchedActor):
         if discard_some(self._socket, TURN_READ_BYTES):
             self._leave_input(_Input.ENDED)
             self._exit_if_over()
-
-    def _has_credit(self) -> bool:
-        return self._unsent_bytes < self._limits.send_high_water_bytes
 
     def _on_bytes_sent(self, message: BytesSent) -> None:
         self._unsent_bytes -= message.size_bytes
@@ -303,29 +299,28 @@ class SocketActor(DispatchedActor):
     # -- from the wire to the local application
 
     def _deliver(self, message: Deliver) -> None:
-        if not self._takes_output:
-            self._give_credit(len(message.data))
+        data, sock = message.data, self._socket
+        if self._output is _Output.BROKEN:
+            self._give_credit(len(data))
             return
-        if self._outgoing or not self._connected:
+        if self._outgoing or sock is None:
             if not self._outgoing:
                 self._progress_at = time.monotonic()
-            self._outgoing += message.data
+            self._outgoing += data
             return
-        sent = self._send(message.data)
-        if sent < len(message.data) and self._takes_output:
+        sent = self._send(sock, data)
+        if sent < len(data) and self._takes_output():
             self._progress_at = time.monotonic()
-            self._outgoing += memoryview(message.data)[sent:]
-            self._start_writing()
+            self._outgoing += memoryview(data)[sent:]
+            self.add_writer(sock, self._on_writable)
 
-    @property
     def _takes_output(self) -> bool:
         return self._output is not _Output.BROKEN
 
-    def _send(self, data: bytes | bytearray) -> int:
+    def _send(self, sock: socket.socket, data: bytes | bytearray) -> int:
         """Hand `data` to the kernel; returns how much it took."""
-        assert self._socket is not None
         try:
-            sent = self._socket.send(data)
+            sent = sock.send(data)
         except OSError as error:
             if is_would_block(error):
                 return 0
@@ -357,24 +352,24 @@ class SocketActor(DispatchedActor):
         if size_bytes:
             self._tunnel.tell(BytesDelivered(self._key, size_bytes))
 
-    def _start_writing(self) -> None:
-        if not self._writing and self._socket is not None:
-            self._writing = True
-            self.add_writer(self._socket, self._flush)
+    def _on_writable(self) -> None:
+        assert self._socket is not None
+        sock = self._socket
+        if self._flush():
+            self.remove_writer(sock)
 
-    def _flush(self) -> None:
-        while self._outgoing and self._takes_output:
+    def _flush(self) -> bool:
+        """Write what waits; return whether nothing waits any more."""
+        assert self._socket is not None
+        while self._outgoing and self._takes_output():
             with memoryview(self._outgoing) as view:
                 chunk = bytes(view[:READ_BYTES])
-            sent = self._send(chunk)
+            sent = self._send(self._socket, chunk)
             del self._outgoing[:sent]
             if sent < len(chunk) and self._outgoing:
-                self._start_writing()
-                return
-        if self._writing and self._socket is not None:
-            self._writing = False
-            self.remove_writer(self._socket)
+                return False
         self._pass_end_on()
+        return True
 
     # -- the end on the wire
 
@@ -394,7 +389,7 @@ class SocketActor(DispatchedActor):
             self._start_discarding()
         elif message.end is End.CUT:
             self._leave_input(_Input.ENDED)
-        if message.end is End.CUT and not self._connected:
+        if message.end is End.CUT and self._socket is None:
             self._end(message.reason)
             return
         if self._is_over:
@@ -416,10 +411,8 @@ class SocketActor(DispatchedActor):
 
     def _pass_end_on(self) -> None:
         """Once all is written that came before it, let the application see the end."""
-        is_due = self._output is _Output.ENDING and self._connected and not self._outgoing
-        if not is_due:
+        if self._socket is None or self._output is not _Output.ENDING or self._outgoing:
             return
-        assert self._socket is not None
         self._output = _Output.SHUT
         self._progress_at = time.monotonic()
         if self._remote_end is End.CUT:
