@@ -432,7 +432,9 @@ class Session:
             LocalProtocolError: `NotConnected`, `ServiceIdUnknown`, `NoActiveStream`,
                 `ServiceWithoutStream`, `ConnectionIdUnknown`, `PayloadTooLarge`.
         """
-        stream = self._stream(service_id)
+        stream = self._streams.get(service_id)
+        if stream is None:
+            stream = self._stream(service_id)
         if not stream.can_send(connection_id):
             raise ConnectionIdUnknown(stream.service_id, connection_id)
         if len(payload) > MAX_PAYLOAD_BYTES:

@@ -203,7 +203,7 @@ class TunnelActor(DispatchedActor):
             connection.give_credit(len(payload))
             return
         now = time.monotonic()
-        if not self._link.is_up or not self._sender.passes(len(payload)):
+        if self._link.phase is LinkPhase.DOWN or not self._sender.passes(len(payload)):
             self._sender.data(key, payload, now)
             self._pump()
             return
@@ -216,7 +216,7 @@ class TunnelActor(DispatchedActor):
 
     def _pump(self) -> None:
         """Send what may be sent now."""
-        if not self._link.is_up:
+        if self._link.phase is LinkPhase.DOWN:
             return
         sender, streams, now = self._sender, self._streams, time.monotonic()
         messages = sender.take_control(now)
@@ -251,13 +251,14 @@ class TunnelActor(DispatchedActor):
         now, sender = time.monotonic(), self._sender
         self._streams.give_credit(sender.written(count, now, blocked=blocked))
         self._api.on_written()
-        if self._marking.has_queued:
+        if self._marking.queued:
             self._marking.left(sender.messages_left, now)
             self._wait_for_hello(now)
-        self._link.adapt_low_water(sender.low_water_bytes)
+        if sender.low_water_bytes != self._link.low_water_bytes:
+            self._link.adapt_low_water(sender.low_water_bytes)
         if sender.has_waiting:
             self._pump()
-        if not self._ending.is_running:
+        if self._ending.phase is not EndingPhase.RUNNING:
             self._finish_if_done()
 
     def _on_received(self, message: Received) -> None:
@@ -277,7 +278,7 @@ class TunnelActor(DispatchedActor):
         self._check_backlog()
         if self._sender.has_waiting:
             self._pump()
-        if not self._ending.is_running:
+        if self._ending.phase is not EndingPhase.RUNNING:
             self._finish_if_done()
 
     def _settle(self) -> None:

@@ -87,6 +87,7 @@ class Link:
         phase: how far it has come.
         epoch: its number; a message of another one is late.
         is_held: its WebSocketActor does not read.
+        low_water_bytes: how many unsent bytes the kernel was told to keep.
         lost_text: what the link before ended of, for people.
     """
 
@@ -100,7 +101,7 @@ class Link:
         self._attempt: ActorRef[Any] | None = None
         self._websocket: ActorRef[Any] | None = None
         self._next_attempt = _NextAttempt.AFTER_BACKOFF
-        self._low_water_bytes = 0
+        self.low_water_bytes = 0
 
     # -- its life
 
@@ -114,7 +115,7 @@ class Link:
         self.epoch = message.epoch
         self._websocket = message.websocket
         self.is_held = False
-        self._low_water_bytes = self._common.limits.notsent_low_water_bytes
+        self.low_water_bytes = self._common.limits.notsent_low_water_bytes
 
     def announced(self) -> None:
         """SERVICE_IDS has come: the tunnel is connected again, if it was before."""
@@ -206,12 +207,12 @@ class Link:
 
     def adapt_low_water(self, wanted_bytes: int) -> None:
         """Have the kernel keep about so many unsent bytes, if that is another number by far."""
-        present = self._low_water_bytes
+        present = self.low_water_bytes
         is_far = wanted_bytes * SLOWER_AT_LEAST <= present or (
             wanted_bytes >= present * SLOWER_AT_LEAST
         )
         if is_far and self._websocket is not None:
-            self._low_water_bytes = wanted_bytes
+            self.low_water_bytes = wanted_bytes
             self._websocket.tell(SetLowWater(wanted_bytes))
 
     def give_up(self, label: str, text: str) -> None:

@@ -129,14 +129,17 @@ class Marking:
     Args:
         session: of the tunnel: it says which streams were asked, and is told what is overdue.
         hello_seconds: how long a stream may wait for its hello once its start has left.
+
+    Attributes:
+        queued: by the key under which its start was queued, each stream that asks for a hello and
+            whose start has not left yet.
     """
 
     def __init__(self, session: Session, hello_seconds: float) -> None:
         self._session = session
         self._clock = HelloClock(hello_seconds)
         self._trial = MarkTrial()
-        self._queued: dict[ConnectionKey, tuple[str, int]] = {}
-        """By the key under which they were queued, the streams whose hello may come."""
+        self.queued: dict[ConnectionKey, tuple[str, int]] = {}
 
     def sent(self, message: Message, now: float) -> None:
         """A message of this side is queued."""
@@ -149,17 +152,12 @@ class Marking:
         is_stream = start.type is MessageType.STREAM_START
         service_id = start.service_id or key.service_id
         if is_stream and self._session.awaits_hello(service_id, start.stream_id):
-            self._queued[key] = (service_id, start.stream_id)
-
-    @property
-    def has_queued(self) -> bool:
-        """Whether a start that asks for a hello has not left yet."""
-        return bool(self._queued)
+            self.queued[key] = (service_id, start.stream_id)
 
     def left(self, keys: Iterable[ConnectionKey], now: float) -> None:
         """Messages of these connections have left: the time of those that asked begins."""
         for key in keys:
-            ids = self._queued.pop(key, None)
+            ids = self.queued.pop(key, None)
             if ids is not None and self._session.awaits_hello(*ids):
                 self._clock.started(*ids, now)
 
@@ -191,7 +189,7 @@ class Marking:
         Returns:
             Whether to go on without marks: so the session does from here on.
         """
-        self._queued.clear()
+        self.queued.clear()
         self._clock.clear()
         if not is_lost or not self._trial.lost(now):
             return False

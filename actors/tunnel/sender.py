@@ -115,7 +115,7 @@ class WireSender:
     @property
     def has_waiting(self) -> bool:
         """Whether anything has not been given out yet."""
-        return bool(self._control or self._queue)
+        return bool(self._control or self._queue.turns)
 
     def control(self, message: Message, key: ConnectionKey | None = None) -> None:
         """Queue a start, reset or reply: it leaves before all DATA that waits.
@@ -162,9 +162,7 @@ class WireSender:
         messages = []
         while self._control:
             message, key = self._control.popleft()
-            self._note(message, key)
-            if self._bucket is not None:
-                self._bucket.take(MESSAGE_OVERHEAD_BYTES, now)
+            self.sent(message, key, now)
             messages.append(message)
         return messages
 
@@ -175,7 +173,7 @@ class WireSender:
         """
         return (
             not self._control
-            and not self._queue
+            and not self._queue.turns
             and self._bucket is None
             and size_bytes <= self._payload_bytes
             and self._on_its_way_bytes < self._window_bytes
@@ -189,7 +187,7 @@ class WireSender:
             the window is full, or the bandwidth allows nothing for `wait_seconds`.
         """
         self.wait_seconds = 0.0
-        if not self._queue or self._on_its_way_bytes >= self._window_bytes:
+        if not self._queue.turns or self._on_its_way_bytes >= self._window_bytes:
             return None
         if self._bucket is not None:
             wait_seconds = self._bucket.wait_seconds(now)
@@ -209,17 +207,14 @@ class WireSender:
         self._stats.count_throttled(until - max(now, min(self._throttled_until, until)))
         self._throttled_until = until
 
-    def sent(self, message: Message, key: ConnectionKey, now: float) -> None:
+    def sent(self, message: Message, key: ConnectionKey | None, now: float) -> None:
         """A message that was made of a piece of a connection is on its way."""
-        self._note(message, key)
-        if self._bucket is not None:
-            self._bucket.take(len(message.payload) + MESSAGE_OVERHEAD_BYTES, now)
-
-    def _note(self, message: Message, key: ConnectionKey | None) -> None:
         size_bytes = len(message.payload)
         wire_bytes = size_bytes + MESSAGE_OVERHEAD_BYTES
         self._on_its_way.append(_OnItsWay(key, size_bytes, wire_bytes))
         self._on_its_way_bytes += wire_bytes
+        if self._bucket is not None:
+            self._bucket.take(wire_bytes, now)
 
     def written(self, messages: int, now: float, *, blocked: bool) -> list[Credit]:
         """So many messages left for the kernel; `blocked`: it takes no more for now."""
@@ -241,7 +236,7 @@ class WireSender:
         self._meter.took(wire_bytes, now)
         if blocked:
             self._meter.busy(now)
-        elif not self._queue:
+        elif not self._queue.turns:
             self._meter.idle()
         else:
             self._doubt()

@@ -250,12 +250,12 @@ class MarkedTunnel:
 def test_the_time_for_a_hello_begins_when_the_start_has_left() -> None:
     tunnel = MarkedTunnel()
     marking = tunnel.marking
-    assert marking.has_queued
+    assert marking.queued
     assert marking.wait_seconds(100.0) is None, "it may wait as long as it likes"
     marking.left([tunnel.key._replace(serial=2)], 100.0)
-    assert marking.has_queued, "that was another connection's"
+    assert marking.queued, "that was another connection's"
     marking.left([tunnel.key], 100.0)
-    assert not marking.has_queued
+    assert not marking.queued
     assert marking.wait_seconds(101.0) == 4.0
     assert marking.overdue(104.9) == []
     assert tunnel.session.awaits_hello("SSH", 1)
@@ -275,7 +275,7 @@ def test_a_link_that_is_held_has_more_time_for_its_hello() -> None:
 def test_with_the_link_all_that_waited_is_over() -> None:
     tunnel = MarkedTunnel()
     assert not tunnel.marking.link_ended(0.0, is_lost=False)
-    assert not tunnel.marking.has_queued
+    assert not tunnel.marking.queued
     assert tunnel.marking.wait_seconds(0.0) is None
 
 
