@@ -112,10 +112,14 @@ class FrameDecoder:
             if len(self._partial) < self._wanted_bytes():
                 return
             data = bytes(self._partial)
-        offset = 0
+        offset, size = 0, len(data)
         try:
-            while (stop := _end_of_frame(data, offset)) is not None:
-                yield self._decode(data[offset + _PREFIX_BYTES : stop])
+            while size - offset >= _PREFIX_BYTES:
+                start = offset + _PREFIX_BYTES
+                stop = start + (data[offset] << 8 | data[offset + 1])
+                if stop > size:
+                    break
+                yield self._decode(data[start:stop])
                 offset = stop
         except RemoteProtocolError as error:
             self._failure = str(error)
@@ -137,11 +141,3 @@ class FrameDecoder:
                 f"above the limit of {MAX_PAYLOAD_BYTES}"
             )
         return message
-
-
-def _end_of_frame(data: bytes | bytearray | memoryview, offset: int) -> int | None:
-    """Where the frame at `offset` ends; None if it is not whole."""
-    if len(data) - offset < _PREFIX_BYTES:
-        return None
-    stop = offset + _PREFIX_BYTES + (data[offset] << 8 | data[offset + 1])
-    return stop if stop <= len(data) else None

@@ -19,7 +19,7 @@ from websocket import ABNF
 
 from tests.actors.transcripts import to_message
 from tunnelfleet.actors.transport.codec import (
-    MAX_PIECES,
+    Frame,
     FrameReader,
     encode_close,
     encode_data,
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
-def data_of(frame: ABNF) -> bytes:
-    """The payload; websocket-client says that it may be text, which it never is here."""
-    assert isinstance(frame.data, bytes)
-    return frame.data
+def data_of(frame: Frame) -> bytes:
+    return bytes(frame.data)
 
 
 def frame(
@@ -317,9 +315,23 @@ def test_a_close_has_no_status() -> None:
     assert as_server_reads(encode_close()) == (CLOSE, b"")
 
 
-def test_a_trickle_keeps_few_pieces() -> None:
+def test_a_trickle_is_joined_as_it_comes() -> None:
+    """A frame that comes byte by byte costs its size, not a piece of memory for each byte."""
     reader = FrameReader()
-    data = frame(BINARY, bytes(5_000))
-    got = [item for byte in data for item in reader.feed(bytes([byte]))]
-    assert [len(item.data) for item in got] == [5_000]
-    assert len(reader._buffer.recv_buffer) <= MAX_PIECES + 1
+    whole = frame(BINARY, bytes(range(250)) * 100)
+    tracemalloc.start()
+    try:
+        for byte in whole[:-1]:
+            assert list(reader.feed(bytes([byte]))) == []
+        held, _ = tracemalloc.get_traced_memory()
+        (got,) = reader.feed(whole[-1:])
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * len(whole)
+    assert data_of(got) == bytes(range(250)) * 100
+
+
+def test_a_frame_that_came_whole_is_not_copied() -> None:
+    wire = frame(BINARY, b"x" * 1_000)
+    (got,) = FrameReader().feed(wire)
+    assert got.data.obj is wire
