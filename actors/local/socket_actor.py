@@ -327,7 +327,8 @@ class SocketActor(DispatchedActor):
             self._on_write_failed(len(data))
             return 0
         self._progress_at = time.monotonic()
-        self._give_credit(sent)
+        if sent:
+            self._tunnel.tell(BytesDelivered(self._key, sent))
         return sent
 
     def _on_write_failed(self, size_bytes: int) -> None:

@@ -109,21 +109,21 @@ class FrameWriter:
     def _take_next(self) -> memoryview:
         """Take the next frame, joined with the small ones behind it."""
         frames = self._frames
-        data, self._sending_messages = self._take()
+        frame = frames.popleft()
+        data, self._sending_messages = self._take_pong() if frame is _PONG_PLACE else frame
         if len(data) >= JOIN_WRITE_BYTES or not frames:
             return memoryview(data)
         parts = [data]
         size = len(data)
         while frames and size + len(frames[0].data) <= JOIN_WRITE_BYTES:
-            part, messages = self._take()
+            frame = frames.popleft()
+            part, messages = self._take_pong() if frame is _PONG_PLACE else frame
             parts.append(part)
             size += len(part)
             self._sending_messages += messages
         return memoryview(b"".join(parts))
 
-    def _take(self) -> _Frame:
-        frame = self._frames.popleft()
-        if frame is not _PONG_PLACE or self._pong is None:
-            return frame
+    def _take_pong(self) -> _Frame:
+        assert self._pong is not None
         pong, self._pong = self._pong, None
         return _Frame(pong, 0)

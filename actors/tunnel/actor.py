@@ -196,7 +196,7 @@ class TunnelActor(DispatchedActor):
 
     def _on_local_data(self, message: LocalDataRead) -> None:
         key, payload = message
-        connection = self._connections.get(key)
+        connection = self._connections.by_key.get(key)
         if connection is None:
             return
         if connection.end_phase in (EndPhase.SENT, EndPhase.OVER):
@@ -246,7 +246,7 @@ class TunnelActor(DispatchedActor):
 
     def _on_written(self, message: Written) -> None:
         epoch, count, blocked = message
-        if not self._link.is_of(epoch):
+        if epoch != self._link.epoch or self._link.phase is LinkPhase.DOWN:
             return
         now, sender = time.monotonic(), self._sender
         self._streams.give_credit(sender.written(count, now, blocked=blocked))
@@ -264,10 +264,10 @@ class TunnelActor(DispatchedActor):
     def _on_received(self, message: Received) -> None:
         epoch, messages = message
         link, streams = self._link, self._streams
-        if not link.is_of(epoch) or link.phase is LinkPhase.GIVEN_UP:
+        if epoch != link.epoch or link.phase in (LinkPhase.DOWN, LinkPhase.GIVEN_UP):
             return
         if link.phase is not LinkPhase.OPEN:
-            self._marking.heard()
+            self._marking.trial.heard()
         receive = self._common.session.receive
         try:
             for item in messages:
@@ -292,7 +292,7 @@ class TunnelActor(DispatchedActor):
 
     def _on_bytes_delivered(self, message: BytesDelivered) -> None:
         key, size_bytes = message
-        connection = self._connections.get(key)
+        connection = self._connections.by_key.get(key)
         if connection is not None:
             self._connections.delivered(connection, size_bytes, time.monotonic())
             if self._link.is_held:

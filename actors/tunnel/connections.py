@@ -131,11 +131,16 @@ class Connection:
 
 
 class ConnectionTable:
-    """The connections of a tunnel by key."""
+    """The connections of a tunnel.
+
+    Attributes:
+        by_key: all of which anything is left.
+        backlog_bytes: what has come for them and was not taken.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._connections: dict[ConnectionKey, Connection] = {}
+        self.by_key: dict[ConnectionKey, Connection] = {}
         self._active: dict[tuple[str, int, int], Connection] = {}
         self._lingering: dict[ConnectionKey, Connection] = {}
         self._by_stream: dict[StreamEnd, dict[ConnectionKey, Connection]] = {}
@@ -156,7 +161,7 @@ class ConnectionTable:
 
     def get(self, key: ConnectionKey) -> Connection | None:
         """The connection, or None when nothing of it is left."""
-        return self._connections.get(key)
+        return self.by_key.get(key)
 
     def find(self, service_id: str, stream_id: int, connection_id: int) -> Connection | None:
         """The connection that has these ids on the wire."""
@@ -173,7 +178,7 @@ class ConnectionTable:
     ) -> Connection:
         """Start to keep a connection."""
         connection = Connection(key, stream, counters, now, has_own_backlog=has_own_backlog)
-        self._connections[key] = connection
+        self.by_key[key] = connection
         self._active[key[:3]] = connection
         self._by_stream.setdefault(stream, {})[key] = connection
         return connection
@@ -194,7 +199,7 @@ class ConnectionTable:
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection and its backlog."""
-        self._connections.pop(connection.key, None)
+        self.by_key.pop(connection.key, None)
         self._lingering.pop(connection.key, None)
         if self._active.get(connection.key[:3]) is connection:
             del self._active[connection.key[:3]]
@@ -240,6 +245,6 @@ class ConnectionTable:
     def stalled(self, now: float) -> list[Connection]:
         """The connections that hold up the tunnel and have taken no byte for the stall timeout."""
         since = now - self._limits.stall_timeout_seconds
-        suspects = self._over or {key for key, c in self._connections.items() if c.backlog_bytes}
-        found = [self._connections[key] for key in suspects if key in self._connections]
+        suspects = self._over or {key for key, c in self.by_key.items() if c.backlog_bytes}
+        found = [self.by_key[key] for key in suspects if key in self.by_key]
         return [each for each in found if each.progress_at <= since and not each.stalled]

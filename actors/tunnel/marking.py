@@ -133,18 +133,19 @@ class Marking:
     Attributes:
         queued: by the key under which its start was queued, each stream that asks for a hello and
             whose start has not left yet.
+        trial: whether the link survives marks; is told of each message of the peer.
     """
 
     def __init__(self, session: Session, hello_seconds: float) -> None:
         self._session = session
         self._clock = HelloClock(hello_seconds)
-        self._trial = MarkTrial()
+        self.trial = MarkTrial()
         self.queued: dict[ConnectionKey, tuple[str, int]] = {}
 
     def sent(self, message: Message, now: float) -> None:
         """A message of this side is queued."""
         if message.ignorable:
-            self._trial.sent(now)
+            self.trial.sent(now)
 
     def start_queued(self, start: Message, key: ConnectionKey, now: float) -> None:
         """A STREAM_START or CONNECTION_START is queued under `key`."""
@@ -160,10 +161,6 @@ class Marking:
             ids = self.queued.pop(key, None)
             if ids is not None and self._session.awaits_hello(*ids):
                 self._clock.started(*ids, now)
-
-    def heard(self) -> None:
-        """A message of the peer arrived."""
-        self._trial.heard()
 
     def hold(self, now: float, *, is_held: bool) -> None:
         """The link is not read, or is read again: a hello may be there, unread."""
@@ -191,7 +188,7 @@ class Marking:
         """
         self.queued.clear()
         self._clock.clear()
-        if not is_lost or not self._trial.lost(now):
+        if not is_lost or not self.trial.lost(now):
             return False
         self._session.stop_marking()
         return True

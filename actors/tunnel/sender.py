@@ -229,7 +229,8 @@ class WireSender:
                 if item.payload_bytes:
                     left[item.key] = left.get(item.key, 0) + item.payload_bytes
         self._on_its_way_bytes -= wire_bytes
-        self._measure(wire_bytes, now, blocked=blocked)
+        if blocked or self._queue.turns or self._meter.busy_since is not None:
+            self._measure(wire_bytes, now, blocked=blocked)
         return [Credit(key, size_bytes) for key, size_bytes in left.items()]
 
     def _measure(self, wire_bytes: int, now: float, *, blocked: bool) -> None:

@@ -583,7 +583,7 @@ class Streams:
     def give_credit(self, items: list[Credit]) -> None:
         """Tell local ends what has left for the kernel, or was thrown away."""
         for key, size_bytes in items:
-            connection = self.connections.get(key)
+            connection = self.connections.by_key.get(key)
             if connection is not None:
                 connection.give_credit(size_bytes)
 
