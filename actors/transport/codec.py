@@ -60,7 +60,7 @@ _PACK_LARGE = Struct("!BBQ").pack
 _KEY_BYTES = 4
 
 
-class Frame(NamedTuple):
+class ReceivedFrame(NamedTuple):
     """A frame that a service sent, as RFC 6455 section 5.2 draws it.
 
     Attributes:
@@ -99,7 +99,7 @@ class FrameReader:
         self._inside = False
         """A message has begun, and its last frame has not come."""
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes) -> Iterator[ReceivedFrame]:
         """Yield each frame that `data` completes, which may be split anyhow.
 
         Raises:
@@ -127,7 +127,7 @@ class FrameReader:
             if start + length > size:
                 start += length
                 break
-            frame = Frame(rest[offset], rest[offset + 1], view[start : start + length])
+            frame = ReceivedFrame(rest[offset], rest[offset + 1], view[start : start + length])
             self._check(frame)
             yield frame
             offset = start + length
@@ -137,7 +137,7 @@ class FrameReader:
             self._partial = bytearray(view[offset:])
             self._wanted_bytes = start - offset
 
-    def _check(self, frame: Frame) -> None:
+    def _check(self, frame: ReceivedFrame) -> None:
         if frame.first == _WHOLE_BINARY and not frame.second & _MASKED and not self._inside:
             return
         if frame.second & _MASKED:
@@ -165,7 +165,7 @@ def _check_length(first: int, length: int) -> None:
         )
 
 
-def _check_by_library(frame: Frame) -> None:
+def _check_by_library(frame: ReceivedFrame) -> None:
     """Refuse reserved bits, opcodes that there are not, and a CLOSE with a forbidden status."""
     rsv1, rsv2, rsv3 = (frame.first >> shift & 1 for shift in (6, 5, 4))
     fin = int(frame.is_final)

@@ -156,7 +156,7 @@ class _ReadMore(NamedTuple):
     """The TLS layer may hold more than the socket's readiness tells."""
 
 
-class _Phase(Enum):
+class _Stage(Enum):
     """How far it has come; it only goes forward."""
 
     WAITING = auto()
@@ -171,7 +171,7 @@ class _Phase(Enum):
     ENDED = auto()
 
 
-_CONNECTED = (_Phase.OPEN, _Phase.CLOSING, _Phase.FAREWELL)
+_CONNECTED = (_Stage.OPEN, _Stage.CLOSING, _Stage.FAREWELL)
 
 
 class _Rest(Flag):
@@ -199,7 +199,7 @@ class WebSocketActor(DispatchedActor):
         self._limits = context.config.limits
         self._attempt: ConnectAttempt | None = None
         self._attempt_timer: Timer | None = None
-        self._phase = _Phase.WAITING
+        self._stage = _Stage.WAITING
         self._socket: socket.socket | None = None
         self._input = WebSocketInput()
         self._arriving: Iterator[Arrival | None] | None = None
@@ -266,8 +266,8 @@ class WebSocketActor(DispatchedActor):
 
     def _count_attempt(self) -> None:
         """Once: with its look-up or, if it needs none, with its permit."""
-        if self._phase is _Phase.WAITING:
-            self._phase = _Phase.TRYING
+        if self._stage is _Stage.WAITING:
+            self._stage = _Stage.TRYING
             self._context.stats.count_connect_attempt()
 
     def _on_connect_timeout(self, _message: _AttemptTimedOut) -> None:
@@ -292,7 +292,7 @@ class WebSocketActor(DispatchedActor):
         seconds = self._attempt.seconds(now)
         self._attempt = None
         self._end_attempt_timer()
-        self._phase, self._socket = _Phase.OPEN, sock
+        self._stage, self._socket = _Stage.OPEN, sock
         self._context.governor.tell(ReleasePermit(self.actor_ref))
         sock.setblocking(False)
         set_notsent_low_water(sock, self._limits.notsent_low_water_bytes)
@@ -309,14 +309,14 @@ class WebSocketActor(DispatchedActor):
         self._end_with(ConnectionLost(label, text, was_established=self._socket is not None))
 
     def _end_with(self, lost: ConnectionLost) -> None:
-        self._phase = _Phase.ENDED
+        self._stage = _Stage.ENDED
         self.exit(ExitReason.failed(lost))
 
     # -- reading
 
     @property
     def _is_reading(self) -> bool:
-        return self._phase in _CONNECTED and not self._rests
+        return self._stage in _CONNECTED and not self._rests
 
     def _start_reading(self, sock: socket.socket) -> None:
         self._keep_alive.on_heard(time.monotonic())
@@ -356,7 +356,7 @@ class WebSocketActor(DispatchedActor):
 
     def _on_readable(self) -> None:
         assert self._socket is not None
-        if self._phase is _Phase.FAREWELL:
+        if self._stage is _Stage.FAREWELL:
             if discard_some(self._socket, TURN_READ_BYTES):
                 self._leave()
             return
@@ -390,7 +390,7 @@ class WebSocketActor(DispatchedActor):
                 self._keep_alive.on_heard(time.monotonic())
                 self._arriving = self._input.feed(data)
             budget = self._take(self._arriving, budget, messages)
-            if self._phase is _Phase.ENDED:
+            if self._stage is _Stage.ENDED:
                 return False
         return True
 
@@ -406,7 +406,7 @@ class WebSocketActor(DispatchedActor):
                     budget -= CONTROL_FRAMES
             elif arrival is not None:
                 self._on_control_frame(arrival)
-            if budget <= 0 or self._phase is _Phase.ENDED:
+            if budget <= 0 or self._stage is _Stage.ENDED:
                 return budget
         self._arriving = None
         return budget
@@ -422,7 +422,7 @@ class WebSocketActor(DispatchedActor):
     # -- pings
 
     def _on_keep_alive_due(self, _message: _KeepAliveDue) -> None:
-        if self._phase is _Phase.FAREWELL:
+        if self._stage is _Stage.FAREWELL:
             # Nothing more can be written, and the service has its time to hang up.
             return
         now = time.monotonic()
@@ -452,8 +452,8 @@ class WebSocketActor(DispatchedActor):
             self._rest(_Rest.ANSWERS)
 
     def _flush(self) -> None:
-        sock, phase = self._socket, self._phase
-        if sock is None or self._output is Outcome.BLOCKED or phase is _Phase.ENDED:
+        sock, stage = self._socket, self._stage
+        if sock is None or self._output is Outcome.BLOCKED or stage is _Stage.ENDED:
             return
         try:
             written, self._output = self._writer.write(sock)
@@ -467,7 +467,7 @@ class WebSocketActor(DispatchedActor):
             self.add_reader(sock, self._on_tls_input)
         if written:
             self._context.tunnel.tell(Written(self._epoch, written, is_blocked))
-        if phase is _Phase.CLOSING and self._writer.is_empty:
+        if stage is _Stage.CLOSING and self._writer.is_empty:
             self._say_farewell(sock)
         elif self._rests and len(self._writer) < MAX_UNSENT_FRAMES // 2:
             self._go_on(_Rest.ANSWERS)
@@ -494,9 +494,9 @@ class WebSocketActor(DispatchedActor):
     def _close_gracefully(self, _message: CloseGracefully) -> None:
         if self._socket is None:
             self.exit()
-        elif self._phase is _Phase.OPEN:
+        elif self._stage is _Stage.OPEN:
             self._writer.add(frames.encode_close())
-            self._phase = _Phase.CLOSING
+            self._stage = _Stage.CLOSING
             self._flush()
 
     def _say_farewell(self, sock: socket.socket) -> None:
@@ -505,7 +505,7 @@ class WebSocketActor(DispatchedActor):
         A socket that is closed with unread input sends a reset, and the kernel throws away what it
         had still to send.
         """
-        self._phase = _Phase.FAREWELL
+        self._stage = _Stage.FAREWELL
         self.schedule(FAREWELL_SECONDS, _FarewellEnded())
         try:
             sock.shutdown(socket.SHUT_WR)
@@ -515,7 +515,7 @@ class WebSocketActor(DispatchedActor):
         self._go_on(_Rest.TUNNEL | _Rest.ANSWERS)
 
     def _leave(self, _message: _FarewellEnded | None = None) -> None:
-        self._phase = _Phase.ENDED
+        self._stage = _Stage.ENDED
         self.exit()
 
     def _abandon(self, message: Abandon) -> None:

@@ -5,7 +5,7 @@ timers, and after what has changed something holds the link or lets it go, sends
 and ends the tunnel when nothing is left to wait for. It knows no socket and never waits.
 
     common     the session, the settings that hold now, the state for people
-    streams    streams and their connections, and how these end
+    streams    streams and their connections, and how these end (ends)
     sender     what waits to leave: fair queue, window, pacing
     marking    how long to wait for a hello, and whether links survive marks
     link       the WebSocket and its phases
@@ -174,7 +174,8 @@ class TunnelActor(DispatchedActor):
                 streams.handle,
                 self._takes_connections,
             )
-            self._api = streams.api = make_api(self._common.config, shell)
+            self._api = make_api(self._common.config, shell)
+            streams.serve(self._api)
         self._stats.forget_active()
         self._common.enter(TunnelState.CONNECTING)
 
@@ -226,7 +227,7 @@ class TunnelActor(DispatchedActor):
             if connection is None:
                 continue
             if piece.payload is None:
-                ends = streams.encode_end(connection)
+                ends = streams.ends.encode_end(connection)
                 for message in ends:
                     sender.sent(message, key, now)
                 messages += ends
@@ -329,7 +330,7 @@ class TunnelActor(DispatchedActor):
             return
         # Callbacks that hold up the tunnel are the user's to look after: they are counted, not cut.
         if self._connections.must_pause:
-            self._streams.abort_stalled(time.monotonic())
+            self._streams.ends.abort_stalled(time.monotonic())
         self._settle()
         if self._stall_timer is None:
             seconds = self._common.limits.stall_timeout_seconds / 4
@@ -345,7 +346,7 @@ class TunnelActor(DispatchedActor):
         self._settle()
 
     def _on_half_close_ended(self, message: HalfCloseEnded) -> None:
-        self._streams.half_close_ended(message)
+        self._streams.ends.half_close_ended(message)
         self._settle()
 
     def _on_accepted(self, message: Accepted) -> None:

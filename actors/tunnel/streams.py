@@ -35,12 +35,12 @@ from tunnelfleet.proto import (
 )
 
 from .connections import ConnectionTable, EndPhase
+from .ends import EndHooks, Ends
 from .messages import (
     Attach,
     ChildEnded,
     ConnectionKey,
     Deliver,
-    HalfCloseEnded,
     LocalClosed,
     LocalReadEnded,
     OpenLocal,
@@ -126,8 +126,8 @@ class Streams:
         hooks: of the actor.
 
     Attributes:
-        api: what serves the client API; set by whoever makes it, as it is given this in turn.
         connections: all that there are.
+        ends: how they end.
     """
 
     def __init__(
@@ -139,10 +139,16 @@ class Streams:
         self._sender = sender
         self._marking = marking
         self._hooks: StreamHooks | None = hooks
-        self.api: ApiHandler = NO_API
+        self._api: ApiHandler = NO_API
         self.connections = ConnectionTable(common.limits)
+        ends_hooks = EndHooks(hooks.schedule, hooks.count_changed, self.handle)
+        self.ends = Ends(common, sender, self.connections, ends_hooks)
         self._routes: dict[tuple[str, int], _Route] = {}
         """The newest stream of each pair of ids; a restarted peer uses them again."""
+
+    def serve(self, api: ApiHandler) -> None:
+        """Have a client API take part, which is made of these streams in turn."""
+        self._api = self.ends.api = api
 
     # -- from the session
 
@@ -189,9 +195,9 @@ class Streams:
         return None if isinstance(target, NoListener) else target
 
     def _refuse(self, event: StreamStarted | ConnectionStarted) -> None:
-        if self.api.serves(event.service_id):
+        if self._api.serves(event.service_id):
             is_stream = isinstance(event, StreamStarted)
-            self.api.tell_refused(event.service_id, event.connection_id, is_stream=is_stream)
+            self._api.tell_refused(event.service_id, event.connection_id, is_stream=is_stream)
         self._reset(event.service_id, event.connection_id)
         self._stats.count_dropped("refused_start")
 
@@ -210,17 +216,17 @@ class Streams:
             return
         connection.ended_by = connection.ended_by or "peer"
         if event.end is not End.ORDERLY:
-            self._discard(connection)
+            self.ends.discard(connection)
             if event.end is End.CUT:
                 connection.reason = connection.reason or "reset by the peer"
-            self._release(connection, event.end)
+            self.ends.release(connection, event.end)
             return
         connection.remote_end = End.ORDERLY
         connection.tell(RemoteEnded(connection.key, End.ORDERLY, "closed by the peer"))
         if self._session.is_known(*connection.key[:3]):
-            self._watch_half_closed(connection)
+            self.ends.watch_half_closed(connection)
         else:
-            self._release(connection, End.ORDERLY)
+            self.ends.release(connection, End.ORDERLY)
 
     def _on_stream_stopped(self, event: StreamStopped) -> None:
         route = self._routes.pop((event.service_id, event.stream_id), None)
@@ -233,8 +239,8 @@ class Streams:
         for connection in self.connections.of_stream(route.ref):
             connection.reason = connection.reason or cause.value
             connection.ended_by = connection.ended_by or _ENDED_BY.get(cause, cause.value)
-            self._discard(connection)
-            self._release(connection, End.CUT)
+            self.ends.discard(connection)
+            self.ends.release(connection, End.CUT)
         name = self._common.config.name
         self._common.publish(
             events.StreamClosed(name, event.service_id, event.stream_id, cause.value)
@@ -255,7 +261,7 @@ class Streams:
         self._stats.count_session_reset()
         self._stats.last_event = "session reset"
         self._common.publish(events.SessionWasReset(self._common.config.name))
-        self.api.tell_session_reset()
+        self._api.tell_session_reset()
 
     def _on_answer(self, event: Answer) -> None:
         self._sender.control(event.message)
@@ -306,7 +312,7 @@ class Streams:
     ) -> _Route:
         if isinstance(target, ApiService):
             # Held back by the backlog of its events.
-            route = _Route(self.api.open_stream(service_id), has_own_backlog=True)
+            route = _Route(self._api.open_stream(service_id), has_own_backlog=True)
         else:
             route = _Route(self._start_stream_actor(service_id, target))
         self._routes[service_id, stream_id] = route
@@ -390,7 +396,7 @@ class Streams:
         if isinstance(message, LocalClosed):
             connection.leave()
             self.connections.delivered(connection, connection.backlog_bytes, time.monotonic())
-        self._advance_end(connection)
+        self.ends.advance(connection)
 
     def stream_actor_ended(self, message: ChildEnded) -> None:
         """A StreamActor has ended; if its stream is still active, it crashed."""
@@ -402,24 +408,9 @@ class Streams:
             self._reset_stream(ids[0])
         for connection in self.connections.all_of_stream(message.ref):
             connection.leave()
-            self._advance_end(connection)
+            self.ends.advance(connection)
 
-    # -- ends
-
-    def _advance_end(self, connection: Connection) -> None:
-        """Something of the local end is over: what follows from it on the wire."""
-        phase = connection.end_phase
-        if phase is EndPhase.NONE:
-            connection.end_phase = EndPhase.QUEUED
-            self._sender.end(connection.key, time.monotonic())
-        elif phase is EndPhase.SENT and not connection.is_orderly:
-            # It had ended in good order, and now nobody is left to take what still comes.
-            self._abort(connection, connection.reason)
-        elif phase is EndPhase.SENT and connection.gone:
-            self._session.leave_connection(*connection.key[:3])
-            self._settle_end(connection)
-        elif phase is EndPhase.OVER and connection.gone:
-            self.connections.remove(connection)
+    # -- what leaves
 
     def encode(self, connection: Connection, payload: bytes) -> Message | None:
         """Make a piece of a connection's bytes the message of the wire.
@@ -433,126 +424,14 @@ class Streams:
         except LocalProtocolError as error:
             self._stats.count_failed_send()
             connection.give_credit(len(payload))
-            self.api.on_unsendable(key, error)
+            self._api.on_unsendable(key, error)
             return None
         if connection.has_own_backlog:
-            self.api.on_taken(key)
+            self._api.on_taken(key)
         size_bytes = len(payload)
         connection.live.sent_bytes += size_bytes
         connection.counters.count_sent(size_bytes)
         return message
-
-    def encode_end(self, connection: Connection) -> list[Message]:
-        """Make the end of a connection, which was queued behind its bytes, that of the wire."""
-        key = connection.key
-        connection.end_phase = EndPhase.SENT
-        messages, session_events = self._session.reset_connection(
-            key.service_id, key.connection_id, is_orderly=connection.is_orderly
-        )
-        self.api.on_end_taken(key, is_sent=bool(messages))
-        if connection.gone:
-            self._session.leave_connection(*key[:3])
-        self._settle_end(connection)
-        self.handle(session_events)
-        return messages
-
-    def _settle_end(self, connection: Connection) -> None:
-        """After an end of this side: is there another direction left?"""
-        if not self._session.is_known(*connection.key[:3]):
-            # After an orderly end of the peer the local socket takes its time to write what came.
-            end = connection.remote_end or End.BOTH
-            self._release(connection, end if connection.is_orderly else End.CUT)
-        else:
-            self._watch_half_closed(connection)
-
-    def _watch_half_closed(self, connection: Connection) -> None:
-        """Before V3 nobody may tell a half-closed end that the other one has died."""
-        is_v3 = self._session.version is ProtocolVersion.V3
-        if not is_v3 and connection.half_close_timer is None:
-            seconds = self._common.limits.half_close_seconds
-            message = HalfCloseEnded(connection.key)
-            connection.half_close_timer = self._get_hooks().schedule(seconds, message)
-
-    def half_close_ended(self, message: HalfCloseEnded) -> None:
-        """A connection has been closed in one direction alone for long enough."""
-        connection = self.connections.get(message.key)
-        if connection is not None and connection.end_phase is not EndPhase.OVER:
-            seconds = self._common.limits.half_close_seconds
-            self._abort(connection, f"closed in one direction alone for {seconds:g} s")
-
-    def abort_stalled(self, now: float) -> None:
-        """Reset the connections that hold up the tunnel and take no byte."""
-        for connection in self.connections.stalled(now):
-            connection.stalled = True
-            self._stats.count_stalled()
-            connection.reason = "stalled: the local application took no byte"
-            self._abort(connection, connection.reason)
-
-    def _abort(self, connection: Connection, reason: str) -> None:
-        """End a connection now, whatever it has waiting, and not in good order."""
-        key = connection.key
-        connection.is_orderly = False
-        connection.reason = connection.reason or reason
-        connection.ended_by = connection.ended_by or "local"
-        if connection.end_phase is EndPhase.OVER:
-            # The peer may have used its ids again: only the socket here is left to be cut.
-            connection.tell(RemoteEnded(key, End.CUT, reason))
-            return
-        self._discard(connection)
-        messages, session_events = self._session.reset_connection(
-            key.service_id, key.connection_id, is_orderly=False
-        )
-        for message in messages:
-            self._sender.control(message)
-        self._release(connection, End.CUT)
-        self.handle(session_events)
-
-    def _discard(self, connection: Connection) -> None:
-        """Throw away what a connection has waiting: nobody takes it any more."""
-        connection.give_credit(self._sender.discard(connection.key).size_bytes)
-        self.api.on_discarded(connection.key)
-
-    def _release(self, connection: Connection, end: End) -> None:
-        """Let go of a connection that is over on the wire: its id and its place are free.
-
-        Its socket still writes what came before, and says when it has.
-        """
-        if connection.end_phase is EndPhase.OVER:
-            return
-        if connection.half_close_timer is not None:
-            connection.half_close_timer.cancel()
-        oldest = self.connections.release(connection)
-        if oldest is not None:
-            text = "too many local connections are slow to end"
-            oldest.tell(RemoteEnded(oldest.key, End.CUT, text))
-        if connection.gone:
-            self.connections.remove(connection)
-        else:
-            reason = connection.reason or "closed by the peer"
-            connection.tell(RemoteEnded(connection.key, end, reason))
-        ended_by = connection.ended_by or "local"
-        connection.counters.count_connection_ended(ended_by)
-        self._tell_closed(connection, connection.reason, ended_by)
-        self._get_hooks().count_changed()
-
-    def _tell_closed(self, connection: Connection, reason: str, ended_by: str) -> None:
-        live = connection.live
-        self._stats.connections.pop(live.serial, None)
-        self._common.publish(
-            events.ConnectionClosed(
-                self._common.config.name,
-                *connection.key[:3],
-                reason,
-                ended_by,
-                live.serial,
-                live.peer,
-                live.user,
-                live.opened_at,
-                live.sent_bytes,
-                live.received_bytes,
-                self._stats.channel_id,
-            )
-        )
 
     # -- ends of all
 
@@ -562,7 +441,7 @@ class Streams:
             connection.tell(StopReadingLocal())
             if connection.end_phase is EndPhase.SENT:
                 # What the peer has still to send will have nobody to take it.
-                self._abort(connection, "tunnel stopped")
+                self.ends.abort(connection, "tunnel stopped")
 
     def reset_all(self) -> None:
         """End every stream on the wire at once."""
@@ -590,10 +469,11 @@ class Streams:
     def actor_ended(self, reason: str) -> None:
         """Tell what ends with the actor, and keep nothing that leads back to it."""
         for connection in self.connections:
-            self._tell_closed(connection, reason, "actor_ended")
+            self.ends.tell_closed(connection, reason, "actor_ended")
         self._stats.connections.clear()
-        self.api = NO_API
+        self._api = NO_API
         self._hooks = None
+        self.ends.let_go()
 
     def _get_hooks(self) -> StreamHooks:
         assert self._hooks is not None

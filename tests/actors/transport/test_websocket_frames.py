@@ -19,8 +19,8 @@ from websocket import ABNF
 
 from tests.actors.transcripts import to_message
 from tunnelfleet.actors.transport.codec import (
-    Frame,
     FrameReader,
+    ReceivedFrame,
     encode_close,
     encode_data,
     encode_ping,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
-def data_of(frame: Frame) -> bytes:
+def data_of(frame: ReceivedFrame) -> bytes:
     return bytes(frame.data)
 
 
