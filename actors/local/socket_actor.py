@@ -386,22 +386,29 @@ class SocketActor(DispatchedActor):
         self._reason = self._reason or message.reason
         if self._output is _Output.OPEN:
             self._output = _Output.ENDING
-        if message.end is End.BOTH:
-            self._start_discarding()
-        elif message.end is End.CUT:
+        if self._is_over:
+            self._on_over(message)
+        else:
+            self._pass_end_on()
+            self._exit_if_over()
+
+    def _on_over(self, message: RemoteEnded) -> None:
+        """Both directions are over on the wire: write what came, then close or reset."""
+        is_cut = message.end is End.CUT
+        if is_cut:
             self._leave_input(_Input.ENDED)
-        if message.end is End.CUT and self._socket is None:
+        else:
+            self._start_discarding()
+        if is_cut and self._socket is None:
             self._end(message.reason)
             return
-        if self._is_over:
-            # The application's time begins now, however long it has taken nothing before.
-            self._progress_at = time.monotonic()
-        if message.end is End.CUT and self._output is _Output.SHUT:
+        # The application's time begins now, however long it has taken nothing before.
+        self._progress_at = time.monotonic()
+        if is_cut and self._output is _Output.SHUT:
             self._reset_when_delivered()
         self._pass_end_on()
         self._exit_if_over()
-        if self._is_over:
-            self._on_linger_ended(_LingerEnded())
+        self._on_linger_ended(_LingerEnded())
 
     def _start_discarding(self) -> None:
         """Closing a socket with unread input would destroy the tail of what was written to it."""

@@ -113,29 +113,16 @@ class FrameReader:
             rest, self._partial = self._partial, bytearray()
         view = memoryview(rest)
         offset, size = 0, len(rest)
-        while size - offset >= _SHORT_HEADER_BYTES:
-            start = offset + _SHORT_HEADER_BYTES
-            length = rest[offset + 1] & ~_MASKED
-            if length >= _MEDIUM:
-                form_bytes = _FORM_BYTES[length]
-                start += form_bytes
-                if start > size:
-                    break
-                length = int.from_bytes(view[start - form_bytes : start], "big")
-            if length > _MOST_CONTROL_BYTES:
-                _check_length(rest[offset], length)
-            if start + length > size:
-                start += length
-                break
-            frame = ReceivedFrame(rest[offset], rest[offset + 1], view[start : start + length])
+        while offset < size:
+            start, stop = _place_of_payload(rest, offset)
+            if stop > size:
+                self._partial = bytearray(view[offset:])
+                self._wanted_bytes = stop - offset
+                return
+            frame = ReceivedFrame(rest[offset], rest[offset + 1], view[start:stop])
             self._check(frame)
             yield frame
-            offset = start + length
-        else:
-            start = offset + _SHORT_HEADER_BYTES
-        if offset < size:
-            self._partial = bytearray(view[offset:])
-            self._wanted_bytes = start - offset
+            offset = stop
 
     def _check(self, frame: ReceivedFrame) -> None:
         if frame.first == _WHOLE_BINARY and not frame.second & _MASKED and not self._inside:
@@ -152,6 +139,29 @@ class FrameReader:
         else:
             self._inside = not frame.is_final
         _check_by_library(frame)
+
+
+def _place_of_payload(data: bytes | bytearray, offset: int) -> tuple[int, int]:
+    """Where the payload of the frame at `offset` starts and stops.
+
+    If it stops behind the end of the data, so much is needed to say more, or to have all of it.
+
+    Raises:
+        RemoteProtocolError: it is longer than it may be.
+    """
+    start = offset + _SHORT_HEADER_BYTES
+    if start > len(data):
+        return start, start
+    length = data[offset + 1] & ~_MASKED
+    if length >= _MEDIUM:
+        form_bytes = _FORM_BYTES[length]
+        start += form_bytes
+        if start > len(data):
+            return start, start
+        length = int.from_bytes(data[start - form_bytes : start], "big")
+    if length > _MOST_CONTROL_BYTES:
+        _check_length(data[offset], length)
+    return start, start + length
 
 
 def _check_length(first: int, length: int) -> None:

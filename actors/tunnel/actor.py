@@ -223,19 +223,9 @@ class TunnelActor(DispatchedActor):
         messages = sender.take_control(now)
         while (piece := sender.next_piece(now)) is not None:
             key = piece.flow.key
-            connection = self._connections.get(key)
-            if connection is None:
-                continue
-            if piece.payload is None:
-                ends = streams.ends.encode_end(connection)
-                for message in ends:
-                    sender.sent(message, key, now)
-                messages += ends
-                continue
-            encoded = streams.encode(connection, piece.payload)
-            if encoded is not None:
-                sender.sent(encoded, key, now)
-                messages.append(encoded)
+            for message in streams.encode_piece(key, piece.payload):
+                sender.sent(message, key, now)
+                messages.append(message)
         if messages:
             self._link.transmit(messages)
         if sender.wait_seconds and self._pump_timer is None:

@@ -62,6 +62,16 @@ class Ends:
         api: what serves the client API.
     """
 
+    __slots__ = (
+        "_common",
+        "_connections",
+        "_hooks",
+        "_sender",
+        "_session",
+        "_stats",
+        "api",
+    )
+
     def __init__(
         self, common: Common, sender: WireSender, connections: ConnectionTable, hooks: EndHooks
     ) -> None:

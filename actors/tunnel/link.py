@@ -91,6 +91,19 @@ class Link:
         lost_text: what the link before ended of, for people.
     """
 
+    __slots__ = (
+        "_attempt",
+        "_common",
+        "_lost_label",
+        "_next_attempt",
+        "_websocket",
+        "epoch",
+        "is_held",
+        "lost_text",
+        "low_water_bytes",
+        "phase",
+    )
+
     def __init__(self, common: Common) -> None:
         self._common = common
         self.phase = LinkPhase.DOWN

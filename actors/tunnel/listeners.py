@@ -56,6 +56,15 @@ class Listeners:
             stopped, and its place among the children to be given up when it has ended.
     """
 
+    __slots__ = (
+        "_accepting",
+        "_children",
+        "_common",
+        "_listeners",
+        "_stop_for_good",
+        "_too_many_logged_at",
+    )
+
     def __init__(self, common: Common, stop_for_good: Callable[[str], None]) -> None:
         self._common = common
         self._stop_for_good = stop_for_good

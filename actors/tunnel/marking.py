@@ -40,6 +40,13 @@ class HelloClock:
         hello_seconds: how long each may wait.
     """
 
+    __slots__ = (
+        "_due",
+        "_held_seconds",
+        "_held_since",
+        "_hello_seconds",
+    )
+
     def __init__(self, hello_seconds: float) -> None:
         self._hello_seconds = hello_seconds
         self._due: dict[str, tuple[int, float]] = {}
@@ -97,6 +104,12 @@ class _Shown(Enum):
 class MarkTrial:
     """Whether links survive marks."""
 
+    __slots__ = (
+        "_link",
+        "_sent_at",
+        "_suspects",
+    )
+
     def __init__(self) -> None:
         self._link = _Shown.UNTRIED
         self._sent_at = 0.0
@@ -135,6 +148,13 @@ class Marking:
             whose start has not left yet.
         trial: whether the link survives marks; is told of each message of the peer.
     """
+
+    __slots__ = (
+        "_clock",
+        "_session",
+        "queued",
+        "trial",
+    )
 
     def __init__(self, session: Session, hello_seconds: float) -> None:
         self._session = session

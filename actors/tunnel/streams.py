@@ -130,6 +130,19 @@ class Streams:
         ends: how they end.
     """
 
+    __slots__ = (
+        "_api",
+        "_common",
+        "_hooks",
+        "_marking",
+        "_routes",
+        "_sender",
+        "_session",
+        "_stats",
+        "connections",
+        "ends",
+    )
+
     def __init__(
         self, common: Common, sender: WireSender, marking: Marking, hooks: StreamHooks
     ) -> None:
@@ -411,6 +424,16 @@ class Streams:
             self.ends.advance(connection)
 
     # -- what leaves
+
+    def encode_piece(self, key: ConnectionKey, payload: bytes | None) -> list[Message]:
+        """Make a piece of the queue what it is on the wire: bytes, or the end behind them."""
+        connection = self.connections.get(key)
+        if connection is None:
+            return []
+        if payload is None:
+            return self.ends.encode_end(connection)
+        message = self.encode(connection, payload)
+        return [] if message is None else [message]
 
     def encode(self, connection: Connection, payload: bytes) -> Message | None:
         """Make a piece of a connection's bytes the message of the wire.
