@@ -292,7 +292,7 @@ class WebSocketActor(DispatchedActor):
         seconds = self._attempt.seconds(now)
         self._attempt = None
         self._end_attempt_timer()
-        self._stage, self._socket = _Stage.OPEN, sock
+        self._stage, self._socket, self._rests = _Stage.OPEN, sock, _Rest.NO
         self._context.governor.tell(ReleasePermit(self.actor_ref))
         sock.setblocking(False)
         set_notsent_low_water(sock, self._limits.notsent_low_water_bytes)
