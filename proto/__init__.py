@@ -51,6 +51,7 @@ from .framing import (
     MAX_WEBSOCKET_PAYLOAD_BYTES,
     FrameDecoder,
     encode_frame,
+    frame_around,
 )
 from .handshake import (
     ACCESS_TOKEN_COOKIE,
@@ -163,6 +164,7 @@ __all__ = [
     "decode_message",
     "encode_frame",
     "encode_message",
+    "frame_around",
     "generate_client_token",
     "handshake_error",
     "printable",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
-from .message import Message, decode_message, encode_message
+from .message import Message, data_around, decode_message, encode_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,11 +35,35 @@ def encode_frame(message: Message) -> bytes:
         raise PayloadTooLarge(len(message.payload), MAX_PAYLOAD_BYTES)
     body = encode_message(message)
     if len(body) > MAX_FRAME_BYTES:
-        raise LocalProtocolError(
-            f"a message of {len(body)} bytes is above the limit of {MAX_FRAME_BYTES}: "
-            "its service ids are too long"
-        )
+        raise _frame_too_large(len(body))
     return len(body).to_bytes(_PREFIX_BYTES, "big") + body
+
+
+def frame_around(message: Message) -> tuple[bytes, bytes]:
+    """Return what the frame of a DATA has before its payload, and what behind it.
+
+    With the payload in between that is `encode_frame(message)`, byte for byte, for whoever puts all
+    of it into a buffer of its own.
+
+    Raises:
+        PayloadTooLarge: its payload is above `MAX_PAYLOAD_BYTES`.
+        LocalProtocolError: it does not fit a frame for another reason.
+    """
+    payload_bytes = len(message.payload)
+    if payload_bytes > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(payload_bytes, MAX_PAYLOAD_BYTES)
+    before, behind = data_around(message)
+    size = len(before) + payload_bytes + len(behind)
+    if size > MAX_FRAME_BYTES:
+        raise _frame_too_large(size)
+    return size.to_bytes(_PREFIX_BYTES, "big") + before, behind
+
+
+def _frame_too_large(size: int) -> LocalProtocolError:
+    return LocalProtocolError(
+        f"a message of {size} bytes is above the limit of {MAX_FRAME_BYTES}: "
+        "its service ids are too long"
+    )
 
 
 class FrameDecoder:
@@ -88,10 +112,14 @@ class FrameDecoder:
             if len(self._partial) < self._wanted_bytes():
                 return
             data = bytes(self._partial)
-        offset = 0
+        offset, size = 0, len(data)
         try:
-            while (stop := _end_of_frame(data, offset)) is not None:
-                yield self._decode(data[offset + _PREFIX_BYTES : stop])
+            while size - offset >= _PREFIX_BYTES:
+                start = offset + _PREFIX_BYTES
+                stop = start + (data[offset] << 8 | data[offset + 1])
+                if stop > size:
+                    break
+                yield self._decode(data[start:stop])
                 offset = stop
         except RemoteProtocolError as error:
             self._failure = str(error)
@@ -113,11 +141,3 @@ class FrameDecoder:
                 f"above the limit of {MAX_PAYLOAD_BYTES}"
             )
         return message
-
-
-def _end_of_frame(data: bytes | bytearray | memoryview, offset: int) -> int | None:
-    """Where the frame at `offset` ends; None if it is not whole."""
-    if len(data) - offset < _PREFIX_BYTES:
-        return None
-    stop = offset + _PREFIX_BYTES + (data[offset] << 8 | data[offset + 1])
-    return stop if stop <= len(data) else None

@@ -7,6 +7,7 @@ Knows nothing of frames, and does not judge whether a message is allowed where i
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -99,6 +100,50 @@ def encode_message(message: Message) -> bytes:
             "32-bit unsigned, service ids valid Unicode"
         ) from error
     return wire.SerializeToString()
+
+
+PAYLOAD_TAG = b"\x22"
+"""Field 4, with a length before it."""
+_KEPT = 1_024
+"""Of how many streams, connections and sizes the encoded fields are kept."""
+
+
+def data_around(message: Message) -> tuple[bytes, bytes]:
+    """Return what the protobuf form of a DATA has before its payload, and what behind it.
+
+    With the payload in between that is `encode_message(message)`, byte for byte; but the payload,
+    which may be large, is not copied.
+
+    Raises:
+        LocalProtocolError: a field does not fit its type on the wire.
+    """
+    _, stream_id, ignorable, payload, service_id, _, connection_id = message
+    before = _fields_before(stream_id, ignorable)
+    if payload:
+        before += _payload_header(len(payload))
+    return before, _fields_behind(service_id, connection_id)
+
+
+@lru_cache(_KEPT)
+def _fields_before(stream_id: int, ignorable: bool) -> bytes:
+    return encode_message(Message(MessageType.DATA, stream_id, ignorable))
+
+
+@lru_cache(_KEPT)
+def _fields_behind(service_id: str, connection_id: int) -> bytes:
+    number = Message(MessageType.UNKNOWN, service_id=service_id, connection_id=connection_id)
+    return encode_message(number)
+
+
+@lru_cache(_KEPT)
+def _payload_header(size: int) -> bytes:
+    """The tag, and the size as a varint: seven bits a byte, the low ones first."""
+    header = bytearray(PAYLOAD_TAG)
+    while size > 0x7F:
+        header.append(size & 0x7F | 0x80)
+        size >>= 7
+    header.append(size)
+    return bytes(header)
 
 
 def decode_message(body: bytes | bytearray | memoryview, *, strict: bool = False) -> Message:

@@ -241,7 +241,7 @@ class Session:
         if stream is None:
             return self._drop_stale(message)
         connection_id = message.connection_id or FIRST_CONNECTION_ID
-        if stream.agreement.awaits_hello:
+        if stream.awaits_hello:
             if message.ignorable and not message.payload:
                 return self._settle_agreed(stream)
             return [*self._settle_unmarked(stream, Agreement.UNMARKED), *self._deliver(message)]
@@ -263,7 +263,7 @@ class Session:
 
     def _end_remote(self, stream: Stream, message: Message, connection_id: int) -> list[Event]:
         events: list[Event] = []
-        if stream.agreement.awaits_hello:
+        if stream.awaits_hello:
             events = self._settle_unmarked(stream, Agreement.UNMARKED)
         happening = Happening.PEER_END if message.ignorable else Happening.PEER_RESET
         step = stream.step(connection_id, happening)
@@ -432,7 +432,9 @@ class Session:
             LocalProtocolError: `NotConnected`, `ServiceIdUnknown`, `NoActiveStream`,
                 `ServiceWithoutStream`, `ConnectionIdUnknown`, `PayloadTooLarge`.
         """
-        stream = self._stream(service_id)
+        stream = self._streams.get(service_id)
+        if stream is None:
+            stream = self._stream(service_id)
         if not stream.can_send(connection_id):
             raise ConnectionIdUnknown(stream.service_id, connection_id)
         if len(payload) > MAX_PAYLOAD_BYTES:

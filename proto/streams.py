@@ -34,11 +34,13 @@ class Stream:
     Attributes:
         connections: the connections that have not wholly ended, and which directions each has left.
         is_marking: whether its messages are marked, as `agreement` says.
+        awaits_hello: whether the other end has still to say if it tells the kinds of end apart.
     """
 
     __slots__ = (
         "_next_connection_id",
         "agreement",
+        "awaits_hello",
         "connections",
         "is_marking",
         "service_id",
@@ -65,6 +67,7 @@ class Stream:
         """Note whether the other end tells the kinds of end apart."""
         self.agreement = agreement
         self.is_marking = agreement.is_marking
+        self.awaits_hello = agreement.awaits_hello
 
     def next_connection_id(self) -> int:
         """Return the id that the next connection gets: never one that is in use."""

@@ -144,3 +144,14 @@ def test_the_parts_of_a_tunnel_know_its_messages_and_not_its_actor() -> None:
         if room(each) == "actors/tunnel" and each not in TUNNEL_FACE
     }
     assert known == set()
+
+
+def test_the_parts_of_a_tunnel_s_actor_do_not_know_it() -> None:
+    """Only who starts it does: it hands its parts what they need."""
+    knowing = {
+        module
+        for module in MODULES
+        if module.startswith("actors")
+        and "actors.tunnel.actor" in imported(module, with_types=True)
+    }
+    assert knowing == {"actors.tunnel.supervisors"}

@@ -1,9 +1,9 @@
 """ApiStream: the end of a stream that leads to the user instead of a socket.
 
-It takes the messages that a StreamActor takes, turns them into events for the user's callbacks, and
-ends connections when the peer has. Unlike a StreamActor it is no actor: it lives in TunnelActor's
-turns, so that the events of all streams of a tunnel, and its own, have one order. It holds no
-bytes and touches no socket. It must not know the wire.
+It takes the messages that a StreamActor and its SocketActors take, turns them into events for the
+user's callbacks, and ends connections when the peer has. Unlike a StreamActor it is no actor: it
+lives in TunnelActor's turns, so that the events of all streams of a tunnel, and its own, have one
+order. It holds no bytes and touches no socket. It must not know the wire.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tunnelfleet.actors.tunnel.messages import (
-    ConnectionEnded,
     ConnectionKey,
-    DeliverTo,
+    Deliver,
     EndTold,
+    LocalClosed,
     OpenLocal,
-    RemoteEndedFor,
+    RemoteEnded,
     StopReadingLocal,
     StopStream,
 )
@@ -94,15 +94,16 @@ class ApiStream:
         if not self._is_source:
             self._outbox.emit(kind(self._outbox.name, service_id, connection_id))
 
-    def _on_deliver(self, message: DeliverTo) -> None:
-        if message.connection_id not in self._mine:
+    def _on_deliver(self, message: Deliver) -> None:
+        connection_id = message.key.connection_id
+        if connection_id not in self._mine:
             return
         outbox = self._outbox
         payload = message.data
-        item = Message(payload, self._service_id, message.connection_id)
+        item = Message(payload, self._service_id, connection_id)
         outbox.emit(MessageReceived(outbox.name, item), len(payload))
 
-    def _on_remote_ended(self, message: RemoteEndedFor) -> None:
+    def _on_remote_ended(self, message: RemoteEnded) -> None:
         key = message.key
         if self._mine.get(key.connection_id) != key:
             return
@@ -136,7 +137,7 @@ class ApiStream:
         self._told.discard(key)
         if self._open.get((self._service_id, key.connection_id)) == key:
             del self._open[self._service_id, key.connection_id]
-        self._tunnel.tell(ConnectionEnded(key, reason, is_orderly, gone=True))
+        self._tunnel.tell(LocalClosed(key, reason, is_orderly))
 
     def end(self, key: ConnectionKey) -> None:
         """End a connection because the user says so, or has been told that the peer has."""
@@ -158,8 +159,8 @@ class ApiStream:
 
     HANDLERS: ClassVar[Handlers] = {
         OpenLocal: _on_open,
-        DeliverTo: _on_deliver,
-        RemoteEndedFor: _on_remote_ended,
+        Deliver: _on_deliver,
+        RemoteEnded: _on_remote_ended,
         StopReadingLocal: _on_stop_reading,
         StopStream: _on_stop,
     }

@@ -109,8 +109,8 @@ class SocketActor(DispatchedActor):
 
     Args:
         key: the connection.
-        stream: the StreamActor, which gets what is read.
-        tunnel: the TunnelActor, which gives and gets credit.
+        stream: the StreamActor, without which it ends.
+        tunnel: the TunnelActor: bytes and credit, both ways.
         limits: the tunnel's limits.
         lookups: of the runtime, for host names.
         sock: an accepted socket, or None to connect to `address`.
@@ -137,14 +137,13 @@ class SocketActor(DispatchedActor):
         self._limits = limits
         self._lookups = lookups
         self._socket = sock
+        """Once it is connected."""
         self._address = address
         self._local_bind = local_bind
         self._dial: Dial | None = None
-        self._connected = False
         self._input = _Input.WAITING
         self._output = _Output.OPEN
         self._remote_end: End | None = None
-        self._writing = False
         self._unsent_bytes = 0
         self._outgoing = bytearray()
         self._progress_at = 0.0
@@ -193,20 +192,20 @@ class SocketActor(DispatchedActor):
         self._end(f"cannot connect to {self._address}: {failed.reason}")
 
     def _on_connect_timeout(self, _message: _ConnectTimedOut) -> None:
-        if not self._connected:
+        if self._socket is None:
             seconds = self._limits.local_connect_timeout_seconds
             self._end(f"no connection to {self._address} after {seconds:g} s")
 
     def _on_open(self) -> None:
         assert self._socket is not None
-        self._connected = True
         prepare_local(self._socket, self._limits)
         self._progress_at = time.monotonic()
         if self._input is _Input.WAITING:
             self._input = _Input.READING
         if self._input is not _Input.ENDED:
             self._watch_input()
-        self._flush()
+        if not self._flush():
+            self.add_writer(self._socket, self._on_writable)
 
     # -- from the local application to the wire
 
@@ -216,8 +215,8 @@ class SocketActor(DispatchedActor):
 
     def _leave_input(self, phase: _Input) -> None:
         """Read no more, for now or for ever."""
-        if self._connected and self._input in (_Input.READING, _Input.DISCARDING):
-            assert self._socket is not None
+        is_watched = self._input in (_Input.READING, _Input.DISCARDING)
+        if self._socket is not None and is_watched:
             self.remove_reader(self._socket)
         self._input = phase
 
@@ -229,10 +228,10 @@ class SocketActor(DispatchedActor):
 
     def _read(self) -> None:
         assert self._socket is not None
-        turn_bytes = 0
+        turn_bytes, high_water_bytes = 0, self._limits.send_high_water_bytes
+        limit_bytes = min(self._limits.data_payload_bytes, READ_BYTES)
         try:
-            while turn_bytes < TURN_READ_BYTES and self._has_credit():
-                limit_bytes = min(self._limits.data_payload_bytes, READ_BYTES)
+            while turn_bytes < TURN_READ_BYTES and self._unsent_bytes < high_water_bytes:
                 data = read_some(self._socket, limit_bytes)
                 if data is None:
                     return
@@ -244,13 +243,13 @@ class SocketActor(DispatchedActor):
                 turn_bytes += len(data)
                 self._progress_at = time.monotonic()
                 self._unsent_bytes += len(data)
-                self._stream.tell(LocalDataRead(self._key, data))
+                self._tunnel.tell(LocalDataRead(self._key, data))
         except OSError as error:
             self._break_output()
             reason = f"local connection broke: {error.strerror or error}"
             self._end_input(reason, is_orderly=False)
             return
-        if self._has_credit():
+        if self._unsent_bytes < high_water_bytes:
             # Anew: libuv polls no more once it has reported an error, which is still to be read.
             self.remove_reader(self._socket)
             self._watch_input()
@@ -262,9 +261,6 @@ class SocketActor(DispatchedActor):
         if discard_some(self._socket, TURN_READ_BYTES):
             self._leave_input(_Input.ENDED)
             self._exit_if_over()
-
-    def _has_credit(self) -> bool:
-        return self._unsent_bytes < self._limits.send_high_water_bytes
 
     def _on_bytes_sent(self, message: BytesSent) -> None:
         self._unsent_bytes -= message.size_bytes
@@ -279,7 +275,7 @@ class SocketActor(DispatchedActor):
         self._leave_input(_Input.ENDED)
         self._reason = reason
         if not self._is_over:
-            self._stream.tell(LocalReadEnded(self._key, reason, is_orderly))
+            self._tunnel.tell(LocalReadEnded(self._key, reason, is_orderly))
         self._exit_if_over()
         if self._output is _Output.OPEN:
             self.schedule(HANG_UP_CHECK_SECONDS, _CheckHungUp())
@@ -303,36 +299,36 @@ class SocketActor(DispatchedActor):
     # -- from the wire to the local application
 
     def _deliver(self, message: Deliver) -> None:
-        if not self._takes_output:
-            self._give_credit(len(message.data))
+        data, sock = message.data, self._socket
+        if self._output is _Output.BROKEN:
+            self._give_credit(len(data))
             return
-        if self._outgoing or not self._connected:
+        if self._outgoing or sock is None:
             if not self._outgoing:
                 self._progress_at = time.monotonic()
-            self._outgoing += message.data
+            self._outgoing += data
             return
-        sent = self._send(message.data)
-        if sent < len(message.data) and self._takes_output:
+        sent = self._send(sock, data)
+        if sent < len(data) and self._takes_output():
             self._progress_at = time.monotonic()
-            self._outgoing += memoryview(message.data)[sent:]
-            self._start_writing()
+            self._outgoing += memoryview(data)[sent:]
+            self.add_writer(sock, self._on_writable)
 
-    @property
     def _takes_output(self) -> bool:
         return self._output is not _Output.BROKEN
 
-    def _send(self, data: bytes | bytearray) -> int:
+    def _send(self, sock: socket.socket, data: bytes | bytearray) -> int:
         """Hand `data` to the kernel; returns how much it took."""
-        assert self._socket is not None
         try:
-            sent = self._socket.send(data)
+            sent = sock.send(data)
         except OSError as error:
             if is_would_block(error):
                 return 0
             self._on_write_failed(len(data))
             return 0
         self._progress_at = time.monotonic()
-        self._give_credit(sent)
+        if sent:
+            self._tunnel.tell(BytesDelivered(self._key, sent))
         return sent
 
     def _on_write_failed(self, size_bytes: int) -> None:
@@ -340,7 +336,7 @@ class SocketActor(DispatchedActor):
         self._break_output(size_bytes)
         if self._input is _Input.ENDED and not self._is_over:
             reason = "the local application stopped reading"
-            self._stream.tell(LocalReadEnded(self._key, reason, is_orderly=False))
+            self._tunnel.tell(LocalReadEnded(self._key, reason, is_orderly=False))
         self._exit_if_over()
         if self._input is _Input.READING and self._socket is not None:
             # Anew, as above: the error that was met here may be the one that it has reported.
@@ -357,24 +353,24 @@ class SocketActor(DispatchedActor):
         if size_bytes:
             self._tunnel.tell(BytesDelivered(self._key, size_bytes))
 
-    def _start_writing(self) -> None:
-        if not self._writing and self._socket is not None:
-            self._writing = True
-            self.add_writer(self._socket, self._flush)
+    def _on_writable(self) -> None:
+        assert self._socket is not None
+        sock = self._socket
+        if self._flush():
+            self.remove_writer(sock)
 
-    def _flush(self) -> None:
-        while self._outgoing and self._takes_output:
+    def _flush(self) -> bool:
+        """Write what waits; return whether nothing waits any more."""
+        assert self._socket is not None
+        while self._outgoing and self._takes_output():
             with memoryview(self._outgoing) as view:
                 chunk = bytes(view[:READ_BYTES])
-            sent = self._send(chunk)
+            sent = self._send(self._socket, chunk)
             del self._outgoing[:sent]
             if sent < len(chunk) and self._outgoing:
-                self._start_writing()
-                return
-        if self._writing and self._socket is not None:
-            self._writing = False
-            self.remove_writer(self._socket)
+                return False
         self._pass_end_on()
+        return True
 
     # -- the end on the wire
 
@@ -390,22 +386,29 @@ class SocketActor(DispatchedActor):
         self._reason = self._reason or message.reason
         if self._output is _Output.OPEN:
             self._output = _Output.ENDING
-        if message.end is End.BOTH:
-            self._start_discarding()
-        elif message.end is End.CUT:
+        if self._is_over:
+            self._on_over(message)
+        else:
+            self._pass_end_on()
+            self._exit_if_over()
+
+    def _on_over(self, message: RemoteEnded) -> None:
+        """Both directions are over on the wire: write what came, then close or reset."""
+        is_cut = message.end is End.CUT
+        if is_cut:
             self._leave_input(_Input.ENDED)
-        if message.end is End.CUT and not self._connected:
+        else:
+            self._start_discarding()
+        if is_cut and self._socket is None:
             self._end(message.reason)
             return
-        if self._is_over:
-            # The application's time begins now, however long it has taken nothing before.
-            self._progress_at = time.monotonic()
-        if message.end is End.CUT and self._output is _Output.SHUT:
+        # The application's time begins now, however long it has taken nothing before.
+        self._progress_at = time.monotonic()
+        if is_cut and self._output is _Output.SHUT:
             self._reset_when_delivered()
         self._pass_end_on()
         self._exit_if_over()
-        if self._is_over:
-            self._on_linger_ended(_LingerEnded())
+        self._on_linger_ended(_LingerEnded())
 
     def _start_discarding(self) -> None:
         """Closing a socket with unread input would destroy the tail of what was written to it."""
@@ -416,10 +419,8 @@ class SocketActor(DispatchedActor):
 
     def _pass_end_on(self) -> None:
         """Once all is written that came before it, let the application see the end."""
-        is_due = self._output is _Output.ENDING and self._connected and not self._outgoing
-        if not is_due:
+        if self._socket is None or self._output is not _Output.ENDING or self._outgoing:
             return
-        assert self._socket is not None
         self._output = _Output.SHUT
         self._progress_at = time.monotonic()
         if self._remote_end is End.CUT:
@@ -466,12 +467,14 @@ class SocketActor(DispatchedActor):
         if self._input is not _Input.ENDED:
             self._leave_input(_Input.ENDED)
             if not self._is_over:
-                self._stream.tell(LocalReadEnded(self._key, reason, is_orderly=False))
+                self._tunnel.tell(LocalReadEnded(self._key, reason, is_orderly=False))
         self._abort = abort
         self.exit()
 
     def _on_terminated(self, _message: Terminated) -> None:
         is_whole = self._output is _Output.SHUT and self._remote_end is not End.CUT
+        # The end of its stream says it all: nothing of this connection is told besides.
+        self._leave_input(_Input.ENDED)
         self._end("the stream's actor ended", abort=not is_whole)
 
     def _on_end(self, reason: ExitReason) -> None:

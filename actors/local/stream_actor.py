@@ -1,8 +1,8 @@
 """StreamActor: one active stream of a service, and the SocketActors of its connections.
 
-It starts a SocketActor for each connection, hands what they read on, and what arrives to the right
-one. A SocketActor that fails ends its own connection only. It does not know
-the wire: TunnelActor does.
+It starts a SocketActor for each connection, gives it its key, watches it, and says when it is gone.
+A SocketActor that fails ends its own connection only. Bytes do not pass here: SocketActor and
+TunnelActor speak with each other. It does not know the wire: TunnelActor does.
 """
 
 from __future__ import annotations
@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors.kernel import NORMAL, DispatchedActor, Terminated
 from tunnelfleet.actors.tunnel.messages import (
-    ConnectionEnded,
-    ConnectionKey,
-    Deliver,
-    DeliverTo,
-    LocalDataRead,
-    LocalReadEnded,
+    LocalClosed,
     OpenLocal,
-    RemoteEnded,
-    RemoteEndedFor,
-    SendData,
-    StopReadingLocal,
     StopStream,
 )
 
@@ -36,6 +27,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.actors.net.dial import Lookups
+    from tunnelfleet.actors.tunnel.messages import ConnectionKey
 
 __all__ = [
     "LocalEnd",
@@ -71,13 +63,8 @@ class StreamActor(DispatchedActor):
         self._tunnel = tunnel
         self._local_end = local_end
         self._start_socket = start_socket
-        self._sockets: dict[int, ActorRef[Any]] = {}
-        """The newest socket of each connection id."""
-        self._by_key: dict[ConnectionKey, ActorRef[Any]] = {}
-        """All sockets, those of ended connections too."""
-        self._keys: dict[str, ConnectionKey] = {}
-        """Their keys by the URN of their actor."""
-        self._reasons: dict[ConnectionKey, str] = {}
+        self._keys: dict[ActorRef[Any], ConnectionKey] = {}
+        """Of all its sockets, those of connections too that are over on the wire."""
         self._stopping = False
 
     def on_receive(self, message: Any) -> Any:
@@ -100,45 +87,15 @@ class StreamActor(DispatchedActor):
             address=local.address,
             local_bind=local.local_bind,
         )
-        self._sockets[key.connection_id] = ref
-        self._by_key[key] = ref
-        self._keys[ref.actor_urn] = key
+        self._keys[ref] = key
         self.watch(ref)
 
-    def _on_data_read(self, message: LocalDataRead) -> None:
-        self._tunnel.tell(SendData(message.key, message.data))
-
-    def _on_read_ended(self, message: LocalReadEnded) -> None:
-        key, reason, is_orderly = message
-        self._reasons[key] = reason
-        self._tunnel.tell(ConnectionEnded(key, reason, is_orderly, gone=False))
-
-    def _deliver(self, message: DeliverTo) -> None:
-        ref = self._sockets.get(message.connection_id)
-        if ref is not None:
-            ref.tell(Deliver(message.data))
-
-    def _on_remote_ended(self, message: RemoteEndedFor) -> None:
-        ref = self._by_key.get(message.key)
-        if ref is not None:
-            ref.tell(RemoteEnded(message.end, message.reason))
-
-    def _stop_reading(self, message: StopReadingLocal) -> None:
-        for ref in self._sockets.values():
-            ref.tell(message)
-
     def _on_terminated(self, message: Terminated) -> None:
-        key = self._keys.pop(message.ref.actor_urn, None)
+        key = self._keys.pop(message.ref, None)
         if key is None:
             return
-        del self._by_key[key]
-        if self._sockets.get(key.connection_id) == message.ref:
-            del self._sockets[key.connection_id]
-        reason = self._reasons.pop(key, "")
-        is_orderly = message.reason == NORMAL
-        if message.reason.is_failure:
-            reason = f"its actor failed: {message.reason}"
-        self._tunnel.tell(ConnectionEnded(key, reason, is_orderly, gone=True))
+        reason = f"its actor failed: {message.reason}" if message.reason.is_failure else ""
+        self._tunnel.tell(LocalClosed(key, reason, message.reason == NORMAL))
         self._exit_when_empty()
 
     def _stop_stream(self, _message: StopStream) -> None:
@@ -151,11 +108,6 @@ class StreamActor(DispatchedActor):
 
     HANDLERS: ClassVar[Handlers] = {
         OpenLocal: _open_local,
-        LocalDataRead: _on_data_read,
-        LocalReadEnded: _on_read_ended,
-        DeliverTo: _deliver,
-        RemoteEndedFor: _on_remote_ended,
-        StopReadingLocal: _stop_reading,
         StopStream: _stop_stream,
         Terminated: _on_terminated,
     }

@@ -1,25 +1,19 @@
 """What the WebSocket needs of libraries that they do not promise.
 
-Owns every use of a private name of aiohttp and websocket-client, so that a new version is checked
-in one place: here and by the tests of this file. Checked against aiohttp 3.14.5 and
-websocket-client 1.9.2. Each has something to fall back to, so that nothing but speed depends on it:
-
-- aiohttp masks in C, 70 times faster than websocket-client for 64 KB; where that is missing, as in
-  a build without extensions or another version, numbers of any length do it here;
-- websocket-client's frames ask `_get_masked` for the masked payload; if they should stop to, they
-  mask by themselves.
+Owns every use of a private name of aiohttp, so that a new version is checked in one place: here and
+by the tests of this file. Checked against aiohttp 3.14.5. Nothing but speed depends on it: aiohttp
+masks in C, 70 times faster than websocket-client for 64 KB; where that is missing, as in a build
+without extensions or another version, numbers of any length do it here.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from websocket import ABNF
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MaskedFrame", "mask", "mask_in_python"]
+__all__ = ["mask", "mask_in_python"]
 
 
 def mask_in_python(key: bytes, data: bytearray) -> None:
@@ -35,14 +29,3 @@ try:
     from aiohttp._websocket.helpers import websocket_mask as mask
 except ImportError:
     mask = mask_in_python
-
-
-class MaskedFrame(ABNF):
-    """A frame of websocket-client that is masked by `mask`."""
-
-    def _get_masked(self, mask_key: bytes | str) -> bytes:
-        key = mask_key if isinstance(mask_key, bytes) else mask_key.encode("latin-1")
-        assert isinstance(self.data, bytes)
-        data = bytearray(self.data)
-        mask(key, data)
-        return key + data

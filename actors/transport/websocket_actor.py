@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Terminated
@@ -43,7 +44,6 @@ from tunnelfleet.proto import (
     Message,
     MessageType,
     RemoteProtocolError,
-    encode_frame,
 )
 
 from . import codec as frames
@@ -158,6 +158,34 @@ class _ReadMore(NamedTuple):
     """The TLS layer may hold more than the socket's readiness tells."""
 
 
+class _Stage(Enum):
+    """How far it has come; it only goes forward."""
+
+    WAITING = auto()
+    """For the permit to connect: nothing was tried yet."""
+    TRYING = auto()
+    """The attempt has begun, and is counted."""
+    OPEN = auto()
+    CLOSING = auto()
+    """A CLOSE waits behind what is to be sent."""
+    FAREWELL = auto()
+    """The CLOSE has left: nothing more is written, and what is read is thrown away."""
+    ENDED = auto()
+
+
+_CONNECTED = (_Stage.OPEN, _Stage.CLOSING, _Stage.FAREWELL)
+
+
+class _Rest(Flag):
+    """Why nothing is read for now."""
+
+    NO = 0
+    TUNNEL = auto()
+    """TunnelActor says so: local applications do not keep up."""
+    ANSWERS = auto()
+    """The answers to what was read do not leave."""
+
+
 class WebSocketActor(DispatchedActor):
     """One connection attempt and, if it succeeds, the connection.
 
@@ -172,24 +200,18 @@ class WebSocketActor(DispatchedActor):
         self._epoch = epoch
         self._limits = context.config.limits
         self._attempt: ConnectAttempt | None = None
-        self._attempt_counted = False
         self._attempt_timer: Timer | None = None
+        self._stage = _Stage.WAITING
         self._socket: socket.socket | None = None
         self._input = WebSocketInput()
         self._arriving: Iterator[Arrival | None] | None = None
         """What is left of the bytes that were read last: the budget of a turn was spent."""
-        self._reading = False
-        self._read_pending = False
+        self._rests = _Rest.NO
+        self._read_timer: Timer | None = None
         self._writer = FrameWriter()
-        self._writer_on = False
+        self._output = Outcome.DONE
+        """What the last write came to; while that is blocked, it is waited until it can go on."""
         self._keep_alive = KeepAlive(self._limits, time.monotonic())
-        self._closing = False
-        self._farewell = False
-        self._held = False
-        """Reading rests because TunnelActor says so."""
-        self._flooded = False
-        """Reading rests because the answers do not leave."""
-        self._ended = False
 
     # -- connecting
 
@@ -246,8 +268,8 @@ class WebSocketActor(DispatchedActor):
 
     def _count_attempt(self) -> None:
         """Once: with its look-up or, if it needs none, with its permit."""
-        if not self._attempt_counted:
-            self._attempt_counted = True
+        if self._stage is _Stage.WAITING:
+            self._stage = _Stage.TRYING
             self._context.stats.count_connect_attempt()
 
     def _on_connect_timeout(self, _message: _AttemptTimedOut) -> None:
@@ -282,7 +304,7 @@ class WebSocketActor(DispatchedActor):
         seconds = self._attempt.seconds(now)
         self._attempt = None
         self._end_attempt_timer()
-        self._socket = sock
+        self._stage, self._socket, self._rests = _Stage.OPEN, sock, _Rest.NO
         self._release_permit(AttemptOutcome.CONNECTED)
         sock.setblocking(False)
         set_notsent_low_water(sock, self._limits.notsent_low_water_bytes)
@@ -292,55 +314,61 @@ class WebSocketActor(DispatchedActor):
         self._context.tunnel.tell(
             ConnectionEstablished(self._epoch, self.actor_ref, message.channel_id)
         )
-        self._resume(None)
+        self._start_reading(sock)
         self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
 
     def _fail(self, label: str, text: str) -> None:
         self._end_with(ConnectionLost(label, text, was_established=self._socket is not None))
 
     def _end_with(self, lost: ConnectionLost) -> None:
-        self._ended = True
+        self._stage = _Stage.ENDED
         self.exit(ExitReason.failed(lost))
 
     # -- reading
 
-    def _resume(self, _message: ResumeReading | None) -> None:
-        self._held = False
-        self._read_if_wanted()
+    @property
+    def _is_reading(self) -> bool:
+        return self._stage in _CONNECTED and not self._rests
 
-    def _read_if_wanted(self) -> None:
-        if self._reading or self._socket is None or self._flooded or self._held:
-            return
-        self._reading = True
+    def _start_reading(self, sock: socket.socket) -> None:
         self._keep_alive.on_heard(time.monotonic())
-        self.add_reader(self._socket, self._on_readable)
-        if self._arriving is not None or isinstance(self._socket, ssl.SSLSocket | TlsInTls):
+        self.add_reader(sock, self._on_readable)
+        if self._arriving is not None or isinstance(sock, ssl.SSLSocket | TlsInTls):
             # The socket's readiness tells nothing of what has left the kernel already.
             self._read_later()
 
-    def _pause(self, _message: PauseReading) -> None:
-        self._held = True
-        self._rest()
-
-    def _rest(self) -> None:
-        if self._reading and self._socket is not None:
-            self._reading = False
+    def _rest(self, why: _Rest) -> None:
+        was_reading = self._is_reading
+        self._rests |= why
+        if was_reading and self._socket is not None:
             self.remove_reader(self._socket)
 
+    def _go_on(self, why: _Rest) -> None:
+        """Read again, unless there is another reason to rest."""
+        was_reading = self._is_reading
+        self._rests &= ~why
+        if self._is_reading and not was_reading and self._socket is not None:
+            self._start_reading(self._socket)
+
+    def _resume(self, _message: ResumeReading) -> None:
+        self._go_on(_Rest.TUNNEL)
+
+    def _pause(self, _message: PauseReading) -> None:
+        self._rest(_Rest.TUNNEL)
+
     def _read_later(self) -> None:
-        if not self._read_pending:
-            self._read_pending = True
+        if self._read_timer is None:
             # By the timer: sockets are polled and other actors have their turns in between.
-            self.schedule(0.0, _ReadMore())
+            self._read_timer = self.schedule(0.0, _ReadMore())
 
     def _on_read_more(self, _message: _ReadMore) -> None:
-        self._read_pending = False
-        if self._reading:
+        self._read_timer = None
+        if self._is_reading:
             self._on_readable()
 
     def _on_readable(self) -> None:
         assert self._socket is not None
-        if self._farewell:
+        if self._stage is _Stage.FAREWELL:
             if discard_some(self._socket, TURN_READ_BYTES):
                 self._leave()
             return
@@ -374,7 +402,7 @@ class WebSocketActor(DispatchedActor):
                 self._keep_alive.on_heard(time.monotonic())
                 self._arriving = self._input.feed(data)
             budget = self._take(self._arriving, budget, messages)
-            if self._ended:
+            if self._stage is _Stage.ENDED:
                 return False
         return True
 
@@ -390,7 +418,7 @@ class WebSocketActor(DispatchedActor):
                     budget -= CONTROL_FRAMES
             elif arrival is not None:
                 self._on_control_frame(arrival)
-            if budget <= 0 or self._ended:
+            if budget <= 0 or self._stage is _Stage.ENDED:
                 return budget
         self._arriving = None
         return budget
@@ -406,11 +434,12 @@ class WebSocketActor(DispatchedActor):
     # -- pings
 
     def _on_keep_alive_due(self, _message: _KeepAliveDue) -> None:
-        if self._farewell:
+        if self._stage is _Stage.FAREWELL:
             # Nothing more can be written, and the service has its time to hang up.
             return
         now = time.monotonic()
-        command = self._keep_alive.on_due(now, is_reading=self._reading, is_blocked=self._writer_on)
+        is_blocked = self._output is Outcome.BLOCKED
+        command = self._keep_alive.on_due(now, is_reading=self._is_reading, is_blocked=is_blocked)
         if isinstance(command, GiveUp):
             self._fail("ping_timeout", str(command))
             return
@@ -428,35 +457,32 @@ class WebSocketActor(DispatchedActor):
 
     def _transmit(self, message: Transmit) -> None:
         for item in message.messages:
-            self._writer.add(frames.encode_data(encode_frame(item)), 1)
+            self._writer.add(frames.encode_tunnel_message(item), 1)
         self._flush()
-        if len(self._writer) > MAX_UNSENT_FRAMES and self._reading:
-            self._flooded = True
-            self._rest()
+        is_flooded = self._output is not Outcome.DONE and len(self._writer) > MAX_UNSENT_FRAMES
+        if is_flooded and self._is_reading:
+            self._rest(_Rest.ANSWERS)
 
     def _flush(self) -> None:
-        if self._socket is None or self._writer_on or self._ended:
+        sock, stage = self._socket, self._stage
+        if sock is None or self._output is Outcome.BLOCKED or stage is _Stage.ENDED:
             return
         try:
-            written, outcome = self._writer.write(self._socket)
+            written, self._output = self._writer.write(sock)
         except OSError as error:
             self._fail("lost", f"the connection broke: {error.strerror or error}")
             return
-        if outcome is Outcome.BLOCKED:
-            self._writer_on = True
-            self.add_writer(self._socket, self._on_writable)
-        elif outcome is Outcome.WANTS_INPUT and not self._reading:
-            self.add_reader(self._socket, self._on_tls_input)
+        is_blocked = self._output is Outcome.BLOCKED
+        if is_blocked:
+            self.add_writer(sock, self._on_writable)
+        elif self._output is Outcome.WANTS_INPUT and not self._is_reading:
+            self.add_reader(sock, self._on_tls_input)
         if written:
-            self._context.tunnel.tell(Written(self._epoch, written, self._writer_on))
-        self._after_flush()
-
-    def _after_flush(self) -> None:
-        if self._closing and self._writer.is_empty:
-            self._say_farewell()
-        elif self._flooded and len(self._writer) < MAX_UNSENT_FRAMES // 2:
-            self._flooded = False
-            self._read_if_wanted()
+            self._context.tunnel.tell(Written(self._epoch, written, is_blocked))
+        if stage is _Stage.CLOSING and self._writer.is_empty:
+            self._say_farewell(sock)
+        elif self._rests and len(self._writer) < MAX_UNSENT_FRAMES // 2:
+            self._go_on(_Rest.ANSWERS)
 
     def _on_tls_input(self) -> None:
         assert self._socket is not None
@@ -465,7 +491,7 @@ class WebSocketActor(DispatchedActor):
 
     def _on_writable(self) -> None:
         assert self._socket is not None
-        self._writer_on = False
+        self._output = Outcome.DONE
         # The kernel's buffer has drained a little: the other side reads, so it lives.
         self._keep_alive.on_heard(time.monotonic())
         self.remove_writer(self._socket)
@@ -480,30 +506,28 @@ class WebSocketActor(DispatchedActor):
     def _close_gracefully(self, _message: CloseGracefully) -> None:
         if self._socket is None:
             self.exit()
-            return
-        self._writer.add(frames.encode_close())
-        self._closing = True
-        self._flush()
+        elif self._stage is _Stage.OPEN:
+            self._writer.add(frames.encode_close())
+            self._stage = _Stage.CLOSING
+            self._flush()
 
-    def _say_farewell(self) -> None:
+    def _say_farewell(self, sock: socket.socket) -> None:
         """Everything has left: tell TCP so, and wait until the service has read it.
 
         A socket that is closed with unread input sends a reset, and the kernel throws away what it
         had still to send.
         """
-        if self._farewell or self._socket is None:
-            return
-        self._farewell = True
+        self._stage = _Stage.FAREWELL
         self.schedule(FAREWELL_SECONDS, _FarewellEnded())
         try:
-            self._socket.shutdown(socket.SHUT_WR)
+            sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._leave()
             return
-        self._resume(None)
+        self._go_on(_Rest.TUNNEL | _Rest.ANSWERS)
 
     def _leave(self, _message: _FarewellEnded | None = None) -> None:
-        self._ended = True
+        self._stage = _Stage.ENDED
         self.exit()
 
     def _abandon(self, message: Abandon) -> None:

@@ -36,7 +36,7 @@ class Outcome(Enum):
 
 
 class _Frame(NamedTuple):
-    data: bytes
+    data: bytes | bytearray
     messages: int
 
 
@@ -51,7 +51,7 @@ class FrameWriter:
         self._frames: deque[_Frame] = deque()
         self._sending: memoryview | None = None
         self._sending_messages = 0
-        self._pong: bytes | None = None
+        self._pong: bytes | bytearray | None = None
 
     def __len__(self) -> int:
         """The frames that wait, without the one that is on its way."""
@@ -62,15 +62,15 @@ class FrameWriter:
         """Whether everything has left."""
         return self._sending is None and not self._frames
 
-    def add(self, frame: bytes, messages: int = 0) -> None:
+    def add(self, frame: bytes | bytearray, messages: int = 0) -> None:
         """Put a frame behind the others; it carries so many messages of the tunnel."""
         self._frames.append(_Frame(frame, messages))
 
-    def add_first(self, frame: bytes) -> None:
+    def add_first(self, frame: bytes | bytearray) -> None:
         """Put a control frame in front of the others."""
         self._frames.appendleft(_Frame(frame, 0))
 
-    def add_pong(self, frame: bytes) -> None:
+    def add_pong(self, frame: bytes | bytearray) -> None:
         """Put a pong in the place of one that waits: only the latest is due (RFC 6455 5.5.3).
 
         It takes over that one's place in the queue, so that pings without end do not keep it back,
@@ -109,21 +109,21 @@ class FrameWriter:
     def _take_next(self) -> memoryview:
         """Take the next frame, joined with the small ones behind it."""
         frames = self._frames
-        data, self._sending_messages = self._take()
+        frame = frames.popleft()
+        data, self._sending_messages = self._take_pong() if frame is _PONG_PLACE else frame
         if len(data) >= JOIN_WRITE_BYTES or not frames:
             return memoryview(data)
         parts = [data]
         size = len(data)
         while frames and size + len(frames[0].data) <= JOIN_WRITE_BYTES:
-            part, messages = self._take()
+            frame = frames.popleft()
+            part, messages = self._take_pong() if frame is _PONG_PLACE else frame
             parts.append(part)
             size += len(part)
             self._sending_messages += messages
         return memoryview(b"".join(parts))
 
-    def _take(self) -> _Frame:
-        frame = self._frames.popleft()
-        if frame is not _PONG_PLACE or self._pong is None:
-            return frame
+    def _take_pong(self) -> _Frame:
+        assert self._pong is not None
         pong, self._pong = self._pong, None
         return _Frame(pong, 0)

@@ -1,166 +1,614 @@
-"""TunnelActor: the shell of one tunnel's protocol session.
+"""TunnelActor: one tunnel, put together of parts.
 
-It owns the Session, the routes from streams to StreamActors, the fair queue to the wire and the
-tunnel's state for people. What arrives goes through the session and becomes messages to streams;
-what streams read goes through the queue and becomes messages to the WebSocket. It knows no socket
-and never waits. What ends what is in docs/architecture.md section 4, the ends themselves in section
-7.
+It owns the parts and is their shell: it hands each message to the part that it concerns, sets the
+timers, and after what has changed something holds the link or lets it go, sends what may be sent,
+and ends the tunnel when nothing is left to wait for. It knows no socket and never waits.
 
-It is one actor in layers: see `core`. This one starts it and ends it in good order.
+    common     the session, the settings that hold now, the state for people
+    streams    streams and their connections, and how these end (ends)
+    sender     what waits to leave: fair queue, window, pacing
+    marking    how long to wait for a hello, and whether links survive marks
+    link       the WebSocket and its phases
+    listeners  of a source
+    ending     running, draining, stopping
+    api        what serves a user's client, or nothing
+
+What ends what is in docs/architecture.md section 4, the way of a byte in section 5.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from tunnelfleet.actors.kernel import RestartChild, StopChild
+from tunnelfleet.actors import events
+from tunnelfleet.actors.config import ANY_SERVICE
+from tunnelfleet.actors.kernel import DeleteChild, DispatchedActor, StopChild, ask_future
+from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.net.socket_io import abort_quietly
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.proto import TunnelClosed
+from tunnelfleet.proto import (
+    LocalProtocolError,
+    NotConnected,
+    RemoteProtocolError,
+    TooManyConnections,
+    TunnelClosed,
+    TunnelError,
+)
 
+from .common import Common
 from .connections import EndPhase
-from .core import WEBSOCKET_CHILD, QuiesceTimedOut
-from .link import TunnelLink
+from .ending import Ending, EndingPhase
+from .link import WEBSOCKET_CHILD, Link, LinkPhase, lost_reason
+from .listeners import Listeners, is_listener
+from .marking import Marking
 from .messages import (
-    Abandon,
-    CloseGracefully,
+    Accepted,
+    Attach,
+    AttachTransport,
+    BytesDelivered,
+    ChildEnded,
+    ChildQuarantined,
+    ChildStarted,
+    ChildWaiting,
+    ConnectionEstablished,
+    ConnectionRefused,
     Drain,
+    EndTold,
+    EventsTaken,
+    HalfCloseEnded,
+    HandOver,
+    ListenerBound,
+    LocalClosed,
+    LocalDataRead,
+    LocalReadEnded,
+    OutboxFilled,
     Quiesce,
     Quiesced,
+    Received,
     ReplaceLimits,
     ReplaceToken,
-    StopReadingLocal,
+    SocketsExhausted,
+    Written,
 )
-from .parts import ApiShell
+from .parts import NO_API, ApiShell
+from .sender import WireSender
+from .streams import StreamHooks, Streams
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.kernel import ExitReason
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.kernel import ExitReason, Timer
     from tunnelfleet.actors.kernel.actor import Handlers
+    from tunnelfleet.proto import ServicesAnnounced
+
+    from .context import TunnelContext
+    from .parts import ApiHandler
 
 __all__ = [
     "TunnelActor",
 ]
 
 
-class TunnelActor(TunnelLink):
+LEAST_STALL_CHECK_SECONDS = 0.05
+
+logger = get_logger(__name__)
+
+
+class AnnounceTimedOut(NamedTuple):
+    """SERVICE_IDS should have come by now."""
+
+    epoch: int
+
+
+class PumpAgain(NamedTuple):
+    """The bandwidth allows more by now."""
+
+
+class CheckStalled(NamedTuple):
+    """Look for connections that hold up the tunnel."""
+
+
+class CheckHello(NamedTuple):
+    """A stream may have waited long enough for its hello."""
+
+
+class QuiesceTimedOut(NamedTuple):
+    """The time for a graceful end is over."""
+
+
+class ListenerStopped(NamedTuple):
+    """A listener that is not wanted any more has ended."""
+
+    transport: ActorRef[Any]
+    child_id: str
+
+
+class TunnelActor(DispatchedActor):
     """One tunnel.
 
     Args:
         context: what the tunnel's actors share.
     """
 
+    def __init__(self, context: TunnelContext) -> None:
+        super().__init__()
+        config, limits = context.config, context.config.limits
+        self._common = common = Common(context, self.actor_ref)
+        self._stats = context.stats
+        self._sender = WireSender(
+            limits, config.bandwidth_bytes_per_second, context.stats, time.monotonic()
+        )
+        self._marking = Marking(common.session, limits.hello_seconds)
+        self._link = Link(common)
+        self._listeners = Listeners(common, self._stop_listener)
+        self._ending = Ending()
+        self._streams = Streams(
+            common,
+            self._sender,
+            self._marking,
+            StreamHooks(
+                self.schedule,
+                self._on_announced,
+                self._update_accepting,
+                self._takes_connections,
+                lambda: self._ending.phase is EndingPhase.STOPPING,
+            ),
+        )
+        self._connections = self._streams.connections
+        self._api: ApiHandler = NO_API
+        self._pump_timer: Timer | None = None
+        self._stall_timer: Timer | None = None
+        self._hello_timer: Timer | None = None
+
     def on_start(self) -> None:
         """Begin as connecting; the supervisors bring the rest."""
-        make_api = self._context.parts.api
+        make_api = self._common.context.parts.api
         if make_api is not None:
+            streams = self._streams
             shell = ApiShell(
                 self.actor_ref,
-                self._session,
-                self._wire,
-                self._adopt,
-                self._handle_events,
+                self._common.session,
+                self._sender,
+                streams.adopt,
+                streams.handle,
                 self._takes_connections,
             )
-            self._api = make_api(self._config, shell)
+            self._api = make_api(self._common.config, shell)
+            streams.serve(self._api)
         self._stats.forget_active()
-        self._enter(TunnelState.CONNECTING)
+        self._common.enter(TunnelState.CONNECTING)
+
+    def on_receive(self, message: Any) -> Any:
+        """Dispatch by the message's type."""
+        handler = self.HANDLERS.get(type(message))
+        if handler is None:
+            return super().on_receive(message)
+        return handler(self, message)
 
     def _on_end(self, reason: ExitReason) -> None:
-        """Let go of the client API, which leads back here, and tell what ends with the actor."""
+        """Let go of what leads back here, and tell what ends with the actor."""
         super()._on_end(reason)
-        self._api = None
-        for connection in self._connections:
-            self._tell_closed(connection, f"the tunnel's actor ended: {reason}", "actor_ended")
-        self._stats.connections.clear()
+        self._api = NO_API
+        self._listeners.let_go()
+        self._streams.actor_ended(f"the tunnel's actor ended: {reason}")
 
-    # -- ends of actors and of the tunnel
+    # -- bytes
 
-    def _on_replace_token(self, _message: ReplaceToken) -> None:
-        assert self._transport is not None
-        attempt = self._websocket_child
-        if attempt is not None and attempt.is_alive():
-            self._restart_at_once = True
-            attempt.tell(Abandon("token_replaced", TunnelClosed("its token was replaced")))
-        else:
-            self._transport.tell(RestartChild(WEBSOCKET_CHILD))
-
-    def _on_replace_limits(self, message: ReplaceLimits) -> None:
-        self._context = self._context.with_limits(message.limits)
-        self._config, self._limits = self._context.config, message.limits
-        self._update_accepting()
-
-    def _on_drain(self, _message: Drain) -> None:
-        if self._draining:
+    def _on_local_data(self, message: LocalDataRead) -> None:
+        key, payload = message
+        connection = self._connections.by_key.get(key)
+        if connection is None:
             return
-        self._draining = True
-        self._enter(TunnelState.DRAINING, f"{len(self._connections)} connections are left")
-        if self._transport is None:
-            # It came before the transport, whose attachment ends it.
+        if connection.end_phase in (EndPhase.SENT, EndPhase.OVER):
+            connection.give_credit(len(payload))
             return
-        self._close_listeners()
-        if self._websocket is None:
-            self._finish_quiesce()
-        else:
+        now = time.monotonic()
+        if self._link.phase is LinkPhase.DOWN or not self._sender.passes(len(payload)):
+            self._sender.data(key, payload, now)
+            self._pump()
+            return
+        # Nothing waits in front of it: it need not be queued.
+        encoded = self._streams.encode(connection, payload)
+        if encoded is not None:
+            self._sender.sent(encoded, key, now)
+            self._stats.observe_queue_wait(0.0)
+            self._link.transmit([encoded])
+
+    def _pump(self) -> None:
+        """Send what may be sent now."""
+        if self._link.phase is LinkPhase.DOWN:
+            return
+        sender, streams, now = self._sender, self._streams, time.monotonic()
+        messages = sender.take_control(now)
+        while (piece := sender.next_piece(now)) is not None:
+            key = piece.flow.key
+            for message in streams.encode_piece(key, piece.payload):
+                sender.sent(message, key, now)
+                messages.append(message)
+        if messages:
+            self._link.transmit(messages)
+        if sender.wait_seconds and self._pump_timer is None:
+            self._pump_timer = self.schedule(sender.wait_seconds, PumpAgain())
+
+    def _on_pump_again(self, _message: PumpAgain) -> None:
+        self._pump_timer = None
+        self._pump()
+
+    def _on_written(self, message: Written) -> None:
+        epoch, count, blocked = message
+        if epoch != self._link.epoch or self._link.phase is LinkPhase.DOWN:
+            return
+        now, sender = time.monotonic(), self._sender
+        self._streams.give_credit(sender.written(count, now, blocked=blocked))
+        self._api.on_written()
+        if self._marking.queued:
+            self._marking.left(sender.messages_left, now)
+            self._wait_for_hello(now)
+        if sender.low_water_bytes != self._link.low_water_bytes:
+            self._link.adapt_low_water(sender.low_water_bytes)
+        if sender.has_waiting:
+            self._pump()
+        if self._ending.phase is not EndingPhase.RUNNING:
             self._finish_if_done()
 
-    def _on_quiesce(self, message: Quiesce) -> None:
-        if self._quiesce is not None:
+    def _on_received(self, message: Received) -> None:
+        epoch, messages = message
+        link, streams = self._link, self._streams
+        if epoch != link.epoch or link.phase in (LinkPhase.DOWN, LinkPhase.GIVEN_UP):
             return
-        self._quiesce = message
-        if self._stats.state is not TunnelState.REFUSED:
-            self._enter(TunnelState.DRAINING, "stopping")
-        if self._transport is not None:
-            self._close_listeners()
-        if self._websocket is None:
-            self._finish_quiesce()
+        if link.phase is not LinkPhase.OPEN:
+            self._marking.trial.heard()
+        receive = self._common.session.receive
+        try:
+            for item in messages:
+                streams.handle(receive(item))
+        except RemoteProtocolError as error:
+            link.give_up("protocol_error", str(error))
             return
-        self.schedule(message.timeout_seconds, QuiesceTimedOut())
-        for stream in list(self._streams.values()):
-            stream.ref.tell(StopReadingLocal())
-        for connection in self._connections:
-            if connection.end_phase is EndPhase.SENT:
-                # What the peer has still to send will have nobody to take it.
-                self._abort(connection, "tunnel stopped")
+        self._check_backlog()
+        if self._sender.has_waiting:
+            self._pump()
+        if self._ending.phase is not EndingPhase.RUNNING:
+            self._finish_if_done()
+
+    def _settle(self) -> None:
+        """After a change of connections: hold the link or not, send, end if nothing is left."""
+        self._check_backlog()
         self._pump()
-        self._finish_if_done()
+        if not self._ending.is_running:
+            self._finish_if_done()
+
+    # -- holding the link
+
+    def _on_bytes_delivered(self, message: BytesDelivered) -> None:
+        key, size_bytes = message
+        connection = self._connections.by_key.get(key)
+        if connection is not None:
+            self._connections.delivered(connection, size_bytes, time.monotonic())
+            if self._link.is_held:
+                self._check_backlog()
+            if self._ending.phase is EndingPhase.STOPPING:
+                self._finish_if_done()
+
+    def _check_backlog(self) -> None:
+        must_hold = self._connections.must_pause or self._callbacks_are_full()
+        if must_hold == self._link.is_held or not self._link.hold(must_hold=must_hold):
+            return
+        now = time.monotonic()
+        self._marking.hold(now, is_held=must_hold)
+        if not must_hold:
+            self._wait_for_hello(now)
+        elif self._stall_timer is None:
+            seconds = self._common.limits.stall_timeout_seconds
+            self._stall_timer = self.schedule(seconds, CheckStalled())
+
+    def _callbacks_are_full(self) -> bool:
+        is_full = self._api.must_hold_back()
+        callback_queue = self._common.context.callback_queue
+        if callback_queue is not None and callback_queue.is_full:
+            tunnel = self.actor_ref
+            is_full = callback_queue.when_room(lambda: tunnel.cell.send(EventsTaken())) or is_full
+        return is_full
+
+    def _on_events_taken(self, _message: EventsTaken) -> None:
+        self._check_backlog()
+
+    def _on_check_stalled(self, message: CheckStalled) -> None:
+        self._stall_timer = None
+        if not self._link.is_held:
+            return
+        # Callbacks that hold up the tunnel are the user's to look after: they are counted, not cut.
+        if self._connections.must_pause:
+            self._streams.ends.abort_stalled(time.monotonic())
+        self._settle()
+        if self._stall_timer is None:
+            seconds = self._common.limits.stall_timeout_seconds / 4
+            self._stall_timer = self.schedule(max(seconds, LEAST_STALL_CHECK_SECONDS), message)
+
+    # -- streams and local ends
+
+    def _on_attach(self, message: Attach) -> None:
+        self._streams.attach(message)
+
+    def _on_local_end(self, message: LocalReadEnded | LocalClosed) -> None:
+        self._streams.local_ended(message)
+        self._settle()
+
+    def _on_half_close_ended(self, message: HalfCloseEnded) -> None:
+        self._streams.ends.half_close_ended(message)
+        self._settle()
+
+    def _on_accepted(self, message: Accepted) -> None:
+        if not self._link.is_announced or not self._takes_connections():
+            abort_quietly(message.sock)
+            return
+        try:
+            self._streams.carry(message)
+        except LocalProtocolError as error:
+            abort_quietly(message.sock)
+            self._stats.last_event = str(error)
+            return
+        self._settle()
+
+    def _on_hand_over(self, message: HandOver) -> None:
+        reply = self.defer_reply()
+        try:
+            self._check_takes(message.service_id)
+            key = self._streams.carry(message, message.greeting)
+        except TunnelError as error:
+            reply.fail(error)
+            return
+        self._settle()
+        reply.set(key)
+
+    def _check_takes(self, service_id: str) -> None:
+        if not self._ending.is_running:
+            raise TunnelClosed("the tunnel is stopping: it takes no new connections")
+        if not self._link.is_announced:
+            raise NotConnected
+        if not self._takes_connections():
+            raise TooManyConnections(service_id, self._common.limits.max_connections)
+
+    def _takes_connections(self) -> bool:
+        has_room = len(self._connections) < self._common.limits.max_connections
+        return has_room and self._ending.is_running
+
+    def _on_sockets_exhausted(self, message: SocketsExhausted) -> None:
+        self._stats.count_exhausted(message.operation)
+        self._stats.last_event = f"{message.operation}: no file descriptor or memory is left"
+
+    # -- the client API
+
+    def _on_outbox_filled(self, _message: OutboxFilled) -> None:
+        self._api.take_commands()
+        self._settle()
+
+    def _on_end_told(self, message: EndTold) -> None:
+        self._api.take_commands()
+        self._api.end_connection(message.key)
+        self._settle()
+
+    # -- waiting for the hello
+
+    def _wait_for_hello(self, now: float) -> None:
+        wait_seconds = self._marking.wait_seconds(now)
+        if wait_seconds is not None and self._hello_timer is None:
+            self._hello_timer = self.schedule(wait_seconds, CheckHello())
+
+    def _on_check_hello(self, _message: CheckHello) -> None:
+        self._hello_timer = None
+        now = time.monotonic()
+        self._streams.handle(self._marking.overdue(now))
+        self._wait_for_hello(now)
+        self._settle()
+
+    # -- the children of the transport
+
+    def _attach_transport(self, message: AttachTransport) -> None:
+        self._common.transport = message.supervisor
+        if self._ending.phase is EndingPhase.DRAINING:
+            self._finish()
+        else:
+            self._listeners.start()
+
+    def _on_child_started(self, message: ChildStarted) -> None:
+        if message.child_id == WEBSOCKET_CHILD:
+            self._link.started(message.ref)
+            if self._ending.is_running:
+                self._common.enter(TunnelState.CONNECTING, self._link.lost_text)
+
+    def _on_child_ended(self, message: ChildEnded) -> None:
+        if message.child_id == WEBSOCKET_CHILD:
+            self._on_link_ended(message.reason)
+        elif is_listener(message.child_id):
+            self._listeners.ended(message)
+        else:
+            self._streams.stream_actor_ended(message)
+            self._settle()
+
+    def _on_child_waiting(self, message: ChildWaiting) -> None:
+        if message.child_id != WEBSOCKET_CHILD:
+            return
+        if not self._link.try_again_if_wanted() and self._ending.is_running:
+            self._link.tell_backoff(message.delay_seconds)
+
+    def _on_child_quarantined(self, message: ChildQuarantined) -> None:
+        if message.child_id == WEBSOCKET_CHILD:
+            text = f"its connection keeps failing: {message.reason}"
+            self._common.enter(TunnelState.QUARANTINED, text)
+
+    def _stop_listener(self, child_id: str) -> None:
+        transport = self._common.transport
+        assert transport is not None
+        stopped = ask_future(transport, StopChild(child_id))
+        self.pipe_to_self(stopped, lambda _stopped: ListenerStopped(transport, child_id))
+
+    def _on_listener_stopped(self, message: ListenerStopped) -> None:
+        message.transport.tell(DeleteChild(message.child_id))
+
+    def _on_listener_bound(self, message: ListenerBound) -> None:
+        self._listeners.bound(message)
+
+    def _update_accepting(self) -> None:
+        self._listeners.set_accepting(self._link.is_announced and self._takes_connections())
+
+    # -- the life of the link
+
+    def _on_established(self, message: ConnectionEstablished) -> None:
+        self._link.established(message)
+        self._stats.channel_id = message.channel_id
+        self._common.session.connected()
+        seconds = self._common.limits.announce_timeout_seconds
+        self.schedule(seconds, AnnounceTimedOut(message.epoch))
+
+    def _on_announce_timeout(self, message: AnnounceTimedOut) -> None:
+        if self._link.is_of(message.epoch) and self._link.phase is LinkPhase.OPEN:
+            seconds = self._common.limits.announce_timeout_seconds
+            text = f"the service sent no SERVICE_IDS within {seconds:g} s"
+            self._link.give_up("announce_timeout", text)
+
+    def _on_refused(self, message: ConnectionRefused) -> None:
+        self._stats.count_connect_failure(message.error.label)
+        self._api.tell_failure(message.error)
+        self._link.refused()
+        self._common.enter(TunnelState.REFUSED, str(message.error))
+        if self._ending.phase is EndingPhase.STOPPING:
+            self._finish()
+
+    def _on_announced(self, event: ServicesAnnounced) -> None:
+        service_ids, stats, config = event.service_ids, self._stats, self._common.config
+        self._link.announced()
+        stats.service_ids = service_ids
+        for service_id in service_ids:
+            # Its counters are there from the start: a rate needs the zero before the first byte.
+            stats.service(service_id)
+        received = events.ServiceIdsReceived(config.name, service_ids, stats.channel_id)
+        self._common.publish(received)
+        self._api.tell_success(service_ids, stats.channel_id)
+        if not self._ending.is_running:
+            return
+        problem = config.mismatch(service_ids)
+        if problem:
+            self._common.publish(events.ServicesMismatched(config.name, problem))
+        self._common.enter(TunnelState.CONNECTED, problem)
+        self._listeners.announced(service_ids or (ANY_SERVICE,))
+        self._update_accepting()
+
+    def _on_link_ended(self, reason: ExitReason) -> None:
+        error, was_up = lost_reason(reason), self._link.ended(reason)
+        if was_up:
+            self._api.on_lost(error)
+            self._end_all_streams(is_lost=reason.is_failure)
+            self._api.tell_shutdown(error if reason.is_failure else None)
+        elif reason.is_failure:
+            self._api.tell_failure(error)
+        self._listeners.set_accepting(False)
+        if not self._ending.is_running:
+            self._finish()
+
+    def _end_all_streams(self, *, is_lost: bool) -> None:
+        self._streams.link_ended()
+        if self._marking.link_ended(time.monotonic(), is_lost=is_lost):
+            logger.warning(
+                "tunnel %r: its connection was lost twice right after a message with `ignorable` "
+                "set; it goes on without, and cannot tell a cut connection from one that ended",
+                self._common.config.name,
+            )
+
+    def _on_replace_token(self, _message: ReplaceToken) -> None:
+        self._link.try_with_new_token()
+
+    def _on_replace_limits(self, message: ReplaceLimits) -> None:
+        self._common.replace_limits(message.limits)
+        self._update_accepting()
+
+    # -- the end of the tunnel
+
+    def _on_drain(self, _message: Drain) -> None:
+        if not self._ending.drain():
+            return
+        text = f"{len(self._connections)} connections are left"
+        self._common.enter(TunnelState.DRAINING, text)
+        if self._common.transport is None:
+            # It came before the transport, whose attachment ends it.
+            return
+        self._listeners.close()
+        if self._link.is_up:
+            self._finish_if_done()
+        else:
+            self._finish()
+
+    def _on_quiesce(self, message: Quiesce) -> None:
+        if not self._ending.stop(message):
+            return
+        if self._stats.state is not TunnelState.REFUSED:
+            self._common.enter(TunnelState.DRAINING, "stopping")
+        if self._common.transport is not None:
+            self._listeners.close()
+        if self._link.is_up:
+            self.schedule(message.timeout_seconds, QuiesceTimedOut())
+            self._streams.stop_reading()
+            self._settle()
+        else:
+            self._finish()
 
     def _finish_if_done(self) -> None:
-        """Close the WebSocket when a graceful end has nothing left to wait for."""
-        ending = self._draining or self._quiesce is not None
-        if not ending or self._closing or self._pumping or self._websocket is None:
-            return
+        """Close the link of a tunnel that ends when nothing is left to wait for."""
         is_waiting = len(self._connections) or self._connections.undelivered_bytes
-        if not is_waiting and self._wire.is_idle:
-            self._closing = True
-            self._websocket.tell(CloseGracefully())
+        if not is_waiting and self._sender.is_idle:
+            self._link.close()
 
     def _on_quiesce_timed_out(self, _message: QuiesceTimedOut) -> None:
         """No time is left: what is not whole must not look so at the other end."""
-        if self._websocket is None or self._closing:
-            self._finish_quiesce()
+        if not self._link.is_up or self._link.phase is LinkPhase.CLOSING:
+            self._finish()
             return
-        for service_id, _ in list(self._streams):
-            messages, session_events = self._session.reset_stream(service_id)
-            for item in messages:
-                self._wire.control(item)
-            self._handle_events(session_events)
+        self._streams.reset_all()
         self._pump()
-        self._closing = True
         # Its end finishes the rest; the supervisor waits for that a moment longer.
-        self._websocket.tell(CloseGracefully())
+        self._link.close()
 
-    def _finish_quiesce(self) -> None:
-        if self._quiesce is not None:
-            self._quiesce.reply_to.tell(Quiesced())
+    def _finish(self) -> None:
+        """The tunnel has ended in good order, or has no more time."""
+        if self._ending.asker is not None:
+            self._ending.asker.tell(Quiesced())
             return
-        assert self._transport is not None
-        self._transport.tell(StopChild(WEBSOCKET_CHILD))
-        self._enter(TunnelState.STOPPED, "drained")
+        self._common.tell_transport(StopChild(WEBSOCKET_CHILD))
+        self._common.enter(TunnelState.STOPPED, "drained")
 
     HANDLERS: ClassVar[Handlers] = {
-        **TunnelLink.HANDLERS,
-        QuiesceTimedOut: _on_quiesce_timed_out,
+        LocalDataRead: _on_local_data,
+        Written: _on_written,
+        Received: _on_received,
+        BytesDelivered: _on_bytes_delivered,
+        Attach: _on_attach,
+        LocalReadEnded: _on_local_end,
+        LocalClosed: _on_local_end,
+        Accepted: _on_accepted,
+        HandOver: _on_hand_over,
+        OutboxFilled: _on_outbox_filled,
+        EndTold: _on_end_told,
+        EventsTaken: _on_events_taken,
+        SocketsExhausted: _on_sockets_exhausted,
+        AttachTransport: _attach_transport,
+        ListenerBound: _on_listener_bound,
+        ListenerStopped: _on_listener_stopped,
+        ChildStarted: _on_child_started,
+        ChildEnded: _on_child_ended,
+        ChildWaiting: _on_child_waiting,
+        ChildQuarantined: _on_child_quarantined,
+        ConnectionEstablished: _on_established,
+        ConnectionRefused: _on_refused,
         ReplaceLimits: _on_replace_limits,
         ReplaceToken: _on_replace_token,
         Drain: _on_drain,
         Quiesce: _on_quiesce,
+        AnnounceTimedOut: _on_announce_timeout,
+        PumpAgain: _on_pump_again,
+        CheckStalled: _on_check_stalled,
+        CheckHello: _on_check_hello,
+        HalfCloseEnded: _on_half_close_ended,
+        QuiesceTimedOut: _on_quiesce_timed_out,
     }
+    """Types of messages to methods."""

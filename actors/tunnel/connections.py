@@ -7,20 +7,21 @@ Pure bookkeeping: it says when the WebSocket must be held and when it may be rea
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.live_connections import LiveConnection
+
+from .messages import BytesSent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pykka import ActorRef
-
     from tunnelfleet.actors.config import Limits
+    from tunnelfleet.actors.counters import ServiceCounters
     from tunnelfleet.actors.kernel import Timer
     from tunnelfleet.proto import End
 
-    from .messages import ConnectionKey
+    from .messages import ConnectionKey, Deliver, RemoteEnded, StopReadingLocal
     from .parts import StreamEnd
 
 __all__ = [
@@ -45,7 +46,10 @@ class Connection:
     """One connection, as TunnelActor sees it."""
 
     __slots__ = (
+        "_early",
+        "_receiver",
         "backlog_bytes",
+        "counters",
         "end_phase",
         "ended_by",
         "gone",
@@ -57,21 +61,30 @@ class Connection:
         "progress_at",
         "reason",
         "remote_end",
-        "socket_actor",
         "stalled",
         "stream",
     )
 
     def __init__(
-        self, key: ConnectionKey, stream: StreamEnd, now: float, *, has_own_backlog: bool
+        self,
+        key: ConnectionKey,
+        stream: StreamEnd,
+        counters: ServiceCounters,
+        now: float,
+        *,
+        has_own_backlog: bool,
     ) -> None:
         self.key = key
         self.stream = stream
+        self.counters = counters
+        """Those of its service."""
         self.live = LiveConnection(*key)
         """What other threads see of it."""
         self.has_own_backlog = has_own_backlog
         """What arrives is not counted here: its stream holds the tunnel back by itself."""
-        self.socket_actor: ActorRef[Any] | None = None
+        self._receiver: StreamEnd | None = stream if has_own_backlog else None
+        self._early: list[Deliver | RemoteEnded | StopReadingLocal] = []
+        """What came before there was anybody to take it."""
         self.backlog_bytes = 0
         self.progress_at = now
         self.end_phase = EndPhase.NONE
@@ -83,18 +96,51 @@ class Connection:
         self.ended_by = ""
         """What ended it first: local, peer, or why its stream was stopped."""
         self.gone = False
-        """Its SocketActor has ended."""
+        """Its SocketActor has ended: see `leave`."""
         self.stalled = False
         """It was reset for taking no byte."""
         self.reason = ""
 
+    def attach(self, receiver: StreamEnd) -> None:
+        """Its SocketActor is there: it takes what has come so far, and from now on."""
+        self._receiver = receiver
+        early, self._early = self._early, []
+        for message in early:
+            receiver.tell(message)
+
+    def leave(self) -> None:
+        """Its SocketActor has ended: nobody takes anything any more."""
+        self.gone = True
+        self._receiver = None
+        self._early.clear()
+
+    def tell(self, message: Deliver | RemoteEnded | StopReadingLocal) -> None:
+        """Tell its local end, as soon as there is one."""
+        if self._receiver is not None:
+            self._receiver.tell(message)
+        elif not self.gone:
+            self._early.append(message)
+
+    def give_credit(self, size_bytes: int) -> None:
+        """So many of its bytes have left, or were thrown away; a user's have a credit of their own.
+
+        Bytes come from a SocketActor that is there, so there is never credit for one that is not.
+        """
+        if self._receiver is not None and size_bytes and not self.has_own_backlog:
+            self._receiver.tell(BytesSent(size_bytes))
+
 
 class ConnectionTable:
-    """The connections of a tunnel by key."""
+    """The connections of a tunnel.
+
+    Attributes:
+        by_key: all of which anything is left.
+        backlog_bytes: what has come for them and was not taken.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._connections: dict[ConnectionKey, Connection] = {}
+        self.by_key: dict[ConnectionKey, Connection] = {}
         self._active: dict[tuple[str, int, int], Connection] = {}
         self._lingering: dict[ConnectionKey, Connection] = {}
         self._by_stream: dict[StreamEnd, dict[ConnectionKey, Connection]] = {}
@@ -115,18 +161,24 @@ class ConnectionTable:
 
     def get(self, key: ConnectionKey) -> Connection | None:
         """The connection, or None when nothing of it is left."""
-        return self._connections.get(key)
+        return self.by_key.get(key)
 
     def find(self, service_id: str, stream_id: int, connection_id: int) -> Connection | None:
         """The connection that has these ids on the wire."""
         return self._active.get((service_id, stream_id, connection_id))
 
     def add(
-        self, key: ConnectionKey, stream: StreamEnd, now: float, *, has_own_backlog: bool = False
+        self,
+        key: ConnectionKey,
+        stream: StreamEnd,
+        counters: ServiceCounters,
+        now: float,
+        *,
+        has_own_backlog: bool = False,
     ) -> Connection:
         """Start to keep a connection."""
-        connection = Connection(key, stream, now, has_own_backlog=has_own_backlog)
-        self._connections[key] = connection
+        connection = Connection(key, stream, counters, now, has_own_backlog=has_own_backlog)
+        self.by_key[key] = connection
         self._active[key[:3]] = connection
         self._by_stream.setdefault(stream, {})[key] = connection
         return connection
@@ -147,7 +199,7 @@ class ConnectionTable:
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection and its backlog."""
-        self._connections.pop(connection.key, None)
+        self.by_key.pop(connection.key, None)
         self._lingering.pop(connection.key, None)
         if self._active.get(connection.key[:3]) is connection:
             del self._active[connection.key[:3]]
@@ -193,6 +245,6 @@ class ConnectionTable:
     def stalled(self, now: float) -> list[Connection]:
         """The connections that hold up the tunnel and have taken no byte for the stall timeout."""
         since = now - self._limits.stall_timeout_seconds
-        suspects = self._over or {key for key, c in self._connections.items() if c.backlog_bytes}
-        found = [self._connections[key] for key in suspects if key in self._connections]
+        suspects = self._over or {key for key, c in self.by_key.items() if c.backlog_bytes}
+        found = [self.by_key[key] for key in suspects if key in self.by_key]
         return [each for each in found if each.progress_at <= since and not each.stalled]

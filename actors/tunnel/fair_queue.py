@@ -86,18 +86,23 @@ class Piece(NamedTuple, Generic[K]):
 
 
 class FairQueue(Generic[K]):
-    """Deficit round robin over flows."""
+    """Deficit round robin over flows.
 
-    __slots__ = ("_flows", "_turns", "queued_bytes")
+    Attributes:
+        turns: the flows that have something waiting, in the order of their turns.
+        queued_bytes: the payload bytes that wait.
+    """
+
+    __slots__ = ("_flows", "queued_bytes", "turns")
 
     def __init__(self) -> None:
         self._flows: dict[K, Flow[K]] = {}
-        self._turns: deque[Flow[K]] = deque()
+        self.turns: deque[Flow[K]] = deque()
         self.queued_bytes = 0
 
     def __len__(self) -> int:
         """The number of flows that have something waiting."""
-        return len(self._turns)
+        return len(self.turns)
 
     def __contains__(self, key: K) -> bool:
         return key in self._flows
@@ -137,7 +142,7 @@ class FairQueue(Generic[K]):
         if flow is None:
             flow = self._flows[key] = Flow(key)
             flow.waiting_since = now
-            self._turns.append(flow)
+            self.turns.append(flow)
         return flow
 
     def discard(self, key: K) -> int:
@@ -145,21 +150,21 @@ class FairQueue(Generic[K]):
         flow = self._flows.pop(key, None)
         if flow is None:
             return 0
-        self._turns.remove(flow)
+        self.turns.remove(flow)
         self.queued_bytes -= flow.queued_bytes
         return flow.queued_bytes
 
     def pop(self, payload_bytes: int, now: float) -> Piece[K] | None:
         """The next piece to send, of at most `payload_bytes`, or None when nothing waits."""
-        if not self._turns:
+        if not self.turns:
             return None
-        flow = self._turns[0]
+        flow = self.turns[0]
         while flow.chunks and flow.deficit <= 0:
             flow.deficit += payload_bytes + PIECE_COST_BYTES
             if flow.deficit <= 0:
                 # A whole message was larger than its share: others first.
-                self._turns.rotate(-1)
-                flow = self._turns[0]
+                self.turns.rotate(-1)
+                flow = self.turns[0]
         if not flow.chunks:
             self._retire(flow)
             return Piece(flow, None, 0.0)
@@ -172,9 +177,9 @@ class FairQueue(Generic[K]):
         if not flow.is_waiting:
             self._retire(flow)
         elif flow.deficit <= 0:
-            self._turns.rotate(-1)
+            self.turns.rotate(-1)
         return Piece(flow, payload, waited)
 
     def _retire(self, flow: Flow[K]) -> None:
-        self._turns.popleft()
+        self.turns.popleft()
         del self._flows[flow.key]

@@ -7,10 +7,21 @@ is how long a tunnel waits for a sign that its peer has them, and when it does b
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from tunnelfleet.proto import MessageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tunnelfleet.proto import Event, Message, Session
+
+    from .messages import ConnectionKey
 
 __all__ = [
     "HelloClock",
     "MarkTrial",
+    "Marking",
 ]
 
 
@@ -28,6 +39,13 @@ class HelloClock:
     Args:
         hello_seconds: how long each may wait.
     """
+
+    __slots__ = (
+        "_due",
+        "_held_seconds",
+        "_held_since",
+        "_hello_seconds",
+    )
 
     def __init__(self, hello_seconds: float) -> None:
         self._hello_seconds = hello_seconds
@@ -74,7 +92,7 @@ class HelloClock:
         return max(min(due for _, due in self._due.values()) - self._time(now), 0.0)
 
 
-class _Link(Enum):
+class _Shown(Enum):
     """What the present link has shown of marks."""
 
     UNTRIED = auto()
@@ -86,27 +104,111 @@ class _Link(Enum):
 class MarkTrial:
     """Whether links survive marks."""
 
+    __slots__ = (
+        "_link",
+        "_sent_at",
+        "_suspects",
+    )
+
     def __init__(self) -> None:
-        self._link = _Link.UNTRIED
+        self._link = _Shown.UNTRIED
         self._sent_at = 0.0
         self._suspects = 0
 
     def sent(self, now: float) -> None:
         """A marked message was sent."""
-        if self._link is _Link.UNTRIED:
-            self._link = _Link.ON_TRIAL
+        if self._link is _Shown.UNTRIED:
+            self._link = _Shown.ON_TRIAL
             self._sent_at = now
 
     def heard(self) -> None:
         """A message of the peer arrived: if it follows marks, they did no harm."""
-        if self._link is _Link.ON_TRIAL:
-            self._link = _Link.SURVIVED
+        if self._link is _Shown.ON_TRIAL:
+            self._link = _Shown.SURVIVED
             self._suspects = 0
 
     def lost(self, now: float) -> bool:
         """The link is lost; return whether to go on without marks from here on."""
         is_early = now - self._sent_at <= TRIAL_SECONDS
-        is_suspect = self._link is _Link.ON_TRIAL and is_early
+        is_suspect = self._link is _Shown.ON_TRIAL and is_early
         self._suspects = self._suspects + 1 if is_suspect else 0
-        self._link = _Link.UNTRIED
+        self._link = _Shown.UNTRIED
         return self._suspects >= TRIALS
+
+
+class Marking:
+    """The marks of one tunnel: the clock of its hellos, and the trial of its links.
+
+    Args:
+        session: of the tunnel: it says which streams were asked, and is told what is overdue.
+        hello_seconds: how long a stream may wait for its hello once its start has left.
+
+    Attributes:
+        queued: by the key under which its start was queued, each stream that asks for a hello and
+            whose start has not left yet.
+        trial: whether the link survives marks; is told of each message of the peer.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_session",
+        "queued",
+        "trial",
+    )
+
+    def __init__(self, session: Session, hello_seconds: float) -> None:
+        self._session = session
+        self._clock = HelloClock(hello_seconds)
+        self.trial = MarkTrial()
+        self.queued: dict[ConnectionKey, tuple[str, int]] = {}
+
+    def sent(self, message: Message, now: float) -> None:
+        """A message of this side is queued."""
+        if message.ignorable:
+            self.trial.sent(now)
+
+    def start_queued(self, start: Message, key: ConnectionKey, now: float) -> None:
+        """A STREAM_START or CONNECTION_START is queued under `key`."""
+        self.sent(start, now)
+        is_stream = start.type is MessageType.STREAM_START
+        service_id = start.service_id or key.service_id
+        if is_stream and self._session.awaits_hello(service_id, start.stream_id):
+            self.queued[key] = (service_id, start.stream_id)
+
+    def left(self, keys: Iterable[ConnectionKey], now: float) -> None:
+        """Messages of these connections have left: the time of those that asked begins."""
+        for key in keys:
+            ids = self.queued.pop(key, None)
+            if ids is not None and self._session.awaits_hello(*ids):
+                self._clock.started(*ids, now)
+
+    def hold(self, now: float, *, is_held: bool) -> None:
+        """The link is not read, or is read again: a hello may be there, unread."""
+        if is_held:
+            self._clock.hold(now)
+        else:
+            self._clock.go_on(now)
+
+    def wait_seconds(self, now: float) -> float | None:
+        """Return after how long to ask for what is overdue; None: not at present."""
+        return self._clock.wait_seconds(now)
+
+    def overdue(self, now: float) -> list[Event]:
+        """What the session says to the hellos that have not come in time."""
+        found: list[Event] = []
+        for ids in self._clock.take_overdue(now):
+            found += self._session.hello_overdue(*ids)
+        return found
+
+    def link_ended(self, now: float, *, is_lost: bool) -> bool:
+        """The link is over, and with it all that waited.
+
+        Returns:
+            Whether to go on without marks: so the session does from here on.
+        """
+        self.queued.clear()
+        self._clock.clear()
+        if not is_lost or not self.trial.lost(now):
+            return False
+        self._session.stop_marking()
+        return True

@@ -32,18 +32,18 @@ __all__ = [
     "ChildStarted",
     "ChildWaiting",
     "CloseGracefully",
-    "ConnectionEnded",
     "ConnectionEstablished",
     "ConnectionKey",
     "ConnectionRefused",
     "Deliver",
-    "DeliverTo",
     "Drain",
     "EndTold",
     "EventsTaken",
     "GateChanged",
+    "HalfCloseEnded",
     "HandOver",
     "ListenerBound",
+    "LocalClosed",
     "LocalDataRead",
     "LocalReadEnded",
     "OpenLocal",
@@ -56,12 +56,10 @@ __all__ = [
     "Received",
     "ReleasePermit",
     "RemoteEnded",
-    "RemoteEndedFor",
     "ReplaceLimits",
     "ReplaceToken",
     "RequestPermit",
     "ResumeReading",
-    "SendData",
     "SetAccepting",
     "SetLowWater",
     "SocketsExhausted",
@@ -192,14 +190,14 @@ class Abandon(NamedTuple):
 
 
 class LocalDataRead(NamedTuple):
-    """SocketActor to StreamActor: bytes of the local application."""
+    """SocketActor to TunnelActor: bytes of the local application, for the wire."""
 
     key: ConnectionKey
     data: bytes
 
 
 class LocalReadEnded(NamedTuple):
-    """SocketActor to StreamActor: no more bytes will come; all before were told.
+    """SocketActor to TunnelActor: no more bytes will come; send the reset behind those before.
 
     `is_orderly` is False when the application broke off, or was stopped before it had ended. That
     may be said after an orderly end, too: then nobody is left to take what comes.
@@ -210,23 +208,15 @@ class LocalReadEnded(NamedTuple):
     is_orderly: bool
 
 
-class SendData(NamedTuple):
-    """StreamActor to TunnelActor: bytes for the wire."""
+class LocalClosed(NamedTuple):
+    """StreamActor to TunnelActor: the socket is closed, and takes nothing more.
 
-    key: ConnectionKey
-    data: bytes
-
-
-class ConnectionEnded(NamedTuple):
-    """StreamActor to TunnelActor: send the reset behind the bytes; `gone`: the socket is closed.
-
-    `is_orderly` as in `LocalReadEnded`.
+    `reason` and `is_orderly` as in `LocalReadEnded`, where that was not told before.
     """
 
     key: ConnectionKey
     reason: str
     is_orderly: bool
-    gone: bool
 
 
 class BytesSent(NamedTuple):
@@ -248,7 +238,7 @@ class SocketsExhausted(NamedTuple):
 
 
 class Attach(NamedTuple):
-    """SocketActor to TunnelActor: where to send credit for `key`."""
+    """SocketActor to TunnelActor: it is there, and takes what comes for `key`, and credit."""
 
     key: ConnectionKey
     socket_actor: ActorRef[Any]
@@ -261,16 +251,10 @@ class OpenLocal(NamedTuple):
     accepted: socket.socket | None
 
 
-class DeliverTo(NamedTuple):
-    """TunnelActor to StreamActor: bytes for a connection."""
-
-    connection_id: int
-    data: bytes
-
-
 class Deliver(NamedTuple):
-    """StreamActor to SocketActor: bytes for the local application."""
+    """TunnelActor to SocketActor: bytes for the local application."""
 
+    key: ConnectionKey
     data: bytes
 
 
@@ -281,23 +265,16 @@ class BytesDelivered(NamedTuple):
     size_bytes: int
 
 
-class RemoteEndedFor(NamedTuple):
-    """TunnelActor to StreamActor: nothing more comes for a connection; `end` says what is left."""
+class RemoteEnded(NamedTuple):
+    """TunnelActor to SocketActor: nothing more comes for it; `end` says what is left."""
 
     key: ConnectionKey
     end: End
     reason: str
 
 
-class RemoteEnded(NamedTuple):
-    """StreamActor to SocketActor: the same."""
-
-    end: End
-    reason: str
-
-
 class StopReadingLocal(NamedTuple):
-    """Stop reading local sockets, as if each had ended: the tunnel is stopping."""
+    """TunnelActor to SocketActor: stop reading, as if all had been read: the tunnel is stopping."""
 
 
 class StopStream(NamedTuple):
@@ -307,6 +284,12 @@ class StopStream(NamedTuple):
     """
 
     error: TunnelError | None
+
+
+class HalfCloseEnded(NamedTuple):
+    """TunnelActor to itself: a connection was closed in one direction alone for long enough."""
+
+    key: ConnectionKey
 
 
 # -- listeners

@@ -43,38 +43,40 @@ def pacing_bucket(bytes_per_second: float, now: float) -> TokenBucket:
 class RateMeter:
     """The rate at which a busy link takes bytes; it forgets nothing while the link is idle.
 
-    `bytes_per_second` is None until a busy link has been measured for `METER_SECONDS`.
+    Attributes:
+        bytes_per_second: None until a busy link has been measured for `METER_SECONDS`.
+        busy_since: when the present measurement began; None while the link has nothing to send.
     """
 
-    __slots__ = ("_bytes", "_started", "bytes_per_second")
+    __slots__ = ("_bytes", "busy_since", "bytes_per_second")
 
     def __init__(self) -> None:
         self.bytes_per_second: float | None = None
         self._bytes = 0
-        self._started: float | None = None
+        self.busy_since: float | None = None
 
     def busy(self, now: float) -> None:
         """The link has bytes waiting at `now`."""
-        if self._started is None:
-            self._started = now
+        if self.busy_since is None:
+            self.busy_since = now
             self._bytes = 0
 
     def idle(self) -> None:
         """The link has nothing to send: the count since `busy` says nothing about its speed."""
-        self._started = None
+        self.busy_since = None
 
     def took(self, size_bytes: int, now: float) -> None:
         """The link took `size_bytes` at `now`."""
-        if self._started is None:
+        if self.busy_since is None:
             return
         self._bytes += size_bytes
-        elapsed = now - self._started
+        elapsed = now - self.busy_since
         if elapsed < METER_SECONDS:
             return
         rate = self._bytes / elapsed
         known = self.bytes_per_second
         self.bytes_per_second = rate if known is None else known + METER_WEIGHT * (rate - known)
-        self._started = now
+        self.busy_since = now
         self._bytes = 0
 
 

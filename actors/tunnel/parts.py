@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .sender import WireSender
 
 __all__ = [
+    "NO_API",
     "ApiHandler",
     "ApiShell",
     "StreamEnd",
@@ -113,3 +114,61 @@ class ApiHandler(Protocol):
 
     def must_hold_back(self) -> bool:
         """Whether the WebSocket must not be read for now: callbacks do not keep up."""
+
+
+class _NoApi:
+    """What stands in the place of the client API in a tunnel that has no such client."""
+
+    __slots__ = ()
+
+    def serves(self, service_id: str) -> bool:  # noqa: ARG002
+        return False
+
+    def open_stream(self, service_id: str) -> StreamEnd:
+        raise AssertionError(service_id)
+
+    def take_commands(self) -> None:
+        pass
+
+    def end_connection(self, key: ConnectionKey) -> None:
+        pass
+
+    def on_taken(self, key: ConnectionKey) -> None:
+        pass
+
+    def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
+        pass
+
+    def on_written(self) -> None:
+        pass
+
+    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
+        pass
+
+    def on_discarded(self, key: ConnectionKey) -> None:
+        pass
+
+    def on_lost(self, error: TunnelError) -> None:
+        pass
+
+    def tell_success(self, service_ids: tuple[str, ...], channel_id: str) -> None:
+        pass
+
+    def tell_failure(self, error: TunnelError) -> None:
+        pass
+
+    def tell_shutdown(self, error: TunnelError | None) -> None:
+        pass
+
+    def tell_session_reset(self) -> None:
+        pass
+
+    def tell_refused(self, service_id: str, connection_id: int, *, is_stream: bool) -> None:
+        pass
+
+    def must_hold_back(self) -> bool:
+        return False
+
+
+NO_API: ApiHandler = _NoApi()
+"""Of every tunnel without a client; it does nothing, so one does for all."""

@@ -1,26 +1,33 @@
 """What a tunnel sends, when: fair queue, window, pacing (docs/architecture.md section 6).
 
-Pure: the time is an argument, and what a piece becomes on the wire is the caller's. It hands out
-messages while the window and the bandwidth allow, keeps what is on its way, and says what has left,
-so that credit can be given. It owns no timer and no socket; TunnelActor does.
+Pure: the time is an argument, and what a piece becomes on the wire is the caller's. It gives out
+pieces while the window and the bandwidth allow, is told what the caller has made of each, keeps
+what is on its way, and says what has left, so that credit can be given. It calls nobody, and owns
+no timer and no socket; TunnelActor does.
+
+    messages = sender.take_control(now)
+    while (piece := sender.next_piece(now)) is not None:
+        message = encode(piece)
+        sender.sent(message, piece.flow.key, now)
+        messages.append(message)
+    # transmit the messages; ask again after `sender.wait_seconds`, if it is not 0
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from .fair_queue import FairQueue
 from .pacing import FAST_BYTES_PER_SECOND, RateMeter, pacing_bucket, payload_bytes_for_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.token_bucket import TokenBucket
     from tunnelfleet.proto import Message
 
+    from .fair_queue import Piece
     from .messages import ConnectionKey
 
 __all__ = [
@@ -36,9 +43,6 @@ WINDOW_SECONDS = 0.05
 MIN_WINDOW_BYTES = 4_096
 GROWTH = 1.25
 """How fast a measured rate is doubted while the link takes all it gets."""
-
-
-ToMessages: TypeAlias = "Callable[[ConnectionKey, bytes | None], list[Message]]"
 
 
 class Credit(NamedTuple):
@@ -62,6 +66,13 @@ class WireSender:
         bandwidth_bytes_per_second: the rate to stay below, or None.
         stats: counts queue and throttle.
         now: monotonic seconds.
+
+    Attributes:
+        low_water_bytes: what TCP_NOTSENT_LOWAT should be at the present rate.
+        wait_seconds: after how long to ask for pieces again because of the bandwidth; 0: not
+            because of it.
+        messages_left: by connection, the messages of the last `written`: DATA, ends, and control
+            messages with a key.
     """
 
     def __init__(
@@ -80,11 +91,21 @@ class WireSender:
         self._on_its_way_bytes = 0
         self._meter = RateMeter()
         self._throttled_until = now
+        self.wait_seconds = 0.0
         self.messages_left: dict[ConnectionKey, int] = {}
-        """By connection, the messages of the last `written`: DATA, ends, control with a key."""
         self._bucket: TokenBucket | None = None
         if bandwidth_bytes_per_second is not None:
             self._bucket = pacing_bucket(bandwidth_bytes_per_second, now)
+        self._rate: float | None = None
+        self._adapt()
+
+    def _adapt(self) -> None:
+        """Go by the rate of the link that is known now."""
+        limits, self._rate = self._limits, self._meter.bytes_per_second
+        rate = self._rate if self._bandwidth is None else self._bandwidth
+        self._payload_bytes = payload_bytes_for_rate(rate, limits.data_payload_bytes)
+        self._window_bytes = min(limits.wire_window_bytes, self._window(WINDOW_SECONDS))
+        self.low_water_bytes = min(limits.notsent_low_water_bytes, self._window(WINDOW_SECONDS))
 
     @property
     def is_idle(self) -> bool:
@@ -92,9 +113,9 @@ class WireSender:
         return not (self._control or self._queue or self._on_its_way)
 
     @property
-    def low_water_bytes(self) -> int:
-        """What TCP_NOTSENT_LOWAT should be at the present rate."""
-        return min(self._limits.notsent_low_water_bytes, self._window(WINDOW_SECONDS))
+    def has_waiting(self) -> bool:
+        """Whether anything has not been given out yet."""
+        return bool(self._control or self._queue.turns)
 
     def control(self, message: Message, key: ConnectionKey | None = None) -> None:
         """Queue a start, reset or reply: it leaves before all DATA that waits.
@@ -133,44 +154,52 @@ class WireSender:
         self._on_its_way_bytes = 0
         self._control.clear()
         self._meter = RateMeter()
+        self._adapt()
         return left
 
-    def pump(self, now: float, to_messages: ToMessages) -> tuple[list[Message], float]:
-        """Take out what may be sent now.
-
-        Args:
-            now: monotonic seconds.
-            to_messages: makes a piece (its payload, or None for the end of the connection) the
-                messages of the wire; none when the connection is over.
-
-        Returns:
-            The messages, in order, and the seconds after which to ask again because of the
-            bandwidth (0: not because of it).
-        """
-        messages: list[Message] = []
+    def take_control(self, now: float) -> list[Message]:
+        """Take out all control messages, in order; they are on their way."""
+        messages = []
         while self._control:
             message, key = self._control.popleft()
-            self._add(messages, message, key)
-            if self._bucket is not None:
-                self._bucket.take(MESSAGE_OVERHEAD_BYTES, now)
-        rate = self._bandwidth if self._bandwidth is not None else self._meter.bytes_per_second
-        payload_bytes = payload_bytes_for_rate(rate, self._limits.data_payload_bytes)
-        window_bytes = min(self._limits.wire_window_bytes, self._window(WINDOW_SECONDS))
-        while self._queue and self._on_its_way_bytes < window_bytes:
-            if self._bucket is not None:
-                wait_seconds = self._bucket.wait_seconds(now)
-                if wait_seconds > 0:
-                    self._count_throttled(now, wait_seconds)
-                    return messages, wait_seconds
-            piece = self._queue.pop(payload_bytes, now)
-            if piece is None:
-                break
-            self._take_piece(
-                messages, piece.flow.key, to_messages(piece.flow.key, piece.payload), now
-            )
+            self.sent(message, key, now)
+            messages.append(message)
+        return messages
+
+    def passes(self, size_bytes: int) -> bool:
+        """Whether bytes of a connection need not be queued: nothing waits, and they may leave now.
+
+        The caller then makes them a message and calls `sent`, as for a piece of the queue.
+        """
+        return (
+            not self._control
+            and not self._queue.turns
+            and self._bucket is None
+            and size_bytes <= self._payload_bytes
+            and self._on_its_way_bytes < self._window_bytes
+        )
+
+    def next_piece(self, now: float) -> Piece[ConnectionKey] | None:
+        """Take the next piece out that may be sent now.
+
+        Returns:
+            The piece, whose payload is None for the end of a connection, or None: nothing waits,
+            the window is full, or the bandwidth allows nothing for `wait_seconds`.
+        """
+        self.wait_seconds = 0.0
+        if not self._queue.turns or self._on_its_way_bytes >= self._window_bytes:
+            return None
+        if self._bucket is not None:
+            wait_seconds = self._bucket.wait_seconds(now)
+            if wait_seconds > 0:
+                self._count_throttled(now, wait_seconds)
+                self.wait_seconds = wait_seconds
+                return None
+        piece = self._queue.pop(self._payload_bytes, now)
+        if piece is not None:
             self._stats.observe_queue_wait(piece.waited_seconds)
-        self._stats.set_queue_bytes(self._queue.queued_bytes)
-        return messages, 0.0
+            self._stats.set_queue_bytes(self._queue.queued_bytes)
+        return piece
 
     def _count_throttled(self, now: float, wait_seconds: float) -> None:
         """Count the time in which the bandwidth allowed nothing, once however often it is asked."""
@@ -178,20 +207,14 @@ class WireSender:
         self._stats.count_throttled(until - max(now, min(self._throttled_until, until)))
         self._throttled_until = until
 
-    def _take_piece(
-        self, messages: list[Message], key: ConnectionKey, made: list[Message], now: float
-    ) -> None:
-        for message in made:
-            self._add(messages, message, key)
-            if self._bucket is not None:
-                self._bucket.take(len(message.payload) + MESSAGE_OVERHEAD_BYTES, now)
-
-    def _add(self, messages: list[Message], message: Message, key: ConnectionKey | None) -> None:
+    def sent(self, message: Message, key: ConnectionKey | None, now: float) -> None:
+        """A message that was made of a piece of a connection is on its way."""
         size_bytes = len(message.payload)
         wire_bytes = size_bytes + MESSAGE_OVERHEAD_BYTES
-        messages.append(message)
         self._on_its_way.append(_OnItsWay(key, size_bytes, wire_bytes))
         self._on_its_way_bytes += wire_bytes
+        if self._bucket is not None:
+            self._bucket.take(wire_bytes, now)
 
     def written(self, messages: int, now: float, *, blocked: bool) -> list[Credit]:
         """So many messages left for the kernel; `blocked`: it takes no more for now."""
@@ -206,17 +229,20 @@ class WireSender:
                 if item.payload_bytes:
                     left[item.key] = left.get(item.key, 0) + item.payload_bytes
         self._on_its_way_bytes -= wire_bytes
-        self._measure(wire_bytes, now, blocked=blocked)
+        if blocked or self._queue.turns or self._meter.busy_since is not None:
+            self._measure(wire_bytes, now, blocked=blocked)
         return [Credit(key, size_bytes) for key, size_bytes in left.items()]
 
     def _measure(self, wire_bytes: int, now: float, *, blocked: bool) -> None:
         self._meter.took(wire_bytes, now)
         if blocked:
             self._meter.busy(now)
-        elif not self._queue:
+        elif not self._queue.turns:
             self._meter.idle()
         else:
             self._doubt()
+        if self._meter.bytes_per_second != self._rate:
+            self._adapt()
 
     def _doubt(self) -> None:
         """The link took all it got: it may be faster than measured."""

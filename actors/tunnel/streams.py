@@ -1,21 +1,22 @@
-"""The layer of TunnelActor between the session and the streams.
+"""The streams of a tunnel and their connections, between the session and their local ends.
 
-What arrives becomes messages to StreamActors, what local applications do becomes commands of the
-session. docs/architecture.md section 5.
+Owns which streams there are and where each ends, and of each connection how far its end has come.
+What arrives becomes messages to local ends, what they do becomes commands of the session and pieces
+of the sender's queue. It decides no time and writes to no link: its caller holds the link, sends,
+and ends the tunnel after each call. docs/architecture.md sections 5 and 7.
 
-Longer than other modules: both change the same connections, so they are read together.
+Longer than other modules: both directions change the same connections, and are read together.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors import events
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, NoListener
 from tunnelfleet.actors.kernel import ChildSpec, Restart, StartChild
-from tunnelfleet.actors.net.socket_io import abort_quietly
 from tunnelfleet.proto import (
     AbnormalEnd,
     Answer,
@@ -25,52 +26,50 @@ from tunnelfleet.proto import (
     End,
     LocalProtocolError,
     MessageDropped,
-    NotConnected,
     ProtocolVersion,
-    RemoteProtocolError,
+    ServicesAnnounced,
     SessionReset,
     StopCause,
     StreamStarted,
     StreamStopped,
-    TooManyConnections,
-    TunnelClosed,
-    TunnelError,
 )
 
-from .connections import EndPhase
-from .core import StreamRoute
+from .connections import ConnectionTable, EndPhase
+from .ends import EndHooks, Ends
 from .messages import (
-    Accepted,
     Attach,
     ChildEnded,
-    ConnectionEnded,
     ConnectionKey,
-    DeliverTo,
-    EndTold,
-    HandOver,
+    Deliver,
+    LocalClosed,
+    LocalReadEnded,
     OpenLocal,
-    OutboxFilled,
-    Received,
-    RemoteEndedFor,
-    SendData,
+    RemoteEnded,
+    StopReadingLocal,
     StopStream,
 )
-from .sender import Credit
-from .wire import TunnelWire
+from .parts import NO_API
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pykka import ActorRef
 
     from tunnelfleet.actors.addresses import Address
+    from tunnelfleet.actors.kernel import Timer
     from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.proto import Event, Opened
+    from tunnelfleet.proto import Event, Message, Opened
 
+    from .common import Common
     from .connections import Connection
+    from .marking import Marking
+    from .messages import Accepted, HandOver
+    from .parts import ApiHandler, StreamEnd
+    from .sender import Credit, WireSender
 
 __all__ = [
-    "TunnelStreams",
+    "StreamHooks",
+    "Streams",
 ]
 
 
@@ -86,118 +85,178 @@ _ENDED_BY = {StopCause.PEER_RESET: "peer", StopCause.LOCAL_RESET: "local"}
 """Who ended a connection whose stream was reset; other causes stand for themselves."""
 
 
-class TunnelStreams(TunnelWire):
-    """Routes between the session and the streams."""
+class _Route(NamedTuple):
+    """Where a stream ends.
 
-    # -- from the wire
+    Attributes:
+        ref: its far end, a StreamActor or the client API's.
+        has_own_backlog: the far end holds the tunnel back by itself when it does not keep up, so
+            what it is sent is not counted here.
+    """
 
-    def _on_received(self, message: Received) -> None:
-        if message.epoch != self._epoch or self._websocket is None or self._abandoned:
-            return
-        if self._announced:
-            self._mark_trial.heard()
-        try:
-            for item in message.messages:
-                self._handle_events(self._session.receive(item))
-        except RemoteProtocolError as error:
-            self._drop_connection("protocol_error", str(error))
-            return
-        self._check_backlog()
-        self._pump()
+    ref: StreamEnd
+    has_own_backlog: bool = False
 
-    def _handle_events(self, session_events: Sequence[Event]) -> None:
+
+class StreamHooks(NamedTuple):
+    """What the streams have their actor do.
+
+    Attributes:
+        schedule: sends it a message after some seconds.
+        announced: takes SERVICE_IDS, which is not about a stream.
+        count_changed: the number of connections is another one.
+        takes_connections: whether there is room for one more, and the tunnel does not end.
+        is_stopping: whether the tunnel was told to stop, so that nobody is told of a loss.
+    """
+
+    schedule: Callable[[float, Any], Timer]
+    announced: Callable[[ServicesAnnounced], None]
+    count_changed: Callable[[], None]
+    takes_connections: Callable[[], bool]
+    is_stopping: Callable[[], bool]
+
+
+class Streams:
+    """The streams of a tunnel.
+
+    Args:
+        common: what the parts of the tunnel have in common.
+        sender: takes what is to leave.
+        marking: is told what was marked.
+        hooks: of the actor.
+
+    Attributes:
+        connections: all that there are.
+        ends: how they end.
+    """
+
+    __slots__ = (
+        "_api",
+        "_common",
+        "_hooks",
+        "_marking",
+        "_routes",
+        "_sender",
+        "_session",
+        "_stats",
+        "connections",
+        "ends",
+    )
+
+    def __init__(
+        self, common: Common, sender: WireSender, marking: Marking, hooks: StreamHooks
+    ) -> None:
+        self._common = common
+        self._session = common.session
+        self._stats = common.stats
+        self._sender = sender
+        self._marking = marking
+        self._hooks: StreamHooks | None = hooks
+        self._api: ApiHandler = NO_API
+        self.connections = ConnectionTable(common.limits)
+        ends_hooks = EndHooks(hooks.schedule, hooks.count_changed, self.handle)
+        self.ends = Ends(common, sender, self.connections, ends_hooks)
+        self._routes: dict[tuple[str, int], _Route] = {}
+        """The newest stream of each pair of ids; a restarted peer uses them again."""
+
+    def serve(self, api: ApiHandler) -> None:
+        """Have a client API take part, which is made of these streams in turn."""
+        self._api = self.ends.api = api
+
+    # -- from the session
+
+    def handle(self, session_events: Sequence[Event]) -> None:
+        """Act on what the session says, in order."""
         for event in session_events:
             self.EVENTS[type(event)](self, event)
 
     def _on_data(self, event: DataReceived) -> None:
         service_id, stream_id, connection_id, payload = event
-        self._stats.service(service_id).count_received(len(payload))
-        connection = self._connections.find(service_id, stream_id, connection_id)
+        connection = self.connections.find(service_id, stream_id, connection_id)
+        size_bytes = len(payload)
         if connection is None or connection.gone:
+            self._stats.service(service_id).count_received(size_bytes)
             self._stats.count_dropped("local_end_gone")
             return
+        connection.counters.count_received(size_bytes)
         if not connection.has_own_backlog:
-            self._connections.received(connection, len(payload), time.monotonic())
-        connection.live.received_bytes += len(payload)
-        connection.stream.tell(DeliverTo(connection_id, payload))
+            self.connections.received(connection, size_bytes, time.monotonic())
+        connection.live.received_bytes += size_bytes
+        connection.tell(Deliver(connection.key, payload))
+
+    def _on_announced(self, event: ServicesAnnounced) -> None:
+        self._get_hooks().announced(event)
 
     def _on_stream_started(self, event: StreamStarted) -> None:
-        address = self._target(event.service_id)
-        if address is None or not self._takes_connections():
-            self._tell_refused(event)
+        target = self._target(event.service_id)
+        if target is None or not self._get_hooks().takes_connections():
             self._refuse(event)
             return
-        stream = self._start_stream(event.service_id, event.stream_id, address)
-        self._open(event.service_id, event.stream_id, event.connection_id, stream, None)
+        route = self._start_stream(event.service_id, event.stream_id, target)
+        self._open(event.service_id, event.stream_id, event.connection_id, route, None)
 
     def _on_connection_started(self, event: ConnectionStarted) -> None:
-        ids = (event.service_id, event.stream_id, event.connection_id)
-        stream = self._streams.get((event.service_id, event.stream_id))
-        if stream is None or not self._takes_connections():
-            self._tell_refused(event)
+        route = self._routes.get((event.service_id, event.stream_id))
+        if route is None or not self._get_hooks().takes_connections():
             self._refuse(event)
             return
-        self._open(*ids, stream, None)
-
-    def _tell_refused(self, event: StreamStarted | ConnectionStarted) -> None:
-        if self._api is not None and self._api.serves(event.service_id):
-            is_stream = isinstance(event, StreamStarted)
-            self._api.tell_refused(event.service_id, event.connection_id, is_stream=is_stream)
+        self._open(event.service_id, event.stream_id, event.connection_id, route, None)
 
     def _target(self, service_id: str) -> Address | ApiService | None:
-        services = self._config.services or {}
+        services = self._common.config.services or {}
         target = services.get(service_id) or services.get(ANY_SERVICE)
         return None if isinstance(target, NoListener) else target
 
     def _refuse(self, event: StreamStarted | ConnectionStarted) -> None:
-        messages, session_events = self._session.reset_connection(
-            event.service_id, event.connection_id, is_orderly=False
-        )
-        for message in messages:
-            self._wire.control(message)
-        self._handle_events(session_events)
+        if self._api.serves(event.service_id):
+            is_stream = isinstance(event, StreamStarted)
+            self._api.tell_refused(event.service_id, event.connection_id, is_stream=is_stream)
+        self._reset(event.service_id, event.connection_id)
         self._stats.count_dropped("refused_start")
 
+    def _reset(self, service_id: str, connection_id: int) -> None:
+        """End a connection on the wire, not in good order."""
+        messages, session_events = self._session.reset_connection(
+            service_id, connection_id, is_orderly=False
+        )
+        for message in messages:
+            self._sender.control(message)
+        self.handle(session_events)
+
     def _on_connection_reset(self, event: ConnectionReset) -> None:
-        connection = self._find(event.service_id, event.stream_id, event.connection_id)
+        connection = self.connections.find(event.service_id, event.stream_id, event.connection_id)
         if connection is None:
             return
         connection.ended_by = connection.ended_by or "peer"
         if event.end is not End.ORDERLY:
-            self._discard(connection)
+            self.ends.discard(connection)
             if event.end is End.CUT:
                 connection.reason = connection.reason or "reset by the peer"
-            self._release(connection, event.end)
+            self.ends.release(connection, event.end)
             return
         connection.remote_end = End.ORDERLY
-        self._tell_end(connection, End.ORDERLY, "closed by the peer")
+        connection.tell(RemoteEnded(connection.key, End.ORDERLY, "closed by the peer"))
         if self._session.is_known(*connection.key[:3]):
-            self._watch_half_closed(connection)
+            self.ends.watch_half_closed(connection)
         else:
-            self._release(connection, End.ORDERLY)
-
-    @staticmethod
-    def _tell_end(connection: Connection, end: End, reason: str) -> None:
-        connection.stream.tell(RemoteEndedFor(connection.key, end, reason))
+            self.ends.release(connection, End.ORDERLY)
 
     def _on_stream_stopped(self, event: StreamStopped) -> None:
-        stream = self._streams.pop((event.service_id, event.stream_id), None)
-        if stream is None:
+        route = self._routes.pop((event.service_id, event.stream_id), None)
+        if route is None:
             return
-        self._stats.service(event.service_id).count_stream_ended(event.cause.value)
+        cause = event.cause
+        self._stats.service(event.service_id).count_stream_ended(cause.value)
         # First, as it is all that a user is told; its connections have ended with it.
-        stream.ref.tell(StopStream(self._abnormal_end(event.cause)))
-        for connection in self._connections.of_stream(stream.ref):
-            connection.reason = connection.reason or event.cause.value
-            connection.ended_by = connection.ended_by or _ENDED_BY.get(
-                event.cause, event.cause.value
-            )
-            self._discard(connection)
-            self._release(connection, End.CUT)
-        self._publish(
-            events.StreamClosed(
-                self._config.name, event.service_id, event.stream_id, event.cause.value
-            )
+        route.ref.tell(StopStream(self._abnormal_end(cause)))
+        for connection in self.connections.of_stream(route.ref):
+            connection.reason = connection.reason or cause.value
+            connection.ended_by = connection.ended_by or _ENDED_BY.get(cause, cause.value)
+            self.ends.discard(connection)
+            self.ends.release(connection, End.CUT)
+        name = self._common.config.name
+        self._common.publish(
+            events.StreamClosed(name, event.service_id, event.stream_id, cause.value)
         )
 
     def _abnormal_end(self, cause: StopCause) -> AbnormalEnd | None:
@@ -206,7 +265,7 @@ class TunnelStreams(TunnelWire):
         if cause is StopCause.PEER_RESET and not is_v3:
             # The end of its connection has said how it ended.
             return None
-        if cause is StopCause.DISCONNECTED and self._quiesce is not None:
+        if cause is StopCause.DISCONNECTED and self._get_hooks().is_stopping():
             return None
         text = _CUT_BY.get(cause)
         return None if text is None else AbnormalEnd(text)
@@ -214,94 +273,75 @@ class TunnelStreams(TunnelWire):
     def _on_session_reset(self, _event: SessionReset) -> None:
         self._stats.count_session_reset()
         self._stats.last_event = "session reset"
-        self._publish(events.SessionWasReset(self._config.name))
-        if self._api is not None:
-            self._api.tell_session_reset()
+        self._common.publish(events.SessionWasReset(self._common.config.name))
+        self._api.tell_session_reset()
 
-    def _on_reply(self, event: Answer) -> None:
-        self._wire.control(event.message)
-        if event.message.ignorable:
-            self._mark_trial.sent(time.monotonic())
+    def _on_answer(self, event: Answer) -> None:
+        self._sender.control(event.message)
+        self._marking.sent(event.message, time.monotonic())
 
     def _on_dropped(self, event: MessageDropped) -> None:
         self._stats.count_dropped(event.reason.value)
 
-    # -- local applications
+    # -- starts
 
-    def _on_accepted(self, message: Accepted) -> None:
-        if not self._announced or not self._takes_connections():
-            abort_quietly(message.sock)
-            return
-        try:
-            self._carry(message)
-        except LocalProtocolError as error:
-            abort_quietly(message.sock)
-            self._stats.last_event = str(error)
+    def carry(self, accepted: Accepted | HandOver, greeting: bytes = b"") -> ConnectionKey:
+        """Open a connection for a socket, which is the tunnel's unless this raises.
 
-    def _on_hand_over(self, message: HandOver) -> None:
-        reply = self.defer_reply()
-        try:
-            self._check_takes(message.service_id)
-            accepted = Accepted(message.service_id, message.sock, message.peer, message.user)
-            key = self._carry(accepted, message.greeting)
-        except TunnelError as error:
-            reply.fail(error)
-        else:
-            reply.set(key)
-
-    def _check_takes(self, service_id: str) -> None:
-        if self._draining or self._quiesce is not None:
-            raise TunnelClosed("the tunnel is stopping: it takes no new connections")
-        if not self._announced:
-            raise NotConnected
-        if not self._takes_connections():
-            raise TooManyConnections(service_id, self._limits.max_connections)
-
-    def _carry(self, accepted: Accepted, greeting: bytes = b"") -> ConnectionKey:
-        """Open a connection for a socket, which is the tunnel's unless this raises."""
+        Raises:
+            LocalProtocolError: the session cannot open one.
+        """
         opened = self._session.open_connection(accepted.service_id)
         # Before the stream has the socket, and may write to it. A kernel that has been given
         # nothing yet takes it whole; that the socket is broken shows when it is read.
         if greeting:
             with contextlib.suppress(OSError):
                 accepted.sock.send(greeting)
-        self._handle_events(opened.events)
-        for item in opened.messages[:-1]:
-            self._wire.control(item)
-        stream = self._streams.get((opened.service_id, opened.stream_id))
-        if stream is None:
-            stream = self._start_stream(opened.service_id, opened.stream_id, None)
-        ids = (opened.service_id, opened.stream_id, opened.connection_id)
-        key = self._open(*ids, stream, accepted)
-        self._send_start(opened.messages[-1], key)
-        self._pump()
+        self._queue_resets(opened)
+        ids = (opened.service_id, opened.stream_id)
+        route = self._routes.get(ids) or self._start_stream(*ids, None)
+        key = self._open(*ids, opened.connection_id, route, accepted)
+        self._marking.start_queued(opened.messages[-1], key, time.monotonic())
+        self._sender.control(opened.messages[-1], key)
         return key
 
-    def _start_stream(
-        self, service_id: str, stream_id: int, address: Address | ApiService | None
-    ) -> StreamRoute:
-        serial = next(self._serials)
-        if isinstance(address, ApiService) and self._api is not None:
-            # Held back by the backlog of its events.
-            stream = StreamRoute(self._api.open_stream(service_id), serial, has_own_backlog=True)
-        else:
-            assert not isinstance(address, ApiService)
-            stream = StreamRoute(self._start_stream_actor(service_id, address, serial), serial)
-        self._streams[service_id, stream_id] = stream
-        self._stats.service(service_id).count_stream_opened()
-        self._publish(events.StreamOpened(self._config.name, service_id, stream_id))
-        return stream
+    def adopt(self, opened: Opened, key: ConnectionKey) -> None:
+        """Carry a stream or connection that the user has started; `key` is the command's."""
+        self._queue_resets(opened)
+        self._marking.start_queued(opened.messages[-1], key, time.monotonic())
+        self._sender.control(opened.messages[-1], key)
+        ids = (opened.service_id, opened.stream_id)
+        route = self._routes.get(ids) or self._start_stream(*ids, ApiService())
+        self._open(*ids, opened.connection_id, route, None)
 
-    def _start_stream_actor(
-        self, service_id: str, address: Address | None, serial: int
-    ) -> ActorRef[Any]:
-        assert self._transport is not None
-        start_stream = self._context.parts.stream
-        ref = start_stream(self.actor_ref, address, self._config.local_bind, self._limits)
-        self._transport.tell(
+    def _queue_resets(self, opened: Opened) -> None:
+        """What a new stream takes the place of is over."""
+        self.handle(opened.events)
+        for message in opened.messages[:-1]:
+            self._sender.control(message)
+
+    def _start_stream(
+        self, service_id: str, stream_id: int, target: Address | ApiService | None
+    ) -> _Route:
+        if isinstance(target, ApiService):
+            # Held back by the backlog of its events.
+            route = _Route(self._api.open_stream(service_id), has_own_backlog=True)
+        else:
+            route = _Route(self._start_stream_actor(service_id, target))
+        self._routes[service_id, stream_id] = route
+        self._stats.service(service_id).count_stream_opened()
+        name = self._common.config.name
+        self._common.publish(events.StreamOpened(name, service_id, stream_id))
+        return route
+
+    def _start_stream_actor(self, service_id: str, address: Address | None) -> ActorRef[Any]:
+        common = self._common
+        start = common.context.parts.stream
+        ref = start(common.tunnel, address, common.config.local_bind, common.limits)
+        common.tell_transport(
             StartChild(
                 ChildSpec(
-                    id=f"stream {serial} {service_id}",
+                    id=f"stream {next(common.serials)} {service_id}",
                     start=lambda: ref,
                     restart=Restart.TEMPORARY,
                     shutdown=STREAM_SHUTDOWN_SECONDS,
@@ -310,47 +350,26 @@ class TunnelStreams(TunnelWire):
         )
         return ref
 
-    def _adopt(self, opened: Opened, key: ConnectionKey) -> None:
-        """Carry a stream or connection that the user has started; `key` is the command's."""
-        self._handle_events(opened.events)
-        for item in opened.messages[:-1]:
-            self._wire.control(item)
-        ids = (opened.service_id, opened.stream_id)
-        self._send_start(opened.messages[-1], key)
-        stream = self._streams.get(ids) or self._start_stream(*ids, ApiService())
-        self._open(*ids, opened.connection_id, stream, None)
-
-    def _on_outbox_filled(self, _message: OutboxFilled) -> None:
-        if self._api is not None:
-            self._api.take_commands()
-            self._pump()
-
-    def _on_end_told(self, message: EndTold) -> None:
-        if self._api is not None:
-            self._api.take_commands()
-            self._api.end_connection(message.key)
-            self._pump()
-
     def _open(
         self,
         service_id: str,
         stream_id: int,
         connection_id: int,
-        stream: StreamRoute,
-        accepted: Accepted | None,
+        route: _Route,
+        accepted: Accepted | HandOver | None,
     ) -> ConnectionKey:
-        key = ConnectionKey(service_id, stream_id, connection_id, next(self._serials))
-        now = time.monotonic()
-        connection = self._connections.add(
-            key, stream.ref, now, has_own_backlog=stream.has_own_backlog
+        key = ConnectionKey(service_id, stream_id, connection_id, next(self._common.serials))
+        counters = self._stats.service(service_id)
+        connection = self.connections.add(
+            key, route.ref, counters, time.monotonic(), has_own_backlog=route.has_own_backlog
         )
-        self._stats.service(service_id).count_connection_opened()
-        stream.ref.tell(OpenLocal(key, None if accepted is None else accepted.sock))
+        counters.count_connection_opened()
+        route.ref.tell(OpenLocal(key, None if accepted is None else accepted.sock))
         self._tell_opened(connection, accepted)
-        self._update_accepting()
+        self._get_hooks().count_changed()
         return key
 
-    def _tell_opened(self, connection: Connection, accepted: Accepted | None) -> None:
+    def _tell_opened(self, connection: Connection, accepted: Accepted | HandOver | None) -> None:
         live = connection.live
         if accepted is not None:
             live.peer, live.user = accepted.peer, accepted.user
@@ -359,9 +378,9 @@ class TunnelStreams(TunnelWire):
             live.peer = "" if isinstance(target, ApiService) else str(target or "")
         live.opened_at = time.time()
         self._stats.connections[live.serial] = live
-        self._publish(
+        self._common.publish(
             events.ConnectionOpened(
-                self._config.name,
+                self._common.config.name,
                 *connection.key,
                 live.peer,
                 live.user,
@@ -370,136 +389,128 @@ class TunnelStreams(TunnelWire):
             )
         )
 
-    def _tell_closed(self, connection: Connection, reason: str, ended_by: str) -> None:
-        live = connection.live
-        self._stats.connections.pop(live.serial, None)
-        self._publish(
-            events.ConnectionClosed(
-                self._config.name,
-                *connection.key[:3],
-                reason,
-                ended_by,
-                live.serial,
-                live.peer,
-                live.user,
-                live.opened_at,
-                live.sent_bytes,
-                live.received_bytes,
-                self._stats.channel_id,
-            )
-        )
+    # -- from local ends
 
-    def _on_attach(self, message: Attach) -> None:
-        connection = self._connections.get(message.key)
+    def attach(self, message: Attach) -> None:
+        """A SocketActor is there."""
+        connection = self.connections.get(message.key)
         if connection is not None:
-            connection.socket_actor = message.socket_actor
+            connection.attach(message.socket_actor)
 
-    def _on_send_data(self, message: SendData) -> None:
-        key = message.key
-        connection = self._connections.get(key)
-        if connection is None:
-            return
-        if connection.end_phase in (EndPhase.SENT, EndPhase.OVER):
-            self._give_credit([Credit(key, len(message.data))])
-            return
-        self._wire.data(key, message.data, time.monotonic())
-        self._pump()
-
-    def _on_connection_ended(self, message: ConnectionEnded) -> None:
-        connection = self._connections.get(message.key)
+    def local_ended(self, message: LocalReadEnded | LocalClosed) -> None:
+        """A local end has no more bytes, or is closed."""
+        connection = self.connections.get(message.key)
         if connection is None:
             return
         connection.reason = connection.reason or message.reason
         connection.ended_by = connection.ended_by or "local"
         if not message.is_orderly:
             connection.is_orderly = False
-        if message.gone:
-            connection.gone = True
-            connection.socket_actor = None
-            self._connections.delivered(connection, connection.backlog_bytes, time.monotonic())
-            self._check_backlog()
-        self._advance_end(connection)
+        if isinstance(message, LocalClosed):
+            connection.leave()
+            self.connections.delivered(connection, connection.backlog_bytes, time.monotonic())
+        self.ends.advance(connection)
 
-    def _advance_end(self, connection: Connection) -> None:
-        """Something of the local end is over: what follows from it on the wire."""
-        phase = connection.end_phase
-        if phase is EndPhase.NONE:
-            connection.end_phase = EndPhase.QUEUED
-            self._wire.end(connection.key, time.monotonic())
-            self._pump()
-        elif phase is EndPhase.SENT and not connection.is_orderly:
-            # It had ended in good order, and now nobody is left to take what still comes.
-            self._abort(connection, connection.reason)
-            self._pump()
-        elif phase is EndPhase.SENT and connection.gone:
-            self._session.leave_connection(*connection.key[:3])
-            self._settle_end(connection)
-        elif phase is EndPhase.OVER and connection.gone:
-            self._connections.remove(connection)
-            self._check_backlog()
-            self._finish_if_done()
-
-    def _release(self, connection: Connection, end: End) -> None:
-        """Let go of a connection that is over on the wire: its id and its place are free.
-
-        Its socket still writes what came before, and says when it has.
-        """
-        if connection.end_phase is EndPhase.OVER:
-            return
-        key = connection.key
-        if connection.half_close_timer is not None:
-            connection.half_close_timer.cancel()
-        oldest = self._connections.release(connection)
-        if oldest is not None:
-            self._tell_end(oldest, End.CUT, "too many local connections are slow to end")
-        if connection.gone:
-            self._connections.remove(connection)
-        else:
-            self._tell_end(connection, end, connection.reason or "closed by the peer")
-        ended_by = connection.ended_by or "local"
-        self._stats.service(key.service_id).count_connection_ended(ended_by)
-        self._tell_closed(connection, connection.reason, ended_by)
-        self._update_accepting()
-        self._check_backlog()
-        if not self._pumping:
-            self._finish_if_done()
-
-    def _on_stream_actor_ended(self, message: ChildEnded) -> None:
-        ids = next((k for k, route in self._streams.items() if route.ref == message.ref), None)
+    def stream_actor_ended(self, message: ChildEnded) -> None:
+        """A StreamActor has ended; if its stream is still active, it crashed."""
+        ids = next((ids for ids, route in self._routes.items() if route.ref == message.ref), None)
         if ids is not None:
-            # It crashed: the stream is over on the wire, and no other.
-            messages, session_events = self._session.reset_stream(ids[0])
-            for item in messages:
-                self._wire.control(item)
-            for connection in self._connections.of_stream(message.ref):
+            # The stream is over on the wire, and no other.
+            for connection in self.connections.of_stream(message.ref):
                 connection.reason = connection.reason or f"stream actor ended: {message.reason}"
-            self._handle_events(session_events)
-        for connection in self._connections.all_of_stream(message.ref):
-            connection.gone = True
-            connection.socket_actor = None
-            self._advance_end(connection)
-        self._pump()
+            self._reset_stream(ids[0])
+        for connection in self.connections.all_of_stream(message.ref):
+            connection.leave()
+            self.ends.advance(connection)
+
+    # -- what leaves
+
+    def encode_piece(self, key: ConnectionKey, payload: bytes | None) -> list[Message]:
+        """Make a piece of the queue what it is on the wire: bytes, or the end behind them."""
+        connection = self.connections.get(key)
+        if connection is None:
+            return []
+        if payload is None:
+            return self.ends.encode_end(connection)
+        message = self.encode(connection, payload)
+        return [] if message is None else [message]
+
+    def encode(self, connection: Connection, payload: bytes) -> Message | None:
+        """Make a piece of a connection's bytes the message of the wire.
+
+        Returns:
+            None if it cannot be sent any more: whoever gave it has its credit back.
+        """
+        key = connection.key
+        try:
+            message = self._session.data(key.service_id, key.connection_id, payload)
+        except LocalProtocolError as error:
+            self._stats.count_failed_send()
+            connection.give_credit(len(payload))
+            self._api.on_unsendable(key, error)
+            return None
+        if connection.has_own_backlog:
+            self._api.on_taken(key)
+        size_bytes = len(payload)
+        connection.live.sent_bytes += size_bytes
+        connection.counters.count_sent(size_bytes)
+        return message
+
+    # -- ends of all
+
+    def stop_reading(self) -> None:
+        """Have local ends read no more, as if each had ended: the tunnel stops."""
+        for connection in self.connections:
+            connection.tell(StopReadingLocal())
+            if connection.end_phase is EndPhase.SENT:
+                # What the peer has still to send will have nobody to take it.
+                self.ends.abort(connection, "tunnel stopped")
+
+    def reset_all(self) -> None:
+        """End every stream on the wire at once."""
+        for service_id, _ in list(self._routes):
+            self._reset_stream(service_id)
+
+    def _reset_stream(self, service_id: str) -> None:
+        messages, session_events = self._session.reset_stream(service_id)
+        for message in messages:
+            self._sender.control(message)
+        self.handle(session_events)
+
+    def link_ended(self) -> None:
+        """End every stream here: there is no link to end them on."""
+        self.give_credit(self._sender.connection_lost())
+        self.handle(self._session.disconnected())
+
+    def give_credit(self, items: list[Credit]) -> None:
+        """Tell local ends what has left for the kernel, or was thrown away."""
+        for key, size_bytes in items:
+            connection = self.connections.by_key.get(key)
+            if connection is not None:
+                connection.give_credit(size_bytes)
+
+    def actor_ended(self, reason: str) -> None:
+        """Tell what ends with the actor, and keep nothing that leads back to it."""
+        for connection in self.connections:
+            self.ends.tell_closed(connection, reason, "actor_ended")
+        self._stats.connections.clear()
+        self._api = NO_API
+        self._hooks = None
+        self.ends.let_go()
+
+    def _get_hooks(self) -> StreamHooks:
+        assert self._hooks is not None
+        return self._hooks
 
     EVENTS: ClassVar[Handlers] = {
         DataReceived: _on_data,
+        ServicesAnnounced: _on_announced,
         StreamStarted: _on_stream_started,
         ConnectionStarted: _on_connection_started,
         ConnectionReset: _on_connection_reset,
         StreamStopped: _on_stream_stopped,
         SessionReset: _on_session_reset,
-        Answer: _on_reply,
+        Answer: _on_answer,
         MessageDropped: _on_dropped,
     }
-    """What the session says to what is done; the layer above adds the announcement."""
-
-    HANDLERS: ClassVar[Handlers] = {
-        **TunnelWire.HANDLERS,
-        Received: _on_received,
-        OutboxFilled: _on_outbox_filled,
-        EndTold: _on_end_told,
-        SendData: _on_send_data,
-        ConnectionEnded: _on_connection_ended,
-        Attach: _on_attach,
-        Accepted: _on_accepted,
-        HandOver: _on_hand_over,
-    }
+    """What the session says to what is done."""

@@ -31,7 +31,7 @@ from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import NotConnected
 
 from .actor import TunnelActor
-from .core import WEBSOCKET_CHILD
+from .link import WEBSOCKET_CHILD
 from .messages import (
     AttachTransport,
     ChildEnded,

@@ -1,7 +1,7 @@
 """An HTTP server beside the relay: for the management API, and for who watches the service.
 
-Owns the bounds of a request's body, TLS with the service's present certificate, and what is said of a
-port that is taken. Thread, connections and their clocks are those of `runtime/admin/http_thread`.
+Owns the bounds of a request's body, TLS with the service's present certificate, and what is said
+of a port that is taken. Thread, connections and clocks are those of `runtime/admin/http_thread`.
 What is answered is the business of the handler that it is given.
 """
 

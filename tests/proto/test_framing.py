@@ -19,6 +19,7 @@ from tunnelfleet.proto import (
     RemoteProtocolError,
     encode_frame,
     encode_message,
+    frame_around,
 )
 
 MESSAGES = [
@@ -165,3 +166,34 @@ def _cycle(stream: bytes, offset: int, size: int) -> bytes:
     """Return `size` bytes of the endless repetition of `stream` from `offset`."""
     start = offset % len(stream)
     return (stream * (size // len(stream) + 2))[start : start + size]
+
+
+any_data = st.builds(
+    Message,
+    type=st.just(T.DATA),
+    stream_id=st.integers(-(2**31), 2**31 - 1),
+    ignorable=st.booleans(),
+    payload=st.one_of(st.binary(max_size=300), st.sampled_from([127, 128, 16_384]).map(bytes)),
+    service_id=st.text(max_size=10),
+    available_service_ids=st.just(()),
+    connection_id=st.integers(0, 2**32 - 1),
+)
+
+
+@given(any_data)
+def test_a_frame_can_be_put_around_its_payload_and_is_the_same(message: Message) -> None:
+    before, behind = frame_around(message)
+    assert before + message.payload + behind == encode_frame(message)
+
+
+def test_what_fits_no_frame_cannot_be_put_around_it_either() -> None:
+    for message, error in [
+        (data(bytes(MAX_PAYLOAD_BYTES + 1)), PayloadTooLarge),
+        (data(bytes(MAX_PAYLOAD_BYTES), service="S" * 2_000), LocalProtocolError),
+        (data(b"x")._replace(stream_id=2**31), LocalProtocolError),
+        (data(b"x")._replace(connection_id=2**32), LocalProtocolError),
+    ]:
+        with pytest.raises(error):
+            frame_around(message)
+        with pytest.raises(error):
+            encode_frame(message)

@@ -167,10 +167,10 @@ class FakeSocket(Recorder):
         self.tunnel.tell(BytesDelivered(self.key, size_bytes))
 
     def read(self, data: bytes) -> None:
-        self.stream.tell(LocalDataRead(self.key, data))
+        self.tunnel.tell(LocalDataRead(self.key, data))
 
     def end(self, reason: str = "closed", *, is_orderly: bool = True) -> None:
-        self.stream.tell(LocalReadEnded(self.key, reason, is_orderly))
+        self.tunnel.tell(LocalReadEnded(self.key, reason, is_orderly))
 
 
 class FakeWebSocket(Recorder):

@@ -200,7 +200,7 @@ def actors(runtime: TunnelRuntime, name: str, tunnel: str | None = None) -> list
     for dispatcher in runtime.dispatchers:
         for cell in list(dispatcher._cells):
             actor = cell.actor
-            if type(actor).__name__ == name and tunnel in (None, _tunnel_of(actor)):
+            if type(actor).__name__ == name and tunnel in (None, cell.label):
                 found.append(cell.ref)
     return found
 
@@ -209,15 +209,6 @@ def actor(runtime: TunnelRuntime, name: str, tunnel: str | None = None) -> Actor
     """The only live actor of a class."""
     eventually(lambda: len(actors(runtime, name, tunnel)) == 1, f"one {name} of {tunnel}")
     return actors(runtime, name, tunnel)[0]
-
-
-def _tunnel_of(actor: Any) -> str | None:
-    """The name of the tunnel that an actor belongs to."""
-    context = getattr(actor, "_context", None)
-    if context is not None:
-        return str(context.config.name)
-    tunnel = getattr(actor, "_tunnel", None)
-    return None if tunnel is None else _tunnel_of(tunnel._cell.actor)
 
 
 def crash_and_wait(ref: ActorRef[Any]) -> None:

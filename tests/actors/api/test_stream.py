@@ -19,12 +19,12 @@ from tunnelfleet.actors.api.events import (
 )
 from tunnelfleet.actors.api.stream import ApiStream, OpenConnections
 from tunnelfleet.actors.tunnel.messages import (
-    ConnectionEnded,
     ConnectionKey,
-    DeliverTo,
+    Deliver,
     EndTold,
+    LocalClosed,
     OpenLocal,
-    RemoteEndedFor,
+    RemoteEnded,
     StopReadingLocal,
     StopStream,
 )
@@ -76,8 +76,8 @@ class Setting:
         return self.outbox.events
 
 
-def ended(key: ConnectionKey, reason: str, *, is_orderly: bool = True) -> ConnectionEnded:
-    return ConnectionEnded(key, reason, is_orderly, gone=True)
+def ended(key: ConnectionKey, reason: str, *, is_orderly: bool = True) -> LocalClosed:
+    return LocalClosed(key, reason, is_orderly)
 
 
 def errors(events: list[ApiEvent]) -> list[tuple[str, str]]:
@@ -109,7 +109,7 @@ def test_a_source_knows_what_it_started() -> None:
 def test_bytes_are_messages_of_open_connections() -> None:
     setting = Setting()
     setting.tell(OpenLocal(KEY, None))
-    assert setting.tell(DeliverTo(1, b"x"), DeliverTo(2, b"y")) == [
+    assert setting.tell(Deliver(KEY, b"x"), Deliver(SECOND, b"y")) == [
         MessageReceived("t", Message(b"x", "SSH", 1))
     ]
 
@@ -127,7 +127,7 @@ def test_an_orderly_end_of_the_peer_is_answered_once_the_callbacks_have_returned
     """Until then the user may send, in the callback too."""
     setting = Setting(version)
     setting.tell(OpenLocal(KEY, None))
-    assert setting.tell(RemoteEndedFor(KEY, End.ORDERLY, "closed by the peer")) == [event]
+    assert setting.tell(RemoteEnded(KEY, End.ORDERLY, "closed by the peer")) == [event]
     assert setting.open == {("SSH", 1): KEY}
     assert setting.tunnel.told == []
     assert setting.outbox.behind_callbacks == [EndTold(KEY)]
@@ -146,7 +146,7 @@ def test_an_end_of_both_directions_has_no_error_and_is_answered_at_once(
     """Nobody can tell whether it was in good order; nothing can be sent any more."""
     setting = Setting(version, half_close=True)
     setting.tell(OpenLocal(KEY, None))
-    both = RemoteEndedFor(KEY, End.BOTH, "closed by the peer")
+    both = RemoteEnded(KEY, End.BOTH, "closed by the peer")
     assert setting.tell(both, both) == [event]
     assert setting.tunnel.told == [ended(KEY, "closed by the peer")]
     assert setting.outbox.behind_callbacks == []
@@ -160,7 +160,7 @@ def test_an_abnormal_end_has_an_error(
 ) -> None:
     setting = Setting(version, half_close=half_close)
     setting.tell(OpenLocal(KEY, None))
-    cut = RemoteEndedFor(KEY, End.CUT, "reset by the peer")
+    cut = RemoteEnded(KEY, End.CUT, "reset by the peer")
     assert errors(setting.tell(cut, cut)) == [(kind, "reset by the peer")]
     assert setting.tunnel.told == [ended(KEY, "reset by the peer")]
     assert setting.open == {}
@@ -172,7 +172,7 @@ def test_with_half_close_an_orderly_end_leaves_the_connection_to_the_user(
 ) -> None:
     setting = Setting(version, half_close=True)
     setting.tell(OpenLocal(KEY, None))
-    orderly = RemoteEndedFor(KEY, End.ORDERLY, "closed by the peer")
+    orderly = RemoteEnded(KEY, End.ORDERLY, "closed by the peer")
     assert setting.tell(orderly) == [InputEnded("t", "SSH", 1)]
     assert setting.open == {("SSH", 1): KEY}
     assert (setting.tunnel.told, setting.outbox.behind_callbacks) == ([], [])
@@ -183,8 +183,8 @@ def test_with_half_close_an_orderly_end_leaves_the_connection_to_the_user(
 
 def test_what_is_cut_after_its_input_has_ended_is_told_so(setting_of_half_close: Setting) -> None:
     setting = setting_of_half_close
-    setting.tell(RemoteEndedFor(KEY, End.ORDERLY, "closed by the peer"))
-    cut = RemoteEndedFor(KEY, End.CUT, "reset by the peer")
+    setting.tell(RemoteEnded(KEY, End.ORDERLY, "closed by the peer"))
+    cut = RemoteEnded(KEY, End.CUT, "reset by the peer")
     assert errors(setting.tell(cut)) == [("ConnectionReset", "reset by the peer")]
     assert setting.open == {}
 
@@ -231,8 +231,8 @@ def test_the_user_ends_a_connection_once() -> None:
 
 def test_a_connection_that_is_cut_while_its_end_is_being_told_is_told_once() -> None:
     setting = Setting()
-    setting.tell(OpenLocal(KEY, None), RemoteEndedFor(KEY, End.ORDERLY, "closed by the peer"))
-    assert setting.tell(RemoteEndedFor(KEY, End.CUT, "reset by the peer")) == []
+    setting.tell(OpenLocal(KEY, None), RemoteEnded(KEY, End.ORDERLY, "closed by the peer"))
+    assert setting.tell(RemoteEnded(KEY, End.CUT, "reset by the peer")) == []
     assert setting.tunnel.told == [ended(KEY, "reset by the peer")]
     assert setting.open == {}
 
@@ -240,14 +240,14 @@ def test_a_connection_that_is_cut_while_its_end_is_being_told_is_told_once() -> 
 def test_an_end_that_comes_late_ends_no_successor_with_the_same_ids() -> None:
     """The callbacks took their time, and the peer has used the id again meanwhile."""
     setting = Setting()
-    setting.tell(OpenLocal(KEY, None), RemoteEndedFor(KEY, End.ORDERLY, "closed by the peer"))
-    setting.tell(RemoteEndedFor(KEY, End.CUT, "reset by the peer"))
+    setting.tell(OpenLocal(KEY, None), RemoteEnded(KEY, End.ORDERLY, "closed by the peer"))
+    setting.tell(RemoteEnded(KEY, End.CUT, "reset by the peer"))
     successor = KEY._replace(serial=5)
     setting.tell(OpenLocal(successor, None))
     setting.tunnel.told.clear()
     setting.stream.end(KEY)
     assert setting.tunnel.told == []
-    assert setting.tell(RemoteEndedFor(KEY, End.CUT, "late")) == []
+    assert setting.tell(RemoteEnded(KEY, End.CUT, "late")) == []
     assert setting.open == {("SSH", 1): successor}
 
 

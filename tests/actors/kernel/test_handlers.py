@@ -12,6 +12,7 @@ from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel import messages
 from tunnelfleet.actors.tunnel.actor import TunnelActor
+from tunnelfleet.actors.tunnel.streams import Streams
 from tunnelfleet.proto import events
 
 ACTORS: list[Any] = [ConnectGovernor, SocketActor, StreamActor, TunnelActor, WebSocketActor]
@@ -36,4 +37,4 @@ def test_every_message_has_someone_who_handles_it() -> None:
 
 
 def test_the_tunnel_handles_every_event_of_the_session() -> None:
-    assert set(TunnelActor.EVENTS) == set(events.Event.__args__)
+    assert set(Streams.EVENTS) == set(events.Event.__args__)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.actors import settle
+from tests.support.actors import Log, settle
 from tests.support.fakes import Recorder, start_watched
 from tests.support.sockets import free_port
 from tests.support.waiting import WAIT_SECONDS, eventually
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.support.actors import Log
     from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.transport.connector import Connector
 
@@ -48,9 +47,9 @@ KEY = ConnectionKey("SSH", 1, 7)
 PATIENT = Limits(linger_seconds=30.0)
 BRIEF = Limits(linger_seconds=0.05)
 """A time that a connection which is not over outlasts."""
-ORDERLY = RemoteEnded(End.ORDERLY, "closed by the peer")
-BOTH = RemoteEnded(End.BOTH, "closed by the peer")
-CUT = RemoteEnded(End.CUT, "reset by the peer")
+ORDERLY = RemoteEnded(KEY, End.ORDERLY, "closed by the peer")
+BOTH = RemoteEnded(KEY, End.BOTH, "closed by the peer")
+CUT = RemoteEnded(KEY, End.CUT, "reset by the peer")
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -66,8 +65,22 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
+class Tunnel(Recorder):
+    """Stands for TunnelActor; logs what is for the wire apart from the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_wire = Log()
+
+    def on_receive(self, message: Any) -> Any:
+        if isinstance(message, LocalDataRead | LocalReadEnded):
+            self.to_wire.add(message)
+            return None
+        return super().on_receive(message)
+
+
 class Local:
-    """A SocketActor, the application at its other end, and what its stream and tunnel were told."""
+    """A SocketActor, the application at its other end, and what its tunnel was told."""
 
     def __init__(
         self,
@@ -78,8 +91,8 @@ class Local:
     ) -> None:
         self.dispatcher = dispatcher
         self.stream = Recorder.start(dispatcher=dispatcher)
-        self.tunnel = Recorder.start(dispatcher=dispatcher)
-        self.to_stream: Log = self.stream.ask(lambda actor: actor.log)
+        self.tunnel = Tunnel.start(dispatcher=dispatcher)
+        self.to_wire: Log = self.tunnel.ask(lambda actor: actor.to_wire)
         self.to_tunnel: Log = self.tunnel.ask(lambda actor: actor.log)
         self.app: Any = None
         if "address" not in arguments and "sock" not in arguments:
@@ -103,15 +116,15 @@ class Local:
 
     @property
     def read_bytes(self) -> bytes:
-        return b"".join(m.data for m in self.to_stream.items if isinstance(m, LocalDataRead))
+        return b"".join(m.data for m in self.to_wire.items if isinstance(m, LocalDataRead))
 
     @property
     def delivered_bytes(self) -> int:
         return sum(m.size_bytes for m in self.to_tunnel.items if isinstance(m, BytesDelivered))
 
     def read_end(self) -> LocalReadEnded:
-        """Wait until the stream was told that no more bytes come."""
-        items = self.to_stream.wait_for(
+        """Wait until the tunnel was told that no more bytes come."""
+        items = self.to_wire.wait_for(
             lambda items: any(isinstance(m, LocalReadEnded) for m in items)
         )
         ends = [item for item in items if isinstance(item, LocalReadEnded)]
@@ -120,15 +133,15 @@ class Local:
         return ends[0]
 
     def broken_off(self) -> str:
-        """Wait until the stream was told of an end in no good order; return the reason given."""
+        """Wait until the tunnel was told of an end in no good order; return the reason given."""
         end = self.read_end()
         assert not end.is_orderly
         return end.reason
 
     @property
     def ends_told(self) -> list[bool]:
-        """Whether each of the ends that the stream was told of was in good order."""
-        return [m.is_orderly for m in self.to_stream.items if isinstance(m, LocalReadEnded)]
+        """Whether each of the ends that the tunnel was told of was in good order."""
+        return [m.is_orderly for m in self.to_wire.items if isinstance(m, LocalReadEnded)]
 
     def wait_ended(self) -> None:
         """Wait until the actor has ended, by itself."""
@@ -139,7 +152,7 @@ class Local:
         """Deliver until the application's buffers are full; return the bytes delivered."""
         total = 0
         while self.delivered_bytes == total:
-            self.tell(Deliver(chunk))
+            self.tell(Deliver(KEY, chunk))
             total += len(chunk)
             assert total < 50_000_000, "nothing holds it up"
         return total
@@ -199,7 +212,7 @@ def test_it_says_where_credit_goes(local: Callable[..., Local]) -> None:
 def test_what_the_application_sends_goes_to_the_stream(local: Callable[..., Local]) -> None:
     app = local()
     app.app.sendall(b"hello")
-    assert app.to_stream.wait(1) == [LocalDataRead(KEY, b"hello")]
+    assert app.to_wire.wait(1) == [LocalDataRead(KEY, b"hello")]
 
 
 def test_all_bytes_before_the_end_are_told_before_the_end(local: Callable[..., Local]) -> None:
@@ -215,7 +228,7 @@ def test_no_chunk_is_larger_than_a_payload(local: Callable[..., Local]) -> None:
     app = local(Limits(data_payload_bytes=1_000, send_high_water_bytes=1_000_000))
     app.app.sendall(b"x" * 10_000)
     eventually(lambda: len(app.read_bytes) == 10_000)
-    assert max(len(m.data) for m in app.to_stream.items) <= 1_000
+    assert max(len(m.data) for m in app.to_wire.items) <= 1_000
 
 
 def test_it_reads_no_more_than_it_has_credit_for(local: Callable[..., Local]) -> None:
@@ -254,7 +267,7 @@ def test_what_the_peer_sends_goes_to_the_application_and_is_credited(
     local: Callable[..., Local],
 ) -> None:
     app = local()
-    app.tell(Deliver(b"hello "), Deliver(b"world"))
+    app.tell(Deliver(KEY, b"hello "), Deliver(KEY, b"world"))
     assert read_all(app.app, 11) == b"hello world"
     assert app.to_tunnel.items[1:] == [BytesDelivered(KEY, 6), BytesDelivered(KEY, 5)]
 
@@ -266,7 +279,7 @@ def test_an_application_that_does_not_read_gets_no_more_than_the_kernel_takes(
     total = app.fill_application()
     taken = app.delivered_bytes
     assert taken < total
-    app.tell(Deliver(b"y" * 1_000))
+    app.tell(Deliver(KEY, b"y" * 1_000))
     assert app.delivered_bytes == taken
     data = read_all(app.app, total + 1_000)
     assert data.endswith(b"xy" + b"y" * 999)
@@ -277,7 +290,7 @@ def test_bytes_keep_their_order_over_a_blocked_application(local: Callable[..., 
     app = local()
     chunks = [bytes([number % 251]) * 10_000 for number in range(100)]
     for chunk in chunks:
-        app.ref.tell(Deliver(chunk))
+        app.ref.tell(Deliver(KEY, chunk))
     assert read_all(app.app, 1_000_000) == b"".join(chunks)
 
 
@@ -290,7 +303,7 @@ def test_after_the_application_s_end_the_other_direction_stays_open(
     app = local()
     app.app.shutdown(socket.SHUT_WR)
     assert app.read_end().is_orderly
-    app.tell(Deliver(b"the answer"), ORDERLY)
+    app.tell(Deliver(KEY, b"the answer"), ORDERLY)
     assert read_all(app.app) == b"the answer"
     app.wait_ended()
     assert app.ends_told == [True]
@@ -298,7 +311,7 @@ def test_after_the_application_s_end_the_other_direction_stays_open(
 
 def test_after_the_peer_s_end_the_other_direction_stays_open(local: Callable[..., Local]) -> None:
     app = local()
-    app.tell(Deliver(b"the question"), ORDERLY)
+    app.tell(Deliver(KEY, b"the question"), ORDERLY)
     assert read_all(app.app) == b"the question"
     app.app.sendall(b"the answer")
     app.app.close()
@@ -313,7 +326,7 @@ def test_all_that_came_before_the_peer_s_end_is_written_before_it(
 ) -> None:
     app = local()
     total = app.fill_application()
-    app.tell(Deliver(b"the end"), RemoteEnded(end, "closed by the peer"))
+    app.tell(Deliver(KEY, b"the end"), RemoteEnded(KEY, end, "closed by the peer"))
     assert read_all(app.app)[total:] == b"the end"
     app.app.close()
     app.wait_ended()
@@ -326,7 +339,7 @@ def test_no_clock_ends_a_half_closed_connection(local: Callable[..., Local]) -> 
     app.app.shutdown(socket.SHUT_WR)
     app.read_end()
     pause(app.dispatcher, 0.2)
-    app.tell(Deliver(b"the answer"), ORDERLY)
+    app.tell(Deliver(KEY, b"the answer"), ORDERLY)
     assert read_all(app.app) == b"the answer"
     app.wait_ended()
 
@@ -398,13 +411,13 @@ def test_after_the_end_of_both_directions_what_the_application_sends_is_nobody_s
     local: Callable[..., Local],
 ) -> None:
     app = local()
-    app.tell(Deliver(b"hello"), BOTH)
+    app.tell(Deliver(KEY, b"hello"), BOTH)
     assert read_all(app.app) == b"hello"
     app.app.sendall(b"x" * 100_000)
     app.app.shutdown(socket.SHUT_WR)
     assert app.app.recv(1) == b"", "no reset: all was taken"
     app.wait_ended()
-    assert app.to_stream.items == [], "neither its bytes nor its end are of use"
+    assert app.to_wire.items == [], "neither its bytes nor its end are of use"
 
 
 def test_input_that_was_not_read_destroys_nothing_of_what_was_written(
@@ -418,7 +431,7 @@ def test_input_that_was_not_read_destroys_nothing_of_what_was_written(
     app.app.sendall(b"y" * 20_000)
     eventually(lambda: len(app.read_bytes) == 1_000)
     total = app.fill_application()
-    app.tell(Deliver(b"the end"), BOTH)
+    app.tell(Deliver(KEY, b"the end"), BOTH)
     app.app.sendall(b"y" * 200_000)
     assert read_all(app.app) == b"x" * total + b"the end"
     app.app.close()
@@ -431,7 +444,7 @@ def test_after_the_end_of_both_directions_an_application_that_stays_is_closed_af
     local: Callable[..., Local],
 ) -> None:
     app = local(BRIEF)
-    app.tell(Deliver(b"hello"), BOTH)
+    app.tell(Deliver(KEY, b"hello"), BOTH)
     app.wait_ended()
     assert read_until_reset(app.app) == (b"hello", False), "all was written: an ordinary end"
 
@@ -446,7 +459,7 @@ def test_after_the_end_of_both_directions_an_application_that_goes_on_sending_is
             app.app.sendall(b"x")
         pause(app.dispatcher, 0.02)
     app.wait_ended()
-    assert app.to_stream.items == []
+    assert app.to_wire.items == []
 
 
 def test_the_while_that_a_socket_is_kept_begins_with_the_end(
@@ -458,7 +471,7 @@ def test_the_while_that_a_socket_is_kept_begins_with_the_end(
     app = local(PATIENT)
     total = app.fill_application()
     clock.now += 2 * PATIENT.linger_seconds
-    app.tell(Deliver(b"the end"), BOTH)
+    app.tell(Deliver(KEY, b"the end"), BOTH)
     assert read_all(app.app) == b"x" * total + b"the end"
 
 
@@ -468,7 +481,7 @@ def test_an_orderly_end_may_become_one_of_both_directions(local: Callable[..., L
     app.app.sendall(b"for nobody")
     app.app.close()
     app.wait_ended()
-    assert app.to_stream.items == []
+    assert app.to_wire.items == []
 
 
 # -- what the application does to a half-closed connection
@@ -481,7 +494,7 @@ def test_a_peer_that_sends_to_a_half_closed_application_keeps_it_open(
     app.app.shutdown(socket.SHUT_WR)
     for _ in range(10):
         pause(app.dispatcher, 0.05)
-        app.tell(Deliver(b"x"))
+        app.tell(Deliver(KEY, b"x"))
     assert app.ref.is_alive()
     assert read_all(app.app, 10) == b"x" * 10
 
@@ -527,7 +540,7 @@ def test_a_half_closed_application_that_takes_nothing_more_is_told_of(
     app.app.shutdown(socket.SHUT_WR)
     assert app.read_end().is_orderly
     app.app.close()
-    app.tell(Deliver(b"the answer"))
+    app.tell(Deliver(KEY, b"the answer"))
     app.wait_ended()
     assert app.ends_told == [True, False]
     assert app.delivered_bytes == 10, "it is credited, or the tunnel would be held up"
@@ -552,10 +565,10 @@ def reset(sock: socket.socket) -> None:
 
 def test_a_cut_resets_the_application(local: Callable[..., Local]) -> None:
     app = local()
-    app.tell(Deliver(b"some"), CUT)
+    app.tell(Deliver(KEY, b"some"), CUT)
     app.wait_ended()
     assert read_until_reset(app.app) == (b"some", True)
-    assert app.to_stream.items == []
+    assert app.to_wire.items == []
 
 
 @pytest.mark.parametrize("before", [End.ORDERLY, End.BOTH])
@@ -564,7 +577,7 @@ def test_a_cut_after_another_end_resets_the_application_at_once(
 ) -> None:
     """It has been told the end of what it gets; now it learns that nobody takes what it sends."""
     app = local()
-    app.tell(Deliver(b"some"), RemoteEnded(before, "closed by the peer"))
+    app.tell(Deliver(KEY, b"some"), RemoteEnded(KEY, before, "closed by the peer"))
     assert read_all(app.app) == b"some"
     app.tell(CUT)
     app.wait_ended()
@@ -575,11 +588,11 @@ def test_a_cut_after_another_end_resets_the_application_at_once(
 def test_what_came_before_a_cut_is_delivered_first(local: Callable[..., Local]) -> None:
     app = local()
     total = app.fill_application()
-    app.tell(Deliver(b"the end"), CUT)
+    app.tell(Deliver(KEY, b"the end"), CUT)
     assert app.ref.is_alive()
     assert read_until_reset(app.app) == (b"x" * total + b"the end", True)
     app.wait_ended()
-    assert app.to_stream.items == []
+    assert app.to_wire.items == []
 
 
 def test_a_cut_waits_for_what_is_still_in_the_kernel(local: Callable[..., Local]) -> None:
@@ -590,7 +603,7 @@ def test_a_cut_waits_for_what_is_still_in_the_kernel(local: Callable[..., Local]
     app.app = theirs
     total = 0
     while not undelivered_bytes(ours) or not is_held_up(app.dispatcher, ours):
-        app.tell(Deliver(b"x" * 4_096))
+        app.tell(Deliver(KEY, b"x" * 4_096))
         total += 4_096
     assert app.delivered_bytes == total
     app.tell(CUT)
@@ -637,7 +650,7 @@ def test_after_a_cut_nothing_is_read(local: Callable[..., Local]) -> None:
     app.app.sendall(b"for nobody")
     read_until_reset(app.app)
     app.wait_ended()
-    assert app.to_stream.items == []
+    assert app.to_wire.items == []
 
 
 def test_credit_of_what_was_never_written_comes_back_at_the_end(
@@ -657,7 +670,7 @@ def test_an_application_that_reads_no_more_may_still_send(local: Callable[..., L
     theirs = app.app
     assert theirs is not None
     theirs.shutdown(socket.SHUT_RD)
-    app.tell(Deliver(b"nobody reads this"), Deliver(b"nor this"))
+    app.tell(Deliver(KEY, b"nobody reads this"), Deliver(KEY, b"nor this"))
     assert app.delivered_bytes == 25, "it is credited, or the tunnel would be held up"
     theirs.sendall(b"but I have something to say")
     eventually(lambda: app.read_bytes == b"but I have something to say")
@@ -699,7 +712,7 @@ def test_a_stopping_tunnel_takes_what_is_in_the_kernel_already(
 
 def test_a_stopping_tunnel_still_delivers(local: Callable[..., Local]) -> None:
     app = local()
-    app.tell(StopReadingLocal(), Deliver(b"the rest"), ORDERLY)
+    app.tell(StopReadingLocal(), Deliver(KEY, b"the rest"), ORDERLY)
     assert app.broken_off() == "tunnel stopped"
     assert read_all(app.app) == b"the rest"
     app.wait_ended()
@@ -732,7 +745,7 @@ def test_however_it_is_ended_the_application_sees_a_reset(
     elif how == "kill":
         kill(app.ref)
     else:
-        app.ref.tell(Deliver(None))  # type: ignore[arg-type]
+        app.ref.tell(Deliver(KEY, None))  # type: ignore[arg-type]
     app.ended.wait(1)
     assert ends_with_reset(app.app)
 
@@ -756,7 +769,7 @@ def converse(local: Local, listener: socket.socket) -> None:
     accepted, _ = listener.accept()
     with accepted:
         accepted.settimeout(WAIT_SECONDS)
-        local.tell(Deliver(b"to the server"))
+        local.tell(Deliver(KEY, b"to the server"))
         assert read_all(accepted, 13) == b"to the server"
         accepted.sendall(b"from the server")
         eventually(lambda: local.read_bytes == b"from the server")
@@ -831,7 +844,7 @@ def test_local_connections_are_kept_under_watch(
         return
     with server.accept()[0] as accepted:
         accepted.sendall(b"x")
-        app.to_stream.wait(1)
+        app.to_wire.wait(1)
         assert keepalive_of(app.ref.cell.actor._socket) == expected
 
 
@@ -860,7 +873,9 @@ def test_bytes_that_come_before_the_connection_wait_for_it(
     local: Callable[..., Local], server: socket.socket, end: End
 ) -> None:
     app = local(address=address_of(server))
-    app.tell(Deliver(b"early "), Deliver(b"bytes"), RemoteEnded(end, "closed by the peer"))
+    app.tell(
+        Deliver(KEY, b"early "), Deliver(KEY, b"bytes"), RemoteEnded(KEY, end, "closed by the peer")
+    )
     accepted, _ = server.accept()
     with accepted:
         accepted.settimeout(WAIT_SECONDS)
@@ -939,7 +954,7 @@ def test_a_cut_while_connecting_ends_it_at_once(local: Callable[..., Local]) -> 
         listener.listen(0)
         fill_backlog(listener, callers)
         app = local(address=address_of(listener))
-        app.tell(Deliver(b"waits"), CUT)
+        app.tell(Deliver(KEY, b"waits"), CUT)
         app.wait_ended()
-        assert app.to_stream.items == []
+        assert app.to_wire.items == []
         assert app.delivered_bytes == 5

@@ -765,7 +765,7 @@ def test_replies_that_do_not_leave_stop_the_reading(
     client.tell(Transmit([to_message("DATA SSH 1/1 <64512>")] * 600))
     client.tell(Transmit([to_message("CONNECTION_RESET SSH 1/1")]))
     actor = client.ref.cell.actor
-    assert not actor._reading
+    assert not actor._is_reading
     release.set()
     client.receives("DATA SSH 1/1 now", "DATA SSH 1/1 again")
 

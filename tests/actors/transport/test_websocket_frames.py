@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 from websocket import ABNF
 
 from tests.support.frames import data_of, frame
+from tests.support.transcripts import to_message
 from tunnelfleet.actors.transport.codec import (
-    MAX_PIECES,
     FrameReader,
     encode_close,
     encode_data,
     encode_ping,
     encode_pong,
+    encode_tunnel_message,
 )
-from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, RemoteProtocolError
+from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, RemoteProtocolError, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,7 +188,7 @@ def test_a_partial_frame_is_all_that_is_held() -> None:
 # -- what is sent
 
 
-def as_server_reads(wire: bytes) -> tuple[int, bytes]:
+def as_server_reads(wire: bytes | bytearray) -> tuple[int, bytes]:
     """The opcode and the payload of one client's frame, by RFC 6455 section 5.2."""
     assert wire[0] & 0xF0 == 0x80, "whole, and no reserved bit"
     assert wire[1] & 0x80, "a client masks"
@@ -258,8 +259,17 @@ async def aiohttp_reads(wire: bytes) -> list[tuple[WSMsgType, bytes]]:
     return seen
 
 
+@pytest.mark.parametrize(
+    "text", ["DATA SSH 1/1 hello", "DATA* - 7", "DATA SSH 1/1 <60000>", "STREAM_START* SSH 1/1"]
+)
+def test_a_tunnel_message_arrives_in_one_frame(text: str) -> None:
+    message = to_message(text)
+    wire = encode_tunnel_message(message)
+    assert as_server_reads(wire) == (BINARY, encode_frame(message))
+
+
 def test_two_frames_are_masked_differently() -> None:
-    masks = {encode_data(b"same")[2:6] for _ in range(8)}
+    masks = {bytes(encode_data(b"same")[2:6]) for _ in range(8)}
     assert len(masks) > 1, "the mask must be fresh for each frame (RFC 6455 5.3)"
 
 
@@ -276,9 +286,23 @@ def test_a_close_has_no_status() -> None:
     assert as_server_reads(encode_close()) == (CLOSE, b"")
 
 
-def test_a_trickle_keeps_few_pieces() -> None:
+def test_a_trickle_is_joined_as_it_comes() -> None:
+    """A frame that comes byte by byte costs its size, not a piece of memory for each byte."""
     reader = FrameReader()
-    data = frame(BINARY, bytes(5_000))
-    got = [item for byte in data for item in reader.feed(bytes([byte]))]
-    assert [len(item.data) for item in got] == [5_000]
-    assert len(reader._buffer.recv_buffer) <= MAX_PIECES + 1
+    whole = frame(BINARY, bytes(range(250)) * 100)
+    tracemalloc.start()
+    try:
+        for byte in whole[:-1]:
+            assert list(reader.feed(bytes([byte]))) == []
+        held, _ = tracemalloc.get_traced_memory()
+        (got,) = reader.feed(whole[-1:])
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * len(whole)
+    assert data_of(got) == bytes(range(250)) * 100
+
+
+def test_a_frame_that_came_whole_is_not_copied() -> None:
+    wire = frame(BINARY, b"x" * 1_000)
+    (got,) = FrameReader().feed(wire)
+    assert got.data.obj is wire

@@ -9,16 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelfleet.actors.config import Limits
+from tunnelfleet.actors.counters import ServiceCounters
 from tunnelfleet.actors.tunnel.connections import Connection, ConnectionTable, EndPhase
-from tunnelfleet.actors.tunnel.messages import ConnectionKey
+from tunnelfleet.actors.tunnel.messages import (
+    BytesSent,
+    ConnectionKey,
+    Deliver,
+    RemoteEnded,
+    StopReadingLocal,
+)
+from tunnelfleet.proto import End
 
 STREAM: Any = object()
+COUNTERS = ServiceCounters()
 LIMITS = Limits(receive_backlog_bytes=1_000, tunnel_backlog_bytes=2_500, stall_timeout_seconds=60.0)
 
 
 def table_of(count: int = 1) -> tuple[ConnectionTable, list[Connection]]:
     table = ConnectionTable(LIMITS)
-    added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, 0.0) for n in range(count)]
+    added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, COUNTERS, 0.0) for n in range(count)]
     return table, added
 
 
@@ -44,9 +53,9 @@ def test_the_connections_of_a_stream_are_those_of_its_actor_whatever_their_ids()
     table = ConnectionTable(LIMITS)
     old, new = ConnectionKey("SSH", 1, 1, serial=1), ConnectionKey("SSH", 1, 1, serial=2)
     former: Any = object()
-    kept = table.add(old, former, 0.0)
+    kept = table.add(old, former, COUNTERS, 0.0)
     table.release(kept)
-    added = table.add(new, STREAM, 0.0)
+    added = table.add(new, STREAM, COUNTERS, 0.0)
     assert (table.of_stream(former), table.all_of_stream(former)) == ([], [kept])
     assert table.of_stream(STREAM) == table.all_of_stream(STREAM) == [added]
     assert table.find("SSH", 1, 1) is added
@@ -72,7 +81,7 @@ def test_a_released_connection_is_found_by_its_key_and_counts_no_more() -> None:
 
 def test_above_the_limit_the_one_released_first_is_given_back_once() -> None:
     table = ConnectionTable(replace(LIMITS, max_lingering_connections=2))
-    added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, 0.0) for n in range(5)]
+    added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, COUNTERS, 0.0) for n in range(5)]
     assert [table.release(each) for each in added[:2]] == [None, None]
     assert [table.release(each) for each in added[2:4]] == added[:2]
     table.remove(added[2])
@@ -198,3 +207,51 @@ def test_the_sum_is_that_of_the_connections_and_never_negative(
             assert table.must_pause
         if all(backlog <= LIMITS.receive_backlog_bytes // 2 for backlog in backlogs):
             assert not table.must_pause
+
+
+class Receiver:
+    """Stands for a SocketActor."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def tell(self, message: Any) -> None:
+        self.told.append(message)
+
+
+def test_what_comes_before_the_socket_is_there_waits_for_it_in_order() -> None:
+    _, (connection,) = table_of()
+    key, receiver = connection.key, Receiver()
+    first, second = Deliver(key, b"first"), RemoteEnded(key, End.ORDERLY, "closed by the peer")
+    connection.tell(first)
+    connection.tell(second)
+    connection.attach(receiver)
+    connection.tell(StopReadingLocal())
+    assert receiver.told == [first, second, StopReadingLocal()]
+
+
+def test_nothing_is_kept_for_a_socket_that_has_ended() -> None:
+    _, (early, late) = table_of(2)
+    early.tell(Deliver(early.key, b"never read"))
+    early.leave()
+    receiver = Receiver()
+    late.attach(receiver)
+    late.leave()
+    late.tell(Deliver(late.key, b"late"))
+    late.give_credit(4)
+    assert receiver.told == []
+    early.attach(receiver)
+    assert receiver.told == [], "the bytes died with the socket before"
+
+
+def test_credit_goes_to_a_socket_and_not_to_a_user() -> None:
+    table, (connection,) = table_of()
+    receiver, user = Receiver(), Receiver()
+    connection.attach(receiver)
+    connection.give_credit(7)
+    connection.give_credit(0)
+    assert receiver.told == [BytesSent(7)]
+    users = table.add(ConnectionKey("API", 1, 1), user, COUNTERS, 0.0, has_own_backlog=True)
+    users.give_credit(7)
+    users.tell(Deliver(users.key, b"hello"))
+    assert user.told == [Deliver(users.key, b"hello")]

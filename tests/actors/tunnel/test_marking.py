@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelfleet.actors.tunnel.marking import TRIAL_SECONDS, TRIALS, HelloClock, MarkTrial
+from tunnelfleet.actors.tunnel.marking import (
+    TRIAL_SECONDS,
+    TRIALS,
+    HelloClock,
+    Marking,
+    MarkTrial,
+)
+from tunnelfleet.actors.tunnel.messages import ConnectionKey
+from tunnelfleet.proto import Message, MessageType, Mode, Session
 
 HELLO_SECONDS = 5.0
 SSH, HTTP = ("SSH", 1), ("HTTP", 4)
@@ -223,3 +231,60 @@ def test_whether_links_survive_marks(name: str) -> None:
         else:
             trial.heard()
     assert answer is expected
+
+
+class MarkedTunnel:
+    """The marks of a source, whose session has started one stream."""
+
+    def __init__(self) -> None:
+        self.session = Session(Mode.SOURCE)
+        self.session.connected()
+        services = Message(MessageType.SERVICE_IDS, available_service_ids=("SSH",))
+        self.session.receive(services)
+        self.marking = Marking(self.session, 5.0)
+        opened = self.session.open_connection("SSH")
+        self.key = ConnectionKey("SSH", opened.stream_id, opened.connection_id, 1)
+        self.marking.start_queued(opened.messages[-1], self.key, 0.0)
+
+
+def test_the_time_for_a_hello_begins_when_the_start_has_left() -> None:
+    tunnel = MarkedTunnel()
+    marking = tunnel.marking
+    assert marking.queued
+    assert marking.wait_seconds(100.0) is None, "it may wait as long as it likes"
+    marking.left([tunnel.key._replace(serial=2)], 100.0)
+    assert marking.queued, "that was another connection's"
+    marking.left([tunnel.key], 100.0)
+    assert not marking.queued
+    assert marking.wait_seconds(101.0) == 4.0
+    assert marking.overdue(104.9) == []
+    assert tunnel.session.awaits_hello("SSH", 1)
+    marking.overdue(105.0)
+    assert not tunnel.session.awaits_hello("SSH", 1)
+
+
+def test_a_link_that_is_held_has_more_time_for_its_hello() -> None:
+    tunnel = MarkedTunnel()
+    tunnel.marking.left([tunnel.key], 0.0)
+    tunnel.marking.hold(1.0, is_held=True)
+    assert tunnel.marking.wait_seconds(50.0) is None
+    tunnel.marking.hold(50.0, is_held=False)
+    assert tunnel.marking.wait_seconds(50.0) == 4.0
+
+
+def test_with_the_link_all_that_waited_is_over() -> None:
+    tunnel = MarkedTunnel()
+    assert not tunnel.marking.link_ended(0.0, is_lost=False)
+    assert not tunnel.marking.queued
+    assert tunnel.marking.wait_seconds(0.0) is None
+
+
+def test_two_links_that_do_not_survive_marks_are_the_last_ones_with_marks() -> None:
+    tunnel = MarkedTunnel()
+    assert not tunnel.marking.link_ended(1.0, is_lost=True)
+    tunnel.marking.sent(Message(MessageType.DATA, 1, ignorable=True), 2.0)
+    assert tunnel.marking.link_ended(3.0, is_lost=True)
+    tunnel.session.disconnected()
+    services = Message(MessageType.SERVICE_IDS, available_service_ids=("SSH",))
+    tunnel.session.receive(services)
+    assert not tunnel.session.open_connection("SSH").messages[-1].ignorable

@@ -18,7 +18,7 @@ from tunnelfleet.actors.tunnel.sender import MESSAGE_OVERHEAD_BYTES, MIN_WINDOW_
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES, Message, MessageType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tunnelfleet.actors.tunnel.sender import Credit
 
@@ -39,6 +39,18 @@ def to_messages(key: ConnectionKey, payload: bytes | None) -> list[Message]:
             connection_id=key.connection_id,
         )
     ]
+
+
+def pump(
+    sender: WireSender, now: float, encode: Callable[..., list[Message]] = to_messages
+) -> tuple[list[Message], float]:
+    """Take out what may be sent now, as TunnelActor does; return it, and when to ask again."""
+    messages = sender.take_control(now)
+    while (piece := sender.next_piece(now)) is not None:
+        for message in encode(piece.flow.key, piece.payload):
+            sender.sent(message, piece.flow.key, now)
+            messages.append(message)
+    return messages, sender.wait_seconds
 
 
 def make(
@@ -91,7 +103,7 @@ class CreditIsConserved(RuleBasedStateMachine):
 
     @rule()
     def pump(self) -> None:
-        messages, wait_seconds = self.sender.pump(self.now, to_messages)
+        messages, wait_seconds = pump(self.sender, self.now)
         assert wait_seconds == 0.0, "no bandwidth is set"
         for message in messages:
             if message.type is MessageType.DATA:
@@ -166,7 +178,7 @@ def test_control_leaves_before_the_data_that_waits() -> None:
     sender.data(COPY, b"bytes", 0.0)
     sender.control(start(1))
     sender.control(start(2))
-    messages, _ = sender.pump(0.0, to_messages)
+    messages, _ = pump(sender, 0.0)
     assert [m.type for m in messages] == [
         MessageType.STREAM_START,
         MessageType.STREAM_START,
@@ -178,9 +190,9 @@ def test_control_leaves_before_the_data_that_waits() -> None:
 def test_control_leaves_although_the_window_is_full() -> None:
     sender = make(Limits(wire_window_bytes=1_000))
     sender.data(COPY, b"x" * 2_000, 0.0)
-    sender.pump(0.0, to_messages)
+    pump(sender, 0.0)
     sender.control(start())
-    messages, _ = sender.pump(0.0, to_messages)
+    messages, _ = pump(sender, 0.0)
     assert [m.type for m in messages] == [MessageType.STREAM_START]
 
 
@@ -188,7 +200,7 @@ def test_an_end_leaves_behind_the_bytes_of_its_connection() -> None:
     sender = make()
     sender.data(COPY, b"x" * 200_000, 0.0)
     sender.end(COPY, 0.0)
-    messages, _ = sender.pump(0.0, to_messages)
+    messages, _ = pump(sender, 0.0)
     types = [m.type for m in messages]
     assert types[-1] is MessageType.CONNECTION_RESET
     assert types.count(MessageType.CONNECTION_RESET) == 1
@@ -199,26 +211,24 @@ def test_an_end_leaves_behind_the_bytes_of_its_connection() -> None:
 def test_the_window_is_exceeded_by_one_message_at_most(window: int, payload: int) -> None:
     sender = make(Limits(wire_window_bytes=window, data_payload_bytes=payload))
     sender.data(COPY, b"x" * 1_000_000, 0.0)
-    on_its_way = sum(
-        size + MESSAGE_OVERHEAD_BYTES for size in payload_sizes(sender.pump(0.0, to_messages)[0])
-    )
+    on_its_way = sum(size + MESSAGE_OVERHEAD_BYTES for size in payload_sizes(pump(sender, 0.0)[0]))
     assert window <= on_its_way < window + payload + MESSAGE_OVERHEAD_BYTES
 
 
 def test_a_full_window_opens_by_what_was_written() -> None:
     sender = make(Limits(wire_window_bytes=10_000, data_payload_bytes=5_000))
     sender.data(COPY, b"x" * 100_000, 0.0)
-    assert payload_sizes(sender.pump(0.0, to_messages)[0]) == [5_000, 5_000]
-    assert payload_sizes(sender.pump(0.0, to_messages)[0]) == []
+    assert payload_sizes(pump(sender, 0.0)[0]) == [5_000, 5_000]
+    assert payload_sizes(pump(sender, 0.0)[0]) == []
     sender.written(1, 0.0, blocked=False)
-    assert payload_sizes(sender.pump(0.0, to_messages)[0]) == [5_000]
+    assert payload_sizes(pump(sender, 0.0)[0]) == [5_000]
 
 
 def test_credit_of_one_connection_is_summed() -> None:
     sender = make(Limits(data_payload_bytes=10))
     sender.data(COPY, b"x" * 25, 0.0)
     sender.data(SHELL, b"y" * 5, 0.0)
-    messages, _ = sender.pump(0.0, to_messages)
+    messages, _ = pump(sender, 0.0)
     assert total(sender.written(len(messages), 0.0, blocked=False)) == {COPY: 25, SHELL: 5}
 
 
@@ -226,7 +236,7 @@ def test_control_and_ends_earn_no_credit() -> None:
     sender = make()
     sender.control(start())
     sender.end(COPY, 0.0)
-    sender.pump(0.0, to_messages)
+    pump(sender, 0.0)
     assert sender.written(2, 0.0, blocked=False) == []
     assert sender.is_idle
 
@@ -234,7 +244,7 @@ def test_control_and_ends_earn_no_credit() -> None:
 def test_more_written_than_is_on_its_way_is_harmless() -> None:
     sender = make()
     sender.data(COPY, b"abc", 0.0)
-    sender.pump(0.0, to_messages)
+    pump(sender, 0.0)
     assert total(sender.written(99, 0.0, blocked=False)) == {COPY: 3}
     assert sender.written(1, 0.0, blocked=False) == []
 
@@ -242,10 +252,10 @@ def test_more_written_than_is_on_its_way_is_harmless() -> None:
 def test_a_lost_connection_takes_control_and_what_was_on_its_way_but_not_the_queue() -> None:
     sender = make(Limits(wire_window_bytes=10, data_payload_bytes=10))
     sender.data(COPY, b"x" * 30, 0.0)
-    sender.pump(0.0, to_messages)
+    pump(sender, 0.0)
     sender.control(start())
     assert total(sender.connection_lost()) == {COPY: 10}
-    messages, _ = sender.pump(0.0, to_messages)
+    messages, _ = pump(sender, 0.0)
     assert [m.type for m in messages] == [MessageType.DATA]
 
 
@@ -253,7 +263,7 @@ def test_a_piece_that_is_no_message_any_more_takes_nothing_of_the_window() -> No
     sender = WireSender(Limits(), None, TunnelStats(), 0.0)
     sender.data(COPY, b"x" * 100, 0.0)
     sender.end(COPY, 0.0)
-    assert sender.pump(0.0, lambda _key, _payload: []) == ([], 0.0)
+    assert pump(sender, 0.0, lambda _key, _payload: []) == ([], 0.0)
     assert sender.is_idle
 
 
@@ -262,7 +272,7 @@ def test_the_queue_is_counted_for_people() -> None:
     sender = make(Limits(wire_window_bytes=10, data_payload_bytes=10), stats=stats)
     sender.data(COPY, b"x" * 30, 0.0)
     assert stats.queue_bytes == 30
-    sender.pump(2.0, to_messages)
+    pump(sender, 2.0)
     assert stats.queue_bytes == 20
     assert stats.queue_wait.total == 2.0
     sender.discard(COPY)
@@ -288,7 +298,7 @@ def test_over_time_no_more_leaves_than_the_bandwidth(
     for index, size in enumerate(chunks):
         sender.data(KEYS[index % 3], b"x" * size, now)
         now += wait + lateness * 0.001
-        messages, wait = sender.pump(now, to_messages)
+        messages, wait = pump(sender, now)
         for message in messages:
             cost = len(message.payload) + MESSAGE_OVERHEAD_BYTES
             wire_bytes += cost
@@ -303,7 +313,7 @@ def test_a_paced_sender_uses_its_bandwidth() -> None:
     sender.data(COPY, b"x" * 1_000_000, 0.0)
     now, sent = 0.0, 0
     while now < 5.0:
-        messages, wait = sender.pump(now, to_messages)
+        messages, wait = pump(sender, now)
         sent += sum(payload_sizes(messages))
         sender.written(len(messages), now, blocked=False)
         now += max(wait, 0.0001)
@@ -313,9 +323,9 @@ def test_a_paced_sender_uses_its_bandwidth() -> None:
 def test_a_paced_sender_says_when_to_ask_again() -> None:
     sender = make(bandwidth=100_000.0)
     sender.data(COPY, b"x" * 100_000, 0.0)
-    _, wait = sender.pump(0.0, to_messages)
+    _, wait = pump(sender, 0.0)
     assert wait > 0
-    messages, _ = sender.pump(wait, to_messages)
+    messages, _ = pump(sender, wait)
     assert payload_sizes(messages), "the wait was too short"
 
 
@@ -325,13 +335,13 @@ def test_a_keystroke_waits_behind_one_small_payload_only() -> None:
     now, wait = 0.0, 0.0
     for _ in range(10):
         now += wait
-        messages, wait = sender.pump(now, to_messages)
+        messages, wait = pump(sender, now)
         sender.written(len(messages), now, blocked=False)
     sender.data(SHELL, b"k", now)
     asked = now
     while True:
         now += wait
-        messages, wait = sender.pump(now, to_messages)
+        messages, wait = pump(sender, now)
         sender.written(len(messages), now, blocked=False)
         if any(key_of(m) == SHELL for m in messages):
             break
@@ -342,9 +352,9 @@ def test_the_time_that_is_throttled_is_counted_once_however_often_it_is_asked() 
     stats = TunnelStats()
     sender = make(bandwidth=100_000.0, stats=stats)
     sender.data(COPY, b"x" * 100_000, 0.0)
-    _, wait = sender.pump(0.0, to_messages)
+    _, wait = pump(sender, 0.0)
     for _ in range(50):
-        sender.pump(0.0, to_messages)
+        pump(sender, 0.0)
     assert stats.throttled_seconds == pytest.approx(wait)
 
 
@@ -376,7 +386,7 @@ class Link:
             self._write()
 
     def _pump(self) -> None:
-        messages, _ = self.sender.pump(self.now, to_messages)
+        messages, _ = pump(self.sender, self.now)
         self.with_actor.extend(messages)
         self.largest_payload = max([self.largest_payload, *payload_sizes(messages)])
 
@@ -427,7 +437,7 @@ def test_a_measured_rate_is_doubted_while_the_link_takes_all_it_gets() -> None:
     largest = 0
     for step in range(60):
         now = 8.0 + step * 0.001
-        messages, _ = sender.pump(now, to_messages)
+        messages, _ = pump(sender, now)
         largest = max([largest, *payload_sizes(messages)])
         sender.written(1_000, now, blocked=False)
     assert largest == MAX_PAYLOAD_BYTES
@@ -437,6 +447,32 @@ def test_what_has_a_key_is_told_when_it_has_left() -> None:
     sender = make()
     sender.control(start(), COPY)
     sender.control(start(2))
-    sender.pump(0.0, to_messages)
+    pump(sender, 0.0)
     assert sender.written(2, 0.0, blocked=False) == []
     assert sender.is_idle
+
+
+def test_bytes_pass_where_nothing_waits_and_the_window_is_open() -> None:
+    sender = make(Limits(wire_window_bytes=1_000, data_payload_bytes=500))
+    assert sender.passes(500)
+    assert not sender.passes(501), "it would be split"
+    sender.sent(to_messages(COPY, b"x" * 960)[0], COPY, 0.0)
+    assert not sender.passes(1), "the window is full"
+    assert total(sender.written(1, 0.0, blocked=False)) == {COPY: 960}
+    assert sender.passes(1)
+
+
+def test_nothing_passes_what_waits() -> None:
+    queued, ended, control = make(), make(), make()
+    queued.data(COPY, b"x", 0.0)
+    ended.end(COPY, 0.0)
+    control.control(start())
+    for sender in (queued, ended, control):
+        assert sender.has_waiting
+        assert not sender.passes(1)
+        pump(sender, 0.0)
+        assert sender.passes(1)
+
+
+def test_nothing_passes_a_bandwidth() -> None:
+    assert not make(bandwidth=100_000.0).passes(1), "each byte is paced"

@@ -5,6 +5,8 @@ The marks of a transcript are in `tests.support.transcripts`.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +15,7 @@ from tests.support.transcripts import to_message, to_text
 from tunnelfleet.actors import events
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.tunnel.actor import TunnelActor
+from tunnelfleet.proto import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,3 +73,25 @@ def test_what_nobody_expects_is_logged_by_its_type_and_not_by_its_content(
     tunnel.tell("a secret")
     assert "secret" not in caplog.text
     assert tunnel.tunnel.is_alive()
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_an_actor_that_has_ended_is_freed_by_reference_count_alone(
+    rig: MakeRig, mode: Mode
+) -> None:
+    """Its parts lead back to it while it lives, and not when it has ended."""
+    tunnel = rig(mode)
+    tunnel.connect()
+    if mode is Mode.SOURCE:
+        tunnel.accept("SSH")
+    else:
+        tunnel.receive("STREAM_START SSH 1/1", "DATA SSH 1/1 hello")
+    gc.collect()
+    gc.disable()
+    try:
+        actor = weakref.ref(tunnel.tunnel.cell.actor)
+        tunnel.tunnel.stop()
+        tunnel.settle()
+        assert actor() is None
+    finally:
+        gc.enable()
