@@ -258,3 +258,14 @@ def test_bytes_that_are_no_text_are_a_wrong_signature(name: str) -> None:
     with pytest.raises(ApiError) as caught:
         verifier.verify(odd, datetime.datetime.now(datetime.UTC))
     assert caught.value.status in (400, 403)
+
+
+def test_a_request_without_a_header_that_must_be_signed_is_a_wrong_signature() -> None:
+    """botocore has always made that header itself, and fails when there is none."""
+    verifier = SignatureVerifier(KNOWN, REGION)
+    request = changed(signed(), Host=None)
+    with pytest.raises(SignatureInvalid, match="does not match"):
+        verifier.verify(
+            SignedRequest("POST", "", "", request.headers, b"{}"),
+            datetime.datetime.now(datetime.UTC),
+        )
