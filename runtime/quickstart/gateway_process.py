@@ -5,6 +5,7 @@ Owns the process and its end, the file that keeps the log, and what the log says
 
 from __future__ import annotations
 
+import http
 import json
 import os
 import signal
@@ -12,9 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tunnelfleet.proto import TunnelError
+
+from .owned import owned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +31,7 @@ __all__ = ["GatewayProcess"]
 STOP_SECONDS: Final = 15.0
 """More than the drain of the quickstart's fleet; then it is killed."""
 MAX_ERROR_LINES: Final = 5
+READY_POLL_SECONDS: Final = 0.1
 
 
 class GatewayProcess:
@@ -55,7 +60,9 @@ class GatewayProcess:
         }
         # A group of its own: Ctrl-C in the terminal is for whoever started this.
         self._process = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "tunnelfleet", "up", "--watch", "--json", str(self._fleet)],
+            owned(
+                [sys.executable, "-m", "tunnelfleet", "up", "--watch", "--json", str(self._fleet)]
+            ),
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -108,6 +115,25 @@ class GatewayProcess:
                 return dict(self._listening)
             said = "; ".join(self._said[-MAX_ERROR_LINES:])
         raise TunnelError(f"the gateway does not come up: {said or 'it says nothing'}")
+
+    def wait_ready(self, seconds: float) -> None:
+        """Wait until it says that its tunnels are connected.
+
+        Raises:
+            TunnelError: it has ended, or is not ready in time.
+        """
+        deadline = time.monotonic() + seconds
+        while not self._is_ready():
+            if self.wait(READY_POLL_SECONDS) or time.monotonic() > deadline:
+                raise TunnelError("the gateway's tunnels do not connect; its log says why")
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=STOP_SECONDS) as answer:  # noqa: S310 - its own
+                return bool(answer.status == http.HTTPStatus.OK)
+        except OSError:
+            # Among them the answer that it is not.
+            return False
 
     def tries(self, _tunnel: str) -> list[Try]:
         """Commands that show what it does."""

@@ -164,6 +164,8 @@ class Quickstart:
         )
         for name in DEVICES:
             runtime.tunnel(name).wait_for(TunnelState.CONNECTED, READY_SECONDS)
+        # The devices are one end of the tunnels, the gateway the other.
+        gateway.wait_ready(READY_SECONDS)
         ready = Ready(f"{gateway.url}/", fleet, folder / "gateway.log")
         ready.tries = self._tries(folder, sshd, listening, gateway)
         ready.seconds = time.monotonic() - began
