@@ -45,6 +45,7 @@ check: $(DEV_STAMP) ## lint, format, types, spelling, generated code
 	$(BIN)/python tools/generate_metrics_docs.py --check
 	$(BIN)/python tools/generate_commands_docs.py --check
 	$(BIN)/python tools/generate_gateway_docs.py --check
+	$(BIN)/python tools/generate_man_pages.py --check
 	$(BIN)/python -m grafana.dashboards --check
 
 format: $(DEV_STAMP) ## format the code and sort its imports

@@ -12,8 +12,10 @@ import threading
 import time
 from _thread import get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+from .kernel.counting import counter
 from .kernel.log import get_logger
 
 if TYPE_CHECKING:
@@ -21,33 +23,46 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENT_COST_BYTES",
+    "CallbackCounts",
+    "CallbackQueue",
+    "CallbackStats",
     "CallbackTotals",
-    "Lane",
-    "LaneStats",
     "RelayThreads",
 ]
 
 
-class CallbackTotals:
-    """The sums over all lanes of a runtime, those that have ended too. Any thread.
+CALLBACKS: Final = "Callbacks"
 
-    Attributes:
-        events: that callbacks have taken.
-        errors: exceptions that callbacks raised.
-        slow: callbacks that took longer than a second.
-        dropped: events that found their lane full and could not be held back.
-        stalls: times a tunnel's reading was held back because callbacks did not keep up.
-    """
 
-    __slots__ = ("_lock", "dropped", "errors", "events", "slow", "stalls")
+@dataclass(slots=True, eq=False)
+class CallbackCounts:
+    """What became of events that callbacks are told, and of the callbacks."""
+
+    events: int = counter("Events that callbacks have taken.", CALLBACKS, metric="callback_events")
+    errors: int = counter("Exceptions that callbacks raised.", CALLBACKS, metric="callback_errors")
+    slow: int = counter(
+        "Callbacks that took longer than a second.", CALLBACKS, metric="slow_callbacks"
+    )
+    stalls: int = counter(
+        "Times the reading of a tunnel was held back because its callbacks did not keep up.",
+        CALLBACKS,
+        metric="callback_stalls",
+    )
+    dropped: int = counter(
+        "Events that were dropped because a tunnel's callbacks did not keep up.",
+        CALLBACKS,
+        metric="dropped_events",
+    )
+
+
+class CallbackTotals(CallbackCounts):
+    """The sums over all queues of a runtime, those that have ended too. Any thread."""
+
+    __slots__ = ("_lock",)
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
-        self.events = 0
-        self.errors = 0
-        self.slow = 0
-        self.dropped = 0
-        self.stalls = 0
 
     def add(self, name: str, number: int = 1) -> None:
         """Add to the attribute of that name."""
@@ -55,63 +70,37 @@ class CallbackTotals:
             setattr(self, name, getattr(self, name) + number)
 
 
-class LaneStats:
-    """What happened to a tunnel's callbacks. Written by the lane, read by anyone.
+class CallbackStats(CallbackCounts):
+    """What happened to a tunnel's callbacks. Written by the queue, read by anyone.
 
     Args:
-        totals: what counts the same for all lanes.
-
-    Attributes:
-        events: that callbacks have taken.
-        errors: exceptions that callbacks raised.
-        slow: callbacks that took longer than a second.
-        dropped: events that found the lane full and could not be held back.
-        stalls: times the tunnel's reading was held back because callbacks did not keep up.
+        totals: what counts the same for all queues.
     """
 
-    __slots__ = ("_totals", "dropped", "errors", "events", "slow", "stalls")
+    __slots__ = ("_totals",)
 
     def __init__(self, totals: CallbackTotals | None = None) -> None:
+        super().__init__()
         self._totals = totals or CallbackTotals()
-        self.events = 0
-        self.errors = 0
-        self.slow = 0
-        self.dropped = 0
-        self.stalls = 0
 
     def settle(self, events: int) -> None:
-        """So many of the counted `events` are new to the totals."""
+        """Add so many events to the totals; `events` has counted them already, one by one."""
         self._totals.add("events", events)
 
-    def count_error(self) -> None:
-        """A callback raised."""
-        self.errors += 1
-        self._totals.add("errors")
-
-    def count_slow(self) -> None:
-        """A callback took long."""
-        self.slow += 1
-        self._totals.add("slow")
-
-    def count_dropped(self) -> None:
-        """An event was dropped."""
-        self.dropped += 1
-        self._totals.add("dropped")
-
-    def count_stall(self) -> None:
-        """The tunnel's reading is held back."""
-        self.stalls += 1
-        self._totals.add("stalls")
+    def add(self, name: str) -> None:
+        """Add one to the attribute of that name, here and in the totals."""
+        setattr(self, name, getattr(self, name) + 1)
+        self._totals.add(name)
 
 
 MAX_RELAY_THREADS = 32
 """Threads for callbacks, when that many block at once."""
-PARALLEL_LANES = 2
-"""Lanes worked on at once while no callback blocks; more would only contend for the interpreter."""
+PARALLEL_QUEUES = 2
+"""Queues worked on at once while no callback blocks; more would wait for the interpreter."""
 BLOCKED_SECONDS = 0.01
-"""A callback that takes longer does not count as working: another lane may have its turn."""
+"""A callback that takes longer does not count as working: another queue may have its turn."""
 SLICE_SECONDS = 0.005
-"""A lane that has more to do gives way to others after this time."""
+"""A queue that has more to do gives way to others after this time."""
 IDLE_SECONDS = 5.0
 """An idle thread ends after this time."""
 SLOW_CALLBACK_SECONDS = 1.0
@@ -119,15 +108,15 @@ SLOW_CALLBACK_SECONDS = 1.0
 EVENT_COST_BYTES = 256
 """What an event costs beside its payload, about."""
 HARD_LIMIT_FACTOR = 4
-"""A lane takes so many times its limit at the most, then drops what can be dropped."""
+"""A queue takes so many times its limit at the most, then drops what can be dropped."""
 LOGGED_ERRORS = 10
-"""Exceptions of one lane that are logged each; then every `LOG_EVERY`th is."""
+"""Exceptions of one queue that are logged each; then every `LOG_EVERY`th is."""
 LOG_EVERY = 1_000
 
 logger = get_logger(__name__)
 
 
-class Lane:
+class CallbackQueue:
     """The events of one tunnel on their way to its callbacks, in order.
 
     `put` is for one thread at a time, that of the tunnel's actors; it never blocks.
@@ -136,7 +125,7 @@ class Lane:
         threads: that run it.
         name: of the tunnel, for logs.
         handle: called with each event on one of the threads.
-        limit_bytes: above it the lane is full: whoever puts events should stop.
+        limit_bytes: above it the queue is full: whoever puts events should stop.
     """
 
     def __init__(
@@ -147,7 +136,7 @@ class Lane:
         limit_bytes: int,
     ) -> None:
         self.name = name
-        self.stats = LaneStats(threads.totals)
+        self.stats = CallbackStats(threads.totals)
         self._threads = threads
         self._handle = handle
         self._limit_bytes = limit_bytes
@@ -191,7 +180,7 @@ class Lane:
         """
         size_bytes = payload_bytes + EVENT_COST_BYTES
         if may_drop and self.queued_bytes > HARD_LIMIT_FACTOR * self._limit_bytes:
-            self.stats.count_dropped()
+            self.stats.add("dropped")
             return
         self._put_bytes += size_bytes
         self._items.append((self._handle, event, size_bytes))
@@ -205,7 +194,7 @@ class Lane:
             self._threads.schedule(self)
 
     def when_room(self, function: Callable[[], object]) -> bool:
-        """Have `function()` called once half of a full lane is taken; False if it is not full."""
+        """Have `function()` called once half of a full queue is taken; False if it is not full."""
         self._room_wanted = function
         # Looked at again: the last of it may have been taken before the line above.
         if self.is_full:
@@ -214,7 +203,7 @@ class Lane:
         return False
 
     def park(self) -> None:
-        """Take no more events from the lane until `unpark`; for `handle`, when it can take none."""
+        """Take no more events from the queue until `unpark`. `handle` calls it when it is full."""
         self._parked = True
 
     def unpark(self) -> None:
@@ -255,7 +244,7 @@ class Lane:
             function()
 
     def _note_error(self, argument: Any, error: BaseException) -> None:
-        self.stats.count_error()
+        self.stats.add("errors")
         errors = self.stats.errors
         if errors <= LOGGED_ERRORS or errors % LOG_EVERY == 0:
             logger.error(
@@ -267,7 +256,7 @@ class Lane:
             )
 
     def _note_slow(self, argument: Any, seconds: float) -> None:
-        self.stats.count_slow()
+        self.stats.add("slow")
         logger.warning(
             "tunnel %r: a callback took %.1f s for %s; the tunnel's other events waited",
             self.name,
@@ -287,12 +276,12 @@ class _Worker:
 
 
 class RelayThreads:
-    """Runs lanes on as many threads as it takes, one while callbacks do not block.
+    """Runs queues on as many threads as it takes, one while callbacks do not block.
 
     Args:
         name: of the threads, before their number.
         max_threads: the most there may be.
-        totals: counts what happens in all lanes.
+        totals: counts what happens in all queues.
     """
 
     def __init__(
@@ -306,7 +295,7 @@ class RelayThreads:
         self._max_threads = max_threads
         self._numbers = itertools.count(1)
         self._condition = threading.Condition()
-        self._ready: deque[Lane] = deque()
+        self._ready: deque[CallbackQueue] = deque()
         self._workers: set[_Worker] = set()
         self._busy: set[_Worker] = set()
         self._idle = 0
@@ -314,7 +303,7 @@ class RelayThreads:
         """An idle thread looks after the busy ones."""
         self._closed = False
         self.is_abandoned = False
-        """Nobody waits for the lanes any more; they end."""
+        """Nobody waits for the queues any more; they end."""
 
     @property
     def thread_count(self) -> int:
@@ -330,20 +319,20 @@ class RelayThreads:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no more lanes."""
+        """Whether it takes no more queues."""
         return self._closed
 
-    def lane(self, name: str, handle: Callable[[Any], object], limit_bytes: int) -> Lane:
-        """Make a lane that runs here."""
-        return Lane(self, name, handle, limit_bytes)
+    def queue(self, name: str, handle: Callable[[Any], object], limit_bytes: int) -> CallbackQueue:
+        """Make a queue that runs here."""
+        return CallbackQueue(self, name, handle, limit_bytes)
 
-    def schedule(self, lane: Lane) -> None:
-        """Have a thread work on a lane that has something."""
+    def schedule(self, queue: CallbackQueue) -> None:
+        """Have a thread work on a queue that has something."""
         with self._condition:
-            if lane.is_scheduled or not lane.has_work:
+            if queue.is_scheduled or not queue.has_work:
                 return
-            lane.is_scheduled = True
-            self._ready.append(lane)
+            queue.is_scheduled = True
+            self._ready.append(queue)
             if self._idle:
                 self._condition.notify()
             else:
@@ -363,25 +352,25 @@ class RelayThreads:
 
     def _run(self, worker: _Worker) -> None:
         with self._condition:
-            while (lane := self._next(worker)) is not None:
+            while (queue := self._next(worker)) is not None:
                 self._condition.release()
                 try:
-                    lane.work(worker)
+                    queue.work(worker)
                 finally:
                     self._condition.acquire()
                 self._busy.discard(worker)
                 self._idle += 1
                 # What is put from here on schedules it anew; what was put before is seen here.
-                lane.is_scheduled = False
-                if lane.has_work:
-                    lane.is_scheduled = True
-                    self._ready.append(lane)
+                queue.is_scheduled = False
+                if queue.has_work:
+                    queue.is_scheduled = True
+                    self._ready.append(queue)
             self._workers.discard(worker)
             self._idle -= 1
             self._condition.notify_all()
 
-    def _next(self, worker: _Worker) -> Lane | None:
-        """Wait for a lane to work on; None: the thread is not needed any more."""
+    def _next(self, worker: _Worker) -> CallbackQueue | None:
+        """Wait for a queue to work on; None: the thread is not needed any more."""
         ends_at = time.monotonic() + IDLE_SECONDS
         while True:
             now = time.monotonic()
@@ -394,17 +383,17 @@ class RelayThreads:
                 return None
             self._wait(ends_at - now)
 
-    def _take(self, worker: _Worker, now: float) -> Lane:
-        lane = self._ready.popleft()
+    def _take(self, worker: _Worker, now: float) -> CallbackQueue:
+        queue = self._ready.popleft()
         worker.since = now
         self._busy.add(worker)
         self._idle -= 1
         if self._idle:
-            # Somebody has to look after this one, and may take the next lane.
+            # Somebody has to look after this one, and may take the next queue.
             self._condition.notify()
         else:
             self._add_thread()
-        return lane
+        return queue
 
     def _wait(self, idle_seconds: float) -> None:
         if self._is_watched or not (self._busy or self._ready):
@@ -418,7 +407,7 @@ class RelayThreads:
 
     def _may_work(self, now: float) -> bool:
         working = sum(1 for busy in self._busy if now - busy.since < BLOCKED_SECONDS)
-        return working < PARALLEL_LANES
+        return working < PARALLEL_QUEUES
 
     def close(self, timeout_seconds: float) -> int:
         """Run what is queued, end the threads; returns how many are still held up by callbacks."""

@@ -1,18 +1,33 @@
 """How tunnels count: the counters of one tunnel, their sums over a fleet, and how a tunnel is.
 
-Owns every number that a hot path touches. Each has one writer, an actor on the tunnel's dispatcher,
-so a byte costs no lock; a scrape reads sums. The object of a tunnel outlives restarts of its
-actors, so that no counter goes back while the tunnel exists.
+Owns every number of a tunnel that a hot path touches. Each has one writer, an actor on the tunnel's
+dispatcher, so a byte costs no lock; a scrape reads sums. The object of a tunnel outlives restarts
+of its actors, so that no counter goes back while the tunnel exists.
+
+A counter is one field of `Counters` or `ServiceCounters`; `kernel/counting.py` says what follows
+from it.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from tunnelfleet.proto import MAX_REASON_CHARACTERS, printable
+from tunnelfleet.proto import MAX_REASON_CHARACTERS, DropReason, StopCause, printable
 
+from .kernel.counting import (
+    MAX_KEYS,
+    OTHER,
+    Histogram,
+    Summary,
+    count,
+    counter,
+    counter_by,
+    declared,
+    gauge,
+    histogram,
+)
 from .state import TunnelState
 
 if TYPE_CHECKING:
@@ -38,10 +53,6 @@ __all__ = [
 ]
 
 
-OTHER: Final = "other"
-"""Stands for every name beyond a limit."""
-MAX_KEYS: Final = 64
-"""Distinct reasons or kinds of one count."""
 MAX_SERVICES: Final = 256
 """Distinct services of one tunnel, over all its connections."""
 
@@ -55,42 +66,12 @@ QUEUE_WAIT_SECONDS_BOUNDS: Final = (
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 
-
-class Summary:
-    """How many values there were, and their sum."""
-
-    __slots__ = ("count", "total")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count `value`."""
-        self.count += 1
-        self.total += value
+TRAFFIC: Final = "Traffic"
+TUNNELS: Final = "Tunnels"
+FLOW: Final = "Flow control"
 
 
-class Histogram(Summary):
-    """The same, by size.
-
-    Args:
-        bounds: the upper bounds of the buckets, ascending.
-    """
-
-    __slots__ = ("bounds", "counts")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        super().__init__()
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-
-    def observe(self, value: float) -> None:
-        """Count `value` in the first bucket whose bound is not below it."""
-        super().observe(value)
-        self.counts[bisect_left(self.bounds, value)] += 1
-
-
+@dataclass(slots=True, eq=False, repr=False)
 class ServiceCounters:
     """The counters of a service.
 
@@ -100,32 +81,38 @@ class ServiceCounters:
         whole: what counts the same for the whole fleet.
     """
 
-    __slots__ = (
-        "connections_active",
-        "connections_ended",
-        "connections_opened",
-        "received_bytes",
-        "received_messages",
-        "sent_bytes",
-        "sent_messages",
-        "streams_active",
-        "streams_ended",
-        "streams_opened",
-        "whole",
+    whole: Self | None = None
+    sent_bytes: int = counter(
+        "DATA payload bytes sent: from local sockets to the WebSocket.",
+        TRAFFIC,
+        row="DATA payload bytes sent.",
     )
-
-    def __init__(self, whole: Self | None = None) -> None:
-        self.whole = whole
-        self.sent_bytes = 0
-        self.received_bytes = 0
-        self.sent_messages = 0
-        self.received_messages = 0
-        self.streams_opened = 0
-        self.streams_active = 0
-        self.streams_ended: dict[str, int] = {}
-        self.connections_opened = 0
-        self.connections_active = 0
-        self.connections_ended: dict[str, int] = {}
+    received_bytes: int = counter(
+        "DATA payload bytes received: from the WebSocket, for local sockets.",
+        TRAFFIC,
+        row="DATA payload bytes received.",
+    )
+    sent_messages: int = counter("DATA messages sent.", TRAFFIC)
+    received_messages: int = counter("DATA messages received.", TRAFFIC)
+    streams_active: int = gauge("Streams that are active.", TRAFFIC, row="Streams that are active.")
+    streams_opened: int = counter("Streams opened.", TRAFFIC)
+    streams_ended: dict[str, int] = counter_by(
+        "reason",
+        "Streams ended, by reason: peer_reset, local_reset, replaced, session_reset, disconnected.",
+        TRAFFIC,
+        known=tuple(cause.value for cause in StopCause),
+    )
+    connections_active: int = gauge(
+        "Connections that are open.", TRAFFIC, row="Connections that are open."
+    )
+    connections_opened: int = counter("Connections opened.", TRAFFIC, row="Connections opened.")
+    connections_ended: dict[str, int] = counter_by(
+        "reason",
+        "Connections ended, by what ended them first: local, peer, disconnected, session_reset, "
+        "replaced.",
+        TRAFFIC,
+        known=("disconnected", "local", "peer", "session_reset"),
+    )
 
     def count_sent(self, payload_bytes: int) -> None:
         """A DATA message was handed to the WebSocket."""
@@ -177,6 +164,7 @@ class ServiceCounters:
         self.streams_active = self.connections_active = 0
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Counters:
     """The counters of a tunnel or of many.
 
@@ -184,40 +172,105 @@ class Counters:
         whole: what counts the same for the whole fleet.
     """
 
-    __slots__ = (
-        "connect_attempts",
-        "connect_failures",
-        "connect_seconds",
-        "dropped_messages",
-        "exhausted_operations",
-        "failed_sends",
-        "ping_seconds",
-        "queue_bytes",
-        "queue_wait",
-        "reconnects",
-        "services",
-        "session_resets",
-        "stalled_connections",
-        "throttled_seconds",
-        "whole",
+    whole: Counters | None = None
+    services: dict[str, ServiceCounters] = field(default_factory=dict, init=False)
+
+    # -- connecting
+
+    connect_attempts: int = counter("Attempts to connect to the service.", TUNNELS)
+    connect_failures: dict[str, int] = counter_by(
+        "reason",
+        "Attempts that failed, by reason: http_STATUS, connect_failed, connect_timeout, crashed.",
+        TUNNELS,
+        known=("connect_failed", "connect_timeout", "crashed", "http_403"),
+    )
+    connect_seconds: Summary = histogram(
+        "Time from the permit to connect to the WebSocket upgrade, of the attempts that succeeded.",
+        TUNNELS,
+        metric="connect_duration_seconds",
+        bounds=CONNECT_SECONDS_BOUNDS,
+    )
+    reconnects: dict[str, int] = counter_by(
+        "reason",
+        "Connections that came back after they were lost, by the reason of the loss: closed, lost, "
+        "ping_timeout, protocol_error, announce_timeout, token_replaced, crashed.",
+        TUNNELS,
+        known=(
+            "announce_timeout",
+            "closed",
+            "crashed",
+            "lost",
+            "ping_timeout",
+            "protocol_error",
+            "token_replaced",
+        ),
+        row="Connections that came back.",
+    )
+    session_resets: int = counter(
+        "SESSION_RESET messages received.", TUNNELS, row="SESSION_RESET messages received."
+    )
+    ping_seconds: Summary = histogram(
+        "Time until the service answered a ping.",
+        TUNNELS,
+        metric="ping_round_trip_seconds",
+        bounds=PING_SECONDS_BOUNDS,
+        row="Time until a ping's answer.",
     )
 
-    def __init__(self, whole: Counters | None = None) -> None:
-        self.whole = whole
-        self.services: dict[str, ServiceCounters] = {}
-        self.connect_attempts = 0
-        self.connect_failures: dict[str, int] = {}
-        self.connect_seconds = Summary()
-        self.reconnects: dict[str, int] = {}
-        self.session_resets = 0
-        self.dropped_messages: dict[str, int] = {}
-        self.exhausted_operations: dict[str, int] = {}
-        self.failed_sends = 0
-        self.ping_seconds = Summary()
-        self.queue_bytes = 0
-        self.queue_wait = Summary()
-        self.throttled_seconds = 0.0
-        self.stalled_connections = 0
+    # -- flow
+
+    queue_bytes: int = gauge(
+        "Payload bytes that wait in front of the WebSockets.",
+        FLOW,
+        row="Payload bytes waiting for the WebSocket.",
+    )
+    queue_wait: Summary = histogram(
+        "How long each piece waited in the fair queue until it was its connection's turn.",
+        FLOW,
+        metric="queue_wait_seconds",
+        bounds=QUEUE_WAIT_SECONDS_BOUNDS,
+        row="Wait of each piece in the queue.",
+    )
+    throttled_seconds: float = counter(
+        "Time spent waiting because of `bandwidth`.", FLOW, row="Time waited for `bandwidth`."
+    )
+    dropped_messages: dict[str, int] = counter_by(
+        "kind",
+        "Messages received and not acted on, by kind: stale_stream, unknown_connection, "
+        "unknown_service, duplicate_reset, duplicate_connection, too_many_streams, "
+        "too_many_connections, refused_start, local_end_gone.",
+        FLOW,
+        known=(*(reason.value for reason in DropReason), "local_end_gone", "refused_start"),
+    )
+    exhausted_operations: dict[str, int] = counter_by(
+        "operation",
+        "Operations on local sockets that failed because the process or the system had no file "
+        "descriptor or memory left, by operation: local_connect, accept, listen.",
+        FLOW,
+        known=("accept", "listen", "local_connect"),
+    )
+    failed_sends: int = counter("Messages that could not be sent: their stream was over.", FLOW)
+    stalled_connections: int = counter(
+        "Connections reset because the local application took no byte while others waited.", FLOW
+    )
+
+    def add(self, name: str, number: float = 1) -> None:
+        """Add to the counter of that name, here and in the whole."""
+        setattr(self, name, getattr(self, name) + number)
+        if self.whole is not None:
+            self.whole.add(name, number)
+
+    def add_by(self, name: str, reason: str) -> None:
+        """Add one to the counter of that name, for a reason, here and in the whole."""
+        count(getattr(self, name), reason)
+        if self.whole is not None:
+            self.whole.add_by(name, reason)
+
+    def observe(self, name: str, value: float) -> None:
+        """Add a value to the distribution of that name, here and in the whole."""
+        getattr(self, name).observe(value)
+        if self.whole is not None:
+            self.whole.observe(name, value)
 
     def service(self, service_id: str) -> ServiceCounters:
         """The counters of `service_id`, made at its first use; those of `OTHER` if it has many."""
@@ -236,45 +289,51 @@ class Counters:
         """The sum of an integer field over the services."""
         return sum(getattr(service, field) for service in tuple(self.services.values()))
 
-    # -- connecting
+    # What the actors of a tunnel call. What happens for every piece names its attribute by itself.
 
     def count_connect_attempt(self) -> None:
         """An attempt to connect begins."""
-        self.connect_attempts += 1
-        if self.whole is not None:
-            self.whole.count_connect_attempt()
+        self.add("connect_attempts")
 
     def count_connect_failure(self, reason: str) -> None:
         """An attempt has failed."""
-        count(self.connect_failures, reason)
-        if self.whole is not None:
-            self.whole.count_connect_failure(reason)
+        self.add_by("connect_failures", reason)
 
     def observe_connect(self, seconds: float) -> None:
         """An attempt has succeeded and took so long."""
-        self.connect_seconds.observe(seconds)
-        if self.whole is not None:
-            self.whole.observe_connect(seconds)
+        self.observe("connect_seconds", seconds)
 
     def count_reconnect(self, reason: str) -> None:
         """A connection is back that was lost for that reason."""
-        count(self.reconnects, reason)
-        if self.whole is not None:
-            self.whole.count_reconnect(reason)
+        self.add_by("reconnects", reason)
 
     def count_session_reset(self) -> None:
         """SESSION_RESET came."""
-        self.session_resets += 1
-        if self.whole is not None:
-            self.whole.count_session_reset()
+        self.add("session_resets")
 
     def observe_ping(self, seconds: float) -> None:
         """A ping was answered after so long."""
-        self.ping_seconds.observe(seconds)
-        if self.whole is not None:
-            self.whole.observe_ping(seconds)
+        self.observe("ping_seconds", seconds)
 
-    # -- flow
+    def count_throttled(self, seconds: float) -> None:
+        """The bandwidth allows nothing for so long."""
+        self.add("throttled_seconds", seconds)
+
+    def count_dropped(self, kind: str) -> None:
+        """A message that came was not acted on."""
+        self.add_by("dropped_messages", kind)
+
+    def count_failed_send(self) -> None:
+        """A message could not be sent."""
+        self.add("failed_sends")
+
+    def count_stalled(self) -> None:
+        """A connection is reset because its application takes no byte."""
+        self.add("stalled_connections")
+
+    def count_exhausted(self, operation: str) -> None:
+        """An operation failed because no file descriptor or memory was left."""
+        self.add_by("exhausted_operations", operation)
 
     def set_queue_bytes(self, queue_bytes: int) -> None:
         """So many payload bytes wait in front of the WebSocket."""
@@ -290,48 +349,11 @@ class Counters:
         if self.whole is not None:
             self.whole.observe_queue_wait(seconds)
 
-    def count_throttled(self, seconds: float) -> None:
-        """The bandwidth allows nothing for so long."""
-        self.throttled_seconds += seconds
-        if self.whole is not None:
-            self.whole.count_throttled(seconds)
-
-    def count_dropped(self, kind: str) -> None:
-        """A message that came was not acted on."""
-        count(self.dropped_messages, kind)
-        if self.whole is not None:
-            self.whole.count_dropped(kind)
-
-    def count_failed_send(self) -> None:
-        """A message could not be sent."""
-        self.failed_sends += 1
-        if self.whole is not None:
-            self.whole.count_failed_send()
-
-    def count_stalled(self) -> None:
-        """A connection is reset because its application takes no byte."""
-        self.stalled_connections += 1
-        if self.whole is not None:
-            self.whole.count_stalled()
-
-    def count_exhausted(self, operation: str) -> None:
-        """An operation failed because no file descriptor or memory was left."""
-        count(self.exhausted_operations, operation)
-        if self.whole is not None:
-            self.whole.count_exhausted(operation)
-
     def forget_active(self) -> None:
         """Nothing is active and nothing waits: the actors that knew of it are gone."""
         self.set_queue_bytes(0)
         for service in tuple(self.services.values()):
             service.forget_active()
-
-
-def count(counts: dict[str, int], key: str) -> None:
-    """Add one to `counts[key]`, or to `OTHER` if there are too many keys."""
-    if key not in counts and len(counts) >= MAX_KEYS:
-        key = OTHER
-    counts[key] = counts.get(key, 0) + 1
 
 
 class FleetCounters(Counters):
@@ -345,18 +367,14 @@ class FleetCounters(Counters):
 
     __slots__ = ("_label", "_lock", "_members", "mode")
 
-    connect_seconds: Histogram
-    ping_seconds: Histogram
-    queue_wait: Histogram
-
     def __init__(
         self, mode: str, service_label: Callable[[str], str], lock: threading.Lock
     ) -> None:
         super().__init__()
         self.mode = mode
-        self.connect_seconds = Histogram(CONNECT_SECONDS_BOUNDS)
-        self.ping_seconds = Histogram(PING_SECONDS_BOUNDS)
-        self.queue_wait = Histogram(QUEUE_WAIT_SECONDS_BOUNDS)
+        for each in declared(Counters):
+            if each.bounds:
+                setattr(self, each.name, Histogram(each.bounds))
         self._label = service_label
         self._lock = lock
         # In the order in which they entered: the first of a state has been in it longest.

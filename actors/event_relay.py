@@ -1,7 +1,7 @@
 """EventRelay: takes the events of all tunnels to whoever asked for them.
 
 Actors get them as messages, those that they asked for. Callbacks do not pass here: each tunnel has
-a lane of its own to them (`callbacks`). It does not look into events.
+a queue of its own to them (`callbacks`). It does not look into events.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """What the dashboards show: rows of panels, each with its queries, unit and explanation.
 
+A metric of the catalogue that no panel shows gets one of its own, in a last row.
+
 Owns the content; `dashboards.py` makes Grafana's JSON of it, `tools/draw_dashboard.py` a picture.
 Layout for a person on call: is it up, what is wrong, how much traffic, who is slow, then the
 kernel.
@@ -7,10 +9,19 @@ kernel.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["FLEET", "TUNNEL", "Board", "Panel", "Row", "Target"]
+from tunnelfleet.runtime.metrics import CATALOGUE, Kind
+from tunnelfleet.runtime.metrics.catalogue import PER_TUNNEL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tunnelfleet.runtime.metrics import Metric
+
+__all__ = ["FLEET", "TUNNEL", "Board", "Panel", "Row", "Target", "with_the_rest"]
 
 FLEET_SELECTOR = 'job=~"$job",instance=~"$instance"'
 TUNNEL_SELECTOR = 'job=~"$job",instance=~"$instance",tunnel=~"$tunnel"'
@@ -84,6 +95,40 @@ def _mean(metric: str, by: str, selector: str) -> str:
     above, below = (_rate(f"{metric}_{part}", by, selector=selector) for part in ("sum", "count"))
     # A tunnel that did nothing waited for nothing.
     return f"{above} / ({below} > 0) or 0 * {below}"
+
+
+def with_the_rest(
+    rows: Sequence[Row], metrics: Sequence[Metric], selector: str = FLEET_SELECTOR
+) -> tuple[Row, ...]:
+    """Add a row with a panel for each metric that none of `rows` shows, if there is one."""
+    text = " ".join(target.expr for row in rows for panel in row.panels for target in panel.targets)
+    missing = [
+        each
+        for each in metrics
+        if not re.search(rf"\b{each.exposed}(_bucket|_sum|_count)?\b", text)
+    ]
+    if not missing:
+        return tuple(rows)
+    return (*rows, Row("Everything else", tuple(_plain_panel(each, selector) for each in missing)))
+
+
+def _plain_panel(metric: Metric, selector: str) -> Panel:
+    """Show a counter as its rate, a gauge as it is, a distribution as its mean, by label."""
+    by = ", ".join(metric.labels)
+    legend = " ".join(f"{{{{{label}}}}}" for label in metric.labels)
+    name = metric.exposed.removeprefix("tunnelfleet_")
+    base = "bytes" if "_bytes" in name else "s" if "_seconds" in name else "short"
+    if metric.kind is Kind.COUNTER:
+        unit, query = (
+            {"bytes": "Bps", "short": "cps"}.get(base, base),
+            _rate(name, by, "", selector),
+        )
+    elif metric.kind is Kind.GAUGE:
+        unit, query = base, _sum(name, by, "", selector)
+    else:
+        unit, query = base, _mean(name, by, selector)
+    title = metric.name.replace("_", " ").capitalize()
+    return Panel(title, metric.help, unit, (Target(query.replace("sum by () ", "sum"), legend),))
 
 
 GREEN_FROM_90 = ((None, "red"), (0.9, "orange"), (1.0, "green"))
@@ -481,7 +526,7 @@ FLEET = Board(
     "tunnelfleet-fleet",
     "tunnelfleet: fleet",
     "All tunnels of a fleet: is it up, what is wrong, how much traffic, who is slow, the kernel.",
-    (_UP, _WRONG, _TRAFFIC, _SLOW, _KERNEL),
+    with_the_rest((_UP, _WRONG, _TRAFFIC, _SLOW, _KERNEL), CATALOGUE[: -len(PER_TUNNEL)]),
     _WHICH,
 )
 
@@ -496,139 +541,159 @@ TUNNEL = Board(
     "tunnelfleet-tunnel",
     "tunnelfleet: one tunnel",
     "One tunnel, when the process exposes per-tunnel series; `other` is all without a row.",
-    (
-        Row(
-            "Is it up?",
-            (
-                Panel(
-                    "State",
-                    "The state that the tunnel is in.",
-                    "short",
-                    (
-                        Target(
-                            _sum("tunnel_state", "tunnel, mode, state", selector=TUNNEL_SELECTOR),
-                            "{{state}}: {{tunnel}}",
-                        ),
-                    ),
-                    "stat",
-                    12,
-                ),
-                Panel(
-                    "In this state for",
-                    "Since the last change of its state.",
-                    "s",
-                    (
-                        Target(
-                            "time() - tunnelfleet_tunnel_state_since_timestamp_seconds"
-                            f"{{{TUNNEL_SELECTOR}}}",
-                            _NAME,
-                        ),
-                    ),
-                    "stat",
-                    12,
-                ),
-                Panel(
-                    "State over time",
-                    "1 while the tunnel is in the state.",
-                    "short",
-                    (
-                        Target(
-                            _sum("tunnel_state", "tunnel, mode, state", selector=TUNNEL_SELECTOR),
-                            "{{tunnel}} {{state}}",
-                        ),
-                    ),
-                    width=12,
-                ),
-                Panel(
-                    "Reconnects and session resets",
-                    "What interrupted it.",
-                    "cps",
-                    (
-                        Target(_of_tunnel("tunnel_reconnects_total"), "reconnects " + _NAME),
-                        Target(_of_tunnel("tunnel_session_resets_total"), "resets " + _NAME),
-                    ),
-                    width=12,
-                ),
-            ),
-        ),
-        Row(
-            "How much traffic?",
-            (
-                Panel(
-                    "Sent",
-                    "DATA payload to the tunnel.",
-                    "Bps",
-                    (Target(_of_tunnel("tunnel_sent_bytes_total"), _NAME),),
-                ),
-                Panel(
-                    "Received",
-                    "DATA payload from the tunnel.",
-                    "Bps",
-                    (Target(_of_tunnel("tunnel_received_bytes_total"), _NAME),),
-                ),
-                Panel(
-                    "Streams and connections",
-                    "Active streams, open connections, connections opened a second.",
-                    "short",
-                    (
-                        Target(
-                            _sum("tunnel_streams_active", "tunnel, mode", selector=TUNNEL_SELECTOR),
-                            "streams " + _NAME,
-                        ),
-                        Target(
-                            _sum(
-                                "tunnel_connections_active",
-                                "tunnel, mode",
-                                selector=TUNNEL_SELECTOR,
+    with_the_rest(
+        (
+            Row(
+                "Is it up?",
+                (
+                    Panel(
+                        "State",
+                        "The state that the tunnel is in.",
+                        "short",
+                        (
+                            Target(
+                                _sum(
+                                    "tunnel_state", "tunnel, mode, state", selector=TUNNEL_SELECTOR
+                                ),
+                                "{{state}}: {{tunnel}}",
                             ),
-                            "connections " + _NAME,
                         ),
-                        Target(_of_tunnel("tunnel_connections_opened_total"), "opened/s " + _NAME),
+                        "stat",
+                        12,
                     ),
-                ),
-            ),
-        ),
-        Row(
-            "Is it slow?",
-            (
-                Panel(
-                    "Mean wait in the queue",
-                    "How long its data waits in front of the wire.",
-                    "s",
-                    (
-                        Target(
-                            _mean("tunnel_queue_wait_seconds", "tunnel, mode", TUNNEL_SELECTOR),
-                            _NAME,
-                        ),
-                    ),
-                ),
-                Panel(
-                    "Queue and throttle",
-                    "Bytes in front of the wire; seconds a second it waits for its bandwidth.",
-                    "short",
-                    (
-                        Target(
-                            _sum("tunnel_queue_bytes", "tunnel, mode", selector=TUNNEL_SELECTOR),
-                            "bytes " + _NAME,
-                        ),
-                        Target(_of_tunnel("tunnel_throttled_seconds_total"), "throttled " + _NAME),
-                    ),
-                ),
-                Panel(
-                    "Mean ping",
-                    "Round trip to the service.",
-                    "s",
-                    (
-                        Target(
-                            _mean(
-                                "tunnel_ping_round_trip_seconds", "tunnel, mode", TUNNEL_SELECTOR
+                    Panel(
+                        "In this state for",
+                        "Since the last change of its state.",
+                        "s",
+                        (
+                            Target(
+                                "time() - tunnelfleet_tunnel_state_since_timestamp_seconds"
+                                f"{{{TUNNEL_SELECTOR}}}",
+                                _NAME,
                             ),
-                            _NAME,
+                        ),
+                        "stat",
+                        12,
+                    ),
+                    Panel(
+                        "State over time",
+                        "1 while the tunnel is in the state.",
+                        "short",
+                        (
+                            Target(
+                                _sum(
+                                    "tunnel_state", "tunnel, mode, state", selector=TUNNEL_SELECTOR
+                                ),
+                                "{{tunnel}} {{state}}",
+                            ),
+                        ),
+                        width=12,
+                    ),
+                    Panel(
+                        "Reconnects and session resets",
+                        "What interrupted it.",
+                        "cps",
+                        (
+                            Target(_of_tunnel("tunnel_reconnects_total"), "reconnects " + _NAME),
+                            Target(_of_tunnel("tunnel_session_resets_total"), "resets " + _NAME),
+                        ),
+                        width=12,
+                    ),
+                ),
+            ),
+            Row(
+                "How much traffic?",
+                (
+                    Panel(
+                        "Sent",
+                        "DATA payload to the tunnel.",
+                        "Bps",
+                        (Target(_of_tunnel("tunnel_sent_bytes_total"), _NAME),),
+                    ),
+                    Panel(
+                        "Received",
+                        "DATA payload from the tunnel.",
+                        "Bps",
+                        (Target(_of_tunnel("tunnel_received_bytes_total"), _NAME),),
+                    ),
+                    Panel(
+                        "Streams and connections",
+                        "Active streams, open connections, connections opened a second.",
+                        "short",
+                        (
+                            Target(
+                                _sum(
+                                    "tunnel_streams_active",
+                                    "tunnel, mode",
+                                    selector=TUNNEL_SELECTOR,
+                                ),
+                                "streams " + _NAME,
+                            ),
+                            Target(
+                                _sum(
+                                    "tunnel_connections_active",
+                                    "tunnel, mode",
+                                    selector=TUNNEL_SELECTOR,
+                                ),
+                                "connections " + _NAME,
+                            ),
+                            Target(
+                                _of_tunnel("tunnel_connections_opened_total"), "opened/s " + _NAME
+                            ),
+                        ),
+                    ),
+                ),
+            ),
+            Row(
+                "Is it slow?",
+                (
+                    Panel(
+                        "Mean wait in the queue",
+                        "How long its data waits in front of the wire.",
+                        "s",
+                        (
+                            Target(
+                                _mean("tunnel_queue_wait_seconds", "tunnel, mode", TUNNEL_SELECTOR),
+                                _NAME,
+                            ),
+                        ),
+                    ),
+                    Panel(
+                        "Queue and throttle",
+                        "Bytes in front of the wire; seconds a second it waits for its bandwidth.",
+                        "short",
+                        (
+                            Target(
+                                _sum(
+                                    "tunnel_queue_bytes", "tunnel, mode", selector=TUNNEL_SELECTOR
+                                ),
+                                "bytes " + _NAME,
+                            ),
+                            Target(
+                                _of_tunnel("tunnel_throttled_seconds_total"), "throttled " + _NAME
+                            ),
+                        ),
+                    ),
+                    Panel(
+                        "Mean ping",
+                        "Round trip to the service.",
+                        "s",
+                        (
+                            Target(
+                                _mean(
+                                    "tunnel_ping_round_trip_seconds",
+                                    "tunnel, mode",
+                                    TUNNEL_SELECTOR,
+                                ),
+                                _NAME,
+                            ),
                         ),
                     ),
                 ),
             ),
         ),
+        PER_TUNNEL,
+        TUNNEL_SELECTOR,
     ),
     (
         *_WHICH,

@@ -29,6 +29,7 @@ __all__ = [
     "ApiEvent",
     "ApiService",
     "Backoff",
+    "CallbackStats",
     "ConfigError",
     "ConnectionClosed",
     "ConnectionFailure",

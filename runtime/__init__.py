@@ -18,7 +18,7 @@ from tunnelfleet.actors.api.events import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.actors.callbacks import LaneStats
+from tunnelfleet.actors.callbacks import CallbackStats
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
 from tunnelfleet.actors.event_relay import Subscribe, Unsubscribe
 from tunnelfleet.actors.events import (
@@ -66,6 +66,9 @@ from .client import EventStream, SecureTunnel, SecureTunnelBuilder
 from .runtime import RuntimeStats, Tunnel, TunnelRuntime, TunnelStatus
 from .tls import make_ssl_context
 
+LaneStats = CallbackStats
+"""The former name, for one release."""
+
 __all__ = [
     "ANY_SERVICE",
     "MAX_PAYLOAD_BYTES",
@@ -74,6 +77,7 @@ __all__ = [
     "ApiEvent",
     "ApiService",
     "Backoff",
+    "CallbackStats",
     "ConfigError",
     "ConnectionClosed",
     "ConnectionFailure",

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import ChildSpec, DispatchedFuture, DispatchedRef, ExitReason
     from tunnelfleet.actors.tunnel.context import Services
 
-    from .metrics import KernelMeter
+    from .metrics import DispatcherMeter
     from .registry import TunnelRegistry
     from .tunnel import Tunnel, TunnelStatus
 
@@ -106,7 +106,7 @@ class Engine:
     def __init__(
         self,
         services: Services,
-        kernel: KernelMeter,
+        kernel: DispatcherMeter,
         registry: TunnelRegistry,
         threads: RelayThreads,
         *,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.addresses import Address
-    from tunnelfleet.actors.api.outbox import ApiPort
+    from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.config import Limits, TunnelConfig
     from tunnelfleet.actors.transport.connector import Connector
     from tunnelfleet.actors.tunnel.context import TunnelContext
@@ -28,12 +28,12 @@ __all__ = [
 ]
 
 
-def make_parts(connector: Connector, port: ApiPort | None = None) -> TunnelParts:
+def make_parts(connector: Connector, outbox: Outbox | None = None) -> TunnelParts:
     """The makers of the parts of one tunnel.
 
     Args:
-        connector: of this life of the runtime.
-        port: of the tunnel's client API, if it has one.
+        connector: of this run of the runtime.
+        outbox: of the tunnel's client API, if it has one.
     """
 
     def websocket(
@@ -68,9 +68,9 @@ def make_parts(connector: Connector, port: ApiPort | None = None) -> TunnelParts
         return StreamActor.start(tunnel, LocalEnd(address, local_bind, limits, connector))
 
     def api(config: TunnelConfig, shell: ApiShell) -> ApiHandler:
-        assert port is not None
-        handler = TunnelApi(port, config, shell)
-        port.attach(shell.tunnel)
+        assert outbox is not None
+        handler = TunnelApi(outbox, config, shell)
+        outbox.attach(shell.tunnel)
         return handler
 
-    return TunnelParts(websocket, listener, stream, None if port is None else api)
+    return TunnelParts(websocket, listener, stream, None if outbox is None else api)

@@ -3,7 +3,7 @@
 Owns the names, the order of opening, and that a tunnel is in the metrics as long as it is in here.
 It must not know the actors: it is entered before they start, and left when they are over.
 
-Lock: one for the names, held for a look or an entry. The ledger's is taken under it; the users who
+Lock: one for the names, held for a look or an entry. The meter's is taken under it; the users who
 wait for an end are answered without it.
 """
 
@@ -20,13 +20,13 @@ from .parts import make_parts
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.api.outbox import ApiPort
-    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.api.outbox import Outbox
+    from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import TunnelConfig
     from tunnelfleet.actors.transport.connector import Connector
     from tunnelfleet.actors.tunnel.context import Services
 
-    from .metrics import Ledger
+    from .metrics import TunnelMeter
     from .waiting import Changes
 
 __all__ = [
@@ -39,16 +39,16 @@ class TunnelRegistry:
 
     Args:
         services: what all tunnels look up.
-        ledger: has the counters of each.
+        meter: has the counters of each.
         changes: on which waiters wait.
         dispatchers: over how many tunnels are spread, in turn.
     """
 
     def __init__(
-        self, services: Services, ledger: Ledger, changes: Changes, dispatchers: int = 1
+        self, services: Services, meter: TunnelMeter, changes: Changes, dispatchers: int = 1
     ) -> None:
         self._services = services
-        self._ledger = ledger
+        self._meter = meter
         self._changes = changes
         self._next_dispatcher = itertools.cycle(range(dispatchers))
         self._tunnels: dict[str, Tunnel] = {}
@@ -63,16 +63,16 @@ class TunnelRegistry:
         config: TunnelConfig,
         connector: Connector,
         *,
-        port: ApiPort | None = None,
-        lane: Lane | None = None,
+        outbox: Outbox | None = None,
+        callback_queue: CallbackQueue | None = None,
     ) -> Tunnel:
         """Enter a tunnel whose actors are to be started.
 
         Args:
             config: the tunnel.
-            connector: of this life of the runtime.
-            port: leads to the client API.
-            lane: leads to the callback of all tunnels.
+            connector: of this run of the runtime.
+            outbox: leads to the client API.
+            callback_queue: leads to the callback of all tunnels.
 
         Raises:
             ConfigError: its name is taken, or a token is malformed.
@@ -85,13 +85,13 @@ class TunnelRegistry:
             context = TunnelContext(
                 config=config,
                 credentials=credentials,
-                stats=self._ledger.open(config.name, config.mode.value, number),
-                parts=make_parts(connector, port),
+                stats=self._meter.open(config.name, config.mode.value, number),
+                parts=make_parts(connector, outbox),
                 services=self._services,
                 bound={},
-                lane=lane,
+                callback_queue=callback_queue,
             )
-            tunnel = Tunnel(self._changes, context, number, port)
+            tunnel = Tunnel(self._changes, context, number, outbox)
             self._tunnels[config.name] = tunnel
         return tunnel
 
@@ -101,7 +101,7 @@ class TunnelRegistry:
             if self._tunnels.get(tunnel.name) is not tunnel:
                 return
             del self._tunnels[tunnel.name]
-        self._ledger.close(tunnel.stats)
+        self._meter.close(tunnel.stats)
 
     def get(self, name: str) -> Tunnel:
         """The tunnel of that name.

@@ -25,7 +25,7 @@ from tunnelfleet.actors.tunnel.messages import Drain, ReplaceToken
 from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
-from .metrics import KernelMeter, Ledger, TunnelCollector
+from .metrics import DispatcherMeter, TunnelCollector, TunnelMeter
 from .registry import TunnelRegistry
 from .supervisor import RuntimeSupervisor, governor_spec, relay_spec, runtime_spec, tunnel_spec
 from .tls import make_ssl_context
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.api.outbox import ApiPort
-    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.api.outbox import Outbox
+    from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef
@@ -108,10 +108,10 @@ class TunnelRuntime:
         self._services = Services(ssl_context)
         self._subscriptions = Subscriptions(self._services)
         self._changes = Changes(self._check_process)
-        self._ledger = Ledger(per_tunnel_series)
-        self._kernel = KernelMeter()
+        self._meter = TunnelMeter(per_tunnel_series)
+        self._kernel = DispatcherMeter()
         callbacks = CallbackTotals()
-        self._registry = TunnelRegistry(self._services, self._ledger, self._changes, dispatchers)
+        self._registry = TunnelRegistry(self._services, self._meter, self._changes, dispatchers)
         self._engine = Engine(
             self._services,
             self._kernel,
@@ -122,14 +122,14 @@ class TunnelRuntime:
         )
         self._present = present = _Present(self, self._engine)
         self._collector = TunnelCollector(
-            self._ledger,
+            self._meter,
             self._kernel,
             callbacks,
             lambda: present.engine.threads.thread_count,
             name,
         )
 
-    # -- life
+    # -- start and stop
 
     def start(self) -> Self:
         """Start the threads and the root supervisor.
@@ -227,12 +227,12 @@ class TunnelRuntime:
 
     # -- tunnels
 
-    def open_tunnel(self, config: TunnelConfig, *, port: ApiPort | None = None) -> Tunnel:
+    def open_tunnel(self, config: TunnelConfig, *, outbox: Outbox | None = None) -> Tunnel:
         """Open a tunnel; it connects, and stays connected, until it is closed.
 
         Args:
             config: the tunnel.
-            port: leads to the client API; `SecureTunnel` brings it.
+            outbox: leads to the client API; `SecureTunnel` brings it.
 
         Raises:
             ConfigError: its name is taken, or it has an `ApiService` and nobody serves it.
@@ -243,8 +243,10 @@ class TunnelRuntime:
         engine = self._engine
         engine.require_running()
         supervisor = engine.supervisor
-        self._check(config, port)
-        tunnel = self._registry.add(config, engine.connector, port=port, lane=self._lane(config))
+        self._check(config, outbox)
+        tunnel = self._registry.add(
+            config, engine.connector, outbox=outbox, callback_queue=self._callback_queue(config)
+        )
         try:
             command = StartChild(_child_of(engine, tunnel))
             if Dispatcher.current() is not None:
@@ -260,9 +262,9 @@ class TunnelRuntime:
             raise
         return tunnel
 
-    def _check(self, config: TunnelConfig, port: ApiPort | None) -> None:
+    def _check(self, config: TunnelConfig, outbox: Outbox | None) -> None:
         targets = (config.services or {}).values()
-        if port is None and any(isinstance(target, ApiService) for target in targets):
+        if outbox is None and any(isinstance(target, ApiService) for target in targets):
             raise ConfigError(
                 f"tunnel {config.name!r} has a service for callbacks: open it as a SecureTunnel"
             )
@@ -270,11 +272,11 @@ class TunnelRuntime:
         if config.needs_tls and config.ssl_context is None and services.ssl_context is None:
             services.ssl_context = make_ssl_context()
 
-    def _lane(self, config: TunnelConfig) -> Lane | None:
+    def _callback_queue(self, config: TunnelConfig) -> CallbackQueue | None:
         if self._callback is None:
             return None
         limit_bytes = config.limits.event_backlog_bytes
-        return self.callback_threads.lane(config.name, self._callback, limit_bytes)
+        return self.callback_threads.queue(config.name, self._callback, limit_bytes)
 
     def _root_children(self, engine: Engine) -> list[ChildSpec]:
         return [

@@ -118,7 +118,7 @@ def tunnel_spec(tunnel: Tunnel, connector: Connector, dispatcher: Dispatcher) ->
 
     Args:
         tunnel: the handle on it.
-        connector: of this life of the runtime.
+        connector: of this run of the runtime.
         dispatcher: that it lives on, now and after each restart.
     """
     return ChildSpec(

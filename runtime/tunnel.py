@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.addresses import Address
-    from tunnelfleet.actors.api.outbox import ApiPort
+    from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.config import Limits, TunnelConfig
     from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.kernel import DispatchedFuture, Dispatcher
@@ -104,11 +104,11 @@ class Tunnel:
         changes: Changes,
         context: TunnelContext,
         dispatcher_number: int,
-        port: ApiPort | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self._changes = changes
         self._context = context
-        self._port = port
+        self._outbox = outbox
         self.dispatcher_number = dispatcher_number
         """Which of the runtime's dispatchers it lives on, now and after each restart."""
         self._supervisor: ActorRef[Any] | None = None
@@ -148,8 +148,8 @@ class Tunnel:
         }
 
     def start_actors(self, connector: Connector, dispatcher: Dispatcher) -> ActorRef[Any]:
-        """Start its supervisor, with the connector of this life; for the root supervisor."""
-        parts = make_parts(connector, self._port)
+        """Start its supervisor, with the runtime's connector; for the root supervisor."""
+        parts = make_parts(connector, self._outbox)
         self._context = context = self._context._replace(parts=parts)
         supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)
         with self._lock:
@@ -193,8 +193,8 @@ class Tunnel:
 
     def finish(self) -> None:
         """Answer what its user still waits for, once its actors are over; for the runtime."""
-        if self._port is not None:
-            self._port.finish(TunnelClosed("the tunnel is stopped"))
+        if self._outbox is not None:
+            self._outbox.finish(TunnelClosed("the tunnel is stopped"))
 
     def status(self) -> TunnelStatus:
         """Look at it."""

@@ -1,4 +1,9 @@
-"""What holds for every test: a leaked thread fails it, a missing program skips it."""
+"""What holds for every test: a leaked thread fails it, a missing program skips it.
+
+Property tests run the same examples everywhere, so that a failure is never a matter of luck.
+Fixtures that several rooms use are here. They import what they need when they are used, so that the
+tests of a room load no other room.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,20 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
-from tests.e2e.programs import require_program
+from tests.support.programs import require_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.rig import Rig
+    from tunnelfleet.actors.kernel import Dispatcher
+    from tunnelfleet.runtime import TunnelRuntime
+    from tunnelfleet.runtime.service import TunnelService
+
+settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=200)
+settings.load_profile("fixed")
 
 THREAD_EXIT_SECONDS = 5.0
 GROUP_DEPTH = 2
@@ -55,6 +69,40 @@ def _no_leaked_threads() -> Iterator[None]:
         thread.join(max(0.0, deadline - time.monotonic()))
     leaked = [thread.name for thread in set(threading.enumerate()) - before if thread.is_alive()]
     assert not leaked, f"threads outlived their test: {leaked}"
+
+
+@pytest.fixture
+def dispatcher() -> Iterator[Dispatcher]:
+    from tunnelfleet.actors.kernel import Dispatcher
+
+    with Dispatcher("test") as running:
+        yield running
+
+
+@pytest.fixture
+def service() -> Iterator[TunnelService]:
+    """A tunneling service without TLS."""
+    from tunnelfleet.runtime.service import TunnelService
+
+    with TunnelService(tls=False) as running:
+        yield running
+
+
+@pytest.fixture
+def runtime() -> Iterator[TunnelRuntime]:
+    from tunnelfleet.runtime import TunnelRuntime
+
+    with TunnelRuntime() as running:
+        yield running
+
+
+@pytest.fixture
+def plain_rig() -> Iterator[Rig]:
+    """Service (plain ws) and runtime, running."""
+    from tests.support.rig import Rig
+
+    with Rig(tls=False) as running:
+        yield running
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

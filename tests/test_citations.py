@@ -45,7 +45,7 @@ def numbers(document: Path) -> set[str]:
     }
 
 
-def wanted(listed: str) -> set[str]:
+def named_sections(listed: str) -> set[str]:
     """The sections that "2 and 3", "1, 2" or "2 to 4" name."""
     result = set(re.findall(r"\d+[a-z]?", listed))
     for low, high in re.findall(r"(\d+)\s+to\s+(\d+)", listed):
@@ -70,9 +70,9 @@ def problems(text: str, citing: Path) -> list[str]:
         if document is None:
             found.append(f"there is no {match[1]}")
             continue
-        sections = SECTIONS.match(line, match.end())
-        if sections:
-            missing = wanted(sections[1]) - numbers(document)
+        cited = SECTIONS.match(line, match.end())
+        if cited:
+            missing = named_sections(cited[1]) - numbers(document)
             found += [f"{match[1]} has no section {number}" for number in sorted(missing)]
     return found
 

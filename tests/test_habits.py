@@ -1,13 +1,18 @@
-"""What continuous integration runs is what the project promises, and stands in one place."""
+"""Continuous integration runs what the project promises; a helper of tests is in one place."""
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
@@ -61,3 +66,93 @@ def test_coverage_counts_branches_and_has_its_floors() -> None:
     assert coverage["run"]["source"] == ["actors", "package", "proto", "runtime"]
     assert "--include '*/proto/*' --fail-under 100\n" in recipe("coverage")
     assert re.search(r"^ +run: .*\bmake coverage$", WORKFLOW.read_text(), re.MULTILINE)
+
+
+# Helpers of tests
+
+TESTS = ROOT / "tests"
+SUPPORT = TESTS / "support"
+BENCH = TESTS / "bench"
+"""Programs of their own, each with a `run`; they are no helpers."""
+
+SHORT_LINES = 3
+"""A definition of fewer lines may stand twice."""
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def definitions(source: str) -> Iterator[Definition]:
+    """What stands at the top of a file, other than tests."""
+    for node in ast.parse(source).body:
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        if isinstance(node, kinds) and not node.name.lower().startswith("test"):
+            yield node
+
+
+def is_fixture(node: Definition) -> bool:
+    """Whether it is a fixture, or a hook of pytest: a room may have its own of the same name."""
+    marks = [ast.unparse(each) for each in node.decorator_list]
+    return node.name.startswith("pytest_") or any("fixture" in mark for mark in marks)
+
+
+def content(node: Definition) -> str:
+    """What a definition does, whatever it is called and however it is documented."""
+    lines = node.end_lineno - node.lineno + 1 if node.end_lineno else 0
+    if lines < SHORT_LINES:
+        return ""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    given = ast.dump(node.args) if not isinstance(node, ast.ClassDef) else ""
+    return given + "".join(map(ast.dump, body))
+
+
+def test_a_helper_of_tests_is_in_one_place() -> None:
+    misplaced = [
+        path.relative_to(TESTS).as_posix()
+        for path in TESTS.rglob("*.py")
+        if not path.is_relative_to(SUPPORT)
+        and not path.is_relative_to(BENCH)
+        and not path.name.startswith("test_")
+        and path.name != "conftest.py"
+    ]
+    assert misplaced == [], "move it to tests/support"
+
+
+def test_a_name_of_a_helper_stands_once() -> None:
+    shared = {
+        node.name: path
+        for path in SUPPORT.glob("*.py")
+        for node in definitions(path.read_text())
+        if not node.name.startswith("_")
+    }
+    again = [
+        f"{node.name} of {path.relative_to(TESTS)} is in {shared[node.name].relative_to(TESTS)}"
+        for path in TESTS.rglob("*.py")
+        if not path.is_relative_to(BENCH)
+        for node in definitions(path.read_text())
+        if node.name in shared and path != shared[node.name] and not is_fixture(node)
+    ]
+    assert shared
+    assert again == []
+
+
+def test_nothing_is_defined_twice() -> None:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for path in TESTS.rglob("*.py"):
+        for node in definitions(path.read_text()):
+            found[content(node)].append(f"{path.relative_to(TESTS)}: {node.name}")
+    found.pop("", None)
+    assert [sorted(places) for places in found.values() if len(places) > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("def f(x):\n  y = x\n  return y", "def g(x):\n  'Why.'\n  y = x\n  return y", True),
+        ("def f(x):\n  y = x\n  return y", "def f(x):\n  y = 1\n  return y", False),
+        ("class A:\n  x = 1\n  y = 2", "class B:\n  x = 1\n  y = 2", True),
+        ("def f():\n  return 1", "def g():\n  return 2", True),
+    ],
+)
+def test_it_sees_what_is_the_same(one: str, other: str, same: bool) -> None:
+    ((first,), (second,)) = list(definitions(one)), list(definitions(other))
+    assert (content(first) == content(second)) is same

@@ -40,13 +40,13 @@ PROTO = [
 ]
 
 
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+def run_code(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 def loaded_by(statement: str, before: str = "") -> list[str]:
     """The modules of ours that a fresh process has loaded after a statement."""
-    done = run(sys.executable, "-c", LOADED.format(statement=statement, before=before))
+    done = run_code(sys.executable, "-c", LOADED.format(statement=statement, before=before))
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -131,7 +131,7 @@ importlib.metadata.version = missing
 import tunnelfleet
 print(tunnelfleet.__version__)
 """
-        assert run(sys.executable, "-c", blocked).stdout == "unknown\n"
+        assert run_code(sys.executable, "-c", blocked).stdout == "unknown\n"
 
 
 class TestProgram:
@@ -147,7 +147,7 @@ class TestProgram:
         ids=lambda command: " ".join(Path(word).name for word in command),
     )
     def test_every_way_to_ask_for_the_version(self, command: list[str | Path]) -> None:
-        done = run(*command)
+        done = run_code(*command)
         assert (done.returncode, done.stdout) == (0, f"{version.version_line()}\n"), done.stderr
 
     def test_the_flag_stands_in_the_help(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +155,6 @@ class TestProgram:
         assert "--version" in capsys.readouterr().out
 
     def test_its_status_is_that_of_the_command(self) -> None:
-        done = run(sys.executable, "-m", "tunnelfleet", "no-such-command")
+        done = run_code(sys.executable, "-m", "tunnelfleet", "no-such-command")
         assert done.returncode == 2
         assert "no-such-command" in done.stderr

@@ -15,22 +15,22 @@ import pykka
 import pytest
 
 import tunnelfleet.runtime
-from tests.e2e.commands import Command
-from tests.e2e.programs import require_program
-from tests.e2e.rig import Rig, connect, echo
+from tests.support.commands import Command
+from tests.support.programs import require_program
+from tests.support.rig import Rig, connect, echo
 from tunnelfleet.runtime import Endpoint, Mode, TcpAddress
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
+def code_blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands(program: str) -> list[str]:
     """The commands of the console blocks that start `program`."""
-    lines = "".join(blocks("console")).splitlines()
+    lines = "".join(code_blocks("console")).splitlines()
     return [line for line in lines if line.startswith(program)]
 
 
@@ -40,7 +40,7 @@ def table_rows() -> list[str]:
     return [code for row in table.splitlines()[2:] for code in re.findall(r"`(.+?)`", row)]
 
 
-@pytest.mark.parametrize("program", blocks("python"))
+@pytest.mark.parametrize("program", code_blocks("python"))
 def test_the_programs_run(program: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(program, "README.md", "exec"), {})
     assert "ssh to 127.0.0.1:" in capsys.readouterr().out

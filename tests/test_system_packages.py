@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.programs import SYSTEM_PACKAGES, listed_programs
+from tests.support.programs import SYSTEM_PACKAGES, listed_programs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,7 +1,7 @@
-"""Writes docs/commands.md from the options of the commands.
+"""Writes docs/commands.md from the options of the commands, and the table in docs/localproxy.md.
 
-python tools/generate_commands_docs.py            writes it
-python tools/generate_commands_docs.py --check    fails when it is not what would be written
+python tools/generate_commands_docs.py            writes them
+python tools/generate_commands_docs.py --check    fails when they are not what would be written
 """
 
 from __future__ import annotations
@@ -9,14 +9,22 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from tunnelfleet.runtime.cli.app import COMMANDS, make_app
+from tunnelfleet.runtime.cli.localproxy.options import TABLE
 from tunnelfleet.runtime.cli.service.control import HELP
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tunnelfleet.runtime.cli.options import Option
+
 DOCUMENT = Path(__file__).parent.parent / "docs" / "commands.md"
+LOCALPROXY = DOCUMENT.parent / "localproxy.md"
+BEGIN, END = "<!-- options: begin -->\n", "<!-- options: end -->\n"
 
 HEAD = """# Commands
 
@@ -34,6 +42,7 @@ MORE = {
     "service": "[service.md](service.md) says more.",
     "up": "[gateway.md](gateway.md) is the operator's guide, with every key of the files.",
     "check": "[gateway.md](gateway.md) says what is checked.",
+    "quickstart": "[gateway.md](gateway.md) goes on from there.",
     "demo": "",
     "version": "",
 }
@@ -78,19 +87,37 @@ def row(parameter: Any) -> str:
     return f"| {spellings}{value.replace('|', escaped)} | {meaning}{shown} |"
 
 
+def with_options(text: str, options: Iterable[Option]) -> str:
+    """Return docs/localproxy.md with its table made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    lines = ["", "| option | meaning |", "|---|---|", *map(option_row, options), "", ""]
+    return before + BEGIN + "\n".join(lines) + END + after
+
+
+def option_row(option: Option) -> str:
+    """Return what docs/localproxy.md says of one option."""
+    names = [option.short, f"--{option.name}", *option.variables]
+    spellings = ", ".join(f"`{each}`" for each in names if each)
+    value = f" {option.metavar}".replace("|", "\\|") if option.metavar else ""
+    meaning = option.summary.partition(" [")[0] + (f" {option.details}" if option.details else "")
+    return f"| {spellings}{value} | {'Ours. ' if option.is_ours else ''}{meaning} |"
+
+
 def main() -> int:
     """Write the document, or check it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args()
-    text = document()
-    if not arguments.check:
-        DOCUMENT.write_text(text, encoding="utf-8")
-        return 0
-    if not DOCUMENT.exists() or DOCUMENT.read_text(encoding="utf-8") != text:
-        sys.stderr.write(f"{DOCUMENT.name} is stale: run python {sys.argv[0]}\n")
-        return 1
-    return 0
+    localproxy = LOCALPROXY.read_text(encoding="utf-8")
+    stale = 0
+    for path, text in (DOCUMENT, document()), (LOCALPROXY, with_options(localproxy, TABLE)):
+        if not arguments.check:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            sys.stderr.write(f"{path.name} is stale: run python {sys.argv[0]}\n")
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ EXAMPLES = {
     "admin_mode": "0660",
     "admin_group": "operators",
     "metrics_token_file": "tokens/metrics",
+    "metrics_hosts": ["gateway.example.com"],
     "state": "sqlite:////var/lib/tunnelfleet/state.db",
     "placement_ordinal": 0,
     "client_token_secret_file": "tokens/secret",

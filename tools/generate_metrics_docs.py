@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tunnelfleet.actors.counters import MAX_KEYS
 from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, Kind, Metric
-from tunnelfleet.runtime.metrics.ledger import MAX_SERVICE_IDS, NO_SERVICE
+from tunnelfleet.runtime.metrics.tunnels import MAX_SERVICE_IDS, NO_SERVICE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 

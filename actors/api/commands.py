@@ -16,7 +16,7 @@ from tunnelfleet.proto import TunnelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.proto import MessageType
 
 __all__ = [
@@ -57,16 +57,16 @@ class SendFuture(Future[T]):
     Its done-callbacks run where the tunnel's callbacks do, so that they may take their time.
     """
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, callback_queue: CallbackQueue) -> None:
         super().__init__()
-        self._lane = lane
+        self._callback_queue = callback_queue
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(self)` once resolved: at once if it is, else in the tunnel's turn of events."""
         if self.done():
             super().add_done_callback(fn)
         else:
-            super().add_done_callback(lambda future: self._lane.call(fn, future))
+            super().add_done_callback(lambda future: self._callback_queue.call(fn, future))
 
     def add_direct_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """The same on the resolving thread, which `fn` must not hold up."""

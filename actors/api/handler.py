@@ -2,7 +2,7 @@
 
 Owns how a user's commands become messages of the wire, which error a command gets, and which events
 of the tunnel its user is told. It lives in TunnelActor's turns. It knows no callback and no thread:
-ApiPort does.
+Outbox does.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tunnelfleet.proto import TunnelError
 
     from .commands import Outgoing
-    from .outbox import ApiPort
+    from .outbox import Outbox
 
 __all__ = [
     "TunnelApi",
@@ -54,16 +54,16 @@ __all__ = [
 
 
 class TunnelApi:
-    """The API's side of one life of a TunnelActor.
+    """The API's side of one run of a TunnelActor.
 
     Args:
-        port: of the tunnel.
+        outbox: of the tunnel.
         config: of the tunnel.
         shell: of the TunnelActor.
     """
 
-    def __init__(self, port: ApiPort, config: TunnelConfig, shell: ApiShell) -> None:
-        self._port = port
+    def __init__(self, outbox: Outbox, config: TunnelConfig, shell: ApiShell) -> None:
+        self._outbox = outbox
         self._name = config.name
         self._mode = config.mode
         self._max_connections = config.limits.max_connections
@@ -90,7 +90,7 @@ class TunnelApi:
             version=self._session.version,
             mode=self._mode,
             tunnel=self._shell.tunnel,
-            port=self._port,
+            outbox=self._outbox,
             open_connections=self._open,
         )
         return stream
@@ -100,8 +100,8 @@ class TunnelApi:
     def take_commands(self) -> None:
         """Carry out what the user's threads have handed over, in order."""
         now = time.monotonic()
-        is_open, pending, wire = self._open, self._port.pending, self._wire
-        for entry in self._port.take():
+        is_open, pending, wire = self._open, self._outbox.pending, self._wire
+        for entry in self._outbox.take():
             key = is_open.get((entry.service_id, entry.connection_id or 0))
             if (
                 key is not None
@@ -114,7 +114,7 @@ class TunnelApi:
             try:
                 self._carry_out(entry, now)
             except (LocalProtocolError, ConfigError, TunnelClosed) as error:
-                self._port.complete([entry], error)
+                self._outbox.complete([entry], error)
 
     def _carry_out(self, entry: Outgoing, now: float) -> None:
         if entry.kind is MessageType.DATA:
@@ -129,7 +129,7 @@ class TunnelApi:
     def _send(self, entry: Outgoing, now: float) -> None:
         key = self._find(entry)
         self._session.data(key.service_id, key.connection_id, entry.payload)
-        self._port.pending.queued(key, entry)
+        self._outbox.pending.queued(key, entry)
         self._wire.data(key, entry.payload, now, whole=True)
 
     def _find(self, entry: Outgoing) -> ConnectionKey:
@@ -191,7 +191,7 @@ class TunnelApi:
         )
         entry.service_id, entry.connection_id = opened.service_id, opened.connection_id
         key = self._command_key()
-        self._port.pending.queued(key, entry)
+        self._outbox.pending.queued(key, entry)
         self._shell.adopt(opened, key)
 
     def _command_key(self) -> ConnectionKey:
@@ -200,7 +200,7 @@ class TunnelApi:
 
     def _reset_connection(self, entry: Outgoing) -> None:
         key = self._find(entry)
-        self._port.pending.queued(key, entry)
+        self._outbox.pending.queued(key, entry)
         self.end_connection(key)
 
     def end_connection(self, key: ConnectionKey) -> None:
@@ -214,12 +214,12 @@ class TunnelApi:
         messages, session_events = self._session.reset_stream(service_id)
         if messages:
             key = self._command_key()
-            self._port.pending.queued(key, entry)
+            self._outbox.pending.queued(key, entry)
             for message in messages:
                 self._wire.control(message, key)
         elif session_events:
             # V1 and V2: the end of its connection has said so.
-            self._port.complete([entry], None)
+            self._outbox.complete([entry], None)
         else:
             self._session.data(service_id, 1, b"")
             raise ServiceWithoutStream(service_id)
@@ -229,70 +229,70 @@ class TunnelApi:
 
     def on_taken(self, key: ConnectionKey) -> None:
         """A message of a connection is on its way."""
-        self._port.pending.taken(key)
+        self._outbox.pending.taken(key)
 
     def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
         """The end of a connection was taken out of the queue; `is_sent` False: it was ended."""
         if is_sent:
-            self._port.pending.taken(key)
+            self._outbox.pending.taken(key)
         else:
-            self._port.complete(self._port.pending.discarded(key), None)
+            self._outbox.complete(self._outbox.pending.discarded(key), None)
 
     def on_written(self) -> None:
         """Messages left for the kernel."""
-        pending = self._port.pending
+        pending = self._outbox.pending
         for key, messages in self._wire.messages_left.items():
             if key.serial < 0:
                 pending.taken(key)
-            self._port.complete(pending.written(key, messages), None)
+            self._outbox.complete(pending.written(key, messages), None)
 
     def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
         """A message cannot be sent any more."""
-        self._port.complete(self._port.pending.refused(key), error)
+        self._outbox.complete(self._outbox.pending.refused(key), error)
 
     def on_discarded(self, key: ConnectionKey) -> None:
         """What a connection had waiting was thrown away: its stream is over."""
-        entries = self._port.pending.discarded(key)
-        self._port.complete(entries, ServiceWithoutStream(key.service_id))
+        entries = self._outbox.pending.discarded(key)
+        self._outbox.complete(entries, ServiceWithoutStream(key.service_id))
 
     def on_lost(self, error: TunnelError) -> None:
         """The connection is over, and what had not left with it."""
-        self._port.complete(self._port.pending.lost(), error)
+        self._outbox.complete(self._outbox.pending.lost(), error)
 
     # -- events of the tunnel
 
     def tell_success(self, service_ids: tuple[str, ...], channel_id: str) -> None:
         """SERVICE_IDS arrived."""
-        self._port.is_connected = True
-        self._port.emit(ConnectionSuccess(self._name, service_ids, channel_id))
+        self._outbox.is_connected = True
+        self._outbox.emit(ConnectionSuccess(self._name, service_ids, channel_id))
 
     def tell_failure(self, error: TunnelError) -> None:
         """An attempt to connect failed."""
         cause = error.__cause__
         answer = cause if isinstance(cause, HandshakeError) else error
-        self._port.emit(ConnectionFailure(self._name, answer))
+        self._outbox.emit(ConnectionFailure(self._name, answer))
 
     def tell_shutdown(self, error: TunnelError | None) -> None:
         """The connection ended."""
-        self._port.is_connected = False
-        self._port.emit(ConnectionShutdown(self._name, error))
+        self._outbox.is_connected = False
+        self._outbox.emit(ConnectionShutdown(self._name, error))
 
     def tell_session_reset(self) -> None:
         """SESSION_RESET arrived."""
-        self._port.emit(SessionReset(self._name))
+        self._outbox.emit(SessionReset(self._name))
 
     def tell_refused(self, service_id: str, connection_id: int, *, is_stream: bool) -> None:
         """A start of the source could not be taken."""
         error = TooManyConnections(service_id, self._max_connections)
         kind = StreamStarted if is_stream else ConnectionStarted
-        self._port.emit(kind(self._name, service_id, connection_id, error))
+        self._outbox.emit(kind(self._name, service_id, connection_id, error))
 
     # -- holding back
 
     def must_hold_back(self) -> bool:
         """Whether the WebSocket must not be read for now: callbacks do not keep up."""
-        full = self._port.hold_back()
+        full = self._outbox.hold_back()
         if full and not self._stalled:
-            self._port.lane.stats.count_stall()
+            self._outbox.callback_queue.stats.add("stalls")
         self._stalled = full
         return full

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.tunnel.messages import ConnectionKey
 
     from .events import ApiEvent
 
 __all__ = [
-    "ApiPort",
+    "Outbox",
     "PendingSends",
 ]
 
@@ -129,19 +129,21 @@ LANE_CHECK_SECONDS = 0.05
 STARTS = (MessageType.STREAM_START, MessageType.CONNECTION_START)
 
 
-class ApiPort:
-    """The port of one tunnel.
+class Outbox:
+    """The outbox of one tunnel.
 
     Args:
         name: of the tunnel.
         limits: its limits.
-        lane: takes its events to the callbacks.
+        callback_queue: takes its events to the callbacks.
         half_close: the user ends connections that the peer has ended.
     """
 
-    def __init__(self, name: str, limits: Limits, lane: Lane, *, half_close: bool = False) -> None:
+    def __init__(
+        self, name: str, limits: Limits, callback_queue: CallbackQueue, *, half_close: bool = False
+    ) -> None:
         self.name = name
-        self.lane = lane
+        self.callback_queue = callback_queue
         self.half_close = half_close
         self.pending: PendingSends[Outgoing] = PendingSends()
         self.wanted: frozenset[type[ApiEvent]] = frozenset()
@@ -222,8 +224,8 @@ class ApiPort:
 
     def _holds_senders(self) -> bool:
         """Whether callbacks must first take what they are told of what was sent."""
-        lane = self.lane
-        return lane.is_full and SendMessageComplete in self.wanted and not lane.runs_here
+        queue = self.callback_queue
+        return queue.is_full and SendMessageComplete in self.wanted and not queue.runs_here
 
     def _wait(self, left_seconds: float | None) -> None:
         refuse_to_block("waiting for room to send")
@@ -283,7 +285,7 @@ class ApiPort:
             if entry.waiter is not None:
                 entry.waiter.settle(error, entry.connection_id if entry.kind in STARTS else None)
             if told:
-                self.lane.put(
+                self.callback_queue.put(
                     SendMessageComplete(
                         self.name,
                         entry.kind,
@@ -315,18 +317,18 @@ class ApiPort:
         kind = type(event)
         if kind in self.wanted:
             # Failures to connect come without end, and nothing holds them back.
-            self.lane.put(event, payload_bytes, may_drop=kind is ConnectionFailure)
+            self.callback_queue.put(event, payload_bytes, may_drop=kind is ConnectionFailure)
 
     def after_callbacks(self, message: Any) -> None:
         """Have TunnelActor told once the callbacks have returned from the events before.
 
         It comes behind the commands that they have handed over.
         """
-        self.lane.call(self._tell, message)
+        self.callback_queue.call(self._tell, message)
 
     def hold_back(self) -> bool:
         """Whether the tunnel must not be read for now; `EventsTaken` is told when it may be."""
-        return self.lane.is_full and self.lane.when_room(self._tell_taken)
+        return self.callback_queue.is_full and self.callback_queue.when_room(self._tell_taken)
 
     def _tell_taken(self) -> None:
         self._tell(EventsTaken())

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.proto import TunnelError
 
-    from .outbox import ApiPort
+    from .outbox import Outbox
 
 __all__ = [
     "ApiStream",
@@ -58,7 +58,7 @@ class ApiStream:
         version: what it speaks.
         mode: of the tunnel; a source's user started the stream and is not told of it.
         tunnel: the TunnelActor.
-        port: takes the events.
+        outbox: takes the events.
         open_connections: of the whole tunnel, kept up to date here.
     """
 
@@ -69,14 +69,14 @@ class ApiStream:
         version: ProtocolVersion | None,
         mode: Mode,
         tunnel: ActorRef[Any],
-        port: ApiPort,
+        outbox: Outbox,
         open_connections: OpenConnections,
     ) -> None:
         self._service_id = service_id
         self._is_v3 = version is ProtocolVersion.V3
         self._is_source = mode is Mode.SOURCE
         self._tunnel = tunnel
-        self._port = port
+        self._outbox = outbox
         self._open = open_connections
         self._mine: dict[int, ConnectionKey] = {}
         self._told: set[ConnectionKey] = set()
@@ -96,26 +96,26 @@ class ApiStream:
         kind = ConnectionStarted if self._started else StreamStarted
         if not self._started:
             self._started = True
-            self._port.active_services.add(service_id)
+            self._outbox.active_services.add(service_id)
         if not self._is_source:
-            self._port.emit(kind(self._port.name, service_id, connection_id))
+            self._outbox.emit(kind(self._outbox.name, service_id, connection_id))
 
     def _on_deliver(self, message: Deliver) -> None:
         connection_id = message.key.connection_id
         if connection_id not in self._mine:
             return
-        port = self._port
+        outbox = self._outbox
         payload = message.data
         item = Message(payload, self._service_id, connection_id)
-        port.emit(MessageReceived(port.name, item), len(payload))
+        outbox.emit(MessageReceived(outbox.name, item), len(payload))
 
     def _on_remote_ended(self, message: RemoteEnded) -> None:
         key = message.key
         if self._mine.get(key.connection_id) != key:
             return
-        port = self._port
-        if message.end is End.ORDERLY and port.half_close:
-            port.emit(InputEnded(port.name, self._service_id, key.connection_id))
+        outbox = self._outbox
+        if message.end is End.ORDERLY and outbox.half_close:
+            outbox.emit(InputEnded(outbox.name, self._service_id, key.connection_id))
             return
         if key not in self._told:
             error = AbnormalEnd(message.reason) if message.end is End.CUT else None
@@ -123,7 +123,7 @@ class ApiStream:
         if message.end is End.ORDERLY:
             self._told.add(key)
             # Behind what the callbacks hand over until they have returned.
-            port.after_callbacks(EndTold(key))
+            outbox.after_callbacks(EndTold(key))
         else:
             self._end(key, message.reason)
 
@@ -152,16 +152,16 @@ class ApiStream:
 
     def _tell_ended(self, connection_id: int, error: TunnelError | None) -> None:
         if self._is_v3:
-            port = self._port
-            port.emit(ConnectionReset(port.name, self._service_id, connection_id, error))
+            outbox = self._outbox
+            outbox.emit(ConnectionReset(outbox.name, self._service_id, connection_id, error))
         else:
             self._tell_stopped(error)
 
     def _tell_stopped(self, error: TunnelError | None) -> None:
         if not self._stopped:
             self._stopped = True
-            self._port.active_services.discard(self._service_id)
-            self._port.emit(StreamStopped(self._port.name, self._service_id, error))
+            self._outbox.active_services.discard(self._service_id)
+            self._outbox.emit(StreamStopped(self._outbox.name, self._service_id, error))
 
     HANDLERS: ClassVar[Handlers] = {
         OpenLocal: _on_open,

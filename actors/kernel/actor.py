@@ -144,7 +144,7 @@ class DispatchedActor(Actor):
 
     @property
     def actor_ref(self) -> DispatchedRef[Self]:
-        """The actor's ref, the same object for the whole of its life."""
+        """The actor's ref, the same object from its start to its end."""
         return cast("DispatchedRef[Self]", self._actor_ref)
 
     @property

@@ -13,10 +13,11 @@ import threading
 import time
 from _thread import get_ident
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from .context import current_dispatcher, set_current_dispatcher
+from .counting import counter, counter_by, declared, gauge
 from .forks import ForkGuard, tell_of_forks
 from .log import get_logger
 from .loop_io import Registration, SocketReadiness
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from .loop_io import Timer
 
 
+KERNEL: Final = "Actor kernel"
+
+
 @dataclass(slots=True)
 class DispatcherStats:
     """What a dispatcher has done since it started.
@@ -39,25 +43,34 @@ class DispatcherStats:
     Any thread may read a field at any time; take a `snapshot()` to iterate over the dicts.
     """
 
-    messages_handled: int = 0
-    turns: int = 0
-    slow_turns: int = 0
-    longest_turn_seconds: float = 0.0
-    dead_letters: int = 0
-    actors_started: int = 0
-    actors_alive: int = 0
-    quarantines: int = 0
-    """Times a supervisor of this dispatcher put a child in quarantine, again or at first."""
-    abandoned_children: int = 0
-    """ThreadingActors that did not stop in their shutdown time: nothing can kill a thread."""
-    actor_failures: dict[str, int] = field(default_factory=dict)
-    """Failures by actor class name."""
-    restarts: dict[str, int] = field(default_factory=dict)
-    """Restarts made by supervisors of this dispatcher, by the child's actor class name."""
+    messages_handled: int = counter("Messages that actors handled.", KERNEL)
+    turns: int = counter("Turns of actors.", KERNEL)
+    slow_turns: int = counter("Turns longer than 100 ms.", KERNEL)
+    longest_turn_seconds: float = gauge("The longest turn since the start.", KERNEL, is_peak=True)
+    actors_alive: int = gauge("Actors that are alive.", KERNEL)
+    actors_started: int = counter("Actors started.", KERNEL)
+    actor_failures: dict[str, int] = counter_by(
+        "actor", "Actors ended by an exception, by class.", KERNEL
+    )
+    restarts: dict[str, int] = counter_by(
+        "actor", "Restarts by supervisors, by class.", KERNEL, metric="actor_restarts"
+    )
+    quarantines: int = counter(
+        "Times a supervisor put a child that fails too often in quarantine, or back after a retry.",
+        KERNEL,
+    )
+    dead_letters: int = counter("Messages to actors that had ended.", KERNEL)
+    abandoned_children: int = counter(
+        "Threads of a host's actors that did not stop in their time and were left behind.", KERNEL
+    )
 
     def snapshot(self) -> DispatcherStats:
         """Return a copy that does not change any more."""
-        return replace(self, actor_failures=dict(self.actor_failures), restarts=dict(self.restarts))
+        copy = DispatcherStats()
+        for each in declared(DispatcherStats):
+            value = getattr(self, each.name)
+            setattr(copy, each.name, dict(value) if each.label else value)
+        return copy
 
 
 LOOP_DESCRIPTORS = 8

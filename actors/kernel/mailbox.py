@@ -84,7 +84,7 @@ logger = get_logger(__name__)
 
 
 class ActorCell:
-    """One actor's mailbox and life. It is also the actor's `actor_inbox`.
+    """One actor's mailbox, its turns and its end. It is also the actor's `actor_inbox`.
 
     Args:
         dispatcher: the one whose thread runs the actor.

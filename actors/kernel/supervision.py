@@ -135,7 +135,7 @@ class Supervision(DispatchedActor):
     def on_child_quarantined(self, child_id: str, reason: ExitReason) -> None:
         """Take note that a child failed too often in a row, or again in quarantine."""
 
-    # Life.
+    # Starting and ending.
 
     def on_start(self) -> None:
         """Start the children."""

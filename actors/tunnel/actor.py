@@ -305,10 +305,10 @@ class TunnelActor(DispatchedActor):
 
     def _callbacks_are_full(self) -> bool:
         is_full = self._api.must_hold_back()
-        lane = self._common.context.lane
-        if lane is not None and lane.is_full:
+        callback_queue = self._common.context.callback_queue
+        if callback_queue is not None and callback_queue.is_full:
             tunnel = self.actor_ref
-            is_full = lane.when_room(lambda: tunnel.cell.send(EventsTaken())) or is_full
+            is_full = callback_queue.when_room(lambda: tunnel.cell.send(EventsTaken())) or is_full
         return is_full
 
     def _on_events_taken(self, _message: EventsTaken) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.addresses import Address
-    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import Limits, TunnelConfig
     from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.events import TunnelEvent
@@ -110,8 +110,8 @@ class TunnelParts(NamedTuple):
 class TunnelContext(NamedTuple):
     """What the actors of a tunnel share, over their restarts.
 
-    `parts` makes what the tunnel is put together of. `bound` keeps listeners' ports. `lane` leads
-    to the callback of the runtime, if it has one.
+    `parts` makes what the tunnel is put together of. `bound` keeps listeners' ports.
+    `callback_queue` leads to the callback of the runtime, if it has one.
     """
 
     config: TunnelConfig
@@ -120,7 +120,7 @@ class TunnelContext(NamedTuple):
     parts: TunnelParts
     services: Services
     bound: dict[str, Address]
-    lane: Lane | None = None
+    callback_queue: CallbackQueue | None = None
 
     def with_limits(self, limits: Limits) -> TunnelContext:
         """The same with other limits, for the actors that are started from now on."""
@@ -129,5 +129,5 @@ class TunnelContext(NamedTuple):
     def publish(self, event: TunnelEvent) -> None:
         """Tell whoever wants to know what happens to the tunnel."""
         self.services.publish(event)
-        if self.lane is not None:
-            self.lane.put(event, may_drop=True)
+        if self.callback_queue is not None:
+            self.callback_queue.put(event, may_drop=True)

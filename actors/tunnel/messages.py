@@ -332,15 +332,15 @@ class ListenerBound(NamedTuple):
 
 
 class OutboxFilled(NamedTuple):
-    """ApiPort to TunnelActor: there are commands to take."""
+    """Outbox to TunnelActor: there are commands to take."""
 
 
 class EventsTaken(NamedTuple):
-    """ApiPort to TunnelActor: callbacks have taken half of what waited."""
+    """Outbox to TunnelActor: callbacks have taken half of what waited."""
 
 
 class EndTold(NamedTuple):
-    """ApiPort to TunnelActor: the callbacks have returned from an end that the peer made."""
+    """Outbox to TunnelActor: the callbacks have returned from an end that the peer made."""
 
     key: ConnectionKey
 

@@ -11,6 +11,7 @@ into URLs. A scrape is made on a second thread, so that it holds up no other pag
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import logging
 import ssl
@@ -35,11 +36,12 @@ from .listener import Listener
 from .options import AdminOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from tunnelfleet.runtime.runtime import TunnelRuntime
 
-    Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
+    Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+    MakePages = Callable[[asyncio.Event], Mapping[str, Page]]
 
 __all__ = ["AdminServer"]
 
@@ -105,6 +107,8 @@ class AdminServer:
         registry: what `/metrics` shows; None makes one of the runtime and the process.
         tunnel_of: where the runtime has more than one end of a tunnel: the tunnel that an end of
             that name belongs to. `/readyz` counts tunnels then, not ends.
+        more_pages: makes more pages by path, or others in place of its own. It is given an event
+            that is set when the server ends: what streams has to end then.
     """
 
     def __init__(
@@ -114,8 +118,10 @@ class AdminServer:
         *,
         registry: CollectorRegistry | None = None,
         tunnel_of: Callable[[str], str] | None = None,
+        more_pages: MakePages = lambda _stopping: {},
     ) -> None:
         self._runtime = runtime
+        self._more_pages = more_pages
         self._tunnel_of = tunnel_of
         self._options = options or AdminOptions()
         self._registry = registry or make_registry(runtime)
@@ -147,7 +153,7 @@ class AdminServer:
         scheme = "https" if self._options.is_tls else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
 
-    # -- life
+    # -- start and stop
 
     def start(self) -> Self:
         """Listen.
@@ -214,6 +220,7 @@ class AdminServer:
     async def _serve(self, context: ssl.SSLContext | None) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        self._pages |= self._more_pages(self._stopping)
         http = web.Server(self._on_request)
 
         def make_http() -> web.RequestHandler:
@@ -253,11 +260,11 @@ class AdminServer:
             response.headers.setdefault(name, value)
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         token = self._options.bearer_token
-        given = request.headers.get("Authorization", "").encode("utf-8", "replace")
-        if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            headers = {"WWW-Authenticate": "Bearer"}
+        given = request.headers.get("Authorization", "")
+        if token is not None and not is_authorized(given, token):
+            headers = {"WWW-Authenticate": 'Bearer, Basic realm="tunnelfleet", charset="UTF-8"'}
             return web.Response(status=401, text="send the bearer token\n", headers=headers)
         page = self._pages.get(request.path)
         if page is None:
@@ -313,6 +320,24 @@ class AdminServer:
             stats = tunnel.stats
             yield TunnelView(tunnel.name, stats.state, stats.reason, stats.since)
             breather.breathe()
+
+
+def is_authorized(given: str, token: str) -> bool:
+    """Whether the header `Authorization` has the token.
+
+    As a bearer token, or, for browsers, which ask people for nothing else, as the password of any
+    user (RFC 7617).
+    """
+    scheme, _, rest = given.partition(" ")
+    shown = rest.encode("utf-8", "replace")
+    if scheme.lower() == "basic":
+        try:
+            _user, _, shown = base64.b64decode(shown, validate=True).partition(b":")
+        except ValueError:
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(shown, token.encode())
 
 
 def make_registry(runtime: TunnelRuntime) -> CollectorRegistry:

@@ -49,6 +49,11 @@ COMMANDS = {
         "service_command",
         "Run a tunneling service of your own.",
     ),
+    "quickstart": Command(
+        "tunnelfleet.runtime.cli.quickstart",
+        "quickstart_command",
+        "Start a small fleet on this machine, and say what to try.",
+    ),
     "demo": Command(
         "tunnelfleet.runtime.cli.demo",
         "demo_command",

@@ -6,7 +6,7 @@ holds a ``Demo`` and nothing below it.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,10 +14,12 @@ from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address
 from tunnelfleet.runtime.demo import Demo, DemoOptions, make_view
 
 from .errors import EXIT_FAILURE, EXIT_OK
+from .options import ADMIN, ADMIN_OPEN, takes
 from .output import log_lines, outputs
 from .signals import stop_signals
 
 
+@takes([ADMIN, ADMIN_OPEN])
 def demo_command(
     tunnels: Annotated[
         int, typer.Option(metavar="N", help="How many tunnels, each with three services.")
@@ -32,19 +34,11 @@ def demo_command(
         bool,
         typer.Option("--keep", help="Stay up afterwards; print how to reach a tunnel yourself."),
     ] = False,
-    admin: Annotated[
-        str | None,
-        typer.Option(
-            "--admin", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there."
-        ),
-    ] = None,
-    admin_open: Annotated[
-        bool, typer.Option("--admin-open", help="Let --admin listen beyond this machine.")
-    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print the result as JSON on stdout; the rest goes to stderr."),
     ] = False,
+    **given: Any,
 ) -> int:
     """Run service, tunnels and traffic on this machine, break connections, and watch them.
 
@@ -56,7 +50,7 @@ def demo_command(
         duration_seconds=duration,
         chaos=chaos,
         keep=keep,
-        admin=None if admin is None else _admin_options(admin, admin_open),
+        admin=_admin_options(**given),
     )
     with (
         outputs(as_json=as_json, goes_on="the demo") as (out, err),
@@ -72,6 +66,8 @@ def demo_command(
     return EXIT_OK if report.is_good else EXIT_FAILURE
 
 
-def _admin_options(text: str, is_open: bool) -> AdminOptions:
-    address = parse_admin_address(text)
-    return AdminOptions(host=address.host, port=address.port, open_to_all=is_open)
+def _admin_options(admin: str | None, admin_open: bool) -> AdminOptions | None:
+    if admin is None:
+        return None
+    address = parse_admin_address(admin)
+    return AdminOptions(host=address.host, port=address.port, open_to_all=admin_open)

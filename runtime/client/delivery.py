@@ -18,7 +18,7 @@ from tunnelfleet.actors.callbacks import EVENT_COST_BYTES
 if TYPE_CHECKING:
     from pykka import ActorRef, Future
 
-    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.callbacks import CallbackQueue
 
 __all__ = [
     "ActorDelivery",
@@ -53,7 +53,7 @@ class ActorDelivery:
 
 
 HIGH_WATER_BYTES = 262_144
-"""Events, with their payloads, that may wait for a loop before the tunnel's lane rests."""
+"""Events, with their payloads, that may wait for a loop before the callback queue rests."""
 
 
 class EventStream:
@@ -72,7 +72,7 @@ class EventStream:
         self._events: deque[ApiEvent] = deque()
         self._bytes = 0
         self._woken = False
-        self._parked: Lane | None = None
+        self._parked: CallbackQueue | None = None
         self._closed = False
         self._arrived = asyncio.Event()
 
@@ -103,7 +103,7 @@ class EventStream:
             self._closed = True
         return event
 
-    def put(self, event: ApiEvent, lane: Lane) -> None:
+    def put(self, event: ApiEvent, callback_queue: CallbackQueue) -> None:
         """Hand an event over; called on the tunnel's callback thread."""
         with self._lock:
             if self._closed:
@@ -111,8 +111,8 @@ class EventStream:
             self._events.append(event)
             self._bytes += _size_bytes(event)
             if self._bytes > HIGH_WATER_BYTES and self._parked is None:
-                self._parked = lane
-                lane.park()
+                self._parked = callback_queue
+                callback_queue.park()
             wake, self._woken = not self._woken, True
         if wake:
             try:
@@ -132,9 +132,9 @@ class EventStream:
         self._unpark()
 
     def _unpark(self) -> None:
-        lane, self._parked = self._parked, None
-        if lane is not None:
-            lane.unpark()
+        callback_queue, self._parked = self._parked, None
+        if callback_queue is not None:
+            callback_queue.unpark()
 
 
 def _size_bytes(event: ApiEvent) -> int:

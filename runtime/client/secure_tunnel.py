@@ -22,8 +22,8 @@ from tunnelfleet.actors.api.events import (
     Message,
     Stopped,
 )
-from tunnelfleet.actors.api.outbox import ApiPort
-from tunnelfleet.actors.callbacks import LaneStats
+from tunnelfleet.actors.api.outbox import Outbox
+from tunnelfleet.actors.callbacks import CallbackStats
 from tunnelfleet.actors.kernel import ForkGuard
 from tunnelfleet.actors.tunnel.context import Credentials
 from tunnelfleet.proto import Endpoint, HandshakeError, Mode, TunnelClosed, TunnelError
@@ -53,7 +53,7 @@ class _Run:
     def __init__(self, runtime: TunnelRuntime, *, owns_runtime: bool) -> None:
         self._runtime = runtime
         self.owns_runtime = owns_runtime
-        self.port: ApiPort
+        self.outbox: Outbox
         self.started: SendFuture[tuple[str, ...]]
         self.stopped: SendFuture[None]
         self.stopping = False
@@ -110,7 +110,7 @@ class SecureTunnel(Sending):
         self._streams: list[weakref.ref[EventStream]] = []
         self._lock = threading.Lock()
         self._run: _Run | None = None
-        self._lane_stats = LaneStats()
+        self._callback_stats = CallbackStats()
 
     def __repr__(self) -> str:
         run = self._run
@@ -141,9 +141,9 @@ class SecureTunnel(Sending):
         return self._config.limits
 
     @property
-    def callback_stats(self) -> LaneStats:
+    def callback_stats(self) -> CallbackStats:
         """What became of its callbacks since it was started last; live."""
-        return self._lane_stats
+        return self._callback_stats
 
     # -- run
 
@@ -179,14 +179,16 @@ class SecureTunnel(Sending):
         if run.owns_runtime:
             run.runtime.start()
         threads = run.runtime.callback_threads
-        lane = threads.lane(self.name, partial(self._deliver, run), self.limits.event_backlog_bytes)
-        self._lane_stats = lane.stats
-        run.port = ApiPort(self.name, self.limits, lane, half_close=self._half_close)
-        run.port.wanted = self._wanted()
-        run.started, run.stopped = SendFuture(lane), SendFuture(lane)
+        callback_queue = threads.queue(
+            self.name, partial(self._deliver, run), self.limits.event_backlog_bytes
+        )
+        self._callback_stats = callback_queue.stats
+        run.outbox = Outbox(self.name, self.limits, callback_queue, half_close=self._half_close)
+        run.outbox.wanted = self._wanted()
+        run.started, run.stopped = SendFuture(callback_queue), SendFuture(callback_queue)
         # From here on callbacks may come, and use the client.
         self._run = run
-        run.runtime.open_tunnel(self._config, port=run.port)
+        run.runtime.open_tunnel(self._config, outbox=run.outbox)
 
     def stop(self) -> Future[None]:
         """Send what was accepted, break the connection, and become idle; does not wait.
@@ -204,12 +206,12 @@ class SecureTunnel(Sending):
                 return done
             again, run.stopping = run.stopping, True
         if not again:
-            run.port.close(TunnelClosed(f"tunnel {self.name!r} is stopped: start it first"))
+            run.outbox.close(TunnelClosed(f"tunnel {self.name!r} is stopped: start it first"))
             try:
                 run.runtime.begin_close(self.name)
             except (KeyError, TunnelClosed):
                 # Its runtime was stopped, and has stopped it.
-                run.port.finish(TunnelClosed("the tunnel is stopped"))
+                run.outbox.finish(TunnelClosed("the tunnel is stopped"))
         return run.stopped
 
     def __enter__(self) -> Self:
@@ -276,7 +278,7 @@ class SecureTunnel(Sending):
         Credentials(access_token, client_token)
         with self._lock:
             if run.started.done():
-                run.started = SendFuture(run.port.lane)
+                run.started = SendFuture(run.outbox.callback_queue)
         run.runtime.replace_token(self.name, access_token, client_token)
         return run.started
 
@@ -292,8 +294,8 @@ class SecureTunnel(Sending):
         if self._run is not None:
             self._run.fork_guard.check()
 
-    def _open_port(self) -> ApiPort:
-        return self._running().port
+    def _open_outbox(self) -> Outbox:
+        return self._running().outbox
 
     def _raise_not_started(self) -> NoReturn:
         raise TunnelClosed(f"tunnel {self.name!r} is not started: call start() first")
@@ -319,15 +321,15 @@ class SecureTunnel(Sending):
     async def send(self, message: Message) -> None:
         """As `send_message`, for asyncio: returns when the message was written, or raises."""
         future: SendFuture[None] = self._future()
-        port = self._open_port()
+        outbox = self._open_outbox()
         while True:
             try:
-                port.submit([data_of(message, future)], 0.0)
+                outbox.submit([data_of(message, future)], 0.0)
                 break
             except SendQueueFull:
                 loop = asyncio.get_running_loop()
                 room = asyncio.Event()
-                port.when_room(partial(call_soon, loop, room.set))
+                outbox.when_room(partial(call_soon, loop, room.set))
                 await room.wait()
         await awaitable(future)
 
@@ -344,7 +346,7 @@ class SecureTunnel(Sending):
             self._streams = [each for each in self._streams if each() is not None]
             self._streams.append(weakref.ref(stream))
             if self._run is not None:
-                self._run.port.wanted = self._wanted()
+                self._run.outbox.wanted = self._wanted()
         return stream
 
     # -- events, on the threads of the runtime
@@ -370,7 +372,7 @@ class SecureTunnel(Sending):
         for reference in self._streams:
             stream = reference()
             if stream is not None:
-                stream.put(event, run.port.lane)
+                stream.put(event, run.outbox.callback_queue)
         try:
             callback = self._callbacks.get(type(event))
             if callback is not None:

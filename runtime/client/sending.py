@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from tunnelfleet.actors.api.outbox import ApiPort
+    from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.config import Limits
 
 __all__ = [
@@ -161,8 +161,8 @@ class Sending:
         """Its bounds."""
         raise NotImplementedError
 
-    def _open_port(self) -> ApiPort:
-        """The port of the started tunnel; raises `TunnelClosed` if it is not."""
+    def _open_outbox(self) -> Outbox:
+        """The outbox of the started tunnel; raises `TunnelClosed` if it is not."""
         raise NotImplementedError
 
     def send_message(
@@ -336,11 +336,11 @@ class Sending:
         return future
 
     def _future(self) -> SendFuture[Any]:
-        return SendFuture(self._open_port().lane)
+        return SendFuture(self._open_outbox().callback_queue)
 
     def _submit(self, entries: Sequence[Outgoing], timeout_seconds: float | None) -> None:
         check_seconds("timeout_seconds", timeout_seconds)
-        self._open_port().submit(entries, timeout_seconds)
+        self._open_outbox().submit(entries, timeout_seconds)
 
 
 def data_of(message: Message, waiter: SendFuture[None] | SendBatch) -> Outgoing:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
@@ -103,6 +104,8 @@ class Gateway:
         self._supervisor: ActorRef[Any] | None = None
         self._loader: ThreadPoolExecutor | None = None
         self._ended = threading.Lock()
+        self.started_at = time.time()
+        """In seconds of the Unix epoch."""
 
     # -- life
 
@@ -235,6 +238,17 @@ class Gateway:
         return all(
             each.state is not TunnelState.CONNECTING or each.connect_failures for each in stats
         )
+
+    @property
+    def dispatchers(self) -> list[Dispatcher]:
+        """What has to turn: the runtime's dispatchers and the gateway's own."""
+        own = [] if self._dispatcher is None else [self._dispatcher]
+        return [*own, *self.runtime.dispatchers]
+
+    def counts(self) -> tuple[int, int]:
+        """How many tunnels run, and how many of those are connected; asks no actor."""
+        states = [tunnel.stats.state for tunnel in self.runtime.tunnels()]
+        return len(states), states.count(TunnelState.CONNECTED)
 
     @property
     def supervisor(self) -> ActorRef[Any]:

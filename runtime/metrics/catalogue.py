@@ -1,7 +1,8 @@
 """Every metric that tunnelfleet exposes: name, kind, labels, what it means.
 
-The one source of these facts: the collector makes its families from it, `docs/metrics.md` is
-generated from it. It knows nothing of how the numbers come about.
+What is counted is declared where it is counted, a field each (`actors/kernel/counting.py`). Here
+are the few that are looked at instead. The collector makes its families from the catalogue;
+`docs/metrics.md`, and a panel for each metric that nobody drew by hand, are generated from it.
 
 Names follow Prometheus' conventions: base units, `_total` for counters, attempts and failures as
 two counters. Labels are bounded: what goes beyond a limit is counted under `other`.
@@ -10,22 +11,21 @@ two counters. Labels are bounded: what goes beyond a limit is counted under `oth
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from tunnelfleet.actors.callbacks import CallbackCounts
+from tunnelfleet.actors.counters import FLOW, TRAFFIC, TUNNELS, Counters, ServiceCounters
+from tunnelfleet.actors.kernel.counting import Kind, declared
+from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunnelfleet.actors.kernel.counting import Declared
 
 __all__ = ["CATALOGUE", "PER_TUNNEL", "PREFIX", "Kind", "Metric", "metric"]
 
 PREFIX: Final = "tunnelfleet_"
-
-
-class Kind(StrEnum):
-    """The kinds of metrics."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-    SUMMARY = "summary"
-    INFO = "info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,47 +63,32 @@ def _group(name: str, *metrics: Metric) -> tuple[Metric, ...]:
 
 
 _SERVICE = ("mode", "service_id")
-_ENDED = ("mode", "service_id", "reason")
 _TUNNEL = ("tunnel", "mode")
 _DISPATCHER = ("dispatcher",)
+_CLASS = ("actor",)
 
-_TRAFFIC = _group(
-    "Traffic",
-    Metric(
-        "sent_bytes",
-        Kind.COUNTER,
-        "DATA payload bytes sent: from local sockets to the WebSocket.",
-        _SERVICE,
-    ),
-    Metric(
-        "received_bytes",
-        Kind.COUNTER,
-        "DATA payload bytes received: from the WebSocket, for local sockets.",
-        _SERVICE,
-    ),
-    Metric("sent_messages", Kind.COUNTER, "DATA messages sent.", _SERVICE),
-    Metric("received_messages", Kind.COUNTER, "DATA messages received.", _SERVICE),
-    Metric("streams_active", Kind.GAUGE, "Streams that are active.", _SERVICE),
-    Metric("streams_opened", Kind.COUNTER, "Streams opened.", _SERVICE),
-    Metric(
-        "streams_ended",
-        Kind.COUNTER,
-        "Streams ended, by reason: peer_reset, local_reset, replaced, session_reset, disconnected.",
-        _ENDED,
-    ),
-    Metric("connections_active", Kind.GAUGE, "Connections that are open.", _SERVICE),
-    Metric("connections_opened", Kind.COUNTER, "Connections opened.", _SERVICE),
-    Metric(
-        "connections_ended",
-        Kind.COUNTER,
-        "Connections ended, by what ended them first: local, peer, disconnected, session_reset, "
-        "replaced.",
-        _ENDED,
-    ),
-)
 
-_TUNNELS = _group(
-    "Tunnels",
+def _declared(
+    counting: type, group: str = "", labels: tuple[str, ...] = (), by: tuple[str, ...] | None = None
+) -> Iterator[Metric]:
+    """The metrics of a class of counters.
+
+    Args:
+        counting: the class.
+        group: only those of this heading; all if it is empty.
+        labels: that all of them have.
+        by: the labels of those that count by something; `labels` and their own unless given.
+    """
+    for each in declared(counting):
+        if not group or each.group == group:
+            own = (*labels, each.label) if by is None else by
+            yield Metric(
+                each.metric, each.kind, each.help, own if each.label else labels, each.group
+            )
+
+
+_TUNNEL_STATES = _group(
+    TUNNELS,
     Metric("tunnels", Kind.GAUGE, "Open tunnels by state.", ("state",)),
     Metric(
         "state_since_timestamp_seconds",
@@ -114,76 +99,10 @@ _TUNNELS = _group(
     ),
     Metric("tunnels_opened", Kind.COUNTER, "Tunnels opened in this runtime."),
     Metric("tunnels_closed", Kind.COUNTER, "Tunnels closed in this runtime."),
-    Metric("connect_attempts", Kind.COUNTER, "Attempts to connect to the service."),
-    Metric(
-        "connect_failures",
-        Kind.COUNTER,
-        "Attempts that failed, by reason: http_STATUS, connect_failed, connect_timeout, crashed.",
-        ("reason",),
-    ),
-    Metric(
-        "connect_duration_seconds",
-        Kind.HISTOGRAM,
-        "Time from the permit to connect to the WebSocket upgrade, of the attempts that succeeded.",
-    ),
-    Metric(
-        "reconnects",
-        Kind.COUNTER,
-        "Connections that came back after they were lost, by the reason of the loss: closed, lost, "
-        "ping_timeout, protocol_error, announce_timeout, token_replaced, crashed.",
-        ("reason",),
-    ),
-    Metric("session_resets", Kind.COUNTER, "SESSION_RESET messages received."),
-    Metric("ping_round_trip_seconds", Kind.HISTOGRAM, "Time until the service answered a ping."),
 )
 
-_FLOW = _group(
-    "Flow control",
-    Metric("queue_bytes", Kind.GAUGE, "Payload bytes that wait in front of the WebSockets."),
-    Metric(
-        "queue_wait_seconds",
-        Kind.HISTOGRAM,
-        "How long each piece waited in the fair queue until it was its connection's turn.",
-    ),
-    Metric("throttled_seconds", Kind.COUNTER, "Time spent waiting because of `bandwidth`."),
-    Metric(
-        "dropped_messages",
-        Kind.COUNTER,
-        "Messages received and not acted on, by kind: stale_stream, unknown_connection, "
-        "unknown_service, duplicate_reset, duplicate_connection, too_many_streams, "
-        "too_many_connections, refused_start, local_end_gone.",
-        ("kind",),
-    ),
-    Metric(
-        "exhausted_operations",
-        Kind.COUNTER,
-        "Operations on local sockets that failed because the process or the system had no file "
-        "descriptor or memory left, by operation: local_connect, accept, listen.",
-        ("operation",),
-    ),
-    Metric("failed_sends", Kind.COUNTER, "Messages that could not be sent: their stream was over."),
-    Metric(
-        "stalled_connections",
-        Kind.COUNTER,
-        "Connections reset because the local application took no byte while others waited.",
-    ),
-)
-
-_CALLBACKS = _group(
+_CALLBACK_THREADS = _group(
     "Callbacks",
-    Metric("callback_events", Kind.COUNTER, "Events that callbacks have taken."),
-    Metric("callback_errors", Kind.COUNTER, "Exceptions that callbacks raised."),
-    Metric("slow_callbacks", Kind.COUNTER, "Callbacks that took longer than a second."),
-    Metric(
-        "callback_stalls",
-        Kind.COUNTER,
-        "Times the reading of a tunnel was held back because its callbacks did not keep up.",
-    ),
-    Metric(
-        "dropped_events",
-        Kind.COUNTER,
-        "Events that were dropped because a tunnel's callbacks did not keep up.",
-    ),
     Metric(
         "callback_threads",
         Kind.GAUGE,
@@ -191,34 +110,13 @@ _CALLBACKS = _group(
     ),
 )
 
-_KERNEL = _group(
+_PROCESS = _group(
     "Actor kernel",
-    Metric("messages_handled", Kind.COUNTER, "Messages that actors handled.", _DISPATCHER),
-    Metric("turns", Kind.COUNTER, "Turns of actors.", _DISPATCHER),
-    Metric("slow_turns", Kind.COUNTER, "Turns longer than 100 ms.", _DISPATCHER),
-    Metric("longest_turn_seconds", Kind.GAUGE, "The longest turn since the start.", _DISPATCHER),
     Metric("mailbox_messages", Kind.GAUGE, "Messages that wait to be handled.", _DISPATCHER),
     Metric(
         "dispatcher_lag_seconds",
         Kind.GAUGE,
         "The longest delay of a timer of the dispatcher in the last minute; grows while it hangs.",
-        _DISPATCHER,
-    ),
-    Metric("actors_alive", Kind.GAUGE, "Actors that are alive.", _DISPATCHER),
-    Metric("actors_started", Kind.COUNTER, "Actors started.", _DISPATCHER),
-    Metric("actor_failures", Kind.COUNTER, "Actors ended by an exception, by class.", ("actor",)),
-    Metric("actor_restarts", Kind.COUNTER, "Restarts by supervisors, by class.", ("actor",)),
-    Metric(
-        "quarantines",
-        Kind.COUNTER,
-        "Times a supervisor put a child that fails too often in quarantine, or back after a retry.",
-        _DISPATCHER,
-    ),
-    Metric("dead_letters", Kind.COUNTER, "Messages to actors that had ended.", _DISPATCHER),
-    Metric(
-        "abandoned_children",
-        Kind.COUNTER,
-        "Threads of a host's actors that did not stop in their time and were left behind.",
         _DISPATCHER,
     ),
     Metric("threads", Kind.GAUGE, "Threads of this process that Python knows."),
@@ -230,13 +128,16 @@ _KERNEL = _group(
     ),
 )
 
+
+def _row(each: Declared) -> Metric:
+    """The series of a single tunnel: its reasons are summed, its distributions have no buckets."""
+    kind = Kind.SUMMARY if each.kind is Kind.HISTOGRAM else each.kind
+    return Metric(f"tunnel_{each.metric}", kind, each.row, _TUNNEL)
+
+
 PER_TUNNEL: Final = _group(
     "One tunnel (optional)",
-    Metric("tunnel_sent_bytes", Kind.COUNTER, "DATA payload bytes sent.", _TUNNEL),
-    Metric("tunnel_received_bytes", Kind.COUNTER, "DATA payload bytes received.", _TUNNEL),
-    Metric("tunnel_streams_active", Kind.GAUGE, "Streams that are active.", _TUNNEL),
-    Metric("tunnel_connections_active", Kind.GAUGE, "Connections that are open.", _TUNNEL),
-    Metric("tunnel_connections_opened", Kind.COUNTER, "Connections opened.", _TUNNEL),
+    *(_row(each) for each in declared(ServiceCounters) if each.row),
     Metric(
         "tunnel_state",
         Kind.GAUGE,
@@ -249,20 +150,18 @@ PER_TUNNEL: Final = _group(
         "Since when the tunnel is in its state, in seconds of the Unix epoch; not in `other`.",
         _TUNNEL,
     ),
-    Metric("tunnel_reconnects", Kind.COUNTER, "Connections that came back.", _TUNNEL),
-    Metric("tunnel_session_resets", Kind.COUNTER, "SESSION_RESET messages received.", _TUNNEL),
-    Metric("tunnel_queue_bytes", Kind.GAUGE, "Payload bytes waiting for the WebSocket.", _TUNNEL),
-    Metric("tunnel_queue_wait_seconds", Kind.SUMMARY, "Wait of each piece in the queue.", _TUNNEL),
-    Metric("tunnel_ping_round_trip_seconds", Kind.SUMMARY, "Time until a ping's answer.", _TUNNEL),
-    Metric("tunnel_throttled_seconds", Kind.COUNTER, "Time waited for `bandwidth`.", _TUNNEL),
+    *(_row(each) for each in declared(Counters) if each.row),
 )
 
 CATALOGUE: Final[tuple[Metric, ...]] = (
-    *_TRAFFIC,
-    *_TUNNELS,
-    *_FLOW,
-    *_CALLBACKS,
-    *_KERNEL,
+    *_declared(ServiceCounters, TRAFFIC, _SERVICE),
+    *_TUNNEL_STATES,
+    *_declared(Counters, TUNNELS),
+    *_declared(Counters, FLOW),
+    *_declared(CallbackCounts),
+    *_CALLBACK_THREADS,
+    *_declared(DispatcherStats, labels=_DISPATCHER, by=_CLASS),
+    *_PROCESS,
     *PER_TUNNEL,
 )
 

@@ -8,31 +8,34 @@ from __future__ import annotations
 
 import platform
 import threading
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
+from tunnelfleet.actors.callbacks import CallbackCounts
+from tunnelfleet.actors.counters import Counters, ServiceCounters
+from tunnelfleet.actors.kernel.counting import declared
+from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.proto import DropReason, StopCause
 from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.version import VERSION
 
 from .catalogue import CATALOGUE, PER_TUNNEL, Kind
 from .families import Labelled, empty, histogram, info, numbers, table
-from .ledger import OTHER
-from .totals import SERVICE_COLUMNS, TUNNEL_COLUMNS, Totals
+from .totals import SERVICE_COLUMNS, Totals
+from .tunnels import OTHER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tunnelfleet.actors.callbacks import CallbackTotals
+    from tunnelfleet.actors.kernel.counting import Declared
 
-    from .dispatchers import KernelMeter, KernelRow
-    from .ledger import Ledger, Reading, Row
+    from .dispatchers import DispatcherMeter, DispatcherRow
+    from .tunnels import Reading, Row, TunnelMeter
 
 __all__ = [
-    "KNOWN_REASONS",
     "TunnelCollector",
     "per_tunnel_families",
 ]
@@ -40,14 +43,8 @@ __all__ = [
 
 _Labels: TypeAlias = tuple[str, ...]
 
-_SERVICE_SUMS: Final = (
-    "sent_bytes",
-    "received_bytes",
-    "streams_active",
-    "connections_active",
-    "connections_opened",
-)
-_SCALARS: Final = ("session_resets", "queue_bytes", "throttled_seconds")
+_SERVICE_ROWS: Final = tuple(each for each in declared(ServiceCounters) if each.row)
+_TUNNEL_ROWS: Final = tuple(each for each in declared(Counters) if each.row)
 _STATE: Final = "tunnel_state"
 _SINCE: Final = "tunnel_state_since_timestamp_seconds"
 
@@ -90,35 +87,29 @@ class _Table:
         self._labels.append(labels)
         self._shown += 1
         services = tuple(stats.services.copy().values())
-        for name in _SERVICE_SUMS:
-            self._put(name, sum([getattr(service, name) for service in services]))
-        for name in _SCALARS:
-            self._put(name, getattr(stats, name))
-        self._put("reconnects", sum(stats.reconnects.copy().values()))
+        for each in _SERVICE_ROWS:
+            name = each.name
+            self._put(each.metric, sum([getattr(service, name) for service in services]))
+        for each in _TUNNEL_ROWS:
+            self._put_counter(each, getattr(stats, each.name))
         self._put("state_since_timestamp_seconds", stats.since)
-        waits, pings = stats.queue_wait, stats.ping_seconds
-        self._put_summaries(waits.count, waits.total, pings.count, pings.total)
         self._states.append((*labels, stats.state.value))
         self._in_state.append(1)
 
-    def _put_summaries(
-        self, waits: int, wait_seconds: float, pings: int, ping_seconds: float
-    ) -> None:
-        self._put("queue_wait_seconds_count", waits)
-        self._put("queue_wait_seconds_sum", wait_seconds)
-        self._put("ping_round_trip_seconds_count", pings)
-        self._put("ping_round_trip_seconds_sum", ping_seconds)
+    def _put_counter(self, each: Declared, value: Any) -> None:
+        if each.bounds:
+            self._put(f"{each.metric}_count", value.count)
+            self._put(f"{each.metric}_sum", value.total)
+        else:
+            self._put(each.metric, sum(value.copy().values()) if each.label else value)
 
     def add_rest(self, mode: str, totals: Totals) -> None:
         self._labels.append((OTHER, mode))
-        for name in _SERVICE_SUMS:
-            index = SERVICE_COLUMNS.index(name)
-            self._put(name, sum(row[index] for row in totals.services.values()))
-        for name in _SCALARS:
-            self._put(name, totals.columns[name])
-        self._put("reconnects", sum(totals.reconnects.values()))
-        waits, pings = totals.queue_wait, totals.ping
-        self._put_summaries(waits.count, waits.total, pings.count, pings.total)
+        for each in _SERVICE_ROWS:
+            index = SERVICE_COLUMNS.index(each.name)
+            self._put(each.metric, sum(row[index] for row in totals.services.values()))
+        for each in _TUNNEL_ROWS:
+            self._put_counter(each, totals.of(each))
         for state, number in sorted(totals.states.items()):
             self._states.append((OTHER, mode, state.value))
             self._in_state.append(number)
@@ -140,55 +131,11 @@ class _Table:
         return self._columns.get(name, [])
 
 
-KNOWN_REASONS: Final[dict[str, tuple[str, ...]]] = {
-    "reconnects": (
-        "announce_timeout",
-        "closed",
-        "crashed",
-        "lost",
-        "ping_timeout",
-        "protocol_error",
-        "token_replaced",
-    ),
-    "connect_failures": ("connect_failed", "connect_timeout", "crashed", "http_403"),
-    "dropped_messages": (
-        *(reason.value for reason in DropReason),
-        "local_end_gone",
-        "refused_start",
-    ),
-    "exhausted_operations": ("accept", "listen", "local_connect"),
-}
-"""Exposed as zero before the first of their kind: a rate needs the zero."""
-
-_ENDS: Final[dict[str, tuple[str, ...]]] = {
-    "streams_ended": tuple(cause.value for cause in StopCause),
-    "connections_ended": ("disconnected", "local", "peer", "session_reset"),
-}
-_CALLBACK_NUMBERS: Final = {
-    "callback_events": "events",
-    "callback_errors": "errors",
-    "slow_callbacks": "slow",
-    "callback_stalls": "stalls",
-    "dropped_events": "dropped",
-}
-_KERNEL_NUMBERS: Final = (
-    "messages_handled",
-    "turns",
-    "slow_turns",
-    "longest_turn_seconds",
-    "actors_alive",
-    "actors_started",
-    "quarantines",
-    "dead_letters",
-    "abandoned_children",
-)
-
-
 class TunnelCollector(Collector):
     """A collector for any registry of prometheus_client.
 
     Args:
-        ledger: the tunnels.
+        meter: of the tunnels.
         kernel: the dispatchers.
         callbacks: what became of callbacks.
         callback_threads: tells how many threads run them now.
@@ -198,14 +145,14 @@ class TunnelCollector(Collector):
 
     def __init__(
         self,
-        ledger: Ledger,
-        kernel: KernelMeter,
+        meter: TunnelMeter,
+        kernel: DispatcherMeter,
         callbacks: CallbackTotals,
         callback_threads: Callable[[], int],
         name: str = "",
     ) -> None:
         self._name = name
-        self._ledger = ledger
+        self._meter = meter
         self._kernel = kernel
         self._callbacks = callbacks
         self._callback_threads = callback_threads
@@ -218,7 +165,7 @@ class TunnelCollector(Collector):
         """
         if self._name:
             return [Family(f"tunnelfleet_runtime:{self._name}", "", "unknown")]
-        shown = CATALOGUE if self._ledger.rows else CATALOGUE[: -len(PER_TUNNEL)]
+        shown = CATALOGUE if self._meter.rows else CATALOGUE[: -len(PER_TUNNEL)]
         return [empty(each.name) for each in shown]
 
     def collect(self) -> Iterator[Family]:
@@ -230,28 +177,30 @@ class TunnelCollector(Collector):
             yield family
 
     def _families(self) -> Iterator[Family]:
-        reading = self._ledger.read()
+        reading = self._meter.read()
         totals = Totals(reading.fleets)
         yield from _traffic(totals)
-        yield from _tunnels(totals, reading)
-        yield from _flow(totals)
-        for name, attribute in _CALLBACK_NUMBERS.items():
-            yield numbers(name, [((), getattr(self._callbacks, attribute))])
+        yield from _states(totals, reading)
+        yield from _tunnels(totals)
+        for each in declared(CallbackCounts):
+            yield numbers(each.metric, [((), getattr(self._callbacks, each.name))])
         yield numbers("callback_threads", [((), self._callback_threads())])
         yield from self._kernel_families()
         yield info("build", _versions())
         yield numbers("threads", [((), threading.active_count())])
-        if self._ledger.rows:
+        if self._meter.rows:
             yield from per_tunnel_families(reading.rows, _rest(reading), Breather())
 
     def _kernel_families(self) -> Iterator[Family]:
         rows = self._kernel.rows()
-        for name in _KERNEL_NUMBERS:
-            yield numbers(name, [((row.name,), getattr(row.stats, name)) for row in rows])
+        for each in declared(DispatcherStats):
+            if each.label:
+                yield numbers(each.metric, _by_class(rows, each.name))
+            else:
+                values = [((row.name,), getattr(row.stats, each.name)) for row in rows]
+                yield numbers(each.metric, values)
         yield numbers("mailbox_messages", [((row.name,), row.mailbox_messages) for row in rows])
         yield numbers("dispatcher_lag_seconds", [((row.name,), row.lag_seconds) for row in rows])
-        for name, field in (("actor_failures", "actor_failures"), ("actor_restarts", "restarts")):
-            yield numbers(name, _by_class(rows, field))
 
 
 def _rest(reading: Reading) -> dict[str, Totals]:
@@ -263,7 +212,7 @@ def _rest(reading: Reading) -> dict[str, Totals]:
     }
 
 
-def _by_class(rows: list[KernelRow], field: str) -> list[tuple[tuple[str], float]]:
+def _by_class(rows: list[DispatcherRow], field: str) -> list[tuple[tuple[str], float]]:
     # All classes that ever failed or were restarted, so that both have the same rows.
     names = {"WebSocketActor", "TunnelActor", "StreamActor"}
     for row in rows:
@@ -276,32 +225,35 @@ def _by_class(rows: list[KernelRow], field: str) -> list[tuple[tuple[str], float
 
 def _traffic(totals: Totals) -> Iterator[Family]:
     services = sorted(totals.services.items())
-    for index, name in enumerate(SERVICE_COLUMNS):
-        yield numbers(name, [(key, row[index]) for key, row in services])
-    for name, known in _ENDS.items():
-        counts: dict[tuple[str, str, str], int] = getattr(totals, name)
-        every = {(*key, reason): 0 for key, _row in services for reason in known} | counts
-        yield numbers(name, sorted(every.items()))
+    for each in declared(ServiceCounters):
+        if each.label:
+            none = {(*key, reason): 0 for key, _row in services for reason in each.known}
+            every = none | totals.ends[each.name]
+            yield numbers(each.metric, sorted(every.items()))
+        else:
+            index = SERVICE_COLUMNS.index(each.name)
+            yield numbers(each.metric, [(key, row[index]) for key, row in services])
 
 
-def _tunnels(totals: Totals, reading: Reading) -> Iterator[Family]:
+def _states(totals: Totals, reading: Reading) -> Iterator[Family]:
     states = [((state.value,), totals.states.get(state, 0)) for state in TunnelState]
     yield numbers("tunnels", states)
     since = [((state.value,), moment) for state, moment in sorted(totals.since.items())]
     yield numbers("state_since_timestamp_seconds", since)
     yield numbers("tunnels_opened", [((), reading.opened)])
     yield numbers("tunnels_closed", [((), reading.closed)])
-    for name, known in KNOWN_REASONS.items():
-        every = dict.fromkeys(known, 0) | getattr(totals, name)
-        yield numbers(name, [((reason,), number) for reason, number in sorted(every.items())])
-    yield histogram("connect_duration_seconds", totals.connect)
-    yield histogram("ping_round_trip_seconds", totals.ping)
 
 
-def _flow(totals: Totals) -> Iterator[Family]:
-    for name in TUNNEL_COLUMNS:
-        yield numbers(name, [((), totals.columns[name])])
-    yield histogram("queue_wait_seconds", totals.queue_wait)
+def _tunnels(totals: Totals) -> Iterator[Family]:
+    for each in declared(Counters):
+        value = totals.of(each)
+        if each.bounds:
+            yield histogram(each.metric, value)
+        elif each.label:
+            every = dict.fromkeys(each.known, 0) | value
+            yield numbers(each.metric, [((key,), number) for key, number in sorted(every.items())])
+        else:
+            yield numbers(each.metric, [((), value)])
 
 
 def _versions() -> dict[str, str]:

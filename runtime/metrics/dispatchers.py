@@ -10,17 +10,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import fields
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tunnelfleet.actors.kernel.counting import Kind, declared
 from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import Dispatcher
 
 __all__ = [
-    "KernelMeter",
-    "KernelRow",
+    "DispatcherMeter",
+    "DispatcherRow",
     "LagProbe",
 ]
 
@@ -29,9 +29,6 @@ PROBE_SECONDS: Final = 0.5
 """Between two beats of a lag probe."""
 WINDOW_SECONDS: Final = 60.0
 """How long a lag is remembered."""
-
-GAUGES: Final = {"actors_alive"}
-LARGEST: Final = {"longest_turn_seconds"}
 
 
 class LagProbe:
@@ -64,7 +61,7 @@ class LagProbe:
         return max(overdue, 0.0, *self._lags.copy())
 
 
-class KernelRow(NamedTuple):
+class DispatcherRow(NamedTuple):
     """One dispatcher."""
 
     name: str
@@ -73,7 +70,7 @@ class KernelRow(NamedTuple):
     lag_seconds: float
 
 
-class KernelMeter:
+class DispatcherMeter:
     """The dispatchers of a runtime. Any thread."""
 
     def __init__(self) -> None:
@@ -104,17 +101,17 @@ class KernelMeter:
     def _merged(self, dispatcher: Dispatcher) -> DispatcherStats:
         return merge(self._retired.get(dispatcher.name), dispatcher.stats.snapshot())
 
-    def rows(self) -> list[KernelRow]:
+    def rows(self) -> list[DispatcherRow]:
         """All dispatchers of the runtime, with those of the same name before them."""
         with self._lock:
             rows = [
-                KernelRow(d.name, self._merged(d), d.mailbox_messages(), probe.lag_seconds)
+                DispatcherRow(d.name, self._merged(d), d.mailbox_messages(), probe.lag_seconds)
                 for d, probe in self._running
             ]
             names = {row.name for row in rows}
             for name, stats in self._retired.items():
                 if name not in names:
-                    rows.append(KernelRow(name, merge(None, stats), 0, 0.0))
+                    rows.append(DispatcherRow(name, merge(None, stats), 0, 0.0))
         return rows
 
 
@@ -123,13 +120,13 @@ def merge(before: DispatcherStats | None, now: DispatcherStats) -> DispatcherSta
     if before is None:
         return now
     merged = DispatcherStats()
-    for field in fields(DispatcherStats):
-        name = field.name
+    for each in declared(DispatcherStats):
+        name = each.name
         old, new = getattr(before, name), getattr(now, name)
-        if isinstance(new, dict):
+        if each.label:
             setattr(merged, name, {k: old.get(k, 0) + new.get(k, 0) for k in {**old, **new}})
-        elif name in GAUGES:
-            setattr(merged, name, new)
+        elif each.is_peak:
+            setattr(merged, name, max(old, new))
         else:
-            setattr(merged, name, max(old, new) if name in LARGEST else old + new)
+            setattr(merged, name, new if each.kind is Kind.GAUGE else old + new)
     return merged

@@ -9,42 +9,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tunnelfleet.actors.counters import (
-    CONNECT_SECONDS_BOUNDS,
-    PING_SECONDS_BOUNDS,
-    QUEUE_WAIT_SECONDS_BOUNDS,
-)
+from tunnelfleet.actors.counters import Counters, ServiceCounters
+from tunnelfleet.actors.kernel.counting import declared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tunnelfleet.actors.counters import FleetCounters, Histogram
+    from tunnelfleet.actors.kernel.counting import Declared
     from tunnelfleet.actors.state import TunnelState
 
-    from .ledger import Fleet
+    from .tunnels import Fleet
 
-__all__ = ["ENDS", "REASONS", "SERVICE_COLUMNS", "TUNNEL_COLUMNS", "HistogramSum", "Totals"]
+__all__ = ["ENDS", "HISTOGRAMS", "REASONS", "SERVICE_COLUMNS", "TUNNEL_COLUMNS", "Totals"]
 
-SERVICE_COLUMNS: Final = (
-    "sent_bytes",
-    "received_bytes",
-    "sent_messages",
-    "received_messages",
-    "streams_opened",
-    "connections_opened",
-    "streams_active",
-    "connections_active",
-)
-TUNNEL_COLUMNS: Final = (
-    "session_resets",
-    "connect_attempts",
-    "failed_sends",
-    "stalled_connections",
-    "throttled_seconds",
-    "queue_bytes",
-)
-ENDS: Final = ("streams_ended", "connections_ended")
-REASONS: Final = ("reconnects", "connect_failures", "dropped_messages", "exhausted_operations")
+
+def _plain(found: tuple[Declared, ...]) -> tuple[str, ...]:
+    return tuple(each.name for each in found if not each.label and not each.bounds)
+
+
+def _by_reason(found: tuple[Declared, ...]) -> tuple[str, ...]:
+    return tuple(each.name for each in found if each.label)
+
+
+SERVICE_COLUMNS: Final = _plain(declared(ServiceCounters))
+TUNNEL_COLUMNS: Final = _plain(declared(Counters))
+ENDS: Final = _by_reason(declared(ServiceCounters))
+REASONS: Final = _by_reason(declared(Counters))
+HISTOGRAMS: Final = {each.name: each.bounds for each in declared(Counters) if each.bounds}
 
 
 class HistogramSum:
@@ -86,35 +78,32 @@ class Totals:
 
     Attributes:
         services: by mode and service id, the sums of `SERVICE_COLUMNS`.
-        streams_ended: by mode, service id and reason.
-        connections_ended: the same.
+        ends: for each of `ENDS`, by mode, service id and reason.
         columns: the sums of `TUNNEL_COLUMNS`, by name.
-        reconnects: by reason.
-        connect_failures: by reason.
-        dropped_messages: by kind.
-        exhausted_operations: by operation.
+        reasons: for each of `REASONS`, by reason.
+        histograms: the sums of `HISTOGRAMS`, by name.
         states: tunnels by state.
         since: the earliest entry into each state that a tunnel is in.
     """
 
     def __init__(self, fleets: Iterable[Fleet]) -> None:
         self.services: dict[tuple[str, str], list[int]] = {}
-        self.streams_ended: dict[tuple[str, str, str], int] = {}
-        self.connections_ended: dict[tuple[str, str, str], int] = {}
+        self.ends: dict[str, dict[tuple[str, str, str], int]] = {name: {} for name in ENDS}
         self.columns: dict[str, float] = dict.fromkeys(TUNNEL_COLUMNS, 0)
-        self.reconnects: dict[str, int] = {}
-        self.connect_failures: dict[str, int] = {}
-        self.dropped_messages: dict[str, int] = {}
-        self.exhausted_operations: dict[str, int] = {}
-        self.connect = HistogramSum(CONNECT_SECONDS_BOUNDS)
-        self.ping = HistogramSum(PING_SECONDS_BOUNDS)
-        self.queue_wait = HistogramSum(QUEUE_WAIT_SECONDS_BOUNDS)
+        self.reasons: dict[str, dict[str, int]] = {name: {} for name in REASONS}
+        self.histograms = {name: HistogramSum(bounds) for name, bounds in HISTOGRAMS.items()}
         self.states: dict[TunnelState, int] = {}
         self.since: dict[TunnelState, float] = {}
         for fleet in fleets:
             self._add_services(fleet.counters)
             self._add_tunnels(fleet.counters)
             self._add_states(fleet.states)
+
+    def of(self, each: Declared) -> Any:
+        """The sum of a counter of `Counters`: a number, numbers by reason, or a `HistogramSum`."""
+        if each.bounds:
+            return self.histograms[each.name]
+        return self.reasons[each.name] if each.label else self.columns[each.name]
 
     def _add_services(self, fleet: FleetCounters) -> None:
         for label, service in fleet.services.copy().items():
@@ -123,16 +112,15 @@ class Totals:
             before = self.services.get(key, [0] * len(row))
             self.services[key] = [a + b for a, b in zip(before, row, strict=True)]
             for name in ENDS:
-                _add(getattr(self, name), getattr(service, name), key)
+                _add(self.ends[name], getattr(service, name), key)
 
     def _add_tunnels(self, fleet: FleetCounters) -> None:
         for name in TUNNEL_COLUMNS:
             self.columns[name] += getattr(fleet, name)
         for name in REASONS:
-            _add(getattr(self, name), getattr(fleet, name))
-        self.connect.add(fleet.connect_seconds)
-        self.ping.add(fleet.ping_seconds)
-        self.queue_wait.add(fleet.queue_wait)
+            _add(self.reasons[name], getattr(fleet, name))
+        for name in HISTOGRAMS:
+            self.histograms[name].add(getattr(fleet, name))
 
     def _add_states(self, states: dict[TunnelState, tuple[int, float]]) -> None:
         for state, (number, since) in states.items():

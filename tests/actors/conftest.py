@@ -1,7 +1,4 @@
-"""Fixtures of the actors' tests: a dispatcher, a connector, tunnels between fakes.
-
-Property tests run the same examples everywhere, so that a failure is never a matter of luck.
-"""
+"""Fixtures of the actors' tests: a connector, tunnels between fakes, scripted servers."""
 
 from __future__ import annotations
 
@@ -9,11 +6,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
 
-from tests.actors.rig import TunnelRig
-from tests.actors.servers import ScriptedServer, tls_contexts
-from tunnelfleet.actors.kernel import Dispatcher
+from tests.support.scripted_server import ScriptedServer, tls_contexts
+from tests.support.tunnel_rig import TunnelRig
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.proto import Mode
 
@@ -21,14 +16,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
-settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=200)
-settings.load_profile("fixed")
-
-
-@pytest.fixture
-def dispatcher() -> Iterator[Dispatcher]:
-    with Dispatcher("test") as made:
-        yield made
+    from tunnelfleet.actors.kernel import Dispatcher
 
 
 @pytest.fixture

@@ -49,7 +49,9 @@ def relay(seen: list[TunnelEvent]) -> Iterator[pykka.ActorRef[EventRelay]]:
         yield EventRelay.start(seen.append, dispatcher=dispatcher)
 
 
-def settle(relay: pykka.ActorRef[EventRelay], inbox: pykka.ActorRef[Inbox]) -> list[TunnelEvent]:
+def settle_relay(
+    relay: pykka.ActorRef[EventRelay], inbox: pykka.ActorRef[Inbox]
+) -> list[TunnelEvent]:
     relay.ask(Unsubscribe(relay), timeout=WAIT_SECONDS)
     got: list[TunnelEvent] = inbox.ask("what", block=True, timeout=WAIT_SECONDS)
     return got
@@ -75,7 +77,7 @@ def test_a_subscriber_gets_what_it_asked_for(
     relay.tell(Subscribe(inbox, **subscription))
     for event in EVENTS:
         relay.tell(event)
-    assert settle(relay, inbox) == expected
+    assert settle_relay(relay, inbox) == expected
     assert seen == EVENTS
 
 
@@ -86,10 +88,10 @@ def test_the_last_subscription_of_an_actor_counts(
     relay.tell(Subscribe(inbox, tunnels=frozenset({"b"})))
     relay.tell(EVENTS[0])
     relay.tell(EVENTS[2])
-    assert settle(relay, inbox) == [EVENTS[2]]
+    assert settle_relay(relay, inbox) == [EVENTS[2]]
     relay.tell(Unsubscribe(inbox))
     relay.tell(EVENTS[2])
-    assert settle(relay, inbox) == [EVENTS[2]]
+    assert settle_relay(relay, inbox) == [EVENTS[2]]
 
 
 def test_a_subscriber_that_has_ended_is_forgotten(
@@ -100,7 +102,7 @@ def test_a_subscriber_that_has_ended_is_forgotten(
     relay.tell(Subscribe(inbox))
     gone.stop()
     relay.tell(EVENTS[0])
-    assert settle(relay, inbox) == [EVENTS[0]]
+    assert settle_relay(relay, inbox) == [EVENTS[0]]
     assert relay.is_alive()
 
 
@@ -110,4 +112,4 @@ def test_subscriptions_outlive_a_restart(
     with Dispatcher("relay").start() as dispatcher:
         relay = EventRelay.start(seen.append, [Subscribe(inbox)], dispatcher=dispatcher)
         relay.tell(EVENTS[0])
-        assert settle(relay, inbox) == [EVENTS[0]]
+        assert settle_relay(relay, inbox) == [EVENTS[0]]

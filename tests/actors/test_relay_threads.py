@@ -1,4 +1,4 @@
-"""Lanes and their threads: order, bounds, growth while callbacks block, ends."""
+"""Queues of callbacks and their threads: order, bounds, growth while callbacks block, ends."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import eventually
 from tunnelfleet.actors import callbacks as relay_threads
 from tunnelfleet.actors.callbacks import EVENT_COST_BYTES, RelayThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 WAIT_SECONDS = 5.0
 
@@ -41,17 +42,17 @@ class Collector:
 
 
 def test_nothing_runs_until_something_is_to_be_done(threads: RelayThreads) -> None:
-    lane = threads.lane("t", print, 1_000)
+    queue = threads.queue("t", print, 1_000)
     assert threads.thread_count == 0
-    assert not lane.has_work
+    assert not queue.has_work
 
 
 def test_a_lane_keeps_its_order(threads: RelayThreads) -> None:
     collectors = [Collector() for _ in range(20)]
-    lanes = [threads.lane(str(i), each, 10**9) for i, each in enumerate(collectors)]
+    queues = [threads.queue(str(i), each, 10**9) for i, each in enumerate(collectors)]
     for number in range(500):
-        for lane in lanes:
-            lane.put(number)
+        for queue in queues:
+            queue.put(number)
     for collector in collectors:
         assert collector.wait(500) == list(range(500))
     assert threads.thread_count <= 4
@@ -59,9 +60,9 @@ def test_a_lane_keeps_its_order(threads: RelayThreads) -> None:
 
 def test_a_call_waits_behind_the_events(threads: RelayThreads) -> None:
     collector = Collector()
-    lane = threads.lane("t", collector, 1_000)
-    lane.put("event")
-    lane.call(lambda argument: collector(("called", argument)), "x")
+    queue = threads.queue("t", collector, 1_000)
+    queue.put("event")
+    queue.call(lambda argument: collector(("called", argument)), "x")
     assert collector.wait(2) == ["event", ("called", "x")]
 
 
@@ -73,11 +74,11 @@ def test_one_that_blocks_holds_up_no_other(threads: RelayThreads) -> None:
         release.wait(WAIT_SECONDS)
 
     for number in range(5):
-        threads.lane(f"blocked {number}", block, 1_000).put(number)
+        threads.queue(f"blocked {number}", block, 1_000).put(number)
     for _ in range(5):
         assert entered.acquire(timeout=WAIT_SECONDS)
     collector = Collector()
-    threads.lane("free", collector, 1_000).put("x")
+    threads.queue("free", collector, 1_000).put("x")
     assert collector.wait(1) == ["x"]
     assert threads.thread_count <= 8
     release.set()
@@ -92,7 +93,7 @@ def test_there_are_never_more_threads_than_the_limit() -> None:
         release.wait(WAIT_SECONDS)
 
     for number in range(10):
-        threads.lane(str(number), block, 1_000).put(number)
+        threads.queue(str(number), block, 1_000).put(number)
     for _ in range(3):
         assert entered.acquire(timeout=WAIT_SECONDS)
     assert not entered.acquire(timeout=0.1)
@@ -107,15 +108,15 @@ def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_threads, "IDLE_SECONDS", 0.05)
     threads = RelayThreads()
     collector = Collector()
-    lane = threads.lane("t", collector, 1_000)
-    lane.put(1)
+    queue = threads.queue("t", collector, 1_000)
+    queue.put(1)
     collector.wait(1)
     deadline = time.monotonic() + WAIT_SECONDS
     pause = threading.Event()
     while threads.thread_count and time.monotonic() < deadline:
         pause.wait(0.01)
     assert threads.thread_count == 0
-    lane.put(2)
+    queue.put(2)
     assert collector.wait(2) == [1, 2]
     threads.close(WAIT_SECONDS)
 
@@ -123,31 +124,31 @@ def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestBounds:
     def test_full_and_room_again(self, threads: RelayThreads) -> None:
         release, roomy = threading.Event(), threading.Event()
-        lane = threads.lane("t", lambda _item: release.wait(WAIT_SECONDS), 10 * EVENT_COST_BYTES)
-        assert not lane.when_room(roomy.set)
+        queue = threads.queue("t", lambda _item: release.wait(WAIT_SECONDS), 10 * EVENT_COST_BYTES)
+        assert not queue.when_room(roomy.set)
         for number in range(12):
-            lane.put(number)
-        assert lane.is_full
-        assert lane.when_room(roomy.set)
+            queue.put(number)
+        assert queue.is_full
+        assert queue.when_room(roomy.set)
         assert not roomy.is_set()
         release.set()
         assert roomy.wait(WAIT_SECONDS)
-        assert lane.queued_bytes <= 5 * EVENT_COST_BYTES
+        assert queue.queued_bytes <= 5 * EVENT_COST_BYTES
 
     def test_payloads_count(self, threads: RelayThreads) -> None:
         release = threading.Event()
-        lane = threads.lane("t", lambda _item: release.wait(WAIT_SECONDS), 1_000)
-        lane.put("x", 10_000)
-        assert lane.queued_bytes == 10_000 + EVENT_COST_BYTES
-        assert lane.is_full
+        queue = threads.queue("t", lambda _item: release.wait(WAIT_SECONDS), 1_000)
+        queue.put("x", 10_000)
+        assert queue.queued_bytes == 10_000 + EVENT_COST_BYTES
+        assert queue.is_full
         release.set()
 
     def test_what_may_be_dropped_is_when_it_is_far_too_much(self, threads: RelayThreads) -> None:
         release = threading.Event()
-        lane = threads.lane("t", lambda _item: release.wait(WAIT_SECONDS), EVENT_COST_BYTES)
+        queue = threads.queue("t", lambda _item: release.wait(WAIT_SECONDS), EVENT_COST_BYTES)
         for number in range(20):
-            lane.put(number, may_drop=True)
-        assert 10 <= lane.stats.dropped <= 16
+            queue.put(number, may_drop=True)
+        assert 10 <= queue.stats.dropped <= 16
         release.set()
 
 
@@ -165,12 +166,12 @@ class TestErrors:
             collector(item)
             raise error
 
-        lane = threads.lane("press-4", fail, 10**9)
+        queue = threads.queue("press-4", fail, 10**9)
         for number in range(15):
-            lane.put(number)
+            queue.put(number)
         assert collector.wait(15) == list(range(15))
         threads.close(WAIT_SECONDS)
-        assert lane.stats.errors == 15
+        assert queue.stats.errors == 15
         records = [record for record in caplog.records if record.exc_info]
         assert len(records) == 10
         assert "press-4" in records[0].message
@@ -179,28 +180,28 @@ class TestErrors:
 class TestParking:
     def test_a_parked_lane_waits_without_a_thread(self, threads: RelayThreads) -> None:
         collector = Collector()
-        lanes: list[Any] = []
+        queues: list[Any] = []
 
         def take(item: Any) -> None:
             collector(item)
-            lanes[0].park()
+            queues[0].park()
 
-        lanes.append(threads.lane("t", take, 10**9))
+        queues.append(threads.queue("t", take, 10**9))
         for number in range(3):
-            lanes[0].put(number)
+            queues[0].put(number)
         for count in range(1, 4):
             assert collector.wait(count) == list(range(count))
-            assert lanes[0].stats.errors == 0
-            lanes[0].unpark()
+            assert queues[0].stats.errors == 0
+            queues[0].unpark()
 
 
 class TestClose:
     def test_what_is_queued_is_run_first(self) -> None:
         threads = RelayThreads()
         collector = Collector()
-        lane = threads.lane("t", collector, 10**9)
+        queue = threads.queue("t", collector, 10**9)
         for number in range(1_000):
-            lane.put(number)
+            queue.put(number)
         assert threads.close(WAIT_SECONDS) == 0
         assert collector.got == list(range(1_000))
         assert threads.is_closed
@@ -213,13 +214,13 @@ class TestClose:
             entered.set()
             release.wait(WAIT_SECONDS)
 
-        lane = threads.lane("t", block, 10**9)
-        lane.put(1)
-        lane.put(2)
+        queue = threads.queue("t", block, 10**9)
+        queue.put(1)
+        queue.put(2)
         assert entered.wait(WAIT_SECONDS)
         assert threads.close(0.05) == 1
         release.set()
-        eventually(lambda: lane.stats.events == 1 and threads.thread_count == 0)
+        eventually(lambda: queue.stats.events == 1 and threads.thread_count == 0)
 
     def test_a_callback_may_close(self) -> None:
         threads = RelayThreads()
@@ -230,13 +231,6 @@ class TestClose:
             threads.close(WAIT_SECONDS)
             closed.set()
 
-        threads.lane("t", close, 1_000).put(1)
+        threads.queue("t", close, 1_000).put(1)
         assert closed.wait(WAIT_SECONDS)
         assert not threads.runs_here
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    deadline, pause = time.monotonic() + WAIT_SECONDS, threading.Event()
-    while not true():
-        assert time.monotonic() < deadline
-        pause.wait(0.005)

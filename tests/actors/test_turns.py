@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS
-from tests.actors.servers import BINARY, CONT, PING, PONG, Peer, ScriptedServer, frame
-from tests.actors.transcripts import to_message
-from tests.actors.turns import measured_turns
+from tests.support.frames import frame
+from tests.support.scripted_server import BINARY, CONT, PING, PONG, Peer, ScriptedServer
+from tests.support.transcripts import to_message
+from tests.support.turns import measured_turns
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.proto import Mode, encode_frame
@@ -104,7 +105,7 @@ def test_no_flood_makes_a_long_turn(
     runtime, config = runtime_of(server, ssl_context=tls[1] if secure else None)
     with measured_turns(monkeypatch) as turns, runtime:
         tunnel = runtime.open_tunnel(config)
-        runtime.wait_until(lambda: bool(tunnel.stats.session_resets), 6 * DEADLINE_SECONDS)
+        runtime.wait_until(lambda: bool(tunnel.stats.session_resets), 6 * WAIT_SECONDS)
         assert tunnel.stats.session_resets == 1, tunnel.status()
     turns.check()
 
@@ -124,13 +125,13 @@ def test_replies_that_pile_up_make_no_ping_dearer(
         peer.upgrade()
         starts = [frame(BINARY, wire(START.format(number))) for number in range(1, replies)]
         peer.send(ANNOUNCE + b"".join(starts) + data + frame(BINARY, wire("SESSION_RESET")))
-        release.wait(DEADLINE_SECONDS)
+        release.wait(WAIT_SECONDS)
 
     server = serve(script, tls=tls[0] if secure else None, receive_buffer_bytes=4_096)
     runtime, config = runtime_of(server, ssl_context=tls[1] if secure else None)
     with measured_turns(monkeypatch) as turns, runtime:
         tunnel = runtime.open_tunnel(config)
-        runtime.wait_until(lambda: bool(tunnel.stats.session_resets), 6 * DEADLINE_SECONDS)
+        runtime.wait_until(lambda: bool(tunnel.stats.session_resets), 6 * WAIT_SECONDS)
         assert tunnel.stats.session_resets == 1, tunnel.status()
         release.set()
     turns.check()

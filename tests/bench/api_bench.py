@@ -6,13 +6,12 @@ numbered: the destination checks count, order and content.
 
 from __future__ import annotations
 
-import resource
 import struct
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.support.memory import rss_bytes
 from tunnelfleet.runtime import Message, MessageReceived, SecureTunnel, TunnelRuntime
 from tunnelfleet.runtime.service import TunnelService
 
@@ -53,12 +52,6 @@ def numbered(messages: int) -> Iterator[Message]:
     """The messages, made as they are sent."""
     for number in range(messages):
         yield Message(struct.pack(">Q", number) + FILLER, "BENCH", 1)
-
-
-def rss_bytes() -> int:
-    """The memory of this process now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
 
 
 def run(

@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 from tests.bench.metrics_bench import Ticker
+from tests.support.memory import rss_bytes
 from tunnelfleet.runtime import (
     Endpoint,
     Mode,
@@ -45,11 +46,6 @@ def serve(tunnels: int) -> None:
         }
         print(json.dumps(ready), flush=True)
         sys.stdin.read()
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * 4_096
 
 
 def run(*, tunnels: int, rows: int = 0) -> dict[str, dict[str, float]]:
@@ -83,7 +79,7 @@ def run(*, tunnels: int, rows: int = 0) -> dict[str, dict[str, float]]:
 def _measure(runtime: TunnelRuntime, endpoint: Endpoint, tokens: list[str]) -> dict[str, float]:
     _open(runtime, endpoint, "first", tokens.pop())
     _await_connected(runtime)
-    before = _resident_bytes()
+    before = rss_bytes()
     started = time.perf_counter()
     for number, token in enumerate(tokens):
         _open(runtime, endpoint, f"idle {number}", token)
@@ -92,8 +88,8 @@ def _measure(runtime: TunnelRuntime, endpoint: Endpoint, tokens: list[str]) -> d
     scraped = _scrape(runtime)
     collected = _collect()
     return {
-        "kb_per_tunnel": round((_resident_bytes() - before) / len(tokens) / 1024, 1),
-        "rss_mb": round(_resident_bytes() / 1_048_576, 1),
+        "kb_per_tunnel": round((rss_bytes() - before) / len(tokens) / 1024, 1),
+        "rss_mb": round(rss_bytes() / 1_048_576, 1),
         "threads": threading.active_count(),
         "connect_seconds": round(seconds, 2),
         **scraped,

@@ -9,11 +9,11 @@ import gc
 import json
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pykka
 
+from tests.support.memory import rss_bytes
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher
 
 if TYPE_CHECKING:
@@ -177,26 +177,24 @@ def measure_pykka(messages: int = 30_000) -> dict[str, float]:
     return {"threading_actor_burst_us": burst, "threading_actor_ping_pong_us": rally}
 
 
-def _resident_bytes() -> int:
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * 4096
-
-
 def measure_memory(actors: int = 30_000, threads: int = 300) -> dict[str, float]:
     """Return the resident bytes of an idle actor that has started, of ours and of pykka's."""
     with Dispatcher() as dispatcher:
         _Idle.start(dispatcher=dispatcher).ask("warm up")
-        before = _resident_bytes()
+        gc.collect()
+        before = rss_bytes()
         refs: list[Any] = [_Idle.start(dispatcher=dispatcher) for _ in range(actors)]
         refs[-1].ask("all started")
-        ours = (_resident_bytes() - before) / actors
+        gc.collect()
+        ours = (rss_bytes() - before) / actors
         del refs
-    before = _resident_bytes()
+    gc.collect()
+    before = rss_bytes()
     refs = [_ThreadIdle.start() for _ in range(threads)]
     for ref in refs:
         ref.ask("started")
-    theirs = (_resident_bytes() - before) / threads
+    gc.collect()
+    theirs = (rss_bytes() - before) / threads
     for ref in refs:
         ref.stop()
     return {"actor_bytes": round(ours), "threading_actor_bytes": round(theirs)}

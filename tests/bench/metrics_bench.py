@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
-from tests.e2e.rig import Rig, receive_exactly
-from tests.runtime.metrics.support import open_tunnel
+from tests.support.counted import open_tunnel
+from tests.support.rig import Rig, receive_exactly
 from tunnelfleet.actors.callbacks import CallbackTotals
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.exposition import expose
-from tunnelfleet.runtime.metrics import KernelMeter, Ledger, TunnelCollector
+from tunnelfleet.runtime.metrics import DispatcherMeter, TunnelCollector, TunnelMeter
 
 if TYPE_CHECKING:
     import socket
@@ -105,11 +105,11 @@ def _copy(client: socket.socket, seconds: float) -> float:
 
 def scrape(rows: int) -> dict[str, float]:
     """Scrape idle tunnels while a dispatcher ticks, and note how late its ticks become."""
-    ledger, kernel = Ledger(rows), KernelMeter()
+    meter, kernel = TunnelMeter(rows), DispatcherMeter()
     for number in range(IDLE_TUNNELS):
-        open_tunnel(ledger, f"tunnel-{number}", sent=number)
+        open_tunnel(meter, f"tunnel-{number}", sent=number)
     registry = CollectorRegistry()
-    registry.register(TunnelCollector(ledger, kernel, CallbackTotals(), lambda: 0))
+    registry.register(TunnelCollector(meter, kernel, CallbackTotals(), lambda: 0))
     times = []
     with Dispatcher("bench") as dispatcher:
         kernel.attach(dispatcher)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import Rig
+from tests.support.programs import Sshd
+from tests.support.rig import Rig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,6 @@ def rig() -> Iterator[Rig]:
 
 
 @pytest.fixture
-def plain_rig() -> Iterator[Rig]:
-    """Service (plain ws) and runtime, running."""
-    with Rig(tls=False) as running:
-        yield running
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    with Sshd.start(tmp_path) as server:
+        yield server

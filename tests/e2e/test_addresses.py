@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.backends import LOOPBACK, LOOPBACK_V6
-from tests.e2e.content import MIB
-from tests.e2e.rig import Rig, connect, echo, eventually
+from tests.support.backends import LOOPBACK, LOOPBACK_V6
+from tests.support.content import MIB
+from tests.support.rig import Rig, connect, echo
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import (
     ListenerClosed,
     Mode,
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     import asyncio
     from pathlib import Path
 
-    from tests.e2e.rig import Pair
+    from tests.support.rig import Pair
 
 
-def assert_carries(pair: Pair, service_id: str = "APP") -> None:
+def assert_echoes(pair: Pair, service_id: str = "APP") -> None:
     data = os.urandom(MIB + 1)
     with pair.connect(service_id) as client:
         assert echo(client, data) == data
@@ -37,21 +38,21 @@ def assert_carries(pair: Pair, service_id: str = "APP") -> None:
 class TestUnixSockets:
     def test_as_the_target(self, rig: Rig, tmp_path: Path) -> None:
         server = rig.backends.echo(UnixAddress(str(tmp_path / "app.sock")))
-        assert_carries(rig.pair({"APP": server.address}))
+        assert_echoes(rig.pair({"APP": server.address}))
 
     def test_as_the_listener(self, rig: Rig, tmp_path: Path) -> None:
         path = tmp_path / "listen.sock"
         listen = UnixAddress(str(path))
         pair = rig.pair({"APP": rig.backends.echo().address}, listen={"APP": listen})
         assert pair.address() == listen
-        assert_carries(pair)
+        assert_echoes(pair)
         rig.runtime.close_tunnel(pair.source.name)
         assert not path.exists()
 
     def test_at_both_ends(self, rig: Rig, tmp_path: Path) -> None:
         server = rig.backends.echo(UnixAddress(str(tmp_path / "app.sock")))
         listen = {"APP": UnixAddress(str(tmp_path / "listen.sock"))}
-        assert_carries(rig.pair({"APP": server.address}, listen=listen))
+        assert_echoes(rig.pair({"APP": server.address}, listen=listen))
 
     def test_a_socket_left_behind_is_replaced(self, rig: Rig, tmp_path: Path) -> None:
         path = tmp_path / "listen.sock"
@@ -59,7 +60,7 @@ class TestUnixSockets:
             pass
         assert stat.S_ISSOCK(path.stat().st_mode)
         listen = {"APP": UnixAddress(str(path))}
-        assert_carries(rig.pair({"APP": rig.backends.echo().address}, listen=listen))
+        assert_echoes(rig.pair({"APP": rig.backends.echo().address}, listen=listen))
 
     def test_a_socket_in_use_and_a_file_are_left_alone(self, rig: Rig, tmp_path: Path) -> None:
         server = rig.backends.echo(UnixAddress(str(tmp_path / "used.sock")))
@@ -91,12 +92,12 @@ def listening(path: Path) -> socket.socket:
 
 class TestIPv6:
     def test_as_the_target(self, rig: Rig) -> None:
-        assert_carries(rig.pair({"APP": rig.backends.echo(LOOPBACK_V6).address}))
+        assert_echoes(rig.pair({"APP": rig.backends.echo(LOOPBACK_V6).address}))
 
     def test_as_the_listener(self, rig: Rig) -> None:
         pair = rig.pair({"APP": rig.backends.echo().address}, listen={"APP": LOOPBACK_V6})
         assert pair.tcp().host == "::1"
-        assert_carries(pair)
+        assert_echoes(pair)
 
     def test_as_the_service(self) -> None:
         with Rig(tls=True, host="::1") as rig:
@@ -104,7 +105,7 @@ class TestIPv6:
             pair = rig.pair(
                 {"APP": rig.backends.echo(LOOPBACK_V6).address}, listen={"APP": LOOPBACK_V6}
             )
-            assert_carries(pair)
+            assert_echoes(pair)
 
 
 class TestHostNames:
@@ -112,7 +113,7 @@ class TestHostNames:
         server = rig.backends.echo(LOOPBACK)
         assert isinstance(server.address, TcpAddress)
         target = TcpAddress("localhost", server.address.port)
-        assert_carries(rig.pair({"APP": target}, listen={"APP": TcpAddress("localhost", 0)}))
+        assert_echoes(rig.pair({"APP": target}, listen={"APP": TcpAddress("localhost", 0)}))
 
     def test_a_name_that_does_not_exist_ends_the_connection_only(self, rig: Rig) -> None:
         services = {
@@ -165,7 +166,7 @@ class TestFreePorts:
             )
         assert pair.address("APP") == listen
         eventually(lambda: bool(pair.source.status().listening), "the listener")
-        assert_carries(pair)
+        assert_echoes(pair)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.2", "127.0.0.3"])

@@ -9,26 +9,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.commands import Command
-from tests.e2e.programs import Sshd
-from tests.e2e.rig import connect, echo
+from tests.support.commands import Command
+from tests.support.rig import connect, echo
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.rig import Rig
+    from tests.support.programs import Sshd
+    from tests.support.rig import Rig
     from tunnelfleet.runtime.service import TunnelTokens
 
 TOKEN_VARIABLE = "AWSIOT_TUNNEL_ACCESS_TOKEN"
 BODY = random.Random(3).randbytes(5_000_000)
-
-
-@pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[Sshd]:
-    with Sshd.start(tmp_path) as server:
-        yield server
 
 
 class Proxies:

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.content import MIB, blocks, digest
-from tests.e2e.rig import connect, echo, eventually, receive_exactly, receive_to_end
+from tests.support.content import MIB, blocks, digest
+from tests.support.rig import connect, echo, receive_exactly, receive_to_end
+from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.runtime import Mode, TunnelState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.rig import Pair, Rig
+    from tests.support.rig import Pair, Rig
     from tunnelfleet.runtime import Address
 
 ENDLESS_BYTES = 10_000 * MIB

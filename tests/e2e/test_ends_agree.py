@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pytest
 
-from tests.e2e.faults_witness import actor, crash
-from tests.e2e.rig import FAST_LIMITS, Pair, Rig, eventually, receive_exactly, receive_to_end
+from tests.support.rig import FAST_LIMITS, Pair, Rig, receive_exactly, receive_rest
+from tests.support.waiting import eventually
+from tests.support.witness import actor, crash_and_wait
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.runtime import Mode, ProtocolVersion, TcpAddress, TunnelConfig
 
@@ -93,15 +94,10 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def rest_of(sock: socket.socket) -> bytes:
-    """What comes until an ordinary end; a reset raises."""
-    return b"".join(receive_to_end(sock))
-
-
 def is_cut(sock: socket.socket) -> bool:
     """Wait for the end; say whether it was a reset."""
     try:
-        rest_of(sock)
+        receive_rest(sock)
     except ConnectionResetError:
         return True
     return False
@@ -130,14 +126,14 @@ def test_a_half_closed_connection_carries_the_other_direction(
     ours, theirs = ends.of(sender)
     ours.sendall(b"request")
     ours.shutdown(socket.SHUT_WR)
-    assert rest_of(theirs) == b"request"
+    assert receive_rest(theirs) == b"request"
     reply = os.urandom(3_000_000)
     theirs.settimeout(WAIT_SECONDS)
     with theirs:
         for start in range(0, len(reply), 300_000):
             theirs.sendall(reply[start : start + 300_000])
             assert receive_exactly(ours, 300_000) == reply[start : start + 300_000]
-    assert rest_of(ours) == b""
+    assert receive_rest(ours) == b""
 
 
 @both_ways
@@ -149,12 +145,12 @@ def test_no_clock_ends_a_direction_that_is_merely_quiet(
     ends = applications.connect(pair)
     ours, theirs = ends.of(sender)
     ours.shutdown(socket.SHUT_WR)
-    assert rest_of(theirs) == b""
+    assert receive_rest(theirs) == b""
     # Stalled for the times of all limits: the service holds a byte back for longer than each.
     rig.service.delay(pair.name, 0.6)
     theirs.sendall(b"late")
     theirs.close()
-    assert rest_of(ours) == b"late"
+    assert receive_rest(ours) == b"late"
 
 
 @every_version
@@ -164,7 +160,7 @@ def test_a_half_closed_end_is_noticed_when_its_application_is_gone(
     pair = pair_of(rig, applications, version, limits=replace(IMPATIENT, half_close_seconds=60.0))
     ends = applications.connect(pair)
     ends.client.close()
-    assert rest_of(ends.server) == b""
+    assert receive_rest(ends.server) == b""
     # As TCP does it: whoever writes to an application that has closed is told by a reset.
     assert is_cut_when_written(ends.server)
     eventually(lambda: pair.source.status().connections_active == 0, "the source lets it go")
@@ -179,7 +175,7 @@ def test_before_v3_a_half_closed_connection_has_an_end(
     ends = applications.connect(pair_of(rig, applications, version))
     ours, theirs = ends.of(sender)
     ours.shutdown(socket.SHUT_WR)
-    assert rest_of(theirs) == b""
+    assert receive_rest(theirs) == b""
     assert is_cut(ours)
     assert is_cut_when_written(theirs)
 
@@ -275,7 +271,7 @@ def test_a_socket_actor_that_ends_by_force(
     if how == "killed":
         kill(actor(rig.runtime, "SocketActor", tunnel.name))
     else:
-        crash(actor(rig.runtime, "SocketActor", tunnel.name))
+        crash_and_wait(actor(rig.runtime, "SocketActor", tunnel.name))
     assert is_cut(theirs)
     assert is_cut(ours)
 
@@ -317,9 +313,9 @@ def test_with_a_peer_that_does_not_mark_an_end_is_the_end_of_both_directions(
     ours, theirs = ends.of(sender)
     ours.sendall(b"request")
     ours.shutdown(socket.SHUT_WR)
-    assert rest_of(theirs) == b"request"
+    assert receive_rest(theirs) == b"request"
     # At once, though the other application has not ended.
-    assert rest_of(ours) == b""
+    assert receive_rest(ours) == b""
     eventually(lambda: pair.source.status().connections_active == 0, "its place is free")
     eventually(lambda: pair.destination.status().connections_active == 0, "at both ends")
 
@@ -370,10 +366,10 @@ def test_connections_one_after_the_other_wait_for_nothing(
     for number in range(40):
         ends = applications.connect(pair)
         ends.client.shutdown(socket.SHUT_WR)
-        assert rest_of(ends.client) == b"", number
+        assert receive_rest(ends.client) == b"", number
         ends.client.close()
         servers.append(ends.server)
-    assert all(rest_of(server) == b"" for server in servers)
+    assert all(receive_rest(server) == b"" for server in servers)
 
 
 @both_ways
@@ -390,4 +386,4 @@ def test_unread_input_does_not_destroy_the_tail_of_what_was_written(
     ours.shutdown(socket.SHUT_WR)
     theirs.sendall(b"y" * 100_000)
     assert receive_exactly(theirs, len(tail)) == tail
-    assert rest_of(theirs) == b""
+    assert receive_rest(theirs) == b""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.content import MIB
-from tests.e2e.faults_process import RuntimeProcess
-from tests.e2e.rig import Rig, connect, receive_exactly
+from tests.support.content import MIB
+from tests.support.processes import RuntimeProcess
+from tests.support.rig import Rig, connect, receive_exactly
 
 if TYPE_CHECKING:
     import asyncio
@@ -98,7 +98,7 @@ class Measured:
         return statistics.median(self.round_trips)
 
 
-def measure(rig: Rig, name: str, bandwidth: float | None) -> Measured:
+def measure_medians(rig: Rig, name: str, bandwidth: float | None) -> Measured:
     """Copy and echo through one tunnel."""
     copy = Copy(rig)
     services = {"COPY": copy.server.address, "SHELL": rig.backends.echo().address}
@@ -144,8 +144,8 @@ def round_trip(shell: socket.socket) -> float:
 def test_echoes_stay_live_beside_a_copy() -> None:
     with Rig(bandwidth_bytes_per_second=BYTES_PER_SECOND) as rig, ThreadPoolExecutor(2) as threads:
         both = [
-            threads.submit(measure, rig, "plain", None),
-            threads.submit(measure, rig, "paced", BYTES_PER_SECOND),
+            threads.submit(measure_medians, rig, "plain", None),
+            threads.submit(measure_medians, rig, "paced", BYTES_PER_SECOND),
         ]
         plain, paced = [each.result() for each in both]
     print(f"median round trip: {plain.median:.3f} s without bandwidth, {paced.median:.3f} s with")

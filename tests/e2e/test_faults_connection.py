@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.content import MIB, blocks, digest
-from tests.e2e.faults_server import ScriptedService
-from tests.e2e.faults_witness import (
+from tests.support.content import MIB, blocks, digest
+from tests.support.faulty_server import ScriptedService
+from tests.support.rig import Rig, echo
+from tests.support.service_client import TunnelClient
+from tests.support.waiting import eventually
+from tests.support.witness import (
     FAULT_LIMITS,
     FORGED_TOKEN,
     assert_carries,
@@ -22,16 +25,14 @@ from tests.e2e.faults_witness import (
     undisturbed,
     wait_reconnected,
 )
-from tests.e2e.rig import Rig, echo, eventually
-from tests.runtime.service.support import TunnelClient
 from tunnelfleet.runtime import Mode, ProtocolVersion, SessionWasReset
 from tunnelfleet.runtime import TunnelState as State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.faults_server import Peer
-    from tests.e2e.rig import Pair
+    from tests.support.faulty_server import FaultyPeer
+    from tests.support.rig import Pair
 
 ENDLESS_BYTES = 10_000 * MIB
 PING_LIMITS = replace(FAULT_LIMITS, ping_interval_seconds=0.1, pong_timeout_seconds=0.5)
@@ -135,11 +136,11 @@ class TestDrop:
             assert_carries(pair)
 
     def test_reconnects_send_the_same_tokens(self) -> None:
-        def lose(peer: Peer) -> None:
+        def lose(peer: FaultyPeer) -> None:
             peer.upgrade()
             peer.announce("SSH")
 
-        def keep(peer: Peer) -> None:
+        def keep(peer: FaultyPeer) -> None:
             lose(peer)
             peer.wait_closed()
 
@@ -152,7 +153,7 @@ class TestDrop:
         assert len(sent[0][1]) >= 32
 
 
-def tokens_of(peer: Peer) -> tuple[str, str]:
+def tokens_of(peer: FaultyPeer) -> tuple[str, str]:
     lines = dict(line.split(": ", 1) for line in peer.request.split("\r\n")[1:] if ": " in line)
     headers = {name.lower(): value for name, value in lines.items()}
     return headers["access-token"], headers["client-token"]

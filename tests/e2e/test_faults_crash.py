@@ -9,25 +9,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.faults_witness import (
+from tests.support.rig import Rig, echo
+from tests.support.waiting import eventually
+from tests.support.witness import (
     FAULT_LIMITS,
     Witness,
     actor,
     actors,
     assert_carries,
     assert_ends,
-    crash,
+    crash_and_wait,
     reasons_of,
     undisturbed,
     wait_reconnected,
 )
-from tests.e2e.rig import Rig, echo, eventually
 from tunnelfleet.runtime import ConnectionClosed, Mode, ProtocolVersion, TunnelStateChanged
 from tunnelfleet.runtime import TunnelState as State
 
 if TYPE_CHECKING:
-    from tests.e2e.backends import Server
-    from tests.e2e.rig import Pair
+    from tests.support.backends import Server
+    from tests.support.rig import Pair
     from tunnelfleet.runtime import Tunnel
 
 V1, V2, V3 = ProtocolVersion.V1, ProtocolVersion.V2, ProtocolVersion.V3
@@ -68,7 +69,7 @@ class TestSocketActor:
             with pair.connect("SSH") as client:
                 assert echo(client, b"before") == b"before"
                 second = [a for a in actors(rig.runtime, "SocketActor", tunnel.name) if a != first]
-                crash(second[0])
+                crash_and_wait(second[0])
                 assert_ends(client)
             server.wait_active(1)
             witness.check()
@@ -87,7 +88,7 @@ class TestSocketActor:
         pair = rig.pair({"SSH": server.address}, version=version, limits=FAULT_LIMITS)
         with undisturbed(rig), pair.connect() as client:
             assert echo(client, b"before") == b"before"
-            crash(actor(rig.runtime, "SocketActor", end_of(pair, mode).name))
+            crash_and_wait(actor(rig.runtime, "SocketActor", end_of(pair, mode).name))
             assert_ends(client)
             server.wait_active(0)
             assert_carries(pair)
@@ -108,7 +109,7 @@ class TestStreamActor:
             with pair.connect("SSH") as client:
                 assert echo(client, b"before") == b"before"
                 streams = actors(rig.runtime, "StreamActor", tunnel.name)
-                crash(next(ref for ref in streams if ref not in others))
+                crash_and_wait(next(ref for ref in streams if ref not in others))
                 assert_ends(client)
             server.wait_active(0)
             for end in (pair.source, pair.destination):
@@ -123,7 +124,7 @@ class TestStreamActor:
             clients = [pair.connect("SSH") for _ in range(5)]
             for client in clients:
                 assert echo(client, b"before") == b"before"
-            crash(actor(rig.runtime, "StreamActor", pair.destination.name))
+            crash_and_wait(actor(rig.runtime, "StreamActor", pair.destination.name))
             for client in clients:
                 assert_ends(client)
                 client.close()
@@ -140,7 +141,7 @@ class TestWebSocketActor:
         tunnel = end_of(pair, mode)
         with undisturbed(rig), pair.connect("SSH") as client:
             assert echo(client, b"before") == b"before"
-            crash(actor(rig.runtime, "WebSocketActor", tunnel.name))
+            crash_and_wait(actor(rig.runtime, "WebSocketActor", tunnel.name))
             assert_ends(client)
             server.wait_active(0)
             wait_reconnected(tunnel, "crashed")
@@ -157,7 +158,7 @@ class TestTunnelActor:
         address = pair.address("SSH")
         with undisturbed(rig), pair.connect("SSH") as client:
             assert echo(client, b"before") == b"before"
-            crash(actor(rig.runtime, "TunnelActor", tunnel.name))
+            crash_and_wait(actor(rig.runtime, "TunnelActor", tunnel.name))
             assert_ends(client)
             server.wait_active(0)
             eventually(lambda: tunnel.status().connect_attempts == 2, "a second connect")
@@ -172,7 +173,7 @@ class TestTunnelActor:
     def test_many_times_in_a_row(self, rig: Rig, pair: Pair) -> None:
         with undisturbed(rig):
             for times in range(1, 4):
-                crash(actor(rig.runtime, "TunnelActor", pair.source.name))
+                crash_and_wait(actor(rig.runtime, "TunnelActor", pair.source.name))
                 eventually(
                     lambda n=times: pair.source.status().connect_attempts > n, "one more connect"
                 )
@@ -183,7 +184,7 @@ class TestTunnelActor:
     def test_a_new_token_meanwhile_is_not_lost(self, rig: Rig, pair: Pair) -> None:
         tokens = rig.service.rotate(pair.name, Mode.SOURCE)
         pair.source.wait_for(State.REFUSED, 10.0)
-        crash(actor(rig.runtime, "TunnelActor", pair.source.name))
+        crash_and_wait(actor(rig.runtime, "TunnelActor", pair.source.name))
         rig.runtime.replace_token(pair.source.name, tokens.source_token)
         pair.source.wait_for(State.CONNECTED, 10.0)
         assert_carries(pair, "SSH")
@@ -196,7 +197,7 @@ class TestListenerActor:
             listeners = actors(rig.runtime, "ListenerActor", pair.source.name)
             assert len(listeners) == 2
             for listener in listeners:
-                crash(listener)
+                crash_and_wait(listener)
             witness.check()
             for service_id in ("SSH", "ECHO"):
                 eventually(lambda s=service_id: s in pair.source.status().listening, "a listener")
@@ -227,7 +228,7 @@ class TestSupervisors:
         tunnel = end_of(pair, mode)
         with undisturbed(rig), pair.connect("SSH") as client:
             assert echo(client, b"before") == b"before"
-            crash(actor(rig.runtime, "TransportSupervisor", tunnel.name))
+            crash_and_wait(actor(rig.runtime, "TransportSupervisor", tunnel.name))
             assert_ends(client)
             server.wait_active(0)
             eventually(lambda: tunnel.status().connect_attempts == 2, "a second connect")
@@ -241,7 +242,7 @@ class TestSupervisors:
         tunnel = end_of(pair, mode)
         with undisturbed(rig), pair.connect("SSH") as client:
             assert echo(client, b"before") == b"before"
-            crash(actor(rig.runtime, "TunnelSupervisor", tunnel.name))
+            crash_and_wait(actor(rig.runtime, "TunnelSupervisor", tunnel.name))
             assert_ends(client)
             server.wait_active(0)
             eventually(lambda: tunnel.status().connect_attempts == 2, "a second connect")
@@ -261,7 +262,7 @@ class TestSharedActors:
         with undisturbed(rig):
             for times in range(1, 6):
                 rig.service.drop(pair.name, Mode.SOURCE)
-                crash(actor(rig.runtime, "ConnectGovernor"))
+                crash_and_wait(actor(rig.runtime, "ConnectGovernor"))
                 eventually(
                     lambda n=times: pair.source.status().reconnects == n, f"reconnect {times}"
                 )
@@ -270,7 +271,7 @@ class TestSharedActors:
 
     def test_the_event_relay(self, rig: Rig, pair: Pair) -> None:
         with undisturbed(rig):
-            crash(actor(rig.runtime, "EventRelay"))
+            crash_and_wait(actor(rig.runtime, "EventRelay"))
             eventually(lambda: len(actors(rig.runtime, "EventRelay")) == 1, "the next one")
             rig.service.drop(pair.name, Mode.SOURCE)
             rig.events.wait(
@@ -297,7 +298,7 @@ class TestQuarantine:
                     30.0,
                 )
                 for ref in actors(rig.runtime, "TunnelActor", pair.source.name):
-                    crash(ref)
+                    crash_and_wait(ref)
                 if pair.source.stats.state is State.QUARANTINED:
                     break
             status = pair.source.wait_for(State.QUARANTINED, 10.0)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.e2e.content import MIB
-from tests.e2e.faults_process import rss_bytes
-from tests.e2e.faults_server import (
+from tests.support.content import MIB
+from tests.support.faulty_server import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -24,13 +23,14 @@ from tests.e2e.faults_server import (
     frame_head,
     websocket_frame,
 )
-from tests.e2e.faults_witness import (
+from tests.support.memory import rss_bytes
+from tests.support.waiting import eventually
+from tests.support.witness import (
     QUICKLY_BACK,
     open_alone,
     reasons_of,
     undisturbed,
 )
-from tests.e2e.rig import Rig, eventually
 from tunnelfleet.proto import Message, MessageType, encode_frame
 from tunnelfleet.runtime import Mode
 from tunnelfleet.runtime import TunnelState as State
@@ -38,7 +38,8 @@ from tunnelfleet.runtime import TunnelState as State
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.e2e.faults_server import Peer
+    from tests.support.faulty_server import FaultyPeer
+    from tests.support.rig import Rig
 
 T = MessageType
 STALE_DATA = Message(T.DATA, 9, payload=b"x" * 99, service_id="SSH", connection_id=1)
@@ -61,15 +62,15 @@ class TestScriptedFrames:
         "a length of 2 ** 64 - 1": frame_head(BINARY, 2**64 - 1),
     }
 
-    def lost_after(self, rig: Rig, send: Callable[[Peer], None]) -> str:
+    def lost_after(self, rig: Rig, send: Callable[[FaultyPeer], None]) -> str:
         """What a source says of the connection on which that was sent; the next one is kept."""
 
-        def badly(peer: Peer) -> None:
+        def badly(peer: FaultyPeer) -> None:
             peer.upgrade()
             send(peer)
             peer.wait_closed()
 
-        def well(peer: Peer) -> None:
+        def well(peer: FaultyPeer) -> None:
             peer.upgrade()
             peer.announce("SSH")
             peer.wait_closed()
@@ -87,7 +88,7 @@ class TestScriptedFrames:
         with undisturbed(plain_rig) as witness:
             for what, frames in self.BAD.items():
 
-                def send(peer: Peer, frames: bytes = frames) -> None:
+                def send(peer: FaultyPeer, frames: bytes = frames) -> None:
                     peer.announce("SSH")
                     peer.send(frames)
 
@@ -109,7 +110,7 @@ class TestScriptedFrames:
         """Fragments, control frames between them, an unasked pong, a frame over two messages."""
         stale = encode_frame(STALE_DATA)
 
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             peer.upgrade()
             ids = encode_frame(Message(T.SERVICE_IDS, available_service_ids=("SSH",)))
             peer.send(websocket_frame(BINARY, ids[:3], first_bits=0))
@@ -130,7 +131,7 @@ class TestScriptedFrames:
     def test_a_close_with_a_status(self, plain_rig: Rig) -> None:
         frame = websocket_frame(CLOSE, (1001).to_bytes(2, "big") + b"going away")
 
-        def send(peer: Peer) -> None:
+        def send(peer: FaultyPeer) -> None:
             peer.announce("SSH")
             peer.send(frame)
 
@@ -145,7 +146,7 @@ class TestFloods:
         """Bytes that were taken of a flood, and by how much this process grew."""
         taken: list[int] = []
 
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             peer.upgrade()
             peer.announce("SSH")
             taken.append(peer.flood(frames, limit_bytes))

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.faults_server import ScriptedService
-from tests.e2e.faults_witness import (
+from tests.support.faulty_server import ScriptedService
+from tests.support.rig import Rig, connect, echo
+from tests.support.waiting import eventually
+from tests.support.witness import (
     FAULT_LIMITS,
     FORGED_TOKEN,
     assert_carries,
@@ -23,13 +25,12 @@ from tests.e2e.faults_witness import (
     undisturbed,
     wait_reconnected,
 )
-from tests.e2e.rig import Rig, connect, echo, eventually
 from tunnelfleet.runtime import Endpoint, Mode
 from tunnelfleet.runtime import TunnelState as State
 
 if TYPE_CHECKING:
-    from tests.e2e.faults_server import Peer
-    from tests.e2e.rig import Pair
+    from tests.support.faulty_server import FaultyPeer
+    from tests.support.rig import Pair
     from tunnelfleet.runtime import Tunnel
 
 USED_TOKEN_TEXT = (
@@ -233,7 +234,7 @@ class TestScriptedAnswers:
         """Why the first attempt failed; the second one is answered as it should be."""
         assert callable(script)
 
-        def well(peer: Peer) -> None:
+        def well(peer: FaultyPeer) -> None:
             peer.upgrade()
             peer.announce("SSH")
             peer.wait_closed()
@@ -252,7 +253,7 @@ class TestScriptedAnswers:
         assert self.failure_of(rig, lambda _peer: None)
 
     def test_half_an_answer_and_then_nothing(self, rig: Rig) -> None:
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             peer.send(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: webso")
             peer.wait_closed()
 
@@ -261,7 +262,7 @@ class TestScriptedAnswers:
     def test_an_answer_that_drips(self, rig: Rig) -> None:
         """Each byte comes in time, the whole does not."""
 
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             peer.send(b"HTTP/1.1 101 Switching Protocols\r\nx: ")
             while True:
                 peer.send(b"x")
@@ -270,7 +271,7 @@ class TestScriptedAnswers:
         assert "after 0.4 s" in self.failure_of(rig, script)
 
     def test_headers_without_end(self, rig: Rig) -> None:
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             peer.send(b"HTTP/1.1 101 Switching Protocols\r\n")
             while True:
                 peer.send(b"x: " + b"y" * 60_000 + b"\r\n")
@@ -278,7 +279,7 @@ class TestScriptedAnswers:
         assert self.failure_of(rig, script)
 
     def test_a_body_without_end(self, rig: Rig) -> None:
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             peer.send(b"HTTP/1.1 503 Busy\r\ncontent-length: 1000000000000\r\n\r\n")
             while True:
                 peer.send(b"y" * 60_000)
@@ -286,7 +287,7 @@ class TestScriptedAnswers:
         assert self.failure_of(rig, script)
 
     def test_a_wrong_accept_key(self, rig: Rig) -> None:
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             peer.upgrade(sec_websocket_accept="d3Jvbmc=")
             peer.announce("SSH")
             peer.wait_closed()
@@ -297,7 +298,7 @@ class TestScriptedAnswers:
         """The access token is for the endpoint that was named and for no other."""
         with ScriptedService(lambda peer: peer.wait_closed()) as elsewhere:
 
-            def script(peer: Peer) -> None:
+            def script(peer: FaultyPeer) -> None:
                 location = elsewhere.endpoint.url(Mode.SOURCE)
                 head = f"HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"
                 peer.send(head.encode())
@@ -307,7 +308,7 @@ class TestScriptedAnswers:
             assert not elsewhere.peers
 
     def test_a_subprotocol_that_was_not_offered(self, rig: Rig) -> None:
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             peer.upgrade(sec_websocket_protocol="chat")
             peer.announce("SSH")
             peer.wait_closed()
@@ -317,7 +318,7 @@ class TestScriptedAnswers:
     def test_a_refusal_that_repeats_the_token(self, rig: Rig) -> None:
         """What the service says is shown, but not the secret in it."""
 
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             body = "bad token " + FORGED_TOKEN
             head = f"HTTP/1.1 403 Forbidden\r\nchannel-id: c-1\r\ncontent-length: {len(body)}\r\n"
             peer.send((head + "\r\n" + body).encode())

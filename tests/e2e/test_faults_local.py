@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.content import MIB, blocks, digest
-from tests.e2e.faults_witness import (
+from tests.support.content import MIB, blocks, digest
+from tests.support.rig import connect, echo, receive_exactly
+from tests.support.waiting import eventually
+from tests.support.witness import (
     FAULT_LIMITS,
     Witness,
     assert_carries,
@@ -20,7 +22,6 @@ from tests.e2e.faults_witness import (
     assert_is_refused,
     undisturbed,
 )
-from tests.e2e.rig import connect, echo, eventually, receive_exactly
 from tunnelfleet.runtime import ConnectionClosed, ProtocolVersion, TcpAddress, UnixAddress
 from tunnelfleet.runtime import TunnelState as State
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.e2e.rig import Pair, Rig
+    from tests.support.rig import Pair, Rig
 
 V1, V2, V3 = ProtocolVersion.V1, ProtocolVersion.V2, ProtocolVersion.V3
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)

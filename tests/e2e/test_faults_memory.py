@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.content import MIB
-from tests.e2e.faults_process import RuntimeProcess
-from tests.e2e.faults_witness import Witness, assert_ends
-from tests.e2e.rig import connect, echo, eventually, receive_exactly
+from tests.support.content import MIB
+from tests.support.processes import RuntimeProcess
+from tests.support.rig import connect, echo, receive_exactly
+from tests.support.waiting import eventually
+from tests.support.witness import Witness, assert_ends
 from tunnelfleet.runtime import Mode, TcpAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.rig import Rig
+    from tests.support.rig import Rig
 
 SENT_BYTES = 500_000_000
 MAX_GROWTH_BYTES = 16 * MIB

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.faults_server import tunnel_frame
-from tests.e2e.faults_witness import (
+from tests.support.rig import Rig, echo
+from tests.support.service_client import TunnelClient
+from tests.support.waiting import eventually
+from tests.support.wire import tunnel_frame
+from tests.support.witness import (
     FAULT_LIMITS,
     QUICKLY_BACK,
     Witness,
@@ -23,8 +26,6 @@ from tests.e2e.faults_witness import (
     undisturbed,
     wait_reconnected,
 )
-from tests.e2e.rig import Rig, echo, eventually
-from tests.runtime.service.support import TunnelClient
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
     MAX_WEBSOCKET_PAYLOAD_BYTES,
@@ -38,7 +39,7 @@ from tunnelfleet.runtime.service.websocket import Opcode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.rig import Pair
+    from tests.support.rig import Pair
     from tunnelfleet.runtime import Tunnel
 
 T = MessageType

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.commands import PROGRAM, Command
-from tests.e2e.content import blocks, digest
-from tests.e2e.gateway_rig import WAIT_SECONDS, GatewayRig, UpProcess, until, up
-from tests.e2e.programs import Sshd
-from tests.e2e.rig import connect, echo, receive_exactly
+from tests.support.commands import PROGRAM, Command
+from tests.support.content import blocks, digest
+from tests.support.gateway import WAIT_SECONDS, GatewayRig, UpProcess, seen_in_time, up
+from tests.support.programs import Sshd
+from tests.support.rig import connect, echo, receive_exactly
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.service.events import ServiceEventKind
 
@@ -396,7 +396,7 @@ def test_a_log_that_cannot_be_written_changes_nothing(tmp_path: Path, ending: st
         env={**os.environ, "STATE_DIRECTORY": str(tmp_path / "state")},
     )
     try:
-        until(lambda: is_answered(f"http://127.0.0.1:{port}/healthz"), "it answers")
+        seen_in_time(lambda: is_answered(f"http://127.0.0.1:{port}/healthz"), "it answers")
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_SECONDS) == 0
     finally:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.gateway_rig import until, up
-from tests.e2e.rig import Events
+from tests.support.gateway import seen_in_time, up
+from tests.support.rig import Events
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.events import ServiceEventKind
 
@@ -97,7 +97,7 @@ def test_a_fleet_that_was_dropped_and_refused_returns(tmp_path: Path) -> None:
         file.write_text("\n".join(lines))
         with up(file, tmp_path / "state") as gateway:
             url = gateway.wait_event("metrics")["url"]
-            until(lambda: connected(url) == TUNNELS, "all are connected", 120)
+            seen_in_time(lambda: connected(url) == TUNNELS, "all are connected", 120)
             health = Health(url)
             try:
                 service.refuse_next(None, 503, count=10**9)
@@ -106,7 +106,7 @@ def test_a_fleet_that_was_dropped_and_refused_returns(tmp_path: Path) -> None:
                 threading.Event().wait(REFUSED_SECONDS)
                 service.refuse_next(None, 503, count=0)
                 began = time.monotonic()
-                until(lambda: connected(url) == TUNNELS, "all are back", 300)
+                seen_in_time(lambda: connected(url) == TUNNELS, "all are back", 300)
                 took_seconds = time.monotonic() - began
             finally:
                 health.finish()

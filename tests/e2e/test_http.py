@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.content import MIB, blocks, digest
-from tests.e2e.programs import require_program, run
+from tests.support.content import MIB, blocks, digest
+from tests.support.programs import require_program, run_program
 from tunnelfleet.runtime import TcpAddress
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.e2e.rig import Rig
+    from tests.support.rig import Rig
 
 FILES = 60
 LARGEST_BYTES = 300_000
@@ -70,7 +70,9 @@ def test_curl_fetches_60_files_at_once(rig: Rig, web: _Server, files: Path, tmp_
     target.mkdir()
     url = f"http://127.0.0.1:{pair.tcp().port}/[0-{FILES - 1}].bin"
     parallel = ["--parallel", "--parallel-immediate", "--parallel-max", str(FILES)]
-    run([curl, "--silent", "--show-error", "--fail", *parallel, "-o", f"{target}/#1.bin", url])
+    run_program(
+        [curl, "--silent", "--show-error", "--fail", *parallel, "-o", f"{target}/#1.bin", url]
+    )
     for number in range(FILES):
         name = f"{number}.bin"
         assert (target / name).read_bytes() == (files / name).read_bytes(), name
@@ -99,5 +101,7 @@ def test_curl_uploads(rig: Rig, tmp_path: Path) -> None:
     server = rig.backends.serve(receive)
     pair = rig.pair({"HTTP": server.address})
     url = f"http://127.0.0.1:{pair.tcp().port}/"
-    done = run([curl, "--silent", "--fail", "-H", "Expect:", "--data-binary", f"@{body}", url])
+    done = run_program(
+        [curl, "--silent", "--fail", "-H", "Expect:", "--data-binary", f"@{body}", url]
+    )
     assert done.stdout.decode() == digest(blocks(10 * MIB, seed=9))

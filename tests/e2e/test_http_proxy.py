@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.content import MIB
-from tests.e2e.programs import free_port, require_program, running, wait_for_port
-from tests.e2e.rig import Rig, echo
+from tests.support.content import MIB
+from tests.support.programs import require_program, running_program, wait_for_port
+from tests.support.rig import Rig, echo
+from tests.support.sockets import free_port
 from tunnelfleet.runtime import HttpProxy, TcpAddress, TunnelState, make_ssl_context
 from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.e2e.backends import Server
+    from tests.support.backends import Server
 
 USER, PASSWORD = "press", "open:sesame"
 READ_BYTES = 65_536
@@ -76,7 +77,7 @@ def proxy_of(
     return HttpProxy(server.address.host, server.address.port, username, password, is_tls)
 
 
-def assert_carries(rig: Rig, proxy: HttpProxy) -> None:
+def assert_carries_through(rig: Rig, proxy: HttpProxy) -> None:
     pair = rig.pair({"SSH": rig.backends.echo().address}, http_proxy=proxy)
     data = os.urandom(MIB)
     with pair.connect() as client:
@@ -86,20 +87,20 @@ def assert_carries(rig: Rig, proxy: HttpProxy) -> None:
 class TestConnect:
     def test_without_credentials(self, rig: Rig) -> None:
         proxy = ConnectProxy()
-        assert_carries(rig, proxy_of(rig.backends.serve(proxy)))
+        assert_carries_through(rig, proxy_of(rig.backends.serve(proxy)))
         expected = f"CONNECT 127.0.0.1:{rig.service.port} HTTP/1.1"
         assert proxy.requests == [expected, expected]
 
     def test_to_a_plain_service(self, plain_rig: Rig) -> None:
-        assert_carries(plain_rig, proxy_of(plain_rig.backends.serve(ConnectProxy())))
+        assert_carries_through(plain_rig, proxy_of(plain_rig.backends.serve(ConnectProxy())))
 
     def test_with_credentials(self, rig: Rig) -> None:
         server = rig.backends.serve(ConnectProxy(f"{USER}:{PASSWORD}"))
-        assert_carries(rig, proxy_of(server, USER, PASSWORD))
+        assert_carries_through(rig, proxy_of(server, USER, PASSWORD))
 
     def test_over_ipv6(self, rig: Rig) -> None:
         server = rig.backends.serve(ConnectProxy(), TcpAddress("::1", 0))
-        assert_carries(rig, proxy_of(server))
+        assert_carries_through(rig, proxy_of(server))
 
 
 @pytest.mark.parametrize("is_tls", [True, False], ids=["to wss", "to ws"])
@@ -179,7 +180,7 @@ def test_tinyproxy(rig: Rig, tmp_path: Path, password: str | None) -> None:
         lines.append(f"BasicAuth {USER} {password}")
     config = tmp_path / "tinyproxy.conf"
     config.write_text("\n".join([*lines, ""]))
-    with running([tinyproxy, "-d", "-c", config]) as process:
+    with running_program([tinyproxy, "-d", "-c", config]) as process:
         wait_for_port(port, process)
         username = USER if password is not None else ""
-        assert_carries(rig, HttpProxy("127.0.0.1", port, username, password or ""))
+        assert_carries_through(rig, HttpProxy("127.0.0.1", port, username, password or ""))

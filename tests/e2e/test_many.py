@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.content import MIB, blocks, digest
-from tests.e2e.rig import FAST_LIMITS, Rig, connect, echo, eventually, receive_exactly
+from tests.support.content import MIB, blocks, digest
+from tests.support.rig import FAST_LIMITS, Rig, connect, echo, receive_exactly
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import ProtocolVersion, TunnelState
 
 if TYPE_CHECKING:
     import socket
 
-    from tests.e2e.rig import Pair
+    from tests.support.rig import Pair
 
 CONNECTIONS = 200
 CONNECTION_BYTES = 20_000

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from grafana.prometheus_process import Prometheus
-from tests.e2e.rig import Rig, echo, eventually
+from tests.support.rig import Rig, echo
+from tests.support.waiting import eventually
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from tests.e2e.rig import Pair
+    from tests.support.rig import Pair
 
 pytestmark = pytest.mark.programs("prometheus")
 

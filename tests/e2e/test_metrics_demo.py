@@ -13,7 +13,7 @@ import pytest
 from grafana.panels import FLEET, TUNNEL
 from grafana.prometheus_process import HERE, RULE_FILES, Prometheus, free_port
 from grafana.queries import compared, plain
-from tests.e2e.rig import eventually
+from tests.support.waiting import eventually
 from tunnelfleet.runtime.gateway.metrics import GATEWAY_METRICS
 from tunnelfleet.runtime.metrics import CATALOGUE, Kind
 

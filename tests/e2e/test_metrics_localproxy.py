@@ -9,7 +9,7 @@ import sys
 import urllib.request
 from typing import TYPE_CHECKING
 
-from tests.e2e.rig import eventually
+from tests.support.waiting import eventually
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import FAST_LIMITS, Events, eventually
+from tests.support.rig import FAST_LIMITS, Events
+from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
 from tunnelfleet.runtime import HttpProxy, TunnelConfig, TunnelRuntime, TunnelState, parse_address
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer

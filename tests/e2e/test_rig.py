@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.programs import require_program
-from tests.e2e.rig import echo, receive_to_end
+from tests.support.programs import require_program
+from tests.support.rig import echo, receive_to_end
 from tunnelfleet.runtime import TunnelState
 
 if TYPE_CHECKING:
-    from tests.e2e.rig import Rig
+    from tests.support.rig import Rig
 
 
 def test_a_pair_is_connected_and_carries_bytes(rig: Rig) -> None:

@@ -8,24 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.content import MIB, blocks, digest
-from tests.e2e.programs import Sshd
+from tests.support.content import MIB, blocks, digest
 from tunnelfleet.runtime import ANY_SERVICE, ProtocolVersion, TcpAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.e2e.rig import Rig
+    from tests.support.programs import Sshd
+    from tests.support.rig import Rig
 
 COPY_BYTES = 50 * MIB
 SESSIONS = 6
-
-
-@pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[Sshd]:
-    with Sshd.start(tmp_path) as server:
-        yield server
 
 
 def write_file(path: Path, seed: int) -> str:

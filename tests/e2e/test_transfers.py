@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.content import MIB, blocks, digest
-from tests.e2e.rig import FAST_LIMITS, receive_to_end
+from tests.support.content import MIB, blocks, digest
+from tests.support.rig import FAST_LIMITS, receive_to_end
 from tunnelfleet.runtime import ProtocolVersion
 
 if TYPE_CHECKING:
-    from tests.e2e.rig import Pair, Rig
+    from tests.support.rig import Pair, Rig
 
 LARGE_BYTES = 100 * MIB
 ANSWER_BYTES = 5 * MIB + 17

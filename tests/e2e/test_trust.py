@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.programs import require_program, run
-from tests.e2e.rig import FAST_LIMITS, Rig, echo
+from tests.support.programs import require_program, run_program
+from tests.support.rig import FAST_LIMITS, Rig, echo
 from tunnelfleet.runtime import (
     Endpoint,
     Mode,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import ssl
     from pathlib import Path
 
-    from tests.e2e.backends import Server
+    from tests.support.backends import Server
 
 SLOW_CONNECT_SECONDS = 8.0
 NOWHERE = TcpAddress("127.0.0.1", 9)
@@ -55,7 +55,7 @@ def test_another_host_name(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subject = ["-subj", "/CN=elsewhere", "-addext", "subjectAltName=DNS:elsewhere.example"]
     made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    run([openssl, "req", "-x509", *made, *subject, "-keyout", key, "-out", certificate])
+    run_program([openssl, "req", "-x509", *made, *subject, "-keyout", key, "-out", certificate])
     with Rig(tls=True, certificate=certificate, private_key=key) as rig:
         reason = refusal(rig, make_ssl_context(certificate))
         assert "127.0.0.1" in reason
@@ -107,7 +107,7 @@ def test_the_authority_in_a_file_and_in_a_folder(rig: Rig, tmp_path: Path, name:
     assert ca is not None
     if name == "ca_dir":
         (tmp_path / "ca.pem").write_bytes(ca.read_bytes())
-        run([require_program("openssl"), "rehash", tmp_path])
+        run_program([require_program("openssl"), "rehash", tmp_path])
         context = make_ssl_context(ca_dir=tmp_path)
     else:
         context = make_ssl_context(ca)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.content import BLOCK_BYTES, blocks, digest
-from tests.e2e.rig import connect, echo, receive_to_end
+from tests.support.content import BLOCK_BYTES, blocks, digest
+from tests.support.rig import connect, echo, receive_to_end
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES
 from tunnelfleet.runtime import ANY_SERVICE, ProtocolVersion, StreamOpened
 
 if TYPE_CHECKING:
-    from tests.e2e.rig import Rig
+    from tests.support.rig import Rig
 
 SIZES = (0, 1, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 1, BLOCK_BYTES)
 

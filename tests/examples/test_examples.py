@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.programs import require_program
+from tests.support.programs import require_program
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
@@ -65,7 +65,7 @@ ROWS = [
 ]
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_example(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if "TUNNEL" not in key}
     return subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments],
@@ -82,7 +82,7 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_it_runs_as_it_stands(row: Row) -> None:
     for program in row.needs:
         require_program(program)
-    done = run(row.name, *row.arguments)
+    done = run_example(row.name, *row.arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     for pattern in row.prints:
         assert re.search(pattern, done.stdout), f"no {pattern!r} in {done.stdout}"
@@ -92,7 +92,7 @@ def test_it_runs_as_it_stands(row: Row) -> None:
 def test_a_command_that_fails_on_a_device_is_told() -> None:
     for program in ("ssh", "sshd", "ssh-keygen"):
         require_program(program)
-    done = run("bastion", "--devices", "1", "--", "false")
+    done = run_example("bastion", "--devices", "1", "--", "false")
     assert done.returncode == 1
     assert "device-1: FAILED" in done.stdout
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.proto.transcripts import (
+from tests.support.captures import (
     CAPTURES,
     Recorded,
     full_frames,

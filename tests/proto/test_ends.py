@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from tests.proto.wire import (
+from tests.support.wire import (
+    STARTS,
     V1,
     V2,
     V3,
@@ -14,9 +15,11 @@ from tests.proto.wire import (
     connection_reset,
     connection_start,
     data,
+    data_in,
     destination,
     hello,
     marked,
+    reset_in,
     service_ids,
     source,
     stream_reset,
@@ -107,20 +110,7 @@ def test_the_grid_is_complete() -> None:
 
 # Agreeing: the marked start, and the hello
 
-STARTS = {
-    V1: Message(T.STREAM_START, 1),
-    V2: Message(T.STREAM_START, 1, service_id="SSH"),
-    V3: stream_start(),
-}
 every_version = pytest.mark.parametrize("version", list(ProtocolVersion))
-
-
-def reset_of(version: ProtocolVersion) -> Message:
-    return STARTS[version]._replace(type=T.CONNECTION_RESET if version is V3 else T.STREAM_RESET)
-
-
-def data_of(version: ProtocolVersion, payload: bytes = b"x") -> Message:
-    return STARTS[version]._replace(type=T.DATA, payload=payload)
 
 
 def stopped(version: ProtocolVersion, cause: StopCause) -> list[StreamStopped]:
@@ -157,7 +147,7 @@ agreed = pytest.mark.parametrize("agree", [agreed_source, agreed_destination])
 def test_a_destination_that_does_not_mark_sends_no_hello(version: ProtocolVersion) -> None:
     session = destination(("SSH",))
     assert session.receive(marked(STARTS[version])) == [StreamStarted("SSH", 1, 1, version)]
-    assert session.data("SSH", 1, b"x") == data_of(version)
+    assert session.data("SSH", 1, b"x") == data_in(version)
 
 
 @every_version
@@ -165,9 +155,9 @@ def test_a_stream_that_started_unmarked_stays_so(version: ProtocolVersion) -> No
     session = destination(("SSH",), marks=True)
     assert session.receive(STARTS[version]) == [StreamStarted("SSH", 1, 1, version)]
     # A peer may set the field for reasons of its own.
-    assert session.receive(marked(data_of(version))) == [DataReceived("SSH", 1, 1, b"x")]
-    assert session.data("SSH", 1, b"x") == data_of(version)
-    events = session.receive(marked(reset_of(version)))
+    assert session.receive(marked(data_in(version))) == [DataReceived("SSH", 1, 1, b"x")]
+    assert session.data("SSH", 1, b"x") == data_in(version)
+    events = session.receive(marked(reset_in(version)))
     assert events[0] == ConnectionReset("SSH", 1, 1, End.BOTH)
 
 
@@ -182,8 +172,8 @@ def test_nothing_carries_over_to_the_next_stream(version: ProtocolVersion) -> No
 @agreed
 def test_what_is_sent_is_marked(agree, version: ProtocolVersion) -> None:  # type: ignore[no-untyped-def]
     session: Session = agree(version)
-    assert session.data("SSH", 1, b"x") == marked(data_of(version))
-    assert session.reset_connection("SSH", 1) == ([marked(reset_of(version))], [])
+    assert session.data("SSH", 1, b"x") == marked(data_in(version))
+    assert session.reset_connection("SSH", 1) == ([marked(reset_in(version))], [])
 
 
 def test_connections_of_a_stream_share_its_agreement() -> None:
@@ -197,11 +187,11 @@ def test_connections_of_a_stream_share_its_agreement() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        data_of(V3),
-        marked(data_of(V3)),
-        data_of(V3, b""),
-        reset_of(V3),
-        marked(reset_of(V3)),
+        data_in(V3),
+        marked(data_in(V3)),
+        data_in(V3, b""),
+        reset_in(V3),
+        marked(reset_in(V3)),
     ],
     ids=str,
 )
@@ -228,11 +218,11 @@ def test_the_end_of_a_stream_before_the_hello() -> None:
 @every_version
 def test_half_closed_before_the_hello(version: ProtocolVersion) -> None:
     session = asking(version)
-    assert session.reset_connection("SSH", 1) == ([marked(reset_of(version))], [])
+    assert session.reset_connection("SSH", 1) == ([marked(reset_in(version))], [])
     assert session.is_known("SSH", 1, 1)
     assert session.receive(hello(STARTS[version])) == []
-    assert session.receive(marked(data_of(version))) == [DataReceived("SSH", 1, 1, b"x")]
-    assert session.receive(marked(reset_of(version))) == [
+    assert session.receive(marked(data_in(version))) == [DataReceived("SSH", 1, 1, b"x")]
+    assert session.receive(marked(reset_in(version))) == [
         ConnectionReset("SSH", 1, 1, End.ORDERLY),
         *stopped(version, StopCause.PEER_RESET),
     ]
@@ -242,7 +232,7 @@ def test_half_closed_before_the_hello(version: ProtocolVersion) -> None:
 def test_half_closed_towards_a_peer_that_does_not_mark(version: ProtocolVersion) -> None:
     session = asking(version)
     session.reset_connection("SSH", 1)
-    late = data_of(version)
+    late = data_in(version)
     reason = DropReason.UNKNOWN_CONNECTION if version is V3 else DropReason.STALE_STREAM
     assert session.receive(late) == [
         ConnectionReset("SSH", 1, 1, End.BOTH),
@@ -307,7 +297,7 @@ def test_what_was_aborted_before_the_hello_is_told_behind_it(version: ProtocolVe
     assert session.reset_connection("SSH", 1, is_orderly=False) == ([], [])
     assert not session.is_known("SSH", 1, 1)
     assert session.receive(hello(STARTS[version])) == [
-        Answer(reset_of(version)),
+        Answer(reset_in(version)),
         *stopped(version, StopCause.LOCAL_RESET),
     ]
 
@@ -340,13 +330,13 @@ def test_it_can_be_switched_off_for_later_streams() -> None:
 @agreed
 def test_after_a_local_end_the_rest_of_the_peer_is_taken(agree, version: ProtocolVersion) -> None:  # type: ignore[no-untyped-def]
     session: Session = agree(version)
-    assert session.reset_connection("SSH", 1) == ([marked(reset_of(version))], [])
+    assert session.reset_connection("SSH", 1) == ([marked(reset_in(version))], [])
     assert session.reset_connection("SSH", 1) == ([], [])
     with pytest.raises(ConnectionIdUnknown):
         session.data("SSH", 1, b"x")
     for _ in range(3):
-        assert session.receive(marked(data_of(version))) == [DataReceived("SSH", 1, 1, b"x")]
-    assert session.receive(marked(reset_of(version))) == [
+        assert session.receive(marked(data_in(version))) == [DataReceived("SSH", 1, 1, b"x")]
+    assert session.receive(marked(reset_in(version))) == [
         ConnectionReset("SSH", 1, 1, End.ORDERLY),
         *stopped(version, StopCause.PEER_RESET),
     ]
@@ -358,14 +348,14 @@ def test_after_a_local_end_the_rest_of_the_peer_is_taken(agree, version: Protoco
 def test_after_an_end_of_the_peer_the_rest_can_be_sent(agree, version: ProtocolVersion) -> None:  # type: ignore[no-untyped-def]
     session: Session = agree(version)
     ended = ConnectionReset("SSH", 1, 1, End.ORDERLY)
-    assert session.receive(marked(reset_of(version))) == [ended]
-    late = marked(data_of(version))
+    assert session.receive(marked(reset_in(version))) == [ended]
+    late = marked(data_in(version))
     assert session.receive(late) == [MessageDropped(T.DATA, DropReason.UNKNOWN_CONNECTION)]
-    again = marked(reset_of(version))
+    again = marked(reset_in(version))
     assert session.receive(again) == [MessageDropped(again.type, DropReason.DUPLICATE_RESET)]
-    assert session.data("SSH", 1, b"x") == marked(data_of(version))
+    assert session.data("SSH", 1, b"x") == marked(data_in(version))
     assert session.reset_connection("SSH", 1) == (
-        [marked(reset_of(version))],
+        [marked(reset_in(version))],
         stopped(version, StopCause.LOCAL_RESET),
     )
     with pytest.raises(LocalProtocolError):
@@ -380,8 +370,8 @@ def test_an_unmarked_reset_is_a_cut(agree, version: ProtocolVersion, half: str) 
     if half == "local":
         session.reset_connection("SSH", 1)
     elif half == "remote":
-        session.receive(marked(reset_of(version)))
-    assert session.receive(reset_of(version)) == [
+        session.receive(marked(reset_in(version)))
+    assert session.receive(reset_in(version)) == [
         ConnectionReset("SSH", 1, 1, End.CUT),
         *stopped(version, StopCause.PEER_RESET),
     ]
@@ -396,9 +386,9 @@ def test_an_abort_says_so_whatever_was_ended(agree, version: ProtocolVersion, ha
     if half == "local":
         session.reset_connection("SSH", 1)
     elif half == "remote":
-        session.receive(marked(reset_of(version)))
+        session.receive(marked(reset_in(version)))
     assert session.reset_connection("SSH", 1, is_orderly=False) == (
-        [reset_of(version)],
+        [reset_in(version)],
         stopped(version, StopCause.LOCAL_RESET),
     )
     assert not session.is_known("SSH", 1, 1)
@@ -417,9 +407,9 @@ def test_data_for_an_application_that_has_closed_is_answered_once(  # type: igno
     assert session.is_known("SSH", 1, 1)
     session.leave_connection("SSH", 1, 1)
     assert not session.is_known("SSH", 1, 1)
-    late = marked(data_of(version))
+    late = marked(data_in(version))
     assert session.receive(late) == [
-        Answer(reset_of(version)),
+        Answer(reset_in(version)),
         MessageDropped(T.DATA, DropReason.APPLICATION_CLOSED),
         *stopped(version, StopCause.LOCAL_RESET),
     ]
@@ -434,8 +424,8 @@ def test_an_application_that_has_closed_can_still_be_ended_by_the_peer(  # type:
     session: Session = agree(version)
     session.reset_connection("SSH", 1)
     session.leave_connection("SSH", 1, 1)
-    session.receive(marked(reset_of(version)))
-    assert not any(isinstance(each, Answer) for each in session.receive(marked(data_of(version))))
+    session.receive(marked(reset_in(version)))
+    assert not any(isinstance(each, Answer) for each in session.receive(marked(data_in(version))))
 
 
 @every_version
@@ -446,7 +436,7 @@ def test_the_reset_of_a_stream_is_unmarked(agree, version: ProtocolVersion, half
     if half == "local":
         session.reset_connection("SSH", 1)
     elif half == "remote":
-        session.receive(marked(reset_of(version)))
+        session.receive(marked(reset_in(version)))
     reset = STARTS[version]._replace(type=T.STREAM_RESET)
     assert session.reset_stream("SSH") == (
         [reset],

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.proto.test_message import UNKNOWN_FIELD, any_announcement, any_message
-from tests.proto.wire import T, connection_start, data, service_ids, stream_start
+from tests.support.wire import T, connection_start, data, service_ids, stream_start, tunnel_frame
 from tunnelfleet.proto import (
     MAX_FRAME_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -32,10 +32,6 @@ MESSAGES = [
 STREAM = b"".join(map(encode_frame, MESSAGES))
 
 
-def frame(body: bytes) -> bytes:
-    return len(body).to_bytes(2, "big") + body
-
-
 def test_limits_are_those_of_the_protocol() -> None:
     assert MAX_PAYLOAD_BYTES == 63 * 1024
     assert MAX_FRAME_BYTES == 2**16 - 1
@@ -43,7 +39,7 @@ def test_limits_are_those_of_the_protocol() -> None:
 
 
 def test_a_frame_is_a_length_and_a_message() -> None:
-    assert encode_frame(stream_start()) == frame(encode_message(stream_start()))
+    assert encode_frame(stream_start()) == tunnel_frame(encode_message(stream_start()))
     assert encode_frame(data(b"x" * 300))[:2] == (314).to_bytes(2, "big")
 
 
@@ -117,12 +113,12 @@ def test_nothing_is_nothing() -> None:
 def test_oversize_payload_of_the_peer() -> None:
     body = encode_message(data(b"x" * (MAX_PAYLOAD_BYTES + 1)))
     with pytest.raises(RemoteProtocolError, match="64513 bytes"):
-        FrameDecoder().feed(frame(body))
+        FrameDecoder().feed(tunnel_frame(body))
 
 
 def test_an_error_is_final() -> None:
     decoder = FrameDecoder()
-    bad = frame(b"\xff") + encode_frame(data())
+    bad = tunnel_frame(b"\xff") + encode_frame(data())
     assert decoder.feed(bad[:2]) == []
     with pytest.raises(RemoteProtocolError) as first:
         decoder.feed(bad[2:])
@@ -134,7 +130,7 @@ def test_an_error_is_final() -> None:
 
 
 def test_strict_refuses_unknown_fields() -> None:
-    stream = frame(encode_message(data()) + UNKNOWN_FIELD)
+    stream = tunnel_frame(encode_message(data()) + UNKNOWN_FIELD)
     assert FrameDecoder().feed(stream) == [data()]
     with pytest.raises(RemoteProtocolError, match="not in the schema"):
         FrameDecoder(strict=True).feed(stream)

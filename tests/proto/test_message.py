@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.proto.wire import service_ids
+from tests.support.wire import service_ids
 from tunnelfleet.proto import (
     LocalProtocolError,
     Message,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proto.wire import (
+from tests.support.wire import (
     SESSION_RESET,
     V1,
     V2,
@@ -13,7 +13,9 @@ from tests.proto.wire import (
     connection_reset,
     connection_start,
     data,
+    data_in,
     destination,
+    reset_in,
     service_ids,
     source,
     stream_reset,
@@ -383,15 +385,6 @@ def started(version: ProtocolVersion) -> Session:
 every_version = pytest.mark.parametrize("version", list(ProtocolVersion))
 
 
-def reset_of(version: ProtocolVersion) -> Message:
-    starts = {V1: V1_START, V2: V2_START, V3: stream_start()}
-    return starts[version]._replace(type=T.CONNECTION_RESET if version is V3 else T.STREAM_RESET)
-
-
-def data_of(version: ProtocolVersion) -> Message:
-    return reset_of(version)._replace(type=T.DATA, payload=b"x")
-
-
 @every_version
 @pytest.mark.parametrize("is_orderly", [True, False])
 def test_a_local_end_is_the_end_of_both_directions(
@@ -400,14 +393,14 @@ def test_a_local_end_is_the_end_of_both_directions(
     session = started(version)
     over = [] if version is V3 else [StreamStopped("SSH", 1, (), StopCause.LOCAL_RESET)]
     ended = session.reset_connection("SSH", 1, is_orderly=is_orderly)
-    assert ended == ([reset_of(version)], over)
+    assert ended == ([reset_in(version)], over)
     assert not session.is_known("SSH", 1, 1)
     with pytest.raises(LocalProtocolError):
         session.data("SSH", 1, b"x")
-    late = data_of(version)
+    late = data_in(version)
     reason = DropReason.UNKNOWN_CONNECTION if version is V3 else DropReason.STALE_STREAM
     assert session.receive(late) == dropped(late, reason)
-    echo = reset_of(version)
+    echo = reset_in(version)
     reason = DropReason.DUPLICATE_RESET if version is V3 else DropReason.STALE_STREAM
     assert session.receive(echo) == dropped(echo, reason)
     assert session.reset_connection("SSH", 1, is_orderly=False) == ([], [])
@@ -420,7 +413,7 @@ def test_an_end_of_the_peer_is_the_end_of_both_directions(
 ) -> None:
     session = started(version)
     over = [] if version is V3 else [StreamStopped("SSH", 1, (), StopCause.PEER_RESET)]
-    assert session.receive(reset_of(version)._replace(ignorable=is_marked)) == [
+    assert session.receive(reset_in(version)._replace(ignorable=is_marked)) == [
         ConnectionReset("SSH", 1, 1, End.BOTH),
         *over,
     ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.proto.wire import SESSION_RESET, V2, V3, T, destination, service_ids, source
+from tests.support.wire import SESSION_RESET, V2, V3, T, destination, service_ids, source
 from tunnelfleet.proto import (
     MAX_FRAME_BYTES,
     Answer,
@@ -138,7 +138,7 @@ Key = tuple[str, int, int]
 
 
 @dataclass
-class Peer:
+class FarEnd:
     session: Session
     inbox: deque[Message] = field(default_factory=deque)
     sent: dict[Key, bytes] = field(default_factory=dict)
@@ -162,11 +162,11 @@ class Tunnel:
 
     def __init__(self, version: ProtocolVersion, marks: tuple[bool, bool]) -> None:
         self.peers = {
-            Mode.SOURCE: Peer(source(version, SERVICES, marks=marks[0])),
-            Mode.DESTINATION: Peer(destination(SERVICES, marks=marks[1])),
+            Mode.SOURCE: FarEnd(source(version, SERVICES, marks=marks[0])),
+            Mode.DESTINATION: FarEnd(destination(SERVICES, marks=marks[1])),
         }
 
-    def other(self, mode: Mode) -> Peer:
+    def other(self, mode: Mode) -> FarEnd:
         return self.peers[Mode.DESTINATION if mode is Mode.SOURCE else Mode.SOURCE]
 
     def stream_id(self, mode: Mode, service: str) -> int:

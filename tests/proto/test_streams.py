@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proto.wire import V1, V2, V3, T
+from tests.support.wire import V1, V2, V3, T
 from tunnelfleet.proto import Agreement, Message, ProtocolVersion
 from tunnelfleet.proto.ends import Happening
 from tunnelfleet.proto.streams import MAX_CONNECTION_ID, MAX_STREAM_ID, Stream, StreamIds

@@ -14,7 +14,7 @@ import itertools
 
 import pytest
 
-from tests.proto.wire import (
+from tests.support.wire import (
     V1,
     V2,
     V3,

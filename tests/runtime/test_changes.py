@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import waiting as changes_module
 from tunnelfleet.runtime.waiting import WAIT_REST, WAIT_SLICE_SECONDS, Changes
 
@@ -16,7 +16,7 @@ from tunnelfleet.runtime.waiting import WAIT_REST, WAIT_SLICE_SECONDS, Changes
 @pytest.fixture
 def one_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks again of themselves within the time of a test."""
-    monkeypatch.setattr(changes_module, "WAIT_SLICE_SECONDS", 10 * DEADLINE_SECONDS)
+    monkeypatch.setattr(changes_module, "WAIT_SLICE_SECONDS", 10 * WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("timeout_seconds", [-1.0, 0.0, 0.01])
@@ -36,16 +36,16 @@ def test_what_happens_wakes_all_who_wait() -> None:
             mine.set()
             return held.is_set()
 
-        results.append(changes.wait_until(look, DEADLINE_SECONDS))
+        results.append(changes.wait_until(look, WAIT_SECONDS))
 
     threads = [threading.Thread(target=wait, args=(each,)) for each in looked]
     for thread in threads:
         thread.start()
-    assert all(each.wait(DEADLINE_SECONDS) for each in looked)
+    assert all(each.wait(WAIT_SECONDS) for each in looked)
     held.set()
     changes.note("an event")
     for thread in threads:
-        thread.join(DEADLINE_SECONDS / 2)
+        thread.join(WAIT_SECONDS / 2)
     assert results == [True, True, True]
 
 
@@ -61,8 +61,8 @@ def test_what_happens_while_a_condition_is_looked_at_is_not_missed() -> None:
         return len(looks) == 2
 
     started = time.monotonic()
-    assert changes.wait_until(changes_at_the_first_look, DEADLINE_SECONDS)
-    assert time.monotonic() - started < DEADLINE_SECONDS / 2, "it waited for the next change"
+    assert changes.wait_until(changes_at_the_first_look, WAIT_SECONDS)
+    assert time.monotonic() - started < WAIT_SECONDS / 2, "it waited for the next change"
 
 
 def test_without_a_change_it_is_looked_at_again_after_a_slice(
@@ -75,7 +75,7 @@ def test_without_a_change_it_is_looked_at_again_after_a_slice(
         looks.append(None)
         return len(looks) == 3
 
-    assert Changes().wait_until(third_look, DEADLINE_SECONDS)
+    assert Changes().wait_until(third_look, WAIT_SECONDS)
 
 
 def test_a_condition_may_note_and_wait_itself() -> None:
@@ -83,9 +83,9 @@ def test_a_condition_may_note_and_wait_itself() -> None:
 
     def nested() -> bool:
         changes.note()
-        return changes.wait_until(lambda: True, DEADLINE_SECONDS)
+        return changes.wait_until(lambda: True, WAIT_SECONDS)
 
-    assert changes.wait_until(nested, DEADLINE_SECONDS)
+    assert changes.wait_until(nested, WAIT_SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fakes import make_config
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
+from tests.support.actors import Log
+from tests.support.fakes import make_config
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import DeleteChild, DispatchedActor, Dispatcher, StopChild
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.engine import begin_close
-from tunnelfleet.runtime.metrics import Ledger
+from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
 from tunnelfleet.runtime.waiting import Changes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tunnelfleet.runtime import Tunnel
 
 
@@ -38,8 +37,8 @@ class Root(DispatchedActor):
             raise ZeroDivisionError
 
 
-class Port:
-    """Stands for an ApiPort."""
+class FakeOutbox:
+    """Stands for an Outbox."""
 
     def __init__(self, log: Log, registry: TunnelRegistry) -> None:
         self._log = log
@@ -56,19 +55,13 @@ def log() -> Log:
 
 @pytest.fixture
 def registry() -> TunnelRegistry:
-    return TunnelRegistry(Services(), Ledger(), Changes())
+    return TunnelRegistry(Services(), TunnelMeter(), Changes())
 
 
 @pytest.fixture
 def tunnel(registry: TunnelRegistry, log: Log) -> Tunnel:
-    port: Any = Port(log, registry)
-    return registry.add(make_config(Mode.SOURCE, name="a"), Connector(1), port=port)
-
-
-@pytest.fixture
-def dispatcher() -> Iterator[Dispatcher]:
-    with Dispatcher("test") as running:
-        yield running
+    outbox: Any = FakeOutbox(log, registry)
+    return registry.add(make_config(Mode.SOURCE, name="a"), Connector(1), outbox=outbox)
 
 
 STOP, DELETE = (StopChild("tunnel a"), 1), (DeleteChild("tunnel a"), 1)
@@ -93,7 +86,7 @@ def test_its_name_is_free_before_anybody_hears_of_the_end(
 ) -> None:
     root = Root.start(log, registry, fails_of, dispatcher=dispatcher)
     closed = begin_close(tunnel, root, registry)
-    assert closed.result(DEADLINE_SECONDS) == tunnel.status()
+    assert closed.result(WAIT_SECONDS) == tunnel.status()
     assert log.items == transcript
 
 
@@ -101,7 +94,7 @@ def test_with_a_root_that_has_ended_it_is_over_at_once(
     dispatcher: Dispatcher, registry: TunnelRegistry, tunnel: Tunnel, log: Log
 ) -> None:
     root = Root.start(log, registry, dispatcher=dispatcher)
-    root.stop(timeout=DEADLINE_SECONDS)
+    root.stop(timeout=WAIT_SECONDS)
     assert begin_close(tunnel, root, registry).done()
     assert log.items == [FINISHED]
 
@@ -110,7 +103,7 @@ def test_closed_twice_it_spares_the_next_of_that_name(
     dispatcher: Dispatcher, registry: TunnelRegistry, tunnel: Tunnel, log: Log
 ) -> None:
     root = Root.start(log, registry, dispatcher=dispatcher)
-    begin_close(tunnel, root, registry).result(DEADLINE_SECONDS)
+    begin_close(tunnel, root, registry).result(WAIT_SECONDS)
     next_one = registry.add(tunnel.config, Connector(1))
-    begin_close(tunnel, root, registry).result(DEADLINE_SECONDS)
+    begin_close(tunnel, root, registry).result(WAIT_SECONDS)
     assert registry.tunnels() == [next_one]

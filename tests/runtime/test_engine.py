@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pykka
 import pytest
 
-from tests.actors.fakes import Recorder, make_config
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, crash, hold, wait_until
+from tests.support.actors import Log, crash, hold
+from tests.support.fakes import Recorder, make_config
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.kernel import (
     BlockingCallError,
@@ -32,7 +33,7 @@ from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode, TunnelClosed, TunnelError
 from tunnelfleet.runtime import engine as engine_module
 from tunnelfleet.runtime.engine import NAMED_TUNNELS, Engine, EnginePhase
-from tunnelfleet.runtime.metrics import KernelMeter, Ledger
+from tunnelfleet.runtime.metrics import DispatcherMeter, TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
 from tunnelfleet.runtime.waiting import Changes
 
@@ -45,8 +46,8 @@ NEW, RUNNING = EnginePhase.NEW, EnginePhase.RUNNING
 STOPPING, ENDED = EnginePhase.STOPPING, EnginePhase.ENDED
 
 
-class Port:
-    """Stands for an ApiPort."""
+class FakeOutbox:
+    """Stands for an Outbox."""
 
     def __init__(self) -> None:
         self.finished = threading.Event()
@@ -55,14 +56,14 @@ class Port:
         self.finished.set()
 
 
-class Rig:
+class EngineRig:
     """An engine, its tunnels, and what it told. The tunnels have no actors."""
 
     def __init__(self) -> None:
-        self.kernel = KernelMeter()
-        self.registry = TunnelRegistry(Services(), Ledger(), Changes())
+        self.kernel = DispatcherMeter()
+        self.registry = TunnelRegistry(Services(), TunnelMeter(), Changes())
         self.handed_over = Log()
-        self.ports: list[Port] = []
+        self.outboxes: list[FakeOutbox] = []
         self.engine = Engine(
             Services(),
             self.kernel,
@@ -82,35 +83,35 @@ class Rig:
         return self.engine.start(make_children, hand_over)
 
     def open(self, name: str) -> Tunnel:
-        port: Any = Port()
-        self.ports.append(port)
-        return self.registry.add(make_config(Mode.SOURCE, name=name), Connector(1), port=port)
+        outbox: Any = FakeOutbox()
+        self.outboxes.append(outbox)
+        return self.registry.add(make_config(Mode.SOURCE, name=name), Connector(1), outbox=outbox)
 
     def call(self, callback: Callable[[Any], object]) -> None:
         """Have a callback called, as with an event."""
-        self.engine.threads.lane("a", callback, 1_000).put("an event")
+        self.engine.threads.queue("a", callback, 1_000).put("an event")
 
-    def stop_elsewhere(self, timeout_seconds: float = DEADLINE_SECONDS) -> threading.Thread:
+    def stop_elsewhere(self, timeout_seconds: float = WAIT_SECONDS) -> threading.Thread:
         """Stop it on another thread; return when it is stopping."""
         thread = threading.Thread(target=self.engine.stop, args=(timeout_seconds,), daemon=True)
         thread.start()
-        wait_until(lambda: self.engine.phase in (STOPPING, ENDED))
+        eventually(lambda: self.engine.phase in (STOPPING, ENDED))
         return thread
 
     @property
     def finished(self) -> list[bool]:
-        return [port.finished.is_set() for port in self.ports]
+        return [outbox.finished.is_set() for outbox in self.outboxes]
 
     def wait_until_ended(self) -> None:
-        wait_until(lambda: self.engine.phase is ENDED)
+        eventually(lambda: self.engine.phase is ENDED)
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
+def rig() -> Iterator[EngineRig]:
+    rig = EngineRig()
     yield rig
-    rig.engine.stop(DEADLINE_SECONDS)
-    rig.engine.threads.close(DEADLINE_SECONDS)
+    rig.engine.stop(WAIT_SECONDS)
+    rig.engine.threads.close(WAIT_SECONDS)
 
 
 class Stubborn(DispatchedActor):
@@ -124,7 +125,7 @@ def stubborn(_engine: Engine) -> list[ChildSpec]:
     return [ChildSpec(id="stubborn", start=Stubborn.start, shutdown=3_600.0)]
 
 
-def assert_does_not_run(rig: Rig, phase: EnginePhase, advice: str) -> None:
+def assert_does_not_run(rig: EngineRig, phase: EnginePhase, advice: str) -> None:
     engine = rig.engine
     assert engine.phase is phase
     assert engine.dispatchers == rig.kernel.dispatchers == []
@@ -137,14 +138,14 @@ def assert_does_not_run(rig: Rig, phase: EnginePhase, advice: str) -> None:
 # -- start
 
 
-def test_making_one_starts_nothing(rig: Rig) -> None:
+def test_making_one_starts_nothing(rig: EngineRig) -> None:
     before = threading.active_count()
-    made = Rig()
+    made = EngineRig()
     assert threading.active_count() == before
     assert_does_not_run(made, NEW, r"call start\(\) first")
 
 
-def test_children_are_made_when_the_threads_run(rig: Rig) -> None:
+def test_children_are_made_when_the_threads_run(rig: EngineRig) -> None:
     seen = Log()
 
     def make_children(engine: Engine) -> list[ChildSpec]:
@@ -164,12 +165,12 @@ def test_children_are_made_when_the_threads_run(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("as_child", [True, False])
-def test_the_root_is_in_the_registry_unless_it_is_a_child(rig: Rig, as_child: bool) -> None:
+def test_the_root_is_in_the_registry_unless_it_is_a_child(rig: EngineRig, as_child: bool) -> None:
     root = rig.start(as_child=as_child)
     assert (root in pykka.ActorRegistry.get_all()) is not as_child
 
 
-def test_a_second_start_is_an_error_and_changes_nothing(rig: Rig) -> None:
+def test_a_second_start_is_an_error_and_changes_nothing(rig: EngineRig) -> None:
     root = rig.start()
     with pytest.raises(TunnelError, match="start it once"):
         rig.start()
@@ -178,27 +179,29 @@ def test_a_second_start_is_an_error_and_changes_nothing(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("was_started", [True, False])
-def test_a_start_after_a_stop_is_an_error_that_says_what_to_do(rig: Rig, was_started: bool) -> None:
+def test_a_start_after_a_stop_is_an_error_that_says_what_to_do(
+    rig: EngineRig, was_started: bool
+) -> None:
     if was_started:
         rig.start()
-    rig.engine.stop(DEADLINE_SECONDS)
+    rig.engine.stop(WAIT_SECONDS)
     with pytest.raises(TunnelError, match="runs once: make a new TunnelRuntime"):
         rig.start()
     assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
 
 
-def test_a_start_while_it_stops_is_an_error(rig: Rig) -> None:
+def test_a_start_while_it_stops_is_an_error(rig: EngineRig) -> None:
     rig.start()
     with hold(rig.engine.dispatchers[1]):
         stopper = rig.stop_elsewhere()
         with pytest.raises(TunnelError, match="still stopping"):
             rig.start()
-    stopper.join(DEADLINE_SECONDS)
+    stopper.join(WAIT_SECONDS)
     assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
 
 
 def test_without_descriptors_it_does_not_start_by_half_and_may_be_started_later(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = set(threading.enumerate())
     made = []
@@ -219,7 +222,7 @@ def test_without_descriptors_it_does_not_start_by_half_and_may_be_started_later(
     assert len(rig.engine.dispatchers) == 2
 
 
-def test_without_a_root_nothing_is_left_running(rig: Rig) -> None:
+def test_without_a_root_nothing_is_left_running(rig: EngineRig) -> None:
     before = set(threading.enumerate())
 
     def fail(_engine: Engine) -> list[ChildSpec]:
@@ -234,13 +237,13 @@ def test_without_a_root_nothing_is_left_running(rig: Rig) -> None:
 # -- end
 
 
-def test_a_stop_ends_the_actors_then_the_threads_then_the_tunnels(rig: Rig) -> None:
+def test_a_stop_ends_the_actors_then_the_threads_then_the_tunnels(rig: EngineRig) -> None:
     before = set(threading.enumerate())
     root = rig.start()
     rig.open("a")
     dispatchers = rig.engine.dispatchers
     for _ in range(2):
-        rig.engine.stop(DEADLINE_SECONDS)
+        rig.engine.stop(WAIT_SECONDS)
         assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
     assert not root.is_alive()
     assert not any(each.is_running for each in dispatchers)
@@ -262,16 +265,16 @@ def test_a_stop_ends_the_actors_then_the_threads_then_the_tunnels(rig: Rig) -> N
     ],
 )
 def test_the_end_of_the_root_is_that_of_the_tunnels_unless_a_host_starts_another(
-    rig: Rig, end: Callable[[Any], object], as_child: bool, is_final: bool
+    rig: EngineRig, end: Callable[[Any], object], as_child: bool, is_final: bool
 ) -> None:
     root = rig.start(as_child=as_child)
     tunnel = rig.open("a")
     tunnel.stats.enter(TunnelState.CONNECTED)
     with hold(rig.engine.dispatchers[1]):
         end(root)
-        wait_until(lambda: rig.engine.phase is STOPPING)
+        eventually(lambda: rig.engine.phase is STOPPING)
         if is_final:
-            assert rig.ports[0].finished.wait(DEADLINE_SECONDS), "answered in the root's last turn"
+            assert rig.outboxes[0].finished.wait(WAIT_SECONDS), "answered in the root's last turn"
         assert rig.handed_over.items == [], "only when the threads are over"
     rig.wait_until_ended()
     assert rig.finished == [is_final]
@@ -283,17 +286,17 @@ def test_the_end_of_the_root_is_that_of_the_tunnels_unless_a_host_starts_another
     assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
 
 
-def test_once_another_has_the_tunnels_a_stop_leaves_them_alone(rig: Rig) -> None:
+def test_once_another_has_the_tunnels_a_stop_leaves_them_alone(rig: EngineRig) -> None:
     rig.start(as_child=True)
     rig.open("a")
     kill(rig.engine.supervisor)
     rig.wait_until_ended()
-    rig.engine.stop(DEADLINE_SECONDS)
+    rig.engine.stop(WAIT_SECONDS)
     assert (rig.finished, len(rig.registry)) == ([False], 1)
     assert not rig.engine.threads.is_closed
 
 
-def test_a_stop_ends_the_tunnels_that_a_failure_has_left(rig: Rig) -> None:
+def test_a_stop_ends_the_tunnels_that_a_failure_has_left(rig: EngineRig) -> None:
     rig.start(as_child=True)
     tunnel = rig.open("a")
     kill(rig.engine.supervisor)
@@ -301,14 +304,14 @@ def test_a_stop_ends_the_tunnels_that_a_failure_has_left(rig: Rig) -> None:
     successor = rig.engine.renewed()
     assert successor.threads is rig.engine.threads
     assert successor.phase is NEW
-    successor.stop(DEADLINE_SECONDS)
+    successor.stop(WAIT_SECONDS)
     assert (rig.finished, len(rig.registry)) == ([True], 0)
     assert successor.threads.is_closed
     with pytest.raises(TunnelClosed):
         successor.begin_close(tunnel)
 
 
-def test_a_tunnel_that_a_failure_has_left_can_be_closed(rig: Rig) -> None:
+def test_a_tunnel_that_a_failure_has_left_can_be_closed(rig: EngineRig) -> None:
     rig.start(as_child=True)
     closing, _other = rig.open("a"), rig.open("b")
     kill(rig.engine.supervisor)
@@ -318,32 +321,32 @@ def test_a_tunnel_that_a_failure_has_left_can_be_closed(rig: Rig) -> None:
     assert [each.name for each in rig.registry.tunnels()] == ["b"]
 
 
-def test_a_child_that_fails_while_its_user_stops_it_has_ended_for_good(rig: Rig) -> None:
+def test_a_child_that_fails_while_its_user_stops_it_has_ended_for_good(rig: EngineRig) -> None:
     root = rig.start(stubborn, as_child=True)
     rig.open("a")
     stopper = rig.stop_elsewhere()
     crash(root)
-    stopper.join(DEADLINE_SECONDS)
+    stopper.join(WAIT_SECONDS)
     assert (rig.finished, len(rig.registry)) == ([True], 0)
     assert rig.handed_over.items == []
 
 
-def test_a_stop_that_comes_while_a_failed_child_ends_is_final(rig: Rig) -> None:
+def test_a_stop_that_comes_while_a_failed_child_ends_is_final(rig: EngineRig) -> None:
     root = rig.start(as_child=True)
     rig.open("a")
     with hold(rig.engine.dispatchers[1]):
         crash(root)
-        wait_until(lambda: rig.engine.phase is STOPPING)
-        stopper = threading.Thread(target=rig.engine.stop, args=(DEADLINE_SECONDS,))
+        eventually(lambda: rig.engine.phase is STOPPING)
+        stopper = threading.Thread(target=rig.engine.stop, args=(WAIT_SECONDS,))
         stopper.start()
-        wait_until(lambda: rig.engine._hand_over is None)
-    stopper.join(DEADLINE_SECONDS)
+        eventually(lambda: rig.engine._hand_over is None)
+    stopper.join(WAIT_SECONDS)
     assert (rig.finished, len(rig.registry)) == ([True], 0)
     assert rig.handed_over.items == []
 
 
 def test_a_turn_that_does_not_end_is_left_behind_and_ends_nobody_later(
-    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    rig: EngineRig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "FORCED_END_SECONDS", 0.05)
     root = rig.start()
@@ -354,7 +357,7 @@ def test_a_turn_that_does_not_end_is_left_behind_and_ends_nobody_later(
         assert_does_not_run(rig, ENDED, "make a new TunnelRuntime")
         assert (blocked.is_running, other.is_running) == (True, False)
         rig.open("of the next engine")
-    blocked.stop(DEADLINE_SECONDS)
+    blocked.stop(WAIT_SECONDS)
     # The root has ended only now.
     assert not root.is_alive()
     assert (rig.engine.phase, rig.finished) == (ENDED, [False])
@@ -375,7 +378,7 @@ def test_a_turn_that_does_not_end_is_left_behind_and_ends_nobody_later(
     ],
 )
 def test_a_stop_that_is_late_ends_by_force_and_names_what_is(
-    rig: Rig, caplog: pytest.LogCaptureFixture, stopped: int, late: int, said: str
+    rig: EngineRig, caplog: pytest.LogCaptureFixture, stopped: int, late: int, said: str
 ) -> None:
     rig.start(stubborn)
     for number in range(stopped):
@@ -394,17 +397,17 @@ def test_a_stop_that_is_late_ends_by_force_and_names_what_is(
 # -- who waits for whom
 
 
-def test_a_second_stop_with_less_time_hurries_the_first(rig: Rig) -> None:
+def test_a_second_stop_with_less_time_hurries_the_first(rig: EngineRig) -> None:
     rig.start(stubborn)
     first = rig.stop_elsewhere(3_600.0)
     rig.engine.stop(0.01)
-    first.join(DEADLINE_SECONDS)
+    first.join(WAIT_SECONDS)
     assert not first.is_alive()
     assert rig.engine.phase is ENDED
 
 
 def test_a_stop_waits_for_an_end_elsewhere_no_longer_than_its_time(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """That end goes on; it may be held up by a thread that nobody can interrupt."""
     monkeypatch.setattr(engine_module, "MIN_CALLBACK_SECONDS", 0.05)
@@ -414,32 +417,32 @@ def test_a_stop_waits_for_an_end_elsewhere_no_longer_than_its_time(
         rig.engine.stop(0.05)
         assert first.is_alive()
         assert "still under way" in caplog.text
-    first.join(DEADLINE_SECONDS)
+    first.join(WAIT_SECONDS)
     assert rig.engine.phase is ENDED
 
 
-def test_a_stop_waits_for_the_callback_that_ended_it_before(rig: Rig) -> None:
+def test_a_stop_waits_for_the_callback_that_ended_it_before(rig: EngineRig) -> None:
     rig.start()
     may_return, has_stopped = threading.Event(), threading.Event()
 
     def stop_in_a_callback(_event: object) -> None:
         rig.engine.stop(1.0)
         has_stopped.set()
-        assert may_return.wait(DEADLINE_SECONDS)
+        assert may_return.wait(WAIT_SECONDS)
 
     rig.call(stop_in_a_callback)
-    assert has_stopped.wait(DEADLINE_SECONDS)
+    assert has_stopped.wait(WAIT_SECONDS)
     assert rig.engine.phase is ENDED
-    stopper = threading.Thread(target=rig.engine.stop, args=(DEADLINE_SECONDS,))
+    stopper = threading.Thread(target=rig.engine.stop, args=(WAIT_SECONDS,))
     stopper.start()
     stopper.join(0.05)
     assert stopper.is_alive()
     may_return.set()
-    stopper.join(DEADLINE_SECONDS)
+    stopper.join(WAIT_SECONDS)
     assert rig.engine.threads.thread_count == 0
 
 
-def test_a_callback_does_not_wait_for_an_end_that_waits_for_callbacks(rig: Rig) -> None:
+def test_a_callback_does_not_wait_for_an_end_that_waits_for_callbacks(rig: EngineRig) -> None:
     rig.start()
     returned = threading.Event()
 
@@ -450,13 +453,13 @@ def test_a_callback_does_not_wait_for_an_end_that_waits_for_callbacks(rig: Rig) 
     with hold(rig.engine.dispatchers[1]):
         stopper = rig.stop_elsewhere()
         rig.call(stop_in_a_callback)
-        assert returned.wait(DEADLINE_SECONDS), "it waits for the end that waits for it"
+        assert returned.wait(WAIT_SECONDS), "it waits for the end that waits for it"
         assert stopper.is_alive()
-    stopper.join(DEADLINE_SECONDS)
-    wait_until(lambda: rig.engine.threads.thread_count == 0)
+    stopper.join(WAIT_SECONDS)
+    eventually(lambda: rig.engine.threads.thread_count == 0)
 
 
-def test_an_actor_may_not_wait_for_the_end_and_ends_nothing(rig: Rig) -> None:
+def test_an_actor_may_not_wait_for_the_end_and_ends_nothing(rig: EngineRig) -> None:
     root = rig.start()
     rig.open("a")
     refused: Future[BaseException | None] = Future()
@@ -471,17 +474,17 @@ def test_an_actor_may_not_wait_for_the_end_and_ends_nothing(rig: Rig) -> None:
 
     with Dispatcher("host") as host:
         host.call_soon(stop)
-        assert isinstance(refused.result(DEADLINE_SECONDS), BlockingCallError)
+        assert isinstance(refused.result(WAIT_SECONDS), BlockingCallError)
     assert root.is_alive()
     assert (rig.engine.phase, len(rig.registry)) == (RUNNING, 1)
 
 
-def test_the_callbacks_of_one_and_the_next_are_counted_together(rig: Rig) -> None:
+def test_the_callbacks_of_one_and_the_next_are_counted_together(rig: EngineRig) -> None:
     engine = rig.engine
     for number in range(1, 3):
         engine.start(lambda _engine: [])
-        engine.threads.lane("a", lambda _event: None, 1_000).put("an event")
-        engine.stop(DEADLINE_SECONDS)
+        engine.threads.queue("a", lambda _event: None, 1_000).put("an event")
+        engine.stop(WAIT_SECONDS)
         assert engine.threads.totals.events == number
         engine = engine.renewed()
         assert not engine.threads.is_closed

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Probe, wait_until
-from tests.forks import fork, idle_child, in_child
+from tests.support.actors import Probe
+from tests.support.forks import fork, idle_child, in_child
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import TunnelConfig
 from tunnelfleet.actors.kernel import Dispatcher, ForkedProcessError
@@ -39,29 +40,29 @@ class Process:
         self.tunnel = self.runtime.open_tunnel(self.config)
         self.client = SecureTunnel(tokens.destination_token, "destination", self.service.endpoint)
         self.client.start()
-        self.client.wait_connected(DEADLINE_SECONDS)
-        self.tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+        self.client.wait_connected(WAIT_SECONDS)
+        self.tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
         self.dispatcher = Dispatcher("host").start()
         self.actor = Probe.start(dispatcher=self.dispatcher)
 
     @property
     def listener(self) -> tuple[str, int]:
-        address = self.tunnel.wait_listening("SSH", DEADLINE_SECONDS)
+        address = self.tunnel.wait_listening("SSH", WAIT_SECONDS)
         assert isinstance(address, TcpAddress)
         return address.host, address.port
 
     def works(self) -> bool:
         """Whether all of it is as it was."""
-        assert self.actor.ask("hello", timeout=DEADLINE_SECONDS) == "hello"
+        assert self.actor.ask("hello", timeout=WAIT_SECONDS) == "hello"
         assert self.tunnel.status().state is TunnelState.CONNECTED
         assert self.client.status().state is TunnelState.CONNECTED
         (snapshot,) = self.service.tunnels()
-        with socket.create_connection(self.listener, timeout=DEADLINE_SECONDS):
+        with socket.create_connection(self.listener, timeout=WAIT_SECONDS):
             pass
         return snapshot.source_connected and snapshot.destination_connected
 
     def stop(self) -> None:
-        self.client.stop().result(DEADLINE_SECONDS)
+        self.client.stop().result(WAIT_SECONDS)
         self.runtime.stop()
         self.service.stop()
         self.dispatcher.stop()
@@ -193,7 +194,7 @@ def test_a_fork_in_an_actor_leaves_its_dispatcher_to_the_parent(process: Process
     def fork_here(_actor: object) -> int:
         return fork()
 
-    pid = process.actor.ask(fork_here, timeout=DEADLINE_SECONDS)
+    pid = process.actor.ask(fork_here, timeout=WAIT_SECONDS)
     # The child's copy of the thread has nothing more to do, and with it the child ends.
     _, status = os.waitpid(pid, 0)
     assert status == 0
@@ -202,29 +203,27 @@ def test_a_fork_in_an_actor_leaves_its_dispatcher_to_the_parent(process: Process
 
 def test_what_is_closed_is_closed_although_a_child_holds_it(process: Process) -> None:
     listener, service_port = process.listener, process.service.port
-    accepted = socket.create_connection(listener, timeout=DEADLINE_SECONDS)
-    wait_until(lambda: process.tunnel.status().connections_active == 1)
+    accepted = socket.create_connection(listener, timeout=WAIT_SECONDS)
+    eventually(lambda: process.tunnel.status().connections_active == 1)
     with idle_child(), accepted:
         process.runtime.close_tunnel("press-4")
-        wait_until(lambda: not process.service.tunnels()[0].source_connected)
+        eventually(lambda: not process.service.tunnels()[0].source_connected)
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(listener, timeout=DEADLINE_SECONDS)
-        with socket.create_connection(
-            ("127.0.0.1", service_port), timeout=DEADLINE_SECONDS
-        ) as silent:
-            wait_until(lambda: len(process.service._clients) == 2)
+            socket.create_connection(listener, timeout=WAIT_SECONDS)
+        with socket.create_connection(("127.0.0.1", service_port), timeout=WAIT_SECONDS) as silent:
+            eventually(lambda: len(process.service._clients) == 2)
             process.service.stop()
             assert silent.recv(1) == b""
-        wait_until(lambda: process.client.status().state is not TunnelState.CONNECTED)
+        eventually(lambda: process.client.status().state is not TunnelState.CONNECTED)
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", service_port), timeout=DEADLINE_SECONDS)
+            socket.create_connection(("127.0.0.1", service_port), timeout=WAIT_SECONDS)
 
 
 def test_a_killed_service_resets_although_a_child_holds_its_sockets(process: Process) -> None:
     with socket.create_connection(
-        ("127.0.0.1", process.service.port), timeout=DEADLINE_SECONDS
+        ("127.0.0.1", process.service.port), timeout=WAIT_SECONDS
     ) as silent:
-        wait_until(lambda: len(process.service._clients) == 3)
+        eventually(lambda: len(process.service._clients) == 3)
         with idle_child():
             process.service.kill()
             with pytest.raises(ConnectionResetError):

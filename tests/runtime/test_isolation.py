@@ -17,36 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
-from tests.actors.servers import black_hole
+from tests.support.scripted_server import black_hole
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import TunnelConfig
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
-from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tunnelfleet.runtime import Tunnel
+    from tunnelfleet.runtime.service import TunnelService
 
 CROWD = 40
 FAR_BELOW_SECONDS = 12.0
 """What may be waited for something that takes a second or two, and took above a minute before."""
 DNS_SECONDS = 60.0
 """After so long a name server that does not answer fails a test that waits for it."""
-
-
-@pytest.fixture
-def service() -> Iterator[TunnelService]:
-    with TunnelService(tls=False) as running:
-        yield running
-
-
-@pytest.fixture
-def runtime() -> Iterator[TunnelRuntime]:
-    with TunnelRuntime() as running:
-        yield running
 
 
 @pytest.fixture
@@ -100,7 +88,7 @@ def config(service: TunnelService, mode: Mode, name: str, **settings: Any) -> Tu
 
 def connected(runtime: TunnelRuntime, settings: TunnelConfig) -> Tunnel:
     tunnel = runtime.open_tunnel(settings)
-    tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+    tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     return tunnel
 
 
@@ -127,7 +115,7 @@ def test_an_endpoint_that_says_nothing_holds_up_no_other(
     well = connected(runtime, config(service, Mode.DESTINATION, "well"))
     for number in range(CROWD):
         runtime.open_tunnel(config(service, Mode.DESTINATION, f"silent-{number}", endpoint=silent))
-    wait_until(lambda: runtime.tunnel("silent-0").stats.connect_attempts == 1)
+    eventually(lambda: runtime.tunnel("silent-0").stats.connect_attempts == 1)
     comes_back(runtime, service, well)
 
 
@@ -141,7 +129,7 @@ def test_many_endpoints_that_say_nothing_hold_up_no_other(
             endpoint = Endpoint("ws", "127.0.0.1", listener.getsockname()[1])
             settings = config(service, Mode.DESTINATION, f"silent-{number}", endpoint=endpoint)
             runtime.open_tunnel(settings)
-        wait_until(lambda: runtime.tunnel("silent-2").stats.connect_attempts == 1)
+        eventually(lambda: runtime.tunnel("silent-2").stats.connect_attempts == 1)
         comes_back(runtime, service, well)
 
 
@@ -174,11 +162,11 @@ def test_an_application_whose_name_takes_long_holds_up_no_other_tunnel(
             services={"SSH": TcpAddress("127.0.0.1", 0)},
         ),
     )
-    address = source.wait_listening("SSH", DEADLINE_SECONDS)
+    address = source.wait_listening("SSH", WAIT_SECONDS)
     assert isinstance(address, TcpAddress)
     for _ in range(CROWD):
         socket.create_connection((address.host, address.port)).close()
-    wait_until(lambda: "slow-app.example" in names.asked)
+    eventually(lambda: "slow-app.example" in names.asked)
     comes_back(runtime, service, well)
     assert not names.answer.is_set()
     assert names.asked.count("slow-app.example") == 1, "all of them asked for the same"
@@ -191,7 +179,7 @@ def test_what_needs_no_name_server_does_not_wait_for_one(
     for number in range(CROWD):
         endpoint = endpoint_named(service, f"slow-{number}.example")
         runtime.open_tunnel(config(service, Mode.DESTINATION, f"slow-{number}", endpoint=endpoint))
-    wait_until(lambda: len(names.asked) > 1)
+    eventually(lambda: len(names.asked) > 1)
     # None of them has been up: nothing but the way of the address speaks for this one.
     connected(
         runtime,
@@ -208,8 +196,8 @@ def test_a_stop_waits_for_no_name_server(
             for mode in (Mode.DESTINATION, Mode.SOURCE):
                 name = f"slow {mode} {number}"
                 runtime.open_tunnel(config(service, mode, name, endpoint=endpoint))
-        wait_until(lambda: len(names.asked) > 1)
-        runtime.stop(DEADLINE_SECONDS)
+        eventually(lambda: len(names.asked) > 1)
+        runtime.stop(WAIT_SECONDS)
         assert not names.timed_out
         assert not names.answer.is_set(), "the name server has not answered yet"
     # A busy machine may have slow turns.
@@ -332,7 +320,7 @@ with TunnelService(tls=False) as service, TunnelRuntime(connect_rate_per_second=
 def test_a_process_without_descriptors_says_so_once_and_goes_on() -> None:
     command = [sys.executable, "-c", LOW_ON_DESCRIPTORS]
     with socket.create_server(("127.0.0.1", 0), backlog=CROWD * 2) as app:
-        app.settimeout(DEADLINE_SECONDS)
+        app.settimeout(WAIT_SECONDS)
         with subprocess.Popen(
             [*command, str(app.getsockname()[1])],
             stdin=subprocess.PIPE,
@@ -349,7 +337,7 @@ def test_a_process_without_descriptors_says_so_once_and_goes_on() -> None:
             with socket.create_connection(where) as caller:
                 caller.sendall(b"hello")
                 assert reaches(app, b"hello"), "with descriptors again it works again"
-            _, errors = process.communicate("end", timeout=DEADLINE_SECONDS * 3)
+            _, errors = process.communicate("end", timeout=WAIT_SECONDS * 3)
     assert operations.strip() == "['accept', 'local_connect']"
     assert errors.count("Too many open files") == 1, errors
     assert "Traceback" not in errors
@@ -361,7 +349,7 @@ def reaches(app: socket.socket, data: bytes) -> bool:
     while True:
         accepted, _ = app.accept()
         with accepted, contextlib.suppress(ConnectionResetError):
-            accepted.settimeout(DEADLINE_SECONDS)
+            accepted.settimeout(WAIT_SECONDS)
             if accepted.recv(100) == data:
                 return True
 
@@ -405,11 +393,11 @@ def test_an_application_whose_first_address_is_a_black_hole_is_connected_to(
                 services={"SSH": TcpAddress("127.0.0.1", 0)},
             ),
         )
-        address = source.wait_listening("SSH", DEADLINE_SECONDS)
+        address = source.wait_listening("SSH", WAIT_SECONDS)
         assert isinstance(address, TcpAddress)
         with socket.create_connection((address.host, address.port)) as caller:
-            caller.settimeout(DEADLINE_SECONDS)
-            app.settimeout(DEADLINE_SECONDS)
+            caller.settimeout(WAIT_SECONDS)
+            app.settimeout(WAIT_SECONDS)
             accepted, _ = app.accept()
             with accepted:
                 accepted.sendall(b"hello")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.servers import Peer, ScriptedServer
+from tests.support.scripted_server import Peer, ScriptedServer
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.proto import Message, MessageType, Mode
 from tunnelfleet.runtime import TunnelConfig, TunnelRuntime, TunnelState

@@ -1,4 +1,4 @@
-"""The registry of tunnels: names, order, and the ledger that follows it."""
+"""The registry of tunnels: names, order, and the meter that follows it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fakes import make_config
+from tests.support.fakes import make_config
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import ConfigError, Mode, TunnelClosed
-from tunnelfleet.runtime.metrics import Ledger
+from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
 from tunnelfleet.runtime.waiting import Changes
 
@@ -23,11 +23,11 @@ CONNECTOR = Connector(1)
 
 
 class CountedRegistry(TunnelRegistry):
-    """A registry with a ledger to look into."""
+    """A registry with a meter to look into."""
 
     def __init__(self, dispatchers: int = 1) -> None:
-        self.ledger = Ledger(rows=10)
-        super().__init__(Services(), self.ledger, Changes(), dispatchers)
+        self.meter = TunnelMeter(rows=10)
+        super().__init__(Services(), self.meter, Changes(), dispatchers)
 
     def enter(self, name: str, **settings: Any) -> Tunnel:
         return self.add(make_config(Mode.SOURCE, name=name, **settings), CONNECTOR)
@@ -38,13 +38,13 @@ class CountedRegistry(TunnelRegistry):
 
     @property
     def counted(self) -> tuple[int, int, set[str]]:
-        """Opened, closed, and the rows of the ledger."""
-        reading = self.ledger.read()
+        """Opened, closed, and the rows of the meter."""
+        reading = self.meter.read()
         return reading.opened, reading.closed, {row.name for row in reading.rows}
 
 
-class Port:
-    """Stands for an ApiPort."""
+class FakeOutbox:
+    """Stands for an Outbox."""
 
     def __init__(self) -> None:
         self.finished: list[Exception] = []
@@ -114,12 +114,14 @@ def test_tunnels_are_spread_in_turn(dispatchers: int, expected: list[int]) -> No
 
 
 def test_the_end_answers_those_who_wait_then_strikes_out_all(registry: CountedRegistry) -> None:
-    ports = [Port(), Port()]
-    for name, port in zip("ab", ports, strict=True):
-        registry.add(make_config(Mode.SOURCE, name=name), CONNECTOR, port=port)  # type: ignore[arg-type]
-    registry.enter("without a port")
+    outboxes = [FakeOutbox(), FakeOutbox()]
+    for name, outbox in zip("ab", outboxes, strict=True):
+        registry.add(make_config(Mode.SOURCE, name=name), CONNECTOR, outbox=outbox)  # type: ignore[arg-type]
+    registry.enter("without an outbox")
     registry.finish()
-    assert [[type(error) for error in port.finished] for port in ports] == [[TunnelClosed]] * 2
+    assert [[type(error) for error in outbox.finished] for outbox in outboxes] == [
+        [TunnelClosed]
+    ] * 2
     assert len(registry) == 3
     for _ in range(2):
         registry.clear()

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pykka
 import pytest
 
-from tests.actors.fakes import Recorder
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, hold, settle, wait_until
+from tests.support.actors import Log, hold, settle
+from tests.support.fakes import Recorder
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import Dispatcher, kill
 from tunnelfleet.proto import (
     ConfigError,
@@ -83,14 +84,8 @@ def echo() -> Iterator[TcpAddress]:
     closing.set()
     socket.create_connection((address.host, address.port)).close()
     for thread in [acceptor, *threads]:
-        thread.join(DEADLINE_SECONDS)
+        thread.join(WAIT_SECONDS)
     listener.close()
-
-
-@pytest.fixture
-def service() -> Iterator[TunnelService]:
-    with TunnelService(tls=False) as running:
-        yield running
 
 
 @pytest.fixture
@@ -125,15 +120,15 @@ def open_pair(runtime: TunnelRuntime, configure: Configure, tunnel: str = "press
     """Open both ends of a tunnel and wait until they are connected; return the source."""
     ends = [runtime.open_tunnel(configure(m, tunnel)) for m in (Mode.DESTINATION, Mode.SOURCE)]
     for end in ends:
-        end.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+        end.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     return ends[1]
 
 
 def round_trip(source: Tunnel, payload: bytes = PAYLOAD) -> bytes:
     """Send through the tunnel to the echo server; return what comes back."""
-    address = source.wait_listening("SSH", DEADLINE_SECONDS)
+    address = source.wait_listening("SSH", WAIT_SECONDS)
     assert isinstance(address, TcpAddress)
-    with socket.create_connection((address.host, address.port), DEADLINE_SECONDS) as sock:
+    with socket.create_connection((address.host, address.port), WAIT_SECONDS) as sock:
         sender = threading.Thread(target=lambda: (sock.sendall(payload), sock.shutdown(1)))
         sender.start()
         answer = b""
@@ -172,11 +167,9 @@ def test_bytes_travel_through_two_ends(runtime: TunnelRuntime, configure: Config
 def test_every_version_carries_bytes(
     runtime: TunnelRuntime, configure: Configure, version: ProtocolVersion
 ) -> None:
-    runtime.open_tunnel(configure(Mode.DESTINATION)).wait_for(
-        TunnelState.CONNECTED, DEADLINE_SECONDS
-    )
+    runtime.open_tunnel(configure(Mode.DESTINATION)).wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     source = runtime.open_tunnel(configure(Mode.SOURCE, version=version))
-    source.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+    source.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     for _ in range(3):
         assert round_trip(source) == PAYLOAD
 
@@ -185,11 +178,9 @@ def test_two_runtimes_know_nothing_of_each_other(
     configure: Configure, service: TunnelService
 ) -> None:
     with TunnelRuntime() as one, TunnelRuntime(dispatchers=2) as other:
-        one.open_tunnel(configure(Mode.DESTINATION)).wait_for(
-            TunnelState.CONNECTED, DEADLINE_SECONDS
-        )
+        one.open_tunnel(configure(Mode.DESTINATION)).wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
         source = other.open_tunnel(configure(Mode.SOURCE))
-        source.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+        source.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
         assert round_trip(source) == PAYLOAD
         assert [tunnel.name for tunnel in one.tunnels()] == ["press-4-destination"]
         assert [tunnel.name for tunnel in other.tunnels()] == ["press-4-source"]
@@ -215,7 +206,7 @@ def test_no_thread_is_left_after_the_stop(configure: Configure) -> None:
     with TunnelRuntime(dispatchers=2, on_event=lambda _event: None) as runtime:
         open_pair(runtime, configure)
         assert len(threading.enumerate()) > len(before)
-    wait_until(lambda: set(threading.enumerate()) <= before)
+    eventually(lambda: set(threading.enumerate()) <= before)
 
 
 def test_a_second_stop_is_harmless(configure: Configure) -> None:
@@ -235,9 +226,9 @@ def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
     source = stopped.open_tunnel(
         configure(Mode.SOURCE, limits=patient, bandwidth_bytes_per_second=10_000.0)
     )
-    address = source.wait_listening("SSH", DEADLINE_SECONDS)
+    address = source.wait_listening("SSH", WAIT_SECONDS)
     assert isinstance(address, TcpAddress)
-    with socket.create_connection((address.host, address.port), DEADLINE_SECONDS) as sock:
+    with socket.create_connection((address.host, address.port), WAIT_SECONDS) as sock:
         sock.sendall(PAYLOAD)
         # Some of it has come back: the rest was read, and a stop in good order would send it.
         assert sock.recv(1)
@@ -250,7 +241,7 @@ def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
     assert "by force" in source.status().reason
     assert stopped.tunnels() == []
     # The other runtime has one dispatcher, and starts threads that connect when it needs them.
-    wait_until(lambda: "tunnelfleet-1" not in {each.name for each in threading.enumerate()})
+    eventually(lambda: "tunnelfleet-1" not in {each.name for each in threading.enumerate()})
     with pytest.raises(TunnelError, match="make a new TunnelRuntime"):
         stopped.start()
     with TunnelRuntime() as other:
@@ -268,16 +259,16 @@ def test_a_turn_that_does_not_end_is_left_behind_and_the_rest_ends(
 
     def block() -> None:
         entered.set()
-        gate.wait(DEADLINE_SECONDS)
+        gate.wait(WAIT_SECONDS)
 
     dispatcher.call_soon(block)
-    assert entered.wait(DEADLINE_SECONDS)
+    assert entered.wait(WAIT_SECONDS)
     runtime.stop(timeout_seconds=0.05)
     gate.set()
     assert "is left behind" in caplog.text
     assert tunnel.name in caplog.text
     assert runtime.tunnels() == []
-    dispatcher.stop(DEADLINE_SECONDS)
+    dispatcher.stop(WAIT_SECONDS)
 
 
 def test_tunnels_stop_together(configure: Configure) -> None:
@@ -289,7 +280,7 @@ def test_tunnels_stop_together(configure: Configure) -> None:
         names = [f"press-{number}" for number in range(3)]
         for name in names:
             tunnel = runtime.open_tunnel(configure(Mode.DESTINATION, name))
-            tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+            tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
         runtime.stop()
         settle(host)
     changes = [event.state for event in log.items if isinstance(event, TunnelStateChanged)]
@@ -360,7 +351,7 @@ def test_a_host_that_stops_all_actors_stops_the_tunnels_too(configure: Configure
     runtime = TunnelRuntime().start()
     try:
         source = open_pair(runtime, configure)
-        pykka.ActorRegistry.stop_all(timeout=DEADLINE_SECONDS)
+        pykka.ActorRegistry.stop_all(timeout=WAIT_SECONDS)
         assert source.status().state is TunnelState.STOPPED
     finally:
         runtime.stop()
@@ -454,24 +445,24 @@ def test_a_closed_tunnel_says_how_it_ended(runtime: TunnelRuntime, configure: Co
 
 def test_a_drained_tunnel_finishes_what_runs(runtime: TunnelRuntime, configure: Configure) -> None:
     source = open_pair(runtime, configure)
-    address = source.wait_listening("SSH", DEADLINE_SECONDS)
+    address = source.wait_listening("SSH", WAIT_SECONDS)
     assert isinstance(address, TcpAddress)
-    with socket.create_connection((address.host, address.port), DEADLINE_SECONDS) as sock:
+    with socket.create_connection((address.host, address.port), WAIT_SECONDS) as sock:
         sock.sendall(b"before")
         assert sock.recv(6) == b"before"
         runtime.drain_tunnel(source.name)
-        source.wait_for(TunnelState.DRAINING, DEADLINE_SECONDS)
+        source.wait_for(TunnelState.DRAINING, WAIT_SECONDS)
         sock.sendall(b"still")
         assert sock.recv(5) == b"still"
         with pytest.raises(ConnectionRefusedError):
             wait_until_refused(address)
-    source.wait_for(TunnelState.STOPPED, DEADLINE_SECONDS)
+    source.wait_for(TunnelState.STOPPED, WAIT_SECONDS)
 
 
 def wait_until_refused(address: TcpAddress) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
-        socket.create_connection((address.host, address.port), DEADLINE_SECONDS).close()
+        socket.create_connection((address.host, address.port), WAIT_SECONDS).close()
 
 
 # -- what people are told
@@ -510,7 +501,7 @@ def test_a_callback_that_raises_stops_nothing(
 
     with TunnelRuntime(on_event=fail) as runtime:
         source = open_pair(runtime, configure)
-        assert called.wait(DEADLINE_SECONDS)
+        assert called.wait(WAIT_SECONDS)
         assert round_trip(source) == PAYLOAD
     assert "a bug of the user's" in caplog.text
 
@@ -544,7 +535,7 @@ def test_waiting_for_a_state_times_out_and_says_what_it_is_instead(
     runtime: TunnelRuntime, configure: Configure
 ) -> None:
     tunnel = runtime.open_tunnel(refused_config(configure))
-    tunnel.wait_for(TunnelState.REFUSED, DEADLINE_SECONDS)
+    tunnel.wait_for(TunnelState.REFUSED, WAIT_SECONDS)
     with pytest.raises(TimeoutError) as caught:
         tunnel.wait_for(TunnelState.CONNECTED, 0.05)
     text = str(caught.value)
@@ -557,7 +548,7 @@ def test_waiting_for_a_state_times_out_and_says_what_it_is_instead(
 def test_waiting_for_one_of_several_states(runtime: TunnelRuntime, configure: Configure) -> None:
     tunnel = runtime.open_tunnel(refused_config(configure))
     states = {TunnelState.CONNECTED, TunnelState.REFUSED}
-    assert tunnel.wait_for(states, DEADLINE_SECONDS).state is TunnelState.REFUSED
+    assert tunnel.wait_for(states, WAIT_SECONDS).state is TunnelState.REFUSED
 
 
 def test_waiting_for_a_service_that_is_not_there_times_out(
@@ -574,7 +565,7 @@ def test_a_service_on_a_port_that_is_taken_says_why(
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = TcpAddress("127.0.0.1", other.getsockname()[1])
         source = runtime.open_tunnel(configure(Mode.SOURCE, services={"SSH": address}))
-        source.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+        source.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
         with pytest.raises(TimeoutError, match=str(address)):
             source.wait_listening("SSH", 0.1)
 
@@ -586,18 +577,18 @@ def test_a_refused_tunnel_says_why_and_takes_a_new_token(
     runtime: TunnelRuntime, configure: Configure, service: TunnelService
 ) -> None:
     tunnel = runtime.open_tunnel(refused_config(configure))
-    status = tunnel.wait_for(TunnelState.REFUSED, DEADLINE_SECONDS)
+    status = tunnel.wait_for(TunnelState.REFUSED, WAIT_SECONDS)
     assert "Invalid access token" in status.reason
     assert status.connect_failures == 1
     runtime.replace_token(tunnel.name, service.tokens("press-4").source_token)
-    tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+    tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
 
 
 def test_a_malformed_token_is_refused_at_once_and_changes_nothing(
     runtime: TunnelRuntime, configure: Configure
 ) -> None:
     tunnel = runtime.open_tunnel(configure(Mode.SOURCE))
-    tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+    tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     with pytest.raises(ConfigError):
         runtime.replace_token(tunnel.name, "with space")
     with pytest.raises(ConfigError):
@@ -609,11 +600,11 @@ def test_a_dropped_connection_comes_back_with_the_same_tokens(
     runtime: TunnelRuntime, configure: Configure, service: TunnelService
 ) -> None:
     source = open_pair(runtime, configure)
-    address = source.wait_listening("SSH", DEADLINE_SECONDS)
+    address = source.wait_listening("SSH", WAIT_SECONDS)
     service.drop("press-4")
     for tunnel in runtime.tunnels():
-        runtime.wait_until(lambda t=tunnel: t.status().reconnects == 1, DEADLINE_SECONDS)
-        tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+        runtime.wait_until(lambda t=tunnel: t.status().reconnects == 1, WAIT_SECONDS)
+        tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     assert source.listening["SSH"] == address
     assert round_trip(source) == PAYLOAD
 
@@ -624,9 +615,9 @@ def test_a_service_that_is_not_there_yet_is_waited_for(
     config = configure(Mode.SOURCE)
     service.kill()
     tunnel = runtime.open_tunnel(config)
-    assert "refused" in tunnel.wait_for(TunnelState.BACKOFF, DEADLINE_SECONDS).reason
+    assert "refused" in tunnel.wait_for(TunnelState.BACKOFF, WAIT_SECONDS).reason
     service.start()
-    tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+    tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
 
 
 def test_commands_reach_a_tunnel_whose_supervisor_was_restarted(
@@ -634,15 +625,15 @@ def test_commands_reach_a_tunnel_whose_supervisor_was_restarted(
 ) -> None:
     monkeypatch.setattr("tunnelfleet.runtime.supervisor.TUNNEL_BACKOFF", QUICK.backoff)
     tunnel = runtime.open_tunnel(configure(Mode.SOURCE))
-    tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+    tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     former = tunnel._supervisor
     assert former is not None
     kill(former)
-    wait_until(lambda: tunnel._supervisor != former)
-    runtime.wait_until(lambda: tunnel.status().connect_attempts == 2, DEADLINE_SECONDS)
-    tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+    eventually(lambda: tunnel._supervisor != former)
+    runtime.wait_until(lambda: tunnel.status().connect_attempts == 2, WAIT_SECONDS)
+    tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     runtime.drain_tunnel(tunnel.name)
-    tunnel.wait_for(TunnelState.STOPPED, DEADLINE_SECONDS)
+    tunnel.wait_for(TunnelState.STOPPED, WAIT_SECONDS)
 
 
 def test_an_endpoint_may_be_text(configure: Configure) -> None:
@@ -656,7 +647,7 @@ def test_tls_without_a_context_trusts_the_system(
     """The certificate of the embedded service is its own: it is refused, and it says why."""
     with TunnelService(tls=True) as secure:
         tunnel = runtime.open_tunnel(configure(Mode.SOURCE, endpoint=secure.endpoint))
-        status = tunnel.wait_for(TunnelState.BACKOFF, DEADLINE_SECONDS)
+        status = tunnel.wait_for(TunnelState.BACKOFF, WAIT_SECONDS)
         assert "certificate" in status.reason.lower()
 
 
@@ -677,7 +668,7 @@ def test_a_context_of_the_runtime_serves_its_tunnels(
                 services={"SSH": echo},
             )
         )
-        tunnel.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+        tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
 
 
 def test_an_actor_opens_and_closes_tunnels_without_waiting(
@@ -687,6 +678,6 @@ def test_an_actor_opens_and_closes_tunnels_without_waiting(
     with Dispatcher("host") as host:
         actor = Recorder.start(dispatcher=host)
         opened = actor.ask(lambda _actor: runtime.open_tunnel(configure(Mode.DESTINATION)))
-        opened.wait_for(TunnelState.CONNECTED, DEADLINE_SECONDS)
+        opened.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
         future = actor.ask(lambda _actor: runtime.begin_close(tunnel.name))
-        assert future.result(DEADLINE_SECONDS).state is TunnelState.STOPPED
+        assert future.result(WAIT_SECONDS).state is TunnelState.STOPPED

@@ -33,11 +33,11 @@ def make(relay: Relay | None = None) -> Subscriptions:
     return Subscriptions(services)
 
 
-def actor(urn: str) -> Any:
+def fake_ref(urn: str) -> Any:
     return SimpleNamespace(actor_urn=urn, is_alive=lambda: True)
 
 
-A, B = actor("a"), actor("b")
+A, B = fake_ref("a"), fake_ref("b")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_one_that_is_removed_is_gone_and_a_stranger_is_harmless() -> None:
     subscriptions.add(A)
     subscriptions.add(B, kinds=[TunnelEvent])
     subscriptions.remove(A)
-    subscriptions.remove(actor("stranger"))
+    subscriptions.remove(fake_ref("stranger"))
     assert [each.subscriber for each in subscriptions.present()] == [B]
     assert [type(each) for each in relay.told] == [Subscribe, Subscribe, Unsubscribe, Unsubscribe]
     assert relay.told[2] == Unsubscribe(A)
@@ -102,7 +102,7 @@ def test_the_list_is_a_copy() -> None:
 def test_actors_that_have_ended_are_not_kept() -> None:
     subscriptions = make()
     for number in range(100):
-        ended = actor(str(number))
+        ended = fake_ref(str(number))
         subscriptions.add(ended)
         ended.is_alive = lambda: False
     subscriptions.add(A)

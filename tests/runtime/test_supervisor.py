@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fakes import Recorder, make_config
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, crash, wait_until
+from tests.support.actors import Log, crash
+from tests.support.fakes import Recorder, make_config
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.event_relay import EventRelay, Subscribe
 from tunnelfleet.actors.events import SessionWasReset
 from tunnelfleet.actors.kernel import ChildSpec, Dispatcher, Restart, WhichChildren, kill
@@ -30,15 +31,9 @@ from tunnelfleet.runtime.supervisor import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 EVENT = SessionWasReset("press-4")
-
-
-@pytest.fixture
-def dispatcher() -> Iterator[Dispatcher]:
-    with Dispatcher("test") as running:
-        yield running
 
 
 def shared_children(observed: Log, subscriptions: list[Subscribe]) -> list[ChildSpec]:
@@ -53,7 +48,7 @@ class TestRoot:
         root = RuntimeSupervisor.start(
             services, shared_children(observed, subscriptions), dispatcher=dispatcher
         )
-        root.ask(WhichChildren(), timeout=DEADLINE_SECONDS)
+        root.ask(WhichChildren(), timeout=WAIT_SECONDS)
         before = (services.relay, services.governor)
         assert [type(ref._actor_weakref()) for ref in before] == [EventRelay, ConnectGovernor]  # type: ignore[union-attr]
         services.publish(EVENT)
@@ -63,24 +58,24 @@ class TestRoot:
         for ref in before:
             assert ref is not None
             kill(ref)
-        wait_until(lambda: services.relay != before[0] and services.governor != before[1])
+        eventually(lambda: services.relay != before[0] and services.governor != before[1])
         services.publish(EVENT)
         assert late.wait() == [EVENT]
         assert observed.items == inbox.items == [EVENT, EVENT]
-        root.stop(timeout=DEADLINE_SECONDS)
+        root.stop(timeout=WAIT_SECONDS)
 
     def test_other_children_are_no_business_of_tunnels(self, dispatcher: Dispatcher) -> None:
         services = Services()
         spec = ChildSpec(id=tunnel_child_id("governor"), start=Recorder.start)
         root = RuntimeSupervisor.start(services, [spec], dispatcher=dispatcher)
-        root.ask(WhichChildren(), timeout=DEADLINE_SECONDS)
+        root.ask(WhichChildren(), timeout=WAIT_SECONDS)
         assert (services.governor, services.relay) == (None, None)
-        root.stop(timeout=DEADLINE_SECONDS)
+        root.stop(timeout=WAIT_SECONDS)
 
     @pytest.mark.parametrize(
         ("end", "is_normal", "is_failure"),
         [
-            (lambda root: root.stop(timeout=DEADLINE_SECONDS), True, False),
+            (lambda root: root.stop(timeout=WAIT_SECONDS), True, False),
             (kill, False, False),
             (crash, False, True),
         ],

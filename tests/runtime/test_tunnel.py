@@ -7,28 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import Rig, echo, eventually
+from tests.support.rig import Rig, echo
+from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import DispatchedActor, DispatchedRef, Dispatcher
 from tunnelfleet.runtime import Mode, TunnelConfig, TunnelState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.e2e.rig import Pair
+    from tests.support.rig import Pair
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    with Rig(tls=False) as running:
-        yield running
+def pair(plain_rig: Rig) -> Pair:
+    return plain_rig.pair({"SSH": plain_rig.backends.echo().address})
 
 
-@pytest.fixture
-def pair(rig: Rig) -> Pair:
-    return rig.pair({"SSH": rig.backends.echo().address})
-
-
-def test_a_status_counts_what_travelled(rig: Rig, pair: Pair) -> None:
+def test_a_status_counts_what_travelled(plain_rig: Rig, pair: Pair) -> None:
     with pair.connect("SSH") as sock:
         assert echo(sock, b"hello") == b"hello"
         source, destination = pair.source.status(), pair.destination.status()
@@ -55,7 +48,7 @@ def test_nothing_of_it_shows_a_token(pair: Pair) -> None:
         assert token not in shown
 
 
-def test_waiting_says_what_it_is_instead_and_why(rig: Rig, pair: Pair) -> None:
+def test_waiting_says_what_it_is_instead_and_why(plain_rig: Rig, pair: Pair) -> None:
     with pytest.raises(TimeoutError, match=r"is not refused after 0\.05 s: it is connected"):
         pair.source.wait_for(TunnelState.REFUSED, 0.05)
     with pytest.raises(TimeoutError, match=r"not backoff or refused"):
@@ -64,8 +57,8 @@ def test_waiting_says_what_it_is_instead_and_why(rig: Rig, pair: Pair) -> None:
         pair.source.wait_listening("HTTP", 0.05)
 
 
-def test_a_closed_tunnel_keeps_its_last_status(rig: Rig, pair: Pair) -> None:
-    status = rig.runtime.close_tunnel(pair.source.name)
+def test_a_closed_tunnel_keeps_its_last_status(plain_rig: Rig, pair: Pair) -> None:
+    status = plain_rig.runtime.close_tunnel(pair.source.name)
     assert status.state is TunnelState.STOPPED
     assert pair.source.status().state is TunnelState.STOPPED
 
@@ -73,38 +66,38 @@ def test_a_closed_tunnel_keeps_its_last_status(rig: Rig, pair: Pair) -> None:
 class Opener(DispatchedActor):
     """A host's actor that opens a tunnel and at once gives it a command."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, plain_rig: Rig) -> None:
         super().__init__()
-        self._rig = rig
+        self._rig = plain_rig
 
     def on_receive(self, message: TunnelConfig) -> None:
         self._rig.runtime.open_tunnel(message)
         self._rig.runtime.drain_tunnel(message.name)
 
 
-def test_a_command_before_its_actors_have_started_is_for_them(rig: Rig) -> None:
-    tokens = rig.service.open_tunnel("early", ["SSH"])
+def test_a_command_before_its_actors_have_started_is_for_them(plain_rig: Rig) -> None:
+    tokens = plain_rig.service.open_tunnel("early", ["SSH"])
     config = TunnelConfig(
         name="early",
         mode=Mode.SOURCE,
-        endpoint=rig.endpoint,
+        endpoint=plain_rig.endpoint,
         access_token=tokens.source_token,
     )
     with Dispatcher("host") as host:
-        Opener.start(rig, dispatcher=host).ask(config, timeout=10)
-        tunnel = rig.runtime.tunnel("early")
+        Opener.start(plain_rig, dispatcher=host).ask(config, timeout=10)
+        tunnel = plain_rig.runtime.tunnel("early")
         assert tunnel.wait_for(TunnelState.STOPPED, 10).reason == "drained"
 
 
 def test_a_token_that_is_replaced_while_its_supervisor_is_down_is_not_lost(
-    rig: Rig, pair: Pair
+    plain_rig: Rig, pair: Pair
 ) -> None:
     name = pair.source.name
-    token = rig.service.rotate(pair.name, Mode.SOURCE).source_token
+    token = plain_rig.service.rotate(pair.name, Mode.SOURCE).source_token
     supervisor = pair.source._supervisor
     assert supervisor is not None
     assert isinstance(supervisor, DispatchedRef)
     supervisor.kill()
     eventually(lambda: not supervisor.is_alive(), "its end")
-    rig.runtime.replace_token(name, token)
+    plain_rig.runtime.replace_token(name, token)
     pair.source.wait_for(TunnelState.CONNECTED, 20)

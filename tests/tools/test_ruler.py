@@ -57,7 +57,7 @@ def run_as(recorder: ruler.Recorder, part: str, *functions: Callable[[], object]
     thread.join()
 
 
-def masked(data: bytes, key: bytes) -> bytes:
+def xored(data: bytes, key: bytes) -> bytes:
     return bytes(byte ^ key[index % 4] for index, byte in enumerate(data))
 
 
@@ -144,12 +144,12 @@ class TestCopies:
 
     @pytest.mark.parametrize("offset", range(4))
     def test_a_masked_copy_is_found_wherever_it_starts(self, offset: int) -> None:
-        assert Search()(b"\x55" * offset + masked(PAYLOAD, b"\x12\x00\xff\x7e")) == 1
+        assert Search()(b"\x55" * offset + xored(PAYLOAD, b"\x12\x00\xff\x7e")) == 1
 
     def test_masking_in_place_is_no_copy(self) -> None:
         search, data = Search(), bytearray(PAYLOAD)
         search(data)
-        data[:] = masked(PAYLOAD, b"1234")
+        data[:] = xored(PAYLOAD, b"1234")
         assert search(data) == 1
 
     def test_other_bytes_are_none(self) -> None:

@@ -30,12 +30,12 @@ from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.server import make_registry
 from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
-from tunnelfleet.runtime.cli.output import take
 from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
+from tunnelfleet.runtime.gateway.page import StatusPage, look_at
 from tunnelfleet.runtime.gateway.process import (
     actor_tree,
     freeze_garbage,
@@ -43,6 +43,7 @@ from tunnelfleet.runtime.gateway.process import (
     open_standard_streams,
     raise_file_limit,
 )
+from tunnelfleet.runtime.gateway.service_manager import Heartbeat, ServiceManager
 from tunnelfleet.runtime.gateway.watch import FileWatcher
 
 from .check import print_problems
@@ -57,6 +58,8 @@ __all__ = ["up_command"]
 LEVELS = ("debug", "info", "warning", "error")
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
 TICK_SECONDS = 1.0
+LEAVE_SECONDS = 60.0
+"""What the end may take beside `drain_seconds`, as the service manager is told."""
 FORCED_SECONDS = 0.5
 """For the end after a second signal."""
 OPENS_ON_PURPOSE = any(each.name == "open_to_all" for each in fields(AdminOptions))
@@ -111,7 +114,9 @@ def up_command(
                 len(config.tunnels),
                 extra={"event": "up", "fields": {"tunnels": len(config.tunnels)}},
             )
-            return _Foreground(gateway, inbox, log, as_json=as_json).run()
+            manager = ServiceManager()
+            manager.ready()
+            return _Foreground(gateway, inbox, log, manager, as_json=as_json).run()
 
 
 def _read(paths: Sequence[Path], authorities: Authorities) -> FleetConfig:
@@ -130,16 +135,27 @@ def _read(paths: Sequence[Path], authorities: Authorities) -> FleetConfig:
 class _Foreground:
     """Follows the signals of a running gateway."""
 
-    def __init__(self, gateway: Gateway, inbox: Inbox, log: GatewayLog, *, as_json: bool) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        inbox: Inbox,
+        log: GatewayLog,
+        manager: ServiceManager,
+        *,
+        as_json: bool,
+    ) -> None:
         self._gateway = gateway
         self._inbox = inbox
         self._log = log
+        self._manager = manager
+        self._heartbeat = Heartbeat()
         self._as_json = as_json
         self._frozen_at = 0.0
 
     def run(self) -> int:
         """Until the end; returns the exit status."""
         while True:
+            self._tell_manager()
             try:
                 found = self._inbox.get(timeout=TICK_SECONDS)
             except queue.Empty:
@@ -154,6 +170,13 @@ class _Foreground:
             elif found in STOP_SIGNALS:
                 return self._leave()
 
+    def _tell_manager(self) -> None:
+        if not self._manager.is_there:
+            return
+        self._manager.tick(lambda: self._heartbeat.beat(self._gateway.dispatchers))
+        running, connected = self._gateway.counts()
+        self._manager.status(f"{connected} of {running} tunnels connected")
+
     def _freeze_when_settled(self) -> None:
         # Again after each reload: what it has brought stays as well.
         reloaded_at = self._gateway.state.reloaded_at
@@ -167,9 +190,15 @@ class _Foreground:
         logger.info(
             "stopping: open connections have %g s to end; a second signal cuts them", seconds
         )
+        self._manager.stopping()
+        self._manager.extend(seconds + LEAVE_SECONDS)
         threading.Thread(target=self._ask_to_leave, name="tunnelfleet-leave", daemon=True).start()
         while True:
-            found = take(self._inbox)
+            self._manager.tick(lambda: self._heartbeat.beat(self._gateway.dispatchers))
+            try:
+                found = self._inbox.get(timeout=TICK_SECONDS)
+            except queue.Empty:
+                continue
             if found in STOP_SIGNALS:
                 logger.warning("a second signal: what is open is cut")
                 self._gateway.stop(FORCED_SECONDS)
@@ -206,7 +235,7 @@ class _Foreground:
 
 @contextlib.contextmanager
 def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
-    """/metrics, /healthz and /readyz, if they are wanted."""
+    """The status page, /metrics, /healthz and /readyz, if they are wanted."""
     settings = config.gateway
     if settings.metrics is None:
         yield
@@ -222,9 +251,11 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
     )
     registry = make_registry(gateway.runtime)
     registry.register(gateway.collector)
-    with AdminServer(gateway.runtime, options, registry=registry) as server:
+    page = StatusPage(functools.partial(look_at, gateway), settings.metrics_hosts)
+    with AdminServer(gateway.runtime, options, registry=registry, more_pages=page.pages) as server:
         logger.info(
-            "metrics are at %s/metrics",
+            "metrics are at %s/metrics, the status page at %s/",
+            server.url,
             server.url,
             extra={"event": "metrics", "fields": {"url": server.url}},
         )

@@ -1,8 +1,8 @@
 """`tunnelfleet localproxy`: one tunnel, with the options of AWS's localproxy.
 
-Owns the options and what each says in `--help`, and keeps tokens out of the list of processes. What
-the options mean together is in `config`. Where it differs from localproxy, on purpose, is in
-docs/localproxy.md.
+Owns the run of the command, and keeps tokens out of the list of processes. The options are the
+table in `options`, and what they mean together is in `config`. Where it differs from localproxy, on
+purpose, is in docs/localproxy.md.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import ctypes
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.errors import EXIT_OK
+from tunnelfleet.runtime.cli.options import takes
 from tunnelfleet.runtime.cli.output import outputs
 from tunnelfleet.version import version_line
 
 from .abbreviations import AbbreviatingCommand
 from .config import PlanBuilder
 from .mappings import DEFAULT_DIRECTORY, FoundMappings, parse_files, read_directory, read_text
-from .options import LOCALPROXY_OPTIONS, collect, parse_config
+from .options import LOCALPROXY_OPTIONS, TABLE, collect, parse_config
 from .output import Reporter, configure_logging
 from .run import Localproxy
 from .settings import default_settings, parse_settings
@@ -84,215 +85,25 @@ class LocalproxyCommand(AbbreviatingCommand):
     FIRST = LOCALPROXY_OPTIONS
 
 
-def localproxy_command(
-    access_token: Annotated[
-        str | None,
-        typer.Option(
-            "--access-token",
-            "-t",
-            metavar="TOKEN",
-            help="Access token of this end; the environment hides it. [AWSIOT_TUNNEL_ACCESS_TOKEN]",
-        ),
-    ] = None,
-    proxy_endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--proxy-endpoint",
-            "-e",
-            metavar="HOST[:PORT]",
-            help="The tunneling service; also a ws:// or wss:// URL. [AWSIOT_TUNNEL_ENDPOINT]",
-        ),
-    ] = None,
-    region: Annotated[
-        str | None,
-        typer.Option(
-            "--region",
-            "-r",
-            metavar="REGION",
-            help="AWS region of the tunnel; not together with -e. [AWSIOT_TUNNEL_REGION]",
-        ),
-    ] = None,
-    source_listen_port: Annotated[
-        str | None,
-        typer.Option(
-            "--source-listen-port",
-            "-s",
-            metavar="MAPPING",
-            help="Be the source; where to listen: SSH=5555,HTTP=8080 or 5555.",
-        ),
-    ] = None,
-    destination_app: Annotated[
-        str | None,
-        typer.Option(
-            "--destination-app",
-            "-d",
-            metavar="MAPPING",
-            help="Be the destination; what to connect to: SSH=host:22,APP=/run/app.sock or 22.",
-        ),
-    ] = None,
-    local_bind_address: Annotated[
-        str | None,
-        typer.Option(
-            "--local-bind-address",
-            "-b",
-            metavar="ADDRESS",
-            help="Source: listen on it (127.0.0.1). Destination: connect from it.",
-        ),
-    ] = None,
-    capath: Annotated[
-        str | None,
-        typer.Option(
-            "--capath",
-            "-c",
-            metavar="PATH",
-            help="More certificate authorities: a directory or a PEM file.",
-        ),
-    ] = None,
-    no_ssl_host_verify: Annotated[
-        bool,
-        typer.Option(
-            "--no-ssl-host-verify",
-            "-k",
-            help="Do not check the service's certificate. Not for production.",
-        ),
-    ] = False,
-    verbose: Annotated[
-        str | None,
-        typer.Option(
-            "--verbose",
-            "-v",
-            metavar="LEVEL",
-            help="0 off, 1 fatal, 2 error, 3 warning, 4 info (default), 5 debug, 6 trace.",
-        ),
-    ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            "--mode",
-            "-m",
-            metavar="MODE",
-            help="source (src) or destination (dst). -m source alone picks free ports.",
-        ),
-    ] = None,
-    destination_client_type: Annotated[
-        str | None,
-        typer.Option(
-            "--destination-client-type",
-            "-y",
-            metavar="V1|V2|V3",
-            help="What the destination speaks (V3).",
-        ),
-    ] = None,
-    client_token: Annotated[
-        str | None,
-        typer.Option(
-            "--client-token",
-            "-i",
-            metavar="TOKEN",
-            help="Client token; generated when not given. [AWSIOT_TUNNEL_CLIENT_TOKEN]",
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            help="Read options from it, as NAME = VALUE lines; the command line wins.",
-        ),
-    ] = None,
-    config_dir: Annotated[
-        str | None,
-        typer.Option(
-            "--config-dir",
-            metavar="DIR",
-            help="Read mappings from its files, as SSH = 22 lines (without -s and -d: ./config).",
-        ),
-    ] = None,
-    settings_json: Annotated[
-        str | None,
-        typer.Option("--settings-json", metavar="FILE", help="Read fine-grained settings from it."),
-    ] = None,
-    export_default_settings: Annotated[
-        Path | None,
-        typer.Option(
-            "--export-default-settings",
-            metavar="FILE",
-            help="Write the default settings to it and exit.",
-        ),
-    ] = None,
-    bandwidth: Annotated[
-        str | None,
-        typer.Option(
-            "--bandwidth",
-            metavar="RATE",
-            help="Pace what is sent: 800kbit/s, 100kB/s, or bytes a second.",
-        ),
-    ] = None,
-    payload_bytes: Annotated[
-        str | None,
-        typer.Option(
-            "--payload-bytes",
-            metavar="N",
-            help="Largest payload of a message (64512); 16384 suits a localproxy on a fast link.",
-        ),
-    ] = None,
-    no_marks: Annotated[
-        bool,
-        typer.Option(
-            "--no-marks", help="Do not tell a cut connection from an ended one by `ignorable`."
-        ),
-    ] = False,
-    admin: Annotated[
-        str | None,
-        typer.Option(
-            "--admin", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there."
-        ),
-    ] = None,
-    admin_open: Annotated[
-        bool, typer.Option("--admin-open", help="Let --admin listen beyond this machine.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write each event as a JSON object a line.")
-    ] = False,
-    version: Annotated[
-        bool, typer.Option("--version", "-V", help="Print the version and exit.")
-    ] = False,
-) -> int:
+@takes(TABLE)
+def localproxy_command(**given: Any) -> int:
     """Run one tunnel, with the options of AWS's localproxy.
 
     The web proxy is taken from HTTPS_PROXY or ALL_PROXY, except for hosts in NO_PROXY. A signal
     (Ctrl-C, SIGTERM) sends what was read, closes and exits with status 0; a second one exits at
     once.
     """
-    if version:
+    if given["version"]:
         typer.echo(version_line())
         return EXIT_OK
-    if export_default_settings is not None:
-        export_default_settings.write_text(default_settings())
+    export = given["export_default_settings"]
+    if export is not None:
+        Path(export).write_text(default_settings())
         return EXIT_OK
-    flags = {
-        "access-token": access_token,
-        "client-token": client_token,
-        "proxy-endpoint": proxy_endpoint,
-        "region": region,
-        "source-listen-port": source_listen_port,
-        "destination-app": destination_app,
-        "local-bind-address": local_bind_address,
-        "capath": capath,
-        "no-ssl-host-verify": "true" if no_ssl_host_verify else None,
-        "verbose": verbose,
-        "mode": mode,
-        "destination-client-type": destination_client_type,
-        "config-dir": config_dir,
-        "settings-json": settings_json,
-        "bandwidth": bandwidth,
-        "payload-bytes": payload_bytes,
-        "admin": admin,
-        "no-marks": "true" if no_marks else None,
-        "admin-open": "true" if admin_open else None,
-    }
-    hide_arguments(access_token or "", client_token or "")
-    plan = make_plan(flags, config, os.environ)
+    flags = {each.name: given[each.parameter] for each in TABLE}
+    hide_arguments(flags["access-token"] or "", flags["client-token"] or "")
+    plan = make_plan(flags, flags["config"], os.environ)
+    as_json = flags["json"]
     with outputs(as_json=as_json, goes_on="the tunnel") as (out, err):
         configure_logging(plan.verbosity, err.as_text())
         reporter = Reporter(
@@ -302,14 +113,14 @@ def localproxy_command(
 
 
 def make_plan(
-    flags: Mapping[str, str | None], config: Path | None, environ: Mapping[str, str]
+    flags: Mapping[str, str | bool | None], config: str | Path | None, environ: Mapping[str, str]
 ) -> Plan:
     """Read the files that the options name and return what to run.
 
     Raises:
         ConfigError: an option or a file is wrong.
     """
-    file, notes = ({}, []) if config is None else parse_config(read_text(config), str(config))
+    file, notes = ({}, []) if config is None else parse_config(read_text(Path(config)), str(config))
     given = collect(flags, file, environ)
     settings_file = given.get("settings-json")
     settings = None

@@ -26,7 +26,7 @@ from tunnelfleet.proto import (
 )
 
 from .mappings import parse_mapping, to_addresses
-from .options import FROM_COMMAND_LINE, Given
+from .options import FROM_COMMAND_LINE, OPTIONS, Given
 from .proxy import choose_proxy
 from .settings import Settings
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 
 TUNNEL_NAME = "localproxy"
-DEFAULT_BIND_HOST = "127.0.0.1"
+DEFAULT_BIND_HOST = OPTIONS["local-bind-address"].default
 NOWHERE = UnixAddress("/dev/null/nothing-is-mapped")
 """Where a destination leads that is given nothing to connect to; no such path can be."""
-DEFAULT_VERBOSITY = 4
+DEFAULT_VERBOSITY = int(OPTIONS["verbose"].default)
 MAX_VERBOSITY = 6
 LARGEST_VERBOSITY_ARGUMENT = 255
 
@@ -310,7 +310,7 @@ class PlanBuilder:
     def _version(self, mode: Mode) -> ProtocolVersion:
         given = self._given.get("destination-client-type")
         if given is None:
-            return ProtocolVersion.V3
+            return _VERSIONS[OPTIONS["destination-client-type"].default]
         version = _VERSIONS.get(given.text.upper())
         if version is None:
             raise given.error(f"{given.text!r} is not a client type; write V1, V2 or V3")

@@ -1,9 +1,9 @@
 """Where the values of `tunnelfleet localproxy` come from: options, files, environment.
 
-Owns the names of the options, which are those of AWS's localproxy, and their precedence: command
-line over `--config` file over environment. Every value keeps its origin, so that a complaint about
-it can say where it stands. Pure: it is given texts and mappings, reads no file and no environment,
-and does not judge values.
+Owns the table of the options, whose names are those of AWS's localproxy, and their precedence:
+command line over `--config` file over environment. Every value keeps its origin, so that a
+complaint about it can say where it stands. Pure: it is given texts and mappings, reads no file and
+no environment, and does not judge values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tunnelfleet.actors.config import Limits
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.cli.options import ADMIN, ADMIN_OPEN, Option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -47,68 +49,171 @@ class Given:
         return ConfigError(f"{self.origin}: {problem}")
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """An option: its long name, which is its key in a file, its flag and its variables."""
-
-    name: str
-    flag: str
-    variables: tuple[str, ...] = ()
-
-
-OPTIONS = {
-    option.name: option
-    for option in (
-        Option("access-token", "-t", ("AWSIOT_TUNNEL_ACCESS_TOKEN",)),
+TABLE = (
+    Option(
+        name="access-token",
+        short="-t",
+        metavar="TOKEN",
+        variables=("AWSIOT_TUNNEL_ACCESS_TOKEN",),
+        help="Access token of this end; the environment hides it",
+    ),
+    Option(
+        name="proxy-endpoint",
+        short="-e",
+        metavar="HOST[:PORT]",
+        variables=("AWSIOT_TUNNEL_ENDPOINT",),
+        help="The tunneling service; also a ws:// or wss:// URL",
+    ),
+    Option(
+        name="region",
+        short="-r",
+        metavar="REGION",
+        variables=("AWSIOT_TUNNEL_REGION",),
+        help="AWS region of the tunnel; not together with -e",
+    ),
+    Option(
+        name="source-listen-port",
+        short="-s",
+        metavar="MAPPING",
+        help="Be the source; where to listen: SSH=5555,HTTP=8080 or 5555",
+    ),
+    Option(
+        name="destination-app",
+        short="-d",
+        metavar="MAPPING",
+        help="Be the destination; what to connect to: SSH=host:22,APP=/run/app.sock or 22",
+    ),
+    Option(
+        name="local-bind-address",
+        short="-b",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="Source: listen on it ({default}). Destination: connect from it",
+        details="A source listens on a name at each of its addresses. The WebSocket is not bound "
+        "to it.",
+    ),
+    Option(
+        name="capath",
+        short="-c",
+        metavar="PATH",
+        help="More certificate authorities: a directory or a PEM file",
+        details="A service with an authority of its own needs it.",
+    ),
+    Option(
+        name="no-ssl-host-verify",
+        short="-k",
+        help="Do not check the service's certificate. Not for production",
+    ),
+    Option(
+        name="verbose",
+        short="-v",
+        metavar="LEVEL",
+        default="4",
+        help="0 off, 1 fatal, 2 error, 3 warning, 4 info, 5 debug, 6 trace; {default} unless given",
+    ),
+    Option(
+        name="mode",
+        short="-m",
+        metavar="MODE",
+        help="source (src) or destination (dst). -m source alone picks free ports",
+    ),
+    Option(
+        name="destination-client-type",
+        short="-y",
+        metavar="V1|V2|V3",
+        default="V3",
+        help="What the destination speaks",
+    ),
+    Option(
+        name="client-token",
+        short="-i",
+        metavar="TOKEN",
         # localproxy's documentation has the first name, its source has had the second.
-        Option("client-token", "-i", ("AWSIOT_TUNNEL_CLIENT_TOKEN", "AWSIOT_CLIENT_TOKEN")),
-        Option("proxy-endpoint", "-e", ("AWSIOT_TUNNEL_ENDPOINT",)),
-        Option("region", "-r", ("AWSIOT_TUNNEL_REGION",)),
-        Option("source-listen-port", "-s"),
-        Option("destination-app", "-d"),
-        Option("local-bind-address", "-b"),
-        Option("capath", "-c"),
-        Option("no-ssl-host-verify", "-k"),
-        Option("verbose", "-v"),
-        Option("mode", "-m"),
-        Option("destination-client-type", "-y"),
-        Option("config-dir", "--config-dir"),
-        Option("settings-json", "--settings-json"),
-        Option("bandwidth", "--bandwidth"),
-        Option("payload-bytes", "--payload-bytes"),
-        Option("no-marks", "--no-marks"),
-        Option("admin", "--admin"),
-        Option("admin-open", "--admin-open"),
-    )
-}
+        variables=("AWSIOT_TUNNEL_CLIENT_TOKEN", "AWSIOT_CLIENT_TOKEN"),
+        help="Client token; generated when not given",
+    ),
+    Option(
+        name="config",
+        metavar="FILE",
+        help="Read options from it, as NAME = VALUE lines; the command line wins",
+        is_for_files=False,
+    ),
+    Option(
+        name="config-dir",
+        metavar="DIR",
+        help="Read mappings from its files, as SSH = 22 lines (without -s and -d: ./config)",
+    ),
+    Option(name="settings-json", metavar="FILE", help="Read fine-grained settings from it"),
+    Option(
+        name="export-default-settings",
+        metavar="FILE",
+        help="Write the default settings to it and exit",
+        is_for_files=False,
+    ),
+    Option(
+        name="bandwidth",
+        metavar="RATE",
+        help="Pace what is sent: 800kbit/s, 100kB/s, or bytes a second",
+        is_ours=True,
+    ),
+    Option(
+        name="payload-bytes",
+        metavar="N",
+        default=str(Limits().data_payload_bytes),
+        help="Largest payload of a message ({default}); 16384 suits a localproxy on a fast link",
+        is_ours=True,
+    ),
+    Option(
+        name="no-marks",
+        help="Do not tell a cut connection from an ended one by `ignorable`",
+        is_ours=True,
+        details="Peers of another make do not look at that field "
+        "([protocol.md](protocol.md) section 3a).",
+    ),
+    ADMIN,
+    ADMIN_OPEN,
+    Option(
+        name="json",
+        help="Write each event as a JSON object a line",
+        is_ours=True,
+        is_for_files=False,
+    ),
+    Option(name="version", short="-V", help="Print the version and exit", is_for_files=False),
+)
+"""Every option of the command. Its parameter, its help, its key in a file, its variables and its
+row in docs/localproxy.md follow from the entry; `config` says what it means."""
+
+OPTIONS = {each.name: each for each in TABLE if each.is_for_files}
+"""Those that have a value in force: from the command line, a file or the environment."""
 
 NOT_FOR_FILES = ("config", "export-default-settings", "help", "version")
 """Options that localproxy takes in a `--config` file too, and does not act on."""
 
-OUR_OPTIONS = frozenset({"bandwidth", "payload-bytes", "no-marks", "admin", "admin-open"})
-"""Those that localproxy does not have."""
-
-LOCALPROXY_OPTIONS = frozenset(f"--{name}" for name in {*OPTIONS, *NOT_FOR_FILES} - OUR_OPTIONS)
+LOCALPROXY_OPTIONS = frozenset(
+    f"--{name}" for name in {*(each.name for each in TABLE if not each.is_ours), "help"}
+)
 """What localproxy takes on the command line."""
 
 FROM_COMMAND_LINE, FROM_FILE, FROM_ENVIRONMENT = 0, 1, 2
 
 
 def collect(
-    flags: Mapping[str, str | None], file: Mapping[str, Given], environ: Mapping[str, str]
+    flags: Mapping[str, str | bool | None], file: Mapping[str, Given], environ: Mapping[str, str]
 ) -> dict[str, Given]:
     """Return the value in force of each option that was given.
 
     Args:
-        flags: long option name -> its value on the command line, None when it was not given.
+        flags: long option name -> its value on the command line, None or False when it was not
+            given.
         file: the values of the configuration file, see `parse_config`.
         environ: the environment; a variable that is empty counts as not set.
     """
     given: dict[str, Given] = {}
     for name, option in OPTIONS.items():
         flag = flags.get(name)
-        if flag is not None:
-            given[name] = Given(flag.strip(), f"option {option.flag}", FROM_COMMAND_LINE)
+        if flag is not None and flag is not False:
+            text = "true" if flag is True else flag.strip()
+            given[name] = Given(text, f"option {option.flag}", FROM_COMMAND_LINE)
         elif name in file:
             given[name] = file[name]
         elif (value := from_environment(option.variables, environ)) is not None:

@@ -35,6 +35,7 @@ class GatewaySettings:
     metrics: TcpAddress | None = None
     metrics_token: str | None = field(default=None, repr=False)
     metrics_open: bool = False
+    metrics_hosts: tuple[str, ...] = ()
     state: str = ""
     state_folder: Path = Path()
     placement_members: int = 1

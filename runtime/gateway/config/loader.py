@@ -203,6 +203,7 @@ class _Loader:
             admin_mode=int(given.get("admin_mode", "0600"), 8),
             admin_group=given.get("admin_group"),
             metrics_open=given.get("metrics_open", False),
+            metrics_hosts=tuple(given.get("metrics_hosts", ())),
             state=state or f"sqlite:///{folder / STATE_FILE}",
             state_folder=folder,
             placement_members=given.get("placement_members", 1),

@@ -223,12 +223,17 @@ class GatewayKeys(BaseModel):
     admin_group: Text | None = None
     """Group that the socket belongs to, by name."""
     metrics: Annotated[str, _core(_check_metrics)] = "127.0.0.1:9464"
-    """Where `/metrics`, `/healthz` and `/readyz` are served, as `HOST:PORT`; `"off"` for nowhere.
+    """Where the status page, `/metrics`, `/healthz` and `/readyz` are served, as `HOST:PORT`;
+    `"off"` for nowhere.
     """
     metrics_token_file: Text | None = None
     """File with the bearer token that those pages ask for."""
     metrics_open: bool = False
     """Whether those pages may be served to other machines without a token."""
+    metrics_hosts: list[Text] | None = None
+    """More names by which a browser may ask for the status page. Addresses, `localhost` and the
+    names of the machine are known; any other name could be somebody else's that points here.
+    """
     state: Annotated[str, _core(_check_state)] | None = None
     """Where what must survive a restart is kept, as a URL of SQLAlchemy; without it, a file in
     `$STATE_DIRECTORY`, or in `tunnelfleet` below `$XDG_STATE_HOME`.

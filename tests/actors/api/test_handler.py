@@ -9,7 +9,7 @@ import pytest
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.api.commands import Outgoing
 from tunnelfleet.actors.api.handler import TunnelApi
-from tunnelfleet.actors.api.outbox import ApiPort
+from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
 from tunnelfleet.actors.tunnel.messages import ConnectionKey, OpenLocal
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Wire:
+class FakeSender:
     def __init__(self) -> None:
         self.data_sent: list[tuple[ConnectionKey, bytes]] = []
         self.controls: list[tuple[Message, ConnectionKey | None]] = []
@@ -59,7 +59,7 @@ class Setting:
 
     def __init__(self, threads: RelayThreads) -> None:
         self.session = Session(Mode.SOURCE)
-        self.wire = Wire()
+        self.wire = FakeSender()
         self.has_room = True
         self.told: list[Any] = []
         config = TunnelConfig(
@@ -69,7 +69,7 @@ class Setting:
             access_token="token",
             services={"B": TcpAddress("127.0.0.1", 0), ANY_SERVICE: ApiService()},
         )
-        self.port = ApiPort("t", Limits(), threads.lane("t", lambda _event: None, 10**6))
+        self.port = Outbox("t", Limits(), threads.queue("t", lambda _event: None, 10**6))
         shell = ApiShell(
             self,  # type: ignore[arg-type]
             self.session,

@@ -13,15 +13,15 @@ from tunnelfleet.actors.callbacks import RelayThreads
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tunnelfleet.actors.callbacks import Lane
+    from tunnelfleet.actors.callbacks import CallbackQueue
 
 WAIT_SECONDS = 5.0
 
 
 @pytest.fixture
-def lane() -> Iterator[Lane]:
+def callback_queue() -> Iterator[CallbackQueue]:
     threads = RelayThreads()
-    yield threads.lane("t", lambda _event: None, 10_000)
+    yield threads.queue("t", lambda _event: None, 10_000)
     threads.close(WAIT_SECONDS)
 
 
@@ -33,8 +33,8 @@ def test_a_full_queue_says_what_to_do() -> None:
 
 
 class TestSendFuture:
-    def test_its_callbacks_run_where_callbacks_run(self, lane: Lane) -> None:
-        future, ran = SendFuture(lane), threading.Event()
+    def test_its_callbacks_run_where_callbacks_run(self, callback_queue: CallbackQueue) -> None:
+        future, ran = SendFuture(callback_queue), threading.Event()
         names: list[str] = []
 
         def note(_future: Any) -> None:
@@ -49,8 +49,8 @@ class TestSendFuture:
         future.add_done_callback(note)
         assert names[1] == threading.current_thread().name
 
-    def test_a_cancelled_one_is_left_alone(self, lane: Lane) -> None:
-        future = SendFuture(lane)
+    def test_a_cancelled_one_is_left_alone(self, callback_queue: CallbackQueue) -> None:
+        future = SendFuture(callback_queue)
         assert future.cancel()
         future.settle(None, 5)
         future.settle(ValueError(), None)
@@ -58,8 +58,8 @@ class TestSendFuture:
 
 
 class TestSendBatch:
-    def test_it_counts_and_keeps_the_first_error(self, lane: Lane) -> None:
-        batch = SendBatch(SendFuture(lane))
+    def test_it_counts_and_keeps_the_first_error(self, callback_queue: CallbackQueue) -> None:
+        batch = SendBatch(SendFuture(callback_queue))
         batch.add(3)
         batch.settle(None, None)
         batch.settle(ValueError("first"), None)
@@ -68,7 +68,7 @@ class TestSendBatch:
         batch.end(3)
         assert str(batch.future.exception(0)) == "first"
 
-    def test_none_at_all_is_done_at_once(self, lane: Lane) -> None:
-        batch = SendBatch(SendFuture(lane))
+    def test_none_at_all_is_done_at_once(self, callback_queue: CallbackQueue) -> None:
+        batch = SendBatch(SendFuture(callback_queue))
         batch.end(0)
         assert batch.future.result(0) == 0

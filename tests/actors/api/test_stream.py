@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.fakes import FakeRef
 from tunnelfleet.actors.api.events import (
     ApiEvent,
     ConnectionReset,
@@ -33,7 +34,7 @@ V2, V3 = ProtocolVersion.V2, ProtocolVersion.V3
 KEY, SECOND = ConnectionKey("SSH", 7, 1, 3), ConnectionKey("SSH", 7, 2, 4)
 
 
-class Port:
+class FakeOutbox:
     name = "t"
 
     def __init__(self, *, half_close: bool) -> None:
@@ -49,14 +50,6 @@ class Port:
         self.behind_callbacks.append(message)
 
 
-class Tunnel:
-    def __init__(self) -> None:
-        self.told: list[Any] = []
-
-    def tell(self, message: Any) -> None:
-        self.told.append(message)
-
-
 class Setting:
     def __init__(
         self,
@@ -65,22 +58,22 @@ class Setting:
         *,
         half_close: bool = False,
     ) -> None:
-        self.port, self.tunnel = Port(half_close=half_close), Tunnel()
+        self.outbox, self.tunnel = FakeOutbox(half_close=half_close), FakeRef()
         self.open: OpenConnections = {}
         self.stream = ApiStream(
             "SSH",
             version=version,
             mode=mode,
             tunnel=self.tunnel,  # type: ignore[arg-type]
-            port=self.port,  # type: ignore[arg-type]
+            outbox=self.outbox,  # type: ignore[arg-type]
             open_connections=self.open,
         )
 
     def tell(self, *messages: Any) -> list[ApiEvent]:
-        self.port.events.clear()
+        self.outbox.events.clear()
         for message in messages:
             self.stream.tell(message)
-        return self.port.events
+        return self.outbox.events
 
 
 def ended(key: ConnectionKey, reason: str, *, is_orderly: bool = True) -> LocalClosed:
@@ -104,7 +97,7 @@ def test_starts_are_told_to_a_destination() -> None:
         ConnectionStarted("t", "SSH", 2),
     ]
     assert set(setting.open) == {("SSH", 1), ("SSH", 2)}
-    assert setting.port.active_services == {"SSH"}
+    assert setting.outbox.active_services == {"SSH"}
 
 
 def test_a_source_knows_what_it_started() -> None:
@@ -137,13 +130,13 @@ def test_an_orderly_end_of_the_peer_is_answered_once_the_callbacks_have_returned
     assert setting.tell(RemoteEnded(KEY, End.ORDERLY, "closed by the peer")) == [event]
     assert setting.open == {("SSH", 1): KEY}
     assert setting.tunnel.told == []
-    assert setting.port.behind_callbacks == [EndTold(KEY)]
+    assert setting.outbox.behind_callbacks == [EndTold(KEY)]
     setting.stream.end(KEY)
     assert setting.tunnel.told == [ended(KEY, "ended by this side")]
     assert setting.open == {}
     expected = [StreamStopped("t", "SSH")] if version is V3 else []
     assert setting.tell(StopStream(None)) == expected
-    assert setting.port.active_services == set()
+    assert setting.outbox.active_services == set()
 
 
 @EACH_VERSION
@@ -156,7 +149,7 @@ def test_an_end_of_both_directions_has_no_error_and_is_answered_at_once(
     both = RemoteEnded(KEY, End.BOTH, "closed by the peer")
     assert setting.tell(both, both) == [event]
     assert setting.tunnel.told == [ended(KEY, "closed by the peer")]
-    assert setting.port.behind_callbacks == []
+    assert setting.outbox.behind_callbacks == []
     assert setting.open == {}
 
 
@@ -182,8 +175,8 @@ def test_with_half_close_an_orderly_end_leaves_the_connection_to_the_user(
     orderly = RemoteEnded(KEY, End.ORDERLY, "closed by the peer")
     assert setting.tell(orderly) == [InputEnded("t", "SSH", 1)]
     assert setting.open == {("SSH", 1): KEY}
-    assert (setting.tunnel.told, setting.port.behind_callbacks) == ([], [])
-    assert setting.port.active_services == {"SSH"}
+    assert (setting.tunnel.told, setting.outbox.behind_callbacks) == ([], [])
+    assert setting.outbox.active_services == {"SSH"}
     setting.stream.end(KEY)
     assert setting.tunnel.told == [ended(KEY, "ended by this side")]
 

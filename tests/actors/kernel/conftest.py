@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import loop_factories
+from tests.support.actors import loop_factories
 from tunnelfleet.actors.kernel import Dispatcher
 
 if TYPE_CHECKING:

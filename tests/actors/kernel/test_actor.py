@@ -9,16 +9,8 @@ import threading
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import (
-    DEADLINE_SECONDS,
-    HostActor,
-    Log,
-    Probe,
-    fail,
-    reasons,
-    settle,
-    watcher_of,
-)
+from tests.support.actors import HostActor, Log, Probe, fail, reasons, settle, watcher_of
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import (
     NORMAL,
     SHUTDOWN,
@@ -52,9 +44,9 @@ class Calculator(DispatchedActor):
 def test_start_proxy_ask_and_stop_work_as_in_pykka(dispatcher):
     ref = Calculator.start(5, dispatcher=dispatcher)
     proxy = ref.proxy()
-    assert proxy.add(2).get(timeout=DEADLINE_SECONDS) == 7
+    assert proxy.add(2).get(timeout=WAIT_SECONDS) == 7
     proxy.add.defer(3)
-    assert proxy.total.get(timeout=DEADLINE_SECONDS) == 10
+    assert proxy.total.get(timeout=WAIT_SECONDS) == 10
     proxy.total = 1
     assert proxy.total.get() == 1
     assert proxy.constant.get() == 7
@@ -128,7 +120,7 @@ def test_only_registered_actors_are_in_the_registry(dispatcher):
     Probe.start(dispatcher=dispatcher)
     root = Probe.start(dispatcher=dispatcher, register=True)
     assert pykka.ActorRegistry.get_all() == [root]
-    assert pykka.ActorRegistry.stop_all(timeout=DEADLINE_SECONDS) == [True]
+    assert pykka.ActorRegistry.stop_all(timeout=WAIT_SECONDS) == [True]
     assert pykka.ActorRegistry.get_all() == []
 
 
@@ -169,7 +161,7 @@ def test_an_expected_failure_is_not_logged_as_an_unhandled_exception(dispatcher,
     ref = Probe.start(dispatcher=dispatcher)
     with caplog.at_level(logging.DEBUG):
         ref.ask(lambda actor: actor.exit(ExitReason.failed(OSError("gone"))))
-        ref.actor_stopped.wait(DEADLINE_SECONDS)
+        ref.actor_stopped.wait(WAIT_SECONDS)
     assert "ends itself: failed: OSError: gone" in caplog.text
     assert "Unhandled" not in caplog.text
     assert dispatcher.stats.actor_failures == {}
@@ -183,7 +175,7 @@ def test_exit_in_on_start_ends_before_any_mail(dispatcher):
 
     log = Log()
     ref = Brief.start(log, hooks=True, dispatcher=dispatcher)
-    assert ref.actor_stopped.wait(DEADLINE_SECONDS)
+    assert ref.actor_stopped.wait(WAIT_SECONDS)
     settle(dispatcher)
     assert log.items == [("start", ""), ("stop", "")]
 
@@ -194,7 +186,7 @@ def test_a_stop_waits_its_turn_in_the_mailbox(dispatcher):
     told = watcher_of(ref, dispatcher)
     for number in range(100):
         ref.tell(number)
-    assert ref.stop(timeout=DEADLINE_SECONDS) is True
+    assert ref.stop(timeout=WAIT_SECONDS) is True
     assert log.items == [("start", ""), *range(100), ("stop", "")]
     assert told.wait() == [Terminated(ref, SHUTDOWN)]
 
@@ -202,7 +194,7 @@ def test_a_stop_waits_its_turn_in_the_mailbox(dispatcher):
 def test_an_actor_can_stop_itself_as_in_pykka(dispatcher):
     ref = Probe.start(log := Log(), hooks=True, dispatcher=dispatcher)
     ref.tell(lambda actor: actor.stop())
-    assert ref.actor_stopped.wait(DEADLINE_SECONDS)
+    assert ref.actor_stopped.wait(WAIT_SECONDS)
     assert log.wait(2) == [("start", ""), ("stop", "")]
 
 
@@ -226,8 +218,8 @@ def test_a_deferred_stop_ends_when_the_actor_exits(dispatcher):
     with pytest.raises(pykka.Timeout):
         first.get(timeout=0.01)
     ref.tell(lambda actor: actor.exit(SHUTDOWN))
-    assert first.get(timeout=DEADLINE_SECONDS) is True
-    assert second.get(timeout=DEADLINE_SECONDS) is True
+    assert first.get(timeout=WAIT_SECONDS) is True
+    assert second.get(timeout=WAIT_SECONDS) is True
     assert log.items == [("start", ""), ("asked to stop", 1), "still here", ("stop", "")]
 
 
@@ -235,7 +227,7 @@ def test_a_failure_during_a_deferred_stop_resolves_it(dispatcher):
     ref = Graceful.start(dispatcher=dispatcher)
     stopped = ref.stop(block=False)
     ref.tell(fail(ValueError("v")))
-    assert stopped.get(timeout=DEADLINE_SECONDS) is True
+    assert stopped.get(timeout=WAIT_SECONDS) is True
 
 
 @pytest.mark.parametrize(
@@ -307,7 +299,7 @@ def test_a_thread_may_block_on_ours_but_ours_may_not_block(dispatcher, other):
             except BlockingCallError as error:
                 tried.append(str(error))
 
-    ref.ask(try_all, timeout=DEADLINE_SECONDS)
+    ref.ask(try_all, timeout=WAIT_SECONDS)
     assert len(tried) == 7
     assert all("pipe_to_self" in text for text in tried)
     assert neighbour.is_alive()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.actors.kernel.supervisor_helpers import Dice
+from tests.support.supervisors import Dice
 from tunnelfleet.actors.kernel import Backoff, BackoffState
 
 

@@ -10,17 +10,8 @@ import weakref
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import (
-    DEADLINE_SECONDS,
-    HostActor,
-    Log,
-    Probe,
-    fail,
-    reasons,
-    settle,
-    wait_until,
-    watcher_of,
-)
+from tests.support.actors import HostActor, Log, Probe, fail, reasons, settle, watcher_of
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import (
     KILLED,
     ChildSpec,
@@ -49,7 +40,7 @@ def host():
     """A host's actor that must survive whatever happens to ours."""
     ref = HostActor.start()
     yield ref
-    assert ref.ask(lambda _actor: "alive", timeout=DEADLINE_SECONDS) == "alive"
+    assert ref.ask(lambda _actor: "alive", timeout=WAIT_SECONDS) == "alive"
     ref.stop()
 
 
@@ -102,13 +93,13 @@ def test_an_exception_in_on_start_ends_the_actor(dispatcher, host, error):
 
 def test_mail_of_an_actor_that_fails_in_on_start_is_refused(dispatcher):
     gate = threading.Event()
-    dispatcher.call_soon(gate.wait, DEADLINE_SECONDS)
+    dispatcher.call_soon(gate.wait, WAIT_SECONDS)
     ref = BadStart.start(Log(), ValueError("v"), dispatcher=dispatcher)
     answer, stopped = ref.ask("question", block=False), ref.stop(block=False)
     gate.set()
     with pytest.raises(pykka.ActorDeadError):
-        answer.get(timeout=DEADLINE_SECONDS)
-    assert stopped.get(timeout=DEADLINE_SECONDS) is True
+        answer.get(timeout=WAIT_SECONDS)
+    assert stopped.get(timeout=WAIT_SECONDS) is True
 
 
 def test_an_exception_under_tell_ends_the_actor(dispatcher, host, error):
@@ -124,7 +115,7 @@ def test_an_exception_under_ask_ends_the_actor_and_reaches_the_asker(dispatcher,
     ref = Probe.start(log, hooks=True, dispatcher=dispatcher)
     told = watcher_of(ref, dispatcher)
     with pytest.raises(type(error)) as caught:
-        ref.ask(fail(error), timeout=DEADLINE_SECONDS)
+        ref.ask(fail(error), timeout=WAIT_SECONDS)
     assert caught.value is error
     assert not ref.is_alive()
     assert_failed_once(dispatcher, told, log, error)
@@ -139,7 +130,7 @@ def test_an_exception_in_a_proxied_call_ends_the_actor(dispatcher, host, error):
     ref = Callee.start(log, hooks=True, dispatcher=dispatcher)
     told = watcher_of(ref, dispatcher)
     with pytest.raises(type(error)):
-        ref.proxy().method().get(timeout=DEADLINE_SECONDS)
+        ref.proxy().method().get(timeout=WAIT_SECONDS)
     assert_failed_once(dispatcher, told, log, error)
 
 
@@ -167,7 +158,7 @@ def test_an_exception_in_on_stop_turns_the_reason_into_a_failure(dispatcher, hos
     log = Log()
     ref = BadStop.start(log, error, dispatcher=dispatcher)
     told = watcher_of(ref, dispatcher)
-    assert ref.stop(timeout=DEADLINE_SECONDS) is True
+    assert ref.stop(timeout=WAIT_SECONDS) is True
     assert told.wait() == [Terminated(ref, ExitReason.failed(error))]
     settle(dispatcher)
     assert len(told.items) == 1
@@ -181,7 +172,7 @@ def test_an_exception_in_on_stop_requested_ends_the_actor(dispatcher):
 
     ref = Refusing.start(dispatcher=dispatcher)
     told = watcher_of(ref, dispatcher)
-    assert ref.stop(timeout=DEADLINE_SECONDS) is True
+    assert ref.stop(timeout=WAIT_SECONDS) is True
     assert reasons(told) == ["failed: ValueError: no"]
 
 
@@ -227,8 +218,8 @@ def test_mail_left_behind_is_refused_and_counted(dispatcher):
     ref = Probe.start(dispatcher=dispatcher)
     ref.ask(last_handler)
     with pytest.raises(pykka.ActorDeadError):
-        letters[0].get(timeout=DEADLINE_SECONDS)
-    assert letters[1].get(timeout=DEADLINE_SECONDS) is True
+        letters[0].get(timeout=WAIT_SECONDS)
+    assert letters[1].get(timeout=WAIT_SECONDS) is True
     assert dispatcher.stats.dead_letters == 3
 
 
@@ -286,7 +277,7 @@ def test_an_ended_actor_is_freed_although_its_refs_and_reason_live(dispatcher):
     try:
         ref.tell(fail(ValueError("keeps a traceback")))
         [message] = told.wait()
-        wait_until(lambda: alive() is None)
+        eventually(lambda: alive() is None)
     finally:
         gc.enable()
     assert message.reason.exception.__traceback__ is not None
@@ -313,9 +304,9 @@ def test_ended_actors_leave_no_cycles_to_the_collector(dispatcher):
     settle(dispatcher)
     gc.disable()
     try:
-        ref.stop(timeout=DEADLINE_SECONDS)
+        ref.stop(timeout=WAIT_SECONDS)
         del ref, probe
-        wait_until(lambda: not any(trace() for trace in traces))
+        eventually(lambda: not any(trace() for trace in traces))
     finally:
         gc.enable()
 
@@ -324,12 +315,12 @@ def test_a_ref_stays_the_same_while_anybody_has_it(dispatcher):
     ref = Probe.start(dispatcher=dispatcher)
     cell = ref.cell
     assert cell.ref is ref
-    ref.stop(timeout=DEADLINE_SECONDS)
+    ref.stop(timeout=WAIT_SECONDS)
     settle(dispatcher)
     assert cell.ref is ref
     urn = ref.actor_urn
     del ref
-    wait_until(lambda: cell._old_ref() is None)
+    eventually(lambda: cell._old_ref() is None)
     assert cell.ref.actor_urn == urn
     assert cell.ref.actor_class is Probe
     assert not cell.ref.is_alive()
@@ -341,14 +332,14 @@ def test_nothing_is_kept_of_a_watch_that_is_over(dispatcher):
     ref.ask(lambda actor: [actor.watch(other) for other in others] and None)
     ref.ask(lambda actor: actor.unwatch(others[0]))
     assert ref.cell.watching == {others[1]}
-    others[1].stop(timeout=DEADLINE_SECONDS)
-    wait_until(lambda: ref.cell.watching is None)
+    others[1].stop(timeout=WAIT_SECONDS)
+    eventually(lambda: ref.cell.watching is None)
     ref.ask(lambda actor: actor.unwatch(others[1]))
 
 
 def test_the_inbox_speaks_pykkas_language(dispatcher):
     ref = Probe.start(log := Log(), dispatcher=dispatcher)
-    wait_until(ref.actor_inbox.empty)
+    eventually(ref.actor_inbox.empty)
     ref.actor_inbox.put(pykka._envelope.Envelope("plain"))
     assert log.wait() == ["plain"]
     with pytest.raises(NotImplementedError):

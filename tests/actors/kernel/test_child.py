@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.actors.kernel.helpers import Probe
-from tests.actors.kernel.supervisor_helpers import LONG
+from tests.support.actors import Probe
+from tests.support.supervisors import LONG
 from tunnelfleet.actors.kernel import ChildSpec, ChildState
 from tunnelfleet.actors.kernel.children import Child, GroupRestart, RestartIntensity
 

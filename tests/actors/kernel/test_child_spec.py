@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.actors.kernel.helpers import Probe
+from tests.support.actors import Probe
 from tunnelfleet.actors.kernel import Backoff, ChildSpec, Restart, Shutdown
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.actors.kernel.helpers import Log
+from tests.support.actors import Log
 from tunnelfleet.actors.kernel import BlockingCallError, Dispatcher
 from tunnelfleet.actors.kernel.context import current_dispatcher, refuse_to_block
 

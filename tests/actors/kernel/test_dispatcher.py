@@ -16,16 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.actors.kernel.helpers import (
-    DEADLINE_SECONDS,
-    Log,
-    Probe,
-    fail,
-    loop_factories,
-    reasons,
-    settle,
-    watcher_of,
-)
+from tests.support.actors import Log, Probe, fail, loop_factories, reasons, settle, watcher_of
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, kill
 from tunnelfleet.actors.kernel import dispatcher as dispatcher_module
 
@@ -67,7 +59,7 @@ def test_no_message_from_another_thread_is_lost_or_overtaken(factory, bursts, ba
             thread.start()
         for thread in threads:
             thread.join()
-        in_order(ref.ask("all", timeout=DEADLINE_SECONDS), bursts)
+        in_order(ref.ask("all", timeout=WAIT_SECONDS), bursts)
 
 
 @settings(max_examples=25, deadline=None)
@@ -80,7 +72,7 @@ def test_no_message_on_the_same_dispatcher_is_lost_or_overtaken(bursts, batch):
                 lambda _a, sender=sender, count=count: [ref.tell((sender, n)) for n in range(count)]
             )
         settle(dispatcher)
-        in_order(ref.ask("all", timeout=DEADLINE_SECONDS), bursts)
+        in_order(ref.ask("all", timeout=WAIT_SECONDS), bursts)
 
 
 class Storm(DispatchedActor):
@@ -111,7 +103,7 @@ def test_a_storm_starves_neither_actors_nor_sockets_nor_timers_nor_threads(dispa
     neighbour = Probe.start(log, dispatcher=dispatcher)
     with left, right:
         try:
-            assert neighbour.ask("a thread", timeout=DEADLINE_SECONDS) == "a thread"
+            assert neighbour.ask("a thread", timeout=WAIT_SECONDS) == "a thread"
             neighbour.ask(lambda actor: actor.add_reader(left, lambda: log.add(left.recv(10))))
             neighbour.ask(lambda actor: actor.schedule(0.001, "a timer") and None)
             for number in range(20):
@@ -177,7 +169,7 @@ def test_what_a_socket_callback_sends_is_handled_before_the_next_poll(dispatcher
     with left, right:
         gate = threading.Event()
         Reader.start(log, dispatcher=dispatcher).ask("ready")
-        dispatcher.call_soon(gate.wait, DEADLINE_SECONDS)
+        dispatcher.call_soon(gate.wait, WAIT_SECONDS)
         right.send(b"xyz")
         gate.set()
         expected: list[object] = ["ready"]
@@ -209,12 +201,12 @@ def test_a_ready_socket_of_an_ended_actor_is_not_called(dispatcher):
         refs.append(Killer.start(left, dispatcher=dispatcher))
     settle(dispatcher)
     gate = threading.Event()
-    dispatcher.call_soon(gate.wait, DEADLINE_SECONDS)
+    dispatcher.call_soon(gate.wait, WAIT_SECONDS)
     for _left, right in pairs:
         right.send(b"x")
     gate.set()
     for ref in refs:
-        assert ref.actor_stopped.wait(DEADLINE_SECONDS)
+        assert ref.actor_stopped.wait(WAIT_SECONDS)
     settle(dispatcher)
     assert log.items == ["read"]
     for sock in [sock for pair in pairs for sock in pair]:
@@ -261,7 +253,7 @@ def test_a_slow_turn_is_counted_and_logged_without_content(caplog):
         assert dispatcher.stats.slow_turns == 1
         Probe.start(dispatcher=dispatcher).ask(lambda a: a.add_reader(left, sleepy_reader))
         right.send(b"x")
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = time.monotonic() + WAIT_SECONDS
         while dispatcher.stats.slow_turns < 2 and time.monotonic() < deadline:
             settle(dispatcher)
         assert dispatcher.stats.slow_turns == 2
@@ -331,7 +323,7 @@ def test_stop_kills_who_is_left_and_tells_watchers_elsewhere(dispatcher, other):
 def outcome(future):
     """Return what a future holds: its value, or the type of its exception."""
     try:
-        return future.get(timeout=DEADLINE_SECONDS)
+        return future.get(timeout=WAIT_SECONDS)
     except Exception as error:
         return type(error)
 
@@ -339,7 +331,7 @@ def outcome(future):
 def test_stop_answers_who_still_waits(other):
     gate = threading.Event()
     ref = Probe.start(dispatcher=other)
-    other.call_soon(gate.wait, DEADLINE_SECONDS)
+    other.call_soon(gate.wait, WAIT_SECONDS)
     answer, stopped = ref.ask("x", block=False), ref.stop(block=False)
     late = Probe.start(dispatcher=other)
     stopper = threading.Thread(target=other.stop)
@@ -347,8 +339,8 @@ def test_stop_answers_who_still_waits(other):
     gate.set()
     stopper.join()
     assert outcome(answer) in {"x", pykka.ActorDeadError}
-    assert stopped.get(timeout=DEADLINE_SECONDS) is True
-    assert late.actor_stopped.wait(DEADLINE_SECONDS)
+    assert stopped.get(timeout=WAIT_SECONDS) is True
+    assert late.actor_stopped.wait(WAIT_SECONDS)
     assert ref.stop() is False
 
 
@@ -371,7 +363,7 @@ def test_what_comes_in_while_it_stops_is_refused(other):
         other._shut_down()
 
     other.call_soon(stop)
-    assert ref.actor_stopped.wait(DEADLINE_SECONDS)
+    assert ref.actor_stopped.wait(WAIT_SECONDS)
     other.stop()
     assert [outcome(answer) for answer in answers] == [pykka.ActorDeadError] * 2
     assert not late[0].is_alive()
@@ -433,8 +425,8 @@ def test_stop_says_which_actor_does_not_let_go():
     dispatcher = Dispatcher(slow_turn_seconds=60).start()
     ref = Probe.start(dispatcher=dispatcher)
     entered = threading.Event()
-    ref.tell(lambda _actor: (entered.set(), gate.wait(DEADLINE_SECONDS)))
-    assert entered.wait(DEADLINE_SECONDS)
+    ref.tell(lambda _actor: (entered.set(), gate.wait(WAIT_SECONDS)))
+    assert entered.wait(WAIT_SECONDS)
     with pytest.raises(TimeoutError, match="a turn of Probe"):
         dispatcher.stop(timeout_seconds=0.02)
     gate.set()
@@ -480,5 +472,5 @@ def test_a_turn_of_heavy_messages_is_over_before_its_batch(dispatcher):
             busy.tell(heavy)
         other.tell(lambda _actor: log.add("other"))
 
-    other.ask(fill, timeout=DEADLINE_SECONDS)
+    other.ask(fill, timeout=WAIT_SECONDS)
     assert log.wait(21).index("other") <= dispatcher_module.CHECK_TIME_MASK

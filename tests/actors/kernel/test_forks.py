@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Probe, loop_factories
-from tests.forks import in_child
+from tests.support.actors import Probe, loop_factories
+from tests.support.forks import in_child
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import Dispatcher, ForkedProcessError, ForkGuard
 from tunnelfleet.actors.kernel.forks import has_forked
 
@@ -33,8 +34,8 @@ def test_the_child_leaves_the_event_loop_to_the_parent(factory: object) -> None:
 
         def run_another() -> object:
             with Dispatcher("mine", loop_factory=factory) as mine:  # type: ignore[arg-type]
-                return Probe.start(dispatcher=mine).ask("hello", timeout=DEADLINE_SECONDS)
+                return Probe.start(dispatcher=mine).ask("hello", timeout=WAIT_SECONDS)
 
         for _ in range(3):
             assert in_child(run_another) == "'hello'"
-            assert ref.ask("hello", timeout=DEADLINE_SECONDS) == "hello"
+            assert ref.ask("hello", timeout=WAIT_SECONDS) == "hello"

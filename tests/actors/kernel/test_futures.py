@@ -8,7 +8,8 @@ import threading
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, HostActor, Log, Probe
+from tests.support.actors import HostActor, Log, Probe
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import DispatchedFuture, ask_future
 from tunnelfleet.actors.kernel.futures import resolve, resolve_exception
 
@@ -40,7 +41,7 @@ def test_get_waits_and_can_time_out():
     with pytest.raises(pykka.Timeout):
         future.get(timeout=0.01)
     threading.Timer(0.01, future.set, ["late"]).start()
-    assert future.get(timeout=DEADLINE_SECONDS) == "late"
+    assert future.get(timeout=WAIT_SECONDS) == "late"
 
 
 def test_many_threads_may_wait():
@@ -73,10 +74,10 @@ def test_exceptions_are_raised_by_get():
 def test_pykkas_combinators_work(dispatcher):
     ref = Probe.start(dispatcher=dispatcher)
     future = ref.ask([1, 2, 3], block=False)
-    assert future.filter(lambda x: x > 1).get(timeout=DEADLINE_SECONDS) == [2, 3]
+    assert future.filter(lambda x: x > 1).get(timeout=WAIT_SECONDS) == [2, 3]
     assert future.map(len).get() == 3
     assert future.reduce(lambda x, y: x + y).get() == 6
-    assert future.join(ref.ask("x", block=False)).get(timeout=DEADLINE_SECONDS) == [[1, 2, 3], "x"]
+    assert future.join(ref.ask("x", block=False)).get(timeout=WAIT_SECONDS) == [[1, 2, 3], "x"]
     with pytest.raises(TypeError, match="derived"):
         future.map(len).add_done_callback(print)
 
@@ -95,7 +96,7 @@ def test_callbacks_are_called_once_before_or_after(caplog):
 def test_ask_future_asks_any_actor(dispatcher):
     host, ours = HostActor.start(), Probe.start(dispatcher=dispatcher)
     for ref in (host, ours):
-        assert ask_future(ref, "x").get(timeout=DEADLINE_SECONDS) == "x"
+        assert ask_future(ref, "x").get(timeout=WAIT_SECONDS) == "x"
         ref.stop()
         with pytest.raises(pykka.ActorDeadError):
-            ask_future(ref, "x").get(timeout=DEADLINE_SECONDS)
+            ask_future(ref, "x").get(timeout=WAIT_SECONDS)

@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pykka import ActorRegistry
 
-from tests.actors.kernel.helpers import (
-    DEADLINE_SECONDS,
-    Probe,
-    fail,
-    loop_factories,
-    reasons,
-    watcher_of,
-)
+from tests.support.actors import Probe, fail, loop_factories, reasons, watcher_of
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.kernel import ChildSpec, Dispatcher, SupervisorActor
 from tunnelfleet.actors.kernel.futures import DispatchedFuture
@@ -67,7 +61,7 @@ def dispatcher(handler: RaisingHandler, request: pytest.FixtureRequest) -> Itera
         yield made
         # Whatever happened, its thread runs actors.
         alive = Probe.start(dispatcher=made)
-        assert alive.ask("alive", timeout=DEADLINE_SECONDS) == "alive"
+        assert alive.ask("alive", timeout=WAIT_SECONDS) == "alive"
         assert handler.records
 
 
@@ -75,7 +69,7 @@ def test_an_actor_that_fails_ends_and_its_asker_is_told(dispatcher: Dispatcher) 
     ref = Probe.start(dispatcher=dispatcher)
     watcher = watcher_of(ref, dispatcher)
     with pytest.raises(ValueError, match="asked"):
-        ref.ask(fail(ValueError("asked")), timeout=DEADLINE_SECONDS)
+        ref.ask(fail(ValueError("asked")), timeout=WAIT_SECONDS)
     assert reasons(watcher) == ["failed: ValueError: asked"]
     assert not ref.is_alive()
 
@@ -89,7 +83,7 @@ def test_an_actor_whose_hooks_fail_as_well_ends(dispatcher: Dispatcher) -> None:
             raise NoException
 
     starter = Probe.start(dispatcher=dispatcher)
-    ref = starter.ask(lambda _actor: BadHooks.start(register=True), timeout=DEADLINE_SECONDS)
+    ref = starter.ask(lambda _actor: BadHooks.start(register=True), timeout=WAIT_SECONDS)
     watcher = watcher_of(ref, dispatcher)
     ref.tell(fail(ValueError("told")))
     assert reasons(watcher) == ["failed: ValueError: told"]
@@ -101,7 +95,7 @@ def test_a_message_that_nobody_expected_and_a_dead_letter_are_harmless(
 ) -> None:
     ref = SupervisorActor.start(dispatcher=dispatcher)
     ref.tell("what is this?")
-    ref.stop(timeout=DEADLINE_SECONDS)
+    ref.stop(timeout=WAIT_SECONDS)
     Probe.start(dispatcher=dispatcher).ask(lambda _actor: ref.tell("too late"))
     assert dispatcher.stats.dead_letters == 1
 
@@ -123,7 +117,7 @@ def test_whoever_waits_for_a_reply_does_not_end_who_gives_it(dispatcher: Dispatc
     done = threading.Event()
     future.add_done_callback(lambda _future: done.set())
     Probe.start(dispatcher=dispatcher).tell(lambda _actor: future.set(1))
-    assert done.wait(DEADLINE_SECONDS), "the second callback was forgotten"
+    assert done.wait(WAIT_SECONDS), "the second callback was forgotten"
 
 
 def test_a_supervisor_that_gives_up_ends(dispatcher: Dispatcher) -> None:
@@ -140,13 +134,13 @@ def test_a_supervisor_that_gives_up_ends(dispatcher: Dispatcher) -> None:
 
 def test_callback_threads_live_on(handler: RaisingHandler) -> None:
     threads, called = RelayThreads(), threading.Event()
-    lane = threads.lane("press-4", lambda item: item(), 1_000)
+    callback_queue = threads.queue("press-4", lambda item: item(), 1_000)
     for item in (fail(ValueError("callback")), fail(NoException())):
-        lane.call(item, None)
-    lane.call(lambda _item: called.set(), None)
-    assert called.wait(DEADLINE_SECONDS)
-    assert threads.close(DEADLINE_SECONDS) == 0
-    assert lane.stats.errors == 2
+        callback_queue.call(item, None)
+    callback_queue.call(lambda _item: called.set(), None)
+    assert called.wait(WAIT_SECONDS)
+    assert threads.close(WAIT_SECONDS) == 0
+    assert callback_queue.stats.errors == 2
     assert len(handler.records) == 2
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.actors.kernel.helpers import Log, Probe
+from tests.support.actors import Log, Probe
 from tunnelfleet.actors.kernel import NORMAL, DispatchedFuture, Terminated
 from tunnelfleet.actors.kernel.compat import Envelope
 from tunnelfleet.actors.kernel.mailbox import LAUNCH, SPECIAL, Kill, Piped, Start, kind_of

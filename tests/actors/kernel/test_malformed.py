@@ -8,7 +8,8 @@ import pykka
 import pytest
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Probe, settle
+from tests.support.actors import Probe, settle
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import (
     AutoShutdown,
     Backoff,
@@ -182,26 +183,26 @@ def test_a_supervisor_survives_any_message(
     else:
         # An answer or an exception, and no asker that hangs.
         try:
-            ref.ask(message, timeout=DEADLINE_SECONDS)
+            ref.ask(message, timeout=WAIT_SECONDS)
         except pykka.Timeout:
             raise
         except Exception:
             pass
     settle(dispatcher)
-    assert ref.ask(CountChildren(), timeout=DEADLINE_SECONDS).running == 1
-    ref.stop(timeout=DEADLINE_SECONDS)
+    assert ref.ask(CountChildren(), timeout=WAIT_SECONDS).running == 1
+    ref.stop(timeout=WAIT_SECONDS)
 
 
 def test_who_asks_for_a_child_of_no_name_is_told_so(dispatcher: Dispatcher) -> None:
     ref = SupervisorActor.start(dispatcher=dispatcher)
     with pytest.raises(UnknownChildError):
-        ref.ask(past_the_constructor(RestartChild, id=[]), timeout=DEADLINE_SECONDS)
+        ref.ask(past_the_constructor(RestartChild, id=[]), timeout=WAIT_SECONDS)
     with pytest.raises(AttributeError):
-        ref.proxy().no_such_method.get(timeout=DEADLINE_SECONDS)
+        ref.proxy().no_such_method.get(timeout=WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("delay", [INF, 1e300, NAN])
 def test_a_timer_takes_any_delay(dispatcher: Dispatcher, delay: float) -> None:
     ref = Probe.start(dispatcher=dispatcher)
-    ref.ask(lambda actor: actor.schedule(delay, "never"), timeout=DEADLINE_SECONDS)
+    ref.ask(lambda actor: actor.schedule(delay, "never"), timeout=WAIT_SECONDS)
     assert ref.is_alive()

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.actors.kernel.helpers import Log, Probe, settle
+from tests.support.actors import Log, Probe, settle
 
 
 @pytest.fixture

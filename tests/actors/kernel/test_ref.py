@@ -5,7 +5,8 @@ from __future__ import annotations
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, HostActor, Log, Probe, settle
+from tests.support.actors import HostActor, Log, Probe, settle
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import DispatchedRef, kill
 
 
@@ -62,5 +63,5 @@ def test_only_dispatched_actors_can_be_killed(dispatcher):
     host.stop()
     ref = Probe.start(dispatcher=dispatcher)
     kill(ref)
-    assert ref.actor_stopped.wait(DEADLINE_SECONDS)
+    assert ref.actor_stopped.wait(WAIT_SECONDS)
     settle(dispatcher)

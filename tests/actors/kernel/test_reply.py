@@ -5,7 +5,8 @@ from __future__ import annotations
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Probe, fail
+from tests.support.actors import Probe, fail
+from tests.support.waiting import WAIT_SECONDS
 
 
 def defer(kept):
@@ -25,7 +26,7 @@ def test_an_answer_can_come_later_and_only_the_first_counts(dispatcher):
     assert not answer.is_resolved
     ref.tell(lambda _actor: kept[0].set("now"))
     ref.tell(lambda _actor: kept[0].fail(ValueError("too late")))
-    assert answer.get(timeout=DEADLINE_SECONDS) == "now"
+    assert answer.get(timeout=WAIT_SECONDS) == "now"
     assert not kept[0].is_wanted
 
 
@@ -35,7 +36,7 @@ def test_an_answer_may_be_an_exception_and_the_actor_lives_on(dispatcher):
 
     ref = Probe.start(dispatcher=dispatcher)
     with pytest.raises(LookupError, match="no such thing"):
-        ref.ask(refuse, timeout=DEADLINE_SECONDS)
+        ref.ask(refuse, timeout=WAIT_SECONDS)
     assert ref.is_alive()
 
 
@@ -54,7 +55,7 @@ def test_an_actor_that_ends_answers_all_it_owes(dispatcher):
     ref.stop()
     for answer in answers:
         with pytest.raises(pykka.ActorDeadError, match="before it answered"):
-            answer.get(timeout=DEADLINE_SECONDS)
+            answer.get(timeout=WAIT_SECONDS)
 
 
 def test_a_handler_that_defers_and_raises_answers_with_the_exception(dispatcher):
@@ -64,4 +65,4 @@ def test_a_handler_that_defers_and_raises_answers_with_the_exception(dispatcher)
 
     ref = Probe.start(dispatcher=dispatcher)
     with pytest.raises(ValueError, match="v"):
-        ref.ask(defer_and_fail, timeout=DEADLINE_SECONDS)
+        ref.ask(defer_and_fail, timeout=WAIT_SECONDS)

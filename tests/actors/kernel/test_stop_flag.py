@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, Probe
+from tests.support.actors import Log, Probe
+from tests.support.waiting import WAIT_SECONDS
 
 
 def test_setting_actor_stopped_ends_without_on_stop(dispatcher):
@@ -10,7 +11,7 @@ def test_setting_actor_stopped_ends_without_on_stop(dispatcher):
     ref = Probe.start(log, hooks=True, dispatcher=dispatcher)
     ref.ask("hello")
     ref.actor_stopped.set()
-    assert ref.actor_stopped.wait(DEADLINE_SECONDS)
+    assert ref.actor_stopped.wait(WAIT_SECONDS)
     assert ref.actor_stopped.is_set()
     assert log.items == [("start", ""), "hello"]
     assert ref.actor_stopped.wait(0)

@@ -7,18 +7,8 @@ import threading
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import (
-    DEADLINE_SECONDS,
-    Log,
-    Probe,
-    ReportingHostActor,
-    fail,
-    reasons,
-    settle,
-    wait_until,
-    watcher_of,
-)
-from tests.actors.kernel.supervisor_helpers import (
+from tests.support.actors import Log, Probe, ReportingHostActor, fail, reasons, settle, watcher_of
+from tests.support.supervisors import (
     LONG,
     Clock,
     Diary,
@@ -28,6 +18,7 @@ from tests.actors.kernel.supervisor_helpers import (
     wait_state,
     worker,
 )
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import (
     AutoShutdown,
     Backoff,
@@ -100,7 +91,7 @@ def test_who_is_restarted_by_strategy_restart_type_and_exit_kind(
     if IS_RESTARTED[restart, kind]:
         expected += CONSEQUENCES[strategy]
     log.wait(len(expected))
-    before["b"].ref.actor_stopped.wait(DEADLINE_SECONDS)
+    before["b"].ref.actor_stopped.wait(WAIT_SECONDS)
     settle(dispatcher)
     after = children(ref)
     assert log.items == expected
@@ -113,7 +104,7 @@ def test_who_is_restarted_by_strategy_restart_type_and_exit_kind(
     else:
         assert after["b"].state is ChildState.STOPPED
         assert after["b"].ref is None
-    ref.stop(timeout=DEADLINE_SECONDS)
+    ref.stop(timeout=WAIT_SECONDS)
 
 
 def test_children_start_in_order_and_stop_in_reverse(dispatcher):
@@ -121,7 +112,7 @@ def test_children_start_in_order_and_stop_in_reverse(dispatcher):
     specs = [worker(name, log) for name in "abc"]
     ref = Diary.start(diary := Log(), specs, dispatcher=dispatcher)
     told = watcher_of(ref, dispatcher)
-    assert ref.stop(timeout=DEADLINE_SECONDS) is True
+    assert ref.stop(timeout=WAIT_SECONDS) is True
     assert log.items == [*STARTS, ("stop", "c"), ("stop", "b"), ("stop", "a")]
     assert diary.items == [
         *[("started", name) for name in "abc"],
@@ -132,7 +123,7 @@ def test_children_start_in_order_and_stop_in_reverse(dispatcher):
 
 def test_a_supervisor_without_children_stops_at_once(dispatcher):
     ref = SupervisorActor.start(dispatcher=dispatcher)
-    assert ref.stop(timeout=DEADLINE_SECONDS) is True
+    assert ref.stop(timeout=WAIT_SECONDS) is True
 
 
 def test_trees_stop_in_order_over_dispatchers(dispatcher, other):
@@ -149,7 +140,7 @@ def test_trees_stop_in_order_over_dispatchers(dispatcher, other):
     specs = [inner("a", other), worker("m", log, dispatcher=other), inner("b", dispatcher)]
     root = SupervisorActor.start(specs, dispatcher=dispatcher, register=True)
     log.wait(5)
-    assert pykka.ActorRegistry.stop_all(timeout=DEADLINE_SECONDS) == [True]
+    assert pykka.ActorRegistry.stop_all(timeout=WAIT_SECONDS) == [True]
     stops = [name for event, name in log.items if event == "stop"]
     assert stops == ["b2", "b1", "m", "a2", "a1"]
     assert not root.is_alive()
@@ -160,7 +151,7 @@ def test_a_child_on_another_dispatcher_is_restarted_there(dispatcher, other):
     ref = SupervisorActor.start([worker("far", dispatcher=other)], dispatcher=dispatcher)
     first = child(ref, "far")
     first.tell(fail(ValueError("v")))
-    wait_until(lambda: children(ref)["far"].restarts == 1)
+    eventually(lambda: children(ref)["far"].restarts == 1)
     assert child(ref, "far").dispatcher is other
     assert dispatcher.stats.restarts == {"Probe": 1}
 
@@ -194,11 +185,11 @@ def test_a_child_that_cannot_start_takes_the_supervisor_down_in_order(dispatcher
         worker("d", log),
     ]
     gate = threading.Event()
-    dispatcher.call_soon(gate.wait, DEADLINE_SECONDS)
+    dispatcher.call_soon(gate.wait, WAIT_SECONDS)
     ref = SupervisorActor.start(specs, dispatcher=dispatcher)
     stopped = ref.stop(block=False)
     gate.set()
-    assert stopped.get(timeout=DEADLINE_SECONDS) is True
+    assert stopped.get(timeout=WAIT_SECONDS) is True
     assert log.items == [("start", "a"), ("start", "b"), ("stop", "b"), ("stop", "a")]
 
 
@@ -255,7 +246,7 @@ def test_the_intensity_is_exceeded_by_one_more_end_within_the_period(dispatcher)
     for number in range(1, 7):
         clock.now += 5.1
         child(ref, "b").kill()
-        wait_until(lambda number=number: children(ref)["b"].restarts == number)
+        eventually(lambda number=number: children(ref)["b"].restarts == number)
     clock.now += 1
     child(ref, "b").kill()
     [reason] = reasons(told)
@@ -272,7 +263,7 @@ def test_children_with_backoff_do_not_count_toward_the_intensity(dispatcher):
     ref = SupervisorActor.start([spec], max_restarts=0, dispatcher=dispatcher)
     for number in range(1, 6):
         wait_state(ref, "b", ChildState.RUNNING).ref.kill()
-        wait_until(lambda number=number: children(ref)["b"].restarts == number)
+        eventually(lambda number=number: children(ref)["b"].restarts == number)
     assert ref.is_alive()
 
 
@@ -281,7 +272,7 @@ def test_giving_up_reaches_the_supervisor_above_which_restarts_the_tree(dispatch
     inner = ChildSpec("inner", lambda: SupervisorActor.start([worker("w", log)], max_restarts=0))
     root = SupervisorActor.start([inner], dispatcher=dispatcher)
     child(child(root, "inner"), "w").kill()
-    wait_until(lambda: children(root)["inner"].restarts == 1)
+    eventually(lambda: children(root)["inner"].restarts == 1)
     assert child(child(root, "inner"), "w").is_alive()
     assert log.items == [("start", "w"), ("start", "w")]
 
@@ -300,7 +291,7 @@ def test_children_do_not_outlive_a_supervisor_that_ends_badly(dispatcher, other,
         ref.cell.actor.on_child_ended = lambda *_args: 1 / 0
         refs[0].kill()
     for one in [ref, *refs]:
-        assert one.actor_stopped.wait(DEADLINE_SECONDS)
+        assert one.actor_stopped.wait(WAIT_SECONDS)
 
 
 class Stubborn(Probe):
@@ -318,7 +309,7 @@ def test_a_child_that_does_not_stop_in_its_time_is_killed(dispatcher):
         ChildSpec("c", Stubborn.start, shutdown=Shutdown.BRUTAL_KILL),
     ]
     ref = Diary.start(diary, specs, dispatcher=dispatcher)
-    assert ref.stop(timeout=DEADLINE_SECONDS) is True
+    assert ref.stop(timeout=WAIT_SECONDS) is True
     assert diary.items[3:] == [
         ("ended", "c", "killed"),
         ("ended", "b", "killed"),
@@ -330,7 +321,7 @@ def stubborn(name, **spec):
     return ChildSpec(name, Stubborn.start, shutdown=Shutdown.INFINITY, **spec)
 
 
-def running(ref):
+def running_children(ref):
     return [name for name, info in children(ref).items() if info.state is ChildState.RUNNING]
 
 
@@ -343,15 +334,15 @@ def test_independent_children_stop_together_and_in_their_place_among_the_others(
     stopping = ref.stop(block=False)
     wait_state(ref, "z", ChildState.STOPPING)
     settle(dispatcher)
-    assert running(ref) == ["i0", "a", "i1", "i2", "i3"]
+    assert running_children(ref) == ["i0", "a", "i1", "i2", "i3"]
     for last, left in [("z", ["i0", "a"]), ("i2", ["i0", "a"]), ("i3", ["i0", "a"]), ("i1", [])]:
         refs[last].tell(lambda actor: actor.exit())
-        wait_until(lambda left=left: running(ref) == left)
+        eventually(lambda left=left: running_children(ref) == left)
         settle(dispatcher)
-        assert running(ref) == left
+        assert running_children(ref) == left
     assert ("stop", "a") in log.items
     refs["i0"].tell(lambda actor: actor.exit())
-    assert stopping.get(timeout=DEADLINE_SECONDS) is True
+    assert stopping.get(timeout=WAIT_SECONDS) is True
     assert [item[1] for item in diary.items if item[0] == "ended"] == [
         *("z", "i2", "i3", "i1", "a", "i0")
     ]
@@ -363,7 +354,7 @@ def test_stopping_many_independent_children_costs_each_the_same(dispatcher):
         ref = SupervisorActor.start(specs, dispatcher=dispatcher)
         settle(dispatcher)
         before = dispatcher.stats.messages_handled
-        ref.stop(timeout=DEADLINE_SECONDS)
+        ref.stop(timeout=WAIT_SECONDS)
         settle(dispatcher)
         return dispatcher.stats.messages_handled - before
 
@@ -381,12 +372,12 @@ def test_independent_children_of_every_kind_are_forced_together(dispatcher):
     ref = SupervisorActor.start(specs, dispatcher=dispatcher)
     refs = [info.ref for info in children(ref).values()]
     for host in refs[::2]:
-        host.tell(lambda _actor: gate.wait(DEADLINE_SECONDS) and None)
-    assert ref.stop(timeout=DEADLINE_SECONDS) is True
+        host.tell(lambda _actor: gate.wait(WAIT_SECONDS) and None)
+    assert ref.stop(timeout=WAIT_SECONDS) is True
     assert dispatcher.stats.abandoned_children == 3
     gate.set()
     for one in refs:
-        assert one.actor_stopped.wait(DEADLINE_SECONDS)
+        assert one.actor_stopped.wait(WAIT_SECONDS)
 
 
 def test_a_stop_takes_over_a_group_of_independent_children_that_is_stopping(dispatcher):
@@ -394,11 +385,11 @@ def test_a_stop_takes_over_a_group_of_independent_children_that_is_stopping(disp
     ref = SupervisorActor.start(specs, strategy=Strategy.ONE_FOR_ALL, dispatcher=dispatcher)
     refs = [info.ref for info in children(ref).values()]
     refs[1].kill()
-    wait_until(lambda: running(ref) == [])
+    eventually(lambda: running_children(ref) == [])
     stopping = ref.stop(block=False)
     for one in refs:
         one.kill()
-    assert stopping.get(timeout=DEADLINE_SECONDS) is True
+    assert stopping.get(timeout=WAIT_SECONDS) is True
 
 
 def test_infinity_waits_as_long_as_it_takes(dispatcher):
@@ -410,7 +401,7 @@ def test_infinity_waits_as_long_as_it_takes(dispatcher):
     settle(dispatcher)
     assert not stopping.is_resolved
     stubborn.tell(lambda actor: actor.exit())
-    assert stopping.get(timeout=DEADLINE_SECONDS) is True
+    assert stopping.get(timeout=WAIT_SECONDS) is True
 
 
 def test_a_child_that_ends_while_the_supervisor_stops_is_not_restarted(dispatcher):
@@ -422,7 +413,7 @@ def test_a_child_that_ends_while_the_supervisor_stops_is_not_restarted(dispatche
     first.tell(fail(ValueError("v")))
     wait_state(ref, "a", ChildState.STOPPED)
     stubborn.kill()
-    assert stopping.get(timeout=DEADLINE_SECONDS) is True
+    assert stopping.get(timeout=WAIT_SECONDS) is True
     assert log.items == [("start", "a"), ("failure", "a", ValueError)]
 
 
@@ -435,7 +426,7 @@ def test_delays_are_capped_first_and_then_jittered_over_the_full_range(dispatche
     ref = Diary.start(diary, [worker("w", backoff=backoff)], rng=dice, dispatcher=dispatcher)
     for number in range(1, 6):
         child(ref, "w").kill()
-        wait_until(lambda number=number: children(ref)["w"].restarts == number)
+        eventually(lambda number=number: children(ref)["w"].restarts == number)
     assert dice.ranges == [(0.0, 1.0), (0.0, 2.0), (0.0, 4.0), (0.0, 5.0), (0.0, 5.0)]
     assert [item for item in diary.items if item[0] == "waiting"] == [("waiting", "w", 0.0)] * 5
 
@@ -457,10 +448,10 @@ def test_the_exponent_falls_back_only_after_a_stable_time(dispatcher, up_seconds
     spec = worker("w", backoff=Backoff(stability_seconds=30.0))
     ref = SupervisorActor.start([spec], clock=clock, rng=dice, dispatcher=dispatcher)
     child(ref, "w").kill()
-    wait_until(lambda: children(ref)["w"].restarts == 1)
+    eventually(lambda: children(ref)["w"].restarts == 1)
     clock.now += up_seconds
     child(ref, "w").kill()
-    wait_until(lambda: children(ref)["w"].restarts == 2)
+    eventually(lambda: children(ref)["w"].restarts == 2)
     assert dice.ranges == [(0.0, 1.0), (0.0, second_ceiling)]
 
 
@@ -472,7 +463,7 @@ def test_stability_counts_from_readiness_if_the_child_reports_it(
     spec = worker("w", backoff=Backoff(stability_seconds=30.0), reports_ready=True)
     ref = SupervisorActor.start([spec], clock=clock, rng=dice, dispatcher=dispatcher)
     child(ref, "w").kill()
-    wait_until(lambda: children(ref)["w"].restarts == 1)
+    eventually(lambda: children(ref)["w"].restarts == 1)
     clock.now += 100
     if is_ready:
         ref.tell(ChildReady(child(ref, "w")))
@@ -480,7 +471,7 @@ def test_stability_counts_from_readiness_if_the_child_reports_it(
         clock.now += 30
         ref.tell(ChildReady(child(ref, "w")))
     child(ref, "w").kill()
-    wait_until(lambda: children(ref)["w"].restarts == 2)
+    eventually(lambda: children(ref)["w"].restarts == 2)
     assert dice.ranges == [(0.0, 1.0), (0.0, second_ceiling)]
 
 
@@ -492,7 +483,7 @@ def quarantine(dispatcher, diary, backoff=LONG, **options):
     ]
     ref = Diary.start(diary, specs, rng=Dice(0.0), dispatcher=dispatcher, **options)
     for number in range(3):
-        wait_until(lambda number=number: children(ref)["bad"].restarts == number)
+        eventually(lambda number=number: children(ref)["bad"].restarts == number)
         child(ref, "bad").tell(fail(ValueError(str(number))))
     diary.wait_for(lambda items: items[-1][0] == "quarantined" or items[-2][0] == "quarantined")
     return ref
@@ -511,7 +502,7 @@ def test_a_quarantined_child_is_retried_at_the_longest_delay(dispatcher):
     diary = Log()
     backoff = Backoff(min_seconds=0.03, max_seconds=0.03, stability_seconds=10)
     ref = quarantine(dispatcher, diary, backoff)
-    wait_until(lambda: children(ref)["bad"].restarts == 3)
+    eventually(lambda: children(ref)["bad"].restarts == 3)
     child(ref, "bad").kill()
     assert wait_state(ref, "bad", ChildState.QUARANTINED).restarts == 3
     assert diary.items[-1] == ("quarantined", "bad", "killed")
@@ -521,20 +512,20 @@ def test_a_quarantined_child_that_stays_up_has_recovered(dispatcher):
     clock = Clock()
     backoff = Backoff(min_seconds=0.001, max_seconds=0.001, stability_seconds=10)
     ref = quarantine(dispatcher, Log(), backoff, clock=clock)
-    wait_until(lambda: children(ref)["bad"].restarts == 3)
+    eventually(lambda: children(ref)["bad"].restarts == 3)
     clock.now += 11
     child(ref, "bad").kill()
-    wait_until(lambda: children(ref)["bad"].restarts == 4)
+    eventually(lambda: children(ref)["bad"].restarts == 4)
     assert children(ref)["bad"].state is ChildState.RUNNING
 
 
 def test_a_quarantined_child_is_released_by_command(dispatcher):
     diary = Log()
     ref = quarantine(dispatcher, diary)
-    released = ref.ask(RestartChild("bad"), timeout=DEADLINE_SECONDS)
+    released = ref.ask(RestartChild("bad"), timeout=WAIT_SECONDS)
     assert children(ref)["bad"].ref is released
     released.kill()
-    wait_until(lambda: children(ref)["bad"].restarts == 4)
+    eventually(lambda: children(ref)["bad"].restarts == 4)
     assert diary.items[-2:] == [("waiting", "bad", 0.0), ("started", "bad")]
 
 
@@ -560,7 +551,7 @@ def test_siblings_stop_at_once_and_start_together_after_the_delay(dispatcher):
         "abc", ChildState.WAITING
     )
     assert log.items[4:] == [("stop", "c"), ("stop", "t"), ("stop", "a")]
-    restarted = ref.ask(RestartChild("b"), timeout=DEADLINE_SECONDS)
+    restarted = ref.ask(RestartChild("b"), timeout=WAIT_SECONDS)
     assert children(ref)["b"].ref is restarted
     assert log.wait(10)[7:] == [("start", "a"), ("start", "b"), ("start", "c")]
     assert [info.restarts for info in children(ref).values()] == [1, 1, 1]
@@ -591,10 +582,10 @@ def test_a_group_waits_for_a_slow_stop_although_the_delay_is_over(dispatcher):
     wait_state(ref, "s", ChildState.STOPPING)
     gate = threading.Event()
     Probe.start(dispatcher=dispatcher).tell(lambda p: p.schedule(0.02, lambda _p: gate.set()))
-    assert gate.wait(DEADLINE_SECONDS)
+    assert gate.wait(WAIT_SECONDS)
     assert children(ref)["a"].state is ChildState.WAITING
     stubborn.kill()
-    wait_until(lambda: [info.restarts for info in children(ref).values()] == [1, 1])
+    eventually(lambda: [info.restarts for info in children(ref).values()] == [1, 1])
 
 
 def test_an_earlier_child_that_fails_meanwhile_widens_the_group(dispatcher):
@@ -609,7 +600,7 @@ def test_an_earlier_child_that_fails_meanwhile_widens_the_group(dispatcher):
     child(ref, "a").kill()
     wait_state(ref, "b", ChildState.WAITING)
     assert [info.state for info in children(ref).values()] == [ChildState.WAITING] * 3
-    ref.ask(RestartChild("a"), timeout=DEADLINE_SECONDS)
+    ref.ask(RestartChild("a"), timeout=WAIT_SECONDS)
     assert log.wait(7)[3:] == [("stop", "b"), ("start", "a"), ("start", "b"), ("start", "c")]
 
 
@@ -627,7 +618,7 @@ def test_a_sibling_that_fails_while_the_group_stops_is_restarted_with_it(dispatc
     child(ref, "b").kill()
     wait_state(ref, "b", ChildState.WAITING)
     stubborn.kill()
-    wait_until(lambda: [info.restarts for info in children(ref).values()] == [1, 1, 1])
+    eventually(lambda: [info.restarts for info in children(ref).values()] == [1, 1, 1])
     assert log.items == [("start", "a"), ("start", "b")] * 2
 
 
@@ -646,7 +637,7 @@ def test_a_group_of_which_one_cannot_start_is_tried_again(dispatcher, strategy, 
     specs = [worker("a", log), ChildSpec("b", SecondTime(0), backoff=backoff), worker("c", log)]
     ref = SupervisorActor.start(specs, strategy=strategy, dispatcher=dispatcher)
     child(ref, "a").kill()
-    wait_until(lambda: children(ref)["c"].state is ChildState.RUNNING and len(log.items) >= 8)
+    eventually(lambda: children(ref)["c"].state is ChildState.RUNNING and len(log.items) >= 8)
     again = [("stop", "a"), ("start", "a")] if strategy is Strategy.ONE_FOR_ALL else []
     assert log.items == [
         *STARTS,
@@ -667,8 +658,8 @@ def test_a_child_stopped_on_command_leaves_its_group(dispatcher):
     )
     child(ref, "a").kill()
     wait_state(ref, "b", ChildState.WAITING)
-    ref.ask(StopChild("b"), timeout=DEADLINE_SECONDS)
-    ref.ask(RestartChild("a"), timeout=DEADLINE_SECONDS)
+    ref.ask(StopChild("b"), timeout=WAIT_SECONDS)
+    ref.ask(RestartChild("a"), timeout=WAIT_SECONDS)
     assert children(ref)["b"].state is ChildState.STOPPED
     child(ref, "a").kill()
     wait_state(ref, "b", ChildState.WAITING)
@@ -681,7 +672,7 @@ def test_a_stop_ends_a_waiting_group(dispatcher):
     )
     child(ref, "a").kill()
     wait_state(ref, "b", ChildState.WAITING)
-    assert ref.stop(timeout=DEADLINE_SECONDS) is True
+    assert ref.stop(timeout=WAIT_SECONDS) is True
 
 
 # Significant children.
@@ -712,7 +703,7 @@ def test_the_end_of_significant_children_ends_the_supervisor(
     refs = [child(ref, name) for name in ends]
     for one in refs:
         one.tell(lambda actor: actor.exit())
-        one.actor_stopped.wait(DEADLINE_SECONDS)
+        one.actor_stopped.wait(WAIT_SECONDS)
     if expected:
         assert reasons(told) == ["shutdown"]
         assert log.items == [("start", "last"), ("stop", "last")]
@@ -727,8 +718,8 @@ def test_what_does_not_end_by_itself_does_not_end_the_supervisor(dispatcher):
         [spec], auto_shutdown=AutoShutdown.ANY_SIGNIFICANT, dispatcher=dispatcher
     )
     child(ref, "a").kill()
-    wait_until(lambda: children(ref)["a"].restarts == 1)
-    ref.ask(StopChild("a"), timeout=DEADLINE_SECONDS)
+    eventually(lambda: children(ref)["a"].restarts == 1)
+    ref.ask(StopChild("a"), timeout=WAIT_SECONDS)
     assert children(ref)["a"].state is ChildState.STOPPED
 
 
@@ -747,8 +738,8 @@ def test_the_last_to_leave_a_group_ends_it(dispatcher):
     )
     child(ref, "a").kill()
     wait_state(ref, "a", ChildState.WAITING)
-    ref.ask(StopChild("a"), timeout=DEADLINE_SECONDS)
-    assert ref.ask(RestartChild("a"), timeout=DEADLINE_SECONDS).is_alive()
+    ref.ask(StopChild("a"), timeout=WAIT_SECONDS)
+    assert ref.ask(RestartChild("a"), timeout=WAIT_SECONDS).is_alive()
 
 
 def test_a_restart_asked_for_while_siblings_stop_is_answered_if_the_child_is_stopped(dispatcher):
@@ -760,9 +751,9 @@ def test_a_restart_asked_for_while_siblings_stop_is_answered_if_the_child_is_sto
     child(ref, "a").kill()
     wait_state(ref, "s", ChildState.STOPPING)
     restarted = ref.ask(RestartChild("a"), block=False)
-    ref.ask(StopChild("a"), timeout=DEADLINE_SECONDS)
+    ref.ask(StopChild("a"), timeout=WAIT_SECONDS)
     with pytest.raises(ChildStartError, match="'a' could not be started: shutdown"):
-        restarted.get(timeout=DEADLINE_SECONDS)
+        restarted.get(timeout=WAIT_SECONDS)
     child(ref, "s").kill()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, Probe, settle, wait_until
-from tests.actors.kernel.supervisor_helpers import (
+from tests.support.actors import Log, Probe, settle
+from tests.support.supervisors import (
     LONG,
     Dice,
     child,
@@ -14,6 +14,7 @@ from tests.actors.kernel.supervisor_helpers import (
     wait_state,
     worker,
 )
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import (
     Backoff,
     ChildBusyError,
@@ -46,7 +47,7 @@ def ref(dispatcher, log):
 
 
 def ask(ref, message):
-    return ref.ask(message, timeout=DEADLINE_SECONDS)
+    return ref.ask(message, timeout=WAIT_SECONDS)
 
 
 def broken():
@@ -57,7 +58,7 @@ def test_a_child_is_started_after_the_others_and_stopped_before_them(ref, log):
     started = ask(ref, StartChild(worker("b", log)))
     assert children(ref)["b"].ref is started
     assert list(children(ref)) == ["a", "b"]
-    ref.stop(timeout=DEADLINE_SECONDS)
+    ref.stop(timeout=WAIT_SECONDS)
     assert log.items == [("start", "a"), ("start", "b"), ("stop", "b"), ("stop", "a")]
 
 
@@ -140,7 +141,7 @@ def test_several_may_wait_for_one_stop(ref, dispatcher):
         ask(ref, RestartChild("s"))
     assert not any(stop.is_resolved for stop in stops)
     stubborn.kill()
-    assert [stop.get(timeout=DEADLINE_SECONDS) for stop in stops] == [None, None]
+    assert [stop.get(timeout=WAIT_SECONDS) for stop in stops] == [None, None]
     assert children(ref)["s"].state is ChildState.STOPPED
 
 
@@ -185,8 +186,8 @@ def test_a_stopping_supervisor_starts_nothing(ref):
             ask(ref, command)
     one_more = ref.ask(StopChild("s"), block=False)
     stubborn.kill()
-    assert stopping.get(timeout=DEADLINE_SECONDS) is True
-    assert one_more.get(timeout=DEADLINE_SECONDS) is None
+    assert stopping.get(timeout=WAIT_SECONDS) is True
+    assert one_more.get(timeout=WAIT_SECONDS) is None
     with pytest.raises(pykka.ActorDeadError):
         ask(ref, CountChildren())
 
@@ -197,7 +198,7 @@ def test_commands_may_be_told_and_refusals_are_logged(ref, caplog):
     ref.tell(StopChild("x"))
     ref.tell(StartChild(ChildSpec("c", broken)))
     ref.tell(StopChild("b"))
-    wait_until(lambda: children(ref)["b"].state is ChildState.STOPPED)
+    eventually(lambda: children(ref)["b"].state is ChildState.STOPPED)
     assert "a command was refused: there already is a child 'b'" in caplog.text
     assert "a command was refused: there is no child 'x'" in caplog.text
     assert "child 'c' could not be started" in caplog.text

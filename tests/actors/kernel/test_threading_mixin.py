@@ -7,8 +7,7 @@ import threading
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import (
-    DEADLINE_SECONDS,
+from tests.support.actors import (
     HostActor,
     Log,
     Probe,
@@ -16,9 +15,9 @@ from tests.actors.kernel.helpers import (
     fail,
     reasons,
     settle,
-    wait_until,
     watcher_of,
 )
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import (
     NOPROC,
     ChildSpec,
@@ -78,7 +77,7 @@ def test_a_fatal_exception_in_on_start_is_told(dispatcher):
 
     class Fatal(ReportingHostActor):
         def on_start(self):
-            gate.wait(DEADLINE_SECONDS)
+            gate.wait(WAIT_SECONDS)
             raise SystemExit(1)
 
     host = Fatal.start()
@@ -155,9 +154,9 @@ class HostParent(TerminationReporter, pykka.ThreadingActor):
         if isinstance(message, Terminated):
             self.log.add(str(message.reason))
         elif message == "ask":
-            return self.child.ask(WhichChildren(), timeout=DEADLINE_SECONDS)
+            return self.child.ask(WhichChildren(), timeout=WAIT_SECONDS)
         elif message == "stop":
-            return self.child.stop(timeout=DEADLINE_SECONDS)
+            return self.child.stop(timeout=WAIT_SECONDS)
         return None
 
 
@@ -179,7 +178,7 @@ def test_a_hosts_actor_is_told_why_a_supervisor_of_ours_gave_up(dispatcher):
         assert worker.restarts == restarts
         worker.ref.tell(fail(KeyboardInterrupt()))
         log.wait_for(lambda items, n=restarts: items.count(("start", "worker")) > n)
-        worker.ref.actor_stopped.wait(DEADLINE_SECONDS)
+        worker.ref.actor_stopped.wait(WAIT_SECONDS)
         settle(dispatcher)
     items = log.wait_for(lambda items: isinstance(items[-1], str))
     assert "RestartIntensityExceeded: more than 1 restarts in 5 s" in items[-1]
@@ -197,11 +196,11 @@ def test_a_hosts_actor_is_supervised_like_ours(dispatcher):
     told = watcher_of(root, dispatcher)
     [first] = root.ask(WhichChildren())
     first.ref.tell(fail(ValueError("v")))
-    wait_until(lambda: root.ask(WhichChildren())[0].restarts == 1)
+    eventually(lambda: root.ask(WhichChildren())[0].restarts == 1)
     [second] = root.ask(WhichChildren())
     assert (second.state, second.restarts) == (ChildState.RUNNING, 1)
     assert second.ref is not first.ref
-    assert root.stop(timeout=DEADLINE_SECONDS) is True
+    assert root.stop(timeout=WAIT_SECONDS) is True
     assert not second.ref.is_alive()
     assert reasons(told) == ["shutdown"]
 
@@ -214,8 +213,8 @@ def test_a_hosts_actor_without_the_mixin_is_refused_and_not_left_running(dispatc
         return started[-1]
 
     root = SupervisorActor.start([ChildSpec("plain", start)], dispatcher=dispatcher)
-    assert root.actor_stopped.wait(DEADLINE_SECONDS)
-    assert started[0].actor_stopped.wait(DEADLINE_SECONDS)
+    assert root.actor_stopped.wait(WAIT_SECONDS)
+    assert started[0].actor_stopped.wait(WAIT_SECONDS)
     assert len(started) == 1
 
 
@@ -225,12 +224,12 @@ def test_a_hosts_actor_that_does_not_stop_is_left_behind_and_counted(dispatcher,
     spec = ChildSpec("stuck", ReportingHostActor.start, shutdown=shutdown)
     root = SupervisorActor.start([spec], dispatcher=dispatcher)
     [stuck] = root.ask(WhichChildren())
-    stuck.ref.tell(lambda _actor: gate.wait(DEADLINE_SECONDS) and None)
-    assert root.stop(timeout=DEADLINE_SECONDS) is True
+    stuck.ref.tell(lambda _actor: gate.wait(WAIT_SECONDS) and None)
+    assert root.stop(timeout=WAIT_SECONDS) is True
     assert dispatcher.stats.abandoned_children == 1
     assert stuck.ref.is_alive()
     gate.set()
-    assert stuck.ref.actor_stopped.wait(DEADLINE_SECONDS)
+    assert stuck.ref.actor_stopped.wait(WAIT_SECONDS)
 
 
 def test_a_fatal_exception_in_a_hosts_child_does_not_deadlock_with_its_root(dispatcher):
@@ -241,9 +240,9 @@ def test_a_fatal_exception_in_a_hosts_child_does_not_deadlock_with_its_root(disp
     [camera] = root.ask(WhichChildren())
     camera.ref.tell(fail(KeyboardInterrupt()))
     assert reasons(told) == ["shutdown"]
-    assert root.actor_stopped.wait(DEADLINE_SECONDS)
+    assert root.actor_stopped.wait(WAIT_SECONDS)
     for ref in pykka.ActorRegistry.get_all():
-        ref.stop(timeout=DEADLINE_SECONDS)
+        ref.stop(timeout=WAIT_SECONDS)
 
 
 def test_a_hosts_child_is_asked_to_stop_when_its_supervisor_is_killed(dispatcher):
@@ -251,4 +250,4 @@ def test_a_hosts_child_is_asked_to_stop_when_its_supervisor_is_killed(dispatcher
     root = SupervisorActor.start([spec], dispatcher=dispatcher)
     [camera] = root.ask(WhichChildren())
     root.kill()
-    assert camera.ref.actor_stopped.wait(DEADLINE_SECONDS)
+    assert camera.ref.actor_stopped.wait(WAIT_SECONDS)

@@ -7,7 +7,8 @@ import weakref
 
 import pytest
 
-from tests.actors.kernel.helpers import Log, Probe, settle, wait_until
+from tests.support.actors import Log, Probe, settle
+from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import Timer
 
 
@@ -80,7 +81,7 @@ def test_a_timer_made_in_on_stop_dies_too(dispatcher, log):
 
     Late.start(log, dispatcher=dispatcher).stop()
     [timer] = log.wait()
-    wait_until(lambda: not timer.active)
+    eventually(lambda: not timer.active)
     settle(dispatcher)
     assert log.items == [timer]
 
@@ -104,6 +105,6 @@ def test_a_timer_that_is_over_leaves_no_cycle_to_the_collector(
     gc.disable()
     try:
         message = ref.ask(schedule)
-        wait_until(lambda: message() is None)
+        eventually(lambda: message() is None)
     finally:
         gc.enable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import (
+from tests.support.actors import (
     HostActor,
     Log,
     Probe,

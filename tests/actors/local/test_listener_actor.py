@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fakes import Recorder, settle, start_watched
-from tests.actors.kernel.helpers import DEADLINE_SECONDS
+from tests.support.actors import settle
+from tests.support.fakes import Recorder, start_watched
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import kill
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.actors.kernel.helpers import Log
+    from tests.support.actors import Log
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.kernel import Dispatcher
 
@@ -80,7 +81,7 @@ class Port:
             target = (address.host, address.port)
         caller = socket.socket(family)
         self.callers.append(caller)
-        caller.settimeout(DEADLINE_SECONDS)
+        caller.settimeout(WAIT_SECONDS)
         caller.connect(target)
         return caller
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fakes import Recorder, settle, start_watched
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
+from tests.support.actors import Log, settle
+from tests.support.fakes import Recorder, start_watched
+from tests.support.sockets import free_port
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import kill
@@ -95,7 +97,7 @@ class Local:
         self.app: Any = None
         if "address" not in arguments and "sock" not in arguments:
             arguments["sock"], self.app = tcp_pair()
-            self.app.settimeout(DEADLINE_SECONDS)
+            self.app.settimeout(WAIT_SECONDS)
         self.ref, self.ended = start_watched(
             dispatcher,
             lambda: SocketActor.start(
@@ -194,7 +196,7 @@ def read_until_reset(sock: socket.socket) -> tuple[bytes, bool]:
     return data, False
 
 
-def is_reset(sock: socket.socket) -> bool:
+def ends_with_reset(sock: socket.socket) -> bool:
     """Whether the connection ends with a reset, and not with an ordinary end."""
     return read_until_reset(sock)[1]
 
@@ -225,7 +227,7 @@ def test_all_bytes_before_the_end_are_told_before_the_end(local: Callable[..., L
 def test_no_chunk_is_larger_than_a_payload(local: Callable[..., Local]) -> None:
     app = local(Limits(data_payload_bytes=1_000, send_high_water_bytes=1_000_000))
     app.app.sendall(b"x" * 10_000)
-    wait_until(lambda: len(app.read_bytes) == 10_000)
+    eventually(lambda: len(app.read_bytes) == 10_000)
     assert max(len(m.data) for m in app.to_wire.items) <= 1_000
 
 
@@ -237,21 +239,21 @@ def test_it_reads_no_more_than_it_has_credit_for(local: Callable[..., Local]) ->
         while sent < 20_000_000:
             sent += app.app.send(b"x" * 65_536)
     assert sent < 20_000_000, "the application is held up"
-    wait_until(lambda: len(app.read_bytes) >= 20_000)
+    eventually(lambda: len(app.read_bytes) >= 20_000)
     settle(app.dispatcher)
     assert len(app.read_bytes) == 20_000
     app.tell(BytesSent(9_999))
     assert len(app.read_bytes) == 20_000, "it starts again at half, not at every byte"
     app.tell(BytesSent(1))
-    wait_until(lambda: len(app.read_bytes) == 30_000)
+    eventually(lambda: len(app.read_bytes) == 30_000)
     app.tell(BytesSent(20_000))
-    wait_until(lambda: len(app.read_bytes) == 50_000)
+    eventually(lambda: len(app.read_bytes) == 50_000)
 
 
 def test_an_application_that_aborts_ends_the_connection(local: Callable[..., Local]) -> None:
     app = local()
     app.app.sendall(b"last words")
-    wait_until(lambda: app.read_bytes == b"last words")
+    eventually(lambda: app.read_bytes == b"last words")
     app.app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     app.app.close()
     assert "reset" in app.broken_off(), "the far application must not take it for all there is"
@@ -281,7 +283,7 @@ def test_an_application_that_does_not_read_gets_no_more_than_the_kernel_takes(
     assert app.delivered_bytes == taken
     data = read_all(app.app, total + 1_000)
     assert data.endswith(b"xy" + b"y" * 999)
-    wait_until(lambda: app.delivered_bytes == total + 1_000)
+    eventually(lambda: app.delivered_bytes == total + 1_000)
 
 
 def test_bytes_keep_their_order_over_a_blocked_application(local: Callable[..., Local]) -> None:
@@ -394,7 +396,7 @@ def test_after_the_peer_s_end_reading_still_rests_without_credit(
     app.tell(ORDERLY)
     app.app.sendall(b"x" * 1_500)
     app.app.close()
-    wait_until(lambda: len(app.read_bytes) >= 1_000)
+    eventually(lambda: len(app.read_bytes) >= 1_000)
     pause(app.dispatcher, 0.1)
     assert (len(app.read_bytes), app.ends_told) == (1_000, [])
     app.tell(BytesSent(1_000))
@@ -427,7 +429,7 @@ def test_input_that_was_not_read_destroys_nothing_of_what_was_written(
     """
     app = local(Limits(linger_seconds=30.0, send_high_water_bytes=1_000, data_payload_bytes=500))
     app.app.sendall(b"y" * 20_000)
-    wait_until(lambda: len(app.read_bytes) == 1_000)
+    eventually(lambda: len(app.read_bytes) == 1_000)
     total = app.fill_application()
     app.tell(Deliver(KEY, b"the end"), BOTH)
     app.app.sendall(b"y" * 200_000)
@@ -528,7 +530,7 @@ def test_once_its_end_was_passed_on_a_connection_is_not_looked_at_any_more(
     app.tell(ORDERLY)
     app.wait_ended()
     assert app.ends_told == [True]
-    assert not is_reset(app.app)
+    assert not ends_with_reset(app.app)
 
 
 def test_a_half_closed_application_that_takes_nothing_more_is_told_of(
@@ -547,7 +549,7 @@ def test_a_half_closed_application_that_takes_nothing_more_is_told_of(
 def unix_local(local: Callable[..., Local]) -> Local:
     ours, theirs = socket.socketpair()
     app = local(sock=ours)
-    theirs.settimeout(DEADLINE_SECONDS)
+    theirs.settimeout(WAIT_SECONDS)
     app.app = theirs
     return app
 
@@ -597,7 +599,7 @@ def test_a_cut_waits_for_what_is_still_in_the_kernel(local: Callable[..., Local]
     """All is written, and not yet delivered: a reset now would throw it away."""
     ours, theirs = tcp_pair()
     app = local(sock=ours)
-    theirs.settimeout(DEADLINE_SECONDS)
+    theirs.settimeout(WAIT_SECONDS)
     app.app = theirs
     total = 0
     while not undelivered_bytes(ours) or not is_held_up(app.dispatcher, ours):
@@ -626,7 +628,7 @@ def test_an_application_that_does_not_read_delays_a_cut_by_the_linger_time_only(
     app.wait_ended()
     settle(app.dispatcher)
     assert app.delivered_bytes == total
-    assert is_reset(app.app)
+    assert ends_with_reset(app.app)
 
 
 def test_a_connection_that_is_over_before_it_could_connect_is_made_all_the_same(
@@ -636,7 +638,7 @@ def test_a_connection_that_is_over_before_it_could_connect_is_made_all_the_same(
     app.ref.tell(BOTH)
     accepted, _ = server.accept()
     with accepted:
-        accepted.settimeout(DEADLINE_SECONDS)
+        accepted.settimeout(WAIT_SECONDS)
         assert read_all(accepted) == b""
     app.wait_ended()
 
@@ -660,7 +662,7 @@ def test_credit_of_what_was_never_written_comes_back_at_the_end(
     app.wait_ended()
     settle(app.dispatcher)
     assert app.delivered_bytes == total
-    assert is_reset(app.app), "bytes are missing: no ordinary end"
+    assert ends_with_reset(app.app), "bytes are missing: no ordinary end"
 
 
 def test_an_application_that_reads_no_more_may_still_send(local: Callable[..., Local]) -> None:
@@ -671,7 +673,7 @@ def test_an_application_that_reads_no_more_may_still_send(local: Callable[..., L
     app.tell(Deliver(KEY, b"nobody reads this"), Deliver(KEY, b"nor this"))
     assert app.delivered_bytes == 25, "it is credited, or the tunnel would be held up"
     theirs.sendall(b"but I have something to say")
-    wait_until(lambda: app.read_bytes == b"but I have something to say")
+    eventually(lambda: app.read_bytes == b"but I have something to say")
     theirs.close()
     app.wait_ended()
     assert app.ends_told == [False], "it has not taken all that was for it"
@@ -690,7 +692,7 @@ def test_a_second_end_of_the_peer_is_harmless(local: Callable[..., Local]) -> No
     app = local()
     app.tell(ORDERLY, ORDERLY)
     app.app.sendall(b"still here")
-    wait_until(lambda: app.read_bytes == b"still here")
+    eventually(lambda: app.read_bytes == b"still here")
 
 
 def test_a_stopping_tunnel_takes_what_is_in_the_kernel_already(
@@ -730,7 +732,7 @@ def test_without_its_stream_it_ends(local: Callable[..., Local]) -> None:
     app = local()
     app.stream.stop()
     app.ended.wait(1)
-    assert is_reset(app.app)
+    assert ends_with_reset(app.app)
 
 
 @pytest.mark.parametrize("how", ["stop", "kill", "crash"])
@@ -745,7 +747,7 @@ def test_however_it_is_ended_the_application_sees_a_reset(
     else:
         app.ref.tell(Deliver(KEY, None))  # type: ignore[arg-type]
     app.ended.wait(1)
-    assert is_reset(app.app)
+    assert ends_with_reset(app.app)
 
 
 # -- connecting
@@ -754,7 +756,7 @@ def test_however_it_is_ended_the_application_sees_a_reset(
 @pytest.fixture
 def server() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(DEADLINE_SECONDS)
+        listener.settimeout(WAIT_SECONDS)
         yield listener
 
 
@@ -762,21 +764,15 @@ def address_of(listener: socket.socket) -> TcpAddress:
     return TcpAddress(*listener.getsockname()[:2])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def converse(local: Local, listener: socket.socket) -> None:
     """Bytes go both ways between the actor and who accepts at the listener."""
     accepted, _ = listener.accept()
     with accepted:
-        accepted.settimeout(DEADLINE_SECONDS)
+        accepted.settimeout(WAIT_SECONDS)
         local.tell(Deliver(KEY, b"to the server"))
         assert read_all(accepted, 13) == b"to the server"
         accepted.sendall(b"from the server")
-        wait_until(lambda: local.read_bytes == b"from the server")
+        eventually(lambda: local.read_bytes == b"from the server")
 
 
 def test_it_connects_over_tcp(local: Callable[..., Local], server: socket.socket) -> None:
@@ -785,7 +781,7 @@ def test_it_connects_over_tcp(local: Callable[..., Local], server: socket.socket
 
 def test_it_connects_over_ipv6(local: Callable[..., Local]) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-        listener.settimeout(DEADLINE_SECONDS)
+        listener.settimeout(WAIT_SECONDS)
         converse(local(address=address_of(listener)), listener)
 
 
@@ -799,7 +795,7 @@ def test_it_connects_over_a_unix_socket(local: Callable[..., Local], tmp_path: P
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        listener.settimeout(DEADLINE_SECONDS)
+        listener.settimeout(WAIT_SECONDS)
         converse(local(address=UnixAddress(path)), listener)
 
 
@@ -882,7 +878,7 @@ def test_bytes_that_come_before_the_connection_wait_for_it(
     )
     accepted, _ = server.accept()
     with accepted:
-        accepted.settimeout(DEADLINE_SECONDS)
+        accepted.settimeout(WAIT_SECONDS)
         assert read_all(accepted) == b"early bytes"
     app.wait_ended()
     assert app.delivered_bytes == 11

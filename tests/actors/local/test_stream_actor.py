@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fakes import SSH_ADDRESS, Recorder, settle
-from tests.actors.kernel.helpers import watcher_of
+from tests.support.actors import settle, watcher_of
+from tests.support.fakes import SSH_ADDRESS, Recorder
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import ExitReason
 from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
@@ -20,7 +20,7 @@ from tunnelfleet.actors.tunnel.messages import (
 )
 
 if TYPE_CHECKING:
-    from tests.actors.kernel.helpers import Log
+    from tests.support.actors import Log
     from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.transport.connector import Connector
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
+from tests.support.actors import Log
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.net import daemon_threads
 from tunnelfleet.actors.net.daemon_threads import DaemonThreads
 
@@ -26,7 +27,7 @@ class Blocking:
 
     def __call__(self) -> None:
         self.started.add(threading.current_thread())
-        assert self.finish.wait(DEADLINE_SECONDS)
+        assert self.finish.wait(WAIT_SECONDS)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def blocking() -> Iterator[Blocking]:
 def pool() -> Iterator[DaemonThreads]:
     made = DaemonThreads(3, "test-pool")
     yield made
-    made.close(DEADLINE_SECONDS)
+    made.close(WAIT_SECONDS)
 
 
 def test_as_many_jobs_run_at_once_as_there_may_be_threads(
@@ -60,7 +61,7 @@ def test_a_thread_that_is_idle_takes_the_next_job(pool: DaemonThreads) -> None:
     for number in range(10):
         pool.submit(lambda: seen.add(threading.current_thread()))
         seen.wait(number + 1)
-        wait_until(lambda: pool._idle == 1)
+        eventually(lambda: pool._idle == 1)
     assert len(set(seen.items)) == 1
 
 
@@ -75,8 +76,8 @@ def test_a_job_that_raises_is_logged_and_ends_no_thread(
     with caplog.at_level(logging.ERROR):
         pool.submit(fail)
         pool.submit(done.set)
-        assert done.wait(DEADLINE_SECONDS)
-        wait_until(lambda: "a job of test-pool failed" in caplog.text)
+        assert done.wait(WAIT_SECONDS)
+        eventually(lambda: "a job of test-pool failed" in caplog.text)
 
 
 def test_closing_does_not_wait_longer_than_it_is_told(
@@ -100,7 +101,7 @@ def test_threads_without_work_end(pool: DaemonThreads, monkeypatch: pytest.Monke
     seen = Log()
     pool.submit(lambda: seen.add(threading.current_thread()))
     (thread,) = seen.wait(1)
-    thread.join(DEADLINE_SECONDS)
+    thread.join(WAIT_SECONDS)
     assert not thread.is_alive()
     pool.submit(lambda: seen.add(threading.current_thread()))
     assert seen.wait(2)[1] is not thread
@@ -117,7 +118,7 @@ def test_without_a_thread_a_job_is_refused(
     monkeypatch.undo()
     done = threading.Event()
     assert pool.submit(done.set)
-    assert done.wait(DEADLINE_SECONDS)
+    assert done.wait(WAIT_SECONDS)
 
 
 def test_with_one_thread_the_next_job_waits_for_it_if_the_system_gives_no_second(
@@ -133,4 +134,4 @@ def test_with_one_thread_the_next_job_waits_for_it_if_the_system_gives_no_second
     done = threading.Event()
     assert pool.submit(done.set)
     blocking.finish.set()
-    assert done.wait(DEADLINE_SECONDS)
+    assert done.wait(WAIT_SECONDS)

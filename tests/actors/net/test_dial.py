@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fakes import settle
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
-from tests.actors.servers import black_hole
+from tests.support.actors import Log, settle
+from tests.support.scripted_server import black_hole
+from tests.support.sockets import free_port, port_of
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
 from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.actors.net.dial import MAX_ADDRESSES, Dial, DialFailed, DialStep, interleave
@@ -62,7 +63,7 @@ class Dialler(DispatchedActor):
         self.dial.cancel()
 
 
-class Bench:
+class DialBench:
     """Dials, and knows which sockets were made for it."""
 
     def __init__(self, dispatcher: Dispatcher, connector: Connector) -> None:
@@ -71,7 +72,7 @@ class Bench:
         self.log = Log()
         self.ref: ActorRef[Any] | None = None
 
-    def dial(self, address: Any, **named: Any) -> Bench:
+    def dial(self, address: Any, **named: Any) -> DialBench:
         self.ref = Dialler.start(
             self.connector, address, self.log, dispatcher=self.dispatcher, **named
         )
@@ -105,8 +106,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(dispatcher: Dispatcher, connector: Connector) -> Iterator[Bench]:
-    made = Bench(dispatcher, connector)
+def bench(dispatcher: Dispatcher, connector: Connector) -> Iterator[DialBench]:
+    made = DialBench(dispatcher, connector)
     yield made
     made.close()
 
@@ -114,7 +115,7 @@ def bench(dispatcher: Dispatcher, connector: Connector) -> Iterator[Bench]:
 @pytest.fixture
 def server() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as made:
-        made.settimeout(DEADLINE_SECONDS)
+        made.settimeout(WAIT_SECONDS)
         yield made
 
 
@@ -122,17 +123,6 @@ def server() -> Iterator[socket.socket]:
 def hole() -> Iterator[int]:
     with black_hole() as port:
         yield port
-
-
-def port_of(server: socket.socket) -> int:
-    port: int = server.getsockname()[1]
-    return port
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return port_of(sock)
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *addresses: Any) -> None:
@@ -164,7 +154,7 @@ def test_families_take_turns(families: list[Any], expected: list[int]) -> None:
 
 
 def test_a_black_hole_costs_the_delay_and_no_more(
-    bench: Bench, server: socket.socket, hole: int, monkeypatch: pytest.MonkeyPatch
+    bench: DialBench, server: socket.socket, hole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names(monkeypatch, ("127.0.0.1", hole), ("127.0.0.1", port_of(server)))
     bench.dial(TcpAddress("two.example", 1), next_address_after_seconds=0.05)
@@ -172,7 +162,7 @@ def test_a_black_hole_costs_the_delay_and_no_more(
 
 
 def test_nothing_else_is_tried_before_the_delay_is_over(
-    bench: Bench, server: socket.socket, hole: int, monkeypatch: pytest.MonkeyPatch
+    bench: DialBench, server: socket.socket, hole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names(monkeypatch, ("127.0.0.1", hole), ("127.0.0.1", port_of(server)))
     bench.dial(TcpAddress("two.example", 1), next_address_after_seconds=LONG)
@@ -182,7 +172,7 @@ def test_nothing_else_is_tried_before_the_delay_is_over(
 
 
 def test_an_address_that_fails_is_followed_by_the_next_at_once(
-    bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+    bench: DialBench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = [("127.0.0.1", free_port()) for _ in range(3)]
     names(monkeypatch, *refused, ("127.0.0.1", port_of(server)))
@@ -191,7 +181,7 @@ def test_an_address_that_fails_is_followed_by_the_next_at_once(
 
 
 def test_the_losers_are_closed(
-    bench: Bench, server: socket.socket, hole: int, monkeypatch: pytest.MonkeyPatch
+    bench: DialBench, server: socket.socket, hole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[socket.socket] = []
 
@@ -210,7 +200,7 @@ def test_the_losers_are_closed(
 
 
 def test_a_name_with_hundreds_of_addresses_is_not_tried_out(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: DialBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[Any] = []
 
@@ -225,13 +215,13 @@ def test_a_name_with_hundreds_of_addresses_is_not_tried_out(
     assert len(tried) == MAX_ADDRESSES
 
 
-def test_the_last_failure_is_told(bench: Bench) -> None:
+def test_the_last_failure_is_told(bench: DialBench) -> None:
     bench.dial(TcpAddress("127.0.0.1", free_port()))
     assert bench.failure() == DialFailed("Connection refused")
 
 
 def test_localhost_is_connected_to_in_whatever_family_it_is(
-    bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+    bench: DialBench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_args: Any, **_named: Any) -> Any:
         raise AssertionError("nobody is to be asked for localhost")
@@ -241,7 +231,7 @@ def test_localhost_is_connected_to_in_whatever_family_it_is(
     assert bench.peer() == ("127.0.0.1", port_of(server))
 
 
-def test_a_unix_socket_is_dialled(bench: Bench, tmp_path: Any) -> None:
+def test_a_unix_socket_is_dialled(bench: DialBench, tmp_path: Any) -> None:
     path = str(tmp_path / "app.sock")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -254,7 +244,7 @@ def test_a_unix_socket_is_dialled(bench: Bench, tmp_path: Any) -> None:
 
 
 def test_the_source_address_may_be_a_name(
-    bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+    bench: DialBench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [
         (V6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
@@ -267,18 +257,18 @@ def test_the_source_address_may_be_a_name(
     assert peer[0] == "127.0.0.3"
 
 
-def test_a_source_of_another_family_is_told(bench: Bench, server: socket.socket) -> None:
+def test_a_source_of_another_family_is_told(bench: DialBench, server: socket.socket) -> None:
     bench.dial(TcpAddress("127.0.0.1", port_of(server)), local_bind="::1")
     assert bench.failure().reason == "Cannot assign requested address"
 
 
 def test_a_slow_source_name_does_not_hold_up_the_dispatcher(
-    bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+    bench: DialBench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = threading.Event()
 
     def slow(_host: str, port: int, **_named: Any) -> list[Any]:
-        assert answer.wait(DEADLINE_SECONDS)
+        assert answer.wait(WAIT_SECONDS)
         return [(V4, socket.SOCK_STREAM, 6, "", ("127.0.0.3", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
@@ -292,7 +282,7 @@ def test_a_slow_source_name_does_not_hold_up_the_dispatcher(
 
 
 def test_what_was_prepared_is_not_looked_up_again(
-    bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+    bench: DialBench, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -312,7 +302,7 @@ def test_what_was_prepared_is_not_looked_up_again(
 
 @pytest.mark.parametrize("where", ["look-up", "connect", "between two addresses"])
 def test_given_up_it_says_nothing_and_leaves_nothing(
-    bench: Bench,
+    bench: DialBench,
     server: socket.socket,
     hole: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -326,7 +316,7 @@ def test_given_up_it_says_nothing_and_leaves_nothing(
 
     def look_up(*_args: Any, **_named: Any) -> list[Any]:
         if where == "look-up":
-            assert answer.wait(DEADLINE_SECONDS)
+            assert answer.wait(WAIT_SECONDS)
         return found[:1] if where == "connect" else found
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
@@ -334,9 +324,7 @@ def test_given_up_it_says_nothing_and_leaves_nothing(
         bench.dial(TcpAddress("two.example", 1), next_address_after_seconds=0.02)
         assert bench.ref is not None
         if where != "look-up":
-            bench.connector.names.look_up("another.example", 1, "t").outcome.result(
-                DEADLINE_SECONDS
-            )
+            bench.connector.names.look_up("another.example", 1, "t").outcome.result(WAIT_SECONDS)
             settle(bench.dispatcher)
         bench.ref.ask(Dial.cancel)
         answer.set()
@@ -354,7 +342,7 @@ def test_given_up_it_says_nothing_and_leaves_nothing(
 
 @pytest.mark.parametrize("end", ["open", "failed", "given up", "looked up"])
 def test_a_dial_that_is_over_keeps_nobody(
-    bench: Bench, server: socket.socket, monkeypatch: pytest.MonkeyPatch, end: str
+    bench: DialBench, server: socket.socket, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     """An actor has its dial; if the dial had the actor, neither were freed by its count."""
     names(monkeypatch, ("127.0.0.1", port_of(server)))
@@ -375,7 +363,7 @@ def test_a_dial_that_is_over_keeps_nobody(
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 @pytest.mark.parametrize("call", ["socket", "connect_ex", "add_writer"])
 def test_without_a_descriptor_it_fails_as_expected(
-    bench: Bench,
+    bench: DialBench,
     hole: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
+from tests.support.actors import Log
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
 from tunnelfleet.actors.net import name_lookup
 from tunnelfleet.actors.net.name_lookup import (
@@ -34,7 +35,7 @@ class NameServer:
     def __call__(self, host: str, port: int, *_args: Any, **_named: Any) -> list[Any]:
         self.asked.add((host, port))
         if host.startswith("slow"):
-            assert self.answer.wait(DEADLINE_SECONDS)
+            assert self.answer.wait(WAIT_SECONDS)
         if host.startswith("none"):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         if host.startswith("broken"):
@@ -59,7 +60,7 @@ def names(server: NameServer) -> Iterator[NameLookups]:
 
 
 def answer(names: NameLookups, host: str, port: int = 22, tunnel: str = "t") -> Resolved:
-    return names.look_up(host, port, tunnel).outcome.result(DEADLINE_SECONDS)
+    return names.look_up(host, port, tunnel).outcome.result(WAIT_SECONDS)
 
 
 # -- what needs no look-up
@@ -138,7 +139,7 @@ def test_those_who_ask_for_the_same_are_answered_together(
     server.asked.wait(1)
     server.answer.set()
     for asker in askers:
-        assert asker.outcome.result(DEADLINE_SECONDS).addresses
+        assert asker.outcome.result(WAIT_SECONDS).addresses
     assert server.asked.items == [("slow.example", 22)]
 
 
@@ -151,7 +152,7 @@ def test_what_nobody_wants_any_more_is_dropped(names: NameLookups, server: NameS
         asker.give_up()
     server.answer.set()
     for asker in running:
-        asker.outcome.result(DEADLINE_SECONDS)
+        asker.outcome.result(WAIT_SECONDS)
     assert answer(names, "slow.example", 7).addresses
     assert {port for _host, port in server.asked.items} == {*range(LOOKUPS_PER_NAME), 7}
     assert not names._queries
@@ -166,7 +167,7 @@ def test_one_who_gives_up_takes_nothing_from_the_others(
     second = names.look_up("slow.example", 22, "t")
     first.give_up()
     server.answer.set()
-    assert second.outcome.result(DEADLINE_SECONDS).addresses
+    assert second.outcome.result(WAIT_SECONDS).addresses
     assert not first.outcome.done()
 
 
@@ -177,7 +178,7 @@ def test_one_that_runs_is_joined_although_those_who_wanted_it_have_gone(
     server.asked.wait(1)
     later = names.look_up("slow.example", 22, "t")
     server.answer.set()
-    assert later.outcome.result(DEADLINE_SECONDS).addresses
+    assert later.outcome.result(WAIT_SECONDS).addresses
     assert server.asked.items == [("slow.example", 22)]
 
 
@@ -212,7 +213,7 @@ def test_a_name_that_was_quick_finds_a_thread_whatever_the_others_do(
     answer(names, "service.example", 443, "good")
     for number in range(40):
         names.look_up(f"slow-{number}.example", 22, f"bad {number}")
-    wait_until(lambda: len(server.asked.items) >= 6)
+    eventually(lambda: len(server.asked.items) >= 6)
     assert answer(names, "service.example", 443, "good").addresses
 
 
@@ -226,7 +227,7 @@ def test_closing_waits_for_no_look_up(names: NameLookups, server: NameServer) ->
     names.close()
     assert not server.answer.is_set(), "the server is still silent"
     server.answer.set()
-    wait_until(lambda: not names._queries)
+    eventually(lambda: not names._queries)
     assert not any(asker.outcome.done() for asker in (running, *waiting))
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.kernel.helpers import wait_until
-from tests.forks import idle_child
+from tests.support.forks import idle_child
+from tests.support.waiting import eventually
 from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     TCP_NOTSENT_LOWAT,
@@ -226,7 +226,7 @@ def test_what_was_written_is_undelivered_until_the_other_side_has_room_for_it(pa
     read = 0
     while read < written:
         read += len(theirs.recv(1_048_576))
-    wait_until(lambda: undelivered_bytes(ours) == 0)
+    eventually(lambda: undelivered_bytes(ours) == 0)
 
 
 def test_a_unix_socket_has_nothing_undelivered() -> None:
@@ -242,7 +242,7 @@ def test_what_nobody_can_be_given_any_more_is_not_waited_for(pair: Pair) -> None
         while True:
             ours.send(b"x" * 65_536)
     abort_quietly(theirs)
-    wait_until(lambda: undelivered_bytes(ours) == 0)
+    eventually(lambda: undelivered_bytes(ours) == 0)
 
 
 def test_who_is_there_has_not_hung_up(either: Pair) -> None:
@@ -261,7 +261,7 @@ def test_who_has_reset_or_closed_both_directions_has_hung_up(either: Pair) -> No
     ours, theirs = either
     theirs.shutdown(socket.SHUT_WR)
     abort_quietly(theirs)
-    wait_until(lambda: has_hung_up(ours))
+    eventually(lambda: has_hung_up(ours))
     assert has_hung_up(ours), "to look at it takes nothing away"
 
 
@@ -269,4 +269,4 @@ def test_who_has_closed_after_both_ends_has_hung_up(either: Pair) -> None:
     ours, theirs = either
     ours.shutdown(socket.SHUT_WR)
     theirs.close()
-    wait_until(lambda: has_hung_up(ours))
+    eventually(lambda: has_hung_up(ours))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.attempter import Attempter
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
-from tests.actors.servers import Peer
+from tests.support.actors import Log
+from tests.support.attempter import Attempter
+from tests.support.scripted_server import Peer
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.transport.attempt import (
     FRESH_SECONDS,
     ConnectAttempt,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-    from tests.actors.servers import ScriptedServer
+    from tests.support.scripted_server import ScriptedServer
     from tunnelfleet.actors.kernel import Dispatcher
 
     Serve = Callable[..., ScriptedServer]
@@ -77,7 +78,7 @@ def test_a_name_is_looked_up_before_the_permit_and_anew_if_that_took_long(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     endpoint = Endpoint("ws", "tunnels.example", 80)
     ref = begin(dispatcher, connector, endpoint, waited_seconds=waited_seconds)
-    assert reached.wait(DEADLINE_SECONDS)
+    assert reached.wait(WAIT_SECONDS)
     assert len(asked.items) == look_ups
     ref.stop()
 
@@ -96,7 +97,7 @@ def test_out_of_time_it_says_how_far_it_came(
     reached = threading.Event()
     endpoint = serve(silent(reached)).endpoint
     ref = begin(dispatcher, connector, endpoint)
-    assert reached.wait(DEADLINE_SECONDS)
+    assert reached.wait(WAIT_SECONDS)
     lost = ref.ask(lambda attempt: attempt.timed_out())
     assert (lost.label, lost.was_established) == ("connect_timeout", False)
     text = f"no connection to {endpoint} after 12.5 s (WebSocket handshake): "
@@ -123,7 +124,7 @@ def test_after_the_dial_it_keeps_no_token(
 ) -> None:
     reached = threading.Event()
     ref = begin(dispatcher, connector, serve(silent(reached)).endpoint)
-    assert reached.wait(DEADLINE_SECONDS)
+    assert reached.wait(WAIT_SECONDS)
 
     def kept(attempt: ConnectAttempt) -> list[Any]:
         return [getattr(attempt, name) for name in ConnectAttempt.__slots__]
@@ -135,7 +136,7 @@ def test_after_the_dial_it_keeps_no_token(
 def test_its_failure_comes_as_a_message(dispatcher: Dispatcher, connector: Connector) -> None:
     log = Log()
     ref = begin(dispatcher, connector, Endpoint("ws", "127.0.0.1", 1), log)
-    wait_until(lambda: bool(log.items))
+    eventually(lambda: bool(log.items))
     (outcome,) = log.items
     assert isinstance(outcome, ConnectFailed)
     assert "cannot reach ws://127.0.0.1:1: Connection refused" in str(outcome.error)

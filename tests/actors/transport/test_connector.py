@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.attempter import Attempter
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log
-from tests.actors.servers import BINARY, Peer, ScriptedServer
+from tests.support.actors import Log
+from tests.support.attempter import Attempter
+from tests.support.scripted_server import BINARY, Peer, ScriptedServer, hold_open
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.addresses import HttpProxy
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.transport.connector import (
@@ -60,18 +61,13 @@ def failure(connector: Connector, endpoint: Endpoint, **changes: Any) -> Handsha
     return outcome.error
 
 
-def hold(peer: Peer) -> None:
-    peer.upgrade()
-    peer.wait_closed()
-
-
 # -- success
 
 
 def test_an_upgrade_gives_the_connection_and_its_channel_id(
     serve: Serve, connector: Connector
 ) -> None:
-    server = serve(hold)
+    server = serve(hold_open)
     outcome = attempt(connector, server.endpoint)
     assert isinstance(outcome, Connected)
     assert outcome.channel_id == "c0ffee"
@@ -79,7 +75,7 @@ def test_an_upgrade_gives_the_connection_and_its_channel_id(
 
 
 def test_the_request_is_what_the_protocol_says(serve: Serve, connector: Connector) -> None:
-    server = serve(hold)
+    server = serve(hold_open)
     outcome = attempt(connector, server.endpoint)
     assert isinstance(outcome, Connected)
     outcome.sock.close()
@@ -104,7 +100,7 @@ def test_frames_behind_the_answer_are_not_lost(serve: Serve, connector: Connecto
     outcome = attempt(connector, serve(script).endpoint)
     assert isinstance(outcome, Connected)
     sock = outcome.sock
-    sock.settimeout(DEADLINE_SECONDS)
+    sock.settimeout(WAIT_SECONDS)
     assert sock.recv(100) == b"\x82\x07at once"
     outcome.sock.close()
 
@@ -113,7 +109,7 @@ def test_tls_is_verified_and_used(
     serve: Serve, connector: Connector, tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
     server_context, client_context = tls
-    server = serve(hold, tls=server_context)
+    server = serve(hold_open, tls=server_context)
     outcome = attempt(connector, server.endpoint, ssl_context=client_context)
     assert isinstance(outcome, Connected)
     assert isinstance(outcome.sock, ssl.SSLSocket)
@@ -164,7 +160,7 @@ def test_a_body_that_echoes_the_tokens_does_not_show_them(
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
 def test_a_redirect_is_not_followed(serve: Serve, connector: Connector, status: str) -> None:
     """It would carry the token to a host that nobody named."""
-    elsewhere = serve(hold)
+    elsewhere = serve(hold_open)
 
     def script(peer: Peer) -> None:
         peer.read_request()
@@ -262,7 +258,7 @@ def test_a_host_that_does_not_exist_says_so(connector: Connector) -> None:
 def test_a_certificate_that_nobody_vouches_for_is_a_failure(
     serve: Serve, connector: Connector, tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
-    server = ScriptedServer(hold, tls=tls[0])
+    server = ScriptedServer(hold_open, tls=tls[0])
     server.__enter__()
     try:
         error = failure(connector, server.endpoint, ssl_context=ssl.create_default_context())
@@ -337,7 +333,7 @@ def copy(source: socket.socket, target: socket.socket) -> None:
 def test_a_proxy_is_asked_to_connect(
     serve: Serve, connector: Connector, tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
-    server = serve(hold, tls=tls[0])
+    server = serve(hold_open, tls=tls[0])
     proxy = serve(proxy_to(lambda: server.port))
     outcome = attempt(
         connector,
@@ -356,7 +352,7 @@ def test_a_proxy_is_asked_to_connect(
 
 
 def test_a_proxy_without_credentials_is_given_none(serve: Serve, connector: Connector) -> None:
-    server = serve(hold)
+    server = serve(hold_open)
     proxy = serve(proxy_to(lambda: server.port))
     outcome = attempt(connector, server.endpoint, http_proxy=HttpProxy("127.0.0.1", proxy.port))
     assert isinstance(outcome, Connected)
@@ -437,14 +433,14 @@ def test_a_cancelled_attempt_ends_at_once_and_closes_its_socket(
     scheme = "wss" if stage == "tls" else "ws"
     request = request_to(Endpoint(scheme, "127.0.0.1", server.port), **changes)
     ref = Attempter.start(connector, request, Log(), dispatcher=dispatcher)
-    assert reached.wait(DEADLINE_SECONDS)
+    assert reached.wait(WAIT_SECONDS)
     ref.stop()
-    assert closed.wait(DEADLINE_SECONDS)
+    assert closed.wait(WAIT_SECONDS)
 
 
 def connected_pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair()
-    theirs.settimeout(DEADLINE_SECONDS)
+    theirs.settimeout(WAIT_SECONDS)
     return ours, theirs
 
 
@@ -453,13 +449,13 @@ def test_a_job_that_is_cancelled_before_it_begins_says_nothing_and_closes() -> N
     connector = Connector(1)
     ours, theirs = connected_pair()
     try:
-        connector._pool.submit(lambda: (running.set(), blocker.wait(DEADLINE_SECONDS)))
-        assert running.wait(DEADLINE_SECONDS)
+        connector._pool.submit(lambda: (running.set(), blocker.wait(WAIT_SECONDS)))
+        assert running.wait(WAIT_SECONDS)
         job, outcome = connector.connect(request_to(Endpoint("ws", "127.0.0.1", 1)), ours)
         job.cancel()
         assert theirs.recv(1) == b"", "closed at once, without waiting for a thread"
         blocker.set()
-        assert isinstance(outcome.result(DEADLINE_SECONDS), ConnectFailed)
+        assert isinstance(outcome.result(WAIT_SECONDS), ConnectFailed)
     finally:
         blocker.set()
         connector.close()
@@ -487,16 +483,16 @@ def test_a_connection_that_nobody_takes_is_closed(serve: Serve, connector: Conne
     server = serve(script)
     sock = socket.create_connection(("127.0.0.1", server.port))
     _job, outcome = connector.connect(request_to(server.endpoint), sock)
-    outcome.result(DEADLINE_SECONDS)
+    outcome.result(WAIT_SECONDS)
     discard(outcome)
-    assert closed.wait(DEADLINE_SECONDS)
+    assert closed.wait(WAIT_SECONDS)
 
 
 def test_nothing_is_discarded_of_a_failure_or_a_cancelled_outcome(connector: Connector) -> None:
     ours, theirs = connected_pair()
     theirs.close()
     _job, outcome = connector.connect(request_to(Endpoint("ws", "127.0.0.1", 1)), ours)
-    outcome.result(DEADLINE_SECONDS)
+    outcome.result(WAIT_SECONDS)
     discard(outcome)
     never: Future[Any] = Future()
     never.cancel()

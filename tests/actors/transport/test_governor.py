@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from tests.actors.fakes import Recorder, settle
-from tests.actors.kernel.helpers import Log
+from tests.support.actors import Log, settle
+from tests.support.fakes import Recorder
 from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.tunnel.messages import PermitGranted, ReleasePermit, RequestPermit
 

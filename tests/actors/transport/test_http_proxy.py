@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.addresses import HttpProxy
 from tunnelfleet.actors.transport.http_proxy import (
     MAX_ANSWER_BYTES,
@@ -25,7 +25,7 @@ from tunnelfleet.proto import Endpoint, HandshakeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.actors.servers import Peer, ScriptedServer
+    from tests.support.scripted_server import Peer, ScriptedServer
 
     Serve = Callable[..., ScriptedServer]
     Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
@@ -45,7 +45,7 @@ def ask(serve: Serve, *answers: bytes, proxy: HttpProxy | None = None) -> Peer:
 
     server = serve(script)
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.settimeout(DEADLINE_SECONDS)
+        sock.settimeout(WAIT_SECONDS)
         connect_through(sock, ENDPOINT, proxy or HttpProxy("proxy.example", 3128), "agent/1")
     peer: Peer = server.peers.items[0]
     return peer
@@ -79,7 +79,7 @@ def test_any_2xx_is_a_connection(serve: Serve, answers: list[bytes]) -> None:
 def test_what_follows_the_answer_is_left_to_the_service(serve: Serve) -> None:
     server = serve(lambda peer: (peer.read_request(), peer.send(head("200 OK") + b"first")))
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.settimeout(DEADLINE_SECONDS)
+        sock.settimeout(WAIT_SECONDS)
         connect_through(sock, ENDPOINT, HttpProxy("p", 1), "agent/1")
         assert sock.recv(100, socket.MSG_WAITALL) == b"first"
 
@@ -204,7 +204,7 @@ def nested(tls: Contexts) -> Iterator[Nested]:
     server_context, client_context = tls
     near, far = socket.socketpair()
     for sock in (near, far):
-        sock.settimeout(DEADLINE_SECONDS)
+        sock.settimeout(WAIT_SECONDS)
     server = TlsServer(far, server_context)
     thread = threading.Thread(target=server.handshake)
     thread.start()
@@ -228,8 +228,8 @@ def test_it_carries_bytes_both_ways(nested: Nested) -> None:
 
 def test_the_inner_certificate_is_checked(tls: Contexts) -> None:
     near, far = socket.socketpair()
-    near.settimeout(DEADLINE_SECONDS)
-    far.settimeout(DEADLINE_SECONDS)
+    near.settimeout(WAIT_SECONDS)
+    far.settimeout(WAIT_SECONDS)
     server = TlsServer(far, tls[0])
 
     def handshake() -> None:
@@ -265,7 +265,7 @@ def test_without_blocking_it_says_what_it_waits_for(nested: Nested) -> None:
                 # Nobody read so far: from here on somebody does.
                 reader.start()
             client.setblocking(True)
-            client.settimeout(DEADLINE_SECONDS)
+            client.settimeout(WAIT_SECONDS)
     reader.join()
     assert blocked, "all fitted into the buffers"
     assert received[0] == data
@@ -294,8 +294,8 @@ def test_shut_down_it_sends_nothing_more(nested: Nested) -> None:
 
 def test_a_handshake_that_is_cut_is_an_error(tls: Contexts) -> None:
     near, far = socket.socketpair()
-    near.settimeout(DEADLINE_SECONDS)
-    far.settimeout(DEADLINE_SECONDS)
+    near.settimeout(WAIT_SECONDS)
+    far.settimeout(WAIT_SECONDS)
     server = tls[0].wrap_socket(far, server_side=True, do_handshake_on_connect=False)
 
     def handshake() -> None:

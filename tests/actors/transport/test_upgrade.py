@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import websocket
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS
-from tests.actors.servers import ACCEPT_GUID, Peer
+from tests.support.scripted_server import ACCEPT_GUID, Peer
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.transport.upgrade import MAX_HEADER_BYTES, UpgradeAnswer, read_head, upgrade
 from tunnelfleet.proto import Endpoint, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.actors.servers import ScriptedServer
+    from tests.support.scripted_server import ScriptedServer
 
     Serve = Callable[..., ScriptedServer]
 
@@ -36,7 +36,7 @@ def dial() -> Iterator[Callable[[ScriptedServer], socket.socket]]:
     made: list[socket.socket] = []
 
     def connect(server: ScriptedServer) -> socket.socket:
-        made.append(socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS))
+        made.append(socket.create_connection(("127.0.0.1", server.port), WAIT_SECONDS))
         return made[-1]
 
     yield connect

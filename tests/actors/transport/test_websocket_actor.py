@@ -10,10 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fakes import Recorder, make_config, settle, start_watched
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
-from tests.actors.servers import BINARY, CLOSE, CONT, PING, PONG, TEXT, Peer, ScriptedServer, frame
-from tests.actors.transcripts import to_message, to_text
+from tests.support.actors import Log, settle
+from tests.support.fakes import Recorder, make_config, start_watched
+from tests.support.frames import frame
+from tests.support.scripted_server import (
+    BINARY,
+    CLOSE,
+    CONT,
+    PING,
+    PONG,
+    TEXT,
+    Peer,
+    ScriptedServer,
+    hold_open,
+)
+from tests.support.transcripts import to_frame, to_message, to_text
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.kernel import ChildReady
@@ -36,7 +48,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Transmit,
     Written,
 )
-from tunnelfleet.proto import ConnectionLost, Endpoint, Mode, TunnelClosed, encode_frame
+from tunnelfleet.proto import ConnectionLost, Endpoint, Mode, TunnelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,7 +120,7 @@ class Client:
         return [to_text(message) for item in found for message in item.messages]
 
     def receives(self, *texts: str) -> None:
-        wait_until(lambda: len(self.received) >= len(texts))
+        eventually(lambda: len(self.received) >= len(texts))
         assert self.received == list(texts)
 
     def lost(self) -> ConnectionLost:
@@ -138,36 +150,27 @@ def connect(dispatcher: Dispatcher, connector: Connector) -> Iterator[Connect]:
             each.ref.stop()
 
 
-def hold(peer: Peer) -> None:
-    peer.upgrade()
-    peer.wait_closed()
-
-
 def after_upgrade(*wire: bytes) -> Callable[[Peer], None]:
     """A service that sends these bytes and waits."""
 
     def script(peer: Peer) -> None:
         peer.upgrade()
-        for data in wire:
-            peer.send(data)
+        for data_frame in wire:
+            peer.send(data_frame)
         peer.wait_closed()
 
     return script
 
 
-def tunnel_frame(text: str) -> bytes:
-    return encode_frame(to_message(text))
-
-
-def data(text: str) -> bytes:
-    return frame(BINARY, tunnel_frame(text))
+def data_frame(text: str) -> bytes:
+    return frame(BINARY, to_frame(text))
 
 
 # -- connecting
 
 
 def test_it_asks_for_a_permit_and_does_not_connect_before(serve: Serve, connect: Connect) -> None:
-    server = serve(hold)
+    server = serve(hold_open)
     client = connect(server, granted=False)
     assert client.to_governor.items == [RequestPermit(client.ref, str(server.endpoint), "press-4")]
     assert server.peers.items == []
@@ -180,7 +183,7 @@ def test_it_asks_for_a_permit_and_does_not_connect_before(serve: Serve, connect:
 def test_an_established_connection_is_told_and_the_permit_given_back(
     serve: Serve, connect: Connect
 ) -> None:
-    client = connect(serve(hold))
+    client = connect(serve(hold_open))
     (established,) = client.told(ConnectionEstablished)
     assert established == (EPOCH, client.ref, "c0ffee")
     settle(client.dispatcher)
@@ -190,14 +193,14 @@ def test_an_established_connection_is_told_and_the_permit_given_back(
 
 
 def test_without_a_governor_it_cannot_go_on(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(hold), granted=False)
+    client = connect(serve(hold_open), granted=False)
     client.governor.stop()
     error = client.lost()
     assert (error.label, error.was_established) == ("connect_failed", False)
 
 
 def test_the_governor_s_end_does_not_hurt_a_connection(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(hold)).established()
+    client = connect(serve(hold_open)).established()
     client.governor.stop()
     settle(client.dispatcher)
     assert client.ref.is_alive()
@@ -272,15 +275,15 @@ def test_a_stop_while_connecting_closes_what_was_begun(serve: Serve, connect: Co
         closed.set()
 
     client = connect(serve(script), connect_timeout_seconds=60.0)
-    assert reached.wait(DEADLINE_SECONDS)
+    assert reached.wait(WAIT_SECONDS)
     client.ref.stop()
-    assert closed.wait(DEADLINE_SECONDS)
+    assert closed.wait(WAIT_SECONDS)
 
 
 def test_an_abandoned_attempt_ends_with_the_label_it_is_given(
     serve: Serve, connect: Connect
 ) -> None:
-    client = connect(serve(hold), granted=False)
+    client = connect(serve(hold_open), granted=False)
     client.tell(Abandon("token_replaced", TunnelClosed("its token was replaced")))
     error = client.lost()
     assert (error.label, str(error)) == ("token_replaced", "its token was replaced")
@@ -290,19 +293,23 @@ def test_an_abandoned_attempt_ends_with_the_label_it_is_given(
 
 
 def test_messages_are_told_as_they_come(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(after_upgrade(data("SERVICE_IDS SSH"), data("STREAM_START SSH 1/1"))))
+    client = connect(
+        serve(after_upgrade(data_frame("SERVICE_IDS SSH"), data_frame("STREAM_START SSH 1/1")))
+    )
     client.receives("SERVICE_IDS SSH", "STREAM_START SSH 1/1")
 
 
 def test_the_size_that_is_told_is_that_of_the_payloads(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(after_upgrade(data("DATA SSH 1/1 hello") + data("DATA SSH 1/1 abc"))))
+    client = connect(
+        serve(after_upgrade(data_frame("DATA SSH 1/1 hello") + data_frame("DATA SSH 1/1 abc")))
+    )
     client.receives("DATA SSH 1/1 hello", "DATA SSH 1/1 abc")
     assert sum(len(m.payload) for item in client.told(Received) for m in item.messages) == 8
 
 
 def test_tunnel_frames_may_lie_anyhow_in_websocket_frames(serve: Serve, connect: Connect) -> None:
     texts = ["STREAM_START SSH 1/1", "DATA SSH 1/1 hello", "CONNECTION_RESET SSH 1/1"]
-    stream = b"".join(map(tunnel_frame, texts))
+    stream = b"".join(map(to_frame, texts))
     thirds = [stream[:10], stream[10:11], stream[11:]]
     wire = frame(BINARY, thirds[0], fin=False) + frame(PING) + frame(CONT, thirds[1])
     client = connect(serve(after_upgrade(wire + frame(BINARY, thirds[2]))))
@@ -310,7 +317,7 @@ def test_tunnel_frames_may_lie_anyhow_in_websocket_frames(serve: Serve, connect:
 
 
 def test_frames_may_come_byte_by_byte(serve: Serve, connect: Connect) -> None:
-    wire = data("DATA SSH 1/1 hello") + data("DATA SSH 1/1 world")
+    wire = data_frame("DATA SSH 1/1 hello") + data_frame("DATA SSH 1/1 world")
     client = connect(serve(after_upgrade(*(bytes([byte]) for byte in wire))))
     client.receives("DATA SSH 1/1 hello", "DATA SSH 1/1 world")
 
@@ -318,7 +325,7 @@ def test_frames_may_come_byte_by_byte(serve: Serve, connect: Connect) -> None:
 @pytest.mark.parametrize("secure", [False, True])
 def test_much_data_comes_whole(serve: Serve, connect: Connect, tls: Contexts, secure: bool) -> None:
     texts = ["DATA SSH 1/1 <64512>"] * 100
-    server = serve(after_upgrade(*map(data, texts)), tls=tls[0] if secure else None)
+    server = serve(after_upgrade(*map(data_frame, texts)), tls=tls[0] if secure else None)
     connect(server, tls[1]).receives(*texts)
 
 
@@ -335,7 +342,7 @@ VIOLATIONS = {
 def test_a_service_that_breaks_the_protocol_is_left(
     serve: Serve, connect: Connect, wire: bytes
 ) -> None:
-    client = connect(serve(after_upgrade(data("DATA SSH 1/1 before") + wire)))
+    client = connect(serve(after_upgrade(data_frame("DATA SSH 1/1 before") + wire)))
     error = client.lost()
     assert (error.label, error.was_established) == ("protocol_error", True)
     settle(client.dispatcher)
@@ -344,7 +351,7 @@ def test_a_service_that_breaks_the_protocol_is_left(
 
 @pytest.mark.parametrize("payload", [b"", b"\x03\xe8bye"])
 def test_a_close_ends_the_connection(serve: Serve, connect: Connect, payload: bytes) -> None:
-    client = connect(serve(after_upgrade(data("SESSION_RESET") + frame(CLOSE, payload))))
+    client = connect(serve(after_upgrade(data_frame("SESSION_RESET") + frame(CLOSE, payload))))
     error = client.lost()
     assert (error.label, error.was_established) == ("closed", True)
     assert client.received == ["SESSION_RESET"]
@@ -353,7 +360,7 @@ def test_a_close_ends_the_connection(serve: Serve, connect: Connect, payload: by
 def test_an_end_of_tcp_is_a_lost_connection(serve: Serve, connect: Connect) -> None:
     def script(peer: Peer) -> None:
         peer.upgrade()
-        peer.send(data("DATA SSH 1/1 last words"))
+        peer.send(data_frame("DATA SSH 1/1 last words"))
 
     client = connect(serve(script))
     assert client.lost().label == "lost"
@@ -379,7 +386,7 @@ def test_a_held_connection_is_not_read(
         nonlocal total
         peer.upgrade()
         peer.sock.settimeout(0.5)
-        wire = data("DATA SSH 1/1 <64512>")
+        wire = data_frame("DATA SSH 1/1 <64512>")
         rest = b""
         while total < 500 or rest:
             rest = rest or wire
@@ -390,7 +397,7 @@ def test_a_held_connection_is_not_read(
                 break
             rest = rest[sent:]
             total += not rest
-        peer.sock.settimeout(DEADLINE_SECONDS)
+        peer.sock.settimeout(WAIT_SECONDS)
         if rest:
             peer.send(rest)
             total += 1
@@ -401,12 +408,12 @@ def test_a_held_connection_is_not_read(
     client.ref.tell(PermitGranted())
     client.established()
     client.tell(PauseReading())
-    assert blocked.wait(DEADLINE_SECONDS), "nothing held the service up"
+    assert blocked.wait(WAIT_SECONDS), "nothing held the service up"
     settle(client.dispatcher)
     before = len(client.received)
     assert before < 300
     client.tell(ResumeReading())
-    wait_until(lambda: len(client.received) == total)
+    eventually(lambda: len(client.received) == total)
     assert total > before
 
 
@@ -421,7 +428,9 @@ def test_a_pause_in_the_middle_of_what_was_read_loses_nothing(
     """What has left the kernel makes no socket ready: the actor has to go on by itself."""
     monkeypatch.setattr(websocket_actor, "TURN_FRAMES", 7)
     count = 400
-    server = serve(after_upgrade(data("DATA SSH 1/1 x") * count), tls=tls[0] if secure else None)
+    server = serve(
+        after_upgrade(data_frame("DATA SSH 1/1 x") * count), tls=tls[0] if secure else None
+    )
     client = connect(server, tls[1]).established()
     actor = client.ref.cell.actor
     held = threading.Event()
@@ -434,12 +443,12 @@ def test_a_pause_in_the_middle_of_what_was_read_loses_nothing(
             client.dispatcher.loop.call_soon(hold_in_the_middle)
 
     client.dispatcher.call_soon(hold_in_the_middle)
-    wait_until(lambda: held.is_set() or len(client.received) == count)
+    eventually(lambda: held.is_set() or len(client.received) == count)
     settle(client.dispatcher)
     if held.is_set():
         assert len(client.received) < count
     client.tell(ResumeReading())
-    wait_until(lambda: len(client.received) == count)
+    eventually(lambda: len(client.received) == count)
 
 
 def test_a_held_connection_still_sends(serve: Serve, connect: Connect) -> None:
@@ -480,7 +489,7 @@ def test_each_message_is_a_websocket_message_of_its_own(
     client = connect(serve(recording(got), tls=tls[0] if secure else None), tls[1]).established()
     texts = ["STREAM_START SSH 1/1", "DATA SSH 1/1 hello", "CONNECTION_RESET SSH 1/1"]
     client.tell(Transmit([to_message(text) for text in texts]))
-    assert got.wait(3) == [(BINARY, tunnel_frame(text)) for text in texts]
+    assert got.wait(3) == [(BINARY, to_frame(text)) for text in texts]
     assert sum(item.messages for item in client.told(Written)) == 3
 
 
@@ -494,7 +503,7 @@ def test_a_service_that_does_not_read_gets_what_fits_and_the_rest_when_it_does(
 
     def script(peer: Peer) -> None:
         peer.upgrade()
-        go_on.wait(DEADLINE_SECONDS)
+        go_on.wait(WAIT_SECONDS)
         for _ in range(count):
             got.add(to_text(peer.read_message()))
         peer.wait_closed()
@@ -516,7 +525,7 @@ def test_a_service_that_does_not_read_gets_what_fits_and_the_rest_when_it_does(
 
 
 def test_the_low_water_mark_is_set_and_changed(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(hold), notsent_low_water_bytes=50_000).established()
+    client = connect(serve(hold_open), notsent_low_water_bytes=50_000).established()
     sock = client.ref.cell.actor._socket
     assert sock.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT) == 50_000
     client.tell(SetLowWater(10_000))
@@ -543,7 +552,7 @@ def test_tls_that_wants_to_read_before_it_writes_goes_on_after(
     answered = threading.Event()
     client = connect(serve(script))
     client.established()
-    assert answered.wait(DEADLINE_SECONDS)
+    assert answered.wait(WAIT_SECONDS)
     settle(client.dispatcher)
     actor = client.ref.cell.actor
     real = actor._socket
@@ -569,7 +578,7 @@ def test_tls_that_wants_to_read_before_it_writes_goes_on_after(
     client.tell(Transmit([to_message("DATA SSH 1/1 hello")]))
     assert got.items == []
     client.dispatcher.call_soon(actor._on_readable)
-    assert got.wait(1) == [tunnel_frame("DATA SSH 1/1 hello")]
+    assert got.wait(1) == [to_frame("DATA SSH 1/1 hello")]
 
 
 # -- pings
@@ -589,7 +598,7 @@ def test_a_ping_is_answered_with_its_payload(serve: Serve, connect: Connect) -> 
 
 
 def test_an_unsolicited_pong_is_nothing(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(after_upgrade(frame(PONG, b"?") + data("SERVICE_IDS SSH"))))
+    client = connect(serve(after_upgrade(frame(PONG, b"?") + data_frame("SERVICE_IDS SSH"))))
     client.receives("SERVICE_IDS SSH")
     assert client.stats.ping_seconds.count == 0
 
@@ -606,12 +615,12 @@ def test_it_pings_without_a_payload_and_measures_the_answer(serve: Serve, connec
 
     client = connect(serve(script), ping_interval_seconds=0.05, pong_timeout_seconds=5.0)
     assert got.wait(3) == [(PING, b"")] * 3
-    wait_until(lambda: client.stats.ping_seconds.count >= 3)
+    eventually(lambda: client.stats.ping_seconds.count >= 3)
     assert 0 <= client.stats.ping_seconds.total < 15
 
 
 def test_a_service_that_answers_no_ping_is_dead(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(hold), ping_interval_seconds=0.05, pong_timeout_seconds=0.2)
+    client = connect(serve(hold_open), ping_interval_seconds=0.05, pong_timeout_seconds=0.2)
     error = client.lost()
     assert (error.label, error.was_established) == ("ping_timeout", True)
 
@@ -623,11 +632,11 @@ def test_bytes_prove_life_as_well_as_a_pong(serve: Serve, connect: Connect) -> N
     def script(peer: Peer) -> None:
         peer.upgrade()
         while not stop.wait(0.05):
-            peer.send(data("DATA SSH 1/1 alive"))
+            peer.send(data_frame("DATA SSH 1/1 alive"))
 
     server = serve(script)
     client = connect(server, ping_interval_seconds=0.05, pong_timeout_seconds=0.3)
-    wait_until(lambda: len(client.received) > 20)
+    eventually(lambda: len(client.received) > 20)
     assert client.ref.is_alive()
     stop.set()
     client.lost()
@@ -636,7 +645,7 @@ def test_bytes_prove_life_as_well_as_a_pong(serve: Serve, connect: Connect) -> N
 def test_while_it_is_held_no_pong_is_missed(
     serve: Serve, connect: Connect, dispatcher: Dispatcher
 ) -> None:
-    client = connect(serve(hold), ping_interval_seconds=0.05, pong_timeout_seconds=0.1)
+    client = connect(serve(hold_open), ping_interval_seconds=0.05, pong_timeout_seconds=0.1)
     client.established()
     client.tell(PauseReading())
     recorder = Recorder.start(dispatcher=dispatcher)
@@ -658,11 +667,11 @@ def test_a_service_that_floods_with_pings_and_never_reads_costs_bounded_memory(
         sent.set()
         peer.sock.settimeout(60)
         sent.wait()
-        release.wait(DEADLINE_SECONDS)
+        release.wait(WAIT_SECONDS)
 
     release = threading.Event()
     client = connect(serve(script, receive_buffer_bytes=4_096)).established()
-    assert sent.wait(DEADLINE_SECONDS)
+    assert sent.wait(WAIT_SECONDS)
     settle(client.dispatcher)
     actor = client.ref.cell.actor
     assert len(actor._writer) <= 2, "only the latest ping needs an answer"
@@ -674,8 +683,8 @@ def test_a_reset_behind_a_frame_is_noticed(serve: Serve, connect: Connect) -> No
 
     def script(peer: Peer) -> None:
         peer.upgrade()
-        go_on.wait(DEADLINE_SECONDS)
-        peer.send(data("DATA SSH 1/1 hello"))
+        go_on.wait(WAIT_SECONDS)
+        peer.send(data_frame("DATA SSH 1/1 hello"))
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     go_on = threading.Event()
@@ -696,11 +705,11 @@ def test_replies_that_do_not_leave_stop_the_reading(
 
     def script(peer: Peer) -> None:
         peer.upgrade()
-        release.wait(DEADLINE_SECONDS)
-        peer.send(data("DATA SSH 1/1 now"))
+        release.wait(WAIT_SECONDS)
+        peer.send(data_frame("DATA SSH 1/1 now"))
         for _ in range(601):
             peer.read_message()
-        peer.send(data("DATA SSH 1/1 again"))
+        peer.send(data_frame("DATA SSH 1/1 again"))
         blocked.set()
         peer.wait_closed()
 
@@ -724,7 +733,7 @@ def test_a_graceful_close_sends_all_then_an_empty_close(
     client = connect(serve(recording(got), tls=tls[0] if secure else None), tls[1]).established()
     client.tell(Transmit([to_message("DATA SSH 1/1 hello")]), CloseGracefully())
     items = got.wait_for(lambda items: (CLOSE, b"") in items)
-    assert items[:2] == [(BINARY, tunnel_frame("DATA SSH 1/1 hello")), (CLOSE, b"")]
+    assert items[:2] == [(BINARY, to_frame("DATA SSH 1/1 hello")), (CLOSE, b"")]
     client.ended_normally()
 
 
@@ -737,9 +746,9 @@ def test_a_graceful_close_loses_nothing_although_the_service_was_still_sending(
 
     def script(peer: Peer) -> None:
         peer.upgrade()
-        peer.send(data("DATA SSH 1/1 <64512>") * 3)
+        peer.send(data_frame("DATA SSH 1/1 <64512>") * 3)
         filled.set()
-        closing.wait(DEADLINE_SECONDS)
+        closing.wait(WAIT_SECONDS)
         try:
             while True:
                 opcode, payload = peer.read_frame()
@@ -755,10 +764,10 @@ def test_a_graceful_close_loses_nothing_although_the_service_was_still_sending(
     client.ref.tell(PermitGranted())
     client.established()
     client.tell(PauseReading())
-    assert filled.wait(DEADLINE_SECONDS)
+    assert filled.wait(WAIT_SECONDS)
     client.tell(Transmit([to_message("DATA SSH 1/1 <64512>")] * 2), CloseGracefully())
     closing.set()
-    size = len(tunnel_frame("DATA SSH 1/1 <64512>"))
+    size = len(to_frame("DATA SSH 1/1 <64512>"))
     assert got.wait(3) == [(BINARY, size), (BINARY, size), (CLOSE, 0)]
     client.ended_normally()
 
@@ -778,7 +787,7 @@ def test_a_service_that_does_not_close_is_not_waited_for_long(
         peer.upgrade()
         while peer.read_frame()[0] != CLOSE:
             pass
-        release.wait(DEADLINE_SECONDS)
+        release.wait(WAIT_SECONDS)
 
     client = connect(serve(script), ping_interval_seconds=ping_interval_seconds).established()
     client.tell(CloseGracefully())
@@ -799,7 +808,7 @@ def test_a_close_that_cannot_leave_waits_for_the_kernel(serve: Serve, connect: C
 
     def script(peer: Peer) -> None:
         peer.upgrade()
-        go_on.wait(DEADLINE_SECONDS)
+        go_on.wait(WAIT_SECONDS)
         while True:
             opcode, _ = peer.read_frame()
             got.add(opcode)
@@ -831,7 +840,7 @@ def test_however_it_ends_the_socket_is_closed(serve: Serve, connect: Connect, ho
     else:
         client.tell(Abandon("protocol_error", TunnelClosed("bad")))
         assert client.lost().was_established
-    assert closed.wait(DEADLINE_SECONDS)
+    assert closed.wait(WAIT_SECONDS)
 
 
 def test_a_connection_that_comes_after_the_end_is_closed(
@@ -841,7 +850,7 @@ def test_a_connection_that_comes_after_the_end_is_closed(
     blocked, upgraded, closed = threading.Event(), threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:
-        blocked.wait(DEADLINE_SECONDS)
+        blocked.wait(WAIT_SECONDS)
         peer.upgrade()
         upgraded.set()
         peer.wait_closed()
@@ -849,8 +858,8 @@ def test_a_connection_that_comes_after_the_end_is_closed(
 
     client = connect(serve(script))
     go_on = threading.Event()
-    dispatcher.call_soon(lambda: (blocked.set(), go_on.wait(DEADLINE_SECONDS)))
-    assert upgraded.wait(DEADLINE_SECONDS)
+    dispatcher.call_soon(lambda: (blocked.set(), go_on.wait(WAIT_SECONDS)))
+    assert upgraded.wait(WAIT_SECONDS)
     client.ref.kill()
     go_on.set()
-    assert closed.wait(DEADLINE_SECONDS)
+    assert closed.wait(WAIT_SECONDS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.actors.fakes import make_config
+from tests.support.fakes import make_config
 from tunnelfleet.actors.addresses import HttpProxy
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.transport.websocket_actor import WebSocketContext

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websocket import ABNF
 
-from tests.actors.transcripts import to_message
+from tests.support.frames import data_of, frame
+from tests.support.transcripts import to_message
 from tunnelfleet.actors.transport.codec import (
     FrameReader,
-    ReceivedFrame,
     encode_close,
     encode_data,
     encode_ping,
@@ -33,35 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-
-
-def data_of(frame: ReceivedFrame) -> bytes:
-    return bytes(frame.data)
-
-
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    fin: bool = True,
-    mask: bytes = b"",
-    rsv: int = 0,
-    length_form: int | None = None,
-) -> bytes:
-    """A frame as RFC 6455 5.2 draws it; `length_form` forces a longer form of the length."""
-    size = len(payload)
-    form = length_form or (7 if size < 126 else 16 if size < 65_536 else 64)
-    if form == 7:
-        short, extended = size, b""
-    elif form == 16:
-        short, extended = 126, size.to_bytes(2, "big")
-    else:
-        short, extended = 127, size.to_bytes(8, "big")
-    masked = (
-        bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload)) if mask else payload
-    )
-    first = (0x80 if fin else 0) | rsv << 4 | opcode
-    return bytes([first, (0x80 if mask else 0) | short]) + extended + mask + masked
 
 
 def split(data: bytes, cuts: Sequence[int]) -> list[bytes]:

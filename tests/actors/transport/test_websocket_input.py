@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.actors.servers import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
-from tests.actors.transcripts import to_message, to_text
+from tests.support.frames import frame
+from tests.support.scripted_server import BINARY, CLOSE, CONT, PING, PONG, TEXT
+from tests.support.transcripts import to_frame, to_text
 from tunnelfleet.actors.transport.codec import (
     Arrival,
     CloseArrived,
@@ -19,18 +20,13 @@ from tunnelfleet.actors.transport.codec import (
     PongArrived,
     WebSocketInput,
 )
-from tunnelfleet.proto import Message, RemoteProtocolError, encode_frame, framing
+from tunnelfleet.proto import Message, RemoteProtocolError, framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def wire(text: str) -> bytes:
-    """A tunnel frame."""
-    return encode_frame(to_message(text))
-
-
-def shown(arrival: Arrival) -> str:
+def line_of(arrival: Arrival) -> str:
     match arrival:
         case PingArrived(payload):
             return f"PING {payload.decode()}".strip()
@@ -45,17 +41,17 @@ def shown(arrival: Arrival) -> str:
 def texts(reader: WebSocketInput, pieces: list[bytes]) -> list[str]:
     """What arrives, without the frames that only count."""
     arrivals = [arrival for piece in pieces for arrival in reader.feed(piece)]
-    return [shown(arrival) for arrival in arrivals if arrival is not None]
+    return [line_of(arrival) for arrival in arrivals if arrival is not None]
 
 
 HELLO, WORLD = "DATA SSH 1/1 hello", "DATA SSH 1/1 world"
-BOTH = wire(HELLO) + wire(WORLD)
-CUT = len(wire(HELLO)) // 2
+BOTH = to_frame(HELLO) + to_frame(WORLD)
+CUT = len(to_frame(HELLO)) // 2
 FRAGMENTS = frame(BINARY, b"\0", fin=False) + frame(CONT, b"", fin=False) * 100 + frame(CONT, b"\0")
 
 ARRIVALS = {
     "nothing": (b"", []),
-    "a message": (frame(BINARY, wire(HELLO)), [HELLO]),
+    "a message": (frame(BINARY, to_frame(HELLO)), [HELLO]),
     "two in one WebSocket message": (frame(BINARY, BOTH), [HELLO, WORLD]),
     "one over two WebSocket messages": (
         frame(BINARY, BOTH[:CUT]) + frame(BINARY, BOTH[CUT:]),
@@ -70,9 +66,9 @@ ARRIVALS = {
     "a pong with one": (frame(PONG, b"?"), ["PONG"]),
     "a close": (frame(CLOSE), ["CLOSE"]),
     "a close with a status code": (frame(CLOSE, b"\x03\xe8bye"), ["CLOSE"]),
-    "the unfinished start of a frame": (frame(BINARY, wire(HELLO))[:-1], []),
+    "the unfinished start of a frame": (frame(BINARY, to_frame(HELLO))[:-1], []),
     "all kinds": (
-        frame(PING) + frame(BINARY, wire(HELLO)) + frame(PONG) + frame(CLOSE),
+        frame(PING) + frame(BINARY, to_frame(HELLO)) + frame(PONG) + frame(CLOSE),
         ["PING", HELLO, "PONG", "CLOSE"],
     ),
 }
@@ -111,16 +107,16 @@ VIOLATIONS = {
 
 @pytest.mark.parametrize(("data", "text"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
 def test_what_came_before_a_violation_counts(data: bytes, text: str) -> None:
-    arrivals = WebSocketInput().feed(frame(PING) + frame(BINARY, wire(HELLO)) + data)
+    arrivals = WebSocketInput().feed(frame(PING) + frame(BINARY, to_frame(HELLO)) + data)
     first = [next(arrivals) for _ in range(3)]
-    assert [shown(arrival) for arrival in first if arrival is not None] == ["PING", HELLO]
+    assert [line_of(arrival) for arrival in first if arrival is not None] == ["PING", HELLO]
     with pytest.raises(RemoteProtocolError, match=text):
         list(arrivals)
 
 
 @pytest.mark.parametrize(
     "data",
-    [frame(BINARY) * 100, frame(BINARY, wire(HELLO) * 99), frame(PING) * 100, FRAGMENTS],
+    [frame(BINARY) * 100, frame(BINARY, to_frame(HELLO) * 99), frame(PING) * 100, FRAGMENTS],
     ids=["empty frames", "messages of one frame", "pings", "fragments of a byte"],
 )
 def test_no_step_is_more_work_than_a_frame_or_a_message(

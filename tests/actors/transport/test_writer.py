@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class FakeSocket:
+class ScriptedSocket:
     """Takes as many bytes at each call as it is told; then what it is told to raise."""
 
     def __init__(self, *takes: int | Exception) -> None:
@@ -34,12 +34,12 @@ class FakeSocket:
         return min(take, len(data))
 
 
-def write(writer: FrameWriter, sock: FakeSocket) -> tuple[int, Outcome]:
+def write(writer: FrameWriter, sock: ScriptedSocket) -> tuple[int, Outcome]:
     return writer.write(cast("socket.socket", sock))
 
 
 def test_frames_leave_in_order_and_small_ones_together() -> None:
-    writer, sock = FrameWriter(), FakeSocket()
+    writer, sock = FrameWriter(), ScriptedSocket()
     for frame in (b"one", b"two", b"three"):
         writer.add(frame, 1)
     assert write(writer, sock) == (3, Outcome.DONE)
@@ -49,7 +49,7 @@ def test_frames_leave_in_order_and_small_ones_together() -> None:
 
 
 def test_large_frames_are_not_joined() -> None:
-    writer, sock = FrameWriter(), FakeSocket()
+    writer, sock = FrameWriter(), ScriptedSocket()
     large = b"x" * JOIN_WRITE_BYTES
     for frame in (large, large, b"small"):
         writer.add(frame, 1)
@@ -60,11 +60,11 @@ def test_large_frames_are_not_joined() -> None:
 def test_a_partial_write_goes_on_where_it_stopped() -> None:
     writer = FrameWriter()
     writer.add(b"hello", 1)
-    first = FakeSocket(2, BlockingIOError())
+    first = ScriptedSocket(2, BlockingIOError())
     assert write(writer, first) == (0, Outcome.BLOCKED)
     assert not writer.is_empty
     writer.add_first(b"ping")
-    second = FakeSocket()
+    second = ScriptedSocket()
     assert write(writer, second) == (1, Outcome.DONE)
     assert first.data + second.data == b"helloping"
 
@@ -72,10 +72,10 @@ def test_a_partial_write_goes_on_where_it_stopped() -> None:
 def test_a_refused_write_is_offered_again_unchanged() -> None:
     writer = FrameWriter()
     writer.add(b"hello", 1)
-    refused = FakeSocket(ssl.SSLWantWriteError())
+    refused = ScriptedSocket(ssl.SSLWantWriteError())
     assert write(writer, refused) == (0, Outcome.BLOCKED)
     writer.add(b"more", 1)
-    sock = FakeSocket()
+    sock = ScriptedSocket()
     assert write(writer, sock) == (2, Outcome.DONE)
     assert sock.calls == [5, 4], "TLS wants the same bytes again"
 
@@ -83,7 +83,7 @@ def test_a_refused_write_is_offered_again_unchanged() -> None:
 def test_tls_may_want_input_first() -> None:
     writer = FrameWriter()
     writer.add(b"hello", 1)
-    assert write(writer, FakeSocket(ssl.SSLWantReadError())) == (0, Outcome.WANTS_INPUT)
+    assert write(writer, ScriptedSocket(ssl.SSLWantReadError())) == (0, Outcome.WANTS_INPUT)
     assert not writer.is_empty
 
 
@@ -91,11 +91,11 @@ def test_a_broken_connection_is_raised() -> None:
     writer = FrameWriter()
     writer.add(b"hello", 1)
     with pytest.raises(ConnectionResetError):
-        write(writer, FakeSocket(ConnectionResetError()))
+        write(writer, ScriptedSocket(ConnectionResetError()))
 
 
 def test_only_the_latest_pong_waits() -> None:
-    writer, sock = FrameWriter(), FakeSocket()
+    writer, sock = FrameWriter(), ScriptedSocket()
     writer.add_pong(b"<pong 1>")
     writer.add(b"data", 1)
     writer.add_pong(b"<pong 2>")
@@ -147,13 +147,13 @@ def test_nothing_is_lost_whatever_the_kernel_takes(
     takes: Any = st.lists(st.integers(1, 50) | st.just(BlockingIOError()), max_size=20)
     received, messages = b"", 0
     for _ in range(200):
-        sock = FakeSocket(*data.draw(takes))
+        sock = ScriptedSocket(*data.draw(takes))
         written, outcome = write(writer, sock)
         received += sock.data
         messages += written
         if outcome is Outcome.DONE:
             break
     else:
-        written, _ = write(writer, FakeSocket())
+        written, _ = write(writer, ScriptedSocket())
     assert messages == len(frames)
     assert received == b"".join(frames)

@@ -1,6 +1,6 @@
 """How a tunnel ends in good order, and what a new token does.
 
-The marks of a transcript are in `tests.actors.transcripts`.
+The marks of a transcript are in `tests.support.transcripts`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.fakes import CLIENT_TOKEN, is_reset
-from tests.actors.rig import source
+from tests.support.fakes import CLIENT_TOKEN
+from tests.support.sockets import is_closed
+from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import NORMAL
 from tunnelfleet.actors.state import TunnelState
@@ -19,7 +20,7 @@ from tunnelfleet.actors.tunnel.messages import Drain, Quiesced, ReplaceToken
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.actors.rig import TunnelRig
+    from tests.support.tunnel_rig import TunnelRig
 
     MakeRig = Callable[..., TunnelRig]
 
@@ -62,14 +63,14 @@ def test_a_token_replaced_while_the_old_one_is_being_refused_is_not_lost(rig: Ma
 
 
 def test_a_drained_tunnel_finishes_what_runs_and_stops(rig: MakeRig) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     tunnel.accept("SSH")
     tunnel.sent(), tunnel.seen()
     tunnel.tell(Drain())
     assert tunnel.stats.state is TunnelState.DRAINING
     assert tunnel.seen() == ["listener SSH pauses"]
     assert tunnel.supervised.items == ["stop listener SSH"]
-    assert is_reset(tunnel.accept("SSH"))
+    assert is_closed(tunnel.accept("SSH"))
     tunnel.play("""
         << DATA* SSH 1/1
         :: SSH/1/1 reads last words
@@ -88,7 +89,7 @@ def test_a_drained_tunnel_finishes_what_runs_and_stops(rig: MakeRig) -> None:
 
 
 def test_a_drain_waits_until_local_sockets_have_all_that_came(rig: MakeRig) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     tunnel.takes = False
     tunnel.accept("SSH")
     tunnel.tell(Drain())
@@ -110,7 +111,7 @@ def test_a_drain_waits_until_local_sockets_have_all_that_came(rig: MakeRig) -> N
 
 def test_a_drain_waits_for_no_reset_of_an_unmarked_peer(rig: MakeRig) -> None:
     """The C client does not answer a reset (docs/protocol.md section 4)."""
-    tunnel = source(rig, marks=False)
+    tunnel = source_rig(rig, marks=False)
     tunnel.accept("SSH")
     tunnel.sent(), tunnel.seen()
     tunnel.tell(Drain())
@@ -124,7 +125,7 @@ def test_a_drain_waits_for_no_reset_of_an_unmarked_peer(rig: MakeRig) -> None:
 
 
 def test_a_drain_waits_no_longer_than_for_the_hello(rig: MakeRig) -> None:
-    tunnel = source(rig, limits=Limits(hello_seconds=0.5))
+    tunnel = source_rig(rig, limits=Limits(hello_seconds=0.5))
     tunnel.accept("SSH")
     tunnel.tell(Drain())
     tunnel.app_does("SSH/1/1", lambda app: app.end())
@@ -182,7 +183,7 @@ def test_a_connection_lost_while_draining_is_not_made_again(rig: MakeRig) -> Non
 
 def test_the_last_reset_leaves_before_the_close(rig: MakeRig) -> None:
     """The application is gone, its bytes and its end still wait for the bandwidth."""
-    tunnel = source(rig, bandwidth_bytes_per_second=50_000.0)
+    tunnel = source_rig(rig, bandwidth_bytes_per_second=50_000.0)
     tunnel.accept("SSH")
     tunnel.tell(Drain())
     tunnel.receive("DATA* SSH 1/1", "CONNECTION_RESET* SSH 1/1")
@@ -195,7 +196,7 @@ def test_the_last_reset_leaves_before_the_close(rig: MakeRig) -> None:
 
 
 def test_a_stopping_tunnel_sends_what_was_read_then_the_resets_then_closes(rig: MakeRig) -> None:
-    tunnel = source(rig, limits=Limits(wire_window_bytes=10, data_payload_bytes=10))
+    tunnel = source_rig(rig, limits=Limits(wire_window_bytes=10, data_payload_bytes=10))
     tunnel.writes = False
     tunnel.accept("SSH")
     tunnel.app_does("SSH/1/1", lambda app: app.read(b"x" * 20))

@@ -1,6 +1,6 @@
 """TunnelActor's state for people, and what outlives a restart of it.
 
-The marks of a transcript are in `tests.actors.transcripts`.
+The marks of a transcript are in `tests.support.transcripts`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.transcripts import to_message, to_text
+from tests.support.transcripts import to_message, to_text
 from tunnelfleet.actors import events
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.tunnel.actor import TunnelActor
@@ -20,7 +20,7 @@ from tunnelfleet.proto import Mode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.actors.rig import TunnelRig
+    from tests.support.tunnel_rig import TunnelRig
     from tunnelfleet.actors.kernel import Dispatcher
 
     MakeRig = Callable[..., TunnelRig]

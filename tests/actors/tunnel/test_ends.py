@@ -1,6 +1,6 @@
 """How connections end, by transcript: marked and unmarked streams (docs/protocol.md section 3a).
 
-The marks of a transcript are in `tests.actors.transcripts`. What a local socket says of an end:
+The marks of a transcript are in `tests.support.transcripts`. What a local socket says of an end:
 it "sees the end" of the peer's direction, "is over" when both directions are, and "is aborted".
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.actors.fakes import FakeLane
+from tests.support.fakes import FakeLane
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.api.commands import Outgoing
 from tunnelfleet.actors.api.events import (
@@ -22,7 +22,7 @@ from tunnelfleet.actors.api.events import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.actors.api.outbox import ApiPort
+from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits
 from tunnelfleet.actors.kernel import NORMAL
 from tunnelfleet.proto import MessageType, Mode, ProtocolVersion
@@ -30,7 +30,7 @@ from tunnelfleet.proto import MessageType, Mode, ProtocolVersion
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.actors.rig import TunnelRig
+    from tests.support.tunnel_rig import TunnelRig
 
     MakeRig = Callable[..., TunnelRig]
 
@@ -38,7 +38,7 @@ V1, V2, V3 = ProtocolVersion
 SOON = Limits(hello_seconds=0.05)
 
 
-class Wire(NamedTuple):
+class WireText(NamedTuple):
     """How a version writes a connection, and its reset."""
 
     ids: str
@@ -46,14 +46,14 @@ class Wire(NamedTuple):
 
 
 WIRE = {
-    V1: Wire("- 1", "STREAM_RESET"),
-    V2: Wire("SSH 1", "STREAM_RESET"),
-    V3: Wire("SSH 1/1", "CONNECTION_RESET"),
+    V1: WireText("- 1", "STREAM_RESET"),
+    V2: WireText("SSH 1", "STREAM_RESET"),
+    V3: WireText("SSH 1/1", "CONNECTION_RESET"),
 }
 every_version = pytest.mark.parametrize("version", list(ProtocolVersion))
 
 
-def destination(make_rig: MakeRig, **settings: Any) -> TunnelRig:
+def connected_destination(make_rig: MakeRig, **settings: Any) -> TunnelRig:
     tunnel = make_rig(**settings)
     tunnel.connect("SSH")
     return tunnel
@@ -86,7 +86,7 @@ def test_a_destination_says_hello_before_anything_else(
     rig: MakeRig, version: ProtocolVersion
 ) -> None:
     ids, reset = WIRE[version]
-    tunnel = destination(rig)
+    tunnel = connected_destination(rig)
     tunnel.receive(f"STREAM_START* {ids}")
     tunnel.app_does("SSH/1/1", lambda app: (app.read(b"banner"), app.end()))
     assert tunnel.sent() == [f"DATA* {ids}", f"DATA* {ids} banner", f"{reset}* {ids}"]
@@ -97,7 +97,7 @@ def test_a_destination_says_hello_to_a_start_that_it_refuses(
     rig: MakeRig, version: ProtocolVersion
 ) -> None:
     ids, reset = WIRE[version]
-    tunnel = destination(rig, services={"HTTP": TcpAddress("127.0.0.1", 80)})
+    tunnel = connected_destination(rig, services={"HTTP": TcpAddress("127.0.0.1", 80)})
     tunnel.play(f"""
         << STREAM_START* {ids}
         >> DATA* {ids}
@@ -112,7 +112,7 @@ def test_it_says_none_to_an_unmarked_start_nor_without_marks(
     rig: MakeRig, version: ProtocolVersion, marks: bool, star: str
 ) -> None:
     ids, reset = WIRE[version]
-    tunnel = destination(rig, marks=marks)
+    tunnel = connected_destination(rig, marks=marks)
     tunnel.play(f"""
         << STREAM_START{star} {ids}
         == SSH/1/1 opens
@@ -136,7 +136,7 @@ def test_the_hello_is_no_event_and_no_byte(rig: MakeRig) -> None:
 
 
 def test_connections_of_a_stream_share_its_hello(rig: MakeRig) -> None:
-    tunnel = destination(rig)
+    tunnel = connected_destination(rig)
     tunnel.play("""
         << STREAM_START* SSH 1/1
         >> DATA* SSH 1/1
@@ -301,7 +301,7 @@ def test_after_the_reset_of_an_unmarked_peer_nothing_is_sent(
 ) -> None:
     """Neither what waited in the queue nor what the application goes on writing, nor a reset."""
     ids, reset = WIRE[version]
-    tunnel = destination(rig, limits=Limits(wire_window_bytes=10, data_payload_bytes=10))
+    tunnel = connected_destination(rig, limits=Limits(wire_window_bytes=10, data_payload_bytes=10))
     tunnel.writes = False
     tunnel.receive(f"STREAM_START {ids}")
     tunnel.app_does("SSH/1/1", lambda app: app.read(b"x" * 50))
@@ -349,7 +349,7 @@ def test_1500_connections_to_a_peer_that_answers_no_reset_wait_for_nothing(
 
 
 def test_the_oldest_sockets_that_linger_are_cut_above_their_limit(rig: MakeRig) -> None:
-    tunnel = destination(rig, limits=Limits(max_lingering_connections=2))
+    tunnel = connected_destination(rig, limits=Limits(max_lingering_connections=2))
     tunnel.receive("STREAM_START SSH 1/1", *(f"CONNECTION_START SSH 1/{n}" for n in (2, 3, 4)))
     tunnel.seen()
     tunnel.play("""
@@ -380,7 +380,7 @@ def test_a_local_end_that_broke_is_an_unmarked_reset_behind_its_bytes(
     rig: MakeRig, version: ProtocolVersion, star: str, hello: bool, before: str
 ) -> None:
     ids, reset = WIRE[version]
-    tunnel = destination(rig)
+    tunnel = connected_destination(rig)
     tunnel.receive(f"STREAM_START{star} {ids}")
     assert tunnel.sent() == [f"DATA* {ids}"] * hello
     expected = []
@@ -402,7 +402,7 @@ def test_a_socket_actor_that_crashes_is_an_unmarked_reset(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     ids, reset = WIRE[version]
-    tunnel = destination(rig)
+    tunnel = connected_destination(rig)
     tunnel.receive(f"STREAM_START* {ids}")
     tunnel.app_does("SSH/1/1", lambda app: app.read(b"bytes"))
     tunnel.crash(tunnel.app("SSH/1/1").actor_ref)
@@ -418,7 +418,7 @@ def test_a_half_closed_application_that_goes_ends_the_peer_s_direction(
     """What breaks is told at once; who has closed in good order is told of when more comes."""
     caplog.set_level(logging.CRITICAL)
     ids, reset = WIRE[version]
-    tunnel = destination(rig)
+    tunnel = connected_destination(rig)
     tunnel.receive(f"STREAM_START* {ids}")
     tunnel.app_does("SSH/1/1", lambda app: app.end())
     assert tunnel.sent() == [f"DATA* {ids}", f"{reset}* {ids}"]
@@ -452,7 +452,7 @@ def test_an_application_that_goes_before_the_hello_is_told_of_behind_it(rig: Mak
 
 
 def test_an_unmarked_reset_of_a_marked_stream_cuts(rig: MakeRig) -> None:
-    tunnel = destination(rig)
+    tunnel = connected_destination(rig)
     tunnel.play("""
         << STREAM_START* SSH 1/1
         >> DATA* SSH 1/1
@@ -481,7 +481,7 @@ def test_before_v3_a_half_closed_connection_has_its_time(
     rig: MakeRig, version: ProtocolVersion, half: str
 ) -> None:
     ids, reset = WIRE[version]
-    tunnel = destination(rig, limits=Limits(half_close_seconds=0.05))
+    tunnel = connected_destination(rig, limits=Limits(half_close_seconds=0.05))
     tunnel.receive(f"STREAM_START* {ids}")
     if half == "local":
         tunnel.app_does("SSH/1/1", lambda app: app.end())
@@ -498,7 +498,7 @@ def test_the_time_of_a_half_closed_connection_runs_once_and_ends_with_it(
     rig: MakeRig, version: ProtocolVersion
 ) -> None:
     ids, reset = WIRE[version]
-    tunnel = destination(rig, limits=Limits(half_close_seconds=0.05))
+    tunnel = connected_destination(rig, limits=Limits(half_close_seconds=0.05))
     tunnel.receive(f"STREAM_START* {ids}")
     tunnel.app_does("SSH/1/1", lambda app: app.end())
     tunnel.receive(f"{reset}* {ids}")
@@ -508,7 +508,7 @@ def test_the_time_of_a_half_closed_connection_runs_once_and_ends_with_it(
 
 
 def test_in_v3_no_clock_ends_a_half_closed_connection(rig: MakeRig) -> None:
-    tunnel = destination(rig, limits=Limits(half_close_seconds=0.05, linger_seconds=0.05))
+    tunnel = connected_destination(rig, limits=Limits(half_close_seconds=0.05, linger_seconds=0.05))
     tunnel.receive(
         "STREAM_START* SSH 1/1", "CONNECTION_START* SSH 1/2", "CONNECTION_RESET* SSH 1/2"
     )
@@ -557,7 +557,7 @@ def test_a_link_that_is_lost_twice_right_after_marks_goes_on_without(
 def test_a_destination_whose_hello_is_the_last_of_two_links_goes_on_without(
     rig: MakeRig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tunnel = destination(rig)
+    tunnel = connected_destination(rig)
     for _ in range(2):
         assert not caplog.records
         tunnel.receive("STREAM_START* SSH 1/1")
@@ -603,8 +603,8 @@ class Api:
     def __init__(
         self, make_rig: MakeRig, version: ProtocolVersion = V3, *, half_close: bool = False
     ) -> None:
-        self.lane = FakeLane()
-        self.port = ApiPort("press-4", Limits(), self.lane, half_close=half_close)  # type: ignore[arg-type]
+        self.callback_queue = FakeLane()
+        self.port = Outbox("press-4", Limits(), self.callback_queue, half_close=half_close)  # type: ignore[arg-type]
         self.port.wanted = frozenset(
             {ConnectionReset, InputEnded, SendMessageComplete, StreamStarted, StreamStopped}
         )
@@ -614,7 +614,7 @@ class Api:
 
     def start(self, star: str = "*") -> None:
         self.rig.receive(f"STREAM_START{star} {self.ids}")
-        assert [type(event) for event in self.lane.run()] == [StreamStarted]
+        assert [type(event) for event in self.callback_queue.run()] == [StreamStarted]
         assert self.rig.sent() == ([f"DATA* {self.ids}"] if star else [])
 
     def submit(self, kind: MessageType, payload: bytes = b"") -> None:
@@ -633,7 +633,7 @@ class Api:
         """Run the callbacks; return what they were told, failures to send too."""
         self.rig.settle()
         told = []
-        for event in self.lane.run(callback):
+        for event in self.callback_queue.run(callback):
             error = getattr(event, "error", None)
             if error is None and isinstance(event, SendMessageComplete):
                 continue

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS
-from tests.actors.rig import TunnelRig, source
+from tests.support.tunnel_rig import TunnelRig, source_rig
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.config import Limits, NoListener
 from tunnelfleet.actors.tunnel.messages import Drain, HandOver
 from tunnelfleet.proto import (
@@ -37,10 +37,10 @@ def hand_over(rig: TunnelRig, service_id: str = "SSH") -> tuple[Any, socket.sock
 
 
 def test_a_socket_is_carried_and_greeted(rig: Callable[..., TunnelRig]) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     tunnel.sent()
     answer, application = hand_over(tunnel)
-    assert answer.get(timeout=DEADLINE_SECONDS)[:3] == ("SSH", 1, 1)
+    assert answer.get(timeout=WAIT_SECONDS)[:3] == ("SSH", 1, 1)
     assert application.recv(100) == b"welcome"
     assert tunnel.seen() == ["SSH/1/1 opens"]
     assert len(tunnel.sent()) == 1
@@ -49,18 +49,18 @@ def test_a_socket_is_carried_and_greeted(rig: Callable[..., TunnelRig]) -> None:
 
 
 def test_a_second_one_joins_the_stream(rig: Callable[..., TunnelRig]) -> None:
-    tunnel = source(rig)
-    keys = [hand_over(tunnel)[0].get(timeout=DEADLINE_SECONDS)[:3] for _ in range(2)]
+    tunnel = source_rig(rig)
+    keys = [hand_over(tunnel)[0].get(timeout=WAIT_SECONDS)[:3] for _ in range(2)]
     assert keys == [("SSH", 1, 1), ("SSH", 1, 2)]
 
 
 def test_a_socket_that_broke_meanwhile_ends_like_any_other(rig: Callable[..., TunnelRig]) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     ours, theirs = socket.socketpair()
     tunnel.kept += [ours]
     theirs.close()
     answer = tunnel.tunnel.ask(HandOver("SSH", ours, b"welcome"), block=False)
-    assert answer.get(timeout=DEADLINE_SECONDS).service_id == "SSH"
+    assert answer.get(timeout=WAIT_SECONDS).service_id == "SSH"
     assert tunnel.seen() == ["SSH/1/1 opens"]
 
 
@@ -80,11 +80,11 @@ def test_a_refused_socket_stays_the_asker_s(
     service_id: str,
     error: type[Exception],
 ) -> None:
-    tunnel = source(rig, limits=Limits(max_connections=1))
+    tunnel = source_rig(rig, limits=Limits(max_connections=1))
     prepare(tunnel)
     answer, application = hand_over(tunnel, service_id)
     with pytest.raises(error):
-        answer.get(timeout=DEADLINE_SECONDS)
+        answer.get(timeout=WAIT_SECONDS)
     with pytest.raises(BlockingIOError):
         application.recv(1)
     assert tunnel.tunnel.is_alive()
@@ -95,16 +95,16 @@ def test_a_destination_takes_none(rig: Callable[..., TunnelRig]) -> None:
     tunnel.connect()
     answer, _application = hand_over(tunnel)
     with pytest.raises(WrongMode):
-        answer.get(timeout=DEADLINE_SECONDS)
+        answer.get(timeout=WAIT_SECONDS)
 
 
 def test_a_service_without_a_listener_is_carried_all_the_same(
     rig: Callable[..., TunnelRig],
 ) -> None:
-    tunnel = source(rig, services={"SSH": NoListener(), "HTTP": NoListener()})
+    tunnel = source_rig(rig, services={"SSH": NoListener(), "HTTP": NoListener()})
     assert tunnel.listeners == {}
     answer, _application = hand_over(tunnel, "HTTP")
-    assert answer.get(timeout=DEADLINE_SECONDS)[:3] == ("HTTP", 1, 1)
+    assert answer.get(timeout=WAIT_SECONDS)[:3] == ("HTTP", 1, 1)
 
 
 def test_a_destination_needs_an_address(rig: Callable[..., TunnelRig]) -> None:

@@ -1,6 +1,6 @@
 """The life of a tunnel's WebSocket and of its listeners.
 
-The marks of a transcript are in `tests.actors.transcripts`.
+The marks of a transcript are in `tests.support.transcripts`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.rig import source
+from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import ANY_SERVICE, Limits
@@ -29,7 +29,7 @@ from tunnelfleet.proto import ConnectionLost, Mode, ProtocolVersion
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.actors.rig import TunnelRig
+    from tests.support.tunnel_rig import TunnelRig
 
     MakeRig = Callable[..., TunnelRig]
 
@@ -249,7 +249,7 @@ def test_a_source_of_a_tunnel_without_services_listens_for_its_only_one(rig: Mak
 
 
 def test_a_listener_that_ended_is_taken_from_the_list(rig: MakeRig) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     listener = tunnel.listeners["SSH"].actor_ref
     tunnel.do(listener, lambda actor: actor.exit(ExitReason.failed(OSError("port is taken"))))
     assert tunnel.stats.listening == {}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from tests.actors.rig import source
+from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors import events
 from tunnelfleet.actors.tunnel.messages import Accepted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.actors.rig import TunnelRig
+    from tests.support.tunnel_rig import TunnelRig
 
     MakeRig = Callable[..., TunnelRig]
 
@@ -39,7 +39,7 @@ def test_an_open_connection_is_in_the_table_with_its_bytes(rig: MakeRig) -> None
 
 
 def test_the_end_of_a_connection_says_all_that_is_known_of_it(rig: MakeRig) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     theirs = tunnel.accept("SSH")
     ours = theirs.dup()
     tunnel.kept.append(ours)

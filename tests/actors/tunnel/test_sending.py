@@ -1,6 +1,6 @@
 """What leaves a tunnel and when: order, credit, pacing; and when its WebSocket is held.
 
-The marks of a transcript are in `tests.actors.transcripts`.
+The marks of a transcript are in `tests.support.transcripts`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.rig import source
+from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors import events
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.tunnel.messages import Written
@@ -18,7 +18,7 @@ from tunnelfleet.actors.tunnel.messages import Written
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.actors.rig import TunnelRig
+    from tests.support.tunnel_rig import TunnelRig
 
     MakeRig = Callable[..., TunnelRig]
 
@@ -76,7 +76,7 @@ def test_a_lost_connection_ends_all_streams_and_returns_the_credit(rig: MakeRig)
 
 
 def test_a_start_goes_out_before_the_data_of_others(rig: MakeRig) -> None:
-    tunnel = source(rig, limits=Limits(wire_window_bytes=10, data_payload_bytes=10))
+    tunnel = source_rig(rig, limits=Limits(wire_window_bytes=10, data_payload_bytes=10))
     tunnel.writes = False
     tunnel.accept("SSH")
     tunnel.app_does("SSH/1/1", lambda app: app.read(b"x" * 30))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.actors.fakes import Recorder, settle
+from tests.support.actors import settle
+from tests.support.fakes import Recorder
 from tunnelfleet.actors.events import SessionWasReset
 from tunnelfleet.actors.tunnel.context import Services
 
 if TYPE_CHECKING:
-    from tests.actors.kernel.helpers import Log
+    from tests.support.actors import Log
     from tunnelfleet.actors.kernel import Dispatcher
 
 EVENT = SessionWasReset("press-4")

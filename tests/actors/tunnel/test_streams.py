@@ -1,6 +1,6 @@
 """Streams and connections by transcript: V1, V2 and V3, as destination and as source.
 
-The marks of a transcript are in `tests.actors.transcripts`.
+The marks of a transcript are in `tests.support.transcripts`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.fakes import is_reset
-from tests.actors.rig import source
+from tests.support.sockets import is_closed
+from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import ANY_SERVICE, Limits
@@ -21,7 +21,7 @@ from tunnelfleet.proto import Mode, ProtocolVersion
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.actors.rig import TunnelRig
+    from tests.support.tunnel_rig import TunnelRig
 
     MakeRig = Callable[..., TunnelRig]
 
@@ -584,7 +584,7 @@ def test_a_refused_stream_of_v1_is_reset(rig: MakeRig) -> None:
 
 
 def test_ids_of_v3_are_chosen_as_the_observed_clients_do(rig: MakeRig) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     tunnel.play("""
         :: SSH accepts
         == SSH/1/1 opens
@@ -616,7 +616,7 @@ def test_ids_of_v3_are_chosen_as_the_observed_clients_do(rig: MakeRig) -> None:
 
 
 def test_ids_are_the_same_without_marks(rig: MakeRig) -> None:
-    tunnel = source(rig, marks=False)
+    tunnel = source_rig(rig, marks=False)
     tunnel.play("""
         :: SSH accepts
         == SSH/1/1 opens
@@ -641,7 +641,7 @@ def test_ids_are_the_same_without_marks(rig: MakeRig) -> None:
 
 
 def test_the_socket_that_was_accepted_is_the_one_that_is_served(rig: MakeRig) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     theirs = tunnel.accept("SSH")
     ours = tunnel.app("SSH/1/1").sock
     assert ours is not None
@@ -676,10 +676,10 @@ def test_in_v1_and_v2_the_next_caller_takes_the_place_of_the_one_before(
 
 
 def test_a_caller_that_comes_while_there_is_no_connection_is_reset(rig: MakeRig) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     tunnel.lose()
     tunnel.seen()
-    assert is_reset(tunnel.accept("SSH"))
+    assert is_closed(tunnel.accept("SSH"))
     assert (tunnel.seen(), tunnel.sent()) == ([], [])
 
 
@@ -688,12 +688,12 @@ def test_a_caller_for_a_service_that_the_tunnel_lacks_is_reset_and_people_are_to
 ) -> None:
     tunnel = rig(Mode.SOURCE)
     tunnel.connect("HTTP")
-    assert is_reset(tunnel.accept("SSH"))
+    assert is_closed(tunnel.accept("SSH"))
     assert "SSH" in tunnel.stats.last_event
 
 
 def test_a_source_to_which_a_start_is_sent_drops_the_connection(rig: MakeRig) -> None:
-    tunnel = source(rig)
+    tunnel = source_rig(rig)
     tunnel.play("""
         << STREAM_START SSH 1/1
         >> abandon protocol_error
@@ -741,10 +741,10 @@ def test_a_connection_of_which_one_direction_is_left_keeps_its_place(rig: MakeRi
 
 
 def test_a_source_stops_accepting_at_the_limit_and_goes_on_below_it(rig: MakeRig) -> None:
-    tunnel = source(rig, limits=Limits(max_connections=2))
+    tunnel = source_rig(rig, limits=Limits(max_connections=2))
     tunnel.accept("SSH")
     tunnel.accept("SSH")
     assert tunnel.seen() == ["SSH/1/1 opens", "listener SSH pauses", "SSH/1/2 opens"]
-    assert is_reset(tunnel.accept("SSH")), "it was accepted already when the pause came"
+    assert is_closed(tunnel.accept("SSH")), "it was accepted already when the pause came"
     tunnel.app_does("SSH/1/1", lambda app: app.exit())
     assert tunnel.seen() == ["listener SSH accepts"]

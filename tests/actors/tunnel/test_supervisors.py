@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pykka.messages import ProxyCall
 
-from tests.actors.fakes import (
+from tests.support.actors import Log, settle
+from tests.support.fakes import (
     CLIENT_TOKEN,
     FakeSocket,
     Recorder,
     make_config,
-    settle,
     start_watched,
     stream_maker,
 )
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, Log, wait_until
-from tests.actors.transcripts import to_message, to_text
+from tests.support.sockets import free_port
+from tests.support.transcripts import to_message, to_text
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import Limits, NoListener
 from tunnelfleet.actors.counters import TunnelStats
@@ -194,21 +195,21 @@ class Tree:
 
     def close(self) -> None:
         if self.ref.is_alive():
-            self.ref.stop(timeout=DEADLINE_SECONDS)
+            self.ref.stop(timeout=WAIT_SECONDS)
         self.connector.close()
 
     def settle(self) -> None:
         settle(self.dispatcher)
 
     def wait(self, state: TunnelState) -> None:
-        wait_until(lambda: self.stats.state is state)
+        eventually(lambda: self.stats.state is state)
 
     @property
     def connection(self) -> ConnectionStandIn:
         return self.connections.wait(1)[-1]
 
     def on_connection(self, action: Callable[[ConnectionStandIn], Any]) -> None:
-        self.connection.actor_ref.ask(action, timeout=DEADLINE_SECONDS)
+        self.connection.actor_ref.ask(action, timeout=WAIT_SECONDS)
         self.settle()
 
     def receive(self, *texts: str) -> None:
@@ -216,7 +217,7 @@ class Tree:
             self.on_connection(lambda connection, text=text: connection.receive(text))
 
     def child(self, supervisor: ActorRef[Any], child_id: str) -> ActorRef[Any]:
-        infos = supervisor.ask(WhichChildren(), timeout=DEADLINE_SECONDS)
+        infos = supervisor.ask(WhichChildren(), timeout=WAIT_SECONDS)
         ref: ActorRef[Any] = next(info.ref for info in infos if info.id == child_id)
         return ref
 
@@ -232,7 +233,7 @@ class Tree:
         """Make an actor raise: it is asked for a method that it lacks."""
         future = ref.ask(ProxyCall(("no_such_method",), (), {}), block=False)
         with pytest.raises(AttributeError):
-            future.get(timeout=DEADLINE_SECONDS)
+            future.get(timeout=WAIT_SECONDS)
 
 
 @pytest.fixture
@@ -357,7 +358,7 @@ def test_the_reason_of_a_crash_is_for_people(tree: Callable[..., Tree]) -> None:
     tunnel.wait(TunnelState.CONNECTED)
     tunnel.connects = False
     tunnel.crash(tunnel.tunnel)
-    wait_until(lambda: len(tunnel.connections.items) == 2)
+    eventually(lambda: len(tunnel.connections.items) == 2)
     assert tunnel.stats.state in (TunnelState.BACKOFF, TunnelState.CONNECTING)
 
 
@@ -366,16 +367,16 @@ def test_a_tunnel_actor_that_keeps_crashing_is_quarantined(tree: Callable[..., T
     tunnel.wait(TunnelState.CONNECTED)
     seen = set()
     for _ in range(tunnel_supervisor.QUARANTINE_AFTER):
-        wait_until(lambda: tunnel.tunnel is not None and tunnel.tunnel.is_alive())
+        eventually(lambda: tunnel.tunnel is not None and tunnel.tunnel.is_alive())
         ref = tunnel.tunnel
         assert ref not in seen
         seen.add(ref)
         tunnel.crash(ref)
     tunnel.settle()
-    infos = tunnel.ref.ask(WhichChildren(), block=True, timeout=DEADLINE_SECONDS)
+    infos = tunnel.ref.ask(WhichChildren(), block=True, timeout=WAIT_SECONDS)
     assert infos[0].state in (ChildState.QUARANTINED, ChildState.RUNNING)
     assert tunnel.ref.is_alive()
-    wait_until(lambda: tunnel.stats.state is TunnelState.CONNECTED)
+    eventually(lambda: tunnel.stats.state is TunnelState.CONNECTED)
 
 
 def test_a_token_that_comes_between_a_crash_and_the_restart_is_not_lost(
@@ -405,12 +406,12 @@ def test_a_socket_is_passed_on_to_the_tunnel_actor_if_there_is_one(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         message = HandOver("SSH", ours)
-        assert tunnel.ref.ask(message, timeout=DEADLINE_SECONDS).service_id == "SSH"
+        assert tunnel.ref.ask(message, timeout=WAIT_SECONDS).service_id == "SSH"
         with pytest.raises(ServiceIdUnknown):
-            tunnel.ref.ask(message._replace(service_id="FTP"), timeout=DEADLINE_SECONDS)
+            tunnel.ref.ask(message._replace(service_id="FTP"), timeout=WAIT_SECONDS)
         tunnel.crash(tunnel.tunnel)
         with pytest.raises(NotConnected):
-            tunnel.ref.ask(message, timeout=DEADLINE_SECONDS)
+            tunnel.ref.ask(message, timeout=WAIT_SECONDS)
 
 
 def test_a_drain_survives_a_crash(tree: Callable[..., Tree]) -> None:
@@ -466,24 +467,18 @@ def test_a_crashed_stream_is_reset_and_the_tree_stays(tree: Callable[..., Tree])
 # -- listeners
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_crashed_listener_comes_back_on_its_port(tree: Callable[..., Tree]) -> None:
     tunnel = tree(Mode.SOURCE, services={"SSH": TcpAddress("127.0.0.1", 0)}).start()
     tunnel.wait(TunnelState.CONNECTED)
-    wait_until(lambda: "SSH" in tunnel.stats.listening)
+    eventually(lambda: "SSH" in tunnel.stats.listening)
     (former,) = tunnel.stats.listening["SSH"]
     ref = tunnel.child(tunnel.transport, "listener SSH")
     tunnel.crash(ref)
-    wait_until(lambda: tunnel.child(tunnel.transport, "listener SSH") not in (None, ref))
-    wait_until(lambda: "SSH" in tunnel.stats.listening)
+    eventually(lambda: tunnel.child(tunnel.transport, "listener SSH") not in (None, ref))
+    eventually(lambda: "SSH" in tunnel.stats.listening)
     assert tunnel.stats.listening["SSH"] == (former,)
     host, _, port = former.rpartition(":")
-    with socket.create_connection((host, int(port)), DEADLINE_SECONDS):
+    with socket.create_connection((host, int(port)), WAIT_SECONDS):
         tunnel.log.wait_for(lambda items: "STREAM_START* SSH 1/1" in items)
 
 
@@ -492,8 +487,8 @@ def test_a_port_that_is_taken_is_tried_again(tree: Callable[..., Tree]) -> None:
         port = other.getsockname()[1]
         tunnel = tree(Mode.SOURCE, services={"SSH": TcpAddress("127.0.0.1", port)}).start()
         tunnel.wait(TunnelState.CONNECTED)
-        wait_until(lambda: "in use" in tunnel.stats.last_event)
-    wait_until(lambda: "SSH" in tunnel.stats.listening)
+        eventually(lambda: "in use" in tunnel.stats.last_event)
+    eventually(lambda: "SSH" in tunnel.stats.listening)
     assert tunnel.stats.state is TunnelState.CONNECTED
 
 
@@ -515,14 +510,14 @@ def test_a_stop_is_graceful_and_in_order(tree: Callable[..., Tree]) -> None:
     tunnel = tree(limits={"stop_timeout_seconds": 60.0}).start()
     tunnel.receive("STREAM_START SSH 1/1")
     app = tunnel.sockets["SSH/1/1"]
-    app.actor_ref.ask(lambda actor: actor.read(b"last words"), timeout=DEADLINE_SECONDS)
+    app.actor_ref.ask(lambda actor: actor.read(b"last words"), timeout=WAIT_SECONDS)
     done = tunnel.ref.stop(block=False)
     tunnel.log.wait_for(lambda items: "SSH/1/1 stops reading" in items)
     assert not any(item == "close" for item in tunnel.log.items)
     app.actor_ref.ask(
-        lambda actor: actor.end("tunnel stopped", is_orderly=False), timeout=DEADLINE_SECONDS
+        lambda actor: actor.end("tunnel stopped", is_orderly=False), timeout=WAIT_SECONDS
     )
-    assert done.get(timeout=DEADLINE_SECONDS)
+    assert done.get(timeout=WAIT_SECONDS)
     items = tunnel.log.items
     order = [
         "DATA SSH 1/1 last words",
@@ -540,7 +535,7 @@ def test_a_stop_is_graceful_and_in_order(tree: Callable[..., Tree]) -> None:
 def test_a_stop_has_a_deadline(tree: Callable[..., Tree]) -> None:
     tunnel = tree(limits={"stop_timeout_seconds": 0.1}).start()
     tunnel.receive("STREAM_START SSH 1/1")
-    assert tunnel.ref.stop(timeout=DEADLINE_SECONDS)
+    assert tunnel.ref.stop(timeout=WAIT_SECONDS)
     assert "SSH/1/1 ended" in tunnel.log.items
     assert tunnel.stats.state is TunnelState.STOPPED
 
@@ -570,7 +565,7 @@ def test_a_second_stop_joins_the_first(tree: Callable[..., Tree]) -> None:
     tunnel = tree(limits={"stop_timeout_seconds": 0.1}).start()
     tunnel.receive("STREAM_START SSH 1/1")
     futures = [tunnel.ref.stop(block=False) for _ in range(3)]
-    assert [future.get(timeout=DEADLINE_SECONDS) for future in futures] == [True] * 3
+    assert [future.get(timeout=WAIT_SECONDS) for future in futures] == [True] * 3
     assert tunnel.log.items.count("connection ended") == 1
 
 
@@ -593,7 +588,7 @@ def test_a_crash_while_stopping_ends_the_stop(tree: Callable[..., Tree]) -> None
     done = tunnel.ref.stop(block=False)
     tunnel.log.wait_for(lambda items: "SSH/1/1 stops reading" in items)
     tunnel.crash(tunnel.tunnel)
-    assert done.get(timeout=DEADLINE_SECONDS)
+    assert done.get(timeout=WAIT_SECONDS)
     assert len(tunnel.connections.items) == 1, "nothing connects again"
     assert tunnel.stats.state is TunnelState.STOPPED
 
@@ -607,7 +602,7 @@ def test_a_drained_tunnel_stops_when_the_last_connection_has_ended(
     tunnel.wait(TunnelState.DRAINING)
     tunnel.receive("CONNECTION_RESET* SSH 1/1")
     app = tunnel.sockets["SSH/1/1"]
-    app.actor_ref.ask(lambda actor: (actor.end(), actor.exit()), timeout=DEADLINE_SECONDS)
+    app.actor_ref.ask(lambda actor: (actor.end(), actor.exit()), timeout=WAIT_SECONDS)
     tunnel.wait(TunnelState.STOPPED)
     tunnel.settle()
     assert "close" in tunnel.log.items

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.actors.kernel.helpers import wait_until
 from tests.runtime.admin.test_server import get
+from tests.support.sockets import read_to_end
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer, listener
 from tunnelfleet.runtime.service.certificates import ensure_certificate
@@ -43,17 +44,6 @@ def client(server: AdminServer, sent: bytes = b"") -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_SECONDS) as sock:
         sock.sendall(sent)
         yield sock
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    """What comes until the server ends the connection; fails if it does not."""
-    got = b""
-    try:
-        while data := sock.recv(65_536):
-            got += data
-    except ConnectionResetError:
-        pass
-    return got
 
 
 @pytest.mark.parametrize(
@@ -97,7 +87,7 @@ def test_a_response_that_nobody_reads_is_given_up(
     monkeypatch.setattr("tunnelfleet.runtime.admin.server.INDEX", "x" * 40_000_000)
     with client(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as sock:
         sock.recv(1)
-        wait_until(lambda: listening(server).connections == 0)
+        eventually(lambda: listening(server).connections == 0)
         assert len(read_to_end(sock)) < 40_000_000
 
 
@@ -111,7 +101,7 @@ def test_tls_that_is_never_spoken_is_given_up(
     with client(server) as silent, client(server, b"GET / HTTP/1.1\r\n\r\n") as plain:
         assert b"HTTP" not in read_to_end(plain)
         assert read_to_end(silent) == b""
-    wait_until(lambda: listening(server).connections == 0)
+    eventually(lambda: listening(server).connections == 0)
 
 
 def test_too_many_connections_lock_nobody_out(serve: Callable[..., AdminServer]) -> None:
@@ -148,7 +138,7 @@ def test_without_descriptors_it_rests_and_says_so_once(
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
         try:
             sock.connect(("127.0.0.1", server.port))
-            wait_until(lambda: tries >= 5)
+            eventually(lambda: tries >= 5)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         sock.sendall(WHOLE)

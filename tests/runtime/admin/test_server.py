@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from tests.runtime.metrics.support import fill, open_tunnel
+from tests.support.counted import count_some, open_tunnel
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError
@@ -62,19 +62,13 @@ def get(
 
 
 @pytest.fixture
-def runtime() -> Iterator[TunnelRuntime]:
-    with TunnelRuntime() as running:
-        yield running
-
-
-@pytest.fixture
 def server(runtime: TunnelRuntime) -> Iterator[AdminServer]:
     with AdminServer(runtime, AdminOptions(port=0)) as running:
         yield running
 
 
 def test_metrics_of_runtime_and_process(server: AdminServer, runtime: TunnelRuntime) -> None:
-    open_tunnel(runtime._ledger, "a", sent=5)
+    open_tunnel(runtime._meter, "a", sent=5)
     answer = get(server, "/metrics")
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -134,7 +128,7 @@ def test_readiness(
 ) -> None:
     class FakeTunnel:
         name = "press-4"
-        stats = fill(TunnelStats(), state=TunnelState.REFUSED)
+        stats = count_some(TunnelStats(), state=TunnelState.REFUSED)
 
     monkeypatch.setattr(runtime, "tunnels", lambda: [FakeTunnel()])
     FakeTunnel.stats.reason = "invalid access token"
@@ -293,7 +287,7 @@ def test_tunnels_are_counted_and_not_their_ends(
 
     class End:
         def __init__(self, name: str, state: TunnelState) -> None:
-            self.name, self.stats = name, fill(TunnelStats(), state=state)
+            self.name, self.stats = name, count_some(TunnelStats(), state=state)
 
     ends = [
         End(f"{name} {mode}", TunnelState.CONNECTED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import eventually
+from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher
 from tunnelfleet.actors.transport import websocket_actor
 from tunnelfleet.runtime import Endpoint, Mode, TunnelConfig, TunnelRuntime

@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import websocket
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
-from tests.runtime.service.support import CLIENT_TOKEN, SUBPROTOCOL
+from tests.support.service_client import CLIENT_TOKEN, SUBPROTOCOL
+from tests.support.waiting import eventually
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.cli import output as module
 from tunnelfleet.runtime.cli.output import LineOutput, log_lines, take, write_line
-from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
+
+    from tunnelfleet.runtime.service import TunnelService
 
 WAIT_SECONDS = 30.0
 
@@ -44,7 +45,7 @@ def pipe() -> Iterator[tuple[int, TextIO]]:
         os.close(reads)
 
 
-def fill(stream: TextIO) -> int:
+def fill_pipe(stream: TextIO) -> int:
     """Fill a pipe to the brim; return how many bytes it took."""
     os.set_blocking(stream.fileno(), False)
     filled = 0
@@ -100,13 +101,13 @@ def test_nobody_waits_for_who_does_not_read_and_what_is_lost_is_told(
 ) -> None:
     monkeypatch.setattr(module, "MAX_WAITING_CHARACTERS", 1_000)
     with pipe() as (reads, stream):
-        filled = fill(stream)
+        filled = fill_pipe(stream)
         with LineOutput(stream) as output:
             for number in range(500):
                 output.write(f"line {number:04}\n")
             assert output.dropped_lines >= 390
             read(reads, filled)
-            wait_until(lambda: output._waiting_characters == 0)
+            eventually(lambda: output._waiting_characters == 0)
             output.write("end\n")
         stream.close()
         said = os.read(reads, 65_536).decode().splitlines()
@@ -121,7 +122,7 @@ def test_nobody_waits_for_who_does_not_read_and_what_is_lost_is_told(
 def test_the_end_waits_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.1)
     with pipe() as (_reads, stream):
-        fill(stream)
+        fill_pipe(stream)
         with LineOutput(stream) as output:
             output.write("never read\n")
         assert not output._thread.is_alive()
@@ -135,7 +136,7 @@ def test_a_reader_that_has_gone_is_noticed_once_and_costs_lines() -> None:
         os.close(reads)
         with LineOutput(stream, on_reader_gone=lambda: gone.append(1)) as output:
             output.write("one\n")
-            wait_until(lambda: output.reader_gone)
+            eventually(lambda: output.reader_gone)
             output.write("two\n")
     assert gone == [1]
     assert output.dropped_lines == 1
@@ -146,13 +147,13 @@ def test_the_log_of_a_command_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.1)
     logger = logging.getLogger("tunnelfleet.test")
     with pipe() as (_reads, stream):
-        fill(stream)
+        fill_pipe(stream)
         with LineOutput(stream) as output, log_lines(stream=output.as_text()):
             logging_thread = threading.Thread(
                 target=lambda: [logger.warning("x" * 1_000) for _ in range(2_000)]
             )
             logging_thread.start()
-            logging_thread.join(DEADLINE_SECONDS)
+            logging_thread.join(WAIT_SECONDS)
             assert not logging_thread.is_alive()
         assert output.dropped_lines > 0
 
@@ -172,7 +173,7 @@ def test_a_main_thread_that_waits_looks_for_signals_now_and_then() -> None:
     assert waited == [module.SIGNAL_SECONDS] * 3
 
 
-class Command:
+class PipedCommand:
     """A command as a process whose output nobody reads."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
@@ -201,23 +202,17 @@ class Command:
 
 
 @pytest.fixture
-def commands() -> Iterator[list[Command]]:
-    made: list[Command] = []
+def commands() -> Iterator[list[PipedCommand]]:
+    made: list[PipedCommand] = []
     yield made
     for each in made:
         each.close()
 
 
-@pytest.fixture
-def service() -> Iterator[TunnelService]:
-    with TunnelService(tls=False) as running:
-        yield running
-
-
-def localproxy(commands: list[Command], service: TunnelService, *options: str) -> Command:
+def localproxy(commands: list[PipedCommand], service: TunnelService, *options: str) -> PipedCommand:
     tokens = service.open_tunnel(f"t{len(commands)}", ["SSH"])
     commands.append(
-        Command(
+        PipedCommand(
             *("localproxy", "-e", service.endpoint, "-s", "SSH=0", *options),
             AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.source_token,
         )
@@ -227,7 +222,7 @@ def localproxy(commands: list[Command], service: TunnelService, *options: str) -
 
 def make_events(service: TunnelService, count: int) -> None:
     """Have a localproxy write so many lines, once it is connected."""
-    wait_until(lambda: service.tunnels()[0].source_connected)
+    eventually(lambda: service.tunnels()[0].source_connected)
     for _ in range(count):
         service.session_reset("t0")
 
@@ -238,17 +233,17 @@ def waiting_bytes(stream: Any) -> int:
 
 
 def test_localproxy_ends_by_a_signal_although_nobody_reads_it(
-    commands: list[Command], service: TunnelService
+    commands: list[PipedCommand], service: TunnelService
 ) -> None:
     command = localproxy(commands, service, "--json")
     # Some 20 KB, for a pipe of 4.
     make_events(service, 300)
-    wait_until(lambda: waiting_bytes(command.out) > 0)
+    eventually(lambda: waiting_bytes(command.out) > 0)
     assert command.end() == 0
 
 
 def test_localproxy_goes_on_although_its_reader_has_gone(
-    commands: list[Command], service: TunnelService
+    commands: list[PipedCommand], service: TunnelService
 ) -> None:
     command = localproxy(commands, service, "--json")
     command.out.readline()
@@ -260,16 +255,16 @@ def test_localproxy_goes_on_although_its_reader_has_gone(
 
 
 def test_service_ends_by_a_signal_although_nobody_reads_it(
-    commands: list[Command],
+    commands: list[PipedCommand],
 ) -> None:
     names = [f"--tunnel=tunnel-{number}=A,B,C" for number in range(100)]
-    commands.append(Command("service", "--listen", "127.0.0.1:0", "--json", *names))
-    wait_until(lambda: waiting_bytes(commands[0].out) > 0)
+    commands.append(PipedCommand("service", "--listen", "127.0.0.1:0", "--json", *names))
+    eventually(lambda: waiting_bytes(commands[0].out) > 0)
     assert commands[0].end() == 0
 
 
-def test_service_goes_on_although_its_reader_has_gone(commands: list[Command]) -> None:
-    commands.append(Command("service", "--plain", "--listen", "127.0.0.1:0", "--json"))
+def test_service_goes_on_although_its_reader_has_gone(commands: list[PipedCommand]) -> None:
+    commands.append(PipedCommand("service", "--plain", "--listen", "127.0.0.1:0", "--json"))
 
     ready = json.loads(commands[0].out.readline())
     token = ready["tunnels"][0]["source_token"]
@@ -291,7 +286,7 @@ def test_an_error_is_told_to_nobody_for_a_moment_only() -> None:
     """Standard error is full as well."""
     reads, writes = os.pipe()
     with os.fdopen(writes, "w") as stream:
-        fill(stream)
+        fill_pipe(stream)
         popen = subprocess.Popen(
             [sys.executable, "-m", "tunnelfleet.runtime.cli", "localproxy", "-m", "neither"],
             stdout=stream,

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.client.support import Bench
+from tests.support.client_bench import ClientBench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    with Bench() as running:
+def bench() -> Iterator[ClientBench]:
+    with ClientBench() as running:
         yield running

@@ -14,7 +14,7 @@ from tunnelfleet.runtime.client.delivery import MAX_UNHANDLED, ActorDelivery
 WAIT_SECONDS = 5.0
 
 
-class Receiver(pykka.ThreadingActor):
+class KeepingActor(pykka.ThreadingActor):
     def __init__(self, may_go_on: threading.Event, got: list[Any]) -> None:
         super().__init__()
         self._may_go_on, self._got = may_go_on, got
@@ -28,7 +28,7 @@ class Receiver(pykka.ThreadingActor):
 
 def test_a_slow_actor_holds_back_and_loses_nothing() -> None:
     go, got = threading.Event(), []  # type: ignore[var-annotated]
-    ref = Receiver.start(go, got)
+    ref = KeepingActor.start(go, got)
     deliver = ActorDelivery(ref)
     sent: list[int] = []
 
@@ -51,7 +51,7 @@ def test_a_slow_actor_holds_back_and_loses_nothing() -> None:
 def test_what_the_actor_raises_is_raised_here() -> None:
     go, got = threading.Event(), []  # type: ignore[var-annotated]
     go.set()
-    ref = Receiver.start(go, got)
+    ref = KeepingActor.start(go, got)
     deliver = ActorDelivery(ref)
     deliver(Stopped("bad"))
     with pytest.raises(ZeroDivisionError):  # noqa: PT012
@@ -62,7 +62,7 @@ def test_what_the_actor_raises_is_raised_here() -> None:
 
 def test_an_actor_that_has_ended_gets_nothing() -> None:
     go, got = threading.Event(), []  # type: ignore[var-annotated]
-    ref = Receiver.start(go, got)
+    ref = KeepingActor.start(go, got)
     ref.stop()
     ActorDelivery(ref)(Stopped("t"))
     assert got == []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.client.support import WAIT_SECONDS, Bench
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import (
     ConfigError,
     ConnectionReset,
@@ -24,17 +24,13 @@ from tunnelfleet.runtime import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with Bench() as running:
-        yield running
+    from tests.support.client_bench import ClientBench
 
 
 # -- as the SDK for C++ has it
 
 
-def test_starts_take_a_message(bench: Bench) -> None:
+def test_starts_take_a_message(bench: ClientBench) -> None:
     pair = bench.pair(["A", "B"])
     assert pair.source.send_stream_start(Message(service_id="A")).result(WAIT_SECONDS) == 1
     pair.at_destination.wait(StreamStarted)
@@ -49,7 +45,7 @@ def test_starts_take_a_message(bench: Bench) -> None:
     assert pair.source.send_stream_start(Message(b"", "B", 1)).result(WAIT_SECONDS) == 1
 
 
-def test_none_is_the_only_service_and_the_only_connection(bench: Bench) -> None:
+def test_none_is_the_only_service_and_the_only_connection(bench: ClientBench) -> None:
     pair = bench.pair([])
     pair.source.send_stream_start(None).result(WAIT_SECONDS)
     pair.at_destination.wait(StreamStarted)
@@ -67,7 +63,7 @@ def test_a_message_has_defaults_for_none() -> None:
         Message().payload = b""  # type: ignore[misc]
 
 
-def test_a_start_sends_no_payload(bench: Bench) -> None:
+def test_a_start_sends_no_payload(bench: ClientBench) -> None:
     pair = bench.pair(["A"])
     for call in (pair.source.send_stream_start, pair.source.send_connection_start):
         with pytest.raises(ValueError, match=r"send the payload with send_message"):
@@ -83,7 +79,7 @@ def test_a_start_sends_no_payload(bench: Bench) -> None:
     [b"1234", bytearray(b"1234"), memoryview(b"1234"), array("H", [0x3231, 0x3433])],
     ids=["bytes", "bytearray", "memoryview", "array"],
 )
-def test_what_is_like_bytes_is_sent(bench: Bench, payload: Any) -> None:
+def test_what_is_like_bytes_is_sent(bench: ClientBench, payload: Any) -> None:
     pair = bench.pair(["A"])
     pair.source.send_stream_start("A").result(WAIT_SECONDS)
     pair.source.send_message(Message(payload, "A")).result(WAIT_SECONDS)

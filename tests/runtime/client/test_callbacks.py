@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.e2e.faults_server import Peer, ScriptedService
-from tests.e2e.rig import eventually, receive_exactly, receive_to_end
-from tests.runtime.client.support import LIMITS, WAIT_SECONDS, Bench, Pair, Transcript
+from tests.support.client_bench import LIMITS, ClientBench, ClientPair, Transcript
+from tests.support.faulty_server import FaultyPeer, ScriptedService
+from tests.support.rig import receive_exactly, receive_rest
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import Message as WireMessage
 from tunnelfleet.proto import MessageType as WireType
 from tunnelfleet.runtime import (
@@ -47,60 +48,60 @@ if TYPE_CHECKING:
 V1, V2, V3 = ProtocolVersion
 
 
-def start_stream(bench: Bench, pair: Pair) -> None:
+def start_stream(bench: ClientBench, pair: ClientPair) -> None:
     pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
     pair.at_destination.wait(StreamStarted)
 
 
-def start_and_send(bench: Bench, pair: Pair) -> None:
+def start_and_send(bench: ClientBench, pair: ClientPair) -> None:
     start_stream(bench, pair)
     pair.source.send_message(Message(b"hello", "SSH")).result(WAIT_SECONDS)
     pair.at_destination.wait(MessageReceived)
 
 
-def restart_stream(bench: Bench, pair: Pair) -> None:
+def restart_stream(bench: ClientBench, pair: ClientPair) -> None:
     start_stream(bench, pair)
     pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
     pair.at_destination.wait(StreamStarted, 2)
 
 
-def source_ends_connection(bench: Bench, pair: Pair) -> None:
+def source_ends_connection(bench: ClientBench, pair: ClientPair) -> None:
     start_stream(bench, pair)
     pair.source.send_connection_reset("SSH").result(WAIT_SECONDS)
 
 
-def source_ends_stream(bench: Bench, pair: Pair) -> None:
+def source_ends_stream(bench: ClientBench, pair: ClientPair) -> None:
     start_stream(bench, pair)
     pair.source.send_stream_reset("SSH").result(WAIT_SECONDS)
 
 
-def destination_ends_stream(bench: Bench, pair: Pair) -> None:
+def destination_ends_stream(bench: ClientBench, pair: ClientPair) -> None:
     start_stream(bench, pair)
     pair.destination.send_stream_reset("SSH").result(WAIT_SECONDS)
 
 
-def destination_ends_connection(bench: Bench, pair: Pair) -> None:
+def destination_ends_connection(bench: ClientBench, pair: ClientPair) -> None:
     start_stream(bench, pair)
     pair.destination.send_connection_reset("SSH").result(WAIT_SECONDS)
 
 
-def second_connection(bench: Bench, pair: Pair) -> None:
+def second_connection(bench: ClientBench, pair: ClientPair) -> None:
     start_stream(bench, pair)
     pair.source.send_connection_start("SSH").result(WAIT_SECONDS)
     pair.at_destination.wait(ConnectionStarted)
     pair.source.send_connection_reset("SSH", 2).result(WAIT_SECONDS)
 
 
-def session_reset(bench: Bench, pair: Pair) -> None:
+def session_reset(bench: ClientBench, pair: ClientPair) -> None:
     start_stream(bench, pair)
     bench.service.session_reset(pair.name)
 
 
-def session_reset_without_streams(bench: Bench, pair: Pair) -> None:
+def session_reset_without_streams(bench: ClientBench, pair: ClientPair) -> None:
     bench.service.session_reset(pair.name)
 
 
-def lose_source(bench: Bench, pair: Pair) -> None:
+def lose_source(bench: ClientBench, pair: ClientPair) -> None:
     start_stream(bench, pair)
     bench.service.drop(pair.name, Mode.SOURCE)
 
@@ -118,7 +119,7 @@ class Row(NamedTuple):
 
     name: str
     version: ProtocolVersion
-    act: Callable[[Bench, Pair], None]
+    act: Callable[[ClientBench, ClientPair], None]
     at_source: list[str]
     at_destination: list[str]
 
@@ -235,7 +236,7 @@ def described(events: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_the_callbacks_come_in_this_order(bench: Bench, row: Row) -> None:
+def test_the_callbacks_come_in_this_order(bench: ClientBench, row: Row) -> None:
     pair = bench.pair(source={"version": row.version})
     row.act(bench, pair)
     for heard, expected in (
@@ -260,17 +261,17 @@ def test_the_callbacks_come_in_this_order(bench: Bench, row: Row) -> None:
 
 class TestConnectionSuccess:
     @pytest.mark.parametrize("services", [[], ["A"], ["A", "B", "C"]], ids=len)
-    def test_it_carries_the_services(self, bench: Bench, services: list[str]) -> None:
+    def test_it_carries_the_services(self, bench: ClientBench, services: list[str]) -> None:
         pair = bench.pair(services)
         for heard in (pair.at_source, pair.at_destination):
             (event,) = heard.wait(ConnectionSuccess)
             assert event.service_ids == tuple(services)
             assert event.channel_id
 
-    def test_it_comes_with_the_services_not_with_the_upgrade(self, bench: Bench) -> None:
+    def test_it_comes_with_the_services_not_with_the_upgrade(self, bench: ClientBench) -> None:
         may_announce = threading.Event()
 
-        def script(peer: Peer) -> None:
+        def script(peer: FaultyPeer) -> None:
             peer.upgrade()
             may_announce.wait(WAIT_SECONDS)
             peer.announce("A")
@@ -292,7 +293,7 @@ class TestConnectionSuccess:
 
 
 class TestConnectionFailure:
-    def test_a_failure_is_followed_by_another_try(self, bench: Bench) -> None:
+    def test_a_failure_is_followed_by_another_try(self, bench: ClientBench) -> None:
         tokens = bench.service.open_tunnel("tunnel", ["A"])
         bench.service.refuse_next("tunnel", 503, count=2)
         pair_heard = bench.pair(["B"], name="other", start=False).at_source
@@ -305,7 +306,7 @@ class TestConnectionFailure:
             assert event.error.status == 503
             assert event.error.retryable
 
-    def test_a_refusal_is_final_until_the_token_is_replaced(self, bench: Bench) -> None:
+    def test_a_refusal_is_final_until_the_token_is_replaced(self, bench: ClientBench) -> None:
         pair = bench.pair(["A"], start=False)
         bench.service.rotate("tunnel", Mode.SOURCE)
         started = pair.source.start()
@@ -318,7 +319,7 @@ class TestConnectionFailure:
         pair.source.replace_token(bench.service.tokens("tunnel").source_token)
         pair.at_source.wait(ConnectionSuccess)
 
-    def test_nobody_listens(self, bench: Bench) -> None:
+    def test_nobody_listens(self, bench: ClientBench) -> None:
         pair = bench.pair(["A"], start=False)
         bench.service.kill()
         pair.source.start()
@@ -329,20 +330,20 @@ class TestConnectionFailure:
 
 
 class TestConnectionShutdown:
-    def test_a_lost_connection_has_its_error(self, bench: Bench) -> None:
+    def test_a_lost_connection_has_its_error(self, bench: ClientBench) -> None:
         pair = bench.pair()
         bench.service.drop("tunnel", Mode.SOURCE)
         (event,) = pair.at_source.wait(ConnectionShutdown)
         assert isinstance(event.error, ConnectionLost)
         pair.at_source.wait(ConnectionSuccess, 2)
 
-    def test_a_stop_has_none(self, bench: Bench) -> None:
+    def test_a_stop_has_none(self, bench: ClientBench) -> None:
         pair = bench.pair()
         pair.source.stop().result(WAIT_SECONDS)
         (event,) = pair.at_source.of(ConnectionShutdown)
         assert event.error is None
 
-    def test_a_protocol_error_of_the_peer_has_its_text(self, bench: Bench) -> None:
+    def test_a_protocol_error_of_the_peer_has_its_text(self, bench: ClientBench) -> None:
         pair = bench.pair()
         wrong = WireMessage(WireType.STREAM_START, 1, service_id="SSH", connection_id=1)
         bench.service.send_message("tunnel", Mode.SOURCE, wrong)
@@ -352,7 +353,7 @@ class TestConnectionShutdown:
 
 class TestMessages:
     @pytest.mark.parametrize("size_bytes", [0, 1, 64_512])
-    def test_one_message_is_one_message(self, bench: Bench, size_bytes: int) -> None:
+    def test_one_message_is_one_message(self, bench: ClientBench, size_bytes: int) -> None:
         pair = bench.pair()
         start_stream(bench, pair)
         payload = bytes(index % 251 for index in range(size_bytes))
@@ -361,7 +362,7 @@ class TestMessages:
         received = pair.at_destination.wait(MessageReceived, 3)
         assert [event.message for event in received] == [Message(payload, "SSH", 1)] * 3
 
-    def test_it_is_not_split_when_payloads_are_to_be_small(self, bench: Bench) -> None:
+    def test_it_is_not_split_when_payloads_are_to_be_small(self, bench: ClientBench) -> None:
         small = replace(LIMITS, data_payload_bytes=1_000)
         pair = bench.pair(source={"limits": small})
         start_stream(bench, pair)
@@ -372,7 +373,7 @@ class TestMessages:
         sizes = [len(e.message.payload) for e in pair.at_destination.wait(MessageReceived, 4)]
         assert sizes == [50_000, 1_000, 1_000, 500]
 
-    def test_both_ways_on_two_connections_and_two_services(self, bench: Bench) -> None:
+    def test_both_ways_on_two_connections_and_two_services(self, bench: ClientBench) -> None:
         pair = bench.pair(["A", "B"])
         for service in ("A", "B"):
             pair.source.send_stream_start(service).result(WAIT_SECONDS)
@@ -388,7 +389,7 @@ class TestMessages:
             received = {event.message for event in heard.wait(MessageReceived, 3)}
             assert received == {Message(f"{s}{c}".encode(), s, c) for s, c in ids}
 
-    def test_complete_says_what_was_sent(self, bench: Bench) -> None:
+    def test_complete_says_what_was_sent(self, bench: ClientBench) -> None:
         pair = bench.pair()
         start_stream(bench, pair)
         pair.source.send_message(Message(b"12345")).result(WAIT_SECONDS)
@@ -401,7 +402,7 @@ class TestMessages:
             (MessageType.DATA, "SSH", 1, 5, None),
         ]
 
-    def test_a_failure_is_told_too(self, bench: Bench) -> None:
+    def test_a_failure_is_told_too(self, bench: ClientBench) -> None:
         pair = bench.pair()
         future = pair.source.send_message(Message(b"12345"))
         (event,) = pair.at_source.wait(SendMessageComplete)
@@ -410,7 +411,7 @@ class TestMessages:
 
 
 class TestStreams:
-    def test_a_destination_is_told_ids(self, bench: Bench) -> None:
+    def test_a_destination_is_told_ids(self, bench: ClientBench) -> None:
         pair = bench.pair(["A", "B"])
         assert pair.source.send_stream_start("B").result(WAIT_SECONDS) == 1
         assert pair.source.send_connection_start("B").result(WAIT_SECONDS) == 2
@@ -423,7 +424,7 @@ class TestStreams:
         (reset,) = pair.at_destination.wait(ConnectionReset)
         assert (reset.service_id, reset.connection_id, reset.error) == ("B", 2, None)
 
-    def test_what_cannot_be_taken_has_an_error(self, bench: Bench) -> None:
+    def test_what_cannot_be_taken_has_an_error(self, bench: ClientBench) -> None:
         pair = bench.pair(destination={"limits": replace(LIMITS, max_connections=1)})
         start_stream(bench, pair)
         pair.source.send_connection_start("SSH").result(WAIT_SECONDS)
@@ -433,7 +434,7 @@ class TestStreams:
         (reset,) = pair.at_source.wait(ConnectionReset)
         assert reset.connection_id == 2
 
-    def test_what_was_sent_before_the_end_comes_before_the_end(self, bench: Bench) -> None:
+    def test_what_was_sent_before_the_end_comes_before_the_end(self, bench: ClientBench) -> None:
         pair = bench.pair()
         start_stream(bench, pair)
         pair.source.send_bytes(bytes(3_000_000), "SSH")
@@ -443,7 +444,7 @@ class TestStreams:
         assert sum(len(event.message.payload) for event in received) == 3_000_000
         assert pair.at_destination.names()[-1] == "ConnectionReset"
 
-    def test_nothing_is_left_of_connections_that_have_ended(self, bench: Bench) -> None:
+    def test_nothing_is_left_of_connections_that_have_ended(self, bench: ClientBench) -> None:
         pair = bench.pair()
         start_stream(bench, pair)
         ids = []
@@ -468,15 +469,10 @@ def with_port(version: ProtocolVersion) -> dict[str, Any]:
     return {"version": version, "name": "operator", "services": {"SSH": "127.0.0.1:0"}}
 
 
-def dial(bench: Bench) -> socket.socket:
+def dial(bench: ClientBench) -> socket.socket:
     address = bench.runtime.tunnel("operator").wait_listening("SSH", WAIT_SECONDS)
     assert isinstance(address, TcpAddress)
     return socket.create_connection((address.host, address.port), timeout=WAIT_SECONDS)
-
-
-def receive_all(sock: socket.socket) -> bytes:
-    """What comes until an ordinary end; a reset raises."""
-    return b"".join(receive_to_end(sock))
 
 
 class TestEnds:
@@ -484,7 +480,7 @@ class TestEnds:
 
     @each_version
     def test_an_application_that_half_closes_gets_what_the_last_callback_sends(
-        self, bench: Bench, version: ProtocolVersion
+        self, bench: ClientBench, version: ProtocolVersion
     ) -> None:
         """`nc -N` at the other end: its end is told without an error, and answered behind that."""
 
@@ -499,7 +495,7 @@ class TestEnds:
         with dial(bench) as application:
             application.sendall(b"the question")
             application.shutdown(socket.SHUT_WR)
-            assert receive_all(application) == b"the answer"
+            assert receive_rest(application) == b"the answer"
         ended: Any
         (ended,) = heard.wait(kind)
         assert ended.error is None
@@ -509,7 +505,7 @@ class TestEnds:
 
     @each_version
     def test_with_half_close_the_user_says_when_it_has_sent_all(
-        self, bench: Bench, version: ProtocolVersion
+        self, bench: ClientBench, version: ProtocolVersion
     ) -> None:
         pair = bench.pair(source=with_port(version), destination={"half_close": True})
         with dial(bench) as application:
@@ -522,7 +518,7 @@ class TestEnds:
             assert receive_exactly(application, 10) == b"the answer"
             assert pair.destination.status().connections_active == 1
             pair.destination.send_connection_reset("SSH").result(WAIT_SECONDS)
-            assert receive_all(application) == b""
+            assert receive_rest(application) == b""
         for end in (pair.source, pair.destination):
             eventually(lambda end=end: end.status().connections_active == 0)  # type: ignore[misc]
         assert not pair.at_destination.of(ConnectionReset)
@@ -530,7 +526,7 @@ class TestEnds:
     @each_version
     @pytest.mark.parametrize("half_close", [True, False])
     def test_without_marks_an_end_is_one_of_both_directions_and_has_no_error(
-        self, bench: Bench, version: ProtocolVersion, half_close: bool
+        self, bench: ClientBench, version: ProtocolVersion, half_close: bool
     ) -> None:
         options = {"marks": False, "half_close": half_close}
         pair = bench.pair(source=with_port(version), destination=options)
@@ -546,7 +542,7 @@ class TestEnds:
 
     @each_version
     def test_an_application_that_breaks_off_is_an_abnormal_end(
-        self, bench: Bench, version: ProtocolVersion
+        self, bench: ClientBench, version: ProtocolVersion
     ) -> None:
         pair = bench.pair(source=with_port(version), destination={"half_close": True})
         kind = ConnectionReset if version is V3 else StreamStopped
@@ -560,7 +556,7 @@ class TestEnds:
 
     @each_version
     def test_a_client_that_has_ended_a_connection_takes_nothing_more(
-        self, bench: Bench, version: ProtocolVersion
+        self, bench: ClientBench, version: ProtocolVersion
     ) -> None:
         """Who sends to it is told so."""
         pair = bench.pair(source={"version": version}, destination={"half_close": True})
@@ -575,7 +571,7 @@ class TestEnds:
 
     @each_version
     def test_a_stop_of_the_other_side_is_an_abnormal_end(
-        self, bench: Bench, version: ProtocolVersion
+        self, bench: ClientBench, version: ProtocolVersion
     ) -> None:
         """It was stopped before its user had said that this was all."""
         pair = bench.pair(source={"version": version})
@@ -590,7 +586,7 @@ class TestEnds:
         assert received.message.payload == b"last words", "it came before"
 
     def test_a_stream_that_is_reset_is_an_abnormal_end_there_and_none_here(
-        self, bench: Bench
+        self, bench: ClientBench
     ) -> None:
         pair = bench.pair()
         start_stream(bench, pair)
@@ -600,7 +596,7 @@ class TestEnds:
         assert isinstance(there.error, AbnormalEnd)
         assert here.error is None
 
-    def test_a_lost_connection_is_an_abnormal_end_on_both_sides(self, bench: Bench) -> None:
+    def test_a_lost_connection_is_an_abnormal_end_on_both_sides(self, bench: ClientBench) -> None:
         pair = bench.pair()
         start_stream(bench, pair)
         bench.service.drop(pair.name, Mode.SOURCE)
@@ -612,7 +608,7 @@ class TestEnds:
 
 
 class TestStopped:
-    def test_last_and_once_whatever_stops_it(self, bench: Bench) -> None:
+    def test_last_and_once_whatever_stops_it(self, bench: ClientBench) -> None:
         pair = bench.pair()
         start_stream(bench, pair)
         first, second = pair.source.stop(), pair.source.stop()
@@ -625,7 +621,7 @@ class TestStopped:
             assert heard.names()[-1] == "Stopped"
             assert len(heard.of(Stopped)) == 1
 
-    def test_a_client_that_never_connected(self, bench: Bench) -> None:
+    def test_a_client_that_never_connected(self, bench: ClientBench) -> None:
         pair = bench.pair(start=False)
         bench.service.kill()
         started = pair.source.start()
@@ -636,7 +632,7 @@ class TestStopped:
         with pytest.raises(TunnelClosed):
             started.result(WAIT_SECONDS)
 
-    def test_it_can_be_started_again(self, bench: Bench) -> None:
+    def test_it_can_be_started_again(self, bench: ClientBench) -> None:
         pair = bench.pair()
         for _ in range(2):
             pair.source.stop().result(WAIT_SECONDS)
@@ -646,7 +642,7 @@ class TestStopped:
         assert len(pair.at_source.of(Stopped)) == 3
 
 
-def test_a_stream_and_session_end_once(bench: Bench) -> None:
+def test_a_stream_and_session_end_once(bench: ClientBench) -> None:
     pair = bench.pair()
     start_stream(bench, pair)
     bench.service.session_reset("tunnel")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pykka
 import pytest
 
-from tests.actors.kernel.helpers import crash
-from tests.e2e.rig import CONNECTS_PER_SECOND, FAST_LIMITS, eventually
-from tests.runtime.client.support import WAIT_SECONDS, Bench, Transcript
+from tests.support.actors import crash
+from tests.support.client_bench import ClientBench, Transcript
+from tests.support.rig import CONNECTS_PER_SECOND, FAST_LIMITS
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import (
     ChildSpec,
     DispatchedActor,
@@ -47,16 +48,11 @@ from tunnelfleet.runtime import (
     TunnelStateChanged,
 )
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
-from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
-@pytest.fixture
-def service() -> Iterator[TunnelService]:
-    with TunnelService(tls=False) as running:
-        yield running
+    from tunnelfleet.runtime.service import TunnelService
 
 
 @pytest.fixture
@@ -420,7 +416,7 @@ class TestSubscribe:
 
 
 class TestEventsToAnActor:
-    def test_every_event_is_a_message_and_a_slow_actor_holds_back(self, bench: Bench) -> None:
+    def test_every_event_is_a_message_and_a_slow_actor_holds_back(self, bench: ClientBench) -> None:
         release = threading.Event()
         got: list[Any] = []
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.client.support import WAIT_SECONDS, Bench
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.runtime import (
     ApiEvent,
@@ -30,9 +30,11 @@ from tunnelfleet.runtime.client.delivery import HIGH_WATER_BYTES, EventStream
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from tests.support.client_bench import ClientBench
+
 
 def both(
-    bench: Bench, act: Callable[[SecureTunnel, SecureTunnel], Coroutine[None, None, None]]
+    bench: ClientBench, act: Callable[[SecureTunnel, SecureTunnel], Coroutine[None, None, None]]
 ) -> None:
     """Run a coroutine with the connected ends of a tunnel."""
 
@@ -45,7 +47,7 @@ def both(
     asyncio.run(main())
 
 
-def test_a_conversation(bench: Bench) -> None:
+def test_a_conversation(bench: ClientBench) -> None:
     async def act(source: SecureTunnel, destination: SecureTunnel) -> None:
         events = destination.events()
         async with destination, source:
@@ -72,7 +74,7 @@ def test_a_conversation(bench: Bench) -> None:
     both(bench, act)
 
 
-def test_errors_are_raised(bench: Bench) -> None:
+def test_errors_are_raised(bench: ClientBench) -> None:
     async def act(source: SecureTunnel, destination: SecureTunnel) -> None:
         async with source, destination:
             await source.connected()
@@ -82,7 +84,7 @@ def test_errors_are_raised(bench: Bench) -> None:
     both(bench, act)
 
 
-def test_many_senders_without_room_do_not_block_the_loop(bench: Bench) -> None:
+def test_many_senders_without_room_do_not_block_the_loop(bench: ClientBench) -> None:
     async def act(source: SecureTunnel, destination: SecureTunnel) -> None:
         events = destination.events()
         async with source, destination:
@@ -114,7 +116,7 @@ def test_many_senders_without_room_do_not_block_the_loop(bench: Bench) -> None:
     both(bench, act)
 
 
-def test_a_loop_that_takes_nothing_holds_the_tunnel_back(bench: Bench) -> None:
+def test_a_loop_that_takes_nothing_holds_the_tunnel_back(bench: ClientBench) -> None:
     async def act(source: SecureTunnel, destination: SecureTunnel) -> None:
         events = destination.events()
         async with source, destination:
@@ -143,7 +145,7 @@ def test_a_loop_that_takes_nothing_holds_the_tunnel_back(bench: Bench) -> None:
     both(bench, act)
 
 
-def test_a_stream_that_is_dropped_lets_the_tunnel_go_on(bench: Bench) -> None:
+def test_a_stream_that_is_dropped_lets_the_tunnel_go_on(bench: ClientBench) -> None:
     async def act(source: SecureTunnel, destination: SecureTunnel) -> None:
         dropped, kept = destination.events(), destination.events()
         async with source, destination:
@@ -171,11 +173,11 @@ def test_a_closed_stream_takes_nothing_more() -> None:
     threads = RelayThreads()
 
     async def main() -> None:
-        lane = threads.lane("t", print, 1_000)
+        callback_queue = threads.queue("t", print, 1_000)
         stream = EventStream(asyncio.get_running_loop())
-        stream.put(ConnectionShutdown("t", None), lane)
+        stream.put(ConnectionShutdown("t", None), callback_queue)
         stream.close()
-        stream.put(ConnectionShutdown("t", None), lane)
+        stream.put(ConnectionShutdown("t", None), callback_queue)
         assert [event async for event in stream] == []
 
     asyncio.run(main())
@@ -184,13 +186,13 @@ def test_a_closed_stream_takes_nothing_more() -> None:
 
 def test_a_loop_that_is_gone_is_no_error() -> None:
     threads = RelayThreads()
-    lane = threads.lane("t", print, 1_000)
+    callback_queue = threads.queue("t", print, 1_000)
 
     async def make() -> EventStream:
         return EventStream(asyncio.get_running_loop())
 
     stream = asyncio.run(make())
     for _ in range(3):
-        stream.put(ConnectionShutdown("t", None), lane)
+        stream.put(ConnectionShutdown("t", None), callback_queue)
     assert not stream._events
     threads.close(1)

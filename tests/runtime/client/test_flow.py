@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.bench.api_bench import rss_bytes, run
-from tests.e2e.rig import eventually
-from tests.runtime.client.support import LIMITS, WAIT_SECONDS, Bench, Transcript
+from tests.bench.api_bench import run
+from tests.support.client_bench import LIMITS, ClientBench, Transcript
+from tests.support.memory import rss_bytes
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import (
     Message,
     MessageReceived,
@@ -30,7 +31,7 @@ ECHOING = 50
 MAX_THREADS = 16
 
 
-def echo(tunnel: SecureTunnel, event: MessageReceived) -> None:
+def send_back(tunnel: SecureTunnel, event: MessageReceived) -> None:
     tunnel.send_message(event.message)
 
 
@@ -51,14 +52,14 @@ class RoundTrips:
         return time.perf_counter() - started
 
 
-def open_echoing(bench: Bench, count: int) -> list[tuple[SecureTunnel, RoundTrips]]:
+def open_echoing(bench: ClientBench, count: int) -> list[tuple[SecureTunnel, RoundTrips]]:
     found = []
     for number in range(count):
         trips = RoundTrips()
         pair = bench.pair(
             name=f"echo-{number}",
             source={"on_message_received": trips},
-            destination={"on_message_received": echo},
+            destination={"on_message_received": send_back},
             but=["on_send_message_complete"],
         )
         pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
@@ -68,7 +69,7 @@ def open_echoing(bench: Bench, count: int) -> list[tuple[SecureTunnel, RoundTrip
 
 
 class TestBlockingCallback:
-    def test_it_delays_no_other_tunnel(self, bench: Bench) -> None:
+    def test_it_delays_no_other_tunnel(self, bench: ClientBench) -> None:
         echoing = open_echoing(bench, ECHOING)
         entered, left = threading.Event(), threading.Event()
 
@@ -99,7 +100,7 @@ class TestBlockingCallback:
         assert threads <= MAX_THREADS
         assert left.wait(WAIT_SECONDS)
 
-    def test_many_that_block_get_threads_and_the_threads_go(self, bench: Bench) -> None:
+    def test_many_that_block_get_threads_and_the_threads_go(self, bench: ClientBench) -> None:
         release = threading.Event()
         entered = threading.Semaphore(0)
 
@@ -117,7 +118,7 @@ class TestBlockingCallback:
         assert bench.runtime.callback_threads.thread_count <= 32
         release.set()
 
-    def test_it_does_not_hold_up_stop_of_others(self, bench: Bench) -> None:
+    def test_it_does_not_hold_up_stop_of_others(self, bench: ClientBench) -> None:
         release = threading.Event()
         blocked = bench.pair(
             name="blocked", destination={"on_stream_started": lambda _t, _e: release.wait(5)}
@@ -133,7 +134,7 @@ class TestBlockingCallback:
 
 class TestRaisingCallback:
     def test_the_tunnel_lives_and_each_is_counted(
-        self, bench: Bench, caplog: pytest.LogCaptureFixture
+        self, bench: ClientBench, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail(_tunnel: SecureTunnel, event: object) -> None:
             raise ZeroDivisionError(type(event).__name__)
@@ -152,7 +153,7 @@ class TestRaisingCallback:
         logged = [record for record in caplog.records if "callback raised" in record.message]
         assert len(logged) == 10
 
-    def test_one_that_exits_the_interpreter_does_not(self, bench: Bench) -> None:
+    def test_one_that_exits_the_interpreter_does_not(self, bench: ClientBench) -> None:
         def leave(_tunnel: SecureTunnel, _event: object) -> None:
             raise SystemExit(3)
 
@@ -164,7 +165,7 @@ class TestRaisingCallback:
 
 
 class TestSlowCallback:
-    def test_reading_is_held_back_and_not_memory(self, bench: Bench) -> None:
+    def test_reading_is_held_back_and_not_memory(self, bench: ClientBench) -> None:
         release = threading.Event()
         total = [0]
 
@@ -195,7 +196,7 @@ class TestSlowCallback:
         pair.source.send_message(Message(b"end", "SSH")).result(WAIT_SECONDS)
         eventually(lambda: total[0] >= len(futures) * len(chunk) + 3)
 
-    def test_tiny_messages_are_bounded_too(self, bench: Bench) -> None:
+    def test_tiny_messages_are_bounded_too(self, bench: ClientBench) -> None:
         release = threading.Event()
         count = [0]
 
@@ -221,7 +222,7 @@ class TestSlowCallback:
         # Some 300,000 callbacks: a busy machine takes its time for them.
         eventually(lambda: count[0] == accepted, "all are told", timeout_seconds=90.0)
 
-    def test_completions_hold_back_the_sender(self, bench: Bench) -> None:
+    def test_completions_hold_back_the_sender(self, bench: ClientBench) -> None:
         release = threading.Event()
         limits = replace(LIMITS, event_backlog_bytes=50_000)
         pair = bench.pair(
@@ -242,7 +243,7 @@ class TestSlowCallback:
 
 
 class TestSender:
-    def test_over_the_credit_it_fails_at_once_or_waits(self, bench: Bench) -> None:
+    def test_over_the_credit_it_fails_at_once_or_waits(self, bench: ClientBench) -> None:
         pair = bench.pair(but=["on_message_received"])
         pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
         bench.service.stall("tunnel", Mode.SOURCE)
@@ -266,7 +267,7 @@ class TestSender:
         assert done.wait(WAIT_SECONDS)
         waiting.join()
 
-    def test_messages_are_limited_by_number_too(self, bench: Bench) -> None:
+    def test_messages_are_limited_by_number_too(self, bench: ClientBench) -> None:
         limits = replace(LIMITS, send_high_water_messages=10)
         pair = bench.pair(source={"limits": limits}, but=["on_message_received"])
         pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
@@ -277,7 +278,7 @@ class TestSender:
             )
         assert 10 <= caught.value.accepted < 5_000
 
-    def test_from_many_threads_in_order_of_each(self, bench: Bench) -> None:
+    def test_from_many_threads_in_order_of_each(self, bench: ClientBench) -> None:
         pair = bench.pair(but=["on_send_message_complete"])
         pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.backends import Backends
-from tests.e2e.rig import CONNECTS_PER_SECOND, eventually, receive_exactly
-from tests.runtime.client.support import LIMITS, WAIT_SECONDS, Bench, Transcript
+from tests.support.backends import Backends
+from tests.support.client_bench import LIMITS, ClientBench, Transcript
+from tests.support.rig import CONNECTS_PER_SECOND, receive_exactly
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import (
     ConnectionStarted,
     Message,
@@ -71,13 +72,13 @@ class TestItsOwnRuntime:
 
 
 class TestLife:
-    def test_start_twice(self, bench: Bench) -> None:
+    def test_start_twice(self, bench: ClientBench) -> None:
         pair = bench.pair()
         with pytest.raises(TunnelError, match="started already"):
             pair.source.start()
         assert pair.source.status().state is TunnelState.CONNECTED
 
-    def test_what_needs_a_start_says_so(self, bench: Bench) -> None:
+    def test_what_needs_a_start_says_so(self, bench: ClientBench) -> None:
         source = bench.pair(start=False).source
         calls = (
             source.status,
@@ -92,7 +93,7 @@ class TestLife:
         source.stop().result(0)
         assert "not started" in repr(source)
 
-    def test_a_runtime_that_does_not_run(self, bench: Bench) -> None:
+    def test_a_runtime_that_does_not_run(self, bench: ClientBench) -> None:
         runtime = TunnelRuntime(connect_rate_per_second=CONNECTS_PER_SECOND)
         source = bench.pair(start=False, source={"runtime": runtime}).source
         with pytest.raises(TunnelClosed, match=r"not running: call start\(\) first"):
@@ -103,7 +104,7 @@ class TestLife:
             source.start()
 
     def test_one_with_a_runtime_of_its_own_starts_again_and_has_a_new_one(
-        self, bench: Bench
+        self, bench: ClientBench
     ) -> None:
         source = bench.pair(start=False, source={"runtime": None}).source
         seen = []
@@ -115,7 +116,7 @@ class TestLife:
         assert seen[0] is not seen[1]
         assert seen[0].dispatchers == seen[1].dispatchers == []
 
-    def test_two_of_one_name(self, bench: Bench) -> None:
+    def test_two_of_one_name(self, bench: ClientBench) -> None:
         first = bench.pair(name="a", source={"name": "same"}).source
         second = bench.pair(name="b", source={"name": "same"}, start=False).source
         with pytest.raises(TunnelError, match="same"):
@@ -123,7 +124,7 @@ class TestLife:
         first.stop().result(WAIT_SECONDS)
         second.start().result(WAIT_SECONDS)
 
-    def test_stop_and_start_in_callbacks(self, bench: Bench) -> None:
+    def test_stop_and_start_in_callbacks(self, bench: ClientBench) -> None:
         again = threading.Event()
         stops: list[int] = []
 
@@ -146,7 +147,7 @@ class TestLife:
         pair.destination.stop().result(WAIT_SECONDS)
         assert len(stops) == 2
 
-    def test_a_future_may_be_waited_for_in_a_callback(self, bench: Bench) -> None:
+    def test_a_future_may_be_waited_for_in_a_callback(self, bench: ClientBench) -> None:
         outcome: list[Any] = []
 
         def reply(tunnel: SecureTunnel, event: MessageReceived) -> None:
@@ -158,7 +159,7 @@ class TestLife:
         pair.at_source.wait(MessageReceived)
         assert outcome == [None]
 
-    def test_a_done_callback_that_blocks_holds_up_no_other_tunnel(self, bench: Bench) -> None:
+    def test_a_done_callback_that_blocks_holds_up_no_other_tunnel(self, bench: ClientBench) -> None:
         release, entered = threading.Event(), threading.Event()
         pair, other = bench.pair(name="a"), bench.pair(name="b")
 
@@ -174,7 +175,7 @@ class TestLife:
 
 
 class TestSending:
-    def test_bytes_of_any_kind_and_length(self, bench: Bench) -> None:
+    def test_bytes_of_any_kind_and_length(self, bench: ClientBench) -> None:
         pair = bench.pair()
         pair.source.send_stream_start().result(WAIT_SECONDS)
         assert pair.source.send_bytes(bytes(200_000)).result(WAIT_SECONDS) == 4
@@ -186,7 +187,7 @@ class TestSending:
         with pytest.raises(TypeError):
             pair.source.send_message(Message("text"))  # type: ignore[arg-type]
 
-    def test_a_batch_has_one_future_and_its_first_error(self, bench: Bench) -> None:
+    def test_a_batch_has_one_future_and_its_first_error(self, bench: ClientBench) -> None:
         pair = bench.pair()
         pair.source.send_stream_start().result(WAIT_SECONDS)
         batch = [Message(b"1"), Message(b"2", "X"), Message(b"3")]
@@ -196,7 +197,7 @@ class TestSending:
         assert [e.message.payload for e in received] == [b"1", b"3"]
         assert pair.source.send_messages(iter(batch[:1])).result(WAIT_SECONDS) == 1
 
-    def test_kinds_in_completions(self, bench: Bench) -> None:
+    def test_kinds_in_completions(self, bench: ClientBench) -> None:
         pair = bench.pair()
         pair.source.send_stream_start().result(WAIT_SECONDS)
         pair.source.send_connection_start().result(WAIT_SECONDS)
@@ -210,7 +211,7 @@ class TestSending:
             MessageType.STREAM_RESET,
         ]
 
-    def test_the_bandwidth_is_kept(self, bench: Bench) -> None:
+    def test_the_bandwidth_is_kept(self, bench: ClientBench) -> None:
         pair = bench.pair(source={"bandwidth": 200_000.0})
         pair.source.send_stream_start().result(WAIT_SECONDS)
         futures = [pair.source.send_message(Message(bytes(1_000))) for _ in range(200)]
@@ -221,7 +222,7 @@ class TestSending:
 
 class TestMixedUse:
     def test_some_services_to_sockets_others_to_callbacks(
-        self, bench: Bench, backends: Backends
+        self, bench: ClientBench, backends: Backends
     ) -> None:
         echo = backends.echo()
         pair = bench.pair(
@@ -246,7 +247,7 @@ class TestMixedUse:
         assert [e.service_id for e in pair.at_destination.of(StreamStarted)] == ["CTRL"]
         assert pair.at_destination.of(ConnectionStarted) == []
 
-    def test_a_source_of_sockets_and_a_destination_of_callbacks(self, bench: Bench) -> None:
+    def test_a_source_of_sockets_and_a_destination_of_callbacks(self, bench: ClientBench) -> None:
         """A device that answers by callback what people reach with any TCP program."""
 
         def echo(tunnel: SecureTunnel, event: MessageReceived) -> None:
@@ -284,12 +285,12 @@ class TestMixedUse:
         assert heard.names()[-2:] == ["ConnectionShutdown", "Stopped"]
 
 
-def test_a_tunnel_actor_that_crashes_answers_everything(bench: Bench) -> None:
+def test_a_tunnel_actor_that_crashes_answers_everything(bench: ClientBench) -> None:
     pair = bench.pair()
     pair.source.send_stream_start().result(WAIT_SECONDS)
-    port = pair.source._running().port
+    outbox = pair.source._running().outbox
     futures = [pair.source.send_message(Message(bytes(1_000))) for _ in range(100)]
-    port._tunnel.tell(_Poison())  # type: ignore[union-attr]
+    outbox._tunnel.tell(_Poison())  # type: ignore[union-attr]
     for future in futures:
         future.exception(WAIT_SECONDS)
     pair.at_source.wait_until(
@@ -302,7 +303,7 @@ def test_a_tunnel_actor_that_crashes_answers_everything(bench: Bench) -> None:
         "ConnectionShutdown",
         "ConnectionSuccess",
     ]
-    assert port.messages_in_flight == 0
+    assert outbox.messages_in_flight == 0
     pair.source.send_stream_start().result(WAIT_SECONDS)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.e2e.rig import eventually
-from tests.runtime.client.support import LIMITS, WAIT_SECONDS, Bench, Pair
+from tests.support.client_bench import LIMITS, ClientBench, ClientPair
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import (
     ConfigError,
     ConnectionIdUnknown,
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 V1, V2, V3 = ProtocolVersion
 
 
-def started(pair: Pair) -> None:
+def started(pair: ClientPair) -> None:
     pair.source.send_stream_start("A").result(WAIT_SECONDS)
     pair.at_destination.wait(StreamStarted)
 
 
-def two_connections(pair: Pair) -> None:
+def two_connections(pair: ClientPair) -> None:
     started(pair)
     pair.source.send_connection_start("A").result(WAIT_SECONDS)
     pair.at_destination.wait(ConnectionStarted)
 
 
-def ended(pair: Pair) -> None:
+def ended(pair: ClientPair) -> None:
     started(pair)
     pair.source.send_stream_reset("A").result(WAIT_SECONDS)
     pair.at_destination.wait(StreamStopped)
@@ -61,8 +61,8 @@ def ended(pair: Pair) -> None:
 class Row(NamedTuple):
     name: str
     error: type[Exception]
-    send: Callable[[Pair], Future[Any]]
-    before: Callable[[Pair], None] = started
+    send: Callable[[ClientPair], Future[Any]]
+    before: Callable[[ClientPair], None] = started
     version: ProtocolVersion = V3
     says: str = ""
 
@@ -181,7 +181,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_the_error_is_precise(bench: Bench, row: Row) -> None:
+def test_the_error_is_precise(bench: ClientBench, row: Row) -> None:
     pair = bench.pair(["A", "B"], source={"version": row.version})
     row.before(pair)
     error = row.send(pair).exception(WAIT_SECONDS)
@@ -198,12 +198,12 @@ def test_the_error_is_precise(bench: Bench, row: Row) -> None:
 
 
 class TestV1:
-    def test_it_cannot_start_one_of_several_services(self, bench: Bench) -> None:
+    def test_it_cannot_start_one_of_several_services(self, bench: ClientBench) -> None:
         pair = bench.pair(["A", "B"], source={"version": V1})
         error = pair.source.send_stream_start("A").exception(WAIT_SECONDS)
         assert type(error) is VersionMismatch
 
-    def test_it_knows_no_name_when_there_is_none(self, bench: Bench) -> None:
+    def test_it_knows_no_name_when_there_is_none(self, bench: ClientBench) -> None:
         pair = bench.pair([], source={"version": V1})
         pair.source.send_stream_start().result(WAIT_SECONDS)
         (event,) = pair.at_destination.wait(StreamStarted)
@@ -214,12 +214,12 @@ class TestV1:
 
 
 class TestNotConnected:
-    def test_not_started(self, bench: Bench) -> None:
+    def test_not_started(self, bench: ClientBench) -> None:
         pair = bench.pair(start=False)
         with pytest.raises(TunnelClosed, match="start"):
             pair.source.send_message(Message(b"x"))
 
-    def test_started_but_offline(self, bench: Bench) -> None:
+    def test_started_but_offline(self, bench: ClientBench) -> None:
         pair = bench.pair(start=False)
         bench.service.kill()
         pair.source.start()
@@ -227,7 +227,7 @@ class TestNotConnected:
         error = pair.source.send_stream_start("SSH").exception(WAIT_SECONDS)
         assert type(error) is NotConnected
 
-    def test_stopped(self, bench: Bench) -> None:
+    def test_stopped(self, bench: ClientBench) -> None:
         pair = bench.pair()
         pair.source.stop()
         with pytest.raises(TunnelClosed):
@@ -235,7 +235,7 @@ class TestNotConnected:
 
 
 class TestLost:
-    def test_what_had_not_left_fails_and_is_not_dropped_silently(self, bench: Bench) -> None:
+    def test_what_had_not_left_fails_and_is_not_dropped_silently(self, bench: ClientBench) -> None:
         pair = bench.pair(["A"], but=["on_message_received"])
         started(pair)
         bench.service.stall("tunnel", Mode.SOURCE)
@@ -266,7 +266,7 @@ class TestLost:
         )
         assert [event.error for event in told[1:]] == outcomes
 
-    def test_a_stream_that_the_peer_ends_takes_what_waits_with_it(self, bench: Bench) -> None:
+    def test_a_stream_that_the_peer_ends_takes_what_waits_with_it(self, bench: ClientBench) -> None:
         # More may wait than is handed to the WebSocket: the rest is in the queue.
         limits = replace(LIMITS, send_high_water_bytes=2_000_000)
         pair = bench.pair(["A"], but=["on_message_received"], source={"limits": limits})
@@ -287,7 +287,7 @@ class TestLost:
         kinds = {type(future.exception(WAIT_SECONDS)) for future in futures}
         assert kinds == {type(None), ServiceWithoutStream, NoActiveStream}
 
-    def test_a_stop_sends_what_was_accepted(self, bench: Bench) -> None:
+    def test_a_stop_sends_what_was_accepted(self, bench: ClientBench) -> None:
         pair = bench.pair(["A"])
         started(pair)
         futures = [pair.source.send_message(Message(bytes(10_000), "A")) for _ in range(20)]
@@ -296,7 +296,7 @@ class TestLost:
         received = pair.at_destination.wait(MessageReceived, 20)
         assert sum(len(event.message.payload) for event in received) == 200_000
 
-    def test_what_cannot_be_sent_in_time_fails_at_the_stop(self, bench: Bench) -> None:
+    def test_what_cannot_be_sent_in_time_fails_at_the_stop(self, bench: ClientBench) -> None:
         limits = replace(LIMITS, stop_timeout_seconds=0.5)
         pair = bench.pair(["A"], source={"limits": limits})
         started(pair)
@@ -315,7 +315,7 @@ class TestLost:
 
 
 class TestSockets:
-    def test_streams_of_sockets_are_not_for_the_api(self, bench: Bench) -> None:
+    def test_streams_of_sockets_are_not_for_the_api(self, bench: ClientBench) -> None:
         pair = bench.pair(["A", "B"], source={"services": {"B": "127.0.0.1:0"}})
         error = pair.source.send_stream_start("B").exception(WAIT_SECONDS)
         assert type(error) is ConfigError

@@ -17,7 +17,7 @@ from tunnelfleet.runtime.client.sending import awaitable, call_soon
 def make(kind: str) -> Future[Any]:
     if kind == "plain":
         return Future()
-    return SendFuture(RelayThreads().lane("t", print, 1))
+    return SendFuture(RelayThreads().queue("t", print, 1))
 
 
 @pytest.mark.parametrize("kind", ["plain", "send"])
@@ -45,9 +45,9 @@ def test_results_and_errors(kind: str) -> None:
 def test_a_blocked_callback_thread_is_not_waited_for() -> None:
     threads = RelayThreads()
     release = threading.Event()
-    lane = threads.lane("t", lambda _item: release.wait(5), 1)
-    lane.put("blocks")
-    future: SendFuture[int] = SendFuture(lane)
+    callback_queue = threads.queue("t", lambda _item: release.wait(5), 1)
+    callback_queue.put("blocks")
+    future: SendFuture[int] = SendFuture(callback_queue)
 
     async def main() -> int:
         asyncio.get_running_loop().call_later(0.01, future.settle, None, 3)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.demo.support import FakeTunnel, Wire, run, until
+from tests.support.demo import FakeTunnel, FaultyWire, run_coroutine
+from tests.support.waiting import until
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo.fleet import TunnelPair
 from tunnelfleet.runtime.demo.pacing import Meter, TrafficPlan
@@ -37,9 +38,9 @@ class Scene:
     ) -> Meter:
         ports = await self.servers.start()
         async with (
-            Wire(ports[ECHO], damage) as echo,
-            Wire(ports[HTTP], damage) as http,
-            Wire(ports[BULK], damage) as bulk,
+            FaultyWire(ports[ECHO], damage) as echo,
+            FaultyWire(ports[HTTP], damage) as http,
+            FaultyWire(ports[BULK], damage) as bulk,
         ):
             wires = dict(zip(SERVICES, (echo, http, bulk), strict=True))
             addresses = {name: ("127.0.0.1", wire.port) for name, wire in wires.items()}
@@ -58,7 +59,7 @@ class Scene:
 
 def test_clients_go_on_and_every_byte_is_verified() -> None:
     scene = Scene()
-    meter = run(scene.play(scene.until_completed))
+    meter = run_coroutine(scene.play(scene.until_completed))
 
     assert meter.exchanges_completed >= 8
     assert meter.verified_bytes > 0
@@ -71,7 +72,9 @@ def test_wrong_bytes_are_counted() -> None:
     def damage(data: bytes) -> bytes:
         return data[:-1] + bytes([data[-1] ^ 1])
 
-    meter = run(scene.play(lambda: until(lambda: scene.meter.mismatched_bytes > 0), damage))
+    meter = run_coroutine(
+        scene.play(lambda: until(lambda: scene.meter.mismatched_bytes > 0), damage)
+    )
 
     assert meter.mismatched_bytes > 0
     assert meter.first_fault
@@ -79,7 +82,7 @@ def test_wrong_bytes_are_counted() -> None:
 
 def test_a_connection_that_nothing_broke_and_that_ends_early_has_lost_bytes() -> None:
     scene = Scene()
-    meter = run(
+    meter = run_coroutine(
         scene.play(lambda: until(lambda: scene.meter.mismatched_bytes > 0), lambda _data: None)
     )
 
@@ -100,7 +103,9 @@ def test_a_connection_that_chaos_broke_has_lost_nothing(how: str) -> None:
         else:
             scene.source.set(session_resets=scene.source.status().session_resets + 1)
 
-    meter = run(scene.play(lambda: until(lambda: scene.meter.exchanges_broken >= 4), damage))
+    meter = run_coroutine(
+        scene.play(lambda: until(lambda: scene.meter.exchanges_broken >= 4), damage)
+    )
 
     assert meter.exchanges_completed == 0
     assert (meter.mismatched_bytes, meter.first_fault) == (0, "")
@@ -113,7 +118,9 @@ def test_a_broken_connection_must_have_brought_a_right_beginning() -> None:
         scene.pair.strike()
         return data[:-1] + bytes([data[-1] ^ 1])
 
-    meter = run(scene.play(lambda: until(lambda: scene.meter.mismatched_bytes > 0), damage))
+    meter = run_coroutine(
+        scene.play(lambda: until(lambda: scene.meter.mismatched_bytes > 0), damage)
+    )
 
     assert meter.mismatched_bytes > 0
 
@@ -132,12 +139,12 @@ def test_a_port_that_refuses_is_an_early_end() -> None:
         await clients.stop(5.0)
         return scene.meter
 
-    assert "ConnectionRefusedError" in run(main()).first_fault
+    assert "ConnectionRefusedError" in run_coroutine(main()).first_fault
 
 
 def test_what_an_undisturbed_tunnel_does_not_deliver_in_the_end_is_lost() -> None:
     scene = Scene()
-    meter = run(
+    meter = run_coroutine(
         scene.play(
             lambda: until(lambda: scene.meter.sent_bytes > 0), lambda _data: b"", grace_seconds=0.2
         )
@@ -149,7 +156,7 @@ def test_what_an_undisturbed_tunnel_does_not_deliver_in_the_end_is_lost() -> Non
 
 def test_what_is_cut_off_at_once_is_not_judged() -> None:
     scene = Scene()
-    meter = run(
+    meter = run_coroutine(
         scene.play(
             lambda: until(lambda: scene.meter.sent_bytes > 0), lambda _data: b"", grace_seconds=0.0
         )
@@ -162,7 +169,9 @@ def test_what_is_cut_off_at_once_is_not_judged() -> None:
 def test_clients_finish_what_they_have_begun() -> None:
     scene = Scene()
     slow = TrafficPlan(bytes_per_second=100_000.0, echo_pause_seconds=60.0)
-    meter = run(scene.play(lambda: until(lambda: scene.meter.sent_bytes > 20_000), plan=slow))
+    meter = run_coroutine(
+        scene.play(lambda: until(lambda: scene.meter.sent_bytes > 20_000), plan=slow)
+    )
 
     assert meter.exchanges_completed > 0
     assert (meter.mismatched_bytes, meter.exchanges_cut, meter.exchanges_broken) == (0, 0, 0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.demo.support import Wire, run
+from tests.support.demo import FaultyWire, run_coroutine
 from tunnelfleet.runtime.demo import conversations
 from tunnelfleet.runtime.demo.conversations import (
     CONVERSATIONS,
@@ -47,7 +47,7 @@ def converse(
         stop = asyncio.Event()
         if stopping:
             stop.set()
-        async with Wire((await servers.start())[service_id], damage) as wire:
+        async with FaultyWire((await servers.start())[service_id], damage) as wire:
             reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
             link = AppConnection(reader, writer, Pacer(1e9), meter, f"press-01 {service_id}", stop)
             try:
@@ -60,7 +60,7 @@ def converse(
                 await servers.stop()
         return meter, link
 
-    result: tuple[Meter, AppConnection] = run(main())
+    result: tuple[Meter, AppConnection] = run_coroutine(main())
     return result
 
 

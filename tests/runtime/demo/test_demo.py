@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.demo.report import FleetSnapshot
 
 
-class Recorder:
+class RecordingView:
     """A view that keeps everything, and calls back with each snapshot."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ def test_the_duration_is_more_than_nothing(seconds: float) -> None:
 
 
 def test_a_short_demo_has_every_kind_of_break_and_not_one_wrong_byte() -> None:
-    view = Recorder()
+    view = RecordingView()
     struck: set[str] = set()
 
     def note(snapshot: FleetSnapshot) -> None:
@@ -84,7 +84,7 @@ def test_a_short_demo_has_every_kind_of_break_and_not_one_wrong_byte() -> None:
 
 
 def test_a_demo_without_chaos_breaks_nothing() -> None:
-    report = Demo(DemoOptions(tunnels=2, duration_seconds=1.5, chaos=False), Recorder()).run()
+    report = Demo(DemoOptions(tunnels=2, duration_seconds=1.5, chaos=False), RecordingView()).run()
 
     assert report.is_good, report.lines()
     assert (report.reconnects, report.session_resets, report.exchanges_broken) == (0, 0, 0)
@@ -93,7 +93,7 @@ def test_a_demo_without_chaos_breaks_nothing() -> None:
 
 def test_a_demo_can_be_stopped_at_any_time() -> None:
     for phase in (DemoPhase.CONNECTING, DemoPhase.RUNNING):
-        view = Recorder()
+        view = RecordingView()
         demo = Demo(DemoOptions(tunnels=2, duration_seconds=600.0), view)
         view.on_update = lambda snapshot, demo=demo, phase=phase: (
             demo.stop() if snapshot.phase is phase else None
@@ -107,7 +107,7 @@ def test_a_demo_can_be_stopped_at_any_time() -> None:
 
 
 def test_a_kept_demo_can_be_reached_and_its_first_tunnel_is_spared() -> None:
-    view, replies = Recorder(), []
+    view, replies = RecordingView(), []
     demo = Demo(DemoOptions(tunnels=2, duration_seconds=2.0, keep=True), view)
 
     def visit(snapshot: FleetSnapshot) -> None:
@@ -137,7 +137,7 @@ def fetch(port: int) -> bytes:
 
 def test_a_tunnel_that_does_not_come_back_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_module, "CONNECT_SECONDS", 1.0)
-    view = Recorder()
+    view = RecordingView()
     demo = Demo(DemoOptions(tunnels=2, duration_seconds=1.0, chaos=False), view)
 
     def refuse(snapshot: FleetSnapshot) -> None:

@@ -2,18 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.runtime.demo.support import FakeTunnel
+from tests.support.demo import FakeTunnel
+from tests.support.supervisors import Clock
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo.fleet import SETTLE_SECONDS, TunnelPair
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

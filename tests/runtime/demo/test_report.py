@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.runtime.demo.support import make_row, make_snapshot
+from tests.support.demo import make_row, make_snapshot
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.demo.report import Report, make_report
 

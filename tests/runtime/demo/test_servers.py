@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.demo.support import run, until
+from tests.support.demo import run_coroutine
+from tests.support.waiting import until
 from tunnelfleet.runtime.demo.pacing import Meter
 from tunnelfleet.runtime.demo.servers import (
     BULK,
@@ -54,7 +55,7 @@ def answer(service_id: str, *pieces: bytes, meter: Meter | None = None, end: boo
         async with serving(meter) as ports:
             return await ask(ports[service_id], *pieces, end=end)
 
-    data: bytes = run(main())
+    data: bytes = run_coroutine(main())
     return data
 
 
@@ -63,7 +64,7 @@ def test_there_is_a_server_for_every_service() -> None:
         async with serving() as ports:
             return ports
 
-    ports = run(main())
+    ports = run_coroutine(main())
     assert set(ports) == set(SERVICES)
     assert len(set(ports.values())) == len(SERVICES)
 
@@ -167,7 +168,7 @@ def test_nonsense_ends_its_own_connection_only(service_id: str, nonsense: bytes)
                 reply = b""
             return reply, await ask(ports[ECHO], b"still here")
 
-    assert run(main()) == (b"", b"still here")
+    assert run_coroutine(main()) == (b"", b"still here")
 
 
 def test_stopping_breaks_off_what_is_under_way() -> None:
@@ -185,7 +186,7 @@ def test_stopping_breaks_off_what_is_under_way() -> None:
             writer.transport.abort()
             await close_writer(writer)
 
-    assert run(main()) == Content("seed").take(1_000)
+    assert run_coroutine(main()) == Content("seed").take(1_000)
 
 
 def test_writing_to_a_connection_that_ended_raises_the_same_on_any_loop() -> None:
@@ -198,4 +199,4 @@ def test_writing_to_a_connection_that_ended_raises_the_same_on_any_loop() -> Non
                 write(writer, b"data")
             await close_writer(writer)
 
-    run(main())
+    run_coroutine(main())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.runtime.demo.support import FakeTunnel, make_row, make_snapshot
+from tests.support.demo import FakeTunnel, make_row, make_snapshot
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo.fleet import TunnelPair

@@ -3,12 +3,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.demo.support import FakeTunnel
+from tests.support.demo import FakeTunnel
+from tests.support.waiting import eventually
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo import traffic as traffic_module
 from tunnelfleet.runtime.demo.fleet import TunnelPair
@@ -16,17 +15,7 @@ from tunnelfleet.runtime.demo.pacing import TrafficPlan
 from tunnelfleet.runtime.demo.servers import ECHO
 from tunnelfleet.runtime.demo.traffic import Traffic
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 PLAN = TrafficPlan(bytes_per_second=1_000_000.0, echo_pause_seconds=0.001)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        pause.wait(0.005)
 
 
 def make_pair(name: str = "press-01") -> TunnelPair:
@@ -52,7 +41,7 @@ def test_clients_and_servers_of_several_tunnels_run_on_one_thread() -> None:
         pairs = [make_pair("press-01"), make_pair("press-02")]
         ready = {pair: addresses(traffic.serve(pair.name)) for pair in pairs}
         traffic.start_clients(ready, PLAN)
-        wait_until(lambda: traffic.meter.exchanges_completed >= 8)
+        eventually(lambda: traffic.meter.exchanges_completed >= 8)
         assert threading.active_count() == before + 1
         traffic.stop_clients(5.0).result(10)
         moved = traffic.meter.sent_bytes
@@ -68,7 +57,7 @@ def test_closing_in_the_middle_leaves_nothing_behind() -> None:
         pair = make_pair()
         ports = traffic.serve(pair.name)
         traffic.start_clients({pair: addresses(ports)}, PLAN)
-        wait_until(lambda: traffic.meter.received_bytes > 0)
+        eventually(lambda: traffic.meter.received_bytes > 0)
     traffic.close()
 
     assert traffic.meter.mismatched_bytes == 0

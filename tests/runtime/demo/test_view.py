@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from tests.runtime.demo.support import make_row, make_snapshot
+from tests.support.demo import make_row, make_snapshot
 from tunnelfleet.runtime.demo.report import DemoPhase
 from tunnelfleet.runtime.demo.view import PLAIN_SECONDS, PlainView, TerminalView, make_view
 

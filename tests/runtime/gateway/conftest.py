@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.gateway.support import Fleet
+from tests.support.fleet import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import eventually
-from tests.runtime.gateway.support import FakePlacement, Fleet
+from tests.support.fleet import FakePlacement, Fleet
+from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.proto import TunnelClosed
 from tunnelfleet.runtime import TunnelState

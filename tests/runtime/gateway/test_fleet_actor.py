@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import WAIT_SECONDS, connect, echo, eventually
-from tests.runtime.gateway.support import FakePlacement, Fleet
+from tests.support.fleet import FakePlacement, Fleet
+from tests.support.rig import connect, echo
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.runtime.gateway.support import wanted
+from tests.support.fleet import wanted
 from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings
 from tunnelfleet.runtime.gateway.fleet_state import ELSEWHERE, HELD, LEAVING, REMOVED, FleetState
 from tunnelfleet.runtime.gateway.placement import SHARDS

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import WAIT_SECONDS, connect, echo, eventually
-from tests.runtime.gateway.support import FakePlacement, Files, Fleet, wanted
+from tests.support.fleet import FakePlacement, Files, Fleet, wanted
+from tests.support.rig import connect, echo
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import ChildSpec, DispatchedActor
 from tunnelfleet.proto import ConfigError, TunnelClosed
 from tunnelfleet.runtime.gateway import Assigned, Gateway, Left, PutWanted, WantedTunnel

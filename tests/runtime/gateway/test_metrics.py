@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.e2e.rig import eventually
-from tests.runtime.gateway.support import Fleet, wanted
+from tests.support.fleet import Fleet, wanted
+from tests.support.waiting import eventually
 from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings, Problem
 from tunnelfleet.runtime.gateway.fleet_state import FleetState
 from tunnelfleet.runtime.gateway.metrics import (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.gateway.support import Fleet, wanted
+from tests.support.fleet import Fleet, wanted
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.process import (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.gateway.support import wanted
+from tests.support.fleet import wanted
 from tunnelfleet.runtime.gateway.reconcile import (
     Action,
     Apply,

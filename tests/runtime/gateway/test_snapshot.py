@@ -3,14 +3,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tests.e2e.rig import WAIT_SECONDS, connect, echo
-from tests.runtime.gateway.support import wanted
+from tests.support.fleet import wanted
+from tests.support.rig import connect, echo
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.gateway.reconcile import RunPhase
 from tunnelfleet.runtime.gateway.snapshot import Entry
 
 if TYPE_CHECKING:
-    from tests.runtime.gateway.support import Fleet
+    from tests.support.fleet import Fleet
 
 
 def test_a_row_has_what_ls_prints(fleet: Fleet) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from tests.e2e.rig import eventually
-from tests.runtime.gateway.support import FakePlacement, Fleet
+from tests.support.fleet import FakePlacement, Fleet
+from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import WhichChildren, kill
 from tunnelfleet.runtime.gateway import Assigned, StaticPlacement
 from tunnelfleet.runtime.gateway.supervisor import FLEET, PLACEMENT, RUNTIME, GatewayRefs

@@ -3,11 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.rig import FAST_LIMITS, WAIT_SECONDS, connect, echo, eventually
+from tests.support.rig import FAST_LIMITS, connect, echo
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.gateway.wanted import IN_PLACE_LIMITS
 
 if TYPE_CHECKING:
-    from tests.runtime.gateway.support import Fleet
+    from tests.support.fleet import Fleet
 
 
 def test_limits_are_taken_over_and_kept_over_a_restart_of_the_actors(fleet: Fleet) -> None:

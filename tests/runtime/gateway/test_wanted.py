@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.gateway.support import wanted
+from tests.support.fleet import wanted
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import Backoff, Endpoint, HttpProxy, Limits, TcpAddress
 from tunnelfleet.runtime.gateway.wanted import IN_PLACE_LIMITS, Change, change_between

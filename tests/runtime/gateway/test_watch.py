@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.rig import WAIT_SECONDS
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.gateway.watch import FileWatcher, folders_of, matters
 
 if TYPE_CHECKING:

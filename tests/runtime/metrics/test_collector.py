@@ -14,15 +14,15 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.actors.kernel.helpers import DEADLINE_SECONDS, wait_until
-from tests.runtime.metrics.support import Fleet, open_tunnel
-from tunnelfleet.actors.callbacks import LaneStats
+from tests.support.counted import CountedFleet, open_tunnel
+from tests.support.waiting import WAIT_SECONDS, eventually
+from tunnelfleet.actors.callbacks import CallbackStats
 from tunnelfleet.actors.kernel import Dispatcher, SupervisorActor, kill
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin.exposition import expose
 from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, PER_TUNNEL
-from tunnelfleet.runtime.metrics.ledger import MAX_SERVICE_IDS, NO_SERVICE, OTHER
+from tunnelfleet.runtime.metrics.tunnels import MAX_SERVICE_IDS, NO_SERVICE, OTHER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +34,9 @@ DISPATCHER_LATE_SECONDS = 0.005
 
 
 def test_values_are_those_of_the_tunnels() -> None:
-    fleet = Fleet()
-    open_tunnel(fleet.ledger, "a", "source", 100)
-    open_tunnel(fleet.ledger, "b", "destination", 7, state=TunnelState.BACKOFF)
+    fleet = CountedFleet()
+    open_tunnel(fleet.meter, "a", "source", 100)
+    open_tunnel(fleet.meter, "b", "destination", 7, state=TunnelState.BACKOFF)
     assert fleet.value("sent_bytes_total", mode="source", service_id="SSH") == 100
     assert fleet.value("received_bytes_total", mode="destination", service_id="SSH") == 14
     assert fleet.value("streams_active", mode="source", service_id="SSH") == 1
@@ -54,12 +54,12 @@ def test_values_are_those_of_the_tunnels() -> None:
 
 
 def test_callbacks_are_summed_over_their_lanes() -> None:
-    fleet = Fleet()
+    fleet = CountedFleet()
     for _ in range(2):
-        stats = LaneStats(fleet.callbacks)
+        stats = CallbackStats(fleet.callbacks)
         stats.settle(5)
-        stats.count_error()
-        stats.count_stall()
+        stats.add("errors")
+        stats.add("stalls")
     assert fleet.value("callback_events_total") == 10
     assert fleet.value("callback_errors_total") == 2
     assert fleet.value("callback_stalls_total") == 2
@@ -69,23 +69,23 @@ def test_callbacks_are_summed_over_their_lanes() -> None:
 
 
 def test_a_service_without_an_id_has_a_name() -> None:
-    fleet = Fleet()
-    open_tunnel(fleet.ledger, "v1", "source", 3, service_id="")
+    fleet = CountedFleet()
+    open_tunnel(fleet.meter, "v1", "source", 3, service_id="")
     assert fleet.value("sent_bytes_total", mode="source", service_id=NO_SERVICE) == 3
 
 
 def test_service_ids_of_a_peer_are_bounded() -> None:
-    fleet = Fleet()
+    fleet = CountedFleet()
     for number in range(10 * MAX_SERVICE_IDS):
-        fleet.ledger.open(f"t{number}", "source").service(f"s{number}").count_sent(1)
+        fleet.meter.open(f"t{number}", "source").service(f"s{number}").count_sent(1)
     series = [s for s in fleet.samples() if s[0] == "tunnelfleet_sent_bytes_total"]
     assert len(series) == MAX_SERVICE_IDS + 1
     assert fleet.value("sent_bytes_total", mode="source", service_id=OTHER) == 9 * MAX_SERVICE_IDS
 
 
 def test_it_shows_what_the_catalogue_says() -> None:
-    fleet = Fleet(rows=1)
-    open_tunnel(fleet.ledger, "a", "source", 1)
+    fleet = CountedFleet(rows=1)
+    open_tunnel(fleet.meter, "a", "source", 1)
     with Dispatcher("d") as dispatcher:
         fleet.kernel.attach(dispatcher)
         families = {family.name: family for family in fleet.collector.collect()}
@@ -98,8 +98,8 @@ def test_it_shows_what_the_catalogue_says() -> None:
 
 
 def test_without_rows_nothing_is_said_of_one_tunnel() -> None:
-    fleet = Fleet()
-    open_tunnel(fleet.ledger, "secret-name", "source", 1)
+    fleet = CountedFleet()
+    open_tunnel(fleet.meter, "secret-name", "source", 1)
     names = {family.name for family in fleet.collector.collect()}
     assert not names & {each.family for each in PER_TUNNEL}
     assert names == {family.name for family in fleet.collector.describe()}
@@ -135,10 +135,10 @@ def test_a_runtime_in_the_place_of_one_that_failed_counts_on(name: str) -> None:
         host = SupervisorActor.start([runtime.child_spec()], dispatcher=dispatcher)
         handled = 0.0
         for number in range(3):
-            wait_until(lambda: len(runtime.present.dispatchers) == 1)
+            eventually(lambda: len(runtime.present.dispatchers) == 1)
             dead = runtime.present
             kill(dead.actor_ref)
-            wait_until(lambda dead=dead: runtime.present is not dead)  # type: ignore[misc]
+            eventually(lambda dead=dead: runtime.present is not dead)  # type: ignore[misc]
             assert runtime.present.collector is runtime.collector
             rows = [
                 sample
@@ -149,7 +149,7 @@ def test_a_runtime_in_the_place_of_one_that_failed_counts_on(name: str) -> None:
             assert [row.labels for row in rows] == [labels], number
             assert rows[0].value > handled
             handled = rows[0].value
-        host.stop(timeout=DEADLINE_SECONDS)
+        host.stop(timeout=WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("name", ["", "north"])
@@ -170,9 +170,9 @@ def test_a_runtime_of_its_own_takes_the_registry_over_from_one_that_has_ended(na
     ("rows", "limit_seconds"), [(0, SCRAPE_SECONDS), (1_000, SCRAPE_WITH_ROWS_SECONDS)]
 )
 def test_ten_thousand_idle_tunnels_are_scraped_in_time(rows: int, limit_seconds: float) -> None:
-    fleet = Fleet(rows)
+    fleet = CountedFleet(rows)
     for number in range(IDLE_TUNNELS):
-        open_tunnel(fleet.ledger, f"t{number}", "source", number)
+        open_tunnel(fleet.meter, f"t{number}", "source", number)
     times = []
     for _ in range(5):
         started = time.perf_counter()
@@ -199,11 +199,11 @@ def calls(work: Callable[[], object]) -> int:
 
 
 def test_a_scrape_costs_the_same_for_ten_tunnels_and_for_ten_thousand() -> None:
-    fleet = Fleet()
+    fleet = CountedFleet()
     found = []
     for tunnels in (10, IDLE_TUNNELS):
-        for number in range(len(fleet.ledger), tunnels):
-            open_tunnel(fleet.ledger, f"t{number}", "source", number)
+        for number in range(len(fleet.meter), tunnels):
+            open_tunnel(fleet.meter, f"t{number}", "source", number)
         found.append(calls(lambda: prometheus_client.generate_latest(fleet.registry)))
     small, large = found
     # Large numbers are written differently.
@@ -234,18 +234,18 @@ def longest_stretch_seconds(registry: CollectorRegistry, monkeypatch: pytest.Mon
 def test_a_scrape_of_ten_thousand_tunnels_blocks_no_dispatcher(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = Fleet(rows)
+    fleet = CountedFleet(rows)
     for number in range(IDLE_TUNNELS):
-        open_tunnel(fleet.ledger, f"t{number}", "source", number)
+        open_tunnel(fleet.meter, f"t{number}", "source", number)
     # The garbage that other tests have left is collected once, not three times.
     found = [longest_stretch_seconds(fleet.registry, monkeypatch) for _ in range(3)]
     assert min(found) <= DISPATCHER_LATE_SECONDS, found
 
 
 def test_a_scrape_makes_no_work_for_the_garbage_collector() -> None:
-    fleet = Fleet(rows=1_000)
+    fleet = CountedFleet(rows=1_000)
     for number in range(1_000):
-        open_tunnel(fleet.ledger, f"t{number}", "source", number)
+        open_tunnel(fleet.meter, f"t{number}", "source", number)
     expose(fleet.registry, "", "")
     most = 0
 
@@ -272,7 +272,7 @@ def test_runtimes_with_names_share_a_registry() -> None:
     for name, sent in names.items():
         runtime = TunnelRuntime(name=name)
         registry.register(runtime.collector)
-        open_tunnel(runtime._ledger, "a", sent=sent)
+        open_tunnel(runtime._meter, "a", sent=sent)
     with pytest.raises(ValueError, match="south"):
         registry.register(TunnelRuntime(name="south").collector)
     text = expose(registry, "", "").body.decode()

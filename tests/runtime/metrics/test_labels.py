@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelfleet.runtime.metrics.ledger import MAX_LABEL_LENGTH, NO_SERVICE, OTHER, LabelCap
+from tunnelfleet.runtime.metrics.tunnels import MAX_LABEL_LENGTH, NO_SERVICE, OTHER, LabelCap
 
 
 def test_the_first_values_are_admitted_and_stay_so() -> None:

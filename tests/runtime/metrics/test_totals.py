@@ -1,19 +1,19 @@
 from __future__ import annotations
 
-from tests.runtime.metrics.support import open_tunnel
+from tests.support.counted import open_tunnel
 from tunnelfleet.actors.counters import Histogram
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.runtime.metrics import Ledger
+from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.metrics.totals import HistogramSum, Totals
 
 
 def test_columns_are_summed_over_fleets() -> None:
-    ledger = Ledger(rows=1)
-    open_tunnel(ledger, "with a row", sent=100)
-    open_tunnel(ledger, "without", sent=23)
-    totals = Totals(ledger.read().fleets)
-    assert len(ledger.read().fleets) == 2
-    assert totals.services["source", "SSH"] == [123, 246, 2, 2, 4, 6, 2, 4]
+    meter = TunnelMeter(rows=1)
+    open_tunnel(meter, "with a row", sent=100)
+    open_tunnel(meter, "without", sent=23)
+    totals = Totals(meter.read().fleets)
+    assert len(meter.read().fleets) == 2
+    assert totals.services["source", "SSH"] == [123, 246, 2, 2, 2, 4, 4, 6]
     assert totals.columns == {
         "session_resets": 2,
         "connect_attempts": 8,
@@ -22,20 +22,20 @@ def test_columns_are_summed_over_fleets() -> None:
         "throttled_seconds": 1.0,
         "queue_bytes": 20,
     }
-    assert totals.reconnects == {"lost": 2}
-    assert totals.connect_failures == {"http_503": 2}
-    assert totals.dropped_messages == {"stale_stream": 2}
-    assert totals.streams_ended == {("source", "SSH", "peer_reset"): 2}
-    assert totals.connections_ended == {("source", "SSH", "local"): 2}
-    assert totals.queue_wait.count == 2
+    assert totals.reasons["reconnects"] == {"lost": 2}
+    assert totals.reasons["connect_failures"] == {"http_503": 2}
+    assert totals.reasons["dropped_messages"] == {"stale_stream": 2}
+    assert totals.ends["streams_ended"] == {("source", "SSH", "peer_reset"): 2}
+    assert totals.ends["connections_ended"] == {("source", "SSH", "local"): 2}
+    assert totals.histograms["queue_wait"].count == 2
     assert totals.states == {TunnelState.CONNECTED: 2}
 
 
 def test_modes_stay_apart() -> None:
-    ledger = Ledger()
-    open_tunnel(ledger, "a", "source", 1)
-    open_tunnel(ledger, "b", "destination", 2)
-    services = Totals(ledger.read().fleets).services
+    meter = TunnelMeter()
+    open_tunnel(meter, "a", "source", 1)
+    open_tunnel(meter, "b", "destination", 2)
+    services = Totals(meter.read().fleets).services
     assert {key: row[0] for key, row in services.items()} == {
         ("source", "SSH"): 1,
         ("destination", "SSH"): 2,
@@ -43,18 +43,18 @@ def test_modes_stay_apart() -> None:
 
 
 def test_of_a_state_the_earliest_entry_is_kept() -> None:
-    ledger = Ledger(rows=1)
-    first = open_tunnel(ledger, "a")
-    second = open_tunnel(ledger, "b", "destination")
+    meter = TunnelMeter(rows=1)
+    first = open_tunnel(meter, "a")
+    second = open_tunnel(meter, "b", "destination")
     assert first.since <= second.since
-    assert Totals(ledger.read().fleets).since == {TunnelState.CONNECTED: first.since}
+    assert Totals(meter.read().fleets).since == {TunnelState.CONNECTED: first.since}
 
 
 def test_nothing_comes_to_zero() -> None:
     totals = Totals([])
     assert not totals.services
     assert set(totals.columns.values()) == {0}
-    assert totals.ping.count == 0
+    assert totals.histograms["ping_seconds"].count == 0
 
 
 def test_buckets_are_cumulative() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.service.support import EventLog, TunnelClient
+from tests.support.service_client import EventLog, TunnelClient
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.service import TunnelService
 

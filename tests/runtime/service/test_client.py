@@ -6,17 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.service.support import (
-    EventLog,
-    TunnelClient,
-    connect_tcp,
-    data,
-    data_of,
-    masked,
-    read_to_end,
-    request,
-    start,
-)
+from tests.support.frames import data_of, masked
+from tests.support.service_client import EventLog, TunnelClient, connect_tcp, request
+from tests.support.sockets import read_to_end
+from tests.support.wire import data, stream_start
 from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, MessageType, encode_frame
 from tunnelfleet.runtime.service import ServiceEventKind, client
 
@@ -52,13 +45,13 @@ def test_a_pong_is_not_held_up_by_a_partial_frame(source: TunnelClient) -> None:
 def test_answers_a_close_with_an_empty_close_and_ends_tcp(
     source: TunnelClient, destination: TunnelClient, payload: bytes
 ) -> None:
-    source.send(start())
+    source.send(stream_start())
     source.ws.sock.sendall(
         masked(CLOSE, payload)[:2].replace(b"\xff", bytes([0x80 | len(payload)]))
     )
     source.ws.sock.sendall(bytes(4) + payload)
     source.assert_closed_empty()
-    assert destination.message() == start()
+    assert destination.message() == stream_start()
     assert destination.message().type is MessageType.STREAM_RESET
 
 

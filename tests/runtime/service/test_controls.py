@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.service.support import (
-    CLIENT_TOKEN,
-    EventLog,
-    TunnelClient,
-    data,
-    data_of,
-    masked,
-    start,
-)
+from tests.support.frames import data_of, masked
+from tests.support.service_client import CLIENT_TOKEN, EventLog, TunnelClient
+from tests.support.wire import data, stream_start
 from tunnelfleet.proto import ConfigError, Message, MessageType, Mode, encode_frame
 from tunnelfleet.runtime.service import ServiceEventKind
 
@@ -47,8 +41,8 @@ def test_drop_both(service: TunnelService, source: TunnelClient, destination: Tu
 def test_session_reset_reaches_both_and_ends_every_stream(
     service: TunnelService, source: TunnelClient, destination: TunnelClient, events: EventLog
 ) -> None:
-    source.send(start())
-    assert destination.message() == start()
+    source.send(stream_start())
+    assert destination.message() == stream_start()
     service.session_reset("press-4")
     for client in (source, destination):
         assert client.message() == Message(MessageType.SESSION_RESET)

@@ -5,20 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import until
 from tunnelfleet.runtime.service import listener as module
 from tunnelfleet.runtime.service.listener import ServiceListener
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-async def _until(true: Callable[[], bool]) -> None:
-    while not true():
-        await asyncio.sleep(0.001)
 
 
 def test_hands_over_what_connects() -> None:
@@ -28,7 +20,7 @@ def test_hands_over_what_connects() -> None:
         listener = ServiceListener("127.0.0.1", 0, accepted.append, buffer_bytes=None)
         listener.attach(asyncio.get_running_loop())
         clients = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(100)]
-        await asyncio.wait_for(_until(lambda: len(accepted) == 100), 10)
+        await asyncio.wait_for(until(lambda: len(accepted) == 100), 10)
         listener.close()
         for sock in [*clients, *accepted]:
             sock.close()
@@ -45,7 +37,7 @@ def test_limits_the_kernels_buffer_from_the_handshake_on() -> None:
         listener = ServiceListener("127.0.0.1", 0, accepted.append, buffer_bytes=40_000)
         listener.attach(asyncio.get_running_loop())
         client = socket.create_connection(("127.0.0.1", listener.port))
-        await asyncio.wait_for(_until(lambda: bool(accepted)), 10)
+        await asyncio.wait_for(until(lambda: bool(accepted)), 10)
         # Linux doubles what is set, for its own bookkeeping.
         assert accepted[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 80_000
         listener.close()
@@ -92,7 +84,7 @@ def test_waits_when_there_are_no_descriptors_left(
         listener._socket = Exhausted(listener._socket)  # type: ignore[assignment]
         listener.attach(asyncio.get_running_loop())
         client = socket.create_connection(("127.0.0.1", listener.port))
-        await asyncio.wait_for(_until(lambda: bool(accepted)), 10)
+        await asyncio.wait_for(until(lambda: bool(accepted)), 10)
         listener.close()
         client.close()
         accepted[0].close()
@@ -116,7 +108,7 @@ def test_does_not_accept_while_there_is_no_room(monkeypatch: pytest.MonkeyPatch)
         )
         listener.attach(asyncio.get_running_loop())
         client = socket.create_connection(("127.0.0.1", listener.port))
-        await asyncio.wait_for(_until(lambda: bool(accepted)), 10)
+        await asyncio.wait_for(until(lambda: bool(accepted)), 10)
         listener.close()
         client.close()
         accepted[0].close()

@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.service.support import (
-    CLIENT_TOKEN,
-    TunnelClient,
-    data,
-    data_of,
-    eventually,
-    raw_request,
-    request,
-    start,
-)
+from tests.support.frames import data_of
+from tests.support.service_client import CLIENT_TOKEN, TunnelClient, raw_request, request
+from tests.support.waiting import eventually
+from tests.support.wire import data, stream_start
 from tunnelfleet.proto import FrameDecoder, Message, MessageType, Mode, encode_frame
 from tunnelfleet.runtime.service import TunnelService
 
@@ -58,7 +52,7 @@ def test_localproxy_2_and_5_joined_messages_are_sent_one_by_one(
     source: TunnelClient, destination: TunnelClient
 ) -> None:
     more = Message(MessageType.CONNECTION_START, 1, service_id="SSH", connection_id=2)
-    messages = [start(), data(b"a"), data(b"b"), more, data(b"c", connection_id=2), data(b"d")]
+    messages = [stream_start(), data(b"a"), data(b"b"), more, data(b"c", connection=2), data(b"d")]
     source.send_raw(b"".join(encode_frame(message) for message in messages))
     for message in messages:
         assert destination.payload() == encode_frame(message)
@@ -69,7 +63,7 @@ def test_localproxy_3_the_services_messages_of_a_v3_stream_carry_a_connection_id
     source: TunnelClient, destination: TunnelClient, connection_ids: list[int]
 ) -> None:
     first, *rest = connection_ids
-    source.send(start(3, connection_id=first))
+    source.send(stream_start(stream=3, connection=first))
     kind = MessageType.CONNECTION_START
     source.send(*(Message(kind, 3, service_id="SSH", connection_id=each) for each in rest))
     for _ in connection_ids:
@@ -84,12 +78,12 @@ def test_localproxy_4_a_new_sources_start_comes_after_the_reset_of_the_formers(
     connect: Callable[..., TunnelClient], tokens: TunnelTokens, destination: TunnelClient
 ) -> None:
     for _ in range(2):
-        connect(tokens, Mode.SOURCE, CLIENT_TOKEN).send(start())
-        assert destination.message() == start()
+        connect(tokens, Mode.SOURCE, CLIENT_TOKEN).send(stream_start())
+        assert destination.message() == stream_start()
         destination.assert_quiet()
-        connect(tokens, Mode.SOURCE, CLIENT_TOKEN).send(start())
+        connect(tokens, Mode.SOURCE, CLIENT_TOKEN).send(stream_start())
         assert destination.message().type is RESET
-        assert destination.message() == start()
+        assert destination.message() == stream_start()
         connect(tokens, Mode.SOURCE, CLIENT_TOKEN)
         assert destination.message().type is RESET
 
@@ -98,8 +92,8 @@ def test_localproxy_6_echoed_and_repeated_resets_are_relayed(
     source: TunnelClient, destination: TunnelClient
 ) -> None:
     reset = Message(MessageType.CONNECTION_RESET, 1, service_id="SSH", connection_id=1)
-    source.send(start(), reset)
-    assert [destination.message(), destination.message()] == [start(), reset]
+    source.send(stream_start(), reset)
+    assert [destination.message(), destination.message()] == [stream_start(), reset]
     destination.send(reset, reset)
     assert [source.message(), source.message()] == [reset, reset]
     source.assert_quiet()
@@ -108,8 +102,8 @@ def test_localproxy_6_echoed_and_repeated_resets_are_relayed(
 def test_localproxy_7_a_stream_reset_without_connection_id_is_relayed_in_v3(
     source: TunnelClient, destination: TunnelClient
 ) -> None:
-    source.send(start())
-    assert destination.message() == start()
+    source.send(stream_start())
+    assert destination.message() == stream_start()
     destination.send(Message(RESET, 1, service_id="SSH"))
     assert source.message() == Message(RESET, 1, service_id="SSH")
     destination.close()
@@ -174,9 +168,9 @@ def test_c_client_2_a_stream_reset_speaks_the_version_of_its_stream(
     service: TunnelService, connect: Callable[..., TunnelClient], tokens: TunnelTokens
 ) -> None:
     for version, message in (
-        (3, start(1, "SSH", 1)),
-        (2, start(2, "SSH", 0)),
-        (1, start(3, "", 0)),
+        (3, stream_start("SSH", 1, 1)),
+        (2, stream_start("SSH", 2, 0)),
+        (1, stream_start("", 3, 0)),
     ):
         destination = connect(tokens, Mode.DESTINATION, CLIENT_TOKEN)
         source = connect(tokens, Mode.SOURCE, CLIENT_TOKEN)

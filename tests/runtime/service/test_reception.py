@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.service.support import (
+from tests.support.frames import masked
+from tests.support.service_client import (
     CLIENT_TOKEN,
     SUBPROTOCOL,
     EventLog,
     TunnelClient,
     connect_tcp,
-    eventually,
-    masked,
     raw_request,
-    read_to_end,
     request,
 )
+from tests.support.sockets import read_to_end
+from tests.support.waiting import eventually
 from tunnelfleet.proto import ACCESS_TOKEN_USED_TEXT, CLIENT_TOKEN_MISMATCH_TEXT, Mode
 from tunnelfleet.runtime.service import ServiceEventKind
 from tunnelfleet.runtime.service import handshake as reception

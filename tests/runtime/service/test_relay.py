@@ -12,21 +12,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.service.support import (
-    CLIENT_TOKEN,
-    TunnelClient,
-    data,
-    eventually,
-    masked,
-    start,
-)
+from tests.support.frames import masked
+from tests.support.service_client import CLIENT_TOKEN, TunnelClient
+from tests.support.waiting import eventually
+from tests.support.wire import data, stream_start
 from tunnelfleet.proto import Message, MessageType, Mode, encode_frame
 from tunnelfleet.runtime.service import ServiceEventKind, TunnelService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.runtime.service.support import EventLog
+    from tests.support.service_client import EventLog
     from tunnelfleet.runtime.service import TunnelTokens
     from tunnelfleet.runtime.service.wire import Wire
 
@@ -111,8 +107,8 @@ def test_a_partial_frame_dies_with_its_connection(
     first.assert_quiet()
     first.close()
     second = connect(tokens, Mode.SOURCE, CLIENT_TOKEN)
-    second.send(start())
-    assert destination.message() == start()
+    second.send(stream_start())
+    assert destination.message() == stream_start()
 
 
 # who may send what
@@ -126,10 +122,10 @@ def test_a_partial_frame_dies_with_its_connection(
         (Mode.SOURCE, Message(MessageType.SESSION_RESET, ignorable=True)),
         (Mode.SOURCE, Message(MessageType.UNKNOWN)),
         (Mode.SOURCE, Message(99)),
-        (Mode.SOURCE, start(stream_id=0)),
+        (Mode.SOURCE, stream_start(stream=0)),
         (Mode.DESTINATION, Message(MessageType.SERVICE_IDS)),
         (Mode.DESTINATION, Message(MessageType.SESSION_RESET)),
-        (Mode.DESTINATION, start()),
+        (Mode.DESTINATION, stream_start()),
         (Mode.DESTINATION, Message(MessageType.CONNECTION_START, 1, service_id="SSH")),
     ],
 )
@@ -172,15 +168,15 @@ def test_what_came_before_a_protocol_error_is_relayed(
 def test_an_ignorable_unknown_message_is_skipped(
     source: TunnelClient, destination: TunnelClient
 ) -> None:
-    source.send(Message(77, ignorable=True), start())
-    assert destination.message() == start()
+    source.send(Message(77, ignorable=True), stream_start())
+    assert destination.message() == stream_start()
 
 
 # a side that is absent, gone or replaced
 
 
 def test_a_start_with_nobody_there_is_reset_at_once(source: TunnelClient) -> None:
-    source.send(start(stream_id=5, connection_id=3))
+    source.send(stream_start(stream=5, connection=3))
     assert source.message() == Message(
         MessageType.STREAM_RESET, 5, service_id="SSH", connection_id=3
     )
@@ -199,8 +195,11 @@ def test_data_with_nobody_there_is_dropped_and_counted(
 def test_a_lost_client_resets_its_streams_at_the_other_side(
     service: TunnelService, source: TunnelClient, destination: TunnelClient, gone: Mode, how: str
 ) -> None:
-    source.send(start(1, "SSH", 4), start(7, "HTTP", 1))
-    assert [destination.message() for _ in range(2)] == [start(1, "SSH", 4), start(7, "HTTP", 1)]
+    source.send(stream_start("SSH", 1, 4), stream_start("HTTP", 7, 1))
+    assert [destination.message() for _ in range(2)] == [
+        stream_start("SSH", 1, 4),
+        stream_start("HTTP", 7, 1),
+    ]
     lost, left = (source, destination) if gone is Mode.SOURCE else (destination, source)
     if how == "closed":
         lost.close()
@@ -216,11 +215,11 @@ def test_a_lost_client_resets_its_streams_at_the_other_side(
 def test_all_that_a_client_sent_comes_before_the_reset_of_its_end(
     source: TunnelClient, destination: TunnelClient
 ) -> None:
-    source.send(start())
+    source.send(stream_start())
     payloads = [bytes([n]) * 60_000 for n in range(20)]
     source.send(*(data(payload) for payload in payloads))
     source.close()
-    assert destination.message() == start()
+    assert destination.message() == stream_start()
     assert [destination.message().payload for _ in payloads] == payloads
     assert destination.message().type is MessageType.STREAM_RESET
 
@@ -229,15 +228,15 @@ def test_a_replaced_client_is_cut_off_and_its_streams_are_reset(
     connect: Callable[..., TunnelClient], tokens: TunnelTokens, source: TunnelClient
 ) -> None:
     former = connect(tokens, Mode.DESTINATION, CLIENT_TOKEN)
-    source.send(start())
-    assert former.message() == start()
+    source.send(stream_start())
+    assert former.message() == stream_start()
     latter = connect(tokens, Mode.DESTINATION, CLIENT_TOKEN)
     assert source.message() == Message(
         MessageType.STREAM_RESET, 1, service_id="SSH", connection_id=1
     )
     former.assert_ended()
-    source.send(start(2))
-    assert latter.message() == start(2)
+    source.send(stream_start(stream=2))
+    assert latter.message() == stream_start(stream=2)
 
 
 def test_the_other_side_stays_and_is_not_told_its_services_again(
@@ -252,12 +251,12 @@ def test_streams_that_ended_are_not_reset_again(
     source: TunnelClient, destination: TunnelClient
 ) -> None:
     reset = Message(MessageType.STREAM_RESET, 1, service_id="SSH", connection_id=1)
-    source.send(start())
-    assert destination.message() == start()
+    source.send(stream_start())
+    assert destination.message() == stream_start()
     destination.send(reset)
     assert source.message() == reset
     destination.close()
-    source.send(start(2))
+    source.send(stream_start(stream=2))
     assert source.message().stream_id == 2
 
 
@@ -390,8 +389,8 @@ def test_delay_holds_messages_back_in_order(
 ) -> None:
     service.delay("press-4", 0.3)
     begin = time.monotonic()
-    source.send(start(), data(b"a"))
-    assert [destination.message(), destination.message()] == [start(), data(b"a")]
+    source.send(stream_start(), data(b"a"))
+    assert [destination.message(), destination.message()] == [stream_start(), data(b"a")]
     assert time.monotonic() - begin >= 0.29
     source.send(data(b"b"))
     source.assert_quiet()
@@ -416,7 +415,7 @@ def test_delay_is_bounded_and_loses_nothing(
 def test_counts_payload_bytes_each_way(
     service: TunnelService, source: TunnelClient, destination: TunnelClient
 ) -> None:
-    source.send(start(), data(b"12345"))
+    source.send(stream_start(), data(b"12345"))
     destination.send(data(b"123"))
     assert source.message().payload == b"123"
     assert [destination.message().type for _ in range(2)][-1] is MessageType.DATA
@@ -431,7 +430,7 @@ MAX_GROWTH_BYTES = 24 * 1024 * 1024
 
 
 def _masked_start(stream_id: int, service_id: str) -> bytes:
-    return masked(2, encode_frame(start(stream_id, service_id)))
+    return masked(2, encode_frame(stream_start(service_id, stream_id)))
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -462,7 +461,7 @@ def test_starts_with_endless_ids_take_no_memory(
     try:
         with contextlib.suppress(ConnectionError):
             for n in range(1_024):
-                source.send(start(1, str(n).zfill(60_000)))
+                source.send(stream_start(str(n).zfill(60_000), 1))
         events.wait(ServiceEventKind.PROTOCOL_ERROR, Mode.SOURCE)
         grown, _peak = tracemalloc.get_traced_memory()
     finally:
@@ -476,7 +475,7 @@ def test_a_tunnel_with_services_takes_messages_without_an_id(
     source: TunnelClient, destination: TunnelClient
 ) -> None:
     """V1 (docs/protocol.md section 3): what it means is for the destination to say."""
-    message = start(service_id="", connection_id=0)
+    message = stream_start("", connection=0)
     source.send(message)
     assert destination.message() == message
 
@@ -501,7 +500,7 @@ def test_the_resets_of_many_starts_are_sent_in_one_piece(
         write(wire, content)
 
     monkeypatch.setattr(type(client.wire), "write", count)
-    source.send_raw(encode_frame(start()) * 2_000)
+    source.send_raw(encode_frame(stream_start()) * 2_000)
     for _ in range(2_000):
         assert source.message().type is MessageType.STREAM_RESET
     assert len([size for size in writes if size]) < 50

@@ -10,16 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.service.support import (
-    CLIENT_TOKEN,
-    EventLog,
-    TunnelClient,
-    data,
-    raw_request,
-    read_to_end,
-    request,
-    start,
-)
+from tests.support.service_client import CLIENT_TOKEN, EventLog, TunnelClient, raw_request, request
+from tests.support.sockets import read_to_end
+from tests.support.wire import data, stream_start
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.service import ServiceEvent, ServiceEventKind, TunnelService
 from tunnelfleet.runtime.service.certificates import ensure_certificate
@@ -254,8 +247,8 @@ def test_200_connections_come_quickly(tls: bool) -> None:
         took = time.monotonic() - begin
         assert threading.active_count() == before + 1
         for source, destination in zip(clients, clients[MANY // 2 :], strict=False):
-            source.send(start())
-            assert destination.message() == start()
+            source.send(stream_start())
+            assert destination.message() == stream_start()
         assert all(each.destination_connected for each in service.tunnels())
         for client in clients:
             client.close()
@@ -271,7 +264,7 @@ def test_no_event_holds_a_token(events: EventLog) -> None:
         raw_request(service, request(tokens))
         raw_request(service, request(tokens, headers=[f"access-token: {CLIENT_TOKEN * 2}"]))
         raw_request(service, b"GET /" + tokens.source_token.encode() + b" HTTP/1.1\r\n\r\n")
-        source.send(start(stream_id=0))
+        source.send(stream_start(stream=0))
         source.assert_closed_empty()
         source.close()
         secrets.append(service.rotate("t").source_token)

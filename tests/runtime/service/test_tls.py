@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.service.support import EventLog, TunnelClient
+from tests.support.service_client import EventLog, TunnelClient
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.service import ServiceEventKind, TunnelService
 from tunnelfleet.runtime.service.certificates import ensure_certificate

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.service.support import TunnelClient, data, start
+from tests.support.frames import masked
+from tests.support.service_client import TunnelClient
+from tests.support.wire import data, stream_start
 from tunnelfleet.proto import Mode, encode_frame
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.wire import Wire
@@ -19,11 +21,6 @@ if TYPE_CHECKING:
 
 MAX_TURN_SECONDS = 0.05
 FLOOD_BYTES = 200_000
-
-
-def masked(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
-    """The smallest frame of a client: its mask is zero."""
-    return bytes([(0x80 if fin else 0) | opcode, 0x80 | len(payload)]) + bytes(4) + payload
 
 
 def repeated(frame: bytes) -> bytes:
@@ -37,7 +34,7 @@ FLOODS: dict[str, Callable[[], bytes]] = {
     "empty fragments": lambda: masked(2, fin=False) + repeated(masked(0, fin=False)),
     "DATA of a byte": lambda: repeated(masked(2, encode_frame(data(b"x")))),
     "STREAM_START": lambda: b"".join(
-        masked(2, encode_frame(start(number))) for number in range(1, 8_000)
+        masked(2, encode_frame(stream_start(stream=number))) for number in range(1, 8_000)
     ),
 }
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.frames import masked
 from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, RemoteProtocolError
 from tunnelfleet.runtime.service.websocket import (
     Opcode,
@@ -16,14 +17,6 @@ from tunnelfleet.runtime.service.websocket import (
 )
 
 MASK = b"\x01\x20\x7f\xff"
-
-
-def masked(opcode: int, payload: bytes, *, fin: bool = True, mask: bytes = MASK) -> bytes:
-    header = bytearray(frame_header(Opcode.BINARY, len(payload)))
-    header[0] = (0x80 if fin else 0) | opcode
-    header[1] |= 0x80
-    body = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-    return bytes(header) + mask + body
 
 
 def joined(reader: WebSocketReader, pieces: list[bytes]) -> list[tuple[Opcode, bytes]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import until
 from tunnelfleet.runtime.service.wire import (
     HIGH_WATER_BYTES,
     LOW_WATER_BYTES,
@@ -55,7 +56,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     near.close()
 
 
-def run(
+def play(
     pair: tuple[socket.socket, socket.socket],
     scenario: Callable[[Wire, User, socket.socket], Awaitable[None]],
 ) -> None:
@@ -68,11 +69,6 @@ def run(
             wire.close("the test is over")
 
     asyncio.run(main())
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
-        await asyncio.sleep(0.001)
 
 
 async def turns(count: int = 20) -> None:
@@ -88,7 +84,7 @@ def test_reads_what_comes(pair: Pair) -> None:
         far.send(b"hello")
         await until(lambda: user.data == b"hello")
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_reads_no_more_than_is_allowed(pair: Pair) -> None:
@@ -98,7 +94,7 @@ def test_reads_no_more_than_is_allowed(pair: Pair) -> None:
         await until(lambda: len(user.data) == 95)
         assert user.reads == [10] * 9 + [5]
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_reads_only_when_no_hold_is_left(pair: Pair) -> None:
@@ -114,7 +110,7 @@ def test_reads_only_when_no_hold_is_left(pair: Pair) -> None:
         wire.release(Hold.THROTTLED)
         await until(lambda: user.data == b"wait")
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_is_full_above_high_water_until_it_drains_to_low_water(pair: Pair) -> None:
@@ -130,7 +126,7 @@ def test_is_full_above_high_water_until_it_drains_to_low_water(pair: Pair) -> No
         assert not wire.is_full
         assert wire.buffered_bytes <= LOW_WATER_BYTES
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_small_writes_keep_their_order_when_joined(pair: Pair) -> None:
@@ -143,7 +139,7 @@ def test_small_writes_keep_their_order_when_joined(pair: Pair) -> None:
             received += await loop.sock_recv(far, 65_536)
         assert received == wanted
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_finish_sends_what_was_written_then_ends(pair: Pair) -> None:
@@ -161,7 +157,7 @@ def test_finish_sends_what_was_written_then_ends(pair: Pair) -> None:
         await until(lambda: user.ends == ["closed by the service"])
         assert user.data == b""
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_finish_is_bounded_in_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +167,7 @@ def test_finish_is_bounded_in_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) 
         wire.finish(b"and the other side stays")
         await until(lambda: bool(user.ends))
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_abort_resets(pair: Pair) -> None:
@@ -182,7 +178,7 @@ def test_abort_resets(pair: Pair) -> None:
         with pytest.raises(ConnectionResetError):
             await asyncio.get_running_loop().sock_recv(far, 1)
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_close_ends_without_a_reset(pair: Pair) -> None:
@@ -191,7 +187,7 @@ def test_close_ends_without_a_reset(pair: Pair) -> None:
         assert await asyncio.get_running_loop().sock_recv(far, 1) == b""
         assert (user.ends, wire.is_open) == (["over"], False)
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_tells_the_other_sides_end_after_its_bytes(pair: Pair) -> None:
@@ -201,7 +197,7 @@ def test_tells_the_other_sides_end_after_its_bytes(pair: Pair) -> None:
         await until(lambda: bool(user.ends))
         assert (user.data, user.ends) == (b"all of it", ["closed by the client"])
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_silence_neither_reads_nor_writes(pair: Pair) -> None:
@@ -215,7 +211,7 @@ def test_silence_neither_reads_nor_writes(pair: Pair) -> None:
             far.recv(1)
         assert wire.is_open
 
-    run(pair, scenario)
+    play(pair, scenario)
 
 
 def test_a_user_may_end_the_wire_while_it_is_told(pair: Pair) -> None:
@@ -224,4 +220,4 @@ def test_a_user_may_end_the_wire_while_it_is_told(pair: Pair) -> None:
         far.send(b"x")
         await until(lambda: user.ends == ["enough"])
 
-    run(pair, scenario)
+    play(pair, scenario)

@@ -97,7 +97,7 @@ class Program:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str, **environ: str) -> Iterator[Program]:
+def running_localproxy(folder: Path, *arguments: str, **environ: str) -> Iterator[Program]:
     program = Program(folder, *arguments, **environ)
     try:
         yield program
@@ -126,7 +126,7 @@ def said(err: str) -> list[str]:
     return [line for line in err.splitlines() if not line.startswith("[")]
 
 
-def port_of(line: str) -> int:
+def port_in(line: str) -> int:
     return int(line.rpartition(":")[2])
 
 
@@ -135,16 +135,18 @@ def test_both_ends_over_tls(tmp_path: Path) -> None:
         tokens = service.open_tunnel("t", ["SSH", "HTTP"])
         authorities = ["-e", service.endpoint, "-c", str(service.ca_path)]
         mapping = f"SSH={echo_port},HTTP=localhost:{echo_port}"
-        destination = running(
+        destination = running_localproxy(
             tmp_path,
             *authorities,
             "-d",
             mapping,
             AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.destination_token,
         )
-        source = running(tmp_path, *authorities, "-m", "source", "-v6", "-t", tokens.source_token)
+        source = running_localproxy(
+            tmp_path, *authorities, "-m", "source", "-v6", "-t", tokens.source_token
+        )
         with destination as far, source as near:
-            ports = [port_of(near.wait_for_line("listening on 127.0.0.1:")) for _ in range(2)]
+            ports = [port_in(near.wait_for_line("listening on 127.0.0.1:")) for _ in range(2)]
             far.wait_for_line("connected")
             assert [echoes(port) for port in ports] == [PAYLOAD, PAYLOAD]
             command_line = Path(f"/proc/{near.process.pid}/cmdline")
@@ -168,14 +170,14 @@ def test_it_comes_back_when_the_connection_is_dropped(tmp_path: Path) -> None:
         far_options = ["-e", service.endpoint, "-d", str(echo_port), "--json"]
         near_options = ["-e", service.endpoint, "-s", "0"]
         with (
-            running(
+            running_localproxy(
                 tmp_path, *far_options, AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.destination_token
             ) as far,
-            running(
+            running_localproxy(
                 tmp_path, *near_options, AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.source_token
             ) as near,
         ):
-            port = port_of(near.wait_for_line("listening on"))
+            port = port_in(near.wait_for_line("listening on"))
             near.wait_for_line("connected")
             far.wait_for_line('"state": "connected"')
             service.drop("t")
@@ -196,9 +198,9 @@ def test_a_token_that_was_used_is_refused_with_the_reason(tmp_path: Path) -> Non
         tokens = service.open_tunnel("t")
         options = ["-e", service.endpoint, "-m", "source"]
         token = {"AWSIOT_TUNNEL_ACCESS_TOKEN": tokens.source_token}
-        with running(tmp_path, *options, **token) as first:
+        with running_localproxy(tmp_path, *options, **token) as first:
             first.wait_for_line("connected")
-            with running(tmp_path, *options, **token) as second:
+            with running_localproxy(tmp_path, *options, **token) as second:
                 status, _, err = second.finish(None)
     assert status == 1
     (line,) = said(err)
@@ -214,7 +216,7 @@ def test_a_token_that_was_used_is_refused_with_the_reason(tmp_path: Path) -> Non
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
-    with running(tmp_path, *arguments) as program:
+    with running_localproxy(tmp_path, *arguments) as program:
         status, out, err = program.finish(None)
     assert (status, out) == (2, "")
     assert err.startswith("tunnelfleet: ")
@@ -252,7 +254,7 @@ def test_a_mapping_that_cannot_work_ends_it(
     tokens = plain_service.open_tunnel("t", services)
     token = tokens.source_token if mode == "source" else tokens.destination_token
     options = ["-e", plain_service.endpoint, *arguments, *json_option]
-    with running(tmp_path, *options, AWSIOT_TUNNEL_ACCESS_TOKEN=token) as program:
+    with running_localproxy(tmp_path, *options, AWSIOT_TUNNEL_ACCESS_TOKEN=token) as program:
         status, out, err = program.finish(None)
     assert status == 1
     (line,) = said(err)
@@ -272,19 +274,19 @@ def test_mappings_of_the_working_directory_are_for_services_of_the_tunnel(
         (tmp_path / "config" / "app.ini").write_text(app)
         tokens = plain_service.open_tunnel("t", ["SSH", "WEB"])
         endpoint = ["-e", plain_service.endpoint]
-        far = running(
+        far = running_localproxy(
             tmp_path,
             *(*endpoint, "-d", f"SSH={echo_port},WEB={echo_port}"),
             AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.destination_token,
         )
         (tmp_path / "config" / "ours.ini").write_text("SSH = 0\n")
-        near = running(
+        near = running_localproxy(
             tmp_path, *endpoint, "-m", "source", AWSIOT_TUNNEL_ACCESS_TOKEN=tokens.source_token
         )
         with far as destination, near as source:
             destination.wait_for_line("connected")
             ports = {
-                line.split()[0]: port_of(line)
+                line.split()[0]: port_in(line)
                 for line in [source.wait_for_line("listening on 127.0.0.1:") for _ in range(2)]
             }
             assert ports.keys() == {"SSH", "WEB"}
@@ -299,7 +301,7 @@ def test_without_the_service_s_authority_it_names_the_option(tmp_path: Path) -> 
         tokens = service.open_tunnel("t")
         options = ["-e", service.endpoint, "-s", "0"]
         token = {"AWSIOT_TUNNEL_ACCESS_TOKEN": tokens.source_token}
-        with running(tmp_path, *options, **token) as program:
+        with running_localproxy(tmp_path, *options, **token) as program:
             program.wait_for_line("backoff")
             program.wait_for_line("backoff")
             status, _, err = program.finish()

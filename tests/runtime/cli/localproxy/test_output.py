@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,9 +15,6 @@ from tunnelfleet.runtime.cli.localproxy.output import (
     event_line,
     event_object,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ADDRESS = TcpAddress("127.0.0.1", 40_001)
 
@@ -132,17 +128,6 @@ def test_a_destination_says_what_it_connects_to() -> None:
     assert out.getvalue() == "SSH connects to 127.0.0.1:40001\nthe tunnel connects to /a\n"
 
 
-@pytest.fixture
-def _logging_restored() -> Iterator[None]:
-    logger = logging.getLogger("tunnelfleet")
-    before = (logger.level, logger.propagate, list(logger.handlers))
-    yield
-    logger.setLevel(before[0])
-    logger.propagate = before[1]
-    logger.handlers[:] = before[2]
-
-
-@pytest.mark.usefixtures("_logging_restored")
 @pytest.mark.parametrize(
     ("verbosity", "levels"),
     [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.programs import require_program
+from tests.support.programs import require_program
 from tunnelfleet.actors.addresses import HttpProxy
 from tunnelfleet.proto import ConfigError, Endpoint
 from tunnelfleet.runtime.cli.localproxy.proxy import choose_proxy, is_exempt

@@ -81,7 +81,7 @@ class FakeRuntime:
         self.on_event(ListenerClosed("localproxy", "SSH", "the end"))
 
 
-def run(plan: Plan, runtime: FakeRuntime) -> tuple[int, list[str]]:
+def run_plan(plan: Plan, runtime: FakeRuntime) -> tuple[int, list[str]]:
     out = io.StringIO()
     reporter = Reporter(out, as_json=False, verbosity=4)
     status = Localproxy(plan, reporter, runtime.attach).run()
@@ -90,7 +90,7 @@ def run(plan: Plan, runtime: FakeRuntime) -> tuple[int, list[str]]:
 
 def failure(plan: Plan, runtime: FakeRuntime) -> str:
     with pytest.raises(CommandFailed) as caught:
-        run(plan, runtime)
+        run_plan(plan, runtime)
     assert runtime.calls == ["start", "open", "stop"]
     return str(caught.value)
 
@@ -101,7 +101,7 @@ def test_a_signal_stops_it_gracefully(number: int) -> None:
     runtime = FakeRuntime(
         [CONNECTED, ListenerOpened("localproxy", "SSH", TcpAddress("::1", 5))], number
     )
-    status, lines = run(PLAN, runtime)
+    status, lines = run_plan(PLAN, runtime)
     assert status == EXIT_OK
     assert lines == ["connected", "SSH listening on [::1]:5", "SSH not listening: the end"]
     assert runtime.calls == ["start", "open", "stop"]
@@ -126,7 +126,7 @@ def test_what_cannot_go_on_is_told(script: Sequence[TunnelEvent], message: str) 
 
 def test_it_tries_for_ever() -> None:
     runtime = FakeRuntime([BACKOFF] * 50 + [CONNECTED, BACKOFF])
-    assert run(PLAN, runtime)[0] == EXIT_OK
+    assert run_plan(PLAN, runtime)[0] == EXIT_OK
 
 
 def test_it_gives_up_when_the_settings_say_so() -> None:
@@ -138,7 +138,7 @@ def test_it_gives_up_when_the_settings_say_so() -> None:
 def test_only_consecutive_failures_count_and_a_lost_connection_is_none() -> None:
     plan = replace(PLAN, retry_count=2)
     runtime = FakeRuntime([BACKOFF, CONNECTED, BACKOFF, BACKOFF, CONNECTED, BACKOFF, BACKOFF])
-    assert run(plan, runtime)[0] == EXIT_OK
+    assert run_plan(plan, runtime)[0] == EXIT_OK
 
 
 def test_it_does_not_reconnect_when_the_settings_say_so() -> None:
@@ -153,14 +153,14 @@ def test_it_does_not_reconnect_when_the_settings_say_so() -> None:
 def test_services_are_not_announced_before_they_are_known(changes: Any) -> None:
     services = {"SSH": TcpAddress("127.0.0.1", 22)}
     config = replace(CONFIG, mode=Mode.DESTINATION, services=services)
-    assert run(replace(PLAN, config=config, **changes), FakeRuntime([]))[1] == [
+    assert run_plan(replace(PLAN, config=config, **changes), FakeRuntime([]))[1] == [
         "SSH not listening: the end"
     ]
 
 
 def test_notes_on_what_happens_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     event = changed(TunnelState.BACKOFF, "cannot reach ws://h: Connection refused; retry in 0.5 s")
-    run(PLAN, FakeRuntime([event, event]))
+    run_plan(PLAN, FakeRuntime([event, event]))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("note: check the endpoint (-e)")
 
@@ -169,7 +169,7 @@ def test_warnings_notes_and_services_are_announced(capsys: pytest.CaptureFixture
     services = {"SSH": TcpAddress("127.0.0.1", 22)}
     config = replace(CONFIG, mode=Mode.DESTINATION, services=services)
     plan = replace(PLAN, config=config, warnings=("careful",), notes=("by the way",))
-    assert run(plan, FakeRuntime([]))[1][0] == "SSH connects to 127.0.0.1:22"
+    assert run_plan(plan, FakeRuntime([]))[1][0] == "SSH connects to 127.0.0.1:22"
     assert capsys.readouterr().err == "warning: careful\nnote: by the way\n"
 
 
@@ -197,7 +197,7 @@ def test_a_mapping_that_does_not_fit_the_tunnel_is_told_once(
     services = None if mapped is None else {each: TcpAddress("::1", 22) for each in mapped}
     plan = replace(PLAN, config=replace(CONFIG, services=services))
     received = ServiceIdsReceived("localproxy", announced, "c")
-    run(plan, FakeRuntime([received, CONNECTED, received]))
+    run_plan(plan, FakeRuntime([received, CONNECTED, received]))
     assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]
 
 
@@ -209,7 +209,7 @@ def test_what_open_tunnel_raises_still_stops_the_runtime() -> None:
 
     runtime = Refusing([], None)
     with pytest.raises(ConfigError):
-        run(PLAN, runtime)
+        run_plan(PLAN, runtime)
     assert runtime.calls == ["start", "open", "stop"]
 
 
@@ -232,14 +232,14 @@ class TestCertificateAuthorities:
     def test_a_directory(self, tmp_path: Path, asked: list[dict[str, object]]) -> None:
         (tmp_path / "0a1b2c3d.0").touch()
         runtime = FakeRuntime([])
-        run(self.plan(tmp_path), runtime)
+        run_plan(self.plan(tmp_path), runtime)
         assert asked == [{"ca_dir": tmp_path, "verify": True}]
         assert runtime.opened[0].ssl_context is not None
 
     def test_a_directory_in_which_openssl_would_find_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "ca.pem").touch()
         with pytest.raises(ConfigError, match="openssl rehash"):
-            run(self.plan(tmp_path), FakeRuntime([]))
+            run_plan(self.plan(tmp_path), FakeRuntime([]))
 
     def test_they_come_on_top_of_the_system_s(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,25 +249,25 @@ class TestCertificateAuthorities:
         )
         monkeypatch.setenv("SSL_CERT_FILE", str(system))
         runtime = FakeRuntime([])
-        run(self.plan(own), runtime)
+        run_plan(self.plan(own), runtime)
         context = runtime.opened[0].ssl_context
         assert context is not None
         found = {ssl.DER_cert_to_PEM_cert(der) for der in context.get_ca_certs(binary_form=True)}
         assert {system.read_text(), own.read_text()} <= found
 
     def test_a_file(self, tmp_path: Path, asked: list[dict[str, object]]) -> None:
-        run(self.plan(tmp_path / "ca.pem", verify=False), FakeRuntime([]))
+        run_plan(self.plan(tmp_path / "ca.pem", verify=False), FakeRuntime([]))
         assert asked == [{"ca_file": tmp_path / "ca.pem", "verify": False}]
 
     def test_a_proxy_with_tls_has_a_certificate_too(self, asked: list[dict[str, object]]) -> None:
         plan = self.plan(None, "ws://h")
         proxy = HttpProxy("p", 443, is_tls=True)
         plan = replace(plan, config=replace(plan.config, http_proxy=proxy))
-        run(plan, FakeRuntime([]))
+        run_plan(plan, FakeRuntime([]))
         assert asked == [{"ca_file": None, "verify": True}]
 
     def test_none_without_tls(self, tmp_path: Path, asked: list[dict[str, object]]) -> None:
-        run(self.plan(tmp_path, "ws://h"), FakeRuntime([]))
+        run_plan(self.plan(tmp_path, "ws://h"), FakeRuntime([]))
         assert asked == []
 
 

@@ -90,12 +90,12 @@ def processes() -> Iterator[list[Process]]:
         process.close()
 
 
-def start(processes: list[Process], *arguments: str, **more: Any) -> Process:
+def start_service(processes: list[Process], *arguments: str, **more: Any) -> Process:
     processes.append(Process(*arguments, **more))
     return processes[-1]
 
 
-def connect(ready: dict[str, Any], mode: str) -> websocket.WebSocket:
+def connect_websocket(ready: dict[str, Any], mode: str) -> websocket.WebSocket:
     context = ssl.create_default_context(cafile=ready["ca"]) if ready["ca"] else None
     return websocket.create_connection(
         f"{ready['endpoint']}/tunnel?local-proxy-mode={mode}",
@@ -107,14 +107,14 @@ def connect(ready: dict[str, Any], mode: str) -> websocket.WebSocket:
 
 
 def test_json_begins_with_all_that_a_client_needs(processes: list[Process]) -> None:
-    process = start(processes, "--json", "--tunnel", "a=SSH,HTTP", "--tunnel", "b")
+    process = start_service(processes, "--json", "--tunnel", "a=SSH,HTTP", "--tunnel", "b")
     ready = json.loads(process.line())
     assert ready["event"] == "ready"
     assert [(each["name"], each["services"]) for each in ready["tunnels"]] == [
         ("a", ["SSH", "HTTP"]),
         ("b", []),
     ]
-    client = connect(ready, "source")
+    client = connect_websocket(ready, "source")
     assert client.recv() == bytes.fromhex("000d08053203535348320448545450")
     assert process.object("client_connected")["mode"] == "source"
     client.sock.close()
@@ -126,10 +126,10 @@ def test_json_begins_with_all_that_a_client_needs(processes: list[Process]) -> N
 def test_signals_end_it_cleanly_with_clients_connected(
     processes: list[Process], number: int
 ) -> None:
-    process = start(processes, "--json", "--plain")
+    process = start_service(processes, "--json", "--plain")
     ready = process.object("ready")
     assert (ready["ca"], ready["tunnels"][0]["services"]) == (None, ["SSH"])
-    client = connect(ready, "destination")
+    client = connect_websocket(ready, "destination")
     client.recv()
     assert process.end(number) == (0, "")
     assert client.sock.recv(1) == b""
@@ -137,7 +137,7 @@ def test_signals_end_it_cleanly_with_clients_connected(
 
 
 def test_people_get_endpoint_ca_and_tokens(processes: list[Process]) -> None:
-    process = start(processes, "--tunnel", "press-4=SSH")
+    process = start_service(processes, "--tunnel", "press-4=SSH")
     lines = []
     while not lines or "Ctrl-C" not in lines[-1]:
         lines.append(process.line())
@@ -151,30 +151,30 @@ def test_the_made_certificate_is_gone_afterwards_and_kept_where_told(
     processes: list[Process], tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept.pem"
-    process = start(processes, "--json", "--ca-out", str(kept))
+    process = start_service(processes, "--json", "--ca-out", str(kept))
     ready = process.object("ready")
     assert ready["ca"] == str(kept)
-    connect(ready, "source").sock.close()
+    connect_websocket(ready, "source").sock.close()
     process.end()
     assert kept.is_file()
 
 
 def test_tells_of_a_refused_client_without_its_token(processes: list[Process]) -> None:
-    process = start(processes, "--json", "--plain")
+    process = start_service(processes, "--json", "--plain")
     ready = process.object("ready")
     token = ready["tunnels"][0]["source_token"]
-    connect(ready, "source").sock.close()
+    connect_websocket(ready, "source").sock.close()
     with pytest.raises(websocket.WebSocketBadStatusException):
-        connect(ready, "source")
+        connect_websocket(ready, "source")
     refused = process.object("client_refused")
     assert "previously used" in refused["detail"]
     assert token not in json.dumps(refused)
 
 
 def test_control_takes_commands_from_stdin(processes: list[Process]) -> None:
-    process = start(processes, "--json", "--plain", "--control")
+    process = start_service(processes, "--json", "--plain", "--control")
     ready = process.object("ready")
-    client = connect(ready, "source")
+    client = connect_websocket(ready, "source")
     client.recv()
     process.tell("drop tunnel-1 source")
     assert process.object("control")["ok"] is True
@@ -193,19 +193,19 @@ def test_control_takes_commands_from_stdin(processes: list[Process]) -> None:
 
 
 def test_the_end_of_stdin_is_not_the_end_of_the_service(processes: list[Process]) -> None:
-    process = start(processes, "--json", "--plain", "--control")
+    process = start_service(processes, "--json", "--plain", "--control")
     ready = process.object("ready")
     process.tell("list")
     assert process.popen.stdin is not None
     process.popen.stdin.close()
     process.popen.stdin = None
     assert process.object("control")["ok"] is True
-    connect(ready, "source").sock.close()
+    connect_websocket(ready, "source").sock.close()
     assert process.end() == (0, "")
 
 
 def test_bandwidth_is_taken(processes: list[Process]) -> None:
-    process = start(processes, "--json", "--plain", "--bandwidth", "800kbit/s")
+    process = start_service(processes, "--json", "--plain", "--bandwidth", "800kbit/s")
     process.object("ready")
     assert process.object("throttled")["detail"] == "100000 bytes/s"
 
@@ -266,7 +266,7 @@ def _endpoint_and_commands(process: Process) -> tuple[str, list[str]]:
 @pytest.mark.parametrize("plain", [False, True], ids=["tls", "plain"])
 def test_both_commands_are_ready_to_paste(processes: list[Process], plain: bool) -> None:
     options = ["--plain"] if plain else []
-    process = start(processes, "--json", "--tunnel", "a=SSH,VNC", *options)
+    process = start_service(processes, "--json", "--tunnel", "a=SSH,VNC", *options)
     ready = process.object("ready")
     (tunnel,) = ready["tunnels"]
     for mode, word in (("source", "listening"), ("destination", "connected")):
@@ -278,7 +278,7 @@ def test_both_commands_are_ready_to_paste(processes: list[Process], plain: bool)
         # A free port in the place of the printed one, which somebody may use on this machine.
         arguments = [re.sub(r"=55\d\d", "=0", each) for each in arguments]
         environment = {**os.environ, **dict([variable.split("=", 1)])}
-        client = start(processes, *arguments, command=LOCALPROXY, env=environment)
+        client = start_service(processes, *arguments, command=LOCALPROXY, env=environment)
         lines = [client.line()]
         while word not in lines[-1]:
             lines.append(client.line())
@@ -288,7 +288,7 @@ def test_both_commands_are_ready_to_paste(processes: list[Process], plain: bool)
 
 
 def test_people_see_both_commands_of_each_tunnel(processes: list[Process]) -> None:
-    process = start(processes, "--tunnel", "a=SSH,HTTP", "--tunnel", "b")
+    process = start_service(processes, "--tunnel", "a=SSH,HTTP", "--tunnel", "b")
     endpoint, commands = _endpoint_and_commands(process)
     address = endpoint.removeprefix("tunneling service at wss://").split(" ")[0]
     assert len(commands) == 4
@@ -310,9 +310,9 @@ def test_sighup_takes_the_certificate_anew(processes: list[Process], tmp_path: P
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     shutil.copy(old.certificate, cert)
     shutil.copy(old.private_key, key)
-    process = start(processes, "--json", "--cert", str(cert), "--key", str(key))
+    process = start_service(processes, "--json", "--cert", str(cert), "--key", str(key))
     ready = {**process.object("ready"), "ca": str(old.ca)}
-    standing = connect(ready, "source")
+    standing = connect_websocket(ready, "source")
     standing.recv()
     cert.write_bytes(b"half a certificate")
     process.popen.send_signal(signal.SIGHUP)
@@ -342,15 +342,20 @@ def connect_tls(ready: dict[str, Any], name: str = "127.0.0.1") -> ssl.SSLSocket
         raise
 
 
+def heed_sighup() -> None:
+    """In the child: whoever runs the tests may have them ignore the signal, as nohup does."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def test_sighup_ends_it_in_order_without_a_given_certificate(processes: list[Process]) -> None:
-    process = start(processes, "--json")
+    process = start_service(processes, "--json", preexec_fn=heed_sighup)
     ready = process.object("ready")
     assert process.end(signal.SIGHUP) == (0, "")
     assert not Path(ready["ca"]).parent.exists()
 
 
 def test_sighup_that_was_to_be_ignored_is_ignored(processes: list[Process]) -> None:
-    process = start(
+    process = start_service(
         processes,
         "--json",
         "--control",
@@ -370,7 +375,7 @@ def test_sighup_that_was_to_be_ignored_is_ignored(processes: list[Process]) -> N
 def test_on_every_address_it_prints_what_its_certificate_is_for(
     processes: list[Process],
 ) -> None:
-    process = start(
+    process = start_service(
         processes, "--json", "--listen", "0.0.0.0:0", "--name", "relay.example", "--name", "::2"
     )
     ready = process.object("ready")
@@ -386,7 +391,7 @@ def test_on_every_address_it_prints_what_its_certificate_is_for(
 
 
 def test_on_every_address_clients_can_use_the_endpoint(processes: list[Process]) -> None:
-    process = start(processes, "--json", "--listen", "0.0.0.0:0")
+    process = start_service(processes, "--json", "--listen", "0.0.0.0:0")
     ready = process.object("ready")
     for endpoint in ready["endpoints"]:
         host = endpoint.removeprefix("wss://").rpartition(":")[0]
@@ -401,17 +406,17 @@ def test_state_keeps_authority_and_certificate_over_a_restart(
     processes: list[Process], tmp_path: Path
 ) -> None:
     state = tmp_path / "state"
-    first = start(processes, "--json", "--state", str(state)).object("ready")
+    first = start_service(processes, "--json", "--state", str(state)).object("ready")
     assert first["ca"] == str(state / "ca.pem")
     names = {path.name for path in state.iterdir()}
     assert {"ca.pem", "server.pem", "server.key"} <= names
     kept = {path.name: path.read_bytes() for path in state.iterdir()}
     processes[0].popen.kill()
-    process = start(processes, "--json", "--state", str(state), "--name", "127.0.0.1")
+    process = start_service(processes, "--json", "--state", str(state), "--name", "127.0.0.1")
     connect_tls({**process.object("ready"), "ca": first["ca"]}).close()
     assert {path.name: path.read_bytes() for path in state.iterdir()} == kept
     process.end()
-    process = start(processes, "--json", "--state", str(state), "--name", "other.example")
+    process = start_service(processes, "--json", "--state", str(state), "--name", "other.example")
     ready = process.object("ready")
     assert (state / "ca.pem").read_bytes() == kept["ca.pem"]
     connect_tls(ready, "other.example").close()
@@ -438,7 +443,7 @@ def test_ca_out_replaces_a_link_and_does_not_follow_it(
     other, out = tmp_path / "other", tmp_path / "ca.pem"
     other.write_text("untouched")
     out.symlink_to(other)
-    process = start(processes, "--json", "--ca-out", str(out))
+    process = start_service(processes, "--json", "--ca-out", str(out))
     connect_tls(process.object("ready")).close()
     assert other.read_text() == "untouched"
     assert not out.is_symlink()
@@ -450,11 +455,11 @@ def test_a_key_that_others_can_read_is_told(processes: list[Process], tmp_path: 
     link = tmp_path / "key.pem"
     link.symlink_to(files.private_key)
     arguments = ["--json", "--cert", str(files.certificate), "--key", str(link)]
-    process = start(processes, *arguments)
+    process = start_service(processes, *arguments)
     process.object("ready")
     assert process.end() == (0, "")
     files.private_key.chmod(0o640)
-    process = start(processes, *arguments)
+    process = start_service(processes, *arguments)
     process.object("ready")
     status, errors = process.end()
     assert status == 0
@@ -467,14 +472,14 @@ def test_the_next_start_removes_what_a_killed_one_left_and_no_living_ones(
 ) -> None:
     more = {"env": {**os.environ, "TMPDIR": str(tmp_path)}}
     (tmp_path / "tunnelfleet-service-of-somebody").mkdir()
-    killed = start(processes, "--json", **more)
+    killed = start_service(processes, "--json", **more)
     left = Path(killed.object("ready")["ca"]).parent
-    living = start(processes, "--json", **more)
+    living = start_service(processes, "--json", **more)
     ready = living.object("ready")
     killed.popen.kill()
     killed.popen.wait(WAIT_SECONDS)
     assert (left / "server.key").exists()
-    start(processes, "--json", "--plain", **more).object("ready")
+    start_service(processes, "--json", "--plain", **more).object("ready")
     assert not left.exists()
     connect_tls(ready).close()
     assert (tmp_path / "tunnelfleet-service-of-somebody").is_dir()
@@ -484,7 +489,7 @@ def test_the_next_start_removes_what_a_killed_one_left_and_no_living_ones(
 
 
 def test_a_clients_id_cannot_forge_a_line(processes: list[Process]) -> None:
-    process = start(processes, "--plain", "--tunnel", "a=SSH")
+    process = start_service(processes, "--plain", "--tunnel", "a=SSH")
     endpoint, commands = _endpoint_and_commands(process)
     token = shlex.split(commands[1])[0].partition("=")[2]
     ready = {
@@ -492,7 +497,7 @@ def test_a_clients_id_cannot_forge_a_line(processes: list[Process]) -> None:
         "ca": None,
         "tunnels": [{"source_token": token}],
     }
-    client = connect(ready, "source")
+    client = connect_websocket(ready, "source")
     client.recv()
     assert "client connected" in process.line()
     name = b"x\x1b[2J\n00:00:00 a source client connected " + b"y" * 300

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.gateway.config.wrong_files import WRONG_FILES
+from tests.support.wrong_files import WRONG_FILES
 from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.gateway.config import json_schema, load
 from tunnelfleet.runtime.service import TunnelService

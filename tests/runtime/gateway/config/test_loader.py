@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.gateway.config.wrong_files import WHOLE, WRONG_FILES
+from tests.support.wrong_files import WHOLE, WRONG_FILES
 from tunnelfleet.runtime import Mode, TcpAddress, UnixAddress
 from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.gateway.config import (
@@ -33,14 +33,14 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def fill(text: str) -> str:
+def with_tokens(text: str) -> str:
     return text.format(**{name: f"token-{name}" for name in TOKENS}, F="fleet.toml")
 
 
 def write(text: str, name: str = "fleet.toml") -> Path:
     path = Path(name)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(fill(text))
+    path.write_text(with_tokens(text))
     return path
 
 
@@ -71,7 +71,7 @@ class TestWrongFiles:
         assert out == ""
         (message,) = [each for each in err.splitlines() if "warning:" not in each]
         assert message.startswith(f"fleet.toml:{line}: {key}: ")
-        assert fill(says) in message.split(f": {key}: ", 1)[1]
+        assert with_tokens(says) in message.split(f": {key}: ", 1)[1]
         assert "hunter2" not in err
         assert not any(token in err for token in TOKENS.values() if token.strip())
         assert threading.active_count() == before
@@ -123,7 +123,8 @@ class TestGood:
         gateway = read(
             '[gateway]\nname = "gw-2"\nadmin = "unix:a.sock"\nadmin_mode = "0660"\n'
             'admin_group = "ops"\nmetrics = "0.0.0.0:0"\nmetrics_token_file = "{T}"\n'
-            'metrics_open = true\nstate = "sqlite:////var/lib/x/s.db"\nplacement = "static"\n'
+            'metrics_open = true\nmetrics_hosts = ["gw.example"]\n'
+            'state = "sqlite:////var/lib/x/s.db"\nplacement = "static"\n'
             "placement_members = 4\nplacement_ordinal = 3\nworkers = 1\n"
             'client_token_secret_file = "{S}"\nconnect_rate = 200\nconnect_concurrency = 16\n'
             'drain_seconds = 0\ndoor = "127.0.0.1:1080"\ndoor_users_file = "users"\n'
@@ -131,6 +132,7 @@ class TestGood:
         assert (gateway.name, gateway.admin, gateway.admin_mode) == ("gw-2", "unix:a.sock", 0o660)
         assert (gateway.admin_group, gateway.metrics) == ("ops", TcpAddress("0.0.0.0", 0))
         assert (gateway.metrics_token, gateway.metrics_open) == ("t" * 40, True)
+        assert gateway.metrics_hosts == ("gw.example",)
         assert gateway.state_folder == Path("/var/lib/x")
         assert (gateway.placement_members, gateway.placement_ordinal) == (4, 3)
         assert gateway.client_token_secret_file == Path("token-S")

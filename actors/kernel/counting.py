@@ -1,0 +1,181 @@
+"""How a counter is declared: once, as a field of the class that counts.
+
+    @dataclass(slots=True, eq=False)
+    class Counters:
+        session_resets: int = counter("SESSION_RESET messages received.", "Tunnels")
+
+That line is the slot and its zero. The sums over a fleet, the catalogue of metrics, its document,
+what a scrape shows and the panels of the dashboards are made by walking the fields. The attribute
+itself stays a plain number, so that counting costs nothing more than adding to it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from functools import cache
+from typing import Any, Final
+
+__all__ = [
+    "MAX_KEYS",
+    "OTHER",
+    "Declared",
+    "Histogram",
+    "Kind",
+    "Summary",
+    "count",
+    "counter",
+    "counter_by",
+    "declared",
+    "gauge",
+    "histogram",
+]
+
+OTHER: Final = "other"
+"""Stands for every name beyond a limit."""
+MAX_KEYS: Final = 64
+"""Distinct reasons or kinds of one count."""
+
+DECLARED: Final = "declared"
+"""The key of a field's metadata."""
+
+
+class Kind(StrEnum):
+    """The kinds of metrics."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    SUMMARY = "summary"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What is known of one counter.
+
+    Attributes:
+        name: of the attribute that counts.
+        kind: counter, gauge or histogram.
+        help: what it counts or measures, with its unit.
+        group: the heading under which the document has it.
+        metric: the name of the metric, without prefix and suffix.
+        label: of a counter by reason, the name of the label that tells the reasons apart.
+        known: the reasons that are shown as zero before the first of their kind: a rate needs the
+            zero.
+        bounds: of a histogram, the upper bounds of its buckets, ascending.
+        row: what it is for a single tunnel, if the optional series of single tunnels have it.
+        is_peak: of a gauge, that it is the largest value so far, and does not add up.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    group: str
+    metric: str = ""
+    label: str = ""
+    known: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    row: str = ""
+    is_peak: bool = False
+
+
+class Summary:
+    """How many values there were, and their sum."""
+
+    __slots__ = ("count", "total")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count `value`."""
+        self.count += 1
+        self.total += value
+
+
+class Histogram(Summary):
+    """The same, by size.
+
+    Args:
+        bounds: the upper bounds of the buckets, ascending.
+    """
+
+    __slots__ = ("bounds", "counts")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        super().__init__()
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """Count `value` in the first bucket whose bound is not below it."""
+        super().observe(value)
+        self.counts[bisect_left(self.bounds, value)] += 1
+
+
+def counter(help: str, group: str = "", *, metric: str = "", row: str = "") -> Any:  # noqa: A002
+    """Declare a number that only grows."""
+    return _number(Declared("", Kind.COUNTER, help, group, metric, row=row))
+
+
+def gauge(
+    help: str,  # noqa: A002
+    group: str = "",
+    *,
+    metric: str = "",
+    row: str = "",
+    is_peak: bool = False,
+) -> Any:
+    """Declare a number that grows and shrinks, or the largest value so far."""
+    return _number(Declared("", Kind.GAUGE, help, group, metric, row=row, is_peak=is_peak))
+
+
+def counter_by(
+    label: str,
+    help: str,  # noqa: A002
+    group: str = "",
+    *,
+    known: tuple[str, ...] = (),
+    metric: str = "",
+    row: str = "",
+) -> Any:
+    """Declare numbers that only grow, one for each reason: a dict. `count` adds to it."""
+    found = Declared("", Kind.COUNTER, help, group, metric, label, known, row=row)
+    return field(default_factory=dict, metadata={DECLARED: found})
+
+
+def histogram(
+    help: str,  # noqa: A002
+    group: str = "",
+    *,
+    bounds: tuple[float, ...],
+    metric: str = "",
+    row: str = "",
+) -> Any:
+    """Declare a distribution: a `Summary` of one tunnel, a `Histogram` of a fleet."""
+    found = Declared("", Kind.HISTOGRAM, help, group, metric, bounds=bounds, row=row)
+    return field(default_factory=Summary, metadata={DECLARED: found})
+
+
+def _number(found: Declared) -> Any:
+    return field(default=0, metadata={DECLARED: found})
+
+
+@cache
+def declared(counting: type) -> tuple[Declared, ...]:
+    """What a class of counters declares, in the order of its fields."""
+    return tuple(
+        replace(found, name=each.name, metric=found.metric or each.name)
+        for each in fields(counting)
+        if (found := each.metadata.get(DECLARED)) is not None
+    )
+
+
+def count(counts: dict[str, int], key: str) -> None:
+    """Add one to `counts[key]`, or to `OTHER` if there are too many keys."""
+    if key not in counts and len(counts) >= MAX_KEYS:
+        key = OTHER
+    counts[key] = counts.get(key, 0) + 1

@@ -1,0 +1,228 @@
+"""StatusPage: the page at the metrics address, and the events that keep it live.
+
+Owns the routes `/`, `/page.css`, `/page.js` and `/status/events`, what a browser may do with them
+(a strict Content-Security-Policy), which names of the machine it may come by, and how many readers
+there may be. It runs on the loop of the administration server; the gateway is looked at on a thread
+of its own, once for all readers, and only while there are any.
+
+The name that a browser came by is checked because of DNS rebinding: a page from elsewhere can make
+a name of its own point to this machine, and would read what is shown here. It cannot do so with an
+address, nor with a name that only this machine's owner gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import re
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from tunnelfleet.proto import TunnelError
+
+from .status import news
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from .status import Sample
+
+    Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+__all__ = ["StatusPage"]
+
+MAX_READERS: Final = 16
+"""Pages that follow at once; a further one is told to come back."""
+LOOK_SECONDS: Final = 1.0
+LOOKS_SHARE: Final = 0.1
+"""At most this part of the time is spent on looking: large fleets are looked at less often."""
+QUIET_SECONDS: Final = 5.0
+"""A reader hears something within this time also when nothing is new."""
+WRITE_SECONDS: Final = 20.0
+"""A reader that does not take its news within this time is let go."""
+RETRY_MILLISECONDS: Final = 2_000
+MAX_HOST_LENGTH: Final = 255
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "tunnelfleet",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+STATIC: Final = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+
+
+class StatusPage:
+    """The page of one gateway.
+
+    Args:
+        look: looks at the gateway; may wait, and may raise TunnelError if it does not answer.
+        hosts: more names that the page may be asked for by, beside addresses, `localhost` and the
+            names of this machine.
+    """
+
+    def __init__(self, look: Callable[[], Sample], hosts: Iterable[str] = ()) -> None:
+        self._look = look
+        own = socket.gethostname().lower()
+        self._hosts = {"localhost", own, own.partition(".")[0], *(each.lower() for each in hosts)}
+        folder = files(f"{__package__}.static")
+        self._bodies = {
+            path: (folder.joinpath(name).read_bytes(), kind)
+            for path, (name, kind) in STATIC.items()
+        }
+        self._readers = 0
+        self._sample: Sample | None = None
+        self._problem = ""
+        self._looked = asyncio.Condition()
+        self._looking: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+
+    def pages(self, stopping: asyncio.Event) -> Mapping[str, Page]:
+        """The pages by path, for `AdminServer`.
+
+        Args:
+            stopping: set when the server ends.
+        """
+        self._stopping = stopping
+        return {**dict.fromkeys(STATIC, self._on_static), "/status/events": self._on_events}
+
+    # -- routes
+
+    async def _on_static(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (refusal := self._refuse(request)) is not None:
+            return refusal
+        body, kind = self._bodies[request.path]
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers=HEADERS)
+
+    async def _on_events(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (refusal := self._refuse(request)) is not None:
+            return refusal
+        if self._readers >= MAX_READERS:
+            headers = {**HEADERS, "Retry-After": "10"}
+            text = f"{MAX_READERS} pages are open already; close one of them\n"
+            return web.Response(status=503, text=text, headers=headers)
+        kind = {"Content-Type": "text/event-stream; charset=utf-8"}
+        response = web.StreamResponse(headers={**HEADERS, **kind})
+        if request.method == "HEAD":
+            return response
+        self._readers += 1
+        try:
+            await response.prepare(request)
+            await self._follow(response)
+        except (ConnectionError, TimeoutError):
+            # The reader has gone, or takes nothing: then the connection is of no more use.
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            self._readers -= 1
+        return response
+
+    def _refuse(self, request: web.BaseRequest) -> web.Response | None:
+        name, is_address = _name_in(request.headers.get("Host", ""))
+        if is_address or name in self._hosts:
+            return None
+        text = (
+            "this page is not shown under that name; ask for it by address, by the name of this "
+            "machine, or add the name to metrics_hosts of the gateway\n"
+        )
+        return web.Response(status=421, text=text, headers=HEADERS)
+
+    # -- events
+
+    async def _follow(self, response: web.StreamResponse) -> None:
+        """Tell one reader what is new, from the whole on, until it goes or the server ends."""
+        known: Sample | None = None
+        told = ""
+        await self._write(response, f"retry: {RETRY_MILLISECONDS}\n\n")
+        heard_at = 0.0
+        while not self._stopping.is_set():
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look_on())
+            async with self._looked:
+                with contextlib.suppress(TimeoutError):
+                    if self._sample is known and self._problem == told:
+                        await asyncio.wait_for(self._looked.wait(), QUIET_SECONDS)
+                # What came between is skipped: a slow reader gets the latest, and no queue grows.
+                sample, problem = self._sample, self._problem
+            now = time.monotonic()
+            if problem:
+                if problem != told:
+                    await self._tell(response, "stale", {"reason": problem})
+                told, heard_at = problem, now
+            elif sample is not None and (found := news(known, sample)) is not None:
+                await self._tell(response, "status", found)
+                known, told, heard_at = sample, "", now
+            elif told or now - heard_at >= QUIET_SECONDS:
+                known = known if sample is None else sample
+                await self._tell(response, "quiet", {})
+                told, heard_at = "", now
+            else:
+                known = known if sample is None else sample
+
+    async def _tell(self, response: web.StreamResponse, event: str, data: object) -> None:
+        text = json.dumps(data, separators=(",", ":"))
+        await self._write(response, f"event: {event}\ndata: {text}\n\n")
+
+    async def _write(self, response: web.StreamResponse, text: str) -> None:
+        await asyncio.wait_for(response.write(text.encode()), WRITE_SECONDS)
+
+    async def _look_on(self) -> None:
+        """Look again and again while somebody reads."""
+        loop = asyncio.get_running_loop()
+        thread = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-page")
+        try:
+            while self._readers and not self._stopping.is_set():
+                began = time.monotonic()
+                sample, problem = self._sample, ""
+                try:
+                    sample = await loop.run_in_executor(thread, self._look)
+                except TunnelError as error:
+                    problem = f"the gateway does not answer: {error}"
+                async with self._looked:
+                    self._sample, self._problem = sample, problem
+                    self._looked.notify_all()
+                took = time.monotonic() - began
+                pause = max(LOOK_SECONDS, took / LOOKS_SHARE)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause)
+        finally:
+            # Not waited for: it may be asking a gateway that does not answer, and this is a loop.
+            thread.shutdown(wait=False, cancel_futures=True)
+            self._sample = None
+        async with self._looked:
+            self._looked.notify_all()
+
+
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]+))(?::[0-9]{1,5})?")
+
+
+def _name_in(host: str) -> tuple[str, bool]:
+    """The name in a header `Host`, and whether it is an address; an empty name if it is no host."""
+    found = _HOST.fullmatch(host.lower()) if len(host) <= MAX_HOST_LENGTH else None
+    if found is None:
+        return "", False
+    name = found["v6"] or found["name"]
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return ("" if found["v6"] else name), False
+    return name, True

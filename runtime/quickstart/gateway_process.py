@@ -1,0 +1,141 @@
+"""The gateway of a quickstart: `tunnelfleet up` as a process, its log read as it comes.
+
+Owns the process and its end, the file that keeps the log, and what the log says of addresses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tunnelfleet.proto import TunnelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from .quickstart import Try
+
+__all__ = ["GatewayProcess"]
+
+STOP_SECONDS: Final = 15.0
+"""More than the drain of the quickstart's fleet; then it is killed."""
+MAX_ERROR_LINES: Final = 5
+
+
+class GatewayProcess:
+    """Runs `tunnelfleet up`. Use it as a context manager.
+
+    Args:
+        fleet: its file.
+        folder: for its log, its socket and its state.
+    """
+
+    def __init__(self, fleet: Path, folder: Path) -> None:
+        self._fleet = fleet
+        self._folder = folder
+        self._changed = threading.Condition()
+        self._listening: dict[tuple[str, str], str] = {}
+        self._said: list[str] = []
+        self._has_ended = False
+        self.url = ""
+        """Of its pages, without a path."""
+
+    def __enter__(self) -> Self:
+        environ = {
+            **os.environ,
+            "RUNTIME_DIRECTORY": str(self._folder),
+            "STATE_DIRECTORY": str(self._folder),
+        }
+        # A group of its own: Ctrl-C in the terminal is for whoever started this.
+        self._process = subprocess.Popen(  # noqa: S603 - this very program
+            [sys.executable, "-m", "tunnelfleet", "up", "--watch", "--json", str(self._fleet)],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, name="log of the gateway")
+        self._reader.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, None)):
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+            try:
+                self._process.wait(seconds)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        self._reader.join(STOP_SECONDS)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end; return whether it has ended."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._has_ended, seconds)
+
+    def wait_listening(
+        self, wanted: set[tuple[str, str]], seconds: float
+    ) -> dict[tuple[str, str], str]:
+        """Wait until it listens for these services of these tunnels.
+
+        Returns:
+            The addresses.
+
+        Raises:
+            TunnelError: it has ended, or does not listen in time.
+        """
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._has_ended or (self.url and wanted <= self._listening.keys()),
+                deadline - time.monotonic(),
+            )
+            if wanted <= self._listening.keys() and self.url and not self._has_ended:
+                return dict(self._listening)
+            said = "; ".join(self._said[-MAX_ERROR_LINES:])
+        raise TunnelError(f"the gateway does not come up: {said or 'it says nothing'}")
+
+    def tries(self, _tunnel: str) -> list[Try]:
+        """Commands that show what it does."""
+        return []
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with (self._folder / "gateway.log").open("wb") as log, self._process.stderr as lines:
+            for line in lines:
+                log.write(line)
+                log.flush()
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    found = {"event": "log", "message": line.decode(errors="replace").strip()}
+                self._take(found)
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def _take(self, found: dict[str, Any]) -> None:
+        with self._changed:
+            match found.get("event"):
+                case "metrics":
+                    self.url = found["url"]
+                case "listener_opened":
+                    key = found["tunnel"], found["service_id"]
+                    self._listening[key] = found["address"]
+                case _:
+                    self._said = [*self._said[-MAX_ERROR_LINES:], str(found.get("message", ""))]
+            self._changed.notify_all()
