@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.fakes import CLIENT_TOKEN, make_config
+from tests.support.fakes import CLIENT_TOKEN, FakeRef, make_config
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.tunnel.common import Common
 from tunnelfleet.actors.tunnel.context import Credentials, Services, TunnelContext, TunnelParts
