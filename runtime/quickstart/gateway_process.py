@@ -5,18 +5,17 @@ Owns the process and its end, the file that keeps the log, and what the log says
 
 from __future__ import annotations
 
-import http
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime import TunnelState
 
 from .owned import owned
 
@@ -24,14 +23,19 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from .quickstart import Try
-
-__all__ = ["GatewayProcess"]
+__all__ = ["GatewayProcess", "Try"]
 
 STOP_SECONDS: Final = 15.0
 """More than the drain of the quickstart's fleet; then it is killed."""
 MAX_ERROR_LINES: Final = 5
-READY_POLL_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A command to try, and what it shows."""
+
+    command: str
+    shows: str
 
 
 class GatewayProcess:
@@ -47,6 +51,7 @@ class GatewayProcess:
         self._folder = folder
         self._changed = threading.Condition()
         self._listening: dict[tuple[str, str], str] = {}
+        self._connected: set[str] = set()
         self._said: list[str] = []
         self._has_ended = False
         self.url = ""
@@ -94,46 +99,28 @@ class GatewayProcess:
         with self._changed:
             return self._changed.wait_for(lambda: self._has_ended, seconds)
 
-    def wait_listening(
+    def wait_ready(
         self, wanted: set[tuple[str, str]], seconds: float
     ) -> dict[tuple[str, str], str]:
-        """Wait until it listens for these services of these tunnels.
+        """Wait until it listens for these services of these tunnels, which are connected.
 
         Returns:
             The addresses.
 
         Raises:
-            TunnelError: it has ended, or does not listen in time.
+            TunnelError: it has ended, or is not ready in time.
         """
-        deadline = time.monotonic() + seconds
+        names = {name for name, _service_id in wanted}
+
+        def is_ready() -> bool:
+            return bool(self.url) and wanted <= self._listening.keys() and names <= self._connected
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._has_ended or (self.url and wanted <= self._listening.keys()),
-                deadline - time.monotonic(),
-            )
-            if wanted <= self._listening.keys() and self.url and not self._has_ended:
+            self._changed.wait_for(lambda: self._has_ended or is_ready(), seconds)
+            if is_ready() and not self._has_ended:
                 return dict(self._listening)
             said = "; ".join(self._said[-MAX_ERROR_LINES:])
         raise TunnelError(f"the gateway does not come up: {said or 'it says nothing'}")
-
-    def wait_ready(self, seconds: float) -> None:
-        """Wait until it says that its tunnels are connected.
-
-        Raises:
-            TunnelError: it has ended, or is not ready in time.
-        """
-        deadline = time.monotonic() + seconds
-        while not self._is_ready():
-            if self.wait(READY_POLL_SECONDS) or time.monotonic() > deadline:
-                raise TunnelError("the gateway's tunnels do not connect; its log says why")
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=STOP_SECONDS) as answer:  # noqa: S310 - its own
-                return bool(answer.status == http.HTTPStatus.OK)
-        except OSError:
-            # Among them the answer that it is not.
-            return False
 
     def tries(self, _tunnel: str) -> list[Try]:
         """Commands that show what it does."""
@@ -162,6 +149,8 @@ class GatewayProcess:
                 case "listener_opened":
                     key = found["tunnel"], found["service_id"]
                     self._listening[key] = found["address"]
+                case "tunnel_state_changed" if found["state"] == TunnelState.CONNECTED:
+                    self._connected.add(found["tunnel"])
                 case _:
                     self._said = [*self._said[-MAX_ERROR_LINES:], str(found.get("message", ""))]
             self._changed.notify_all()

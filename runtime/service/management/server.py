@@ -32,7 +32,7 @@ from .errors import (
 )
 from .limits import ManagementLimits
 from .model import CONTENT_TYPE, ServiceModel
-from .operations import Notifier, Operations
+from .operations import ManagementOperations, Notifier
 from .records import RecordKeeper, RecordTable
 from .signature import AccessKey, SignatureVerifier, SignedRequest
 
@@ -99,7 +99,7 @@ class ManagementServer:
         # ask through a name of its own, and would be answered with tokens.
         self._host_check = HostCheck(host) if credentials is None else None
         self._records = RecordTable(keeper)
-        self._operations = Operations(
+        self._operations = ManagementOperations(
             service,
             self._records,
             limits=limits or ManagementLimits(),
