@@ -108,8 +108,8 @@ def key_text(path: Sequence[str | int], name: str | None = None) -> str:
     text = ""
     for number, part in enumerate(path):
         if isinstance(part, int):
-            shown = name if number == 1 and path[0] == "tunnel" and name else str(part + 1)
-            text += f"[{printable(shown)}]"
+            shown = printable(name or "") if number == 1 and path[0] == "tunnel" else ""
+            text += f"[{shown or part + 1}]"
         else:
             # An unknown key is whatever somebody wrote or sent.
             text += f".{printable(part)}" if text else printable(part)

@@ -142,8 +142,8 @@ class TestAdding:
             (api_entry(labels={"site": None}), "tunnel[b].labels.site"),
             (api_entry(name=None), "tunnel[1].name"),
             (api_entry(name=["a"]), "tunnel[1].name"),
-            (api_entry(name="a\x00"), "tunnel[a\x00].name"),
-            (api_entry(name="\ud800"), "tunnel[\ud800].name"),
+            (api_entry(name="a\x00"), "tunnel[a].name"),
+            (api_entry(name="\ud800"), "tunnel[1].name"),
             ({}, "tunnel[1].name"),
         ],
     )

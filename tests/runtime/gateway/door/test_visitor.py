@@ -264,13 +264,14 @@ def test_who_has_said_where_it_goes_gives_way_to_nobody(visit: Callable[..., Vis
 
 def test_a_word_to_give_way_that_comes_too_late_cuts_nobody(visit: Callable[..., Visit]) -> None:
     """It was on its way when the client said where it wants to go."""
-    one = visit()
+    one = visit(answer_seconds=WAIT_SECONDS)
     answers: list[tuple[HandOver, DispatchedFuture[Any]]] = []
     one.begin(lambda message, future: answers.append((message, future)))
     eventually(lambda: bool(answers))
     one.ref.tell(GiveWay())
     takes(*answers[0])
     one.wait_over()
+    assert one.hall.counters.handed_over["http"] == 1
     assert door_answer(one.client) == (200, "")
     answers[0][0].sock.send(b"on")
     assert one.client.recv(10) == b"on"
