@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.proto import TunnelClosed, printable
 from tunnelfleet.runtime import TunnelStateChanged
+from tunnelfleet.runtime.gateway.log import RateLimit
 
 from .crowd import Crowd
 from .fleet_view import FleetView
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from .identity import Identity
 
 __all__ = ["Denied", "GiveWay", "Hall"]
+
+TOLD_REFUSALS = 10
+"""Of one client and one kind in `TOLD_SECONDS`; more are counted, and the next one tells how many:
+whoever is refused again and again must not push out of log, events and audit what others did."""
+TOLD_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +90,7 @@ class Hall:
         self._state = state
         self._runtime = runtime
         self._on_denied = on_denied
+        self._told = RateLimit(TOLD_REFUSALS, TOLD_SECONDS)
         self.limits = limits
         self.counters = counters
         self.identity = identity
@@ -112,6 +119,13 @@ class Hall:
     ) -> None:
         """A client was refused: count it, log it, and tell of it if it is one for the audit."""
         self.counters.denied[refusal] += 1
+        # By its host, for ports and processes are new each time; a name it may not have.
+        client = user if peer.startswith("pid=") else peer.rpartition(":")[0]
+        left_out = self._told.admit((refusal, client))
+        if left_out is None:
+            return
+        if left_out:
+            text = f"{text} (and {left_out} more like it before)"
         who, asked = printable(user), printable(target or "")
         # Without a name it was asked who it is, as clients of HTTP begin.
         is_audited = refusal is Denial.RULE or (refusal is Denial.LOGIN and bool(user))
