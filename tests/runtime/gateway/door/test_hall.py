@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -21,8 +21,7 @@ def told() -> list[Denied]:
 @pytest.fixture
 def hall(told: list[Denied]) -> Hall:
     nothing: Any = None
-    made = Hall(nothing, nothing, DoorLimits(), DoorCounters(), nothing, told.append)
-    return cast("Hall", made)
+    return Hall(nothing, nothing, DoorLimits(), DoorCounters(), nothing, told.append)
 
 
 def test_one_that_is_refused_again_and_again_pushes_nothing_out(
