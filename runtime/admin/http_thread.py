@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from tunnelfleet.actors.kernel.log import get_logger
 
@@ -48,6 +49,9 @@ class _WithoutContents(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.exc_info[0] is not None:
+            if issubclass(record.exc_info[0], HttpProcessingError | web.RequestPayloadError):
+                # A mistake of the client's: whoever may connect could fill the log with them.
+                record.levelno, record.levelname = logging.DEBUG, "DEBUG"
             record.msg = f"{record.msg}: {record.exc_info[0].__name__}"
             record.exc_info = None
         return True

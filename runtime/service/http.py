@@ -135,6 +135,9 @@ class HttpServer:
         except (BodyTooLarge, TimeoutError):
             response = self._too_large()
             response.force_close()
+        except web.RequestPayloadError:
+            response = web.Response(status=400, text="the body is not as its headers say\n")
+            response.force_close()
         else:
             connection.begin_handling()
             try:

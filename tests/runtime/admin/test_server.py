@@ -251,6 +251,8 @@ def test_a_request_that_is_none_puts_nothing_of_it_into_the_log(
     text = caplog.text + "".join(str(record.__dict__) for record in caplog.records)
     assert "Error handling request" in text
     assert TOKEN not in text
+    # Whoever may connect must not be able to fill the log.
+    assert {each.levelname for each in caplog.records if "Error handling" in each.msg} == {"DEBUG"}
 
 
 @pytest.mark.parametrize(

@@ -275,3 +275,26 @@ def test_a_page_of_a_browser_cannot_ask_by_a_name_of_its_own(
             answer = read_to_end(sock)
         assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (host, answer)
         assert (b"AccessToken" in answer) is (status == 200)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nabcde",
+        "Content-Encoding: deflate\r\nContent-Length: 5\r\n\r\nabcde",
+        "Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+    ],
+    ids=["gzip", "deflate", "chunks"],
+)
+def test_a_body_that_is_not_as_its_headers_say_is_the_callers_mistake(
+    sent: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TunnelService(tls=False) as service, ManagementServer(service) as management:
+        address = urlsplit(management.url)
+        with socket.create_connection((address.hostname or "", address.port or 0)) as sock:
+            sock.settimeout(10)
+            sock.sendall(
+                f"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{sent}".encode()
+            )
+            assert b" 400 " in sock.recv(100)
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
