@@ -35,7 +35,10 @@ LOGGER: Final = "tunnelfleet"
 MAX_QUEUED_LINES: Final = 10_000
 MAX_LINE_LENGTH: Final = 2_000
 LINES_A_WINDOW: Final = 10
-"""Lines of one kind about one tunnel in a window; the others are counted and left out."""
+"""Lines of one kind about one tunnel in a window; the others are counted and left out.
+
+Not of events with `--json`: what programs follow is complete.
+"""
 WINDOW_SECONDS: Final = 10.0
 MAX_KINDS: Final = 20_000
 CLOSE_SECONDS: Final = 2.0
@@ -132,7 +135,9 @@ class GatewayLog(logging.Handler):
         try:
             left_out = 0
             name_tunnel(record)
-            if record.levelno < logging.ERROR:
+            # Events for programs are whole: a state that is left out would be a wrong one for ever.
+            is_event = self._as_json and hasattr(record, "event")
+            if record.levelno < logging.ERROR and not is_event:
                 kind = (record.name, record.msg, getattr(record, "tunnel", None))
                 admitted = self._limit.admit(kind)
                 if admitted is None:

@@ -106,6 +106,16 @@ class TestGatewayLog:
         assert sum(line.get("tunnel") == "quiet" for line in lines) == 1
         assert sum(line["level"] == "error" for line in lines) == LINES_A_WINDOW + 5
 
+    @pytest.mark.parametrize("as_json", [True, False])
+    def test_programs_miss_no_event_however_often_it_comes(self, as_json: bool) -> None:
+        stream, count = io.StringIO(), LINES_A_WINDOW + 50
+        with GatewayLog(stream, as_json=as_json):
+            for number in range(count):
+                extra = {"tunnel": "noisy", "event": "tunnel_state_changed", "fields": {}}
+                logger.info("backoff: %s", number, extra=extra)
+        lines = stream.getvalue().splitlines()
+        assert len(lines) == (count if as_json else LINES_A_WINDOW)
+
     def test_the_level_and_the_logger_are_given_back(self) -> None:
         ours = logging.getLogger("tunnelfleet")
         before = (ours.level, ours.propagate, list(ours.handlers))
