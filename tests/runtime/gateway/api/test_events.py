@@ -78,6 +78,14 @@ class TestFeed:
         assert feed.after(0).lost == 0
         assert numbers(feed, 0, 1) == [1]
 
+    def test_strangers_who_are_refused_push_nobody_out(self) -> None:
+        extra = {"event": "door_refused", "fields": {"number": 0}, "by_stranger": True}
+        with EventFeed(capacity=50) as feed:
+            happen(1)
+            for _ in range(100):
+                logger.warning("refused", extra=extra)
+        assert numbers(feed, 0, 1) == [1]
+
     def test_what_cannot_be_told_harms_nobody(self) -> None:
         # pytest's own handler would raise.
         logging.getLogger("tunnelfleet").propagate = False
