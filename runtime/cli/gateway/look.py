@@ -38,6 +38,7 @@ StateOption = Annotated[
     typer.Option("--state", metavar="STATE", help="Only those in it; may be repeated."),
 ]
 
+RECORD_KINDS: Final = ("connection", "stream", "denied")
 DEFAULT_RECORDS: Final = 50
 MAX_RECORDS: Final = 1_000
 
@@ -191,6 +192,10 @@ def audit_command(
     user: Annotated[
         str | None, typer.Option("--user", metavar="USER", help="Only what this user did.")
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="KIND", help="connection, stream or denied."),
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option("--since", metavar="TIME", help="Such as 2h, 7d, 2026-01-31T12:00."),
@@ -209,8 +214,10 @@ def audit_command(
     as_json: JsonOption = False,
 ) -> int:
     """Show what a gateway has recorded: who was connected, when, to what, and why it ended."""
+    if kind is not None and kind not in RECORD_KINDS:
+        raise ConfigError(f"--kind {kind}: write one of {', '.join(RECORD_KINDS)}")
     now = time.time()
-    query: dict[str, str | None] = {"tunnel": tunnel, "user": user, "limit": str(limit)}
+    query = {"tunnel": tunnel, "user": user, "kind": kind, "limit": str(limit)}
     for key, given in (("since", since), ("until", until)):
         if given is not None:
             query[key] = f"{read_time(given, now, f'--{key}'):.3f}"

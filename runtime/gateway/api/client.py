@@ -120,7 +120,7 @@ class GatewayClient:
         return _rows(self._ask("GET", "/v1/connections", query=query), "connections")
 
     def audit(self, **query: str | None) -> list[Row]:
-        """What the gateway has recorded: `tunnel`, `user`, `since`, `until`, `limit`."""
+        """What the gateway has recorded: `tunnel`, `user`, `kind`, `since`, `until`, `limit`."""
         given = [(key, value) for key, value in query.items() if value is not None]
         return _rows(self._ask("GET", "/v1/audit", query=given), "records")
 
