@@ -155,7 +155,9 @@ def _read(paths: Sequence[Path], authorities: Authorities) -> FleetConfig:
 
 def _note_denied(store: Store, denied: Denied) -> None:
     """A front door has turned somebody away: that belongs into the audit."""
-    store.note_denied(denied.target, "", peer=denied.peer, user=denied.user, reason=denied.reason)
+    # As most clients write it: the audit is asked for tunnels by their names.
+    tunnel, _, service_id = denied.target.partition(":")
+    store.note_denied(tunnel, service_id, peer=denied.peer, user=denied.user, reason=denied.reason)
 
 
 class _Foreground:

@@ -80,8 +80,8 @@ class EventFeed(logging.Handler):
         # What cannot be kept must not harm whoever logs.
         with contextlib.suppress(Exception):
             name_tunnel(record)
-            # As in the log: one that says the same again and again must not push out what happens to
-            # all others.
+            # As in the log: one that says the same again and again must not push out what happens
+            # to all others.
             left_out = 0 if is_whole(record) else self._limit.admit_record(record)
             if left_out is None:
                 return
