@@ -19,7 +19,7 @@ import pytest
 from tests.support.commands import PROGRAM, Command
 from tests.support.content import blocks, digest
 from tests.support.gateway import WAIT_SECONDS, GatewayRig, UpProcess, seen_in_time, up
-from tests.support.programs import Sshd
+from tests.support.programs import Sshd, require_program, run_program
 from tests.support.rig import connect, echo, receive_exactly
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.service.events import ServiceEventKind
@@ -99,17 +99,41 @@ class Transfer:
         assert self.sent.hexdigest() == self.received.hexdigest()
 
 
-def test_the_whole_story(rig: GatewayRig) -> None:
-    target = rig.rig.backends.echo().address
-    assert isinstance(target, TcpAddress)
-    for number in range(TUNNELS):
+def log_in(sshd: Sshd, gateway: UpProcess, name: str) -> None:
+    """Use ssh through a tunnel in the three ways: by its port, by the door and by `connect`."""
+    port = listening(gateway, name).port
+    assert sshd.ssh(port, "tr a-z A-Z", stdin=b"by port").stdout == b"BY PORT"
+    host, _, port_of_door = gateway.wait_event("door")["address"].rpartition(":")
+    admin = gateway.wait_event("admin")["url"]
+    proxies = {
+        "by door": f"socat - PROXY:{host}:%h:%p,proxyport={port_of_door}",
+        "by connect": shlex.join([*PROGRAM, "connect", f"{name}:SSH", "--gateway", admin]),
+    }
+    for way, proxy in proxies.items():
+        ssh = [require_program("ssh"), *sshd.options(), "-o", f"ProxyCommand={proxy}", name]
+        assert run_program([*ssh, "tr a-z A-Z"], stdin=way.encode()).stdout == way.upper().encode()
+
+
+@pytest.mark.programs("ssh", "sshd", "socat")
+def test_the_whole_story(rig: GatewayRig, tmp_path: Path) -> None:
+    with Sshd.start(tmp_path) as sshd:
+        tell_the_whole_story(rig, sshd)
+
+
+def tell_the_whole_story(rig: GatewayRig, sshd: Sshd) -> None:
+    target = rig.echo_address()
+    rig.gateway = 'door = "127.0.0.1:0"'
+    for number in range(TUNNELS - 1):
         rig.add(f"press-{number}", target)
+    ssh_name = "a-shell"
+    rig.add(ssh_name, TcpAddress("127.0.0.1", sshd.port))
     first = list(rig.entries)
     with rig.up() as gateway:
         rig.wait_connected(gateway)
         for name in ("press-0", "press-20"):
             with connect(listening(gateway, name)) as sock:
                 assert echo(sock, b"hello") == b"hello"
+        log_in(sshd, gateway, ssh_name)
         stays = first[2 * CHANGED :]
         before = connects(rig, stays)
         transfer = Transfer(listening(gateway, stays[0]))
@@ -153,9 +177,15 @@ def test_the_whole_story(rig: GatewayRig) -> None:
         # The service lets nobody in whose pair of tokens is another than before.
         rig.wait_connected(gateway)
         assert not gateway.events("tunnel_state_changed", state="refused")
-        with connect(listening(gateway, stays[0])) as sock:
-            assert echo(sock, b"hello again") == b"hello again"
-        gateway.signal(signal.SIGTERM)
+        log_in(sshd, gateway, ssh_name)
+        transfer = Transfer(listening(gateway, stays[0]))
+        try:
+            transfer.wait_more()
+            gateway.signal(signal.SIGTERM)
+            gateway.wait_event("tunnel_ended", tunnel=stays[1])
+            transfer.wait_more()
+        finally:
+            transfer.finish()
         assert gateway.wait_end() == 0
 
 
