@@ -41,7 +41,7 @@ LOST: Final = "lost"
 def logs_command(
     tunnels: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Of tunnels, * standing for anything."),
+        typer.Argument(metavar="NAME", help="Of tunnels, * standing for anything."),
     ] = None,
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C, over restarts too.")

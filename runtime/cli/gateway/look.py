@@ -46,7 +46,7 @@ MAX_RECORDS: Final = 1_000
 def ls_command(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Names, * standing for anything; all without it."),
+        typer.Argument(metavar="NAME", help="Names, * standing for anything; all without it."),
     ] = None,
     state: StateOption = None,
     mode: Annotated[

@@ -78,7 +78,7 @@ Inbox = queue.SimpleQueue["signal.Signals | Left | TunnelError"]
 def up_command(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE|FOLDER...", help="TOML files; the *.toml of a folder merge."),
+        typer.Argument(metavar="FILE|FOLDER", help="TOML files; the *.toml of a folder merge."),
     ],
     watch: Annotated[
         bool, typer.Option("--watch", help="Read the files again whenever one has changed.")
