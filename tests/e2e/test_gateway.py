@@ -38,11 +38,6 @@ def rig(tmp_path: Path) -> Iterator[GatewayRig]:
         yield running
 
 
-def listening(gateway: UpProcess, name: str, count: int = 1) -> TcpAddress:
-    address = gateway.wait_event("listener_opened", count, tunnel=name)["address"]
-    return TcpAddress("127.0.0.1", int(address.rpartition(":")[2]))
-
-
 def connects(rig: GatewayRig, names: list[str]) -> int:
     """How often the gateway's ends of these tunnels have connected to the service."""
     return len(
@@ -101,7 +96,7 @@ class Transfer:
 
 def log_in(sshd: Sshd, gateway: UpProcess, name: str) -> None:
     """Use ssh through a tunnel in the three ways: by its port, by the door and by `connect`."""
-    port = listening(gateway, name).port
+    port = gateway.listening(name).port
     assert sshd.ssh(port, "tr a-z A-Z", stdin=b"by port").stdout == b"BY PORT"
     host, _, port_of_door = gateway.wait_event("door")["address"].rpartition(":")
     admin = gateway.wait_event("admin")["url"]
@@ -131,13 +126,13 @@ def tell_the_whole_story(rig: GatewayRig, sshd: Sshd) -> None:
     with rig.up() as gateway:
         rig.wait_connected(gateway)
         for name in ("press-0", "press-20"):
-            with connect(listening(gateway, name)) as sock:
+            with connect(gateway.listening(name)) as sock:
                 assert echo(sock, b"hello") == b"hello"
         log_in(sshd, gateway, ssh_name)
         stays = first[2 * CHANGED :]
         before = connects(rig, stays)
-        transfer = Transfer(listening(gateway, stays[0]))
-        removed = Transfer(listening(gateway, first[0]))
+        transfer = Transfer(gateway.listening(stays[0]))
+        removed = Transfer(gateway.listening(first[0]))
         try:
             transfer.wait_more()
             removed.wait_more()
@@ -178,7 +173,7 @@ def tell_the_whole_story(rig: GatewayRig, sshd: Sshd) -> None:
         rig.wait_connected(gateway)
         assert not gateway.events("tunnel_state_changed", state="refused")
         log_in(sshd, gateway, ssh_name)
-        transfer = Transfer(listening(gateway, stays[0]))
+        transfer = Transfer(gateway.listening(stays[0]))
         try:
             transfer.wait_more()
             gateway.signal(signal.SIGTERM)
@@ -200,7 +195,7 @@ class TestSigterm:
         rig.add("press-2", server.address)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = listening(gateway, "press-1")
+            address = gateway.listening("press-1")
             with connect(address) as sock:
                 whole = list(blocks(SIZE))
                 sock.sendall(whole[0])
@@ -224,7 +219,7 @@ class TestSigterm:
         rig.gateway = ""
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            with connect(listening(gateway, "press-1")) as sock:
+            with connect(gateway.listening("press-1")) as sock:
                 assert echo(sock, b"x") == b"x"
                 gateway.signal(number)
                 gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="draining")
@@ -240,7 +235,7 @@ class TestSigterm:
             rig.add("press-2", target)
             with rig.up() as gateway:
                 rig.wait_connected(gateway)
-                with connect(listening(gateway, "press-1")) as sock:
+                with connect(gateway.listening("press-1")) as sock:
                     assert echo(sock, b"x") == b"x"
                     gateway.signal(signal.SIGTERM)
                     assert gateway.wait_end() == 1
@@ -254,7 +249,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            transfer = Transfer(listening(gateway, "press-1"))
+            transfer = Transfer(gateway.listening("press-1"))
             try:
                 del rig.entries["press-1"]
                 rig.gateway = "drain_secs = 4"
@@ -274,7 +269,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = listening(gateway, "press-1")
+            address = gateway.listening("press-1")
             transfer = Transfer(address)
             try:
                 rig.entries["press-1"].keys |= {
@@ -307,7 +302,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = listening(gateway, "press-1")
+            address = gateway.listening("press-1")
             token = rig.rig.service.rotate("press-1", Mode.SOURCE).source_token
             (rig.folder / "press-1.token").write_text(token)
             gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="refused")
@@ -381,7 +376,7 @@ def test_ssh_between_two_gateways_and_a_service_of_their_own(tmp_path: Path) -> 
             gateways[mode] = stack.enter_context(up(file, tmp_path / mode))
         for gateway in gateways.values():
             gateway.wait_event("tunnel_state_changed", tunnel="press-4", state="connected")
-        port = listening(gateways["source"], "press-4").port
+        port = gateways["source"].listening("press-4").port
         done = sshd.ssh(port, "tr a-z A-Z", stdin=b"hello")
         assert done.stdout == b"HELLO"
         for gateway in gateways.values():

@@ -20,7 +20,7 @@ from tests.support.gateway import GatewayRig, UpProcess
 from tests.support.programs import run_program
 from tests.support.rig import connect, echo, receive_exactly
 from tests.support.waiting import WAIT_SECONDS, eventually
-from tunnelfleet.runtime import Mode, TcpAddress
+from tunnelfleet.runtime import Mode
 from tunnelfleet.runtime.gateway.api.client import GatewayAddress, GatewayClient
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash
 
@@ -53,11 +53,6 @@ def ask(gateway: UpProcess, *words: str, stdin: str = "") -> Any:
 def connected(gateway: UpProcess, *names: str, count: int = 1) -> None:
     for name in names:
         gateway.wait_event("tunnel_state_changed", count, tunnel=name, state="connected")
-
-
-def listening(gateway: UpProcess, name: str) -> TcpAddress:
-    address = gateway.wait_event("listener_opened", tunnel=name)["address"]
-    return TcpAddress("127.0.0.1", int(address.rpartition(":")[2]))
 
 
 class TestAddedTunnels:
@@ -95,7 +90,7 @@ class TestAddedTunnels:
                 "by-http",
                 "of-the-files",
             ]
-            with connect(listening(gateway, "by-add")) as sock:
+            with connect(gateway.listening("by-add")) as sock:
                 assert echo(sock, b"hello") == b"hello"
             gateway.signal(signal.SIGTERM)
             assert gateway.wait_end() == 0
@@ -145,7 +140,7 @@ class TestWhoIsConnected:
             self.look_at_the_places(gateway, about)
             sent = {"": 1_000, "alice": 2_000, ME: 3_000}
             with contextlib.ExitStack() as stack:
-                by_port = stack.enter_context(connect(listening(gateway, "press-1")))
+                by_port = stack.enter_context(connect(gateway.listening("press-1")))
                 assert len(echo(by_port, b"p" * sent[""])) == sent[""]
                 by_door = stack.enter_context(through_door(about["door"], "press-1", PASSWORD))
                 assert len(echo(by_door, b"d" * sent["alice"])) == sent["alice"]
