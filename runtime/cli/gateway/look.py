@@ -257,7 +257,8 @@ def audit_table(records: Sequence[dict[str, Any]], width: int | None, now: float
     rows: list[list[Cell]] = []
     for each in records:
         opened, ended = number(each, "opened_at"), number(each, "ended_at")
-        lasted = age(ended - opened) if ended else "open"
+        # One whose end nobody saw, for the gateway was killed, is not open.
+        lasted = age(ended - opened) if ended else "" if text(each, "ended_by") else "open"
         rows.append(
             [
                 f"{age(now - opened)} ago" if opened else "",
@@ -267,8 +268,11 @@ def audit_table(records: Sequence[dict[str, Any]], width: int | None, now: float
                 text(each, "peer"),
                 text(each, "user"),
                 lasted if opened else "",
-                human_bytes(number(each, "sent_bytes")),
-                human_bytes(number(each, "received_bytes")),
+                # Bytes are counted at the end: before it, and where nobody saw it, none are known.
+                *(
+                    human_bytes(number(each, key)) if ended else ""
+                    for key in ("sent_bytes", "received_bytes")
+                ),
                 text(each, "reason") or text(each, "ended_by"),
             ]
         )
