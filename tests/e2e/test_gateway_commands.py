@@ -297,6 +297,7 @@ class TestReadyAndReload:
                 assert done.returncode == 1
                 assert done.stdout.splitlines()[0] == "not ready"
                 assert "1 of 1 tunnels" in done.stdout
+                assert "ls --sort trouble" in done.stdout
 
     def test_check_and_reload_say_what_changes(self, tmp_path: Path) -> None:
         with other_gateway(tmp_path) as (fleet, gateway):
@@ -361,7 +362,12 @@ class TestChange:
         fleet.wait_state("added", "connected")
         assert fleet.rows("added")["added"]["source"] == "api"
         again = fleet.bad("add", "-", stdin=entry_text(fleet, "added", str(tmp_path / "tok")))
+        assert "tunnel[added]: there is one of this name: it was added before" in again
         assert "--replace" in again
+        assert "it comes from" in fleet.bad(
+            "add", "-", stdin=entry_text(fleet, "press-1", str(tmp_path / "tok"))
+        )
+        assert "request:" not in fleet.good("show", "added")
         fleet.good("add", "--replace", "-", stdin=entry_text(fleet, "added", str(tmp_path / "tok")))
         assert fleet.good("rm", "added") == "removed added\n"
         eventually(lambda: "added" not in fleet.rows(), "it is gone", WAIT_SECONDS, PAUSE_SECONDS)
