@@ -365,7 +365,7 @@ class VisitorActor(DispatchedActor):
         self._timer = self.schedule(delay_seconds, message)
 
     def _on_give_way(self, _message: GiveWay) -> None:
-        if self._stage in _TALKS or self._stage is _Stage.LEAVING:
+        if self._stage in _TALKS or self._stage is _VisitorStage.LEAVING:
             self._on_late(_Late())
         # Else it has said where it wants to go while this was on its way.
 
