@@ -248,6 +248,13 @@ class TunnelConfig:
         """Whether an SSLContext is needed: for the endpoint, or for the proxy."""
         return self.endpoint.is_tls or (self.http_proxy is not None and self.http_proxy.is_tls)
 
+    @property
+    def permit_group(self) -> str:
+        """Where the TCP connection goes, and on to: permits are shared fairly over these."""
+        if self.http_proxy is None:
+            return str(self.endpoint)
+        return f"{self.endpoint} by {self.http_proxy}"
+
     def _check_services(self) -> None:
         if self.listen_on and (self.services is not None or self.mode is Mode.DESTINATION):
             raise ConfigError(

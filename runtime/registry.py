@@ -20,6 +20,8 @@ from .parts import make_parts
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import TunnelConfig
@@ -38,14 +40,21 @@ class TunnelRegistry:
         meter: has the counters of each.
         changes: on which waiters wait.
         dispatchers: over how many tunnels are spread, in turn.
+        why_waiting: why tunnels of an endpoint have not tried to connect yet; empty without reason.
     """
 
     def __init__(
-        self, services: Services, meter: TunnelMeter, changes: Changes, dispatchers: int = 1
+        self,
+        services: Services,
+        meter: TunnelMeter,
+        changes: Changes,
+        dispatchers: int = 1,
+        why_waiting: Callable[[str], str] = lambda _endpoint: "",
     ) -> None:
         self._services = services
         self._meter = meter
         self._changes = changes
+        self._why_waiting = why_waiting
         self._next_dispatcher = itertools.cycle(range(dispatchers))
         self._tunnels: dict[str, Tunnel] = {}
         self._lock = threading.Lock()
@@ -87,7 +96,7 @@ class TunnelRegistry:
                 bound={},
                 callback_queue=callback_queue,
             )
-            tunnel = Tunnel(self._changes, context, number, outbox)
+            tunnel = Tunnel(self._changes, context, number, outbox, self._why_waiting)
             self._tunnels[config.name] = tunnel
         return tunnel
 

@@ -19,7 +19,7 @@ import pytest
 from tests.support.commands import PROGRAM, Command
 from tests.support.content import blocks, digest
 from tests.support.gateway import WAIT_SECONDS, GatewayRig, UpProcess, seen_in_time, up
-from tests.support.programs import Sshd
+from tests.support.programs import Sshd, require_program, run_program
 from tests.support.rig import connect, echo, receive_exactly
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.service.events import ServiceEventKind
@@ -36,11 +36,6 @@ CHANGED = 5
 def rig(tmp_path: Path) -> Iterator[GatewayRig]:
     with GatewayRig(tmp_path) as running:
         yield running
-
-
-def listening(gateway: UpProcess, name: str, count: int = 1) -> TcpAddress:
-    address = gateway.wait_event("listener_opened", count, tunnel=name)["address"]
-    return TcpAddress("127.0.0.1", int(address.rpartition(":")[2]))
 
 
 def connects(rig: GatewayRig, names: list[str]) -> int:
@@ -99,21 +94,45 @@ class Transfer:
         assert self.sent.hexdigest() == self.received.hexdigest()
 
 
-def test_the_whole_story(rig: GatewayRig) -> None:
-    target = rig.rig.backends.echo().address
-    assert isinstance(target, TcpAddress)
-    for number in range(TUNNELS):
+def log_in(sshd: Sshd, gateway: UpProcess, name: str) -> None:
+    """Use ssh through a tunnel in the three ways: by its port, by the door and by `connect`."""
+    port = gateway.listening(name).port
+    assert sshd.ssh(port, "tr a-z A-Z", stdin=b"by port").stdout == b"BY PORT"
+    host, _, port_of_door = gateway.wait_event("door")["address"].rpartition(":")
+    admin = gateway.wait_event("admin")["url"]
+    proxies = {
+        "by door": f"socat - PROXY:{host}:%h:%p,proxyport={port_of_door}",
+        "by connect": shlex.join([*PROGRAM, "connect", f"{name}:SSH", "--gateway", admin]),
+    }
+    for way, proxy in proxies.items():
+        ssh = [require_program("ssh"), *sshd.options(), "-o", f"ProxyCommand={proxy}", name]
+        assert run_program([*ssh, "tr a-z A-Z"], stdin=way.encode()).stdout == way.upper().encode()
+
+
+@pytest.mark.programs("ssh", "sshd", "socat")
+def test_the_whole_story(rig: GatewayRig, tmp_path: Path) -> None:
+    with Sshd.start(tmp_path) as sshd:
+        tell_the_whole_story(rig, sshd)
+
+
+def tell_the_whole_story(rig: GatewayRig, sshd: Sshd) -> None:
+    target = rig.echo_address()
+    rig.gateway = 'door = "127.0.0.1:0"'
+    for number in range(TUNNELS - 1):
         rig.add(f"press-{number}", target)
+    ssh_name = "a-shell"
+    rig.add(ssh_name, TcpAddress("127.0.0.1", sshd.port))
     first = list(rig.entries)
     with rig.up() as gateway:
         rig.wait_connected(gateway)
         for name in ("press-0", "press-20"):
-            with connect(listening(gateway, name)) as sock:
+            with connect(gateway.listening(name)) as sock:
                 assert echo(sock, b"hello") == b"hello"
+        log_in(sshd, gateway, ssh_name)
         stays = first[2 * CHANGED :]
         before = connects(rig, stays)
-        transfer = Transfer(listening(gateway, stays[0]))
-        removed = Transfer(listening(gateway, first[0]))
+        transfer = Transfer(gateway.listening(stays[0]))
+        removed = Transfer(gateway.listening(first[0]))
         try:
             transfer.wait_more()
             removed.wait_more()
@@ -153,9 +172,15 @@ def test_the_whole_story(rig: GatewayRig) -> None:
         # The service lets nobody in whose pair of tokens is another than before.
         rig.wait_connected(gateway)
         assert not gateway.events("tunnel_state_changed", state="refused")
-        with connect(listening(gateway, stays[0])) as sock:
-            assert echo(sock, b"hello again") == b"hello again"
-        gateway.signal(signal.SIGTERM)
+        log_in(sshd, gateway, ssh_name)
+        transfer = Transfer(gateway.listening(stays[0]))
+        try:
+            transfer.wait_more()
+            gateway.signal(signal.SIGTERM)
+            gateway.wait_event("tunnel_ended", tunnel=stays[1])
+            transfer.wait_more()
+        finally:
+            transfer.finish()
         assert gateway.wait_end() == 0
 
 
@@ -170,7 +195,7 @@ class TestSigterm:
         rig.add("press-2", server.address)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = listening(gateway, "press-1")
+            address = gateway.listening("press-1")
             with connect(address) as sock:
                 whole = list(blocks(SIZE))
                 sock.sendall(whole[0])
@@ -194,7 +219,7 @@ class TestSigterm:
         rig.gateway = ""
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            with connect(listening(gateway, "press-1")) as sock:
+            with connect(gateway.listening("press-1")) as sock:
                 assert echo(sock, b"x") == b"x"
                 gateway.signal(number)
                 gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="draining")
@@ -210,7 +235,7 @@ class TestSigterm:
             rig.add("press-2", target)
             with rig.up() as gateway:
                 rig.wait_connected(gateway)
-                with connect(listening(gateway, "press-1")) as sock:
+                with connect(gateway.listening("press-1")) as sock:
                     assert echo(sock, b"x") == b"x"
                     gateway.signal(signal.SIGTERM)
                     assert gateway.wait_end() == 1
@@ -224,7 +249,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            transfer = Transfer(listening(gateway, "press-1"))
+            transfer = Transfer(gateway.listening("press-1"))
             try:
                 del rig.entries["press-1"]
                 rig.gateway = "drain_secs = 4"
@@ -244,7 +269,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = listening(gateway, "press-1")
+            address = gateway.listening("press-1")
             transfer = Transfer(address)
             try:
                 rig.entries["press-1"].keys |= {
@@ -277,7 +302,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = listening(gateway, "press-1")
+            address = gateway.listening("press-1")
             token = rig.rig.service.rotate("press-1", Mode.SOURCE).source_token
             (rig.folder / "press-1.token").write_text(token)
             gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="refused")
@@ -351,7 +376,7 @@ def test_ssh_between_two_gateways_and_a_service_of_their_own(tmp_path: Path) -> 
             gateways[mode] = stack.enter_context(up(file, tmp_path / mode))
         for gateway in gateways.values():
             gateway.wait_event("tunnel_state_changed", tunnel="press-4", state="connected")
-        port = listening(gateways["source"], "press-4").port
+        port = gateways["source"].listening("press-4").port
         done = sshd.ssh(port, "tr a-z A-Z", stdin=b"hello")
         assert done.stdout == b"HELLO"
         for gateway in gateways.values():

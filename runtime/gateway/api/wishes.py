@@ -94,9 +94,9 @@ class ApiWishes:
         if isinstance(name, str) and source:
             raise ApiProblem(
                 ProblemKind.EXISTS,
-                "choose another name, or replace the tunnel with PUT"
+                "it was added before: choose another name, or replace it (PUT, or `add --replace`)"
                 if source == API
-                else f"choose another name: this tunnel comes from {self._origin(name)}",
+                else f"it comes from {self._origin(name)}: choose another name, or change it there",
             )
         wish = self._read(entry)
         self._put(wish, entry)

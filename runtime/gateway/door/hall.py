@@ -137,6 +137,7 @@ class Hall:
             printable(text, 400),
             extra={
                 "event": "door_refused",
+                "by_stranger": True,
                 "fields": {
                     "refusal": refusal.value,
                     "peer": peer,
