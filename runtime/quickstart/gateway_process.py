@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
 
+from .owned import owned
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -65,7 +67,9 @@ class GatewayProcess:
         }
         # A group of its own: Ctrl-C in the terminal is for whoever started this.
         self._process = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "tunnelfleet", "up", "--watch", "--json", str(self._fleet)],
+            owned(
+                [sys.executable, "-m", "tunnelfleet", "up", "--watch", "--json", str(self._fleet)]
+            ),
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

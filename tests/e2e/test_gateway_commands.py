@@ -515,6 +515,8 @@ class TestLogs:
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, **fleet.env},
+                # Whoever runs the tests in the background may have them ignore it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
             with process:
                 assert process.stdout is not None
@@ -666,7 +668,10 @@ class TestNoGateway:
             pytest.skip("there is no user nobody")
         ids = [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
         program = [shutil.which("setpriv") or "", *ids]
-        client = "import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+        client = (
+            "import socket, sys, tunnelfleet.runtime.cli; "
+            "socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+        )
         probe = [*program, PROGRAM[0], "-c", client, str(fleet.socket)]
         denied = subprocess.run(probe, capture_output=True, text=True, check=False)
         if "PermissionError" not in denied.stderr:

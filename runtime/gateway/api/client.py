@@ -374,7 +374,10 @@ def _refusal(status: int, content: bytes) -> GatewayRefused:
 
 
 def _object(text: str) -> Row:
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("its answer is no JSON that a gateway writes") from None
     if not isinstance(found, dict):
         raise ValueError("its answer is no JSON object")  # noqa: TRY004
     return found

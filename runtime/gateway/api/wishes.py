@@ -78,7 +78,7 @@ class ApiWishes:
         secrets += [] if proxy is None else [proxy.username, proxy.password]
         text = "\0".join([repr(wish), *secrets])
         # Keyed, so that it tells nothing about a token.
-        digest = hmac.new(self._key, text.encode(errors="surrogateescape"), hashlib.sha256)
+        digest = hmac.new(self._key, text.encode(errors="surrogatepass"), hashlib.sha256)
         return digest.hexdigest()[:TAG_CHARACTERS]
 
     def create(self, entry: dict[str, Any]) -> str:

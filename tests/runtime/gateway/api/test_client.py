@@ -181,6 +181,7 @@ def test_a_problem_has_the_gateways_words(tmp_path: Path) -> None:
         (b"SSH-2.0-OpenSSH\r\n", "SSH-2.0"),
         (answer(b"<html>"), "its answer is no JSON"),
         (answer(b"[1]"), "its answer is no JSON object"),
+        (answer(b"[" * 100_000), "its answer is no JSON that a gateway writes"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "ended in the middle"),
     ],
 )
