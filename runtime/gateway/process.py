@@ -160,7 +160,7 @@ def describer(runtime: TunnelRuntime) -> Callable[[str], str]:
     def describe(child_id: str) -> str:
         tunnel = by_id.get(child_id)
         if tunnel is not None:
-            reason = tunnel.stats.reason
+            reason = tunnel.reason
             return f"{tunnel.stats.state}: {reason}" if reason else str(tunnel.stats.state)
         return str(runtime.connect_stats()) if child_id == GOVERNOR else ""
 

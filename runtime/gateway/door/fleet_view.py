@@ -187,6 +187,6 @@ def _forbidden(user: str, text: str) -> DoorRefused:
 
 
 def _state_of(tunnel: Tunnel) -> str:
-    reason = tunnel.stats.reason
+    reason = tunnel.reason
     text = f"is {tunnel.stats.state}" + (f": {reason}" if reason else "")
     return printable(text, MAX_REASON_CHARACTERS)
