@@ -20,12 +20,16 @@ from .parts import make_parts
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import TunnelConfig
     from tunnelfleet.actors.transport.connector import Connector
     from tunnelfleet.actors.tunnel.context import Services
 
+    from .home import TunnelHome
     from .metrics import TunnelMeter
     from .waiting import Changes
 
@@ -38,11 +42,18 @@ class TunnelRegistry:
         meter: has the counters of each.
         changes: on which waiters wait.
         dispatchers: over how many tunnels are spread, in turn.
+        home: where they run; None for this process.
     """
 
     def __init__(
-        self, services: Services, meter: TunnelMeter, changes: Changes, dispatchers: int = 1
+        self,
+        services: Services,
+        meter: TunnelMeter,
+        changes: Changes,
+        dispatchers: int = 1,
+        home: TunnelHome | None = None,
     ) -> None:
+        self._home = home
         self._services = services
         self._meter = meter
         self._changes = changes
@@ -61,6 +72,7 @@ class TunnelRegistry:
         *,
         outbox: Outbox | None = None,
         callback_queue: CallbackQueue | None = None,
+        bound: Mapping[str, Address] | None = None,
     ) -> Tunnel:
         """Enter a tunnel whose actors are to be started.
 
@@ -69,6 +81,7 @@ class TunnelRegistry:
             connector: of this run of the runtime.
             outbox: leads to the client API.
             callback_queue: leads to the callback of all tunnels.
+            bound: where an earlier life of it has listened, by service id.
 
         Raises:
             ConfigError: its name is taken, or a token is malformed.
@@ -84,10 +97,10 @@ class TunnelRegistry:
                 stats=self._meter.open(config.name, config.mode.value, number),
                 parts=make_parts(connector, outbox),
                 services=self._services,
-                bound={},
+                bound=dict(bound or {}),
                 callback_queue=callback_queue,
             )
-            tunnel = Tunnel(self._changes, context, number, outbox)
+            tunnel = Tunnel(self._changes, context, number, outbox, self._home)
             self._tunnels[config.name] = tunnel
         return tunnel
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 from tunnelfleet.actors.kernel import ask_future
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.tunnel.messages import ReplaceLimits
-from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 from tunnelfleet.proto import TunnelClosed
 
+from .home import OwnProcess
 from .parts import make_parts
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.tunnel.messages import HandOver
     from tunnelfleet.proto import Mode
 
+    from .home import TunnelHome
     from .waiting import Changes
 
 
@@ -99,7 +100,9 @@ class Tunnel:
         context: TunnelContext,
         dispatcher_number: int,
         outbox: Outbox | None = None,
+        home: TunnelHome | None = None,
     ) -> None:
+        self._home = home or OwnProcess()
         self._changes = changes
         self._context = context
         self._outbox = outbox
@@ -145,7 +148,7 @@ class Tunnel:
         """Start its supervisor, with the runtime's connector; for the root supervisor."""
         parts = make_parts(connector, self._outbox)
         self._context = context = self._context._replace(parts=parts)
-        supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)
+        supervisor = self._home.start_tunnel(context, dispatcher)
         with self._lock:
             self._supervisor = supervisor
             pending, self._pending = self._pending, {}

@@ -251,12 +251,15 @@ class _Foreground:
 
     def _write_tree(self) -> None:
         nodes = actor_tree(self._gateway.supervisor, describe=describer(self._gateway.runtime))
+        lines = [str(node) for node in nodes]
+        if self._gateway.workers is not None:
+            for title, found in self._gateway.workers.trees().items():
+                lines += [title, *found]
         if self._as_json:
-            tree = [str(node) for node in nodes]
-            self._log.put(json.dumps({"event": "actors", "tree": tree}))
+            self._log.put(json.dumps({"event": "actors", "tree": lines}))
             return
-        for node in nodes:
-            self._log.put(str(node))
+        for line in lines:
+            self._log.put(line)
 
 
 @contextlib.contextmanager
@@ -317,7 +320,13 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
     registry = make_registry(gateway.runtime)
     registry.register(gateway.collector)
     page = StatusPage(functools.partial(look_at, gateway), settings.metrics_hosts)
-    with AdminServer(gateway.runtime, options, registry=registry, more_pages=page.pages) as server:
+    with AdminServer(
+        gateway.runtime,
+        options,
+        registry=registry,
+        more_pages=page.pages,
+        more_silent=list if gateway.workers is None else gateway.workers.silent,
+    ) as server:
         logger.info(
             "metrics are at %s/metrics, the status page at %s/",
             server.url,
