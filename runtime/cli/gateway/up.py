@@ -251,10 +251,9 @@ class _Foreground:
 
     def _write_tree(self) -> None:
         nodes = actor_tree(self._gateway.supervisor, describe=describer(self._gateway.runtime))
-        lines = [str(node) for node in nodes]
         if self._gateway.workers is not None:
-            for title, found in self._gateway.workers.trees().items():
-                lines += [title, *found]
+            nodes += self._gateway.workers.trees()
+        lines = [str(node) for node in nodes]
         if self._as_json:
             self._log.put(json.dumps({"event": "actors", "tree": lines}))
             return

@@ -58,7 +58,7 @@ class ToWorker(NamedTuple):
 
 
 class AskTree(NamedTuple):
-    """Asks a worker for its actors: a list of lines."""
+    """Asks a worker for its actors: a list of `ActorNode`."""
 
 
 class WorkerUp(NamedTuple):

@@ -27,6 +27,7 @@ import pykka
 from tunnelfleet.actors.kernel import Backoff, ChildSpec, SupervisorActor
 from tunnelfleet.actors.tunnel.messages import GateChanged
 from tunnelfleet.runtime.gateway.placement import worker_of
+from tunnelfleet.runtime.gateway.process import ActorNode
 from tunnelfleet.runtime.metrics.families import numbers
 from tunnelfleet.runtime.supervisor import GOVERNOR
 
@@ -203,19 +204,22 @@ class WorkerProcesses:
         """The metrics of the processes themselves; those of tunnels are the runtime's."""
         yield numbers("worker_restarts", [((), self.restarts)])
 
-    def trees(self) -> dict[str, list[str]]:
-        """The actors of each worker, as lines; for a thread that may wait."""
-        found = {}
+    def trees(self) -> list[ActorNode]:
+        """The actors of each worker, below a node for its process; for a thread that may wait."""
+        found = []
         for worker in self.workers:
-            title = f"{worker.name} (process {worker.pid or 'not running'})"
-            ref = worker.ref
-            lines = ["  it does not run"]
+            ref, nodes, reason = worker.ref, [], "it does not run"
             if ref is not None:
                 try:
-                    lines = ref.ask(AskTree(), block=True, timeout=TREE_SECONDS)
+                    nodes = ref.ask(AskTree(), block=True, timeout=TREE_SECONDS)
+                    reason = ""
                 except (pykka.Timeout, pykka.ActorDeadError):
-                    lines = ["  it does not answer"]
-            found[title] = lines
+                    reason = "it does not answer"
+            state = "down" if ref is None else "silent" if reason else "running"
+            restarts = max(0, worker.starts - 1)
+            kind = f"process {worker.pid}"
+            found.append(ActorNode(0, worker.name, kind, state, restarts, "", reason))
+            found += nodes
         return found
 
 

@@ -112,14 +112,16 @@ class Reporter:
         try:
             due = time.monotonic()
             while not self._is_closed.is_set():
-                try:
-                    make = self._queue.get(timeout=max(0.0, due - time.monotonic()))
-                except queue.Empty:
+                left_seconds = due - time.monotonic()
+                if left_seconds <= 0:
+                    # However much there is to tell.
                     self._report(runtime)
                     due = time.monotonic() + REPORT_SECONDS
                     continue
-                if make is not None:
-                    self._send(make())
+                with contextlib.suppress(queue.Empty):
+                    make = self._queue.get(timeout=left_seconds)
+                    if make is not None:
+                        self._send(make())
         except OSError:
             # The gateway has gone; the main thread reads that too.
             self._is_closed.set()
@@ -128,7 +130,8 @@ class Reporter:
         self._sock.sendall(encode_frame(message))
 
     def _report(self, runtime: TunnelRuntime) -> None:
-        is_alive = self._heartbeat.beat(runtime.dispatchers)
+        dispatchers = runtime.dispatchers
+        is_alive = bool(dispatchers) and self._heartbeat.beat(dispatchers)
         connects = to_json(runtime.connect_stats())
         self._send({"is": Is.BEAT, "alive": is_alive, "connects": connects})
         found = []

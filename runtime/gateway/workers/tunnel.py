@@ -153,6 +153,9 @@ class RemoteTunnelActor(DispatchedActor):
                 self._take_event(from_json(told["event"]), told.get("face"))
             case Is.CARRIED:
                 self._take_carried(told)
+            case Is.FAILED if self._phase is _Phase.CLOSING:
+                self._phase = _Phase.WAITING
+                self.exit()
             case Is.FAILED:
                 self._phase = _Phase.WAITING
                 self._enter(TunnelState.BACKOFF, f"it could not be opened: {told['text']}")
@@ -260,6 +263,9 @@ class RemoteTunnelActor(DispatchedActor):
         reply = self.defer_reply()
         if self._phase is not _Phase.OPEN or self._worker.ref is None:
             reply.fail(NotConnected())
+            return
+        if message.sock.fileno() < 0:
+            reply.fail(TunnelClosed("the socket was closed meanwhile"))
             return
         number = next(self._numbers)
         self._lent[number] = reply, message.sock

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import socket
 import threading
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +42,8 @@ MAX_DESCRIPTORS: Final = 64
 """In one read."""
 STOP_SECONDS: Final = 1.0
 """For the tunnels to end when the gateway has gone."""
+MAX_NODES: Final = 10_000
+"""Of the tree of actors that the gateway shows."""
 EXIT_SECONDS: Final = 4.0
 """After which the process ends, whatever still holds it up."""
 IGNORED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
@@ -150,7 +152,7 @@ class WorkerProcess:
                 self._authorities.begin()
                 given = message["authorities"]
                 context, _print = self._authorities.get(None if given is None else Path(given))
-                config = replace(config, ssl_context=context)
+                config = dataclasses.replace(config, ssl_context=context)
             if config.name in self._reporter.serials:
                 raise ConfigError("its former life in the worker has not ended yet")
             self._reporter.serials[config.name] = serial
@@ -235,14 +237,11 @@ class WorkerProcess:
 
         def ask() -> None:
             nodes = actor_tree(runtime.actor_ref, describe=describer(runtime))
-            lines = [f"  {node}" for node in nodes[1:]][:MAX_TREE_LINES]
-            self._reporter.answer(lambda: {"is": Is.TREE, "number": number, "lines": lines})
+            rows = [dataclasses.asdict(node) for node in nodes[1 : MAX_NODES + 1]]
+            self._reporter.answer(lambda: {"is": Is.TREE, "number": number, "nodes": rows})
 
         # It waits for actors, and commands must not wait for it.
         threading.Thread(target=ask, name="tunnelfleet-tree", daemon=True).start()
-
-
-MAX_TREE_LINES: Final = 10_000
 
 
 def _error_of(error: Exception) -> list[str]:

@@ -19,6 +19,7 @@ import pykka
 
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
+from tunnelfleet.runtime.gateway.process import ActorNode
 
 from .codec import from_json
 from .framing import FrameDecoder, FrameError, encode_frame
@@ -204,7 +205,7 @@ class WorkerActor(DispatchedActor):
             case Is.TREE:
                 reply = self._trees.pop(message["number"], None)
                 if reply is not None:
-                    reply.set(message["lines"])
+                    reply.set([ActorNode(**each) for each in message["nodes"]])
             case _:
                 self._pass_on(kind, message)
 
