@@ -138,6 +138,7 @@ def test_a_worker_dies_and_only_its_tunnels_blink(rig: GatewayRig) -> None:
             after = sums(gateway)
             assert {key for key in before if after[key] < before[key]} == set()
             assert value(after, "tunnelfleet_worker_restarts_total") == 1
+            assert "tunnelfleet_door_connections 1.0" in gateway.get("/metrics")
             # The others have noticed nothing.
             assert connects(rig, kept) == connected
             for name in kept:

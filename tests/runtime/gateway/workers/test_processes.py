@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -83,13 +84,13 @@ def test_a_worker_that_hangs_is_told_killed_and_started_again(
     assert workers.workers[1].pid == other
 
 
-def test_what_a_worker_says_and_nobody_understands_ends_it(fleet: Fleet) -> None:
+def test_a_worker_that_fails_is_started_again(fleet: Fleet) -> None:
     gateway = fleet.start()
     workers = workers_of(gateway)
     wait_connected(fleet)
     worker = workers.workers[1]
     pid = worker.pid
-    # What is no command ends the worker by an exception, and the gateway starts another one.
+    # What is no command ends it by an exception.
     worker.tell({"do": "nonsense", "serial": 1})
     eventually(lambda: worker.pid not in (pid, 0), "another worker has started")
     wait_connected(fleet)
@@ -111,4 +112,32 @@ def test_connects_are_suspended_in_all_workers(fleet: Fleet) -> None:
     assert fleet.row(NAMES[0]).state == "connecting"
     assert gateway.runtime.connect_stats().suspended == "no lease"
     gateway.runtime.resume_connects()
+    wait_connected(fleet)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (
+            "import os, sys, time; os.write(int(sys.argv[1]), b'HTTP/1.1 200'); time.sleep(60)",
+            "say",
+        ),
+        ("raise SystemExit(3)", "status 3"),
+    ],
+    ids=["garbage", "no start"],
+)
+def test_a_program_that_is_no_worker_harms_nobody(
+    fleet: Fleet,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    program: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(processes, "PROGRAM", (sys.executable, "-c", program))
+    gateway = fleet.start()
+    workers = workers_of(gateway)
+    eventually(lambda: workers.restarts >= 2, "each is started again")
+    assert reason in caplog.text
+    assert {fleet.row(name).state for name in NAMES} == {"connecting"}
+    monkeypatch.undo()
     wait_connected(fleet)
