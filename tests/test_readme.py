@@ -111,7 +111,9 @@ def test_the_table_s_code_is_right(code: str) -> None:
         "access_token": "t" * 40,
         "services": {"SSH": TcpAddress("127.0.0.1", 0)},
     }
-    names: dict[str, Any] = {**vars(tunnelfleet.runtime), "base": base}
+    public = tunnelfleet.runtime.__all__
+    names: dict[str, Any] = {name: getattr(tunnelfleet.runtime, name) for name in public}
+    names["base"] = base
     code = code.replace("(..., ", "(**base, ")
     if code.startswith("."):
         code = f"tunnel.status(){code}"

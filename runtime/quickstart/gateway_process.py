@@ -11,22 +11,29 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime import TunnelState
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from .quickstart import Try
-
-__all__ = ["GatewayProcess"]
+__all__ = ["GatewayProcess", "Try"]
 
 STOP_SECONDS: Final = 15.0
 """More than the drain of the quickstart's fleet; then it is killed."""
 MAX_ERROR_LINES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A command to try, and what it shows."""
+
+    command: str
+    shows: str
 
 
 class GatewayProcess:
@@ -42,6 +49,7 @@ class GatewayProcess:
         self._folder = folder
         self._changed = threading.Condition()
         self._listening: dict[tuple[str, str], str] = {}
+        self._connected: set[str] = set()
         self._said: list[str] = []
         self._has_ended = False
         self.url = ""
@@ -87,24 +95,25 @@ class GatewayProcess:
         with self._changed:
             return self._changed.wait_for(lambda: self._has_ended, seconds)
 
-    def wait_listening(
+    def wait_ready(
         self, wanted: set[tuple[str, str]], seconds: float
     ) -> dict[tuple[str, str], str]:
-        """Wait until it listens for these services of these tunnels.
+        """Wait until it listens for these services of these tunnels, which are connected.
 
         Returns:
             The addresses.
 
         Raises:
-            TunnelError: it has ended, or does not listen in time.
+            TunnelError: it has ended, or is not ready in time.
         """
-        deadline = time.monotonic() + seconds
+        names = {name for name, _service_id in wanted}
+
+        def is_ready() -> bool:
+            return bool(self.url) and wanted <= self._listening.keys() and names <= self._connected
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._has_ended or (self.url and wanted <= self._listening.keys()),
-                deadline - time.monotonic(),
-            )
-            if wanted <= self._listening.keys() and self.url and not self._has_ended:
+            self._changed.wait_for(lambda: self._has_ended or is_ready(), seconds)
+            if is_ready() and not self._has_ended:
                 return dict(self._listening)
             said = "; ".join(self._said[-MAX_ERROR_LINES:])
         raise TunnelError(f"the gateway does not come up: {said or 'it says nothing'}")
@@ -136,6 +145,8 @@ class GatewayProcess:
                 case "listener_opened":
                     key = found["tunnel"], found["service_id"]
                     self._listening[key] = found["address"]
+                case "tunnel_state_changed" if found["state"] == TunnelState.CONNECTED:
+                    self._connected.add(found["tunnel"])
                 case _:
                     self._said = [*self._said[-MAX_ERROR_LINES:], str(found.get("message", ""))]
             self._changed.notify_all()

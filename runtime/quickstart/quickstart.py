@@ -21,7 +21,7 @@ from tunnelfleet.runtime import TunnelConfig, TunnelRuntime, TunnelState, parse_
 from tunnelfleet.runtime.service import TunnelService
 
 from .devices import Sshd, WebServer, find_sshd
-from .gateway_process import GatewayProcess
+from .gateway_process import GatewayProcess, Try
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -67,14 +67,6 @@ class QuickstartOptions:
 
     metrics: str = "127.0.0.1:0"
     ssh: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Try:
-    """A command to try, and what it shows."""
-
-    command: str
-    shows: str
 
 
 @dataclass(slots=True)
@@ -158,7 +150,7 @@ class Quickstart:
         fleet = self._write_fleet(folder, service, tokens, has_ssh=sshd is not None)
         gateway = self._stack.enter_context(GatewayProcess(fleet, folder))
         self._gateway = gateway
-        listening = gateway.wait_listening(
+        listening = gateway.wait_ready(
             {(name, service_id) for name, each in tokens.items() for service_id in each.services},
             READY_SECONDS,
         )

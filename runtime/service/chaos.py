@@ -23,7 +23,7 @@ MAX_COUNT: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class FaultParameter:
     """What a fault is told.
 
     Attributes:
@@ -50,7 +50,7 @@ class Fault:
     """
 
     what: str
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[FaultParameter, ...]
     do: Callable[..., str]
 
     def to_json(self) -> dict[str, object]:
@@ -95,10 +95,10 @@ def _rate(value: object) -> float | None:
     return None if text == "off" else parse_rate(text)
 
 
-_TUNNEL: Final = Parameter("tunnel", _text, "the name of a tunnel")
-_MODE: Final = Parameter("mode", Mode, "source or destination")
-_MAYBE_MODE: Final = Parameter("mode", Mode, "source or destination; both without it", True)
-_MAYBE_COUNT: Final = Parameter("count", _count, "how many; 1 without it", True)
+_TUNNEL: Final = FaultParameter("tunnel", _text, "the name of a tunnel")
+_MODE: Final = FaultParameter("mode", Mode, "source or destination")
+_MAYBE_MODE: Final = FaultParameter("mode", Mode, "source or destination; both without it", True)
+_MAYBE_COUNT: Final = FaultParameter("count", _count, "how many; 1 without it", True)
 
 
 def _drop(service: TunnelService, tunnel: str, mode: Mode | None = None) -> str:
@@ -166,26 +166,26 @@ FAULTS: Final[dict[str, Fault]] = {
     "session-reset": Fault("SESSION_RESET to both clients", (_TUNNEL,), _session_reset),
     "stream-reset": Fault(
         "STREAM_RESET of active streams to both clients",
-        (_TUNNEL, Parameter("service_id", _text, "of one service; of all without it", True)),
+        (_TUNNEL, FaultParameter("service_id", _text, "of one service; of all without it", True)),
         _stream_reset,
     ),
     "throttle": Fault(
         "each direction is limited",
-        (_TUNNEL, Parameter("rate", _rate, "100kB/s, 800kbit/s, 12500, or off")),
+        (_TUNNEL, FaultParameter("rate", _rate, "100kB/s, 800kbit/s, 12500, or off")),
         _throttle,
     ),
     "delay": Fault(
         "each message is late",
-        (_TUNNEL, Parameter("seconds", _seconds, "0 or more; 0 ends it")),
+        (_TUNNEL, FaultParameter("seconds", _seconds, "0 or more; 0 ends it")),
         _delay,
     ),
     "refuse": Fault(
         "the next handshakes are refused",
         (
-            Parameter("tunnel", _text, f"the name of a tunnel, or {ANY_TUNNEL}"),
-            Parameter("status", _count, "of HTTP, 400 to 599"),
+            FaultParameter("tunnel", _text, f"the name of a tunnel, or {ANY_TUNNEL}"),
+            FaultParameter("status", _count, "of HTTP, 400 to 599"),
             _MAYBE_COUNT,
-            Parameter("retry_after", _seconds, "seconds of a Retry-After header", True),
+            FaultParameter("retry_after", _seconds, "seconds of a Retry-After header", True),
         ),
         _refuse,
     ),

@@ -176,7 +176,7 @@ class TestSsh:
 class TestConnect:
     def test_bytes_come_and_go_as_they_are(self, rig: GatewayRig) -> None:
         content = random.Random(2).randbytes(3_000_000) + bytes(range(256))
-        rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
+        rig.add("press-4", rig.echo_address(), services=ONLY_DOOR)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
             done = join(rig, "press-4:ssh", stdin=content)
@@ -212,7 +212,7 @@ class TestConnect:
             assert giver.arrivals(1)[0].size_bytes == 200_000
 
     def test_what_goes_wrong_is_one_line(self, rig: GatewayRig, tmp_path: Path) -> None:
-        rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
+        rig.add("press-4", rig.echo_address(), services=ONLY_DOOR)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
             for arguments, status, says in [
@@ -237,7 +237,7 @@ class TestConnect:
         assert not (rig.folder.parent / "state" / "connect.sock").exists()
 
     def test_a_gateway_that_dies_ends_it(self, rig: GatewayRig) -> None:
-        rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
+        rig.add("press-4", rig.echo_address(), services=ONLY_DOOR)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
             with subprocess.Popen(
@@ -275,14 +275,8 @@ class TestConnect:
         ]
 
 
-def echo_address(rig: GatewayRig) -> TcpAddress:
-    address = rig.rig.backends.echo().address
-    assert isinstance(address, TcpAddress)
-    return address
-
-
 def test_thousands_of_idle_clients_keep_nobody_out(rig: GatewayRig) -> None:
-    rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
+    rig.add("press-4", rig.echo_address(), services=ONLY_DOOR)
     with rig.up() as gateway, contextlib.ExitStack() as idle:
         rig.wait_connected(gateway)
         host, _, port = door_of(gateway).rpartition(":")
@@ -313,7 +307,7 @@ def metric(gateway: UpProcess, name: str) -> float:
 def test_a_taken_address_is_told_and_nothing_starts(rig: GatewayRig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         rig.gateway = f'door = "127.0.0.1:{other.getsockname()[1]}"'
-        rig.add("press-4", echo_address(rig), services=ONLY_DOOR)
+        rig.add("press-4", rig.echo_address(), services=ONLY_DOOR)
         with rig.up() as gateway:
             assert gateway.wait_end() == 2
             assert "a front door cannot listen on 127.0.0.1:" in gateway.output

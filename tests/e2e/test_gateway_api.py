@@ -100,7 +100,8 @@ def test_after_kill_its_socket_is_replaced_and_a_second_one_refused(
             [sys.executable, "-m", "tunnelfleet", "up", str(file(tunnel))],
             env={
                 **os.environ,
-                "STATE_DIRECTORY": str(state),
+                # With a state of its own: that of the first is locked, which is told before.
+                "STATE_DIRECTORY": str(state / "second"),
                 "RUNTIME_DIRECTORY": str(state),
                 "TOKEN": "t" * 80,
             },

@@ -326,7 +326,7 @@ class TestReadyAndReload:
             assert fleet.good("check", str(fleet.rig.folder)) == "good: 1 tunnel\n"
 
 
-def entry(fleet: CommandRig, name: str, token: str) -> str:
+def entry_text(fleet: CommandRig, name: str, token: str) -> str:
     """A tunnel for `add`."""
     service = fleet.rig.rig.service
     return "\n".join(
@@ -351,16 +351,18 @@ class TestChange:
         (tmp_path / "tok").write_text(tokens.source_token)
         (tmp_path / "tok").chmod(0o600)
         path = tmp_path / "add.toml"
-        path.write_text(entry(fleet, "added", "tok") + entry(fleet, "half", "tok") + "mod = 1\n")
+        path.write_text(
+            entry_text(fleet, "added", "tok") + entry_text(fleet, "half", "tok") + "mod = 1\n"
+        )
         done = fleet.run("add", str(path))
         assert done.returncode == 2
         assert done.stdout == "added added\n"
         assert f"{path}: tunnel[half].mod: there is no such key" in done.stderr
         fleet.wait_state("added", "connected")
         assert fleet.rows("added")["added"]["source"] == "api"
-        again = fleet.bad("add", "-", stdin=entry(fleet, "added", str(tmp_path / "tok")))
+        again = fleet.bad("add", "-", stdin=entry_text(fleet, "added", str(tmp_path / "tok")))
         assert "--replace" in again
-        fleet.good("add", "--replace", "-", stdin=entry(fleet, "added", str(tmp_path / "tok")))
+        fleet.good("add", "--replace", "-", stdin=entry_text(fleet, "added", str(tmp_path / "tok")))
         assert fleet.good("rm", "added") == "removed added\n"
         eventually(lambda: "added" not in fleet.rows(), "it is gone", WAIT_SECONDS, PAUSE_SECONDS)
         assert "from the files" in fleet.bad("rm", "press-1")
@@ -548,7 +550,7 @@ class TestDiag:
         fleet.env["TUNNELFLEET_GATEWAY_TOKEN"] = "bearer-" + PLANTED
         # Whoever runs the gateway has a token in a place where none belongs.
         planted = fleet.rig.rig.service.open_tunnel("planted", ["SSH"]).source_token
-        toml = entry(fleet, "planted", str(tmp_path / "tok"))
+        toml = entry_text(fleet, "planted", str(tmp_path / "tok"))
         toml += f'labels = {{ note = "{PLANTED}", other = "{planted}" }}\n'
         (tmp_path / "tok").write_text(planted)
         try:

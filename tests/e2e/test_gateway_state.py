@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.gateway.store.postgres import PostgresServer
 from tests.support.commands import PROGRAM
 from tests.support.gateway import GatewayRig, UpProcess
+from tests.support.postgres import PostgresServer
 from tests.support.programs import run_program as run
 from tests.support.rig import connect, echo
 from tests.support.waiting import eventually
@@ -33,9 +33,7 @@ def rig(tmp_path: Path) -> Iterator[GatewayRig]:
 
 @pytest.fixture
 def echo_target(rig: GatewayRig) -> TcpAddress:
-    address = rig.rig.backends.echo().address
-    assert isinstance(address, TcpAddress)
-    return address
+    return rig.echo_address()
 
 
 @contextlib.contextmanager

@@ -32,12 +32,6 @@ LIMITS = Limits(backoff=Backoff(min_seconds=0.01, max_seconds=0.05))
 
 
 @pytest.fixture
-def service() -> Iterator[TunnelService]:
-    with TunnelService(tls=False) as running:
-        yield running
-
-
-@pytest.fixture
 def runtime() -> Iterator[TunnelRuntime]:
     with TunnelRuntime(connect_rate_per_second=500.0) as running:
         yield running

@@ -169,6 +169,12 @@ class GatewayRig:
     def __exit__(self, *_exc_info: object) -> None:
         self._stack.close()
 
+    def echo_address(self) -> TcpAddress:
+        """Where a new server listens that sends back what it gets."""
+        address = self.rig.backends.echo().address
+        assert isinstance(address, TcpAddress)
+        return address
+
     @property
     def other_mode(self) -> Mode:
         """Of the ends that the test runs."""

@@ -198,10 +198,12 @@ class ApiRig:
 
     def __enter__(self) -> Self:
         self.feed = self._stack.enter_context(EventFeed(self._capacity))
-        self.gateway = Gateway(self.files)
+        self.gateway = self._stack.enter_context(Gateway(self.files))
         if self._store is not None:
-            self.gateway.store = self._store  # type: ignore[attr-defined]
-        self._stack.enter_context(self.gateway)
+            # What stands for a store is no more than the API asks of one, so the gateway neither
+            # opens nor closes it.
+            self.gateway.store = self._store
+            self._stack.callback(setattr, self.gateway, "store", None)
         server = ApiServer(
             self.gateway,
             self.options,

@@ -32,7 +32,7 @@ from .ask import CHECK_SECONDS, difference_lines, would_change
 from .reach import (
     GATEWAY_VARIABLE,
     GatewayOption,
-    Place,
+    GatewayPlace,
     TokenFileOption,
     find,
     given_token,
@@ -115,7 +115,7 @@ def _reload(
             return None
         at = parse_address(settings.admin)
         where = f"http://{at}" if isinstance(at, TcpAddress) else settings.admin
-        place, token = Place(GatewayAddress.parse(where), ""), settings.admin_token
+        place, token = GatewayPlace(GatewayAddress.parse(where), ""), settings.admin_token
     token = given_token(token_file) or token
     try:
         with GatewayClient(place.address, token, answer_seconds=CHECK_SECONDS) as client:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GatewayOption",
+    "GatewayPlace",
     "JsonOption",
-    "Place",
     "TokenFileOption",
     "find",
     "gateway_at",
@@ -77,7 +77,7 @@ TokenFileOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-class Place(NamedTuple):
+class GatewayPlace(NamedTuple):
     """Where a gateway is asked for, and who said so."""
 
     address: GatewayAddress
@@ -85,7 +85,7 @@ class Place(NamedTuple):
     """In words, for a message; empty if the user has just written it."""
 
 
-def find(given: str | None, environ: Mapping[str, str] | None = None) -> Place:
+def find(given: str | None, environ: Mapping[str, str] | None = None) -> GatewayPlace:
     """Where the gateway is: as given, else as the environment says, else the default.
 
     Raises:
@@ -93,16 +93,16 @@ def find(given: str | None, environ: Mapping[str, str] | None = None) -> Place:
     """
     environ = os.environ if environ is None else environ
     if given:
-        return Place(GatewayAddress.parse(given), "")
+        return GatewayPlace(GatewayAddress.parse(given), "")
     if named := environ.get(GATEWAY_VARIABLE):
         try:
-            return Place(GatewayAddress.parse(named), f"as {GATEWAY_VARIABLE} says")
+            return GatewayPlace(GatewayAddress.parse(named), f"as {GATEWAY_VARIABLE} says")
         except ConfigError as error:
             raise ConfigError(f"{GATEWAY_VARIABLE}: {error}") from None
     path = admin_socket(environ)
     _check_owner(path.parent)
     origin = f"the default; --gateway or {GATEWAY_VARIABLE} names another"
-    return Place(GatewayAddress(path=str(path)), origin)
+    return GatewayPlace(GatewayAddress(path=str(path)), origin)
 
 
 def _check_owner(folder: Path) -> None:
@@ -154,7 +154,7 @@ def given_token(token_file: Path | None) -> str | None:
 
 
 @contextlib.contextmanager
-def told(place: Place) -> Iterator[None]:
+def told(place: GatewayPlace) -> Iterator[None]:
     """Turn the client's failures into messages for the user."""
     try:
         yield
@@ -189,7 +189,7 @@ def read_token(path: Path, option: str) -> str:
 # -- what to say
 
 
-def not_reached(error: GatewayNotReached, place: Place) -> str:
+def not_reached(error: GatewayNotReached, place: GatewayPlace) -> str:
     """What was tried, why it failed, and what to do."""
     where = f"{place.address}" + (f" ({place.origin})" if place.origin else "")
     cause = error.cause

@@ -219,7 +219,7 @@ def top_command(
         gateway_at(gateway, gateway_token_file, answer_seconds=ANSWER_SECONDS) as client,
         Waiting(reads_keys=is_live) as waiting,
     ):
-        fleet = _FleetView(client, filters)
+        fleet = _TopView(client, filters)
         # Whatever is wrong now is told in full, and not in a picture.
         fleet.look()
         if is_live:
@@ -233,7 +233,7 @@ def _can_draw() -> bool:
     return os.environ.get("TERM", "") not in ("", "dumb")
 
 
-class _FleetView:
+class _TopView:
     """What was seen when the gateway was last asked."""
 
     def __init__(self, client: GatewayClient, filters: dict[str, Any]) -> None:
@@ -260,7 +260,7 @@ class _FleetView:
             self.trouble = one_line(f"{error}; trying again")
 
 
-def _watch(fleet: _FleetView, waiting: Waiting, wish: Wish, interval: float) -> None:
+def _watch(fleet: _TopView, waiting: Waiting, wish: Wish, interval: float) -> None:
     with _live() as draw:
         look_at = time.monotonic() + min(interval, FIRST_SECONDS)
         while not wish.is_over:
@@ -313,7 +313,7 @@ def _live() -> Iterator[Callable[[Sequence[Line]], None]]:
 
 
 def _print(
-    fleet: _FleetView,
+    fleet: _TopView,
     waiting: Waiting,
     sort: str,
     interval: float,

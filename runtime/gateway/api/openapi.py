@@ -285,6 +285,7 @@ _ANSWERS: dict[str, Any] = {
                         "state": TEXT,
                         "restarts": WHOLE,
                         "reason": TEXT,
+                        "detail": TEXT,
                     }
                 )
             )

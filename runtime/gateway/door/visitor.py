@@ -85,7 +85,7 @@ class _Answered(NamedTuple):
     error: BaseException | None
 
 
-class _Stage(Enum):
+class _VisitorStage(Enum):
     WHO = auto()
     TALKING = auto()
     LOGIN = auto()
@@ -94,7 +94,7 @@ class _Stage(Enum):
     LEAVING = auto()
 
 
-_TALKS = frozenset({_Stage.WHO, _Stage.TALKING, _Stage.LOGIN})
+_TALKS = frozenset({_VisitorStage.WHO, _VisitorStage.TALKING, _VisitorStage.LOGIN})
 """It has not said where it wants to go."""
 
 
@@ -115,7 +115,7 @@ class VisitorActor(DispatchedActor):
         self._door = door
         self._hall = hall
         self._user = ""
-        self._stage = _Stage.WHO
+        self._stage = _VisitorStage.WHO
         self._handshake: Handshake | None = None
         self._users: DoorUsers | None = None
         """Those whose password is asked for; None if nobody's is."""
@@ -161,11 +161,11 @@ class VisitorActor(DispatchedActor):
     # -- the handshake
 
     def _talk(self) -> None:
-        self._stage = _Stage.TALKING
+        self._stage = _VisitorStage.TALKING
         self.add_reader(self._open_socket, self._on_readable)
 
     def _on_readable(self) -> None:
-        if self._stage is _Stage.LEAVING:
+        if self._stage is _VisitorStage.LEAVING:
             self._discard()
             return
         sock = self._open_socket
@@ -222,7 +222,7 @@ class VisitorActor(DispatchedActor):
         elif isinstance(checked, bool):
             self._on_good_login(login.user)
         else:
-            self._stage = _Stage.LOGIN
+            self._stage = _VisitorStage.LOGIN
             self.remove_reader(self._open_socket)
             self.pipe_to_self(checked, lambda done: _LoginChecked(users, login, done.result()))
 
@@ -248,7 +248,7 @@ class VisitorActor(DispatchedActor):
 
     def _on_target(self, target: TargetNamed) -> None:
         self._target = target
-        self._stage = _Stage.FINDING
+        self._stage = _VisitorStage.FINDING
         self.remove_reader(self._open_socket)
         self._hall.crowd.named(self.actor_ref)
         limits, counters = self._hall.limits, self._hall.counters
@@ -288,12 +288,12 @@ class VisitorActor(DispatchedActor):
             self._set_timer(min(left_seconds, LOOK_AGAIN_SECONDS), _TryAgain())
 
     def _on_look_again(self, _message: _TryAgain | TunnelStateChanged) -> None:
-        if self._stage is _Stage.FINDING:
+        if self._stage is _VisitorStage.FINDING:
             self._find()
 
     def _lend(self, place: Entrance) -> None:
         assert self._handshake is not None
-        self._stage = _Stage.LENT
+        self._stage = _VisitorStage.LENT
         self._place = place
         message = HandOver(
             place.service_id,
@@ -321,7 +321,7 @@ class VisitorActor(DispatchedActor):
             self._sock = None
             self.exit()
             return
-        self._stage = _Stage.FINDING
+        self._stage = _VisitorStage.FINDING
         if isinstance(error, NotConnected | ActorDeadError):
             # It was connected a moment ago.
             assert self._place is not None
@@ -343,7 +343,7 @@ class VisitorActor(DispatchedActor):
         target = None if self._target is None else self._target.name
         self._hall.denied(refusal, text, peer=self._peer, user=self._user, target=target)
         answer = b"" if self._handshake is None else self._handshake.refuse(refusal, text)
-        self._stage = _Stage.LEAVING
+        self._stage = _VisitorStage.LEAVING
         self._hall.make_room(self.actor_ref)
         if not self._send(answer):
             return
@@ -367,14 +367,14 @@ class VisitorActor(DispatchedActor):
     def _on_late(self, _message: _Late | GiveWay) -> None:
         if self._stage in _TALKS:
             self._hall.counters.left += 1
-        elif self._stage is _Stage.LENT:
+        elif self._stage is _VisitorStage.LENT:
             # The tunnel does not answer, and may have it all the same: it is not ours to close.
             with contextlib.suppress(OSError):
                 self._open_socket.shutdown(socket.SHUT_RDWR)
         self.exit()
 
     def _on_terminated(self, _message: Terminated) -> None:
-        if self._stage is not _Stage.LENT:
+        if self._stage is not _VisitorStage.LENT:
             # Else the tunnel is about to say whose the socket is.
             self.exit()
 
@@ -383,7 +383,7 @@ class VisitorActor(DispatchedActor):
         super()._on_end(reason)
         self._hall.crowd.leave(self.actor_ref)
         sock, self._sock = self._sock, None
-        if sock is None or self._stage is _Stage.LENT:
+        if sock is None or self._stage is _VisitorStage.LENT:
             # It may be the tunnel's by now, and is closed by whoever has it: see `_drop`.
             return
         if self._abort:

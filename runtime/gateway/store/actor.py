@@ -6,7 +6,7 @@ state could not be reached at the start. It waits for no database: the store has
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.proto import TunnelClosed
@@ -17,9 +17,14 @@ from .audit import AUDITED_EVENTS
 if TYPE_CHECKING:
     from tunnelfleet.runtime import TunnelRuntime
 
-    from .store import Store
-
 __all__ = ["StoreActor"]
+
+
+class TakesEvents(Protocol):
+    """What this actor asks of a store."""
+
+    def note(self, event: Any) -> None:
+        """Take an event down. Never waits."""
 
 
 class StoreActor(DispatchedActor):
@@ -30,7 +35,7 @@ class StoreActor(DispatchedActor):
         runtime: whose events, or did before another took its place.
     """
 
-    def __init__(self, store: Store, runtime: TunnelRuntime) -> None:
+    def __init__(self, store: TakesEvents, runtime: TunnelRuntime) -> None:
         super().__init__()
         self._store = store
         self._runtime = runtime

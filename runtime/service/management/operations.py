@@ -50,7 +50,7 @@ class Notifier(Protocol):
         """Tell a thing of the token with which its destination connects."""
 
 
-class Operations:
+class ManagementOperations:
     """The operations over one service.
 
     Args:

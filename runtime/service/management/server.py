@@ -31,7 +31,7 @@ from .errors import (
 )
 from .limits import ManagementLimits
 from .model import CONTENT_TYPE, ServiceModel
-from .operations import Notifier, Operations
+from .operations import ManagementOperations, Notifier
 from .records import RecordKeeper, RecordTable
 from .signature import AccessKey, SignatureVerifier, SignedRequest
 
@@ -95,7 +95,7 @@ class ManagementServer:
         self._model = ServiceModel()
         self._verifier = None if credentials is None else SignatureVerifier(credentials, region)
         self._records = RecordTable(keeper)
-        self._operations = Operations(
+        self._operations = ManagementOperations(
             service,
             self._records,
             limits=limits or ManagementLimits(),

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.fakes import FakeRef
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.counters import ServiceCounters
 from tunnelfleet.actors.tunnel.connections import Connection, ConnectionTable, EndPhase
@@ -209,19 +210,9 @@ def test_the_sum_is_that_of_the_connections_and_never_negative(
             assert not table.must_pause
 
 
-class Receiver:
-    """Stands for a SocketActor."""
-
-    def __init__(self) -> None:
-        self.told: list[Any] = []
-
-    def tell(self, message: Any) -> None:
-        self.told.append(message)
-
-
 def test_what_comes_before_the_socket_is_there_waits_for_it_in_order() -> None:
     _, (connection,) = table_of()
-    key, receiver = connection.key, Receiver()
+    key, receiver = connection.key, FakeRef()
     first, second = Deliver(key, b"first"), RemoteEnded(key, End.ORDERLY, "closed by the peer")
     connection.tell(first)
     connection.tell(second)
@@ -234,7 +225,7 @@ def test_nothing_is_kept_for_a_socket_that_has_ended() -> None:
     _, (early, late) = table_of(2)
     early.tell(Deliver(early.key, b"never read"))
     early.leave()
-    receiver = Receiver()
+    receiver = FakeRef()
     late.attach(receiver)
     late.leave()
     late.tell(Deliver(late.key, b"late"))
@@ -246,7 +237,7 @@ def test_nothing_is_kept_for_a_socket_that_has_ended() -> None:
 
 def test_credit_goes_to_a_socket_and_not_to_a_user() -> None:
     table, (connection,) = table_of()
-    receiver, user = Receiver(), Receiver()
+    receiver, user = FakeRef(), FakeRef()
     connection.attach(receiver)
     connection.give_credit(7)
     connection.give_credit(0)

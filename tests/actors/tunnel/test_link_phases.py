@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.actors.tunnel.parts_bench import PartBench, Teller
+from tests.support.tunnel_parts import PartBench, Teller
 from tunnelfleet.actors.kernel import NORMAL, ExitReason, RestartChild
 from tunnelfleet.actors.tunnel.link import Link, LinkPhase
 from tunnelfleet.actors.tunnel.messages import (

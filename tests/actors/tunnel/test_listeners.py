@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.actors.tunnel.parts_bench import PartBench, Teller
+from tests.support.tunnel_parts import PartBench, Teller
 from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import ApiService, Limits, NoListener

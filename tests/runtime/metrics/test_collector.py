@@ -117,6 +117,7 @@ def test_nothing_is_registered_at_import() -> None:
     program = (
         "import prometheus_client as p; before = set(p.REGISTRY._names_to_collectors);"
         "import tunnelfleet.runtime.admin, tunnelfleet.runtime.metrics;"
+        "import tunnelfleet.runtime.runtime;"
         "r = tunnelfleet.runtime.runtime.TunnelRuntime(); r.collector;"
         "assert set(p.REGISTRY._names_to_collectors) == before"
     )

@@ -172,4 +172,4 @@ def test_a_fleet_with_mistakes_does_not_come_up(tmp_path: Path) -> None:
         GatewayProcess(fleet, tmp_path) as gateway,
         pytest.raises(TunnelError, match="name"),
     ):
-        gateway.wait_listening({("press-1", "SSH")}, WAIT_SECONDS)
+        gateway.wait_ready({("press-1", "SSH")}, WAIT_SECONDS)

@@ -9,7 +9,13 @@ import pytest
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.errors import CommandFailed
 from tunnelfleet.runtime.cli.gateway import reach
-from tunnelfleet.runtime.cli.gateway.reach import Place, find, gateway_at, not_reached, read_token
+from tunnelfleet.runtime.cli.gateway.reach import (
+    GatewayPlace,
+    find,
+    gateway_at,
+    not_reached,
+    read_token,
+)
 from tunnelfleet.runtime.gateway.api.client import GatewayAddress, GatewayNotReached, GatewayRefused
 
 if TYPE_CHECKING:
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
 def test_where_the_gateway_is(tmp_path: Path) -> None:
     environ = {"TUNNELFLEET_GATEWAY": "unix:/b", "RUNTIME_DIRECTORY": str(tmp_path)}
-    assert find("unix:/a", environ) == Place(GatewayAddress(path="/a"), "")
+    assert find("unix:/a", environ) == GatewayPlace(GatewayAddress(path="/a"), "")
     assert str(find(None, environ).address) == "unix:/b"
     del environ["TUNNELFLEET_GATEWAY"]
     place = find(None, environ)
@@ -63,7 +69,7 @@ def test_files_without_a_token(tmp_path: Path, content: bytes, words: str) -> No
 def test_a_socket_that_is_not_for_us_says_whose_it_is(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.touch(mode=0o600)
-    place = Place(GatewayAddress(path=str(path)), "")
+    place = GatewayPlace(GatewayAddress(path=str(path)), "")
     error = GatewayNotReached(place.address, PermissionError(13, "Permission denied"))
     said = not_reached(error, place)
     assert "the socket is " in said
@@ -74,7 +80,7 @@ def test_a_socket_that_is_not_for_us_says_whose_it_is(tmp_path: Path) -> None:
 
 
 def test_other_failures_keep_their_words() -> None:
-    place = Place(GatewayAddress.parse("https://gw"), "")
+    place = GatewayPlace(GatewayAddress.parse("https://gw"), "")
     refused = GatewayNotReached(place.address, ConnectionRefusedError(111, "Connection refused"))
     assert not_reached(refused, place) == (
         "no gateway answers at https://gw:443: Connection refused; "

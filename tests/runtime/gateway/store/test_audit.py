@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.runtime.gateway.store.support import BASE, closing, opening
+from tests.support.stores import BASE, closing, opening
 from tunnelfleet.actors import events
 from tunnelfleet.runtime import SessionWasReset, TunnelEvent
 from tunnelfleet.runtime.gateway.store import audit

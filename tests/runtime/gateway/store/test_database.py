@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.gateway.store.postgres import PASSWORD, PostgresServer
-from tests.runtime.gateway.store.support import closing, entry, make_store, opened, opening
+from tests.support.postgres import PASSWORD, PostgresServer
+from tests.support.stores import closing, entry, make_store, opened, opening
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.store.database import Database
 from tunnelfleet.runtime.gateway.store.errors import StoreError, Trouble
@@ -157,9 +157,9 @@ def test_a_file_that_another_process_holds_is_waited_for(
 
 FULL_DISK = """
 import resource, sys, threading
-from tests.runtime.gateway.store.support import closing, entry, make_store, opening
+from tests.support.stores import closing, entry, make_store, opening
 from tunnelfleet.runtime.gateway.store import StoreError, writer
-from tests.e2e.rig import eventually
+from tests.support.waiting import eventually
 
 writer.RETRY_SECONDS = writer.MAX_RETRY_SECONDS = 0.05
 writer.QUEUE_RECORDS = 1_000

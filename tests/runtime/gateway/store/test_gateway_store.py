@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.runtime.gateway.store.support import SECRET, entry, make_store, opened
 from tests.support.rig import connect, echo
+from tests.support.stores import SECRET, entry, make_store, opened
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import WhichChildren, kill
 from tunnelfleet.proto import ConfigError
@@ -23,8 +23,8 @@ from tunnelfleet.runtime.gateway.supervisor import FLEET, PLACEMENT, RUNTIME, ST
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.runtime.gateway.store.postgres import PostgresServer
     from tests.support.fleet import Fleet
+    from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture

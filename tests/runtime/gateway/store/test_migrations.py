@@ -97,7 +97,7 @@ def test_one_that_fails_leaves_all_as_it_was(database: Database) -> None:
 
 START = """
 import sys
-from tests.runtime.gateway.store.support import make_store
+from tests.support.stores import make_store
 store = make_store(sys.argv[1], gateway=sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.gateway.store.support import (
+from tests.support.stores import (
     BASE,
     TOKEN,
     closing,
@@ -25,7 +25,7 @@ from tunnelfleet.runtime.gateway.store import AuditQuery, StoreError, Trouble
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.runtime.gateway.store.postgres import PostgresServer
+    from tests.support.postgres import PostgresServer
 
 
 # -- tunnels

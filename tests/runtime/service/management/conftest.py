@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.aws_service import aws_client
-from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.management import ManagementServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
-@pytest.fixture
-def service() -> Iterator[TunnelService]:
-    with TunnelService(tls=False) as running:
-        yield running
+    from tunnelfleet.runtime.service import TunnelService
 
 
 @pytest.fixture

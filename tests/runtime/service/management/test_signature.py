@@ -35,7 +35,7 @@ from tunnelfleet.runtime.service.management.signature import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tunnelfleet.runtime.service import TunnelService
@@ -93,41 +93,57 @@ def test_any_body_and_header_is_covered(body: bytes, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "kind", "message"),
+    ("make", "kind", "message"),
     [
-        (changed(signed(), authorization=None), SignatureMissing, "Missing Authentication Token"),
-        (changed(signed(), authorization="Bearer x"), SignatureIncomplete, "requires AWS4"),
-        (changed(signed(), authorization="AWS4-HMAC-SHA256 x"), SignatureIncomplete, "requires"),
         (
-            changed(
+            lambda: changed(signed(), authorization=None),
+            SignatureMissing,
+            "Missing Authentication Token",
+        ),
+        (lambda: changed(signed(), authorization="Bearer x"), SignatureIncomplete, "requires AWS4"),
+        (
+            lambda: changed(signed(), authorization="AWS4-HMAC-SHA256 x"),
+            SignatureIncomplete,
+            "requires",
+        ),
+        (
+            lambda: changed(
                 signed(),
                 authorization="AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host, Signature=0",
             ),
             SignatureIncomplete,
             "requires",
         ),
-        (signed(secret="another"), SignatureInvalid, "does not match"),
-        (signed(key="AKNOBODY"), KeyUnknown, "is invalid"),
-        (signed(token="session-token"), KeyUnknown, "is invalid"),
-        (signed(key="ASIATEMPORARY"), KeyUnknown, "is invalid"),
-        (signed(key="ASIATEMPORARY", token="other"), KeyUnknown, "is invalid"),
-        (signed(region="eu-west-1"), SignatureInvalid, "valid region, 'us-east-1'"),
-        (signed(service="iot"), SignatureInvalid, "correct service: 'IoTSecuredTunneling'"),
+        (lambda: signed(secret="another"), SignatureInvalid, "does not match"),
+        (lambda: signed(key="AKNOBODY"), KeyUnknown, "is invalid"),
+        (lambda: signed(token="session-token"), KeyUnknown, "is invalid"),
+        (lambda: signed(key="ASIATEMPORARY"), KeyUnknown, "is invalid"),
+        (lambda: signed(key="ASIATEMPORARY", token="other"), KeyUnknown, "is invalid"),
+        (lambda: signed(region="eu-west-1"), SignatureInvalid, "valid region, 'us-east-1'"),
+        (lambda: signed(service="iot"), SignatureInvalid, "correct service: 'IoTSecuredTunneling'"),
         (
-            changed(signed(), x_amz_target="IoTSecuredTunneling.CloseTunnel"),
+            lambda: changed(signed(), x_amz_target="IoTSecuredTunneling.CloseTunnel"),
             SignatureInvalid,
             "not match",
         ),
-        (changed(signed(), x_amz_date=None), SignatureInvalid, "Date in Credential scope"),
-        (changed(signed(), x_amz_date="20200101T000000Z"), SignatureInvalid, "Credential scope"),
-        (changed(signed(), x_amz_content_sha256="UNSIGNED-PAYLOAD"), SignatureInvalid, "hash"),
+        (lambda: changed(signed(), x_amz_date=None), SignatureInvalid, "Date in Credential scope"),
+        (
+            lambda: changed(signed(), x_amz_date="20200101T000000Z"),
+            SignatureInvalid,
+            "Credential scope",
+        ),
+        (
+            lambda: changed(signed(), x_amz_content_sha256="UNSIGNED-PAYLOAD"),
+            SignatureInvalid,
+            "hash",
+        ),
     ],
 )
 def test_what_is_not_signed_so_is_not_let_in(
-    request_: SignedRequest, kind: type[ApiError], message: str
+    make: Callable[[], SignedRequest], kind: type[ApiError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        verify(request_)
+        verify(make())
 
 
 def test_the_target_has_to_be_signed() -> None:

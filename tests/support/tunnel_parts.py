@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.fakes import CLIENT_TOKEN, make_config
+from tests.support.fakes import CLIENT_TOKEN, FakeRef, make_config
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.tunnel.common import Common
 from tunnelfleet.actors.tunnel.context import Credentials, Services, TunnelContext, TunnelParts
 from tunnelfleet.proto import Mode
 
 
-class Teller:
-    """Stands for the reference of an actor: keeps what it is told."""
+class Teller(FakeRef):
+    """One that knows whether its actor lives."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        super().__init__()
         self.alive = True
-
-    def tell(self, message: Any) -> None:
-        self.told.append(message)
 
     def is_alive(self) -> bool:
         return self.alive
