@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.tunnel.context import Credentials, TunnelContext
 from tunnelfleet.proto import ConfigError
@@ -20,16 +20,18 @@ from .parts import make_parts
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from pykka import ActorRef
 
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import TunnelConfig
+    from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.transport.connector import Connector
     from tunnelfleet.actors.tunnel.context import Services
 
-    from .home import TunnelHome
     from .metrics import TunnelMeter
     from .waiting import Changes
 
@@ -42,7 +44,7 @@ class TunnelRegistry:
         meter: has the counters of each.
         changes: on which waiters wait.
         dispatchers: over how many tunnels are spread, in turn.
-        home: where they run; None for this process.
+        start: starts the actors of a tunnel where they run; None for this process.
     """
 
     def __init__(
@@ -51,9 +53,9 @@ class TunnelRegistry:
         meter: TunnelMeter,
         changes: Changes,
         dispatchers: int = 1,
-        home: TunnelHome | None = None,
+        start: Callable[[TunnelContext, Dispatcher], ActorRef[Any]] | None = None,
     ) -> None:
-        self._home = home
+        self._start = start
         self._services = services
         self._meter = meter
         self._changes = changes
@@ -100,7 +102,7 @@ class TunnelRegistry:
                 bound=dict(bound or {}),
                 callback_queue=callback_queue,
             )
-            tunnel = Tunnel(self._changes, context, number, outbox, self._home)
+            tunnel = Tunnel(self._changes, context, number, outbox, self._start)
             self._tunnels[config.name] = tunnel
         return tunnel
 

@@ -124,7 +124,7 @@ class TunnelRuntime:
         self._kernel = DispatcherMeter()
         callbacks = CallbackTotals()
         self._registry = TunnelRegistry(
-            self._services, self._meter, self._changes, dispatchers, self._home
+            self._services, self._meter, self._changes, dispatchers, self._home.start_tunnel
         )
         self._engine = Engine(
             self._services,

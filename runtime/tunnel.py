@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 from tunnelfleet.actors.kernel import ask_future
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.tunnel.messages import ReplaceLimits
+from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 from tunnelfleet.proto import TunnelClosed
 
-from .home import OwnProcess
 from .parts import make_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pykka import ActorRef
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.tunnel.messages import HandOver
     from tunnelfleet.proto import Mode
 
-    from .home import TunnelHome
     from .waiting import Changes
 
 
@@ -100,9 +99,9 @@ class Tunnel:
         context: TunnelContext,
         dispatcher_number: int,
         outbox: Outbox | None = None,
-        home: TunnelHome | None = None,
+        start: Callable[[TunnelContext, Dispatcher], ActorRef[Any]] | None = None,
     ) -> None:
-        self._home = home or OwnProcess()
+        self._start = start or _start_here
         self._changes = changes
         self._context = context
         self._outbox = outbox
@@ -148,7 +147,7 @@ class Tunnel:
         """Start its supervisor, with the runtime's connector; for the root supervisor."""
         parts = make_parts(connector, self._outbox)
         self._context = context = self._context._replace(parts=parts)
-        supervisor = self._home.start_tunnel(context, dispatcher)
+        supervisor = self._start(context, dispatcher)
         with self._lock:
             self._supervisor = supervisor
             pending, self._pending = self._pending, {}
@@ -251,3 +250,7 @@ class Tunnel:
                 f"{timeout_seconds:g} s: {self.stats.last_event}"
             )
         return address
+
+
+def _start_here(context: TunnelContext, dispatcher: Dispatcher) -> ActorRef[Any]:
+    return TunnelSupervisor.start(context, dispatcher=dispatcher)

@@ -19,7 +19,7 @@ from tests.support.content import blocks, digest
 from tests.support.gateway import WAIT_SECONDS, GatewayRig, seen_in_time, up
 from tests.support.programs import Sshd
 from tests.support.rig import connect, echo, receive_exactly
-from tests.support.transfer import Transfer, listening
+from tests.support.transfer import Transfer, source_address
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.service.events import ServiceEventKind
 
@@ -59,12 +59,12 @@ def test_the_whole_story(rig: GatewayRig) -> None:
     with rig.up() as gateway:
         rig.wait_connected(gateway)
         for name in ("press-0", "press-20"):
-            with connect(listening(gateway, name)) as sock:
+            with connect(source_address(gateway, name)) as sock:
                 assert echo(sock, b"hello") == b"hello"
         stays = first[2 * CHANGED :]
         before = connects(rig, stays)
-        transfer = Transfer(listening(gateway, stays[0]))
-        removed = Transfer(listening(gateway, first[0]))
+        transfer = Transfer(source_address(gateway, stays[0]))
+        removed = Transfer(source_address(gateway, first[0]))
         try:
             transfer.wait_more()
             removed.wait_more()
@@ -104,7 +104,7 @@ def test_the_whole_story(rig: GatewayRig) -> None:
         # The service lets nobody in whose pair of tokens is another than before.
         rig.wait_connected(gateway)
         assert not gateway.events("tunnel_state_changed", state="refused")
-        with connect(listening(gateway, stays[0])) as sock:
+        with connect(source_address(gateway, stays[0])) as sock:
             assert echo(sock, b"hello again") == b"hello again"
         gateway.signal(signal.SIGTERM)
         assert gateway.wait_end() == 0
@@ -121,7 +121,7 @@ class TestSigterm:
         rig.add("press-2", server.address)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = listening(gateway, "press-1")
+            address = source_address(gateway, "press-1")
             with connect(address) as sock:
                 whole = list(blocks(SIZE))
                 sock.sendall(whole[0])
@@ -145,7 +145,7 @@ class TestSigterm:
         rig.gateway = ""
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            with connect(listening(gateway, "press-1")) as sock:
+            with connect(source_address(gateway, "press-1")) as sock:
                 assert echo(sock, b"x") == b"x"
                 gateway.signal(number)
                 gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="draining")
@@ -161,7 +161,7 @@ class TestSigterm:
             rig.add("press-2", target)
             with rig.up() as gateway:
                 rig.wait_connected(gateway)
-                with connect(listening(gateway, "press-1")) as sock:
+                with connect(source_address(gateway, "press-1")) as sock:
                     assert echo(sock, b"x") == b"x"
                     gateway.signal(signal.SIGTERM)
                     assert gateway.wait_end() == 1
@@ -175,7 +175,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            transfer = Transfer(listening(gateway, "press-1"))
+            transfer = Transfer(source_address(gateway, "press-1"))
             try:
                 del rig.entries["press-1"]
                 rig.gateway = "drain_secs = 4"
@@ -195,7 +195,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = listening(gateway, "press-1")
+            address = source_address(gateway, "press-1")
             transfer = Transfer(address)
             try:
                 rig.entries["press-1"].keys |= {
@@ -228,7 +228,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = listening(gateway, "press-1")
+            address = source_address(gateway, "press-1")
             token = rig.rig.service.rotate("press-1", Mode.SOURCE).source_token
             (rig.folder / "press-1.token").write_text(token)
             gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="refused")
@@ -302,7 +302,7 @@ def test_ssh_between_two_gateways_and_a_service_of_their_own(tmp_path: Path) -> 
             gateways[mode] = stack.enter_context(up(file, tmp_path / mode))
         for gateway in gateways.values():
             gateway.wait_event("tunnel_state_changed", tunnel="press-4", state="connected")
-        port = listening(gateways["source"], "press-4").port
+        port = source_address(gateways["source"], "press-4").port
         done = sshd.ssh(port, "tr a-z A-Z", stdin=b"hello")
         assert done.stdout == b"HELLO"
         for gateway in gateways.values():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.support.gateway import UpProcess
 
 
-def listening(gateway: UpProcess, name: str, count: int = 1) -> TcpAddress:
+def source_address(gateway: UpProcess, name: str, count: int = 1) -> TcpAddress:
     """Where a source of a gateway listens, as its log tells."""
     address = gateway.wait_event("listener_opened", count, tunnel=name)["address"]
     return TcpAddress("127.0.0.1", int(address.rpartition(":")[2]))

@@ -209,6 +209,8 @@ class _Foreground:
         if self._frozen_at != reloaded_at and self._gateway.is_settled:
             self._frozen_at = reloaded_at
             freeze_garbage()
+            if self._gateway.workers is not None:
+                self._gateway.workers.freeze_garbage()
             logger.debug("the fleet is up; the garbage collector looks at it no more")
 
     def _leave(self) -> int:

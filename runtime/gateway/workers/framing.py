@@ -11,9 +11,9 @@ import json
 import struct
 from typing import Any, Final
 
-__all__ = ["MAX_FRAME_BYTES", "FrameDecoder", "FrameError", "encode_frame"]
+__all__ = ["MAX_FRAME_BYTES", "FrameError", "MessageDecoder", "encode_frame"]
 
-MAX_FRAME_BYTES: Final = 4_194_304
+MAX_FRAME_BYTES: Final = 16_777_216
 """Of one message; a report on tunnels is cut into several."""
 _LENGTH: Final = struct.Struct(">I")
 
@@ -34,7 +34,7 @@ def encode_frame(message: dict[str, Any]) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-class FrameDecoder:
+class MessageDecoder:
     """Makes messages of bytes, however they are cut."""
 
     def __init__(self) -> None:

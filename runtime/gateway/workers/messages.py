@@ -32,6 +32,8 @@ class Do(StrEnum):
     GATE = "gate"
     """Connects are suspended, or allowed again."""
     TREE = "tree"
+    FREEZE = "freeze"
+    """The fleet is up: the garbage collector need not look at it."""
 
 
 class Is(StrEnum):

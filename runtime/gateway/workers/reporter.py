@@ -1,4 +1,4 @@
-"""Reporter: what a worker process tells the gateway.
+"""WorkerReporter: what a worker process tells the gateway.
 
 Owns the way up: one thread that sends, in order, what has happened, the answers, and once a second
 what each tunnel has counted since, with a sign of life of the dispatchers. Events wait within a
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -29,25 +30,27 @@ from .messages import Is
 from .sums import numbers_of
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.runtime import Tunnel, TunnelRuntime
 
-__all__ = ["LogForwarder", "Reporter", "report_of"]
+__all__ = ["LogForwarder", "WorkerReporter", "report_of"]
 
 REPORT_SECONDS: Final = 1.0
 MAX_WAITING_EVENTS: Final = 10_000
 MAX_WAITING_LINES: Final = 1_000
-TUNNELS_A_REPORT: Final = 100
+TUNNELS_A_REPORT: Final = 50
+MAX_LIVE_ROWS: Final = 20_000
+"""Connections of one tunnel whose bytes are reported while they are open, and of one report."""
+MAX_LINE_LENGTH: Final = 10_000
 BREATH_SECONDS: Final = 0.001
 """Between two parts of a report, for the tunnels to go on."""
 _SHOWS_FACE: Final = (TunnelStateChanged, ListenerOpened, ListenerClosed, ServiceIdsReceived)
 
 
-class Reporter:
+class WorkerReporter:
     """Sends what there is to tell.
 
     Args:
@@ -124,7 +127,12 @@ class Reporter:
                         self._send(make())
         except OSError:
             # The gateway has gone; the main thread reads that too.
+            pass
+        finally:
+            # A worker that cannot tell is of no use: this ends its main thread.
             self._is_closed.set()
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
 
     def _send(self, message: dict[str, Any]) -> None:
         self._sock.sendall(encode_frame(message))
@@ -134,7 +142,8 @@ class Reporter:
         is_alive = bool(dispatchers) and self._heartbeat.beat(dispatchers)
         connects = to_json(runtime.connect_stats())
         self._send({"is": Is.BEAT, "alive": is_alive, "connects": connects})
-        found = []
+        found: list[dict[str, Any]] = []
+        rows = 0
         tunnels = self.tunnels.copy()
         for serial, tunnel in tunnels.items():
             signature = _signature(tunnel.stats)
@@ -142,9 +151,10 @@ class Reporter:
                 continue
             self._reported[serial] = signature
             found.append(report_of(serial, tunnel.stats))
-            if len(found) >= TUNNELS_A_REPORT:
+            rows += len(found[-1]["live"])
+            if len(found) >= TUNNELS_A_REPORT or rows >= MAX_LIVE_ROWS:
                 self._send({"is": Is.REPORT, "tunnels": found})
-                found = []
+                found, rows = [], 0
                 time.sleep(BREATH_SECONDS)
         if found:
             self._send({"is": Is.REPORT, "tunnels": found})
@@ -160,7 +170,7 @@ def report_of(serial: int, stats: TunnelStats) -> dict[str, Any]:
         "face": face_of(stats),
         "live": [
             [live.serial, live.sent_bytes, live.received_bytes]
-            for live in list(stats.connections.values())
+            for live in list(stats.connections.values())[:MAX_LIVE_ROWS]
         ],
     }
 
@@ -226,7 +236,7 @@ class LogForwarder(logging.Handler):
         reporter: takes them.
     """
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: WorkerReporter) -> None:
         super().__init__()
         self._reporter = reporter
         self._room = threading.BoundedSemaphore(MAX_WAITING_LINES)
@@ -238,7 +248,8 @@ class LogForwarder(logging.Handler):
         text = record.getMessage()
         if record.exc_info:
             text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-        message = {"is": Is.LOG, "level": record.levelno, "name": record.name, "text": text}
+        message = {"is": Is.LOG, "level": record.levelno, "name": record.name}
+        message["text"] = text[:MAX_LINE_LENGTH]
         tunnel = getattr(record, "tunnel", None) or label_here()
         if tunnel:
             message["tunnel"] = tunnel

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 import pykka
 
 from .messages import ToWorker
+from .sums import ConnectSums
 
 if TYPE_CHECKING:
     import socket
-    import subprocess
 
     from pykka import ActorRef
 
-__all__ = ["Started", "Worker"]
+    from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
+
+__all__ = ["WorkerEntry", "WorkerTable"]
 
 
 @dataclass(eq=False)
-class Worker:
+class WorkerEntry:
     """What is known of one worker.
 
     Attributes:
@@ -60,9 +62,41 @@ class Worker:
                 ref.tell(message)
 
 
-@dataclass(frozen=True)
-class Started:
-    """A process, and the gateway's end of the way to it."""
+class WorkerTable:
+    """All workers, and what the actors that run them need to know.
 
-    process: subprocess.Popen[bytes]
-    sock: socket.socket
+    Args:
+        count: how many workers.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.workers = [WorkerEntry(number) for number in range(count)]
+        self.gate: ConnectGate | None = None
+        """Whether tunnels may connect; its counts are written here, for each worker has its own."""
+        self.rate_per_second = 0.0
+        """A worker's share of the connects."""
+        self.concurrency = 1
+        """The same of those that may be under way at once."""
+        self.supervisor: ActorRef[Any] | None = None
+        """Of the workers' actors."""
+        self._connects = ConnectSums()
+
+    def gate_fields(self) -> dict[str, Any]:
+        """What a worker is told of the gate."""
+        assert self.gate is not None
+        return {"suspended": self.gate.closed_because, "left_seconds": self.gate.left_seconds}
+
+    def take_connects(self, number: int, stats: ConnectStats) -> None:
+        """A worker tells what its governor has done."""
+        self._connects.take(number, stats)
+        self._publish_connects()
+
+    def lose_connects(self, number: int) -> None:
+        """A worker has ended."""
+        self._connects.begin_anew(number)
+        self._publish_connects()
+
+    def _publish_connects(self) -> None:
+        if self.gate is not None:
+            # In the place of the governor, which writes it otherwise.
+            self.gate.stats = self._connects.total()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.actors.tunnel.context import TunnelContext
 
-    from .table import Worker
+    from .table import WorkerEntry
 
 __all__ = ["RemoteTunnelActor"]
 
@@ -52,7 +52,7 @@ REMEMBERED_ENDS: Final = 256
 NO_WORKER: Final = "waits for its worker process"
 
 
-class _Phase(Enum):
+class _RemotePhase(Enum):
     WAITING = auto()
     """There is no worker, or it could not open the tunnel."""
     OPEN = auto()
@@ -60,7 +60,7 @@ class _Phase(Enum):
     """The worker ends it in good order."""
 
 
-class _OpenAgain:
+class _OpenOnceMore:
     """The worker could not open it a while ago."""
 
 
@@ -75,7 +75,7 @@ class RemoteTunnelActor(DispatchedActor):
     """
 
     def __init__(
-        self, context: TunnelContext, worker: Worker, serial: int, authorities: str | None
+        self, context: TunnelContext, worker: WorkerEntry, serial: int, authorities: str | None
     ) -> None:
         super().__init__()
         self.set_label(context.config.name)
@@ -84,7 +84,7 @@ class RemoteTunnelActor(DispatchedActor):
         self._worker = worker
         self._serial = serial
         self._authorities = authorities
-        self._phase = _Phase.WAITING
+        self._phase = _RemotePhase.WAITING
         self._is_draining = False
         self._tally = Tally(context.stats)
         self._numbers = itertools.count(1)
@@ -110,7 +110,7 @@ class RemoteTunnelActor(DispatchedActor):
         context = self._context
         access_token, client_token = context.credentials.current()
         config = replace(context.config, access_token=access_token, client_token=client_token)
-        self._phase = _Phase.OPEN
+        self._phase = _RemotePhase.OPEN
         self._tell(
             Do.OPEN,
             config=to_json(config),
@@ -121,12 +121,12 @@ class RemoteTunnelActor(DispatchedActor):
     # -- the worker
 
     def _on_worker_up(self, _message: WorkerUp) -> None:
-        if self._phase is _Phase.WAITING and not self._is_draining:
+        if self._phase is _RemotePhase.WAITING and not self._is_draining:
             self._open()
 
     def _on_worker_lost(self, message: WorkerLost) -> None:
-        was_closing = self._phase is _Phase.CLOSING
-        self._phase = _Phase.WAITING
+        was_closing = self._phase is _RemotePhase.CLOSING
+        self._phase = _RemotePhase.WAITING
         self._lose_connections(message.reason)
         self._tally.begin_anew()
         self._stats.listening = {}
@@ -140,8 +140,8 @@ class RemoteTunnelActor(DispatchedActor):
         else:
             self._enter(TunnelState.CONNECTING, message.reason)
 
-    def _on_open_again(self, _message: _OpenAgain) -> None:
-        if self._phase is _Phase.WAITING and self._worker.ref is not None:
+    def _on_open_again(self, _message: _OpenOnceMore) -> None:
+        if self._phase is _RemotePhase.WAITING and self._worker.ref is not None:
             self._open()
 
     def _on_told(self, message: Told) -> None:
@@ -153,16 +153,16 @@ class RemoteTunnelActor(DispatchedActor):
                 self._take_event(from_json(told["event"]), told.get("face"))
             case Is.CARRIED:
                 self._take_carried(told)
-            case Is.FAILED if self._phase is _Phase.CLOSING:
-                self._phase = _Phase.WAITING
+            case Is.FAILED if self._phase is _RemotePhase.CLOSING:
+                self._phase = _RemotePhase.WAITING
                 self.exit()
             case Is.FAILED:
-                self._phase = _Phase.WAITING
+                self._phase = _RemotePhase.WAITING
                 self._enter(TunnelState.BACKOFF, f"it could not be opened: {told['text']}")
-                self.schedule(OPEN_AGAIN_SECONDS, _OpenAgain())
+                self.schedule(OPEN_AGAIN_SECONDS, _OpenOnceMore())
             case Is.CLOSED:
                 self._take_report(told)
-                self._phase = _Phase.WAITING
+                self._phase = _RemotePhase.WAITING
                 self.exit()
 
     def _take_report(self, told: dict[str, Any]) -> None:
@@ -243,7 +243,7 @@ class RemoteTunnelActor(DispatchedActor):
 
     def _on_drain(self, _message: Drain) -> None:
         self._is_draining = True
-        if self._phase is _Phase.WAITING:
+        if self._phase is _RemotePhase.WAITING:
             self._enter(TunnelState.STOPPED, "drained")
         else:
             self._tell(Do.DRAIN)
@@ -251,17 +251,17 @@ class RemoteTunnelActor(DispatchedActor):
     def _on_replace_token(self, message: ReplaceToken) -> None:
         self._context.credentials.replace(message.access_token, message.client_token)
         access_token, client_token = self._context.credentials.current()
-        if self._phase is _Phase.OPEN:
+        if self._phase is _RemotePhase.OPEN:
             self._tell(Do.TOKEN, access_token=access_token, client_token=client_token)
 
     def _on_replace_limits(self, message: ReplaceLimits) -> None:
         self._context = self._context.with_limits(message.limits)
-        if self._phase is _Phase.OPEN:
+        if self._phase is _RemotePhase.OPEN:
             self._tell(Do.LIMITS, limits=to_json(message.limits))
 
     def _on_hand_over(self, message: HandOver) -> None:
         reply = self.defer_reply()
-        if self._phase is not _Phase.OPEN or self._worker.ref is None:
+        if self._phase is not _RemotePhase.OPEN or self._worker.ref is None:
             reply.fail(NotConnected())
             return
         if message.sock.fileno() < 0:
@@ -299,9 +299,9 @@ class RemoteTunnelActor(DispatchedActor):
 
     def on_stop_requested(self) -> bool:
         """Let the worker end it in good order first."""
-        if self._phase is not _Phase.OPEN or self._worker.ref is None:
+        if self._phase is not _RemotePhase.OPEN or self._worker.ref is None:
             return True
-        self._phase = _Phase.CLOSING
+        self._phase = _RemotePhase.CLOSING
         self._tell(Do.CLOSE)
         return False
 
@@ -312,7 +312,7 @@ class RemoteTunnelActor(DispatchedActor):
     def _on_end(self, reason: ExitReason) -> None:
         super()._on_end(reason)
         self._worker.tunnels.pop(self._serial, None)
-        if self._phase is not _Phase.WAITING:
+        if self._phase is not _RemotePhase.WAITING:
             self._tell(Do.CLOSE)
         self._lose_connections("the tunnel is stopped")
         self._tally.begin_anew()
@@ -332,7 +332,7 @@ class RemoteTunnelActor(DispatchedActor):
         WorkerUp: _on_worker_up,
         WorkerLost: _on_worker_lost,
         Told: _on_told,
-        _OpenAgain: _on_open_again,
+        _OpenOnceMore: _on_open_again,
         Drain: _on_drain,
         ReplaceToken: _on_replace_token,
         ReplaceLimits: _on_replace_limits,

@@ -25,12 +25,12 @@ from tunnelfleet.actors.tunnel.messages import HandOver
 from tunnelfleet.proto import ConfigError, NotConnected, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.gateway.config import Authorities
-from tunnelfleet.runtime.gateway.process import actor_tree, describer
+from tunnelfleet.runtime.gateway.process import actor_tree, describer, freeze_garbage
 
 from .codec import from_json
-from .framing import FrameDecoder
+from .framing import MessageDecoder
 from .messages import Do, Is
-from .reporter import LogForwarder, Reporter, report_of
+from .reporter import LogForwarder, WorkerReporter, report_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -78,10 +78,10 @@ class WorkerProcess:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._decoder = FrameDecoder()
+        self._decoder = MessageDecoder()
         self._descriptors: deque[int] = deque()
         """That came, and whose message has not been followed yet."""
-        self._reporter = Reporter(sock)
+        self._reporter = WorkerReporter(sock)
         self._authorities = Authorities()
         self._runtime: TunnelRuntime | None = None
 
@@ -232,6 +232,9 @@ class WorkerProcess:
 
         future.add_done_callback(done)
 
+    def _freeze(self, _runtime: TunnelRuntime, _message: dict[str, Any]) -> None:
+        freeze_garbage()
+
     def _tree(self, runtime: TunnelRuntime, message: dict[str, Any]) -> None:
         number = message["number"]
 
@@ -263,4 +266,5 @@ _HANDLERS: Final[dict[Do, Any]] = {
     Do.CARRY: WorkerProcess._carry,  # noqa: SLF001
     Do.GATE: WorkerProcess._gate,  # noqa: SLF001
     Do.TREE: WorkerProcess._tree,  # noqa: SLF001
+    Do.FREEZE: WorkerProcess._freeze,  # noqa: SLF001
 }

@@ -22,7 +22,7 @@ from tunnelfleet.actors.transport.connect_gate import ConnectStats
 from tunnelfleet.runtime.gateway.process import ActorNode
 
 from .codec import from_json
-from .framing import FrameDecoder, FrameError, encode_frame
+from .framing import FrameError, MessageDecoder, encode_frame
 from .messages import AskTree, Do, Is, Told, ToWorker, WorkerLost, WorkerUp
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import Reply
     from tunnelfleet.actors.kernel.actor import Handlers
 
-    from .processes import WorkerProcesses
-    from .table import Started, Worker
+    from .launcher import Launcher, Started
+    from .table import WorkerEntry, WorkerTable
 
 __all__ = ["WorkerActor", "WorkerEndedError"]
 
@@ -71,17 +71,19 @@ class WorkerActor(DispatchedActor):
     """One worker process.
 
     Args:
-        processes: starts it, and waits for its end.
-        worker: the entry that is kept up to date.
+        table: of all workers.
+        launcher: starts it, and waits for its end.
+        worker: its entry in the table, which is kept up to date.
     """
 
-    def __init__(self, processes: WorkerProcesses, worker: Worker) -> None:
+    def __init__(self, table: WorkerTable, launcher: Launcher, worker: WorkerEntry) -> None:
         super().__init__()
-        self._processes = processes
+        self._table = table
+        self._launcher = launcher
         self._worker = worker
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
-        self._decoder = FrameDecoder()
+        self._decoder = MessageDecoder()
         self._waiting: deque[tuple[memoryview, int | None]] = deque()
         """What the kernel has not taken, with the descriptor that goes with the first byte."""
         self._waiting_bytes = 0
@@ -96,7 +98,7 @@ class WorkerActor(DispatchedActor):
         self._worker.beat_at = time.monotonic()
         self._worker.starts += 1
         self.pipe_to_self(
-            self._processes.start_process(),
+            self._launcher.start_process(),
             lambda done: _Spawned(done.result()),
             discard=self._discard,
         )
@@ -106,7 +108,7 @@ class WorkerActor(DispatchedActor):
         """This actor has ended before the process was there."""
         if done.exception() is None:
             done.result().sock.close()
-            self._processes.wait_process(done.result().process)
+            self._launcher.wait_process(done.result().process)
 
     def _on_spawned(self, message: _Spawned) -> None:
         self._process, self._sock = message.started.process, message.started.sock
@@ -114,9 +116,9 @@ class WorkerActor(DispatchedActor):
         self.add_reader(self._sock, self._on_readable)
         begin = {
             "do": Do.BEGIN,
-            "rate_per_second": self._processes.rate_per_second,
-            "concurrency": self._processes.concurrency,
-            **self._processes.gate_fields(),
+            "rate_per_second": self._table.rate_per_second,
+            "concurrency": self._table.concurrency,
+            **self._table.gate_fields(),
             "log_level": logging.getLogger("tunnelfleet").getEffectiveLevel(),
         }
         self._send(encode_frame(begin), None)
@@ -220,7 +222,7 @@ class WorkerActor(DispatchedActor):
         worker.beat_at = time.monotonic()
         worker.ref = self.actor_ref
         self._is_ready = True
-        supervisor: ActorRef[Any] | None = self._processes.supervisor
+        supervisor: ActorRef[Any] | None = self._table.supervisor
         if supervisor is not None:
             with contextlib.suppress(pykka.ActorDeadError):
                 supervisor.tell(ChildReady(self.actor_ref))
@@ -238,7 +240,7 @@ class WorkerActor(DispatchedActor):
             self._worker.beat_at = time.monotonic()
         stats = from_json(message["connects"])
         assert isinstance(stats, ConnectStats)
-        self._processes.take_connects(self._worker.number, stats)
+        self._table.take_connects(self._worker.number, stats)
 
     def _log(self, message: dict[str, Any]) -> None:
         name = str(message["name"])
@@ -267,7 +269,7 @@ class WorkerActor(DispatchedActor):
             sock.close()
         if reason != "its process has ended":
             self._process.kill()
-        reaped = self._processes.wait_process(self._process)
+        reaped = self._launcher.wait_process(self._process)
         if reaped is None:
             self._on_reaped(_Reaped(-9))
         else:
@@ -303,8 +305,8 @@ class WorkerActor(DispatchedActor):
         if process is not None:
             if reason.is_failure:
                 process.kill()
-            self._processes.wait_process(process)
-        self._processes.lose_connects(worker.number)
+            self._launcher.wait_process(process)
+        self._table.lose_connects(worker.number)
         worker.tell_tunnels(WorkerLost(f"{worker.name} has ended and is started again"))
 
     def on_receive(self, message: Any) -> Any:

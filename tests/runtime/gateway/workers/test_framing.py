@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tunnelfleet.runtime.gateway.workers.framing import (
     MAX_FRAME_BYTES,
-    FrameDecoder,
     FrameError,
+    MessageDecoder,
     encode_frame,
 )
 
@@ -26,7 +26,7 @@ def test_what_is_sent_comes_whole_and_in_order(
 ) -> None:
     data = b"".join(map(encode_frame, messages))
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    decoder = FrameDecoder()
+    decoder = MessageDecoder()
     found = []
     for start, end in itertools.pairwise(places):
         found += decoder.feed(data[start:end])
@@ -50,4 +50,4 @@ def test_a_message_that_is_too_long_is_not_sent() -> None:
 )
 def test_what_is_no_message_is_said(data: bytes, words: str) -> None:
     with pytest.raises(FrameError, match=words):
-        FrameDecoder().feed(data)
+        MessageDecoder().feed(data)

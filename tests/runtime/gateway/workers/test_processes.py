@@ -15,7 +15,7 @@ from tests.support.rig import connect, echo
 from tests.support.waiting import eventually
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.placement import worker_of
-from tunnelfleet.runtime.gateway.workers import processes, worker_actor
+from tunnelfleet.runtime.gateway.workers import launcher, processes, worker_actor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +133,7 @@ def test_a_program_that_is_no_worker_harms_nobody(
     program: str,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(processes, "PROGRAM", (sys.executable, "-c", program))
+    monkeypatch.setattr(launcher, "PROGRAM", (sys.executable, "-c", program))
     gateway = fleet.start()
     workers = workers_of(gateway)
     eventually(lambda: workers.restarts >= 2, "each is started again")
