@@ -23,6 +23,8 @@ from tunnelfleet.actors.events import (
     ConnectionClosed,
     ConnectionOpened,
     ListenerOpened,
+    StreamClosed,
+    StreamOpened,
     TunnelEvent,
     TunnelStateChanged,
 )
@@ -49,6 +51,8 @@ OPEN_AGAIN_SECONDS: Final = 5.0
 """After which a tunnel that the worker could not open is tried again."""
 REMEMBERED_ENDS: Final = 256
 """Connections that were over before the worker had said that it took their sockets."""
+CRASHED: Final = "crashed"
+"""Why a tunnel whose worker died was lost, among the reasons of reconnects."""
 NO_WORKER: Final = "waits for its worker process"
 
 
@@ -92,6 +96,10 @@ class RemoteTunnelActor(DispatchedActor):
         """Sockets that the worker was asked to carry, by number of the question."""
         self._carried: dict[int, socket.socket] = {}
         """Empty sockets, which only count, of front doors' connections, by serial."""
+        self._streams: set[tuple[str, int]] = set()
+        """Those that are open: service and id."""
+        self._comes_back = False
+        """Whether it was connected when it lost its worker, and is not again."""
         self._ended: deque[int] = deque(maxlen=REMEMBERED_ENDS)
 
     def on_start(self) -> None:
@@ -126,6 +134,7 @@ class RemoteTunnelActor(DispatchedActor):
 
     def _on_worker_lost(self, message: WorkerLost) -> None:
         was_closing = self._phase is _RemotePhase.CLOSING
+        self._comes_back |= self._stats.state is TunnelState.CONNECTED
         self._phase = _RemotePhase.WAITING
         self._lose_connections(message.reason)
         self._tally.begin_anew()
@@ -176,6 +185,9 @@ class RemoteTunnelActor(DispatchedActor):
     def _take_face(self, face: dict[str, Any]) -> None:
         stats = self._stats
         stats.enter(TunnelState(face["state"]), face["reason"])
+        if self._comes_back and stats.state is TunnelState.CONNECTED:
+            self._comes_back = False
+            stats.count_reconnect(CRASHED)
         stats.since = face["since"]
         stats.last_event = face["last_event"]
         stats.channel_id = face["channel_id"]
@@ -197,6 +209,10 @@ class RemoteTunnelActor(DispatchedActor):
                 self._stats.connections[event.serial] = live
             case ConnectionClosed():
                 self._forget_connection(event.serial)
+            case StreamOpened():
+                self._streams.add((event.service_id, event.stream_id))
+            case StreamClosed():
+                self._streams.discard((event.service_id, event.stream_id))
         self._context.publish(event)
 
     def _lose_connections(self, reason: str) -> None:
@@ -221,6 +237,10 @@ class RemoteTunnelActor(DispatchedActor):
                     channel_id=stats.channel_id,
                 )
             )
+        name = self._context.config.name
+        for service_id, stream_id in sorted(self._streams):
+            self._context.publish(StreamClosed(name, service_id, stream_id, reason))
+        self._streams.clear()
         for serial in list(self._carried):
             self._forget_connection(serial)
         self._ended.clear()
