@@ -42,6 +42,10 @@ ANY_SERVICE = ""
 """The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
 
 MAX_NAME_LENGTH = 200
+MAX_NUMBER = 2**31 - 1
+"""What the kernel takes where it takes a number: the int of setsockopt(2) and listen(2)."""
+MAX_WAIT_SECONDS = 2_147_483
+"""Some 24 days, in milliseconds what poll(2) can wait: a socket takes no longer timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,9 @@ class Limits:
             value = getattr(self, item.name)
             if item.name != "backoff" and not value > 0:
                 raise ConfigError(f"{item.name} is {value!r}: it must be greater than 0")
+            most = MAX_WAIT_SECONDS if item.name.endswith("_seconds") else MAX_NUMBER
+            if item.name != "backoff" and value > most:
+                raise ConfigError(f"{item.name} is {value!r}: it must be at most {most}")
         self._check_keepalive()
         if self.data_payload_bytes > MAX_PAYLOAD_BYTES:
             raise ConfigError(
@@ -240,6 +247,13 @@ class TunnelConfig:
     def needs_tls(self) -> bool:
         """Whether an SSLContext is needed: for the endpoint, or for the proxy."""
         return self.endpoint.is_tls or (self.http_proxy is not None and self.http_proxy.is_tls)
+
+    @property
+    def permit_group(self) -> str:
+        """Where the TCP connection goes, and on to: permits are shared fairly over these."""
+        if self.http_proxy is None:
+            return str(self.endpoint)
+        return f"{self.endpoint} by {self.http_proxy}"
 
     def _check_services(self) -> None:
         if self.listen_on and (self.services is not None or self.mode is Mode.DESTINATION):

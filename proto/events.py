@@ -116,13 +116,16 @@ class ConnectionReset:
 class StreamStopped:
     """A stream is over, and the connections it still had.
 
-    In V1 and V2 it is also over with its one connection, which has been reported then.
+    In V1 and V2 it is also over with its one connection, which has been reported then. `end` is
+    what it means for the local ends of those connections: a STREAM_RESET of V3 ends both directions
+    of each, as any reset of an unmarked stream does; on a marked one it is a cut.
     """
 
     service_id: str
     stream_id: int
     connection_ids: tuple[int, ...]
     cause: StopCause
+    end: End = End.CUT
 
 
 @dataclass(frozen=True, slots=True)

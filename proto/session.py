@@ -281,7 +281,9 @@ class Session:
         if stream.version is not ProtocolVersion.V3:
             # In V1 and V2 this is how the one connection ends in good order.
             return self._end_remote(stream, message, FIRST_CONNECTION_ID)
-        return self._stop(stream.service_id, StopCause.PEER_RESET)
+        # As every reset: with a peer that does not tell ends apart it may be an orderly end.
+        end = End.CUT if stream.agreement is Agreement.AGREED else End.BOTH
+        return self._stop(stream.service_id, StopCause.PEER_RESET, end)
 
     def _settle_agreed(self, stream: Stream) -> list[Event]:
         """Note that the peer tells ends apart, and tell it what was cut before that was known."""
@@ -507,12 +509,12 @@ class Session:
         stream = self._streams.get(message.service_id or self._default_service_id)
         return stream if stream is not None and stream.stream_id == message.stream_id else None
 
-    def _stop(self, service_id: str, cause: StopCause) -> list[Event]:
+    def _stop(self, service_id: str, cause: StopCause, end: End = End.CUT) -> list[Event]:
         stream = self._streams.pop(service_id, None)
         if stream is None:
             return []
         ended = tuple(sorted(stream.connections))
-        return [StreamStopped(service_id, stream.stream_id, ended, cause)]
+        return [StreamStopped(service_id, stream.stream_id, ended, cause, end)]
 
     def _stop_if_over(self, stream: Stream, cause: StopCause) -> list[Event]:
         """End a stream of V1 or V2 with its one connection."""

@@ -44,6 +44,7 @@ class TunnelRegistry:
         meter: has the counters of each.
         changes: on which waiters wait.
         dispatchers: over how many tunnels are spread, in turn.
+        why_waiting: why tunnels of an endpoint have not tried to connect yet; empty without reason.
         start: starts the actors of a tunnel where they run; None for this process.
     """
 
@@ -53,12 +54,14 @@ class TunnelRegistry:
         meter: TunnelMeter,
         changes: Changes,
         dispatchers: int = 1,
+        why_waiting: Callable[[str], str] = lambda _endpoint: "",
         start: Callable[[TunnelContext, Dispatcher], ActorRef[Any]] | None = None,
     ) -> None:
         self._start = start
         self._services = services
         self._meter = meter
         self._changes = changes
+        self._why_waiting = why_waiting
         self._next_dispatcher = itertools.cycle(range(dispatchers))
         self._tunnels: dict[str, Tunnel] = {}
         self._lock = threading.Lock()
@@ -102,7 +105,7 @@ class TunnelRegistry:
                 bound=dict(bound or {}),
                 callback_queue=callback_queue,
             )
-            tunnel = Tunnel(self._changes, context, number, outbox, self._start)
+            tunnel = Tunnel(self._changes, context, number, outbox, self._why_waiting, self._start)
             self._tunnels[config.name] = tunnel
         return tunnel
 

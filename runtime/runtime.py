@@ -22,7 +22,7 @@ from tunnelfleet.actors.config import ApiService, TunnelConfig
 from tunnelfleet.actors.kernel import Dispatcher, StartChild, SupervisorStoppingError
 from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
 from tunnelfleet.actors.tunnel.context import Credentials, Services
-from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, ReplaceToken
+from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, ReplaceToken, TryNow
 from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
@@ -124,7 +124,12 @@ class TunnelRuntime:
         self._kernel = DispatcherMeter()
         callbacks = CallbackTotals()
         self._registry = TunnelRegistry(
-            self._services, self._meter, self._changes, dispatchers, self._home.start_tunnel
+            self._services,
+            self._meter,
+            self._changes,
+            dispatchers,
+            self._gate.why_waiting,
+            self._home.start_tunnel,
         )
         self._engine = Engine(
             self._services,
@@ -409,7 +414,7 @@ class TunnelRuntime:
         """
         self._check_process()
         self._gate.suspend(reason)
-        self._tell_governor()
+        self._tell_governor(GateChanged())
 
     def resume_connects(self, valid_seconds: float | None = None) -> None:
         """Let tunnels connect again, at the rate; those that wait have kept their places.
@@ -421,17 +426,34 @@ class TunnelRuntime:
         """
         self._check_process()
         self._gate.resume(valid_seconds)
-        self._tell_governor()
+        self._tell_governor(GateChanged())
+
+    def try_now(self, name: str) -> bool:
+        """Let a tunnel try its endpoint at once, if that is down and its tunnels are held back.
+
+        The rate holds as before, and a suspension. Never waits.
+
+        Returns:
+            Whether the endpoint is down; otherwise there is nothing to do.
+
+        Raises:
+            KeyError: there is no such tunnel.
+        """
+        endpoint = self.tunnel(name).config.permit_group
+        if all(each.endpoint != endpoint for each in self._gate.stats.breakers):
+            return False
+        self._tell_governor(TryNow(endpoint, name))
+        return True
 
     def connect_stats(self) -> ConnectStats:
         """Who waits for a permit, what is suspended, which endpoints are down."""
         self._check_process()
         return self._gate.snapshot()
 
-    def _tell_governor(self) -> None:
+    def _tell_governor(self, message: GateChanged | TryNow) -> None:
         governor = self._services.governor
         if governor is not None and governor.is_alive():
-            governor.tell(GateChanged())
+            governor.tell(message)
 
     @property
     def collector(self) -> TunnelCollector:

@@ -99,12 +99,14 @@ class Tunnel:
         context: TunnelContext,
         dispatcher_number: int,
         outbox: Outbox | None = None,
+        why_waiting: Callable[[str], str] = lambda _endpoint: "",
         start: Callable[[TunnelContext, Dispatcher], ActorRef[Any]] | None = None,
     ) -> None:
         self._start = start or _start_here
         self._changes = changes
         self._context = context
         self._outbox = outbox
+        self._why_waiting = why_waiting
         self.dispatcher_number = dispatcher_number
         """Which of the runtime's dispatchers it lives on, now and after each restart."""
         self._supervisor: ActorRef[Any] | None = None
@@ -134,6 +136,14 @@ class Tunnel:
     def stats(self) -> TunnelStats:
         """Its live counters; read only."""
         return self._context.stats
+
+    @property
+    def reason(self) -> str:
+        """Why it is in its state; of one that has not tried to connect yet, why it may not."""
+        stats = self.stats
+        if stats.state is TunnelState.CONNECTING and not stats.reason:
+            return self._why_waiting(self.config.permit_group)
+        return stats.reason
 
     @property
     def listening(self) -> Mapping[str, Address]:
@@ -199,7 +209,7 @@ class Tunnel:
             name=self.name,
             mode=self.mode,
             state=stats.state,
-            reason=stats.reason,
+            reason=self.reason,
             since=stats.since,
             service_ids=stats.service_ids,
             listening=dict(stats.listening),

@@ -62,3 +62,12 @@ def test_every_document_is_linked_and_links_to_what_is_there() -> None:
         assert f"docs/{path.name}" in linked
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
             assert (DOCS / link).exists(), f"{path.name}: {link}"
+
+
+def test_each_test_that_the_threat_model_names_is_there() -> None:
+    text = (DOCS / "security.md").read_text()
+    named = re.findall(r"`(tests/[\w/.]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 20
+    for path, name in named:
+        assert (ROOT / path).exists(), path
+        assert not name or f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"

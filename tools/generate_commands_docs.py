@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DOCUMENT = Path(__file__).parent.parent / "docs" / "commands.md"
 LOCALPROXY = DOCUMENT.parent / "localproxy.md"
 BEGIN, END = "<!-- options: begin -->\n", "<!-- options: end -->\n"
+MANY = -1
+"""The `nargs` of a parameter that takes any number of values."""
 
 HEAD = """# Commands
 
@@ -83,6 +85,8 @@ def row(parameter: Any) -> str:
     spellings = ", ".join(f"`{each}`" for each in (*parameter.opts, *parameter.secondary_opts))
     is_flag = getattr(parameter, "is_flag", False)
     value = "" if is_flag else f" {parameter.metavar or parameter.type.name.upper()}"
+    if parameter.nargs == MANY:
+        value += "..."
     default = parameter.default
     shown = "" if is_flag or default in (None, [], (), 0.0) else f" Default: {default}."
     escaped = "\\|"

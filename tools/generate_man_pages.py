@@ -23,6 +23,8 @@ from tunnelfleet.runtime.gateway.config import json_schema
 
 FOLDER = Path(__file__).parent.parent / "docs" / "man"
 SUMMARY = "many AWS IoT Secure Tunneling tunnels in one process"
+MANY = -1
+"""The `nargs` of a parameter that takes any number of values."""
 EXIT_STATUS = (
     ("0", "Done, or stopped by a signal."),
     ("1", "It failed; or connections were cut at the end."),
@@ -175,7 +177,8 @@ def see_also(*names: str) -> list[str]:
 
 def metavar(parameter: Any) -> str:
     """What stands for the value of a parameter."""
-    return str(parameter.metavar or parameter.name.upper())
+    value = str(parameter.metavar or parameter.name.upper())
+    return f"{value}..." if parameter.nargs == MANY else value
 
 
 def spellings(option: Any) -> str:

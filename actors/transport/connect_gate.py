@@ -104,6 +104,18 @@ class ConnectGate:
         stats = self.stats
         return replace(stats, called_back=stats.called_back.copy(), suspended=self.closed_because)
 
+    def why_waiting(self, endpoint: str) -> str:
+        """Why a tunnel that has not tried yet waits: for people; empty if it is only not its turn.
+
+        Args:
+            endpoint: where it connects to.
+        """
+        if reason := self.closed_because:
+            return f"connects are suspended: {reason}"
+        if any(each.endpoint == endpoint for each in self.stats.breakers):
+            return f"{endpoint} is down: its tunnels wait, and one at a time tries it"
+        return ""
+
     def suspend(self, reason: str) -> None:
         """Allow no connect.
 

@@ -20,6 +20,7 @@ from tunnelfleet.actors.tunnel.messages import (
     PermitGranted,
     ReleasePermit,
     RequestPermit,
+    TryNow,
 )
 
 from .connect_gate import BreakerStatus, ConnectGate
@@ -110,6 +111,9 @@ class ConnectGovernor(DispatchedActor):
         self._permits.end(requester, outcome, time.monotonic())
         return True
 
+    def _on_try_now(self, message: TryNow) -> None:
+        self._permits.try_now(message.endpoint, message.tunnel, time.monotonic())
+
     def _on_gate_changed(self, _message: GateChanged) -> None:
         """The gate is looked at before each decision."""
 
@@ -191,6 +195,7 @@ class ConnectGovernor(DispatchedActor):
         RequestPermit: _on_request,
         ReleasePermit: _on_release,
         Terminated: _on_terminated,
+        TryNow: _on_try_now,
         GateChanged: _on_gate_changed,
         _DecideAgain: _on_decide_again,
     }

@@ -168,6 +168,26 @@ class Permits(Generic[Key]):
             outcome = AttemptOutcome.CANCELLED
         self._tell_breaker(request, outcome, now)
 
+    def try_now(self, endpoint: str, tunnel: str, now: float) -> None:
+        """An endpoint that is down may be tried at once, not at the end of its delay.
+
+        Args:
+            endpoint: that may be tried, once.
+            tunnel: tries it, if it is held back; else the next one does.
+            now: seconds.
+        """
+        breaker = self.breakers.get(endpoint)
+        if breaker is None or breaker.state is not BreakerState.OPEN:
+            # It is closed, or one tries it at this moment.
+            return
+        breaker.due_at = min(breaker.due_at, now)
+        held_back = self._held_back.get(endpoint, OrderedDict())
+        for key in held_back:
+            if self._requests[key].tunnel == tunnel:
+                held_back.move_to_end(key, last=False)
+                break
+        self._look_at(endpoint)
+
     def suspend(self) -> list[CallBack[Key]]:
         """Nobody may connect from now on; returns whose attempts have to end."""
         self.is_suspended = True

@@ -103,14 +103,6 @@ class WebSocketContext(NamedTuple):
     ssl_context: ssl.SSLContext | None
     stats: TunnelStats
 
-    @property
-    def permit_group(self) -> str:
-        """Where the TCP connection goes, and on to: permits are shared fairly over these."""
-        config = self.config
-        if config.http_proxy is None:
-            return str(config.endpoint)
-        return f"{config.endpoint} by {config.http_proxy}"
-
     def connect_request(self) -> ConnectRequest:
         """What an attempt of this tunnel asks for, with the tokens of this moment.
 
@@ -239,8 +231,8 @@ class WebSocketActor(DispatchedActor):
         # Waiting for the permit is no part of the time to connect.
         self._end_attempt_timer()
         context = self._context
-        request = RequestPermit(self.actor_ref, context.permit_group, context.config.name)
-        context.governor.tell(request)
+        config = context.config
+        context.governor.tell(RequestPermit(self.actor_ref, config.permit_group, config.name))
 
     def _end_attempt_timer(self) -> None:
         if self._attempt_timer is not None:

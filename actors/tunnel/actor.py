@@ -359,8 +359,9 @@ class TunnelActor(DispatchedActor):
         except TunnelError as error:
             reply.fail(error)
             return
-        self._settle()
+        # First: the socket is the tunnel's, whatever fails behind this.
         reply.set(key)
+        self._settle()
 
     def _check_takes(self, service_id: str) -> None:
         if not self._ending.is_running:

@@ -66,6 +66,7 @@ __all__ = [
     "StopReadingLocal",
     "StopStream",
     "Transmit",
+    "TryNow",
     "Written",
 ]
 
@@ -113,6 +114,13 @@ class ReleasePermit(NamedTuple):
 
     requester: ActorRef[Any]
     outcome: AttemptOutcome
+
+
+class TryNow(NamedTuple):
+    """Somebody asks that this tunnel be tried at once, although its endpoint is down."""
+
+    endpoint: str
+    tunnel: str
 
 
 class GateChanged(NamedTuple):

@@ -253,7 +253,7 @@ class Streams:
             connection.reason = connection.reason or cause.value
             connection.ended_by = connection.ended_by or _ENDED_BY.get(cause, cause.value)
             self.ends.discard(connection)
-            self.ends.release(connection, End.CUT)
+            self.ends.release(connection, event.end)
         name = self._common.config.name
         self._common.publish(
             events.StreamClosed(name, event.service_id, event.stream_id, cause.value)

@@ -1,15 +1,18 @@
 """Which names a server may be asked by: the Host header of a request.
 
-A page of a browser can make a name of its own point to this machine and ask through it (DNS
-rebinding); it cannot make the browser send another Host. Owns the names that count as this server.
+A page of a browser can make a name of its own point to this machine, and read what is answered (DNS
+rebinding). It cannot make the browser send another Host, and it can give neither an address nor
+`localhost` another meaning. So those two are always good, also where a port is passed on and the
+client knows another address than this machine. Owns which other names count as this server.
 """
 
 from __future__ import annotations
 
+import re
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from tunnelfleet.actors.addresses import is_loopback, parse_ip, without_brackets
+from tunnelfleet.actors.addresses import parse_ip, without_brackets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,46 +21,36 @@ if TYPE_CHECKING:
 
 __all__ = ["HostCheck"]
 
+MAX_HOST_CHARACTERS: Final = 260
+"""Of a header: a name has at most 253, and there may be a port."""
+_HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(?::[0-9]{1,5})?")
+
 
 class HostCheck:
-    """Knows the names of a server.
+    """Knows the names of a server: `localhost`, the machine's, and those that it is given.
 
     Args:
-        host: that it listens on.
         names: more names that it may be asked by.
     """
 
-    def __init__(self, host: str, names: Iterable[str] = ()) -> None:
-        self._names = frozenset(map(_normal, {host, socket.gethostname(), *names}))
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        machine = socket.gethostname()
+        own = ("localhost", machine, machine.partition(".")[0])
+        self._names = frozenset(map(_normal, (*own, *names)))
 
     def admits(self, request: web.BaseRequest) -> bool:
-        """Whether a request is for this server: by a name that it has, or its address."""
+        """Whether a request comes by one of the names, or by an address."""
         given = request.headers.getall("Host", [])
-        if len(given) != 1:
+        if len(given) != 1 or len(given[0]) > MAX_HOST_CHARACTERS:
             return False
-        host, own = _host_of(given[0]), _own_address(request)
-        if host in self._names:
-            return True
-        if host == "localhost":
-            return own is not None and is_loopback(own)
-        return parse_ip(host) is not None and host == own
+        found = _HOST.fullmatch(given[0].strip())
+        if found is None:
+            return False
+        name = found["name"]
+        if name.startswith("["):
+            return parse_ip(without_brackets(name)) is not None
+        return parse_ip(name) is not None or _normal(name) in self._names
 
 
-def _host_of(text: str) -> str:
-    """Without the port."""
-    text = text.strip()
-    if text.startswith("["):
-        return _normal(text.partition("]")[0])
-    return _normal(text.partition(":")[0])
-
-
-def _normal(host: str) -> str:
-    host = without_brackets(host).rstrip(".").lower()
-    address = parse_ip(host)
-    return host if address is None else address.compressed
-
-
-def _own_address(request: web.BaseRequest) -> str | None:
-    """Where the client has connected to."""
-    found = request.get_extra_info("sockname")
-    return _normal(str(found[0]).partition("%")[0]) if isinstance(found, tuple) else None
+def _normal(name: str) -> str:
+    return name.rstrip(".").lower()

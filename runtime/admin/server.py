@@ -232,7 +232,7 @@ class AdminServer:
         breather = Breather()
         for tunnel in self._runtime.tunnels():
             stats = tunnel.stats
-            yield TunnelView(tunnel.name, stats.state, stats.reason, stats.since)
+            yield TunnelView(tunnel.name, stats.state, tunnel.reason, stats.since)
             breather.breathe()
 
 

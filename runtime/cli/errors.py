@@ -85,7 +85,8 @@ def describe(error: Exception) -> str:
     if format_message is not None:
         context = getattr(error, "ctx", None)
         command = PROGRAM if context is None else context.command_path
-        return one_line(f"{format_message()} (see {command} --help)")
+        # It has no text where the help was shown in its place.
+        return one_line(f"{format_message() or 'name a command'} (see {command} --help)")
     return one_line(str(error) or type(error).__name__)
 
 

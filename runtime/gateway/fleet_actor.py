@@ -60,6 +60,8 @@ NAMES_A_TURN = 16
 EVENTS = (TunnelStateChanged, ListenerOpened, ListenerClosed)
 """What is heard of the tunnels."""
 RETRIED_BY_TOKEN = frozenset({TunnelState.BACKOFF, TunnelState.REFUSED})
+AT_WORK = frozenset({TunnelState.CONNECTED, TunnelState.DRAINING, TunnelState.STOPPED})
+"""What no attempt helps."""
 
 logger = logging.getLogger(__name__)
 
@@ -243,6 +245,10 @@ class FleetActor(DispatchedActor):
         except KeyError:
             return was_down
         found = tunnel.stats.state
+        if found in AT_WORK:
+            return was_down
+        # Before its next attempt asks for a permit, so that a breaker does not hold it back.
+        is_tried = self._runtime.try_now(name)
         if found in RETRIED_BY_TOKEN:
             # The same pair once more: it ends the wait, or the refusal.
             self._keeper.give_token(running.tunnel)
@@ -250,7 +256,7 @@ class FleetActor(DispatchedActor):
         if found is TunnelState.QUARANTINED:
             self._keeper.stop(name)
             return True
-        return was_down
+        return was_down or is_tried
 
     def _on_replace_token(self, message: ReplaceTunnelToken) -> None:
         reply = self.defer_reply()

@@ -25,6 +25,7 @@ __all__ = [
     "GatewayLog",
     "RateLimit",
     "event_object",
+    "is_whole",
     "json_line",
     "name_tunnel",
     "text_line",
@@ -35,7 +36,10 @@ LOGGER: Final = "tunnelfleet"
 MAX_QUEUED_LINES: Final = 10_000
 MAX_LINE_LENGTH: Final = 2_000
 LINES_A_WINDOW: Final = 10
-"""Lines of one kind about one tunnel in a window; the others are counted and left out."""
+"""Lines of one kind about one tunnel in a window; the others are counted and left out.
+
+Not of events with `--json`: what programs follow is complete.
+"""
 WINDOW_SECONDS: Final = 10.0
 MAX_KINDS: Final = 20_000
 CLOSE_SECONDS: Final = 2.0
@@ -85,6 +89,12 @@ class RateLimit:
             self._windows.popitem(last=False)
         return told if is_admitted else None
 
+    def admit_record(self, record: logging.LogRecord) -> int | None:
+        """The same for a line of the log; those that tell an error are not counted."""
+        if record.levelno >= logging.ERROR:
+            return 0
+        return self.admit((record.name, record.msg, getattr(record, "tunnel", None)))
+
 
 class GatewayLog(logging.Handler):
     """Sends the project's log to a stream, from a thread of its own. A context manager.
@@ -130,14 +140,10 @@ class GatewayLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Put the line where the thread finds it; never waits."""
         try:
-            left_out = 0
             name_tunnel(record)
-            if record.levelno < logging.ERROR:
-                kind = (record.name, record.msg, getattr(record, "tunnel", None))
-                admitted = self._limit.admit(kind)
-                if admitted is None:
-                    return
-                left_out = admitted
+            left_out = 0 if self._as_json and is_whole(record) else self._limit.admit_record(record)
+            if left_out is None:
+                return
             self.put((json_line if self._as_json else text_line)(record, left_out))
         except Exception:  # noqa: BLE001 - a line that cannot be written must harm nobody
             self.dropped += 1
@@ -175,6 +181,16 @@ class GatewayLog(logging.Handler):
         left = memoryview(text.encode("utf-8", "backslashreplace"))
         while left:
             left = left[os.write(descriptor, left) :]
+
+
+def is_whole(record: logging.LogRecord) -> bool:
+    """Whether programs have to be told each of its kind.
+
+    Of what happens to the fleet none may be missing: a state that is left out would be a wrong one
+    for ever. What strangers can cause as often as they like, an `extra` of `by_stranger`, is no
+    such event.
+    """
+    return hasattr(record, "event") and not getattr(record, "by_stranger", False)
 
 
 def text_line(record: logging.LogRecord, left_out: int = 0) -> str:

@@ -106,7 +106,9 @@ def _make_folder(place: UnixPlace, group: int | None) -> None:
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder in which others could put a socket in the place of ours."""
-    status = folder.stat()
+    is_shared = bool(folder.parent.stat().st_mode & stat.S_IWOTH)
+    # In /tmp a link can be somebody else's, who lets it lead to a socket of theirs later.
+    status = folder.lstat() if is_shared else folder.stat()
     is_foreign = status.st_uid not in (os.getuid(), 0)
     is_open = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
     if not stat.S_ISDIR(status.st_mode):

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from tunnelfleet.proto import TunnelError
 
+from .owned import owned
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -160,7 +162,10 @@ class Sshd:
         log = self._folder / "sshd.log"
         # A group of its own: Ctrl-C in the terminal is for whoever started this.
         self._process = subprocess.Popen(  # noqa: S603 - see above
-            [self._sshd, "-D", "-E", str(log), "-f", str(config)], start_new_session=True
+            owned([self._sshd, "-D", "-E", str(log), "-f", str(config)]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._wait(log)
         return self

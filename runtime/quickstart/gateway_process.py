@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
 
+from .owned import owned
+
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
 __all__ = ["GatewayProcess", "Try"]
@@ -63,7 +67,9 @@ class GatewayProcess:
         }
         # A group of its own: Ctrl-C in the terminal is for whoever started this.
         self._process = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "tunnelfleet", "up", "--watch", "--json", str(self._fleet)],
+            owned(
+                [sys.executable, "-m", "tunnelfleet", "up", "--watch", "--json", str(self._fleet)]
+            ),
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -118,9 +124,24 @@ class GatewayProcess:
             said = "; ".join(self._said[-MAX_ERROR_LINES:])
         raise TunnelError(f"the gateway does not come up: {said or 'it says nothing'}")
 
-    def tries(self, _tunnel: str) -> list[Try]:
+    def command(self, *arguments: str, by_path: bool = False) -> str:
+        """A command of this very program that asks this gateway, for a shell.
+
+        Args:
+            arguments: of the program, without the gateway.
+            by_path: name the program by its path also where PATH leads to it.
+        """
+        beside = Path(sys.executable).with_name("tunnelfleet")
+        words = [str(beside)] if beside.exists() else [sys.executable, "-m", "tunnelfleet"]
+        found = shutil.which("tunnelfleet")
+        if found is not None and Path(found) == beside and not by_path:
+            words = ["tunnelfleet"]
+        gateway = f"unix:{self._folder / 'admin.sock'}"
+        return shlex.join([*words, *arguments, "--gateway", gateway])
+
+    def tries(self) -> list[Try]:
         """Commands that show what it does."""
-        return []
+        return [Try(self.command("ls"), "its tunnels; also: top, show press-1, connections, audit")]
 
     def _read(self) -> None:
         assert self._process.stderr is not None

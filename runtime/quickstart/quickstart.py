@@ -235,17 +235,15 @@ class Quickstart:
         first = DEVICES[0]
         found = [
             Try(f"curl http://{listening[first, 'HTTP']}/", f"the web server of {first}"),
-            *gateway.tries(first),
+            *gateway.tries(),
         ]
         if sshd is not None:
             config = folder / "ssh_config"
             lines = [f"    {key} {value}\n" for key, value in sshd.client_options]
-            text = ""
-            for name in DEVICES:
-                host, _, port = listening[name, "SSH"].rpartition(":")
-                text += f"Host {name}\n    HostName {host}\n    Port {port}\n{''.join(lines)}"
-            config.write_text(text)
-            found.append(
-                Try(f"ssh -F {shlex.quote(str(config))} {first}", f"a real sshd behind {first}")
-            )
+            # No port and no address: by name, as for a whole fleet.
+            proxy = gateway.command("connect", "%n:SSH", by_path=True)
+            head = f"Host {' '.join(DEVICES)}\n    ProxyCommand {proxy}\n"
+            config.write_text(head + "".join(lines))
+            shows = f"a real sshd behind {first}, reached by its name"
+            found.append(Try(f"ssh -F {shlex.quote(str(config))} {first}", shows))
         return found

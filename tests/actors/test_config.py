@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -341,3 +343,10 @@ def test_keepalive_is_what_the_kernel_takes(name: str, most: int) -> None:
     assert getattr(Limits(**fits), name) == most
     with pytest.raises(ConfigError, match=f"{name} is {most + 1}: it must be at most {most}"):
         Limits(**too_much)
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Limits) if each.name != "backoff"])
+def test_no_limit_is_above_what_the_kernel_takes(name: str) -> None:
+    for value in (2**31, 1e300, math.inf):
+        with pytest.raises(ConfigError, match=f"{name} is .*: (it must be|the protocol)"):
+            Limits(**{name: value})  # type: ignore[arg-type]

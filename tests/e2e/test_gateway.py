@@ -16,10 +16,10 @@ import pytest
 
 from tests.support.commands import PROGRAM, Command
 from tests.support.content import blocks, digest
-from tests.support.gateway import WAIT_SECONDS, GatewayRig, seen_in_time, up
-from tests.support.programs import Sshd
+from tests.support.gateway import WAIT_SECONDS, GatewayRig, UpProcess, seen_in_time, up
+from tests.support.programs import Sshd, require_program, run_program
 from tests.support.rig import connect, echo, receive_exactly
-from tests.support.transfer import Transfer, source_address
+from tests.support.transfer import Transfer
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.service.events import ServiceEventKind
 
@@ -50,21 +50,45 @@ def connects(rig: GatewayRig, names: list[str]) -> int:
     )
 
 
-def test_the_whole_story(rig: GatewayRig) -> None:
-    target = rig.rig.backends.echo().address
-    assert isinstance(target, TcpAddress)
-    for number in range(TUNNELS):
+def log_in(sshd: Sshd, gateway: UpProcess, name: str) -> None:
+    """Use ssh through a tunnel in the three ways: by its port, by the door and by `connect`."""
+    port = gateway.listening(name).port
+    assert sshd.ssh(port, "tr a-z A-Z", stdin=b"by port").stdout == b"BY PORT"
+    host, _, port_of_door = gateway.wait_event("door")["address"].rpartition(":")
+    admin = gateway.wait_event("admin")["url"]
+    proxies = {
+        "by door": f"socat - PROXY:{host}:%h:%p,proxyport={port_of_door}",
+        "by connect": shlex.join([*PROGRAM, "connect", f"{name}:SSH", "--gateway", admin]),
+    }
+    for way, proxy in proxies.items():
+        ssh = [require_program("ssh"), *sshd.options(), "-o", f"ProxyCommand={proxy}", name]
+        assert run_program([*ssh, "tr a-z A-Z"], stdin=way.encode()).stdout == way.upper().encode()
+
+
+@pytest.mark.programs("ssh", "sshd", "socat")
+def test_the_whole_story(rig: GatewayRig, tmp_path: Path) -> None:
+    with Sshd.start(tmp_path) as sshd:
+        tell_the_whole_story(rig, sshd)
+
+
+def tell_the_whole_story(rig: GatewayRig, sshd: Sshd) -> None:
+    target = rig.echo_address()
+    rig.gateway = 'door = "127.0.0.1:0"'
+    for number in range(TUNNELS - 1):
         rig.add(f"press-{number}", target)
+    ssh_name = "a-shell"
+    rig.add(ssh_name, TcpAddress("127.0.0.1", sshd.port))
     first = list(rig.entries)
     with rig.up() as gateway:
         rig.wait_connected(gateway)
         for name in ("press-0", "press-20"):
-            with connect(source_address(gateway, name)) as sock:
+            with connect(gateway.listening(name)) as sock:
                 assert echo(sock, b"hello") == b"hello"
+        log_in(sshd, gateway, ssh_name)
         stays = first[2 * CHANGED :]
         before = connects(rig, stays)
-        transfer = Transfer(source_address(gateway, stays[0]))
-        removed = Transfer(source_address(gateway, first[0]))
+        transfer = Transfer(gateway.listening(stays[0]))
+        removed = Transfer(gateway.listening(first[0]))
         try:
             transfer.wait_more()
             removed.wait_more()
@@ -104,9 +128,15 @@ def test_the_whole_story(rig: GatewayRig) -> None:
         # The service lets nobody in whose pair of tokens is another than before.
         rig.wait_connected(gateway)
         assert not gateway.events("tunnel_state_changed", state="refused")
-        with connect(source_address(gateway, stays[0])) as sock:
-            assert echo(sock, b"hello again") == b"hello again"
-        gateway.signal(signal.SIGTERM)
+        log_in(sshd, gateway, ssh_name)
+        transfer = Transfer(gateway.listening(stays[0]))
+        try:
+            transfer.wait_more()
+            gateway.signal(signal.SIGTERM)
+            gateway.wait_event("tunnel_ended", tunnel=stays[1])
+            transfer.wait_more()
+        finally:
+            transfer.finish()
         assert gateway.wait_end() == 0
 
 
@@ -121,7 +151,7 @@ class TestSigterm:
         rig.add("press-2", server.address)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = source_address(gateway, "press-1")
+            address = gateway.listening("press-1")
             with connect(address) as sock:
                 whole = list(blocks(SIZE))
                 sock.sendall(whole[0])
@@ -145,7 +175,7 @@ class TestSigterm:
         rig.gateway = ""
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            with connect(source_address(gateway, "press-1")) as sock:
+            with connect(gateway.listening("press-1")) as sock:
                 assert echo(sock, b"x") == b"x"
                 gateway.signal(number)
                 gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="draining")
@@ -161,7 +191,7 @@ class TestSigterm:
             rig.add("press-2", target)
             with rig.up() as gateway:
                 rig.wait_connected(gateway)
-                with connect(source_address(gateway, "press-1")) as sock:
+                with connect(gateway.listening("press-1")) as sock:
                     assert echo(sock, b"x") == b"x"
                     gateway.signal(signal.SIGTERM)
                     assert gateway.wait_end() == 1
@@ -175,7 +205,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            transfer = Transfer(source_address(gateway, "press-1"))
+            transfer = Transfer(gateway.listening("press-1"))
             try:
                 del rig.entries["press-1"]
                 rig.gateway = "drain_secs = 4"
@@ -195,7 +225,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = source_address(gateway, "press-1")
+            address = gateway.listening("press-1")
             transfer = Transfer(address)
             try:
                 rig.entries["press-1"].keys |= {
@@ -228,7 +258,7 @@ class TestReload:
         rig.add("press-1", target)
         with rig.up() as gateway:
             rig.wait_connected(gateway)
-            address = source_address(gateway, "press-1")
+            address = gateway.listening("press-1")
             token = rig.rig.service.rotate("press-1", Mode.SOURCE).source_token
             (rig.folder / "press-1.token").write_text(token)
             gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="refused")
@@ -302,7 +332,7 @@ def test_ssh_between_two_gateways_and_a_service_of_their_own(tmp_path: Path) -> 
             gateways[mode] = stack.enter_context(up(file, tmp_path / mode))
         for gateway in gateways.values():
             gateway.wait_event("tunnel_state_changed", tunnel="press-4", state="connected")
-        port = source_address(gateways["source"], "press-4").port
+        port = gateways["source"].listening("press-4").port
         done = sshd.ssh(port, "tr a-z A-Z", stdin=b"hello")
         assert done.stdout == b"HELLO"
         for gateway in gateways.values():

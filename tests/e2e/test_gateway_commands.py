@@ -297,6 +297,7 @@ class TestReadyAndReload:
                 assert done.returncode == 1
                 assert done.stdout.splitlines()[0] == "not ready"
                 assert "1 of 1 tunnels" in done.stdout
+                assert "ls --sort trouble" in done.stdout
 
     def test_check_and_reload_say_what_changes(self, tmp_path: Path) -> None:
         with other_gateway(tmp_path) as (fleet, gateway):
@@ -361,7 +362,12 @@ class TestChange:
         fleet.wait_state("added", "connected")
         assert fleet.rows("added")["added"]["source"] == "api"
         again = fleet.bad("add", "-", stdin=entry_text(fleet, "added", str(tmp_path / "tok")))
+        assert "tunnel[added]: there is one of this name: it was added before" in again
         assert "--replace" in again
+        assert "it comes from" in fleet.bad(
+            "add", "-", stdin=entry_text(fleet, "press-1", str(tmp_path / "tok"))
+        )
+        assert "request:" not in fleet.good("show", "added")
         fleet.good("add", "--replace", "-", stdin=entry_text(fleet, "added", str(tmp_path / "tok")))
         assert fleet.good("rm", "added") == "removed added\n"
         eventually(lambda: "added" not in fleet.rows(), "it is gone", WAIT_SECONDS, PAUSE_SECONDS)
@@ -509,6 +515,8 @@ class TestLogs:
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, **fleet.env},
+                # Whoever runs the tests in the background may have them ignore it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
             with process:
                 assert process.stdout is not None
@@ -660,7 +668,10 @@ class TestNoGateway:
             pytest.skip("there is no user nobody")
         ids = [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
         program = [shutil.which("setpriv") or "", *ids]
-        client = "import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+        client = (
+            "import socket, sys, tunnelfleet.runtime.cli; "
+            "socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+        )
         probe = [*program, PROGRAM[0], "-c", client, str(fleet.socket)]
         denied = subprocess.run(probe, capture_output=True, text=True, check=False)
         if "PermissionError" not in denied.stderr:

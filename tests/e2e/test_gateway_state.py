@@ -16,13 +16,14 @@ from tests.support.postgres import PostgresServer
 from tests.support.programs import run_program as run
 from tests.support.rig import connect, echo
 from tests.support.waiting import eventually
-from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.config import ensure_secret
 from tunnelfleet.runtime.gateway.store import AuditQuery, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tunnelfleet.runtime import TcpAddress
 
 
 @pytest.fixture
@@ -67,11 +68,6 @@ def add_at_run_time(rig: GatewayRig, store: Store, name: str, target: TcpAddress
     )
 
 
-def address_of(gateway: UpProcess, name: str) -> TcpAddress:
-    address = gateway.wait_event("listener_opened", tunnel=name)["address"]
-    return TcpAddress("127.0.0.1", int(address.rpartition(":")[2]))
-
-
 def connections(store: Store) -> list[dict[str, Any]]:
     return store.audit(AuditQuery(kind="connection", limit=1_000))
 
@@ -91,7 +87,7 @@ def test_after_kill_9_the_same_tunnels_with_the_same_tokens(
     names = ("added-1", "added-2", "of-the-files")
     with rig.up() as gateway:
         connected(gateway, *names)
-        with connect(address_of(gateway, "added-1")) as sock:
+        with connect(gateway.listening("added-1")) as sock:
             assert echo(sock, b"x" * 5_000) == b"x" * 5_000
             with state_of(tmp_path) as store:
                 eventually(lambda: len(connections(store)) == 1, "the audit has it")
@@ -106,7 +102,7 @@ def test_after_kill_9_the_same_tunnels_with_the_same_tokens(
                 lambda: [r["ended_by"] for r in connections(store)] == ["gateway_ended"],
                 "the next life marks what the last one left open",
             )
-        with connect(address_of(gateway, "added-2")) as sock:
+        with connect(gateway.listening("added-2")) as sock:
             assert echo(sock, b"y" * 3_000) == b"y" * 3_000
         gateway.signal(signal.SIGTERM)
         assert gateway.wait_end() == 0
@@ -126,7 +122,7 @@ def test_a_full_disk_stops_the_audit_and_harms_no_tunnel(
     rig.add("one", echo_target)
     with rig.up() as gateway:
         connected(gateway, "one")
-        address = address_of(gateway, "one")
+        address = gateway.listening("one")
         with connect(address) as lasting:
             assert echo(lasting, b"a" * 1_000) == b"a" * 1_000
             pid = gateway.process.pid
@@ -173,11 +169,11 @@ def test_an_owner_migrates_and_the_gateway_reads_and_writes(
         assert (told["version"], told["applied"], told["granted"]) == (2, [1, 2], "gateway")
         with rig.up() as gateway:
             connected(gateway, "one")
-            with connect(address_of(gateway, "one")) as sock:
+            with connect(gateway.listening("one")) as sock:
                 assert echo(sock, b"x" * 700) == b"x" * 700
             server.stop()
             try:
-                with connect(address_of(gateway, "one")) as sock:
+                with connect(gateway.listening("one")) as sock:
                     assert echo(sock, b"y" * 900) == b"y" * 900
                 gateway.wait_event("audit_stopped")
             finally:

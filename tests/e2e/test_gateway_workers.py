@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.commands import PROGRAM
 from tests.support.gateway import WAIT_SECONDS, GatewayRig, UpProcess, seen_in_time
 from tests.support.rig import connect, echo, receive_exactly
-from tests.support.transfer import Transfer, source_address
+from tests.support.transfer import Transfer
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.gateway.placement import worker_of
 from tunnelfleet.runtime.service.events import ServiceEventKind
@@ -122,7 +122,7 @@ def test_a_worker_dies_and_only_its_tunnels_blink(rig: GatewayRig) -> None:
     with rig.up() as gateway:
         rig.wait_connected(gateway)
         pids = [process_of(gateway, number) for number in range(WORKERS)]
-        ports = {name: source_address(gateway, name) for name in (*lost, *kept)}
+        ports = {name: gateway.listening(name) for name in (*lost, *kept)}
         stays = [Transfer(ports[name]) for name in kept[:2]]
         through = through_door(gateway, kept[0])
         cut = [connect(ports[lost[0]]), through_door(gateway, lost[1])]
@@ -164,7 +164,7 @@ def test_a_worker_dies_and_only_its_tunnels_blink(rig: GatewayRig) -> None:
             assert echo(through, b"still here") == b"still here"
             # The same ports, the same tokens; the doors find them again.
             for name in lost:
-                assert source_address(gateway, name, 2) == ports[name]
+                assert gateway.listening(name, 2) == ports[name]
                 with connect(ports[name]) as sock:
                     assert echo(sock, b"again") == b"again"
             with through_door(gateway, lost[1]) as sock:
@@ -248,7 +248,7 @@ def test_a_second_signal_cuts_what_is_open(rig: GatewayRig) -> None:
     with rig.up() as gateway:
         rig.wait_connected(gateway)
         pids = [process_of(gateway, number) for number in range(WORKERS)]
-        with connect(source_address(gateway, "press-0")) as sock:
+        with connect(gateway.listening("press-0")) as sock:
             assert echo(sock, b"hello") == b"hello"
             gateway.signal(signal.SIGTERM)
             gateway.wait_event("tunnel_state_changed", tunnel="press-0", state="draining")

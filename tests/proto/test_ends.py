@@ -208,9 +208,18 @@ def test_whatever_else_comes_first_says_that_the_peer_does_not_mark(first: Messa
     assert session.reset_connection("SSH", 2) == ([connection_reset(connection=2)], [])
 
 
+def test_the_end_of_a_marked_stream_is_a_cut() -> None:
+    session = asking(V3)
+    session.receive(hello(STARTS[V3]))
+    cut = StreamStopped("SSH", 1, (1,), StopCause.PEER_RESET, End.CUT)
+    assert session.receive(stream_reset()) == [cut]
+
+
 def test_the_end_of_a_stream_before_the_hello() -> None:
     session = asking(V3)
-    assert session.receive(stream_reset()) == [StreamStopped("SSH", 1, (1,), StopCause.PEER_RESET)]
+    # Whoever resets before it says hello does not tell ends apart.
+    stopped_so = StreamStopped("SSH", 1, (1,), StopCause.PEER_RESET, End.BOTH)
+    assert session.receive(stream_reset()) == [stopped_so]
     assert not session.awaits_hello("SSH", 1)
     assert session.hello_overdue("SSH", 1) == []
 

@@ -195,7 +195,7 @@ def test_streams_of_services_are_independent() -> None:
     session.receive(stream_start("HTTP", 5))
     assert session.receive(data(b"s", "SSH", 5)) == [DataReceived("SSH", 5, 1, b"s")]
     assert session.receive(stream_reset("SSH", 5)) == [
-        StreamStopped("SSH", 5, (1,), StopCause.PEER_RESET)
+        StreamStopped("SSH", 5, (1,), StopCause.PEER_RESET, End.BOTH)
     ]
     assert session.receive(data(b"h", "HTTP", 5)) == [DataReceived("HTTP", 5, 1, b"h")]
 
@@ -443,7 +443,7 @@ def test_a_failed_local_connect_of_localproxy_ends_the_stream() -> None:
     session.open_connection("SSH")
     session.open_connection("SSH")
     assert session.receive(stream_reset(connection=0)) == [
-        StreamStopped("SSH", 1, (1, 2), StopCause.PEER_RESET)
+        StreamStopped("SSH", 1, (1, 2), StopCause.PEER_RESET, End.BOTH)
     ]
 
 

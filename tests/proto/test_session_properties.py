@@ -64,7 +64,7 @@ class DestinationModel:
         if stream != current:
             return [MessageDropped(message.type, DropReason.STALE_STREAM)]
         if message.type is T.STREAM_RESET:
-            return self.stopped(service, StopCause.PEER_RESET)
+            return self.stopped(service, StopCause.PEER_RESET, End.CUT if agreed else End.BOTH)
         if message.type is T.CONNECTION_RESET:
             return self.expect_reset(message, connections, agreed=agreed)
         if message.type is T.DATA:
@@ -94,11 +94,11 @@ class DestinationModel:
         end = End.CUT if agreed else End.BOTH
         return [ConnectionReset(service, stream, connection, end)]
 
-    def stopped(self, service: str, cause: StopCause) -> list[Event]:
+    def stopped(self, service: str, cause: StopCause, end: End = End.CUT) -> list[Event]:
         if service not in self.active:
             return []
         stream, _, connections = self.active.pop(service)
-        return [StreamStopped(service, stream, tuple(sorted(connections)), cause)]
+        return [StreamStopped(service, stream, tuple(sorted(connections)), cause, end)]
 
 
 stream_messages = st.builds(

@@ -9,6 +9,7 @@ import pytest
 from tests.support.actors import settle
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import kill
+from tunnelfleet.actors.transport import breaker
 from tunnelfleet.actors.transport.breaker import BREAKER_DELAYS, BREAKER_FAILURES
 from tunnelfleet.actors.transport.connect_gate import EXPIRED
 from tunnelfleet.runtime import (
@@ -63,6 +64,7 @@ def test_no_tunnel_connects_while_connects_are_suspended(
     runtime.suspend_connects("no lease")
     late = open_one(runtime, service, "late")
     wait_waiting(runtime, 1)
+    assert late.reason == "connects are suspended: no lease"
     assert before.stats.state is TunnelState.CONNECTED, "links stay"
     service.drop("before")
     wait_waiting(runtime, 2)
@@ -114,8 +116,8 @@ def test_an_endpoint_that_is_down_has_few_attempts_and_its_tunnels_come_back(
     service.refuse_next(None, 503, count=10**6)
     tunnels = [open_one(runtime, service, f"t{number}") for number in range(count)]
     eventually(lambda: bool(runtime.connect_stats().breakers))
-    (breaker,) = runtime.connect_stats().breakers
-    assert breaker.endpoint == str(service.endpoint)
+    (down,) = runtime.connect_stats().breakers
+    assert down.endpoint == str(service.endpoint)
     with TunnelService(tls=False) as another:
         open_one(runtime, another, "well").wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     for dispatcher in runtime.dispatchers:
@@ -127,6 +129,27 @@ def test_an_endpoint_that_is_down_has_few_attempts_and_its_tunnels_come_back(
         tunnel.wait_for(TunnelState.CONNECTED, RETURN_SECONDS)
     assert runtime.connect_stats().breakers == ()
     assert runtime.connect_stats().breaker_openings >= 1
+
+
+def test_one_that_may_not_try_says_why_and_tries_when_it_is_asked_to(
+    runtime: TunnelRuntime, service: TunnelService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "BREAKER_DELAYS", Backoff(min_seconds=3_600, max_seconds=3_600))
+    for number in range(BREAKER_FAILURES):
+        open_one(runtime, service, f"t{number}")
+        service.refuse_next(f"t{number}", 503, count=10**6)
+        service.drop(f"t{number}")
+    eventually(lambda: bool(runtime.connect_stats().breakers))
+    late = open_one(runtime, service, "late")
+    eventually(lambda: "is down: its tunnels wait" in late.status().reason)
+    assert late.status().state is TunnelState.CONNECTING
+    assert late.status().reason == late.reason
+    assert str(service.endpoint) in late.reason
+    assert late.stats.connect_attempts == 0
+    # The delay is drawn from up to an hour: it is the command that ends it.
+    assert runtime.try_now("late")
+    late.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+    assert late.reason == ""
 
 
 def test_tokens_that_are_refused_say_nothing_of_their_endpoint(

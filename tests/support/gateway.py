@@ -91,6 +91,11 @@ class UpProcess:
                 self._changed.wait(min(left, 0.5))
         return found[count - 1]
 
+    def listening(self, name: str, count: int = 1) -> TcpAddress:
+        """Where a source listens, the `count`th time, once it does."""
+        address = self.wait_event("listener_opened", count, tunnel=name)["address"]
+        return TcpAddress("127.0.0.1", int(address.rpartition(":")[2]))
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self.process.send_signal(number)

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING
 
 from tests.support.gateway import WAIT_SECONDS
 from tests.support.rig import connect, receive_exactly
-from tunnelfleet.runtime import TcpAddress
 
 if TYPE_CHECKING:
-    from tests.support.gateway import UpProcess
-
-
-def source_address(gateway: UpProcess, name: str, count: int = 1) -> TcpAddress:
-    """Where a source of a gateway listens, as its log tells."""
-    address = gateway.wait_event("listener_opened", count, tunnel=name)["address"]
-    return TcpAddress("127.0.0.1", int(address.rpartition(":")[2]))
+    from tunnelfleet.runtime import TcpAddress
 
 
 class Transfer:

@@ -165,7 +165,8 @@ def ready_command(
         shown = reasons[:SHOWN_REASONS]
         left = len(reasons) - len(shown)
         lines = ["not ready", *shown, *([f"and {left} more"] if left else [])]
-        say("\n".join(one_line(line) for line in lines) + "")
+        lines.append("tunnelfleet ls --sort trouble shows which and why")
+        say("\n".join(map(one_line, lines)))
     return EXIT_OK if is_ready else EXIT_FAILURE
 
 

@@ -61,9 +61,7 @@ SHOWN_NAMES: Final = 12
 """More of them are counted."""
 
 AllOption = Annotated[bool, typer.Option("--all", help="All tunnels.")]
-NamesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="NAME...", help="Of the tunnels.")
-]
+NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Of the tunnels.")]
 
 
 def add_command(
@@ -86,8 +84,11 @@ def add_command(
         content, name, folder = sys.stdin.buffer.read(MAX_ENTRY_BYTES + 1), "stdin", Path()
     else:
         path = Path(file)
-        with path.open("rb") as opened:
-            content, name, folder = opened.read(MAX_ENTRY_BYTES + 1), file, path.parent
+        try:
+            with path.open("rb") as opened:
+                content, name, folder = opened.read(MAX_ENTRY_BYTES + 1), file, path.parent
+        except OSError as error:
+            raise ConfigError(f"cannot read {file}: {error.strerror}") from None
     entries = read_entries(content, name, folder)
     status = EXIT_OK
     rows: list[dict[str, Any]] = []
@@ -96,7 +97,7 @@ def add_command(
             try:
                 rows.append(_add(client, entry, replace=replace))
             except GatewayRefused as error:
-                status = max(status, _tell_refusal(error, name, entry, replace=replace))
+                status = max(status, _tell_refusal(error, name, entry))
             else:
                 if not as_json:
                     say(f"added {rows[-1].get('name')}")
@@ -112,7 +113,7 @@ def _add(client: GatewayClient, entry: dict[str, Any], *, replace: bool) -> dict
     return client.add(entry)
 
 
-def _tell_refusal(error: GatewayRefused, name: str, entry: dict[str, Any], *, replace: bool) -> int:
+def _tell_refusal(error: GatewayRefused, name: str, entry: dict[str, Any]) -> int:
     """Say what is wrong with an entry; returns the exit status."""
     about = f"tunnel[{entry.get('name', '?')}]"
     if error.status in (http.HTTPStatus.UNPROCESSABLE_ENTITY, http.HTTPStatus.BAD_REQUEST):
@@ -122,15 +123,13 @@ def _tell_refusal(error: GatewayRefused, name: str, entry: dict[str, Any], *, re
             key = str(each.get("key") or about)
             note(one_line(f"{name}: {key}: {each.get('message') or each.get('text')}"))
         return EXIT_USAGE
-    hint = ""
-    if error.status == http.HTTPStatus.CONFLICT and not replace:
-        hint = "; --replace replaces one that was added"
-    note(one_line(f"{name}: {about}: {refused(error)}{hint}"))
+    what = "there is one of this name: " if error.status == http.HTTPStatus.CONFLICT else ""
+    note(one_line(f"{name}: {about}: {what}{refused(error)}"))
     return EXIT_FAILURE
 
 
 def rm_command(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Of the tunnels.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Of the tunnels.")],
     gateway: GatewayOption = None,
     gateway_token_file: TokenFileOption = None,
     as_json: JsonOption = False,

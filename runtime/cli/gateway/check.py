@@ -49,9 +49,7 @@ __all__ = ["check_command", "print_problems"]
 def check_command(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="FILE|FOLDER...", help="The files of the gateway.", show_default=False
-        ),
+        typer.Argument(metavar="FILE|FOLDER", help="The files of the gateway.", show_default=False),
     ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of a file, for editors.")

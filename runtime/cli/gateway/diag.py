@@ -45,7 +45,6 @@ __all__ = ["diag_command", "gather", "known_secrets"]
 
 ANSWER_SECONDS: Final = 15.0
 RECENT_EVENTS: Final = 1_000
-IDLE_SECONDS: Final = 0.5
 MAX_PART_CHARACTERS: Final = 16_000_000
 """Of one file in the zip; the rest is left out, and that is said at its end."""
 MAX_SECRET_FILE_BYTES: Final = 65_536
@@ -170,7 +169,7 @@ def _ask_all(client: GatewayClient, found: dict[str, Any], missing: dict[str, st
         "reload.json": lambda: _dry_run(client),
         "events.json": lambda: [
             {"id": each.id, **each.data}
-            for each in client.events(recent=RECENT_EVENTS, idle_seconds=IDLE_SECONDS)
+            for each in client.events(recent=RECENT_EVENTS, only_past=True)
         ],
     }
     for name, ask in asked.items():

@@ -54,7 +54,14 @@ def read_entries(
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{name}: it is no UTF-8") from None
-    entries = _of(_parsed(text, name), name)
+    try:
+        found = _parsed(text, name)
+    except RecursionError:
+        raise ConfigError(f"{name}: lists or tables are nested too deeply") from None
+    except ValueError:
+        # Python makes no number of thousands of digits.
+        raise ConfigError(f"{name}: a number has too many digits") from None
+    entries = _of(found, name)
     if not entries:
         raise ConfigError(f"{name}: there is no [[tunnel]] in it")
     environ = os.environ if environ is None else environ

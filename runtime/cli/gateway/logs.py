@@ -32,8 +32,6 @@ LEVEL_STYLES: Final = {"warning": "yellow", "error": "bold red", "critical": "bo
 RECENT_EVENTS: Final = 50
 MAX_RECENT_EVENTS: Final = 1_000
 """A gateway has no more."""
-IDLE_SECONDS: Final = 0.5
-"""What happened before comes at once; when nothing came for so long, that was all."""
 RETRY_SECONDS: Final = 1.0
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 LOST: Final = "lost"
@@ -43,7 +41,7 @@ LOST: Final = "lost"
 def logs_command(
     tunnels: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Of tunnels, * standing for anything."),
+        typer.Argument(metavar="NAME", help="Of tunnels, * standing for anything."),
     ] = None,
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C, over restarts too.")
@@ -71,7 +69,7 @@ def logs_command(
     view = _LogView(tunnels or (), LEVELS.index(level), as_json=as_json)
     with gateway_at(gateway, gateway_token_file) as client:
         if not follow:
-            for event in client.events(recent=recent, idle_seconds=IDLE_SECONDS):
+            for event in client.events(recent=recent, only_past=True):
                 view.show(event)
             return EXIT_OK
         try:

@@ -38,6 +38,7 @@ StateOption = Annotated[
     typer.Option("--state", metavar="STATE", help="Only those in it; may be repeated."),
 ]
 
+RECORD_KINDS: Final = ("connection", "stream", "denied")
 DEFAULT_RECORDS: Final = 50
 MAX_RECORDS: Final = 1_000
 
@@ -45,7 +46,7 @@ MAX_RECORDS: Final = 1_000
 def ls_command(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Names, * standing for anything; all without it."),
+        typer.Argument(metavar="NAME", help="Names, * standing for anything; all without it."),
     ] = None,
     state: StateOption = None,
     mode: Annotated[
@@ -191,6 +192,10 @@ def audit_command(
     user: Annotated[
         str | None, typer.Option("--user", metavar="USER", help="Only what this user did.")
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="KIND", help="connection, stream or denied."),
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option("--since", metavar="TIME", help="Such as 2h, 7d, 2026-01-31T12:00."),
@@ -209,8 +214,10 @@ def audit_command(
     as_json: JsonOption = False,
 ) -> int:
     """Show what a gateway has recorded: who was connected, when, to what, and why it ended."""
+    if kind is not None and kind not in RECORD_KINDS:
+        raise ConfigError(f"--kind {kind}: write one of {', '.join(RECORD_KINDS)}")
     now = time.time()
-    query: dict[str, str | None] = {"tunnel": tunnel, "user": user, "limit": str(limit)}
+    query = {"tunnel": tunnel, "user": user, "kind": kind, "limit": str(limit)}
     for key, given in (("since", since), ("until", until)):
         if given is not None:
             query[key] = f"{read_time(given, now, f'--{key}'):.3f}"
@@ -250,7 +257,8 @@ def audit_table(records: Sequence[dict[str, Any]], width: int | None, now: float
     rows: list[list[Cell]] = []
     for each in records:
         opened, ended = number(each, "opened_at"), number(each, "ended_at")
-        lasted = age(ended - opened) if ended else "open"
+        # One whose end nobody saw, for the gateway was killed, is not open.
+        lasted = age(ended - opened) if ended else "" if text(each, "ended_by") else "open"
         rows.append(
             [
                 f"{age(now - opened)} ago" if opened else "",
@@ -260,8 +268,11 @@ def audit_table(records: Sequence[dict[str, Any]], width: int | None, now: float
                 text(each, "peer"),
                 text(each, "user"),
                 lasted if opened else "",
-                human_bytes(number(each, "sent_bytes")),
-                human_bytes(number(each, "received_bytes")),
+                # Bytes are counted at the end: before it, and where nobody saw it, none are known.
+                *(
+                    human_bytes(number(each, key)) if ended else ""
+                    for key in ("sent_bytes", "received_bytes")
+                ),
                 text(each, "reason") or text(each, "ended_by"),
             ]
         )

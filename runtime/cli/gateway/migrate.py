@@ -27,9 +27,7 @@ __all__ = ["migrate_command"]
 def migrate_command(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="FILE|FOLDER...", help="The files of the gateway.", show_default=False
-        ),
+        typer.Argument(metavar="FILE|FOLDER", help="The files of the gateway.", show_default=False),
     ] = None,
     state: Annotated[
         str | None,

@@ -233,6 +233,8 @@ def summary(rows: Sequence[Row]) -> Line:
 
 MAX_EXACT_BYTES: Final = 999
 """More of them are rounded, and told exactly beside that."""
+ADDED: Final = "api"
+"""The source of tunnels that were added at run time."""
 _KEYS: Final = {
     "sent_bytes": "sent",
     "received_bytes": "received",
@@ -250,6 +252,9 @@ def page(row: Row, width: int | None, now: float) -> list[Line]:
         now: the time, in seconds of the Unix epoch.
     """
     keys = [*(key for key in FIELDS if key in row), *(key for key in row if key not in FIELDS)]
+    if text(row, "source") == ADDED:
+        # It stands in no file.
+        keys = [key for key in keys if key != "place"]
     shown = [(_KEYS.get(key, key.replace("_", " ")), key) for key in keys]
     room = max((len(name) for name, _key in shown), default=0) + 2
     lines: list[Line] = []

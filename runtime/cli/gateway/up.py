@@ -78,7 +78,7 @@ Inbox = queue.SimpleQueue["signal.Signals | Left | TunnelError"]
 def up_command(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE|FOLDER...", help="TOML files; the *.toml of a folder merge."),
+        typer.Argument(metavar="FILE|FOLDER", help="TOML files; the *.toml of a folder merge."),
     ],
     watch: Annotated[
         bool, typer.Option("--watch", help="Read the files again whenever one has changed.")
@@ -125,8 +125,8 @@ def up_command(
             door,
             _admin_api(gateway, config, feed, door) as admin_api,
             gateway,
-            _serving(admin_api),
-            _pages(gateway, config),
+            _pages(gateway, config) as pages_url,
+            _serving(admin_api, pages_url),
             _watching(gateway, inbox, watch=watch),
         ):
             logger.info(
@@ -155,7 +155,9 @@ def _read(paths: Sequence[Path], authorities: Authorities) -> FleetConfig:
 
 def _note_denied(store: Store, denied: Denied) -> None:
     """A front door has turned somebody away: that belongs into the audit."""
-    store.note_denied(denied.target, "", peer=denied.peer, user=denied.user, reason=denied.reason)
+    # As most clients write it: the audit is asked for tunnels by their names.
+    tunnel, _, service_id = denied.target.partition(":")
+    store.note_denied(tunnel, service_id, peer=denied.peer, user=denied.user, reason=denied.reason)
 
 
 class _Foreground:
@@ -288,11 +290,12 @@ def _admin_api(
 
 
 @contextlib.contextmanager
-def _serving(server: ApiServer | None) -> Iterator[None]:
+def _serving(server: ApiServer | None, pages_url: str | None) -> Iterator[None]:
     """Serve it while the gateway runs."""
     if server is None:
         yield
         return
+    server.places.metrics = pages_url
     with server:
         logger.info(
             "the admin API is at %s",
@@ -303,11 +306,11 @@ def _serving(server: ApiServer | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
-    """The status page, /metrics, /healthz and /readyz, if they are wanted."""
+def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[str | None]:
+    """The status page, /metrics, /healthz and /readyz, if they are wanted: their URL."""
     settings = config.gateway
     if settings.metrics is None:
-        yield
+        yield None
         return
     # The files say on purpose whether the pages are for other machines; `load` has looked at it.
     open_to_all: dict[str, Any] = {"open_to_all": settings.metrics_open} if OPENS_ON_PURPOSE else {}
@@ -334,7 +337,7 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[None]:
             server.url,
             extra={"event": "metrics", "fields": {"url": server.url}},
         )
-        yield
+        yield server.url
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
         states[entry.row(runtime).state] += 1
         breather.breathe()
     views = (
-        TunnelView(t.name, t.stats.state, t.stats.reason, t.stats.since)
+        TunnelView(t.name, t.stats.state, t.reason, t.stats.since)
         for t in gateway.runtime.tunnels()
     )
     report = api.readiness.judge(views)
@@ -92,6 +92,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
         },
         "door": api.places.door,
         "connect": api.places.connect,
+        "metrics": api.places.metrics,
     }
 
 

@@ -43,6 +43,8 @@ RELOAD_SECONDS: Final = 90.0
 """Of a reload, which reads all files."""
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 """Of one answer; ten thousand tunnels take about six million bytes."""
+REPLAYED: Final = "replayed"
+"""The event that says that what comes now was not there when the stream began."""
 MAX_EVENT_BYTES: Final = 1024 * 1024
 """Of one event of the stream, and of one of its lines."""
 
@@ -118,7 +120,7 @@ class GatewayClient:
         return _rows(self._ask("GET", "/v1/connections", query=query), "connections")
 
     def audit(self, **query: str | None) -> list[Row]:
-        """What the gateway has recorded: `tunnel`, `user`, `since`, `until`, `limit`."""
+        """What the gateway has recorded: `tunnel`, `user`, `kind`, `since`, `until`, `limit`."""
         given = [(key, value) for key, value in query.items() if value is not None]
         return _rows(self._ask("GET", "/v1/audit", query=given), "records")
 
@@ -132,14 +134,14 @@ class GatewayClient:
         return self._ask_bytes("GET", "/metrics", accept="text/plain").decode("utf-8", "replace")
 
     def events(
-        self, *, recent: int = 0, after: str | None = None, idle_seconds: float | None = None
+        self, *, recent: int = 0, after: str | None = None, only_past: bool = False
     ) -> Iterator[GatewayEvent]:
         """What happens, from now on, on a connection of its own; ends when the gateway ends it.
 
         Args:
             recent: so many that happened before come first.
             after: the id of the last one that was seen; what happened after it comes first.
-            idle_seconds: it ends when nothing came for so long; None waits for ever.
+            only_past: end after what happened before.
         """
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
         query = [("recent", str(recent))] if recent and not after else []
@@ -154,10 +156,12 @@ class GatewayClient:
                 if answer.status != http.HTTPStatus.OK:
                     raise _refusal(answer.status, answer.read(MAX_EVENT_BYTES))
             # Between two events there may be hours. The answer has taken the socket by now.
-            sock.settimeout(idle_seconds)
-            yield from self._read_events(answer)
-        except TimeoutError:
-            return
+            sock.settimeout(self._answer_seconds if only_past else None)
+            for event in self._read_events(answer):
+                if event.name != REPLAYED:
+                    yield event
+                elif only_past:
+                    return
         finally:
             connection.close()
 
@@ -165,13 +169,8 @@ class GatewayClient:
         fields: dict[str, list[str]] = {}
         size = 0
         while True:
-            try:
+            with self._told():
                 line = answer.readline(MAX_EVENT_BYTES)
-            except TimeoutError:
-                # Nothing comes; see `idle_seconds`.
-                raise
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                raise GatewayNotReached(self.address, error) from None
             if not line:
                 return
             size += len(line)
@@ -375,7 +374,10 @@ def _refusal(status: int, content: bytes) -> GatewayRefused:
 
 
 def _object(text: str) -> Row:
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("its answer is no JSON that a gateway writes") from None
     if not isinstance(found, dict):
         raise ValueError("its answer is no JSON object")  # noqa: TRY004
     return found

@@ -40,10 +40,12 @@ class ApiPlaces:
     Attributes:
         door: the front door's address, or None.
         connect: the path of the private door of `tunnelfleet connect`, or None.
+        metrics: the URL of the metrics and of the status page, without a path, or None.
     """
 
     door: str | None = None
     connect: str | None = None
+    metrics: str | None = None
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class ApiParts:
 
     Attributes:
         gateway: that is administered.
-        places: of its doors.
+        places: where its doors and its pages are.
         wishes: the tunnels that the API wants; for `changes` alone.
         questions: runs what only looks.
         changes: runs what changes tunnels, one after another.

@@ -15,7 +15,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tunnelfleet.runtime.gateway.log import LOGGER, RateLimit, event_object, name_tunnel
+from tunnelfleet.runtime.gateway.log import LOGGER, RateLimit, event_object, is_whole, name_tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,15 +80,11 @@ class EventFeed(logging.Handler):
         # What cannot be kept must not harm whoever logs.
         with contextlib.suppress(Exception):
             name_tunnel(record)
-            left_out = 0
-            if not hasattr(record, "event") and record.levelno < logging.ERROR:
-                # As in the log: one tunnel that says the same again and again must not push out
-                # what happens to all others.
-                kind = (record.name, record.msg, getattr(record, "tunnel", None))
-                admitted = self._limit.admit(kind)
-                if admitted is None:
-                    return
-                left_out = admitted
+            # As in the log: one that says the same again and again must not push out what happens
+            # to all others.
+            left_out = 0 if is_whole(record) else self._limit.admit_record(record)
+            if left_out is None:
+                return
             found = event_object(record, left_out)
             self._keep(str(found["event"]), json.dumps(found))
 

@@ -261,6 +261,7 @@ _ANSWERS: dict[str, Any] = {
             ),
             "door": _or_null(TEXT),
             "connect": _or_null(TEXT),
+            "metrics": _or_null(TEXT),
         }
     ),
     "ReloadResult": _object(

@@ -23,6 +23,8 @@ MAX_READERS = 32
 """At once; each holds a connection."""
 HEARTBEAT_SECONDS = 15.0
 """A quiet stream says something this often: so a reader that has gone is noticed."""
+REPLAYED = 'event: replayed\ndata: {"event": "replayed"}\n\n'
+"""What had happened when the reader came has been told; the rest comes as it happens."""
 WRITE_SECONDS = 30.0
 """In which a reader has to take what was written."""
 BATCH_EVENTS = 64
@@ -73,6 +75,7 @@ class _EventReader:
         self._readers = readers
         self._feed = feed
         self._number = number
+        self._replay_ends = feed.last
         self._woken = asyncio.Event()
         self._is_ending = False
         self._loop = asyncio.get_running_loop()
@@ -96,8 +99,11 @@ class _EventReader:
 
     async def run(self, response: web.StreamResponse) -> None:
         """Write events until it is too slow, or the end."""
-        is_first = True
+        is_first, is_replaying = True, True
         while not self._is_ending:
+            if is_replaying and self._number >= self._replay_ends:
+                is_replaying = False
+                await write(response, REPLAYED)
             lost, events = self._feed.after(self._number, BATCH_EVENTS)
             if lost:
                 await write(response, _lost(lost))

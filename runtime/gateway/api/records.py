@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime.gateway.store import AuditQuery
 
-from .context import ApiParts, parts
+from .context import parts
 from .operations import Operations, Parameter, Success
 from .problem import ApiProblem, ProblemKind
 from .requests import moment, query, single, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from .context import ApiParts
 
 __all__ = ["operations"]
 
@@ -36,7 +36,6 @@ KINDS = ("connection", "stream", "denied")
     "The connections that are open, with what they have carried so far",
     parameters=[Parameter("tunnel", "of this tunnel alone", TEXT)],
     answers=[Success(200, "those that are open now", "ConnectionList")],
-    problems=[404],
 )
 async def list_connections(request: web.Request) -> web.StreamResponse:
     """List them."""
@@ -47,26 +46,7 @@ async def list_connections(request: web.Request) -> web.StreamResponse:
 
 
 def _connections(api: ApiParts, tunnel: str | None) -> str:
-    connections: Callable[[str | None], list[dict[str, Any]]] | None = getattr(
-        api.gateway, "connections", None
-    )
-    if connections is None:
-        raise ApiProblem(ProblemKind.NOT_KEPT, "this gateway keeps no table of its connections")
-    return json.dumps({"connections": connections(tunnel)})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditFilter:
-    """Which records are asked for, in the words of a store's `AuditQuery`."""
-
-    tunnel: str | None
-    user: str | None
-    gateway: str | None
-    kind: str | None
-    since: float | None
-    until: float | None
-    before: int | None
-    limit: int
+    return json.dumps({"connections": api.gateway.connections(tunnel)})
 
 
 _FILTERS = (
@@ -104,7 +84,7 @@ async def list_audit(request: web.Request) -> web.StreamResponse:
     if kind is not None and kind not in KINDS:
         raise ApiProblem(ProblemKind.BAD_REQUEST, f"kind is one of {', '.join(KINDS)}")
     limit = whole_number(given, "limit", MAX_RECORDS)
-    asked = AuditFilter(
+    asked = AuditQuery(
         tunnel=single(given, "tunnel"),
         user=single(given, "user"),
         gateway=single(given, "gateway"),
@@ -118,8 +98,8 @@ async def list_audit(request: web.Request) -> web.StreamResponse:
     return web.Response(text=text, content_type="application/json")
 
 
-def _audit(api: ApiParts, asked: AuditFilter) -> str:
-    store: Any = getattr(api.gateway, "store", None)
+def _audit(api: ApiParts, asked: AuditQuery) -> str:
+    store = api.gateway.store
     if store is None:
         raise ApiProblem(ProblemKind.NOT_KEPT, "this gateway has no state, and so no audit")
     try:

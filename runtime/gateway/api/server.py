@@ -25,6 +25,7 @@ from tunnelfleet.runtime.gateway.config.schema import OFF
 from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
 
 from .app import make_api
+from .context import ApiPlaces
 from .problem import ApiProblem, ProblemKind
 from .requests import read_body
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.config import GatewaySettings
     from tunnelfleet.runtime.gateway.gateway import Gateway
 
-    from .context import ApiPlaces
     from .feed import EventFeed
     from .problem import Handler
 
@@ -109,7 +109,8 @@ class ApiServer:
         self._gateway = gateway
         self._options = options
         self._feed = feed
-        self._places = places
+        self.places = places or ApiPlaces()
+        """What is told of them; what is known late may be added until `start`."""
         self._sockets: list[socket.socket] = []
         """That are listened on and not served yet."""
         self._unix: UnixListener | None = None
@@ -146,7 +147,7 @@ class ApiServer:
                     "choose another address"
                 ) from None
             self.address = TcpAddress(place.host, int(self._sockets[0].getsockname()[1]))
-            self._host_check = HostCheck(self.address.host, self._options.hosts)
+            self._host_check = HostCheck([self.address.host, *self._options.hosts])
         else:
             self._unix = UnixListener(place)
             self._sockets = [self._unix.socket]
@@ -200,7 +201,7 @@ class ApiServer:
         app = make_api(
             self._gateway,
             feed=self._feed,
-            places=self._places,
+            places=self.places,
             middlewares=[self._keep_time, self._look_who_asks, self._take_body],
         )
         return web.AppRunner(app, shutdown_timeout=SHUTDOWN_SECONDS)

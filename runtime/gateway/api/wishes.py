@@ -78,7 +78,7 @@ class ApiWishes:
         secrets += [] if proxy is None else [proxy.username, proxy.password]
         text = "\0".join([repr(wish), *secrets])
         # Keyed, so that it tells nothing about a token.
-        digest = hmac.new(self._key, text.encode(errors="surrogateescape"), hashlib.sha256)
+        digest = hmac.new(self._key, text.encode(errors="surrogatepass"), hashlib.sha256)
         return digest.hexdigest()[:TAG_CHARACTERS]
 
     def create(self, entry: dict[str, Any]) -> str:
@@ -94,9 +94,9 @@ class ApiWishes:
         if isinstance(name, str) and source:
             raise ApiProblem(
                 ProblemKind.EXISTS,
-                "choose another name, or replace the tunnel with PUT"
+                "it was added before: choose another name, or replace it (PUT, or `add --replace`)"
                 if source == API
-                else f"choose another name: this tunnel comes from {self._origin(name)}",
+                else f"it comes from {self._origin(name)}: choose another name, or change it there",
             )
         wish = self._read(entry)
         self._put(wish, entry)

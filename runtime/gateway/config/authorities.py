@@ -6,6 +6,7 @@ Owns which tunnels share a context, and how a certificate that was replaced is n
 from __future__ import annotations
 
 import hashlib
+import stat
 from typing import TYPE_CHECKING
 
 from tunnelfleet.proto import ConfigError
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Authorities"]
+
+MAX_CA_BYTES = 16 * 1_048_576
+"""Of all files of one `ca`; all authorities of the world take less than one million."""
+MAX_CA_FILES = 10_000
+MAX_CONTEXTS = 64
+"""That are kept although nobody has asked for them since `begin`: each has its certificates."""
 
 
 class Authorities:
@@ -68,17 +75,47 @@ class Authorities:
             )
             self._contexts[key] = context
         self._used.add(key)
+        self._forget_oldest()
         return context, fingerprint
+
+    def _forget_oldest(self) -> None:
+        """Whoever reads one tunnel at a time never says that it has read all there are."""
+        beyond = len(self._contexts) - MAX_CONTEXTS
+        if beyond > 0:
+            for key in [each for each in self._contexts if each not in self._used][:beyond]:
+                del self._contexts[key]
 
 
 def _fingerprint(path: Path) -> str:
     """Of the content, so that certificates that were replaced are a change."""
     digest = hashlib.sha256()
+    left_bytes = MAX_CA_BYTES
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file():
-                digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+        for file in _files_of(path):
+            content = _read(file, left_bytes)
+            left_bytes -= len(content)
+            digest.update(file.name.encode() + b"\0" + content + b"\0")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     return digest.hexdigest()
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The file itself, or those of a folder; nothing that a reader could wait for."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        found = sorted(path.iterdir())
+        if len(found) > MAX_CA_FILES:
+            raise ConfigError(f"{path} has more than {MAX_CA_FILES} files; it is the wrong folder")
+        return [each for each in found if each.is_file()]
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{path} is neither a file nor a folder; name a PEM file")
+    return [path]
+
+
+def _read(file: Path, limit_bytes: int) -> bytes:
+    with file.open("rb") as opened:
+        content = opened.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise ConfigError(f"{file} is too large: a ca has at most {MAX_CA_BYTES} bytes in all")
+    return content

@@ -128,11 +128,13 @@ def _in_folder(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Document | Problem:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            return _file_problem(path, f"it is larger than {MAX_FILE_BYTES} bytes; split it")
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            # No size tells how much comes out of a pipe or a device.
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         return _file_problem(path, f"it cannot be read: {error.strerror}")
+    if len(content) > MAX_FILE_BYTES:
+        return _file_problem(path, f"it is larger than {MAX_FILE_BYTES} bytes; split it")
     try:
         text = content.decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -26,6 +26,8 @@ __all__ = [
 
 NAME = "tunnelfleet"
 ADMIN_SOCKET = "admin.sock"
+ASIDE_BYTES = 8
+"""Of chance in the name that a file has while it is written."""
 
 
 def admin_socket(environ: Mapping[str, str]) -> Path:
@@ -96,7 +98,9 @@ def create_private_file(path: Path, content: bytes) -> bool:
         ConfigError: it cannot be made.
     """
     make_private_folder(path.parent)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not by the process's number, which is always the same in a container: what a killed one has
+    # left there would be in the way for ever.
+    aside = path.with_name(f".{path.name}.{os.urandom(ASIDE_BYTES).hex()}")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:

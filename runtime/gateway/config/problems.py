@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import ConfigError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -109,9 +109,10 @@ def key_text(path: Sequence[str | int], name: str | None = None) -> str:
     for number, part in enumerate(path):
         if isinstance(part, int):
             shown = name if number == 1 and path[0] == "tunnel" and name else str(part + 1)
-            text += f"[{shown}]"
+            text += f"[{printable(shown)}]"
         else:
-            text += f".{part}" if text else part
+            # An unknown key is whatever somebody wrote or sent.
+            text += f".{printable(part)}" if text else printable(part)
     return text
 
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
+from tunnelfleet.actors.config import MAX_WAIT_SECONDS
 from tunnelfleet.proto import ConfigError, Endpoint, validate_access_token, validate_client_token
 from tunnelfleet.runtime import Backoff, HttpProxy, Limits, TcpAddress, parse_address
 
@@ -206,7 +207,7 @@ LimitKeys = _of_core("limits", Limits, leave_out=["backoff"])
 RestartKeys = _of_core("restart", Backoff)
 
 Text = Annotated[str, Field(min_length=1)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)]
 Target = Annotated[str | int, AfterValidator(_check_target)]
 LabelName = Annotated[str, _core(_check_label_name)]
 LabelValue = Annotated[str, _core(_check_label)]

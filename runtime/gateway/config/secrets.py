@@ -115,6 +115,10 @@ class ClientTokens:
         return hmac.new(self._secret, access_token.encode(), hashlib.sha256).hexdigest()
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read_private(path: Path, limit_bytes: int = MAX_SECRET_BYTES) -> tuple[bytes, str]:
     """Read a file that others should not; a warning if they can, or an empty text.
 
@@ -122,7 +126,8 @@ def read_private(path: Path, limit_bytes: int = MAX_SECRET_BYTES) -> tuple[bytes
         ConfigError: it cannot be read, or is larger.
     """
     try:
-        with path.open("rb") as file:
+        # A pipe that nobody writes to would be waited for in `open` already.
+        with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{path} is no file; name a file with the secret")

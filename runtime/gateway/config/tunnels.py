@@ -6,6 +6,7 @@ in `schema`. It opens the files that the entries name, and nothing else.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -30,7 +31,7 @@ from .secrets import read_secret
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tunnelfleet.runtime import Address
@@ -387,5 +388,29 @@ def validate(
         for path, text in describe_errors(error, known_keys(model)):
             problems.append(document.problem((*at, *path), text, tunnel=tunnel))
             bad.add(str(path[0]) if path else "")
+    for path in _unprintable(table):
+        if str(path[0]) not in bad:
+            hint = "it has a control character, or half of one; write text alone"
+            problems.append(document.problem((*at, *path), hint, tunnel=tunnel))
+            bad.add(str(path[0]))
     values = {key: value for key, value in table.items() if key not in bad}
     return values, bad
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no name, path, address or password has: it ends a line or a path, or is no Unicode."""
+
+
+def _unprintable(table: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The ways to the texts that have such a character, one for each key."""
+    for key, value in table.items():
+        inner = value if isinstance(value, dict) else {}
+        if any(_CONTROL.search(str(each)) for each in inner):
+            # A name that cannot be shown is not shown.
+            yield (key,)
+        elif isinstance(value, str) and _CONTROL.search(value):
+            yield (key,)
+        else:
+            found = [k for k, v in inner.items() if isinstance(v, str) and _CONTROL.search(v)]
+            if found:
+                yield key, found[0]

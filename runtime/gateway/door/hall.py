@@ -123,6 +123,7 @@ class Hall:
             printable(text, 400),
             extra={
                 "event": "door_refused",
+                "by_stranger": True,
                 "fields": {
                     "refusal": refusal.value,
                     "peer": peer,

@@ -115,7 +115,10 @@ class Identity:
             _keep(self._good, self._digest(user, password), None)
 
     def _digest(self, user: str, password: str) -> bytes:
-        return hmac.new(self._key, f"{user}\0{password}".encode(), hashlib.sha256).digest()
+        # With the length of the name, as either may have any character: nobody may end a password
+        # so that it is another user's name and password.
+        text = f"{len(user)}:{user}{password}"
+        return hmac.new(self._key, text.encode(), hashlib.sha256).digest()
 
     def _submit(self, call: Callable[[], _T]) -> Future[_T]:
         future: Future[_T] = Future()

@@ -364,7 +364,12 @@ class VisitorActor(DispatchedActor):
             self._timer.cancel()
         self._timer = self.schedule(delay_seconds, message)
 
-    def _on_late(self, _message: _Late | GiveWay) -> None:
+    def _on_give_way(self, _message: GiveWay) -> None:
+        if self._stage in _TALKS or self._stage is _VisitorStage.LEAVING:
+            self._on_late(_Late())
+        # Else it has said where it wants to go while this was on its way.
+
+    def _on_late(self, _message: _Late) -> None:
         if self._stage in _TALKS:
             self._hall.counters.left += 1
         elif self._stage is _VisitorStage.LENT:
@@ -405,7 +410,7 @@ class VisitorActor(DispatchedActor):
         _TryAgain: _on_look_again,
         _Answered: _on_answered,
         _Late: _on_late,
-        GiveWay: _on_late,
+        GiveWay: _on_give_way,
         Terminated: _on_terminated,
     }
 

@@ -4,28 +4,22 @@ Owns the routes `/`, `/page.css`, `/page.js` and `/status/events`, what a browse
 (a strict Content-Security-Policy), which names of the machine it may come by, and how many readers
 there may be. It runs on the loop of the administration server; the gateway is looked at on a thread
 of its own, once for all readers, and only while there are any.
-
-The name that a browser came by is checked because of DNS rebinding: a page from elsewhere can make
-a name of its own point to this machine, and would read what is shown here. It cannot do so with an
-address, nor with a name that only this machine's owner gives.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
-import re
-import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime.admin.hosts import HostCheck
 
 from .status import news
 
@@ -48,7 +42,6 @@ QUIET_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 20.0
 """A reader that does not take its news within this time is let go."""
 RETRY_MILLISECONDS: Final = 2_000
-MAX_HOST_LENGTH: Final = 255
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -82,8 +75,7 @@ class StatusPage:
 
     def __init__(self, look: Callable[[], Sample], hosts: Iterable[str] = ()) -> None:
         self._look = look
-        own = socket.gethostname().lower()
-        self._hosts = {"localhost", own, own.partition(".")[0], *(each.lower() for each in hosts)}
+        self._host_check = HostCheck(hosts)
         folder = files(f"{__package__}.static")
         self._bodies = {
             path: (folder.joinpath(name).read_bytes(), kind)
@@ -137,8 +129,7 @@ class StatusPage:
         return response
 
     def _refuse(self, request: web.BaseRequest) -> web.Response | None:
-        name, is_address = _name_in(request.headers.get("Host", ""))
-        if is_address or name in self._hosts:
+        if self._host_check.admits(request):
             return None
         text = (
             "this page is not shown under that name; ask for it by address, by the name of this "
@@ -188,7 +179,7 @@ class StatusPage:
     async def _look_on(self) -> None:
         """Look again and again while somebody reads."""
         loop = asyncio.get_running_loop()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-page")
+        thread = DaemonExecutor(1, "tunnelfleet-page")
         try:
             while self._readers and not self._stopping.is_set():
                 began = time.monotonic()
@@ -210,19 +201,3 @@ class StatusPage:
             self._sample = None
         async with self._looked:
             self._looked.notify_all()
-
-
-_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]+))(?::[0-9]{1,5})?")
-
-
-def _name_in(host: str) -> tuple[str, bool]:
-    """The name in a header `Host`, and whether it is an address; an empty name if it is no host."""
-    found = _HOST.fullmatch(host.lower()) if len(host) <= MAX_HOST_LENGTH else None
-    if found is None:
-        return "", False
-    name = found["v6"] or found["name"]
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return ("" if found["v6"] else name), False
-    return name, True

@@ -139,7 +139,7 @@ def look_at(gateway: Gateway) -> Sample:
         "connections": sum(row.connections for row in rows),
         "alerts": alerts(rows, is_reloaded=state.reload_ok),
     }
-    return Sample(about, tunnels, connection_values(_connections(gateway)))
+    return Sample(about, tunnels, connection_values(gateway.connections()))
 
 
 def alerts(rows: Sequence[TunnelRow], *, is_reloaded: bool) -> list[str]:
@@ -156,8 +156,3 @@ def alerts(rows: Sequence[TunnelRow], *, is_reloaded: bool) -> list[str]:
             tunnels = "1 tunnel is" if count == 1 else f"{count} tunnels are"
             found.append(f"{tunnels} {state.value}: {what}")
     return found
-
-
-def _connections(gateway: Gateway) -> list[dict[str, Any]]:
-    find = getattr(gateway, "connections", None)
-    return [] if find is None else find()

@@ -163,7 +163,7 @@ def _parse(text: str) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):
         raise ConfigError("state: write sqlite:////PATH or postgresql://HOST/DATABASE") from None
-    if url.password is not None or "password" in url.query:
+    if url.password is not None or any("password" in each for each in url.query):
         raise ConfigError(
             "state: a password does not belong into the URL; put it into ~/.pgpass or PGPASSWORD"
         )

@@ -20,6 +20,7 @@ from aiohttp import web
 from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.admin.hosts import HostCheck
 from tunnelfleet.runtime.service.http import HttpServer
 
 from .errors import (
@@ -94,6 +95,9 @@ class ManagementServer:
                 )
         self._model = ServiceModel()
         self._verifier = None if credentials is None else SignatureVerifier(credentials, region)
+        # A signature covers the name that was asked for; without one a page of a browser could
+        # ask through a name of its own, and would be answered with tokens.
+        self._host_check = HostCheck(host) if credentials is None else None
         self._records = RecordTable(keeper)
         self._operations = ManagementOperations(
             service,
@@ -151,6 +155,8 @@ class ManagementServer:
             return web.Response(
                 status=status, headers=headers, text="the API takes POST requests to /\n"
             )
+        if self._host_check is not None and not self._host_check.admits(request):
+            return web.Response(status=421, text="ask for it by its address, or as localhost\n")
         name, error = UNKNOWN, ""
         try:
             target = request.headers.get("X-Amz-Target", "")

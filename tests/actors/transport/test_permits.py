@@ -161,6 +161,38 @@ def test_one_that_asks_when_the_delay_is_long_over_tries_at_once() -> None:
     assert desk.granted[-1] == "e/late"
 
 
+def test_one_that_somebody_asks_for_tries_before_the_delay_is_over() -> None:
+    desk = Desk()
+    desk.break_down("e")
+    desk.ask("e/a", "e/b", "e/c")
+    before = len(desk.granted)
+    desk.permits.try_now("e", "e/b", desk.now)
+    desk.decide()
+    assert desk.granted[before:] == ["e/b"]
+    # One tries it at this moment: there is no second one beside it.
+    desk.permits.try_now("e", "e/c", desk.now)
+    desk.decide()
+    assert desk.granted[before:] == ["e/b"]
+    desk.end("e/b", CONNECTED)
+    assert desk.granted[before:] == ["e/b", "e/a", "e/c"]
+
+
+def test_to_try_now_what_is_not_down_or_nobody_asks_for_is_no_harm() -> None:
+    desk = Desk()
+    desk.permits.try_now("e", "e/a", desk.now)
+    desk.break_down("e")
+    before = len(desk.granted)
+    desk.permits.try_now("e", "e/a", desk.now)
+    desk.decide()
+    assert desk.granted[before:] == []
+    # It comes a moment later, as one does that a command has ended the backoff of.
+    desk.ask("e/a", "e/b")
+    assert desk.granted[before:] == ["e/a"]
+    desk.end("e/a", FAILED)
+    assert desk.permits.breakers.state("e") is BreakerState.OPEN
+    assert desk.granted[before:] == ["e/a"]
+
+
 def test_an_endpoint_that_nobody_asks_for_is_forgotten() -> None:
     desk = Desk()
     desk.break_down("gone")

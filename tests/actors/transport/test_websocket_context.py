@@ -52,8 +52,8 @@ def test_a_request_holds_what_the_tunnel_is_set_to() -> None:
 
 def test_permits_are_shared_over_what_is_connected_to() -> None:
     endpoint, proxy = Endpoint("wss", "tunnels.example", 443), HttpProxy("proxy.example", 3128)
-    direct = make_context(endpoint=endpoint).permit_group
-    by_proxy = make_context(endpoint=endpoint, http_proxy=proxy).permit_group
+    direct = make_context(endpoint=endpoint).config.permit_group
+    by_proxy = make_context(endpoint=endpoint, http_proxy=proxy).config.permit_group
     assert direct == "wss://tunnels.example"
     assert by_proxy == "wss://tunnels.example by proxy.example:3128", "a dead proxy is its own"
 

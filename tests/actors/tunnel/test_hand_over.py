@@ -10,6 +10,7 @@ import pytest
 from tests.support.tunnel_rig import TunnelRig, source_rig
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.config import Limits, NoListener
+from tunnelfleet.actors.tunnel.actor import TunnelActor
 from tunnelfleet.actors.tunnel.messages import Drain, HandOver
 from tunnelfleet.proto import (
     ConfigError,
@@ -110,3 +111,18 @@ def test_a_service_without_a_listener_is_carried_all_the_same(
 def test_a_destination_needs_an_address(rig: Callable[..., TunnelRig]) -> None:
     with pytest.raises(ConfigError, match="service 'SSH' of destination 'press-4' has no address"):
         rig(Mode.DESTINATION, services={"SSH": NoListener()})
+
+
+def test_a_tunnel_that_fails_right_after_has_taken_the_socket(
+    rig: Callable[..., TunnelRig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever handed it over would hand it to another, with a second greeting."""
+    tunnel = source_rig(rig)
+
+    def fail(_actor: TunnelActor) -> None:
+        raise RuntimeError("in a test")
+
+    monkeypatch.setattr(TunnelActor, "_settle", fail)
+    answer, application = hand_over(tunnel)
+    assert answer.get(timeout=WAIT_SECONDS)[:3] == ("SSH", 1, 1)
+    assert application.recv(100) == b"welcome"

@@ -214,7 +214,7 @@ def test_a_second_marked_reset_says_nothing_new(rig: MakeRig) -> None:
     assert tunnel.stats.dropped_messages == {"duplicate_reset": 1}
 
 
-def test_a_stream_reset_of_v3_aborts_all_its_connections_and_nothing_is_answered(
+def test_a_stream_reset_of_v3_ends_all_its_connections_and_nothing_is_answered(
     rig: MakeRig,
 ) -> None:
     tunnel = rig()
@@ -227,8 +227,8 @@ def test_a_stream_reset_of_v3_aborts_all_its_connections_and_nothing_is_answered
         << STREAM_START HTTP 1/1
         == HTTP/1/1 opens
         << STREAM_RESET SSH 1/1
-        == SSH/1/1 is aborted
-        == SSH/1/2 is aborted
+        == SSH/1/1 is over
+        == SSH/1/2 is over
         :: SSH/1/1 reads too late
         :: SSH/1/1 is gone
         :: SSH/1/2 is gone
@@ -267,7 +267,7 @@ def test_a_restarted_peer_may_use_its_ids_again_while_the_old_sockets_flush(rig:
         << DATA SSH 1/1 old bytes
         == SSH/1/1 gets old bytes
         << STREAM_RESET SSH 1/1
-        == SSH/1/1 is aborted
+        == SSH/1/1 is over
         << STREAM_START SSH 1/1
         == SSH/1/1' opens
         << DATA SSH 1/1 new bytes
@@ -632,8 +632,8 @@ def test_ids_are_the_same_without_marks(rig: MakeRig) -> None:
         == SSH/1/3 opens
         >> CONNECTION_START SSH 1/3
         << STREAM_RESET SSH 1/2
-        == SSH/1/2 is aborted
-        == SSH/1/3 is aborted
+        == SSH/1/2 is over
+        == SSH/1/3 is over
         :: SSH accepts
         == SSH/2/1 opens
         >> STREAM_START SSH 2/1

@@ -12,45 +12,56 @@ from multidict import CIMultiDict
 from tunnelfleet.runtime.admin.hosts import HostCheck
 
 
-def asked_by(*hosts: str, own: object = ("127.0.0.1", 80)) -> Any:
-    headers = CIMultiDict([("Host", host) for host in hosts])
-    return SimpleNamespace(headers=headers, get_extra_info=lambda _name: own)
+def asked_by(*hosts: str) -> Any:
+    return SimpleNamespace(headers=CIMultiDict([("Host", host) for host in hosts]))
+
+
+NAMES = ("alias.example", "GW.example")
 
 
 @pytest.mark.parametrize(
-    ("listens", "host", "own"),
+    "host",
     [
-        ("127.0.0.1", "127.0.0.1", ("127.0.0.1", 80)),
-        ("127.0.0.1", "localhost:80", ("127.0.0.1", 80)),
-        ("::1", "[::1]:80", ("::1", 80, 0, 0)),
-        ("::1", "[0:0::1]", ("::1", 80, 0, 0)),
-        ("0.0.0.0", "192.0.2.7:80", ("192.0.2.7", 80)),
-        ("::", "[fe80::1]", ("fe80::1%eth0", 80, 0, 2)),
-        ("0.0.0.0", socket.gethostname().upper(), ("192.0.2.7", 80)),
-        ("0.0.0.0", "localhost", ("127.0.0.1", 80)),
-        ("gw.example", "GW.example.:80", ("192.0.2.7", 80)),
-        ("0.0.0.0", "alias.example", ("192.0.2.7", 80)),
+        "127.0.0.1",
+        "127.0.0.1:80",
+        "[::1]:80",
+        "[0:0::1]",
+        # What a client calls the machine whose port is passed on to this one.
+        "192.0.2.7:80",
+        "[2001:db8::7]",
+        "localhost",
+        "LocalHost:8080",
+        socket.gethostname().upper(),
+        socket.gethostname().partition(".")[0],
+        "gw.example.:80",
+        "alias.example",
     ],
 )
-def test_a_name_of_its_own(listens: str, host: str, own: object) -> None:
-    assert HostCheck(listens, ["alias.example"]).admits(asked_by(host, own=own))
+def test_an_address_or_a_name_of_its_own(host: str) -> None:
+    assert HostCheck(NAMES).admits(asked_by(host))
 
 
 @pytest.mark.parametrize(
-    ("listens", "hosts", "own"),
+    "hosts",
     [
-        ("127.0.0.1", [], ("127.0.0.1", 80)),
-        ("127.0.0.1", ["127.0.0.1", "127.0.0.1"], ("127.0.0.1", 80)),
-        ("127.0.0.1", ["evil.example"], ("127.0.0.1", 80)),
-        ("127.0.0.1", ["192.0.2.7"], ("127.0.0.1", 80)),
-        ("0.0.0.0", ["192.0.2.8"], ("192.0.2.7", 80)),
-        ("0.0.0.0", ["localhost"], ("192.0.2.7", 80)),
-        ("0.0.0.0", ["localhost.evil.example"], ("127.0.0.1", 80)),
-        ("0.0.0.0", ["[::1"], ("192.0.2.7", 80)),
-        ("0.0.0.0", [""], ("192.0.2.7", 80)),
-        ("0.0.0.0", ["192.0.2.7"], None),
-        ("0.0.0.0", ["localhost"], "path"),
+        [],
+        ["127.0.0.1", "127.0.0.1"],
+        [""],
+        ["evil.example"],
+        ["localhost.evil.example"],
+        ["127.0.0.1.evil.example"],
+        ["alias.example.evil.example"],
+        ["[::1"],
+        ["[::1].evil.example"],
+        ["[alias.example]"],
+        ["::1"],
+        ["alias.example:"],
+        ["alias.example:1:2"],
+        ["alias.example, evil.example"],
+        ["evil.example@alias.example"],
+        ["2130706433"],
+        ["x" * 4_000],
     ],
 )
-def test_a_name_of_somebody_else_s(listens: str, hosts: list[str], own: object) -> None:
-    assert not HostCheck(listens).admits(asked_by(*hosts, own=own))
+def test_a_name_of_somebody_else_s(hosts: list[str]) -> None:
+    assert not HostCheck(NAMES).admits(asked_by(*hosts))

@@ -138,9 +138,9 @@ def test_readiness(
     class FakeTunnel:
         name = "press-4"
         stats = count_some(TunnelStats(), state=TunnelState.REFUSED)
+        reason = "invalid access token"
 
     monkeypatch.setattr(runtime, "tunnels", lambda: [FakeTunnel()])
-    FakeTunnel.stats.reason = "invalid access token"
     answer = get(server, "/readyz")
     assert answer.status == 503
     missing: dict[str, object]
@@ -297,6 +297,10 @@ def test_tunnels_are_counted_and_not_their_ends(
     class End:
         def __init__(self, name: str, state: TunnelState) -> None:
             self.name, self.stats = name, count_some(TunnelStats(), state=state)
+
+        @property
+        def reason(self) -> str:
+            return self.stats.reason
 
     ends = [
         End(f"{name} {mode}", TunnelState.CONNECTED)

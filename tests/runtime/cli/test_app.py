@@ -27,7 +27,8 @@ def test_help_names_the_commands(flag: str, capsys: pytest.CaptureFixture[str]) 
 def test_without_a_command_it_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == EXIT_USAGE
     out, err = capsys.readouterr()
-    assert "localproxy" in out + err
+    assert "localproxy" in out
+    assert err == "tunnelfleet: name a command (see tunnelfleet --help)\n"
 
 
 @pytest.mark.parametrize("arguments", [["no-such"], ["--no-such"], ["version", "extra"]])

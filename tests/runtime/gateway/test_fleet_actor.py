@@ -9,7 +9,8 @@ import pytest
 from tests.support.fleet import FakePlacement, Fleet
 from tests.support.rig import connect, echo
 from tests.support.waiting import WAIT_SECONDS, eventually
-from tunnelfleet.actors.kernel import kill
+from tunnelfleet.actors.kernel import Backoff, kill
+from tunnelfleet.actors.transport import breaker
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway import (
@@ -210,6 +211,24 @@ class TestCommands:
         fleet.wait_state("one", "connected")
         assert fleet.connects("other") == 1
         assert fleet.gateway.ask(RetryTunnels(("other",))) == []
+
+    def test_retry_tries_one_that_a_breaker_holds_back(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        long = Backoff(min_seconds=3_600, max_seconds=3_600)
+        monkeypatch.setattr(breaker, "BREAKER_DELAYS", long)
+        names = [f"down-{number}" for number in range(breaker.BREAKER_FAILURES)]
+        fleet.files.tunnels = {name: fleet.tunnel(name) for name in names}
+        for name in names:
+            fleet.service.refuse_next(name, 503, count=10**6)
+        gateway = fleet.start()
+        eventually(lambda: bool(gateway.runtime.connect_stats().breakers))
+        fleet.files.tunnels["late"] = fleet.tunnel("late")
+        gateway.reload()
+        eventually(lambda: "is down: its tunnels wait" in fleet.row("late").reason)
+        assert fleet.row("late").state == "connecting"
+        assert gateway.ask(RetryTunnels(("late",))) == ["late"]
+        fleet.wait_state("late", "connected")
 
     def test_a_token_is_replaced_until_the_entry_brings_another(self, fleet: Fleet) -> None:
         (tunnel,) = started(fleet, "one")

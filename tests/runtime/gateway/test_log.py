@@ -106,6 +106,21 @@ class TestGatewayLog:
         assert sum(line.get("tunnel") == "quiet" for line in lines) == 1
         assert sum(line["level"] == "error" for line in lines) == LINES_A_WINDOW + 5
 
+    @pytest.mark.parametrize(
+        ("as_json", "by_stranger", "is_whole"),
+        [(True, False, True), (False, False, False), (True, True, False)],
+    )
+    def test_programs_miss_no_event_but_of_strangers(
+        self, as_json: bool, by_stranger: bool, is_whole: bool
+    ) -> None:
+        stream, count = io.StringIO(), LINES_A_WINDOW + 50
+        extra = {"tunnel": "noisy", "event": "happened", "fields": {}, "by_stranger": by_stranger}
+        with GatewayLog(stream, as_json=as_json):
+            for number in range(count):
+                logger.info("backoff: %s", number, extra=extra)
+        lines = stream.getvalue().splitlines()
+        assert len(lines) == (count if is_whole else LINES_A_WINDOW)
+
     def test_the_level_and_the_logger_are_given_back(self) -> None:
         ours = logging.getLogger("tunnelfleet")
         before = (ours.level, ours.propagate, list(ours.handlers))

@@ -177,3 +177,17 @@ def test_of_several_that_start_together_one_has_it(path: Path) -> None:
         listener.remove()
         listener.socket.close()
     assert (len(made), len(refused)) == (1, 7)
+
+
+def test_a_link_where_everybody_may_write_is_no_folder(tmp_path: Path) -> None:
+    """Whoever made it lets it lead to a socket of their own later, and is told tokens there."""
+    shared, ours = tmp_path / "tmp", tmp_path / "ours"
+    ours.mkdir(mode=0o700)
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "run").symlink_to(ours)
+    with pytest.raises(ConfigError, match="is no folder"):
+        UnixListener(UnixPlace(shared / "run" / "a.sock"))
+    (tmp_path / "own").symlink_to(ours)
+    with listening(tmp_path / "own" / "a.sock"):
+        assert mode(ours / "a.sock") == 0o600

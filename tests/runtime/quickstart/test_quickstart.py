@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,18 @@ def test_every_command_that_it_names_works(running: Running) -> None:
     assert b"Hello from press-1" in curl.stdout
     ssh = run_program([*shlex.split(commands["ssh"]), "echo through the tunnel"])
     assert ssh.stdout == b"through the tunnel\n"
+    (ls,) = [each["command"] for each in ready["try"] if " ls " in each["command"]]
+    found = json.loads(run_program([*shlex.split(ls), "--json"]).stdout)
+    assert {each["name"]: each["state"] for each in found} == dict.fromkeys(
+        ("press-1", "press-2", "press-3"), "connected"
+    )
+    # ssh has come by the name of the tunnel, and by no port.
+    audit = json.loads(run_program([*shlex.split(ls.replace(" ls ", " audit ")), "--json"]).stdout)
+    (by_ssh,) = [
+        each for each in audit if (each["kind"], each["service_id"]) == ("connection", "SSH")
+    ]
+    assert by_ssh["peer"].startswith("pid=")
+    assert by_ssh["tunnel"] == "press-1"
 
     # The fleet can be changed while it runs.
     fleet = Path(ready["fleet"])
@@ -105,8 +118,12 @@ def test_it_is_private(running: Running) -> None:
 
 
 def test_people_get_lines_that_fit_a_terminal() -> None:
+    # As somebody has it who has installed it: its name is enough.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     found = run_program(
-        [*PROGRAM, "quickstart", "--no-ssh", "--seconds", "0"], timeout_seconds=WAIT_SECONDS
+        [*PROGRAM, "quickstart", "--no-ssh", "--seconds", "0"],
+        env={**os.environ, "PATH": path},
+        timeout_seconds=WAIT_SECONDS,
     )
     lines = found.stdout.decode().splitlines()
     assert "a gateway are up" in lines[0]

@@ -80,3 +80,18 @@ def test_what_cannot_be_read(text: str, words: str, tmp_path: Path) -> None:
 def test_other_encodings_are_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no UTF-8"):
         read_entries(b"\xff\xfe", "f", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a": ' + "[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"),
+        ("a = " + "[" * 100_000, "nested too deeply"),
+        ('{"a": ' + "1" * 5_000 + "}", "too many digits"),
+        ("a = " + "1" * 5_000, "too many digits"),
+    ],
+)
+def test_what_no_parser_takes_is_told(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^f: .*{says}$"):
+        read_entries(text.encode(), "f", tmp_path, {})

@@ -54,12 +54,15 @@ def test_records_say_how_long_and_why() -> None:
         "ended_by": "peer",
         "reason": "",
     }
-    still = {**ended, "ended_at": None, "ended_by": ""}
+    still = {**ended, "ended_at": None, "ended_by": "", "sent_bytes": 0, "received_bytes": 0}
+    unseen = {**still, "ended_by": "gateway_ended"}
     denied = {"kind": "denied", "tunnel": "press-2", "reason": "no rule lets bob in"}
-    lines = [plain(line) for line in audit_table([ended, still, denied], None, NOW)]
+    lines = [plain(line) for line in audit_table([ended, still, denied, unseen], None, NOW)]
     assert lines[1].split()[:3] == ["2h", "ago", "connection"]
     assert "1m40s" in lines[1]
     assert lines[1].endswith("peer")
-    assert "open" in lines[2]
+    assert lines[2].split()[-2:] == ["alice", "open"]
+    assert " B" not in lines[2], "nobody has counted them yet"
+    assert lines[4].split()[-2:] == ["alice", "gateway_ended"]
     assert lines[3].endswith("no rule lets bob in")
     assert all(len(plain(line)) <= 80 for line in audit_table([ended, denied], 80, NOW))

@@ -37,15 +37,20 @@ class TestGateway:
         assert found["wanted"] == 1
         assert sum(found["tunnels"].values()) == 1
         assert found["placement"]["kind"] == "static"
-        assert (found["door"], found["connect"]) == (None, None)
+        assert (found["door"], found["connect"], found["metrics"]) == (None, None, None)
         assert found["config"]["last_reload_successful"] is True
         assert found["config"]["problems"] == []
         assert found["started"] <= found["config"]["last_reload"] + WAIT_SECONDS
 
-    def test_where_the_doors_are(self, tmp_path: Path) -> None:
-        with ApiRig(tmp_path, places=ApiPlaces("127.0.0.1:1080", "/run/connect.sock")) as rig:
+    def test_where_its_doors_and_pages_are(self, tmp_path: Path) -> None:
+        places = {
+            "door": "127.0.0.1:1080",
+            "connect": "/run/connect.sock",
+            "metrics": "http://127.0.0.1:9464",
+        }
+        with ApiRig(tmp_path, places=ApiPlaces(**places)) as rig:
             found = rig.client.get("/v1/gateway").json
-            assert (found["door"], found["connect"]) == ("127.0.0.1:1080", "/run/connect.sock")
+            assert {key: found[key] for key in places} == places
 
     def test_ready_when_there_is_nothing_to_wait_for(self, tmp_path: Path) -> None:
         with ApiRig(tmp_path) as rig:

@@ -181,6 +181,7 @@ def test_a_problem_has_the_gateways_words(tmp_path: Path) -> None:
         (b"SSH-2.0-OpenSSH\r\n", "SSH-2.0"),
         (answer(b"<html>"), "its answer is no JSON"),
         (answer(b"[1]"), "its answer is no JSON object"),
+        (answer(b"[" * 100_000), "its answer is no JSON that a gateway writes"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "ended in the middle"),
     ],
 )
@@ -247,13 +248,16 @@ def test_events_are_read_and_half_of_one_is_none(tmp_path: Path) -> None:
         assert b"recent=" not in server.requests[0]
 
 
-def test_events_end_when_nothing_comes(tmp_path: Path) -> None:
+def test_what_happened_before_ends_at_its_mark(tmp_path: Path) -> None:
+    mark = b'event: replayed\ndata: {"event": "replayed"}\n\n'
+    stream = STREAM.replace(b"retry:", mark + b"retry:")
     with (
-        serving(tmp_path / "s", STREAM, keeps=False) as server,
+        serving(tmp_path / "s", stream, keeps=False) as server,
         GatewayClient(at(tmp_path / "s")) as client,
     ):
-        events = list(client.events(recent=10, idle_seconds=0.2))
-        assert [each.id for each in events] == ["7", "8"]
+        # The server says nothing more, and does not hang up either.
+        events = list(client.events(recent=10, only_past=True))
+        assert [each.id for each in events] == ["7"]
         assert server.requests[0].startswith(b"GET /v1/events?recent=10 ")
 
 

@@ -78,6 +78,14 @@ class TestFeed:
         assert feed.after(0).lost == 0
         assert numbers(feed, 0, 1) == [1]
 
+    def test_strangers_who_are_refused_push_nobody_out(self) -> None:
+        extra = {"event": "door_refused", "fields": {"number": 0}, "by_stranger": True}
+        with EventFeed(capacity=50) as feed:
+            happen(1)
+            for _ in range(100):
+                logger.warning("refused", extra=extra)
+        assert numbers(feed, 0, 1) == [1]
+
     def test_what_cannot_be_told_harms_nobody(self) -> None:
         # pytest's own handler would raise.
         logging.getLogger("tunnelfleet").propagate = False
@@ -131,8 +139,18 @@ class TestFollowing:
                 happen(number)
             stream = stack.enter_context(rig.client.events("/v1/events?recent=2"))
             assert [stream.next("happened").data["number"] for _ in range(2)] == [3, 4]
+            marked = stream.next()
+            assert (marked.event, marked.id) == ("replayed", "")
             happen(5)
-            assert stream.next("happened").data["number"] == 5
+            assert stream.next().data["number"] == 5
+
+    def test_without_recent_ones_the_mark_comes_first(self, tmp_path: Path) -> None:
+        with ApiRig(tmp_path) as rig:
+            happen(1)
+            with rig.client.events() as stream:
+                assert stream.next().event == "replayed"
+                happen(2)
+                assert stream.next().data["number"] == 2
 
     def test_going_on_where_one_was(self, client: ApiClient) -> None:
         with client.events() as stream:
@@ -230,7 +248,7 @@ class TestBounds:
     def test_the_end_of_the_server_ends_them(self, tmp_path: Path) -> None:
         with ApiRig(tmp_path) as rig, rig.client.events() as stream:
             rig.server.stop()
-            assert list(stream) == []
+            assert [each.event for each in stream] == ["replayed"]
 
     def test_without_a_feed(self, tmp_path: Path) -> None:
         with ApiRig(tmp_path, has_feed=False) as rig:

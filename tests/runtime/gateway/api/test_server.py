@@ -112,14 +112,17 @@ class TestTcp:
 
     @pytest.mark.parametrize(
         "host",
-        ["127.0.0.1", "127.0.0.1:9465", "localhost", "LOCALHOST.:1", "gw.example.com", "{name}"],
+        [
+            *("127.0.0.1", "127.0.0.1:9465", "localhost", "LOCALHOST.:1", "gw.example.com"),
+            *("{name}", "192.0.2.7", "[::1]"),
+        ],
     )
     def test_hosts_that_it_has(self, rig: ApiRig, host: str) -> None:
         given = {**bearer(), "Host": host.format(name=socket.gethostname())}
         assert rig.client.ask("GET", "/v1/gateway", headers=given).status == 200
 
     @pytest.mark.parametrize(
-        "host", ["evil.example", "127.0.0.2", "[::1]", "", "127.0.0.1.evil.example", "0.0.0.0"]
+        "host", ["evil.example", "", "127.0.0.1.evil.example", "gw.example.com.evil.example"]
     )
     def test_hosts_that_it_has_not(self, rig: ApiRig, host: str) -> None:
         given = {**bearer(), "Host": host}

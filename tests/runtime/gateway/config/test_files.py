@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from tunnelfleet.runtime.gateway.config import files
 from tunnelfleet.runtime.gateway.config.files import read_documents
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
@@ -51,3 +49,12 @@ def test_a_deep_nest_is_a_problem_and_no_crash(tmp_path: Path) -> None:
     path.write_text("x = " + "[" * 100_000)
     _documents, (problem,) = read_documents([path])
     assert problem.is_error
+
+
+def test_a_device_without_an_end_is_a_file_that_is_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 1_000)
+    documents, problems = read_documents([Path("/dev/zero")])
+    assert documents == []
+    assert "larger than 1000 bytes" in problems[0].text

@@ -70,3 +70,9 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot make the folder"):
         create_private_file(tmp_path / "file" / "state" / "secret", b"x")
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_path: Path) -> None:
+    for name in (f".file.{os.getpid()}", ".file.1"):
+        (tmp_path / name).touch()
+    assert create_private_file(tmp_path / "file", b"one")

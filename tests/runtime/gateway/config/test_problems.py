@@ -30,3 +30,9 @@ def test_keys_for_people(path: tuple[str | int, ...], name: str | None, text: st
 def test_the_nearest_name() -> None:
     assert nearest("nmae", ["name", "mode"]) == "did you mean name?"
     assert nearest("zzz", ["name", "mode"]) == "there are name, mode"
+
+
+def test_an_unknown_key_tells_a_terminal_nothing() -> None:
+    key = key_text(("tunnel", 0, "\x1b]0;x\x07" + "k" * 1_000), "a\x1b[2J")
+    assert key.isprintable()
+    assert len(key) < 400

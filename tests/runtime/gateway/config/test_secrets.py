@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import stat
 from typing import TYPE_CHECKING
 
@@ -80,3 +81,9 @@ def test_client_tokens_are_derived() -> None:
     assert tokens.derive("other") != token
     assert ClientTokens(b"t" * 32).derive("access") != token
     assert "ssss" not in repr(tokens)
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    with pytest.raises(ConfigError, match="is no file"):
+        read_secret(tmp_path / "token")

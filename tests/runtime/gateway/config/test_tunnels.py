@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tunnelfleet.runtime.gateway.config import ConfigProblems, load
+from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, load, read_tunnel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,3 +55,33 @@ def test_many_mistakes_are_all_told(tmp_path: Path, lines: int) -> None:
     with pytest.raises(ConfigProblems) as caught:
         load([path], ENVIRON)
     assert len(caught.value.problems) == 4 * lines
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("ca", "a\0b", "ca"),
+        ("bind", "a\0b", "bind"),
+        ("http_proxy", "http://\ud800:p@h:1", "http_proxy"),
+        ("http_proxy", "http://h\0:1", "http_proxy"),
+        ("services", {"S": "unix:/a\0b"}, "services.S"),
+        ("services", {"S": "a\ud800:1"}, "services.S"),
+        ("services", {"a\r\nb": "127.0.0.1:1"}, "services"),
+        ("services", {"\ud800": "127.0.0.1:1"}, "services"),
+    ],
+)
+def test_no_text_has_a_control_character_or_half_of_one(key: str, value: object, says: str) -> None:
+    entry = {
+        "name": "a",
+        "mode": "destination",
+        "endpoint": "ws://127.0.0.1:1",
+        "access_token": "t" * 40,
+        "services": {"S": "127.0.0.1:1"},
+        key: value,
+    }
+    with pytest.raises(ConfigProblems) as caught:
+        read_tunnel(entry, Authorities())
+    (problem,) = caught.value.problems
+    assert problem.key == f"tunnel[a].{says}"
+    assert "control character" in problem.text
+    assert str(caught.value).isprintable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import DispatchedActor, DispatchedFuture, Dispatcher
 from tunnelfleet.proto import NotConnected, TunnelClosed
+from tunnelfleet.runtime.gateway.config.door_users import DoorUsers, PasswordHash
 from tunnelfleet.runtime.gateway.door.counters import CountedSocket, DoorCounters
 from tunnelfleet.runtime.gateway.door.crowd import Crowd, DoorLimits
 from tunnelfleet.runtime.gateway.door.fleet_view import Entrance
+from tunnelfleet.runtime.gateway.door.hall import GiveWay
 from tunnelfleet.runtime.gateway.door.identity import Identity, UnixPeer
 from tunnelfleet.runtime.gateway.door.visitor import VisitorActor
 
@@ -257,3 +260,33 @@ def test_who_has_said_where_it_goes_gives_way_to_nobody(visit: Callable[..., Vis
     takes(*answers[0])
     assert door_answer(one.client) == (200, "")
     one.wait_over()
+
+
+def test_a_word_to_give_way_that_comes_too_late_cuts_nobody(visit: Callable[..., Visit]) -> None:
+    """It was on its way when the client said where it wants to go."""
+    one = visit()
+    answers: list[tuple[HandOver, DispatchedFuture[Any]]] = []
+    one.begin(lambda message, future: answers.append((message, future)))
+    eventually(lambda: bool(answers))
+    one.ref.tell(GiveWay())
+    takes(*answers[0])
+    one.wait_over()
+    assert door_answer(one.client) == (200, "")
+    answers[0][0].sock.send(b"on")
+    assert one.client.recv(10) == b"on"
+
+
+def test_nobody_gets_a_name_by_a_password_that_looks_like_one() -> None:
+    identity = Identity(1)
+    users = DoorUsers({"mallory": PasswordHash.make("ops\0x")})
+    try:
+        checked = identity.check(users, "mallory", "ops\0x")
+        assert isinstance(checked, Future)
+        assert checked.result(WAIT_SECONDS)
+        identity.remember_login(users, "mallory", "ops\0x")
+        assert identity.check(users, "mallory", "ops\0x") is True
+        other = identity.check(users, "mallory\0ops", "x")
+        assert isinstance(other, Future)
+        assert not other.result(WAIT_SECONDS)
+    finally:
+        identity.close()

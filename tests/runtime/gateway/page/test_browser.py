@@ -134,7 +134,14 @@ def test_the_page_shows_a_fleet_live(browser: Browser, fleet: Fleet, url: str) -
         application.sendall(b"x" * 5_000)
         assert application.recv(1)
         expect(rows.first).to_contain_text("5.0 kB")
+        page.get_by_role("tab", name="Connections").click()
         expect(page.get_by_role("tab", name="Connections")).to_have_text("Connections (1)")
+        shown = page.locator("#connections tbody tr")
+        expect(shown).to_have_count(1)
+        peer = "{}:{}".format(*application.getsockname())
+        for text in ("press-1", "SSH", peer, "5.0 kB"):
+            expect(shown.first).to_contain_text(text)
+    expect(page.get_by_role("tab", name="Connections")).to_have_text("Connections (0)")
 
     assert watched.complaints == []
     assert {each.split("/")[2] for each in watched.requested} == {url.split("/")[2]}

@@ -57,6 +57,7 @@ def fleet_url(postgres: PostgresServer) -> str:
         ("sqlite:///:memory:", "name a file"),
         ("postgresql://u:hunter2@h/d", "does not belong into the URL"),
         ("postgresql://h/d?password=hunter2", "does not belong into the URL"),
+        ("postgresql://h/d?sslpassword=hunter2", "does not belong into the URL"),
     ],
 )
 def test_a_url_that_cannot_be_used(url: str, text: str) -> None:

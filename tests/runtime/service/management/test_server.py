@@ -16,6 +16,7 @@ import botocore.validate
 import pytest
 
 from tests.support.aws_service import assert_free_of, aws_client, call_api, post_raw
+from tests.support.sockets import read_to_end
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.certificates import ensure_certificate
@@ -247,3 +248,30 @@ def test_the_names_of_errors_are_all_different() -> None:
     public = [each for each in below(ApiError) if getattr(module, each.__name__, None) is each]
     names = [each.name for each in public if not each.__name__.startswith("_")]
     assert len(set(names)) == len(names) - 1  # InternalError has the name of its base
+
+
+def test_a_page_of_a_browser_cannot_ask_by_a_name_of_its_own(
+    management: ManagementServer,
+) -> None:
+    """DNS rebinding: without credentials the name that is asked for is what tells them apart."""
+    address = urlsplit(management.url)
+    for host, status in (
+        (f"127.0.0.1:{address.port}", 200),
+        (f"localhost:{address.port}", 200),
+        (f"rebound.example:{address.port}", 421),
+        ("", 421),
+    ):
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with (
+            socket.create_connection((address.hostname or "", address.port or 0)) as plain,
+            context.wrap_socket(plain) if address.scheme == "https" else plain as sock,
+        ):
+            sock.settimeout(10)
+            sock.sendall(
+                f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nConnection: close\r\n"
+                f"X-Amz-Target: IoTSecuredTunneling.OpenTunnel\r\n\r\n{{}}".encode()
+            )
+            answer = read_to_end(sock)
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (host, answer)
+        assert (b"AccessToken" in answer) is (status == 200)

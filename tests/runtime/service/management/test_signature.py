@@ -252,3 +252,36 @@ class TestFile:
         path.chmod(0o644)
         load_credentials(path)
         assert "others can read or change the credentials" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Authorization",
+        "X-Amz-Date",
+        "X-Amz-Target",
+        "X-Amz-Content-SHA256",
+        "X-Amz-Security-Token",
+        "Host",
+    ],
+)
+def test_bytes_that_are_no_text_are_a_wrong_signature(name: str) -> None:
+    """aiohttp makes surrogates of them, which nothing here can encode."""
+    verifier = SignatureVerifier(KNOWN, REGION)
+    request = signed()
+    present = dict(request.headers).get(name, "")
+    odd = changed(request, **{name.replace("-", "_"): f"{present}\udcff"})
+    with pytest.raises(ApiError) as caught:
+        verifier.verify(odd, datetime.datetime.now(datetime.UTC))
+    assert caught.value.status in (400, 403)
+
+
+def test_a_request_without_a_header_that_must_be_signed_is_a_wrong_signature() -> None:
+    """botocore has always made that header itself, and fails when there is none."""
+    verifier = SignatureVerifier(KNOWN, REGION)
+    request = changed(signed(), Host=None)
+    with pytest.raises(SignatureInvalid, match="does not match"):
+        verifier.verify(
+            SignedRequest("POST", "", "", request.headers, b"{}"),
+            datetime.datetime.now(datetime.UTC),
+        )
