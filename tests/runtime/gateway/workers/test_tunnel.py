@@ -143,7 +143,8 @@ def connected(worker: PlayedWorker, tunnel: Tunnel) -> Tunnel:
     worker.come_up()
     worker.hear(Do.OPEN)
     worker.tell(Is.REPORT, numbers=NOTHING, face=FACE, live=[])
-    tunnel.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+    # A report is no event that would end a wait.
+    eventually(lambda: tunnel.stats.state is TunnelState.CONNECTED, "it is connected")
     return tunnel
 
 
