@@ -292,6 +292,12 @@ class Counters:
         "Connections reset because the local application took no byte while others waited.", FLOW
     )
 
+    def keep_buckets(self) -> None:
+        """Count distributions by size too, from now on: before anything was counted."""
+        for each in declared(Counters):
+            if each.bounds:
+                setattr(self, each.name, Histogram(each.bounds))
+
     def add(self, name: str, number: float = 1) -> None:
         """Add to the counter of that name, here and in the whole."""
         setattr(self, name, getattr(self, name) + number)
@@ -410,9 +416,7 @@ class FleetCounters(Counters):
     ) -> None:
         super().__init__()
         self.mode = mode
-        for each in declared(Counters):
-            if each.bounds:
-                setattr(self, each.name, Histogram(each.bounds))
+        self.keep_buckets()
         self._label = service_label
         self._lock = lock
         # In the order in which they entered: the first of a state has been in it longest.

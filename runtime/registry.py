@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.tunnel.context import Credentials, TunnelContext
 from tunnelfleet.proto import ConfigError
@@ -20,11 +20,15 @@ from .parts import make_parts
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import TunnelConfig
+    from tunnelfleet.actors.kernel import Dispatcher
     from tunnelfleet.actors.transport.connector import Connector
     from tunnelfleet.actors.tunnel.context import Services
 
@@ -41,6 +45,7 @@ class TunnelRegistry:
         changes: on which waiters wait.
         dispatchers: over how many tunnels are spread, in turn.
         why_waiting: why tunnels of an endpoint have not tried to connect yet; empty without reason.
+        start: starts the actors of a tunnel where they run; None for this process.
     """
 
     def __init__(
@@ -50,7 +55,9 @@ class TunnelRegistry:
         changes: Changes,
         dispatchers: int = 1,
         why_waiting: Callable[[str], str] = lambda _endpoint: "",
+        start: Callable[[TunnelContext, Dispatcher], ActorRef[Any]] | None = None,
     ) -> None:
+        self._start = start
         self._services = services
         self._meter = meter
         self._changes = changes
@@ -70,6 +77,7 @@ class TunnelRegistry:
         *,
         outbox: Outbox | None = None,
         callback_queue: CallbackQueue | None = None,
+        bound: Mapping[str, Address] | None = None,
     ) -> Tunnel:
         """Enter a tunnel whose actors are to be started.
 
@@ -78,6 +86,7 @@ class TunnelRegistry:
             connector: of this run of the runtime.
             outbox: leads to the client API.
             callback_queue: leads to the callback of all tunnels.
+            bound: where an earlier life of it has listened, by service id.
 
         Raises:
             ConfigError: its name is taken, or a token is malformed.
@@ -93,10 +102,10 @@ class TunnelRegistry:
                 stats=self._meter.open(config.name, config.mode.value, number),
                 parts=make_parts(connector, outbox),
                 services=self._services,
-                bound={},
+                bound=dict(bound or {}),
                 callback_queue=callback_queue,
             )
-            tunnel = Tunnel(self._changes, context, number, outbox, self._why_waiting)
+            tunnel = Tunnel(self._changes, context, number, outbox, self._why_waiting, self._start)
             self._tunnels[config.name] = tunnel
         return tunnel
 

@@ -26,25 +26,29 @@ from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, ReplaceToken,
 from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
+from .home import OwnProcess
 from .metrics import DispatcherMeter, TunnelCollector, TunnelMeter
 from .registry import TunnelRegistry
-from .supervisor import RuntimeSupervisor, governor_spec, relay_spec, runtime_spec, tunnel_spec
+from .supervisor import RuntimeSupervisor, relay_spec, runtime_spec, tunnel_spec
 from .tls import make_ssl_context
 from .tunnel import RuntimeStats, Tunnel, TunnelStatus
 from .waiting import Changes, Subscriptions
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Future
 
     from pykka import ActorRef
 
+    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef
+
+    from .home import TunnelHome
 
 __all__ = ["RuntimeStats", "RuntimeSupervisor", "Tunnel", "TunnelRuntime", "TunnelStatus"]
 
@@ -80,6 +84,9 @@ class TunnelRuntime:
             tunnel, and at the same time for several. It may block: that delays the events of that
             tunnel, and in the end what it reads.
         per_tunnel_series: how many tunnels have metrics of their own; 0 for none.
+        per_tunnel_buckets: whether the distributions of each tunnel are kept by size too, for a
+            process that reports them to another.
+        home: where the tunnels run; None for this process.
         name: tells its metrics from those of other runtimes in the same registry, by the label
             `runtime`; without a name there is no such label.
     """
@@ -94,6 +101,8 @@ class TunnelRuntime:
         ssl_context: ssl.SSLContext | None = None,
         on_event: Callable[[TunnelEvent], None] | None = None,
         per_tunnel_series: int = 0,
+        per_tunnel_buckets: bool = False,
+        home: TunnelHome | None = None,
         name: str = "",
     ) -> None:
         if dispatchers < 1 or connect_concurrency < 1 or not connect_rate_per_second > 0:
@@ -110,11 +119,17 @@ class TunnelRuntime:
         self._gate = ConnectGate()
         self._subscriptions = Subscriptions(self._services)
         self._changes = Changes(self._check_process)
-        self._meter = TunnelMeter(per_tunnel_series)
+        self._home = home or OwnProcess()
+        self._meter = TunnelMeter(per_tunnel_series, with_buckets=per_tunnel_buckets)
         self._kernel = DispatcherMeter()
         callbacks = CallbackTotals()
         self._registry = TunnelRegistry(
-            self._services, self._meter, self._changes, dispatchers, self._gate.why_waiting
+            self._services,
+            self._meter,
+            self._changes,
+            dispatchers,
+            self._gate.why_waiting,
+            self._home.start_tunnel,
         )
         self._engine = Engine(
             self._services,
@@ -232,12 +247,20 @@ class TunnelRuntime:
 
     # -- tunnels
 
-    def open_tunnel(self, config: TunnelConfig, *, outbox: Outbox | None = None) -> Tunnel:
+    def open_tunnel(
+        self,
+        config: TunnelConfig,
+        *,
+        outbox: Outbox | None = None,
+        bound: Mapping[str, Address] | None = None,
+    ) -> Tunnel:
         """Open a tunnel; it connects, and stays connected, until it is closed.
 
         Args:
             config: the tunnel.
             outbox: leads to the client API; `SecureTunnel` brings it.
+            bound: where an earlier life of the tunnel has listened, by service id: free ports stay
+                what they were.
 
         Raises:
             ConfigError: its name is taken, or it has an `ApiService` and nobody serves it.
@@ -250,7 +273,11 @@ class TunnelRuntime:
         supervisor = engine.supervisor
         self._check(config, outbox)
         tunnel = self._registry.add(
-            config, engine.connector, outbox=outbox, callback_queue=self._callback_queue(config)
+            config,
+            engine.connector,
+            outbox=outbox,
+            callback_queue=self._callback_queue(config),
+            bound=bound,
         )
         try:
             command = StartChild(_child_of(engine, tunnel))
@@ -286,7 +313,7 @@ class TunnelRuntime:
     def _root_children(self, engine: Engine) -> list[ChildSpec]:
         return [
             relay_spec(self._changes.note, self._subscriptions.present),
-            governor_spec(self._gate, self._rate, self._concurrency, self._per_endpoint),
+            self._home.governor_spec(self._gate, self._rate, self._concurrency, self._per_endpoint),
             *[_child_of(engine, tunnel) for tunnel in self._registry.tunnels()],
         ]
 

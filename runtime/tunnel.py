@@ -100,7 +100,9 @@ class Tunnel:
         dispatcher_number: int,
         outbox: Outbox | None = None,
         why_waiting: Callable[[str], str] = lambda _endpoint: "",
+        start: Callable[[TunnelContext, Dispatcher], ActorRef[Any]] | None = None,
     ) -> None:
+        self._start = start or _start_here
         self._changes = changes
         self._context = context
         self._outbox = outbox
@@ -155,7 +157,7 @@ class Tunnel:
         """Start its supervisor, with the runtime's connector; for the root supervisor."""
         parts = make_parts(connector, self._outbox)
         self._context = context = self._context._replace(parts=parts)
-        supervisor = TunnelSupervisor.start(context, dispatcher=dispatcher)
+        supervisor = self._start(context, dispatcher)
         with self._lock:
             self._supervisor = supervisor
             pending, self._pending = self._pending, {}
@@ -258,3 +260,7 @@ class Tunnel:
                 f"{timeout_seconds:g} s: {self.stats.last_event}"
             )
         return address
+
+
+def _start_here(context: TunnelContext, dispatcher: Dispatcher) -> ActorRef[Any]:
+    return TunnelSupervisor.start(context, dispatcher=dispatcher)

@@ -62,6 +62,7 @@ class AdminServer:
             that name belongs to. `/readyz` counts tunnels then, not ends.
         more_pages: makes more pages by path, or others in place of its own. It is given an event
             that is set when the server ends: what streams has to end then.
+        more_silent: names of other parts of the process that give no sign of life, for `/healthz`.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class AdminServer:
         registry: CollectorRegistry | None = None,
         tunnel_of: Callable[[str], str] | None = None,
         more_pages: MakePages = lambda _stopping: {},
+        more_silent: Callable[[], list[str]] = list,
     ) -> None:
+        self._more_silent = more_silent
         self._runtime = runtime
         self._more_pages = more_pages
         self._tunnel_of = tunnel_of
@@ -208,7 +211,7 @@ class AdminServer:
             return web.json_response(
                 {"healthy": False, "why": "the runtime is not running"}, status=503
             )
-        silent = await silent_dispatchers(dispatchers)
+        silent = [*await silent_dispatchers(dispatchers), *self._more_silent()]
         body: dict[str, object] = {"healthy": not silent, "dispatchers": len(dispatchers)}
         if silent:
             body["silent"] = silent

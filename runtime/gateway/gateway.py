@@ -41,6 +41,7 @@ from .supervisor import (
     TellShards,
     child,
 )
+from .workers import WorkerProcesses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,14 +103,20 @@ class Gateway:
         self._placement = placement or StaticPlacement(
             settings.placement_ordinal, settings.placement_members
         )
-        self._runtime = TunnelRuntime(
-            connect_rate_per_second=settings.connect_rate,
-            connect_concurrency=settings.connect_concurrency,
-        )
         self.state = FleetState(config)
         """What is known of the fleet; to be read only."""
         self.collector = GatewayCollector(self.state, [store] if store else [])
         """The gateway's own metrics, for any registry of prometheus_client."""
+        self.workers: WorkerProcesses | None = None
+        """The processes in which the tunnels run; None if they run in this one."""
+        if settings.workers > 1:
+            self.workers = WorkerProcesses(settings.workers, self._authorities_of)
+            self.collector.add(self.workers.collect)
+        self._runtime = TunnelRuntime(
+            connect_rate_per_second=settings.connect_rate,
+            connect_concurrency=settings.connect_concurrency,
+            home=self.workers,
+        )
         self.refs = GatewayRefs()
         self._dispatcher: Dispatcher | None = None
         self._supervisor: ActorRef[Any] | None = None
@@ -179,8 +186,17 @@ class Gateway:
                 self._dispatcher.stop(END_SECONDS)
                 assert self._loader is not None
                 self._loader.shutdown(wait=True, cancel_futures=True)
+                if self.workers is not None:
+                    self.workers.close()
                 if self.store is not None:
                     self.store.close()
+
+    def _authorities_of(self, name: str) -> str | None:
+        """The file or folder of authorities that a tunnel trusts; on the runtime's thread."""
+        wish = self.state.wish(name)
+        running = self.state.running.get(name)
+        tunnel = wish if wish is not None or running is None else running.tunnel
+        return None if tunnel is None else tunnel.ca
 
     def _open_store(self) -> None:
         if self.store is None:

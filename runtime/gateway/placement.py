@@ -26,6 +26,7 @@ __all__ = [
     "owner_of",
     "shard_of",
     "shards_of_member",
+    "worker_of",
 ]
 
 SHARDS = 256
@@ -114,5 +115,14 @@ def shards_of_member(ordinal: int, members: int, shards: int = SHARDS) -> frozen
     return frozenset(shard for shard in range(shards) if owner_of(shard, names) == mine)
 
 
-def _draw(member: str, shard: int) -> bytes:
+def worker_of(name: str, workers: int) -> int:
+    """Which of so many worker processes of a gateway has a tunnel, from 0.
+
+    It follows from the name alone, and not from the shard: what is one gateway's of several is
+    spread over all of its workers.
+    """
+    return max(range(workers), key=lambda number: (_draw(f"worker {number}", name), number))
+
+
+def _draw(member: str, shard: object) -> bytes:
     return hashlib.blake2b(f"{shard}/{member}".encode(), digest_size=8).digest()

@@ -111,10 +111,12 @@ class TunnelMeter:
 
     Args:
         rows: how many tunnels have per-tunnel series; 0 turns these off.
+        with_buckets: whether each tunnel counts its distributions by size, as the fleet does.
     """
 
-    def __init__(self, rows: int = 0) -> None:
+    def __init__(self, rows: int = 0, *, with_buckets: bool = False) -> None:
         self.rows = rows
+        self._with_buckets = with_buckets
         self.service_label = LabelCap(MAX_SERVICE_IDS, NO_SERVICE)
         self._fleets: dict[tuple[int, str, bool], FleetCounters] = {}
         self._open: dict[TunnelStats, FleetCounters] = {}
@@ -142,6 +144,8 @@ class TunnelMeter:
             has_row = len(self._rows) < self.rows and name != OTHER
             fleet = self._fleet(dispatcher, mode, has_row)
             stats = TunnelStats(fleet)
+            if self._with_buckets:
+                stats.keep_buckets()
             fleet.join(stats)
             self._open[stats] = fleet
             self._opened += 1

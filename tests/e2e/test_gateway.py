@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shlex
 import signal
 import socket
 import subprocess
-import threading
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from tests.support.content import blocks, digest
 from tests.support.gateway import WAIT_SECONDS, GatewayRig, UpProcess, seen_in_time, up
 from tests.support.programs import Sshd, require_program, run_program
 from tests.support.rig import connect, echo, receive_exactly
+from tests.support.transfer import Transfer
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.service.events import ServiceEventKind
 
@@ -49,49 +48,6 @@ def connects(rig: GatewayRig, names: list[str]) -> int:
             and event.tunnel in names
         ]
     )
-
-
-class Transfer:
-    """A transfer in both directions that goes on until it is told to end."""
-
-    BLOCK = 16_384
-
-    def __init__(self, address: TcpAddress) -> None:
-        self.sock = connect(address)
-        self._end = threading.Event()
-        self.sent = hashlib.sha256()
-        self.received = hashlib.sha256()
-        self.blocks = 0
-        self._moved = threading.Condition()
-        self._sender = threading.Thread(target=self._run, name="transfer")
-        self._sender.start()
-
-    def _run(self) -> None:
-        number = 0
-        while not self._end.is_set():
-            data = number.to_bytes(8, "big") * (self.BLOCK // 8)
-            self.sock.sendall(data)
-            self.sent.update(data)
-            self.received.update(receive_exactly(self.sock, len(data)))
-            number += 1
-            with self._moved:
-                self.blocks = number
-                self._moved.notify_all()
-
-    def wait_more(self, count: int = 5) -> None:
-        """Wait until so many more blocks have gone there and back."""
-        with self._moved:
-            target = self.blocks + count
-            assert self._moved.wait_for(lambda: self.blocks >= target, WAIT_SECONDS)
-
-    def finish(self) -> None:
-        """End it; every byte must have come back."""
-        self._end.set()
-        self._sender.join(WAIT_SECONDS)
-        assert not self._sender.is_alive()
-        self.sock.close()
-        assert self.blocks > 0
-        assert self.sent.hexdigest() == self.received.hexdigest()
 
 
 def log_in(sshd: Sshd, gateway: UpProcess, name: str) -> None:

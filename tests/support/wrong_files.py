@@ -172,7 +172,7 @@ GATEWAY: dict[str, Row] = {
         "gateway.door_users_file",
         "{T}: line 1: write NAME:HASH",
     ),
-    "workers": (gateway("workers = 2"), 2, "gateway.workers", "write 1"),
+    "workers": (gateway("workers = 0"), 2, "gateway.workers", "at least 1"),
     "connect_rate": (gateway("connect_rate = 0"), 2, "gateway.connect_rate", "greater than 0"),
     "infinite": (gateway("connect_rate = inf"), 2, "gateway.connect_rate", "finite"),
     "rate as text": (gateway('connect_rate = "10"'), 2, "gateway.connect_rate", "without quotes"),

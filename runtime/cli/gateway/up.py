@@ -211,6 +211,8 @@ class _Foreground:
         if self._frozen_at != reloaded_at and self._gateway.is_settled:
             self._frozen_at = reloaded_at
             freeze_garbage()
+            if self._gateway.workers is not None:
+                self._gateway.workers.freeze_garbage()
             logger.debug("the fleet is up; the garbage collector looks at it no more")
 
     def _leave(self) -> int:
@@ -253,12 +255,14 @@ class _Foreground:
 
     def _write_tree(self) -> None:
         nodes = actor_tree(self._gateway.supervisor, describe=describer(self._gateway.runtime))
+        if self._gateway.workers is not None:
+            nodes += self._gateway.workers.trees()
+        lines = [str(node) for node in nodes]
         if self._as_json:
-            tree = [str(node) for node in nodes]
-            self._log.put(json.dumps({"event": "actors", "tree": tree}))
+            self._log.put(json.dumps({"event": "actors", "tree": lines}))
             return
-        for node in nodes:
-            self._log.put(str(node))
+        for line in lines:
+            self._log.put(line)
 
 
 @contextlib.contextmanager
@@ -320,7 +324,13 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[str | None]:
     registry = make_registry(gateway.runtime)
     registry.register(gateway.collector)
     page = StatusPage(functools.partial(look_at, gateway), settings.metrics_hosts)
-    with AdminServer(gateway.runtime, options, registry=registry, more_pages=page.pages) as server:
+    with AdminServer(
+        gateway.runtime,
+        options,
+        registry=registry,
+        more_pages=page.pages,
+        more_silent=list if gateway.workers is None else gateway.workers.silent,
+    ) as server:
         logger.info(
             "metrics are at %s/metrics, the status page at %s/",
             server.url,

@@ -23,6 +23,7 @@ from .problem import ApiProblem, ProblemKind, problem_objects
 from .requests import flag, query
 
 if TYPE_CHECKING:
+    from tunnelfleet.runtime.gateway.process import ActorNode
     from tunnelfleet.runtime.gateway.reconcile import Difference
 
 __all__ = ["operations"]
@@ -160,5 +161,11 @@ async def list_actors(request: web.Request) -> web.StreamResponse:
     """List them."""
     query(request, ())
     api = parts(request)
-    nodes = await api.questions.run(actor_tree, api.gateway.supervisor)
+    nodes = await api.questions.run(_tree, api)
     return web.json_response({"tree": [dataclasses.asdict(node) for node in nodes]})
+
+
+def _tree(api: ApiParts) -> list[ActorNode]:
+    nodes = actor_tree(api.gateway.supervisor)
+    workers = api.gateway.workers
+    return nodes if workers is None else nodes + workers.trees()

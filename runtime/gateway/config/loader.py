@@ -220,6 +220,7 @@ class _Loader:
             audit_days=given.get("audit_days", 90.0),
             audit_rows=given.get("audit_rows", 200_000),
             placement_members=given.get("placement_members", 1),
+            workers=given.get("workers", 1),
             connect_rate=given.get("connect_rate", 10.0),
             connect_concurrency=given.get("connect_concurrency", 8),
             drain_seconds=given.get("drain_seconds", 30.0),

@@ -48,6 +48,7 @@ TOKEN_KEYS = ("access_token_file", "access_token_env", "access_token")
 MAX_LABELS = 20
 MAX_LABEL_LENGTH = 200
 MAX_SHARE = 1_024
+MAX_WORKERS = 64
 """Gateways that share a fleet statically."""
 MAX_AUDIT_DAYS = 36_500
 MAX_AUDIT_ROWS = 100_000_000
@@ -144,12 +145,6 @@ def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     if len(labels) > MAX_LABELS:
         raise ValueError(f"there are {len(labels)} labels; at most {MAX_LABELS} are possible")
     return labels
-
-
-def _check_workers(workers: int) -> int:
-    if workers != 1:
-        raise ValueError("worker processes are not built yet; write 1, or leave it out")
-    return workers
 
 
 _CORE_DOCS = {
@@ -270,8 +265,8 @@ class GatewayKeys(BaseModel):
     """Which of them this one is, from 0; without it, the number at the end of the gateway's name,
     which a StatefulSet gives.
     """
-    workers: Annotated[int, AfterValidator(_check_workers)] = 1
-    """Processes; more than one is not possible yet."""
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
+    """Processes in which the tunnels run, each with its part of them; 1 runs all in this one."""
     client_token_secret_file: Text | None = None
     """File with the secret that client tokens are derived from, at least 32 bytes; without it one
     is made beside the state at the first start. Gateways that share a fleet need the same.

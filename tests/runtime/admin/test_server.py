@@ -113,6 +113,15 @@ def test_a_dispatcher_that_hangs_is_not_healthy_and_metrics_go_on(
     assert get(server, "/healthz").status == 200
 
 
+def test_another_part_that_gives_no_sign_of_life_is_not_healthy(runtime: TunnelRuntime) -> None:
+    silent = ["worker 1"]
+    with AdminServer(runtime, AdminOptions(port=0), more_silent=lambda: silent) as server:
+        answer = get(server, "/healthz")
+        assert (answer.status, answer.json["silent"]) == (503, ["worker 1"])
+        silent.clear()
+        assert get(server, "/healthz").status == 200
+
+
 def test_a_runtime_that_has_stopped_is_neither_healthy_nor_ready() -> None:
     runtime = TunnelRuntime().start()
     with AdminServer(runtime, AdminOptions(port=0)) as server:

@@ -1,0 +1,82 @@
+"""What the actors of worker processes tell each other in the gateway, and the words of the wire.
+
+A word of the wire is the value of `do` in what a worker is told, or of `is` in what it tells. All
+that is about a tunnel has its `serial`, which no two lives of a tunnel share.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import socket
+
+    from pykka import ActorRef
+
+__all__ = ["AskTree", "Do", "Is", "ToWorker", "Told", "WorkerLost", "WorkerUp"]
+
+
+class Do(StrEnum):
+    """What a worker is told."""
+
+    BEGIN = "begin"
+    """With its share of the connects; the first of all."""
+    OPEN = "open"
+    CLOSE = "close"
+    DRAIN = "drain"
+    TOKEN = "token"  # noqa: S105 - a word of the wire
+    LIMITS = "limits"
+    CARRY = "carry"
+    """The socket that comes with it goes to a source's service."""
+    GATE = "gate"
+    """Connects are suspended, or allowed again."""
+    TREE = "tree"
+    FREEZE = "freeze"
+    """The fleet is up: the garbage collector need not look at it."""
+
+
+class Is(StrEnum):
+    """What a worker tells."""
+
+    STARTED = "started"
+    BEAT = "beat"
+    """It lives; with what its governor has done."""
+    REPORT = "report"
+    EVENT = "event"
+    CLOSED = "closed"
+    FAILED = "failed"
+    """A tunnel could not be opened."""
+    CARRIED = "carried"
+    LOG = "log"
+    TREE = "tree"
+
+
+class ToWorker(NamedTuple):
+    """Tell the worker this, and hand over a copy of the socket with it."""
+
+    message: dict[str, Any]
+    sock: socket.socket | None = None
+
+
+class AskTree(NamedTuple):
+    """Asks a worker for its actors: a list of `ActorNode`."""
+
+
+class WorkerUp(NamedTuple):
+    """The worker of a tunnel has started: it can be told things through this actor."""
+
+    worker: ActorRef[Any]
+
+
+class WorkerLost(NamedTuple):
+    """The worker of a tunnel has ended, with all that it had; `reason` is for people."""
+
+    reason: str
+
+
+class Told(NamedTuple):
+    """A worker has told something of a tunnel."""
+
+    kind: Is
+    message: dict[str, Any]

@@ -1,0 +1,270 @@
+"""A worker process: runs the tunnels that the gateway tells it to, until the gateway goes.
+
+Owns the process: its signals, its log, the socket to the gateway, and what each command does. It
+has no files, no state and no address of its own, and decides nothing. Signals that a terminal or a
+service manager sends to all processes of a group are the gateway's to follow.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import threading
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pykka
+
+from tunnelfleet.actors.tunnel.messages import HandOver
+from tunnelfleet.proto import ConfigError, NotConnected, TunnelClosed, TunnelError
+from tunnelfleet.runtime import TunnelRuntime
+from tunnelfleet.runtime.gateway.config import Authorities
+from tunnelfleet.runtime.gateway.process import actor_tree, describer, freeze_garbage
+
+from .codec import from_json
+from .framing import MessageDecoder
+from .messages import Do, Is
+from .reporter import LogForwarder, WorkerReporter, report_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["WorkerProcess", "main"]
+
+READ_BYTES: Final = 262_144
+MAX_DESCRIPTORS: Final = 64
+"""In one read."""
+STOP_SECONDS: Final = 1.0
+"""For the tunnels to end when the gateway has gone."""
+MAX_NODES: Final = 10_000
+"""Of the tree of actors that the gateway shows."""
+EXIT_SECONDS: Final = 4.0
+"""After which the process ends, whatever still holds it up."""
+IGNORED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a worker.
+
+    Args:
+        arguments: the number of the socket to the gateway.
+
+    Returns:
+        The exit status.
+    """
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=int(arguments[0])) as sock:
+        sock.set_inheritable(False)
+        worker = WorkerProcess(sock)
+        worker.run()
+    return 0
+
+
+class WorkerProcess:
+    """Follows what the gateway says.
+
+    Args:
+        sock: the way to it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._decoder = MessageDecoder()
+        self._descriptors: deque[int] = deque()
+        """That came, and whose message has not been followed yet."""
+        self._reporter = WorkerReporter(sock)
+        self._authorities = Authorities()
+        self._runtime: TunnelRuntime | None = None
+
+    def run(self) -> None:
+        """Until the gateway goes."""
+        try:
+            for message in self._messages():
+                self._follow(message)
+        finally:
+            # Nothing may keep a tunnel whose gateway has gone.
+            ender = threading.Timer(EXIT_SECONDS, os._exit, [1])
+            ender.daemon = True
+            ender.start()
+            self._reporter.close()
+            if self._runtime is not None:
+                self._runtime.stop(STOP_SECONDS)
+            ender.cancel()
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        while True:
+            try:
+                data, descriptors, _flags, _address = socket.recv_fds(
+                    self._sock, READ_BYTES, MAX_DESCRIPTORS
+                )
+            except ConnectionError:
+                return
+            self._descriptors.extend(descriptors)
+            if not data:
+                return
+            yield from self._decoder.feed(data)
+
+    def _follow(self, message: dict[str, Any]) -> None:
+        do = Do(message["do"])
+        if do is Do.BEGIN:
+            self._begin(message)
+            return
+        assert self._runtime is not None
+        handler: Callable[[WorkerProcess, TunnelRuntime, dict[str, Any]], None] = _HANDLERS[do]
+        handler(self, self._runtime, message)
+
+    def _begin(self, message: dict[str, Any]) -> None:
+        log = logging.getLogger("tunnelfleet")
+        log.handlers[:] = [LogForwarder(self._reporter)]
+        log.setLevel(message["log_level"])
+        log.propagate = False
+        self._runtime = runtime = TunnelRuntime(
+            connect_rate_per_second=message["rate_per_second"],
+            connect_concurrency=message["concurrency"],
+            on_event=self._reporter.on_event,
+            per_tunnel_buckets=True,
+        )
+        self._gate(runtime, message)
+        runtime.start()
+        self._reporter.start(runtime)
+        self._reporter.answer(lambda: {"is": Is.STARTED})
+
+    def _gate(self, runtime: TunnelRuntime, message: dict[str, Any]) -> None:
+        if message["suspended"]:
+            runtime.suspend_connects(message["suspended"])
+        else:
+            runtime.resume_connects(message["left_seconds"])
+
+    def _open(self, runtime: TunnelRuntime, message: dict[str, Any]) -> None:
+        serial = message["serial"]
+        try:
+            config = from_json(message["config"])
+            if config.needs_tls:
+                self._authorities.begin()
+                given = message["authorities"]
+                context, _print = self._authorities.get(None if given is None else Path(given))
+                config = dataclasses.replace(config, ssl_context=context)
+            if config.name in self._reporter.serials:
+                raise ConfigError("its former life in the worker has not ended yet")
+            self._reporter.serials[config.name] = serial
+            try:
+                tunnel = runtime.open_tunnel(config, bound=from_json(message["bound"]))
+            except BaseException:
+                del self._reporter.serials[config.name]
+                raise
+            self._reporter.tunnels[serial] = tunnel
+        except TunnelError as error:
+            text = str(error)
+            self._reporter.answer(lambda: {"is": Is.FAILED, "serial": serial, "text": text})
+
+    def _close(self, runtime: TunnelRuntime, message: dict[str, Any]) -> None:
+        serial = message["serial"]
+        tunnel = self._reporter.tunnels.get(serial)
+        if tunnel is None:
+            return
+        stats = tunnel.stats
+
+        def closed() -> dict[str, Any]:
+            self._reporter.tunnels.pop(serial, None)
+            self._reporter.serials.pop(tunnel.name, None)
+            return {"is": Is.CLOSED, **report_of(serial, stats)}
+
+        try:
+            ended = runtime.begin_close(tunnel.name)
+        except (KeyError, TunnelClosed):
+            # It is being closed already.
+            return
+        ended.add_done_callback(lambda _ended: self._reporter.answer(closed))
+
+    def _drain(self, runtime: TunnelRuntime, message: dict[str, Any]) -> None:
+        with contextlib.suppress(KeyError):
+            runtime.drain_tunnel(self._reporter.tunnels[message["serial"]].name)
+
+    def _token(self, runtime: TunnelRuntime, message: dict[str, Any]) -> None:
+        with contextlib.suppress(KeyError):
+            name = self._reporter.tunnels[message["serial"]].name
+            runtime.replace_token(name, message["access_token"], message["client_token"])
+
+    def _limits(self, runtime: TunnelRuntime, message: dict[str, Any]) -> None:
+        with contextlib.suppress(KeyError):
+            name = self._reporter.tunnels[message["serial"]].name
+            runtime.replace_limits(name, from_json(message["limits"]))
+
+    def _carry(self, _runtime: TunnelRuntime, message: dict[str, Any]) -> None:
+        sock = socket.socket(fileno=self._descriptors.popleft())
+        sock.setblocking(False)
+        answer = {"is": Is.CARRIED, "serial": message["serial"], "number": message["number"]}
+        tunnel = self._reporter.tunnels.get(message["serial"])
+        order = HandOver(
+            message["service_id"],
+            sock,
+            base64.b64decode(message["greeting"]),
+            message["peer"],
+            message["user"],
+        )
+        try:
+            if tunnel is None:
+                raise TunnelClosed("the tunnel has ended")
+            future = tunnel.hand_over(order)
+        except TunnelClosed:
+            sock.close()
+            self._reporter.answer(lambda: {**answer, "error": _error_of(NotConnected())})
+            return
+
+        def done(answered: Any) -> None:
+            try:
+                key = answered.get()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the socket was not taken
+                sock.close()
+                found = _error_of(error)
+                self._reporter.answer(lambda: {**answer, "error": found})
+            else:
+                self._reporter.answer(lambda: {**answer, "connection": key.serial})
+
+        future.add_done_callback(done)
+
+    def _freeze(self, _runtime: TunnelRuntime, _message: dict[str, Any]) -> None:
+        freeze_garbage()
+
+    def _tree(self, runtime: TunnelRuntime, message: dict[str, Any]) -> None:
+        number = message["number"]
+
+        def ask() -> None:
+            nodes = actor_tree(runtime.actor_ref, describe=describer(runtime))
+            rows = [dataclasses.asdict(node) for node in nodes[1 : MAX_NODES + 1]]
+            self._reporter.answer(lambda: {"is": Is.TREE, "number": number, "nodes": rows})
+
+        # It waits for actors, and commands must not wait for it.
+        threading.Thread(target=ask, name="tunnelfleet-tree", daemon=True).start()
+
+
+def _error_of(error: Exception) -> list[str]:
+    if isinstance(error, NotConnected | pykka.ActorDeadError):
+        return [NotConnected.__name__, ""]
+    if not isinstance(error, TunnelError):
+        logger.error("a tunnel failed when a socket was handed over: %r", error)
+        return [TunnelError.__name__, "the tunnel failed, which the gateway's log tells more of"]
+    is_plain = type(error) is TunnelError
+    return [TunnelError.__name__ if is_plain else TunnelClosed.__name__, str(error)]
+
+
+_HANDLERS: Final[dict[Do, Any]] = {
+    Do.OPEN: WorkerProcess._open,  # noqa: SLF001 - of this module
+    Do.CLOSE: WorkerProcess._close,  # noqa: SLF001
+    Do.DRAIN: WorkerProcess._drain,  # noqa: SLF001
+    Do.TOKEN: WorkerProcess._token,  # noqa: SLF001
+    Do.LIMITS: WorkerProcess._limits,  # noqa: SLF001
+    Do.CARRY: WorkerProcess._carry,  # noqa: SLF001
+    Do.GATE: WorkerProcess._gate,  # noqa: SLF001
+    Do.TREE: WorkerProcess._tree,  # noqa: SLF001
+    Do.FREEZE: WorkerProcess._freeze,  # noqa: SLF001
+}

@@ -1,0 +1,325 @@
+"""WorkerActor: one worker process, from its start to its end.
+
+Owns the process and the socket to it: what is told waits here until the kernel takes it, within a
+limit; what it tells goes to the actors of its tunnels. It fails when the process ends, or gives no
+sign of life, and its supervisor starts another one after a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+
+import pykka
+
+from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason
+from tunnelfleet.actors.transport.connect_gate import ConnectStats
+from tunnelfleet.runtime.gateway.process import ActorNode
+
+from .codec import from_json
+from .framing import FrameError, MessageDecoder, encode_frame
+from .messages import AskTree, Do, Is, Told, ToWorker, WorkerLost, WorkerUp
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from pykka import ActorRef
+
+    from tunnelfleet.actors.kernel import Reply
+    from tunnelfleet.actors.kernel.actor import Handlers
+
+    from .launcher import Launcher, Started
+    from .table import WorkerEntry, WorkerTable
+
+__all__ = ["WorkerActor", "WorkerEndedError"]
+
+READ_BYTES: Final = 262_144
+"""In one turn."""
+MAX_WAITING_BYTES: Final = 67_108_864
+"""That the worker has not read; with more it hangs."""
+HUNG_SECONDS: Final = 20.0
+"""Without a sign of life for so long, it is killed."""
+START_SECONDS: Final = 60.0
+"""For the first."""
+LOOK_SECONDS: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerEndedError(Exception):
+    """A worker process has ended, or had to be."""
+
+
+class _Spawned(NamedTuple):
+    started: Started
+
+
+class _Reaped(NamedTuple):
+    status: int
+
+
+class _Look(NamedTuple):
+    """Is it alive?"""
+
+
+class WorkerActor(DispatchedActor):
+    """One worker process.
+
+    Args:
+        table: of all workers.
+        launcher: starts it, and waits for its end.
+        worker: its entry in the table, which is kept up to date.
+    """
+
+    def __init__(self, table: WorkerTable, launcher: Launcher, worker: WorkerEntry) -> None:
+        super().__init__()
+        self._table = table
+        self._launcher = launcher
+        self._worker = worker
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sock: socket.socket | None = None
+        self._decoder = MessageDecoder()
+        self._waiting: deque[tuple[memoryview, int | None]] = deque()
+        """What the kernel has not taken, with the descriptor that goes with the first byte."""
+        self._waiting_bytes = 0
+        self._writes = False
+        self._is_ready = False
+        self._reason = ""
+        """Why it is being ended; empty if it is not."""
+        self._trees: dict[int, Reply] = {}
+
+    def on_start(self) -> None:
+        """Start the process."""
+        self._worker.beat_at = time.monotonic()
+        self._worker.starts += 1
+        self.pipe_to_self(
+            self._launcher.start_process(),
+            lambda done: _Spawned(done.result()),
+            discard=self._discard,
+        )
+        self.schedule(LOOK_SECONDS, _Look())
+
+    def _discard(self, done: Any) -> None:
+        """This actor has ended before the process was there."""
+        if done.exception() is None:
+            done.result().sock.close()
+            self._launcher.wait_process(done.result().process)
+
+    def _on_spawned(self, message: _Spawned) -> None:
+        self._process, self._sock = message.started.process, message.started.sock
+        self._worker.pid = self._process.pid
+        self.add_reader(self._sock, self._on_readable)
+        begin = {
+            "do": Do.BEGIN,
+            "rate_per_second": self._table.rate_per_second,
+            "concurrency": self._table.concurrency,
+            **self._table.gate_fields(),
+            "log_level": logging.getLogger("tunnelfleet").getEffectiveLevel(),
+        }
+        self._send(encode_frame(begin), None)
+
+    # -- what it is told
+
+    def _on_to_worker(self, message: ToWorker) -> None:
+        if self._sock is None or self._reason:
+            return
+        descriptor = None if message.sock is None else os.dup(message.sock.fileno())
+        self._send(encode_frame(message.message), descriptor)
+
+    def _on_ask_tree(self, _message: AskTree) -> None:
+        number = max(self._trees, default=0) + 1
+        self._trees[number] = self.defer_reply()
+        self._send(encode_frame({"do": Do.TREE, "number": number}), None)
+
+    def _send(self, frame: bytes, descriptor: int | None) -> None:
+        self._waiting.append((memoryview(frame), descriptor))
+        self._waiting_bytes += len(frame)
+        if self._waiting_bytes > MAX_WAITING_BYTES:
+            self._end("it does not read what it is told")
+        elif not self._writes:
+            self._write()
+
+    def _write(self) -> None:
+        sock = self._sock
+        while sock is not None and self._waiting:
+            data, descriptor = self._waiting[0]
+            try:
+                if descriptor is None:
+                    sent = sock.send(data)
+                else:
+                    sent = socket.send_fds(sock, [data], [descriptor])
+            except BlockingIOError:
+                break
+            except OSError:
+                # Its end is read, too.
+                return
+            if descriptor is not None:
+                os.close(descriptor)
+            self._waiting_bytes -= sent
+            if sent < len(data):
+                self._waiting[0] = data[sent:], None
+            else:
+                self._waiting.popleft()
+        if sock is not None and bool(self._waiting) != self._writes:
+            self._writes = not self._writes
+            if self._writes:
+                self.add_writer(sock, self._write)
+            else:
+                self.remove_writer(sock)
+
+    # -- what it tells
+
+    def _on_readable(self) -> None:
+        assert self._sock is not None
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end("its process has ended")
+            return
+        try:
+            for message in self._decoder.feed(data):
+                self._take(message)
+        except (FrameError, KeyError, TypeError, ValueError) as error:
+            logger.error("%s says what nobody understands: %r", self._worker.name, error)
+            self._end("it says what nobody understands")
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = Is(message["is"])
+        match kind:
+            case Is.STARTED:
+                self._on_started()
+            case Is.BEAT:
+                self._on_beat(message)
+            case Is.REPORT:
+                for each in message["tunnels"]:
+                    self._pass_on(kind, each)
+            case Is.LOG:
+                self._log(message)
+            case Is.TREE:
+                reply = self._trees.pop(message["number"], None)
+                if reply is not None:
+                    reply.set([ActorNode(**each) for each in message["nodes"]])
+            case _:
+                self._pass_on(kind, message)
+
+    def _pass_on(self, kind: Is, message: dict[str, Any]) -> None:
+        ref = self._worker.tunnels.get(message["serial"])
+        if ref is not None:
+            with contextlib.suppress(pykka.ActorDeadError):
+                ref.tell(Told(kind, message))
+
+    def _on_started(self) -> None:
+        worker = self._worker
+        worker.beat_at = time.monotonic()
+        worker.ref = self.actor_ref
+        self._is_ready = True
+        supervisor: ActorRef[Any] | None = self._table.supervisor
+        if supervisor is not None:
+            with contextlib.suppress(pykka.ActorDeadError):
+                supervisor.tell(ChildReady(self.actor_ref))
+        logger.info(
+            "%s runs, process %d, with %d tunnels",
+            worker.name,
+            worker.pid,
+            len(worker.tunnels),
+            extra={"event": "worker", "fields": {"worker": worker.number, "pid": worker.pid}},
+        )
+        worker.tell_tunnels(WorkerUp(self.actor_ref))
+
+    def _on_beat(self, message: dict[str, Any]) -> None:
+        if message["alive"]:
+            self._worker.beat_at = time.monotonic()
+        stats = from_json(message["connects"])
+        assert isinstance(stats, ConnectStats)
+        self._table.take_connects(self._worker.number, stats)
+
+    def _log(self, message: dict[str, Any]) -> None:
+        name = str(message["name"])
+        if name.partition(".")[0] == "tunnelfleet":
+            extra = {"tunnel": message["tunnel"]} if "tunnel" in message else None
+            logging.getLogger(name).log(int(message["level"]), "%s", message["text"], extra=extra)
+
+    # -- its end
+
+    def _on_look(self, _message: _Look) -> None:
+        self.schedule(LOOK_SECONDS, _Look())
+        limit_seconds = HUNG_SECONDS if self._is_ready else START_SECONDS
+        if not self._reason and time.monotonic() - self._worker.beat_at > limit_seconds:
+            self._end(f"it gave no sign of life for {limit_seconds:g} s, and was killed")
+
+    def _end(self, reason: str) -> None:
+        """It is of no use any more: have it dead before its tunnels run elsewhere."""
+        if self._reason or self._process is None:
+            return
+        self._reason = reason
+        self._worker.ref = None
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self.remove_reader(sock)
+            self.remove_writer(sock)
+            sock.close()
+        if reason != "its process has ended":
+            self._process.kill()
+        reaped = self._launcher.wait_process(self._process)
+        if reaped is None:
+            self._on_reaped(_Reaped(-9))
+        else:
+            self.pipe_to_self(reaped, lambda done: _Reaped(done.result()))
+
+    def _on_reaped(self, message: _Reaped) -> None:
+        status = message.status
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        worker = self._worker
+        text = f"{worker.name} (process {worker.pid}, {how}): {self._reason}"
+        logger.error(
+            "%s; it is started again, and its %d tunnels return with it",
+            text,
+            len(worker.tunnels),
+            extra={"event": "worker_ended", "fields": {"worker": worker.number, "pid": worker.pid}},
+        )
+        self._process = None
+        self.exit(ExitReason.failed(WorkerEndedError(text)))
+
+    def _on_end(self, reason: ExitReason) -> None:
+        """Leave no process, whatever ended this actor."""
+        super()._on_end(reason)
+        worker, sock, process = self._worker, self._sock, self._process
+        worker.ref, worker.pid = None, 0
+        self._sock = self._process = None
+        if sock is not None:
+            # It ends by itself when it reads that.
+            sock.close()
+        for _data, descriptor in self._waiting:
+            if descriptor is not None:
+                os.close(descriptor)
+        self._waiting.clear()
+        if process is not None:
+            if reason.is_failure:
+                process.kill()
+            self._launcher.wait_process(process)
+        self._table.lose_connects(worker.number)
+        worker.tell_tunnels(WorkerLost(f"{worker.name} has ended and is started again"))
+
+    def on_receive(self, message: Any) -> Any:
+        """Dispatch by the message's type."""
+        handler = self.HANDLERS.get(type(message))
+        if handler is None:
+            return super().on_receive(message)
+        return handler(self, message)
+
+    HANDLERS: ClassVar[Handlers] = {
+        ToWorker: _on_to_worker,
+        AskTree: _on_ask_tree,
+        _Spawned: _on_spawned,
+        _Reaped: _on_reaped,
+        _Look: _on_look,
+    }
