@@ -16,6 +16,7 @@ from tests.support.content import MIB, blocks, digest
 from tests.support.rig import connect, echo, receive_exactly, receive_to_end
 from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import DispatchedActor
+from tunnelfleet.actors.net.socket_io import undelivered_bytes
 from tunnelfleet.runtime import Mode, TunnelState
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class TestClose:
         data = os.urandom(BUFFERED_BYTES)
         with pair.connect() as client:
             server.wait_active(1)
-            client.sendall(data)
+            send_whole(client, data)
             rig.runtime.close_tunnel(pair.source.name)
             (arrival,) = server.arrivals()
         assert (arrival.size_bytes, arrival.sha256) == (len(data), digest([data]))
@@ -152,6 +153,15 @@ class TestDrain:
         assert rig.runtime.close_tunnel(pair.source.name).state is TunnelState.STOPPED
 
 
+def send_whole(sock: socket.socket, data: bytes) -> None:
+    """Send data, and wait until the kernel has it where the other side reads.
+
+    On a busy machine that comes after `sendall` has returned: what is on its way nobody has read.
+    """
+    sock.sendall(data)
+    eventually(lambda: undelivered_bytes(sock) == 0)
+
+
 def is_refused(address: Address) -> bool:
     """Whether a caller gets no connection, or one that ends before it gives a byte."""
     try:
@@ -171,7 +181,7 @@ class TestStop:
             pair = rig.pair({"SSH": server.address}, runtimes=(other, rig.runtime))
             client = pair.connect()
             server.wait_active(1)
-            client.sendall(data)
+            send_whole(client, data)
         with client:
             (arrival,) = server.arrivals()
         assert (arrival.size_bytes, arrival.sha256) == (len(data), digest([data]))
