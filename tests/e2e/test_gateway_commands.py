@@ -534,6 +534,8 @@ class TestLogs:
                 os.set_blocking(process.stdout.fileno(), True)
                 gateway.signal(signal.SIGTERM)
                 assert gateway.wait_end() == 0
+                # Down for as long as it takes to notice.
+                assert any("waiting for it" in line for line in process.stderr)
                 with fleet.rig.up() as again:
                     again.wait_event("tunnel_state_changed", tunnel="press-1", state="connected")
                     for line in process.stdout:
@@ -545,7 +547,6 @@ class TestLogs:
                             break
                     process.send_signal(signal.SIGINT)
                     assert process.wait(WAIT_SECONDS) == 0
-                    assert "waiting for it" in process.stderr.read()
 
 
 class TestDiag:

@@ -323,6 +323,12 @@ class TestList:
         names = [f"tunnel-{number}" for number in range(1000)]
         for name in names:
             service.open_tunnel(name)
+
+        def newest() -> object:
+            return aws.list_tunnels(maxResults=1)["tunnelSummaries"][0]["tunnelId"]
+
+        # What was not opened through the API is told to it by an event.
+        eventually(lambda: newest() == names[-1])
         pages = [aws.list_tunnels(maxResults=64)]
         while token := pages[-1].get("nextToken"):
             pages.append(aws.list_tunnels(maxResults=64, nextToken=token))
