@@ -64,7 +64,7 @@ class ApiWishes:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keeper: Keeper | None = getattr(gateway, "store", None)
+        self._keeper: Keeper | None = gateway.store
         self._authorities = Authorities()
         self._key = os.urandom(KEY_BYTES)
 
