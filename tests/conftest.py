@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=200)
 settings.load_profile("fixed")
 
-THREAD_EXIT_SECONDS = 5.0
+THREAD_EXIT_SECONDS = 30.0
 GROUP_DEPTH = 2
 """A group of tests is named by so many folders below `tests`."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import pytest
 
 from tests.support.rig import FAST_LIMITS, Pair, Rig, receive_exactly, receive_rest
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import actor, crash_and_wait
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.runtime import Mode, ProtocolVersion, TcpAddress, TunnelConfig
@@ -24,7 +24,6 @@ from tunnelfleet.runtime import Mode, ProtocolVersion, TcpAddress, TunnelConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAIT_SECONDS = 20.0
 RST_ON_CLOSE = struct.pack("ii", 1, 0)
 IMPATIENT = replace(FAST_LIMITS, linger_seconds=0.1, half_close_seconds=0.2, hello_seconds=0.3)
 """Times that a connection which is merely quiet outlasts in these tests."""

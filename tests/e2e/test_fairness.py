@@ -21,6 +21,7 @@ import pytest
 from tests.support.content import MIB
 from tests.support.processes import RuntimeProcess
 from tests.support.rig import Rig, connect, receive_exactly
+from tests.support.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     import asyncio
@@ -74,7 +75,7 @@ class Copy:
         if self._client is not None:
             with contextlib.suppress(OSError):
                 self._client.shutdown(socket.SHUT_RDWR)
-            self._thread.join(10.0)
+            self._thread.join(WAIT_SECONDS)
             self._client.close()
 
 

@@ -320,8 +320,8 @@ with TunnelService(tls=False) as service, TunnelRuntime(connect_rate_per_second=
             services={"SSH": address},
         )
         ends[mode] = runtime.open_tunnel(settings)
-        ends[mode].wait_for(TunnelState.CONNECTED, 30)
-    port = ends[Mode.SOURCE].wait_listening("SSH", 30).port
+        ends[mode].wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+    port = ends[Mode.SOURCE].wait_listening("SSH", WAIT_SECONDS).port
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     open_now = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 6, before[1]))
@@ -330,7 +330,7 @@ with TunnelService(tls=False) as service, TunnelRuntime(connect_rate_per_second=
     def operations():
         return {name for end in ends.values() for name in end.stats.exhausted_operations}
 
-    runtime.wait_until(lambda: operations() >= {"accept", "local_connect"}, 30)
+    runtime.wait_until(lambda: operations() >= {"accept", "local_connect"}, WAIT_SECONDS)
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
     print(sorted(operations()), flush=True)
     sys.stdin.readline()

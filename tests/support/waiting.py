@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAIT_SECONDS = 10.0
-"""Much longer than anything takes that works, and short enough to wait for when it does not."""
+WAIT_SECONDS = 30.0
+"""Much longer than anything takes that works, also where the machine has ten times as much to do."""
 
 
 def eventually(
