@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.logs import logged
 from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import TcpAddress
@@ -69,7 +70,7 @@ def test_a_connection_that_announces_nothing_is_dropped(rig: MakeRig) -> None:
 
 
 def test_the_announce_timeout_of_an_old_connection_does_not_hurt_the_new_one(rig: MakeRig) -> None:
-    tunnel = rig(limits=Limits(announce_timeout_seconds=0.3))
+    tunnel = rig(limits=Limits(announce_timeout_seconds=1.0))
     tunnel.attempt()
     tunnel.establish()
     tunnel.outlast(0.1)
@@ -78,7 +79,7 @@ def test_the_announce_timeout_of_an_old_connection_does_not_hurt_the_new_one(rig
     established_at = time.monotonic()
     tunnel.establish()
     assert tunnel.wire.wait() == ["abandon announce_timeout"]
-    assert time.monotonic() - established_at >= 0.29, "it has its own time"
+    assert time.monotonic() - established_at >= 0.99, "it has its own time"
 
 
 def test_a_lost_connection_says_why_and_when_it_is_tried_again(rig: MakeRig) -> None:
@@ -205,7 +206,7 @@ def test_more_services_than_it_may_listen_for_are_told_and_logged_once(
         tunnel.connect(ids("S", 5))
         tunnel.lose()
     assert set(tunnel.stats.listening) == {"S0", "S1"}
-    told = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    told = [each.getMessage() for each in logged(caplog, logging.WARNING)]
     assert told == [f"tunnel press-4: {text}"]
     tunnel.connect(ids("S", 2))
     assert set(tunnel.stats.listening) == {"S0", "S1"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.logs import logged
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.gateway.store import writer as module
 from tunnelfleet.runtime.gateway.store.audit import AuditRecord
@@ -114,7 +115,7 @@ def test_it_stops_and_goes_on_and_says_each_once(caplog: pytest.LogCaptureFixtur
         eventually(lambda: writer.stands_since is None)
         assert writer.dropped == 0
         assert writer.failures >= 3
-    lines = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    lines = [each.getMessage() for each in logged(caplog, logging.WARNING)]
     assert len(lines) == 2
     assert lines[0].startswith("the audit has stopped, and tunnels go on: the disk takes nothing")
     assert lines[1].startswith("the audit goes on after")
