@@ -15,7 +15,6 @@ import pytest
 
 from tests.support.actors import Log, hold, settle
 from tests.support.fakes import Recorder
-from tests.support.logs import logged
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import Dispatcher, kill
 from tunnelfleet.proto import (
@@ -235,7 +234,7 @@ def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
         assert sock.recv(1)
         with caplog.at_level(logging.WARNING, engine_module.__name__):
             stopped.stop(timeout_seconds=0.05)
-    [record] = logged(caplog)
+    [record] = caplog.records
     assert source.name in record.getMessage()
     assert "1 of 1 tunnels" in record.getMessage()
     assert source.status().state is TunnelState.STOPPED

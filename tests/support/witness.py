@@ -170,14 +170,13 @@ def reasons_of(rig: Rig, tunnel: Tunnel, state: TunnelState = TunnelState.BACKOF
         ]
 
     def is_all_told() -> bool:
-        now, connects = tunnel.stats.state, sum(tunnel.stats.reconnects.values())
+        now, losses = tunnel.stats.state, sum(tunnel.stats.reconnects.values())
         states = [event.state for event in told()]
+        # Of a tunnel of the same name that was closed before.
         lives = states.count(TunnelState.STOPPED) - (now is TunnelState.STOPPED)
         for _ in range(lives):
             del states[: states.index(TunnelState.STOPPED) + 1]
-        if now is TunnelState.CONNECTED:
-            connects += 1
-        return states[-1:] == [now] and states.count(TunnelState.CONNECTED) >= connects
+        return states[-1:] == [now] and states.count(TunnelState.BACKOFF) >= losses
 
     eventually(is_all_told, f"all events of {tunnel}")
     return [event.reason for event in told() if event.state is state]

@@ -8,7 +8,6 @@ import os
 
 import pytest
 
-from tests.support.logs import logged
 from tunnelfleet.actors.net import exhaustion
 from tunnelfleet.actors.net.exhaustion import ExhaustionLog, is_exhausted
 from tunnelfleet.proto import TunnelError
@@ -49,9 +48,9 @@ def test_a_thousand_failures_are_one_line(
     with caplog.at_level(logging.WARNING):
         for _ in range(1_000):
             log.note("accept at 127.0.0.1:22", failed(errno.EMFILE))
-        assert len(logged(caplog)) == 1
+        assert len(caplog.records) == 1
         monkeypatch.setattr(exhaustion, "LOG_INTERVAL_SECONDS", 0.0)
         log.note("accept at 127.0.0.1:22", failed(errno.EMFILE))
-    first, second = [record.getMessage() for record in logged(caplog)]
+    first, second = [record.getMessage() for record in caplog.records]
     assert first.startswith("accept at 127.0.0.1:22 failed: Too many open files (1 such")
     assert "(1000 such failure(s)" in second, "those that were not told are counted"

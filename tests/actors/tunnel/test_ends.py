@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from tests.support.fakes import FakeLane
-from tests.support.logs import logged
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.api.commands import Outgoing
 from tunnelfleet.actors.api.events import (
@@ -560,14 +559,14 @@ def test_a_destination_whose_hello_is_the_last_of_two_links_goes_on_without(
 ) -> None:
     tunnel = connected_destination(rig)
     for _ in range(2):
-        assert not logged(caplog)
+        assert not caplog.records
         tunnel.receive("STREAM_START* SSH 1/1")
         tunnel.lose()
         tunnel.connect("SSH")
     tunnel.sent()
     tunnel.receive("STREAM_START* SSH 1/1")
     assert tunnel.sent() == []
-    assert len(logged(caplog)) == 1
+    assert len(caplog.records) == 1
 
 
 def test_a_link_on_which_the_peer_was_heard_after_marks_is_no_reason(
@@ -580,7 +579,7 @@ def test_a_link_on_which_the_peer_was_heard_after_marks_is_no_reason(
         stream = tunnel.sent()[-1].removeprefix("STREAM_START* SSH ")
         tunnel.receive(f"DATA SSH {stream} unmarked")
         tunnel.lose()
-    assert not logged(caplog)
+    assert not caplog.records
 
 
 def test_a_stop_in_good_order_is_no_reason(rig: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
@@ -592,7 +591,7 @@ def test_a_stop_in_good_order_is_no_reason(rig: MakeRig, caplog: pytest.LogCaptu
     tunnel.connect("SSH")
     tunnel.accept("SSH")
     assert tunnel.sent()[-1].startswith("STREAM_START* ")
-    assert not logged(caplog)
+    assert not caplog.records
 
 
 # -- the client API

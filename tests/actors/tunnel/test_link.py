@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.logs import logged
 from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import TcpAddress
@@ -206,7 +205,7 @@ def test_more_services_than_it_may_listen_for_are_told_and_logged_once(
         tunnel.connect(ids("S", 5))
         tunnel.lose()
     assert set(tunnel.stats.listening) == {"S0", "S1"}
-    told = [each.getMessage() for each in logged(caplog, logging.WARNING)]
+    told = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert told == [f"tunnel press-4: {text}"]
     tunnel.connect(ids("S", 2))
     assert set(tunnel.stats.listening) == {"S0", "S1"}
