@@ -247,8 +247,9 @@ def test_the_time_of_a_close_is_over(
     pair = pair_of(rig, applications, version, limits=limits)
     ends = applications.connect(pair)
     ours, theirs = ends.of("client" if side == "source" else "server")
-    rig.service.throttle(pair.name, 50_000)
-    ours.settimeout(1.0)
+    # In the half second a third of what is on the way.
+    rig.service.throttle(pair.name, 150_000)
+    ours.settimeout(0.5)
     with contextlib.suppress(TimeoutError):
         for _ in range(1_000):
             ours.sendall(b"x" * 65_536)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.programs("prometheus", "promtool")
 
-WAIT_SECONDS = 40.0
+WAIT_SECONDS = 60.0
 TRAFFIC_SECONDS = 40
 """Chaos strikes all along it; afterwards the demo stays up, with its metrics."""
 PROGRAM = "import sys; from tunnelfleet.runtime.cli import main; sys.exit(main())"

@@ -26,7 +26,6 @@ PERMITTED = (
 
 CHILD = """
 import socket, subprocess, sys, threading
-from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.config import Limits, TcpAddress, TunnelConfig
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
@@ -72,13 +71,13 @@ with TunnelService(tls=False) as service, TunnelRuntime(connect_rate_per_second=
                 services={"APP": address}, limits=quick,
             )
         )
-        ends[mode].wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
-    address = ends[Mode.SOURCE].wait_listening("APP", WAIT_SECONDS)
+        ends[mode].wait_for(TunnelState.CONNECTED, 60)
+    address = ends[Mode.SOURCE].wait_listening("APP", 60)
     caller = socket.create_connection((address.host, address.port))
     assert caller.recv(5) == b"hello"
     ip("link", "set", "here", "down")
     destination = ends[Mode.DESTINATION]
-    gone = runtime.wait_until(lambda: destination.status().connections_active == 0, WAIT_SECONDS)
+    gone = runtime.wait_until(lambda: destination.status().connections_active == 0, 60)
     print("gone" if gone else "stays", flush=True)
     caller.close()
 for process in (host, lan):
