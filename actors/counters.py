@@ -499,8 +499,9 @@ class TunnelStats(Counters):
         before = self.state
         if state is not before:
             self.since = time.time()
-        self.state = state
+        # The state last: whoever waits for it, on another thread, finds the reason there.
         self.reason = reason
+        self.state = state
         if self._fleet is not None and state is not before:
             self._fleet.move(self, before)
         return True

@@ -16,6 +16,7 @@ import yaml
 
 from tests.support.commands import PROGRAM
 from tests.support.programs import require_program, run_program
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.gateway.config import load
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "examples" / "deploy"
 UNIT = DEPLOY / "systemd" / "tunnelfleet.service"
-WAIT_SECONDS = 30.0
 SECRET = "0123456789abcdef" * 4
 
 

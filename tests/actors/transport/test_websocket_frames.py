@@ -19,6 +19,7 @@ from websocket import ABNF
 
 from tests.support.frames import data_of, frame
 from tests.support.transcripts import to_message
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.transport.codec import (
     FrameReader,
     encode_close,
@@ -251,7 +252,7 @@ async def aiohttp_reads(wire: bytes) -> list[tuple[WSMsgType, bytes]]:
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         writer.write(wire)
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), WAIT_SECONDS)
         writer.close()
         await writer.wait_closed()
     finally:

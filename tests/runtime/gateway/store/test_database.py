@@ -156,6 +156,40 @@ def test_a_file_that_another_process_holds_is_waited_for(
         store.save_tunnel("a", entry("a"))
 
 
+def test_two_that_make_the_log_of_a_file_at_once_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite itself fails then at once, however long its own time to wait is."""
+    path = tmp_path / "state.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            other.rollback()
+
+    monkeypatch.setattr("tunnelfleet.runtime.gateway.store.database.time.sleep", pause)
+    with opened(f"sqlite:///{path}") as store:
+        assert store.is_ready
+    assert len(pauses) == 3
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+
+
+def test_a_log_that_cannot_be_made_in_time_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnelfleet.runtime.gateway.store.database.BUSY_SECONDS", 0.05)
+    path = tmp_path / "state.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with opened(f"sqlite:///{path}") as store:
+        assert not store.is_ready
+    other.close()
+
+
 FULL_DISK = """
 import resource, sys, threading
 from tests.support.stores import closing, entry, make_store, opening
