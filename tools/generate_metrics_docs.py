@@ -11,7 +11,7 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from tunnelfleet.actors.counters import MAX_KEYS
+from tunnelfleet.actors.kernel.counting import MAX_KEYS
 from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, GATEWAY, Kind, Metric
 from tunnelfleet.runtime.metrics.tunnels import MAX_SERVICE_IDS, NO_SERVICE
 

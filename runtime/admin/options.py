@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tunnelfleet.actors.addresses import MAX_PORT, TcpAddress, is_loopback, parse_address
+from tunnelfleet.actors.addresses import TcpAddress, is_loopback, parse_address
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto.endpoint import MAX_PORT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tunnelfleet.actors.counters import OTHER, FleetCounters, TunnelStats
+from tunnelfleet.actors.counters import FleetCounters, TunnelStats
+from tunnelfleet.actors.kernel.counting import OTHER
 from tunnelfleet.proto import printable
 
 if TYPE_CHECKING:

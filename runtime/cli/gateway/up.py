@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 from dataclasses import fields, replace
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer

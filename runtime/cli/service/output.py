@@ -11,8 +11,8 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Final
 
-from tunnelfleet.actors.addresses import MAX_PORT
 from tunnelfleet.proto import Mode
+from tunnelfleet.proto.endpoint import MAX_PORT
 from tunnelfleet.runtime.cli.errors import one_line
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.kernel import DispatchedActor
-from tunnelfleet.actors.net.exhaustion import ExhaustionLog, is_exhausted
+from tunnelfleet.actors.net.socket_io import ExhaustionLog, is_exhausted
 
 from .counters import CountedSocket
 from .hall import GiveWay

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from tunnelfleet.actors.addresses import TcpAddress, parse_address
-from tunnelfleet.actors.net.exhaustion import ExhaustionLog
+from tunnelfleet.actors.net.socket_io import ExhaustionLog
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.config.paths import runtime_folder
 from tunnelfleet.runtime.gateway.supervisor import child

@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tunnelfleet.actors.counters import MAX_KEYS, OTHER, Counters, Histogram, ServiceCounters
-from tunnelfleet.actors.kernel.counting import declared
+from tunnelfleet.actors.counters import Counters, Histogram, ServiceCounters
+from tunnelfleet.actors.kernel.counting import MAX_KEYS, OTHER, declared
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
 
 if TYPE_CHECKING:

@@ -29,8 +29,7 @@ from tunnelfleet.actors.events import (
     TunnelStateChanged,
 )
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason
-from tunnelfleet.actors.live_connections import LiveConnection
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.state import LiveConnection, TunnelState
 from tunnelfleet.actors.tunnel.messages import Drain, HandOver, ReplaceLimits, ReplaceToken
 from tunnelfleet.proto import NotConnected, TunnelClosed, TunnelError
 
