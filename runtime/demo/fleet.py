@@ -22,8 +22,9 @@ from .servers import BULK, ECHO, HOST, HTTP, SERVICES
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tunnelfleet.runtime.runtime import Tunnel, TunnelRuntime, TunnelStatus
+    from tunnelfleet.runtime.runtime import TunnelRuntime
     from tunnelfleet.runtime.service import TunnelService
+    from tunnelfleet.runtime.tunnel import Tunnel, TunnelStatus
 
 
 FILES_PER_TUNNEL: Final = 32

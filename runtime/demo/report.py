@@ -15,7 +15,7 @@ from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.figures import counted, human_bytes, human_rate, human_seconds
 
 if TYPE_CHECKING:
-    from tunnelfleet.runtime.runtime import TunnelStatus
+    from tunnelfleet.runtime.tunnel import TunnelStatus
 
     from .fleet import TunnelPair
 

@@ -17,10 +17,9 @@ from aiohttp import web
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress, parse_address
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.admin.hosts import HostCheck
 from tunnelfleet.runtime.admin.http_thread import SHUTDOWN_SECONDS, HttpThread
 from tunnelfleet.runtime.admin.listener import listen_tcp
-from tunnelfleet.runtime.admin.options import HttpLimits
+from tunnelfleet.runtime.admin.options import HostCheck, HttpLimits
 from tunnelfleet.runtime.gateway.config.schema import OFF
 from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
 

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import TunnelError
-from tunnelfleet.runtime.admin.hosts import HostCheck
+from tunnelfleet.runtime.admin.options import HostCheck
 
 from .status import news
 
