@@ -21,8 +21,6 @@ from tunnelfleet.runtime.gateway.store.migrations import MIGRATIONS, grant, migr
 
 from .check import print_problems
 
-__all__ = ["migrate_command"]
-
 
 def migrate_command(
     paths: Annotated[
