@@ -37,8 +37,8 @@ from .options import AdminOptions
 if TYPE_CHECKING:
     from tunnelfleet.runtime.runtime import TunnelRuntime
 
-    Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-    MakePages = Callable[[asyncio.Event], Mapping[str, Page]]
+Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+MakePages = Callable[[asyncio.Event], Mapping[str, Page]]
 
 
 ALLOWED_METHODS: Final = ("GET", "HEAD")

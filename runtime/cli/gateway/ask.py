@@ -18,7 +18,8 @@ from tunnelfleet.runtime.cli.errors import (
     EXIT_USAGE,
     one_line,
 )
-from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayNotReached, GatewayRefused
+from tunnelfleet.runtime.gateway.api.address import GatewayNotReached, GatewayRefused
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, refused
 from .screen import note, say, terminal_size, wrap, write_json

@@ -29,7 +29,8 @@ from tunnelfleet.runtime.cli.errors import (
     one_line,
 )
 from tunnelfleet.runtime.figures import counted
-from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayRefused
+from tunnelfleet.runtime.gateway.api.address import GatewayRefused
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
 from .look import ordered
 from .reach import (

@@ -21,12 +21,12 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.cli.errors import EXIT_OK, EXIT_USAGE, one_line
 from tunnelfleet.runtime.figures import counted
-from tunnelfleet.runtime.gateway.api.client import (
+from tunnelfleet.runtime.gateway.api.address import (
     GatewayAddress,
-    GatewayClient,
     GatewayNotReached,
     GatewayRefused,
 )
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.runtime.gateway.config import (
     ConfigProblems,
     FleetConfig,

@@ -27,7 +27,8 @@ import typer
 from tunnelfleet.proto import ConfigError, TunnelError, printable
 from tunnelfleet.proto.text import HIDDEN
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
-from tunnelfleet.runtime.gateway.api.client import GatewayAddress, GatewayClient, GatewayRefused
+from tunnelfleet.runtime.gateway.api.address import GatewayAddress, GatewayRefused
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.version import version_line
 
 from .reach import (

@@ -15,7 +15,8 @@ import typer
 
 from tunnelfleet.proto import ConfigError, printable
 from tunnelfleet.runtime.cli.errors import EXIT_OK
-from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayEvent, GatewayNotReached
+from tunnelfleet.runtime.gateway.api.address import GatewayNotReached
+from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayEvent
 
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at
 from .screen import Line, Styled, note, write_json, write_lines

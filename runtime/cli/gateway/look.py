@@ -17,7 +17,7 @@ import typer
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
 from tunnelfleet.runtime.figures import age, human_bytes
-from tunnelfleet.runtime.gateway.api.client import GatewayRefused
+from tunnelfleet.runtime.gateway.api.address import GatewayRefused
 
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, known_name, unknown_name
 from .rows import FIELDS, STILL_SORTS, number, page, sorted_rows, summary, text, tunnel_table

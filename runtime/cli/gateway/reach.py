@@ -27,12 +27,12 @@ from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.connect import connect
 from tunnelfleet.proto import ConfigError, TunnelError, printable
 from tunnelfleet.runtime.cli.errors import CommandFailed
-from tunnelfleet.runtime.gateway.api.client import (
+from tunnelfleet.runtime.gateway.api.address import (
     GatewayAddress,
-    GatewayClient,
     GatewayNotReached,
     GatewayRefused,
 )
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.runtime.gateway.config.paths import admin_socket
 
 from .screen import note

@@ -17,7 +17,8 @@ import typer
 
 from tunnelfleet.runtime.cli.errors import EXIT_OK, one_line
 from tunnelfleet.runtime.figures import human_rate
-from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayNotReached
+from tunnelfleet.runtime.gateway.api.address import GatewayNotReached
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
 from .keyboard import Waiting
 from .look import LabelOption, StateOption, check_labels, check_sort, ordered
