@@ -17,7 +17,7 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.errors import EXIT_OK, EXIT_USAGE
 from tunnelfleet.runtime.gateway.config import ConfigProblems, load
 from tunnelfleet.runtime.gateway.store.database import Database
-from tunnelfleet.runtime.gateway.store.tables import MIGRATIONS, grant, migrate
+from tunnelfleet.runtime.gateway.store.migrations import MIGRATIONS, grant, migrate
 
 from .check import print_problems
 

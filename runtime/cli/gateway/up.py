@@ -57,9 +57,9 @@ from tunnelfleet.runtime.gateway.process import (
     needed_files,
     open_standard_streams,
     raise_file_limit,
+    state_lock,
 )
 from tunnelfleet.runtime.gateway.service_manager import Heartbeat, ServiceManager
-from tunnelfleet.runtime.gateway.state_lock import state_lock
 from tunnelfleet.runtime.gateway.store import Store
 from tunnelfleet.runtime.gateway.watch import FileWatcher
 

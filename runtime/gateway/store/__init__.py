@@ -5,8 +5,8 @@
 
 from .audit import AuditQuery, AuditRecord
 from .errors import StoreError, Trouble
+from .migrations import MIGRATIONS
 from .store import Store, StoreActor
-from .tables import MIGRATIONS
 
 __all__ = [
     "MIGRATIONS",

@@ -29,9 +29,10 @@ from .audit import AUDITED_EVENTS, AuditBook, AuditQuery
 from .audit_table import AuditBounds, AuditTable
 from .database import Database
 from .errors import StoreError, Trouble, make_error
-from .tables import check_rights, migrate
+from .metrics import StoreCounters, store_metrics
+from .migrations import check_rights, migrate
 from .tunnels import Sealer, TunnelTable
-from .writer import AuditWriter, StoreCounters, store_metrics
+from .writer import AuditWriter
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -1,8 +1,8 @@
 """The thread that writes the audit: a bounded queue in, batches into the database.
 
-Owns the queue, and what happens when the database does not take what comes: records wait, then are
+Owns the queue and what happens when the database does not take what comes: records wait, then are
 dropped and counted; one line in the log says that the audit stands, and one that it goes on. Nobody
-who hands a record over ever waits. Owns also the metrics of the state and of the audit.
+who hands a record over ever waits.
 """
 
 from __future__ import annotations
@@ -11,19 +11,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from .errors import StoreError, Trouble
 
 if TYPE_CHECKING:
-    from prometheus_client import Metric
-
     from .audit import AuditRecord
-
-logger = logging.getLogger(__name__)
 
 
 QUEUE_RECORDS = 20_000
@@ -39,6 +33,8 @@ UPKEEP_SECONDS = 60.0
 """How often the bounds of the audit are looked after."""
 CLOSE_SECONDS = 10.0
 """For the end: what waits is written within it, or lost."""
+
+logger = logging.getLogger(__name__)
 
 
 class AuditWriter:
@@ -253,58 +249,3 @@ class AuditWriter:
             self.dropped - self._lost_before,
             extra={"event": "audit_resumed"},
         )
-
-
-OPERATIONS = ("open", "tunnels", "audit")
-ERRORS = "tunnelfleet_store_errors"
-_HELP = {
-    "tunnelfleet_store_ready": "Whether the state was reached and read since the start.",
-    ERRORS: "Operations on the state that failed, those that were tried again counted again.",
-    "tunnelfleet_audit_records": "Records that were written into the audit.",
-    "tunnelfleet_audit_dropped": "Records that were not: the queue was full, or the end came.",
-    "tunnelfleet_audit_queue_records": "Records that wait to be written.",
-    "tunnelfleet_audit_stopped": "Whether the audit stands because the state takes nothing.",
-}
-STORE_METRICS = frozenset(_HELP)
-"""The names of all; those of counters get `_total`."""
-
-
-class StoreCounters:
-    """Failures by operation; counted on several threads, and rarely."""
-
-    def __init__(self) -> None:
-        self.errors = dict.fromkeys(OPERATIONS, 0)
-        self._lock = threading.Lock()
-
-    def failed(self, operation: str) -> None:
-        """An operation has failed."""
-        with self._lock:
-            self.errors[operation] += 1
-
-
-def store_metrics(
-    counters: StoreCounters, writer: AuditWriter, *, is_ready: bool
-) -> Iterator[Metric]:
-    """The families of a store.
-
-    Args:
-        counters: of its operations.
-        writer: of its audit.
-        is_ready: whether it was reached.
-    """
-    errors = CounterMetricFamily(ERRORS, _HELP[ERRORS], labels=["operation"])
-    for operation, count in counters.errors.items():
-        others = writer.failures if operation == "audit" else 0
-        errors.add_metric([operation], count + others)
-    yield errors
-    for name, count in (
-        ("tunnelfleet_audit_records", writer.written),
-        ("tunnelfleet_audit_dropped", writer.dropped),
-    ):
-        yield CounterMetricFamily(name, _HELP[name], value=count)
-    for name, value in (
-        ("tunnelfleet_store_ready", float(is_ready)),
-        ("tunnelfleet_audit_queue_records", float(writer.waiting)),
-        ("tunnelfleet_audit_stopped", float(writer.stands_since is not None)),
-    ):
-        yield GaugeMetricFamily(name, _HELP[name], value=value)

@@ -30,14 +30,14 @@ from tunnelfleet.runtime.metrics.families import numbers
 from tunnelfleet.runtime.supervisor import GOVERNOR
 
 from .messages import AskTree, Do
-from .sums import WorkerTable
+from .table import WorkerTable
 from .tunnel import RemoteTunnelActor
 from .worker_actor import Launcher, WorkerActor
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.tunnel.context import TunnelContext
 
-    from .sums import WorkerEntry
+    from .table import WorkerEntry
 
 
 BACKOFF: Final = Backoff(min_seconds=0.5, max_seconds=30.0)

@@ -41,7 +41,7 @@ from .sums import Tally
 if TYPE_CHECKING:
     from tunnelfleet.actors.tunnel.context import TunnelContext
 
-    from .sums import WorkerEntry
+    from .table import WorkerEntry
 
 
 class _RemotePhase(Enum):

@@ -32,7 +32,7 @@ from .codec import FrameError, MessageDecoder, encode_frame, from_json
 from .messages import AskTree, Do, Is, Told, ToWorker, WorkerLost, WorkerUp
 
 if TYPE_CHECKING:
-    from .sums import WorkerEntry, WorkerTable
+    from .table import WorkerEntry, WorkerTable
 
 logger = logging.getLogger(__name__)
 

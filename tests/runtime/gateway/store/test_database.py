@@ -16,7 +16,7 @@ from tests.support.stores import closing, entry, make_store, opened, opening
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.store.database import Database
 from tunnelfleet.runtime.gateway.store.errors import StoreError, Trouble
-from tunnelfleet.runtime.gateway.store.tables import MIGRATIONS, grant, migrate
+from tunnelfleet.runtime.gateway.store.migrations import MIGRATIONS, grant, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,14 +11,13 @@ from sqlalchemy import inspect, select
 
 from tunnelfleet.runtime.gateway.store.database import Database
 from tunnelfleet.runtime.gateway.store.errors import StoreError
-from tunnelfleet.runtime.gateway.store.tables import (
-    METADATA,
+from tunnelfleet.runtime.gateway.store.migrations import (
     MIGRATIONS,
-    SCHEMA,
     Migration,
     migrate,
     read_version,
 )
+from tunnelfleet.runtime.gateway.store.tables import METADATA, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,7 +32,7 @@ from tunnelfleet.runtime.gateway.workers.messages import (
     WorkerLost,
     WorkerUp,
 )
-from tunnelfleet.runtime.gateway.workers.sums import WorkerEntry
+from tunnelfleet.runtime.gateway.workers.table import WorkerEntry
 from tunnelfleet.runtime.gateway.workers.tunnel import RemoteTunnelActor
 from tunnelfleet.runtime.supervisor import OwnProcess
 
