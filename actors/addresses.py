@@ -12,23 +12,6 @@ from urllib.parse import unquote, urlsplit
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.proto.endpoint import MAX_PORT, bracketed, parse_port, split_host_port
 
-__all__ = [
-    "MAX_PORT",
-    "MAX_SHOWN_LENGTH",
-    "Address",
-    "HttpProxy",
-    "IpAddress",
-    "TcpAddress",
-    "UnixAddress",
-    "is_loopback",
-    "parse_address",
-    "parse_ip",
-    "without_brackets",
-]
-
-MAX_SHOWN_LENGTH = 60
-"""Of an address that an error repeats; the access tokens of AWS are longer."""
-
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
@@ -114,6 +97,10 @@ def _unix_address(path: str, text: str) -> UnixAddress:
             f"bad Unix socket path {text!r}: it must have 1 to 107 bytes; use a shorter path"
         )
     return UnixAddress(path)
+
+
+MAX_SHOWN_LENGTH = 60
+"""Of an address that an error repeats; the access tokens of AWS are longer."""
 
 
 def _bad_address(text: str) -> ConfigError:

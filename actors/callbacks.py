@@ -12,14 +12,12 @@ import threading
 import time
 from _thread import get_ident
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from .kernel.counting import counter
 from .kernel.log import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CALLBACKS: Final = "Callbacks"
 

@@ -7,7 +7,7 @@ purpose: all that one can say of a tunnel stands in one place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -28,24 +28,6 @@ from .kernel import Backoff
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable
-
-__all__ = [
-    "ANY_SERVICE",
-    "ApiService",
-    "Limits",
-    "NoListener",
-    "TunnelConfig",
-]
-
-ANY_SERVICE = ""
-"""The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
-
-MAX_NAME_LENGTH = 200
-MAX_NUMBER = 2**31 - 1
-"""What the kernel takes where it takes a number: the int of setsockopt(2) and listen(2)."""
-MAX_WAIT_SECONDS = 2_147_483
-"""Some 24 days, in milliseconds what poll(2) can wait: a socket takes no longer timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +44,12 @@ class NoListener:
 
     Its applications come from elsewhere: a front door hands their sockets over.
     """
+
+
+MAX_NUMBER = 2**31 - 1
+"""What the kernel takes where it takes a number: the int of setsockopt(2) and listen(2)."""
+MAX_WAIT_SECONDS = 2_147_483
+"""Some 24 days, in milliseconds what poll(2) can wait: a socket takes no longer timeout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +143,11 @@ class Limits:
             value = getattr(self, name)
             if value > limit:
                 raise ConfigError(f"{name} is {value!r}: it must be at most {limit}")
+
+
+ANY_SERVICE = ""
+"""The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
+MAX_NAME_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,15 +10,16 @@ from it.
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from tunnelfleet.proto import MAX_REASON_CHARACTERS, DropReason, StopCause, printable
 
 from .kernel.counting import (
-    MAX_KEYS,
     OTHER,
     count,
     counter,
@@ -27,47 +28,7 @@ from .kernel.counting import (
     gauge,
     histogram,
 )
-from .state import TunnelState
-
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
-
-    from .live_connections import LiveConnection
-
-__all__ = [
-    "CONNECT_SECONDS_BOUNDS",
-    "MAX_KEYS",
-    "MAX_SERVICES",
-    "OTHER",
-    "PING_SECONDS_BOUNDS",
-    "QUEUE_WAIT_SECONDS_BOUNDS",
-    "Counters",
-    "FleetCounters",
-    "Histogram",
-    "ServiceCounters",
-    "Summary",
-    "TunnelStats",
-    "count",
-]
-
-
-MAX_SERVICES: Final = 256
-"""Distinct services of one tunnel, over all its connections."""
-
-CONNECT_SECONDS_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-PING_SECONDS_BOUNDS: Final = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
-)
-QUEUE_WAIT_SECONDS_BOUNDS: Final = (
-    *(0.000_01, 0.000_1, 0.001, 0.002_5, 0.005, 0.01, 0.025),
-    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
-
-TRAFFIC: Final = "Traffic"
-TUNNELS: Final = "Tunnels"
-FLOW: Final = "Flow control"
+from .state import LiveConnection, TunnelState
 
 
 class Summary:
@@ -103,6 +64,9 @@ class Histogram(Summary):
         """Count `value` in the first bucket whose bound is not below it."""
         super().observe(value)
         self.counts[bisect_left(self.bounds, value)] += 1
+
+
+TRAFFIC: Final = "Traffic"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -196,6 +160,21 @@ class ServiceCounters:
             self.whole.streams_active -= self.streams_active
             self.whole.connections_active -= self.connections_active
         self.streams_active = self.connections_active = 0
+
+
+MAX_SERVICES: Final = 256
+"""Distinct services of one tunnel, over all its connections."""
+CONNECT_SECONDS_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+PING_SECONDS_BOUNDS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+QUEUE_WAIT_SECONDS_BOUNDS: Final = (
+    *(0.000_01, 0.000_1, 0.001, 0.002_5, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+TUNNELS: Final = "Tunnels"
+FLOW: Final = "Flow control"
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -6,17 +6,13 @@ a queue of its own to them (`callbacks`). It does not look into events.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-from pykka import ActorDeadError
+from pykka import ActorDeadError, ActorRef
 
 from .events import TunnelEvent
 from .kernel import DispatchedActor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from pykka import ActorRef
 
 
 class Subscribe(NamedTuple):

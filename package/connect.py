@@ -17,15 +17,8 @@ import select
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-__all__ = ["CONNECT_SOCKET", "ConnectFailed", "connect", "connect_socket", "main"]
-
-CONNECT_SOCKET = "connect.sock"
-"""Beside the admin socket of a gateway."""
 ADMIN_SOCKET = "admin.sock"
 GATEWAY_VARIABLE = "TUNNELFLEET_GATEWAY"
 PROGRAM = "tunnelfleet"
@@ -33,9 +26,7 @@ PROGRAM = "tunnelfleet"
 COPY_BYTES = 65_536
 MAX_HEAD_BYTES = 16_384
 """Of the gateway's answer."""
-MAX_TEXT_CHARACTERS = 800
 _STDIN, _STDOUT = 0, 1
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
 
 
@@ -81,6 +72,9 @@ def _parse(arguments: Sequence[str]) -> tuple[str, str | None] | None:
     return (names[0], gateway) if len(names) == 1 else None
 
 
+MAX_TEXT_CHARACTERS = 800
+
+
 def connect(name: str, gateway: str | None = None) -> int:
     """Join standard input and output to a tunnel, until it ends; returns the exit status.
 
@@ -101,6 +95,10 @@ def connect(name: str, gateway: str | None = None) -> int:
 
 
 # -- where the gateway is
+
+
+CONNECT_SOCKET = "connect.sock"
+"""Beside the admin socket of a gateway."""
 
 
 def connect_socket(gateway: str | None, environ: Mapping[str, str]) -> str:
@@ -134,6 +132,9 @@ def _default_folder(environ: Mapping[str, str]) -> str:
 
 
 # -- the handshake
+
+
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 def _open(path: str, name: str) -> socket.socket:

@@ -9,8 +9,6 @@ import importlib.metadata
 import platform
 from typing import Final
 
-__all__ = ["PROGRAM", "UNKNOWN_VERSION", "USER_AGENT", "VERSION", "version_line"]
-
 PROGRAM: Final = "tunnelfleet"
 """The name of the program and of the distribution."""
 

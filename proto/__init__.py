@@ -6,7 +6,6 @@ actor or log.
 
 from __future__ import annotations
 
-from .admission import ACCEPTED_SUBPROTOCOLS, RequestAccepted, RequestRefused, check_request
 from .endpoint import MODE_PARAMETER, TUNNEL_PATH, Endpoint
 from .ends import Agreement, End, Phase
 from .errors import (
@@ -54,6 +53,7 @@ from .framing import (
     frame_around,
 )
 from .handshake import (
+    ACCEPTED_SUBPROTOCOLS,
     ACCESS_TOKEN_COOKIE,
     ACCESS_TOKEN_HEADER,
     ACCESS_TOKEN_INVALID_TEXT,
@@ -71,6 +71,9 @@ from .handshake import (
     SUBPROTOCOL_V3,
     SUBPROTOCOLS,
     LenientClientToken,
+    RequestAccepted,
+    RequestRefused,
+    check_request,
     generate_client_token,
     handshake_error,
     request_headers,

@@ -20,11 +20,8 @@ TUNNEL_PATH = "/tunnel"
 MODE_PARAMETER = "local-proxy-mode"
 
 _DEFAULT_PORTS = {"wss": 443, "ws": 80}
-_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
-_MAX_HOST_LENGTH = 253
 MAX_PORT = 65_535
 _REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d{1,2}")
-_ENDPOINT_ADVICE = "give HOST, HOST:PORT, [IPV6]:PORT, or one of these after wss:// or ws://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +121,9 @@ def parse_port(text: str) -> int | None:
     return port if port <= MAX_PORT else None
 
 
+_ENDPOINT_ADVICE = "give HOST, HOST:PORT, [IPV6]:PORT, or one of these after wss:// or ws://"
+
+
 def _endpoint_error(problem: str) -> ConfigError:
     return ConfigError(f"the endpoint {problem}: {_ENDPOINT_ADVICE}")
 
@@ -144,6 +144,10 @@ def _is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+_MAX_HOST_LENGTH = 253
 
 
 def _checked_host(host: str) -> str:

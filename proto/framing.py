@@ -6,13 +6,10 @@ input. Knows no WebSocket, and does not judge whether a message is allowed where
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from .errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
 from .message import Message, data_around, decode_message, encode_message
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_PAYLOAD_BYTES = 64_512
 """The largest payload of one message."""

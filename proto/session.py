@@ -14,7 +14,8 @@ and goes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from .ends import Agreement, End, Happening, Phase
 from .errors import (
@@ -52,9 +53,6 @@ from .message import Message, MessageType
 from .modes import Mode, ProtocolVersion
 from .streams import FIRST_CONNECTION_ID, MAX_CONNECTION_ID, Stream, StreamIds
 from .transitions import BEFORE_SERVICE_IDS, TABLE, Action, shape_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 MAX_SERVICES = 256
 """The most services, and so active streams, of one tunnel. AWS has 3."""

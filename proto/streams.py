@@ -10,15 +10,15 @@ from .ends import ENDS, Agreement, Happening, Phase, Step
 from .message import Message, MessageType
 from .modes import ProtocolVersion
 
-FIRST_CONNECTION_ID = 1
-"""The id of the connection that a STREAM_START opens, the only one in V1 and V2."""
-MAX_STREAM_ID = 2**31 - 1
-MAX_CONNECTION_ID = 2**32 - 1
-
 
 def following(number: int, largest: int) -> int:
     """Return the id after `number`: 1 after the largest, as 0 is invalid."""
     return number + 1 if number < largest else 1
+
+
+FIRST_CONNECTION_ID = 1
+"""The id of the connection that a STREAM_START opens, the only one in V1 and V2."""
+MAX_CONNECTION_ID = 2**32 - 1
 
 
 class Stream:
@@ -145,6 +145,9 @@ class Stream:
                 return []
         connection_id = min(self.open_ids, default=FIRST_CONNECTION_ID)
         return [self.message(MessageType.STREAM_RESET, connection_id)]
+
+
+MAX_STREAM_ID = 2**31 - 1
 
 
 class StreamIds:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import base64
 import html
 import json
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 from urllib.parse import quote
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 MAX_TEXT_CHARACTERS: Final = 200
 """How much of a text is shown when its place names no other limit."""
@@ -25,13 +23,6 @@ MAX_ID_CHARACTERS: Final = 128
 MAX_REASON_CHARACTERS: Final = 800
 """How much of a whole reason is kept: what happened, an excerpt, and what to do about it."""
 
-MAX_SCANNED_CHARACTERS: Final = 16_384
-"""Only so much of a text is looked at. What comes behind it is never shown."""
-
-HIDDEN: Final = "[hidden]"
-
-SHORTEST_SECRET_CHARACTERS: Final = 4
-"""A shorter secret is not hidden, as it may be a part of ordinary words."""
 
 PART_CHARACTERS: Final = 8
 """A part of a token is hidden if it has this length; a shorter one gives nothing away."""
@@ -60,6 +51,13 @@ def printable(text: str, limit: int = MAX_TEXT_CHARACTERS, *, mark: str = " ") -
     if len(shown) <= limit and len(text) <= 4 * limit:
         return shown
     return shown[: max(0, limit - len(_CUT))] + _CUT
+
+
+MAX_SCANNED_CHARACTERS: Final = 16_384
+"""Only so much of a text is looked at. What comes behind it is never shown."""
+HIDDEN: Final = "[hidden]"
+SHORTEST_SECRET_CHARACTERS: Final = 4
+"""A shorter secret is not hidden, as it may be a part of ordinary words."""
 
 
 class Redactor:

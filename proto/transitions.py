@@ -19,14 +19,12 @@ differ:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, auto
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .message import Message, MessageType
 from .modes import Mode, ProtocolVersion
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class Action(IntEnum):

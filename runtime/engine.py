@@ -24,16 +24,22 @@ from __future__ import annotations
 import enum
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 import pykka
+from pykka import ActorRef
 
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.kernel import (
     BlockingCallError,
+    ChildSpec,
     DeleteChild,
+    DispatchedFuture,
+    DispatchedRef,
     Dispatcher,
+    ExitReason,
     ForkGuard,
     StopChild,
     ask_future,
@@ -46,24 +52,12 @@ from tunnelfleet.proto import TunnelClosed, TunnelError
 from .supervisor import RuntimeSupervisor, tunnel_child_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.kernel import ChildSpec, DispatchedFuture, DispatchedRef, ExitReason
     from tunnelfleet.actors.tunnel.context import Services
 
     from .metrics import DispatcherMeter
     from .registry import TunnelRegistry
     from .tunnel import Tunnel, TunnelStatus
 
-FORCED_END_SECONDS = 30.0
-"""What a dispatcher has to end the actors that are left; it takes longer than one turn."""
-NAMED_TUNNELS = 5
-"""How many tunnels a log line names."""
-CALLBACK_SECONDS = 5.0
-"""What callbacks have to return when the runtime ends by itself."""
-MIN_CALLBACK_SECONDS = 1.0
 
 logger = get_logger(__name__)
 
@@ -87,6 +81,14 @@ _CANNOT_START: Final = {
         "the runtime has ended, and a runtime runs once: make a new TunnelRuntime and start that"
     ),
 }
+
+
+FORCED_END_SECONDS = 30.0
+"""What a dispatcher has to end the actors that are left; it takes longer than one turn."""
+NAMED_TUNNELS = 5
+"""How many tunnels a log line names."""
+CALLBACK_SECONDS = 5.0
+"""What callbacks have to return when the runtime ends by itself."""
 
 
 class Engine:
@@ -462,6 +464,9 @@ def begin_close(
 
     ask_future(supervisor, StopChild(child_id)).add_done_callback(on_stopped)
     return closed
+
+
+MIN_CALLBACK_SECONDS = 1.0
 
 
 def _left(deadline: float) -> float:

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["age", "counted", "human_bytes", "human_rate", "human_seconds", "sparkline"]
-
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 _STEP: Final = 1_000.0
-_SPARKS: Final = "▁▂▃▄▅▆▇█"
 
 
 def human_bytes(count: float) -> str:
@@ -44,6 +41,9 @@ def human_seconds(seconds: float) -> str:
 def counted(count: int, noun: str) -> str:
     """Return for example `1 tunnel`, `2,000 tunnels`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+_SPARKS: Final = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: tuple[float, ...], width: int) -> str:

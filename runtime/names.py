@@ -63,8 +63,9 @@ from tunnelfleet.proto import (
 )
 
 from .client import EventStream, SecureTunnel, SecureTunnelBuilder
-from .runtime import RuntimeStats, Tunnel, TunnelRuntime, TunnelStatus
+from .runtime import TunnelRuntime
 from .tls import make_ssl_context
+from .tunnel import RuntimeStats, Tunnel, TunnelStatus
 
 LaneStats = CallbackStats
 """The former name, for one release."""

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pykka import ActorRef
+
+from tunnelfleet.actors.addresses import Address
 from tunnelfleet.actors.api.handler import TunnelApi
+from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.local.listener_actor import ListenerActor
 from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
+from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor, WebSocketContext
-from tunnelfleet.actors.tunnel.context import TunnelParts
+from tunnelfleet.actors.tunnel.context import TunnelContext, TunnelParts
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.api.outbox import Outbox
-    from tunnelfleet.actors.config import Limits, TunnelConfig
-    from tunnelfleet.actors.transport.connector import Connector
-    from tunnelfleet.actors.tunnel.context import TunnelContext
     from tunnelfleet.actors.tunnel.parts import ApiHandler, ApiShell
 
 

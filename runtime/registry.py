@@ -11,26 +11,24 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tunnelfleet.actors.tunnel.context import Credentials, TunnelContext
+from pykka import ActorRef
+
+from tunnelfleet.actors.addresses import Address
+from tunnelfleet.actors.config import TunnelConfig
+from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.transport.connector import Connector
+from tunnelfleet.actors.tunnel.context import Credentials, Services, TunnelContext
 from tunnelfleet.proto import ConfigError
 
 from .parts import make_parts
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.api.outbox import Outbox
     from tunnelfleet.actors.callbacks import CallbackQueue
-    from tunnelfleet.actors.config import TunnelConfig
-    from tunnelfleet.actors.kernel import Dispatcher
-    from tunnelfleet.actors.transport.connector import Connector
-    from tunnelfleet.actors.tunnel.context import Services
 
     from .metrics import TunnelMeter
     from .waiting import Changes

@@ -12,47 +12,47 @@ No lock of its own; each of those modules says which it has.
 from __future__ import annotations
 
 import copy
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import pykka
+from pykka import ActorRef
 
-from tunnelfleet.actors.callbacks import CallbackTotals, RelayThreads
-from tunnelfleet.actors.config import ApiService, TunnelConfig
-from tunnelfleet.actors.kernel import Dispatcher, StartChild, SupervisorStoppingError
+from tunnelfleet.actors.addresses import Address
+from tunnelfleet.actors.callbacks import CallbackQueue, CallbackTotals, RelayThreads
+from tunnelfleet.actors.config import ApiService, Limits, TunnelConfig
+from tunnelfleet.actors.events import TunnelEvent
+from tunnelfleet.actors.kernel import (
+    ChildSpec,
+    DispatchedRef,
+    Dispatcher,
+    StartChild,
+    SupervisorStoppingError,
+)
 from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
 from tunnelfleet.actors.tunnel.context import Credentials, Services
 from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, ReplaceToken, TryNow
 from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
-from .home import OwnProcess
 from .metrics import DispatcherMeter, TunnelCollector, TunnelMeter
 from .registry import TunnelRegistry
-from .supervisor import RuntimeSupervisor, relay_spec, runtime_spec, tunnel_spec
+from .supervisor import (
+    OwnProcess,
+    TunnelHome,
+    relay_spec,
+    runtime_spec,
+    tunnel_spec,
+)
 from .tls import make_ssl_context
 from .tunnel import RuntimeStats, Tunnel, TunnelStatus
 from .waiting import Changes, Subscriptions
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Iterable, Mapping
-    from concurrent.futures import Future
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.api.outbox import Outbox
-    from tunnelfleet.actors.callbacks import CallbackQueue
-    from tunnelfleet.actors.config import Limits
-    from tunnelfleet.actors.events import TunnelEvent
-    from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef
-
-    from .home import TunnelHome
-
-__all__ = ["RuntimeStats", "RuntimeSupervisor", "Tunnel", "TunnelRuntime", "TunnelStatus"]
-
-ASK_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -61,6 +61,9 @@ class _Present:
 
     runtime: TunnelRuntime
     engine: Engine
+
+
+ASK_TIMEOUT_SECONDS = 10.0
 
 
 class TunnelRuntime:

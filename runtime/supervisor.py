@@ -1,53 +1,44 @@
-"""The root of a runtime's actors, and how its children are kept up.
+"""The root of a runtime's actors, how its children are kept up, and where its tunnels run.
 
-Owns the policy of supervision: what is restarted, after how long, how long a stop may take, what
-is quarantined. It must not know who starts the root, nor which tunnels there are.
+Owns the policy of supervision: what is restarted, after how long, how long a stop may take, and
+what is quarantined. Owns also what a runtime asks of the place where tunnels run, which is its own
+process unless a host says otherwise. It knows neither who starts the root nor which tunnels there
+are.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tunnelfleet.actors.event_relay import EventRelay
-from tunnelfleet.actors.kernel import Backoff, ChildSpec, Restart, SupervisorActor
+from pykka import ActorRef
+
+from tunnelfleet.actors.event_relay import EventRelay, Subscribe
+from tunnelfleet.actors.events import TunnelEvent
+from tunnelfleet.actors.kernel import (
+    Backoff,
+    ChildSpec,
+    Dispatcher,
+    ExitReason,
+    Restart,
+    SupervisorActor,
+)
+from tunnelfleet.actors.transport.connect_gate import ConnectGate
 from tunnelfleet.actors.transport.governor import ConnectGovernor
+from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.event_relay import Subscribe
-    from tunnelfleet.actors.events import TunnelEvent
-    from tunnelfleet.actors.kernel import Dispatcher, ExitReason
-    from tunnelfleet.actors.transport.connect_gate import ConnectGate
     from tunnelfleet.actors.transport.connector import Connector
-    from tunnelfleet.actors.tunnel.context import Services
+    from tunnelfleet.actors.tunnel.context import Services, TunnelContext
 
     from .tunnel import Tunnel
 
-__all__ = [
-    "GOVERNOR",
-    "RuntimeSupervisor",
-    "governor_spec",
-    "relay_spec",
-    "runtime_spec",
-    "tunnel_child_id",
-    "tunnel_spec",
-]
 
 GOVERNOR = "governor"
 RELAY = "events"
 SHARED_BACKOFF = Backoff(min_seconds=0.05, max_seconds=5.0)
 """Of what all tunnels share: with a backoff its crashes never end the runtime."""
-TUNNEL_BACKOFF = Backoff(min_seconds=0.5, max_seconds=60.0)
-QUARANTINE_AFTER = 5
-STOP_MARGIN_SECONDS = 3.0
-"""Added to a tunnel's own stop timeout before its supervisor is killed."""
-CHILD_SHUTDOWN_SECONDS = 30.0
-CHILD_BACKOFF = Backoff(min_seconds=0.2, max_seconds=30.0)
-"""Of a runtime that is a host's child."""
 
 
 class RuntimeSupervisor(SupervisorActor):
@@ -116,6 +107,12 @@ def tunnel_child_id(name: str) -> str:
     return f"tunnel {name}"
 
 
+TUNNEL_BACKOFF = Backoff(min_seconds=0.5, max_seconds=60.0)
+QUARANTINE_AFTER = 5
+STOP_MARGIN_SECONDS = 3.0
+"""Added to a tunnel's own stop timeout before its supervisor is killed."""
+
+
 def tunnel_spec(tunnel: Tunnel, connector: Connector, dispatcher: Dispatcher) -> ChildSpec:
     """How a tunnel is run.
 
@@ -136,6 +133,11 @@ def tunnel_spec(tunnel: Tunnel, connector: Connector, dispatcher: Dispatcher) ->
     )
 
 
+CHILD_SHUTDOWN_SECONDS = 30.0
+CHILD_BACKOFF = Backoff(min_seconds=0.2, max_seconds=30.0)
+"""Of a runtime that is a host's child."""
+
+
 def runtime_spec(child_id: str, start: Callable[[], ActorRef[Any]]) -> ChildSpec:
     """How a host's supervisor runs a whole runtime.
 
@@ -146,3 +148,29 @@ def runtime_spec(child_id: str, start: Callable[[], ActorRef[Any]]) -> ChildSpec
     return ChildSpec(
         id=child_id, start=start, shutdown=CHILD_SHUTDOWN_SECONDS, backoff=CHILD_BACKOFF
     )
+
+
+class TunnelHome(Protocol):
+    """Where tunnels run."""
+
+    def start_tunnel(self, context: TunnelContext, dispatcher: Dispatcher) -> ActorRef[Any]:
+        """Start the actor of a tunnel, which takes what a `TunnelSupervisor` does."""
+
+    def governor_spec(
+        self, gate: ConnectGate, rate_per_second: float, concurrency: int, per_endpoint: int | None
+    ) -> ChildSpec:
+        """How what governs the connects of all tunnels is run; see `supervisor.governor_spec`."""
+
+
+class OwnProcess:
+    """The process of the runtime."""
+
+    def start_tunnel(self, context: TunnelContext, dispatcher: Dispatcher) -> ActorRef[Any]:
+        """Start a tunnel's supervisor."""
+        return TunnelSupervisor.start(context, dispatcher=dispatcher)
+
+    def governor_spec(
+        self, gate: ConnectGate, rate_per_second: float, concurrency: int, per_endpoint: int | None
+    ) -> ChildSpec:
+        """How the governor is run."""
+        return governor_spec(gate, rate_per_second, concurrency, per_endpoint)

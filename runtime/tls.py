@@ -7,12 +7,9 @@ demand, anybody. It opens no connection. TLS 1.2 or newer (docs/protocol.md sect
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tunnelfleet.proto import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def make_ssl_context(

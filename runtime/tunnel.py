@@ -7,31 +7,27 @@ methods may be called from any thread.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from tunnelfleet.actors.kernel import ask_future
+from pykka import ActorRef
+
+from tunnelfleet.actors.addresses import Address
+from tunnelfleet.actors.config import Limits, TunnelConfig
+from tunnelfleet.actors.kernel import DispatchedFuture, Dispatcher, ask_future
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.tunnel.messages import ReplaceLimits
+from tunnelfleet.actors.transport.connector import Connector
+from tunnelfleet.actors.tunnel.context import TunnelContext
+from tunnelfleet.actors.tunnel.messages import HandOver, ReplaceLimits
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
-from tunnelfleet.proto import TunnelClosed
+from tunnelfleet.proto import Mode, TunnelClosed
 
 from .parts import make_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.api.outbox import Outbox
-    from tunnelfleet.actors.config import Limits, TunnelConfig
     from tunnelfleet.actors.counters import TunnelStats
-    from tunnelfleet.actors.kernel import DispatchedFuture, Dispatcher
-    from tunnelfleet.actors.transport.connector import Connector
-    from tunnelfleet.actors.tunnel.context import TunnelContext
-    from tunnelfleet.actors.tunnel.messages import HandOver
-    from tunnelfleet.proto import Mode
 
     from .waiting import Changes
 

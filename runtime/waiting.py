@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from pykka import ActorRef
+
 from tunnelfleet.actors.event_relay import Subscribe, Unsubscribe
+from tunnelfleet.actors.events import TunnelEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.tunnel.context import Services
 
 WAIT_SLICE_SECONDS = 0.5

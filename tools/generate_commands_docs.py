@@ -15,7 +15,7 @@ import typer
 
 from tunnelfleet.runtime.cli.app import COMMANDS, make_app
 from tunnelfleet.runtime.cli.localproxy.options import TABLE
-from tunnelfleet.runtime.cli.service.control import HELP
+from tunnelfleet.runtime.cli.service.console import HELP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

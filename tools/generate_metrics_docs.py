@@ -11,9 +11,9 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from tunnelfleet.actors.counters import MAX_KEYS
-from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, GATEWAY, Kind, Metric
-from tunnelfleet.runtime.metrics.tunnels import MAX_SERVICE_IDS, NO_SERVICE
+from tunnelfleet.actors.kernel.counting import MAX_KEYS, Kind
+from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, GATEWAY, Metric
+from tunnelfleet.runtime.metrics.meters import MAX_SERVICE_IDS, NO_SERVICE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 

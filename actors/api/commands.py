@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from tunnelfleet.proto import TunnelError
+from tunnelfleet.proto import MessageType, TunnelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tunnelfleet.actors.callbacks import CallbackQueue
-    from tunnelfleet.proto import MessageType
-
-T = TypeVar("T")
 
 
 class SendQueueFull(TunnelError):  # noqa: N818 - says what is the matter
@@ -40,6 +36,9 @@ class SendQueueFull(TunnelError):  # noqa: N818 - says what is the matter
             f"{self.accepted} were taken: the tunnel sends slower than you do; "
             "wait longer, or raise send_high_water_bytes and send_high_water_messages"
         )
+
+
+T = TypeVar("T")
 
 
 class SendFuture(Future[T]):

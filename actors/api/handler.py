@@ -11,7 +11,7 @@ import itertools
 import time
 from typing import TYPE_CHECKING
 
-from tunnelfleet.actors.config import ANY_SERVICE, ApiService
+from tunnelfleet.actors.config import ANY_SERVICE, ApiService, TunnelConfig
 from tunnelfleet.actors.tunnel.messages import ConnectionKey
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
@@ -27,6 +27,7 @@ from tunnelfleet.proto import (
     ServiceWithoutStream,
     TooManyConnections,
     TunnelClosed,
+    TunnelError,
     VersionMismatch,
 )
 
@@ -41,9 +42,7 @@ from .events import (
 from .stream import ApiStream, OpenConnections
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.config import TunnelConfig
     from tunnelfleet.actors.tunnel.parts import ApiShell
-    from tunnelfleet.proto import TunnelError
 
     from .commands import Outgoing
     from .outbox import Outbox

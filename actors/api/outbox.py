@@ -12,16 +12,18 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pykka import ActorDeadError
+from pykka import ActorDeadError, ActorRef
 
 from tunnelfleet.actors.kernel.context import refuse_to_block
-from tunnelfleet.actors.tunnel.messages import EventsTaken, OutboxFilled
+from tunnelfleet.actors.tunnel.messages import ConnectionKey, EventsTaken, OutboxFilled
 from tunnelfleet.proto import MessageType, TunnelClosed, TunnelError
 
 from .commands import Outgoing, SendQueueFull
 from .events import (
+    ApiEvent,
     ConnectionFailure,
     ConnectionShutdown,
     SendMessageComplete,
@@ -30,15 +32,8 @@ from .events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from pykka import ActorRef
-
     from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import Limits
-    from tunnelfleet.actors.tunnel.messages import ConnectionKey
-
-    from .events import ApiEvent
 
 E = TypeVar("E")
 

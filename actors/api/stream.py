@@ -20,7 +20,7 @@ from tunnelfleet.actors.tunnel.messages import (
     StopReadingLocal,
     StopStream,
 )
-from tunnelfleet.proto import AbnormalEnd, End, Mode, ProtocolVersion
+from tunnelfleet.proto import AbnormalEnd, End, Mode, ProtocolVersion, TunnelError
 
 from .events import (
     ConnectionReset,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.proto import TunnelError
 
     from .outbox import Outbox
 

@@ -13,7 +13,7 @@ from _thread import get_ident
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
-from pykka import Actor, ActorRegistry, Future
+from pykka import Actor, ActorRef, ActorRegistry, Future
 
 from .dispatcher import Dispatcher
 from .futures import DispatchedFuture
@@ -24,8 +24,6 @@ from .ref import StopFlag
 from .watch import NORMAL, ExitReason, start_watching, stop_watching
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
-
     from .compat import ActorInbox
     from .futures import Reply
     from .loop_io import HasFileno

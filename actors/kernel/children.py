@@ -7,17 +7,16 @@ jittered), and what a supervisor remembers of a child. Pure; the time is an argu
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pykka import ActorRef
+
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Callable
-
-    from pykka import ActorRef
-
     from .futures import Reply
     from .loop_io import Timer
     from .watch import ExitReason

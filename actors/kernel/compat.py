@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ActorStop", "Envelope", "ProxiedRef", "actor_of"]
 
-A = TypeVar("A", bound=Actor)
-
 
 def actor_of(ref: ActorRef[Any]) -> Any:
     """Return the actor behind a ref of pykka's own, or None when it is gone."""
     return ref._actor_weakref()  # noqa: SLF001
+
+
+A = TypeVar("A", bound=Actor)
 
 
 class ProxiedRef(ActorRef[A]):

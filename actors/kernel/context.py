@@ -1,15 +1,84 @@
-"""Which dispatcher the calling thread belongs to.
+"""Which dispatcher the calling thread belongs to, and what the parts of the kernel ask of it.
 
-Owns one thread-local and the error about blocking. Must not know what a dispatcher does.
+A ref, a timer, a watched socket, a reply and a death notice reach back into an actor's cell and its
+dispatcher. They name the protocols here, so that each can be read without the two classes, which
+are in `mailbox` and `dispatcher`. Owns also the error about a call that would block.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import threading
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .protocols import DispatcherLike
+from pykka import ActorRef
+
+
+class DispatcherLike(Protocol):
+    """A dispatcher, as its actors' parts see it."""
+
+    @property
+    def timer_context(self) -> contextvars.Context:
+        """The context in which timers run."""
+        ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Its event loop."""
+        ...
+
+    def label_here(self) -> str:
+        """Return the label of the actor whose turn it is, for the log."""
+        ...
+
+    def count_dead_letter(self, ref: ActorRef[Any], message: object) -> None:
+        """Count a message to an actor that has ended."""
+        ...
+
+    def timer_fired(self, cell: Any, timer: Any) -> None:
+        """Put the message of a timer into its actor's mailbox."""
+        ...
+
+
+class CellLike(Protocol):
+    """An actor's cell, as its parts see it."""
+
+    actor: Any
+    ended: bool
+    timers: set[Any] | None
+    registrations: set[Any] | None
+    replies: set[Any] | None
+
+    @property
+    def dispatcher(self) -> DispatcherLike:
+        """Where the actor runs."""
+        ...
+
+    @property
+    def urn(self) -> str:
+        """See `pykka.Actor.actor_urn`."""
+        ...
+
+    def send(self, item: Any) -> bool:
+        """Append to the mailbox; return False if the actor has ended. Any thread."""
+        ...
+
+    def kill(self) -> None:
+        """End the actor in its next turn, without a hook. Any thread."""
+        ...
+
+    def wait_ended(self, timeout: float | None) -> bool:
+        """Block until the actor has ended; return whether it has."""
+        ...
+
+    def add_watcher(self, watcher: ActorRef[Any]) -> bool:
+        """Remember whom to tell of the end; return False if the actor has already ended."""
+        ...
+
+    def remove_watcher(self, watcher: ActorRef[Any]) -> None:
+        """Undo `add_watcher`."""
+        ...
 
 
 class BlockingCallError(RuntimeError):

@@ -11,18 +11,11 @@ itself stays a plain number, so that counting costs nothing more than adding to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-OTHER: Final = "other"
-"""The name under which everything beyond a limit is counted."""
-MAX_KEYS: Final = 64
-"""The largest number of distinct reasons or kinds of one counter."""
+from typing import Any, Final
 
 DECLARED: Final = "declared"
 """The key of a field's metadata."""
@@ -125,6 +118,12 @@ def declared(counting: type) -> tuple[Declared, ...]:
         for each in fields(counting)
         if (found := each.metadata.get(DECLARED)) is not None
     )
+
+
+OTHER: Final = "other"
+"""The name under which everything beyond a limit is counted."""
+MAX_KEYS: Final = 64
+"""The largest number of distinct reasons or kinds of one counter."""
 
 
 def count(counts: dict[str, int], key: str) -> None:

@@ -13,8 +13,12 @@ import threading
 import time
 from _thread import get_ident
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
+
+from pykka import ActorRef
 
 from .context import current_dispatcher, set_current_dispatcher
 from .counting import counter, counter_by, declared, gauge
@@ -25,11 +29,6 @@ from .mailbox import LAUNCH, SPECIAL, ActorCell, kind_of
 from .watch import KILLED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-
-    from pykka import ActorRef
-
     from .loop_io import Timer
 
 

@@ -11,22 +11,19 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pykka import ActorDeadError, Future, Timeout
+from pykka import ActorDeadError, ActorRef, Future, Timeout
 
 from .compat import Envelope
 from .context import refuse_to_block
 from .log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-
-    from pykka import ActorRef
-
     from .compat import GetHookFunc, OptExcInfo
-    from .protocols import CellLike
+    from .context import CellLike
 
 
 class Reply:

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_STACK_LEVEL = 3
-"""Above this module's own two frames is whoever logs."""
+from typing import Any
 
 
 @contextmanager
@@ -29,6 +24,10 @@ def contained() -> Iterator[None]:
     except BaseException:
         if threading.current_thread() is threading.main_thread():
             raise
+
+
+_STACK_LEVEL = 3
+"""Above this module's own two frames is whoever logs."""
 
 
 class SafeLogger:

@@ -6,16 +6,15 @@ their actor. Must not know what actors do with them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
-
-    from .protocols import CellLike
+    from .context import CellLike
 
 
 class HasFileno(Protocol):

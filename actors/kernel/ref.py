@@ -15,7 +15,7 @@ from .context import current_dispatcher, refuse_to_block
 from .futures import DispatchedFuture
 
 if TYPE_CHECKING:
-    from .protocols import CellLike, DispatcherLike
+    from .context import CellLike, DispatcherLike
 
 
 class StopFlag:

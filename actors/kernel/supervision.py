@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pykka import ActorRef
@@ -40,13 +41,9 @@ from .supervisor_messages import ChildStartError, RestartIntensityExceeded
 from .watch import KILLED, SHUTDOWN, ExitReason, Terminated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from .futures import Reply
 
 logger = get_logger(__name__)
-
-_shared_rng: Final = random.Random()  # noqa: S311 - spreads delays, keeps no secret
 
 
 def _check_intensity(max_restarts: int, period_seconds: float) -> None:
@@ -72,6 +69,9 @@ class _StopOverdue(NamedTuple):
 
 class _StopNext(NamedTuple):
     pass
+
+
+_shared_rng: Final = random.Random()  # noqa: S311 - spreads delays, keeps no secret
 
 
 class Supervision(DispatchedActor):

@@ -6,6 +6,7 @@ itself is in `supervision`. Must not know what children do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pykka import ActorRef
@@ -29,8 +30,6 @@ from .supervisor_messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .children import Child
     from .futures import Reply
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from enum import Enum
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from pykka import ActorDeadError, ActorRef, ThreadingActor
@@ -18,13 +19,7 @@ from pykka import ActorDeadError, ActorRef, ThreadingActor
 from .compat import actor_of
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from .protocols import CellLike
-
-
-REASON_TEXT_LIMIT: Final = 300
-"""Longest text, in characters, that `str()` of a reason takes from an exception."""
+    from .context import CellLike
 
 
 class ExitKind(Enum):
@@ -40,6 +35,10 @@ class ExitKind(Enum):
     """An exception ended it."""
     NOPROC = "noproc"
     """It had already ended when the watch began."""
+
+
+REASON_TEXT_LIMIT: Final = 300
+"""Longest text, in characters, that `str()` of a reason takes from an exception."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason
-from tunnelfleet.actors.net.exhaustion import is_exhausted
 from tunnelfleet.actors.net.name_lookup import Resolved, known_addresses
-from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, peer_of
+from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, is_exhausted, peer_of
 from tunnelfleet.actors.tunnel.messages import (
     Accepted,
     ListenerBound,

@@ -10,22 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunnelfleet.actors.kernel.log import get_logger
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = [
-    "DaemonExecutor",
-    "DaemonThreads",
-]
-
-
-SHUTDOWN_SECONDS = 1.0
-"""What the jobs of an executor have to end."""
 IDLE_SECONDS = 10.0
 """A thread without work ends after so long."""
 
@@ -110,6 +100,10 @@ class DaemonThreads:
                     self._threads.discard(threading.current_thread())
                     return None
             return self._jobs.popleft()
+
+
+SHUTDOWN_SECONDS = 1.0
+"""What the jobs of an executor have to end."""
 
 
 class DaemonExecutor(Executor):

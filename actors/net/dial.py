@@ -12,25 +12,14 @@ import errno
 import os
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
-from tunnelfleet.actors.addresses import TcpAddress
+from tunnelfleet.actors.addresses import Address, TcpAddress
+from tunnelfleet.actors.kernel import DispatchedActor, Timer
 
-from .exhaustion import EXHAUSTED
-from .name_lookup import Resolved, known_addresses
-from .socket_io import close_socket
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from tunnelfleet.actors.addresses import Address
-    from tunnelfleet.actors.kernel import DispatchedActor, Timer
-
-    from .exhaustion import ExhaustionLog
-    from .name_lookup import LookUp, NameLookups, SocketAddress
-
-MAX_ADDRESSES = 16
-"""How many addresses of a name are tried."""
+from .name_lookup import LookUp, NameLookups, Resolved, SocketAddress, known_addresses
+from .socket_io import EXHAUSTED, ExhaustionLog, close_socket
 
 
 class Lookups(Protocol):
@@ -66,6 +55,10 @@ class DialFailed(NamedTuple):
 
     reason: str
     is_exhausted: bool = False
+
+
+MAX_ADDRESSES = 16
+"""How many addresses of a name are tried."""
 
 
 class Dial:

@@ -20,11 +20,6 @@ from enum import Enum
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
-MAX_RECORDS = 20_000
-"""Members and groups that are remembered; the ones that were heard of last."""
-
-Key = TypeVar("Key")
-
 
 class _Trust(Enum):
     """How far a member or a group is trusted, from what is known of it."""
@@ -54,6 +49,11 @@ class _Line(NamedTuple):
 def reserved_share(slots: int) -> int:
     """How many of `slots` may go to those who must leave some to others: about 3/4."""
     return max(1, slots - max(1, slots // 4))
+
+
+MAX_RECORDS = 20_000
+"""Members and groups that are remembered; the ones that were heard of last."""
+Key = TypeVar("Key")
 
 
 class FairSlots(Generic[Key]):

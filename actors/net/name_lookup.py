@@ -19,33 +19,12 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from tunnelfleet.actors.addresses import UnixAddress
+from tunnelfleet.actors.addresses import Address, UnixAddress
 
 from .daemon_threads import DaemonThreads
 from .fair_slots import FairSlots
-
-if TYPE_CHECKING:
-    from tunnelfleet.actors.addresses import Address
-
-LOOKUP_THREADS = 6
-"""How many look-ups run at once."""
-LOOKUPS_PER_TUNNEL = 3
-"""How many of these one tunnel may have."""
-LOOKUPS_PER_NAME = 2
-"""How many of these may be for one name with different ports."""
-MAX_WAITING_LOOKUPS = 10_000
-"""How many look-ups may wait. Further ones fail at once."""
-SLOW_LOOKUP_SECONDS = 1.0
-"""A name whose look-up took longer shares half of the threads with others like it."""
-_CLASSIC = re.compile(r"[0-9][0-9a-fA-FxX.]*")
-"""May be an IPv4 address as inet_aton(3) takes it, such as 127.1."""
-MAX_SCOPE = 2**32 - 1
-"""Of an IPv6 address: sin6_scope_id has 32 bits."""
-MAX_SCOPE_DIGITS = len(str(MAX_SCOPE))
-LOCALHOST = ("::1", "127.0.0.1")
-"""RFC 6761 section 6.3: always the loopback addresses, and no name server is asked."""
 
 SocketAddress: TypeAlias = tuple[socket.AddressFamily, Any]
 _Name: TypeAlias = tuple[str, int]
@@ -58,6 +37,10 @@ class Resolved(NamedTuple):
     error: str
 
 
+LOCALHOST = ("::1", "127.0.0.1")
+"""RFC 6761 section 6.3: always the loopback addresses, and no name server is asked."""
+
+
 def known_addresses(address: Address) -> tuple[SocketAddress, ...] | None:
     """Return where to connect for an address that needs no look-up, else None."""
     if isinstance(address, UnixAddress):
@@ -65,6 +48,10 @@ def known_addresses(address: Address) -> tuple[SocketAddress, ...] | None:
     if address.host.lower().rstrip(".") == "localhost":
         return tuple(found for host in LOCALHOST for found in _numeric(host, address.port))
     return _numeric(address.host, address.port) or None
+
+
+_CLASSIC = re.compile(r"[0-9][0-9a-fA-FxX.]*")
+"""May be an IPv4 address as inet_aton(3) takes it, such as 127.1."""
 
 
 def _numeric(host: str, port: int) -> tuple[SocketAddress, ...]:
@@ -78,6 +65,11 @@ def _numeric(host: str, port: int) -> tuple[SocketAddress, ...]:
     except (ValueError, OSError):
         return ()
     return ((socket.AF_INET6, (str(number).partition("%")[0], port, 0, scope)),)
+
+
+MAX_SCOPE = 2**32 - 1
+"""Of an IPv6 address: sin6_scope_id has 32 bits."""
+MAX_SCOPE_DIGITS = len(str(MAX_SCOPE))
 
 
 def _scope(text: str) -> int:
@@ -119,6 +111,18 @@ class _Query:
         self.group = group
         self.askers: list[LookUp] = []
         self.started_at: float | None = None
+
+
+LOOKUP_THREADS = 6
+"""How many look-ups run at once."""
+LOOKUPS_PER_TUNNEL = 3
+"""How many of these one tunnel may have."""
+LOOKUPS_PER_NAME = 2
+"""How many of these may be for one name with different ports."""
+MAX_WAITING_LOOKUPS = 10_000
+"""How many look-ups may wait. Further ones fail at once."""
+SLOW_LOOKUP_SECONDS = 1.0
+"""A name whose look-up took longer shares half of the threads with others like it."""
 
 
 class NameLookups:

@@ -1,13 +1,15 @@
-"""Small shared pieces of non-blocking socket input and output.
+"""What every user of a non-blocking socket needs: reading, ending, and running out of sockets.
 
-Owns how much is read at a time and how sockets end. Nothing is kept between two reads: an idle
-connection holds no buffer. It knows no actor and no protocol.
+Owns how much is read at a time, how sockets end, and which errors say that the system has no
+descriptor or memory left. Nothing is kept between two reads: an idle connection holds no buffer.
+It knows no actor and no protocol.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import math
 import select
@@ -15,41 +17,22 @@ import socket
 import ssl
 import struct
 import termios
+import threading
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.kernel.forks import has_forked
+from tunnelfleet.actors.kernel.log import get_logger
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
 
-__all__ = [
-    "READ_BYTES",
-    "Closable",
-    "abort_quietly",
-    "close_quietly",
-    "close_socket",
-    "discard_some",
-    "has_hung_up",
-    "is_would_block",
-    "peer_of",
-    "prepare_local",
-    "read_some",
-    "set_notsent_low_water",
-    "undelivered_bytes",
-]
+logger = get_logger(__name__)
 
 
 READ_BYTES = 65_536
 """Bytes read at a time."""
-TCP_NOTSENT_LOWAT = 25
-"""linux/tcp.h; the socket module has no name for it."""
-_SOCKADDR_BYTES = 16
-_TCP_CLOSE = 7
-"""The state in linux/tcp_states.h that a reset leads to."""
-_CREDENTIALS = struct.Struct("iii")
-"""struct ucred of unix(7): process, user, group."""
-_LINGER_ABORT = struct.pack("ii", 1, 0)
 
 
 class Closable(Protocol):
@@ -98,6 +81,10 @@ def is_would_block(error: OSError) -> bool:
     return isinstance(error, BlockingIOError | ssl.SSLWantWriteError | ssl.SSLWantReadError)
 
 
+_CREDENTIALS = struct.Struct("iii")
+"""struct ucred of unix(7): process, user, group."""
+
+
 def peer_of(sock: socket.socket, address: Any) -> tuple[str, str]:
     """Who is at the other side of an accepted socket: where, and who if the kernel knows.
 
@@ -117,6 +104,10 @@ def peer_of(sock: socket.socket, address: Any) -> tuple[str, str]:
         return "", ""
     process, user, _group = _CREDENTIALS.unpack(found)
     return f"pid={process}", f"uid={user}"
+
+
+_TCP_CLOSE = 7
+"""The state in linux/tcp_states.h that a reset leads to."""
 
 
 def undelivered_bytes(sock: socket.socket) -> int:
@@ -146,6 +137,10 @@ def has_hung_up(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+TCP_NOTSENT_LOWAT = 25
+"""linux/tcp.h; the socket module has no name for it."""
 
 
 def set_notsent_low_water(sock: socket.socket, size_bytes: int) -> None:
@@ -194,6 +189,9 @@ def close_quietly(sock: Closable) -> None:
         sock.close()
 
 
+_LINGER_ABORT = struct.pack("ii", 1, 0)
+
+
 def abort_quietly(sock: socket.socket) -> None:
     """Close so that the other side sees a reset, not an ordinary end."""
     with contextlib.suppress(OSError):
@@ -201,6 +199,9 @@ def abort_quietly(sock: socket.socket) -> None:
     if has_forked():
         _disconnect(sock)
     close_quietly(sock)
+
+
+_SOCKADDR_BYTES = 16
 
 
 def _disconnect(sock: socket.socket) -> None:
@@ -214,3 +215,43 @@ def _disconnect(sock: socket.socket) -> None:
         elif ctypes.CDLL(None).connect(sock.fileno(), bytes(_SOCKADDR_BYTES), _SOCKADDR_BYTES):
             # If the reset fails, at least end the connection in good order.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+LOG_INTERVAL_SECONDS = 30.0
+
+
+def is_exhausted(error: BaseException | None) -> bool:
+    """Whether `error`, or its cause, says that the system has no descriptor or memory left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            return True
+        error = error.__cause__
+    return False
+
+
+class ExhaustionLog:
+    """Writes a runtime's one log line about exhaustion. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logged_at: float | None = None
+        self._count = 0
+
+    def note(self, what: str, error: BaseException) -> None:
+        """Say that `what` failed because of `error`, unless that was said a moment ago."""
+        now = time.monotonic()
+        with self._lock:
+            self._count += 1
+            if self._logged_at is not None and now - self._logged_at < LOG_INTERVAL_SECONDS:
+                return
+            self._logged_at = now
+            count, self._count = self._count, 0
+        logger.warning(
+            "%s failed: %s (%d such failure(s) since the last line; the next line comes in %g s at "
+            "the earliest): raise the limit of open files, or take fewer connections",
+            what,
+            getattr(error, "strerror", None) or error,
+            count,
+            LOG_INTERVAL_SECONDS,
+        )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.net.dial import Dial
-from tunnelfleet.actors.net.exhaustion import is_exhausted
+from tunnelfleet.actors.net.socket_io import is_exhausted
 from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.proto import ConnectionLost, HandshakeError, TunnelError
 

@@ -18,8 +18,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.actors.net.daemon_threads import DaemonThreads
-from tunnelfleet.actors.net.exhaustion import ExhaustionLog, is_exhausted
 from tunnelfleet.actors.net.name_lookup import NameLookups
+from tunnelfleet.actors.net.socket_io import ExhaustionLog, is_exhausted
 from tunnelfleet.proto import (
     CHANNEL_ID_HEADER,
     MAX_ID_CHARACTERS,

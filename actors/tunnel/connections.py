@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from tunnelfleet.actors.live_connections import LiveConnection
+from tunnelfleet.actors.state import LiveConnection
 
 from .messages import BytesSent
 

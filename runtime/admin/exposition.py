@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import gzip
 import time
+from collections.abc import Iterable, Iterator
 from copy import copy
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prometheus_client.exposition import choose_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from prometheus_client.core import Metric as Family
     from prometheus_client.registry import Collector
 

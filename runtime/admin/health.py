@@ -7,15 +7,12 @@ are connected. Must not know HTTP.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.state import TunnelState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from tunnelfleet.actors.kernel import Dispatcher
 
 ANSWER_SECONDS: Final = 1.0
 """How long a dispatcher has for its answer."""

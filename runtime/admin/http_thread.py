@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import ssl
 import threading
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -20,26 +23,11 @@ from tunnelfleet.actors.kernel.log import get_logger
 from .listener import HttpConnection, Listener
 
 if TYPE_CHECKING:
-    import socket
-    import ssl
-    from collections.abc import Callable, Sequence
-
     from .options import HttpLimits
 
-__all__ = ["HEADERS", "SHUTDOWN_SECONDS", "HttpThread"]
 
-STOP_SECONDS: Final = 5.0
 SHUTDOWN_SECONDS: Final = 1.0
 """How long requests under way have when the server stops."""
-LINGERING_SECONDS: Final = 1.0
-"""How long the body of a request is read that nobody asked for, after the response."""
-HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    # Instead of aiohttp's, which tells all versions.
-    "Server": "tunnelfleet",
-}
-"""Of every answer."""
 
 _log = get_logger(__name__)
 
@@ -55,6 +43,15 @@ class _WithoutContents(logging.Filter):
             record.msg = f"{record.msg}: {record.exc_info[0].__name__}"
             record.exc_info = None
         return True
+
+
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    # Instead of aiohttp's, which tells all versions.
+    "Server": "tunnelfleet",
+}
+"""Of every answer."""
 
 
 class _RequestHandler(web.RequestHandler):
@@ -75,6 +72,11 @@ class _RequestHandler(web.RequestHandler):
 
 _http_log = logging.getLogger(f"{__name__}.http")
 _http_log.addFilter(_WithoutContents())
+
+
+STOP_SECONDS: Final = 5.0
+LINGERING_SECONDS: Final = 1.0
+"""How long the body of a request is read that nobody asked for, after the response."""
 
 
 class HttpThread:

@@ -11,31 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Sequence
-
-    from aiohttp import web
-
     from .options import HttpLimits
 
-__all__ = ["HttpConnection", "Listener", "listen_tcp"]
 
 BACKLOG: Final = 128
-ACCEPTS_PER_TURN: Final = 16
-SWEEP_SECONDS: Final = 0.25
-"""The time between two looks at the clocks of all connections."""
-ACCEPT_PAUSE_SECONDS: Final = 1.0
-"""How long nothing is accepted after an accept failed, mostly for want of a descriptor."""
-LOG_SECONDS: Final = 60.0
-"""The time between two log lines about connections that cannot be accepted."""
 
 _log = get_logger(__name__)
 
@@ -181,6 +172,15 @@ class HttpConnection(asyncio.Protocol):
     def transport(self) -> asyncio.Transport | None:
         """Its transport, from the end of the handshake on."""
         return self._transport
+
+
+ACCEPTS_PER_TURN: Final = 16
+SWEEP_SECONDS: Final = 0.25
+"""The time between two looks at the clocks of all connections."""
+ACCEPT_PAUSE_SECONDS: Final = 1.0
+"""How long nothing is accepted after an accept failed, mostly for want of a descriptor."""
+LOG_SECONDS: Final = 60.0
+"""The time between two log lines about connections that cannot be accepted."""
 
 
 class Listener:

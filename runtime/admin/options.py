@@ -1,23 +1,31 @@
-"""The options of the administration server: where it listens, whom it lets in, when it is ready.
+"""What an HTTP server of ours is told: its address, its limits, and the names it is asked by.
 
-Owns the check of these options. It opens nothing.
+A page of a browser can make a name of its own point to this machine, and read what is answered (DNS
+rebinding). It cannot make the browser send another Host header, and it can give neither an address
+nor `localhost` another meaning. So `HostCheck` admits those two always, and other names if they are
+this server's.
 """
 
 from __future__ import annotations
 
+import re
+import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
-from tunnelfleet.actors.addresses import MAX_PORT, TcpAddress, is_loopback, parse_address
+from aiohttp import web
+
+from tunnelfleet.actors.addresses import (
+    TcpAddress,
+    is_loopback,
+    parse_address,
+    parse_ip,
+    without_brackets,
+)
 from tunnelfleet.proto import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["DEFAULT_PORT", "AdminOptions", "HttpLimits", "parse_admin_address"]
-
-DEFAULT_PORT: Final = 9464
-"""The port that OpenTelemetry's exporters for Prometheus use."""
+from tunnelfleet.proto.endpoint import MAX_PORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +45,10 @@ class HttpLimits:
     request_seconds: float = 10.0
     response_seconds: float = 30.0
     idle_seconds: float = 75.0
+
+
+DEFAULT_PORT: Final = 9464
+"""The port that OpenTelemetry's exporters for Prometheus use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,3 +132,38 @@ def parse_admin_address(text: str) -> TcpAddress:
     if not isinstance(address, TcpAddress):
         raise ConfigError("the address of the administration server is HOST:PORT")
     return address
+
+
+MAX_HOST_CHARACTERS: Final = 260
+"""Of a header: a name has at most 253, and there may be a port."""
+_HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(?::[0-9]{1,5})?")
+
+
+class HostCheck:
+    """Knows the names of a server: `localhost`, the machine's, and those that it is given.
+
+    Args:
+        names: more names that it may be asked by.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        machine = socket.gethostname()
+        own = ("localhost", machine, machine.partition(".")[0])
+        self._names = frozenset(map(_normal, (*own, *names)))
+
+    def admits(self, request: web.BaseRequest) -> bool:
+        """Whether a request comes by one of the names, or by an address."""
+        given = request.headers.getall("Host", [])
+        if len(given) != 1 or len(given[0]) > MAX_HOST_CHARACTERS:
+            return False
+        found = _HOST.fullmatch(given[0].strip())
+        if found is None:
+            return False
+        name = found["name"]
+        if name.startswith("["):
+            return parse_ip(without_brackets(name)) is not None
+        return parse_ip(name) is not None or _normal(name) in self._names
+
+
+def _normal(name: str) -> str:
+    return name.rstrip(".").lower()

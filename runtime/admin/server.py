@@ -14,6 +14,7 @@ import asyncio
 import base64
 import hmac
 import ssl
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
@@ -34,14 +35,11 @@ from .listener import listen_tcp
 from .options import AdminOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-
     from tunnelfleet.runtime.runtime import TunnelRuntime
 
-    Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-    MakePages = Callable[[asyncio.Event], Mapping[str, Page]]
+Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+MakePages = Callable[[asyncio.Event], Mapping[str, Page]]
 
-__all__ = ["AdminServer"]
 
 ALLOWED_METHODS: Final = ("GET", "HEAD")
 INDEX: Final = """<!doctype html><title>tunnelfleet</title><h1>tunnelfleet</h1>

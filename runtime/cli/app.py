@@ -12,7 +12,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -21,9 +22,6 @@ from tunnelfleet.version import PROGRAM, version_line
 from .completion import COMPLETE_VARIABLE, CommandLine, complete
 from .errors import CommandFailed, run_guarded
 from .output import log_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 
 class Command(NamedTuple):
@@ -64,13 +62,13 @@ COMMANDS = {
         panel=RUN,
     ),
     "connect": Command(
-        f"{_GATEWAY}.connect",
+        f"{_GATEWAY}.reach",
         "connect_command",
         "Join standard input and output to a tunnel, as for ssh.",
         panel=LOOK,
     ),
     "door-user": Command(
-        f"{_GATEWAY}.door_user",
+        f"{_GATEWAY}.check",
         "door_user_command",
         "Write the line of a user of a gateway's front door, with a password.",
         panel=RUN,
@@ -139,7 +137,7 @@ COMMANDS = {
         panel=ALONE,
     ),
     "quickstart": Command(
-        "tunnelfleet.runtime.cli.quickstart",
+        "tunnelfleet.runtime.cli.demo",
         "quickstart_command",
         "Start a small fleet on this machine, and say what to try.",
         panel=RUN,

@@ -10,23 +10,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError, printable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-__all__ = ["COMPLETE_VARIABLE", "CommandLine", "candidates", "complete", "completion_command"]
-
-COMPLETE_VARIABLE: Final = "_TUNNELFLEET_COMPLETE"
 FILES: Final = "@files"
-ANSWER_SECONDS: Final = 1.0
-"""Whoever presses a key does not wait longer for a gateway."""
 MAX_NAMES: Final = 2_000
-GATEWAY_OPTIONS: Final = ("--gateway", "--gateway-token-file")
 
 Words = list[tuple[str, str]]
 """Each with what it means."""
@@ -127,6 +119,9 @@ class CommandLine(NamedTuple):
 
     helps: Mapping[str, str]
     parameters: Callable[[str], Sequence[Any]]
+
+
+COMPLETE_VARIABLE: Final = "_TUNNELFLEET_COMPLETE"
 
 
 def complete(words: Sequence[str], line: CommandLine) -> None:
@@ -277,6 +272,11 @@ def _arguments(name: str, current: str, given: Mapping[str, str]) -> Words:
 def _tunnels(current: str, given: Mapping[str, str]) -> Words:
     found = [(str(row.get("name")), str(row.get("state", ""))) for row in _rows(given)]
     return _starting(found, current)[:MAX_NAMES]
+
+
+ANSWER_SECONDS: Final = 1.0
+"""Whoever presses a key does not wait longer for a gateway."""
+GATEWAY_OPTIONS: Final = ("--gateway", "--gateway-token-file")
 
 
 def _rows(given: Mapping[str, str]) -> list[dict[str, Any]]:

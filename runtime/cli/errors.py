@@ -1,21 +1,25 @@
-"""The one place where an error becomes one line on stderr and an exit status.
-
-Owns the exit statuses and the form of the line. Must not know any command. A mistake of the user
-never shows a traceback; an error that this project did not foresee does, because it is a bug and
-the traceback is its report.
+"""How a command ends: by an error or a signal, with one line on stderr and an exit status.
 
     status  meaning
     0       done, or stopped by a signal that the command takes as "stop"
     1       it was asked for properly and failed
     2       it was not asked for properly: an option, a variable or a file has to be changed
     130     interrupted from the keyboard
+
+A mistake of the user never shows a traceback; an error that this project did not foresee does,
+because it is a bug and the traceback is its report. Owns also how a command handles signals while
+it runs. It knows no command.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
 
 import typer
 
@@ -24,16 +28,11 @@ from tunnelfleet.version import PROGRAM
 
 from .output import write_line
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-MAX_LINE_LENGTH = 1_000
-"""Text from a peer may have any length, so a line for people is cut."""
 
 # typer brings its own copy of click in newer releases and depends on click in older ones; this base
 # is in both.
@@ -90,6 +89,10 @@ def describe(error: Exception) -> str:
     return one_line(str(error) or type(error).__name__)
 
 
+MAX_LINE_LENGTH = 1_000
+"""Text from a peer may have any length, so a line for people is cut."""
+
+
 def one_line(text: str) -> str:
     """Return `text` as one printable line of at most `MAX_LINE_LENGTH` characters."""
     return printable(text, MAX_LINE_LENGTH)
@@ -104,3 +107,37 @@ def _discard_stdout() -> None:
     # The reader of our output is gone; without this the interpreter complains again when it flushes
     # at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+"""The signals that stop every command: Ctrl-C, and what supervisors of processes send."""
+
+
+@contextmanager
+def deliver_signals(
+    numbers: Iterable[signal.Signals], deliver: Callable[[signal.Signals], object]
+) -> Iterator[None]:
+    """Give each of these signals to `deliver` while the block runs."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        deliver(signal.Signals(number))
+
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stop_signals(deliver: Callable[[signal.Signals], object]) -> Iterator[None]:
+    """Give the first SIGINT or SIGTERM to `deliver`; a second one ends the process at once."""
+
+    def deliver_once(number: signal.Signals) -> None:
+        for each in STOP_SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        deliver(number)
+
+    with deliver_signals(STOP_SIGNALS, deliver_once):
+        yield

@@ -16,11 +16,9 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Self, TextIO, TypeVar, cast
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from typing import Final, Self, TextIO, TypeVar, cast
 
 LOGGER = "tunnelfleet"
 

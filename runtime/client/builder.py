@@ -6,36 +6,35 @@ builder.
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from pykka import ActorRef
+
+from tunnelfleet.actors.addresses import HttpProxy
+from tunnelfleet.actors.api.events import (
+    ConnectionFailure,
+    ConnectionReset,
+    ConnectionShutdown,
+    ConnectionStarted,
+    ConnectionSuccess,
+    InputEnded,
+    MessageReceived,
+    SendMessageComplete,
+    SessionReset,
+    Stopped,
+    StreamStarted,
+    StreamStopped,
+)
+from tunnelfleet.actors.config import Limits
+from tunnelfleet.proto import Endpoint, Mode, ProtocolVersion
+from tunnelfleet.runtime.runtime import TunnelRuntime
 
 from .secure_tunnel import SecureTunnel
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import HttpProxy
-    from tunnelfleet.actors.api.events import (
-        ConnectionFailure,
-        ConnectionReset,
-        ConnectionShutdown,
-        ConnectionStarted,
-        ConnectionSuccess,
-        InputEnded,
-        MessageReceived,
-        SendMessageComplete,
-        SessionReset,
-        Stopped,
-        StreamStarted,
-        StreamStopped,
-    )
-    from tunnelfleet.actors.config import Limits
-    from tunnelfleet.proto import Endpoint, Mode, ProtocolVersion
-    from tunnelfleet.runtime.runtime import TunnelRuntime
-
     from .options import SecureTunnelOptions, Services
 
 

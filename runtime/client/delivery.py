@@ -10,15 +10,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+from pykka import ActorRef, Future
 
 from tunnelfleet.actors.api.events import ApiEvent, MessageReceived, Stopped
-from tunnelfleet.actors.callbacks import EVENT_COST_BYTES
-
-if TYPE_CHECKING:
-    from pykka import ActorRef, Future
-
-    from tunnelfleet.actors.callbacks import CallbackQueue
+from tunnelfleet.actors.callbacks import EVENT_COST_BYTES, CallbackQueue
 
 MAX_UNHANDLED = 64
 """How many events the actor may have in its inbox before the tunnel waits for it."""

@@ -6,11 +6,15 @@ the checks and defaults that are the client's own. It opens nothing.
 
 from __future__ import annotations
 
+import ssl
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-from tunnelfleet.actors.addresses import HttpProxy, parse_address
+from pykka import ActorRef
+
+from tunnelfleet.actors.addresses import Address, HttpProxy, parse_address
 from tunnelfleet.actors.api.events import (
     ApiEvent,
     ConnectionFailure,
@@ -28,38 +32,15 @@ from tunnelfleet.actors.api.events import (
 )
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
 from tunnelfleet.proto import ConfigError, Endpoint, Mode, ProtocolVersion, generate_client_token
+from tunnelfleet.runtime.runtime import TunnelRuntime
 from tunnelfleet.runtime.tls import make_ssl_context
 
 from .sending import check_text
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Mapping
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
-    from tunnelfleet.runtime.runtime import TunnelRuntime
-
     from .secure_tunnel import SecureTunnel
 
 Services: TypeAlias = "Mapping[str, Address | ApiService | str]"
-
-CALLBACKS: Mapping[str, type[ApiEvent]] = {
-    "on_connection_success": ConnectionSuccess,
-    "on_connection_failure": ConnectionFailure,
-    "on_connection_shutdown": ConnectionShutdown,
-    "on_send_message_complete": SendMessageComplete,
-    "on_message_received": MessageReceived,
-    "on_stream_started": StreamStarted,
-    "on_stream_stopped": StreamStopped,
-    "on_connection_started": ConnectionStarted,
-    "on_connection_reset": ConnectionReset,
-    "on_input_ended": InputEnded,
-    "on_session_reset": SessionReset,
-    "on_stopped": Stopped,
-}
-"""The event that each callback gets."""
 
 
 class SecureTunnelOptions(TypedDict, total=False):
@@ -90,6 +71,23 @@ class SecureTunnelOptions(TypedDict, total=False):
     on_input_ended: Callable[[SecureTunnel, InputEnded], object]
     on_session_reset: Callable[[SecureTunnel, SessionReset], object]
     on_stopped: Callable[[SecureTunnel, Stopped], object]
+
+
+CALLBACKS: Mapping[str, type[ApiEvent]] = {
+    "on_connection_success": ConnectionSuccess,
+    "on_connection_failure": ConnectionFailure,
+    "on_connection_shutdown": ConnectionShutdown,
+    "on_send_message_complete": SendMessageComplete,
+    "on_message_received": MessageReceived,
+    "on_stream_started": StreamStarted,
+    "on_stream_stopped": StreamStopped,
+    "on_connection_started": ConnectionStarted,
+    "on_connection_reset": ConnectionReset,
+    "on_input_ended": InputEnded,
+    "on_session_reset": SessionReset,
+    "on_stopped": Stopped,
+}
+"""The event that each callback gets."""
 
 
 def callbacks_of(

@@ -12,7 +12,8 @@ import threading
 import weakref
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Self, Unpack
+from types import TracebackType
+from typing import NoReturn, Self, Unpack
 
 from tunnelfleet.actors.api.commands import SendFuture, SendQueueFull
 from tunnelfleet.actors.api.events import (
@@ -24,25 +25,16 @@ from tunnelfleet.actors.api.events import (
 )
 from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.callbacks import CallbackStats
+from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import ForkGuard
 from tunnelfleet.actors.tunnel.context import Credentials
 from tunnelfleet.proto import Endpoint, HandshakeError, Mode, TunnelClosed, TunnelError
-from tunnelfleet.runtime.runtime import TunnelRuntime, TunnelStatus
+from tunnelfleet.runtime.runtime import TunnelRuntime
+from tunnelfleet.runtime.tunnel import TunnelStatus
 
 from .delivery import ActorDelivery, EventStream
 from .options import CALLBACKS, SecureTunnelOptions, callbacks_of, make_config
 from .sending import Sending, awaitable, call_soon, check_seconds, check_text, data_of
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from tunnelfleet.actors.config import Limits
-
-STOP_SECONDS = 30.0
-"""How long leaving a `with` waits for the tunnel to stop."""
-ALL_EVENTS = frozenset(CALLBACKS.values())
-OWN_EVENTS: frozenset[type[ApiEvent]] = frozenset({ConnectionSuccess, ConnectionFailure, Stopped})
-"""The events that a client needs for its own state."""
 
 
 class _Run:
@@ -61,6 +53,13 @@ class _Run:
     def runtime(self) -> TunnelRuntime:
         """The runtime that has the tunnel, also after a host's supervisor has made a new one."""
         return self._runtime.present
+
+
+STOP_SECONDS = 30.0
+"""How long leaving a `with` waits for the tunnel to stop."""
+ALL_EVENTS = frozenset(CALLBACKS.values())
+OWN_EVENTS: frozenset[type[ApiEvent]] = frozenset({ConnectionSuccess, ConnectionFailure, Stopped})
+"""The events that a client needs for its own state."""
 
 
 class SecureTunnel(Sending):

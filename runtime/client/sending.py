@@ -7,20 +7,16 @@ for one. When they leave, and what is wrong with them, the tunnel's actors say.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tunnelfleet.actors.api.commands import Outgoing, SendBatch, SendFuture, SendQueueFull
 from tunnelfleet.actors.api.events import Message
+from tunnelfleet.actors.api.outbox import Outbox
+from tunnelfleet.actors.config import Limits
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES, MessageType, TunnelError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
-
-    from tunnelfleet.actors.api.outbox import Outbox
-    from tunnelfleet.actors.config import Limits
 
 T = TypeVar("T")
 

@@ -6,23 +6,17 @@ Owns the schedule. Pure: must not know the service that carries a strike out, no
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tunnelfleet.proto import Mode
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 STRIKES_PER_SECOND: Final = 0.8
 MAX_STRIKES_PER_SECOND: Final = 4.0
 START_FRACTION: Final = 0.15
 """Chaos begins after this part of the demo, so that undisturbed traffic is seen first."""
-CALM_FRACTION: Final = 0.35
-MIN_CALM_SECONDS: Final = 1.5
-MAX_CALM_SECONDS: Final = 6.0
-"""Chaos ends so long before the demo ends, so that every tunnel can come back."""
 
 
 class StrikeKind(StrEnum):
@@ -76,6 +70,12 @@ def plan_strikes(tunnels: Sequence[str], duration_seconds: float, seed: int = 0)
         )
         for number in range(count)
     ]
+
+
+CALM_FRACTION: Final = 0.35
+MIN_CALM_SECONDS: Final = 1.5
+MAX_CALM_SECONDS: Final = 6.0
+"""Chaos ends so long before the demo ends, so that every tunnel can come back."""
 
 
 def _end_seconds(duration_seconds: float) -> float:

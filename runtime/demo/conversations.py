@@ -7,17 +7,14 @@ nor what it means when the connection ends early: that is raised, as OSError or 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
 
+from .pacing import Meter, Pacer, TrafficPlan
 from .servers import BULK, CHUNK_BYTES, ECHO, HTTP, READ_BYTES, Content, Verifier, write
 
-if TYPE_CHECKING:
-    import random
-    from collections.abc import Awaitable, Callable
-
-    from .pacing import Meter, Pacer, TrafficPlan
-
-    Conversation = Callable[["AppConnection", str, random.Random, TrafficPlan], Awaitable[None]]
+Conversation = Callable[["AppConnection", str, random.Random, TrafficPlan], Awaitable[None]]
 
 STALL_SECONDS: Final = 30.0
 """When nothing arrives for so long, the connection has lost what it waits for."""

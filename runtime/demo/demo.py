@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -34,8 +35,6 @@ from .report import DemoPhase, FleetSampler, FleetSnapshot, Report, make_report
 from .traffic import Traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from .chaos import Strike
     from .fleet import DemoTunnel, TunnelPair
     from .view import View
@@ -43,13 +42,6 @@ if TYPE_CHECKING:
 MAX_TUNNELS: Final = 5_000
 TICK_SECONDS: Final = 0.25
 """The time between two looks at the tunnels, and so between two pictures."""
-CONNECT_SECONDS: Final = 30.0
-CONNECT_SECONDS_PER_TUNNEL: Final = 0.1
-"""How long the tunnels may take to connect, at first and again after the chaos."""
-PER_TUNNEL_SERIES: Final = 1_000
-"""How many ends of tunnels have metrics of their own, if the metrics are served."""
-FINISH_SECONDS: Final = 10.0
-"""How long the last transfers may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +78,15 @@ class DemoOptions:
 
 class _UserStopped(Exception):  # noqa: N818 (a way out, not an error)
     """The user has seen enough."""
+
+
+CONNECT_SECONDS: Final = 30.0
+CONNECT_SECONDS_PER_TUNNEL: Final = 0.1
+"""How long the tunnels may take to connect, at first and again after the chaos."""
+PER_TUNNEL_SERIES: Final = 1_000
+"""How many ends of tunnels have metrics of their own, if the metrics are served."""
+FINISH_SECONDS: Final = 10.0
+"""How long the last transfers may take."""
 
 
 class Demo:

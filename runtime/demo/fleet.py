@@ -8,27 +8,20 @@ from __future__ import annotations
 import resource
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.kernel import Backoff
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
+from tunnelfleet.runtime.runtime import TunnelRuntime
+from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.tunnel import Tunnel, TunnelStatus
 
 from .servers import BULK, ECHO, HOST, HTTP, SERVICES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from tunnelfleet.runtime.runtime import Tunnel, TunnelRuntime, TunnelStatus
-    from tunnelfleet.runtime.service import TunnelService
-
-
-FILES_PER_TUNNEL: Final = 32
-"""Two WebSockets, each with two ends; six listeners; four connections, each with four ends."""
-FILES_BESIDE: Final = 128
 
 _STATM = Path("/proc/self/statm")
 
@@ -41,6 +34,11 @@ def rss_bytes() -> int:
 def thread_count() -> int:
     """Return how many threads Python knows in this process."""
     return threading.active_count()
+
+
+FILES_PER_TUNNEL: Final = 32
+"""Two WebSockets, each with two ends; six listeners; four connections, each with four ends."""
+FILES_BESIDE: Final = 128
 
 
 def allow_files_for(tunnels: int) -> None:

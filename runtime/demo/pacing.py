@@ -6,11 +6,9 @@ Owns the plan of the traffic, the pace of each conversation and the meters of by
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Final
 
 
 @dataclass(slots=True)

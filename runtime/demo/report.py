@@ -13,31 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.figures import counted, human_bytes, human_rate, human_seconds
+from tunnelfleet.runtime.tunnel import TunnelStatus
 
 if TYPE_CHECKING:
-    from tunnelfleet.runtime.runtime import TunnelStatus
-
     from .fleet import TunnelPair
 
 
 RATE_WINDOW_SECONDS: Final = 2.0
 HISTORY_LENGTH: Final = 120
-
-SEVERITY: Final = {
-    state: number
-    for number, state in enumerate(
-        (
-            TunnelState.CONNECTED,
-            TunnelState.DRAINING,
-            TunnelState.CONNECTING,
-            TunnelState.BACKOFF,
-            TunnelState.STOPPED,
-            TunnelState.QUARANTINED,
-            TunnelState.REFUSED,
-        )
-    )
-}
-"""The states, the worst first. Of a tunnel's two ends the worse one is shown."""
 
 
 class DemoPhase(StrEnum):
@@ -127,6 +110,23 @@ class TrafficRate:
             samples.popleft()
         (since, before), seconds = samples[0], now - samples[0][0]
         return (count - before) / seconds if now > since and seconds > 0 else 0.0
+
+
+SEVERITY: Final = {
+    state: number
+    for number, state in enumerate(
+        (
+            TunnelState.CONNECTED,
+            TunnelState.DRAINING,
+            TunnelState.CONNECTING,
+            TunnelState.BACKOFF,
+            TunnelState.STOPPED,
+            TunnelState.QUARANTINED,
+            TunnelState.REFUSED,
+        )
+    )
+}
+"""The states, the worst first. Of a tunnel's two ends the worse one is shown."""
 
 
 class PairSampler:

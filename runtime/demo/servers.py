@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from .pacing import Meter
 
 
@@ -100,8 +99,7 @@ def count_differences(received: bytes, expected: bytes) -> int:
     return unequal + abs(len(received) - len(expected))
 
 
-if TYPE_CHECKING:
-    Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 ECHO: Final = "ECHO"
 HTTP: Final = "HTTP"

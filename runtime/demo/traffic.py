@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -19,19 +21,8 @@ from .pacing import Meter, Pacer
 from .servers import BULK, ECHO, HTTP, TunnelServers, close_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
-    from concurrent.futures import Future
-
     from .fleet import TunnelPair
     from .pacing import TrafficPlan
-
-
-CLIENTS: Final = {ECHO: 1, HTTP: 2, BULK: 1}
-"""How many clients use each service of a tunnel at once."""
-RETRY_SECONDS: Final = 0.25
-"""How long a client pauses when its connection ended early."""
-
-_EARLY_ENDS = (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError)
 
 
 @dataclass(slots=True)
@@ -45,6 +36,13 @@ class _Attempt:
     @property
     def missing_bytes(self) -> int:
         return self.link.missing_bytes if self.link is not None else 1
+
+
+CLIENTS: Final = {ECHO: 1, HTTP: 2, BULK: 1}
+"""How many clients use each service of a tunnel at once."""
+RETRY_SECONDS: Final = 0.25
+"""How long a client pauses when its connection ended early."""
+_EARLY_ENDS = (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError)
 
 
 class TunnelClients:

@@ -6,10 +6,11 @@ Owns how the fleet looks at 80 columns and more. Must not know where the figures
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from collections.abc import Sequence
+from typing import Final, Protocol, Self, TextIO
 
 from rich.cells import cell_len
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -25,13 +26,6 @@ from tunnelfleet.runtime.figures import (
 
 from .report import SEVERITY, DemoPhase, FleetSnapshot, TableRow
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import TextIO
-
-    from rich.console import JustifyMethod, RenderableType
-
-
 STATE_STYLES: Final = {
     TunnelState.CONNECTED: "green",
     TunnelState.CONNECTING: "cyan",
@@ -45,8 +39,6 @@ _RETRY: Final = re.compile(r"(?:; )?retry in [0-9.]+ s$")
 STATE_SIGNS: Final = {TunnelState.CONNECTED: "●", TunnelState.CONNECTING: "◌"}
 OTHER_SIGN: Final = "○"
 
-FRESH_SECONDS: Final = 3.0
-"""An event younger than this is shown brightly."""
 FRAME_LINES: Final = 4
 """Lines that are neither rows nor summary: title, head, an empty one, the cursor's."""
 MIN_ROWS: Final = 3
@@ -59,7 +51,6 @@ SPARK_CELLS: Final = 24
 WIDE_COLUMNS: Final = 100
 """Narrower terminals do without the columns that the summary sums up: the last event is what
 matters, and needs the room."""
-NARROW_COLUMNS: Final = frozenset({"Tunnel", "State", "Rate", "Last event"})
 
 
 def render(
@@ -130,6 +121,9 @@ def _bar(snapshot: FleetSnapshot) -> Text:
     return bar
 
 
+NARROW_COLUMNS: Final = frozenset({"Tunnel", "State", "Rate", "Last event"})
+
+
 def _table(rows: Sequence[TableRow], width: int) -> Table:
     wide = width >= WIDE_COLUMNS
     gap = (0, 2 if wide else 1, 0, 0)
@@ -189,6 +183,10 @@ def shortened(event: str) -> str:
 
 def _count(number: int, style: str) -> Text:
     return Text(str(number), style=style if number else "bright_black")
+
+
+FRESH_SECONDS: Final = 3.0
+"""An event younger than this is shown brightly."""
 
 
 def _is_fresh(row: TableRow) -> bool:

@@ -6,31 +6,18 @@ Owns the words, and the names and fields of the events that `--json` writes for 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tunnelfleet.runtime import TunnelState
+from tunnelfleet.runtime import ListenerClosed, ListenerOpened, TunnelState, TunnelStateChanged
 
 from .reconcile import RunPhase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tunnelfleet.runtime import ListenerClosed, ListenerOpened, TunnelStateChanged
-
     from .config import Problem
     from .messages import ReloadResult
 
-__all__ = [
-    "log_end",
-    "log_listener",
-    "log_listener_closed",
-    "log_problems",
-    "log_reload",
-    "log_state",
-]
 
-LOGGED_PROBLEMS = 8
-"""Mistakes in the files that the log shows; `check` shows all, and a reload answers them."""
 TROUBLE = frozenset({TunnelState.REFUSED, TunnelState.QUARANTINED})
 
 logger = logging.getLogger(__name__)
@@ -63,6 +50,10 @@ def log_listener_closed(event: ListenerClosed) -> None:
     fields = {"service_id": event.service_id, "reason": event.reason}
     extra = {"tunnel": event.tunnel, "event": "listener_closed", "fields": fields}
     logger.warning("%s not listening: %s", event.service_id, event.reason, extra=extra)
+
+
+LOGGED_PROBLEMS = 8
+"""Mistakes in the files that the log shows; `check` shows all, and a reload answers them."""
 
 
 def log_problems(problems: Sequence[Problem]) -> None:

@@ -24,12 +24,12 @@ from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
 
 from .config import ClientTokens, FleetConfig, ensure_secret
-from .connections import MAX_CONNECTION_ROWS, connection_rows
 from .fleet_actor import FILES, FleetActor
 from .fleet_state import FleetState
 from .messages import Leave, Left, Reload, ReloadResult, SetWanted, TakeSnapshot
 from .metrics import GatewayCollector
 from .placement import StaticPlacement
+from .snapshot import MAX_CONNECTION_ROWS, connection_rows
 from .supervisor import (
     FLEET,
     PLACEMENT,

@@ -13,26 +13,11 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TextIO
 
 from tunnelfleet.actors.kernel import label_here
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = [
-    "LOGGER",
-    "GatewayLog",
-    "RateLimit",
-    "event_object",
-    "is_whole",
-    "json_line",
-    "name_tunnel",
-    "text_line",
-]
-
-LOGGER: Final = "tunnelfleet"
-"""Only the project's own: websocket-client's log shows request headers, and those hold tokens."""
 MAX_QUEUED_LINES: Final = 10_000
 MAX_LINE_LENGTH: Final = 2_000
 LINES_A_WINDOW: Final = 10
@@ -94,6 +79,10 @@ class RateLimit:
         if record.levelno >= logging.ERROR:
             return 0
         return self.admit((record.name, record.msg, getattr(record, "tunnel", None)))
+
+
+LOGGER: Final = "tunnelfleet"
+"""Only the project's own: websocket-client's log shows request headers, and those hold tokens."""
 
 
 class GatewayLog(logging.Handler):

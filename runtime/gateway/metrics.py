@@ -7,8 +7,10 @@ as the store, counts for itself and has a `collect`. Names and meanings are in t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
+from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -17,25 +19,8 @@ from tunnelfleet.runtime.metrics.catalogue import GATEWAY, metric
 from tunnelfleet.runtime.metrics.families import numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from prometheus_client import Metric
-
     from .fleet_state import FleetState
 
-__all__ = [
-    "GATEWAY_METRICS",
-    "MAX_INFO_LABELS",
-    "MAX_INFO_ROWS",
-    "Collects",
-    "GatewayCollector",
-]
-
-MAX_INFO_ROWS = 2_000
-"""Tunnels that `tunnelfleet_tunnel_info` shows, the first by name."""
-MAX_INFO_LABELS = 10
-"""Labels that it shows, the most frequent ones."""
-INFO = "tunnel_info"
 
 GATEWAY_METRICS: Final = frozenset(each.exposed for each in GATEWAY)
 """The names of all that a gateway adds, those of its parts too."""
@@ -48,6 +33,13 @@ class Collects(Protocol):
 
     def collect(self) -> Iterable[Metric]:
         """Its families, now."""
+
+
+MAX_INFO_ROWS = 2_000
+"""Tunnels that `tunnelfleet_tunnel_info` shows, the first by name."""
+MAX_INFO_LABELS = 10
+"""Labels that it shows, the most frequent ones."""
+INFO = "tunnel_info"
 
 
 class GatewayCollector(Collector):

@@ -1,43 +1,89 @@
 """What a gateway does about its process: open files, the garbage collector, the tree of actors.
 
-Owns the arithmetic of descriptors and the form of the tree. It is for whoever owns the process;
-a library leaves these alone.
+Owns the arithmetic of descriptors, the form of the tree, and the lock on the folder of state: two
+gateways with the same state would run the same tunnels, and throw each other out of them again and
+again. It is for whoever owns the process; a library leaves these alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gc
+import logging
 import os
 import resource
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pykka
+from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import ChildInfo, SupervisorActor, WhichChildren
 from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.supervisor import GOVERNOR, tunnel_child_id
 
+from .config.paths import make_private_folder
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from pykka import ActorRef
-
-    from tunnelfleet.runtime import TunnelRuntime
-
     from .wanted import WantedTunnel
 
-__all__ = [
-    "ActorNode",
-    "actor_tree",
-    "describer",
-    "freeze_garbage",
-    "needed_files",
-    "open_standard_streams",
-    "raise_file_limit",
-]
+logger = logging.getLogger(__name__)
+
+
+LOCK_NAME = "gateway.lock"
+MAX_PID_DIGITS = 10
+
+
+@contextlib.contextmanager
+def state_lock(folder: Path) -> Iterator[None]:
+    """Hold the folder of a gateway's state while the block runs.
+
+    Args:
+        folder: of the state; made if need be.
+
+    Raises:
+        ConfigError: another gateway holds it; the message names its process.
+    """
+    path = folder / LOCK_NAME
+    try:
+        make_private_folder(folder)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except (ConfigError, OSError) as error:
+        # Nothing can be kept there, so nobody else can have it either: whoever has to write
+        # there says so.
+        logger.debug("no lock on %s: %s", folder, error)
+        yield
+        return
+    try:
+        _take(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        found = os.pread(descriptor, MAX_PID_DIGITS, 0).decode("ascii", "replace").strip()
+        who = f" (process {found})" if found.isdecimal() else ""
+        raise ConfigError(
+            f"another gateway{who} runs with the state in {folder}: stop it, or give this one a "
+            "state of its own by gateway.state or STATE_DIRECTORY"
+        ) from None
+    except OSError as error:
+        # A file system without locks, such as some of the network.
+        logger.warning("the state in %s cannot be locked: %s", folder, error.strerror)
+        return
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
 
 OWN_FILES = 64
 """The process's own: dispatchers, log, pages, state, and some to spare."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from .messages import ReloadResult
 
-__all__ = ["Loaded", "ReloadQueue", "loaded"]
 
 logger = logging.getLogger(__name__)
 

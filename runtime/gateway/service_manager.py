@@ -10,23 +10,17 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
+from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.kernel.log import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from tunnelfleet.actors.kernel import Dispatcher
-
-__all__ = ["Heartbeat", "ServiceManager"]
 
 SOCKET_VARIABLE: Final = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLE: Final = "WATCHDOG_USEC"
 WATCHDOG_PID_VARIABLE: Final = "WATCHDOG_PID"
 BEATS_A_PERIOD: Final = 3
 """How often the watchdog is fed within its time; sd_watchdog_enabled(3) advises at least two."""
-MAX_STATUS_LENGTH: Final = 200
 
 _log = get_logger(__name__)
 
@@ -64,6 +58,9 @@ class Heartbeat:
             asked[dispatcher.name] = answer
         self._asked = asked
         return is_alive
+
+
+MAX_STATUS_LENGTH: Final = 200
 
 
 class ServiceManager:

@@ -1,28 +1,65 @@
-"""A tunnel of the fleet as people and programs look at it, whether it runs or not.
+"""The tunnels of a fleet and their open connections, as people and programs look at them.
 
-Owns the fields that `tunnelfleet ls --json` prints. It asks no actor: it is given what FleetActor
-knows, and reads the counters that the core keeps.
+Owns the fields that `tunnelfleet ls --json` and `connections --json` print. It asks no actor: it is
+given what FleetActor knows, and reads what the core keeps, as it is at that moment.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime import TunnelState
+from tunnelfleet.runtime import Tunnel, TunnelRuntime, TunnelState
 
 from .config.schema import DOOR
 from .reconcile import RunPhase
+from .wanted import WantedTunnel
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+MAX_CONNECTION_ROWS = 10_000
+"""In one answer; a gateway may have more."""
 
-    from tunnelfleet.runtime import TunnelRuntime
 
-    from .wanted import WantedTunnel
+def connection_rows(
+    runtime: TunnelRuntime, tunnel: str | None = None, limit: int = MAX_CONNECTION_ROWS
+) -> list[dict[str, Any]]:
+    """The open connections, the oldest of each tunnel first.
 
-__all__ = ["Entry", "TunnelRow"]
+    Args:
+        runtime: runs the tunnels.
+        tunnel: of this tunnel alone; there may be none of this name.
+        limit: at most so many.
+    """
+    rows: list[dict[str, Any]] = []
+    for each in _tunnels(runtime, tunnel):
+        # A copy made in one step: the tunnel's own thread goes on changing it.
+        for live in list(each.stats.connections.values()):
+            if len(rows) >= limit:
+                return rows
+            rows.append(
+                {
+                    "tunnel": each.name,
+                    "service_id": live.service_id,
+                    "stream_id": live.stream_id,
+                    "connection_id": live.connection_id,
+                    "peer": live.peer,
+                    "user": live.user,
+                    "since": round(live.opened_at, 3),
+                    "sent_bytes": live.sent_bytes,
+                    "received_bytes": live.received_bytes,
+                }
+            )
+    return rows
+
+
+def _tunnels(runtime: TunnelRuntime, name: str | None) -> Iterable[Tunnel]:
+    if name is None:
+        return runtime.tunnels()
+    try:
+        return [runtime.tunnel(name)]
+    except KeyError:
+        return []
 
 
 @dataclass(frozen=True, slots=True)

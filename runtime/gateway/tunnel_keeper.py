@@ -11,24 +11,26 @@ import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.proto import ConfigError, TunnelClosed
-from tunnelfleet.runtime import TunnelState
+from tunnelfleet.runtime import TunnelRuntime, TunnelState
 
-from .reconcile import Apply, DrainTunnel, RotateToken, Running, RunPhase, StartTunnel, StopTunnel
+from .reconcile import (
+    Action,
+    Apply,
+    DrainTunnel,
+    RotateToken,
+    Running,
+    RunPhase,
+    StartTunnel,
+    StopTunnel,
+)
+from .wanted import WantedTunnel
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.kernel import DispatchedActor
-    from tunnelfleet.runtime import TunnelRuntime
-
     from .config import ClientTokens
     from .fleet_state import FleetState
-    from .reconcile import Action
-    from .wanted import WantedTunnel
 
-__all__ = ["DrainTimedOut", "OpenAgain", "TunnelEnded", "TunnelKeeper"]
-
-RETRY_OPEN_SECONDS = 1.0
-"""After which a tunnel is opened again if the runtime was not there."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,10 @@ class DrainTimedOut(NamedTuple):
     """A drain has lasted long enough."""
 
     running: Running
+
+
+RETRY_OPEN_SECONDS = 1.0
+"""After which a tunnel is opened again if the runtime was not there."""
 
 
 class TunnelKeeper:

@@ -12,17 +12,12 @@ import grp
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-__all__ = ["UnixListener", "UnixPlace"]
 
 BACKLOG = 128
 PRIVATE = 0o700

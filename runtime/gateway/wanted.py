@@ -6,31 +6,17 @@ the core's `TunnelConfig`. It starts nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.config import NoListener
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime import Limits, ProtocolVersion, TunnelConfig
+from tunnelfleet.runtime import Address, Endpoint, HttpProxy, Limits, ProtocolVersion, TunnelConfig
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
-
-    from tunnelfleet.runtime import Address, Endpoint, HttpProxy
-
-__all__ = ["IN_PLACE_LIMITS", "Change", "WantedTunnel", "change_between", "changed_keys"]
-
-IN_PLACE_LIMITS = frozenset(
-    {
-        "announce_timeout_seconds",
-        "linger_seconds",
-        "local_connect_timeout_seconds",
-        "max_connections",
-    }
-)
-"""Limits that a running tunnel takes over: they hold for the connections that come afterwards."""
 
 
 class Change(Enum):
@@ -159,6 +145,17 @@ def _differing(before: WantedTunnel, after: WantedTunnel) -> set[str]:
         for each in fields(WantedTunnel)
         if each.compare and getattr(before, each.name) != getattr(after, each.name)
     }
+
+
+IN_PLACE_LIMITS = frozenset(
+    {
+        "announce_timeout_seconds",
+        "linger_seconds",
+        "local_connect_timeout_seconds",
+        "max_connections",
+    }
+)
+"""Limits that a running tunnel takes over: they hold for the connections that come afterwards."""
 
 
 def _can_take_over(running: Limits, wanted: Limits) -> bool:

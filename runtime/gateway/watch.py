@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from watchfiles import watch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-__all__ = ["FileWatcher", "folders_of", "matters"]
 
 LOOK_MILLISECONDS = 1_000
 """How often the thread looks whether other folders are to be watched."""

@@ -1,11 +1,10 @@
 """Metrics of a runtime: what there is, how it is summed, how it becomes Prometheus families."""
 
-from tunnelfleet.actors.kernel.counting import Kind
+from tunnelfleet.actors.kernel.counting import OTHER, Kind
 
 from .catalogue import CATALOGUE, GATEWAY, Metric
 from .collector import TunnelCollector
-from .dispatchers import DispatcherMeter
-from .tunnels import OTHER, TunnelMeter
+from .meters import DispatcherMeter, TunnelMeter
 
 Ledger = TunnelMeter
 KernelMeter = DispatcherMeter

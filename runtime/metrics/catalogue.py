@@ -10,20 +10,14 @@ two counters. Labels are bounded: what goes beyond a limit is counted under `oth
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tunnelfleet.actors.callbacks import CallbackCounts
 from tunnelfleet.actors.counters import FLOW, TRAFFIC, TUNNELS, Counters, ServiceCounters
-from tunnelfleet.actors.kernel.counting import Kind, declared
+from tunnelfleet.actors.kernel.counting import Declared, Kind, declared
 from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tunnelfleet.actors.kernel.counting import Declared
-
-__all__ = ["CATALOGUE", "GATEWAY", "PER_TUNNEL", "PREFIX", "Kind", "Metric", "metric"]
 
 PREFIX: Final = "tunnelfleet_"
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import platform
 import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
-from tunnelfleet.actors.callbacks import CallbackCounts
+from tunnelfleet.actors.callbacks import CallbackCounts, CallbackTotals
 from tunnelfleet.actors.counters import Counters, ServiceCounters
-from tunnelfleet.actors.kernel.counting import declared
+from tunnelfleet.actors.kernel.counting import OTHER, Declared, Kind, declared
 from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.transport.breaker import BreakerState
@@ -23,26 +24,11 @@ from tunnelfleet.actors.transport.connect_gate import ConnectStats
 from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.version import VERSION
 
-from .catalogue import CATALOGUE, PER_TUNNEL, Kind
-from .families import Labelled, empty, histogram, info, numbers, table
-from .totals import SERVICE_COLUMNS, Totals
-from .tunnels import OTHER
+from .catalogue import CATALOGUE, PER_TUNNEL
+from .families import SERVICE_COLUMNS, Labelled, Totals, empty, histogram, info, numbers, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from tunnelfleet.actors.callbacks import CallbackTotals
-    from tunnelfleet.actors.kernel.counting import Declared
-
-    from .dispatchers import DispatcherMeter, DispatcherRow
-    from .tunnels import Reading, Row, TunnelMeter
-
-_Labels: TypeAlias = tuple[str, ...]
-
-_SERVICE_ROWS: Final = tuple(each for each in declared(ServiceCounters) if each.row)
-_TUNNEL_ROWS: Final = tuple(each for each in declared(Counters) if each.row)
-_STATE: Final = "tunnel_state"
-_SINCE: Final = "tunnel_state_since_timestamp_seconds"
+    from .meters import DispatcherMeter, DispatcherRow, Reading, Row, TunnelMeter
 
 
 def per_tunnel_families(
@@ -62,6 +48,13 @@ def per_tunnel_families(
     for mode, totals in sorted(rest.items()):
         found.add_rest(mode, totals)
     yield from found.families()
+
+
+_Labels: TypeAlias = tuple[str, ...]
+_SERVICE_ROWS: Final = tuple(each for each in declared(ServiceCounters) if each.row)
+_TUNNEL_ROWS: Final = tuple(each for each in declared(Counters) if each.row)
+_STATE: Final = "tunnel_state"
+_SINCE: Final = "tunnel_state_since_timestamp_seconds"
 
 
 class _Table:

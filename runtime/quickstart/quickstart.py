@@ -14,46 +14,18 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from types import TracebackType
+from typing import Any, Final, Self
 
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime import TunnelConfig, TunnelRuntime, TunnelState, parse_address
-from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.service import TunnelService, TunnelTokens
 
-from .devices import Sshd, WebServer, find_sshd
-from .gateway_process import GatewayProcess, Try
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from tunnelfleet.runtime.service import TunnelTokens
-
-__all__ = ["Quickstart", "QuickstartOptions"]
+from .processes import GatewayProcess, Sshd, Try, WebServer, find_sshd
 
 DEVICES: Final = ("press-1", "press-2", "press-3")
 READY_SECONDS: Final = 30.0
 FOLDER_PREFIX: Final = "tunnelfleet-quickstart-"
-
-FLEET: Final = """\
-# The fleet of a quickstart. Change it and save: the gateway follows.
-[gateway]
-name = "quickstart"
-metrics = "{metrics}"
-connect_rate = 100
-drain_seconds = 2
-
-[defaults]
-mode = "source"
-endpoint = "{endpoint}"
-ca = "ca.pem"
-"""
-TUNNEL: Final = """
-[[tunnel]]
-name = "{name}"
-access_token_file = "tokens/{name}"
-services = {{ {services} }}
-labels = {{ site = "{site}" }}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +81,28 @@ class Ready:
             "",
             "Ctrl-C ends all of it.",
         ]
+
+
+FLEET: Final = """\
+# The fleet of a quickstart. Change it and save: the gateway follows.
+[gateway]
+name = "quickstart"
+metrics = "{metrics}"
+connect_rate = 100
+drain_seconds = 2
+
+[defaults]
+mode = "source"
+endpoint = "{endpoint}"
+ca = "ca.pem"
+"""
+TUNNEL: Final = """
+[[tunnel]]
+name = "{name}"
+access_token_file = "tokens/{name}"
+services = {{ {services} }}
+labels = {{ site = "{site}" }}
+"""
 
 
 class Quickstart:

@@ -9,16 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelfleet.actors.counters import (
-    MAX_KEYS,
-    MAX_SERVICES,
-    OTHER,
-    Counters,
-    Histogram,
-    ServiceCounters,
-    Summary,
-    count,
-)
+from tunnelfleet.actors.counters import MAX_SERVICES, Counters, Histogram, ServiceCounters, Summary
+from tunnelfleet.actors.kernel.counting import MAX_KEYS, OTHER, count
 
 if TYPE_CHECKING:
     from collections.abc import Callable

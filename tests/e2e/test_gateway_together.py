@@ -21,7 +21,8 @@ from tests.support.programs import run_program
 from tests.support.rig import connect, echo, receive_exactly
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import Mode
-from tunnelfleet.runtime.gateway.api.client import GatewayAddress, GatewayClient
+from tunnelfleet.runtime.gateway.api.address import GatewayAddress
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash
 
 if TYPE_CHECKING:

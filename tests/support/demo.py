@@ -9,7 +9,7 @@ from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo.report import DemoPhase, FleetSnapshot, TableRow
 from tunnelfleet.runtime.demo.servers import close_writer
-from tunnelfleet.runtime.runtime import TunnelStatus
+from tunnelfleet.runtime.tunnel import TunnelStatus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

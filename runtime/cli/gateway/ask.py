@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import http
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -17,21 +18,12 @@ from tunnelfleet.runtime.cli.errors import (
     EXIT_USAGE,
     one_line,
 )
-from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayNotReached, GatewayRefused
+from tunnelfleet.runtime.gateway.api.address import GatewayNotReached, GatewayRefused
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
-from .columns import wrap
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, refused
-from .screen import note, say, terminal_size, write_json
+from .screen import note, say, terminal_size, wrap, write_json
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["difference_lines", "print_found", "ready_command", "reload_command", "would_change"]
-
-KINDS: Final = ("added", "changed", "removed")
-SHOWN_NAMES: Final = 50
-SHOWN_REASONS: Final = 20
-PAUSE_SECONDS: Final = 0.25
 CHECK_SECONDS: Final = 10.0
 """`check` waits no longer for a gateway, which it can do without."""
 
@@ -73,6 +65,10 @@ def reload_command(
     for key in _texts(answer.get("needs_restart")):
         note(one_line(f"gateway.{key} has changed; it is taken over at the next start"))
     return EXIT_OK
+
+
+KINDS: Final = ("added", "changed", "removed")
+SHOWN_NAMES: Final = 50
 
 
 def difference_lines(answer: dict[str, Any], width: int | None) -> list[str]:
@@ -130,6 +126,10 @@ def would_change(client: GatewayClient) -> tuple[list[str], dict[str, Any] | Non
         return files, client.reload(dry_run=True), ""
     except GatewayRefused as error:
         return files, None, refused(error)
+
+
+SHOWN_REASONS: Final = 20
+PAUSE_SECONDS: Final = 0.25
 
 
 def ready_command(

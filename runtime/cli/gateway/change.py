@@ -1,17 +1,21 @@
 """`tunnelfleet add`, `rm`, `drain`, `retry`, `replace-token`: commands that change a fleet.
 
-Owns their options, where a token may come from, and what is said afterwards. A token is never an
-argument: the list of processes and the history of a shell show those to others.
+Owns their options, how a file for `add` is read, where a token may come from, and what is said
+afterwards. A token is never an argument: the list of processes and the history of a shell show
+those to others.
 """
 
 from __future__ import annotations
 
 import getpass
 import http
+import json
 import os
 import sys
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
@@ -25,9 +29,9 @@ from tunnelfleet.runtime.cli.errors import (
     one_line,
 )
 from tunnelfleet.runtime.figures import counted
-from tunnelfleet.runtime.gateway.api.client import GatewayRefused
+from tunnelfleet.runtime.gateway.api.address import GatewayRefused
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
-from .entries import MAX_ENTRY_BYTES, read_entries
 from .look import ordered
 from .reach import (
     GatewayOption,
@@ -41,18 +45,127 @@ from .reach import (
 )
 from .screen import note, say, write_json
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+MAX_ENTRY_BYTES: Final = 8 * 1024 * 1024
 
-    from tunnelfleet.runtime.gateway.api.client import GatewayClient
+Entry = dict[str, Any]
 
-__all__ = [
-    "add_command",
-    "drain_command",
-    "replace_token_command",
-    "retry_command",
-    "rm_command",
-]
+
+def read_entries(
+    content: bytes, name: str, folder: Path, environ: Mapping[str, str] | None = None
+) -> list[Entry]:
+    """Read the entries.
+
+    Args:
+        content: of the file, or of standard input.
+        name: of the file, for messages.
+        folder: to which its paths are relative.
+        environ: for `access_token_env`.
+
+    Raises:
+        ConfigError: it cannot be read; what an entry means is for the gateway to judge.
+    """
+    if len(content) > MAX_ENTRY_BYTES:
+        raise ConfigError(f"{name}: it is longer than {MAX_ENTRY_BYTES:,} bytes")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: it is no UTF-8") from None
+    try:
+        found = _parsed(text, name)
+    except RecursionError:
+        raise ConfigError(f"{name}: lists or tables are nested too deeply") from None
+    except ValueError:
+        # Python makes no number of thousands of digits.
+        raise ConfigError(f"{name}: a number has too many digits") from None
+    entries = _of(found, name)
+    if not entries:
+        raise ConfigError(f"{name}: there is no [[tunnel]] in it")
+    environ = os.environ if environ is None else environ
+    return [_complete(entry, name, folder, environ) for entry in entries]
+
+
+def _parsed(text: str, name: str) -> object:
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            # `[[tunnel]]` of TOML begins with a bracket, too.
+            if text.lstrip().startswith("{"):
+                raise ConfigError(f"{name}:{error.lineno}: this is no JSON: {error.msg}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: this is no TOML: {error}") from None
+
+
+def _of(found: object, name: str) -> list[Entry]:
+    if isinstance(found, list):
+        entries: object = found
+        defaults: object = {}
+    elif isinstance(found, dict) and "tunnel" in found:
+        others = sorted(set(found) - {"tunnel", "defaults"})
+        if others:
+            raise ConfigError(
+                f"{name}: {others[0]}: only [[tunnel]] and [defaults] can be added to a gateway "
+                "that runs"
+            )
+        entries, defaults = found["tunnel"], found.get("defaults", {})
+    else:
+        entries, defaults = ([found] if found else []), {}
+    if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+        raise ConfigError(f"{name}: tunnel: write [[tunnel]] with two brackets")
+    if not isinstance(defaults, dict):
+        raise ConfigError(f"{name}: defaults: write [defaults]")
+    return [_merged(defaults, each) for each in entries]
+
+
+_TABLES: Final = ("limits", "restart", "labels")
+"""Tables of an entry that are merged with those of `[defaults]`, key by key."""
+_GROUPS: Final = (
+    ("access_token_file", "access_token_env", "access_token"),
+    ("endpoint", "region"),
+)
+"""Who gives one of them means that one, and not the default beside it."""
+
+
+def _merged(defaults: Mapping[str, Any], entry: Entry) -> Entry:
+    """The entry with the defaults, as files of a gateway have them."""
+    hidden = {key for group in _GROUPS if not entry.keys().isdisjoint(group) for key in group}
+    merged = {key: value for key, value in defaults.items() if key not in hidden} | entry
+    for key in _TABLES:
+        if isinstance(defaults.get(key), dict) and isinstance(entry.get(key), dict):
+            merged[key] = {**defaults[key], **entry[key]}
+    return merged
+
+
+def _complete(entry: Entry, name: str, folder: Path, environ: Mapping[str, str]) -> Entry:
+    """The entry with its token in it, and absolute paths."""
+    given = dict(entry)
+    about = f"{name}: tunnel[{given.get('name', '?')}]"
+    path, variable = given.pop("access_token_file", None), given.pop("access_token_env", None)
+    if isinstance(path, str):
+        given["access_token"] = read_token(folder / path, f"{about}.access_token_file")
+    elif isinstance(variable, str):
+        token = environ.get(variable, "").strip()
+        if not token:
+            raise ConfigError(f"{about}.access_token_env: the variable {variable} is not set")
+        given["access_token"] = token
+    if isinstance(given.get("ca"), str):
+        given["ca"] = str((folder / given["ca"]).absolute())
+    services = given.get("services")
+    if isinstance(services, dict):
+        given["services"] = {
+            key: _absolute(value, folder) if isinstance(value, str) else value
+            for key, value in services.items()
+        }
+    return given
+
+
+def _absolute(address: str, folder: Path) -> str:
+    if address.startswith("unix:"):
+        return f"unix:{(folder / address.removeprefix('unix:')).absolute()}"
+    return address
+
 
 STDIN: Final = "-"
 TOKEN_VARIABLE: Final = "TUNNELFLEET_ACCESS_TOKEN"  # noqa: S105 - the name of a variable

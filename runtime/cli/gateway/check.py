@@ -1,17 +1,19 @@
-"""`tunnelfleet check`: what is wrong with a gateway's files, without starting anything.
+"""`tunnelfleet check` and `tunnelfleet door-user`: the files of a gateway.
 
-Owns what is printed where, and the exit status: 0 when the files can be used, warnings or not, and
-2 when they cannot. A gateway that runs with these files is asked what a reload would change; that
-there is none is no mistake, and what it answers does not change the status.
+`door-user` makes a line for the file of a front door's users. `check` says what is wrong with the
+files, and starts nothing. Its exit status is 0 when the files can be used, with warnings or
+without, and 2 when they cannot. If a gateway runs with these files, `check` also asks it what a
+reload would change; neither the answer nor a missing gateway changes the status.
 """
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,13 +21,20 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.cli.errors import EXIT_OK, EXIT_USAGE, one_line
 from tunnelfleet.runtime.figures import counted
-from tunnelfleet.runtime.gateway.api.client import (
+from tunnelfleet.runtime.gateway.api.address import (
     GatewayAddress,
-    GatewayClient,
     GatewayNotReached,
     GatewayRefused,
 )
-from tunnelfleet.runtime.gateway.config import ConfigProblems, Problem, json_schema, load
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
+from tunnelfleet.runtime.gateway.config import (
+    ConfigProblems,
+    FleetConfig,
+    Problem,
+    json_schema,
+    load,
+)
+from tunnelfleet.runtime.gateway.config.door_users import PasswordHash, check_user_name
 from tunnelfleet.runtime.gateway.config.schema import OFF
 
 from .ask import CHECK_SECONDS, difference_lines, would_change
@@ -40,10 +49,26 @@ from .reach import (
 )
 from .screen import say, terminal_size, write_json
 
-if TYPE_CHECKING:
-    from tunnelfleet.runtime.gateway.config import FleetConfig
 
-__all__ = ["check_command", "print_problems"]
+def door_user_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the user is called.")],
+) -> None:
+    """Ask for a password, and print the line of the user for door_users_file.
+
+    Without a terminal the password is the first line of standard input. The password itself is
+    nowhere in the line.
+    """
+    check_user_name(name)
+    typer.echo(f"{name}:{PasswordHash.make(_password(name)).text()}")
+
+
+def _password(name: str) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass(f"Password for {name}: ")
+    if getpass.getpass("The same again: ") != password:
+        raise ConfigError("the two passwords differ; run it again")
+    return password
 
 
 def check_command(

@@ -1,7 +1,8 @@
 """`tunnelfleet diag`: one zip with all that a bug report needs, and no token.
 
-Owns what is gathered and where from, and how the zip is written: for its owner alone, never over a
-file that is there. What cannot be had is named in it, with the reason, and keeps nothing else out.
+Owns what is gathered and where from, what counts as a token and is taken out, and how the zip is
+written: for its owner alone, never over a file that is there. What cannot be had is named in it,
+with the reason, and keeps nothing else out.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import io
 import json
 import os
 import platform
+import re
 import resource
 import sys
 import time
 import tomllib
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError, printable
+from tunnelfleet.proto.text import HIDDEN
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
-from tunnelfleet.runtime.gateway.api.client import GatewayAddress, GatewayClient, GatewayRefused
+from tunnelfleet.runtime.gateway.api.address import GatewayAddress, GatewayRefused
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.version import version_line
 
 from .reach import (
@@ -36,12 +41,88 @@ from .reach import (
     refused,
 )
 from .screen import note, say, write_json
-from .scrub import Scrubber
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+_SECRET_NAME: Final = re.compile(
+    r"token|secret|password|passwd|authorization|cookie", re.IGNORECASE
+)
+_ASSIGNED: Final = re.compile(
+    r"""(?ix) ( (?: [\w-]*[_-](?:token|secret)[\w-]* | password | passwd | authorization ) ["']?
+                \s* [=:] \s* | \b(?:token|secret)= )
+        ( "[^"\n]*" | '[^'\n]*' | (?:bearer\s+)? [^\s"',;]+ )"""
+)
+_BEARER: Final = re.compile(r"(?i)(\bbearer\s+)([^\s\"',;]+)")
+_USER_INFO: Final = re.compile(r"(?<=://)[^\s/@\"']+@")
+_RUN: Final = re.compile(r"[A-Za-z0-9+/_=-]{16,}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+LONG_CHARACTERS: Final = 32
+"""A word of letters and digits that is as long is taken for a token; client tokens begin here."""
+SHORTEST_SECRET: Final = 8
+_PUBLIC: Final = "channel-id "
+_PUBLIC_KEYS: Final = frozenset({"channel_id"})
+"""The service's name for a link is no secret, and its support asks for it."""
+_FILE_SUFFIX: Final = ("_file", "_env", "_seconds", "_total", "_bucket", "_count", "_created")
+"""Names that speak of a secret and have none."""
 
-__all__ = ["diag_command", "gather", "known_secrets"]
+
+class Scrubber:
+    """Hides tokens.
+
+    Args:
+        secrets: that are known, such as those in the files of the gateway.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = {each for each in secrets if len(each) >= SHORTEST_SECRET}
+        self._long = sorted(self._secrets, key=len, reverse=True)
+
+    def __repr__(self) -> str:
+        return "Scrubber(...)"
+
+    def value(self, value: Any, key: str = "") -> Any:
+        """A JSON value without tokens; `key` is the field that it stands in."""
+        if isinstance(value, dict):
+            return {self.text(str(each)): self.value(one, str(each)) for each, one in value.items()}
+        if isinstance(value, list):
+            return [self.value(each, key) for each in value]
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if key in _PUBLIC_KEYS and value not in self._secrets:
+            return str(value)
+        if _SECRET_NAME.search(key) and not key.endswith(_FILE_SUFFIX):
+            return HIDDEN
+        return self.text(str(value))
+
+    def text(self, text: str) -> str:
+        """A text of any length without tokens; its lines stay."""
+        text = _USER_INFO.sub(f"{HIDDEN}@", text)
+        text = _BEARER.sub(rf"\g<1>{HIDDEN}", text)
+        text = _ASSIGNED.sub(self._assigned, text)
+        text = _RUN.sub(self._run, text)
+        for secret in self._long:
+            if secret in text:
+                text = text.replace(secret, HIDDEN)
+        return text
+
+    @staticmethod
+    def _assigned(found: re.Match[str]) -> str:
+        name = found[1].rstrip(" =:\t\"'")
+        is_harmless = name.lower().endswith(_FILE_SUFFIX)
+        return found[0] if is_harmless else f"{found[1]}{HIDDEN}"
+
+    def _run(self, found: re.Match[str]) -> str:
+        word = found[0]
+        if word in self._secrets:
+            return HIDDEN
+        if len(word) < LONG_CHARACTERS or _UUID.fullmatch(word):
+            return word
+        if found.string[: found.start()].endswith(_PUBLIC):
+            return word
+        # The way to a file has short parts; base64 with a slash in it seldom has.
+        longest = max(word.split("/"), key=len)
+        has_both = any(c.isdigit() for c in word) and any(c.isalpha() for c in word)
+        is_path = word.startswith("/") and len(longest) < LONG_CHARACTERS
+        return HIDDEN if has_both and not is_path else word
+
 
 ANSWER_SECONDS: Final = 15.0
 RECENT_EVENTS: Final = 1_000

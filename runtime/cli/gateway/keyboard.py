@@ -11,17 +11,12 @@ import select
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
+from tunnelfleet.runtime.cli.errors import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.cli.output import SIGNAL_SECONDS
-from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["Waiting", "read_keys"]
-
-KEY_BYTES: Final = 64
 _ESCAPES: Final = {
     "\x1b[A": "up",
     "\x1b[B": "down",
@@ -54,6 +49,9 @@ def read_keys(typed: str) -> list[str]:
             keys.append(typed[0])
             typed = typed[1:]
     return keys
+
+
+KEY_BYTES: Final = 64
 
 
 class Waiting:

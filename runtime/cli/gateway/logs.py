@@ -8,34 +8,23 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 from tunnelfleet.proto import ConfigError, printable
 from tunnelfleet.runtime.cli.errors import EXIT_OK
-from tunnelfleet.runtime.gateway.api.client import GatewayNotReached
+from tunnelfleet.runtime.gateway.api.address import GatewayNotReached
+from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayEvent
 
-from .columns import Line, Styled
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at
-from .screen import note, write_json, write_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayEvent
-
-__all__ = ["logs_command"]
+from .screen import Line, Styled, note, write_json, write_lines
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
-LEVEL_STYLES: Final = {"warning": "yellow", "error": "bold red", "critical": "bold red"}
 RECENT_EVENTS: Final = 50
 MAX_RECENT_EVENTS: Final = 1_000
 """A gateway has no more."""
-RETRY_SECONDS: Final = 1.0
-MAX_MESSAGE_CHARACTERS: Final = 4_000
-LOST: Final = "lost"
-"""The name of the event that says that this reader was too slow."""
 
 
 def logs_command(
@@ -77,6 +66,11 @@ def logs_command(
         except KeyboardInterrupt:
             # The way to end it.
             return EXIT_OK
+
+
+RETRY_SECONDS: Final = 1.0
+LOST: Final = "lost"
+"""The name of the event that says that this reader was too slow."""
 
 
 def _follow(client: GatewayClient, view: _LogView, recent: int) -> NoReturn:
@@ -132,6 +126,10 @@ class _LogView:
 
 
 _SHOWN_APART: Final = frozenset({"event", "time", "level", "logger", "tunnel", "message", "id"})
+
+
+LEVEL_STYLES: Final = {"warning": "yellow", "error": "bold red", "critical": "bold red"}
+MAX_MESSAGE_CHARACTERS: Final = 4_000
 
 
 def event_line(name: str, data: dict[str, Any]) -> Line:

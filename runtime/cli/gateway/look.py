@@ -5,29 +5,63 @@ Owns their options and what is printed: tables for people, exact values with `--
 
 from __future__ import annotations
 
+import datetime
 import http
+import re
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
 
 import typer
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
 from tunnelfleet.runtime.figures import age, human_bytes
-from tunnelfleet.runtime.gateway.api.client import GatewayRefused
+from tunnelfleet.runtime.gateway.api.address import GatewayRefused
 
-from .columns import Column, Line, Styled, lay_out
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, known_name, unknown_name
 from .rows import FIELDS, STILL_SORTS, number, page, sorted_rows, summary, text, tunnel_table
-from .screen import note, terminal_size, write_json, write_lines
-from .times import read_time
+from .screen import (
+    Cell,
+    Column,
+    Line,
+    Styled,
+    lay_out,
+    note,
+    terminal_size,
+    write_json,
+    write_lines,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+_AGO: Final = re.compile(r"(\d+)\s*([smhdw])(?:\s+ago)?", re.ASCII)
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
-    from .columns import Cell
 
-__all__ = ["audit_command", "connections_command", "ls_command", "show_command"]
+def read_time(text: str, now: float, option: str) -> float:
+    """Read a time, in seconds of the Unix epoch.
+
+    Args:
+        text: `90s`, `15m`, `2h`, `7d` or `1w` before now; an ISO date, of the local time zone
+            unless it names one; or seconds of the Unix epoch.
+        now: in seconds of the Unix epoch.
+        option: for the message.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if found := _AGO.fullmatch(text.strip()):
+        return now - int(found[1]) * _UNITS[found[2]]
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{option} {text}: write 90s, 15m, 2h, 7d, or a date as 2026-01-31T12:00"
+        ) from None
+
 
 LabelOption = Annotated[
     list[str] | None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,8 +20,6 @@ from tunnelfleet.runtime.gateway.store.database import Database
 from tunnelfleet.runtime.gateway.store.migrations import MIGRATIONS, grant, migrate
 
 from .check import print_problems
-
-__all__ = ["migrate_command"]
 
 
 def migrate_command(

@@ -1,7 +1,9 @@
-"""How a client command finds its gateway, and what it says when there is none.
+"""How a client command finds its gateway and asks it, and what it says when there is none.
 
 Owns the options that all client commands have, where the address comes from, and the words of the
-failures: what was tried, why it failed, and what to do next.
+failures: what was tried, why it failed, and what to do next. `connect` is here for its help alone:
+what runs is `tunnelfleet.connect`, which `tunnelfleet.__main__` calls before the command line is
+loaded, unless somebody asks for help or makes a mistake.
 """
 
 from __future__ import annotations
@@ -15,46 +17,28 @@ import os
 import pwd
 import ssl
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
 from tunnelfleet.actors.addresses import is_loopback
+from tunnelfleet.connect import connect
 from tunnelfleet.proto import ConfigError, TunnelError, printable
 from tunnelfleet.runtime.cli.errors import CommandFailed
-from tunnelfleet.runtime.gateway.api.client import (
+from tunnelfleet.runtime.gateway.api.address import (
     GatewayAddress,
-    GatewayClient,
     GatewayNotReached,
     GatewayRefused,
 )
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.runtime.gateway.config.paths import admin_socket
 
 from .screen import note
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-__all__ = [
-    "GatewayOption",
-    "GatewayPlace",
-    "JsonOption",
-    "TokenFileOption",
-    "find",
-    "gateway_at",
-    "given_token",
-    "known_name",
-    "read_token",
-    "told",
-]
-
 GATEWAY_VARIABLE: Final = "TUNNELFLEET_GATEWAY"
 TOKEN_VARIABLE: Final = "TUNNELFLEET_GATEWAY_TOKEN"  # noqa: S105 - the name of a variable
-MAX_TOKEN_FILE_BYTES: Final = 65_536
-NEAREST_NAMES: Final = 3
-OPEN_FOLDER: Final = Path("/tmp")  # noqa: S108 - that is the point
-"""Where everybody can make what is not there."""
 
 GatewayOption = Annotated[
     str | None,
@@ -103,6 +87,10 @@ def find(given: str | None, environ: Mapping[str, str] | None = None) -> Gateway
     _check_owner(path.parent)
     origin = f"the default; --gateway or {GATEWAY_VARIABLE} names another"
     return GatewayPlace(GatewayAddress(path=str(path)), origin)
+
+
+OPEN_FOLDER: Final = Path("/tmp")  # noqa: S108 - that is the point
+"""Where everybody can make what is not there."""
 
 
 def _check_owner(folder: Path) -> None:
@@ -165,6 +153,9 @@ def told(place: GatewayPlace) -> Iterator[None]:
             # A value of an option that only the gateway knows to be wrong.
             raise ConfigError(error.detail) from None
         raise CommandFailed(refused(error)) from None
+
+
+MAX_TOKEN_FILE_BYTES: Final = 65_536
 
 
 def read_token(path: Path, option: str) -> str:
@@ -276,6 +267,9 @@ def known_name(client: GatewayClient, name: str) -> Iterator[None]:
         raise CommandFailed(unknown_name(name, client)) from None
 
 
+NEAREST_NAMES: Final = 3
+
+
 def unknown_name(name: str, client: GatewayClient) -> str:
     """That there is no such tunnel, and which names are near."""
     try:
@@ -287,3 +281,25 @@ def unknown_name(name: str, client: GatewayClient) -> str:
     if close:
         return f"{text}; did you mean {' or '.join(close)}?"
     return f"{text}; tunnelfleet ls shows the {len(names)} that there are"
+
+
+def connect_command(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME[:SERVICE]", help="The tunnel, and which of its services.")
+    ],
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            "--gateway",
+            metavar="unix:PATH",
+            help="The gateway; without it $TUNNELFLEET_GATEWAY, else the socket of this machine's.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
+    """Join standard input and output to a tunnel of a running gateway, until it ends.
+
+    For ssh: ProxyCommand tunnelfleet connect %h:SSH. The user whom the gateway's door rules are
+    asked about is the one who runs this.
+    """
+    return connect(name, gateway)

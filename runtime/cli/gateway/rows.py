@@ -7,46 +7,16 @@ forms of a tunnel's fields. Fields that a gateway does not send are shown empty.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from tunnelfleet.proto import printable
 from tunnelfleet.runtime.figures import age, counted, human_bytes, human_rate
 
-from .columns import Column, Line, Styled, lay_out, wrap
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from .columns import Cell
-
-__all__ = [
-    "FIELDS",
-    "SORTS",
-    "STILL_SORTS",
-    "page",
-    "sorted_rows",
-    "state_piece",
-    "summary",
-    "tunnel_table",
-]
+from .screen import Cell, Column, Line, Styled, lay_out, wrap
 
 Row = dict[str, Any]
 
-FIELDS: Final = (
-    "name",
-    "mode",
-    "state",
-    "reason",
-    "services",
-    "labels",
-    "streams",
-    "connections",
-    "sent_bytes",
-    "received_bytes",
-    "reconnects",
-    "since",
-)
-"""What `ls --json` prints first, in this order; more may follow."""
 
 STATE_STYLES: Final = {
     "connected": "green",
@@ -97,7 +67,6 @@ _TOP_COLUMNS: Final = (
     Column("REASON", rank=1, min_width=REASON_CHARACTERS, stretches=True),
 )
 
-_DIGITS: Final = re.compile(r"(\d{1,18})", re.ASCII)
 
 SORTS: Final = ("trouble", "name", "rate", "connections", "bytes", "reconnects", "age")
 """What `top` can sort by."""
@@ -215,6 +184,9 @@ def sorted_rows(
     return ordered[::-1] if is_reversed else ordered
 
 
+_DIGITS: Final = re.compile(r"(\d{1,18})", re.ASCII)
+
+
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """A key by which `press-9` comes before `press-10`."""
     parts = _DIGITS.split(name)
@@ -241,6 +213,23 @@ _KEYS: Final = {
     "channel_id": "channel id",
     "place": "from",
 }
+
+
+FIELDS: Final = (
+    "name",
+    "mode",
+    "state",
+    "reason",
+    "services",
+    "labels",
+    "streams",
+    "connections",
+    "sent_bytes",
+    "received_bytes",
+    "reconnects",
+    "since",
+)
+"""What `ls --json` prints first, in this order; more may follow."""
 
 
 def page(row: Row, width: int | None, now: float) -> list[Line]:

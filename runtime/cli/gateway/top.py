@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -16,32 +17,21 @@ import typer
 
 from tunnelfleet.runtime.cli.errors import EXIT_OK, one_line
 from tunnelfleet.runtime.figures import human_rate
-from tunnelfleet.runtime.gateway.api.client import GatewayNotReached
+from tunnelfleet.runtime.gateway.api.address import GatewayNotReached
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
-from .columns import Line, Styled, cut_line, plain
 from .keyboard import Waiting
 from .look import LabelOption, StateOption, check_labels, check_sort, ordered
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at
 from .rows import SORTS, number, sorted_rows, summary, text, tunnel_table
-from .screen import say, terminal_size, write_json
+from .screen import Line, Styled, cut_line, plain, say, terminal_size, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
     from rich.live import Live
 
-    from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
-__all__ = ["Rates", "Wish", "picture", "top_command"]
-
-DEFAULT_INTERVAL_SECONDS: Final = 2.0
-MIN_INTERVAL_SECONDS: Final = 0.2
 FIRST_SECONDS: Final = 1.0
 """Between the two looks that a rate needs, when there is one table only."""
-ANSWER_SECONDS: Final = 5.0
-FRAME_LINES: Final = 5
-"""Title, summary, an empty line, head, keys."""
-MIN_ROWS: Final = 1
 
 Row = dict[str, Any]
 
@@ -134,6 +124,11 @@ class Wish:
         return self
 
 
+FRAME_LINES: Final = 5
+"""Title, summary, an empty line, head, keys."""
+MIN_ROWS: Final = 1
+
+
 def page_size(height: int) -> int:
     """How many rows a terminal of this height shows."""
     return max(MIN_ROWS, height - FRAME_LINES)
@@ -183,6 +178,11 @@ def picture(
     keys = f"{where}q quit  s sort ({order})  r reverse  ↑↓ scroll"
     lines.append((Styled(keys, "bright_black"),))
     return [cut_line(line, width) for line in lines][:height]
+
+
+DEFAULT_INTERVAL_SECONDS: Final = 2.0
+MIN_INTERVAL_SECONDS: Final = 0.2
+ANSWER_SECONDS: Final = 5.0
 
 
 def top_command(

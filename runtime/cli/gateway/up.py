@@ -20,20 +20,32 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.server import make_registry
-from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
-from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
+from tunnelfleet.runtime.cli.errors import (
+    EXIT_FAILURE,
+    EXIT_OK,
+    EXIT_USAGE,
+    STOP_SIGNALS,
+    deliver_signals,
+)
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
 from tunnelfleet.runtime.gateway.api import ApiOptions, ApiPlaces, ApiServer, EventFeed
-from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
+from tunnelfleet.runtime.gateway.config import (
+    Authorities,
+    ConfigProblems,
+    FleetConfig,
+    Problem,
+    load,
+)
 from tunnelfleet.runtime.gateway.door import Denied, Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
@@ -45,30 +57,16 @@ from tunnelfleet.runtime.gateway.process import (
     needed_files,
     open_standard_streams,
     raise_file_limit,
+    state_lock,
 )
 from tunnelfleet.runtime.gateway.service_manager import Heartbeat, ServiceManager
-from tunnelfleet.runtime.gateway.state_lock import state_lock
 from tunnelfleet.runtime.gateway.store import Store
 from tunnelfleet.runtime.gateway.watch import FileWatcher
 
 from .check import print_problems
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from tunnelfleet.runtime.gateway.config import FleetConfig
-
-__all__ = ["up_command"]
-
 LEVELS = ("debug", "info", "warning", "error")
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
-TICK_SECONDS = 1.0
-LEAVE_SECONDS = 60.0
-"""What the end may take beside `drain_seconds`, as the service manager is told."""
-FORCED_SECONDS = 0.5
-"""For the end after a second signal."""
-OPENS_ON_PURPOSE = any(each.name == "open_to_all" for each in fields(AdminOptions))
-"""Whether the admin server has to be told that it may be open to other machines."""
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +156,13 @@ def _note_denied(store: Store, denied: Denied) -> None:
     # As most clients write it: the audit is asked for tunnels by their names.
     tunnel, _, service_id = denied.target.partition(":")
     store.note_denied(tunnel, service_id, peer=denied.peer, user=denied.user, reason=denied.reason)
+
+
+TICK_SECONDS = 1.0
+LEAVE_SECONDS = 60.0
+"""What the end may take beside `drain_seconds`, as the service manager is told."""
+FORCED_SECONDS = 0.5
+"""For the end after a second signal."""
 
 
 class _Foreground:
@@ -303,6 +308,10 @@ def _serving(server: ApiServer | None, pages_url: str | None) -> Iterator[None]:
             extra={"event": "admin", "fields": {"url": server.url}},
         )
         yield
+
+
+OPENS_ON_PURPOSE = any(each.name == "open_to_all" for each in fields(AdminOptions))
+"""Whether the admin server has to be told that it may be open to other machines."""
 
 
 @contextlib.contextmanager

@@ -8,11 +8,18 @@ SSL context.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tunnelfleet.actors.addresses import TcpAddress, UnixAddress, without_brackets
+from tunnelfleet.actors.addresses import (
+    Address,
+    HttpProxy,
+    TcpAddress,
+    UnixAddress,
+    without_brackets,
+)
 from tunnelfleet.actors.config import ANY_SERVICE, Limits, TunnelConfig
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
@@ -31,31 +38,7 @@ from .proxy import choose_proxy
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from tunnelfleet.actors.addresses import Address, HttpProxy
     from tunnelfleet.runtime.admin import AdminOptions
-
-
-TUNNEL_NAME = "localproxy"
-DEFAULT_BIND_HOST = OPTIONS["local-bind-address"].default
-NOWHERE = UnixAddress("/dev/null/nothing-is-mapped")
-"""The target of a destination that is given nothing to connect to. No such path can exist."""
-DEFAULT_VERBOSITY = int(OPTIONS["verbose"].default)
-MAX_VERBOSITY = 6
-LARGEST_VERBOSITY_ARGUMENT = 255
-
-_MODES = {
-    "src": Mode.SOURCE,
-    "source": Mode.SOURCE,
-    "dst": Mode.DESTINATION,
-    "destination": Mode.DESTINATION,
-}
-_VERSIONS = {"V1": ProtocolVersion.V1, "V2": ProtocolVersion.V2, "V3": ProtocolVersion.V3}
-_TRUE = ("true", "yes", "on", "1")
-_FALSE = ("false", "no", "off", "0")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +72,24 @@ class Plan:
     from_files: bool = False
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+TUNNEL_NAME = "localproxy"
+DEFAULT_BIND_HOST = OPTIONS["local-bind-address"].default
+NOWHERE = UnixAddress("/dev/null/nothing-is-mapped")
+"""The target of a destination that is given nothing to connect to. No such path can exist."""
+DEFAULT_VERBOSITY = int(OPTIONS["verbose"].default)
+MAX_VERBOSITY = 6
+LARGEST_VERBOSITY_ARGUMENT = 255
+_MODES = {
+    "src": Mode.SOURCE,
+    "source": Mode.SOURCE,
+    "dst": Mode.DESTINATION,
+    "destination": Mode.DESTINATION,
+}
+_VERSIONS = {"V1": ProtocolVersion.V1, "V2": ProtocolVersion.V2, "V3": ProtocolVersion.V3}
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
 
 
 class PlanBuilder:
@@ -362,6 +363,9 @@ class PlanBuilder:
         if given.text.lower() in _TRUE:
             return True
         raise given.error(f"{given.text!r} is neither true nor false")
+
+
+T = TypeVar("T")
 
 
 def _judge(given: Given, read: Callable[[str], T]) -> T:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from tunnelfleet.actors.addresses import Address, parse_address
 from tunnelfleet.actors.config import ANY_SERVICE
@@ -20,18 +21,8 @@ from tunnelfleet.proto import ConfigError
 
 from .options import MAX_SHOWN_LENGTH, Given, read_assignments
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-
 DEFAULT_DIRECTORY = Path("config")
 """Read when it exists and neither `--config-dir` nor a mapping is given, as localproxy does."""
-
-MAX_FILES = 1_000
-MAX_FILE_BYTES = 1_048_576
-MAX_SERVICE_ID_LENGTH = 128
-
-_HOST = re.compile(r"[A-Za-z0-9.-]*[A-Za-z][A-Za-z0-9.-]*|[0-9]+(?:\.[0-9]+){3}")
 
 
 class MappingFile(NamedTuple):
@@ -129,6 +120,9 @@ def _problem(service_id: str, given: Given) -> str:
     return ""
 
 
+MAX_FILES = 1_000
+
+
 def read_directory(directory: Path) -> list[MappingFile]:
     """Read the files of a configuration directory and those below it, in order of their paths.
 
@@ -161,6 +155,9 @@ def _read_file(path: Path) -> MappingFile:
         return MappingFile(str(path), "", str(error))
 
 
+MAX_FILE_BYTES = 1_048_576
+
+
 def read_text(path: Path) -> str:
     """Read a configuration file.
 
@@ -184,6 +181,10 @@ def _shown(path: Path) -> str:
     text = str(path)
     is_path = len(text) <= MAX_SHOWN_LENGTH or "/" in text or "." in text
     return text if is_path else f"{text[:4]}..."
+
+
+MAX_SERVICE_ID_LENGTH = 128
+_HOST = re.compile(r"[A-Za-z0-9.-]*[A-Za-z][A-Za-z0-9.-]*|[0-9]+(?:\.[0-9]+){3}")
 
 
 def to_addresses(mapping: Mapping[str, Given], default_host: str) -> dict[str, Address]:

@@ -9,18 +9,13 @@ no environment, and does not judge values.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.options import ADMIN, ADMIN_OPEN, Option
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-
-MAX_KEY_LENGTH = 128
 MAX_SHOWN_LENGTH = 60
 """How much of a value an error may repeat. The access tokens of AWS are longer."""
 
@@ -279,6 +274,9 @@ class Assignment:
     value: str = field(repr=False)
     origin: str
     section: str = ""
+
+
+MAX_KEY_LENGTH = 128
 
 
 def read_assignments(text: str, file_name: str) -> Iterator[Assignment]:

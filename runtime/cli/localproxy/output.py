@@ -11,8 +11,9 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from tunnelfleet.actors.events import (
     ConnectionClosed,
@@ -30,24 +31,9 @@ from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.cli import output as logs
 from tunnelfleet.runtime.cli.errors import one_line
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
 VERBOSITY_WARNING = 3
 VERBOSITY_INFO = 4
 VERBOSITY_DEBUG = 5
-
-_LOG_LEVELS = {
-    0: logging.CRITICAL + 1,
-    1: logging.CRITICAL,
-    2: logging.ERROR,
-    3: logging.WARNING,
-    4: logging.INFO,
-    5: logging.DEBUG,
-    6: logging.NOTSET + 1,
-}
-_WORD_START = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class Reporter:
@@ -144,6 +130,9 @@ def _state_line(state: TunnelState, reason: str) -> str:
     return f"{state}: {reason}" if reason not in ("", state) else str(state)
 
 
+_WORD_START = re.compile(r"(?<!^)(?=[A-Z])")
+
+
 def event_object(event: TunnelEvent, now: float) -> dict[str, object]:
     """Return the event as what `--json` writes.
 
@@ -158,6 +147,17 @@ def event_object(event: TunnelEvent, now: float) -> dict[str, object]:
     name = _WORD_START.sub("_", type(event).__name__).lower()
     values = {field.name: _plain(getattr(event, field.name)) for field in fields(event)}
     return {"event": name, "time": round(now, 3), **values}
+
+
+_LOG_LEVELS = {
+    0: logging.CRITICAL + 1,
+    1: logging.CRITICAL,
+    2: logging.ERROR,
+    3: logging.WARNING,
+    4: logging.INFO,
+    5: logging.DEBUG,
+    6: logging.NOTSET + 1,
+}
 
 
 def configure_logging(verbosity: int, stream: TextIO | None = None) -> logging.Handler:

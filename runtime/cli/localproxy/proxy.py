@@ -7,26 +7,15 @@ nothing. No text that it makes repeats a proxy's credentials.
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tunnelfleet.actors.addresses import HttpProxy, parse_ip
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.actors.addresses import HttpProxy, IpAddress, parse_ip
+from tunnelfleet.proto import ConfigError, Endpoint
 from tunnelfleet.proto.endpoint import parse_port, split_host_port
 
 from .options import Given, from_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tunnelfleet.actors.addresses import IpAddress
-    from tunnelfleet.proto import Endpoint
-
-
-PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY")
-ALL_PROXY_VARIABLES = ("all_proxy", "ALL_PROXY")
-NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
-"""Lower case goes first, as with curl and localproxy."""
 
 DEFAULT_PORTS = {"http": 3128, "https": 443}
 """localproxy's for http; for https it is curl's, and that of the scheme."""
@@ -38,6 +27,12 @@ class ProxyChoice(NamedTuple):
     proxy: HttpProxy | None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY")
+ALL_PROXY_VARIABLES = ("all_proxy", "ALL_PROXY")
+NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
+"""Lower case goes first, as with curl and localproxy."""
 
 
 def choose_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> ProxyChoice:

@@ -9,17 +9,14 @@ that the protocol fixes) is noted. Pure.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES, ConfigError
 
 from .options import suggest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
 
 _PREFIX = "tunneling.proxy."
 
@@ -32,37 +29,7 @@ PING_PERIOD = _PREFIX + "websocket.ping_period_ms"
 RETRY_DELAY = _PREFIX + "websocket.retry_delay_ms"
 RETRY_COUNT = _PREFIX + "websocket.connect_retry_count"
 DATA_ERROR = _PREFIX + "websocket.reconnect_on_data_error"
-
-KNOWN = (
-    BIND_ADDRESS,
-    ENDPOINT_FORMAT,
-    PAYLOAD_BYTES,
-    MAX_CONNECTIONS,
-    PING_PERIOD,
-    RETRY_DELAY,
-    RETRY_COUNT,
-    DATA_ERROR,
-)
-WITHOUT_MEANING = tuple(
-    _PREFIX + name
-    for name in (
-        "message.data_length_size",
-        "message.data_frame_max_size",
-        "message.max_size",
-        "tcp.connection_retry_count",
-        "tcp.connection_retry_delay_ms",
-        "tcp.read_buffer_size",
-        "tcp.write_buffer_size",
-        "websocket.subprotocol",
-        "websocket.max_frame_size",
-        "websocket.write_buffer_size",
-        "websocket.read_buffer_size",
-    )
-)
-
 RETRY_FOR_EVER = -1
-MAX_MILLISECONDS = 86_400_000
-MAX_COUNT = 1_000_000
 _LIMITS = Limits()
 
 
@@ -96,6 +63,34 @@ class Settings:
     reconnect: bool = True
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+KNOWN = (
+    BIND_ADDRESS,
+    ENDPOINT_FORMAT,
+    PAYLOAD_BYTES,
+    MAX_CONNECTIONS,
+    PING_PERIOD,
+    RETRY_DELAY,
+    RETRY_COUNT,
+    DATA_ERROR,
+)
+WITHOUT_MEANING = tuple(
+    _PREFIX + name
+    for name in (
+        "message.data_length_size",
+        "message.data_frame_max_size",
+        "message.max_size",
+        "tcp.connection_retry_count",
+        "tcp.connection_retry_delay_ms",
+        "tcp.read_buffer_size",
+        "tcp.write_buffer_size",
+        "websocket.subprotocol",
+        "websocket.max_frame_size",
+        "websocket.write_buffer_size",
+        "websocket.read_buffer_size",
+    )
+)
 
 
 def parse_settings(text: str, file_name: str) -> Settings:
@@ -149,6 +144,10 @@ def default_settings() -> str:
             at = at.setdefault(folder, {})
         at[name] = value
     return json.dumps(root, indent=4) + "\n"
+
+
+MAX_MILLISECONDS = 86_400_000
+MAX_COUNT = 1_000_000
 
 
 def _apply(settings: Settings, value: _Reader) -> Settings:

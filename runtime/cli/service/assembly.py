@@ -7,28 +7,22 @@ they work. Parts that need an extra are imported only when they are asked for.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback, parse_address
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.names import certificate_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from tunnelfleet.runtime.service import TunnelService
     from tunnelfleet.runtime.service.management import ManagementServer
     from tunnelfleet.runtime.service.management.notify import MqttNotifier
     from tunnelfleet.runtime.service.state import StateStore
     from tunnelfleet.runtime.service.watch import ServiceWatch
-
-AWS_CONNECTS_PER_SECOND: Final = 10.0
-"""Of an account (docs/protocol.md section 6)."""
-
-_REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 
 
 def parse_listen(option: str, text: str, example: str) -> tuple[str, int]:
@@ -40,6 +34,11 @@ def parse_listen(option: str, text: str, example: str) -> tuple[str, int]:
     if not isinstance(address, TcpAddress) or not address.host:
         raise ConfigError(f"{option} takes HOST:PORT, such as {example}, not {text!r}")
     return address.host, address.port
+
+
+AWS_CONNECTS_PER_SECOND: Final = 10.0
+"""Of an account (docs/protocol.md section 6)."""
+_REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,18 +10,18 @@ import queue
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.cli.app import main
-from tunnelfleet.runtime.cli.errors import CommandFailed, one_line
-from tunnelfleet.runtime.cli.output import log_lines, outputs, take
-from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
+from tunnelfleet.runtime.cli.errors import STOP_SIGNALS, CommandFailed, deliver_signals, one_line
+from tunnelfleet.runtime.cli.output import LineOutput, log_lines, outputs, take
 from tunnelfleet.runtime.service import (
     Origin,
     ServiceEvent,
@@ -33,21 +33,10 @@ from tunnelfleet.runtime.service import (
 )
 
 from .assembly import Around, Surroundings, parse_listen
-from .control import ControlReader, open_tunnel, run_command
-from .output import Console
+from .console import Console, ControlReader, open_tunnel, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tunnelfleet.runtime.cli.output import LineOutput
     from tunnelfleet.runtime.service.state import StateStore
-
-
-MAX_EVENTS_WAITING: Final = 10_000
-"""Events beyond this are dropped, and counted, when standard output does not take them."""
-
-DEFAULT_TUNNEL: Final = "tunnel-1=SSH"
-CA_OUT_MODE: Final = 0o644
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +50,10 @@ class _RenewCertificate:
 
 
 _Item: TypeAlias = ServiceEvent | str | _Stop | _RenewCertificate
+
+
+MAX_EVENTS_WAITING: Final = 10_000
+"""Events beyond this are dropped, and counted, when standard output does not take them."""
 
 
 class _Inbox:
@@ -96,6 +89,9 @@ class _Inbox:
     def take_lost(self) -> int:
         lost, self._lost = self._lost, 0
         return lost
+
+
+DEFAULT_TUNNEL: Final = "tunnel-1=SSH"
 
 
 def service_command(
@@ -322,6 +318,9 @@ def _serve(
     finally:
         if reader is not None:
             reader.stop()
+
+
+CA_OUT_MODE: Final = 0o644
 
 
 def _copy_ca(ca: Path, ca_out: Path) -> Path:

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tunnelfleet.proto import ConfigError, TunnelError, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["GatewayAddress", "GatewayNotReached", "GatewayRefused"]
 
 MAX_DETAIL_CHARACTERS: Final = 800
 UNIX: Final = "unix:"

@@ -1,42 +1,187 @@
-"""The routes of the admin API as an application of aiohttp, to be served or mounted elsewhere.
+"""The admin API as an application of aiohttp, to be served or mounted elsewhere.
 
     app.add_subapp("/tunnels", make_api(gateway))
 
-Owns what is the same for all requests: problems, headers of answers, the parts and their end. Who
-may ask is up to whoever serves it.
+Owns what is the same for all requests (problems, headers of answers, the parts and their end), and
+the routes of the gateway itself: how it is, a reload, its actors. Who may ask is up to whoever
+serves it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from aiohttp import web
 
+import tunnelfleet
+from tunnelfleet.runtime.admin.exposition import Breather
+from tunnelfleet.runtime.admin.health import TunnelView
 from tunnelfleet.runtime.admin.http_thread import HEADERS
+from tunnelfleet.runtime.gateway.config import ConfigProblems
+from tunnelfleet.runtime.gateway.gateway import FILES, Gateway
+from tunnelfleet.runtime.gateway.messages import CompareWanted, ReloadResult
+from tunnelfleet.runtime.gateway.process import ActorNode, actor_tree
+from tunnelfleet.runtime.gateway.reconcile import Difference
 
-from . import about, records, stream, tunnels
-from .context import PARTS, ApiParts, ApiPlaces
+from . import records, tunnels
+from .context import PARTS, ApiParts, ApiPlaces, parts
+from .feed import EventFeed
 from .openapi import make_document
-from .operations import Operations, Success, route_table
-from .problem import answer_problems
-from .requests import MAX_BODY_BYTES, query
+from .operations import Handler, Operations, Parameter, Success, route_table
+from .problem import ApiProblem, ProblemKind, answer_problems, problem_objects
+from .requests import MAX_BODY_BYTES, flag, query
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from tunnelfleet.runtime.gateway.gateway import Gateway
-
-    from .feed import EventFeed
-    from .problem import Handler
-
-    Middleware = Callable[[web.Request, Handler], object]
-
-__all__ = ["OPERATIONS", "make_api", "routes"]
-
-_own = Operations()
+operations = Operations()
 
 
-@_own.add(
+@operations.add(
+    "GET",
+    "/v1/gateway",
+    "The gateway: what it is called, how it is, what it has",
+    answers=[Success(200, "how it is now", "Gateway")],
+)
+async def read_gateway(request: web.Request) -> web.StreamResponse:
+    """Describe it."""
+    query(request, ())
+    api = parts(request)
+    return web.json_response(await api.questions.run(_describe, api))
+
+
+def _describe(api: ApiParts) -> dict[str, Any]:
+    gateway = api.gateway
+    state = gateway.state
+    settings = state.config.gateway
+    runtime = gateway.runtime
+    states: Counter[str] = Counter()
+    breather = Breather()
+    for entry in gateway.snapshot().entries:
+        states[entry.row(runtime).state] += 1
+        breather.breathe()
+    views = (
+        TunnelView(t.name, t.stats.state, t.reason, t.stats.since)
+        for t in gateway.runtime.tunnels()
+    )
+    report = api.readiness.judge(views)
+    reasons = []
+    if not gateway.runtime.dispatchers:
+        reasons.append("the runtime is not running")
+    elif not report.ready:
+        reasons.append(f"{report.missing_count} of {report.tunnels} tunnels are not connected")
+    if state.is_leaving:
+        reasons.append("the gateway is stopping")
+    wishes = state.wishes()
+    return {
+        "name": settings.name,
+        "version": tunnelfleet.__version__,
+        "pid": os.getpid(),
+        "started": round(api.started, 3),
+        "ready": not reasons,
+        "reasons": reasons,
+        "tunnels": dict(sorted(states.items())),
+        "wanted": sum(map(state.is_ours, wishes)),
+        "running": len(state.running),
+        "placement": {
+            "kind": "static",
+            "members": settings.placement_members,
+            "ordinal": settings.placement_ordinal,
+            "shards": len(state.shards),
+            "epoch": state.epoch,
+        },
+        "config": {
+            "files": sorted(map(str, state.config.files)),
+            "last_reload_successful": state.reload_ok,
+            "last_reload": round(state.reloaded_at, 3),
+            "problems": problem_objects(state.problems),
+        },
+        "door": api.places.door,
+        "connect": api.places.connect,
+        "metrics": api.places.metrics,
+    }
+
+
+@operations.add(
+    "POST",
+    "/v1/reload",
+    "Read the files again; a mistake in them changes nothing",
+    parameters=[Parameter("dry_run", "only say what would change", {"type": "boolean"})],
+    answers=[Success(200, "what has changed, or would", "ReloadResult")],
+    problems=[422],
+)
+async def reload_files(request: web.Request) -> web.StreamResponse:
+    """Reload, or only compare."""
+    given = query(request, ("dry_run",))
+    is_dry = flag(given, "dry_run")
+    api = parts(request)
+    try:
+        result = await api.reloads.run(_compare if is_dry else _reload, api)
+    except ConfigProblems as error:
+        raise _wrong_files(error.problems) from None
+    if result.difference is None:
+        raise _wrong_files(result.problems)
+    body = {
+        **result.difference.to_json(),
+        "changes": _changes(result.difference),
+        "needs_restart": list(result.needs_restart),
+        "problems": problem_objects(result.problems),
+    }
+    return web.json_response(body)
+
+
+def _reload(api: ApiParts) -> ReloadResult:
+    return api.gateway.reload()
+
+
+def _compare(api: ApiParts) -> ReloadResult:
+    config = api.gateway.read_files()
+    settings = api.gateway.state.config.gateway
+    difference: Difference = api.gateway.ask(CompareWanted(FILES, config.tunnels))
+    needs_restart = settings.needing_restart(config.gateway)
+    return ReloadResult(difference, config.warnings, tuple(needs_restart))
+
+
+def _changes(difference: Difference) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"keys": list(each.keys), "action": each.change.value}
+        for name, each in difference.changes.items()
+    }
+
+
+def _wrong_files(problems: Any) -> ApiProblem:
+    return ApiProblem(
+        ProblemKind.WRONG_FILES,
+        "nothing was changed; `tunnelfleet check` shows the same",
+        problems=problem_objects(problems),
+    )
+
+
+@operations.add(
+    "GET",
+    "/v1/actors",
+    "The tree of actors: what runs, how often it was started again, why it last ended",
+    answers=[Success(200, "each actor after its supervisor", "ActorTree")],
+)
+async def list_actors(request: web.Request) -> web.StreamResponse:
+    """List them."""
+    query(request, ())
+    api = parts(request)
+    nodes = await api.questions.run(_tree, api)
+    return web.json_response({"tree": [dataclasses.asdict(node) for node in nodes]})
+
+
+def _tree(api: ApiParts) -> list[ActorNode]:
+    nodes = actor_tree(api.gateway.supervisor)
+    workers = api.gateway.workers
+    return nodes if workers is None else nodes + workers.trees()
+
+
+Middleware = Callable[[web.Request, Handler], object]
+
+
+@operations.add(
     "GET",
     "/v1/openapi.json",
     "This API, as an OpenAPI document",
@@ -51,7 +196,7 @@ async def read_document(request: web.Request) -> web.StreamResponse:
 
 OPERATIONS = tuple(
     operation
-    for each in (tunnels.operations, about.operations, stream.operations, records.operations, _own)
+    for each in (tunnels.operations, operations, records.operations)
     for operation in each.all
 )
 """All that the API can do."""

@@ -15,23 +15,13 @@ import http.client
 import json
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote, urlencode
 
 from tunnelfleet.proto import printable
 
 from .address import GatewayAddress, GatewayNotReached, GatewayRefused
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-__all__ = [
-    "GatewayAddress",
-    "GatewayClient",
-    "GatewayEvent",
-    "GatewayNotReached",
-    "GatewayRefused",
-]
 
 Row = dict[str, Any]
 """A JSON object, as docs/gateway.md describes it."""
@@ -39,14 +29,6 @@ Row = dict[str, Any]
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 15.0
 """Until the next bytes of an answer."""
-RELOAD_SECONDS: Final = 90.0
-"""Of a reload, which reads all files."""
-MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-"""Of one answer; ten thousand tunnels take about six million bytes."""
-REPLAYED: Final = "replayed"
-"""The event that says that what comes now was not there when the stream began."""
-MAX_EVENT_BYTES: Final = 1024 * 1024
-"""Of one event of the stream, and of one of its lines."""
 
 
 class GatewayEvent(NamedTuple):
@@ -55,6 +37,16 @@ class GatewayEvent(NamedTuple):
     id: str
     name: str
     data: Row
+
+
+RELOAD_SECONDS: Final = 90.0
+"""Of a reload, which reads all files."""
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+"""Of one answer; ten thousand tunnels take about six million bytes."""
+REPLAYED: Final = "replayed"
+"""The event that says that what comes now was not there when the stream began."""
+MAX_EVENT_BYTES: Final = 1024 * 1024
+"""Of one event of the stream, and of one of its lines."""
 
 
 class GatewayClient:

@@ -1,28 +1,76 @@
 """What the routes of the admin API work with, kept in their application.
 
-Owns the parts and their end. A handler gets them with `parts(request)`.
+Owns the parts and their end; a handler gets them with `parts(request)`. One part is `Work`: the
+threads for what waits (for actors, files, the store) and must not hold up the event loop, with a
+limit on how much may wait for them.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from tunnelfleet.runtime.admin import Readiness
+from tunnelfleet.runtime.gateway.gateway import Gateway
 
-from .readers import EventReaders
+from .feed import EventFeed, EventReaders
+from .problem import ApiProblem, ProblemKind
 from .wishes import ApiWishes
-from .work import Work
 
-if TYPE_CHECKING:
-    from tunnelfleet.runtime.gateway.gateway import Gateway
+T = TypeVar("T")
 
-    from .feed import EventFeed
 
-__all__ = ["PARTS", "ApiParts", "ApiPlaces", "parts"]
+class Work:
+    """Runs functions that may wait.
+
+    Args:
+        name: of the threads.
+        threads: at most so many at once; with one, they run one after another.
+        max_waiting: more requests than that at once are refused.
+    """
+
+    def __init__(self, name: str, threads: int, max_waiting: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._max_waiting = max_waiting
+        self._guard = threading.Lock()
+        self._waiting = 0
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Call the function on a thread and wait for it.
+
+        Raises:
+            ApiProblem: too much waits already, or the end has come.
+            Exception: what the function raised.
+        """
+        with self._guard:
+            if self._waiting >= self._max_waiting:
+                raise ApiProblem(ProblemKind.BUSY, "too many requests wait already; ask again")
+            self._waiting += 1
+        try:
+            future = self._executor.submit(function, *args)
+        except RuntimeError:
+            self._is_done()
+            raise ApiProblem(ProblemKind.UNAVAILABLE, "the admin API is being stopped") from None
+        future.add_done_callback(self._is_done)
+        return await asyncio.wrap_future(future)
+
+    def _is_done(self, _future: Future[Any] | None = None) -> None:
+        with self._guard:
+            self._waiting -= 1
+
+    def stop(self) -> None:
+        """Start nothing more. What runs has limits of its own, and is not waited for."""
+        with self._guard:
+            is_idle = self._waiting == 0
+        self._executor.shutdown(wait=is_idle, cancel_futures=True)
+
 
 QUESTION_THREADS = 4
 MAX_QUESTIONS = 64

@@ -7,6 +7,7 @@ that is new there is in the document too.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import tunnelfleet
@@ -16,17 +17,12 @@ from tunnelfleet.runtime.gateway.config.schema import json_schema
 from .problem import PROBLEM_TYPE, ProblemKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from .operations import Operation, Parameter, Success
 
-__all__ = ["make_document"]
 
 REFERENCE = "#/components/schemas/"
 OF_FILES_ALONE = ("access_token_file", "access_token_env")
 """Keys that a request cannot have: it must not read files and variables of the gateway."""
-ALWAYS = (400, 401, 408, 413, 421, 500, 503)
-"""Problems that every operation can have."""
 
 TEXT = {"type": "string"}
 WHOLE = {"type": "integer", "minimum": 0}
@@ -78,6 +74,10 @@ _NAME = {
     "description": "of the tunnel",
     "schema": {"type": "string", "minLength": 1},
 }
+
+
+ALWAYS = (400, 401, 408, 413, 421, 500, 503)
+"""Problems that every operation can have."""
 
 
 def _operation(operation: Operation) -> dict[str, Any]:

@@ -5,17 +5,13 @@ Owns what an operation is. The operations themselves stand beside what they do.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-__all__ = ["Operation", "Operations", "Parameter", "Success"]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)

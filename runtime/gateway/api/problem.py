@@ -9,23 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import traceback
+from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from tunnelfleet.proto import ConfigError, TunnelError, printable
-from tunnelfleet.runtime.gateway.config import ConfigProblems
+from tunnelfleet.runtime.gateway.config import ConfigProblems, Problem
 from tunnelfleet.runtime.gateway.messages import UnknownTunnel
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
-
-    from tunnelfleet.runtime.gateway.config import Problem
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-__all__ = ["PROBLEM_TYPE", "ApiProblem", "ProblemKind", "answer_problems", "problem_objects"]
+from .operations import Handler
 
 PROBLEM_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:tunnelfleet:problem:"

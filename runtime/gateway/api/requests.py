@@ -11,32 +11,14 @@ import json
 import re
 import socket
 import struct
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import ETag, web
 
 from .problem import ApiProblem, ProblemKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-
-__all__ = [
-    "BODY_SECONDS",
-    "MAX_BODY_BYTES",
-    "MAX_VALUES",
-    "Condition",
-    "flag",
-    "moment",
-    "name_pattern",
-    "peer_of",
-    "query",
-    "read_body",
-    "read_object",
-    "single",
-    "whole_number",
-]
 
 MAX_BODY_BYTES = 256 * 1024
 """Of a request; an entry of a tunnel has a few hundred."""

@@ -7,39 +7,32 @@ refused, so that no page of a browser's can ask through a name of its own.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from aiohttp import web
 
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress, parse_address
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.admin.hosts import HostCheck
 from tunnelfleet.runtime.admin.http_thread import SHUTDOWN_SECONDS, HttpThread
 from tunnelfleet.runtime.admin.listener import listen_tcp
-from tunnelfleet.runtime.admin.options import HttpLimits
+from tunnelfleet.runtime.admin.options import HostCheck, HttpLimits
+from tunnelfleet.runtime.gateway.config import GatewaySettings
 from tunnelfleet.runtime.gateway.config.schema import OFF
+from tunnelfleet.runtime.gateway.gateway import Gateway
 from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
 
 from .app import make_api
 from .context import ApiPlaces
+from .feed import EventFeed
+from .operations import Handler
 from .problem import ApiProblem, ProblemKind
 from .requests import read_body
-
-if TYPE_CHECKING:
-    import asyncio
-    import socket
-
-    from tunnelfleet.runtime.gateway.config import GatewaySettings
-    from tunnelfleet.runtime.gateway.gateway import Gateway
-
-    from .feed import EventFeed
-    from .problem import Handler
-
-__all__ = ["ApiOptions", "ApiServer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

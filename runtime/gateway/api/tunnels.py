@@ -1,9 +1,14 @@
-"""Routes of tunnels: list, create, read, replace, delete, drain, retry, another token."""
+"""Routes of tunnels: list, create, read, replace, delete, drain, retry, another token.
+
+Owns also what the log says of who has changed what.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
@@ -11,19 +16,53 @@ from aiohttp import web
 from tunnelfleet.runtime import Mode, TunnelState
 from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, UnknownTunnel
+from tunnelfleet.runtime.gateway.snapshot import Entry, TunnelRow
 
 from .context import ApiParts, parts
-from .log import log_change, log_changes
 from .operations import Operations, Parameter, Success
 from .problem import ApiProblem, ProblemKind
 from .requests import MAX_VALUES, Condition, name_pattern, peer_of, query, read_object
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+logger = logging.getLogger(__name__)
 
-    from tunnelfleet.runtime.gateway.snapshot import Entry, TunnelRow
 
-__all__ = ["operations"]
+def log_change(name: str, what: str, who: str) -> None:
+    """Somebody has changed a tunnel.
+
+    Args:
+        name: of the tunnel.
+        what: was done to it, a verb of the past.
+        who: did it.
+    """
+    fields = {"action": what, "by": who}
+    extra = {"tunnel": name, "event": "changed_by_api", "fields": fields}
+    logger.info("%s through the admin API by %s", what, who, extra=extra)
+
+
+LOGGED_NAMES = 100
+"""Of several tunnels that were changed at once."""
+
+
+def log_changes(names: Sequence[str], what: str, who: str) -> None:
+    """Somebody has changed several tunnels at once: one line, however many.
+
+    Args:
+        names: of the tunnels.
+        what: was done to them, a verb of the past.
+        who: did it.
+    """
+    if len(names) == 1:
+        log_change(names[0], what, who)
+        return
+    fields = {
+        "action": what,
+        "by": who,
+        "count": len(names),
+        "tunnels": list(names[:LOGGED_NAMES]),
+    }
+    extra = {"event": "changed_by_api", "fields": fields}
+    logger.info("%d tunnels %s through the admin API by %s", len(names), what, who, extra=extra)
+
 
 operations = Operations()
 

@@ -10,39 +10,26 @@ import contextlib
 import hashlib
 import hmac
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
 from tunnelfleet.runtime.gateway.config.entry import entry_of
 from tunnelfleet.runtime.gateway.config.loader import MAX_TUNNELS
-from tunnelfleet.runtime.gateway.gateway import FILES
+from tunnelfleet.runtime.gateway.gateway import FILES, Gateway
 from tunnelfleet.runtime.gateway.messages import (
     PutWanted,
     RemoveWanted,
     ReplaceTunnelToken,
     UnknownTunnel,
 )
+from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .problem import ApiProblem, ProblemKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tunnelfleet.runtime.gateway.gateway import Gateway
-    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
-
     from .requests import Condition
-
-__all__ = ["API", "ApiWishes", "Keeper"]
-
-API = "api"
-"""The source of these wishes."""
-PLACE = "request"
-"""Where such an entry stands, in messages."""
-TOKEN_KEYS = ("access_token", "client_token")
-KEY_BYTES = 32
-TAG_CHARACTERS = 32
 
 
 class Keeper(Protocol):
@@ -53,6 +40,15 @@ class Keeper(Protocol):
 
     def forget_tunnel(self, name: str) -> object:
         """Forget it, if it is there."""
+
+
+API = "api"
+"""The source of these wishes."""
+PLACE = "request"
+"""Where such an entry stands, in messages."""
+TOKEN_KEYS = ("access_token", "client_token")
+KEY_BYTES = 32
+TAG_CHARACTERS = 32
 
 
 class ApiWishes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunnelfleet.proto import ConfigError
@@ -14,9 +15,7 @@ from tunnelfleet.runtime import make_ssl_context
 
 if TYPE_CHECKING:
     import ssl
-    from pathlib import Path
 
-__all__ = ["Authorities"]
 
 MAX_CA_BYTES = 16 * 1_048_576
 """Of all files of one `ca`; all authorities of the world take less than one million."""

@@ -18,17 +18,13 @@ import hashlib
 import hmac
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 from tunnelfleet.proto import ConfigError
 
 from .secrets import read_private
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-__all__ = ["MAX_USERS", "DoorUsers", "PasswordHash", "check_user_name", "parse_users", "read_users"]
 
 MAX_USERS = 10_000
 MAX_FILE_BYTES = 4 * 1_048_576

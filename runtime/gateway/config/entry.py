@@ -10,15 +10,12 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tunnelfleet.runtime import Backoff, Limits, ProtocolVersion, UnixAddress
+from tunnelfleet.runtime import Address, Backoff, HttpProxy, Limits, ProtocolVersion, UnixAddress
 
 from .schema import DOOR
 
 if TYPE_CHECKING:
-    from tunnelfleet.runtime import Address, HttpProxy
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
-
-__all__ = ["entry_of"]
 
 
 def entry_of(tunnel: WantedTunnel) -> dict[str, Any]:

@@ -6,20 +6,19 @@ Owns the data between the files and the actors. It knows neither TOML nor actors
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from tunnelfleet.runtime import TcpAddress
 
-    from tunnelfleet.runtime import TcpAddress
+if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .door_users import DoorUsers
     from .problems import Problem
 
-__all__ = ["CHANGES_IN_PLACE", "DoorRule", "FleetConfig", "GatewaySettings", "ordinal_in"]
 
 CHANGES_IN_PLACE = frozenset({"drain_seconds", "door_users_file", "door_users"})
 """Settings of the gateway that a reload takes over; the others need a new start."""

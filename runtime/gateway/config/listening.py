@@ -6,14 +6,7 @@ the gateway runs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tunnelfleet.runtime import TcpAddress
-
-if TYPE_CHECKING:
-    from tunnelfleet.runtime import Address
-
-__all__ = ["ListeningPlaces"]
+from tunnelfleet.runtime import Address, TcpAddress
 
 EVERY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what people write for all addresses
 SAME_HOST = {"localhost": "127.0.0.1"}

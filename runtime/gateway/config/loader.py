@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
+from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .authorities import Authorities
 from .door_users import read_users
@@ -25,17 +27,6 @@ from .problems import ConfigProblems, Problem, nearest
 from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys
 from .secrets import MIN_SECRET_BYTES, read_secret
 from .tunnels import TunnelReader, validate
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
-
-__all__ = ["MAX_TUNNELS", "load", "read_tunnel"]
-
-MAX_TUNNELS = 20_000
-"""In one configuration; a process is built for 10,000."""
-STATE_FILE = "state.db"
 
 
 def load(
@@ -96,6 +87,11 @@ def _for_request(problem: Problem) -> Problem:
     if key != "access_token_file":
         return problem
     return replace(problem, key=f"{table}.access_token", text="it is missing; give the token")
+
+
+MAX_TUNNELS = 20_000
+"""In one configuration; a process is built for 10,000."""
+STATE_FILE = "state.db"
 
 
 class _Loader:

@@ -7,22 +7,11 @@ their owner alone, never through a link. Files that an operator names are read e
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tunnelfleet.proto import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = [
-    "admin_socket",
-    "create_private_file",
-    "make_private_folder",
-    "runtime_folder",
-    "state_folder",
-]
 
 NAME = "tunnelfleet"
 ADMIN_SOCKET = "admin.sock"

@@ -9,57 +9,22 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.proto import ConfigError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-__all__ = ["ConfigProblems", "Problem", "describe_errors", "key_text", "nearest", "syntax_problem"]
 
 WHOLE_FILE = "file"
 """The key of a mistake that is no line's."""
-MAX_SHOWN_LENGTH = 60
-"""Of a value that a message repeats; access tokens are longer."""
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _SECRET_KEYS = frozenset({"access_token", "client_token", "http_proxy", "state", "endpoint"})
 """Keys whose wrong values are not repeated: they are secrets, or may be one by mistake."""
-
-_NO_KEYS = ("str", "int", "list[", "constrained-str", "function-after[", "[key]")
-"""What pydantic puts behind the key of a mistake: the member of a union, or that it is a name."""
-
-_SYNTAX = (
-    ("Cannot overwrite a value", "this key is set twice; keep one of the two"),
-    ("Cannot declare", "this table is declared twice; keep one of the two"),
-    ("Cannot mutate immutable", "this key is set already, in braces; put all of it in one place"),
-    ("Invalid value", 'this is no TOML value; text needs "quotes", true and false are lower case'),
-    ("Illegal character '\\n'", 'a text is not closed on its line; end it with a "'),
-    ("Unterminated string", 'a text is not closed; end it with a "'),
-    ("Expected '=' after a key", "write KEY = VALUE; a name with blanks needs quotes"),
-    ("Expected newline or end of document", "write one KEY = VALUE on a line"),
-    ("Unclosed array", "a list is not closed; end it with a ]"),
-    ("Unclosed inline table", "a table in braces is not closed; end it with a }, on the same line"),
-    ("Expected ']", "a header is not closed; write [TABLE] or [[TABLE]] on a line of its own"),
-    ("Invalid hex value", r"a backslash starts an escape; write \\, or use 'single quotes'"),
-    ("Unescaped '\\'", r"a backslash starts an escape; write \\, or use 'single quotes'"),
-)
-
-_TYPES = {
-    "string_type": 'write a text in "quotes"',
-    "bool_type": "write true or false",
-    "int_type": "write a whole number, without quotes",
-    "int_from_float": "write a whole number, without quotes",
-    "float_type": "write a number, without quotes",
-    "list_type": 'write a list, ["...", "..."]',
-    "dict_type": "write a table, { NAME = VALUE }",
-    "model_type": "write a table, { NAME = VALUE }",
-    "model_attributes_type": "write a table, { NAME = VALUE }",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +94,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(names)}"
 
 
+_SYNTAX = (
+    ("Cannot overwrite a value", "this key is set twice; keep one of the two"),
+    ("Cannot declare", "this table is declared twice; keep one of the two"),
+    ("Cannot mutate immutable", "this key is set already, in braces; put all of it in one place"),
+    ("Invalid value", 'this is no TOML value; text needs "quotes", true and false are lower case'),
+    ("Illegal character '\\n'", 'a text is not closed on its line; end it with a "'),
+    ("Unterminated string", 'a text is not closed; end it with a "'),
+    ("Expected '=' after a key", "write KEY = VALUE; a name with blanks needs quotes"),
+    ("Expected newline or end of document", "write one KEY = VALUE on a line"),
+    ("Unclosed array", "a list is not closed; end it with a ]"),
+    ("Unclosed inline table", "a table in braces is not closed; end it with a }, on the same line"),
+    ("Expected ']", "a header is not closed; write [TABLE] or [[TABLE]] on a line of its own"),
+    ("Invalid hex value", r"a backslash starts an escape; write \\, or use 'single quotes'"),
+    ("Unescaped '\\'", r"a backslash starts an escape; write \\, or use 'single quotes'"),
+)
+
+
 def syntax_problem(file: str, text: str, error: str) -> Problem:
     """The problem that a file is no TOML.
 
@@ -167,12 +149,29 @@ def describe_errors(
     return list(found.items())
 
 
+_NO_KEYS = ("str", "int", "list[", "constrained-str", "function-after[", "[key]")
+"""What pydantic puts behind the key of a mistake: the member of a union, or that it is a name."""
+
+
 def _location(details: ErrorDetails) -> tuple[str | int, ...]:
     # pydantic appends the members of a union, which are no keys.
     parts = list(details["loc"])
     while parts and str(parts[-1]).startswith(_NO_KEYS):
         parts.pop()
     return tuple(parts)
+
+
+_TYPES = {
+    "string_type": 'write a text in "quotes"',
+    "bool_type": "write true or false",
+    "int_type": "write a whole number, without quotes",
+    "int_from_float": "write a whole number, without quotes",
+    "float_type": "write a number, without quotes",
+    "list_type": 'write a list, ["...", "..."]',
+    "dict_type": "write a table, { NAME = VALUE }",
+    "model_type": "write a table, { NAME = VALUE }",
+    "model_attributes_type": "write a table, { NAME = VALUE }",
+}
 
 
 def _describe(
@@ -211,6 +210,10 @@ def _describe(
 
 def _quoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
+
+
+MAX_SHOWN_LENGTH = 60
+"""Of a value that a message repeats; access tokens are longer."""
 
 
 def _shown(value: Any) -> str:

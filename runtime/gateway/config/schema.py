@@ -12,8 +12,9 @@ import ast
 import inspect
 import re
 import textwrap
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
@@ -22,24 +23,6 @@ from tunnelfleet.actors.config import MAX_WAIT_SECONDS
 from tunnelfleet.proto import ConfigError, Endpoint, validate_access_token, validate_client_token
 from tunnelfleet.runtime import Backoff, HttpProxy, Limits, TcpAddress, parse_address
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-__all__ = [
-    "DOOR",
-    "OFF",
-    "TOKEN_KEYS",
-    "DefaultKeys",
-    "DoorRuleKeys",
-    "FileKeys",
-    "GatewayKeys",
-    "TunnelKeys",
-    "json_schema",
-    "known_keys",
-]
-
-DOOR = "door"
-"""Where a source does not listen: its service is reached through the front door alone."""
 OFF = "off"
 """What is served nowhere: the pages, the admin API."""
 TOKEN_KEYS = ("access_token_file", "access_token_env", "access_token")
@@ -114,6 +97,10 @@ def _check_name(text: str) -> None:
 def _check_variable(text: str) -> None:
     if not _VARIABLE.fullmatch(text):
         raise ConfigError("write the name of an environment variable, without $ and braces")
+
+
+DOOR = "door"
+"""Where a source does not listen: its service is reached through the front door alone."""
 
 
 def _check_target(target: str | int) -> str | int:

@@ -11,29 +11,12 @@ import hashlib
 import hmac
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from tunnelfleet.proto import ConfigError
 
 from .paths import create_private_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = [
-    "MIN_SECRET_BYTES",
-    "ClientTokens",
-    "SecretText",
-    "ensure_secret",
-    "read_private",
-    "read_secret",
-]
-
-MAX_SECRET_BYTES = 65_536
-"""Of a file with a secret; more is the wrong file."""
-MIN_SECRET_BYTES = 32
-SECRET_NAME = "client-token-secret"  # noqa: S105 - the name of a file
-"""Of the file that is made beside the state."""
 
 
 class SecretText(NamedTuple):
@@ -60,6 +43,11 @@ def read_secret(path: Path) -> SecretText:
     if not text:
         raise ConfigError(f"{path} is empty; write the token into it")
     return SecretText(text, warning)
+
+
+MIN_SECRET_BYTES = 32
+SECRET_NAME = "client-token-secret"  # noqa: S105 - the name of a file
+"""Of the file that is made beside the state."""
 
 
 def ensure_secret(path: Path | None, folder: Path) -> tuple[bytes, str]:
@@ -117,6 +105,10 @@ class ClientTokens:
 
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+MAX_SECRET_BYTES = 65_536
+"""Of a file with a secret; more is the wrong file."""
 
 
 def read_private(path: Path, limit_bytes: int = MAX_SECRET_BYTES) -> tuple[bytes, str]:

@@ -7,12 +7,15 @@ in `schema`. It opens the files that the entries name, and nothing else.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from tunnelfleet.proto import ConfigError, printable, validate_access_token
 from tunnelfleet.runtime import (
+    Address,
     Backoff,
     Endpoint,
     HttpProxy,
@@ -25,22 +28,16 @@ from tunnelfleet.runtime import (
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .listening import ListeningPlaces
-from .problems import MAX_SHOWN_LENGTH, describe_errors
+from .problems import MAX_SHOWN_LENGTH, Problem, describe_errors
 from .schema import DOOR, TOKEN_KEYS, TunnelKeys, known_keys
 from .secrets import read_secret
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from tunnelfleet.runtime import Address
 
     from .authorities import Authorities
     from .files import Document
-    from .problems import Problem
 
-__all__ = ["TunnelReader", "validate"]
 
 ENDPOINT_KEYS = ("endpoint", "region")
 MAX_SERVICE_ID_CHARACTERS = 128

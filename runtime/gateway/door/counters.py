@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -16,11 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from .handshake import Denial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from prometheus_client import Metric
 
-__all__ = ["DOOR_METRICS", "CountedSocket", "DoorCounters"]
 
 _HELP = {
     "tunnelfleet_door_accepted": "Clients that connected to a front door.",

@@ -13,10 +13,6 @@ from typing import Generic, TypeVar
 
 from tunnelfleet.proto import ConfigError
 
-__all__ = ["Crowd", "DoorLimits"]
-
-Client = TypeVar("Client")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorLimits:
@@ -45,6 +41,9 @@ class DoorLimits:
             value = getattr(self, each.name)
             if not value > 0:
                 raise ConfigError(f"{each.name} is {value!r}: it must be greater than 0")
+
+
+Client = TypeVar("Client")
 
 
 class Crowd(Generic[Client]):

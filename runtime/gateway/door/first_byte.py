@@ -6,8 +6,6 @@ from .handshake import Denial, Event, Handshake, Malformed
 from .http_connect import HttpHandshake
 from .socks import SOCKS_VERSION, SocksHandshake
 
-__all__ = ["begin_handshake"]
-
 _SOCKS4_VERSION = 4
 _SOCKS4_REFUSED = bytes((0, 91, 0, 0, 0, 0, 0, 0))
 """The only answer that such a client understands: rejected or failed."""

@@ -7,33 +7,22 @@ FleetActor knows, on FleetActor's thread, and changes nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunnelfleet.proto import Mode, printable
 from tunnelfleet.proto.text import MAX_REASON_CHARACTERS
-from tunnelfleet.runtime import TunnelState
+from tunnelfleet.runtime import Tunnel, TunnelRuntime, TunnelState
 from tunnelfleet.runtime.gateway.reconcile import RunPhase
+from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .handshake import Denial
-from .names import DoorRefused, TunnelNames, choose_service, find_tunnel, match_service
-from .rules import may_reach
+from .names import DoorRefused, TunnelNames, choose_service, find_tunnel, match_service, may_reach
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
-    from tunnelfleet.runtime import Tunnel, TunnelRuntime
     from tunnelfleet.runtime.gateway.fleet_state import FleetState
-    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .names import Asked
-
-__all__ = ["Entrance", "FleetView", "NotYet"]
-
-NAMES_SECONDS = 1.0
-"""How old what is known of the fleet's names may be."""
-_ENDING = frozenset({TunnelState.DRAINING, TunnelState.STOPPED})
-_DOWN = frozenset({TunnelState.REFUSED, TunnelState.QUARANTINED})
-"""It takes somebody to bring such a tunnel back: waiting is of no use."""
 
 
 class Entrance(NamedTuple):
@@ -55,6 +44,13 @@ class NotYet(NamedTuple):
     tunnel: str
     grace_seconds: float
     reason: str
+
+
+NAMES_SECONDS = 1.0
+"""How old what is known of the fleet's names may be."""
+_ENDING = frozenset({TunnelState.DRAINING, TunnelState.STOPPED})
+_DOWN = frozenset({TunnelState.REFUSED, TunnelState.QUARANTINED})
+"""It takes somebody to bring such a tunnel back: waiting is of no use."""
 
 
 class FleetView:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pykka import ActorRef
+
 from tunnelfleet.proto import TunnelClosed, printable
-from tunnelfleet.runtime import TunnelStateChanged
+from tunnelfleet.runtime import TunnelRuntime, TunnelStateChanged
 from tunnelfleet.runtime.gateway.log import RateLimit
 
 from .crowd import Crowd
@@ -20,11 +23,6 @@ from .fleet_view import FleetView
 from .handshake import Denial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pykka import ActorRef
-
-    from tunnelfleet.runtime import TunnelRuntime
     from tunnelfleet.runtime.gateway.config.door_users import DoorUsers
     from tunnelfleet.runtime.gateway.fleet_state import FleetState
 
@@ -32,12 +30,6 @@ if TYPE_CHECKING:
     from .crowd import DoorLimits
     from .identity import Identity
 
-__all__ = ["Denied", "GiveWay", "Hall"]
-
-TOLD_REFUSALS = 10
-"""Of one client and one kind in `TOLD_SECONDS`; more are counted, and the next one tells how many:
-whoever is refused again and again must not push out of log, events and audit what others did."""
-TOLD_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +56,12 @@ class Denied(NamedTuple):
     target: str
     refusal: str
     reason: str
+
+
+TOLD_REFUSALS = 10
+"""Of one client and one kind in `TOLD_SECONDS`; more are counted, and the next one tells how many:
+whoever is refused again and again must not push out of log, events and audit what others did."""
+TOLD_SECONDS = 60.0
 
 
 class Hall:

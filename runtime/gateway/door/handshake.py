@@ -21,16 +21,6 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-__all__ = [
-    "MAX_NAME_BYTES",
-    "Denial",
-    "Event",
-    "Handshake",
-    "LoginGiven",
-    "Malformed",
-    "TargetNamed",
-]
-
 MAX_NAME_BYTES = 600
 """Of what a client asks for: a name of a tunnel and one of a service, percent-encoded or not."""
 

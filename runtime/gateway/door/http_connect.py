@@ -12,8 +12,8 @@ import base64
 import binascii
 import re
 from collections import deque
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from tunnelfleet.proto import printable
@@ -21,15 +21,6 @@ from tunnelfleet.proto.endpoint import MAX_PORT
 from tunnelfleet.proto.text import MAX_REASON_CHARACTERS
 
 from .handshake import MAX_NAME_BYTES, Denial, Event, LoginGiven, Malformed, TargetNamed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["MAX_HEAD_BYTES", "HttpHandshake"]
-
-MAX_HEAD_BYTES = 8_192
-"""Of a request: its first line and its headers."""
-REALM = "tunnelfleet"
 
 # A recipient may take a bare LF for the end of a line: RFC 9112 section 2.2.
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -54,6 +45,11 @@ _HOW = "write CONNECT NAME:PORT HTTP/1.1, where NAME is a tunnel's, as proxies a
 
 class _NotServed(Exception):  # noqa: N818 - it says what was found
     """The request is refused; the text says why."""
+
+
+MAX_HEAD_BYTES = 8_192
+"""Of a request: its first line and its headers."""
+REALM = "tunnelfleet"
 
 
 class HttpHandshake:

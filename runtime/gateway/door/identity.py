@@ -14,17 +14,15 @@ import pwd
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tunnelfleet.actors.net.daemon_threads import DaemonThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tunnelfleet.runtime.gateway.config.door_users import DoorUsers
 
-__all__ = ["Identity", "UnixPeer"]
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")

@@ -1,4 +1,4 @@
-"""What clients of a front door call a tunnel and its service, and which ones they mean.
+"""What clients of a front door call a tunnel, which one they mean, and who may reach it.
 
 Owns the rules of names (docs/gateway.md, "Front doors"):
 
@@ -11,11 +11,12 @@ Owns the rules of names (docs/gateway.md, "Front doors"):
   opened without service ids takes any.
 - A number is a port, which clients have to send. It does not count, unless a service has that name.
 
-Pure: it is given what there is.
+Owns also what `[[door_rule]]` means. Pure: it is given what there is.
 """
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunnelfleet.actors.addresses import parse_ip, without_brackets
@@ -26,7 +27,35 @@ from .handshake import Denial
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-__all__ = ["Asked", "DoorRefused", "TunnelNames", "choose_service", "find_tunnel", "match_service"]
+    from tunnelfleet.runtime.gateway.config import DoorRule
+
+
+def may_reach(rules: Iterable[DoorRule], user: str, tunnel: str, service: str | None) -> bool:
+    """Whether a user may reach a service.
+
+    Args:
+        rules: all that there are.
+        user: who it is; empty if nobody knows, which no rule with `users` matches.
+        tunnel: its name, whether there is such a tunnel or not.
+        service: its id; None if any of the tunnel's will do.
+    """
+    rules = list(rules)
+    return not rules or any(_matches(rule, user, tunnel, service) for rule in rules)
+
+
+def _matches(rule: DoorRule, user: str, tunnel: str, service: str | None) -> bool:
+    if rule.users and not (user and _is_one_of(user, rule.users)):
+        return False
+    if rule.tunnels and not _is_one_of(tunnel, rule.tunnels):
+        return False
+    if not rule.services or service is None:
+        return True
+    return _is_one_of(service.casefold(), [each.casefold() for each in rule.services])
+
+
+def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
 
 MAX_PORT_DIGITS = 5
 SHOWN_SERVICES = 20

@@ -19,18 +19,24 @@ from enum import Enum, auto
 
 from .handshake import Denial, Event, LoginGiven, Malformed, TargetNamed
 
-__all__ = ["SOCKS_VERSION", "SocksHandshake"]
+_NO_LOGIN, _PASSWORD, _NO_METHOD = 0x00, 0x02, 0xFF
+_IPV4, _NAME, _IPV6 = 1, 3, 4
+
+
+class _Awaited(Enum):
+    GREETING = auto()
+    LOGIN = auto()
+    REQUEST = auto()
+    OVER = auto()
+
 
 SOCKS_VERSION = 5
 _LOGIN_VERSION = 1
-_NO_LOGIN, _PASSWORD, _NO_METHOD = 0x00, 0x02, 0xFF
 _CONNECT = 1
-_IPV4, _NAME, _IPV6 = 1, 3, 4
 _ADDRESS_BYTES = {_IPV4: 4, _IPV6: 16}
 _PORT_BYTES = 2
 _BOUND = bytes((0, _IPV4, 0, 0, 0, 0, 0, 0))
 """Reserved, and the address 0.0.0.0:0: a tunnel has none that would tell a client anything."""
-
 _REPLIES = {
     Denial.PROTOCOL: 7,
     Denial.ADDRESS: 8,
@@ -43,13 +49,6 @@ _REPLIES = {
 }
 """RFC 1928 section 6: 1 general failure, 2 not allowed, 3 network unreachable, 4 host unreachable,
 5 refused, 7 command not supported, 8 address type not supported."""
-
-
-class _Awaited(Enum):
-    GREETING = auto()
-    LOGIN = auto()
-    REQUEST = auto()
-    OVER = auto()
 
 
 class SocksHandshake:

@@ -22,9 +22,10 @@ import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pykka import ActorDeadError
+from pykka import ActorDeadError, ActorRef
 
-from tunnelfleet.actors.kernel import DispatchedActor, Terminated
+from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, Timer
+from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, discard_some
 from tunnelfleet.actors.tunnel.messages import HandOver
 from tunnelfleet.proto import NotConnected, TooManyConnections, TunnelClosed, TunnelError, printable
@@ -38,24 +39,12 @@ from .identity import UnixPeer
 from .names import DoorRefused
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.kernel import ExitReason, Timer
-    from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.runtime.gateway.config.door_users import DoorUsers
 
     from .counters import CountedSocket
     from .hall import Hall
     from .handshake import Handshake
 
-__all__ = ["VisitorActor"]
-
-PEEK_BYTES = 16_384
-"""More than a handshake has."""
-DISCARD_BYTES = 65_536
-"""Of a client that was refused and goes on sending, in one turn."""
-LOOK_AGAIN_SECONDS = 1.0
-"""While it waits for a tunnel, it looks at least so often, whatever it was told."""
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +85,14 @@ class _VisitorStage(Enum):
 
 _TALKS = frozenset({_VisitorStage.WHO, _VisitorStage.TALKING, _VisitorStage.LOGIN})
 """It has not said where it wants to go."""
+
+
+PEEK_BYTES = 16_384
+"""More than a handshake has."""
+DISCARD_BYTES = 65_536
+"""Of a client that was refused and goes on sending, in one turn."""
+LOOK_AGAIN_SECONDS = 1.0
+"""While it waits for a tunnel, it looks at least so often, whatever it was told."""
 
 
 class VisitorActor(DispatchedActor):

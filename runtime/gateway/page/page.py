@@ -1,9 +1,9 @@
-"""StatusPage: the page at the metrics address, and the events that keep it live.
+"""The status page at the metrics address: what it shows, and the events that keep it live.
 
-Owns the routes `/`, `/page.css`, `/page.js` and `/status/events`, what a browser may do with them
-(a strict Content-Security-Policy), which names of the machine it may come by, and how many readers
-there may be. It runs on the loop of the administration server; the gateway is looked at on a thread
-of its own, once for all readers, and only while there are any.
+Owns the fields, the alerts, and what is new for a reader (`news`, which is pure); the routes `/`,
+`/page.css`, `/page.js` and `/status/events`; and what a browser may do with them: a strict
+Content-Security-Policy, the names of the machine it may come by, and a limit on readers. The
+gateway is looked at on a thread of its own, once for all readers, and only while there are any.
 """
 
 from __future__ import annotations
@@ -12,25 +12,165 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import TunnelError
-from tunnelfleet.runtime.admin.hosts import HostCheck
-
-from .status import news
+from tunnelfleet.runtime import TunnelState
+from tunnelfleet.runtime.admin.options import HostCheck
+from tunnelfleet.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from tunnelfleet.runtime.gateway.gateway import Gateway
+    from tunnelfleet.runtime.gateway.snapshot import TunnelRow
 
-    from .status import Sample
 
-    Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+TUNNEL_FIELDS: Final = (
+    "name",
+    "state",
+    "reason",
+    "since",
+    "mode",
+    "services",
+    "labels",
+    "connections",
+    "sent_bytes",
+    "received_bytes",
+    "reconnects",
+)
+CONNECTION_FIELDS: Final = (
+    "tunnel",
+    "service_id",
+    "stream_id",
+    "connection_id",
+    "peer",
+    "user",
+    "since",
+    "sent_bytes",
+    "received_bytes",
+)
+MAX_CONNECTIONS: Final = 500
+"""Connections that the page lists; it says how many there are."""
 
-__all__ = ["StatusPage"]
+
+Values = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at a gateway.
+
+    Attributes:
+        gateway: what the head of the page says.
+        tunnels: the values of `TUNNEL_FIELDS` by name.
+        connections: the values of `CONNECTION_FIELDS` by what the page knows a connection by.
+    """
+
+    gateway: Mapping[str, Any]
+    tunnels: Mapping[str, Values] = field(default_factory=dict)
+    connections: Mapping[str, Values] = field(default_factory=dict)
+
+
+def tunnel_values(rows: Iterable[TunnelRow]) -> dict[str, Values]:
+    """The values that the page shows of tunnels."""
+    found: dict[str, Values] = {}
+    for row in rows:
+        fields = row.to_json()
+        found[row.name] = tuple(fields[name] for name in TUNNEL_FIELDS)
+    return found
+
+
+def connection_values(connections: Iterable[Mapping[str, Any]]) -> dict[str, Values]:
+    """The values that the page shows of connections, of so many as it lists."""
+    found: dict[str, Values] = {}
+    for each in connections:
+        if len(found) >= MAX_CONNECTIONS:
+            break
+        key = "/".join(str(each.get(name)) for name in CONNECTION_FIELDS[:4])
+        found[key] = tuple(each.get(name) for name in CONNECTION_FIELDS)
+    return found
+
+
+def news(before: Sample | None, now: Sample) -> dict[str, Any] | None:
+    """What a reader who knows `before` has to be told.
+
+    Args:
+        before: what it was told last; None if it knows nothing.
+        now: the present look.
+
+    Returns:
+        The object that the page takes, or None if nothing is new.
+    """
+    gateway = {key: value for key, value in now.gateway.items() if key != "time"}
+    found: dict[str, Any] = {
+        "gateway": now.gateway,
+        "whole": before is None,
+        "fields": {"tunnels": TUNNEL_FIELDS, "connections": CONNECTION_FIELDS},
+        "gone": {},
+    }
+    is_new = before is None or gateway != {k: v for k, v in before.gateway.items() if k != "time"}
+    for name in ("tunnels", "connections"):
+        old: Mapping[str, Values] = {} if before is None else getattr(before, name)
+        new: Mapping[str, Values] = getattr(now, name)
+        found[name] = [values for key, values in new.items() if old.get(key) != values]
+        found["gone"][name] = [key for key in old if key not in new]
+        is_new = is_new or bool(found[name] or found["gone"][name])
+    return found if is_new else None
+
+
+def look_at(gateway: Gateway) -> Sample:
+    """Look at a gateway; waits for the answer of its actors.
+
+    Raises:
+        TunnelError: they do not answer.
+    """
+    rows = gateway.snapshot().rows(gateway.runtime)
+    tunnels = tunnel_values(rows)
+    state = gateway.state
+    about = {
+        "name": state.config.gateway.name,
+        "version": VERSION,
+        "started": round(gateway.started_at, 3),
+        "time": round(time.time(), 3),
+        "connections": sum(row.connections for row in rows),
+        "alerts": alerts(rows, is_reloaded=state.reload_ok),
+    }
+    return Sample(about, tunnels, connection_values(gateway.connections()))
+
+
+ADVICE: Final = {
+    TunnelState.REFUSED: "the service does not take the token. Rotate it, then replace it in its "
+    "file and reload, or use `tunnelfleet replace-token`.",
+    TunnelState.QUARANTINED: "it failed again and again, and is tried at the longest delay. "
+    "Look at its reason; `tunnelfleet retry` tries at once.",
+}
+"""What to do about tunnels that do not help themselves."""
+
+
+def alerts(rows: Sequence[TunnelRow], *, is_reloaded: bool) -> list[str]:
+    """What somebody has to do something about, a sentence each."""
+    found: list[str] = []
+    if not is_reloaded:
+        found.append(
+            "The files were not taken over when they were last read: they have mistakes. "
+            "`tunnelfleet check` shows them; until they are mended the fleet is as it was."
+        )
+    counts = Counter(row.state for row in rows)
+    for state, what in ADVICE.items():
+        if count := counts[state.value]:
+            tunnels = "1 tunnel is" if count == 1 else f"{count} tunnels are"
+            found.append(f"{tunnels} {state.value}: {what}")
+    return found
+
+
+Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
 
 MAX_READERS: Final = 16
 """Pages that follow at once; a further one is told to come back."""

@@ -3,11 +3,10 @@
 `Store` is what a gateway and its API hold.
 """
 
-from .actor import StoreActor
 from .audit import AuditQuery, AuditRecord
 from .errors import StoreError, Trouble
 from .migrations import MIGRATIONS
-from .store import Store
+from .store import Store, StoreActor
 
 __all__ = [
     "MIGRATIONS",

@@ -9,8 +9,8 @@ and writes nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from tunnelfleet.runtime import (
     ConnectionClosed,
@@ -20,18 +20,8 @@ from tunnelfleet.runtime import (
     TunnelEvent,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-__all__ = ["AUDITED_EVENTS", "AuditBook", "AuditQuery", "AuditRecord"]
-
 AUDITED_EVENTS = (ConnectionOpened, ConnectionClosed, StreamOpened, StreamClosed)
 """What the audit has to be told of the tunnels."""
-CONNECTION = "connection"
-STREAM = "stream"
-DENIAL = "denied"
-MAX_OPEN_RECORDS = 200_000
-"""Streams and connections that are open; above it the oldest is told twice at its end."""
 MAX_LIMIT = 1_000
 _ENDED_BY = {"peer_reset": "peer", "local_reset": "local"}
 """Who ended a stream; other causes stand for themselves."""
@@ -101,6 +91,13 @@ class AuditQuery:
     until: float | None = None
     before: int | None = None
     limit: int = 100
+
+
+CONNECTION = "connection"
+STREAM = "stream"
+DENIAL = "denied"
+MAX_OPEN_RECORDS = 200_000
+"""Streams and connections that are open; above it the oldest is told twice at its end."""
 
 
 class AuditBook:

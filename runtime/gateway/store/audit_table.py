@@ -5,9 +5,10 @@ Owns the statements. A record that is written twice is one row; all of a batch i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tunnelfleet.proto import printable
@@ -16,26 +17,8 @@ from .audit import MAX_LIMIT
 from .tables import AUDIT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy import ColumnElement, Connection
-
     from .audit import AuditQuery, AuditRecord
     from .database import Database
-
-__all__ = ["AuditBounds", "AuditTable"]
-
-PRUNE_ROWS = 5_000
-"""Rows that one transaction removes, so that it holds up no other for long."""
-PRUNE_TRANSACTIONS = 40
-"""At a time; what is left is removed the next time."""
-MAX_NAME_CHARACTERS = 200
-MAX_REASON_CHARACTERS = 400
-DAY_SECONDS = 86_400.0
-KILLED = "gateway_ended"
-KILLED_REASON = "the gateway ended before it could tell the end"
-_SAME = ("gateway", "run", "number", "kind", "tunnel", "service_id", "stream_id", "connection_id")
-"""Columns in which a record that is told again does not differ."""
 
 
 class AuditBounds(NamedTuple):
@@ -48,6 +31,19 @@ class AuditBounds(NamedTuple):
 
     days: float
     rows: int
+
+
+PRUNE_ROWS = 5_000
+"""Rows that one transaction removes, so that it holds up no other for long."""
+PRUNE_TRANSACTIONS = 40
+"""At a time; what is left is removed the next time."""
+MAX_NAME_CHARACTERS = 200
+MAX_REASON_CHARACTERS = 400
+DAY_SECONDS = 86_400.0
+KILLED = "gateway_ended"
+KILLED_REASON = "the gateway ended before it could tell the end"
+_SAME = ("gateway", "run", "number", "kind", "tunnel", "service_id", "stream_id", "connection_id")
+"""Columns in which a record that is told again does not differ."""
 
 
 class AuditTable:

@@ -11,10 +11,11 @@ import contextlib
 import sqlite3
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -22,13 +23,6 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.config.paths import create_private_file
 
 from .errors import explain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sqlalchemy import URL, Connection, Engine
-
-__all__ = ["Database"]
 
 POOL_CONNECTIONS = 4
 """The writer's, and those of requests; more of them wait."""

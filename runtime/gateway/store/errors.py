@@ -8,19 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import exc
+from sqlalchemy.exc import SQLAlchemyError
 
 from tunnelfleet.proto import TunnelError, printable
-
-if TYPE_CHECKING:
-    from sqlalchemy.exc import SQLAlchemyError
-
-__all__ = ["StoreError", "Trouble", "explain", "make_error"]
-
-MAX_CAUSE_CHARACTERS = 300
-"""Of what a database says, in a message."""
 
 
 class Trouble(Enum):
@@ -140,6 +133,10 @@ _LOGIN_WORDS = ("password", "pg_hba.conf", "authentication", "SASL")
 """libpq gives a refused login no SQLSTATE, only the server's words."""
 _MISSING_WORDS = ('" does not exist', "definition of service", "invalid ", "certificate file")
 """Of the server about a database or a role, and of libpq about a service or an option."""
+
+
+MAX_CAUSE_CHARACTERS = 300
+"""Of what a database says, in a message."""
 
 
 def make_error(trouble: Trouble, where: str, cause: str) -> StoreError:

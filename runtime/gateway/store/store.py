@@ -1,9 +1,10 @@
-"""Store: what of a gateway survives a restart, as the gateway and its API hold it.
+"""What of a gateway survives a restart, as the gateway and its API hold it.
 
-Owns one database, the tunnels that were added at run time, and the audit with its thread. What it
-is asked blocks, for threads that may wait; what it is told of connections never does. A state that
-cannot be reached when the gateway starts does not hold up the tunnels of the files: it is tried
-again, and nothing is written before what is in it was read.
+`Store` owns one database, the tunnels that were added at run time, and the audit with its thread.
+What it is asked blocks, for threads that may wait; what it is told of connections never does. When
+the state cannot be reached at the start, the tunnels of the files run anyway: it is tried again,
+and nothing is written before what is in it was read. `StoreActor` is the store among the gateway's
+actors: it takes the tunnels' events to the audit, and waits for no database.
 """
 
 from __future__ import annotations
@@ -12,36 +13,78 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from tunnelfleet.proto import ConfigError, TunnelError
-from tunnelfleet.runtime.gateway.config import Authorities, ensure_secret
+from pykka import ActorRef
 
-from .actor import StoreActor
-from .audit import AuditBook, AuditQuery
+from tunnelfleet.actors.kernel import DispatchedActor
+from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
+from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
+from tunnelfleet.runtime.gateway.config import Authorities, GatewaySettings, ensure_secret
+from tunnelfleet.runtime.gateway.messages import RuntimeStarted
+
+from .audit import AUDITED_EVENTS, AuditBook, AuditQuery
 from .audit_table import AuditBounds, AuditTable
 from .database import Database
 from .errors import StoreError, Trouble, make_error
 from .metrics import StoreCounters, store_metrics
 from .migrations import check_rights, migrate
-from .sealing import Sealer
-from .tunnels import TunnelTable
+from .tunnels import Sealer, TunnelTable
 from .writer import AuditWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from prometheus_client import Metric
-    from pykka import ActorRef
 
-    from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
-    from tunnelfleet.runtime.gateway.config import GatewaySettings
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .tunnels import StoredTunnels
 
-__all__ = ["Store"]
+logger = logging.getLogger(__name__)
+
+
+class TakesEvents(Protocol):
+    """What this actor asks of a store."""
+
+    def note(self, event: Any) -> None:
+        """Take an event down. Never waits."""
+
+
+class StoreActor(DispatchedActor):
+    """Takes down what happens to connections.
+
+    Args:
+        store: outlives it.
+        runtime: whose events, or did before another took its place.
+    """
+
+    def __init__(self, store: TakesEvents, runtime: TunnelRuntime) -> None:
+        super().__init__()
+        self._store = store
+        self._runtime = runtime
+
+    def on_start(self) -> None:
+        """Ask for the events, if the core runs already."""
+        self._subscribe()
+
+    def on_receive(self, message: Any) -> Any:
+        """Take an event down, or ask for them."""
+        if isinstance(message, AUDITED_EVENTS):
+            self._store.note(message)
+        elif isinstance(message, RuntimeStarted):
+            self._subscribe()
+        else:
+            return super().on_receive(message)
+        return None
+
+    def _subscribe(self) -> None:
+        try:
+            self._runtime.present.subscribe(self.actor_ref, kinds=AUDITED_EVENTS)
+        except TunnelClosed:
+            # It is started after this actor, so that the last ends are heard: then comes a message.
+            return
+
 
 T = TypeVar("T")
 
@@ -49,8 +92,6 @@ DEFAULT_AUDIT_DAYS = 90.0
 DEFAULT_AUDIT_ROWS = 200_000
 FLUSH_SECONDS = 2.0
 """How long a question about the audit waits for what is on its way into it."""
-
-logger = logging.getLogger(__name__)
 
 
 class _Reach(Enum):

@@ -11,16 +11,14 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .errors import StoreError, Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from .audit import AuditRecord
 
-__all__ = ["AuditWriter"]
 
 QUEUE_RECORDS = 20_000
 """Records that wait; more are dropped."""

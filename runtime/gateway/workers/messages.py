@@ -6,15 +6,11 @@ that is about a tunnel has its `serial`, which no two lives of a tunnel share.
 
 from __future__ import annotations
 
+import socket
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import socket
-
-    from pykka import ActorRef
-
-__all__ = ["AskTree", "Do", "Is", "ToWorker", "Told", "WorkerLost", "WorkerUp"]
+from pykka import ActorRef
 
 
 class Do(StrEnum):

@@ -14,36 +14,31 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import pykka
+from prometheus_client import Metric
+from pykka import ActorRef
 
-from tunnelfleet.actors.kernel import Backoff, ChildSpec, SupervisorActor
+from tunnelfleet.actors.kernel import Backoff, ChildSpec, Dispatcher, SupervisorActor
+from tunnelfleet.actors.transport.connect_gate import ConnectGate
 from tunnelfleet.actors.tunnel.messages import GateChanged
 from tunnelfleet.runtime.gateway.placement import worker_of
 from tunnelfleet.runtime.gateway.process import ActorNode
 from tunnelfleet.runtime.metrics.families import numbers
 from tunnelfleet.runtime.supervisor import GOVERNOR
 
-from .launcher import Launcher
 from .messages import AskTree, Do
 from .table import WorkerTable
 from .tunnel import RemoteTunnelActor
-from .worker_actor import WorkerActor
+from .worker_actor import Launcher, WorkerActor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from prometheus_client import Metric
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.kernel import Dispatcher
-    from tunnelfleet.actors.transport.connect_gate import ConnectGate
     from tunnelfleet.actors.tunnel.context import TunnelContext
 
     from .table import WorkerEntry
 
-__all__ = ["GovernorSupervisor", "WorkerProcesses"]
 
 BACKOFF: Final = Backoff(min_seconds=0.5, max_seconds=30.0)
 """Before a worker is started again."""

@@ -13,30 +13,24 @@ import queue
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
+from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.events import (
     ListenerClosed,
     ListenerOpened,
     ServiceIdsReceived,
+    TunnelEvent,
     TunnelStateChanged,
 )
 from tunnelfleet.actors.kernel import label_here
+from tunnelfleet.runtime import Tunnel, TunnelRuntime
 from tunnelfleet.runtime.gateway.service_manager import Heartbeat
 
-from .codec import to_json
-from .framing import encode_frame
+from .codec import encode_frame, to_json
 from .messages import Is
 from .sums import numbers_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tunnelfleet.actors.counters import TunnelStats
-    from tunnelfleet.actors.events import TunnelEvent
-    from tunnelfleet.runtime import Tunnel, TunnelRuntime
-
-__all__ = ["LogForwarder", "WorkerReporter", "report_of"]
 
 REPORT_SECONDS: Final = 1.0
 MAX_WAITING_EVENTS: Final = 10_000

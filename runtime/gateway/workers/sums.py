@@ -7,18 +7,14 @@ worker dies, the gateway keeps what was reported, and the next worker begins at 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from tunnelfleet.actors.counters import MAX_KEYS, OTHER, Counters, Histogram, ServiceCounters
-from tunnelfleet.actors.kernel.counting import declared
+from tunnelfleet.actors.counters import Counters, Histogram, ServiceCounters
+from tunnelfleet.actors.kernel.counting import MAX_KEYS, OTHER, declared
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["ConnectSums", "Tally", "numbers_of"]
 
 
 class _Fields(NamedTuple):

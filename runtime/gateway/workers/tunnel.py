@@ -28,9 +28,9 @@ from tunnelfleet.actors.events import (
     TunnelEvent,
     TunnelStateChanged,
 )
-from tunnelfleet.actors.kernel import DispatchedActor, ExitReason
-from tunnelfleet.actors.live_connections import LiveConnection
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Reply
+from tunnelfleet.actors.kernel.actor import Handlers
+from tunnelfleet.actors.state import LiveConnection, TunnelState
 from tunnelfleet.actors.tunnel.messages import Drain, HandOver, ReplaceLimits, ReplaceToken
 from tunnelfleet.proto import NotConnected, TunnelClosed, TunnelError
 
@@ -39,21 +39,9 @@ from .messages import Do, Is, Told, WorkerLost, WorkerUp
 from .sums import Tally
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.kernel import Reply
-    from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.actors.tunnel.context import TunnelContext
 
     from .table import WorkerEntry
-
-__all__ = ["RemoteTunnelActor"]
-
-OPEN_AGAIN_SECONDS: Final = 5.0
-"""After which a tunnel that the worker could not open is tried again."""
-REMEMBERED_ENDS: Final = 256
-"""Connections that were over before the worker had said that it took their sockets."""
-CRASHED: Final = "crashed"
-"""Why a tunnel whose worker died was lost, among the reasons of reconnects."""
-NO_WORKER: Final = "waits for its worker process"
 
 
 class _RemotePhase(Enum):
@@ -66,6 +54,15 @@ class _RemotePhase(Enum):
 
 class _OpenOnceMore:
     """The worker could not open it a while ago."""
+
+
+OPEN_AGAIN_SECONDS: Final = 5.0
+"""After which a tunnel that the worker could not open is tried again."""
+REMEMBERED_ENDS: Final = 256
+"""Connections that were over before the worker had said that it took their sockets."""
+CRASHED: Final = "crashed"
+"""Why a tunnel whose worker died was lost, among the reasons of reconnects."""
+NO_WORKER: Final = "waits for its worker process"
 
 
 class RemoteTunnelActor(DispatchedActor):

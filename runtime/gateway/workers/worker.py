@@ -16,8 +16,9 @@ import signal
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pykka
 
@@ -27,25 +28,10 @@ from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.gateway.config import Authorities
 from tunnelfleet.runtime.gateway.process import actor_tree, describer, freeze_garbage
 
-from .codec import from_json
-from .framing import MessageDecoder
+from .codec import MessageDecoder, from_json
 from .messages import Do, Is
 from .reporter import LogForwarder, WorkerReporter, report_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-__all__ = ["WorkerProcess", "main"]
-
-READ_BYTES: Final = 262_144
-MAX_DESCRIPTORS: Final = 64
-"""In one read."""
-STOP_SECONDS: Final = 1.0
-"""For the tunnels to end when the gateway has gone."""
-MAX_NODES: Final = 10_000
-"""Of the tree of actors that the gateway shows."""
-EXIT_SECONDS: Final = 4.0
-"""After which the process ends, whatever still holds it up."""
 IGNORED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 logger = logging.getLogger(__name__)
@@ -67,6 +53,17 @@ def main(arguments: Sequence[str]) -> int:
         worker = WorkerProcess(sock)
         worker.run()
     return 0
+
+
+READ_BYTES: Final = 262_144
+MAX_DESCRIPTORS: Final = 64
+"""In one read."""
+STOP_SECONDS: Final = 1.0
+"""For the tunnels to end when the gateway has gone."""
+MAX_NODES: Final = 10_000
+"""Of the tree of actors that the gateway shows."""
+EXIT_SECONDS: Final = 4.0
+"""After which the process ends, whatever still holds it up."""
 
 
 class WorkerProcess:

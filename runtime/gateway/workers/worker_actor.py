@@ -1,8 +1,9 @@
 """WorkerActor: one worker process, from its start to its end.
 
-Owns the process and the socket to it: what is told waits here until the kernel takes it, within a
-limit; what it tells goes to the actors of its tunnels. It fails when the process ends, or gives no
-sign of life, and its supervisor starts another one after a while.
+Owns the process and the socket to it: what the worker is told waits here until the kernel takes it,
+within a limit; what it tells goes to the actors of its tunnels. The actor fails when the process
+ends or gives no sign of life, and its supervisor starts another one after a while. `Launcher` has
+the threads on which starting a process and waiting for its end may block.
 """
 
 from __future__ import annotations
@@ -11,32 +12,112 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import pykka
+from pykka import ActorRef
 
-from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason
+from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Reply
+from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
 from tunnelfleet.runtime.gateway.process import ActorNode
 
-from .codec import from_json
-from .framing import FrameError, MessageDecoder, encode_frame
+from .codec import FrameError, MessageDecoder, encode_frame, from_json
 from .messages import AskTree, Do, Is, Told, ToWorker, WorkerLost, WorkerUp
 
 if TYPE_CHECKING:
-    import subprocess
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.kernel import Reply
-    from tunnelfleet.actors.kernel.actor import Handlers
-
-    from .launcher import Launcher, Started
     from .table import WorkerEntry, WorkerTable
 
-__all__ = ["WorkerActor", "WorkerEndedError"]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process, and the gateway's end of the way to it."""
+
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+
+
+PROGRAM: Final = (sys.executable, "-m", "tunnelfleet.runtime.gateway.workers")
+EXIT_SECONDS: Final = 5.0
+"""Until a worker that has lost the gateway is killed."""
+_NOT_INHERITED: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""Variables by which a process speaks for the gateway to its service manager."""
+
+
+class Launcher:
+    """Starts processes.
+
+    Args:
+        count: how many there are at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="tunnelfleet-worker")
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def start_process(self) -> Future[Started]:
+        """Start a worker on a thread that may wait.
+
+        Raises:
+            RuntimeError: all has ended.
+        """
+        return self._threads.submit(self._start)
+
+    def _start(self) -> Started:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = subprocess.Popen(  # noqa: S603 - this program, and a number
+                    [*PROGRAM, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env={k: v for k, v in os.environ.items() if k not in _NOT_INHERITED},
+                )
+        except BaseException:
+            ours.close()
+            raise
+        ours.setblocking(False)
+        self._running.add(process)
+        return Started(process, ours)
+
+    def wait_process(self, process: subprocess.Popen[bytes]) -> Future[int] | None:
+        """Wait for the end of a worker that has lost the gateway, on a thread that may.
+
+        A worker that does not end in time is killed.
+
+        Returns:
+            Its exit status; None if all has ended, and it was killed.
+        """
+        try:
+            return self._threads.submit(self._wait, process)
+        except RuntimeError:
+            process.kill()
+            return None
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        try:
+            status = process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        self._running.discard(process)
+        return status
+
+    def close(self) -> None:
+        """End what still runs, when the actors are over. Safe to call twice."""
+        self._threads.shutdown(wait=True)
+        for process in list(self._running):
+            process.kill()
+            self._wait(process)
+
 
 READ_BYTES: Final = 262_144
 """In one turn."""
@@ -47,8 +128,6 @@ HUNG_SECONDS: Final = 20.0
 START_SECONDS: Final = 60.0
 """For the first."""
 LOOK_SECONDS: Final = 1.0
-
-logger = logging.getLogger(__name__)
 
 
 class WorkerEndedError(Exception):

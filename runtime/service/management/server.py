@@ -20,7 +20,7 @@ from aiohttp import web
 from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.admin.hosts import HostCheck
+from tunnelfleet.runtime.admin.options import HostCheck
 from tunnelfleet.runtime.service.http import HttpServer
 
 from .errors import (

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from tunnelfleet.actors.net import exhaustion
-from tunnelfleet.actors.net.exhaustion import ExhaustionLog, is_exhausted
+from tunnelfleet.actors.net import socket_io as exhaustion
+from tunnelfleet.actors.net.socket_io import ExhaustionLog, is_exhausted
 from tunnelfleet.proto import TunnelError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from tunnelfleet.runtime.admin.hosts import HostCheck
+from tunnelfleet.runtime.admin.options import HostCheck
 
 
 def asked_by(*hosts: str) -> Any:

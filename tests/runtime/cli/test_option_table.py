@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tools.generate_commands_docs import document, option_row, with_options
 from tunnelfleet.runtime.cli.app import make_app
-from tunnelfleet.runtime.cli.localproxy.abbreviations import AbbreviatingCommand
+from tunnelfleet.runtime.cli.localproxy.command import AbbreviatingCommand
 from tunnelfleet.runtime.cli.localproxy.options import (
     LOCALPROXY_OPTIONS,
     NOT_FOR_FILES,

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals, stop_signals
+from tunnelfleet.runtime.cli.errors import STOP_SIGNALS, deliver_signals, stop_signals
 
 
 def test_each_signal_is_delivered_every_time() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.gateway.state_lock import LOCK_NAME, state_lock
+from tunnelfleet.runtime.gateway.process import LOCK_NAME, state_lock
 
 if TYPE_CHECKING:
     from pathlib import Path

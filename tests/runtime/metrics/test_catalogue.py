@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, Kind, Metric, metric
+from tunnelfleet.actors.kernel.counting import Kind
+from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, Metric, metric
 
 
 @pytest.mark.parametrize("each", CATALOGUE, ids=lambda each: each.name)

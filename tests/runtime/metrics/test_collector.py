@@ -18,11 +18,12 @@ from tests.support.counted import CountedFleet, open_tunnel
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.callbacks import CallbackStats
 from tunnelfleet.actors.kernel import Dispatcher, SupervisorActor, kill
+from tunnelfleet.actors.kernel.counting import OTHER
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin.exposition import expose
 from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, PER_TUNNEL
-from tunnelfleet.runtime.metrics.tunnels import MAX_SERVICE_IDS, NO_SERVICE, OTHER
+from tunnelfleet.runtime.metrics.meters import MAX_SERVICE_IDS, NO_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 from tunnelfleet.runtime.metrics import DispatcherMeter
-from tunnelfleet.runtime.metrics.dispatchers import LagProbe, merge
+from tunnelfleet.runtime.metrics.meters import LagProbe, merge
 
 
 def test_a_dispatcher_that_hangs_lags_more_and_more() -> None:

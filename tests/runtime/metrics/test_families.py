@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 from tunnelfleet.actors.counters import Histogram
-from tunnelfleet.runtime.metrics.families import empty, histogram, info, numbers, table
-from tunnelfleet.runtime.metrics.totals import HistogramSum
+from tunnelfleet.runtime.metrics.families import (
+    HistogramSum,
+    empty,
+    histogram,
+    info,
+    numbers,
+    table,
+)
 
 
 def test_numbers() -> None:

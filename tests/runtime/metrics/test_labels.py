@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelfleet.runtime.metrics.tunnels import MAX_LABEL_LENGTH, NO_SERVICE, OTHER, LabelCap
+from tunnelfleet.actors.kernel.counting import OTHER
+from tunnelfleet.runtime.metrics.meters import MAX_LABEL_LENGTH, NO_SERVICE, LabelCap
 
 
 def test_the_first_values_are_admitted_and_stay_so() -> None:

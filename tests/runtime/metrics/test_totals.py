@@ -4,7 +4,7 @@ from tests.support.counted import open_tunnel
 from tunnelfleet.actors.counters import Histogram
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import TunnelMeter
-from tunnelfleet.runtime.metrics.totals import HistogramSum, Totals
+from tunnelfleet.runtime.metrics.families import HistogramSum, Totals
 
 
 def test_columns_are_summed_over_fleets() -> None:

@@ -4,10 +4,10 @@ import threading
 import tracemalloc
 
 from tests.support.counted import CountedFleet, count_some, open_tunnel
+from tunnelfleet.actors.kernel.counting import OTHER
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import TunnelMeter
-from tunnelfleet.runtime.metrics.totals import Totals
-from tunnelfleet.runtime.metrics.tunnels import OTHER
+from tunnelfleet.runtime.metrics.families import Totals
 
 SSH = ("source", "SSH")
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from tests.support.waiting import eventually
-from tunnelfleet.runtime.quickstart.owned import owned
+from tunnelfleet.runtime.quickstart.processes import owned
 
 OWNER = """
 import subprocess, sys

@@ -19,9 +19,8 @@ from tests.support.commands import PROGRAM
 from tests.support.programs import run_program
 from tests.support.waiting import eventually
 from tunnelfleet.proto import TunnelError
-from tunnelfleet.runtime.quickstart import devices
-from tunnelfleet.runtime.quickstart.devices import Sshd, WebServer
-from tunnelfleet.runtime.quickstart.gateway_process import GatewayProcess
+from tunnelfleet.runtime.quickstart import processes as devices
+from tunnelfleet.runtime.quickstart.processes import GatewayProcess, Sshd, WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

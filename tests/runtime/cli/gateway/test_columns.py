@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunnelfleet.runtime.cli.gateway.columns import (
+from tunnelfleet.runtime.cli.gateway.screen import (
     Cell,
     Column,
     Styled,

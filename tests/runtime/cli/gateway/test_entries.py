@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.gateway.entries import read_entries
+from tunnelfleet.runtime.cli.gateway.change import read_entries
 
 if TYPE_CHECKING:
     from pathlib import Path

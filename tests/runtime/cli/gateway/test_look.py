@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from tunnelfleet.runtime.cli.gateway.columns import plain
 from tunnelfleet.runtime.cli.gateway.look import audit_table, connection_table
+from tunnelfleet.runtime.cli.gateway.screen import plain
 
 NOW = 1_700_000_000.0
 

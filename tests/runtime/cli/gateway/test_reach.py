@@ -16,7 +16,11 @@ from tunnelfleet.runtime.cli.gateway.reach import (
     not_reached,
     read_token,
 )
-from tunnelfleet.runtime.gateway.api.client import GatewayAddress, GatewayNotReached, GatewayRefused
+from tunnelfleet.runtime.gateway.api.address import (
+    GatewayAddress,
+    GatewayNotReached,
+    GatewayRefused,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from tunnelfleet.runtime.cli.gateway.columns import plain
 from tunnelfleet.runtime.cli.gateway.rows import (
     FIELDS,
     SORTS,
@@ -13,6 +12,7 @@ from tunnelfleet.runtime.cli.gateway.rows import (
     summary,
     tunnel_table,
 )
+from tunnelfleet.runtime.cli.gateway.screen import plain
 
 NOW = 1_700_000_000.0
 REASON = 'the service answered HTTP 403 Forbidden: "Invalid access token": check the region'

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tunnelfleet.proto.text import HIDDEN
-from tunnelfleet.runtime.cli.gateway.scrub import Scrubber
+from tunnelfleet.runtime.cli.gateway.diag import Scrubber
 
 TOKEN = base64.b64encode(b"0123456789" * 6).decode()
 CLIENT = secrets.token_hex(32)

@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.gateway.times import read_time
+from tunnelfleet.runtime.cli.gateway.look import read_time
 
 NOW = 1_700_000_000.0
 

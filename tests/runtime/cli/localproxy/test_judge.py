@@ -13,7 +13,7 @@ from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime.cli.errors import CommandFailed
 from tunnelfleet.runtime.cli.localproxy.config import NOWHERE, Plan
-from tunnelfleet.runtime.cli.localproxy.judge import Judge, advice_on
+from tunnelfleet.runtime.cli.localproxy.run import Judge, advice_on
 
 ADDRESS = TcpAddress("127.0.0.1", 22)
 CONFIG = TunnelConfig(

@@ -20,12 +20,11 @@ from tunnelfleet.actors.events import (
 )
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
-from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
+from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, stop_signals
 from tunnelfleet.runtime.cli.localproxy import run as localproxy_run
 from tunnelfleet.runtime.cli.localproxy.config import Plan
 from tunnelfleet.runtime.cli.localproxy.output import Reporter
 from tunnelfleet.runtime.cli.localproxy.run import Localproxy
-from tunnelfleet.runtime.cli.signals import stop_signals
 from tunnelfleet.runtime.service.certificates import ensure_certificate
 
 if TYPE_CHECKING:

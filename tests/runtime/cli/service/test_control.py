@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.service import control as service_control
-from tunnelfleet.runtime.cli.service.control import HELP, ControlReader, run_command
+from tunnelfleet.runtime.cli.service import console as service_control
+from tunnelfleet.runtime.cli.service.console import HELP, ControlReader, run_command
 from tunnelfleet.runtime.service import TunnelService, TunnelTokens
 
 if TYPE_CHECKING:

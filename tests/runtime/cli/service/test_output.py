@@ -11,7 +11,7 @@ import pytest
 
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.cli.output import LineOutput
-from tunnelfleet.runtime.cli.service.output import ConnectCommands, Console
+from tunnelfleet.runtime.cli.service.console import ConnectCommands, Console
 from tunnelfleet.runtime.service import ServiceEvent, ServiceEventKind, TunnelTokens
 
 TOKENS = TunnelTokens("press-4", ("SSH", "CAMERA"), "source-token", "destination-token")

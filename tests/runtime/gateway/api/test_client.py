@@ -13,12 +13,12 @@ import pytest
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.api import client as client_module
-from tunnelfleet.runtime.gateway.api.client import (
+from tunnelfleet.runtime.gateway.api.address import (
     GatewayAddress,
-    GatewayClient,
     GatewayNotReached,
     GatewayRefused,
 )
+from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

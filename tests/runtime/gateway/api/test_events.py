@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.support.gateway_api import ApiClient, ApiRig, api_entry
 from tests.support.waiting import WAIT_SECONDS, eventually
-from tunnelfleet.runtime.gateway.api import EventFeed, readers
+from tunnelfleet.runtime.gateway.api import EventFeed
+from tunnelfleet.runtime.gateway.api import feed as readers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

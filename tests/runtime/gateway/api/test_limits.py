@@ -19,8 +19,8 @@ from tests.support.sockets import read_to_end
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.admin import listener
 from tunnelfleet.runtime.gateway.api import requests
+from tunnelfleet.runtime.gateway.api.context import Work
 from tunnelfleet.runtime.gateway.api.problem import ApiProblem
-from tunnelfleet.runtime.gateway.api.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

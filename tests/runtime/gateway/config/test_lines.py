@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunnelfleet.runtime.gateway.config.lines import KeyLines
+from tunnelfleet.runtime.gateway.config.files import KeyLines
 
 TEXT = '''\
 # a comment with [brackets] and "quotes

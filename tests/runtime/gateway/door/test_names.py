@@ -17,8 +17,8 @@ from tunnelfleet.runtime.gateway.door.names import (
     TunnelNames,
     choose_service,
     find_tunnel,
+    may_reach,
 )
-from tunnelfleet.runtime.gateway.door.rules import may_reach
 
 if TYPE_CHECKING:
     from collections.abc import Collection

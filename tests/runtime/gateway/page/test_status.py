@@ -11,7 +11,7 @@ from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.gateway import TunnelRow
 from tunnelfleet.runtime.gateway.page import Sample
-from tunnelfleet.runtime.gateway.page.status import (
+from tunnelfleet.runtime.gateway.page.page import (
     CONNECTION_FIELDS,
     MAX_CONNECTIONS,
     TUNNEL_FIELDS,

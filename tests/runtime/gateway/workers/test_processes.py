@@ -15,7 +15,8 @@ from tests.support.rig import connect, echo
 from tests.support.waiting import eventually
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.placement import worker_of
-from tunnelfleet.runtime.gateway.workers import launcher, processes, worker_actor
+from tunnelfleet.runtime.gateway.workers import processes, worker_actor
+from tunnelfleet.runtime.gateway.workers import worker_actor as launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -34,7 +34,7 @@ from tunnelfleet.runtime.gateway.workers.messages import (
 )
 from tunnelfleet.runtime.gateway.workers.table import WorkerEntry
 from tunnelfleet.runtime.gateway.workers.tunnel import RemoteTunnelActor
-from tunnelfleet.runtime.home import OwnProcess
+from tunnelfleet.runtime.supervisor import OwnProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

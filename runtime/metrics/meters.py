@@ -1,38 +1,25 @@
-"""What the metrics remember of tunnels that are gone, and the label values they use.
+"""What the metrics know of tunnels and of dispatchers, those that are gone included.
 
-Owns the sums of closed tunnels, so that no counter goes back, and the bound on label values that
-come from outside. Must not know how it is shown.
+Owns the sums of closed tunnels and of dispatchers that have stopped, so that no counter goes back;
+the bound on label values that come from outside; and the timer that tells how late a dispatcher is.
+It knows no Prometheus.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final, NamedTuple
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from tunnelfleet.actors.counters import OTHER, FleetCounters, TunnelStats
+from tunnelfleet.actors.counters import FleetCounters, TunnelStats
+from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.kernel.counting import OTHER, Kind, declared
+from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
+from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import printable
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tunnelfleet.actors.state import TunnelState
-
-__all__ = [
-    "MAX_LABEL_LENGTH",
-    "MAX_SERVICE_IDS",
-    "NO_SERVICE",
-    "OTHER",
-    "LabelCap",
-    "Reading",
-    "Row",
-    "TunnelMeter",
-]
-
-
-NO_SERVICE: Final = "(none)"
-"""Stands for the service of a V1 tunnel, which has no id; an empty label is none to Prometheus."""
-MAX_SERVICE_IDS: Final = 64
-"""Distinct service ids in the metrics of a runtime."""
 MAX_LABEL_LENGTH: Final = 64
 
 
@@ -104,6 +91,12 @@ class Reading(NamedTuple):
     rows: Sequence[Row]
     opened: int
     closed: int
+
+
+NO_SERVICE: Final = "(none)"
+"""Stands for the service of a V1 tunnel, which has no id; an empty label is none to Prometheus."""
+MAX_SERVICE_IDS: Final = 64
+"""Distinct service ids in the metrics of a runtime."""
 
 
 class TunnelMeter:
@@ -179,3 +172,110 @@ class TunnelMeter:
                 for (_dispatcher, _mode, has_rows), fleet in self._fleets.items()
             ]
             return Reading(fleets, list(self._rows.values()), self._opened, self._closed)
+
+
+PROBE_SECONDS: Final = 0.5
+"""The time between two beats of a lag probe."""
+WINDOW_SECONDS: Final = 60.0
+"""How long a lag is remembered."""
+
+
+class LagProbe:
+    """A timer on a dispatcher that notes how late it fires.
+
+    Args:
+        dispatcher: a running one.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._lags: deque[float] = deque(maxlen=int(WINDOW_SECONDS / PROBE_SECONDS))
+        self._due = time.monotonic()
+
+    def start(self) -> None:
+        """Start the probe. It ends with the dispatcher's loop."""
+        self._due = time.monotonic()
+        self._dispatcher.call_soon(self._beat)
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        self._lags.append(max(0.0, now - self._due))
+        self._due = now + PROBE_SECONDS
+        self._dispatcher.loop.call_later(PROBE_SECONDS, self._beat)
+
+    @property
+    def lag_seconds(self) -> float:
+        """The longest lag of the last minute, or how overdue the present beat is."""
+        overdue = time.monotonic() - self._due
+        return max(overdue, 0.0, *self._lags.copy())
+
+
+class DispatcherRow(NamedTuple):
+    """One dispatcher."""
+
+    name: str
+    stats: DispatcherStats
+    mailbox_messages: int
+    lag_seconds: float
+
+
+class DispatcherMeter:
+    """The dispatchers of a runtime. Any thread."""
+
+    def __init__(self) -> None:
+        self._running: list[tuple[Dispatcher, LagProbe]] = []
+        self._retired: dict[str, DispatcherStats] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def dispatchers(self) -> list[Dispatcher]:
+        """The dispatchers that run."""
+        with self._lock:
+            return [dispatcher for dispatcher, _probe in self._running]
+
+    def attach(self, dispatcher: Dispatcher) -> None:
+        """Watch a dispatcher that runs."""
+        probe = LagProbe(dispatcher)
+        probe.start()
+        with self._lock:
+            self._running.append((dispatcher, probe))
+
+    def retire(self) -> None:
+        """Keep the counts of all dispatchers, which have stopped."""
+        with self._lock:
+            for dispatcher, _probe in self._running:
+                self._retired[dispatcher.name] = self._merged(dispatcher)
+            self._running.clear()
+
+    def _merged(self, dispatcher: Dispatcher) -> DispatcherStats:
+        return merge(self._retired.get(dispatcher.name), dispatcher.stats.snapshot())
+
+    def rows(self) -> list[DispatcherRow]:
+        """Return a row for each dispatcher, added to its predecessors of the same name."""
+        with self._lock:
+            rows = [
+                DispatcherRow(d.name, self._merged(d), d.mailbox_messages(), probe.lag_seconds)
+                for d, probe in self._running
+            ]
+            names = {row.name for row in rows}
+            for name, stats in self._retired.items():
+                if name not in names:
+                    rows.append(DispatcherRow(name, merge(None, stats), 0, 0.0))
+        return rows
+
+
+def merge(before: DispatcherStats | None, now: DispatcherStats) -> DispatcherStats:
+    """Add the counts of a dispatcher to those of the one before it."""
+    if before is None:
+        return now
+    merged = DispatcherStats()
+    for each in declared(DispatcherStats):
+        name = each.name
+        old, new = getattr(before, name), getattr(now, name)
+        if each.label:
+            setattr(merged, name, {k: old.get(k, 0) + new.get(k, 0) for k in {**old, **new}})
+        elif each.is_peak:
+            setattr(merged, name, max(old, new))
+        else:
+            setattr(merged, name, new if each.kind is Kind.GAUGE else old + new)
+    return merged

@@ -1,30 +1,49 @@
-"""What stands behind the tunnels of a quickstart: a web server for each device, and a real sshd.
+"""The programs that a quickstart runs: the devices with their services, and the gateway.
 
-Owns these servers and their files. They listen on loopback alone, and the sshd lets in one key,
-which is made for it; without OpenSSH there is none.
+Owns how each is started, asked and ended, and that none outlives the quickstart, however that one
+ends: the kernel is told so by `PR_SET_PDEATHSIG` of prctl(2). A few lines of Python stand between,
+as a process with threads may run nothing of its own between fork and exec.
 """
 
 from __future__ import annotations
 
 import html
+import json
 import os
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from types import TracebackType
+from typing import Any, Final, Self
 
 from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime import TunnelState
 
-from .owned import owned
+_LAUNCHER: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() == int(sys.argv[1]):  # else it has gone in the meantime
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
-if TYPE_CHECKING:
-    from types import TracebackType
 
-__all__ = ["Sshd", "WebServer", "find_sshd"]
+def owned(command: Sequence[str]) -> list[str]:
+    """The command, to be run by the calling thread, that gets SIGTERM when this thread has ended.
+
+    Args:
+        command: a program by its whole path, and its arguments.
+    """
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+
 
 START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 5.0
@@ -205,3 +224,151 @@ def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+MAX_ERROR_LINES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A command to try, and what it shows."""
+
+    command: str
+    shows: str
+
+
+GATEWAY_STOP_SECONDS: Final = 15.0
+"""More than the drain of the quickstart's fleet; then it is killed."""
+
+
+class GatewayProcess:
+    """Runs `tunnelfleet up`. Use it as a context manager.
+
+    Args:
+        fleet: its file.
+        folder: for its log, its socket and its state.
+    """
+
+    def __init__(self, fleet: Path, folder: Path) -> None:
+        self._fleet = fleet
+        self._folder = folder
+        self._changed = threading.Condition()
+        self._listening: dict[tuple[str, str], str] = {}
+        self._connected: set[str] = set()
+        self._said: list[str] = []
+        self._has_ended = False
+        self.url = ""
+        """Of its pages, without a path."""
+
+    def __enter__(self) -> Self:
+        environ = {
+            **os.environ,
+            "RUNTIME_DIRECTORY": str(self._folder),
+            "STATE_DIRECTORY": str(self._folder),
+        }
+        # A group of its own: Ctrl-C in the terminal is for whoever started this.
+        self._process = subprocess.Popen(  # noqa: S603 - this very program
+            owned(
+                [sys.executable, "-m", "tunnelfleet", "up", "--watch", "--json", str(self._fleet)]
+            ),
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, name="log of the gateway")
+        self._reader.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        for number, seconds in ((signal.SIGTERM, GATEWAY_STOP_SECONDS), (signal.SIGKILL, None)):
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+            try:
+                self._process.wait(seconds)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        self._reader.join(GATEWAY_STOP_SECONDS)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end; return whether it has ended."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._has_ended, seconds)
+
+    def wait_ready(
+        self, wanted: set[tuple[str, str]], seconds: float
+    ) -> dict[tuple[str, str], str]:
+        """Wait until it listens for these services of these tunnels, which are connected.
+
+        Returns:
+            The addresses.
+
+        Raises:
+            TunnelError: it has ended, or is not ready in time.
+        """
+        names = {name for name, _service_id in wanted}
+
+        def is_ready() -> bool:
+            return bool(self.url) and wanted <= self._listening.keys() and names <= self._connected
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_ended or is_ready(), seconds)
+            if is_ready() and not self._has_ended:
+                return dict(self._listening)
+            said = "; ".join(self._said[-MAX_ERROR_LINES:])
+        raise TunnelError(f"the gateway does not come up: {said or 'it says nothing'}")
+
+    def command(self, *arguments: str, by_path: bool = False) -> str:
+        """A command of this very program that asks this gateway, for a shell.
+
+        Args:
+            arguments: of the program, without the gateway.
+            by_path: name the program by its path also where PATH leads to it.
+        """
+        beside = Path(sys.executable).with_name("tunnelfleet")
+        words = [str(beside)] if beside.exists() else [sys.executable, "-m", "tunnelfleet"]
+        found = shutil.which("tunnelfleet")
+        if found is not None and Path(found) == beside and not by_path:
+            words = ["tunnelfleet"]
+        gateway = f"unix:{self._folder / 'admin.sock'}"
+        return shlex.join([*words, *arguments, "--gateway", gateway])
+
+    def tries(self) -> list[Try]:
+        """Commands that show what it does."""
+        return [Try(self.command("ls"), "its tunnels; also: top, show press-1, connections, audit")]
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with (self._folder / "gateway.log").open("wb") as log, self._process.stderr as lines:
+            for line in lines:
+                log.write(line)
+                log.flush()
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    found = {"event": "log", "message": line.decode(errors="replace").strip()}
+                self._take(found)
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def _take(self, found: dict[str, Any]) -> None:
+        with self._changed:
+            match found.get("event"):
+                case "metrics":
+                    self.url = found["url"]
+                case "listener_opened":
+                    key = found["tunnel"], found["service_id"]
+                    self._listening[key] = found["address"]
+                case "tunnel_state_changed" if found["state"] == TunnelState.CONNECTED:
+                    self._connected.add(found["tunnel"])
+                case _:
+                    self._said = [*self._said[-MAX_ERROR_LINES:], str(found.get("message", ""))]
+            self._changed.notify_all()
