@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback, parse_address
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.service.handshake import AWS_CONNECTS_PER_SECOND
 from tunnelfleet.runtime.service.names import certificate_names
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.service.management.notify import MqttNotifier
     from tunnelfleet.runtime.service.state import StateStore
     from tunnelfleet.runtime.service.watch import ServiceWatch
-
-AWS_CONNECTS_PER_SECOND: Final = 10.0
-"""Of an account (docs/protocol.md section 6)."""
 
 _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 
