@@ -20,6 +20,7 @@ from tests.support.programs import require_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.rig import Rig
     from tunnelfleet.actors.kernel import Dispatcher
@@ -115,6 +116,14 @@ def runtime() -> Iterator[TunnelRuntime]:
 
     with TunnelRuntime() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree."""
+    from tests.support.wheel import build_wheel
+
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture

@@ -173,6 +173,9 @@ def _head(status: int, headers: list[tuple[str, str]]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
+AWS_CONNECTS_PER_SECOND: Final = 10.0
+"""What AWS lets the clients of an account have (docs/protocol.md section 6)."""
+
 MAX_STRANGERS: Final = 2_048
 """Connections that have not shown a token: in TLS's handshake, before their request, refused."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback, parse_address
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.service.handshake import AWS_CONNECTS_PER_SECOND
 from tunnelfleet.runtime.service.names import certificate_names
 
 if TYPE_CHECKING:
