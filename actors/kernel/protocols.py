@@ -2,7 +2,7 @@
 
 A ref, a timer, a watched socket, a deferred reply and a death notice all reach back into the cell
 and its dispatcher, which own them. They name these protocols instead of the two classes, so that
-each of them can be read without the whole machine; the classes are in `mailbox` and `dispatcher`.
+each of them can be read without the whole machine; the classes are in `cell` and `dispatcher`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,31 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import asyncio
     import contextvars
+    import threading
+    from collections import deque
 
     from pykka import ActorRef
 
 
 class DispatcherLike(Protocol):
     """A dispatcher, as its actors' parts see it."""
+
+    thread_id: int
+    run_queue: deque[Any]
+    idle: bool
+    lock: threading.Lock
+
+    def schedule_run(self) -> None:
+        """Look at the run queue once the loop has polled."""
+        ...
+
+    def post(self, cell: Any, item: Any) -> bool:
+        """Hand an item to an actor from another thread; return False if that has ended."""
+        ...
+
+    def check_process(self) -> None:
+        """Raise in a child that was forked from the process in which this runs."""
+        ...
 
     @property
     def timer_context(self) -> contextvars.Context:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
 
 __all__ = [
+    "NOTHING_YET",
     "READ_BYTES",
     "Closable",
     "abort_quietly",
@@ -42,6 +43,8 @@ __all__ = [
 
 READ_BYTES = 65_536
 """Bytes read at a time."""
+NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a read or a write raises that has only to be tried again later."""
 TCP_NOTSENT_LOWAT = 25
 """linux/tcp.h; the socket module has no name for it."""
 _SOCKADDR_BYTES = 16
@@ -73,7 +76,7 @@ def read_some(sock: socket.socket, limit_bytes: int = READ_BYTES) -> bytes | Non
     """
     try:
         return sock.recv(limit_bytes)
-    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+    except NOTHING_YET:
         return None
 
 
@@ -95,7 +98,7 @@ def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
 
 def is_would_block(error: OSError) -> bool:
     """Whether `error` only says that the kernel takes no more for now."""
-    return isinstance(error, BlockingIOError | ssl.SSLWantWriteError | ssl.SSLWantReadError)
+    return isinstance(error, NOTHING_YET)
 
 
 def peer_of(sock: socket.socket, address: Any) -> tuple[str, str]:

@@ -20,7 +20,8 @@ from tunnelfleet.actors.transport.codec import (
     PongArrived,
     WebSocketInput,
 )
-from tunnelfleet.proto import Message, RemoteProtocolError, framing
+from tunnelfleet.proto import Message, RemoteProtocolError
+from tunnelfleet.proto import message as messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +134,7 @@ def test_no_step_is_more_work_than_a_frame_or_a_message(
 
         return wrapper
 
-    monkeypatch.setattr(framing, "decode_message", counted(framing.decode_message))  # type: ignore[attr-defined]
+    monkeypatch.setattr(messages, "decode_message", counted(messages.decode_message))  # type: ignore[attr-defined]
     monkeypatch.setattr(FrameReader, "_check", counted(FrameReader._check))
     steps = 0
     for _ in WebSocketInput().feed(data):
