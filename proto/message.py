@@ -28,7 +28,8 @@ MAX_FRAME_BYTES = 65_535
 MAX_WEBSOCKET_PAYLOAD_BYTES = 131_076
 """The largest payload of one WebSocket frame, each way (docs/protocol.md section 1)."""
 
-_PREFIX_BYTES = 2
+TUNNEL_PREFIX_BYTES = 2
+"""The length in front of each message."""
 
 
 class MessageType(IntEnum):
@@ -135,7 +136,7 @@ def encode_frame(message: Message) -> bytes:
     body = encode_message(message)
     if len(body) > MAX_FRAME_BYTES:
         raise _frame_too_large(len(body))
-    return len(body).to_bytes(_PREFIX_BYTES, "big") + body
+    return len(body).to_bytes(TUNNEL_PREFIX_BYTES, "big") + body
 
 
 def frame_around(message: Message) -> tuple[bytes, bytes]:
@@ -159,7 +160,7 @@ def frame_around(message: Message) -> tuple[bytes, bytes]:
     size = len(before) + payload_bytes + len(behind)
     if size > MAX_FRAME_BYTES:
         raise _frame_too_large(size)
-    return size.to_bytes(_PREFIX_BYTES, "big") + before, behind
+    return size.to_bytes(TUNNEL_PREFIX_BYTES, "big") + before, behind
 
 
 def _frame_too_large(size: int) -> LocalProtocolError:
@@ -206,7 +207,7 @@ def decode_message(body: bytes | bytearray | memoryview, *, strict: bool = False
             (docs/protocol.md section 2); a client lets them pass.
 
     Raises:
-        RemoteProtocolError: `body` is not a message.
+        RemoteProtocolError: `body` is not a message, or its payload is too large.
     """
     try:
         wire = _parse(body)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
@@ -215,38 +216,88 @@ def decode_message(body: bytes | bytearray | memoryview, *, strict: bool = False
     if strict and len(UnknownFieldSet(wire)):
         raise RemoteProtocolError("the peer sent a message with a field that is not in the schema")
     number: int = wire.type
+    payload = wire.payload
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise RemoteProtocolError(
+            f"the peer sent a payload of {len(payload)} bytes, "
+            f"above the limit of {MAX_PAYLOAD_BYTES}"
+        )
     return Message(
         _TYPES[number] if 0 <= number < _TYPE_COUNT else number,
         wire.streamId,
         wire.ignorable,
-        wire.payload,
+        payload,
         wire.serviceId,
         tuple(wire.availableServiceIds) if number == MessageType.SERVICE_IDS else (),
         wire.connectionId,
     )
 
 
-class FrameDecoder:
-    """Turns the bytes of one WebSocket connection into messages.
+class FrameSplitter:
+    """Splits the byte stream of one WebSocket connection into tunnel frames.
 
     Use a new one for every connection: a partial frame dies with its connection. It holds at most
-    one partial frame, whatever it is fed. After an error it raises on every call.
-
-    Args:
-        strict: refuse fields that are not in the schema, as the service does.
+    one partial frame (65,536 bytes), whatever it is fed.
     """
 
-    __slots__ = ("_failure", "_partial", "_strict")
+    __slots__ = ("_partial",)
 
-    def __init__(self, *, strict: bool = False) -> None:
-        self._strict = strict
+    def __init__(self) -> None:
         self._partial = bytearray()
-        self._failure = ""
 
     @property
     def buffered_bytes(self) -> int:
         """How much of an incomplete frame is held."""
         return len(self._partial)
+
+    def frames(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+        """Yield each frame that `data` completes, with its length, as it was sent.
+
+        They are views: of `data` where it came whole. The iterator has to be used up before the
+        next call.
+        """
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._wanted_bytes():
+                return
+            # A new bytearray frees the memory of one that has grown.
+            data, self._partial = self._partial, bytearray()
+        view, offset, size = memoryview(data), 0, len(data)
+        while size - offset >= TUNNEL_PREFIX_BYTES:
+            stop = offset + TUNNEL_PREFIX_BYTES + (view[offset] << 8 | view[offset + 1])
+            if stop > size:
+                break
+            yield view[offset:stop]
+            offset = stop
+        if offset < size:
+            self._partial = bytearray(view[offset:])
+
+    def _wanted_bytes(self) -> int:
+        if len(self._partial) < TUNNEL_PREFIX_BYTES:
+            return TUNNEL_PREFIX_BYTES
+        return TUNNEL_PREFIX_BYTES + (self._partial[0] << 8 | self._partial[1])
+
+
+class FrameDecoder:
+    """Turns the bytes of one WebSocket connection into messages.
+
+    Use a new one for every connection. After an error it raises on every call.
+
+    Args:
+        strict: refuse fields that are not in the schema, as the service does.
+    """
+
+    __slots__ = ("_failure", "_splitter", "_strict")
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
+        self._splitter = FrameSplitter()
+        self._failure = ""
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much of an incomplete frame is held."""
+        return self._splitter.buffered_bytes
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """Take the payload of a WebSocket message, or a part of it; return what that completes.
@@ -255,50 +306,14 @@ class FrameDecoder:
             RemoteProtocolError: a frame is not a message or its payload is too large. Messages that
                 came before it in `data` are lost, as all streams of this connection are.
         """
-        return list(self.iterate(data))
-
-    def iterate(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
-        """Do as `feed` does, one message at a time, so that a caller may pause in between.
-
-        The iterator has to be used up before the next call.
-
-        Raises:
-            RemoteProtocolError: as `feed`, but what came before it has been yielded.
-        """
         if self._failure:
             raise RemoteProtocolError(self._failure)
-        if self._partial:
-            self._partial += data
-            if len(self._partial) < self._wanted_bytes():
-                return
-            data = bytes(self._partial)
-        offset, size = 0, len(data)
         try:
-            while size - offset >= _PREFIX_BYTES:
-                start = offset + _PREFIX_BYTES
-                stop = start + (data[offset] << 8 | data[offset + 1])
-                if stop > size:
-                    break
-                message = decode_message(data[start:stop], strict=self._strict)
-                if len(message.payload) > MAX_PAYLOAD_BYTES:
-                    raise _payload_too_large(message)
-                yield message
-                offset = stop
+            return [
+                decode_message(frame[TUNNEL_PREFIX_BYTES:], strict=self._strict)
+                for frame in self._splitter.frames(data)
+            ]
         except RemoteProtocolError as error:
             self._failure = str(error)
-            self._partial = bytearray()
+            self._splitter = FrameSplitter()
             raise
-        # A new bytearray frees the memory of one that has grown.
-        self._partial = bytearray(data[offset:])
-
-    def _wanted_bytes(self) -> int:
-        if len(self._partial) < _PREFIX_BYTES:
-            return _PREFIX_BYTES
-        return _PREFIX_BYTES + (self._partial[0] << 8 | self._partial[1])
-
-
-def _payload_too_large(message: Message) -> RemoteProtocolError:
-    return RemoteProtocolError(
-        f"the peer sent a payload of {len(message.payload)} bytes, "
-        f"above the limit of {MAX_PAYLOAD_BYTES}"
-    )

@@ -260,17 +260,22 @@ class TestEcho:
 class TestBar:
     """What one end may cost on each way: simple enough to be read in one go."""
 
+    @staticmethod
+    def files(part: dict[str, Any]) -> list[str]:
+        """Those of the way; on a busy machine a clock of the runtime strikes in every round."""
+        return [name for name in part["files"] if not name.startswith("runtime/")]
+
     @pytest.mark.parametrize(("way", "end"), [("there", "source"), ("back", "destination")])
     def test_the_way_out(self, measured: dict[str, Any], way: str, end: str) -> None:
         part = measured[way]["parts"][end]
-        assert len(part["files"]) <= MOST_FILES, part["files"]
+        assert len(self.files(part)) <= MOST_FILES, part["files"]
         assert part["calls"] <= MOST_CALLS
         assert len(part["copies"]) <= 2, part["copies"]
 
     @pytest.mark.parametrize(("way", "end"), [("there", "destination"), ("back", "source")])
     def test_the_way_in(self, measured: dict[str, Any], way: str, end: str) -> None:
         part = measured[way]["parts"][end]
-        assert len(part["files"]) <= MOST_FILES, part["files"]
+        assert len(self.files(part)) <= MOST_FILES, part["files"]
         assert part["calls"] <= MOST_CALLS
         assert len(part["copies"]) <= 3, part["copies"]
 
