@@ -62,7 +62,8 @@ class Histogram(Summary):
 
     def observe(self, value: float) -> None:
         """Count `value` in the first bucket whose bound is not below it."""
-        super().observe(value)
+        self.count += 1
+        self.total += value
         self.counts[bisect_left(self.bounds, value)] += 1
 
 
@@ -114,17 +115,19 @@ class ServiceCounters:
 
     def count_sent(self, payload_bytes: int) -> None:
         """A DATA message was handed to the WebSocket."""
-        self.sent_bytes += payload_bytes
-        self.sent_messages += 1
-        if self.whole is not None:
-            self.whole.count_sent(payload_bytes)
+        each: ServiceCounters | None = self
+        while each is not None:
+            each.sent_bytes += payload_bytes
+            each.sent_messages += 1
+            each = each.whole
 
     def count_received(self, payload_bytes: int) -> None:
         """A DATA message came."""
-        self.received_bytes += payload_bytes
-        self.received_messages += 1
-        if self.whole is not None:
-            self.whole.count_received(payload_bytes)
+        each: ServiceCounters | None = self
+        while each is not None:
+            each.received_bytes += payload_bytes
+            each.received_messages += 1
+            each = each.whole
 
     def count_stream_opened(self) -> None:
         """A stream is active."""
@@ -368,9 +371,10 @@ class Counters:
 
     def observe_queue_wait(self, seconds: float) -> None:
         """A piece has left the queue and was in it so long."""
-        self.queue_wait.observe(seconds)
-        if self.whole is not None:
-            self.whole.observe_queue_wait(seconds)
+        each: Counters | None = self
+        while each is not None:
+            each.queue_wait.observe(seconds)
+            each = each.whole
 
     def forget_active(self) -> None:
         """Nothing is active and nothing waits: the actors that knew of it are gone."""

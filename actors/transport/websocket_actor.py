@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Terminated
 from tunnelfleet.actors.net.dial import DialStep
 from tunnelfleet.actors.net.socket_io import (
+    NOTHING_YET,
+    READ_BYTES,
     close_socket,
     discard_some,
-    read_some,
     set_notsent_low_water,
 )
 from tunnelfleet.actors.state import AttemptOutcome
@@ -382,8 +383,9 @@ class WebSocketActor(DispatchedActor):
         budget, read_bytes = TURN_FRAMES, 0
         while budget > 0 and read_bytes < TURN_READ_BYTES:
             if self._arriving is None:
-                data = read_some(sock)
-                if data is None:
+                try:
+                    data = sock.recv(READ_BYTES)
+                except NOTHING_YET:
                     return False
                 if not data:
                     self._fail("lost", "the service closed the TCP connection")

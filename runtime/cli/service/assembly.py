@@ -37,8 +37,6 @@ def parse_listen(option: str, text: str, example: str) -> tuple[str, int]:
     return address.host, address.port
 
 
-AWS_CONNECTS_PER_SECOND: Final = 10.0
-"""Of an account (docs/protocol.md section 6)."""
 _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 
 
