@@ -230,12 +230,9 @@ def encode_tunnel_message(message: Message) -> bytearray:
     return _encode(ABNF.OPCODE_BINARY, before, message.payload, behind)
 
 
-def encode_ping() -> bytearray:
-    """A ping without payload: one with it corrupts the AWS C client's input.
-
-    See docs/protocol.md section 4.
-    """
-    return _encode(ABNF.OPCODE_PING, b"")
+def encode_ping(payload: bytes = b"") -> bytearray:
+    """A ping, whose answer has the same payload."""
+    return _encode(ABNF.OPCODE_PING, payload)
 
 
 def encode_pong(payload: bytes) -> bytearray:
@@ -255,7 +252,9 @@ class PingArrived(NamedTuple):
 
 
 class PongArrived(NamedTuple):
-    """A pong, asked for or not."""
+    """A pong, asked for or not, with the payload of its ping."""
+
+    payload: bytes
 
 
 class CloseArrived(NamedTuple):
@@ -292,7 +291,7 @@ class WebSocketInput:
             elif opcode == ABNF.OPCODE_PING:
                 yield PingArrived(bytes(payload))
             elif opcode == ABNF.OPCODE_PONG:
-                yield PongArrived()
+                yield PongArrived(bytes(payload))
             elif opcode == ABNF.OPCODE_CLOSE:
                 yield CloseArrived()
             else:

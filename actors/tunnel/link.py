@@ -21,6 +21,7 @@ from .messages import (
     ResumeReading,
     SetLowWater,
     Transmit,
+    TransmitPing,
 )
 
 if TYPE_CHECKING:
@@ -209,6 +210,11 @@ class Link:
         """Send messages; it is up."""
         assert self._websocket is not None
         self._websocket.tell(Transmit(messages))
+
+    def ping(self, number: int) -> None:
+        """Send a ping behind all messages; it is up."""
+        assert self._websocket is not None
+        self._websocket.tell(TransmitPing(number))
 
     def hold(self, *, must_hold: bool) -> bool:
         """Have it read no more, or again; return whether that is a change."""

@@ -76,6 +76,7 @@ class SecureTunnelOptions(TypedDict, total=False):
     limits: Limits
     half_close: bool
     marks: bool
+    pacing: bool
     runtime: TunnelRuntime
     events_to: ActorRef[Any]
     on_connection_success: Callable[[SecureTunnel, ConnectionSuccess], object]
@@ -151,6 +152,7 @@ def make_config(
         ssl_context=_ssl_context(options),
         limits=options.get("limits") or Limits(),
         marks=options.get("marks", True),
+        pacing=options.get("pacing", True),
     )
 
 
