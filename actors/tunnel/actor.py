@@ -227,13 +227,13 @@ class TunnelActor(DispatchedActor):
         sender, streams, now = self._sender, self._streams, time.monotonic()
         messages = sender.take_control(now)
         while (piece := sender.next_piece(now)) is not None:
-            if sender.in_flight.wants_ping:
+            if sender.is_ping_due:
                 messages = self._ping_behind(messages, now)
             key = piece.flow.key
             for message in streams.encode_piece(key, piece.payload):
                 sender.sent(message, key, now)
                 messages.append(message)
-        if messages and sender.in_flight.wants_ping:
+        if messages and sender.is_ping_due:
             self._ping_behind(messages, now)
         elif messages:
             self._link.transmit(messages)
@@ -244,7 +244,7 @@ class TunnelActor(DispatchedActor):
         """Send these, and a ping that says when they were parsed; return a list for the next."""
         if messages:
             self._link.transmit(messages)
-        self._link.ping(self._sender.in_flight.ping(now))
+        self._link.ping(self._sender.ping(now))
         return []
 
     def _on_pong_heard(self, message: PongHeard) -> None:
@@ -252,7 +252,7 @@ class TunnelActor(DispatchedActor):
             return
         now, sender = time.monotonic(), self._sender
         sender.pong(message.number, now)
-        if sender.in_flight.wants_ping:
+        if sender.is_ping_due:
             self._ping_behind([], now)
         if sender.has_waiting:
             self._pump()

@@ -25,6 +25,8 @@ __all__ = [
 
 FIRST_WINDOW_BYTES: Final = 16_384
 """In flight on a link of which nothing is known; it doubles with each round trip."""
+QUIET_WINDOW_BYTES: Final = 65_536
+"""What a tunnel that never had much to send may have in flight as well."""
 MIN_WINDOW_BYTES: Final = 2_048
 """However slow a link is, so much may be in flight."""
 PINGS_PER_WINDOW: Final = 4
@@ -87,6 +89,7 @@ class _Ping(NamedTuple):
     number: int
     position: int
     sent_at: float
+    is_busy: bool
 
 
 class _Pong(NamedTuple):
@@ -204,7 +207,6 @@ class InFlight:
         phase: what is known of the link.
         window_bytes: how much may be in flight.
         bytes_per_second: the rate of the link; None while no queue has shown it.
-        wants_ping: a ping should be sent now, behind all that was handed over.
         does_answer: whether pings are answered; None while that is not known.
     """
 
@@ -217,10 +219,11 @@ class InFlight:
         "_handed_at",
         "_is_held",
         "_measures",
+        "_must_ping",
         "_number",
-        "_ping_at",
         "_pinged",
         "_pings",
+        "_quiet_until",
         "_sample",
         "_target",
         "_unanswered",
@@ -229,7 +232,6 @@ class InFlight:
         "bytes_per_second",
         "does_answer",
         "phase",
-        "wants_ping",
         "window_bytes",
     )
 
@@ -239,10 +241,10 @@ class InFlight:
         self.phase = Phase.STARTING
         self.window_bytes = FIRST_WINDOW_BYTES
         self.bytes_per_second: float | None = None
-        self.wants_ping = True
+        self._must_ping = True
+        self._quiet_until = 0
         self._handed = self._confirmed = self._pinged = 0
         self._handed_at = 0.0
-        self._ping_at = UNLIMITED
         self._number = 0
         self._pings: list[_Ping] = []
         self._sample = _Sample()
@@ -267,6 +269,11 @@ class InFlight:
         return self._handed - self._confirmed < self.window_bytes
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether more may be handed over now, and no ping is due because of it."""
+        return self._handed < self._quiet_until
+
+    @property
     def payload_bytes(self) -> int:
         """The largest DATA payload, about: a window holds several."""
         return self.window_bytes // PIECES_PER_WINDOW if self.phase is Phase.STARTING else UNLIMITED
@@ -278,29 +285,52 @@ class InFlight:
             self._sample.begin(now + (self._way.seconds or 0.0), self._handed)
         self._handed_at = now
         self._handed += size_bytes
-        if self._handed >= self._ping_at:
-            self._consider_ping()
 
-    def ping(self, now: float) -> int:
-        """A ping is sent behind all that was handed over; return its number."""
-        self.wants_ping = False
-        self._number += 1
-        self._pings.append(_Ping(self._number, self._handed, now))
-        self._pinged = self._handed
-        self._ping_at = self._pinged + self._spacing_bytes()
-        return self._number
+    def is_ping_due(self, *, is_busy: bool) -> bool:
+        """Whether a ping should be sent now, behind all that was handed over.
 
-    def _spacing_bytes(self) -> int:
+        Args:
+            is_busy: whether the tunnel has more to send; without, few pings do.
+        """
+        if self._must_ping:
+            return True
+        if self._is_held or self.window_bytes == UNLIMITED:
+            return False
+        return self._handed - self._pinged >= self._spacing_bytes(is_busy=is_busy)
+
+    def _spacing_bytes(self, *, is_busy: bool) -> int:
+        if self.phase is Phase.DRAINING:
+            return 1
+        if not is_busy:
+            return self.window_bytes // 2
         spacing = self.window_bytes // PINGS_PER_WINDOW
         if self.bytes_per_second is not None:
             spacing = min(spacing, int(self.bytes_per_second * self._target / 2))
         return max(spacing, 1)
 
-    def _consider_ping(self) -> None:
-        """Have a ping sent if enough bytes were handed over since the last one."""
-        spacing = 1 if self.phase is Phase.DRAINING else self._spacing_bytes()
-        self._ping_at = self._pinged + spacing
-        self.wants_ping = self.wants_ping or self._handed >= self._ping_at
+    def ping(self, now: float, *, is_busy: bool) -> int:
+        """A ping is sent behind all that was handed over; return its number.
+
+        Args:
+            now: monotonic seconds.
+            is_busy: as for `is_ping_due`: only then does the answer tell of the link's rate.
+        """
+        self._must_ping = False
+        self._number += 1
+        self._pings.append(_Ping(self._number, self._handed, now, is_busy))
+        self._pinged = self._handed
+        self._changed()
+        return self._number
+
+    def _changed(self) -> None:
+        """Know anew until where nothing has to be looked at."""
+        if self._must_ping:
+            self._quiet_until = 0
+        elif self.window_bytes == UNLIMITED or self._is_held:
+            self._quiet_until = UNLIMITED
+        else:
+            window = self.window_bytes
+            self._quiet_until = min(self._pinged + window // 2, self._confirmed + window)
 
     def pong(self, number: int, now: float) -> Answer | None:
         """The answer to a ping came: it answers those before it too.
@@ -324,12 +354,19 @@ class InFlight:
             # Nothing was in front of it.
             self._way.measured(seconds, now)
         delay = self._way.delay(seconds, now)
-        self._sample.add(_Pong(now, ping.position, delay))
+        if not ping.is_busy:
+            # There may have been a pause behind it.
+            self._sample.begin(now, ping.position)
+        else:
+            self._sample.add(_Pong(now, ping.position, delay))
         if self.phase is Phase.DRAINING:
             self._drain(now)
-        else:
+        elif ping.is_busy:
             self._judge(gained, now)
-        self._consider_ping()
+        elif self.phase is Phase.STARTING and delay < self._target / 4:
+            wanted = min(self.window_bytes + gained, QUIET_WINDOW_BYTES)
+            self.window_bytes = max(self.window_bytes, wanted)
+        self._changed()
         return Answer(delay, self._unblocked(now))
 
     def _unblocked(self, now: float) -> float:
@@ -355,6 +392,7 @@ class InFlight:
         if now < since + patience:
             return since + patience - now
         self._lose_patience()
+        self._changed()
         self._blocked_since = None
         return 0.0
 
@@ -366,17 +404,19 @@ class InFlight:
         self._pings.clear()
         self._blocked_since = None
         self._confirmed = UNLIMITED if is_held else self._handed
-        self._ping_at = UNLIMITED
-        self.wants_ping = not is_held
+        self._pinged = self._handed
+        self._must_ping = not is_held
         self._sample.begin(now, self._handed)
         if self.phase is Phase.DRAINING:
             self._limit()
+        self._changed()
 
     # -- phases
 
     def _stop(self, phase: Phase) -> None:
         self.phase, self.window_bytes, self.bytes_per_second = phase, UNLIMITED, None
-        self._ping_at, self.wants_ping = UNLIMITED, False
+        self._must_ping = False
+        self._changed()
 
     def _start(self) -> None:
         self.phase, self.window_bytes = Phase.STARTING, FIRST_WINDOW_BYTES
@@ -475,4 +515,4 @@ class InFlight:
             self._limit()
             self._measures = self._number + 1
             self._sample.begin(now + (self._way.seconds or 0.0), self._handed)
-            self.wants_ping = True
+            self._must_ping = True

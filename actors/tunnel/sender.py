@@ -190,8 +190,7 @@ class WireSender:
             and self._bucket is None
             and size_bytes <= self._payload_bytes
             and self._on_its_way_bytes < self._window_bytes
-            and self.in_flight.has_room
-            and not self.in_flight.wants_ping
+            and self.in_flight.is_quiet
         )
 
     def next_piece(self, now: float) -> Piece[ConnectionKey] | None:
@@ -235,6 +234,15 @@ class WireSender:
         self.in_flight.handed(wire_bytes, now)
         if self._bucket is not None:
             self._bucket.take(wire_bytes, now)
+
+    @property
+    def is_ping_due(self) -> bool:
+        """Whether a ping should be sent now, behind all that was given out."""
+        return self.in_flight.is_ping_due(is_busy=bool(self._queue.turns))
+
+    def ping(self, now: float) -> int:
+        """A ping is sent; return its number."""
+        return self.in_flight.ping(now, is_busy=bool(self._queue.turns))
 
     def pong(self, number: int, now: float) -> None:
         """The service has answered a ping of `in_flight`."""
