@@ -254,6 +254,25 @@ class Counters:
     throttled_seconds: float = counter(
         "Time spent waiting because of `bandwidth`.", FLOW, row="Time waited for `bandwidth`."
     )
+    paced_seconds: float = counter(
+        "Time spent waiting because as much was in flight as the link carries without a queue.",
+        FLOW,
+        row="Time waited because of what was in flight.",
+    )
+    standing: Summary = histogram(
+        Summary,
+        "How long bytes stood in a queue of the service, as the answers to pings tell.",
+        FLOW,
+        metric="standing_seconds",
+        bounds=QUEUE_WAIT_SECONDS_BOUNDS,
+        row="How long bytes stood in a queue of the service.",
+    )
+    link_rate: int = gauge(
+        "Bytes a second of the links that hold back their tunnels, as the answers to pings tell.",
+        FLOW,
+        metric="link_rate_bytes_per_second",
+        row="Bytes a second of a link that holds back its tunnel.",
+    )
     dropped_messages: dict[str, int] = counter_by(
         "kind",
         "Messages received and not acted on, by kind: stale_stream, unknown_connection, "
@@ -345,6 +364,22 @@ class Counters:
         """The bandwidth allows nothing for so long."""
         self.add("throttled_seconds", seconds)
 
+    def count_paced(self, seconds: float) -> None:
+        """So long nothing was sent, because as much was in flight as the link carries."""
+        self.add("paced_seconds", seconds)
+
+    def observe_standing(self, seconds: float) -> None:
+        """Bytes stood so long in a queue of the service."""
+        self.observe("standing", seconds)
+
+    def set_link_rate(self, bytes_per_second: int) -> None:
+        """The link carries so much, or 0: it does not hold back its tunnel."""
+        change = bytes_per_second - self.link_rate
+        if change:
+            self.link_rate = bytes_per_second
+            if self.whole is not None:
+                self.whole.link_rate += change
+
     def count_dropped(self, kind: str) -> None:
         """A message that came was not acted on."""
         self.add_by("dropped_messages", kind)
@@ -379,6 +414,7 @@ class Counters:
     def forget_active(self) -> None:
         """Nothing is active and nothing waits: the actors that knew of it are gone."""
         self.set_queue_bytes(0)
+        self.set_link_rate(0)
         for service in tuple(self.services.values()):
             service.forget_active()
 

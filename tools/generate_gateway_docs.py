@@ -59,6 +59,7 @@ EXAMPLES = {
     "labels": {"site": "lyon"},
     "version": "V3",
     "bandwidth": 100_000,
+    "pacing": True,
     "marks": True,
     "http_proxy": "http://proxy.example.com:3128",
     "bind": "127.0.0.1",

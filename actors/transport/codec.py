@@ -250,7 +250,9 @@ class PingArrived(NamedTuple):
 
 
 class PongArrived(NamedTuple):
-    """A pong, asked for or not."""
+    """A pong, asked for or not, with the payload of its ping."""
+
+    payload: bytes
 
 
 class CloseArrived(NamedTuple):
@@ -287,7 +289,7 @@ class WebSocketInput:
             elif opcode == ABNF.OPCODE_PING:
                 yield PingArrived(bytes(payload))
             elif opcode == ABNF.OPCODE_PONG:
-                yield PongArrived()
+                yield PongArrived(bytes(payload))
             else:
                 yield CloseArrived()
 
@@ -336,12 +338,13 @@ def encode_tunnel_message(message: Message, role: Role = Role.CLIENT) -> bytearr
     return encode(role, ABNF.OPCODE_BINARY, before, message.payload, behind)
 
 
-def encode_ping(role: Role = Role.CLIENT) -> bytearray:
-    """A ping without payload: one with it corrupts the AWS C client's input.
+def encode_ping(payload: bytes = b"", role: Role = Role.CLIENT) -> bytearray:
+    """A ping, whose answer has the same payload.
 
-    See docs/protocol.md section 4.
+    A service sends it without: a payload corrupts the AWS C client's input. See docs/protocol.md
+    section 4.
     """
-    return encode(role, ABNF.OPCODE_PING)
+    return encode(role, ABNF.OPCODE_PING, payload)
 
 
 def encode_pong(payload: bytes | memoryview, role: Role = Role.CLIENT) -> bytearray:

@@ -32,12 +32,14 @@ from tunnelfleet.actors.tunnel.messages import (
     PauseReading,
     PermitCalledBack,
     PermitGranted,
+    PongHeard,
     Received,
     ReleasePermit,
     RequestPermit,
     ResumeReading,
     SetLowWater,
     Transmit,
+    TransmitPing,
     Written,
 )
 from tunnelfleet.proto import (
@@ -129,6 +131,8 @@ TURN_FRAMES = 500
 """Frames, messages and reads of one turn: a service may send very small ones."""
 CONTROL_FRAMES = 24
 """A start or a reset counts as so many: it starts and ends actors of the tunnel."""
+MAX_NUMBER_DIGITS = 20
+"""Of a ping: more is no answer to one of ours."""
 MAX_UNSENT_FRAMES = 2_000
 """Frames that may wait for the kernel before reading rests: what is read makes replies."""
 FAREWELL_SECONDS = 3.0
@@ -421,7 +425,7 @@ class WebSocketActor(DispatchedActor):
         if isinstance(arrival, PingArrived):
             self._writer.add_pong(frames.encode_pong(arrival.payload))
         elif isinstance(arrival, PongArrived):
-            self._on_pong()
+            self._on_pong(arrival.payload)
         else:
             self._fail("closed", "the service closed the WebSocket")
 
@@ -442,10 +446,20 @@ class WebSocketActor(DispatchedActor):
             self._writer.add_first(frames.encode_ping())
             self._flush()
 
-    def _on_pong(self) -> None:
+    def _on_pong(self, payload: bytes) -> None:
+        if payload:
+            # Not one of the keep-alive, whose pings are empty.
+            if len(payload) <= MAX_NUMBER_DIGITS and payload.isdigit():
+                self._context.tunnel.tell(PongHeard(self._epoch, int(payload)))
+            return
         seconds = self._keep_alive.on_pong(time.monotonic())
         if seconds is not None:
             self._context.stats.observe_ping(seconds)
+
+    def _transmit_ping(self, message: TransmitPing) -> None:
+        if self._stage is _Stage.OPEN:
+            self._writer.add(frames.encode_ping(b"%d" % message.number))
+            self._flush()
 
     # -- writing
 
@@ -547,6 +561,7 @@ class WebSocketActor(DispatchedActor):
         ConnectFailed: _on_not_connected,
         Connected: _on_connected,
         Transmit: _transmit,
+        TransmitPing: _transmit_ping,
         PauseReading: _pause,
         ResumeReading: _resume,
         _ReadMore: _on_read_more,

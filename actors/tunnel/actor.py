@@ -64,6 +64,7 @@ from .messages import (
     LocalDataRead,
     LocalReadEnded,
     OutboxFilled,
+    PongHeard,
     Quiesce,
     Quiesced,
     Received,
@@ -141,7 +142,11 @@ class TunnelActor(DispatchedActor):
         self._common = common = Common(context, self.actor_ref)
         self._stats = context.stats
         self._sender = WireSender(
-            limits, config.bandwidth_bytes_per_second, context.stats, time.monotonic()
+            limits,
+            config.bandwidth_bytes_per_second,
+            context.stats,
+            time.monotonic(),
+            pacing=config.pacing,
         )
         self._marking = Marking(common.session, limits.hello_seconds)
         self._link = Link(common)
@@ -232,11 +237,15 @@ class TunnelActor(DispatchedActor):
         sender, streams, now = self._sender, self._streams, time.monotonic()
         messages = sender.take_control(now)
         while (piece := sender.next_piece(now)) is not None:
+            if sender.is_ping_due:
+                messages = self._ping_behind(messages, now)
             key = piece.flow.key
             for message in streams.encode_piece(key, piece.payload):
                 sender.sent(message, key, now)
                 messages.append(message)
-        if messages:
+        if messages and sender.is_ping_due:
+            self._ping_behind(messages, now)
+        elif messages:
             self._transmit(messages)
         if sender.wait_seconds and self._pump_timer is None:
             self._pump_timer = self.schedule(sender.wait_seconds, PumpAgain())
@@ -245,6 +254,23 @@ class TunnelActor(DispatchedActor):
         """Have messages sent; the link is up."""
         assert self._link.websocket is not None
         self._link.websocket.tell(Transmit(messages))
+
+    def _ping_behind(self, messages: list[Message], now: float) -> list[Message]:
+        """Send these, and a ping that says when they were parsed; return a list for the next."""
+        if messages:
+            self._transmit(messages)
+        self._link.ping(self._sender.ping(now))
+        return []
+
+    def _on_pong_heard(self, message: PongHeard) -> None:
+        if not self._link.is_of(message.epoch):
+            return
+        now, sender = time.monotonic(), self._sender
+        sender.pong(message.number, now)
+        if sender.is_ping_due:
+            self._ping_behind([], now)
+        if sender.has_waiting:
+            self._pump()
 
     def _on_pump_again(self, _message: PumpAgain) -> None:
         self._pump_timer = None
@@ -320,6 +346,7 @@ class TunnelActor(DispatchedActor):
             return
         now = time.monotonic()
         self._marking.hold(now, is_held=must_hold)
+        self._sender.in_flight.hold(is_held=must_hold, now=now)
         if not must_hold:
             self._wait_for_hello(now)
         elif self._stall_timer is None:
@@ -603,6 +630,7 @@ class TunnelActor(DispatchedActor):
     HANDLERS: ClassVar[Handlers] = {
         LocalDataRead: _on_local_data,
         Written: _on_written,
+        PongHeard: _on_pong_heard,
         Received: _on_received,
         BytesDelivered: _on_bytes_delivered,
         Attach: _on_attach,

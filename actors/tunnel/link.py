@@ -21,6 +21,7 @@ from .messages import (
     PauseReading,
     ResumeReading,
     SetLowWater,
+    TransmitPing,
 )
 
 if TYPE_CHECKING:
@@ -204,6 +205,11 @@ class Link:
         return epoch == self.epoch and self.phase is not LinkPhase.DOWN
 
     # -- commands
+
+    def ping(self, number: int) -> None:
+        """Send a ping behind all messages; it is up."""
+        assert self.websocket is not None
+        self.websocket.tell(TransmitPing(number))
 
     def hold(self, *, must_hold: bool) -> bool:
         """Have it read no more, or again; return whether that is a change."""

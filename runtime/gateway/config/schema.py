@@ -309,7 +309,11 @@ class TunnelBase(BaseModel):
     version: Literal["V1", "V2", "V3"] | None = None
     """What a source speaks, `"V3"` unless the destination is an old one."""
     bandwidth: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Bytes a second that sending is paced to; without it sending is not paced."""
+    """Bytes a second that sending is paced to; without it the tunnel finds out, see `pacing`."""
+    pacing: bool | None = None
+    """Whether to find out by pings how fast to send, where `bandwidth` does not say it; true unless
+    told.
+    """
     marks: bool | None = None
     """Whether ends tell each other how a connection ended (docs/protocol.md); true unless told."""
     http_proxy: Annotated[str, _core(HttpProxy.parse)] | None = Field(default=None, repr=False)

@@ -166,7 +166,7 @@ class _EntryReader:
         assert token is not None
         assert limits is not None
         proxy = self._get("http_proxy")
-        marks = self._get("marks")
+        marks, pacing = self._get("marks"), self._get("pacing")
         return WantedTunnel(
             name=self._name,
             mode=mode,
@@ -178,6 +178,7 @@ class _EntryReader:
             version=ProtocolVersion[self._get("version") or "V3"],
             bandwidth=self._get("bandwidth"),
             marks=True if marks is None else marks,
+            pacing=True if pacing is None else pacing,
             http_proxy=None if proxy is None else HttpProxy.parse(proxy),
             ca=ca,
             ca_fingerprint=fingerprint,
