@@ -46,6 +46,7 @@ from tunnelfleet.runtime.gateway.config import (
     Problem,
     load,
 )
+from tunnelfleet.runtime.gateway.devices.devices import Devices
 from tunnelfleet.runtime.gateway.door import Denied, Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
@@ -113,17 +114,19 @@ def up_command(
         log_problems(config.warnings)
         store = Store.of(config.gateway)
         door = Door(config.gateway, on_denied=functools.partial(_note_denied, store))
+        devices = Devices(store)
         gateway = Gateway(
             read,
             config,
             store=store,
-            more_children=lambda gateway: [door.child(gateway)],
+            more_children=lambda gateway: [door.child(gateway), devices.child(gateway)],
         )
         with (
             door,
+            devices,
             _admin_api(gateway, config, feed, door) as admin_api,
             gateway,
-            _pages(gateway, config) as pages_url,
+            _pages(gateway, config, devices) as pages_url,
             _serving(admin_api, pages_url),
             _watching(gateway, inbox, watch=watch),
         ):
@@ -315,7 +318,7 @@ OPENS_ON_PURPOSE = any(each.name == "open_to_all" for each in fields(AdminOption
 
 
 @contextlib.contextmanager
-def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[str | None]:
+def _pages(gateway: Gateway, config: FleetConfig, devices: Devices) -> Iterator[str | None]:
     """The status page, /metrics, /healthz and /readyz, if they are wanted: their URL."""
     settings = config.gateway
     if settings.metrics is None:
@@ -339,6 +342,7 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[str | None]:
         registry=registry,
         more_pages=page.pages,
         more_silent=list if gateway.workers is None else gateway.workers.silent,
+        more_readiness=lambda: {"brokers": found} if (found := devices.brokers()) else {},
     ) as server:
         logger.info(
             "metrics are at %s/metrics, the status page at %s/",

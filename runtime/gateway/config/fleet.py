@@ -16,6 +16,7 @@ from tunnelfleet.runtime import TcpAddress
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
+    from .devices import NotifySection
     from .door_users import DoorUsers
     from .problems import Problem
 
@@ -82,6 +83,7 @@ class FleetConfig:
         door_rules: who may reach what.
         warnings: what is worth a look and changes nothing.
         files: that were read, tokens and certificates included, for whoever watches them.
+        notify: the brokers that tell devices of their tunnels.
     """
 
     gateway: GatewaySettings
@@ -89,6 +91,7 @@ class FleetConfig:
     door_rules: tuple[DoorRule, ...] = ()
     warnings: tuple[Problem, ...] = ()
     files: frozenset[Path] = frozenset()
+    notify: tuple[NotifySection, ...] = ()
 
 
 def ordinal_in(name: str) -> int | None:

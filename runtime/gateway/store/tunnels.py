@@ -1,32 +1,25 @@
-"""Tunnels that were added at run time, in their table; what is secret in a row is sealed.
+"""Tunnels that were added at run time, in their table.
 
-Owns what is kept of them, the keys of their entry as JSON, and the seal: AES-256-GCM under a key
-that is derived from the deployment's secret (HKDF-SHA256, RFC 5869), with the gateway and the
-tunnel's name as associated data, so that a row that was moved to another name does not open.
-Whoever reads the database alone has no token. A row that cannot be used is told and left out.
+Owns what is kept of them: the keys of their entry as JSON, the secret ones sealed. A row that cannot
+be used is told and left out.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
 from tunnelfleet.runtime.gateway.config.problems import ConfigProblems
 
+from .sealing import Sealer, SealingError
 from .tables import TUNNELS
 
 if TYPE_CHECKING:
@@ -37,80 +30,6 @@ if TYPE_CHECKING:
 
 class SealingError(TunnelError):
     """What is sealed does not open; the text says why."""
-
-
-FORM = b"\x01"
-"""The first byte of what is sealed, for another form one day."""
-NONCE_BYTES = 12
-KEY_BYTES = 32
-KEY_ID_BYTES = 8
-_KEY_USE = b"tunnelfleet state: sealed tunnels, AES-256-GCM"
-_ID_USE = b"tunnelfleet state: name of the key"
-
-
-class Sealer:
-    """Seals and opens the secrets of one gateway's tunnels.
-
-    Args:
-        secret: of the deployment.
-        gateway: whose tunnels they are.
-    """
-
-    def __init__(self, secret: bytes, gateway: str) -> None:
-        self._cipher = AESGCM(_derive(secret, _KEY_USE, KEY_BYTES))
-        self._gateway = gateway
-        self.key_id = _derive(secret, _ID_USE, KEY_ID_BYTES).hex()
-        """Tells keys apart, and tells nothing of them."""
-
-    def __repr__(self) -> str:
-        return f"Sealer({self.key_id})"
-
-    def seal(self, name: str, values: Mapping[str, str]) -> bytes:
-        """Seal the secrets of a tunnel."""
-        nonce = os.urandom(NONCE_BYTES)
-        plain = json.dumps(dict(values), sort_keys=True).encode()
-        return FORM + nonce + self._cipher.encrypt(nonce, plain, self._bound_to(name))
-
-    def unseal(self, name: str, sealed: bytes, key_id: str) -> dict[str, str]:
-        """Open what was sealed.
-
-        Args:
-            name: of the tunnel.
-            sealed: what `seal` made.
-            key_id: of the key that it was made with.
-
-        Raises:
-            SealingError: it was another key, or it is not what was sealed for this tunnel.
-        """
-        if key_id != self.key_id:
-            raise SealingError(
-                "they were sealed with another secret than this deployment's; start with that one "
-                "(client_token_secret_file), or add the tunnel again"
-            )
-        nonce, content = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
-        if sealed[:1] != FORM or len(nonce) < NONCE_BYTES:
-            raise SealingError("they are in a form that this program does not know")
-        try:
-            plain = self._cipher.decrypt(nonce, content, self._bound_to(name))
-        except InvalidTag:
-            raise SealingError(
-                "they were changed, or belong to another tunnel or gateway; add the tunnel again"
-            ) from None
-        values: dict[str, str] = json.loads(plain)
-        return values
-
-    def _bound_to(self, name: str) -> bytes:
-        return json.dumps([self._gateway, name]).encode()
-
-
-def _derive(secret: bytes, use: bytes, length: int) -> bytes:
-    return HKDF(algorithm=SHA256(), length=length, salt=None, info=use).derive(secret)
-
-
-SECRET_KEYS = ("access_token", "client_token", "http_proxy")
-"""Keys of an entry that are sealed; the address of a proxy may have a password."""
-PLACE = "state"
-"""Stands for a file, in messages and as the place of the tunnels."""
 
 
 class StoredTunnels(NamedTuple):
