@@ -25,6 +25,8 @@ from tunnelfleet.runtime import Backoff, HttpProxy, Limits, TcpAddress, parse_ad
 
 from .things import MAX_THINGS, check_client_id, check_template, check_thing, parse_broker
 
+DOOR = "door"
+"""Where a source does not listen: its service is reached through the front door alone."""
 OFF = "off"
 """What is served nowhere: the pages, the admin API."""
 TOKEN_KEYS = ("access_token_file", "access_token_env", "access_token")

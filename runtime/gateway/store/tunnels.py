@@ -1,7 +1,7 @@
 """Tunnels that were added at run time, in their table.
 
-Owns what is kept of them: the keys of their entry as JSON, the secret ones sealed. A row that cannot
-be used is told and left out.
+Owns what is kept of them: the keys of their entry as JSON, the secret ones sealed. A row that
+cannot be used is told and left out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
 from tunnelfleet.runtime.gateway.config.problems import ConfigProblems
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from .database import Database
 
 
-class SealingError(TunnelError):
-    """What is sealed does not open; the text says why."""
+SECRET_KEYS = ("access_token", "client_token", "http_proxy")
+"""Keys of an entry that are sealed; the address of a proxy may have a password."""
+PLACE = "state"
+"""Stands for a file, in messages and as the place of the tunnels."""
 
 
 class StoredTunnels(NamedTuple):
