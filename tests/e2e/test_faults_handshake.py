@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import threading
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support.faulty_server import ScriptedService
 from tests.support.rig import Rig, connect, echo
+from tests.support.sockets import free_port
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import (
     FAULT_LIMITS,
@@ -196,9 +196,7 @@ class TestRetried:
         return pair
 
     def test_a_refused_connection(self, rig: Rig) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            endpoint = Endpoint.parse(f"ws://127.0.0.1:{sock.getsockname()[1]}")
+        endpoint = Endpoint.parse(f"ws://127.0.0.1:{free_port()}")
         with undisturbed(rig):
             tunnel = open_alone(rig, endpoint)
             eventually(lambda: tunnel.status().connect_failures >= 3, "three failures")

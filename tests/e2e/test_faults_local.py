@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.content import MIB, blocks, digest
 from tests.support.rig import connect, echo, receive_exactly
+from tests.support.sockets import free_port
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import (
     FAULT_LIMITS,
@@ -40,9 +41,7 @@ STALL_LIMITS = replace(FAULT_LIMITS, stall_timeout_seconds=STALL_SECONDS)
 
 def unused_port() -> TcpAddress:
     """A port of this machine where nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return TcpAddress("127.0.0.1", sock.getsockname()[1])
+    return TcpAddress("127.0.0.1", free_port())
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from tests.support.commands import PROGRAM
 from tests.support.gateway import WAIT_SECONDS, GatewayRig, UpProcess, seen_in_time
 from tests.support.rig import connect, echo, receive_exactly
 from tests.support.transfer import Transfer
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.gateway.placement import worker_of
 from tunnelfleet.runtime.service.events import ServiceEventKind
@@ -150,7 +151,8 @@ def test_a_worker_dies_and_only_its_tunnels_blink(rig: GatewayRig) -> None:
                 ),
                 "what both workers count is in the metrics",
             )
-            before, connected = sums(gateway), connects(rig, kept)
+            eventually(lambda: connects(rig, kept) == len(kept), "the service tells of each")
+            before = sums(gateway)
             killed_at = time.time()
             os.kill(pids[0], signal.SIGKILL)
             for sock in cut:
@@ -166,7 +168,7 @@ def test_a_worker_dies_and_only_its_tunnels_blink(rig: GatewayRig) -> None:
                 "one of the doors' connections is left",
             )
             # The others have noticed nothing.
-            assert connects(rig, kept) == connected
+            assert connects(rig, kept) == len(kept)
             for name in kept:
                 states = [e["state"] for e in gateway.events("tunnel_state_changed", tunnel=name)]
                 assert states == ["connected"]

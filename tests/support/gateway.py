@@ -159,7 +159,7 @@ class GatewayRig:
         self.folder = folder / "fleet.d"
         self.mode = mode
         self.gateway = gateway
-        self.drain_seconds = 10.0
+        self.drain_seconds = WAIT_SECONDS
         self.metrics = "127.0.0.1:0"
         self.entries: dict[str, Entry] = {}
         self.others: dict[str, Tunnel] = {}

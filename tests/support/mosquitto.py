@@ -20,6 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.support.aws_service import WAIT_SECONDS
 from tests.support.programs import require_program
+from tests.support.sockets import free_port
 from tunnelfleet.runtime.service.certificates import ensure_certificate
 
 if TYPE_CHECKING:
@@ -47,9 +48,7 @@ class Mosquitto:
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         # Whatever user mosquitto runs as: as root it would become another one.
         lines = [f"listener {self.port} 127.0.0.1", "user root"]
         if self.is_tls:
