@@ -344,9 +344,10 @@ class InFlight:
         answered = number - pings[0].number
         ping = pings[answered]
         del pings[: answered + 1]
-        self.does_answer, self._unanswered, self._waits_since = True, 0, now
-        if self.phase is Phase.SILENT:
+        if self.phase is Phase.SILENT or (self._unanswered and not self.does_answer):
+            # It does answer: what impatience has made of the window is not to stay.
             self._start()
+        self.does_answer, self._unanswered, self._waits_since = True, 0, now
         gained = max(ping.position - self._confirmed, 0)
         self._confirmed += gained
         seconds = now - ping.sent_at

@@ -194,7 +194,7 @@ class FakeWebSocket(Recorder):
                 self.write(self.unwritten)
         elif isinstance(message, TransmitPing):
             self.pings.append(message.number)
-            if self.rig.writes:
+            if self.rig.answers_pings:
                 self.rig.tunnel.tell(PongHeard(self.epoch, message.number))
         elif isinstance(message, PauseReading):
             self.log.add("pause")

@@ -24,7 +24,7 @@ from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import Message, MessageType, encode_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 SUBPROTOCOL = "aws.iot.securetunneling-3.0"
 RECEIVE_BUFFER_BYTES = 65_536
@@ -55,6 +55,7 @@ class WebsocketsRelay:
         services: what is announced.
         bytes_per_second: the throttle of each direction; None for none.
         max_queue: how many messages the library parses ahead; None is its default.
+        on_relayed: called with `relayed_bytes` whenever a message of the source has passed.
 
     Attributes:
         relayed_bytes: what passed from the source, WebSocket payloads.
@@ -65,9 +66,11 @@ class WebsocketsRelay:
         services: Sequence[str],
         bytes_per_second: float | None = None,
         max_queue: int | None = None,
+        on_relayed: Callable[[int], None] = lambda _bytes: None,
     ) -> None:
         self._services = tuple(services)
         self._rate = bytes_per_second
+        self._on_relayed = on_relayed
         self._options: dict[str, Any] = {} if max_queue is None else {"max_queue": max_queue}
         self._socket = socket.create_server(("127.0.0.1", 0))
         # Before it listens for long: what is accepted has it too.
@@ -119,6 +122,9 @@ class WebsocketsRelay:
         other = "destination" if mode == "source" else "source"
         ids = Message(MessageType.SERVICE_IDS, available_service_ids=self._services)
         await connection.send(encode_frame(ids))
+        if self._ends[mode].done():
+            # It has come again.
+            self._ends[mode] = self._loop.create_future()
         self._ends[mode].set_result(connection)
         throttle = Throttle(self._rate)
         with contextlib.suppress(websockets.ConnectionClosed, asyncio.CancelledError):
@@ -128,6 +134,7 @@ class WebsocketsRelay:
                 await peer.send(message)
                 if mode == "source":
                     self.relayed_bytes += len(message)
+                    self._on_relayed(self.relayed_bytes)
 
 
 def main() -> None:
