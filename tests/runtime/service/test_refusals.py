@@ -186,7 +186,7 @@ def test_a_rate_that_is_none(rate: float) -> None:
 
 
 @contextlib.contextmanager
-def connect(service: TunnelService) -> Iterator[socket.socket]:
+def connected(service: TunnelService) -> Iterator[socket.socket]:
     """A connection, with the service's TLS if it has it."""
     with connect_tcp(service) as plain:
         if not service.has_tls:
@@ -209,11 +209,11 @@ def test_what_recorded_clients_send_is_taken_once(capture: Path, tls: bool) -> N
                 if name.lower() != "client-token"
             )
             wire = f"GET {recorded.path} HTTP/1.1\r\n{headers}\r\n".encode()
-            with connect(service) as sock:
+            with connected(service) as sock:
                 sock.sendall(wire)
                 assert sock.recv(12) == b"HTTP/1.1 101"
             text = f"{TOKEN}: The access token was previously used and cannot be used again"
-            with connect(service) as sock:
+            with connected(service) as sock:
                 sock.sendall(wire)
                 head, _, body = read_to_end(sock).partition(b"\r\n\r\n")
             assert body == text.encode()
