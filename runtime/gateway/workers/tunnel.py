@@ -338,13 +338,6 @@ class RemoteTunnelActor(DispatchedActor):
         if self._stats.enter(state, reason):
             self._context.publish(TunnelStateChanged(self._context.config.name, state, reason))
 
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
-
     HANDLERS: ClassVar[Handlers] = {
         WorkerUp: _on_worker_up,
         WorkerLost: _on_worker_lost,

@@ -388,13 +388,6 @@ class WorkerActor(DispatchedActor):
         self._table.lose_connects(worker.number)
         worker.tell_tunnels(WorkerLost(f"{worker.name} has ended and is started again"))
 
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
-
     HANDLERS: ClassVar[Handlers] = {
         ToWorker: _on_to_worker,
         AskTree: _on_ask_tree,
