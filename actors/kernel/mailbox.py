@@ -184,7 +184,7 @@ class ActorCell:
         raise NotImplementedError(msg)
 
     def empty(self) -> bool:
-        """Whether no mail waits."""
+        """Return whether no mail waits."""
         return not self.items
 
     def kill(self) -> None:

@@ -27,7 +27,7 @@ class StopFlag:
         self._cell = cell
 
     def is_set(self) -> bool:
-        """Whether the actor has ended."""
+        """Return whether the actor has ended."""
         return self._cell.ended
 
     def set(self) -> None:

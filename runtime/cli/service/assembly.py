@@ -37,7 +37,7 @@ def parse_listen(option: str, text: str, example: str) -> tuple[str, int]:
 
 
 AWS_CONNECTS_PER_SECOND: Final = 10.0
-"""Of an account (docs/protocol.md section 6)."""
+"""The quota of an account (docs/protocol.md section 6)."""
 _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 
 

@@ -60,7 +60,7 @@ class Sealer:
         self._cipher = AESGCM(_derive(secret, _KEY_USE, KEY_BYTES))
         self._gateway = gateway
         self.key_id = _derive(secret, _ID_USE, KEY_ID_BYTES).hex()
-        """Tells keys apart, and tells nothing of them."""
+        """A digest that tells keys apart without giving them away."""
 
     def __repr__(self) -> str:
         return f"Sealer({self.key_id})"
@@ -114,7 +114,7 @@ PLACE = "state"
 
 
 class StoredTunnels(NamedTuple):
-    """What a state has.
+    """The tunnels that were found in a state.
 
     Attributes:
         tunnels: by name.
@@ -146,7 +146,7 @@ class TunnelTable:
         self._authorities = authorities
 
     def save(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Keep a tunnel, in place of one of the same name.
+        """Save a tunnel, in place of one of the same name.
 
         Args:
             name: of the tunnel.
@@ -189,7 +189,7 @@ class TunnelTable:
             return connection.execute(statement).rowcount > 0
 
     def load(self) -> StoredTunnels:
-        """All tunnels of the gateway.
+        """Return all tunnels of the gateway.
 
         Raises:
             StoreError: they cannot be read.
