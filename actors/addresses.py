@@ -47,7 +47,7 @@ def parse_ip(text: str) -> IpAddress | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can connect to `host`."""
+    """Return whether nobody but this machine can connect to `host`."""
     address = parse_ip(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 
@@ -100,7 +100,7 @@ def _unix_address(path: str, text: str) -> UnixAddress:
 
 
 MAX_SHOWN_LENGTH = 60
-"""Of an address that an error repeats; the access tokens of AWS are longer."""
+"""The longest address that an error repeats; the access tokens of AWS are longer."""
 
 
 def _bad_address(text: str) -> ConfigError:

@@ -291,7 +291,7 @@ class RelayThreads:
         """An idle thread looks after the busy ones."""
         self._closed = False
         self.is_abandoned = False
-        """Nobody waits for the queues any more; they end."""
+        """Set when nobody waits for the queues any more; the threads end."""
 
     @property
     def thread_count(self) -> int:

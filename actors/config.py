@@ -81,7 +81,7 @@ class Limits:
     connect_timeout_seconds: float = 15.0
     """DNS, TCP, proxy, TLS and WebSocket handshake together."""
     announce_timeout_seconds: float = 15.0
-    """From the upgrade to SERVICE_IDS."""
+    """How long SERVICE_IDS may take to come after the upgrade."""
     local_connect_timeout_seconds: float = 10.0
     next_address_after_seconds: float = 0.25
     """Of a name with several addresses: the next is tried beside one that has not answered by then.
@@ -91,7 +91,7 @@ class Limits:
     keepalive_idle_seconds: float = 60.0
     """Of a local TCP connection: after so long in silence the kernel asks whether it lives."""
     keepalive_interval_seconds: float = 15.0
-    """Until it asks again, when there was no answer."""
+    """How long the kernel waits before it asks again, when there was no answer."""
     keepalive_count: int = 4
     """Questions without an answer that end the connection: SO_KEEPALIVE, tcp(7)."""
     max_free_listeners: int = 64

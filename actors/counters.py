@@ -158,7 +158,7 @@ class ServiceCounters:
             self.whole.count_connection_ended(reason)
 
     def forget_active(self) -> None:
-        """Nothing of it is active: whoever would have counted the ends has gone."""
+        """Set what is active to zero: the actor that would have counted the ends is gone."""
         if self.whole is not None and (self.streams_active or self.connections_active):
             self.whole.streams_active -= self.streams_active
             self.whole.connections_active -= self.connections_active
@@ -300,19 +300,19 @@ class Counters:
                 setattr(self, each.name, Histogram(each.bounds))
 
     def add(self, name: str, number: float = 1) -> None:
-        """Add to the counter of that name, here and in the whole."""
+        """Add to the counter of that name, of this tunnel and of its fleet."""
         setattr(self, name, getattr(self, name) + number)
         if self.whole is not None:
             self.whole.add(name, number)
 
     def add_by(self, name: str, reason: str) -> None:
-        """Add one to the counter of that name, for a reason, here and in the whole."""
+        """Add one to the counter of that name, for a reason, of this tunnel and of its fleet."""
         count(getattr(self, name), reason)
         if self.whole is not None:
             self.whole.add_by(name, reason)
 
     def observe(self, name: str, value: float) -> None:
-        """Add a value to the distribution of that name, here and in the whole."""
+        """Add a value to the distribution of that name, of this tunnel and of its fleet."""
         getattr(self, name).observe(value)
         if self.whole is not None:
             self.whole.observe(name, value)
@@ -331,7 +331,7 @@ class Counters:
         return found
 
     def sum(self, field: str) -> int:
-        """The sum of an integer field over the services."""
+        """Return the sum of an integer field over the services."""
         return sum(getattr(service, field) for service in tuple(self.services.values()))
 
     # What the actors of a tunnel call. What happens for every piece names its attribute by itself.
@@ -397,7 +397,7 @@ class Counters:
         self.add_by("exhausted_operations", operation)
 
     def set_queue_bytes(self, queue_bytes: int) -> None:
-        """So many payload bytes wait in front of the WebSocket."""
+        """Note how many payload bytes wait in front of the WebSocket."""
         change = queue_bytes - self.queue_bytes
         if change:
             self.queue_bytes = queue_bytes
@@ -412,7 +412,7 @@ class Counters:
             each = each.whole
 
     def forget_active(self) -> None:
-        """Nothing is active and nothing waits: the actors that knew of it are gone."""
+        """Set what is active or waits to zero: the actors that knew of it are gone."""
         self.set_queue_bytes(0)
         self.set_link_rate(0)
         for service in tuple(self.services.values()):
@@ -442,7 +442,7 @@ class FleetCounters(Counters):
         self._members: dict[TunnelState, dict[TunnelStats, None]] = {s: {} for s in TunnelState}
 
     def service(self, service_id: str) -> ServiceCounters:
-        """The counters of all services with the label of `service_id`."""
+        """Return the counters of all services with the label of `service_id`."""
         return super().service(self._label(service_id))
 
     # -- states
@@ -503,7 +503,7 @@ class TunnelStats(Counters):
         self.last_event = "opened"
         self.channel_id = ""
         self.connections: dict[int, LiveConnection] = {}
-        """Those that are open, by serial; at most `Limits.max_connections`."""
+        """The open connections by serial; at most `Limits.max_connections`."""
         self.service_ids: tuple[str, ...] = ()
         self.listening: dict[str, tuple[str, ...]] = {}
 

@@ -29,7 +29,7 @@ class Subscribe(NamedTuple):
     kinds: frozenset[type[TunnelEvent]] | None = None
 
     def wants(self, event: TunnelEvent) -> bool:
-        """Whether it asked for this one."""
+        """Return whether it asked for this one."""
         if self.tunnels is not None and event.tunnel not in self.tunnels:
             return False
         return self.kinds is None or isinstance(event, tuple(self.kinds))

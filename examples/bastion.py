@@ -104,7 +104,7 @@ def ssh_command(folder: Path) -> list[str]:
 
 
 def wait_for_port(port: int) -> None:
-    """Until somebody listens."""
+    """Wait until somebody listens."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

@@ -90,7 +90,7 @@ def visit(runtime: TunnelRuntime, token: str, endpoint: str, *, forever: bool) -
 
 
 def wait_for_interrupt() -> None:
-    """Until Ctrl-C."""
+    """Wait until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
 

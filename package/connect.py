@@ -25,7 +25,7 @@ PROGRAM = "tunnelfleet"
 
 COPY_BYTES = 65_536
 MAX_HEAD_BYTES = 16_384
-"""Of the gateway's answer."""
+"""The longest head of the gateway's answer."""
 _STDIN, _STDOUT = 0, 1
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
 
@@ -98,11 +98,11 @@ def connect(name: str, gateway: str | None = None) -> int:
 
 
 CONNECT_SOCKET = "connect.sock"
-"""Beside the admin socket of a gateway."""
+"""The name of the private door's socket, beside the admin socket of a gateway."""
 
 
 def connect_socket(gateway: str | None, environ: Mapping[str, str]) -> str:
-    """The path of a gateway's private front door.
+    """Return the path of a gateway's private front door.
 
     Raises:
         ConnectFailed: the gateway is none on this machine.
@@ -168,7 +168,7 @@ def _check_owner(sock: socket.socket, path: str) -> None:
 
 
 def _read_answer(sock: socket.socket) -> tuple[int, str]:
-    """The status, and the text of a refusal."""
+    """Return the status, and the text of a refusal."""
     head = bytearray()
     while not head.endswith(b"\r\n\r\n") and len(head) < MAX_HEAD_BYTES:
         # Not a byte more: what follows is the application's.
@@ -234,14 +234,14 @@ def _receive(sock: socket.socket) -> None:
 
 
 def _close_stdout() -> None:
-    """Whoever reads it sees the end; what is written at exit goes nowhere."""
+    """Close standard output: its reader sees the end, and what is written at exit goes nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, _STDOUT)
     os.close(null)
 
 
 def _send(sock: socket.socket, end: int) -> None:
-    """On a thread of its own, which may wait for standard input while the other direction flows."""
+    """Send standard input, on a thread of its own that may wait while the other direction flows."""
     try:
         while data := os.read(_STDIN, COPY_BYTES):
             sock.sendall(data)

@@ -173,7 +173,7 @@ def _frame_too_large(size: int) -> LocalProtocolError:
 PAYLOAD_TAG = b"\x22"
 """Field 4, with a length before it."""
 _KEPT = 1_024
-"""Of how many streams, connections and sizes the encoded fields are kept."""
+"""For how many streams, connections and sizes the encoded fields are kept."""
 
 
 @lru_cache(_KEPT)
@@ -189,7 +189,7 @@ def _fields_behind(service_id: str, connection_id: int) -> bytes:
 
 @lru_cache(_KEPT)
 def _payload_header(size: int) -> bytes:
-    """The tag, and the size as a varint: seven bits a byte, the low ones first."""
+    """Return the tag, and the size as a varint: seven bits a byte, the low ones first."""
     header = bytearray(PAYLOAD_TAG)
     while size > 0x7F:
         header.append(size & 0x7F | 0x80)

@@ -117,18 +117,18 @@ class Engine:
         self._kernel = kernel
         self._registry = registry
         self.threads = threads
-        """Those on which callbacks run."""
+        """The threads on which callbacks run."""
         self._dispatcher_count = dispatchers
         self._connect_concurrency = connect_concurrency
         self._phase_changed = threading.Condition()
         self._phase = EnginePhase.NEW
         self._hand_over: Callable[[], object] | None = None
-        """What becomes of the tunnels if it fails; None: they end with it."""
+        """Gives the tunnels to another engine if this one fails; None: they end with it."""
         self._connector: Connector | None = None
         self._root: DispatchedRef[Any] | None = None
         self._fork_guard: ForkGuard | None = None
         self.dispatchers: list[Dispatcher] = []
-        """Those that run; none before the start and after the end."""
+        """The dispatchers that run; none before the start and after the end."""
 
     def renewed(self) -> Engine:
         """Another one, not started, with the same tunnels, counters and settings."""
@@ -192,7 +192,7 @@ class Engine:
         return connector
 
     def dispatcher(self, number: int) -> Dispatcher:
-        """The dispatcher of that number.
+        """Return the dispatcher of that number.
 
         Raises:
             TunnelClosed: it does not run.
@@ -203,7 +203,7 @@ class Engine:
         return dispatchers[number]
 
     def not_running(self) -> TunnelClosed:
-        """The error for whoever needs it to run: it says what to do."""
+        """Return the error for whoever needs it to run: it says what to do."""
         if self._phase in (EnginePhase.NEW, EnginePhase.RUNNING):
             return TunnelClosed("the runtime is not running: call start() first")
         return TunnelClosed(
@@ -310,7 +310,7 @@ class Engine:
             self._wait_for_end(timeout_seconds, deadline)
 
     def _stop_root(self, timeout_seconds: float) -> bool:
-        """Have the actors end in good order; returns whether they did within the time."""
+        """End the actors in good order; return whether they ended within the time."""
         root = self._root
         try:
             if root is not None:
@@ -470,5 +470,5 @@ MIN_CALLBACK_SECONDS = 1.0
 
 
 def _left(deadline: float) -> float:
-    """What callbacks have until then, and at least a moment."""
+    """Return what callbacks have until then, and at least a moment."""
     return max(deadline - time.monotonic(), MIN_CALLBACK_SECONDS)

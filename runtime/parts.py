@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def make_parts(connector: Connector, outbox: Outbox | None = None) -> TunnelParts:
-    """The makers of the parts of one tunnel.
+    """Return the makers of the parts of one tunnel.
 
     Args:
         connector: of this run of the runtime.

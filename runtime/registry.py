@@ -116,7 +116,7 @@ class TunnelRegistry:
         self._meter.close(tunnel.stats)
 
     def get(self, name: str) -> Tunnel:
-        """The tunnel of that name.
+        """Return the tunnel of that name.
 
         Raises:
             KeyError: there is none.
@@ -125,7 +125,7 @@ class TunnelRegistry:
             return self._tunnels[name]
 
     def tunnels(self) -> list[Tunnel]:
-        """All tunnels, in the order in which they were opened."""
+        """Return all tunnels, in the order in which they were opened."""
         with self._lock:
             return list(self._tunnels.values())
 

@@ -165,7 +165,7 @@ class TunnelRuntime:
         return self
 
     def child_spec(self, child_id: str = "tunnelfleet") -> ChildSpec:
-        """How a host's `SupervisorActor` runs this runtime as its child, instead of `start`.
+        """Return how a host's `SupervisorActor` runs this runtime as its child, instead of `start`.
 
         The child is `permanent`. The first start is that of this runtime. After a failure a new
         runtime takes its place: `present` tells which. It has the same options, the tunnels that
@@ -332,7 +332,7 @@ class TunnelRuntime:
         return self.begin_close(name).result(timeout_seconds)
 
     def begin_close(self, name: str) -> Future[TunnelStatus]:
-        """The same without waiting: the future has what it looked like at its end.
+        """Begin to close a tunnel; the future has its status at its end.
 
         Its done-callbacks run on a thread of the runtime that they must not hold up.
 
@@ -368,7 +368,7 @@ class TunnelRuntime:
         self.tunnel(name).replace_limits(limits)
 
     def tunnel(self, name: str) -> Tunnel:
-        """The tunnel of that name.
+        """Return the tunnel of that name.
 
         Raises:
             KeyError: there is none.
@@ -377,7 +377,7 @@ class TunnelRuntime:
         return self._registry.get(name)
 
     def tunnels(self) -> list[Tunnel]:
-        """All tunnels, in the order in which they were opened."""
+        """Return all tunnels, in the order in which they were opened."""
         self._check_process()
         return self._registry.tunnels()
 
@@ -449,7 +449,7 @@ class TunnelRuntime:
         return True
 
     def connect_stats(self) -> ConnectStats:
-        """Who waits for a permit, what is suspended, which endpoints are down."""
+        """Return who waits for a permit, what is suspended, which endpoints are down."""
         self._check_process()
         return self._gate.snapshot()
 
@@ -469,7 +469,7 @@ class TunnelRuntime:
         return self._kernel.dispatchers
 
     def stats(self) -> RuntimeStats:
-        """What the runtime itself uses."""
+        """Return what the runtime itself uses."""
         self._check_process()
         return RuntimeStats.of(len(self._registry), self._engine.dispatchers)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 GOVERNOR = "governor"
 RELAY = "events"
 SHARED_BACKOFF = Backoff(min_seconds=0.05, max_seconds=5.0)
-"""Of what all tunnels share: with a backoff its crashes never end the runtime."""
+"""The backoff of what all tunnels share: with one, its crashes never end the runtime."""
 
 
 class RuntimeSupervisor(SupervisorActor):
@@ -75,7 +75,7 @@ class RuntimeSupervisor(SupervisorActor):
 def relay_spec(
     observe: Callable[[TunnelEvent], None], subscriptions: Callable[[], list[Subscribe]]
 ) -> ChildSpec:
-    """How the event relay is run.
+    """Return how the event relay is run.
 
     Args:
         observe: called with each event in the relay's turn; must not block or raise.
@@ -103,7 +103,7 @@ def governor_spec(
 
 
 def tunnel_child_id(name: str) -> str:
-    """The id of a tunnel's supervisor among the root's children."""
+    """Return the id of a tunnel's supervisor among the root's children."""
     return f"tunnel {name}"
 
 
@@ -114,7 +114,7 @@ STOP_MARGIN_SECONDS = 3.0
 
 
 def tunnel_spec(tunnel: Tunnel, connector: Connector, dispatcher: Dispatcher) -> ChildSpec:
-    """How a tunnel is run.
+    """Return how a tunnel is run.
 
     Args:
         tunnel: the handle on it.
@@ -135,11 +135,11 @@ def tunnel_spec(tunnel: Tunnel, connector: Connector, dispatcher: Dispatcher) ->
 
 CHILD_SHUTDOWN_SECONDS = 30.0
 CHILD_BACKOFF = Backoff(min_seconds=0.2, max_seconds=30.0)
-"""Of a runtime that is a host's child."""
+"""The backoff of a runtime that is a host's child."""
 
 
 def runtime_spec(child_id: str, start: Callable[[], ActorRef[Any]]) -> ChildSpec:
-    """How a host's supervisor runs a whole runtime.
+    """Return how a host's supervisor runs a whole runtime.
 
     Args:
         child_id: its id among the host's children.
@@ -172,5 +172,5 @@ class OwnProcess:
     def governor_spec(
         self, gate: ConnectGate, rate_per_second: float, concurrency: int, per_endpoint: int | None
     ) -> ChildSpec:
-        """How the governor is run."""
+        """Return how the governor is run."""
         return governor_spec(gate, rate_per_second, concurrency, per_endpoint)

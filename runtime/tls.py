@@ -15,7 +15,7 @@ from tunnelfleet.proto import ConfigError
 def make_ssl_context(
     ca_file: Path | None = None, ca_dir: Path | None = None, *, verify: bool = True
 ) -> ssl.SSLContext:
-    """A context for connecting to the tunneling service.
+    """Return a context for connecting to the tunneling service.
 
     Args:
         ca_file: PEM file of the authorities to trust; with neither file nor folder, the system's.

@@ -199,7 +199,7 @@ class Tunnel:
             self._outbox.finish(TunnelClosed("the tunnel is stopped"))
 
     def status(self) -> TunnelStatus:
-        """Look at it."""
+        """Return how the tunnel is now."""
         stats = self.stats
         return TunnelStatus(
             name=self.name,

@@ -80,7 +80,7 @@ class Subscriptions:
         self._by_urn: dict[str, Subscribe] = {}
 
     def present(self) -> list[Subscribe]:
-        """All of them, for a relay that starts."""
+        """Return all subscriptions, for a relay that starts."""
         return list(self._by_urn.values())
 
     def add(

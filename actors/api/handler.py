@@ -74,7 +74,7 @@ class TunnelApi:
     # -- which services
 
     def serves(self, service_id: str) -> bool:
-        """Whether the streams of a service end at the user."""
+        """Return whether the streams of a service end at the user."""
         target = self._services.get(service_id) or self._services.get(ANY_SERVICE)
         return isinstance(target, ApiService)
 
@@ -128,7 +128,7 @@ class TunnelApi:
         self._wire.data(key, entry.payload, now, whole=True)
 
     def _find(self, entry: Outgoing) -> ConnectionKey:
-        """The connection that a command means; raises what is wrong with it."""
+        """Return the connection that a command means; raises what is wrong with it."""
         service_id = self._resolve(entry.service_id)
         connection_id = entry.connection_id
         if connection_id is None:
@@ -190,7 +190,7 @@ class TunnelApi:
         self._shell.adopt(opened, key)
 
     def _command_key(self) -> ConnectionKey:
-        """A key for a command that belongs to no connection. No stream has this id."""
+        """Return a key for a command that belongs to no connection. No stream has this id."""
         return ConnectionKey("", 0, 0, -next(self._commands))
 
     def _reset_connection(self, entry: Outgoing) -> None:
@@ -285,7 +285,7 @@ class TunnelApi:
     # -- holding back
 
     def must_hold_back(self) -> bool:
-        """Whether the WebSocket must not be read for now: callbacks do not keep up."""
+        """Return whether the WebSocket must not be read for now: callbacks do not keep up."""
         full = self._outbox.hold_back()
         if full and not self._stalled:
             self._outbox.callback_queue.stats.add("stalls")

@@ -212,7 +212,7 @@ class Outbox:
         return size_bytes <= self._max_bytes and self._messages < self._max_messages
 
     def _holds_senders(self) -> bool:
-        """Whether callbacks must first take what they are told of what was sent."""
+        """Return whether callbacks must first take what they are told of what was sent."""
         queue = self.callback_queue
         return queue.is_full and SendMessageComplete in self.wanted and not queue.runs_here
 
@@ -298,7 +298,7 @@ class Outbox:
             function()
 
     def wants(self, kind: type[ApiEvent]) -> bool:
-        """Whether anybody wants events of this type."""
+        """Return whether anybody wants events of this type."""
         return kind in self.wanted
 
     def emit(self, event: ApiEvent, payload_bytes: int = 0) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 from _thread import get_ident
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
 from pykka import Actor, ActorRef, ActorRegistry, Future
 
@@ -59,6 +59,9 @@ class DispatchedActor(Actor):
     `__init__` runs in the thread that calls `start`, everything else in the dispatcher's; so
     timers, sockets and watches are set up from `on_start` on.
     """
+
+    HANDLERS: ClassVar[Handlers] = {}
+    """What handles a message of a type; see `on_receive`."""
 
     _cell: ActorCell
 
@@ -163,10 +166,15 @@ class DispatchedActor(Actor):
     def on_receive(self, message: Any) -> Any:
         """Handle a message; what is returned answers an ask.
 
-        The default logs the type of a message that nobody expected, never its content.
+        The default looks the message's type up in `HANDLERS`. A message that is not in it is
+        logged by its type, never by its content.
         """
+        handler = self.HANDLERS.get(type(message))
+        if handler is not None:
+            return handler(self, message)
         name = type(self).__name__
         logger.warning("%s got an unexpected message: a %s", name, type(message).__name__)
+        return None
 
     # Ending.
 

@@ -112,7 +112,7 @@ def _number(found: Declared) -> Any:
 
 @cache
 def declared(counting: type) -> tuple[Declared, ...]:
-    """What a class of counters declares, in the order of its fields."""
+    """Return what a class of counters declares, in the order of its fields."""
     return tuple(
         replace(found, name=each.name, metric=found.metric or each.name)
         for each in fields(counting)

@@ -66,7 +66,7 @@ class ForkGuard:
 
 
 def has_forked() -> bool:
-    """Whether this process has children that may hold its descriptors."""
+    """Return whether this process has children that may hold its descriptors."""
     return _Forks.has_children
 
 

@@ -174,13 +174,6 @@ class SocketActor(DispatchedActor):
         )
         self._dial.start()
 
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
-
     def _on_connected(self, sock: socket.socket) -> None:
         self._dial = None
         self._socket = sock

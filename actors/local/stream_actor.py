@@ -67,13 +67,6 @@ class StreamActor(DispatchedActor):
         """Of all its sockets, those of connections too that are over on the wire."""
         self._stopping = False
 
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
-
     def _open_local(self, message: OpenLocal) -> None:
         local = self._local_end
         key = message.key

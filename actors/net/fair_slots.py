@@ -47,7 +47,7 @@ class _Line(NamedTuple):
 
 
 def reserved_share(slots: int) -> int:
-    """How many of `slots` may go to those who must leave some to others: about 3/4."""
+    """Return how many of `slots` may go to those who must leave some to others: about 3/4."""
     return max(1, slots - max(1, slots // 4))
 
 
@@ -129,7 +129,7 @@ class FairSlots(Generic[Key]):
         return key
 
     def _next_line(self) -> tuple[_Line, _Trust] | None:
-        """The line whose turn it is, of those that may have a slot.
+        """Return the line whose turn it is, of those that may have a slot.
 
         It does not matter how many wait: what is passed over are groups that have slots.
         """
@@ -178,7 +178,7 @@ class FairSlots(Generic[Key]):
         ]
 
     def _waiting_newcomers(self) -> set[str]:
-        """The groups of newcomers who wait; two of them are enough to know."""
+        """Return the groups of newcomers who wait; two of them are enough to know."""
         return {line.group for line in islice(self._queues[_Trust.UNKNOWN], 2)}
 
     def give_back(self, key: Key, now: float, *, succeeded: bool) -> None:
@@ -206,7 +206,7 @@ class FairSlots(Generic[Key]):
         return self._records.get(("group", line.group), _Trust.UNKNOWN)
 
     def _fits(self, group: str | None, slots: int, trust: _Trust) -> bool:
-        """Whether one more of `trust` fits into the `slots` of a group, or into all."""
+        """Return whether one more of `trust` fits into the `slots` of a group, or into all."""
         slow = self._held[group, _Trust.SLOW]
         unproven = slow + self._held[group, _Trust.UNKNOWN]
         if unproven + self._held[group, _Trust.PROVEN] >= slots:

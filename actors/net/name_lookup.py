@@ -68,7 +68,7 @@ def _numeric(host: str, port: int) -> tuple[SocketAddress, ...]:
 
 
 MAX_SCOPE = 2**32 - 1
-"""Of an IPv6 address: sin6_scope_id has 32 bits."""
+"""The largest scope of an IPv6 address: sin6_scope_id has 32 bits."""
 MAX_SCOPE_DIGITS = len(str(MAX_SCOPE))
 
 

@@ -79,7 +79,7 @@ def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
 
 
 def is_would_block(error: OSError) -> bool:
-    """Whether `error` only says that the kernel takes no more for now."""
+    """Return whether `error` only says that the kernel takes no more for now."""
     return isinstance(error, NOTHING_YET)
 
 
@@ -88,7 +88,7 @@ _CREDENTIALS = struct.Struct("iii")
 
 
 def peer_of(sock: socket.socket, address: Any) -> tuple[str, str]:
-    """Who is at the other side of an accepted socket: where, and who if the kernel knows.
+    """Return who is at the other side of an accepted socket: where, and who if the kernel knows.
 
     Args:
         sock: the socket.
@@ -132,7 +132,7 @@ def undelivered_bytes(sock: socket.socket) -> int:
 
 
 def has_hung_up(sock: socket.socket) -> bool:
-    """Whether the other side has gone altogether: a reset, or both directions closed.
+    """Return whether the other side has gone altogether: a reset, or both directions closed.
 
     An end of its sending alone is not that.
     """

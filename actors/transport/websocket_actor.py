@@ -247,13 +247,6 @@ class WebSocketActor(DispatchedActor):
     def _on_governor_ended(self, _message: Terminated) -> None:
         self._fail("connect_failed", "the connect governor ended")
 
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
-
     def _connect(self, _message: PermitGranted) -> None:
         context = self._context
         self.unwatch(context.governor)

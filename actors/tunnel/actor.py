@@ -193,13 +193,6 @@ class TunnelActor(DispatchedActor):
         self._stats.forget_active()
         self._common.enter(TunnelState.CONNECTING)
 
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
-
     def _on_end(self, reason: ExitReason) -> None:
         """Let go of what leads back here, and tell what ends with the actor."""
         super()._on_end(reason)

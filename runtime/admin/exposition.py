@@ -108,7 +108,7 @@ def expose(registry: Collector, accept: str, accept_encoding: str) -> Exposition
 
 
 def takes_gzip(accept_encoding: str) -> bool:
-    """Whether the header allows gzip (RFC 9110, section 12.5.3)."""
+    """Return whether the header allows gzip (RFC 9110, section 12.5.3)."""
     for item in accept_encoding.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
         if name in ("gzip", "*"):

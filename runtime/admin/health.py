@@ -81,7 +81,7 @@ class ReadinessReport:
     missing_count: int
 
     def to_json(self, readiness: Readiness) -> dict[str, object]:
-        """The body of an answer."""
+        """Return the body of an answer."""
         return {
             "ready": self.ready,
             "connected": self.connected,

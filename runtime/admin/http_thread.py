@@ -51,7 +51,7 @@ HEADERS: Final = {
     # Instead of aiohttp's, which tells all versions.
     "Server": "tunnelfleet",
 }
-"""Of every answer."""
+"""Headers of every answer."""
 
 
 class _RequestHandler(web.RequestHandler):
@@ -139,7 +139,7 @@ class HttpThread:
         self._thread.join(STOP_SECONDS)
 
     def find(self, request: web.BaseRequest) -> HttpConnection:
-        """The connection that a request came on.
+        """Return the connection that a request came on.
 
         Raises:
             ConnectionResetError: the client has gone.

@@ -100,7 +100,7 @@ class HttpConnection(asyncio.Protocol):
         self.task: asyncio.Task[object] | None = None
         """What makes the transport, once it runs."""
         self.is_unwanted = False
-        """It was aborted before that."""
+        """Whether the connection was aborted before that."""
         self.state = ConnectionState.HANDSHAKE
         self.since = time.monotonic()
 
@@ -141,7 +141,7 @@ class HttpConnection(asyncio.Protocol):
         self._http.resume_writing()
 
     def begin_handling(self) -> None:
-        """A request is whole: what it asks for may take its time."""
+        """Note that a whole request has come: the answer may take its time."""
         self._is_ahead = False
         self._enter(ConnectionState.HANDLING)
 
@@ -237,7 +237,7 @@ class Listener:
         self._sweep()
 
     def find(self, transport: asyncio.BaseTransport | None) -> HttpConnection | None:
-        """The connection of a transport."""
+        """Return the connection of a transport."""
         return next((each for each in self._connections if each.transport is transport), None)
 
     def close(self) -> None:

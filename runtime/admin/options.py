@@ -135,7 +135,7 @@ def parse_admin_address(text: str) -> TcpAddress:
 
 
 MAX_HOST_CHARACTERS: Final = 260
-"""Of a header: a name has at most 253, and there may be a port."""
+"""The longest Host header: a name has at most 253 characters, and there may be a port."""
 _HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(?::[0-9]{1,5})?")
 
 
@@ -152,7 +152,7 @@ class HostCheck:
         self._names = frozenset(map(_normal, (*own, *names)))
 
     def admits(self, request: web.BaseRequest) -> bool:
-        """Whether a request comes by one of the names, or by an address."""
+        """Return whether a request comes by one of the names, or by an address."""
         given = request.headers.getall("Host", [])
         if len(given) != 1 or len(given[0]) > MAX_HOST_CHARACTERS:
             return False

@@ -239,7 +239,7 @@ class AdminServer:
 
 
 def is_authorized(given: str, token: str) -> bool:
-    """Whether the header `Authorization` has the token.
+    """Return whether the header `Authorization` has the token.
 
     As a bearer token, or, for browsers, which ask people for nothing else, as the password of any
     user (RFC 7617).
@@ -257,7 +257,7 @@ def is_authorized(given: str, token: str) -> bool:
 
 
 def make_registry(runtime: TunnelRuntime) -> CollectorRegistry:
-    """A registry of the runtime and of the process it runs in."""
+    """Return a registry of the runtime and of the process it runs in."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(runtime.collector)
     ProcessCollector(registry=registry)

@@ -221,7 +221,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
 
 
 def command_line() -> CommandLine:
-    """What the program can be asked for, for a shell that completes it."""
+    """Return what the program can be asked for, for a shell that completes it."""
 
     def parameters(name: str) -> list[Any]:
         group: Any = typer.main.get_command(make_app([name]))
@@ -232,7 +232,7 @@ def command_line() -> CommandLine:
 
 
 def _paragraphs(function: Callable[..., object]) -> str:
-    """What a function says of itself, without the breaks of its lines."""
+    """Return what a function says of itself, without the breaks of its lines."""
     text = inspect.cleandoc(function.__doc__ or "")
     return "\n\n".join(" ".join(each.split()) for each in text.split("\n\n"))
 

@@ -21,7 +21,7 @@ FILES: Final = "@files"
 MAX_NAMES: Final = 2_000
 
 Words = list[tuple[str, str]]
-"""Each with what it means."""
+"""Words, each with what it means."""
 
 SCRIPTS: Final = {
     "bash": """\
@@ -143,7 +143,7 @@ def complete(words: Sequence[str], line: CommandLine) -> None:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """The words as the user wrote them: bash makes three of `unix:PATH`."""
+    """Return the words as the user wrote them: bash makes three of `unix:PATH`."""
     joined: list[str] = []
     glues = False
     for number, word in enumerate(words):
@@ -158,7 +158,7 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 def candidates(words: Sequence[str], line: CommandLine) -> Words:
-    """What the last word can become."""
+    """Return what the last word can become."""
     before, current = list(words[:-1]), words[-1] if words else ""
     name = next((word for word in before if not word.startswith("-")), None)
     if name is None:
@@ -196,7 +196,7 @@ def _of_command(name: str, parameters: Sequence[Any], before: Sequence[str], cur
 
 
 def _given(before: Sequence[str], options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The options that have been written, with their values."""
+    """Return the options that have been written, with their values."""
     found = []
     for number, word in enumerate(before):
         head, is_assigned, value = word.partition("=")
@@ -241,7 +241,7 @@ _CHOICES: Final = {
 
 
 def _values(command: str, option: str, current: str, given: Mapping[str, str]) -> Words:
-    """What an option can be given."""
+    """Return what an option can be given."""
     if option in _CHOICES and command != "localproxy":
         return _starting([(each, "") for each in _CHOICES[option]], current)
     if option == "--sort":
@@ -280,7 +280,7 @@ GATEWAY_OPTIONS: Final = ("--gateway", "--gateway-token-file")
 
 
 def _rows(given: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The tunnels of the gateway that is meant; none if it does not answer at once."""
+    """Return the tunnels of the gateway that is meant; none if it does not answer at once."""
     from pathlib import Path  # noqa: PLC0415 - only here
 
     from .gateway.reach import gateway_at  # noqa: PLC0415 - only who presses a key for a name

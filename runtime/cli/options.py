@@ -62,7 +62,7 @@ class Option:
         return f"{text}.{variable}"
 
     def annotation(self) -> Any:
-        """The type of the parameter, as typer wants it."""
+        """Return the type of the parameter, as typer wants it."""
         flags = [f"--{self.name}", *([self.short] if self.short else [])]
         if not self.metavar:
             return Annotated[bool, typer.Option(*flags, help=self.summary)]

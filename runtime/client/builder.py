@@ -166,7 +166,7 @@ class SecureTunnelBuilder:
     def with_on_send_data_complete(
         self, callback: Callable[[SecureTunnel, SendMessageComplete], object]
     ) -> Self:
-        """The older name of `with_on_send_message_complete`."""
+        """Return the older name of `with_on_send_message_complete`."""
         return self.with_on_send_message_complete(callback)
 
     def with_on_message_received(

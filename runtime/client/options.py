@@ -94,7 +94,7 @@ CALLBACKS: Mapping[str, type[ApiEvent]] = {
 def callbacks_of(
     options: SecureTunnelOptions,
 ) -> dict[type[ApiEvent], Callable[[Any, Any], object]]:
-    """The callbacks among the options, by the event that each gets.
+    """Return the callbacks among the options, by the event that each gets.
 
     Raises:
         ConfigError: one cannot be called.
@@ -116,7 +116,7 @@ def make_config(
     endpoint: Endpoint | str,
     options: SecureTunnelOptions,
 ) -> TunnelConfig:
-    """The configuration of a client's tunnel; see `SecureTunnel` for the arguments.
+    """Return the configuration of a client's tunnel; see `SecureTunnel` for the arguments.
 
     Raises:
         ConfigError: an option cannot work.

@@ -332,7 +332,7 @@ class SecureTunnel(Sending):
         await awaitable(future)
 
     def events(self) -> EventStream:
-        """All events from now on, for `async for`; make it before `start` to miss none.
+        """Return all events from now on, for `async for`; make it before `start` to miss none.
 
         It ends after `Stopped`. Whoever does not take events holds the tunnel back.
 

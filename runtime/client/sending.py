@@ -143,7 +143,7 @@ class Sending:
         raise NotImplementedError
 
     def _open_outbox(self) -> Outbox:
-        """The outbox of the started tunnel; raises `TunnelClosed` if it is not."""
+        """Return the outbox of the started tunnel; raises `TunnelClosed` if it is not."""
         raise NotImplementedError
 
     def send_message(
@@ -325,7 +325,7 @@ class Sending:
 
 
 def data_of(message: Message, waiter: SendFuture[None] | SendBatch) -> Outgoing:
-    """The command that sends a message.
+    """Return the command that sends a message.
 
     Raises:
         TypeError: it is no message, or has in it what cannot be sent.

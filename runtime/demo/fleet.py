@@ -96,7 +96,7 @@ class TunnelPair:
         self._counters: tuple[int, ...] | None = None
 
     def is_whole(self) -> bool:
-        """Whether both ends are connected."""
+        """Return whether both ends are connected."""
         return all(end.status().state is TunnelState.CONNECTED for end in self._ends())
 
     def strike(self) -> None:
@@ -104,7 +104,7 @@ class TunnelPair:
         self._disturbed_at = self._clock()
 
     def was_disturbed_since(self, moment: float) -> bool:
-        """Whether anything disturbed the tunnel's connections since `moment`, by its clock.
+        """Return whether anything disturbed the tunnel's connections since `moment`, by its clock.
 
         A disturbance stays in force until both ends are connected, and `SETTLE_SECONDS` longer.
         """

@@ -115,13 +115,6 @@ class FleetActor(DispatchedActor):
         self._ask_for_shards()
         self._mark(self._state.names())
 
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
-
     # -- wishes
 
     def _on_set_wanted(self, message: SetWanted) -> Difference:

@@ -75,7 +75,7 @@ class RateLimit:
         return told if is_admitted else None
 
     def admit_record(self, record: logging.LogRecord) -> int | None:
-        """The same for a line of the log; those that tell an error are not counted."""
+        """Return the same for a line of the log; those that tell an error are not counted."""
         if record.levelno >= logging.ERROR:
             return 0
         return self.admit((record.name, record.msg, getattr(record, "tunnel", None)))
@@ -173,7 +173,7 @@ class GatewayLog(logging.Handler):
 
 
 def is_whole(record: logging.LogRecord) -> bool:
-    """Whether programs have to be told each of its kind.
+    """Return whether programs have to be told each of its kind.
 
     Of what happens to the fleet none may be missing: a state that is left out would be a wrong one
     for ever. What strangers can cause as often as they like, an `extra` of `by_stranger`, is no
@@ -183,7 +183,7 @@ def is_whole(record: logging.LogRecord) -> bool:
 
 
 def text_line(record: logging.LogRecord, left_out: int = 0) -> str:
-    """A line for people: time, level, tunnel, text."""
+    """Return a line for people: time, level, tunnel, text."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     tunnel = getattr(record, "tunnel", None)
     about = f"{_printable(tunnel)}: " if tunnel else ""
@@ -202,12 +202,12 @@ def name_tunnel(record: logging.LogRecord) -> None:
 
 
 def json_line(record: logging.LogRecord, left_out: int = 0) -> str:
-    """The same for programs."""
+    """Return the same for programs."""
     return json.dumps(event_object(record, left_out))
 
 
 def event_object(record: logging.LogRecord, left_out: int = 0) -> dict[str, Any]:
-    """What `json_line` writes, as an object."""
+    """Return what `json_line` writes, as an object."""
     found: dict[str, Any] = {
         "event": getattr(record, "event", "log"),
         "time": round(record.created, 3),

@@ -63,7 +63,7 @@ class GatewayCollector(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """The families."""
+        """Yield the families."""
         state = self._state
         wishes = state.wishes()
         values = {

@@ -107,7 +107,7 @@ def open_standard_streams() -> None:
 
 
 def needed_files(tunnels: Iterable[WantedTunnel]) -> int:
-    """How many open files the tunnels need before the first connection comes."""
+    """Return how many open files the tunnels need before the first connection comes."""
     count = OWN_FILES
     for tunnel in tunnels:
         count += 1
@@ -183,7 +183,7 @@ def actor_tree(
     timeout_seconds: float = TREE_SECONDS,
     describe: Callable[[str], str] = lambda _child_id: "",
 ) -> list[ActorNode]:
-    """The actors below a root, each after its supervisor; bounded in time and number.
+    """Return the actors below a root, each after its supervisor; bounded in time and number.
 
     Not for an actor's thread: it waits for the supervisors' answers. One that does not answer
     is shown without its children.

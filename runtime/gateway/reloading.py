@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
 
 
 def loaded(future: Future[FleetConfig]) -> Loaded:
-    """What a reading that is over has found."""
+    """Return what a reading that is over has found."""
     try:
         return Loaded(future.result())
     except ConfigProblems as error:

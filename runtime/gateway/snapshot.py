@@ -24,7 +24,7 @@ MAX_CONNECTION_ROWS = 10_000
 def connection_rows(
     runtime: TunnelRuntime, tunnel: str | None = None, limit: int = MAX_CONNECTION_ROWS
 ) -> list[dict[str, Any]]:
-    """The open connections, the oldest of each tunnel first.
+    """Return the open connections, the oldest of each tunnel first.
 
     Args:
         runtime: runs the tunnels.

@@ -76,11 +76,11 @@ class WantedTunnel:
     place: str = field(default="", compare=False)
 
     def with_token(self, access_token: str, client_token: str | None) -> WantedTunnel:
-        """The same with other tokens."""
+        """Return the same with other tokens."""
         return replace(self, access_token=access_token, client_token=client_token)
 
     def to_config(self, client_token: str) -> TunnelConfig:
-        """What the core runs.
+        """Return what the core runs.
 
         Args:
             client_token: to be used if the wish has none.
@@ -122,7 +122,7 @@ _TOKENS = frozenset({"access_token", "client_token"})
 
 
 def change_between(running: WantedTunnel, wanted: WantedTunnel) -> Change:
-    """What it takes to get from one to the other; both have one name."""
+    """Return what it takes to get from one to the other; both have one name."""
     differing = _differing(running, wanted)
     if not differing:
         return Change.NONE
@@ -135,7 +135,7 @@ def change_between(running: WantedTunnel, wanted: WantedTunnel) -> Change:
 
 
 def changed_keys(before: WantedTunnel, after: WantedTunnel) -> list[str]:
-    """The keys of the entry in which two wishes differ, sorted; `ca` for its content too."""
+    """Return the keys of the entry in which two wishes differ, sorted; `ca` for its content too."""
     return sorted({_KEYS.get(name, name) for name in _differing(before, after)})
 
 

@@ -92,7 +92,7 @@ class FileWatcher:
 
 
 def folders_of(files: Iterable[Path]) -> frozenset[Path]:
-    """The folders to watch: of each file, and of what it links to."""
+    """Return the folders to watch: of each file, and of what it links to."""
     folders: set[Path] = set()
     for path in files:
         for each in (path.absolute(), path.resolve()):

@@ -65,7 +65,7 @@ _CLASS = ("actor",)
 def _declared(
     counting: type, group: str = "", labels: tuple[str, ...] = (), by: tuple[str, ...] | None = None
 ) -> Iterator[Metric]:
-    """The metrics of a class of counters.
+    """Yield the metrics of a class of counters.
 
     Args:
         counting: the class.
@@ -277,5 +277,5 @@ _BY_NAME: Final = {each.name: each for each in (*CATALOGUE, *GATEWAY)}
 
 
 def metric(name: str) -> Metric:
-    """The metric of that name, without its prefix. Raises KeyError if there is none."""
+    """Return the metric of that name, without its prefix. Raises KeyError if there is none."""
     return _BY_NAME[name]

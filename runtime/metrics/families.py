@@ -240,7 +240,7 @@ _CLASSES: dict[Kind, Any] = {
 
 
 def empty(name: str) -> Any:
-    """The family of a metric, without samples."""
+    """Return the family of a metric, without samples."""
     found = metric(name)
     if found.kind is Kind.INFO:
         return InfoMetricFamily(found.family, found.help)
@@ -248,7 +248,7 @@ def empty(name: str) -> Any:
 
 
 def numbers(name: str, rows: Rows) -> Family:
-    """A counter or gauge."""
+    """Return a counter or gauge."""
     family: Family = empty(name)
     add = family.add_metric  # type: ignore[attr-defined]
     for labels, value in rows:
@@ -257,7 +257,7 @@ def numbers(name: str, rows: Rows) -> Family:
 
 
 def table(name: str, rows: Sequence[Sequence[str]], *columns: Sequence[float]) -> Family:
-    """A counter, gauge or summary of many rows.
+    """Return a counter, gauge or summary of many rows.
 
     Args:
         name: of the metric.
@@ -275,14 +275,14 @@ def table(name: str, rows: Sequence[Sequence[str]], *columns: Sequence[float]) -
 
 
 def histogram(name: str, values: HistogramSum) -> Family:
-    """A histogram without labels."""
+    """Return a histogram without labels."""
     family: HistogramMetricFamily = empty(name)
     family.add_metric([], values.buckets(), values.total)
     return family
 
 
 def info(name: str, labels: Mapping[str, str]) -> Family:
-    """An info metric."""
+    """Return an info metric."""
     family: InfoMetricFamily = empty(name)
     family.add_metric([], dict(labels))
     return family

@@ -38,7 +38,7 @@ class LabelCap:
         self._lock = threading.Lock()
 
     def __call__(self, value: str) -> str:
-        """The label for `value`."""
+        """Return the label for `value`."""
         label = self._labels.get(value)
         return label if label is not None else self._admit(value)
 

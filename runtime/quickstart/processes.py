@@ -76,7 +76,7 @@ class WebServer:
                 self.wfile.write(body)
 
             def log_message(self, *_args: object) -> None:
-                """Nothing: what a device is asked is nobody's business here."""
+                """Log nothing: what a device is asked is nobody's business here."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -105,7 +105,7 @@ class WebServer:
 
 
 def find_sshd() -> tuple[str, str] | None:
-    """The paths of sshd and ssh-keygen; None if one of them is not installed."""
+    """Return the paths of sshd and ssh-keygen; None if one of them is not installed."""
     found = [
         shutil.which(name) or shutil.which(name, path=EXTRA_PATH) for name in ("sshd", "ssh-keygen")
     ]
@@ -238,7 +238,7 @@ class Try:
 
 
 GATEWAY_STOP_SECONDS: Final = 15.0
-"""More than the drain of the quickstart's fleet; then it is killed."""
+"""How long the gateway may take to end; more than the drain of the quickstart's fleet."""
 
 
 class GatewayProcess:
@@ -258,7 +258,7 @@ class GatewayProcess:
         self._said: list[str] = []
         self._has_ended = False
         self.url = ""
-        """Of its pages, without a path."""
+        """The URL of the gateway's pages, without a path."""
 
     def __enter__(self) -> Self:
         environ = {
@@ -326,7 +326,7 @@ class GatewayProcess:
         raise TunnelError(f"the gateway does not come up: {said or 'it says nothing'}")
 
     def command(self, *arguments: str, by_path: bool = False) -> str:
-        """A command of this very program that asks this gateway, for a shell.
+        """Return a command of this very program that asks this gateway, for a shell.
 
         Args:
             arguments: of the program, without the gateway.

@@ -52,7 +52,7 @@ class Ready:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return what is there, for programs."""
         return {
             "event": "ready",
             "page": self.page,
@@ -63,7 +63,7 @@ class Ready:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return what is there in lines for people."""
         return [
             f"A service, {len(DEVICES)} devices and a gateway are up after {self.seconds:.1f} s.",
             "",

@@ -72,7 +72,7 @@ SHOWN_NAMES: Final = 50
 
 
 def difference_lines(answer: dict[str, Any], width: int | None) -> list[str]:
-    """What a reload changes, a line a kind, and what happens to those that changed."""
+    """Return what a reload changes, a line a kind, and what happens to those that changed."""
     changes = answer.get("changes")
     lines: list[str] = []
     for kind in KINDS:
@@ -114,7 +114,7 @@ def print_found(problems: Sequence[dict[str, Any]]) -> None:
 
 
 def would_change(client: GatewayClient) -> tuple[list[str], dict[str, Any] | None, str]:
-    """What a reload of the gateway would change.
+    """Return what a reload of the gateway would change.
 
     Returns:
         The files that it reads, the answer, and why there is none.

@@ -125,11 +125,11 @@ _GROUPS: Final = (
     ("access_token_file", "access_token_env", "access_token"),
     ("endpoint", "region"),
 )
-"""Who gives one of them means that one, and not the default beside it."""
+"""Keys that exclude each other: an entry with one of them has no default of the others."""
 
 
 def _merged(defaults: Mapping[str, Any], entry: Entry) -> Entry:
-    """The entry with the defaults, as files of a gateway have them."""
+    """Return the entry with the defaults, as files of a gateway have them."""
     hidden = {key for group in _GROUPS if not entry.keys().isdisjoint(group) for key in group}
     merged = {key: value for key, value in defaults.items() if key not in hidden} | entry
     for key in _TABLES:
@@ -139,7 +139,7 @@ def _merged(defaults: Mapping[str, Any], entry: Entry) -> Entry:
 
 
 def _complete(entry: Entry, name: str, folder: Path, environ: Mapping[str, str]) -> Entry:
-    """The entry with its token in it, and absolute paths."""
+    """Return the entry with its token in it, and absolute paths."""
     given = dict(entry)
     about = f"{name}: tunnel[{given.get('name', '?')}]"
     path, variable = given.pop("access_token_file", None), given.pop("access_token_env", None)
@@ -171,7 +171,7 @@ STDIN: Final = "-"
 TOKEN_VARIABLE: Final = "TUNNELFLEET_ACCESS_TOKEN"  # noqa: S105 - the name of a variable
 MAX_TOKEN_LINE: Final = 65_536
 SHOWN_NAMES: Final = 12
-"""More of them are counted."""
+"""How many names are printed; the rest is counted."""
 
 AllOption = Annotated[bool, typer.Option("--all", help="All tunnels.")]
 NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Of the tunnels.")]
@@ -302,7 +302,7 @@ def retry_command(
 
 
 def _chosen(names: Sequence[str] | None, all_: bool) -> list[str] | None:
-    """The names, or None for all."""
+    """Return the names, or None for all."""
     if bool(names) == all_:
         hint = "give names or --all, not both" if all_ else "name the tunnels, or give --all"
         raise ConfigError(hint)

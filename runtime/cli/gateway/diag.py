@@ -79,7 +79,7 @@ class Scrubber:
         return "Scrubber(...)"
 
     def value(self, value: Any, key: str = "") -> Any:
-        """A JSON value without tokens; `key` is the field that it stands in."""
+        """Return a JSON value without tokens; `key` is the field that it stands in."""
         if isinstance(value, dict):
             return {self.text(str(each)): self.value(one, str(each)) for each, one in value.items()}
         if isinstance(value, list):
@@ -93,7 +93,7 @@ class Scrubber:
         return self.text(str(value))
 
     def text(self, text: str) -> str:
-        """A text of any length without tokens; its lines stay."""
+        """Return a text of any length without tokens; its lines stay."""
         text = _USER_INFO.sub(f"{HIDDEN}@", text)
         text = _BEARER.sub(rf"\g<1>{HIDDEN}", text)
         text = _ASSIGNED.sub(self._assigned, text)
@@ -127,7 +127,7 @@ class Scrubber:
 ANSWER_SECONDS: Final = 15.0
 RECENT_EVENTS: Final = 1_000
 MAX_PART_CHARACTERS: Final = 16_000_000
-"""Of one file in the zip; the rest is left out, and that is said at its end."""
+"""The longest file in the zip; its end says that the rest was left out."""
 MAX_SECRET_FILE_BYTES: Final = 65_536
 MAX_TOML_BYTES: Final = 16_000_000
 MAX_FILES: Final = 10_000
@@ -159,7 +159,7 @@ _VARIABLES: Final = (
     "XDG_STATE_HOME",
     GATEWAY_VARIABLE,
 )
-"""Of the environment nothing else is shown."""
+"""The variables of the environment that are shown."""
 _SECRET_VARIABLES: Final = (
     TOKEN_VARIABLE,
     "TUNNELFLEET_ACCESS_TOKEN",
@@ -208,7 +208,7 @@ def diag_command(
 
 
 def gather(gateway: str | None, token_file: Path | None) -> tuple[Parts, dict[str, str]]:
-    """All parts by name, without tokens, and why others are missing.
+    """Return all parts by name, without tokens, and why others are missing.
 
     Raises:
         ConfigError: an option is wrong; that a gateway does not answer is no error.
@@ -293,7 +293,7 @@ def _metrics_url(found: dict[str, Any], files: list[str]) -> str | None:
 
 
 def _documents(files: list[str]) -> Iterator[dict[str, Any]]:
-    """The files of the gateway that this user can read."""
+    """Yield the files of the gateway that this user can read."""
     for name in files[:MAX_FILES]:
         path = Path(name)
         if path.suffix != ".toml":
@@ -306,7 +306,7 @@ def _documents(files: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _dry_run(client: GatewayClient) -> dict[str, Any]:
-    """What a reload would change, or what is wrong with the files."""
+    """Return what a reload would change, or what is wrong with the files."""
     try:
         return client.reload(dry_run=True)
     except GatewayRefused as error:

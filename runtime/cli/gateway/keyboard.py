@@ -32,7 +32,7 @@ _ESCAPES: Final = {
 
 
 def read_keys(typed: str) -> list[str]:
-    """The keys in what a terminal sent; sequences that mean nothing here are left out."""
+    """Return the keys in what a terminal sent; sequences that mean nothing here are left out."""
     keys: list[str] = []
     while typed:
         found = next((each for each in _ESCAPES if typed.startswith(each)), None)

@@ -133,7 +133,7 @@ MAX_MESSAGE_CHARACTERS: Final = 4_000
 
 
 def event_line(name: str, data: dict[str, Any]) -> Line:
-    """An event as a line of the log: when, level, tunnel, what."""
+    """Return an event as a line of the log: when, level, tunnel, what."""
     when = data.get("time")
     clock = _clock(when) if isinstance(when, int | float) else ""
     level = str(data.get("level", "info"))

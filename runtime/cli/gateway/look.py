@@ -139,7 +139,7 @@ def check_labels(labels: Sequence[str] | None) -> None:
 
 
 def ordered(row: dict[str, Any]) -> dict[str, Any]:
-    """The fields that are promised first, in their order."""
+    """Return the fields that are promised first, in their order."""
     return {**{key: row.get(key) for key in FIELDS}, **row}
 
 
@@ -184,7 +184,7 @@ _CONNECTION_COLUMNS: Final = (
 def connection_table(
     connections: Sequence[dict[str, Any]], width: int | None, now: float
 ) -> list[Line]:
-    """The open connections, the oldest first."""
+    """Return the open connections, the oldest first."""
     rows: list[list[Cell]] = []
     for each in sorted(connections, key=lambda each: number(each, "since")):
         row: list[Cell] = [text(each, key) for key in ("tunnel", "service_id", "peer", "user")]
@@ -287,7 +287,7 @@ _AUDIT_COLUMNS: Final = (
 
 
 def audit_table(records: Sequence[dict[str, Any]], width: int | None, now: float) -> list[Line]:
-    """The records, in the order in which the gateway sends them: the newest first."""
+    """Return the records, in the order in which the gateway sends them: the newest first."""
     rows: list[list[Cell]] = []
     for each in records:
         opened, ended = number(each, "opened_at"), number(each, "ended_at")

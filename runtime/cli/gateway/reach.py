@@ -66,11 +66,11 @@ class GatewayPlace(NamedTuple):
 
     address: GatewayAddress
     origin: str
-    """In words, for a message; empty if the user has just written it."""
+    """Where the address comes from, for a message; empty if the user has just written it."""
 
 
 def find(given: str | None, environ: Mapping[str, str] | None = None) -> GatewayPlace:
-    """Where the gateway is: as given, else as the environment says, else the default.
+    """Return where the gateway is: as given, else as the environment says, else the default.
 
     Raises:
         ConfigError: it is no address.
@@ -159,7 +159,7 @@ MAX_TOKEN_FILE_BYTES: Final = 65_536
 
 
 def read_token(path: Path, option: str) -> str:
-    """The token in a file, without the white space around it.
+    """Return the token in a file, without the white space around it.
 
     Raises:
         ConfigError: it cannot be read, or there is none.
@@ -181,7 +181,7 @@ def read_token(path: Path, option: str) -> str:
 
 
 def not_reached(error: GatewayNotReached, place: GatewayPlace) -> str:
-    """What was tried, why it failed, and what to do."""
+    """Return what was tried, why it failed, and what to do."""
     where = f"{place.address}" + (f" ({place.origin})" if place.origin else "")
     cause = error.cause
     if place.address.path and isinstance(cause, PermissionError):
@@ -243,7 +243,7 @@ def _group(number: int) -> str:
 
 
 def refused(error: GatewayRefused) -> str:
-    """What the gateway said, and what to do."""
+    """Return what the gateway said, and what to do."""
     if error.status == http.HTTPStatus.UNAUTHORIZED:
         return (
             f"the gateway wants a token: {error.detail}; give --gateway-token-file or "
@@ -271,7 +271,7 @@ NEAREST_NAMES: Final = 3
 
 
 def unknown_name(name: str, client: GatewayClient) -> str:
-    """That there is no such tunnel, and which names are near."""
+    """Return the error that there is no such tunnel, with the nearest names."""
     try:
         names = [str(row.get("name", "")) for row in client.tunnels()]
     except TunnelError:

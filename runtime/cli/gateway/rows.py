@@ -36,9 +36,9 @@ SEVERITY: Final = (
     "connecting",
     "connected",
 )
-"""Trouble first."""
+"""The states in the order of their severity, the worst first."""
 REASON_CHARACTERS: Final = 16
-"""Less of a reason says nothing."""
+"""The narrowest column of a reason; a shorter one says nothing."""
 
 _LIST_COLUMNS: Final = (
     Column("NAME", min_width=12, stretches=True),
@@ -80,7 +80,7 @@ def tunnel_table(
     now: float,
     rates: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[Line]:
-    """The table of tunnels, its head first.
+    """Return the table of tunnels, its head first.
 
     Args:
         rows: as the gateway sends them.
@@ -129,25 +129,25 @@ def _top_cells(row: Row, now: float, rate: tuple[float, float]) -> list[Cell]:
 
 
 def state_piece(row: Row) -> Styled:
-    """The state, in its color."""
+    """Return the state, in its color."""
     state = text(row, "state")
     return Styled(state, STATE_STYLES.get(state, ""))
 
 
 def text(row: Mapping[str, Any], key: str) -> str:
-    """A field as text."""
+    """Return a field as text."""
     value = row.get(key)
     return "" if value is None else str(value)
 
 
 def number(row: Mapping[str, Any], key: str) -> float:
-    """A field as a number."""
+    """Return a field as a number."""
     value = row.get(key)
     return value if isinstance(value, int | float) else 0
 
 
 def pairs(value: object) -> str:
-    """A table of texts on one line."""
+    """Return a table of texts on one line."""
     if not isinstance(value, dict):
         return ""
     return " ".join(f"{key}={each}" for key, each in value.items())
@@ -165,7 +165,7 @@ def sorted_rows(
     *,
     is_reversed: bool = False,
 ) -> list[Row]:
-    """The rows in the order of one of `SORTS`: what matters most first, then by name."""
+    """Return the rows in the order of one of `SORTS`: what matters most first, then by name."""
     rates = rates or {}
     worst = {state: rank for rank, state in enumerate(SEVERITY)}
 
@@ -188,13 +188,13 @@ _DIGITS: Final = re.compile(r"(\d{1,18})", re.ASCII)
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
-    """A key by which `press-9` comes before `press-10`."""
+    """Return a key by which `press-9` comes before `press-10`."""
     parts = _DIGITS.split(name)
     return [(each.isdecimal(), int(each) if each.isdecimal() else 0, each) for each in parts]
 
 
 def summary(rows: Sequence[Row]) -> Line:
-    """How many tunnels there are, and in which states, worst first."""
+    """Return how many tunnels there are, and in which states, worst first."""
     states = [text(row, "state") for row in rows]
     pieces = [Styled(counted(len(rows), "tunnel"), "bold")]
     for state in (*SEVERITY, *sorted(set(states) - set(SEVERITY))):
@@ -204,7 +204,7 @@ def summary(rows: Sequence[Row]) -> Line:
 
 
 MAX_EXACT_BYTES: Final = 999
-"""More of them are rounded, and told exactly beside that."""
+"""Larger numbers are rounded, and shown exactly beside that."""
 ADDED: Final = "api"
 """The source of tunnels that were added at run time."""
 _KEYS: Final = {

@@ -53,7 +53,7 @@ class Column:
 def lay_out(
     columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int | None
 ) -> list[Line]:
-    """A table, its head first.
+    """Return a table, its head first.
 
     Args:
         columns: from left to right.
@@ -88,7 +88,7 @@ def lay_out(
 
 
 MAX_CELL_CHARACTERS: Final = 2_000
-"""Of a value in a pipe, where nothing is cut for want of room."""
+"""The longest value in a pipe, where nothing is cut for want of room."""
 
 
 def _piece(cell: Cell) -> Styled:
@@ -141,12 +141,12 @@ ELLIPSIS: Final = "…"
 
 
 def cut(text: str, width: int) -> str:
-    """The text in at most so many characters; a cut one ends with an ellipsis."""
+    """Return the text in at most so many characters; a cut one ends with an ellipsis."""
     return text if len(text) <= width else text[: max(0, width - 1)] + ELLIPSIS[:width]
 
 
 def cut_line(line: Line, width: int) -> Line:
-    """The line in at most so many characters."""
+    """Return the line in at most so many characters."""
     if sum(len(piece.text) for piece in line) <= width:
         return line
     pieces: list[Styled] = []
@@ -185,17 +185,17 @@ def wrap(text: str, width: int | None, indent: int = 0) -> list[str]:
 
 
 def plain(line: Line) -> str:
-    """The line without styles."""
+    """Return the line without styles."""
     return "".join(piece.text for piece in line).rstrip()
 
 
 DEFAULT_SIZE: Final = (80, 24)
-"""Of a terminal that does not say."""
+"""The size of a terminal that does not tell its own."""
 MIN_WIDTH: Final = 20
 
 
 def terminal_size() -> tuple[int | None, int | None]:
-    """Width and height of the terminal that standard output is; None if it is none."""
+    """Return width and height of the terminal that standard output is; None if it is none."""
     if not _is_terminal():
         return None, None
     size = shutil.get_terminal_size(DEFAULT_SIZE)
@@ -203,7 +203,7 @@ def terminal_size() -> tuple[int | None, int | None]:
 
 
 def has_color() -> bool:
-    """Whether standard output wants color (https://no-color.org)."""
+    """Return whether standard output wants color (https://no-color.org)."""
     return (
         _is_terminal()
         and not os.environ.get("NO_COLOR")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 FIRST_SECONDS: Final = 1.0
-"""Between the two looks that a rate needs, when there is one table only."""
+"""The time between the two looks that a rate needs, when only one table is printed."""
 
 Row = dict[str, Any]
 
@@ -68,7 +68,7 @@ class Rates:
 
     @property
     def total(self) -> tuple[float, float]:
-        """Of all tunnels: sent, received."""
+        """Return the rates of all tunnels together: sent, received."""
         rates = self.by_name.values()
         return sum(rate[0] for rate in rates), sum(rate[1] for rate in rates)
 
@@ -90,7 +90,7 @@ class Wish:
     is_over: bool = False
 
     def pressed(self, key: str, page_rows: int, rows: int) -> Wish:
-        """What the user wants after a key.
+        """Return what the user wants after a key.
 
         Args:
             key: a character, or a name: `up`, `down`, `pageup`, `pagedown`, `home`, `end`.
@@ -130,7 +130,7 @@ MIN_ROWS: Final = 1
 
 
 def page_size(height: int) -> int:
-    """How many rows a terminal of this height shows."""
+    """Return how many rows a terminal of this height shows."""
     return max(MIN_ROWS, height - FRAME_LINES)
 
 
@@ -145,7 +145,7 @@ def picture(
     now: float,
     trouble: str = "",
 ) -> list[Line]:
-    """The screen, line by line.
+    """Return the screen, line by line.
 
     Args:
         about: the gateway, in words.

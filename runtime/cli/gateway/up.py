@@ -165,7 +165,7 @@ TICK_SECONDS = 1.0
 LEAVE_SECONDS = 60.0
 """What the end may take beside `drain_seconds`, as the service manager is told."""
 FORCED_SECONDS = 0.5
-"""For the end after a second signal."""
+"""How long the end may take after a second signal."""
 
 
 class _Foreground:
@@ -189,7 +189,7 @@ class _Foreground:
         self._frozen_at = 0.0
 
     def run(self) -> int:
-        """Until the end; returns the exit status."""
+        """Follow the gateway until its end; return the exit status."""
         while True:
             self._tell_manager()
             try:

@@ -39,7 +39,7 @@ class AbbreviatingCommand(TyperCommand):
     """See `expand`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Write the options out, and read them."""
+        """Make shortened options whole, and parse them."""
         takes_value = {
             name: not getattr(parameter, "is_flag", False)
             for parameter in self.get_params(ctx)

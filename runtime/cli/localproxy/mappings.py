@@ -110,7 +110,7 @@ def parse_files(files: Iterable[MappingFile], *, sections: bool = True) -> Found
 
 
 def _problem(service_id: str, given: Given) -> str:
-    """What is wrong with a line, or an empty text."""
+    """Return what is wrong with a line, or an empty text."""
     if not given.text:
         return f"service {service_id!r} has no address"
     try:

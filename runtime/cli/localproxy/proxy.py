@@ -87,7 +87,7 @@ def _read(given: Given) -> ProxyChoice:
 
 
 def is_exempt(host: str, port: int, no_proxy: str) -> bool:
-    """Whether NO_PROXY names a host.
+    """Return whether NO_PROXY names a host.
 
     Names are separated by commas or blanks. A name stands for itself and for everything below it,
     with or without a dot in front; case and a dot at the end do not matter. `*` stands for all. An
@@ -132,7 +132,7 @@ def _split_port(entry: str) -> tuple[str, int | None]:
 
 
 def _holds(name: str, address: IpAddress) -> bool:
-    """Whether `name` is this address, or a network with it."""
+    """Return whether `name` is this address, or a network with it."""
     try:
         return address in ipaddress.ip_network(name, strict=False)
     except ValueError:

@@ -187,7 +187,7 @@ class RuntimeLike(Protocol):
     """What the command needs of a TunnelRuntime."""
 
     def start(self) -> object:
-        """Start it."""
+        """Start the tunnel."""
 
     def stop(self, timeout_seconds: float = ...) -> None:
         """Stop it and its tunnels, sending what was read."""

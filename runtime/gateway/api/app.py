@@ -45,7 +45,7 @@ operations = Operations()
     answers=[Success(200, "how it is now", "Gateway")],
 )
 async def read_gateway(request: web.Request) -> web.StreamResponse:
-    """Describe it."""
+    """Answer how the gateway is."""
     query(request, ())
     api = parts(request)
     return web.json_response(await api.questions.run(_describe, api))
@@ -112,7 +112,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
     problems=[422],
 )
 async def reload_files(request: web.Request) -> web.StreamResponse:
-    """Reload, or only compare."""
+    """Read the files again, or only say what that would change."""
     given = query(request, ("dry_run",))
     is_dry = flag(given, "dry_run")
     api = parts(request)
@@ -165,7 +165,7 @@ def _wrong_files(problems: Any) -> ApiProblem:
     answers=[Success(200, "each actor after its supervisor", "ActorTree")],
 )
 async def list_actors(request: web.Request) -> web.StreamResponse:
-    """List them."""
+    """Answer with the tree of actors."""
     query(request, ())
     api = parts(request)
     nodes = await api.questions.run(_tree, api)
@@ -188,7 +188,7 @@ Middleware = Callable[[web.Request, Handler], object]
     answers=[Success(200, "the document", "Document")],
 )
 async def read_document(request: web.Request) -> web.StreamResponse:
-    """Serve it."""
+    """Answer with the OpenAPI document."""
     query(request, ())
     root = request.path.removesuffix("/v1/openapi.json") or "/"
     return web.json_response(make_document(OPERATIONS, root))
@@ -199,11 +199,11 @@ OPERATIONS = tuple(
     for each in (tunnels.operations, operations, records.operations)
     for operation in each.all
 )
-"""All that the API can do."""
+"""Every operation of the API."""
 
 
 def routes() -> web.RouteTableDef:
-    """The routes alone. They need the parts that `make_api` puts into an application."""
+    """Return the routes alone. They need the parts that `make_api` puts into an application."""
     return route_table(OPERATIONS)
 
 

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 15.0
-"""Until the next bytes of an answer."""
+"""How long to wait for the next bytes of an answer."""
 
 
 class GatewayEvent(NamedTuple):
@@ -40,17 +40,17 @@ class GatewayEvent(NamedTuple):
 
 
 RELOAD_SECONDS: Final = 90.0
-"""Of a reload, which reads all files."""
+"""How long to wait for a reload, which reads all files."""
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-"""Of one answer; ten thousand tunnels take about six million bytes."""
+"""The longest answer; one with ten thousand tunnels has about six million bytes."""
 REPLAYED: Final = "replayed"
 """The event that says that what comes now was not there when the stream began."""
 MAX_EVENT_BYTES: Final = 1024 * 1024
-"""Of one event of the stream, and of one of its lines."""
+"""The longest event of the stream, and the longest of its lines."""
 
 
 class GatewayClient:
-    """Asks a gateway. A context manager; its connection is made when it is needed.
+    """Asks a gateway. A context manager; it connects with the first question.
 
     Every method raises `GatewayNotReached`, or `GatewayRefused` with what the gateway says.
 
@@ -103,11 +103,11 @@ class GatewayClient:
         return self._ask("GET", _tunnel(name))
 
     def gateway(self) -> Row:
-        """The gateway itself: what it is, whether it is ready, what it has read."""
+        """Return the gateway itself: what it is, whether it is ready, what it has read."""
         return self._ask("GET", "/v1/gateway")
 
     def connections(self, tunnel: str | None = None) -> list[Row]:
-        """The connections that are open now."""
+        """Return the connections that are open now."""
         query = [("tunnel", tunnel)] if tunnel else []
         return _rows(self._ask("GET", "/v1/connections", query=query), "connections")
 
@@ -117,18 +117,18 @@ class GatewayClient:
         return _rows(self._ask("GET", "/v1/audit", query=given), "records")
 
     def actors(self) -> list[Any]:
-        """The tree of the gateway's actors."""
+        """Return the tree of the gateway's actors."""
         found = self._ask("GET", "/v1/actors").get("tree")
         return found if isinstance(found, list) else []
 
     def metrics(self) -> str:
-        """The gateway's metrics, in Prometheus's text format."""
+        """Return the gateway's metrics, in Prometheus's text format."""
         return self._ask_bytes("GET", "/metrics", accept="text/plain").decode("utf-8", "replace")
 
     def events(
         self, *, recent: int = 0, after: str | None = None, only_past: bool = False
     ) -> Iterator[GatewayEvent]:
-        """What happens, from now on, on a connection of its own; ends when the gateway ends it.
+        """Yield what happens from now on, until the gateway ends the stream.
 
         Args:
             recent: so many that happened before come first.
@@ -199,7 +199,7 @@ class GatewayClient:
         return self._names("/v1/drain", names)
 
     def retry(self, names: Sequence[str] | None) -> list[str]:
-        """Have tunnels (None: all) that are down tried now; returns the names of those."""
+        """Have tunnels that are down (None: all) try to connect now; returns their names."""
         return self._names("/v1/retry", names)
 
     def _names(self, path: str, names: Sequence[str] | None) -> list[str]:
@@ -335,7 +335,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _is_closed(sock: socket.socket) -> bool:
-    """Whether the other side has closed a connection on which nothing is expected."""
+    """Return whether the other side has closed a connection on which nothing is expected."""
     sock.settimeout(0.0)
     try:
         sock.recv(1, socket.MSG_PEEK)

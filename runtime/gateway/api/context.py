@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Work:
-    """Runs functions that may wait.
+    """Runs functions that may block, on threads of their own.
 
     Args:
         name: of the threads.
@@ -126,7 +126,7 @@ class ApiParts:
 
     @classmethod
     def of(cls, gateway: Gateway, places: ApiPlaces, feed: EventFeed | None) -> ApiParts:
-        """Make them."""
+        """Make the parts for a gateway."""
         return cls(
             gateway,
             places,
@@ -149,5 +149,5 @@ PARTS = web.AppKey("tunnelfleet-api", ApiParts)
 
 
 def parts(request: web.Request) -> ApiParts:
-    """Those of the application that a request came to."""
+    """Return the parts of the application that a request came to."""
     return request.app[PARTS]

@@ -47,7 +47,7 @@ class Found(NamedTuple):
 
 
 MAX_EVENTS = 1_000
-"""That are kept."""
+"""How many events are kept."""
 LIFE_BYTES = 4
 
 
@@ -108,7 +108,7 @@ class EventFeed(logging.Handler):
             return self._last
 
     def after(self, number: int, limit: int = MAX_EVENTS) -> Found:
-        """What came after an event.
+        """Return what came after an event.
 
         Args:
             number: of the event; 0 for the beginning.
@@ -126,12 +126,12 @@ class EventFeed(logging.Handler):
     # -- those who follow
 
     def follow(self, key: object, wake: Callable[[], None]) -> None:
-        """Have somebody woken, on whatever thread logs; must not wait, or log."""
+        """Call `wake` when there is more, on the thread that logs; it must not wait or log."""
         with self._guard:
             self._wakers[key] = wake
 
     def unfollow(self, key: object) -> None:
-        """Wake them no more."""
+        """Stop calling what `follow` was given."""
         with self._guard:
             self._wakers.pop(key, None)
             self._asleep.discard(key)
@@ -150,13 +150,13 @@ class EventFeed(logging.Handler):
 
 
 MAX_READERS = 32
-"""At once; each holds a connection."""
+"""How many readers there may be at once; each holds a connection."""
 HEARTBEAT_SECONDS = 15.0
 """A quiet stream says something this often: so a reader that has gone is noticed."""
 REPLAYED = 'event: replayed\ndata: {"event": "replayed"}\n\n'
 """What had happened when the reader came has been told; the rest comes as it happens."""
 WRITE_SECONDS = 30.0
-"""In which a reader has to take what was written."""
+"""How long a reader may take to read what was written."""
 BATCH_EVENTS = 64
 
 
@@ -171,7 +171,7 @@ class EventReaders:
         return len(self._present)
 
     def open(self, feed: EventFeed, number: int) -> _EventReader:
-        """A reader that has seen all up to an event.
+        """Return a reader that has seen all up to an event.
 
         Raises:
             ApiProblem: there are too many, or the end has come.
@@ -188,7 +188,7 @@ class EventReaders:
         return reader
 
     def forget(self, reader: _EventReader) -> None:
-        """It has ended."""
+        """Forget a reader that has ended."""
         self._present.discard(reader)
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class EventReaders:
 
 
 class _EventReader:
-    """One of them. A context manager."""
+    """One reader. A context manager."""
 
     def __init__(self, readers: EventReaders, feed: EventFeed, number: int) -> None:
         self._readers = readers
@@ -223,12 +223,12 @@ class _EventReader:
         self._loop.call_soon_threadsafe(self._woken.set)
 
     def end(self) -> None:
-        """Have it end soon."""
+        """Ask the reader to end soon."""
         self._is_ending = True
         self._woken.set()
 
     async def run(self, response: web.StreamResponse) -> None:
-        """Write events until it is too slow, or the end."""
+        """Write events until the reader is too slow or has to end."""
         is_first, is_replaying = True, True
         while not self._is_ending:
             if is_replaying and self._number >= self._replay_ends:
@@ -247,7 +247,7 @@ class _EventReader:
                 await write(response, ":\n\n")
 
     async def _wait(self) -> bool:
-        """Until there may be more; False if nothing has come for a while."""
+        """Wait until there may be more; return False if nothing has come for a while."""
         self._woken.clear()
         if self._is_ending or not self._feed.sleep_after(self, self._number):
             return True

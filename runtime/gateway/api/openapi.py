@@ -31,7 +31,7 @@ FLAG = {"type": "boolean"}
 
 
 def make_document(operations: Iterable[Operation], root: str = "/") -> dict[str, Any]:
-    """The document.
+    """Return the document.
 
     Args:
         operations: all there are.
@@ -164,7 +164,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def _entries() -> dict[str, Any]:
-    """An entry as it is created, with its name, and as it is put under one."""
+    """Return an entry as it is created, with its name, and as it is put under one."""
     of_files = json_schema()["$defs"]
     entry = _moved(of_files["TunnelKeys"])
     for key in OF_FILES_ALONE:
@@ -182,7 +182,7 @@ def _entries() -> dict[str, Any]:
 
 
 def _moved(schema: Any) -> Any:
-    """The same with its references where the schemas are here."""
+    """Return a schema with its references changed to where the schemas are in this document."""
     if isinstance(schema, dict):
         return {key: _moved(value) for key, value in schema.items()}
     if isinstance(schema, list):

@@ -101,7 +101,7 @@ class Operations:
 
 
 def route_table(operations: Sequence[Operation]) -> web.RouteTableDef:
-    """The routes, for an application of aiohttp."""
+    """Return the routes, for an application of aiohttp."""
     table = web.RouteTableDef()
     for each in operations:
         # aiohttp answers HEAD with the handler of GET, and leaves the body out.

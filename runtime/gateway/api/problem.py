@@ -24,7 +24,7 @@ from .operations import Handler
 PROBLEM_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:tunnelfleet:problem:"
 RETRY_SECONDS = 1
-"""After which a client may ask again when the gateway was busy or is being started."""
+"""When a client may ask again if the gateway was busy or is being started."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,17 +55,17 @@ class ProblemKind(Enum):
 
     @property
     def type(self) -> str:
-        """The URI that names it."""
+        """The URI that names this kind."""
         return TYPE_PREFIX + self.value[0]
 
     @property
     def status(self) -> int:
-        """Of HTTP."""
+        """The status of HTTP."""
         return self.value[1]
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The title for people."""
         return self.value[2]
 
 
@@ -94,7 +94,7 @@ class ApiProblem(Exception):  # noqa: N818 - the word of RFC 9457
         self.more = more
 
     def response(self) -> web.Response:
-        """The answer."""
+        """Return the answer."""
         kind = self.kind
         body = {
             "type": kind.type,

@@ -19,7 +19,7 @@ operations = Operations()
 
 MEDIA_TYPE = "text/event-stream"
 RETRY_MILLISECONDS = 2_000
-"""After which a browser comes again."""
+"""How long a browser waits before it connects again."""
 MAX_RECENT = 1_000
 
 
@@ -44,7 +44,7 @@ MAX_RECENT = 1_000
     problems=[404],
 )
 async def follow_events(request: web.Request) -> web.StreamResponse:
-    """Follow the events."""
+    """Send the events as they happen."""
     api = parts(request)
     feed = api.feed
     if feed is None:
@@ -66,7 +66,7 @@ async def follow_events(request: web.Request) -> web.StreamResponse:
 
 
 def _start(request: web.Request, feed: EventFeed) -> int:
-    """The number of the event after which a reader begins."""
+    """Return the number of the event after which a reader begins."""
     recent = whole_number(query(request, ("recent",)), "recent", MAX_RECENT) or 0
     last = feed.last
     seen = request.headers.get("Last-Event-ID")
@@ -95,7 +95,7 @@ KINDS = ("connection", "stream", "denied")
     answers=[Success(200, "those that are open now", "ConnectionList")],
 )
 async def list_connections(request: web.Request) -> web.StreamResponse:
-    """List them."""
+    """Answer with the open connections."""
     tunnel = single(query(request, ("tunnel",)), "tunnel")
     api = parts(request)
     text = await api.questions.run(_connections, api, tunnel)
@@ -135,7 +135,7 @@ _FILTERS = (
     problems=[404],
 )
 async def list_audit(request: web.Request) -> web.StreamResponse:
-    """List what the store has taken down."""
+    """Answer with records of the audit."""
     given = query(request, [each.name for each in _FILTERS])
     kind = single(given, "kind")
     if kind is not None and kind not in KINDS:

@@ -21,17 +21,17 @@ from aiohttp import ETag, web
 from .problem import ApiProblem, ProblemKind
 
 MAX_BODY_BYTES = 256 * 1024
-"""Of a request; an entry of a tunnel has a few hundred."""
+"""The longest body; an entry of a tunnel has a few hundred bytes."""
 BODY_SECONDS = 10.0
-"""In which the whole body has to come."""
+"""How long a client may take to send the body."""
 MAX_KEYS = 1_000
-"""Of all objects of a body; a tunnel has at most 256 services, and a few dozen keys more."""
+"""How many keys all objects of a body may have; a tunnel has 256 services at most."""
 MAX_VALUES = 16
-"""Of one parameter of a query."""
+"""How many values one parameter of a query may have."""
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body, within its limits; it is kept, so that it can be read again.
+    """Return the body, within its limits; it is kept, so that it can be read again.
 
     Raises:
         ApiProblem: it is too large, or does not come in time.
@@ -59,7 +59,7 @@ _CLOSE = {"Connection": "close"}
 
 
 async def read_object(request: web.Request, keys: Collection[str] | None = None) -> dict[str, Any]:
-    """A body that is a JSON object.
+    """Return a body that is a JSON object.
 
     Args:
         request: with the body.
@@ -103,7 +103,7 @@ def _no_constant(_text: str) -> None:
 
 
 def query(request: web.Request, known: Collection[str]) -> dict[str, list[str]]:
-    """The parameters of the query, each with all its values.
+    """Return the parameters of the query, each with all its values.
 
     Raises:
         ApiProblem: one is unknown, or has too many values.
@@ -122,7 +122,7 @@ def query(request: web.Request, known: Collection[str]) -> dict[str, list[str]]:
 
 
 def single(given: dict[str, list[str]], name: str) -> str | None:
-    """The value of a parameter that has one; None if it is not given.
+    """Return the value of a parameter that has one; None if it is not given.
 
     Raises:
         ApiProblem: it has several.
@@ -134,7 +134,7 @@ def single(given: dict[str, list[str]], name: str) -> str | None:
 
 
 def flag(given: dict[str, list[str]], name: str) -> bool:
-    """A parameter that is true or false, and false without it.
+    """Return a parameter that is true or false, and false without it.
 
     Raises:
         ApiProblem: it is neither.
@@ -146,7 +146,7 @@ def flag(given: dict[str, list[str]], name: str) -> bool:
 
 
 def whole_number(given: dict[str, list[str]], name: str, largest: int) -> int | None:
-    """A parameter that is a whole number, 0 or more; None if it is not given.
+    """Return a parameter that is a whole number, 0 or more; None if it is not given.
 
     Raises:
         ApiProblem: it is none, or too large.
@@ -161,7 +161,7 @@ def whole_number(given: dict[str, list[str]], name: str, largest: int) -> int | 
 
 
 def moment(given: dict[str, list[str]], name: str) -> float | None:
-    """A parameter that is a time, in seconds of the Unix epoch; None if it is not given.
+    """Return a parameter that is a time, in seconds of the Unix epoch; None if it is not given.
 
     Raises:
         ApiProblem: it is neither such a number nor ISO 8601. Without an offset the latter is UTC.
@@ -185,7 +185,7 @@ _SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 
 
 def name_pattern(pattern: str) -> Callable[[str], object]:
-    """Whether a name matches; `*` stands for anything, and nothing else is special."""
+    """Return whether a name matches; `*` stands for anything, and nothing else is special."""
     # fnmatch's expressions do not run away on many stars.
     plain = pattern.replace("[", "[[]").replace("?", "[?]")
     return re.compile(fnmatch.translate(plain)).match
@@ -248,7 +248,7 @@ _UCRED = struct.Struct("3i")
 
 
 def peer_of(request: web.Request) -> str:
-    """Who asks, for the log: a user id at a Unix socket, an address at another."""
+    """Return who asks, for the log: a user id at a Unix socket, an address at another."""
     transport = request.transport
     sock = None if transport is None else transport.get_extra_info("socket")
     if sock is not None and sock.family == socket.AF_UNIX:

@@ -55,7 +55,7 @@ class ApiOptions(HttpLimits):
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> ApiOptions | None:
-        """What the table `[gateway]` says; None for no API.
+        """Return what the table `[gateway]` says; None for no API.
 
         Raises:
             ConfigError: as the class does.
@@ -105,7 +105,7 @@ class ApiServer:
         self.places = places or ApiPlaces()
         """What is told of them; what is known late may be added until `start`."""
         self._sockets: list[socket.socket] = []
-        """That are listened on and not served yet."""
+        """Sockets that listen and are not served yet."""
         self._unix: UnixListener | None = None
         self._host_check: HostCheck | None = None
         self._http: HttpThread | None = None
@@ -114,7 +114,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        """Its address as `--gateway` takes it."""
+        """The address of the API, as `--gateway` takes it."""
         if isinstance(self.address, TcpAddress):
             return f"http://{self.address}"
         return f"unix:{self.address}"

@@ -40,7 +40,7 @@ def log_change(name: str, what: str, who: str) -> None:
 
 
 LOGGED_NAMES = 100
-"""Of several tunnels that were changed at once."""
+"""How many names a line of the log has when several tunnels were changed at once."""
 
 
 def log_changes(names: Sequence[str], what: str, who: str) -> None:
@@ -97,7 +97,7 @@ _FILTERS = (
     answers=[Success(200, "those that match", "TunnelList")],
 )
 async def list_tunnels(request: web.Request) -> web.StreamResponse:
-    """List them."""
+    """Answer with the tunnels that the query asks for."""
     given = query(request, [each.name for each in _FILTERS])
     for name, known in (("state", STATES), ("mode", MODES)):
         if not set(given.get(name, [])) <= set(known):
@@ -153,7 +153,7 @@ def _entry_filter(given: dict[str, list[str]]) -> Callable[[Entry], bool]:
     problems=[409, 415, 422],
 )
 async def add_tunnel(request: web.Request) -> web.StreamResponse:
-    """Add one."""
+    """Add a tunnel."""
     entry = await read_object(request)
     api = parts(request)
     name = await api.changes.run(api.wishes.create, entry)
@@ -168,7 +168,7 @@ async def add_tunnel(request: web.Request) -> web.StreamResponse:
     answers=[Success(200, "how it is now", "TunnelRow", headers=_ETAG)],
 )
 async def read_tunnel(request: web.Request) -> web.StreamResponse:
-    """Read one."""
+    """Answer how a tunnel is now."""
     query(request, ())
     return await _answer_row(request, request.match_info["name"])
 
@@ -186,7 +186,7 @@ async def read_tunnel(request: web.Request) -> web.StreamResponse:
     problems=[409, 412, 415, 422],
 )
 async def put_tunnel(request: web.Request) -> web.StreamResponse:
-    """Add or replace one."""
+    """Add a tunnel, or replace one that was added here."""
     condition = Condition.of(request)
     entry = await read_object(request)
     api, name = parts(request), request.match_info["name"]
@@ -205,7 +205,7 @@ async def put_tunnel(request: web.Request) -> web.StreamResponse:
     problems=[409, 412],
 )
 async def delete_tunnel(request: web.Request) -> web.StreamResponse:
-    """Delete one."""
+    """Delete a tunnel that was added here."""
     condition = Condition.of(request)
     api, name = parts(request), request.match_info["name"]
     await api.changes.run(api.wishes.delete, name, condition)
@@ -220,7 +220,7 @@ async def delete_tunnel(request: web.Request) -> web.StreamResponse:
     answers=[Success(202, "it drains", "TunnelRow", headers=_ETAG)],
 )
 async def drain_tunnel(request: web.Request) -> web.StreamResponse:
-    """Drain one."""
+    """Let a tunnel take no new connections."""
     name = request.match_info["name"]
     await _command(request, DrainTunnels((name,)), "drained")
     return await _answer_row(request, name, status=202)
@@ -233,7 +233,7 @@ async def drain_tunnel(request: web.Request) -> web.StreamResponse:
     answers=[Success(202, "it is tried, or was up", "TunnelRow", headers=_ETAG)],
 )
 async def retry_tunnel(request: web.Request) -> web.StreamResponse:
-    """Retry one."""
+    """Let a tunnel that is down try to connect now."""
     name = request.match_info["name"]
     await _command(request, RetryTunnels((name,)), "retried")
     return await _answer_row(request, name, status=202)
@@ -248,7 +248,7 @@ async def retry_tunnel(request: web.Request) -> web.StreamResponse:
     problems=[415, 422],
 )
 async def replace_token(request: web.Request) -> web.StreamResponse:
-    """Give one another token."""
+    """Give a tunnel another access token."""
     given = await read_object(request, ("access_token", "client_token"))
     access, client = given.get("access_token"), given.get("client_token")
     if not isinstance(access, str) or not isinstance(client, str | None):
@@ -270,7 +270,7 @@ async def replace_token(request: web.Request) -> web.StreamResponse:
     problems=[404, 415, 422],
 )
 async def drain_tunnels(request: web.Request) -> web.StreamResponse:
-    """Drain several."""
+    """Let several tunnels, or all, take no new connections."""
     names = await _names(request)
     drained = await _command(request, DrainTunnels(names), "drained")
     return web.json_response({"tunnels": drained}, status=202)
@@ -285,7 +285,7 @@ async def drain_tunnels(request: web.Request) -> web.StreamResponse:
     problems=[404, 415, 422],
 )
 async def retry_tunnels(request: web.Request) -> web.StreamResponse:
-    """Retry several."""
+    """Let several tunnels, or all that are down, try to connect now."""
     names = await _names(request)
     retried = await _command(request, RetryTunnels(names), "retried")
     return web.json_response({"tunnels": retried}, status=202)
@@ -330,6 +330,6 @@ def _row(api: ApiParts, name: str) -> tuple[TunnelRow, str | None]:
 
 
 def _url(request: web.Request, name: str) -> str:
-    """Of a tunnel, below wherever the routes are mounted."""
+    """Return the URL of a tunnel, below the path where the routes are mounted."""
     root = request.path.partition("/v1/")[0]
     return f"{root}/v1/tunnels/{quote(name, safe='')}"

@@ -167,7 +167,7 @@ class ApiWishes:
         self._put(self._read(entry), entry)
 
     def _present(self, name: str) -> WantedTunnel | None:
-        """What the API wants under a name.
+        """Return what the API wants under a name.
 
         Raises:
             ApiProblem: somebody else wants it.

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 MAX_CA_BYTES = 16 * 1_048_576
-"""Of all files of one `ca`; all authorities of the world take less than one million."""
+"""The size of all files of one `ca`; all public authorities together have less than a million."""
 MAX_CA_FILES = 10_000
 MAX_CONTEXTS = 64
-"""That are kept although nobody has asked for them since `begin`: each has its certificates."""
+"""How many contexts are kept that nobody has asked for since `begin`: each has its certificates."""
 
 
 class Authorities:
@@ -40,18 +40,18 @@ class Authorities:
         """What was read since `begin`."""
 
     def begin(self) -> None:
-        """A new reading of the configuration begins."""
+        """Begin a new reading of the configuration."""
         self._used.clear()
         self._read.clear()
         self.files.clear()
 
     def forget_others(self) -> None:
-        """Let go of what has not been asked for since `begin`."""
+        """Drop the contexts that nobody has asked for since `begin`."""
         for key in self._contexts.keys() - self._used:
             del self._contexts[key]
 
     def get(self, path: Path | None) -> tuple[ssl.SSLContext, str]:
-        """The context that trusts these authorities, and a fingerprint of what was read.
+        """Return the context that trusts these authorities, and a fingerprint of what was read.
 
         Raises:
             ConfigError: it cannot be read, or holds no certificate.
@@ -86,7 +86,7 @@ class Authorities:
 
 
 def _fingerprint(path: Path) -> str:
-    """Of the content, so that certificates that were replaced are a change."""
+    """Return a digest of the content, so that replaced certificates count as a change."""
     digest = hashlib.sha256()
     left_bytes = MAX_CA_BYTES
     try:
@@ -100,7 +100,7 @@ def _fingerprint(path: Path) -> str:
 
 
 def _files_of(path: Path) -> list[Path]:
-    """The file itself, or those of a folder; nothing that a reader could wait for."""
+    """Return the file, or the files of a folder; none that a reader could wait for."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         found = sorted(path.iterdir())

@@ -45,7 +45,7 @@ _HASH = re.compile(
 
 
 class PasswordHash(NamedTuple):
-    """A password as scrypt leaves it."""
+    """The scrypt hash of a password, with its parameters."""
 
     cost_log2: int
     block_size: int
@@ -101,16 +101,16 @@ class PasswordHash(NamedTuple):
         return cls(log2, block, parallel, salt, digest)
 
     def text(self) -> str:
-        """As it stands in the file."""
+        """Return the hash as it stands in the file."""
         costs = f"ln={self.cost_log2},r={self.block_size},p={self.parallelism}"
         return f"$scrypt${costs}${_encode(self.salt)}${_encode(self.digest)}"
 
     def matches(self, password: str) -> bool:
-        """Whether this is the password. Takes its time, and memory."""
+        """Return whether this is the password. Takes its time, and memory."""
         return hmac.compare_digest(self.derive(password), self.digest)
 
     def derive(self, password: str) -> bytes:
-        """What a password comes to, with this salt and these costs."""
+        """Return what a password comes to, with this salt and these costs."""
         memory_bytes = 128 * self.block_size << self.cost_log2
         return hashlib.scrypt(
             password.encode(),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def entry_of(tunnel: WantedTunnel) -> dict[str, Any]:
-    """The keys of a `[[tunnel]]` that say the same; what is as by default is left out."""
+    """Return the keys of a `[[tunnel]]` that say the same; what is as by default is left out."""
     services = tunnel.services
     found: dict[str, Any] = {
         "name": tunnel.name,

@@ -52,7 +52,7 @@ class KeyLines:
         self._read()
 
     def line_of(self, path: Sequence[str | int]) -> int:
-        """The line of a key; of the innermost table that is there, if the key is not."""
+        """Return the line of a key; of the innermost table that is there, if the key is not."""
         wanted = tuple(path)
         while wanted not in self._lines:
             wanted = wanted[:-1]
@@ -130,7 +130,7 @@ class KeyLines:
                 return tuple(parts)
 
     def _resolve(self, path: KeyPath, names: Sequence[str]) -> KeyPath:
-        """Where a header leads: into the last element of each array of tables on its way."""
+        """Return where a header leads: into the last element of each array of tables on its way."""
         for name in names:
             path = (*path, name)
             if path in self._elements:
@@ -195,7 +195,7 @@ class Document:
 
     @property
     def name(self) -> str:
-        """Of the file, as the user wrote it."""
+        """The path of the file, as the user wrote it."""
         return str(self.path)
 
     @cached_property
@@ -203,13 +203,13 @@ class Document:
         return KeyLines(self.text)
 
     def place(self, path: Sequence[str | int]) -> str:
-        """Where a key stands, for people."""
+        """Return where a key stands, for people."""
         return f"{self.name}:{self._lines.line_of(path)}"
 
     def problem(
         self, path: Sequence[str | int], text: str, *, tunnel: str | None = None, error: bool = True
     ) -> Problem:
-        """A problem with one of its keys.
+        """Return a problem with one of its keys.
 
         Args:
             path: of the key, from the root of the file.
@@ -221,7 +221,7 @@ class Document:
         return Problem(self.name, line, key_text(path, tunnel), text, is_error=error)
 
     def relative(self, text: str) -> Path:
-        """A path that is written in the file: relative to the file's own folder."""
+        """Return a path that is written in the file: relative to the file's own folder."""
         return self.path.parent / text
 
 
@@ -308,7 +308,7 @@ def _file_problem(path: Path, text: str) -> Problem:
 
 
 def _expansions(document: Document) -> list[Problem]:
-    """What looks as if its writer expected the environment in it."""
+    """Yield values in which somebody seems to expect variables of the environment."""
     if not _EXPANSION.search(document.text):
         return []
     problems = []

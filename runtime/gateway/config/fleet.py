@@ -95,6 +95,6 @@ class FleetConfig:
 
 
 def ordinal_in(name: str) -> int | None:
-    """The number at the end of a gateway's name, which a StatefulSet counts from 0."""
+    """Return the number at the end of a gateway's name, which a StatefulSet counts from 0."""
     found = re.search(r"(?:^|[^0-9])([0-9]{1,4})$", name)
     return int(found.group(1)) if found else None

@@ -83,7 +83,7 @@ def read_tunnel(
 
 
 def _for_request(problem: Problem) -> Problem:
-    """The same mistake for somebody who can give a token in one way alone."""
+    """Return the same mistake for somebody who can give a token in one way alone."""
     table, _, key = problem.key.rpartition(".")
     if key != "access_token_file":
         return problem
@@ -91,7 +91,7 @@ def _for_request(problem: Problem) -> Problem:
 
 
 MAX_TUNNELS = 20_000
-"""In one configuration; a process is built for 10,000."""
+"""The most tunnels of one configuration; a process is built for 10,000."""
 STATE_FILE = "state.db"
 
 
@@ -159,7 +159,7 @@ class _Loader:
     def _merge(
         self, documents: Sequence[Document], table: str, model: type[GatewayKeys | DefaultKeys]
     ) -> dict[str, tuple[Document, Any]]:
-        """The keys of a table that may stand in several files, each key in one of them."""
+        """Return the keys of a table that may stand in several files, each key in one of them."""
         merged: dict[str, tuple[Document, Any]] = {}
         for document in documents:
             if table not in document.data:
@@ -307,7 +307,7 @@ class _Loader:
         return replace(settings, admin_token=token)
 
     def _token(self, merged: Mapping[str, Any], key: str, problem: Any) -> str | None:
-        """The bearer token in the file that a key names."""
+        """Return the bearer token in the file that a key names."""
         path = self._file(merged, key)
         if path is None:
             return None

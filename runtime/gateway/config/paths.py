@@ -16,7 +16,7 @@ from tunnelfleet.proto import ConfigError
 NAME = "tunnelfleet"
 ADMIN_SOCKET = "admin.sock"
 ASIDE_BYTES = 8
-"""Of chance in the name that a file has while it is written."""
+"""How many random bytes the name of a file has while it is written."""
 
 
 def admin_socket(environ: Mapping[str, str]) -> Path:
@@ -25,7 +25,7 @@ def admin_socket(environ: Mapping[str, str]) -> Path:
 
 
 def runtime_folder(environ: Mapping[str, str]) -> Path:
-    """The folder for sockets, gone after a reboot."""
+    """Return the folder for sockets, gone after a reboot."""
     given = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if given:
         return Path(given)
@@ -38,7 +38,7 @@ def runtime_folder(environ: Mapping[str, str]) -> Path:
 
 
 def state_folder(environ: Mapping[str, str], state: str | None = None) -> Path:
-    """The folder for what survives a restart.
+    """Return the folder for what survives a restart.
 
     Args:
         environ: the environment.

@@ -68,7 +68,7 @@ class ConfigProblems(ConfigError):  # noqa: N818 - says what was found
 
 
 def key_text(path: Sequence[str | int], name: str | None = None) -> str:
-    """A key for people.
+    """Return a key for people.
 
     Args:
         path: its way from the root of the file.
@@ -86,7 +86,7 @@ def key_text(path: Sequence[str | int], name: str | None = None) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at what was meant: the nearest of the known names, or all if there are few."""
+    """Return a hint at what was meant: the nearest of the known names, or all if there are few."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
@@ -112,7 +112,7 @@ _SYNTAX = (
 
 
 def syntax_problem(file: str, text: str, error: str) -> Problem:
-    """The problem that a file is no TOML.
+    """Return the problem that a file is no TOML.
 
     Args:
         file: its name.
@@ -213,7 +213,7 @@ def _quoted(text: str) -> list[str]:
 
 
 MAX_SHOWN_LENGTH = 60
-"""Of a value that a message repeats; access tokens are longer."""
+"""The longest value that a message repeats; access tokens are longer."""
 
 
 def _shown(value: Any) -> str:

@@ -157,7 +157,7 @@ _CORE_DOCS = {
 
 
 def _of_core(name: str, cls: type[Any], leave_out: Iterable[str] = ()) -> type[BaseModel]:
-    """A model of a dataclass of the core: the same names and types, nothing required."""
+    """Return a model of a dataclass of the core: the same names and types, nothing required."""
     docs = _attribute_docs(cls)
     given: dict[str, Any] = {}
     for each in fields(cls):
@@ -176,7 +176,7 @@ def _of_core(name: str, cls: type[Any], leave_out: Iterable[str] = ()) -> type[B
 
 
 def _attribute_docs(cls: type[Any]) -> dict[str, str]:
-    """What stands below each field of a class, or in the Args of its docstring."""
+    """Return what stands below each field of a class, or in the Args of its docstring."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
     found = dict(re.findall(r"^ +(\w+): (.+)$", cls.__doc__ or "", re.MULTILINE))
@@ -438,7 +438,7 @@ class FileKeys(BaseModel):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a file, for editors."""
+    """Return the JSON Schema of a file, for editors."""
     schema = _for_toml(FileKeys.model_json_schema())
     assert isinstance(schema, dict)
     return {
@@ -469,7 +469,7 @@ def _for_toml(schema: Any) -> Any:
 
 
 def known_keys(model: type[BaseModel]) -> dict[str, Iterable[str]]:
-    """The names of a table's keys, by the way to it from the table ("" for itself)."""
+    """Return the names of a table's keys, by the way to it from the table ("" for itself)."""
     known: dict[str, Iterable[str]] = {"": list(model.model_fields)}
     if issubclass(model, TunnelBase | NotifyKeys):
         known |= {

@@ -47,11 +47,11 @@ def read_secret(path: Path) -> SecretText:
 
 MIN_SECRET_BYTES = 32
 SECRET_NAME = "client-token-secret"  # noqa: S105 - the name of a file
-"""Of the file that is made beside the state."""
+"""The name of the file that is made beside the state."""
 
 
 def ensure_secret(path: Path | None, folder: Path) -> tuple[bytes, str]:
-    """The secret of the deployment, which client tokens are derived from.
+    """Return the secret of the deployment, which client tokens are derived from.
 
     Args:
         path: the operator's file; None takes the one in `folder`, and makes it at the first start.
@@ -99,7 +99,7 @@ class ClientTokens:
         return "ClientTokens(...)"
 
     def derive(self, access_token: str) -> str:
-        """The client token that goes with an access token: HMAC-SHA256 in hex."""
+        """Return the client token that goes with an access token: HMAC-SHA256 in hex."""
         return hmac.new(self._secret, access_token.encode(), hashlib.sha256).hexdigest()
 
 
@@ -108,7 +108,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 MAX_SECRET_BYTES = 65_536
-"""Of a file with a secret; more is the wrong file."""
+"""The longest file with a secret; a longer one is the wrong file."""
 
 
 def read_private(path: Path, limit_bytes: int = MAX_SECRET_BYTES) -> tuple[bytes, str]:

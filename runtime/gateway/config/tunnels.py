@@ -104,12 +104,12 @@ class TunnelReader:
         return False
 
     def default(self, key: str) -> Any:
-        """The value of `[defaults]`, or None."""
+        """Return the value of `[defaults]`, or None."""
         found = self._defaults.get(key)
         return None if found is None else found[1]
 
     def default_document(self, key: str) -> Document:
-        """Where that stands."""
+        """Return where that stands."""
         return self._defaults[key][0]
 
     @property
@@ -315,7 +315,7 @@ class _EntryReader:
     # -- keys
 
     def _get(self, key: str) -> Any:
-        """The tunnel's own value, else the default, else None."""
+        """Return the tunnel's own value, else the default, else None."""
         value = self._keys.get(key)
         if value is not None or key in self._bad:
             return value
@@ -407,7 +407,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def _unprintable(table: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The ways to the texts that have such a character, one for each key."""
+    """Yield the ways to the texts that have such a character, one for each key."""
     for key, value in table.items():
         inner = value if isinstance(value, dict) else {}
         if any(_CONTROL.search(str(each)) for each in inner):

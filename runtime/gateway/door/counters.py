@@ -33,7 +33,7 @@ DOOR_METRICS = frozenset(
     f"{name}_total" if name.removeprefix("tunnelfleet_door_") in _COUNTERS else name
     for name in _HELP
 )
-"""The names of all that a front door adds."""
+"""The names of all metrics of front doors."""
 
 PROTOCOLS = ("http", "socks5")
 
@@ -64,12 +64,12 @@ class DoorCounters:
         return self._open
 
     def opened(self, change: int) -> None:
-        """So many more sockets are open, or fewer. Any thread."""
+        """Count that so many more, or fewer, sockets are open. Any thread."""
         with self._lock:
             self._open += change
 
     def collect(self) -> Iterator[Metric]:
-        """The families, for a collector of prometheus_client."""
+        """Return the families, for a collector of prometheus_client."""
         yield self._counter("accepted", self.accepted)
         yield self._counter("left", self.left)
         family = self._counter("handed_over", None, "protocol")
@@ -106,7 +106,7 @@ class CountedSocket(socket.socket):
         counters.opened(1)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the socket."""
         counters, self._counters = self._counters, None
         super().close()
         if counters is not None:

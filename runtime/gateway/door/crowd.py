@@ -19,7 +19,7 @@ class DoorLimits:
     """Every bound of a gateway's front doors, by name. All doors share them."""
 
     handshake_seconds: float = 10.0
-    """From the connect until a client has said where it wants to go."""
+    """How long a client may take, from its connect, to say where it wants to go."""
     max_handshakes: int = 256
     """Clients that have not said it yet, or were refused and are about to go; a further one takes
     the place of the oldest."""
@@ -28,9 +28,9 @@ class DoorLimits:
     max_connections: int = 4_096
     """Sockets that came through a front door and are open; a further client is refused."""
     answer_seconds: float = 10.0
-    """What a tunnel has to say whether it takes a client."""
+    """How long a tunnel may take to say whether it takes a client."""
     linger_seconds: float = 2.0
-    """What a refused client has to read why, and to close."""
+    """How long a refused client may take to read why, and to close."""
     listen_backlog: int = 256
     """Clients that may wait in the kernel."""
     max_logins: int = 64
@@ -60,22 +60,22 @@ class Crowd(Generic[Client]):
 
     @property
     def yielding(self) -> int:
-        """How many would have to go for others."""
+        """How many clients would have to go for others."""
         return len(self._yielding)
 
     @property
     def waiting(self) -> int:
-        """How many wait for their tunnel."""
+        """How many clients wait for their tunnel."""
         return len(self._waiting)
 
     def enter(self, client: Client) -> Client | None:
-        """A client has come, or was refused; returns the one that has to go for it, if one has."""
+        """Enter a client that has come, or was refused; return the one that must go for it, if any."""
         self.leave(client)
         self._yielding[client] = None
         return self.oldest() if len(self._yielding) > self._limits.max_handshakes else None
 
     def oldest(self) -> Client | None:
-        """Take out the one that would have to go first."""
+        """Remove and return the client that would have to go first."""
         client = next(iter(self._yielding), None)
         if client is not None:
             del self._yielding[client]
@@ -86,13 +86,13 @@ class Crowd(Generic[Client]):
         self._yielding.pop(client, None)
 
     def wait(self, client: Client) -> bool:
-        """A client has to wait for its tunnel; returns whether it may."""
+        """Let a client wait for its tunnel; return whether it may."""
         if client not in self._waiting and len(self._waiting) >= self._limits.max_waiting:
             return False
         self._waiting.add(client)
         return True
 
     def leave(self, client: Client) -> None:
-        """A client is gone, or a tunnel has it. Safe to call twice."""
+        """Forget a client that is gone, or that a tunnel has. Safe to call twice."""
         self._yielding.pop(client, None)
         self._waiting.discard(client)

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""An address of a name that this machine does not have: the others are listened on."""
+"""Errors of an address that this machine does not have: the name's others are listened on."""
 
 
 class DoorListener:
@@ -170,7 +170,7 @@ class DoorActor(DispatchedActor):
         self._accept()
 
     def on_receive(self, message: Any) -> Any:
-        """Begin anew after a rest."""
+        """Accept again after a rest."""
         if isinstance(message, _MayAccept):
             self._accept()
             return None
@@ -215,13 +215,13 @@ class DoorActor(DispatchedActor):
 DOOR = "door"
 """The id of the doors' actor among the gateway's children."""
 CONNECT_SOCKET = "connect.sock"
-"""Beside the admin socket."""
+"""The name of the private door's socket, beside the admin socket."""
 DOOR_MODE = 0o660
-"""Of a door at a Unix socket."""
+"""The mode of a door's Unix socket."""
 
 
 def connect_path(settings: GatewaySettings, environ: Mapping[str, str] | None = None) -> Path:
-    """Where the private door is: beside the admin socket, or where that would be."""
+    """Return where the private door is: beside the admin socket, or where that would be."""
     text = settings.admin.removeprefix("unix:")
     if text != settings.admin or "/" in text:
         return Path(text).with_name(CONNECT_SOCKET)
@@ -292,7 +292,7 @@ class Door:
             self.connect_path = path
 
     def child(self, gateway: Gateway) -> ChildSpec:
-        """How the gateway runs it, as one of `more_children`."""
+        """Return how the gateway runs the doors' actor, as one of `more_children`."""
         self._identity = Identity(self._limits.max_logins)
         self.hall = hall = Hall(
             gateway.state,
@@ -314,7 +314,7 @@ class Door:
         return child(DOOR, start)
 
     def collect(self) -> Iterator[Metric]:
-        """Its metrics."""
+        """Return the metrics of the doors."""
         return self.counters.collect()
 
     def close(self) -> None:

@@ -8,14 +8,14 @@ from .socks import SOCKS_VERSION, SocksHandshake
 
 _SOCKS4_VERSION = 4
 _SOCKS4_REFUSED = bytes((0, 91, 0, 0, 0, 0, 0, 0))
-"""The only answer that such a client understands: rejected or failed."""
+"""The only answer that a SOCKS 4 client understands: rejected or failed."""
 _TLS_HANDSHAKE = 0x16
 """The first byte of a record with a ClientHello: RFC 8446 section 5.1."""
 _FIRST_PRINTABLE, _LAST_PRINTABLE = 0x21, 0x7E
 
 
 def begin_handshake(first: int, *, needs_login: bool) -> Handshake:
-    """What takes the bytes of a client, this first one too.
+    """Return the handshake that takes the bytes of a client, the first one included.
 
     Args:
         first: the first byte.
@@ -34,7 +34,7 @@ def begin_handshake(first: int, *, needs_login: bool) -> Handshake:
 
 
 class Foreign:
-    """A client that speaks something else.
+    """The handshake of a client that speaks something else.
 
     Args:
         text: what it speaks, and what it should.
@@ -62,11 +62,11 @@ class Foreign:
         return b""
 
     def login_checked(self, is_good: bool) -> None:
-        """Never called: it asks nobody who it is."""
+        """Is never called, as this handshake asks nobody who it is."""
         raise NotImplementedError
 
     def welcome(self) -> bytes:
-        """Never called: nothing comes of it."""
+        """Is never called, as nothing comes of this handshake."""
         raise NotImplementedError
 
     def refuse(self, refusal: Denial, text: str) -> bytes:  # noqa: ARG002 - it has no words

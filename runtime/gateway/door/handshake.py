@@ -22,18 +22,18 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 MAX_NAME_BYTES = 600
-"""Of what a client asks for: a name of a tunnel and one of a service, percent-encoded or not."""
+"""The longest text that a client asks by: names of a tunnel and of a service, encoded or not."""
 
 
 class Denial(Enum):
     """Why a client does not get what it asks for; the value is the label of the metric."""
 
     PROTOCOL = "protocol"
-    """It does not speak as it should, or wants what a front door does not do."""
+    """The client breaks the protocol, or wants what a front door does not do."""
     ADDRESS = "address"
-    """It asks for an IP address, and a front door leads to tunnels by their names."""
+    """The client asks for an IP address, and a front door leads to tunnels by their names."""
     LOGIN = "login"
-    """It has not said who it is, or the password is wrong."""
+    """The client has not said who it is, or its password is wrong."""
     RULE = "rule"
     """No rule lets this user in."""
     NAME = "name"
@@ -67,7 +67,7 @@ class TargetNamed(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """Nothing will come of this client. Answer with `refuse`."""
+    """The client breaks the protocol; answer with `refuse`."""
 
     refusal: Denial
     text: str
@@ -80,25 +80,25 @@ class Handshake(Protocol):
     """One client's handshake."""
 
     protocol: str
-    """For people and metrics: `socks5`, `http` or `other`."""
+    """The name of the protocol for people and metrics: `socks5`, `http` or `other`."""
 
     def receive(self, data: bytes) -> int:
-        """Take what comes first in `data`; returns how many bytes were the handshake's.
+        """Take the bytes of the handshake from the start of `data`; return how many they were.
 
         At least one, unless `data` is empty or an event waits.
         """
 
     def next_event(self) -> Event | None:
-        """What has to be answered now; None if more bytes are needed. Each event comes once."""
+        """Return the event to answer now; None if more bytes are needed. Each event comes once."""
 
     def take_output(self) -> bytes:
-        """What is to be sent to the client now."""
+        """Return what has to be sent to the client now."""
 
     def login_checked(self, is_good: bool) -> None:
         """Answer `LoginGiven`. After a wrong login comes `Malformed`."""
 
     def welcome(self) -> bytes:
-        """What tells the client that its bytes are carried from here on."""
+        """Return what tells the client that its bytes are carried from here on."""
 
     def refuse(self, refusal: Denial, text: str) -> bytes:
-        """What tells the client why not, as far as its protocol can; the connection ends then."""
+        """Return what tells the client why not, if its protocol can; then the connection ends."""

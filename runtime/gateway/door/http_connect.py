@@ -25,7 +25,7 @@ from .handshake import MAX_NAME_BYTES, Denial, Event, LoginGiven, Malformed, Tar
 # A recipient may take a bare LF for the end of a line: RFC 9112 section 2.2.
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _MARGIN_BYTES = 3
-"""Of the end of a head that may have come before."""
+"""How many bytes of the end of a head may have come before."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _REQUEST_LINE = re.compile(rf"({_TOKEN.pattern}) (\S+) HTTP/1\.[0-9]")
 _PORT = re.compile(r"(.*):([0-9]{1,5})", re.DOTALL)
@@ -48,7 +48,7 @@ class _NotServed(Exception):  # noqa: N818 - it says what was found
 
 
 MAX_HEAD_BYTES = 8_192
-"""Of a request: its first line and its headers."""
+"""The longest head of a request: its first line and its headers."""
 REALM = "tunnelfleet"
 
 
@@ -157,7 +157,7 @@ class HttpHandshake:
 
 
 def _parse_head(head: bytes) -> tuple[str, Mapping[str, str]]:
-    """The request line, and the headers by their names in lower case."""
+    """Return the request line, and the headers by their names in lower case."""
     line, *rest = [each.removesuffix("\r") for each in head.decode("latin-1").split("\n")]
     headers: dict[str, str] = {}
     for each in rest:

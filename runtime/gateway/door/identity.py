@@ -29,7 +29,7 @@ _K = TypeVar("_K")
 
 THREADS = 2
 MAX_REMEMBERED = 1_000
-"""Of passwords that were right, and of names of users."""
+"""How many right passwords, and how many names of users, are remembered."""
 CLOSE_SECONDS = 2.0
 _CREDENTIALS = struct.Struct("iii")
 """struct ucred of unix(7): process, user, group."""
@@ -43,7 +43,7 @@ class UnixPeer(NamedTuple):
 
     @classmethod
     def of(cls, sock: socket.socket) -> UnixPeer:
-        """Ask the kernel.
+        """Ask the kernel who is at the other side.
 
         Raises:
             OSError: it cannot say.
@@ -71,7 +71,7 @@ class Identity:
         self._good_for: DoorUsers | None = None
 
     def user_of(self, uid: int) -> str | Future[str]:
-        """The name of a user of this machine, `uid=N` if it has none; now, or later."""
+        """Return the name of a user of this machine, or `uid=N`; perhaps as a future."""
         known = self._names.get(uid)
         if known is not None:
             return known
@@ -83,7 +83,7 @@ class Identity:
             _keep(self._names, uid, name)
 
     def check(self, users: DoorUsers, user: str, password: str) -> bool | Future[bool] | None:
-        """Whether this is a user with this password; now, or later.
+        """Return whether the user has this password, perhaps as a future.
 
         Returns:
             None if too many wait for an answer already.
@@ -100,7 +100,7 @@ class Identity:
         return self._submit(lambda: self._check(users, user, password))
 
     def _check(self, users: DoorUsers, user: str, password: str) -> bool:
-        """On one of the threads."""
+        """Check a password, on one of the threads."""
         try:
             return users.check(user, password)
         finally:
@@ -108,7 +108,7 @@ class Identity:
                 self._logins -= 1
 
     def remember_login(self, users: DoorUsers, user: str, password: str) -> None:
-        """The answer to `check` was yes: the next one comes at once."""
+        """Remember a login that was right: the next `check` of it answers at once."""
         if users is self._good_for:
             _keep(self._good, self._digest(user, password), None)
 

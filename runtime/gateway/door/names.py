@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def may_reach(rules: Iterable[DoorRule], user: str, tunnel: str, service: str | None) -> bool:
-    """Whether a user may reach a service.
+    """Return whether a user may reach a service.
 
     Args:
         rules: all that there are.
@@ -59,7 +59,7 @@ def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
 
 MAX_PORT_DIGITS = 5
 SHOWN_SERVICES = 20
-"""Of a tunnel, in a message."""
+"""How many services of a tunnel a message names."""
 
 
 class DoorRefused(TunnelError):  # noqa: N818 - says what was decided
@@ -80,7 +80,7 @@ class DoorRefused(TunnelError):  # noqa: N818 - says what was decided
 
 
 class Asked(NamedTuple):
-    """A tunnel by its own name, and what the client called the service, if it did."""
+    """What a client asks for: the tunnel by its own name, the service as the client wrote it."""
 
     tunnel: str
     service: str | None
@@ -102,7 +102,7 @@ class TunnelNames:
             self._folded[folded] = None if folded in self._folded else name
 
     def __call__(self, name: str) -> str | None:
-        """The tunnel that is meant by a name, or None."""
+        """Return the tunnel that a name means, or None."""
         return name if name in self._exact else self._folded.get(name.casefold())
 
 
@@ -112,7 +112,7 @@ def find_tunnel(
     find: Callable[[str], str | None],
     services_of: Callable[[str], Collection[str] | None],
 ) -> Asked:
-    """Which tunnel a client means.
+    """Find the tunnel that a client means.
 
     Args:
         text: what the client asked for, without the number behind it.
@@ -166,7 +166,7 @@ def _service_of_port(port: int | None, services: Collection[str] | None) -> str 
 
 
 def match_service(service: str, services: Collection[str]) -> str | None:
-    """The service id that is meant by one in whatever case, or None."""
+    """Return the service id that a text means, in whatever case; None if there is none."""
     if service in services:
         return service
     folded = service.casefold()
@@ -174,7 +174,7 @@ def match_service(service: str, services: Collection[str]) -> str | None:
 
 
 def choose_service(asked: Asked, services: Collection[str]) -> str:
-    """The service id that is meant.
+    """Return the service id that a client means.
 
     Args:
         asked: the tunnel, and what the client called the service.

@@ -65,9 +65,9 @@ class SocksHandshake:
         self._needs_login = needs_login
         self._awaited = _Awaited.GREETING
         self._have = bytearray()
-        """What has come of the present message."""
+        """The bytes of the present message that have come."""
         self._is_answerable = False
-        """Only a request has a reply that can say no."""
+        """Whether a request has come; only a request has a reply that can say no."""
         self._output = bytearray()
         self._events: deque[Event] = deque()
 
@@ -222,7 +222,7 @@ class SocksHandshake:
         return bytes((SOCKS_VERSION, 0)) + _BOUND
 
     def refuse(self, refusal: Denial, text: str) -> bytes:  # noqa: ARG002 - SOCKS has no text
-        """See `Handshake`. Before the request there is no reply that could say it."""
+        """See `Handshake`. Before the request no reply of SOCKS could say why."""
         if not self._is_answerable:
             return b""
         return bytes((SOCKS_VERSION, _REPLIES[refusal])) + _BOUND

@@ -393,13 +393,6 @@ class VisitorActor(DispatchedActor):
         else:
             close_socket(sock)
 
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
-
     HANDLERS: ClassVar[Handlers] = {
         _UserKnown: _on_user_known,
         _LoginChecked: _on_login_checked,

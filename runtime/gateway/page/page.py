@@ -78,7 +78,7 @@ class Sample:
 
 
 def tunnel_values(rows: Iterable[TunnelRow]) -> dict[str, Values]:
-    """The values that the page shows of tunnels."""
+    """Return the values that the page shows of tunnels."""
     found: dict[str, Values] = {}
     for row in rows:
         fields = row.to_json()
@@ -87,7 +87,7 @@ def tunnel_values(rows: Iterable[TunnelRow]) -> dict[str, Values]:
 
 
 def connection_values(connections: Iterable[Mapping[str, Any]]) -> dict[str, Values]:
-    """The values that the page shows of connections, of so many as it lists."""
+    """Return the values that the page shows of connections, of so many as it lists."""
     found: dict[str, Values] = {}
     for each in connections:
         if len(found) >= MAX_CONNECTIONS:
@@ -98,7 +98,7 @@ def connection_values(connections: Iterable[Mapping[str, Any]]) -> dict[str, Val
 
 
 def news(before: Sample | None, now: Sample) -> dict[str, Any] | None:
-    """What a reader who knows `before` has to be told.
+    """Return what a reader who knows `before` has to be told.
 
     Args:
         before: what it was told last; None if it knows nothing.
@@ -154,7 +154,7 @@ ADVICE: Final = {
 
 
 def alerts(rows: Sequence[TunnelRow], *, is_reloaded: bool) -> list[str]:
-    """What somebody has to do something about, a sentence each."""
+    """Return what somebody has to do something about, a sentence each."""
     found: list[str] = []
     if not is_reloaded:
         found.append(
@@ -176,7 +176,7 @@ MAX_READERS: Final = 16
 """Pages that follow at once; a further one is told to come back."""
 LOOK_SECONDS: Final = 1.0
 LOOKS_SHARE: Final = 0.1
-"""At most this part of the time is spent on looking: large fleets are looked at less often."""
+"""The largest share of time that looking may take: large fleets are looked at less often."""
 QUIET_SECONDS: Final = 5.0
 """A reader hears something within this time also when nothing is new."""
 WRITE_SECONDS: Final = 20.0
@@ -229,7 +229,7 @@ class StatusPage:
         self._stopping = asyncio.Event()
 
     def pages(self, stopping: asyncio.Event) -> Mapping[str, Page]:
-        """The pages by path, for `AdminServer`.
+        """Return the pages by path, for `AdminServer`.
 
         Args:
             stopping: set when the server ends.
@@ -280,7 +280,7 @@ class StatusPage:
     # -- events
 
     async def _follow(self, response: web.StreamResponse) -> None:
-        """Tell one reader what is new, from the whole on, until it goes or the server ends."""
+        """Send one reader all values, and then what changes, until it goes or the server ends."""
         known: Sample | None = None
         told = ""
         await self._write(response, f"retry: {RETRY_MILLISECONDS}\n\n")

@@ -21,7 +21,7 @@ from tunnelfleet.runtime import (
 )
 
 AUDITED_EVENTS = (ConnectionOpened, ConnectionClosed, StreamOpened, StreamClosed)
-"""What the audit has to be told of the tunnels."""
+"""The events of tunnels that the audit needs."""
 MAX_LIMIT = 1_000
 _ENDED_BY = {"peer_reset": "peer", "local_reset": "local"}
 """Who ended a stream; other causes stand for themselves."""
@@ -97,7 +97,7 @@ CONNECTION = "connection"
 STREAM = "stream"
 DENIAL = "denied"
 MAX_OPEN_RECORDS = 200_000
-"""Streams and connections that are open; above it the oldest is told twice at its end."""
+"""The most open streams and connections; above it the oldest gets a new record at its end."""
 
 
 class AuditBook:
@@ -108,7 +108,7 @@ class AuditBook:
         self._open: OrderedDict[Hashable, AuditRecord] = OrderedDict()
 
     def take(self, event: TunnelEvent, now: float) -> AuditRecord | None:
-        """The record that an event begins or ends.
+        """Return the record that an event begins or ends; None if it does neither.
 
         Args:
             event: one of `AUDITED_EVENTS`; others make none.
@@ -128,7 +128,7 @@ class AuditBook:
     def denied(
         self, tunnel: str, service_id: str, peer: str, user: str, reason: str, now: float
     ) -> AuditRecord:
-        """The record that somebody was not let in."""
+        """Return the record that a front door refused somebody."""
         return AuditRecord(
             self._number(),
             DENIAL,

@@ -36,18 +36,18 @@ class AuditBounds(NamedTuple):
 PRUNE_ROWS = 5_000
 """Rows that one transaction removes, so that it holds up no other for long."""
 PRUNE_TRANSACTIONS = 40
-"""At a time; what is left is removed the next time."""
+"""How many transactions one pruning may take; the next one goes on."""
 MAX_NAME_CHARACTERS = 200
 MAX_REASON_CHARACTERS = 400
 DAY_SECONDS = 86_400.0
 KILLED = "gateway_ended"
 KILLED_REASON = "the gateway ended before it could tell the end"
 _SAME = ("gateway", "run", "number", "kind", "tunnel", "service_id", "stream_id", "connection_id")
-"""Columns in which a record that is told again does not differ."""
+"""Columns that do not change when a record is written again."""
 
 
 class AuditTable:
-    """The rows of a gateway.
+    """The audit of one gateway in the table.
 
     Args:
         database: where they are.
@@ -102,7 +102,7 @@ class AuditTable:
         }
 
     def close_former_runs(self) -> None:
-        """Say of what an earlier life of this gateway left open that it has ended, unseen.
+        """End the records that an earlier process of this gateway left open; nobody saw their end.
 
         Raises:
             StoreError: nothing has changed.
@@ -152,7 +152,7 @@ class AuditTable:
         return removed
 
     def ask(self, query: AuditQuery) -> list[dict[str, Any]]:
-        """The records that are asked for, the newest first.
+        """Return the records that are asked for, the newest first.
 
         Raises:
             StoreError: they cannot be read.

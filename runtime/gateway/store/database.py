@@ -25,14 +25,14 @@ from tunnelfleet.runtime.gateway.config.paths import create_private_file
 from .errors import explain
 
 POOL_CONNECTIONS = 4
-"""The writer's, and those of requests; more of them wait."""
+"""How many connections there are, the writer's and those of requests; more requests wait."""
 POOL_WAIT_SECONDS = 10.0
 BUSY_SECONDS = 15.0
 """SQLite: how long a writer waits for another process's transaction."""
 BUSY_PAUSE_SECONDS = 0.01
 """SQLite: between two tries where it does not wait by itself."""
 CONNECT_SECONDS = 5
-"""PostgreSQL: for one address."""
+"""PostgreSQL: how long to try one address."""
 STATEMENT_MILLISECONDS = 20_000
 UNANSWERED_MILLISECONDS = 15_000
 """PostgreSQL: a server that acknowledges nothing for so long is gone. TCP_USER_TIMEOUT."""
@@ -58,7 +58,7 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether it is a file."""
+        """Whether the database is a file of SQLite."""
         return self._url.get_backend_name() == "sqlite"
 
     @property
@@ -126,7 +126,7 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that writes: kept when the block ends, undone when it raises.
+        """Begin a transaction that writes; it is undone when the block raises.
 
         Raises:
             StoreError: the database does not do it.
@@ -139,7 +139,7 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only reads, so that it waits for no writer.
+        """Begin a transaction that only reads, so that it waits for no writer.
 
         Raises:
             StoreError: the database does not do it.

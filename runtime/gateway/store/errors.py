@@ -35,12 +35,12 @@ class Trouble(Enum):
     BAD_DATA = "bad data"
     """The database does not take these values, whatever is done about it."""
     NOT_READ = "not read"
-    """It has not been reached since the start, so nothing is known of what is in it."""
+    """The database has not been reached since the start, so nothing is known of its content."""
     OTHER = "other"
 
     @property
     def may_pass(self) -> bool:
-        """Whether it can go away without anybody changing the configuration."""
+        """Whether the trouble can go away without a change of the configuration."""
         return self in _PASSING
 
 
@@ -136,11 +136,11 @@ _MISSING_WORDS = ('" does not exist', "definition of service", "invalid ", "cert
 
 
 MAX_CAUSE_CHARACTERS = 300
-"""Of what a database says, in a message."""
+"""How much of what a database says a message repeats."""
 
 
 def make_error(trouble: Trouble, where: str, cause: str) -> StoreError:
-    """The error for a kind of trouble.
+    """Make the error for a kind of trouble.
 
     Args:
         trouble: what is wrong.
@@ -152,7 +152,7 @@ def make_error(trouble: Trouble, where: str, cause: str) -> StoreError:
 
 
 def explain(error: SQLAlchemyError, where: str) -> StoreError:
-    """The error of a library as one of ours.
+    """Turn an error of the library into one of ours.
 
     Args:
         error: of SQLAlchemy, or of a driver in its clothes.

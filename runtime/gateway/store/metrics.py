@@ -41,7 +41,7 @@ class StoreCounters:
         self._lock = threading.Lock()
 
     def failed(self, operation: str) -> None:
-        """An operation has failed."""
+        """Count an operation that has failed."""
         with self._lock:
             self.errors[operation] += 1
 
@@ -49,7 +49,7 @@ class StoreCounters:
 def store_metrics(
     counters: StoreCounters, writer: AuditWriter, *, is_ready: bool
 ) -> Iterator[Metric]:
-    """The families of a store.
+    """Yield the families of a store.
 
     Args:
         counters: of its operations.

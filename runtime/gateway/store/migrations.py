@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["MIGRATIONS", "Migration", "check_rights", "grant", "migrate", "read_version"]
 
 LOCK_ID = 0x74756E6E656C
-"""Of PostgreSQL's advisory lock; SQLite has one lock for all of a file."""
+"""The id of PostgreSQL's advisory lock; SQLite has one lock for a whole file."""
 LOCK_MILLISECONDS = 60_000
 """PostgreSQL: how long a gateway waits until another has migrated."""
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -118,11 +118,11 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(2, "the audit", _audit),
     Migration(3, "tunnels that devices were told of", _devices),
 )
-"""All there are, in order."""
+"""All migrations, in order."""
 
 
 def read_version(connection: Connection) -> int:
-    """The version of a state; 0 for an empty database.
+    """Return the version of a state; 0 for an empty database.
 
     Raises:
         SQLAlchemyError: it cannot be read.

@@ -55,11 +55,11 @@ class TakesEvents(Protocol):
     """What this actor asks of a store."""
 
     def note(self, event: Any) -> None:
-        """Take an event down. Never waits."""
+        """Write an event to the audit. Never waits."""
 
 
 class StoreActor(DispatchedActor):
-    """Takes down what happens to connections.
+    """Takes the tunnels' events to the audit.
 
     Args:
         store: outlives it.
@@ -72,11 +72,11 @@ class StoreActor(DispatchedActor):
         self._runtime = runtime
 
     def on_start(self) -> None:
-        """Ask for the events, if the core runs already."""
+        """Subscribe to the events, if the core runs already."""
         self._subscribe()
 
     def on_receive(self, message: Any) -> Any:
-        """Take an event down, or ask for them."""
+        """Write an event to the audit; when a runtime starts, subscribe to its events."""
         if isinstance(message, AUDITED_EVENTS):
             self._store.note(message)
         elif isinstance(message, RuntimeStarted):
@@ -105,9 +105,9 @@ class _Reach(Enum):
     """How far a store has come."""
 
     CLOSED = "closed"
-    """Not opened, or closed again."""
+    """The store was not opened, or is closed."""
     WAITING = "waiting"
-    """It could not be reached; it is tried again."""
+    """The database could not be reached; the store tries again."""
     READY = "ready"
     """What was in it has been read; it can be changed."""
 
@@ -153,7 +153,7 @@ class Store:
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> Self:
-        """The store that the settings of a gateway name.
+        """Make the store that the settings of a gateway name.
 
         Raises:
             ConfigError: the URL cannot be used, or there is no secret.
@@ -169,12 +169,12 @@ class Store:
 
     @property
     def where(self) -> str:
-        """The URL, for people."""
+        """The URL of the database, for people."""
         return self._database.where
 
     @property
     def is_ready(self) -> bool:
-        """Whether it was reached and read."""
+        """Whether the database was reached and read."""
         return self._phase is _Reach.READY
 
     # -- life
@@ -231,7 +231,7 @@ class Store:
     # -- tunnels
 
     def load_tunnels(self) -> dict[str, WantedTunnel]:
-        """The tunnels that were added at run time; none while the state cannot be reached.
+        """Return the tunnels that were added at run time; none while the state cannot be reached.
 
         One that cannot be used is left out; the log and `problems` say why.
 
@@ -249,7 +249,7 @@ class Store:
         return found.tunnels
 
     def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Keep a tunnel, or another entry of one: its tokens are sealed.
+        """Save a tunnel, in place of an earlier entry of it; its tokens are sealed.
 
         Args:
             name: of the tunnel.
@@ -263,7 +263,7 @@ class Store:
         self.problems.pop(name, None)
 
     def forget_tunnel(self, name: str) -> bool:
-        """Keep a tunnel no more; return whether it was kept.
+        """Delete a tunnel; return whether there was one.
 
         Raises:
             StoreError: it is still kept.
@@ -319,7 +319,7 @@ class Store:
     # -- the audit
 
     def note(self, event: TunnelEvent) -> None:
-        """Take down what happened to a connection or a stream. Never waits."""
+        """Write what happened to a connection or a stream to the audit. Never waits."""
         if self._bounds.rows > 0:
             with self._book_lock:
                 record = self._book.take(event, time.time())
@@ -329,14 +329,14 @@ class Store:
     def note_denied(
         self, tunnel: str, service_id: str, *, peer: str, user: str, reason: str
     ) -> None:
-        """Take down that a front door let somebody not in. Never waits."""
+        """Write to the audit that a front door refused somebody. Never waits."""
         if self._bounds.rows > 0:
             with self._book_lock:
                 record = self._book.denied(tunnel, service_id, peer, user, reason, time.time())
             self._writer.put(record)
 
     def audit(self, query: AuditQuery | None = None) -> list[dict[str, Any]]:
-        """The records that are asked for, the newest first.
+        """Return the records that are asked for, the newest first.
 
         Each has `id`, `gateway` and the fields of `AuditRecord` but `number`.
 
@@ -369,7 +369,7 @@ class Store:
     # -- metrics
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of the store and of the audit."""
+        """Return the metrics of the store and of the audit."""
         return store_metrics(self._counters, self._writer, is_ready=self.is_ready)
 
 

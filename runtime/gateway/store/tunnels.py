@@ -36,7 +36,7 @@ PLACE = "state"
 
 
 class StoredTunnels(NamedTuple):
-    """What a state has.
+    """The tunnels that were found in a state.
 
     Attributes:
         tunnels: by name.
@@ -68,7 +68,7 @@ class TunnelTable:
         self._authorities = authorities
 
     def save(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Keep a tunnel, in place of one of the same name.
+        """Save a tunnel, in place of one of the same name.
 
         Args:
             name: of the tunnel.
@@ -111,7 +111,7 @@ class TunnelTable:
             return connection.execute(statement).rowcount > 0
 
     def load(self) -> StoredTunnels:
-        """All tunnels of the gateway.
+        """Return all tunnels of the gateway.
 
         Raises:
             StoreError: they cannot be read.

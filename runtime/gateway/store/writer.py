@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 QUEUE_RECORDS = 20_000
-"""Records that wait; more are dropped."""
+"""How many records may wait; more are dropped."""
 BATCH_RECORDS = 1_000
-"""Records that one transaction writes."""
+"""How many records one transaction writes."""
 BATCH_SECONDS = 0.5
 """How long a record waits for others to be written with it."""
 RETRY_SECONDS = 2.0
-"""After the first failure; it doubles up to the next."""
+"""The wait after the first failure; it doubles up to the next constant."""
 MAX_RETRY_SECONDS = 30.0
 UPKEEP_SECONDS = 60.0
 """How often the bounds of the audit are looked after."""
 CLOSE_SECONDS = 10.0
-"""For the end: what waits is written within it, or lost."""
+"""How long the end takes at most: records that are not written by then are lost."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class AuditWriter:
         self.written = 0
         """Records that were written, those told again counted again."""
         self.dropped = 0
-        """Records that were not: the queue was full, or the end came."""
+        """Records that were lost: the queue was full, or the end came."""
         self.failures = 0
         """Attempts that failed."""
         self.stands_since: float | None = None
@@ -90,7 +90,7 @@ class AuditWriter:
         self._thread.start()
 
     def put(self, record: AuditRecord) -> None:
-        """Have a record written soon; never waits."""
+        """Queue a record to be written soon; never waits."""
         with self._changed:
             if len(self._records) >= QUEUE_RECORDS or self._stop.is_set():
                 self.dropped += 1
@@ -144,7 +144,7 @@ class AuditWriter:
                 next_upkeep = time.monotonic() + wait_seconds
 
     def _take(self, until: float) -> list[AuditRecord]:
-        """The next batch; nothing when it is time for other things."""
+        """Return the next batch; an empty one when it is time for other things."""
         with self._changed:
             self._is_at_work = False
             self._changed.notify_all()
@@ -218,7 +218,7 @@ class AuditWriter:
             self.dropped += count
 
     def _forget(self) -> int:
-        """Leave the queue unwritten; return how much was in it."""
+        """Empty the queue without writing; return how many records were in it."""
         with self._changed:
             count = len(self._records)
             self._records.clear()

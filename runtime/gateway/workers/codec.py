@@ -24,7 +24,7 @@ from tunnelfleet.actors.transport.connect_gate import BreakerStatus, ConnectStat
 from tunnelfleet.proto import Endpoint, Mode, ProtocolVersion
 
 MAX_FRAME_BYTES: Final = 16_777_216
-"""Of one message; a report on tunnels is cut into several."""
+"""The longest message; a report on tunnels is cut into several."""
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -33,7 +33,7 @@ class FrameError(Exception):
 
 
 def encode_frame(message: dict[str, Any]) -> bytes:
-    """A message as bytes.
+    """Return a message as bytes.
 
     Raises:
         FrameError: it is too long.
@@ -105,7 +105,7 @@ _LEFT_OUT: Final = frozenset({"ssl_context"})
 
 
 def to_json(value: Any) -> Any:
-    """A value as JSON knows it.
+    """Return a value in the types of JSON.
 
     Raises:
         TypeError: it is of a class that does not travel.
@@ -129,7 +129,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """What `to_json` was given.
+    """Return the value that `to_json` was given.
 
     Raises:
         ValueError: it says something else.

@@ -17,7 +17,7 @@ class Do(StrEnum):
     """What a worker is told."""
 
     BEGIN = "begin"
-    """With its share of the connects; the first of all."""
+    """The first command: begin, with this share of the connects."""
     OPEN = "open"
     CLOSE = "close"
     DRAIN = "drain"
@@ -29,7 +29,7 @@ class Do(StrEnum):
     """Connects are suspended, or allowed again."""
     TREE = "tree"
     FREEZE = "freeze"
-    """The fleet is up: the garbage collector need not look at it."""
+    """The fleet is up: keep what there is out of the garbage collector's sight."""
 
 
 class Is(StrEnum):
@@ -37,7 +37,7 @@ class Is(StrEnum):
 
     STARTED = "started"
     BEAT = "beat"
-    """It lives; with what its governor has done."""
+    """A sign of life, with what the worker's governor has done."""
     REPORT = "report"
     EVENT = "event"
     CLOSED = "closed"
@@ -49,7 +49,7 @@ class Is(StrEnum):
 
 
 class ToWorker(NamedTuple):
-    """Tell the worker this, and hand over a copy of the socket with it."""
+    """Tell the worker this, and give it a copy of the socket."""
 
     message: dict[str, Any]
     sock: socket.socket | None = None
@@ -72,7 +72,7 @@ class WorkerLost(NamedTuple):
 
 
 class Told(NamedTuple):
-    """A worker has told something of a tunnel."""
+    """A worker has reported something about a tunnel."""
 
     kind: Is
     message: dict[str, Any]

@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 
 BACKOFF: Final = Backoff(min_seconds=0.5, max_seconds=30.0)
-"""Before a worker is started again."""
+"""How long to wait before a worker is started again."""
 SHUTDOWN_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 5.0
-"""Without a sign of life for so long, the gateway is unhealthy."""
+"""After so long without a sign of life of a worker the gateway is unhealthy."""
 TREE_SECONDS: Final = 5.0
 
 
@@ -110,7 +110,7 @@ class WorkerProcesses:
         return sum(max(0, worker.starts - 1) for worker in self.workers)
 
     def silent(self) -> list[str]:
-        """The workers that run and give no sign of life."""
+        """Return the workers that run and give no sign of life."""
         now = time.monotonic()
         return [
             worker.name
@@ -119,7 +119,7 @@ class WorkerProcesses:
         ]
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of the processes themselves; those of tunnels are the runtime's."""
+        """Yield the metrics of the processes themselves; those of tunnels are the runtime's."""
         yield numbers("worker_restarts", [((), self.restarts)])
 
     def trees(self) -> list[ActorNode]:
@@ -166,7 +166,7 @@ class GovernorSupervisor(SupervisorActor):
         )
 
     def on_start(self) -> None:
-        """Let the workers find it."""
+        """Enter this actor where the workers look for it."""
         self._table.supervisor = self.actor_ref
         super().on_start()
 

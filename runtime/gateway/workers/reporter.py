@@ -40,7 +40,7 @@ MAX_LIVE_ROWS: Final = 20_000
 """Connections of one tunnel whose bytes are reported while they are open, and of one report."""
 MAX_LINE_LENGTH: Final = 10_000
 BREATH_SECONDS: Final = 0.001
-"""Between two parts of a report, for the tunnels to go on."""
+"""The pause between two parts of a report, in which the tunnels go on."""
 _SHOWS_FACE: Final = (TunnelStateChanged, ListenerOpened, ListenerClosed, ServiceIdsReceived)
 
 
@@ -60,9 +60,9 @@ class WorkerReporter:
         self._reported: dict[int, tuple[Any, ...]] = {}
         self._thread: threading.Thread | None = None
         self.tunnels: dict[int, Tunnel] = {}
-        """Those that are open, by serial; written by the worker's main thread alone."""
+        """The open tunnels by serial; only the worker's main thread writes it."""
         self.serials: dict[str, int] = {}
-        """The same by name; entered before a tunnel is opened."""
+        """The serials by the tunnel's name, entered before a tunnel is opened."""
 
     def start(self, runtime: TunnelRuntime) -> None:
         """Begin to tell of the tunnels of a runtime."""
@@ -72,7 +72,7 @@ class WorkerReporter:
         self._thread.start()
 
     def close(self) -> None:
-        """Tell nothing more: the gateway has gone, or all is over. Lets all go on that wait."""
+        """Send nothing more: the gateway has gone, or all is over. Nobody waits for room now."""
         self._is_closed.set()
         self._queue.put(None)
         # Whoever waits for room finds that there is nothing to wait for.
@@ -157,7 +157,7 @@ class WorkerReporter:
 
 
 def report_of(serial: int, stats: TunnelStats) -> dict[str, Any]:
-    """How a tunnel is, what it has counted, and what its open connections have carried."""
+    """Return how a tunnel is, what it has counted, and what its open connections have carried."""
     return {
         "serial": serial,
         "numbers": numbers_of(stats),
@@ -170,7 +170,7 @@ def report_of(serial: int, stats: TunnelStats) -> dict[str, Any]:
 
 
 def face_of(stats: TunnelStats) -> dict[str, Any]:
-    """How a tunnel is, beside its numbers."""
+    """Return how a tunnel is, beside its numbers."""
     return {
         "state": stats.state.value,
         "reason": stats.reason,

@@ -42,7 +42,7 @@ def _fields(counting: type) -> _Fields:
 
 
 def numbers_of(counters: Counters) -> dict[str, Any]:
-    """A report of what was counted so far; whatever is zero is left out."""
+    """Return a report of what was counted so far; whatever is zero is left out."""
     found = _own_numbers(counters, _fields(Counters))
     found[_DISTRIBUTIONS] = {
         name: [summary.count, summary.total, list(getattr(summary, "counts", ()))]
@@ -156,7 +156,7 @@ class ConnectSums:
             self._gone = _added(self._gone, stats)
 
     def total(self) -> ConnectStats:
-        """The sums."""
+        """Return the sums."""
         found = self._gone
         for stats in self._present.values():
             found = _added(found, stats)

@@ -82,7 +82,7 @@ class WorkerTable:
         self._connects = ConnectSums()
 
     def gate_fields(self) -> dict[str, Any]:
-        """What a worker is told of the gate."""
+        """Return what a worker is told of the gate."""
         assert self.gate is not None
         return {"suspended": self.gate.closed_because, "left_seconds": self.gate.left_seconds}
 

@@ -46,22 +46,22 @@ if TYPE_CHECKING:
 
 class _RemotePhase(Enum):
     WAITING = auto()
-    """There is no worker, or it could not open the tunnel."""
+    """There is no worker, or the worker could not open the tunnel."""
     OPEN = auto()
     CLOSING = auto()
-    """The worker ends it in good order."""
+    """The worker ends the tunnel in good order."""
 
 
 class _OpenOnceMore:
-    """The worker could not open it a while ago."""
+    """It is time to open the tunnel once more."""
 
 
 OPEN_AGAIN_SECONDS: Final = 5.0
-"""After which a tunnel that the worker could not open is tried again."""
+"""When a tunnel that the worker could not open is tried again."""
 REMEMBERED_ENDS: Final = 256
 """Connections that were over before the worker had said that it took their sockets."""
 CRASHED: Final = "crashed"
-"""Why a tunnel whose worker died was lost, among the reasons of reconnects."""
+"""The reason of a reconnect after the tunnel's worker died."""
 NO_WORKER: Final = "waits for its worker process"
 
 
@@ -94,7 +94,7 @@ class RemoteTunnelActor(DispatchedActor):
         self._carried: dict[int, socket.socket] = {}
         """Empty sockets, which only count, of front doors' connections, by serial."""
         self._streams: set[tuple[str, int]] = set()
-        """Those that are open: service and id."""
+        """The open streams: service and id."""
         self._comes_back = False
         """Whether it was connected when it lost its worker, and is not again."""
         self._ended: deque[int] = deque(maxlen=REMEMBERED_ENDS)
@@ -337,13 +337,6 @@ class RemoteTunnelActor(DispatchedActor):
     def _enter(self, state: TunnelState, reason: str) -> None:
         if self._stats.enter(state, reason):
             self._context.publish(TunnelStateChanged(self._context.config.name, state, reason))
-
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
 
     HANDLERS: ClassVar[Handlers] = {
         WorkerUp: _on_worker_up,

@@ -57,13 +57,13 @@ def main(arguments: Sequence[str]) -> int:
 
 READ_BYTES: Final = 262_144
 MAX_DESCRIPTORS: Final = 64
-"""In one read."""
+"""How many descriptors one read takes."""
 STOP_SECONDS: Final = 1.0
-"""For the tunnels to end when the gateway has gone."""
+"""How long the tunnels may take to end when the gateway has gone."""
 MAX_NODES: Final = 10_000
-"""Of the tree of actors that the gateway shows."""
+"""The largest tree of actors that the gateway is sent."""
 EXIT_SECONDS: Final = 4.0
-"""After which the process ends, whatever still holds it up."""
+"""After so long the process ends, whatever still holds it up."""
 
 
 class WorkerProcess:
@@ -77,13 +77,13 @@ class WorkerProcess:
         self._sock = sock
         self._decoder = MessageDecoder()
         self._descriptors: deque[int] = deque()
-        """That came, and whose message has not been followed yet."""
+        """Descriptors that have come, and whose message has not been handled yet."""
         self._reporter = WorkerReporter(sock)
         self._authorities = Authorities()
         self._runtime: TunnelRuntime | None = None
 
     def run(self) -> None:
-        """Until the gateway goes."""
+        """Follow the gateway's commands until it goes."""
         try:
             for message in self._messages():
                 self._follow(message)

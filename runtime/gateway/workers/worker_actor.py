@@ -47,7 +47,7 @@ class Started:
 
 PROGRAM: Final = (sys.executable, "-m", "tunnelfleet.runtime.gateway.workers")
 EXIT_SECONDS: Final = 5.0
-"""Until a worker that has lost the gateway is killed."""
+"""How long a worker that has lost the gateway may take to end; then it is killed."""
 _NOT_INHERITED: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """Variables by which a process speaks for the gateway to its service manager."""
 
@@ -120,13 +120,13 @@ class Launcher:
 
 
 READ_BYTES: Final = 262_144
-"""In one turn."""
+"""How much is read in one turn."""
 MAX_WAITING_BYTES: Final = 67_108_864
-"""That the worker has not read; with more it hangs."""
+"""How much may wait that the worker has not read; with more it counts as hung."""
 HUNG_SECONDS: Final = 20.0
-"""Without a sign of life for so long, it is killed."""
+"""After so long without a sign of life a worker is killed."""
 START_SECONDS: Final = 60.0
-"""For the first."""
+"""How long the first sign of life may take."""
 LOOK_SECONDS: Final = 1.0
 
 
@@ -143,7 +143,7 @@ class _Reaped(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """Is it alive?"""
+    """It is time to look whether the worker is alive."""
 
 
 class WorkerActor(DispatchedActor):
@@ -336,7 +336,7 @@ class WorkerActor(DispatchedActor):
             self._end(f"it gave no sign of life for {limit_seconds:g} s, and was killed")
 
     def _end(self, reason: str) -> None:
-        """It is of no use any more: have it dead before its tunnels run elsewhere."""
+        """End a worker that is of no use any more, before its tunnels run elsewhere."""
         if self._reason or self._process is None:
             return
         self._reason = reason
@@ -387,13 +387,6 @@ class WorkerActor(DispatchedActor):
             self._launcher.wait_process(process)
         self._table.lose_connects(worker.number)
         worker.tell_tunnels(WorkerLost(f"{worker.name} has ended and is started again"))
-
-    def on_receive(self, message: Any) -> Any:
-        """Dispatch by the message's type."""
-        handler = self.HANDLERS.get(type(message))
-        if handler is None:
-            return super().on_receive(message)
-        return handler(self, message)
 
     HANDLERS: ClassVar[Handlers] = {
         ToWorker: _on_to_worker,

@@ -1,0 +1,37 @@
+"""Packages whose public names are loaded when somebody asks for one (PEP 562).
+
+Such a package has a module `names` that imports them all. A command that asks a gateway then does
+not wait for the parts of one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+
+
+def names_of(package: str) -> Callable[[str], object]:
+    """Make the `__getattr__` of a package, which loads the names of its module `names`.
+
+    Args:
+        package: its name, as in `__name__`.
+    """
+
+    def load(name: str) -> object:
+        """Load a public name.
+
+        Raises:
+            AttributeError: there is no such name.
+        """
+        unknown = AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name.startswith("__") and name != "__all__":
+            raise unknown
+        face = importlib.import_module(f"{package}.names")
+        if name != "__all__" and name not in face.__all__:
+            raise unknown
+        value: object = getattr(face, name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load
