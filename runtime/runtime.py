@@ -12,7 +12,8 @@ No lock of its own; each of those modules says which it has.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import pykka
@@ -27,7 +28,7 @@ from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
 from .home import OwnProcess
-from .metrics import DispatcherMeter, TunnelCollector, TunnelMeter
+from .metrics import DispatcherMeter, TunnelMeter
 from .registry import TunnelRegistry
 from .supervisor import RuntimeSupervisor, relay_spec, runtime_spec, tunnel_spec
 from .tls import make_ssl_context
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import ChildSpec, DispatchedRef
 
     from .home import TunnelHome
+    from .metrics import TunnelCollector
 
 __all__ = ["RuntimeStats", "RuntimeSupervisor", "Tunnel", "TunnelRuntime", "TunnelStatus"]
 
@@ -61,6 +63,9 @@ class _Present:
 
     runtime: TunnelRuntime
     engine: Engine
+    collector: TunnelCollector | None = None
+    """Made when it is first asked for."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class TunnelRuntime:
@@ -139,15 +144,9 @@ class TunnelRuntime:
             dispatchers=dispatchers,
             connect_concurrency=connect_concurrency,
         )
-        self._present = present = _Present(self, self._engine)
-        self._collector = TunnelCollector(
-            self._meter,
-            self._kernel,
-            callbacks,
-            lambda: present.engine.threads.thread_count,
-            name,
-            connects=self._gate.snapshot,
-        )
+        self._callbacks = callbacks
+        self._name = name
+        self._present = _Present(self, self._engine)
 
     # -- start and stop
 
@@ -458,7 +457,25 @@ class TunnelRuntime:
     @property
     def collector(self) -> TunnelCollector:
         """Its metrics, for any registry of prometheus_client: `registry.register(...)`."""
-        return self._collector
+        present = self._present
+        with present.lock:
+            if present.collector is None:
+                present.collector = self._make_collector()
+            return present.collector
+
+    def _make_collector(self) -> TunnelCollector:
+        # It is imported here, as most single tunnels are never asked for metrics.
+        from .metrics import TunnelCollector  # noqa: PLC0415
+
+        present = self._present
+        return TunnelCollector(
+            self._meter,
+            self._kernel,
+            self._callbacks,
+            lambda: present.engine.threads.thread_count,
+            self._name,
+            connects=self._gate.snapshot,
+        )
 
     @property
     def dispatchers(self) -> list[Dispatcher]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typer.core import TyperCommand
 
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.cli.options import take_as_given
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ class AbbreviatingCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write the options out, and read them."""
+        take_as_given(self.get_params(ctx))
         takes_value = {
             name: not getattr(parameter, "is_flag", False)
             for parameter in self.get_params(ctx)

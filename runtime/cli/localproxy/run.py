@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 from tunnelfleet.actors.events import TunnelEvent, TunnelStateChanged
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, Mode
-from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 from tunnelfleet.runtime.cli.errors import EXIT_OK
 from tunnelfleet.runtime.cli.output import take
 from tunnelfleet.runtime.cli.signals import stop_signals
+from tunnelfleet.runtime.runtime import TunnelRuntime
+from tunnelfleet.runtime.tls import make_ssl_context
 
 from .judge import Judge
 
