@@ -1,4 +1,4 @@
-"""WebSocket frames of both roles in any split; what RFC 6455 forbids is refused.
+"""WebSocket frames of both roles, in any split; what RFC 6455 and docs/protocol.md forbid fails.
 
 The reference for what is sent is aiohttp's server; for what is read, frames are written here byte
 by byte from RFC 6455 section 5.2.
