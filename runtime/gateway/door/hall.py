@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .counters import DoorCounters
     from .crowd import DoorLimits
     from .identity import Identity
+    from .resolver import Resolver
 
 __all__ = ["Denied", "GiveWay", "Hall"]
 
@@ -76,6 +77,7 @@ class Hall:
         counters: the numbers.
         identity: says who clients are.
         on_denied: is told who was turned away; must not block.
+        resolver: finds tunnels for names that the fleet does not have; None if nobody does.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Hall:
         counters: DoorCounters,
         identity: Identity,
         on_denied: Callable[[Denied], object],
+        resolver: Resolver | None = None,
     ) -> None:
         self._state = state
         self._runtime = runtime
@@ -94,7 +97,8 @@ class Hall:
         self.limits = limits
         self.counters = counters
         self.identity = identity
-        self.view = FleetView(state, runtime)
+        self.resolver = resolver
+        self.view = FleetView(state, runtime, resolver)
         self.crowd: Crowd[ActorRef[Any]] = Crowd(limits)
         counters.handshakes = lambda: self.crowd.yielding
 
