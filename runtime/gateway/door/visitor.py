@@ -83,7 +83,7 @@ class _LoginChecked(NamedTuple):
     is_good: bool
 
 
-class _Resolved(NamedTuple):
+class _ResolverAnswered(NamedTuple):
     """What was answered to the question for a tunnel that is not there."""
 
     answer: Answer | BaseException
@@ -338,7 +338,7 @@ class VisitorActor(DispatchedActor):
         else:
             self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
 
-    def _on_resolved(self, message: _Resolved) -> None:
+    def _on_resolved(self, message: _ResolverAnswered) -> None:
         if self._stage is not _VisitorStage.RESOLVING:
             return
         assert self._local is not None
@@ -474,7 +474,7 @@ class VisitorActor(DispatchedActor):
         _LoginChecked: _on_login_checked,
         TunnelStateChanged: _on_look_again,
         _TryAgain: _on_look_again,
-        _Resolved: _on_resolved,
+        _ResolverAnswered: _on_resolved,
         _Answered: _on_answered,
         _Late: _on_late,
         GiveWay: _on_give_way,
@@ -490,11 +490,11 @@ def _error_of(answer: Any) -> BaseException | None:
     return None
 
 
-def _resolved(answer: Any) -> _Resolved:
+def _resolved(answer: Any) -> _ResolverAnswered:
     try:
-        return _Resolved(answer.get())
+        return _ResolverAnswered(answer.get())
     except Exception as error:  # noqa: BLE001 - whatever it is, there is no tunnel
-        return _Resolved(error)
+        return _ResolverAnswered(error)
 
 
 def _has_left(sock: socket.socket) -> bool:
