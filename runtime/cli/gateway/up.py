@@ -37,6 +37,7 @@ from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Prob
 from tunnelfleet.runtime.gateway.door import Denied, Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
+from tunnelfleet.runtime.gateway.on_demand import OnDemand
 from tunnelfleet.runtime.gateway.page import StatusPage, look_at
 from tunnelfleet.runtime.gateway.process import (
     actor_tree,
@@ -114,15 +115,18 @@ def up_command(
     ):
         log_problems(config.warnings)
         store = Store.of(config.gateway)
-        door = Door(config.gateway, on_denied=functools.partial(_note_denied, store))
+        demand = OnDemand(store)
+        on_denied = functools.partial(_note_denied, store)
+        door = Door(config.gateway, on_denied=on_denied, resolver=demand)
         gateway = Gateway(
             read,
             config,
             store=store,
-            more_children=lambda gateway: [door.child(gateway)],
+            more_children=lambda gateway: [demand.child(gateway), door.child(gateway)],
         )
         with (
             door,
+            demand,
             _admin_api(gateway, config, feed, door) as admin_api,
             gateway,
             _pages(gateway, config) as pages_url,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .door_users import DoorUsers
+    from .on_demand import OnDemandSettings
     from .problems import Problem
 
 __all__ = ["CHANGES_IN_PLACE", "DoorRule", "FleetConfig", "GatewaySettings", "ordinal_in"]
@@ -83,6 +84,7 @@ class FleetConfig:
         door_rules: who may reach what.
         warnings: what is worth a look and changes nothing.
         files: that were read, tokens and certificates included, for whoever watches them.
+        on_demand: which tunnels are opened when somebody asks; None for none.
     """
 
     gateway: GatewaySettings
@@ -90,6 +92,7 @@ class FleetConfig:
     door_rules: tuple[DoorRule, ...] = ()
     warnings: tuple[Problem, ...] = ()
     files: frozenset[Path] = frozenset()
+    on_demand: OnDemandSettings | None = None
 
 
 def ordinal_in(name: str) -> int | None:

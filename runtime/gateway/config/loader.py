@@ -17,12 +17,13 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 
 from .authorities import Authorities
+from .demand_table import OnDemandTable
 from .door_users import read_users
 from .files import Document, read_documents
 from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
 from .paths import admin_socket, state_folder
 from .problems import ConfigProblems, Problem, nearest
-from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys
+from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys, OnDemandKeys
 from .secrets import MIN_SECRET_BYTES, read_secret
 from .tunnels import TunnelReader, validate
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+
+    from .on_demand import OnDemandSettings
 
 __all__ = ["MAX_TUNNELS", "load", "read_tunnel"]
 
@@ -118,6 +121,7 @@ class _Loader:
             for number, entry in enumerate(_list(document.data.get("tunnel"))):
                 reader.read(document, number, entry)
         rules = self._door_rules(documents, gateway)
+        on_demand = self._on_demand(documents, reader)
         self._problems += reader.problems
         if len(reader.tunnels) > MAX_TUNNELS:
             hint = f"there are {len(reader.tunnels)} tunnels; at most {MAX_TUNNELS} are possible"
@@ -129,7 +133,12 @@ class _Loader:
         read = {document.path for document in documents}
         files = read | self._files | reader.files | self._authorities.files
         return FleetConfig(
-            gateway, reader.tunnels, rules, tuple(problems), frozenset(files | set(paths))
+            gateway,
+            reader.tunnels,
+            rules,
+            tuple(problems),
+            frozenset(files | set(paths)),
+            on_demand=on_demand,
         )
 
     def _sorted(self, documents: Sequence[Document]) -> list[Problem]:
@@ -154,7 +163,10 @@ class _Loader:
                 self._problems.append(document.problem((key,), hint))
 
     def _merge(
-        self, documents: Sequence[Document], table: str, model: type[GatewayKeys | DefaultKeys]
+        self,
+        documents: Sequence[Document],
+        table: str,
+        model: type[GatewayKeys | DefaultKeys | OnDemandKeys],
     ) -> dict[str, tuple[Document, Any]]:
         """The keys of a table that may stand in several files, each key in one of them."""
         merged: dict[str, tuple[Document, Any]] = {}
@@ -192,6 +204,26 @@ class _Loader:
                     text = f'{hint}; write door_users_file, or door = "unix:PATH"'
                     self._problems.append(document.problem((*at, "users"), text, error=False))
         return tuple(rules)
+
+    def _on_demand(
+        self, documents: Sequence[Document], tunnels: TunnelReader
+    ) -> OnDemandSettings | None:
+        holders = [document for document in documents if "on_demand" in document.data]
+        if not holders:
+            return None
+        before = len(self._problems)
+        merged = self._merge(documents, "on_demand", OnDemandKeys)
+
+        def problem(key: str, text: str) -> None:
+            document = merged[key][0] if key in merged else holders[0]
+            path = ("on_demand", key) if key else ("on_demand",)
+            self._problems.append(document.problem(path, text))
+
+        if len(self._problems) > before:
+            # What is missing may be one of those that are wrong.
+            return None
+        given = {key: value for key, (_document, value) in merged.items()}
+        return OnDemandTable(holders[0], given, problem).read(tunnels)
 
     # -- the table of the gateway
 

@@ -5,6 +5,7 @@
 
 from .actor import StoreActor
 from .audit import AuditQuery, AuditRecord
+from .demands import StoredDemand
 from .errors import StoreError, Trouble
 from .migrations import MIGRATIONS
 from .store import Store
@@ -16,5 +17,6 @@ __all__ = [
     "Store",
     "StoreActor",
     "StoreError",
+    "StoredDemand",
     "Trouble",
 ]
