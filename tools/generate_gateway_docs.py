@@ -34,6 +34,11 @@ tokens, and for a destination `services`. Any key but `name` may stand in `[defa
     "limits": ("`limits`", "Bounds of one tunnel. The defaults are made for ten thousand of them."),
     "restart": ("`restart`", "Delays before a lost link is made again: exponential, with jitter."),
     "DoorRuleKeys": ("`[[door_rule]]`", "Who may reach what through the front doors."),
+    "NotifyKeys": (
+        "`[[notify]]`",
+        """A broker that tells devices of their tunnels. Needed are `broker`, `things` and
+`services`. What `[defaults]` says of other keys, such as `mode`, is not for devices.""",
+    ),
     "OnDemandKeys": (
         "`[on_demand]`",
         """Tunnels that are opened when somebody asks: [on-demand.md](on-demand.md). Needed are
@@ -72,6 +77,18 @@ EXAMPLES = {
     "bind": "127.0.0.1",
     "users": ["alice"],
     "tunnels": "press-*",
+}
+NOTIFY_EXAMPLES = {
+    "broker": "mqtts://abc-ats.iot.eu-west-1.amazonaws.com:8883",
+    "things": ["press-4", "press-5"],
+    "services": {"SSH": "{thing}.plant.lan:22", "HTTP": "10.0.0.{n}:80"},
+    "cert_file": "gateway.pem",
+    "key_file": "gateway.key",
+    "username": "gateway",
+    "password_file": "tokens/broker",
+    "client_id": "plant-gateway",
+    "endpoint_ca": "ca.pem",
+    "bind": "0.0.0.0",
 }
 LEFT_OUT = frozenset({"region", "access_token_env", "access_token"})
 """Keys that the reference shows as a comment: another one stands for them."""
@@ -145,6 +162,11 @@ def reference() -> str:
     limits, restart = tunnel.pop("limits"), tunnel.pop("restart")
     name = {"name": {**tunnel.pop("name"), "example": "press-4"}}
     rule = schema["DoorRuleKeys"]["properties"]
+    notify = {
+        key: {**entry, **({"example": NOTIFY_EXAMPLES[key]} if key in NOTIFY_EXAMPLES else {})}
+        for key, entry in schema["NotifyKeys"]["properties"].items()
+        if key not in ("limits", "restart")
+    }
     demand = schema["OnDemandKeys"]["properties"]
     parts = [
         HEAD,
@@ -165,6 +187,9 @@ def reference() -> str:
         "# Who may reach what through the front doors.",
         "[[door_rule]]",
         *keys({**rule, "services": {**rule["services"], "example": ["SSH"]}}),
+        "# Brokers that tell devices of their tunnels; limits and restart are as in a tunnel.",
+        "[[notify]]",
+        *keys(notify),
         "# Tunnels that are opened when somebody asks for them.",
         "[on_demand]",
         *keys(

@@ -63,6 +63,7 @@ class AdminServer:
         more_pages: makes more pages by path, or others in place of its own. It is given an event
             that is set when the server ends: what streams has to end then.
         more_silent: names of other parts of the process that give no sign of life, for `/healthz`.
+        more_readiness: what else `/readyz` shows; it does not make a process unready.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class AdminServer:
         tunnel_of: Callable[[str], str] | None = None,
         more_pages: MakePages = lambda _stopping: {},
         more_silent: Callable[[], list[str]] = list,
+        more_readiness: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._more_silent = more_silent
+        self._more_readiness = more_readiness
         self._runtime = runtime
         self._more_pages = more_pages
         self._tunnel_of = tunnel_of
@@ -223,7 +226,8 @@ class AdminServer:
             views = join_ends(views, self._tunnel_of)
         report = self._readiness.judge(views)
         running = bool(self._runtime.dispatchers)
-        body = {**report.to_json(self._readiness), "running": running}
+        judged = report.to_json(self._readiness)
+        body = {**self._more_readiness(), **judged, "running": running}
         if not running:
             body["ready"] = False
         return web.json_response(body, status=200 if body["ready"] else 503)

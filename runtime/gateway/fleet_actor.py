@@ -84,6 +84,7 @@ class FleetActor(DispatchedActor):
         begin_load: starts reading the files on a thread that may wait. The future has the
             configuration, or raises `ConfigProblems`.
         ask_for_shards: called in its first turn: has its shards told to it.
+        on_files_taken: called when the files were taken over again.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class FleetActor(DispatchedActor):
         client_tokens: ClientTokens,
         begin_load: Callable[[], Future[FleetConfig]],
         ask_for_shards: Callable[[], object],
+        on_files_taken: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__()
         self._state = state
@@ -100,6 +102,7 @@ class FleetActor(DispatchedActor):
         self._keeper = TunnelKeeper(self, state, runtime, client_tokens)
         self._begin_load = begin_load
         self._ask_for_shards = ask_for_shards
+        self._on_files_taken = on_files_taken
         self._marks = Marks()
         self._looks = False
         self._reloads = ReloadQueue()
@@ -194,6 +197,7 @@ class FleetActor(DispatchedActor):
         state.reload_ok, state.reloaded_at = True, time.time()
         state.problems = config.warnings
         difference = self._change_wishes(FILES, config.tunnels)
+        self._on_files_taken()
         return ReloadResult(difference, config.warnings, tuple(needs_restart))
 
     # -- shards

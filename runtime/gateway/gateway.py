@@ -27,11 +27,12 @@ from .config import ClientTokens, FleetConfig, ensure_secret
 from .connections import MAX_CONNECTION_ROWS, connection_rows
 from .fleet_actor import FILES, FleetActor
 from .fleet_state import FleetState
-from .messages import Leave, Left, Reload, ReloadResult, SetWanted, TakeSnapshot
+from .messages import FilesTaken, Leave, Left, Reload, ReloadResult, SetWanted, TakeSnapshot
 from .metrics import GatewayCollector
 from .placement import StaticPlacement
 from .supervisor import (
     FLEET,
+    NOTIFY,
     PLACEMENT,
     RUNTIME,
     STORE,
@@ -150,6 +151,7 @@ class Gateway:
             client_tokens,
             self._begin_load,
             functools.partial(self.refs.tell, PLACEMENT, TellShards()),
+            functools.partial(self.refs.tell, NOTIFY, FilesTaken()),
         )
         start_placement = functools.partial(PlacementActor.start, self._placement, self.refs)
         self._supervisor = GatewaySupervisor.start(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CompareWanted",
     "DrainTunnels",
+    "FilesTaken",
     "Leave",
     "Left",
     "PutWanted",
@@ -84,7 +85,11 @@ class RemoveWanted(NamedTuple):
 
 
 class RuntimeStarted(NamedTuple):
-    """The root to the store: the core runs, now or again, and its events can be asked for."""
+    """The root to the store and others: the core runs, and its events can be asked for."""
+
+
+class FilesTaken(NamedTuple):
+    """FleetActor to sources of wishes: the files were read again, and are taken over."""
 
 
 class Reload(NamedTuple):

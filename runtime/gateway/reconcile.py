@@ -36,7 +36,7 @@ __all__ = [
     "reconcile",
 ]
 
-SOURCES = ("files", "api")
+SOURCES = ("files", "api", "notify")
 """Whose entry of a name counts, the first first; those that are not named come after them."""
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLEET",
+    "NOTIFY",
     "PLACEMENT",
     "RUNTIME",
     "STORE",
@@ -42,6 +43,8 @@ RUNTIME = "runtime"
 STORE = "store"
 PLACEMENT = "placement"
 FLEET = "fleet"
+NOTIFY = "notify"
+"""The devices' actor, and the source of its wishes."""
 BACKOFF = Backoff(min_seconds=0.05, max_seconds=5.0)
 
 
@@ -80,7 +83,8 @@ class GatewaySupervisor(SupervisorActor):
         if child_id == FLEET:
             self._refs.has_fleet.set()
         elif child_id == RUNTIME:
-            self._refs.tell(STORE, RuntimeStarted())
+            for each in (STORE, NOTIFY):
+                self._refs.tell(each, RuntimeStarted())
 
 
 def child(child_id: str, start: Callable[[], ActorRef[Any]]) -> ChildSpec:

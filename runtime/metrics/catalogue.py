@@ -239,6 +239,25 @@ GATEWAY: Final = _group(
     Metric(
         "door_handshakes", Kind.GAUGE, "Clients in their handshake, or refused and about to go."
     ),
+    Metric(
+        "notifications",
+        Kind.COUNTER,
+        "Notifications that brokers have delivered, by what became of them.",
+        ("outcome",),
+    ),
+    Metric(
+        "notify_connections",
+        Kind.GAUGE,
+        "Connections to the brokers of devices, by state: up, or away and tried again.",
+        ("state",),
+    ),
+    Metric("notify_things", Kind.GAUGE, "Things whose notifications the brokers have granted."),
+    Metric("notify_tunnels", Kind.GAUGE, "Tunnels that devices were told of, and that are wanted."),
+    Metric(
+        "notify_unsaved",
+        Kind.GAUGE,
+        "Tunnels of devices whose tokens could not be kept in the state so far.",
+    ),
     Metric("store_ready", Kind.GAUGE, "Whether the state was reached and read since the start."),
     Metric(
         "store_errors",

@@ -54,7 +54,7 @@ def ls_command(
     ] = None,
     label: LabelOption = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="SOURCE", help="files or api.")
+        str | None, typer.Option("--source", metavar="SOURCE", help="files, api or notify.")
     ] = None,
     sort: Annotated[
         str, typer.Option("--sort", metavar="BY", help=f"{', '.join(STILL_SORTS)}.")

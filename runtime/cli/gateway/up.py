@@ -34,6 +34,7 @@ from tunnelfleet.runtime.cli.signals import STOP_SIGNALS, deliver_signals
 from tunnelfleet.runtime.gateway import Gateway, Left, Reload
 from tunnelfleet.runtime.gateway.api import ApiOptions, ApiPlaces, ApiServer, EventFeed
 from tunnelfleet.runtime.gateway.config import Authorities, ConfigProblems, Problem, load
+from tunnelfleet.runtime.gateway.devices.devices import Devices
 from tunnelfleet.runtime.gateway.door import Denied, Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
@@ -115,6 +116,7 @@ def up_command(
     ):
         log_problems(config.warnings)
         store = Store.of(config.gateway)
+        devices = Devices(store)
         demand = OnDemand(store)
         on_denied = functools.partial(_note_denied, store)
         door = Door(config.gateway, on_denied=on_denied, resolver=demand)
@@ -122,14 +124,19 @@ def up_command(
             read,
             config,
             store=store,
-            more_children=lambda gateway: [demand.child(gateway), door.child(gateway)],
+            more_children=lambda gateway: [
+                demand.child(gateway),
+                door.child(gateway),
+                devices.child(gateway),
+            ],
         )
         with (
             door,
             demand,
+            devices,
             _admin_api(gateway, config, feed, door) as admin_api,
             gateway,
-            _pages(gateway, config) as pages_url,
+            _pages(gateway, config, devices) as pages_url,
             _serving(admin_api, pages_url),
             _watching(gateway, inbox, watch=watch),
         ):
@@ -310,7 +317,7 @@ def _serving(server: ApiServer | None, pages_url: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[str | None]:
+def _pages(gateway: Gateway, config: FleetConfig, devices: Devices) -> Iterator[str | None]:
     """The status page, /metrics, /healthz and /readyz, if they are wanted: their URL."""
     settings = config.gateway
     if settings.metrics is None:
@@ -334,6 +341,7 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[str | None]:
         registry=registry,
         more_pages=page.pages,
         more_silent=list if gateway.workers is None else gateway.workers.silent,
+        more_readiness=lambda: {"brokers": found} if (found := devices.brokers()) else {},
     ) as server:
         logger.info(
             "metrics are at %s/metrics, the status page at %s/",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime import TcpAddress
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
+    from .devices import NotifySection
     from .door_users import DoorUsers
     from .on_demand import OnDemandSettings
     from .problems import Problem
@@ -84,6 +85,7 @@ class FleetConfig:
         door_rules: who may reach what.
         warnings: what is worth a look and changes nothing.
         files: that were read, tokens and certificates included, for whoever watches them.
+        notify: the brokers that tell devices of their tunnels.
         on_demand: which tunnels are opened when somebody asks; None for none.
     """
 
@@ -92,6 +94,7 @@ class FleetConfig:
     door_rules: tuple[DoorRule, ...] = ()
     warnings: tuple[Problem, ...] = ()
     files: frozenset[Path] = frozenset()
+    notify: tuple[NotifySection, ...] = ()
     on_demand: OnDemandSettings | None = None
 
 

@@ -18,6 +18,7 @@ from tunnelfleet.runtime import TcpAddress, parse_address
 
 from .authorities import Authorities
 from .demand_table import OnDemandTable
+from .devices import NotifyReader
 from .door_users import read_users
 from .files import Document, read_documents
 from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
@@ -121,6 +122,7 @@ class _Loader:
             for number, entry in enumerate(_list(document.data.get("tunnel"))):
                 reader.read(document, number, entry)
         rules = self._door_rules(documents, gateway)
+        notify = self._notify(documents, gateway, reader)
         on_demand = self._on_demand(documents, reader)
         self._problems += reader.problems
         if len(reader.tunnels) > MAX_TUNNELS:
@@ -131,13 +133,14 @@ class _Loader:
             raise ConfigProblems(problems)
         self._authorities.forget_others()
         read = {document.path for document in documents}
-        files = read | self._files | reader.files | self._authorities.files
+        files = read | self._files | reader.files | notify.files | self._authorities.files
         return FleetConfig(
             gateway,
             reader.tunnels,
             rules,
             tuple(problems),
             frozenset(files | set(paths)),
+            notify=tuple(notify.sections),
             on_demand=on_demand,
         )
 
@@ -158,7 +161,7 @@ class _Loader:
             if key not in FileKeys.model_fields:
                 hint = f"there is no such table; {nearest(key, FileKeys.model_fields)}"
                 self._problems.append(document.problem((key,), hint))
-            elif key in ("tunnel", "door_rule") and not isinstance(value, list):
+            elif key in ("tunnel", "door_rule", "notify") and not isinstance(value, list):
                 hint = f"there can be several; write [[{key}]] with two brackets"
                 self._problems.append(document.problem((key,), hint))
 
@@ -204,6 +207,20 @@ class _Loader:
                     text = f'{hint}; write door_users_file, or door = "unix:PATH"'
                     self._problems.append(document.problem((*at, "users"), text, error=False))
         return tuple(rules)
+
+    def _notify(
+        self, documents: Sequence[Document], gateway: GatewaySettings, tunnels: TunnelReader
+    ) -> NotifyReader:
+        reader = NotifyReader(tunnels, gateway.name)
+        for document in documents:
+            for number, entry in enumerate(_list(document.data.get("notify"))):
+                reader.read(document, number, entry)
+                if gateway.placement_members > 1:
+                    hint = "each gateway of a shared fleet would open the same tunnels"
+                    text = f"{hint}; give the devices to a gateway with placement_members = 1"
+                    reader.problems.append(document.problem(("notify", number), text))
+        self._problems += reader.problems
+        return reader
 
     def _on_demand(
         self, documents: Sequence[Document], tunnels: TunnelReader

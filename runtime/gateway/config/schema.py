@@ -23,6 +23,7 @@ from tunnelfleet.proto import ConfigError, Endpoint, validate_access_token, vali
 from tunnelfleet.runtime import Backoff, HttpProxy, Limits, TcpAddress, parse_address
 
 from .on_demand import check_endpoint_url, check_thing_pattern
+from .things import MAX_THINGS, check_client_id, check_template, check_thing, parse_broker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,6 +36,7 @@ __all__ = [
     "DoorRuleKeys",
     "FileKeys",
     "GatewayKeys",
+    "NotifyKeys",
     "OnDemandKeys",
     "TunnelKeys",
     "json_schema",
@@ -129,6 +131,14 @@ def _check_target(target: str | int) -> str | int:
         except ConfigError as error:
             raise ValueError(str(error)) from None
     return target
+
+
+def _check_template(template: str | int) -> str | int:
+    try:
+        check_template(str(template))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return template
 
 
 def _check_services(services: dict[str, str | int]) -> dict[str, str | int]:
@@ -226,6 +236,7 @@ RestartKeys = _of_core("restart", Backoff)
 Text = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)]
 Target = Annotated[str | int, AfterValidator(_check_target)]
+Template = Annotated[str | int, AfterValidator(_check_template)]
 LabelName = Annotated[str, _core(_check_label_name)]
 LabelValue = Annotated[str, _core(_check_label)]
 
@@ -382,6 +393,61 @@ class DoorRuleKeys(BaseModel):
     """Service ids, in whatever case, `*` standing for anything; without it, all."""
 
 
+class NotifyKeys(BaseModel):
+    """A broker that tells devices of their tunnels, `[[notify]]`; for destinations on demand."""
+
+    model_config = _CONFIG
+
+    broker: Annotated[str, _core(parse_broker)]
+    """Where notifications come from, as `mqtts://HOST[:PORT]`, or `mqtt://` without TLS."""
+    things: list[Annotated[str, _core(check_thing)]] = Field(min_length=1, max_length=MAX_THINGS)
+    """The devices whose tunnels this gateway opens, by the names of their things."""
+    services: Annotated[dict[str, Template], AfterValidator(_check_services)]
+    """Service id to what it is connected to; `{thing}` stands for the name of the thing, `{n}` for
+    the last number in it. What is not listed is refused. `""` for tunnels without a service id.
+    """
+    cert_file: Text | None = None
+    """PEM file with the certificate that the broker knows this gateway by."""
+    key_file: Text | None = None
+    """PEM file with the key of `cert_file`."""
+    ca: Text | None = None
+    """PEM file of the authorities that the broker's certificate may be of; without it, the
+    system's.
+    """
+    username: Text | None = None
+    """User at the broker."""
+    password_file: Text | None = None
+    """File with the password of `username`."""
+    client_id: Annotated[str, _core(check_client_id)] | None = None
+    """What the broker knows the session by; without it, one is made of the gateway's name. Of
+    several connections the second has `-2` behind it, and so on.
+    """
+    endpoint: Annotated[str, _core(Endpoint.parse)] | None = None
+    """The tunneling service; without it that of `[defaults]`, else that of AWS in the region of
+    the notification.
+    """
+    endpoint_ca: Text | None = None
+    """PEM file or folder of the authorities to trust at `endpoint`; without it `ca` of
+    `[defaults]`, else the system's.
+    """
+    http_proxy: Annotated[str, _core(HttpProxy.parse)] | None = Field(default=None, repr=False)
+    """Proxy to the tunneling service; without it that of `[defaults]`."""
+    bind: Text | None = None
+    """Address that connections to the devices come from."""
+    labels: Annotated[dict[LabelName, LabelValue], AfterValidator(_check_labels)] | None = None
+    """Labels of the tunnels, beside those of `[defaults]`; each has `thing` as well."""
+    tunnels_per_thing: Annotated[int, Field(ge=1, le=1_000)] = 10
+    """How many tunnels of one thing may be open at once."""
+    subscriptions_per_connection: Annotated[int, Field(ge=1, le=MAX_THINGS)] = 50
+    """Things that one connection to the broker asks for; more things take more connections. AWS
+    allows 50.
+    """
+    limits: LimitKeys | None = None  # type: ignore[valid-type]
+    """Bounds of the tunnels, as those of a tunnel; merged with those of `[defaults]`."""
+    restart: RestartKeys | None = None  # type: ignore[valid-type]
+    """Delays before a tunnel connects again, as those of a tunnel; merged with `[defaults]`."""
+
+
 class OnDemandKeys(BaseModel):
     """Tunnels that are opened when somebody asks for them, `[on_demand]`; each costs at AWS."""
 
@@ -446,6 +512,8 @@ class FileKeys(BaseModel):
     """The tunnels."""
     door_rule: list[DoorRuleKeys] = []
     """Who may reach what through the front door."""
+    notify: list[NotifyKeys] = []
+    """The brokers that tell devices of their tunnels."""
     on_demand: OnDemandKeys = OnDemandKeys()
     """Tunnels that are opened when somebody asks for them."""
 
@@ -484,7 +552,7 @@ def _for_toml(schema: Any) -> Any:
 def known_keys(model: type[BaseModel]) -> dict[str, Iterable[str]]:
     """The names of a table's keys, by the way to it from the table ("" for itself)."""
     known: dict[str, Iterable[str]] = {"": list(model.model_fields)}
-    if issubclass(model, TunnelBase):
+    if issubclass(model, TunnelBase | NotifyKeys):
         known |= {
             "limits": list(LimitKeys.model_fields),
             "restart": list(RestartKeys.model_fields),

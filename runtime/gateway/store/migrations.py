@@ -94,6 +94,25 @@ def _audit(is_sqlite: bool) -> Sequence[str]:
     )
 
 
+def _devices(is_sqlite: bool) -> Sequence[str]:
+    binary = "BLOB" if is_sqlite else "BYTEA"
+    return (
+        f"""CREATE TABLE tunnelfleet_devices (
+            gateway TEXT NOT NULL,
+            token_hash TEXT NOT NULL,
+            name TEXT NOT NULL,
+            broker TEXT NOT NULL,
+            thing TEXT NOT NULL,
+            services TEXT NOT NULL,
+            region TEXT NOT NULL,
+            sealed {binary} NOT NULL,
+            key_id TEXT NOT NULL,
+            received_at DOUBLE PRECISION NOT NULL,
+            PRIMARY KEY (gateway, token_hash)
+        )""",
+    )
+
+
 def _demands(is_sqlite: bool) -> Sequence[str]:
     binary = "BLOB" if is_sqlite else "BYTEA"
     return (
@@ -117,7 +136,8 @@ def _demands(is_sqlite: bool) -> Sequence[str]:
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "tunnels added at run time", _tunnels),
     Migration(2, "the audit", _audit),
-    Migration(3, "tunnels on demand", _demands),
+    Migration(3, "tunnels that devices were told of", _devices),
+    Migration(4, "tunnels on demand", _demands),
 )
 """All there are, in order."""
 

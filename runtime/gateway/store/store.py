@@ -23,6 +23,7 @@ from .audit import AuditBook, AuditQuery
 from .audit_table import AuditBounds, AuditTable
 from .database import Database
 from .demands import DemandTable
+from .devices import DeviceTable
 from .errors import StoreError, Trouble, make_error
 from .metrics import StoreCounters, store_metrics
 from .migrations import check_rights, migrate
@@ -31,13 +32,14 @@ from .tunnels import TunnelTable
 from .writer import AuditWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
     from pykka import ActorRef
 
     from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
     from tunnelfleet.runtime.gateway.config import GatewaySettings
+    from tunnelfleet.runtime.gateway.devices import DeviceTunnel
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .demands import StoredDemand
@@ -93,6 +95,7 @@ class Store:
         self._bounds = AuditBounds(audit_days, audit_rows)
         sealer = Sealer(secret, gateway)
         self._tunnels = TunnelTable(self._database, gateway, sealer, Authorities())
+        self._devices = DeviceTable(self._database, gateway, sealer)
         self._demands = DemandTable(self._database, gateway, sealer, Authorities())
         self._audit = AuditTable(self._database, gateway, secrets.token_hex(8))
         self._book = AuditBook()
@@ -226,6 +229,38 @@ class Store:
         was_there = self._counted("tunnels", lambda: self._tunnels.forget(name))
         self.problems.pop(name, None)
         return was_there
+
+    # -- tunnels that devices were told of
+
+    def load_devices(self) -> list[DeviceTunnel]:
+        """The tunnels that devices were told of; one that cannot be used is told and left out.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        self._require_ready()
+        found, problems = self._counted("devices", self._devices.load)
+        for name, problem in problems.items():
+            logger.error("left out of the state: %s", problem, extra={"tunnel": name})
+        return found
+
+    def save_device(self, tunnel: DeviceTunnel) -> None:
+        """Keep a tunnel that a device was told of: its token is sealed.
+
+        Raises:
+            StoreError: it is not kept; the text says why.
+        """
+        self._require_ready()
+        self._counted("devices", lambda: self._devices.save(tunnel))
+
+    def forget_devices(self, token_hashes: Sequence[str]) -> None:
+        """Keep these no more.
+
+        Raises:
+            StoreError: they are still kept.
+        """
+        self._require_ready()
+        self._counted("devices", lambda: self._devices.forget(token_hashes))
 
     def _require_ready(self) -> None:
         if self._phase is not _Reach.READY:

@@ -19,7 +19,7 @@ from sqlalchemy import (
     Text,
 )
 
-__all__ = ["AUDIT", "DEMANDS", "METADATA", "SCHEMA", "TABLES", "TUNNELS"]
+__all__ = ["AUDIT", "DEMANDS", "DEVICES", "METADATA", "SCHEMA", "TABLES", "TUNNELS"]
 
 METADATA = MetaData()
 
@@ -46,6 +46,22 @@ TUNNELS = Table(
     Column("changed_at", _DOUBLE, nullable=False),
 )
 """Tunnels added at run time: the keys of `[[tunnel]]` as JSON; what is secret in them is sealed."""
+
+DEVICES = Table(
+    "tunnelfleet_devices",
+    METADATA,
+    Column("gateway", Text, primary_key=True),
+    Column("token_hash", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("broker", Text, nullable=False),
+    Column("thing", Text, nullable=False),
+    Column("services", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("received_at", _DOUBLE, nullable=False),
+)
+"""Tunnels that devices were told of by a notification; their tokens are sealed."""
 
 AUDIT = Table(
     "tunnelfleet_audit",
@@ -92,4 +108,4 @@ DEMANDS = Table(
 )
 """Tunnels on demand: one row for each call of OpenTunnel; the tokens in them are sealed."""
 
-TABLES = (SCHEMA, TUNNELS, AUDIT, DEMANDS)
+TABLES = (SCHEMA, TUNNELS, AUDIT, DEVICES, DEMANDS)

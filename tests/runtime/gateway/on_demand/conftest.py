@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.actor.TICK_SECONDS", 0.02)
     monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.actor.LOAD_AGAIN_SECONDS", 0.05)
     monkeypatch.setattr(
@@ -27,6 +27,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[DemandFleet]:
+def fleet(tmp_path: Path, quick: None) -> Iterator[DemandFleet]:
     with DemandFleet(tmp_path) as running:
         yield running
