@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = [
+    "SERIAL_MARK",
     "SHARDS",
     "Assigned",
     "Placement",
@@ -31,6 +32,8 @@ __all__ = [
 
 SHARDS = 256
 """Into how many shards a fleet is cut. All gateways of a fleet need the same number."""
+SERIAL_MARK = "~"
+"""`press-4~2` is the second tunnel of `press-4`, and is in the same shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,9 @@ class StaticPlacement:
 
 def shard_of(name: str, shards: int = SHARDS) -> int:
     """The shard that a tunnel is in; it never changes while the number of shards is the same."""
+    first, mark, number = name.rpartition(SERIAL_MARK)
+    if mark and first and number.isdecimal():
+        name = first
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % shards
 

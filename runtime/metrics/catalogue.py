@@ -269,6 +269,31 @@ GATEWAY: Final = _group(
     Metric(
         "audit_stopped", Kind.GAUGE, "Whether the audit stands because the state takes nothing."
     ),
+    Metric(
+        "demand_opened",
+        Kind.COUNTER,
+        "Tunnels that were opened on demand; AWS charges for each.",
+    ),
+    Metric(
+        "demand_failed", Kind.COUNTER, "Openings on demand that came to nothing for who had asked."
+    ),
+    Metric(
+        "demand_closed", Kind.COUNTER, "Tunnels on demand that were closed, by cause.", ("cause",)
+    ),
+    Metric(
+        "demand_refused",
+        Kind.COUNTER,
+        "Questions for tunnels on demand that were refused at once, by reason.",
+        ("reason",),
+    ),
+    Metric(
+        "demand_call_failures",
+        Kind.COUNTER,
+        "Calls of AWS's management API that failed, by operation and reason.",
+        ("operation", "reason"),
+    ),
+    Metric("demand_tunnels", Kind.GAUGE, "Tunnels on demand, by phase.", ("phase",)),
+    Metric("demand_waiting", Kind.GAUGE, "Clients that wait for a tunnel on demand."),
     Metric("worker_restarts", Kind.COUNTER, "Worker processes that ended and were started again."),
 )
 """What `tunnelfleet up` adds: of the gateway itself, and of those of its parts that run."""

@@ -50,6 +50,7 @@ from tunnelfleet.runtime.gateway.devices.devices import Devices
 from tunnelfleet.runtime.gateway.door import Denied, Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
+from tunnelfleet.runtime.gateway.on_demand import OnDemand
 from tunnelfleet.runtime.gateway.page import StatusPage, look_at
 from tunnelfleet.runtime.gateway.process import (
     actor_tree,
@@ -113,16 +114,23 @@ def up_command(
     ):
         log_problems(config.warnings)
         store = Store.of(config.gateway)
-        door = Door(config.gateway, on_denied=functools.partial(_note_denied, store))
         devices = Devices(store)
+        demand = OnDemand(store)
+        on_denied = functools.partial(_note_denied, store)
+        door = Door(config.gateway, on_denied=on_denied, resolver=demand)
         gateway = Gateway(
             read,
             config,
             store=store,
-            more_children=lambda gateway: [door.child(gateway), devices.child(gateway)],
+            more_children=lambda gateway: [
+                demand.child(gateway),
+                door.child(gateway),
+                devices.child(gateway),
+            ],
         )
         with (
             door,
+            demand,
             devices,
             _admin_api(gateway, config, feed, door) as admin_api,
             gateway,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .devices import NotifySection
     from .door_users import DoorUsers
+    from .on_demand import OnDemandSettings
     from .problems import Problem
 
 
@@ -84,6 +85,7 @@ class FleetConfig:
         warnings: what is worth a look and changes nothing.
         files: that were read, tokens and certificates included, for whoever watches them.
         notify: the brokers that tell devices of their tunnels.
+        on_demand: which tunnels are opened when somebody asks; None for none.
     """
 
     gateway: GatewaySettings
@@ -92,6 +94,7 @@ class FleetConfig:
     warnings: tuple[Problem, ...] = ()
     files: frozenset[Path] = frozenset()
     notify: tuple[NotifySection, ...] = ()
+    on_demand: OnDemandSettings | None = None
 
 
 def ordinal_in(name: str) -> int | None:

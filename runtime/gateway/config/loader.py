@@ -19,13 +19,15 @@ from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .authorities import Authorities
+from .demand_table import OnDemandTable
 from .devices import NotifyReader
 from .door_users import read_users
 from .files import Document, read_documents
 from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
+from .on_demand import OnDemandSettings
 from .paths import admin_socket, state_folder
 from .problems import ConfigProblems, Problem, nearest
-from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys
+from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys, OnDemandKeys
 from .secrets import MIN_SECRET_BYTES, read_secret
 from .tunnels import TunnelReader, validate
 
@@ -116,6 +118,7 @@ class _Loader:
                 reader.read(document, number, entry)
         rules = self._door_rules(documents, gateway)
         notify = self._notify(documents, gateway, reader)
+        on_demand = self._on_demand(documents, reader)
         self._problems += reader.problems
         if len(reader.tunnels) > MAX_TUNNELS:
             hint = f"there are {len(reader.tunnels)} tunnels; at most {MAX_TUNNELS} are possible"
@@ -133,6 +136,7 @@ class _Loader:
             tuple(problems),
             frozenset(files | set(paths)),
             notify=tuple(notify.sections),
+            on_demand=on_demand,
         )
 
     def _sorted(self, documents: Sequence[Document]) -> list[Problem]:
@@ -157,7 +161,10 @@ class _Loader:
                 self._problems.append(document.problem((key,), hint))
 
     def _merge(
-        self, documents: Sequence[Document], table: str, model: type[GatewayKeys | DefaultKeys]
+        self,
+        documents: Sequence[Document],
+        table: str,
+        model: type[GatewayKeys | DefaultKeys | OnDemandKeys],
     ) -> dict[str, tuple[Document, Any]]:
         """Return the keys of a table that may stand in several files, each key in one of them."""
         merged: dict[str, tuple[Document, Any]] = {}
@@ -209,6 +216,26 @@ class _Loader:
                     reader.problems.append(document.problem(("notify", number), text))
         self._problems += reader.problems
         return reader
+
+    def _on_demand(
+        self, documents: Sequence[Document], tunnels: TunnelReader
+    ) -> OnDemandSettings | None:
+        holders = [document for document in documents if "on_demand" in document.data]
+        if not holders:
+            return None
+        before = len(self._problems)
+        merged = self._merge(documents, "on_demand", OnDemandKeys)
+
+        def problem(key: str, text: str) -> None:
+            document = merged[key][0] if key in merged else holders[0]
+            path = ("on_demand", key) if key else ("on_demand",)
+            self._problems.append(document.problem(path, text))
+
+        if len(self._problems) > before:
+            # What is missing may be one of those that are wrong.
+            return None
+        given = {key: value for key, (_document, value) in merged.items()}
+        return OnDemandTable(holders[0], given, problem).read(tunnels)
 
     # -- the table of the gateway
 

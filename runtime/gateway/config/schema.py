@@ -23,6 +23,7 @@ from tunnelfleet.actors.config import MAX_WAIT_SECONDS
 from tunnelfleet.proto import ConfigError, Endpoint, validate_access_token, validate_client_token
 from tunnelfleet.runtime import Backoff, HttpProxy, Limits, TcpAddress, parse_address
 
+from .on_demand import check_endpoint_url, check_thing_pattern
 from .things import MAX_THINGS, check_client_id, check_template, check_thing, parse_broker
 
 DOOR = "door"
@@ -37,9 +38,12 @@ MAX_LABEL_LENGTH = 200
 MAX_SHARE = 1_024
 MAX_WORKERS = 64
 """Gateways that share a fleet statically."""
+MAX_DEMANDED_SERVICES = 256
+MAX_TAGS = 50
 MAX_AUDIT_DAYS = 36_500
 MAX_AUDIT_ROWS = 100_000_000
 _LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
+_TAG = re.compile(r"[\w .:/=+@-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _STATE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg")
 
@@ -140,6 +144,17 @@ def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     if len(labels) > MAX_LABELS:
         raise ValueError(f"there are {len(labels)} labels; at most {MAX_LABELS} are possible")
     return labels
+
+
+def _check_tags(tags: dict[str, str]) -> dict[str, str]:
+    if len(tags) > MAX_TAGS:
+        raise ValueError(f"there are {len(tags)} tags; at most {MAX_TAGS} are possible")
+    for key, value in tags.items():
+        if not _TAG.fullmatch(key) or len(key) > 128 or key.lower().startswith("aws:"):
+            raise ValueError("a key of a tag has 1 to 128 of letters, digits, blanks and _.:/=+-@")
+        if not _TAG.fullmatch(value or " ") or len(value) > 256:
+            raise ValueError("a value of a tag has up to 256 of those characters")
+    return tags
 
 
 _CORE_DOCS = {
@@ -420,6 +435,57 @@ class NotifyKeys(BaseModel):
     """Delays before a tunnel connects again, as those of a tunnel; merged with `[defaults]`."""
 
 
+class OnDemandKeys(BaseModel):
+    """Tunnels that are opened when somebody asks for them, `[on_demand]`; each costs at AWS."""
+
+    model_config = _CONFIG
+
+    region: Annotated[str, _core(Endpoint.for_region)] | None = None
+    """The AWS region in which tunnels are opened; without it, that of `[defaults]`."""
+    endpoint_url: Annotated[str, _core(check_endpoint_url)] | None = None
+    """A management API of one's own instead of AWS's, as `http://HOST:PORT`; needs `endpoint`."""
+    endpoint: Annotated[str, _core(Endpoint.parse)] | None = None
+    """The tunneling service of the tunnels, if it is not that of the region."""
+    ca: Text | None = None
+    """PEM file or folder of the authorities to trust for it; without it, that of `[defaults]`."""
+    profile: Text | None = None
+    """Whose credentials are used, of those in AWS's files; without it, what boto3 finds."""
+    things: (
+        Annotated[
+            list[Annotated[str, _core(check_thing_pattern)]], Field(min_length=1, max_length=10_000)
+        ]
+        | None
+    ) = None
+    """Names of things that may get a tunnel, `*` standing for anything; others get none."""
+    services: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=128)]],
+            Field(min_length=1, max_length=MAX_DEMANDED_SERVICES),
+        ]
+        | None
+    ) = None
+    """The services of each tunnel; AWS lets one have 3."""
+    wait_seconds: Annotated[float, Field(gt=0, le=120, allow_inf_nan=False)] = 60.0
+    """How long clients wait for the device, once its tunnel is open."""
+    idle_seconds: Annotated[float, Field(gt=0, le=43_200, allow_inf_nan=False)] = 900.0
+    """A tunnel without a connection is closed after so long."""
+    lifetime_minutes: Annotated[int, Field(ge=1, le=720)] = 720
+    """How long a tunnel lives; before it ends, the next one is opened if it is in use."""
+    max_open: Annotated[int, Field(ge=1, le=2_000)] = 50
+    """How many may be open at once; whoever asks for one more is refused."""
+    max_opens_per_hour: Annotated[int, Field(ge=1, le=3_600)] = 100
+    """How many are opened in any hour; whoever asks for one more is refused."""
+    opens_per_second: Annotated[float, Field(gt=0, le=1_000, allow_inf_nan=False)] = 1.0
+    """How often OpenTunnel is called; AWS allows about 1 a second an account."""
+    negative_seconds: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = 30.0
+    """A name that has failed is not tried again before."""
+    keep_on_stop: bool = False
+    """Whether tunnels stay open, for the next start, when the gateway stops; else they are closed.
+    """
+    tags: Annotated[dict[Text, str], AfterValidator(_check_tags)] | None = None
+    """Tags of the tunnels at AWS, for its bill and its policies."""
+
+
 class FileKeys(BaseModel):
     """A configuration file of a gateway."""
 
@@ -435,6 +501,8 @@ class FileKeys(BaseModel):
     """Who may reach what through the front door."""
     notify: list[NotifyKeys] = []
     """The brokers that tell devices of their tunnels."""
+    on_demand: OnDemandKeys = OnDemandKeys()
+    """Tunnels that are opened when somebody asks for them."""
 
 
 def json_schema() -> dict[str, Any]:

@@ -113,10 +113,31 @@ def _devices(is_sqlite: bool) -> Sequence[str]:
     )
 
 
+def _demands(is_sqlite: bool) -> Sequence[str]:
+    binary = "BLOB" if is_sqlite else "BYTEA"
+    return (
+        f"""CREATE TABLE tunnelfleet_demands (
+            gateway TEXT NOT NULL,
+            request TEXT NOT NULL,
+            thing TEXT NOT NULL,
+            place TEXT NOT NULL,
+            begun_at DOUBLE PRECISION NOT NULL,
+            ends_at DOUBLE PRECISION NOT NULL,
+            tunnel_id TEXT NOT NULL,
+            entry TEXT NOT NULL,
+            sealed {binary} NOT NULL,
+            key_id TEXT NOT NULL,
+            is_over INTEGER NOT NULL,
+            PRIMARY KEY (gateway, request)
+        )""",
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "tunnels added at run time", _tunnels),
     Migration(2, "the audit", _audit),
     Migration(3, "tunnels that devices were told of", _devices),
+    Migration(4, "tunnels on demand", _demands),
 )
 """All migrations, in order."""
 

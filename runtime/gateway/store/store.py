@@ -28,6 +28,7 @@ from tunnelfleet.runtime.gateway.messages import RuntimeStarted
 from .audit import AUDITED_EVENTS, AuditBook, AuditQuery
 from .audit_table import AuditBounds, AuditTable
 from .database import Database
+from .demands import DemandTable
 from .devices import DeviceTable
 from .errors import StoreError, Trouble, make_error
 from .metrics import StoreCounters, store_metrics
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.devices import DeviceTunnel
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
+    from .demands import StoredDemand
     from .tunnels import StoredTunnels
 
 logger = logging.getLogger(__name__)
@@ -140,6 +142,7 @@ class Store:
         sealer = Sealer(secret, gateway)
         self._tunnels = TunnelTable(self._database, gateway, sealer, Authorities())
         self._devices = DeviceTable(self._database, gateway, sealer)
+        self._demands = DemandTable(self._database, gateway, sealer, Authorities())
         self._audit = AuditTable(self._database, gateway, secrets.token_hex(8))
         self._book = AuditBook()
         self._book_lock = threading.Lock()
@@ -316,6 +319,30 @@ class Store:
             self._counters.failed(operation)
             raise
 
+    # -- tunnels on demand; as above, all of it waits and may raise a StoreError
+
+    def begin_demand(self, demand: StoredDemand) -> None:
+        """Note that OpenTunnel is about to be called for a tunnel on demand."""
+        self._require_ready()
+        self._counted("demands", lambda: self._demands.begin(demand))
+
+    def keep_demand(
+        self, request: str, tunnel_id: str, ends_at: float, tunnel: WantedTunnel
+    ) -> None:
+        """Keep the tunnel that was opened: its tokens are sealed."""
+        self._require_ready()
+        self._counted("demands", lambda: self._demands.opened(request, tunnel_id, ends_at, tunnel))
+
+    def end_demand(self, request: str) -> None:
+        """It is closed, or was not opened."""
+        self._require_ready()
+        self._counted("demands", lambda: self._demands.over(request, time.time()))
+
+    def load_demands(self) -> list[StoredDemand]:
+        """What an earlier life has left open, and what it has opened lately; the newest first."""
+        self._require_ready()
+        return self._counted("demands", self._demands.load)
+
     # -- the audit
 
     def note(self, event: TunnelEvent) -> None:
@@ -333,6 +360,15 @@ class Store:
         if self._bounds.rows > 0:
             with self._book_lock:
                 record = self._book.denied(tunnel, service_id, peer, user, reason, time.time())
+            self._writer.put(record)
+
+    def note_demand(
+        self, tunnel: str, service_id: str, *, peer: str, user: str, reason: str
+    ) -> None:
+        """Take down that somebody asked for a tunnel on demand. Never waits."""
+        if self._bounds.rows > 0:
+            with self._book_lock:
+                record = self._book.demanded(tunnel, service_id, peer, user, reason, time.time())
             self._writer.put(record)
 
     def audit(self, query: AuditQuery | None = None) -> list[dict[str, Any]]:

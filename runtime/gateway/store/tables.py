@@ -19,7 +19,7 @@ from sqlalchemy import (
     Text,
 )
 
-__all__ = ["AUDIT", "DEVICES", "METADATA", "SCHEMA", "TABLES", "TUNNELS"]
+__all__ = ["AUDIT", "DEMANDS", "DEVICES", "METADATA", "SCHEMA", "TABLES", "TUNNELS"]
 
 METADATA = MetaData()
 
@@ -91,4 +91,21 @@ AUDIT = Table(
 )
 """One row for each stream, connection and denial; `run` is one life of a gateway's process."""
 
-TABLES = (SCHEMA, TUNNELS, AUDIT, DEVICES)
+DEMANDS = Table(
+    "tunnelfleet_demands",
+    METADATA,
+    Column("gateway", Text, primary_key=True),
+    Column("request", Text, primary_key=True),
+    Column("thing", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("begun_at", _DOUBLE, nullable=False),
+    Column("ends_at", _DOUBLE, nullable=False),
+    Column("tunnel_id", Text, nullable=False),
+    Column("entry", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("is_over", Integer, nullable=False),
+)
+"""Tunnels on demand: one row for each call of OpenTunnel; the tokens in them are sealed."""
+
+TABLES = (SCHEMA, TUNNELS, AUDIT, DEVICES, DEMANDS)
