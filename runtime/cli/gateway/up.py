@@ -330,6 +330,7 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[str | None]:
         registry=registry,
         more_pages=page.pages,
         more_silent=list if gateway.workers is None else gateway.workers.silent,
+        more_ready=gateway.readiness,
     ) as server:
         logger.info(
             "metrics are at %s/metrics, the status page at %s/",

@@ -19,7 +19,7 @@ from tunnelfleet.runtime import TcpAddress, parse_address
 from .authorities import Authorities
 from .door_users import read_users
 from .files import Document, read_documents
-from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
+from .fleet import POSTGRES, STATIC, DoorRule, FleetConfig, GatewaySettings, ordinal_in
 from .paths import admin_socket, state_folder
 from .problems import ConfigProblems, Problem, nearest
 from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_TUNNELS", "load", "read_tunnel"]
 
+SHARDS = 256
+"""Into how many parts a fleet is cut, unless its file says otherwise."""
 MAX_TUNNELS = 20_000
 """In one configuration; a process is built for 10,000."""
 STATE_FILE = "state.db"
@@ -219,7 +221,10 @@ class _Loader:
             state_folder=folder,
             audit_days=given.get("audit_days", 90.0),
             audit_rows=given.get("audit_rows", 200_000),
+            placement=given.get("placement", STATIC),
             placement_members=given.get("placement_members", 1),
+            lease_seconds=given.get("lease_seconds", 10.0),
+            shards=given.get("shards", SHARDS),
             workers=given.get("workers", 1),
             connect_rate=given.get("connect_rate", 10.0),
             connect_concurrency=given.get("connect_concurrency", 8),
@@ -229,6 +234,7 @@ class _Loader:
             door_users_file=self._file(merged, "door_users_file"),
         )
         settings = replace(settings, placement_ordinal=self._ordinal(given, name, problem))
+        self._check_placement(settings, given, problem)
         secret = settings.client_token_secret_file
         if secret is not None:
             self._check_secret(secret, problem)
@@ -261,6 +267,24 @@ class _Loader:
             hint = "gateways that share a fleet need the same secret; name its file"
             problem("client_token_secret_file", hint)
         return int(ordinal)
+
+    def _check_placement(
+        self, settings: GatewaySettings, given: Mapping[str, Any], problem: Any
+    ) -> None:
+        if settings.placement == STATIC:
+            for key in ("lease_seconds", "shards"):
+                if key in given:
+                    problem(key, f'it is for placement = "{POSTGRES}"; leave it out, or write that')
+            return
+        if not settings.state.startswith("postgresql"):
+            hint = 'gateways share the fleet by the state; write state = "postgresql://HOST/DB"'
+            problem("state" if "state" in given else "placement", hint)
+        if "client_token_secret_file" not in given:
+            hint = "gateways that share a fleet need the same secret; name its file"
+            problem("client_token_secret_file", hint)
+        for key in ("placement_members", "placement_ordinal"):
+            if key in given:
+                problem(key, f'it is for placement = "{STATIC}"; leave it out')
 
     def _check_secret(self, path: Path, problem: Any) -> None:
         key = "client_token_secret_file"
