@@ -179,6 +179,9 @@ class Gateway:
             supervisor, self._supervisor = self._supervisor, None
             if supervisor is None:
                 return
+            if self._shared is not None:
+                # First: it asks the fleet, which answers no more after that.
+                self._shared.close()
             try:
                 supervisor.stop(block=True, timeout=timeout_seconds)
             except pykka.Timeout:
@@ -192,8 +195,6 @@ class Gateway:
                 self._dispatcher.stop(END_SECONDS)
                 assert self._loader is not None
                 self._loader.shutdown(wait=True, cancel_futures=True)
-                if self._shared is not None:
-                    self._shared.close()
                 assert self._placement is not None
                 self._placement.close()
                 if self.workers is not None:
