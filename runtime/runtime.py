@@ -431,6 +431,18 @@ class TunnelRuntime:
         self._gate.resume(valid_seconds)
         self._tell_governor(GateChanged())
 
+    def change_connect_rate(self, rate_per_second: float) -> None:
+        """Let so many tunnels connect in a second from now on. Never waits.
+
+        Raises:
+            ConfigError: it is not greater than 0.
+        """
+        if not rate_per_second > 0:
+            raise ConfigError("connect_rate_per_second must be greater than 0")
+        self._check_process()
+        self._gate.rate_per_second = rate_per_second
+        self._tell_governor(GateChanged())
+
     def try_now(self, name: str) -> bool:
         """Let a tunnel try its endpoint at once, if that is down and its tunnels are held back.
 

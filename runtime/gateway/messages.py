@@ -36,6 +36,7 @@ __all__ = [
     "RetryTunnels",
     "RuntimeStarted",
     "SetWanted",
+    "SetWantedInShards",
     "Snapshot",
     "TakeSnapshot",
     "UnknownTunnel",
@@ -64,6 +65,14 @@ class SetWanted(NamedTuple):
     """This is all that a source wants. Answers the `Difference` of what is wanted in all."""
 
     source: str
+    tunnels: Mapping[str, WantedTunnel]
+
+
+class SetWantedInShards(NamedTuple):
+    """This is all that a source wants in some shards. Answers the `Difference`."""
+
+    source: str
+    shards: frozenset[int]
     tunnels: Mapping[str, WantedTunnel]
 
 

@@ -295,6 +295,39 @@ GATEWAY: Final = _group(
     Metric("demand_tunnels", Kind.GAUGE, "Tunnels on demand, by phase.", ("phase",)),
     Metric("demand_waiting", Kind.GAUGE, "Clients that wait for a tunnel on demand."),
     Metric("worker_restarts", Kind.COUNTER, "Worker processes that ended and were started again."),
+    Metric(
+        "placement_lease_age_seconds",
+        Kind.GAUGE,
+        "Since the gateway's lease in the store was last confirmed; tunnels connect only while it "
+        "is less than nine tenths of lease_seconds.",
+    ),
+    Metric("placement_shards", Kind.GAUGE, "Shards of the fleet that this gateway has."),
+    Metric("placement_members", Kind.GAUGE, "Gateways of the fleet whose lease holds."),
+    Metric(
+        "placement_shards_without_owner",
+        Kind.GAUGE,
+        "Shards of the fleet that no gateway with a lease that holds has.",
+    ),
+    Metric(
+        "placement_tunnels_without_owner",
+        Kind.GAUGE,
+        "Tunnels that this gateway knows and that are in such shards.",
+    ),
+    Metric(
+        "placement_takeovers",
+        Kind.COUNTER,
+        "Shards that were taken over from a gateway whose lease had run out.",
+    ),
+    Metric(
+        "placement_request_failures",
+        Kind.COUNTER,
+        "Requests to the store that were not answered: each is repeated.",
+    ),
+    Metric(
+        "placement_request_seconds",
+        Kind.SUMMARY,
+        "How long the store takes for a request about leases.",
+    ),
 )
 """What `tunnelfleet up` adds: of the gateway itself, and of those of its parts that run."""
 

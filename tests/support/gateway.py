@@ -160,6 +160,7 @@ class GatewayRig:
         self.mode = mode
         self.gateway = gateway
         self.drain_seconds = WAIT_SECONDS
+        self.connect_rate = 500
         self.metrics = "127.0.0.1:0"
         self.entries: dict[str, Entry] = {}
         self.others: dict[str, Tunnel] = {}
@@ -221,7 +222,7 @@ class GatewayRig:
         head = [
             "[gateway]",
             f'metrics = "{self.metrics}"',
-            "connect_rate = 500",
+            f"connect_rate = {self.connect_rate}",
             f"drain_seconds = {self.drain_seconds}",
             self.gateway,
             "[defaults]",

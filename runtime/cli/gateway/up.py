@@ -350,7 +350,10 @@ def _pages(gateway: Gateway, config: FleetConfig, devices: Devices) -> Iterator[
         registry=registry,
         more_pages=page.pages,
         more_silent=list if gateway.workers is None else gateway.workers.silent,
-        more_readiness=lambda: {"brokers": found} if (found := devices.brokers()) else {},
+        more_ready=lambda: {
+            **gateway.readiness(),
+            **({"brokers": found} if (found := devices.brokers()) else {}),
+        },
     ) as server:
         logger.info(
             "metrics are at %s/metrics, the status page at %s/",

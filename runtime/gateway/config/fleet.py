@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .problems import Problem
 
 
+STATIC = "static"
+POSTGRES = "postgres"
+"""The engines of placement."""
 CHANGES_IN_PLACE = frozenset({"drain_seconds", "door_users_file", "door_users"})
 """Settings of the gateway that a reload takes over; the others need a new start."""
 
@@ -44,8 +47,11 @@ class GatewaySettings:
     state_folder: Path = Path()
     audit_days: float = 90.0
     audit_rows: int = 200_000
+    placement: str = STATIC
     placement_members: int = 1
     placement_ordinal: int = 0
+    lease_seconds: float = 10.0
+    shards: int = 256
     workers: int = 1
     client_token_secret_file: Path | None = None
     connect_rate: float = 10.0

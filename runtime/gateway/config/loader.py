@@ -23,13 +23,16 @@ from .demand_table import OnDemandTable
 from .devices import NotifyReader
 from .door_users import read_users
 from .files import Document, read_documents
-from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
+from .fleet import POSTGRES, STATIC, DoorRule, FleetConfig, GatewaySettings, ordinal_in
 from .on_demand import OnDemandSettings
 from .paths import admin_socket, state_folder
 from .problems import ConfigProblems, Problem, nearest
 from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys, OnDemandKeys
 from .secrets import MIN_SECRET_BYTES, read_secret
 from .tunnels import TunnelReader, validate
+
+SHARDS = 256
+"""Into how many parts a fleet is cut, unless its file says otherwise."""
 
 
 def load(
@@ -263,7 +266,10 @@ class _Loader:
             state_folder=folder,
             audit_days=given.get("audit_days", 90.0),
             audit_rows=given.get("audit_rows", 200_000),
+            placement=given.get("placement", STATIC),
             placement_members=given.get("placement_members", 1),
+            lease_seconds=given.get("lease_seconds", 10.0),
+            shards=given.get("shards", SHARDS),
             workers=given.get("workers", 1),
             connect_rate=given.get("connect_rate", 10.0),
             connect_concurrency=given.get("connect_concurrency", 8),
@@ -273,6 +279,7 @@ class _Loader:
             door_users_file=self._file(merged, "door_users_file"),
         )
         settings = replace(settings, placement_ordinal=self._ordinal(given, name, problem))
+        self._check_placement(settings, given, problem)
         secret = settings.client_token_secret_file
         if secret is not None:
             self._check_secret(secret, problem)
@@ -305,6 +312,24 @@ class _Loader:
             hint = "gateways that share a fleet need the same secret; name its file"
             problem("client_token_secret_file", hint)
         return int(ordinal)
+
+    def _check_placement(
+        self, settings: GatewaySettings, given: Mapping[str, Any], problem: Any
+    ) -> None:
+        if settings.placement == STATIC:
+            for key in ("lease_seconds", "shards"):
+                if key in given:
+                    problem(key, f'it is for placement = "{POSTGRES}"; leave it out, or write that')
+            return
+        if not settings.state.startswith("postgresql"):
+            hint = 'gateways share the fleet by the state; write state = "postgresql://HOST/DB"'
+            problem("state" if "state" in given else "placement", hint)
+        if "client_token_secret_file" not in given:
+            hint = "gateways that share a fleet need the same secret; name its file"
+            problem("client_token_secret_file", hint)
+        for key in ("placement_members", "placement_ordinal"):
+            if key in given:
+                problem(key, f'it is for placement = "{STATIC}"; leave it out')
 
     def _check_secret(self, path: Path, problem: Any) -> None:
         key = "client_token_secret_file"

@@ -40,6 +40,7 @@ MAX_WORKERS = 64
 """Gateways that share a fleet statically."""
 MAX_DEMANDED_SERVICES = 256
 MAX_TAGS = 50
+MAX_SHARDS = 65_536
 MAX_AUDIT_DAYS = 36_500
 MAX_AUDIT_ROWS = 100_000_000
 _LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
@@ -105,6 +106,12 @@ def _check_name(text: str) -> None:
 def _check_variable(text: str) -> None:
     if not _VARIABLE.fullmatch(text):
         raise ConfigError("write the name of an environment variable, without $ and braces")
+
+
+def _check_shards(shards: int) -> int:
+    if not 1 <= shards <= MAX_SHARDS or shards & (shards - 1):
+        raise ValueError(f"write a power of two up to {MAX_SHARDS}, such as 256")
+    return shards
 
 
 def _check_target(target: str | int) -> str | int:
@@ -268,8 +275,18 @@ class GatewayKeys(BaseModel):
     """How many days the audit of connections is kept in the state."""
     audit_rows: Annotated[int, Field(ge=0, le=MAX_AUDIT_ROWS)] = 200_000
     """How many of its rows are kept for this gateway, about 300 bytes each; 0 for no audit."""
-    placement: Literal["static"] = "static"
-    """How gateways share a fleet: `"static"`, each has a fixed part; alone it has all."""
+    placement: Literal["static", "postgres"] = "static"
+    """How gateways share a fleet: `"static"`, each has a fixed part; alone it has all. With
+    `"postgres"` they share it by leases in the `state`, and take over from each other.
+    """
+    lease_seconds: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False)] = 10.0
+    """With `placement = "postgres"`: after how long without a sign of life the others take over.
+    It is renewed five times as often, and all gateways need the same.
+    """
+    shards: Annotated[int, AfterValidator(_check_shards)] = 256
+    """With `placement = "postgres"`: into how many parts the fleet is cut; a power of two, the same
+    for all gateways, and well above their number.
+    """
     placement_members: Annotated[int, Field(ge=1, le=MAX_SHARE)] = 1
     """How many gateways share the fleet."""
     placement_ordinal: Annotated[int, Field(ge=0)] | None = None

@@ -23,6 +23,7 @@ from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
 from tunnelfleet.runtime.gateway.config import Authorities, GatewaySettings, ensure_secret
+from tunnelfleet.runtime.gateway.config.fleet import POSTGRES
 from tunnelfleet.runtime.gateway.messages import RuntimeStarted
 
 from .audit import AUDITED_EVENTS, AuditBook, AuditQuery
@@ -34,7 +35,7 @@ from .errors import StoreError, Trouble, make_error
 from .metrics import StoreCounters, store_metrics
 from .migrations import check_rights, migrate
 from .sealing import Sealer
-from .tunnels import TunnelTable
+from .tunnels import SHARED, TunnelTable
 from .writer import AuditWriter
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class Store:
         secret: of the deployment; what seals tokens is derived from it.
         audit_days: how long records are kept.
         audit_rows: how many are kept; 0 for no audit.
+        is_shared: whether the tunnels are those of all gateways that share the fleet; then they are
+            loaded by shards.
 
     Raises:
         ConfigError: the URL names no database that can be used here.
@@ -136,13 +139,19 @@ class Store:
         secret: bytes,
         audit_days: float = DEFAULT_AUDIT_DAYS,
         audit_rows: int = DEFAULT_AUDIT_ROWS,
+        is_shared: bool = False,
     ) -> None:
         self._database = Database(url)
         self._bounds = AuditBounds(audit_days, audit_rows)
-        sealer = Sealer(secret, gateway)
-        self._tunnels = TunnelTable(self._database, gateway, sealer, Authorities())
-        self._devices = DeviceTable(self._database, gateway, sealer)
-        self._demands = DemandTable(self._database, gateway, sealer, Authorities())
+        self.is_shared = is_shared
+        owner = SHARED if is_shared else gateway
+        sealer = Sealer(secret, owner)
+        self.key_id = sealer.key_id
+        """Names the secret of the deployment, and tells nothing of it."""
+        self._tunnels = TunnelTable(self._database, owner, sealer, Authorities())
+        own = Sealer(secret, gateway)
+        self._devices = DeviceTable(self._database, gateway, own)
+        self._demands = DemandTable(self._database, gateway, own, Authorities())
         self._audit = AuditTable(self._database, gateway, secrets.token_hex(8))
         self._book = AuditBook()
         self._book_lock = threading.Lock()
@@ -168,6 +177,7 @@ class Store:
             secret=secret,
             audit_days=settings.audit_days,
             audit_rows=settings.audit_rows,
+            is_shared=settings.placement == POSTGRES,
         )
 
     @property
@@ -243,7 +253,28 @@ class Store:
         """
         if self._phase is not _Reach.READY:
             return {}
-        return self._load()
+        return {} if self.is_shared else self._load()
+
+    def load_shards(self, shards: frozenset[int], count: int) -> dict[str, WantedTunnel]:
+        """The shared tunnels in some shards, of so many.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        self._require_ready()
+        found = self._counted("tunnels", lambda: self._tunnels.load_shards(shards, count))
+        _log_loaded(found, self.where)
+        return found.tunnels
+
+    def find_tunnel(self, name: str) -> WantedTunnel | None:
+        """The tunnel of that name that was added at run time, if there is one.
+
+        Raises:
+            StoreError: it cannot be read.
+            TunnelError: it cannot be used; the text says why.
+        """
+        self._require_ready()
+        return self._counted("tunnels", lambda: self._tunnels.find(name))
 
     def _load(self) -> dict[str, WantedTunnel]:
         found = self._counted("tunnels", self._tunnels.load)
@@ -389,7 +420,7 @@ class Store:
     def _begin(self) -> None:
         if self._phase is _Reach.WAITING:
             self._reach()
-            tunnels = self._load()
+            tunnels = {} if self.is_shared else self._load()
             try:
                 self._on_late(tunnels)
             except TunnelError as error:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Integer, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import array
 
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
 from tunnelfleet.runtime.gateway.config.problems import ConfigProblems
+from tunnelfleet.runtime.gateway.placement.shards import SLOTS, slot_of
 
 from .sealing import Sealer, SealingError
-from .tables import TUNNELS
+from .tables import FLEET, TUNNELS
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .database import Database
@@ -31,6 +35,12 @@ if TYPE_CHECKING:
 
 SECRET_KEYS = ("access_token", "client_token", "http_proxy")
 """Keys of an entry that are sealed; the address of a proxy may have a password."""
+SHARED = ""
+"""Whose tunnels those are that gateways share: nobody is called so."""
+CHANNEL = "tunnelfleet"
+TUNNEL_CHANGED = "tunnel"
+"""Where gateways that share a fleet listen, and the first word about a tunnel."""
+REPLACED = ("entry", "sealed", "key_id", "changed_at", "slot")
 PLACE = "state"
 """Stands for a file, in messages and as the place of the tunnels."""
 
@@ -57,6 +67,9 @@ class TunnelTable:
         gateway: whose they are.
         sealer: seals what is secret.
         authorities: keeps TLS contexts.
+
+    The tunnels of the gateway `SHARED` are those of all gateways that share the fleet: a change is
+    counted, and told on the fleet's channel.
     """
 
     def __init__(
@@ -89,14 +102,19 @@ class TunnelTable:
             "sealed": self._sealer.seal(name, secret),
             "key_id": self._sealer.key_id,
             "changed_at": time.time(),
+            "slot": slot_of(name),
         }
         insert = (sqlite if self._database.is_sqlite else postgresql).insert(TUNNELS)
         statement = insert.on_conflict_do_update(
             index_elements=[TUNNELS.c.gateway, TUNNELS.c.name],
-            set_={key: insert.excluded[key] for key in ("entry", "sealed", "key_id", "changed_at")},
+            set_={
+                key: insert.excluded[key]
+                for key in ("entry", "sealed", "key_id", "changed_at", "slot")
+            },
         )
         with self._database.writing() as connection:
             connection.execute(statement, row)
+            self._tell(connection, name)
 
     def forget(self, name: str) -> bool:
         """Remove a tunnel; return whether there was one.
@@ -108,7 +126,51 @@ class TunnelTable:
             TUNNELS.c.gateway == self._gateway, TUNNELS.c.name == name
         )
         with self._database.writing() as connection:
-            return connection.execute(statement).rowcount > 0
+            was_there = connection.execute(statement).rowcount > 0
+            self._tell(connection, name)
+            return was_there
+
+    def _tell(self, connection: Connection, name: str) -> None:
+        if self._gateway != SHARED:
+            return
+        bump = update(FLEET).values(tunnels_version=FLEET.c.tunnels_version + 1)
+        version = connection.execute(bump.returning(FLEET.c.tunnels_version)).scalar()
+        # Nobody has joined yet: whoever does reads all there is.
+        if version is not None:
+            text = f"{TUNNEL_CHANGED} {version} {name}"
+            connection.execute(select(func.pg_notify(CHANNEL, text)))
+
+    def load_shards(self, shards: frozenset[int], count: int) -> StoredTunnels:
+        """The tunnels in some shards.
+
+        Args:
+            shards: their numbers.
+            count: into how many shards the fleet is cut.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        slots = [slot for slot in range(SLOTS) if slot % count in shards]
+        mine = TUNNELS.c.gateway == self._gateway
+        in_shards = TUNNELS.c.slot == func.any(array(slots, type_=Integer))
+        query = select(TUNNELS).where(mine)
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                query if len(shards) == count else query.where(in_shards)
+            ).all()
+        return self._read_all(rows, 0)
+
+    def find(self, name: str) -> WantedTunnel | None:
+        """The tunnel of that name, if there is one.
+
+        Raises:
+            StoreError: it cannot be read.
+            TunnelError: it cannot be used.
+        """
+        mine = (TUNNELS.c.gateway == self._gateway, TUNNELS.c.name == name)
+        with self._database.reading() as connection:
+            row = connection.execute(select(TUNNELS).where(*mine)).first()
+        return None if row is None else self._read(row)
 
     def load(self) -> StoredTunnels:
         """Return all tunnels of the gateway.
@@ -121,6 +183,9 @@ class TunnelTable:
             rows = connection.execute(select(TUNNELS).where(mine).order_by(TUNNELS.c.name)).all()
             others = connection.execute(select(func.count()).where(~mine).select_from(TUNNELS))
             of_others = int(others.scalar() or 0)
+        return self._read_all(rows, of_others)
+
+    def _read_all(self, rows: Iterable[Any], of_others: int) -> StoredTunnels:
         tunnels: dict[str, WantedTunnel] = {}
         problems: dict[str, str] = {}
         for row in rows:

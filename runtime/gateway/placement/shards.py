@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnelfleet.proto import ConfigError
 
@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 __all__ = [
     "SERIAL_MARK",
     "SHARDS",
+    "SLOTS",
     "Assigned",
+    "FleetLeaves",
+    "Member",
     "Placement",
     "Revoked",
     "StaticPlacement",
+    "Vacated",
     "owner_of",
     "shard_of",
     "shards_of_member",
+    "slot_of",
     "worker_of",
 ]
 
@@ -34,6 +39,8 @@ SHARDS = 256
 """Into how many shards a fleet is cut. All gateways of a fleet need the same number."""
 SERIAL_MARK = "~"
 """`press-4~2` is the second tunnel of `press-4`, and is in the same shard."""
+SLOTS = 65_536
+"""The greatest number of shards; others are divisors of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +59,84 @@ class Assigned:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """These shards are not this gateway's any more: their tunnels must end here."""
+    """These shards are not this gateway's any more: their tunnels must end here.
+
+    Attributes:
+        shards: their numbers.
+        may_drain: nobody has them yet, and nobody will before they are vacated: what is open may
+            go on for `drain_seconds`. Otherwise another gateway has them already.
+    """
+
+    shards: frozenset[int]
+    may_drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vacated:
+    """No tunnel of these shards, which were revoked, runs here any more. From the fleet."""
 
     shards: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class FleetLeaves:
+    """The gateway is about to stop: its shards are for others, one by one. From the fleet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A gateway of the fleet, as another one sees it.
+
+    Attributes:
+        name: of the gateway.
+        address: where other gateways reach it, as `HOST:PORT`; None for nowhere.
+        epoch: of its life in the fleet.
+        fresh: whether its lease holds, as far as this gateway knows.
+        shards: how many it owns.
+        version: of its program.
+    """
+
+    name: str
+    address: str | None
+    epoch: int
+    fresh: bool
+    shards: int
+    version: str = ""
+
+
 class Placement(Protocol):
-    """An engine that says who owns which shards."""
+    """An engine that says who owns which shards. None of its methods waits, but `close`."""
 
     def start(self, tell: Callable[[Assigned | Revoked], None]) -> None:
-        """Begin to tell. `tell` may be called from any thread, at once or later."""
+        """Begin to tell. `tell` may be called from any thread, at once or later.
+
+        After a failure of who listens this is called again, with another `tell`, and without a
+        `stop` before: all has to be told anew, what is not assigned as well.
+        """
+
+    def vacated(self, shards: frozenset[int]) -> None:
+        """The tunnels of these shards, which were revoked, have ended here."""
+
+    def look(self) -> None:
+        """Called each second: cut off what hangs."""
+
+    def members(self) -> tuple[Member, ...]:
+        """The gateways of the fleet, sorted by name; nobody where each knows of itself alone."""
+
+    def owner(self, name: str) -> Member | None:
+        """The gateway that has a tunnel of this name; None if nobody has it, or nobody knows."""
+
+    def status(self) -> dict[str, Any] | None:
+        """How a share in the fleet is, for `/readyz`; None where nothing can be wrong with it."""
+
+    def leave(self) -> None:
+        """Give up all shards, each when it is vacated, and take no other."""
 
     def stop(self) -> None:
         """Tell nothing more, and give up what is owned."""
+
+    def close(self) -> None:
+        """Wait for the end of what was started. Called after `stop`, by no actor."""
 
 
 class StaticPlacement:
@@ -88,17 +160,54 @@ class StaticPlacement:
         """Tell what is this member's, once."""
         tell(Assigned(self._mine, epoch=1))
 
-    def stop(self) -> None:
+    def vacated(self, shards: frozenset[int]) -> None:
+        """Nothing is ever revoked."""
+
+    def look(self) -> None:
+        """Nothing hangs."""
+
+    def members(self) -> tuple[Member, ...]:
+        """Nobody: each knows its own part alone."""
+        return ()
+
+    def owner(self, name: str) -> Member | None:  # noqa: ARG002 - of the interface
+        """Nobody knows."""
+        return None
+
+    def status(self) -> dict[str, Any] | None:
+        """Nothing can be wrong with it."""
+        return None
+
+    def leave(self) -> None:
         """There is nothing to give up: nobody else would take it."""
+
+    def stop(self) -> None:
+        """As above."""
+
+    def close(self) -> None:
+        """Nothing was started."""
 
 
 def shard_of(name: str, shards: int = SHARDS) -> int:
-    """The shard that a tunnel is in; it never changes while the number of shards is the same."""
+    """The shard that a tunnel is in; it never changes while the number of shards is the same.
+
+    Args:
+        name: of the tunnel.
+        shards: into how many the fleet is cut.
+    """
     first, mark, number = name.rpartition(SERIAL_MARK)
     if mark and first and number.isdecimal():
         name = first
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % shards
+
+
+def slot_of(name: str) -> int:
+    """A number that never changes; modulo a number of shards that divides `SLOTS` it is the shard.
+
+    So a store can find the tunnels of a shard, however many shards there are.
+    """
+    return shard_of(name, SLOTS)
 
 
 def owner_of(shard: int, members: Sequence[str]) -> str:
