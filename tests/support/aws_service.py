@@ -45,8 +45,8 @@ def aws_client(url: str, *, key: str = KEY, secret: str = SECRET, **more: Any) -
         region_name=more.pop("region_name", REGION),
         config=Config(
             retries={"total_max_attempts": 1},
-            connect_timeout=60,
-            read_timeout=60,
+            connect_timeout=120,
+            read_timeout=120,
             parameter_validation=False,
         ),
         **more,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent.parent
-RUN_SECONDS = 110
+RUN_SECONDS = 200
 
 PROGRAM = """
 import asyncio

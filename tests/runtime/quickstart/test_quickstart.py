@@ -26,7 +26,7 @@ from tunnelfleet.runtime.quickstart.gateway_process import GatewayProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 
 class Running:
