@@ -528,13 +528,15 @@ class TunnelActor(DispatchedActor):
             stats.service(service_id)
         received = events.ServiceIdsReceived(config.name, service_ids, stats.channel_id)
         self._common.publish(received)
-        self._api.tell_success(service_ids, stats.channel_id)
         if not self._ending.is_running:
+            self._api.tell_success(service_ids, stats.channel_id)
             return
         problem = config.mismatch(service_ids)
         if problem:
             self._common.publish(events.ServicesMismatched(config.name, problem))
         self._common.enter(TunnelState.CONNECTED, problem)
+        # After the state: whoever hears of it on another thread finds the tunnel connected.
+        self._api.tell_success(service_ids, stats.channel_id)
         self._listeners.announced(service_ids or (ANY_SERVICE,))
         self._update_accepting()
 
