@@ -44,14 +44,6 @@ from .events import (
     StreamStopped,
     StreamView,
 )
-from .framing import (
-    MAX_FRAME_BYTES,
-    MAX_PAYLOAD_BYTES,
-    MAX_WEBSOCKET_PAYLOAD_BYTES,
-    FrameDecoder,
-    encode_frame,
-    frame_around,
-)
 from .handshake import (
     ACCEPTED_SUBPROTOCOLS,
     ACCESS_TOKEN_COOKIE,
@@ -80,7 +72,18 @@ from .handshake import (
     validate_access_token,
     validate_client_token,
 )
-from .message import Message, MessageType, decode_message, encode_message
+from .message import (
+    MAX_FRAME_BYTES,
+    MAX_PAYLOAD_BYTES,
+    MAX_WEBSOCKET_PAYLOAD_BYTES,
+    FrameDecoder,
+    Message,
+    MessageType,
+    decode_message,
+    encode_frame,
+    encode_message,
+    frame_around,
+)
 from .modes import Mode, ProtocolVersion
 from .session import MAX_CONNECTIONS_PER_STREAM, MAX_SERVICES, Session
 from .text import MAX_ID_CHARACTERS, MAX_REASON_CHARACTERS, MAX_TEXT_CHARACTERS, Redactor, printable

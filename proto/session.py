@@ -48,8 +48,7 @@ from .events import (
     StreamStopped,
     StreamView,
 )
-from .framing import MAX_PAYLOAD_BYTES
-from .message import Message, MessageType
+from .message import MAX_PAYLOAD_BYTES, Message, MessageType
 from .modes import Mode, ProtocolVersion
 from .streams import FIRST_CONNECTION_ID, MAX_CONNECTION_ID, Stream, StreamIds
 from .transitions import BEFORE_SERVICE_IDS, TABLE, Action, shape_of

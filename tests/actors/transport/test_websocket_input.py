@@ -20,7 +20,8 @@ from tunnelfleet.actors.transport.codec import (
     PongArrived,
     WebSocketInput,
 )
-from tunnelfleet.proto import Message, RemoteProtocolError, framing
+from tunnelfleet.proto import Message, RemoteProtocolError
+from tunnelfleet.proto import message as framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
