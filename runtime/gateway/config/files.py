@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .problems import Problem, key_text, syntax_problem
+from .problems import WHOLE_FILE, Problem, key_text, syntax_problem
 
 KeyPath = tuple[str | int, ...]
 """A key: names of tables and keys, and numbers of elements, as in `("tunnel", 3, "mode")`."""
@@ -304,7 +304,7 @@ def _read(path: Path) -> Document | Problem:
 
 
 def _file_problem(path: Path, text: str) -> Problem:
-    return Problem(str(path), 1, "file", text)
+    return Problem(str(path), 1, WHOLE_FILE, text)
 
 
 def _expansions(document: Document) -> list[Problem]:
