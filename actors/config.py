@@ -111,6 +111,8 @@ class Limits:
     (docs/protocol.md section 3a)."""
     stall_timeout_seconds: float = 60.0
     """A connection that takes no byte for so long while it holds up its tunnel is reset."""
+    standing_seconds: float = 0.1
+    """How long bytes may stand in the service, in front of its throttle: what pacing aims at."""
     offline_grace_seconds: float = 10.0
     """How long a listener keeps callers waiting while the tunnel is not connected."""
     stop_timeout_seconds: float = 10.0
@@ -170,7 +172,9 @@ class TunnelConfig:
         listen_on: when `services` is None, where to listen for these of the announced services;
             the others get a free port.
         version: what a source speaks; a destination sees it (docs/protocol.md section 3).
-        bandwidth_bytes_per_second: pace sending a little below this rate; None does not pace.
+        bandwidth_bytes_per_second: pace sending a little below this rate; None finds out.
+        pacing: without a bandwidth, ping the service while there is much to send, to keep the queue
+            here and not there (docs/architecture.md section 6).
         http_proxy: proxy for the WebSocket, or None.
         ssl_context: for this tunnel; None takes the runtime's shared one.
         local_bind: source address or host of the connections to local applications, or None; the
@@ -197,6 +201,7 @@ class TunnelConfig:
     ssl_context: ssl.SSLContext | None = None
     local_bind: str | None = None
     marks: bool = True
+    pacing: bool = True
     user_agent: str = USER_AGENT
     limits: Limits = Limits()
 

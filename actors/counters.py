@@ -62,7 +62,8 @@ class Histogram(Summary):
 
     def observe(self, value: float) -> None:
         """Count `value` in the first bucket whose bound is not below it."""
-        super().observe(value)
+        self.count += 1
+        self.total += value
         self.counts[bisect_left(self.bounds, value)] += 1
 
 
@@ -114,17 +115,19 @@ class ServiceCounters:
 
     def count_sent(self, payload_bytes: int) -> None:
         """A DATA message was handed to the WebSocket."""
-        self.sent_bytes += payload_bytes
-        self.sent_messages += 1
-        if self.whole is not None:
-            self.whole.count_sent(payload_bytes)
+        each: ServiceCounters | None = self
+        while each is not None:
+            each.sent_bytes += payload_bytes
+            each.sent_messages += 1
+            each = each.whole
 
     def count_received(self, payload_bytes: int) -> None:
         """A DATA message came."""
-        self.received_bytes += payload_bytes
-        self.received_messages += 1
-        if self.whole is not None:
-            self.whole.count_received(payload_bytes)
+        each: ServiceCounters | None = self
+        while each is not None:
+            each.received_bytes += payload_bytes
+            each.received_messages += 1
+            each = each.whole
 
     def count_stream_opened(self) -> None:
         """A stream is active."""
@@ -251,6 +254,25 @@ class Counters:
     throttled_seconds: float = counter(
         "Time spent waiting because of `bandwidth`.", FLOW, row="Time waited for `bandwidth`."
     )
+    paced_seconds: float = counter(
+        "Time spent waiting because as much was in flight as the link carries without a queue.",
+        FLOW,
+        row="Time waited because of what was in flight.",
+    )
+    standing: Summary = histogram(
+        Summary,
+        "How long bytes stood in a queue of the service, as the answers to pings tell.",
+        FLOW,
+        metric="standing_seconds",
+        bounds=QUEUE_WAIT_SECONDS_BOUNDS,
+        row="How long bytes stood in a queue of the service.",
+    )
+    link_rate: int = gauge(
+        "Bytes a second of the links that hold back their tunnels, as the answers to pings tell.",
+        FLOW,
+        metric="link_rate_bytes_per_second",
+        row="Bytes a second of a link that holds back its tunnel.",
+    )
     dropped_messages: dict[str, int] = counter_by(
         "kind",
         "Messages received and not acted on, by kind: stale_stream, unknown_connection, "
@@ -342,6 +364,22 @@ class Counters:
         """The bandwidth allows nothing for so long."""
         self.add("throttled_seconds", seconds)
 
+    def count_paced(self, seconds: float) -> None:
+        """So long nothing was sent, because as much was in flight as the link carries."""
+        self.add("paced_seconds", seconds)
+
+    def observe_standing(self, seconds: float) -> None:
+        """Bytes stood so long in a queue of the service."""
+        self.observe("standing", seconds)
+
+    def set_link_rate(self, bytes_per_second: int) -> None:
+        """The link carries so much, or 0: it does not hold back its tunnel."""
+        change = bytes_per_second - self.link_rate
+        if change:
+            self.link_rate = bytes_per_second
+            if self.whole is not None:
+                self.whole.link_rate += change
+
     def count_dropped(self, kind: str) -> None:
         """A message that came was not acted on."""
         self.add_by("dropped_messages", kind)
@@ -368,13 +406,15 @@ class Counters:
 
     def observe_queue_wait(self, seconds: float) -> None:
         """A piece has left the queue and was in it so long."""
-        self.queue_wait.observe(seconds)
-        if self.whole is not None:
-            self.whole.observe_queue_wait(seconds)
+        each: Counters | None = self
+        while each is not None:
+            each.queue_wait.observe(seconds)
+            each = each.whole
 
     def forget_active(self) -> None:
         """Set what is active or waits to zero: the actors that knew of it are gone."""
         self.set_queue_bytes(0)
+        self.set_link_rate(0)
         for service in tuple(self.services.values()):
             service.forget_active()
 
@@ -478,8 +518,9 @@ class TunnelStats(Counters):
         before = self.state
         if state is not before:
             self.since = time.time()
-        self.state = state
+        # The state last: whoever waits for it, on another thread, finds the reason there.
         self.reason = reason
+        self.state = state
         if self._fleet is not None and state is not before:
             self._fleet.move(self, before)
         return True

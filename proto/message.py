@@ -1,22 +1,35 @@
-"""The messages of a tunnel as bytes: protobuf, and frames (docs/protocol.md section 2).
+"""Messages of a tunnel and their bytes: protobuf in frames (docs/protocol.md section 2).
 
-A frame is a 2-byte big-endian length and one message. Owns the translation between `Message` and
-bytes, so that the generated code is seen nowhere else; parsing survives any split of its input.
-Knows no WebSocket, and does not judge whether a message is allowed where it is.
+Owns the translation between `Message` and bytes, so that the generated code is seen nowhere else,
+and the frames: a 2-byte big-endian length, then one message. Parsing survives any split of its
+input. Knows no WebSocket, and does not judge whether a message is allowed where it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from . import tunnel_pb2
 from .errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
+from .modes import ProtocolVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_PAYLOAD_BYTES = 64_512
+"""The largest payload of one message."""
+MAX_FRAME_BYTES = 65_535
+"""The largest message in its protobuf form: what the length prefix can say."""
+MAX_WEBSOCKET_PAYLOAD_BYTES = 131_076
+"""The largest payload of one WebSocket frame, each way (docs/protocol.md section 1)."""
+
+TUNNEL_PREFIX_BYTES = 2
+"""The length in front of each message."""
 
 
 class MessageType(IntEnum):
@@ -67,6 +80,13 @@ class Message(NamedTuple):
         return f"Message({', '.join(fields)})"
 
 
+def shape_of(message: Message) -> ProtocolVersion:
+    """Return the version that the ids of `message` speak (docs/protocol.md section 3)."""
+    if message.connection_id:
+        return ProtocolVersion.V3
+    return ProtocolVersion.V2 if message.service_id else ProtocolVersion.V1
+
+
 _WireMessage = tunnel_pb2.Message
 _TYPES = tuple(MessageType)
 _TYPE_COUNT = len(_TYPES)
@@ -104,26 +124,56 @@ def encode_message(message: Message) -> bytes:
     return wire.SerializeToString()
 
 
+def encode_frame(message: Message) -> bytes:
+    """Return `message` as one frame.
+
+    Raises:
+        PayloadTooLarge: its payload is above `MAX_PAYLOAD_BYTES`.
+        LocalProtocolError: it does not fit a frame for another reason.
+    """
+    if len(message.payload) > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(len(message.payload), MAX_PAYLOAD_BYTES)
+    body = encode_message(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise _frame_too_large(len(body))
+    return len(body).to_bytes(TUNNEL_PREFIX_BYTES, "big") + body
+
+
+def frame_around(message: Message) -> tuple[bytes, bytes]:
+    """Return what the frame of a DATA has before its payload, and what behind it.
+
+    With the payload in between that is `encode_frame(message)`, byte for byte; but the payload,
+    which may be large, is not copied: whoever calls puts all of it into a buffer of its own.
+
+    Raises:
+        PayloadTooLarge: its payload is above `MAX_PAYLOAD_BYTES`.
+        LocalProtocolError: it does not fit a frame for another reason.
+    """
+    payload_bytes = len(message.payload)
+    if payload_bytes > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(payload_bytes, MAX_PAYLOAD_BYTES)
+    _, stream_id, ignorable, payload, service_id, _, connection_id = message
+    before = _fields_before(stream_id, ignorable)
+    if payload:
+        before += _payload_header(payload_bytes)
+    behind = _fields_behind(service_id, connection_id)
+    size = len(before) + payload_bytes + len(behind)
+    if size > MAX_FRAME_BYTES:
+        raise _frame_too_large(size)
+    return size.to_bytes(TUNNEL_PREFIX_BYTES, "big") + before, behind
+
+
+def _frame_too_large(size: int) -> LocalProtocolError:
+    return LocalProtocolError(
+        f"a message of {size} bytes is above the limit of {MAX_FRAME_BYTES}: "
+        "its service ids are too long"
+    )
+
+
 PAYLOAD_TAG = b"\x22"
 """Field 4, with a length before it."""
 _KEPT = 1_024
 """For how many streams, connections and sizes the encoded fields are kept."""
-
-
-def data_around(message: Message) -> tuple[bytes, bytes]:
-    """Return what the protobuf form of a DATA has before its payload, and what behind it.
-
-    With the payload in between that is `encode_message(message)`, byte for byte; but the payload,
-    which may be large, is not copied.
-
-    Raises:
-        LocalProtocolError: a field does not fit its type on the wire.
-    """
-    _, stream_id, ignorable, payload, service_id, _, connection_id = message
-    before = _fields_before(stream_id, ignorable)
-    if payload:
-        before += _payload_header(len(payload))
-    return before, _fields_behind(service_id, connection_id)
 
 
 @lru_cache(_KEPT)
@@ -157,7 +207,7 @@ def decode_message(body: bytes | bytearray | memoryview, *, strict: bool = False
             (docs/protocol.md section 2); a client lets them pass.
 
     Raises:
-        RemoteProtocolError: `body` is not a message.
+        RemoteProtocolError: `body` is not a message, or its payload is too large.
     """
     try:
         wire = _parse(body)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
@@ -166,90 +216,88 @@ def decode_message(body: bytes | bytearray | memoryview, *, strict: bool = False
     if strict and len(UnknownFieldSet(wire)):
         raise RemoteProtocolError("the peer sent a message with a field that is not in the schema")
     number: int = wire.type
+    payload = wire.payload
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise RemoteProtocolError(
+            f"the peer sent a payload of {len(payload)} bytes, "
+            f"above the limit of {MAX_PAYLOAD_BYTES}"
+        )
     return Message(
         _TYPES[number] if 0 <= number < _TYPE_COUNT else number,
         wire.streamId,
         wire.ignorable,
-        wire.payload,
+        payload,
         wire.serviceId,
         tuple(wire.availableServiceIds) if number == MessageType.SERVICE_IDS else (),
         wire.connectionId,
     )
 
 
-MAX_PAYLOAD_BYTES = 64_512
-"""The largest payload of one message."""
-MAX_FRAME_BYTES = 65_535
-"""The largest message in its protobuf form: what the length prefix can say."""
-MAX_WEBSOCKET_PAYLOAD_BYTES = 131_076
-"""The largest payload of one WebSocket frame, each way (docs/protocol.md section 1)."""
-
-_PREFIX_BYTES = 2
-
-
-def encode_frame(message: Message) -> bytes:
-    """Return `message` as one frame.
-
-    Raises:
-        PayloadTooLarge: its payload is above `MAX_PAYLOAD_BYTES`.
-        LocalProtocolError: it does not fit a frame for another reason.
-    """
-    if len(message.payload) > MAX_PAYLOAD_BYTES:
-        raise PayloadTooLarge(len(message.payload), MAX_PAYLOAD_BYTES)
-    body = encode_message(message)
-    if len(body) > MAX_FRAME_BYTES:
-        raise _frame_too_large(len(body))
-    return len(body).to_bytes(_PREFIX_BYTES, "big") + body
-
-
-def frame_around(message: Message) -> tuple[bytes, bytes]:
-    """Return what the frame of a DATA has before its payload, and what behind it.
-
-    With the payload in between that is `encode_frame(message)`, byte for byte, for whoever puts all
-    of it into a buffer of its own.
-
-    Raises:
-        PayloadTooLarge: its payload is above `MAX_PAYLOAD_BYTES`.
-        LocalProtocolError: it does not fit a frame for another reason.
-    """
-    payload_bytes = len(message.payload)
-    if payload_bytes > MAX_PAYLOAD_BYTES:
-        raise PayloadTooLarge(payload_bytes, MAX_PAYLOAD_BYTES)
-    before, behind = data_around(message)
-    size = len(before) + payload_bytes + len(behind)
-    if size > MAX_FRAME_BYTES:
-        raise _frame_too_large(size)
-    return size.to_bytes(_PREFIX_BYTES, "big") + before, behind
-
-
-def _frame_too_large(size: int) -> LocalProtocolError:
-    return LocalProtocolError(
-        f"a message of {size} bytes is above the limit of {MAX_FRAME_BYTES}: "
-        "its service ids are too long"
-    )
-
-
-class FrameDecoder:
-    """Turns the bytes of one WebSocket connection into messages.
+class FrameSplitter:
+    """Splits the byte stream of one WebSocket connection into tunnel frames.
 
     Use a new one for every connection: a partial frame dies with its connection. It holds at most
-    one partial frame, whatever it is fed. After an error it raises on every call.
-
-    Args:
-        strict: refuse fields that are not in the schema, as the service does.
+    one partial frame (65,536 bytes), whatever it is fed.
     """
 
-    __slots__ = ("_failure", "_partial", "_strict")
+    __slots__ = ("_partial",)
 
-    def __init__(self, *, strict: bool = False) -> None:
-        self._strict = strict
+    def __init__(self) -> None:
         self._partial = bytearray()
-        self._failure = ""
 
     @property
     def buffered_bytes(self) -> int:
         """How much of an incomplete frame is held."""
         return len(self._partial)
+
+    def frames(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+        """Yield each frame that `data` completes, with its length, as it was sent.
+
+        They are views: of `data` where it came whole. The iterator has to be used up before the
+        next call.
+        """
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._wanted_bytes():
+                return
+            # A new bytearray frees the memory of one that has grown.
+            data, self._partial = self._partial, bytearray()
+        view, offset, size = memoryview(data), 0, len(data)
+        while size - offset >= TUNNEL_PREFIX_BYTES:
+            stop = offset + TUNNEL_PREFIX_BYTES + (view[offset] << 8 | view[offset + 1])
+            if stop > size:
+                break
+            yield view[offset:stop]
+            offset = stop
+        if offset < size:
+            self._partial = bytearray(view[offset:])
+
+    def _wanted_bytes(self) -> int:
+        if len(self._partial) < TUNNEL_PREFIX_BYTES:
+            return TUNNEL_PREFIX_BYTES
+        return TUNNEL_PREFIX_BYTES + (self._partial[0] << 8 | self._partial[1])
+
+
+class FrameDecoder:
+    """Turns the bytes of one WebSocket connection into messages.
+
+    Use a new one for every connection. After an error it raises on every call.
+
+    Args:
+        strict: refuse fields that are not in the schema, as the service does.
+    """
+
+    __slots__ = ("_failure", "_splitter", "_strict")
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
+        self._splitter = FrameSplitter()
+        self._failure = ""
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much of an incomplete frame is held."""
+        return self._splitter.buffered_bytes
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """Take the payload of a WebSocket message, or a part of it; return what that completes.
@@ -258,49 +306,14 @@ class FrameDecoder:
             RemoteProtocolError: a frame is not a message or its payload is too large. Messages that
                 came before it in `data` are lost, as all streams of this connection are.
         """
-        return list(self.iterate(data))
-
-    def iterate(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
-        """Do as `feed` does, one message at a time, so that a caller may pause in between.
-
-        The iterator has to be used up before the next call.
-
-        Raises:
-            RemoteProtocolError: as `feed`, but what came before it has been yielded.
-        """
         if self._failure:
             raise RemoteProtocolError(self._failure)
-        if self._partial:
-            self._partial += data
-            if len(self._partial) < self._wanted_bytes():
-                return
-            data = bytes(self._partial)
-        offset, size = 0, len(data)
         try:
-            while size - offset >= _PREFIX_BYTES:
-                start = offset + _PREFIX_BYTES
-                stop = start + (data[offset] << 8 | data[offset + 1])
-                if stop > size:
-                    break
-                yield self._decode(data[start:stop])
-                offset = stop
+            return [
+                decode_message(frame[TUNNEL_PREFIX_BYTES:], strict=self._strict)
+                for frame in self._splitter.frames(data)
+            ]
         except RemoteProtocolError as error:
             self._failure = str(error)
-            self._partial = bytearray()
+            self._splitter = FrameSplitter()
             raise
-        # A new bytearray frees the memory of one that has grown.
-        self._partial = bytearray(data[offset:])
-
-    def _wanted_bytes(self) -> int:
-        if len(self._partial) < _PREFIX_BYTES:
-            return _PREFIX_BYTES
-        return _PREFIX_BYTES + (self._partial[0] << 8 | self._partial[1])
-
-    def _decode(self, body: bytes | bytearray | memoryview) -> Message:
-        message = decode_message(body, strict=self._strict)
-        if len(message.payload) > MAX_PAYLOAD_BYTES:
-            raise RemoteProtocolError(
-                f"the peer sent a payload of {len(message.payload)} bytes, "
-                f"above the limit of {MAX_PAYLOAD_BYTES}"
-            )
-        return message

@@ -10,15 +10,17 @@ from .ends import ENDS, Agreement, Happening, Phase, Step
 from .message import Message, MessageType
 from .modes import ProtocolVersion
 
+FIRST_CONNECTION_ID = 1
+"""The id of the connection that a STREAM_START opens, the only one in V1 and V2."""
+MAX_STREAM_ID = 2**31 - 1
+MAX_CONNECTION_ID = 2**32 - 1
+MAY_SEND = (Phase.OPEN, Phase.REMOTE_ENDED)
+"""The phases of a connection in which DATA may be sent."""
+
 
 def following(number: int, largest: int) -> int:
     """Return the id after `number`: 1 after the largest, as 0 is invalid."""
     return number + 1 if number < largest else 1
-
-
-FIRST_CONNECTION_ID = 1
-"""The id of the connection that a STREAM_START opens, the only one in V1 and V2."""
-MAX_CONNECTION_ID = 2**32 - 1
 
 
 class Stream:
@@ -35,6 +37,8 @@ class Stream:
         connections: the connections that have not wholly ended, and which directions each has left.
         is_marking: whether its messages are marked, as `agreement` says.
         awaits_hello: whether the other end has still to say if it tells the kinds of end apart.
+        service_id_sent: the service as messages of the version name it: not at all in V1.
+        sends_connection_ids: whether messages of the version carry the connection's id.
     """
 
     __slots__ = (
@@ -43,7 +47,9 @@ class Stream:
         "awaits_hello",
         "connections",
         "is_marking",
+        "sends_connection_ids",
         "service_id",
+        "service_id_sent",
         "stream_id",
         "version",
     )
@@ -59,6 +65,8 @@ class Stream:
         self.service_id = service_id
         self.stream_id = stream_id
         self.version = version
+        self.service_id_sent = "" if version is ProtocolVersion.V1 else service_id
+        self.sends_connection_ids = version is ProtocolVersion.V3
         self.connections = {connection_id: Phase.OPEN}
         self._next_connection_id = following(connection_id, MAX_CONNECTION_ID)
         self.settle(agreement)
@@ -84,10 +92,6 @@ class Stream:
             for connection_id, phase in self.connections.items()
             if phase is Phase.OPEN
         )
-
-    def can_send(self, connection_id: int) -> bool:
-        """Tell whether DATA may be sent."""
-        return self.connections.get(connection_id) in (Phase.OPEN, Phase.REMOTE_ENDED)
 
     def step(self, connection_id: int, happening: Happening) -> Step | None:
         """Apply what happens to a connection; return what follows, or None if nothing does."""
@@ -118,12 +122,8 @@ class Stream:
         is_marked: bool = False,
     ) -> Message:
         """Return a message of one connection with the ids that the version carries."""
-        if self.version is ProtocolVersion.V3:
-            return Message(
-                type_, self.stream_id, is_marked, payload, self.service_id, (), connection_id
-            )
-        service_id = "" if self.version is ProtocolVersion.V1 else self.service_id
-        return Message(type_, self.stream_id, is_marked, payload, service_id)
+        ids = self.service_id_sent, (), connection_id if self.sends_connection_ids else 0
+        return Message(type_, self.stream_id, is_marked, payload, *ids)
 
     def reset_of(self, connection_id: int, *, is_marked: bool) -> Message:
         """Return the reset of one connection: in V1 and V2 it is that of the stream."""
@@ -145,9 +145,6 @@ class Stream:
                 return []
         connection_id = min(self.open_ids, default=FIRST_CONNECTION_ID)
         return [self.message(MessageType.STREAM_RESET, connection_id)]
-
-
-MAX_STREAM_ID = 2**31 - 1
 
 
 class StreamIds:

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from enum import IntEnum, auto
 from typing import NamedTuple
 
-from .message import Message, MessageType
+from .message import MessageType
 from .modes import Mode, ProtocolVersion
 
 
@@ -138,10 +138,3 @@ TABLE: Mapping[tuple[Mode, ProtocolVersion | None], Row] = {
     },
 }
 """The row of a mode in a version. A destination has no version until it has seen a STREAM_START."""
-
-
-def shape_of(message: Message) -> ProtocolVersion:
-    """Return the version that the ids of `message` speak (docs/protocol.md section 3)."""
-    if message.connection_id:
-        return ProtocolVersion.V3
-    return ProtocolVersion.V2 if message.service_id else ProtocolVersion.V1

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import copy
 import ssl
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import pykka
@@ -38,7 +39,7 @@ from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, ReplaceToken,
 from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
-from .metrics import DispatcherMeter, TunnelCollector, TunnelMeter
+from .metrics import DispatcherMeter, TunnelMeter
 from .registry import TunnelRegistry
 from .supervisor import (
     OwnProcess,
@@ -54,6 +55,8 @@ from .waiting import Changes, Subscriptions
 if TYPE_CHECKING:
     from tunnelfleet.actors.api.outbox import Outbox
 
+    from .metrics import TunnelCollector
+
 
 @dataclass(slots=True)
 class _Present:
@@ -61,6 +64,9 @@ class _Present:
 
     runtime: TunnelRuntime
     engine: Engine
+    collector: TunnelCollector | None = None
+    """Made when it is first asked for."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 ASK_TIMEOUT_SECONDS = 10.0
@@ -142,15 +148,9 @@ class TunnelRuntime:
             dispatchers=dispatchers,
             connect_concurrency=connect_concurrency,
         )
-        self._present = present = _Present(self, self._engine)
-        self._collector = TunnelCollector(
-            self._meter,
-            self._kernel,
-            callbacks,
-            lambda: present.engine.threads.thread_count,
-            name,
-            connects=self._gate.snapshot,
-        )
+        self._callbacks = callbacks
+        self._name = name
+        self._present = _Present(self, self._engine)
 
     # -- start and stop
 
@@ -431,6 +431,18 @@ class TunnelRuntime:
         self._gate.resume(valid_seconds)
         self._tell_governor(GateChanged())
 
+    def change_connect_rate(self, rate_per_second: float) -> None:
+        """Let so many tunnels connect in a second from now on. Never waits.
+
+        Raises:
+            ConfigError: it is not greater than 0.
+        """
+        if not rate_per_second > 0:
+            raise ConfigError("connect_rate_per_second must be greater than 0")
+        self._check_process()
+        self._gate.rate_per_second = rate_per_second
+        self._tell_governor(GateChanged())
+
     def try_now(self, name: str) -> bool:
         """Let a tunnel try its endpoint at once, if that is down and its tunnels are held back.
 
@@ -461,7 +473,25 @@ class TunnelRuntime:
     @property
     def collector(self) -> TunnelCollector:
         """Its metrics, for any registry of prometheus_client: `registry.register(...)`."""
-        return self._collector
+        present = self._present
+        with present.lock:
+            if present.collector is None:
+                present.collector = self._make_collector()
+            return present.collector
+
+    def _make_collector(self) -> TunnelCollector:
+        # It is imported here, as most single tunnels are never asked for metrics.
+        from .metrics import TunnelCollector  # noqa: PLC0415
+
+        present = self._present
+        return TunnelCollector(
+            self._meter,
+            self._kernel,
+            self._callbacks,
+            lambda: present.engine.threads.thread_count,
+            self._name,
+            connects=self._gate.snapshot,
+        )
 
     @property
     def dispatchers(self) -> list[Dispatcher]:

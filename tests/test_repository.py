@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,12 +12,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-FOLDERS = ("actors", "package", "proto", "runtime")
-GENERATED = {"proto/tunnel_pb2.py"}
+from tests.support.wheel import FOLDERS, pip
 
-MIN_SETUPTOOLS = 77
-"""The first that reads the licence fields of pyproject.toml."""
+ROOT = Path(__file__).parent.parent
+GENERATED = {"proto/tunnel_pb2.py"}
 
 PURE_NEVER_IMPORTS = {
     "asyncio",
@@ -175,42 +171,6 @@ class TestPackaging:
     def test_every_package_is_one_and_typed(self, folder: str) -> None:
         assert (ROOT / folder / "__init__.py").is_file()
         assert (ROOT / folder / "py.typed").is_file()
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: what an earlier build left in the tree would get into it."""
-    installed = int(importlib.metadata.version("setuptools").split(".")[0])
-    assert installed >= MIN_SETUPTOOLS, f"needs setuptools>={MIN_SETUPTOOLS}: run make setup"
-    folder = tmp_path_factory.mktemp("wheel")
-    tree = folder / "tree"
-    tree.mkdir()
-    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip(
-        "wheel",
-        "--no-build-isolation",
-        "--no-deps",
-        "--no-index",
-        "--wheel-dir",
-        str(folder),
-        str(tree),
-    )
-    (built,) = folder.glob("*.whl")
-    return built
-
-
-def pip(*arguments: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
 
 
 IMPORT_ALL = """

@@ -13,7 +13,7 @@ FLOORS = ("proto", "actors", "runtime")
 
 CIRCLES_OF_TYPES = (
     # A dispatcher works on cells, and a cell calls its dispatcher: one machine.
-    {"actors.kernel.dispatcher", "actors.kernel.mailbox"},
+    {"actors.kernel.dispatcher", "actors.kernel.cell"},
     # A user's callbacks are options of a SecureTunnel, and get it as their first argument.
     {"runtime.client.options", "runtime.client.secure_tunnel"},
     # Not yet taken apart: the faults of a service are asked about by its parts, and know them.

@@ -11,9 +11,12 @@ import json
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.runtime.gateway.config import json_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "gateway.md"
@@ -31,6 +34,16 @@ tokens, and for a destination `services`. Any key but `name` may stand in `[defa
     "limits": ("`limits`", "Bounds of one tunnel. The defaults are made for ten thousand of them."),
     "restart": ("`restart`", "Delays before a lost link is made again: exponential, with jitter."),
     "DoorRuleKeys": ("`[[door_rule]]`", "Who may reach what through the front doors."),
+    "NotifyKeys": (
+        "`[[notify]]`",
+        """A broker that tells devices of their tunnels. Needed are `broker`, `things` and
+`services`. What `[defaults]` says of other keys, such as `mode`, is not for devices.""",
+    ),
+    "OnDemandKeys": (
+        "`[on_demand]`",
+        """Tunnels that are opened when somebody asks: [on-demand.md](on-demand.md). Needed are
+`things`, `services` and one of `region` and `endpoint_url`. More comes from `[defaults]`.""",
+    ),
 }
 
 EXAMPLES = {
@@ -59,14 +72,38 @@ EXAMPLES = {
     "labels": {"site": "lyon"},
     "version": "V3",
     "bandwidth": 100_000,
+    "pacing": True,
     "marks": True,
     "http_proxy": "http://proxy.example.com:3128",
     "bind": "127.0.0.1",
     "users": ["alice"],
     "tunnels": "press-*",
 }
+NOTIFY_EXAMPLES = {
+    "broker": "mqtts://abc-ats.iot.eu-west-1.amazonaws.com:8883",
+    "things": ["press-4", "press-5"],
+    "services": {"SSH": "{thing}.plant.lan:22", "HTTP": "10.0.0.{n}:80"},
+    "cert_file": "gateway.pem",
+    "key_file": "gateway.key",
+    "username": "gateway",
+    "password_file": "tokens/broker",
+    "client_id": "plant-gateway",
+    "endpoint_ca": "ca.pem",
+    "bind": "0.0.0.0",
+}
 LEFT_OUT = frozenset({"region", "access_token_env", "access_token"})
 """Keys that the reference shows as a comment: another one stands for them."""
+
+DEMANDED = {
+    "region": "eu-west-1",
+    "endpoint_url": "http://127.0.0.1:8444",
+    "endpoint": "ws://127.0.0.1:8443",
+    "profile": "operations",
+    "things": ["press-*"],
+    "services": ["SSH", "HTTP"],
+    "tags": {"cost-center": "4711"},
+}
+"""Examples of `[on_demand]`, whose keys are called as others are."""
 
 HEAD = """\
 # Every key of a gateway's files, with its default or an example. Written from the schema by
@@ -126,6 +163,12 @@ def reference() -> str:
     limits, restart = tunnel.pop("limits"), tunnel.pop("restart")
     name = {"name": {**tunnel.pop("name"), "example": "press-4"}}
     rule = schema["DoorRuleKeys"]["properties"]
+    notify = {
+        key: {**entry, **({"example": NOTIFY_EXAMPLES[key]} if key in NOTIFY_EXAMPLES else {})}
+        for key, entry in schema["NotifyKeys"]["properties"].items()
+        if key not in ("limits", "restart")
+    }
+    demand = schema["OnDemandKeys"]["properties"]
     parts = [
         HEAD,
         "[gateway]",
@@ -145,18 +188,27 @@ def reference() -> str:
         "# Who may reach what through the front doors.",
         "[[door_rule]]",
         *keys({**rule, "services": {**rule["services"], "example": ["SSH"]}}),
+        "# Brokers that tell devices of their tunnels; limits and restart are as in a tunnel.",
+        "[[notify]]",
+        *keys(notify),
+        "# Tunnels that are opened when somebody asks for them.",
+        "[on_demand]",
+        *keys(
+            {key: {**entry, "example": DEMANDED.get(key)} for key, entry in demand.items()},
+            left_out=("endpoint_url", "endpoint", "ca", "profile"),
+        ),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def keys(properties: dict[str, Any]) -> list[str]:
+def keys(properties: dict[str, Any], left_out: Collection[str] = LEFT_OUT) -> list[str]:
     """The lines of a table's keys."""
     lines = []
     for key, entry in properties.items():
-        value = entry.get("example", EXAMPLES.get(key, entry.get("default")))
+        value = entry.get("example") or EXAMPLES.get(key, entry.get("default"))
         if value is None and key == "services":
             value = ["SSH"]
-        mark = "# " if key in LEFT_OUT else ""
+        mark = "# " if key in left_out else ""
         lines += [comment(entry["description"]), f"{mark}{key} = {toml(value)}", ""]
     return lines
 

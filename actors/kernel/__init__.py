@@ -22,7 +22,7 @@ from .dispatcher import Dispatcher, DispatcherStats
 from .forks import ForkedProcessError, ForkGuard
 from .futures import DispatchedFuture, Reply, ask_future
 from .loop_io import Timer
-from .ref import DispatchedRef, kill
+from .mailbox import DispatchedRef, kill
 from .supervisor import SupervisorActor
 from .supervisor_messages import (
     ChildBusyError,

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
 from pykka import Actor, ActorRef, ActorRegistry, Future
 
+from .cell import ActorCell, Piped
 from .dispatcher import Dispatcher
 from .futures import DispatchedFuture
 from .log import contained, get_logger
 from .loop_io import Direction, Timer
-from .mailbox import ActorCell, Piped
-from .ref import StopFlag
+from .mailbox import StopFlag
 from .watch import NORMAL, ExitReason, start_watching, stop_watching
 
 if TYPE_CHECKING:
     from .compat import ActorInbox
     from .futures import Reply
     from .loop_io import HasFileno
-    from .ref import DispatchedRef
+    from .mailbox import DispatchedRef
 
 Handlers: TypeAlias = dict[type[Any], Callable[[Any, Any], Any]]
 """Keyed by the exact type of a message; the values are functions of the actor and the message."""

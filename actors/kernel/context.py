@@ -2,7 +2,7 @@
 
 A ref, a timer, a watched socket, a reply and a death notice reach back into an actor's cell and its
 dispatcher. They name the protocols here, so that each can be read without the two classes, which
-are in `mailbox` and `dispatcher`. Owns also the error about a call that would block.
+are in `cell` and `dispatcher`. Owns also the error about a call that would block.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections import deque
 from typing import Any, Protocol
 
 from pykka import ActorRef
@@ -17,6 +18,23 @@ from pykka import ActorRef
 
 class DispatcherLike(Protocol):
     """A dispatcher, as its actors' parts see it."""
+
+    thread_id: int
+    run_queue: deque[Any]
+    idle: bool
+    lock: threading.Lock
+
+    def schedule_run(self) -> None:
+        """Look at the run queue once the loop has polled."""
+        ...
+
+    def post(self, cell: Any, item: Any) -> bool:
+        """Hand an item to an actor from another thread; return False if that has ended."""
+        ...
+
+    def check_process(self) -> None:
+        """Raise in a child that was forked from the process in which this runs."""
+        ...
 
     @property
     def timer_context(self) -> contextvars.Context:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from pykka import ActorRef
 
+from .cell import LAUNCH, SPECIAL, ActorCell, kind_of
 from .context import current_dispatcher, set_current_dispatcher
 from .counting import counter, counter_by, declared, gauge
 from .forks import ForkGuard, tell_of_forks
 from .log import get_logger
 from .loop_io import Registration, SocketReadiness
-from .mailbox import LAUNCH, SPECIAL, ActorCell, kind_of
 from .watch import KILLED
 
 if TYPE_CHECKING:
@@ -481,7 +481,7 @@ class Dispatcher:
         # When a run is scheduled the queue is saturated: its turns come after the poll, once.
         if not self._run_scheduled:
             self._run_turns()
-        elif self.readiness.has_fresh:
+        elif self.readiness.fresh:
             self.readiness.drop_stale()
 
     def _run_turns(self) -> None:
@@ -495,7 +495,7 @@ class Dispatcher:
                 turns -= 1
         finally:
             self._current = None
-            if self.readiness.has_fresh:
+            if self.readiness.fresh:
                 self.readiness.drop_stale()
             if run_queue:
                 self.schedule_run()

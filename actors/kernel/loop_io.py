@@ -60,9 +60,12 @@ class SocketReadiness:
     Args:
         loop: watches the descriptors.
         ready: called with the registration when its descriptor is ready.
+
+    Attributes:
+        fresh: what was added since `drop_stale` was last called.
     """
 
-    __slots__ = ("_add", "_fresh", "_ready", "_remove", "_tables")
+    __slots__ = ("_add", "_ready", "_remove", "_tables", "fresh")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, ready: Callable[[Registration], None]
@@ -77,7 +80,7 @@ class SocketReadiness:
             Direction.WRITE: loop.remove_writer,
         }
         self._tables: dict[Direction, dict[int, Registration]] = {d: {} for d in Direction}
-        self._fresh: list[Registration] = []
+        self.fresh: list[Registration] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._tables.values()))
@@ -104,7 +107,7 @@ class SocketReadiness:
         registration = Registration(self, direction, cell, source, fd, method)
         self._add[direction](fd, self._ready, registration)
         self._tables[direction][fd] = registration
-        self._fresh.append(registration)
+        self.fresh.append(registration)
         if cell.registrations is None:
             cell.registrations = set()
         cell.registrations.add(registration)
@@ -143,14 +146,9 @@ class SocketReadiness:
                 with contextlib.suppress(OSError):
                     self._remove[direction](fd)
 
-    @property
-    def has_fresh(self) -> bool:
-        """Whether anything was added since `drop_stale` was last called."""
-        return bool(self._fresh)
-
     def drop_stale(self) -> None:
         """Forget sockets that were closed after they were added. Called before the loop polls."""
-        fresh, self._fresh = self._fresh, []
+        fresh, self.fresh = self.fresh, []
         for registration in fresh:
             known = self._tables[registration.direction].get(registration.fd)
             if known is registration and registration.is_stale:

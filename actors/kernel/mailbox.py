@@ -1,161 +1,50 @@
-"""The cell of an actor: its mailbox, its turns and its end.
+"""The mailbox of a dispatched actor, and the ref by which others reach it.
 
-Owns what a mailbox holds beside users' messages, in which order it is handled, what a failure leads
-to, and what is taken down with an actor. A cell is worked on by its dispatcher, and the two call
-each other: this is the kernel's one circle. Must not know supervisors.
+Owns how messages get to an actor from any thread, how it is stopped from outside, and how its end
+is waited for. Must not know what actors do with messages: that is the cell's.
 """
 
 from __future__ import annotations
 
 import threading
-import traceback as tracebacks
 import uuid
-import weakref
 from _thread import get_ident
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pykka import Actor, ActorDeadError, ActorRef, ActorRegistry, Future
-from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
+from pykka import Actor, ActorDeadError, ActorRef
 
-from .compat import ActorStop, Envelope
-from .futures import Reply, resolve, resolve_exception
-from .log import contained, get_logger
-from .loop_io import Timer
-from .ref import DispatchedRef
-from .watch import (
-    KILLED,
-    SHUTDOWN,
-    Ended,
-    ExitKind,
-    ExitReason,
-    Terminated,
-    stop_watching,
-    tell_terminated,
-)
+from .compat import ActorStop, Envelope, ProxiedRef
+from .context import current_dispatcher, refuse_to_block
+from .futures import DispatchedFuture
 
 if TYPE_CHECKING:
-    from .dispatcher import Dispatcher
-    from .loop_io import Registration
+    from .context import CellLike, DispatcherLike
 
 
-class Launch(NamedTuple):
-    """Put a new actor, made on another thread, into the run queue."""
-
-
-class Start(NamedTuple):
-    """First item of every mailbox: run `on_start`."""
-
-
-class Kill(NamedTuple):
-    """End the actor now, without any hook."""
-
-
-class Piped(NamedTuple):
-    """A future that was given to `pipe_to_self` is resolved."""
-
-    make_message: Callable[[Any], Any]
-    future: Any
-    discard: Callable[[Any], object] | None
-
-
-LAUNCH: Final = Launch()
-START: Final = Start()
-KILL: Final = Kill()
-
-
-def kind_of(item: Any) -> str:
-    """Name the type of a message, or the method that a socket's readiness calls; no content."""
-    if isinstance(item, Envelope | Timer):
-        item = item.message
-    name = getattr(item, "__name__", None)
-    return name if isinstance(name, str) else type(item).__name__
-
-
-# ruff: noqa: SLF001 - the table of item types names methods of this class
-
-
-logger = get_logger(__name__)
-
-
-class ActorCell:
-    """One actor's mailbox, its turns and its end. It is also the actor's `actor_inbox`.
+class Mailbox:
+    """What waits for an actor, whether it has ended, and its URN.
 
     Args:
         dispatcher: the one whose thread runs the actor.
+        first: what it begins with.
+
+    Attributes:
+        items: its mail, the oldest first.
+        queued: it is in the run queue, in its turn, or not launched, so it need not be queued.
+        ended: it takes nothing more.
+        end_event: set when the actor has ended and its watchers are to be told; None until waited.
     """
 
-    __slots__ = (
-        "_end_event",
-        "_old_ref",
-        "_ref",
-        "_urn",
-        "actor",
-        "actor_class",
-        "asked",
-        "dispatcher",
-        "ended",
-        "exit_reason",
-        "failed_ask",
-        "items",
-        "label",
-        "queued",
-        "registered",
-        "registrations",
-        "replies",
-        "stop_waiters",
-        "stopping",
-        "timers",
-        "told",
-        "watchers",
-        "watching",
-    )
+    __slots__ = ("_urn", "dispatcher", "end_event", "ended", "items", "queued")
 
-    def __init__(self, dispatcher: Dispatcher, actor: Actor) -> None:
+    def __init__(self, dispatcher: DispatcherLike, first: object) -> None:
         self.dispatcher = dispatcher
-        self.actor: Any = actor
-        self.actor_class: type[Actor] = type(actor)
-        self._ref: DispatchedRef[Any] | None = DispatchedRef(self, self.actor_class)
-        self._old_ref: weakref.ref[DispatchedRef[Any]] | None = None
-        self.label = dispatcher.label_here()
-        """What the actor belongs to, for the log. At first this is the label of who starts it."""
-        self.items: deque[Any] = deque((START,))
+        self.items: deque[Any] = deque((first,))
         self.queued = True
-        """It is in the run queue, in its turn, or not launched, so it need not be queued again."""
-        self.exit_reason: ExitReason | None = None
-        """Set when the actor is to end as soon as the current handler returns."""
         self.ended = False
-        self.told = False
-        """Its watchers have been told. Whoever begins to watch now gets `NOPROC`."""
-        self.stopping = False
-        self.registered = False
-        self.asked: Future[Any] | None = None
-        self.failed_ask: Future[Any] | None = None
-        self.stop_waiters: list[Future[Any]] | None = None
-        self.replies: set[Reply] | None = None
-        self.timers: set[Timer] | None = None
-        self.registrations: set[Registration] | None = None
-        self.watchers: set[ActorRef[Any]] | None = None
-        self.watching: set[ActorRef[Any]] | None = None
+        self.end_event: threading.Event | None = None
         self._urn: str | None = None
-        self._end_event: threading.Event | None = None
-
-    @property
-    def ref(self) -> DispatchedRef[Any]:
-        """The actor's ref: the same object for as long as anybody can tell."""
-        ref = self._ref
-        if ref is None and self._old_ref is not None:
-            ref = self._old_ref()
-        return ref or DispatchedRef(self, self.actor_class)
-
-    def _let_go_of_ref(self) -> None:
-        """Keep the ref only weakly, so that no cycle of references outlives the actor."""
-        # The order matters: another thread must find it in one place or the other.
-        self._old_ref = weakref.ref(self.ref)
-        self._ref = None
-
-    # Sending: any thread.
 
     def send(self, item: Any) -> bool:
         """Append to the mailbox; return False if the actor has ended."""
@@ -171,42 +60,6 @@ class ActorCell:
             if dispatcher.idle:
                 dispatcher.schedule_run()
         return True
-
-    def put(self, envelope: Envelope[Any], /) -> None:
-        """Take an envelope, as pykka's inboxes do."""
-        reply_to = envelope.reply_to
-        if not self.send(envelope.message if reply_to is None else envelope):
-            self.refuse(envelope)
-
-    def get(self) -> Envelope[Any]:
-        """Nobody may call this: only the dispatcher takes mail out."""
-        msg = "the mail of a dispatched actor is taken by its dispatcher"
-        raise NotImplementedError(msg)
-
-    def empty(self) -> bool:
-        """Return whether no mail waits."""
-        return not self.items
-
-    def kill(self) -> None:
-        """End the actor in its next turn, before any mail."""
-        if get_ident() == self.dispatcher.thread_id:
-            self._kill_next()
-        else:
-            self.dispatcher.post(self, KILL)
-
-    def deliver(self, item: Any) -> None:
-        """Take an item that another thread has posted; dispatcher's thread only."""
-        if item is LAUNCH:
-            self.dispatcher.launch(self)
-        elif item is KILL:
-            self._kill_next()
-        elif not self.send(item):
-            self.refuse(item)
-
-    def _kill_next(self) -> None:
-        if self.send(KILL):
-            # It goes to the front, so that what is in the mailbox stays unhandled.
-            self.items.rotate(1)
 
     @property
     def urn(self) -> str:
@@ -224,250 +77,150 @@ class ActorCell:
         with self.dispatcher.lock:
             if self.ended:
                 return True
-            event = self._end_event = self._end_event or threading.Event()
+            event = self.end_event = self.end_event or threading.Event()
         return event.wait(timeout)
 
-    def add_watcher(self, watcher: ActorRef[Any]) -> bool:
-        """Tell `watcher` when the actor has ended; return False if it already has."""
-        with self.dispatcher.lock:
-            if self.told:
-                return False
-            if self.watchers is None:
-                self.watchers = set()
-            self.watchers.add(watcher)
-            return True
 
-    def remove_watcher(self, watcher: ActorRef[Any]) -> None:
-        """Undo `add_watcher`."""
-        with self.dispatcher.lock:
-            if self.watchers is not None:
-                self.watchers.discard(watcher)
+class StopFlag:
+    """What `actor_stopped` is for a dispatched actor: a `threading.Event` made when waited for."""
 
-    # Handling: the dispatcher's thread.
+    __slots__ = ("_cell",)
 
-    def handle(self, item: Any) -> Any:
-        """Handle one item that may be anything; the dispatcher short-cuts plain messages."""
-        special = SPECIAL.get(type(item))
-        return self.actor.on_receive(item) if special is None else special(self, item)
+    def __init__(self, cell: CellLike) -> None:
+        self._cell = cell
 
-    def _handle_ask(self, envelope: Envelope[Any]) -> None:
-        if type(envelope.message) is ActorStop:
-            self._request_stop(envelope.reply_to)
-            return
-        self.asked = envelope.reply_to
-        try:
-            response = self.handle(envelope.message)
-        except BaseException:
-            self.failed_ask = envelope.reply_to
-            raise
-        asked, self.asked = self.asked, None
-        if asked is not None:
-            resolve(asked, response)
+    def is_set(self) -> bool:
+        """Whether the actor has ended."""
+        return self._cell.ended
 
-    def defer_reply(self) -> Reply:
-        """Take over the answer to the ask that is being handled."""
-        asked, self.asked = self.asked, None
-        reply = Reply(self, asked)
-        if asked is not None:
-            if self.replies is None:
-                self.replies = set()
-            self.replies.add(reply)
-        return reply
+    def set(self) -> None:
+        """End the actor without `on_stop`, as setting pykka's event does."""
+        self._cell.kill()
 
-    def _handle_stop(self, _stop: ActorStop) -> None:
-        self._request_stop(None)
-
-    def _request_stop(self, waiter: Future[Any] | None) -> None:
-        if waiter is not None:
-            self.stop_waiters = [*(self.stop_waiters or ()), waiter]
-        if self.stopping:
-            return
-        self.stopping = True
-        if self.actor.on_stop_requested():
-            self.exit(SHUTDOWN)
-
-    def _handle_start(self, _start: Start) -> None:
-        self.actor.on_start()
-
-    def _handle_kill(self, _kill: Kill) -> None:
-        self.exit_reason = KILLED
-
-    def _handle_timer(self, timer: Timer) -> None:
-        if timer.active:
-            timer.expire()
-            self.actor.on_receive(timer.message)
-
-    def _handle_ended(self, notice: Ended) -> None:
-        if self.forget_watched(notice.ref):
-            self.actor.on_receive(Terminated(notice.ref, notice.reason))
-
-    def forget_watched(self, ref: ActorRef[Any]) -> bool:
-        """Take a ref out of `watching`; return whether it was in. An empty set is not kept."""
-        watching = self.watching
-        if watching is None or ref not in watching:
-            return False
-        watching.discard(ref)
-        if not watching:
-            self.watching = None
-        return True
-
-    def _handle_piped(self, piped: Piped) -> None:
-        self.actor.on_receive(piped.make_message(piped.future))
-
-    def _handle_proxy(self, message: ProxyCall | ProxyGetAttr | ProxySetAttr) -> Any:
-        return self.actor._handle_receive(message)
-
-    # Ending: the dispatcher's thread.
-
-    def exit(self, reason: ExitReason) -> None:
-        """End when the current handler returns; the first reason given stands."""
-        if self.exit_reason is None:
-            self.exit_reason = reason
-            logger.debug("%s ends itself: %s", type(self.actor).__name__, reason)
-
-    def fail(self, exception: BaseException) -> None:
-        """End because of an exception, which overrides a reason given before it."""
-        self.exit_reason = ExitReason.failed(_without_caller(exception))
-        self._report_failure(exception)
-
-    def end(self) -> None:
-        """End the actor with its `exit_reason`. Raises nothing, whatever the hooks do."""
-        with self.dispatcher.lock:
-            self.ended = True
-        self._release()
-        self._unregister()
-        reason = self._run_hooks(self.exit_reason or KILLED)
-        self._release()
-        self._refuse_mail()
-        self._answer_askers(reason)
-        self.dispatcher.forget(self)
-        self.actor = None
-        self._tell_watchers(reason)
-
-    def _unregister(self) -> None:
-        if self.registered:
-            # pykka logs it, and the host's handlers may raise.
-            with contained():
-                ActorRegistry.unregister(self.ref)
-
-    def _release(self) -> None:
-        for timer in list(self.timers or ()):
-            timer.cancel()
-        for registration in list(self.registrations or ()):
-            registration.forget()
-        watching, self.watching = self.watching, None
-        for ref in watching or ():
-            stop_watching(ref, self.ref)
-
-    def _run_hooks(self, reason: ExitReason) -> ExitReason:
-        if reason.exception is not None:
-            self._guard(lambda: self.actor.on_failure(*_exc_info(reason.exception)))
-        elif reason.kind is not ExitKind.KILLED:
-            exception = self._guard(lambda: self.actor.on_stop())  # noqa: PLW0108
-            if exception is not None:
-                reason = ExitReason.failed(exception)
-        self._guard(lambda: self.actor._on_end(reason))
-        return reason
-
-    def _guard(self, hook: Callable[[], object]) -> BaseException | None:
-        try:
-            hook()
-        except BaseException as exception:  # noqa: BLE001
-            self._report_failure(_without_caller(exception))
-            return exception
-        return None
-
-    def _report_failure(self, exception: BaseException) -> None:
-        self.dispatcher.count_failure(type(self.actor).__name__)
-        logger.error("Unhandled exception in %s:", self.ref, exc_info=exception)
-
-    def _refuse_mail(self) -> None:
-        while self.items:
-            self.refuse(self.items.popleft())
-
-    def refuse(self, item: Any) -> None:
-        """Answer an item that nobody will handle: a dead letter."""
-        kind = type(item)
-        if kind is Envelope:
-            self._refuse_ask(item)
-        elif kind is Piped:
-            if item.discard is not None:
-                self._guard(lambda: item.discard(item.future))
-        elif kind not in _NO_LETTERS:
-            self.dispatcher.count_dead_letter(self.ref, item)
-
-    def _refuse_ask(self, envelope: Envelope[Any]) -> None:
-        reply_to = envelope.reply_to
-        if reply_to is None:
-            self.dispatcher.count_dead_letter(self.ref, envelope.message)
-        elif type(envelope.message) is ActorStop:
-            resolve(reply_to, True)
-        else:
-            error = ActorDeadError(f"{self.ref} stopped before handling the message")
-            resolve_exception(reply_to, error)
-
-    def _answer_askers(self, reason: ExitReason) -> None:
-        failed_ask, self.failed_ask = self.failed_ask, None
-        if failed_ask is not None and reason.exception is not None:
-            resolve_exception(failed_ask, reason.exception, reason.exception.__traceback__)
-        for reply in list(self.replies or ()):
-            reply.fail(ActorDeadError(f"{self.ref} stopped before it answered"))
-        waiters, self.stop_waiters = self.stop_waiters, None
-        for waiter in waiters or ():
-            resolve(waiter, True)
-
-    def abandon(self) -> None:
-        """End an actor that was never launched: its constructor or its dispatcher refused."""
-        self.ended = self.told = True
-        self._unregister()
-        self._refuse_mail()
-        self.actor = None
-        self._let_go_of_ref()
-
-    def _tell_watchers(self, reason: ExitReason) -> None:
-        _release_frames(reason.exception)
-        with self.dispatcher.lock:
-            self.told = True
-            watchers, self.watchers = self.watchers, None
-            event = self._end_event
-        if event is not None:
-            event.set()
-        for watcher in watchers or ():
-            tell_terminated(watcher, self.ref, reason)
-        self._let_go_of_ref()
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the actor has ended, at most `timeout` seconds; return whether it has."""
+        return self._cell.wait_ended(timeout)
 
 
-def _exc_info(exception: BaseException | None) -> tuple[Any, Any, Any]:
-    return type(exception), exception, exception.__traceback__ if exception else None
+A = TypeVar("A", bound=Actor)
 
 
-def _without_caller(exception: BaseException) -> BaseException:
-    """Drop the kernel's own frame, which is running still, from a traceback just caught."""
-    traceback = exception.__traceback__
-    return exception.with_traceback(traceback.tb_next if traceback is not None else None)
+class DispatchedRef(ProxiedRef[A]):
+    """Reference to a dispatched actor; safe to pass around and to use from any thread.
+
+    As pykka's, with these differences on a dispatcher's thread: `tell` to an actor that has ended
+    is counted as a dead letter and does not raise, and a blocking `ask` or `stop` raises
+    `BlockingCallError` instead of a deadlock.
+    """
+
+    __slots__ = ("_cell", "actor_class")
+
+    def __init__(self, cell: CellLike, actor_class: type[A]) -> None:
+        self._cell = cell
+        self.actor_class = actor_class
+
+    @property
+    def actor_urn(self) -> str:  # type: ignore[override]
+        """See `pykka.Actor.actor_urn`."""
+        return self._cell.urn
+
+    @property
+    def actor_inbox(self) -> Any:  # type: ignore[override]
+        """See `pykka.Actor.actor_inbox`."""
+        return self._cell
+
+    @property
+    def actor_stopped(self) -> StopFlag:  # type: ignore[override]
+        """See `pykka.Actor.actor_stopped`; has `is_set`, `set` and `wait`."""
+        return StopFlag(self._cell)
+
+    @property
+    def dispatcher(self) -> DispatcherLike:
+        """The dispatcher on whose thread the actor runs."""
+        return self._cell.dispatcher
+
+    @property
+    def cell(self) -> Any:
+        """The actor's `ActorCell`, for the kernel."""
+        return self._cell
+
+    def held_actor(self) -> A | None:
+        """Return the actor, which its cell holds until it ends. For pykka's proxies."""
+        actor: A | None = self._cell.actor
+        return actor
+
+    def is_alive(self) -> bool:
+        """Return whether the actor has not ended. It may end at any moment."""
+        return not self._cell.ended
+
+    def tell(self, message: Any) -> None:
+        """Send without waiting for a reply.
+
+        Raises:
+            ActorDeadError: the actor has ended, and this is not a dispatcher's thread.
+        """
+        if not self._cell.send(message):
+            dispatcher = current_dispatcher()
+            if dispatcher is None:
+                msg = f"{self} not found"
+                raise ActorDeadError(msg)
+            dispatcher.count_dead_letter(self, message)
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Send and wait for the reply, or with `block=False` return a `DispatchedFuture` of it.
+
+        Args:
+            message: the message.
+            block: whether to wait.
+            timeout: seconds to wait; None waits without end.
+
+        Raises:
+            BlockingCallError: `block` is true on a dispatcher's thread; nothing is sent.
+            pykka.Timeout: no reply in time.
+            ActorDeadError: the actor has ended, or did before it replied.
+            BaseException: whatever the handler raised; the actor has ended of it.
+        """
+        if block:
+            refuse_to_block("a blocking ask")
+        future: DispatchedFuture[Any] = DispatchedFuture()
+        if not self._cell.send(Envelope(message, reply_to=future)):
+            error = ActorDeadError(f"{self} not found")
+            future.set_exception((ActorDeadError, error, None))
+        return future.get(timeout=timeout) if block else future
+
+    def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Ask the actor to stop once it has handled the mail it has; see `on_stop_requested`.
+
+        Returns:
+            True once it has ended, False if it already had; with `block=False` a future of that.
+
+        Raises:
+            BlockingCallError: `block` is true on a dispatcher's thread; nothing is sent.
+            pykka.Timeout: it did not end in time.
+        """
+        if block:
+            refuse_to_block("a blocking stop")
+        future: DispatchedFuture[bool] = DispatchedFuture()
+        if not self._cell.send(Envelope(ActorStop(), reply_to=future)):
+            future.set(False)
+        return future.get(timeout=timeout) if block else future
+
+    def kill(self) -> None:
+        """End the actor in its next turn, whatever is in its mailbox.
+
+        Neither `on_stop` nor `on_failure` is called; its timers, sockets and watches are released
+        and its watchers told `KILLED`.
+        """
+        self._cell.kill()
 
 
-def _release_frames(exception: BaseException | None) -> None:
-    """Empty the frames of a traceback that outlives its actor, to free the actor's memory."""
-    seen: set[int] = set()
-    while exception is not None and id(exception) not in seen:
-        seen.add(id(exception))
-        tracebacks.clear_frames(exception.__traceback__)
-        exception = exception.__cause__ or exception.__context__
+def kill(ref: ActorRef[Any]) -> None:
+    """Kill a dispatched actor: see `DispatchedRef.kill`.
 
-
-_NO_LETTERS: Final = frozenset({Launch, Start, Kill, Ended, Timer, ActorStop})
-
-SPECIAL: Final[dict[type[Any], Callable[[ActorCell, Any], Any]]] = {
-    Start: ActorCell._handle_start,
-    Kill: ActorCell._handle_kill,
-    Envelope: ActorCell._handle_ask,
-    Timer: ActorCell._handle_timer,
-    Ended: ActorCell._handle_ended,
-    Piped: ActorCell._handle_piped,
-    ProxyCall: ActorCell._handle_proxy,
-    ProxyGetAttr: ActorCell._handle_proxy,
-    ProxySetAttr: ActorCell._handle_proxy,
-    ActorStop: ActorCell._handle_stop,
-}
-"""Item types that are not simply given to `on_receive`."""
+    Raises:
+        TypeError: the ref is not of a dispatched actor; a thread cannot be killed.
+    """
+    if not isinstance(ref, DispatchedRef):
+        msg = f"{ref} is not a dispatched actor: nothing can kill a thread"
+        raise TypeError(msg)
+    ref.kill()

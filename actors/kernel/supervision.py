@@ -36,7 +36,7 @@ from .children import (
     require_spec,
 )
 from .log import get_logger
-from .ref import DispatchedRef
+from .mailbox import DispatchedRef
 from .supervisor_messages import ChildStartError, RestartIntensityExceeded
 from .watch import KILLED, SHUTDOWN, ExitReason, Terminated
 

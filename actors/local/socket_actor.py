@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated
 from tunnelfleet.actors.net.dial import Dial, DialFailed, DialStep
 from tunnelfleet.actors.net.socket_io import (
+    NOTHING_YET,
     READ_BYTES,
     abort_quietly,
     close_socket,
@@ -25,7 +26,6 @@ from tunnelfleet.actors.net.socket_io import (
     has_hung_up,
     is_would_block,
     prepare_local,
-    read_some,
     undelivered_bytes,
 )
 from tunnelfleet.actors.tunnel.messages import (
@@ -225,9 +225,7 @@ class SocketActor(DispatchedActor):
         limit_bytes = min(self._limits.data_payload_bytes, READ_BYTES)
         try:
             while turn_bytes < TURN_READ_BYTES and self._unsent_bytes < high_water_bytes:
-                data = read_some(self._socket, limit_bytes)
-                if data is None:
-                    return
+                data = self._socket.recv(limit_bytes)
                 if not data:
                     # An application that takes nothing more has not merely ended its direction.
                     is_orderly = self._output is not _Output.BROKEN
@@ -237,6 +235,8 @@ class SocketActor(DispatchedActor):
                 self._progress_at = time.monotonic()
                 self._unsent_bytes += len(data)
                 self._tunnel.tell(LocalDataRead(self._key, data))
+        except NOTHING_YET:
+            return
         except OSError as error:
             self._break_output()
             reason = f"local connection broke: {error.strerror or error}"

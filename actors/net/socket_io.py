@@ -33,6 +33,8 @@ logger = get_logger(__name__)
 
 READ_BYTES = 65_536
 """Bytes read at a time."""
+NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a read or a write raises that has only to be tried again later."""
 
 
 class Closable(Protocol):
@@ -56,7 +58,7 @@ def read_some(sock: socket.socket, limit_bytes: int = READ_BYTES) -> bytes | Non
     """
     try:
         return sock.recv(limit_bytes)
-    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+    except NOTHING_YET:
         return None
 
 
@@ -78,7 +80,7 @@ def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
 
 def is_would_block(error: OSError) -> bool:
     """Return whether `error` only says that the kernel takes no more for now."""
-    return isinstance(error, BlockingIOError | ssl.SSLWantWriteError | ssl.SSLWantReadError)
+    return isinstance(error, NOTHING_YET)
 
 
 _CREDENTIALS = struct.Struct("iii")

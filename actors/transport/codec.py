@@ -1,12 +1,14 @@
-"""WebSocket frames, in both directions: made, masked, joined and judged.
+"""WebSocket frames in both directions and for both roles: a tunnel's client, and its service.
 
-Owns the byte form of what a client sends, and reads what a service sends, a bounded number of
-frames at a time. Pure: it knows no socket. RFC 6455 section 5; docs/protocol.md section 1.
+Owns the byte form of what either side sends, and takes apart what the other one has sent, piece by
+piece: neither a large frame nor a message of ten thousand fragments is ever held. Pure: it knows no
+socket, and of tunnels only their messages. RFC 6455 section 5; docs/protocol.md section 1.
 """
 
 from __future__ import annotations
 
 import os
+from enum import Enum, IntEnum
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -14,10 +16,12 @@ from websocket import ABNF, WebSocketProtocolException
 
 from tunnelfleet.proto import (
     MAX_WEBSOCKET_PAYLOAD_BYTES,
-    FrameDecoder,
+    TUNNEL_PREFIX_BYTES,
+    FrameSplitter,
     Message,
     MessageType,
     RemoteProtocolError,
+    decode_message,
     encode_frame,
     frame_around,
 )
@@ -31,20 +35,45 @@ __all__ = [
     "Arrival",
     "CloseArrived",
     "FrameReader",
+    "Opcode",
     "PingArrived",
     "PongArrived",
+    "ReceivedPiece",
+    "Role",
     "WebSocketInput",
+    "encode",
     "encode_close",
-    "encode_data",
     "encode_ping",
     "encode_pong",
     "encode_tunnel_message",
+    "frame_header",
 ]
 
 
+class Role(Enum):
+    """One of the two sides of a WebSocket; a client masks what it sends, a service does not."""
+
+    CLIENT = "client"
+    SERVICE = "service"
+
+
+class Opcode(IntEnum):
+    """What kind of frame it is (RFC 6455 section 5.2)."""
+
+    CONTINUATION = ABNF.OPCODE_CONT
+    TEXT = ABNF.OPCODE_TEXT
+    BINARY = ABNF.OPCODE_BINARY
+    CLOSE = ABNF.OPCODE_CLOSE
+    PING = ABNF.OPCODE_PING
+    PONG = ABNF.OPCODE_PONG
+
+
+_MOST_BYTES = MAX_WEBSOCKET_PAYLOAD_BYTES
 _MOST_CONTROL_BYTES = 125
 _SHORT_HEADER_BYTES = 2
+_KEY_BYTES = 4
 _FIN = 0x80
+_RESERVED = 0x70
 _OPCODE = 0x0F
 _MASKED = 0x80
 _MEDIUM = 126
@@ -55,197 +84,163 @@ _FORM_BYTES = {_MEDIUM: 2, _MEDIUM + 1: 8}
 """What the size in the second byte says of the bytes that hold the size instead."""
 _WHOLE_BINARY = _FIN | ABNF.OPCODE_BINARY
 """The first byte of nearly all frames."""
+_FIRST_CONTROL = ABNF.OPCODE_CLOSE
+"""Opcodes from here on are control frames; those before it carry the tunnel's bytes."""
+_PACK_SHORT = Struct("!BB").pack
 _PACK_MEDIUM = Struct("!BBH").pack
 _PACK_LARGE = Struct("!BBQ").pack
-_KEY_BYTES = 4
 
 
-class ReceivedFrame(NamedTuple):
-    """A frame that a service sent, as RFC 6455 section 5.2 draws it.
+# -- reading
+
+
+class ReceivedPiece(NamedTuple):
+    """A piece of a data frame's payload, or a control frame's whole payload.
 
     Attributes:
-        first: its first byte: the final bit, the reserved bits, the opcode.
-        second: its second byte, of which the mask bit is left to be looked at.
-        data: its payload, a view of what was read: it lives as long as that does.
+        opcode: of its frame.
+        data: a view of what was read, which lives as long as that does; unmasked, a copy of it.
     """
 
-    first: int
-    second: int
+    opcode: int
     data: memoryview
-
-    @property
-    def opcode(self) -> int:
-        """What kind of frame it is."""
-        return self.first & _OPCODE
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it is the last one of its message."""
-        return bool(self.first & _FIN)
 
 
 class FrameReader:
-    """Turns received bytes into WebSocket frames.
+    """Turns received bytes into the payloads of WebSocket frames.
 
-    Holds at most one partial frame, and no frame twice: what arrives whole is not copied.
+    Bounded: it holds at most one header or one control frame that is not whole (139 bytes).
+
+    Args:
+        sender: whose frames they are.
     """
 
-    __slots__ = ("_inside", "_partial", "_wanted_bytes")
+    __slots__ = ("_inside", "_key", "_left_bytes", "_mask_bit", "_opcode", "_partial", "_sender")
 
-    def __init__(self) -> None:
-        self._partial = bytearray()
-        self._wanted_bytes = 0
-        """How many bytes the partial frame needs until more can be said of it."""
+    def __init__(self, sender: Role) -> None:
+        self._sender = sender
+        self._mask_bit = _MASKED if sender is Role.CLIENT else 0
+        self._partial = b""
+        self._left_bytes = 0
+        """How much of the present data frame's payload has still to come."""
+        self._opcode = 0
+        self._key = b""
+        """Of the present frame, turned so that its first byte is for the next byte."""
         self._inside = False
         """A message has begun, and its last frame has not come."""
 
-    def feed(self, data: bytes) -> Iterator[ReceivedFrame]:
-        """Yield each frame that `data` completes, which may be split anyhow.
+    def feed(self, data: bytes) -> Iterator[ReceivedPiece]:
+        """Yield what `data` has of each frame, which may be split anyhow; each frame at least once.
 
         Raises:
             RemoteProtocolError: on anything RFC 6455 or docs/protocol.md section 1 forbids.
         """
-        rest: bytes | bytearray = data
         if self._partial:
-            self._partial += data
-            if len(self._partial) < self._wanted_bytes:
-                return
-            rest, self._partial = self._partial, bytearray()
-        view = memoryview(rest)
-        offset, size = 0, len(rest)
+            data, self._partial = self._partial + data, b""
+        view, offset, size = memoryview(data), 0, len(data)
         while offset < size:
-            start, stop = _place_of_payload(rest, offset)
-            if stop > size:
-                self._partial = bytearray(view[offset:])
-                self._wanted_bytes = stop - offset
-                return
-            frame = ReceivedFrame(rest[offset], rest[offset + 1], view[start:stop])
-            self._check(frame)
-            yield frame
+            if not self._left_bytes:
+                start = self._take_header(data, offset)
+                if not start:
+                    self._partial = data[offset:]
+                    return
+                offset = start
+            stop = min(offset + self._left_bytes, size)
+            payload = view[offset:stop]
+            self._left_bytes -= stop - offset
+            if self._mask_bit:
+                payload = self._unmasked(payload)
+            # A header alone says nothing yet; an empty frame does.
+            if payload or not self._left_bytes:
+                yield ReceivedPiece(self._opcode, payload)
             offset = stop
 
-    def _check(self, frame: ReceivedFrame) -> None:
-        if frame.first == _WHOLE_BINARY and not frame.second & _MASKED and not self._inside:
-            return
-        if frame.second & _MASKED:
-            raise RemoteProtocolError(
-                "the service masked a frame, which only clients do (RFC 6455 5.1)"
+    def _take_header(self, data: bytes, offset: int) -> int:
+        """Take the header of the frame at `offset`; return where its payload starts.
+
+        0: more bytes are needed, of a control frame all.
+        """
+        start, length = _place_of_payload(data, offset)
+        if not start:
+            return 0
+        first, second = data[offset], data[offset + 1]
+        opcode = first & _OPCODE
+        is_usual = first == _WHOLE_BINARY and not self._inside and length <= _MOST_BYTES
+        if not is_usual or second & _MASKED != self._mask_bit:
+            self._check(first, second, length)
+        if self._mask_bit:
+            start += _KEY_BYTES
+            self._key = data[start - _KEY_BYTES : start]
+        is_control = opcode >= _FIRST_CONTROL
+        if start + (length if is_control else 0) > len(data):
+            return 0
+        if opcode == ABNF.OPCODE_CLOSE:
+            self._check_close(data[start : start + length])
+        if not is_control:
+            self._inside = not first & _FIN
+        self._opcode, self._left_bytes = opcode, length
+        return start
+
+    def _check(self, first: int, second: int, length: int) -> None:
+        """Refuse a frame by its header, before a byte of its payload is kept."""
+        if second & _MASKED != self._mask_bit:
+            what = "masked a frame" if second & _MASKED else "did not mask a frame"
+            raise self._broken(f"{what}: only clients do, and all their frames (RFC 6455 5.1)")
+        opcode, is_control = first & _OPCODE, first & _OPCODE >= _FIRST_CONTROL
+        limit = _MOST_CONTROL_BYTES if is_control else _MOST_BYTES
+        if length > limit:
+            raise self._broken(
+                f"sent a WebSocket frame of {length} bytes; at most {limit} are allowed "
+                "(docs/protocol.md section 1)"
             )
-        if frame.opcode >= ABNF.OPCODE_CLOSE:
-            if not frame.is_final:
-                raise RemoteProtocolError("the service fragmented a control frame (RFC 6455 5.5)")
-        elif (frame.opcode == ABNF.OPCODE_CONT) is not self._inside:
-            raise _broken("a message began inside another, or went on without a beginning")
-        else:
-            self._inside = not frame.is_final
-        _check_by_library(frame)
+        if is_control and not first & _FIN:
+            raise self._broken("fragmented a control frame (RFC 6455 5.5)")
+        if opcode == ABNF.OPCODE_TEXT:
+            raise self._broken("sent a text message (docs/protocol.md section 1)")
+        if first & _RESERVED or opcode not in ABNF.OPCODES:
+            raise self._broken(f"sent a frame that begins with {first:#04x} (RFC 6455 5.2)")
+        if not is_control and (opcode == ABNF.OPCODE_CONT) is not self._inside:
+            raise self._broken("began a message inside another, or went on with none (5.4)")
+
+    def _check_close(self, payload: bytes) -> None:
+        """Refuse a CLOSE with half a status, or with one that nobody may send."""
+        plain = bytearray(payload)
+        if self._mask_bit:
+            mask(self._key, plain)
+        close = ABNF(1, 0, 0, 0, ABNF.OPCODE_CLOSE, 0, bytes(plain))
+        try:
+            close.validate(skip_utf8_validation=True)
+        except WebSocketProtocolException as error:
+            raise self._broken(f"sent a CLOSE that is none: {error}") from None
+
+    def _broken(self, what: str) -> RemoteProtocolError:
+        return RemoteProtocolError(f"the {self._sender.value} {what}")
+
+    def _unmasked(self, payload: memoryview) -> memoryview:
+        """A piece of the present frame's payload, unmasked; what follows goes on with its key."""
+        plain = bytearray(payload)
+        mask(self._key, plain)
+        turn = len(plain) % _KEY_BYTES
+        self._key = self._key[turn:] + self._key[:turn]
+        return memoryview(plain)
 
 
-def _place_of_payload(data: bytes | bytearray, offset: int) -> tuple[int, int]:
-    """Where the payload of the frame at `offset` starts and stops.
+def _place_of_payload(data: bytes, offset: int) -> tuple[int, int]:
+    """Where the payload (with a key: the key) of the frame at `offset` starts, and its length.
 
-    If it stops behind the end of the data, so much is needed to say more, or to have all of it.
-
-    Raises:
-        RemoteProtocolError: it is longer than it may be.
+    0 as the place: more bytes are needed to say.
     """
     start = offset + _SHORT_HEADER_BYTES
     if start > len(data):
-        return start, start
+        return 0, 0
     length = data[offset + 1] & ~_MASKED
     if length >= _MEDIUM:
         form_bytes = _FORM_BYTES[length]
         start += form_bytes
         if start > len(data):
-            return start, start
+            return 0, 0
         length = int.from_bytes(data[start - form_bytes : start], "big")
-    if length > _MOST_CONTROL_BYTES:
-        _check_length(data[offset], length)
-    return start, start + length
-
-
-def _check_length(first: int, length: int) -> None:
-    """Refuse a frame by its announced length, before a byte of it is kept."""
-    is_control = first & _OPCODE >= ABNF.OPCODE_CLOSE
-    limit = _MOST_CONTROL_BYTES if is_control else MAX_WEBSOCKET_PAYLOAD_BYTES
-    if length > limit:
-        raise RemoteProtocolError(
-            f"the service sent a WebSocket frame of {length} bytes; at most {limit} are allowed "
-            "(docs/protocol.md section 1)"
-        )
-
-
-def _check_by_library(frame: ReceivedFrame) -> None:
-    """Refuse reserved bits, opcodes that there are not, and a CLOSE with a forbidden status."""
-    rsv1, rsv2, rsv3 = (frame.first >> shift & 1 for shift in (6, 5, 4))
-    fin = int(frame.is_final)
-    same = ABNF(fin, rsv1, rsv2, rsv3, frame.opcode, 0, bytes(frame.data))
-    try:
-        same.validate(skip_utf8_validation=True)
-    except WebSocketProtocolException as error:
-        raise _broken(str(error)) from None
-
-
-def _broken(what: str) -> RemoteProtocolError:
-    return RemoteProtocolError(f"the service broke the WebSocket protocol: {what}")
-
-
-def _encode(opcode: int, *parts: bytes) -> bytearray:
-    """A whole, masked frame, whose payload is put together of parts.
-
-    All of it is one buffer, into which the parts are copied once, and masked in place. The header
-    is masked with the rest, as masks work on whole buffers, and then written.
-    """
-    size = sum(map(len, parts))
-    if size < _MEDIUM:
-        header = bytes((_FIN | opcode, _MASKED | size))
-    elif size < _LARGE:
-        header = _PACK_MEDIUM(_FIN | opcode, _MASKED | _MEDIUM, size)
-    else:
-        header = _PACK_LARGE(_FIN | opcode, _MASKED | _MEDIUM + 1, size)
-    key = os.urandom(_KEY_BYTES)
-    start = len(header) + _KEY_BYTES
-    frame = bytearray().join((header, key, *parts))
-    # The first byte of the payload takes the first one of the key, wherever in the frame it is.
-    turn = -start % _KEY_BYTES
-    mask(key[turn:] + key[:turn], frame)
-    frame[:start] = header + key
-    return frame
-
-
-def encode_data(payload: bytes) -> bytearray:
-    """A whole binary message."""
-    return _encode(ABNF.OPCODE_BINARY, payload)
-
-
-def encode_tunnel_message(message: Message) -> bytearray:
-    """A whole binary message that holds one message of the tunnel.
-
-    Raises:
-        LocalProtocolError: it does not fit a frame.
-    """
-    if message.type is not MessageType.DATA:
-        return _encode(ABNF.OPCODE_BINARY, encode_frame(message))
-    before, behind = frame_around(message)
-    return _encode(ABNF.OPCODE_BINARY, before, message.payload, behind)
-
-
-def encode_ping() -> bytearray:
-    """A ping without payload: one with it corrupts the AWS C client's input.
-
-    See docs/protocol.md section 4.
-    """
-    return _encode(ABNF.OPCODE_PING, b"")
-
-
-def encode_pong(payload: bytes) -> bytearray:
-    """The answer to a ping with that payload."""
-    return _encode(ABNF.OPCODE_PONG, payload)
-
-
-def encode_close() -> bytearray:
-    """A CLOSE without status code (docs/protocol.md section 4)."""
-    return _encode(ABNF.OPCODE_CLOSE, b"")
+    return start, length
 
 
 class PingArrived(NamedTuple):
@@ -255,7 +250,9 @@ class PingArrived(NamedTuple):
 
 
 class PongArrived(NamedTuple):
-    """A pong, asked for or not."""
+    """A pong, asked for or not, with the payload of its ping."""
+
+    payload: bytes
 
 
 class CloseArrived(NamedTuple):
@@ -266,13 +263,13 @@ Arrival: TypeAlias = Message | PingArrived | PongArrived | CloseArrived
 
 
 class WebSocketInput:
-    """Turns the bytes of one connection, in any split, into what arrived with them."""
+    """Turns what a service sends on one connection, in any split, into what arrived with it."""
 
-    __slots__ = ("_decoder", "_reader")
+    __slots__ = ("_reader", "_splitter")
 
     def __init__(self) -> None:
-        self._reader = FrameReader()
-        self._decoder = FrameDecoder()
+        self._reader = FrameReader(Role.SERVICE)
+        self._splitter = FrameSplitter()
 
     def feed(self, data: bytes) -> Iterator[Arrival | None]:
         """Yield what `data` completes, in order, and None for a frame that was read before it.
@@ -284,18 +281,80 @@ class WebSocketInput:
         Raises:
             RemoteProtocolError: the service broke the protocol; what came before it was yielded.
         """
-        for frame in self._reader.feed(data):
-            opcode, payload = frame.first & _OPCODE, frame.data
-            if opcode in (ABNF.OPCODE_BINARY, ABNF.OPCODE_CONT):
+        for opcode, payload in self._reader.feed(data):
+            if opcode < _FIRST_CONTROL:
                 yield None
-                yield from self._decoder.iterate(payload)
+                for frame in self._splitter.frames(payload):
+                    yield decode_message(frame[TUNNEL_PREFIX_BYTES:])
             elif opcode == ABNF.OPCODE_PING:
                 yield PingArrived(bytes(payload))
             elif opcode == ABNF.OPCODE_PONG:
-                yield PongArrived()
-            elif opcode == ABNF.OPCODE_CLOSE:
-                yield CloseArrived()
+                yield PongArrived(bytes(payload))
             else:
-                raise RemoteProtocolError(
-                    "the service sent a text message (docs/protocol.md section 1)"
-                )
+                yield CloseArrived()
+
+
+# -- writing
+
+
+def frame_header(opcode: int, size_bytes: int, role: Role) -> bytes:
+    """The header of an unfragmented frame; of a client without the key, which follows it."""
+    first, mask_bit = _FIN | opcode, _MASKED if role is Role.CLIENT else 0
+    if size_bytes < _MEDIUM:
+        return _PACK_SHORT(first, mask_bit | size_bytes)
+    if size_bytes < _LARGE:
+        return _PACK_MEDIUM(first, mask_bit | _MEDIUM, size_bytes)
+    return _PACK_LARGE(first, mask_bit | _MEDIUM + 1, size_bytes)
+
+
+def encode(role: Role, opcode: int, *parts: bytes | memoryview) -> bytearray:
+    """A whole frame, whose payload is put together of parts.
+
+    All of it is one buffer, into which the parts are copied once, and masked in place. The header
+    is masked with the rest, as masks work on whole buffers, and then written.
+    """
+    header = frame_header(opcode, sum(map(len, parts)), role)
+    if role is Role.SERVICE:
+        return bytearray().join((header, *parts))
+    key = os.urandom(_KEY_BYTES)
+    start = len(header) + _KEY_BYTES
+    frame = bytearray().join((header, key, *parts))
+    # The first byte of the payload takes the first one of the key, wherever in the frame it is.
+    turn = -start % _KEY_BYTES
+    mask(key[turn:] + key[:turn], frame)
+    frame[:start] = header + key
+    return frame
+
+
+def encode_tunnel_message(message: Message, role: Role = Role.CLIENT) -> bytearray:
+    """A whole binary message that holds one message of the tunnel.
+
+    Raises:
+        LocalProtocolError: it does not fit a frame.
+    """
+    if message.type is not MessageType.DATA:
+        return encode(role, ABNF.OPCODE_BINARY, encode_frame(message))
+    before, behind = frame_around(message)
+    return encode(role, ABNF.OPCODE_BINARY, before, message.payload, behind)
+
+
+def encode_ping(payload: bytes = b"", role: Role = Role.CLIENT) -> bytearray:
+    """A ping, whose answer has the same payload.
+
+    A service sends it without: a payload corrupts the AWS C client's input. See docs/protocol.md
+    section 4.
+    """
+    return encode(role, ABNF.OPCODE_PING, payload)
+
+
+def encode_pong(payload: bytes | memoryview, role: Role = Role.CLIENT) -> bytearray:
+    """The answer to a ping with that payload."""
+    return encode(role, ABNF.OPCODE_PONG, payload)
+
+
+def encode_close(role: Role = Role.CLIENT) -> bytearray:
+    """A CLOSE without status code, which would corrupt the C client's input.
+
+    See docs/protocol.md section 4.
+    """
+    return encode(role, ABNF.OPCODE_CLOSE)

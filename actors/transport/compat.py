@@ -3,12 +3,18 @@
 Owns every use of a private name of aiohttp, so that a new version is checked in one place: here and
 by the tests of this file. Checked against aiohttp 3.14.5. Nothing but speed depends on it: aiohttp
 masks in C, 70 times faster than websocket-client for 64 KB; where that is missing, as in a build
-without extensions or another version, numbers of any length do it here.
+without extensions or another version, numbers of any length do it here. The function alone is
+loaded, as all of aiohttp takes 10 MB, which a single tunnel does not need.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib.util
+import os
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +30,36 @@ def mask_in_python(key: bytes, data: bytearray) -> None:
     data[:] = mixed.to_bytes(count, "big")
 
 
-mask: Callable[[bytes, bytearray], None]
-try:
-    from aiohttp._websocket.helpers import websocket_mask as mask
-except ImportError:
-    mask = mask_in_python
+_EXTENSION = "aiohttp._websocket.mask"
+
+
+def _load_extension() -> Any:
+    """Load the one module that masks; aiohttp finds it loaded if it is imported later.
+
+    Raises:
+        ImportError: it is not where it was in the version that this was checked against.
+    """
+    aiohttp = importlib.util.find_spec("aiohttp")
+    folders = (aiohttp and aiohttp.submodule_search_locations) or ()
+    spec = PathFinder.find_spec(_EXTENSION, [str(Path(each) / "_websocket") for each in folders])
+    if spec is None or spec.loader is None or os.environ.get("AIOHTTP_NO_EXTENSIONS"):
+        raise ImportError(_EXTENSION)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[_EXTENSION] = module
+    return module
+
+
+def _find_mask() -> Callable[[bytes, bytearray], None]:
+    found: Callable[[bytes, bytearray], None]
+    try:
+        if "aiohttp" in sys.modules or _EXTENSION in sys.modules:
+            from aiohttp._websocket.helpers import websocket_mask as found  # noqa: PLC0415
+        else:
+            found = _load_extension()._websocket_mask_cython  # noqa: SLF001
+    except (ImportError, AttributeError):
+        found = mask_in_python
+    return found
+
+
+mask = _find_mask()

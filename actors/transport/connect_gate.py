@@ -96,6 +96,8 @@ class ConnectGate:
         self._opening = _Opening()
         self.stats = ConnectStats()
         """What the governor counts; only it writes this."""
+        self.rate_per_second: float | None = None
+        """Of connects, in place of the one that the governor was given; None for that one."""
         self.had_governor = False
         """Whether one has been started, which may have granted permits that the next knows not."""
 

@@ -67,6 +67,7 @@ class ConnectGovernor(DispatchedActor):
         self._permits: Permits[ActorRef[Any]] = Permits(
             rate_per_second, concurrency, per_endpoint, rng
         )
+        self._rate_per_second = rate_per_second
         self._breaker_changes = -1
         self._openings = 0
         self._watched: set[ActorRef[Any]] = set()
@@ -136,6 +137,10 @@ class ConnectGovernor(DispatchedActor):
         self._publish()
 
     def _obey_gate(self) -> None:
+        rate = self._gate.rate_per_second
+        if rate is not None and rate != self._rate_per_second:
+            self._rate_per_second = rate
+            self._permits.change_rate(rate)
         reason = self._gate.closed_because
         if reason and not self._permits.is_suspended:
             logger.warning("no tunnel connects any more: %s", reason)

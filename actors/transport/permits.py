@@ -201,6 +201,10 @@ class Permits(Generic[Key]):
         """Connects are allowed again; all who wait have kept their places."""
         self.is_suspended = False
 
+    def change_rate(self, rate_per_second: float) -> None:
+        """Never more permits than this in any second, from now on."""
+        self._rate.change_rate(rate_per_second)
+
     def rest(self, now: float) -> None:
         """Grant nothing for a second: another has granted permits that are not known here."""
         self._rate.fill(now)

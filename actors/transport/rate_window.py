@@ -34,12 +34,16 @@ class RateWindow(Generic[Key]):
     """
 
     def __init__(self, rate_per_second: float) -> None:
-        self._most = max(1, int(min(rate_per_second, MAX_PER_SECOND)))
-        self._window_seconds = max(1.0, 1.0 / rate_per_second) + MARGIN_SECONDS
+        self.change_rate(rate_per_second)
         self._under_way: dict[Key, float] = {}
         """Since when, in the order of their begin."""
         self._over: deque[float] = deque()
         """When those that count still have ended, in order."""
+
+    def change_rate(self, rate_per_second: float) -> None:
+        """Keep to another rate from now on; what counts goes on to count."""
+        self._most = max(1, int(min(rate_per_second, MAX_PER_SECOND)))
+        self._window_seconds = max(1.0, 1.0 / rate_per_second) + MARGIN_SECONDS
 
     def __len__(self) -> int:
         """How many count, as of the last call that had the time."""

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Terminated
 from tunnelfleet.actors.net.dial import DialStep
 from tunnelfleet.actors.net.socket_io import (
+    NOTHING_YET,
+    READ_BYTES,
     close_socket,
     discard_some,
-    read_some,
     set_notsent_low_water,
 )
 from tunnelfleet.actors.state import AttemptOutcome
@@ -31,12 +32,14 @@ from tunnelfleet.actors.tunnel.messages import (
     PauseReading,
     PermitCalledBack,
     PermitGranted,
+    PongHeard,
     Received,
     ReleasePermit,
     RequestPermit,
     ResumeReading,
     SetLowWater,
     Transmit,
+    TransmitPing,
     Written,
 )
 from tunnelfleet.proto import (
@@ -128,6 +131,8 @@ TURN_FRAMES = 500
 """Frames, messages and reads of one turn: a service may send very small ones."""
 CONTROL_FRAMES = 24
 """A start or a reset counts as so many: it starts and ends actors of the tunnel."""
+MAX_NUMBER_DIGITS = 20
+"""Of a ping: more is no answer to one of ours."""
 MAX_UNSENT_FRAMES = 2_000
 """Frames that may wait for the kernel before reading rests: what is read makes replies."""
 FAREWELL_SECONDS = 3.0
@@ -375,8 +380,9 @@ class WebSocketActor(DispatchedActor):
         budget, read_bytes = TURN_FRAMES, 0
         while budget > 0 and read_bytes < TURN_READ_BYTES:
             if self._arriving is None:
-                data = read_some(sock)
-                if data is None:
+                try:
+                    data = sock.recv(READ_BYTES)
+                except NOTHING_YET:
                     return False
                 if not data:
                     self._fail("lost", "the service closed the TCP connection")
@@ -412,7 +418,7 @@ class WebSocketActor(DispatchedActor):
         if isinstance(arrival, PingArrived):
             self._writer.add_pong(frames.encode_pong(arrival.payload))
         elif isinstance(arrival, PongArrived):
-            self._on_pong()
+            self._on_pong(arrival.payload)
         else:
             self._fail("closed", "the service closed the WebSocket")
 
@@ -433,10 +439,20 @@ class WebSocketActor(DispatchedActor):
             self._writer.add_first(frames.encode_ping())
             self._flush()
 
-    def _on_pong(self) -> None:
+    def _on_pong(self, payload: bytes) -> None:
+        if payload:
+            # Not one of the keep-alive, whose pings are empty.
+            if len(payload) <= MAX_NUMBER_DIGITS and payload.isdigit():
+                self._context.tunnel.tell(PongHeard(self._epoch, int(payload)))
+            return
         seconds = self._keep_alive.on_pong(time.monotonic())
         if seconds is not None:
             self._context.stats.observe_ping(seconds)
+
+    def _transmit_ping(self, message: TransmitPing) -> None:
+        if self._stage is _Stage.OPEN:
+            self._writer.add(frames.encode_ping(b"%d" % message.number))
+            self._flush()
 
     # -- writing
 
@@ -538,6 +554,7 @@ class WebSocketActor(DispatchedActor):
         ConnectFailed: _on_not_connected,
         Connected: _on_connected,
         Transmit: _transmit,
+        TransmitPing: _transmit_ping,
         PauseReading: _pause,
         ResumeReading: _resume,
         _ReadMore: _on_read_more,

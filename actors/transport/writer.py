@@ -45,9 +45,14 @@ _PONG_PLACE: Final = _Frame(b"", 0)
 
 
 class FrameWriter:
-    """A queue of frames in front of a non-blocking socket."""
+    """A queue of frames in front of a non-blocking socket.
+
+    Attributes:
+        is_empty: everything has left.
+    """
 
     def __init__(self) -> None:
+        self.is_empty = True
         self._frames: deque[_Frame] = deque()
         self._sending: memoryview | None = None
         self._sending_messages = 0
@@ -57,18 +62,15 @@ class FrameWriter:
         """The frames that wait, without the one that is on its way."""
         return len(self._frames)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether everything has left."""
-        return self._sending is None and not self._frames
-
     def add(self, frame: bytes | bytearray, messages: int = 0) -> None:
         """Put a frame behind the others; it carries so many messages of the tunnel."""
         self._frames.append(_Frame(frame, messages))
+        self.is_empty = False
 
     def add_first(self, frame: bytes | bytearray) -> None:
         """Put a control frame in front of the others."""
         self._frames.appendleft(_Frame(frame, 0))
+        self.is_empty = False
 
     def add_pong(self, frame: bytes | bytearray) -> None:
         """Put a pong in the place of one that waits: only the latest is due (RFC 6455 5.5.3).
@@ -79,6 +81,7 @@ class FrameWriter:
         if self._pong is None:
             self._frames.append(_PONG_PLACE)
         self._pong = frame
+        self.is_empty = False
 
     def write(self, sock: socket.socket) -> tuple[int, Outcome]:
         """Hand over as much as the kernel takes.
@@ -104,6 +107,7 @@ class FrameWriter:
             return written, Outcome.BLOCKED
         except ssl.SSLWantReadError:
             return written, Outcome.WANTS_INPUT
+        self.is_empty = True
         return written, Outcome.DONE
 
     def _take_next(self) -> memoryview:

@@ -5,7 +5,7 @@ timers, and after what has changed something holds the link or lets it go, sends
 and ends the tunnel when nothing is left to wait for. It knows no socket and never waits.
 
     common     the session, the settings that hold now, the state for people
-    streams    streams and their connections, and how these end (ends)
+    streams    streams, how they begin and end (ends), and the bytes of their connections
     sender     what waits to leave: fair queue, window, pacing
     marking    how long to wait for a hello, and whether links survive marks
     link       the WebSocket and its phases
@@ -28,6 +28,7 @@ from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import abort_quietly
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import (
+    DataReceived,
     LocalProtocolError,
     NotConnected,
     RemoteProtocolError,
@@ -41,7 +42,7 @@ from .connections import EndPhase
 from .ending import Ending, EndingPhase
 from .link import WEBSOCKET_CHILD, Link, LinkPhase, lost_reason
 from .listeners import Listeners, is_listener
-from .marking import Marking
+from .marking import Marking, Shown
 from .messages import (
     Accepted,
     Attach,
@@ -63,12 +64,14 @@ from .messages import (
     LocalDataRead,
     LocalReadEnded,
     OutboxFilled,
+    PongHeard,
     Quiesce,
     Quiesced,
     Received,
     ReplaceLimits,
     ReplaceToken,
     SocketsExhausted,
+    Transmit,
     Written,
 )
 from .parts import NO_API, ApiShell
@@ -76,11 +79,13 @@ from .sender import WireSender
 from .streams import StreamHooks, Streams
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel import ExitReason, Timer
     from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.proto import ServicesAnnounced
+    from tunnelfleet.proto import Event, Message, ServicesAnnounced
 
     from .context import TunnelContext
     from .parts import ApiHandler
@@ -137,7 +142,11 @@ class TunnelActor(DispatchedActor):
         self._common = common = Common(context, self.actor_ref)
         self._stats = context.stats
         self._sender = WireSender(
-            limits, config.bandwidth_bytes_per_second, context.stats, time.monotonic()
+            limits,
+            config.bandwidth_bytes_per_second,
+            context.stats,
+            time.monotonic(),
+            pacing=config.pacing,
         )
         self._marking = Marking(common.session, limits.hello_seconds)
         self._link = Link(common)
@@ -157,6 +166,8 @@ class TunnelActor(DispatchedActor):
         )
         self._connections = self._streams.connections
         self._api: ApiHandler = NO_API
+        self._brakes: list[Callable[[], bool]] = []
+        """What besides the backlog may hold the link: callbacks, where there are any."""
         self._pump_timer: Timer | None = None
         self._stall_timer: Timer | None = None
         self._hello_timer: Timer | None = None
@@ -176,6 +187,9 @@ class TunnelActor(DispatchedActor):
             )
             self._api = make_api(self._common.config, shell)
             streams.serve(self._api)
+            self._brakes.append(self._api.must_hold_back)
+        if self._common.context.callback_queue is not None:
+            self._brakes.append(self._events_are_full)
         self._stats.forget_active()
         self._common.enter(TunnelState.CONNECTING)
 
@@ -183,6 +197,7 @@ class TunnelActor(DispatchedActor):
         """Let go of what leads back here, and tell what ends with the actor."""
         super()._on_end(reason)
         self._api = NO_API
+        self._brakes.clear()
         self._listeners.let_go()
         self._streams.actor_ended(f"the tunnel's actor ended: {reason}")
 
@@ -202,11 +217,11 @@ class TunnelActor(DispatchedActor):
             self._pump()
             return
         # Nothing waits in front of it: it need not be queued.
-        encoded = self._streams.encode(connection, payload)
+        encoded = self._connections.encode(connection, payload)
         if encoded is not None:
             self._sender.sent(encoded, key, now)
             self._stats.observe_queue_wait(0.0)
-            self._link.transmit([encoded])
+            self._transmit([encoded])
 
     def _pump(self) -> None:
         """Send what may be sent now."""
@@ -215,14 +230,40 @@ class TunnelActor(DispatchedActor):
         sender, streams, now = self._sender, self._streams, time.monotonic()
         messages = sender.take_control(now)
         while (piece := sender.next_piece(now)) is not None:
+            if sender.is_ping_due:
+                messages = self._ping_behind(messages, now)
             key = piece.flow.key
             for message in streams.encode_piece(key, piece.payload):
                 sender.sent(message, key, now)
                 messages.append(message)
-        if messages:
-            self._link.transmit(messages)
+        if messages and sender.is_ping_due:
+            self._ping_behind(messages, now)
+        elif messages:
+            self._transmit(messages)
         if sender.wait_seconds and self._pump_timer is None:
             self._pump_timer = self.schedule(sender.wait_seconds, PumpAgain())
+
+    def _transmit(self, messages: list[Message]) -> None:
+        """Have messages sent; the link is up."""
+        assert self._link.websocket is not None
+        self._link.websocket.tell(Transmit(messages))
+
+    def _ping_behind(self, messages: list[Message], now: float) -> list[Message]:
+        """Send these, and a ping that says when they were parsed; return a list for the next."""
+        if messages:
+            self._transmit(messages)
+        self._link.ping(self._sender.ping(now))
+        return []
+
+    def _on_pong_heard(self, message: PongHeard) -> None:
+        if not self._link.is_of(message.epoch):
+            return
+        now, sender = time.monotonic(), self._sender
+        sender.pong(message.number, now)
+        if sender.is_ping_due:
+            self._ping_behind([], now)
+        if sender.has_waiting:
+            self._pump()
 
     def _on_pump_again(self, _message: PumpAgain) -> None:
         self._pump_timer = None
@@ -233,8 +274,9 @@ class TunnelActor(DispatchedActor):
         if epoch != self._link.epoch or self._link.phase is LinkPhase.DOWN:
             return
         now, sender = time.monotonic(), self._sender
-        self._streams.give_credit(sender.written(count, now, blocked=blocked))
-        self._api.on_written()
+        self._connections.give_credit(sender.written(count, now, blocked=blocked))
+        if self._api is not NO_API:
+            self._api.on_written()
         if self._marking.queued:
             self._marking.left(sender.messages_left, now)
             self._wait_for_hello(now)
@@ -247,20 +289,27 @@ class TunnelActor(DispatchedActor):
 
     def _on_received(self, message: Received) -> None:
         epoch, messages = message
-        link, streams = self._link, self._streams
+        link, trial = self._link, self._marking.trial
         if epoch != link.epoch or link.phase in (LinkPhase.DOWN, LinkPhase.GIVEN_UP):
             return
-        if link.phase is not LinkPhase.OPEN:
-            self._marking.trial.heard()
-        receive = self._common.session.receive
+        if trial.shown is Shown.ON_TRIAL and link.phase is not LinkPhase.OPEN:
+            trial.heard()
+        receive, deliver = self._common.session.receive, self._connections.deliver
+        others: list[Event] = []
         try:
             for item in messages:
-                streams.handle(receive(item))
+                for event in receive(item):
+                    if type(event) is DataReceived:
+                        deliver(event)
+                    else:
+                        others.append(event)
+                        self._streams.handle((event,))
         except RemoteProtocolError as error:
             link.give_up("protocol_error", str(error))
             return
         self._check_backlog()
-        if self._sender.has_waiting:
+        if others:
+            # The answers to them, or their ends, may wait to be sent.
             self._pump()
         if self._ending.phase is not EndingPhase.RUNNING:
             self._finish_if_done()
@@ -285,24 +334,24 @@ class TunnelActor(DispatchedActor):
                 self._finish_if_done()
 
     def _check_backlog(self) -> None:
-        must_hold = self._connections.must_pause or self._callbacks_are_full()
+        must_hold = self._connections.must_pause or any(is_full() for is_full in self._brakes)
         if must_hold == self._link.is_held or not self._link.hold(must_hold=must_hold):
             return
         now = time.monotonic()
         self._marking.hold(now, is_held=must_hold)
+        self._sender.in_flight.hold(is_held=must_hold, now=now)
         if not must_hold:
             self._wait_for_hello(now)
         elif self._stall_timer is None:
             seconds = self._common.limits.stall_timeout_seconds
             self._stall_timer = self.schedule(seconds, CheckStalled())
 
-    def _callbacks_are_full(self) -> bool:
-        is_full = self._api.must_hold_back()
-        callback_queue = self._common.context.callback_queue
-        if callback_queue is not None and callback_queue.is_full:
-            tunnel = self.actor_ref
-            is_full = callback_queue.when_room(lambda: tunnel.cell.send(EventsTaken())) or is_full
-        return is_full
+    def _events_are_full(self) -> bool:
+        """Whether the callbacks of the tunnel's events do not keep up: `EventsTaken` says when."""
+        queue, tunnel = self._common.context.callback_queue, self.actor_ref
+        if queue is None or not queue.is_full:
+            return False
+        return queue.when_room(lambda: tunnel.cell.send(EventsTaken()))
 
     def _on_events_taken(self, _message: EventsTaken) -> None:
         self._check_backlog()
@@ -574,6 +623,7 @@ class TunnelActor(DispatchedActor):
     HANDLERS: ClassVar[Handlers] = {
         LocalDataRead: _on_local_data,
         Written: _on_written,
+        PongHeard: _on_pong_heard,
         Received: _on_received,
         BytesDelivered: _on_bytes_delivered,
         Attach: _on_attach,

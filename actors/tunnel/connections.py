@@ -1,28 +1,35 @@
-"""The connections that a TunnelActor has, and what each has received and not yet delivered.
+"""The connections that a TunnelActor has, and the way of their bytes.
 
-Pure bookkeeping: it says when the WebSocket must be held and when it may be read again
-(docs/architecture.md section 6), and which connections are to blame. It sends nothing.
+Bytes that arrive go to the connection's local end, what a local end has read becomes a message of
+the wire, and credit goes back for what has left. Owns what each connection has received and not yet
+delivered, and so says when the link must be held and when it may be read again
+(docs/architecture.md section 6), and which connections are to blame. How connections begin and end
+is a matter of `streams` and `ends`.
 """
 
 from __future__ import annotations
 
+import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.state import LiveConnection
+from tunnelfleet.proto import LocalProtocolError
 
-from .messages import BytesSent
+from .messages import BytesSent, Deliver
+from .parts import NO_API
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tunnelfleet.actors.config import Limits
-    from tunnelfleet.actors.counters import ServiceCounters
+    from tunnelfleet.actors.counters import ServiceCounters, TunnelStats
     from tunnelfleet.actors.kernel import Timer
-    from tunnelfleet.proto import End
+    from tunnelfleet.proto import DataReceived, End, Message, Session
 
-    from .messages import ConnectionKey, Deliver, RemoteEnded, StopReadingLocal
-    from .parts import StreamEnd
+    from .messages import ConnectionKey, RemoteEnded, StopReadingLocal
+    from .parts import ApiHandler, StreamEnd
+    from .sender import Credit
 
 __all__ = [
     "Connection",
@@ -133,13 +140,22 @@ class Connection:
 class ConnectionTable:
     """The connections of a tunnel.
 
+    Args:
+        limits: of the tunnel.
+        session: makes what is sent messages of the wire.
+        stats: counts bytes, and what cannot be sent or taken.
+
     Attributes:
         by_key: all of which anything is left.
         backlog_bytes: what has come for them and was not taken.
+        api: what serves the client API.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, session: Session, stats: TunnelStats) -> None:
         self._limits = limits
+        self._session = session
+        self._stats = stats
+        self.api: ApiHandler = NO_API
         self.by_key: dict[ConnectionKey, Connection] = {}
         self._active: dict[tuple[str, int, int], Connection] = {}
         self._lingering: dict[ConnectionKey, Connection] = {}
@@ -219,6 +235,53 @@ class ConnectionTable:
     def all_of_stream(self, stream: StreamEnd) -> list[Connection]:
         """The connections of one stream, those too whose sockets are still written to."""
         return list(self._by_stream.get(stream, {}).values())
+
+    # -- bytes
+
+    def deliver(self, event: DataReceived) -> None:
+        """Hand bytes that arrived to the local end of their connection."""
+        service_id, stream_id, connection_id, payload = event
+        connection = self._active.get((service_id, stream_id, connection_id))
+        size_bytes = len(payload)
+        if connection is None or connection.gone:
+            self._stats.service(service_id).count_received(size_bytes)
+            self._stats.count_dropped("local_end_gone")
+            return
+        connection.counters.count_received(size_bytes)
+        if not connection.has_own_backlog:
+            self.received(connection, size_bytes, time.monotonic())
+        connection.live.received_bytes += size_bytes
+        connection.tell(Deliver(connection.key, payload))
+
+    def encode(self, connection: Connection, payload: bytes) -> Message | None:
+        """Make bytes that a connection's local end has read the message of the wire.
+
+        Returns:
+            None if they cannot be sent any more: whoever gave them has the credit back.
+        """
+        key = connection.key
+        try:
+            message = self._session.data(key.service_id, key.connection_id, payload)
+        except LocalProtocolError as error:
+            self._stats.count_failed_send()
+            connection.give_credit(len(payload))
+            self.api.on_unsendable(key, error)
+            return None
+        if connection.has_own_backlog:
+            self.api.on_taken(key)
+        size_bytes = len(payload)
+        connection.live.sent_bytes += size_bytes
+        connection.counters.count_sent(size_bytes)
+        return message
+
+    def give_credit(self, items: list[Credit]) -> None:
+        """Tell local ends what has left for the kernel, or was thrown away."""
+        for key, size_bytes in items:
+            connection = self.by_key.get(key)
+            if connection is not None:
+                connection.give_credit(size_bytes)
+
+    # -- what waits for local ends
 
     def received(self, connection: Connection, size_bytes: int, now: float) -> None:
         """Bytes arrived for it."""

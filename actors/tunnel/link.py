@@ -1,7 +1,8 @@
 """The link of a tunnel: how far it has come, and what its WebSocketActor is told.
 
 Owns one enum of phases, the number of the link (`epoch`), whether it is held, and what the link
-before ended of. What a phase means for streams and listeners is TunnelActor's.
+before ended of. What a phase means for streams and listeners is TunnelActor's, and so is what is
+sent: it hands messages to `Link.websocket` itself.
 docs/architecture.md section 4.
 """
 
@@ -20,14 +21,13 @@ from .messages import (
     PauseReading,
     ResumeReading,
     SetLowWater,
-    Transmit,
+    TransmitPing,
 )
 
 if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel import ExitReason
-    from tunnelfleet.proto import Message
 
     from .common import Common
     from .messages import ConnectionEstablished
@@ -89,6 +89,7 @@ class Link:
         is_held: its WebSocketActor does not read.
         low_water_bytes: how many unsent bytes the kernel was told to keep.
         lost_text: what the link before ended of, for people.
+        websocket: the WebSocketActor of the link; None while it is down.
     """
 
     __slots__ = (
@@ -96,12 +97,12 @@ class Link:
         "_common",
         "_lost_label",
         "_next_attempt",
-        "_websocket",
         "epoch",
         "is_held",
         "lost_text",
         "low_water_bytes",
         "phase",
+        "websocket",
     )
 
     def __init__(self, common: Common) -> None:
@@ -112,7 +113,7 @@ class Link:
         self.lost_text = ""
         self._lost_label: str | None = None
         self._attempt: ActorRef[Any] | None = None
-        self._websocket: ActorRef[Any] | None = None
+        self.websocket: ActorRef[Any] | None = None
         self._next_attempt = _NextAttempt.AFTER_BACKOFF
         self.low_water_bytes = 0
 
@@ -126,7 +127,7 @@ class Link:
         """The upgrade succeeded."""
         self.phase = LinkPhase.OPEN
         self.epoch = message.epoch
-        self._websocket = message.websocket
+        self.websocket = message.websocket
         self.is_held = False
         self.low_water_bytes = self._common.limits.notsent_low_water_bytes
 
@@ -150,7 +151,7 @@ class Link:
             Whether there was a link; False if it was still connecting.
         """
         was_up = self.is_up
-        self.phase, self._websocket = LinkPhase.DOWN, None
+        self.phase, self.websocket = LinkPhase.DOWN, None
         if not reason.is_failure:
             # Perhaps the old token was refused while the new one was on its way.
             self.try_again_if_wanted()
@@ -205,17 +206,17 @@ class Link:
 
     # -- commands
 
-    def transmit(self, messages: list[Message]) -> None:
-        """Send messages; it is up."""
-        assert self._websocket is not None
-        self._websocket.tell(Transmit(messages))
+    def ping(self, number: int) -> None:
+        """Send a ping behind all messages; it is up."""
+        assert self.websocket is not None
+        self.websocket.tell(TransmitPing(number))
 
     def hold(self, *, must_hold: bool) -> bool:
         """Have it read no more, or again; return whether that is a change."""
-        if must_hold == self.is_held or self._websocket is None:
+        if must_hold == self.is_held or self.websocket is None:
             return False
         self.is_held = must_hold
-        self._websocket.tell(PauseReading() if must_hold else ResumeReading())
+        self.websocket.tell(PauseReading() if must_hold else ResumeReading())
         return True
 
     def adapt_low_water(self, wanted_bytes: int) -> None:
@@ -224,19 +225,19 @@ class Link:
         is_far = wanted_bytes * SLOWER_AT_LEAST <= present or (
             wanted_bytes >= present * SLOWER_AT_LEAST
         )
-        if is_far and self._websocket is not None:
+        if is_far and self.websocket is not None:
             self.low_water_bytes = wanted_bytes
-            self._websocket.tell(SetLowWater(wanted_bytes))
+            self.websocket.tell(SetLowWater(wanted_bytes))
 
     def give_up(self, label: str, text: str) -> None:
         """End it as failed: the service broke the protocol, or keeps silent."""
-        if self._websocket is not None:
+        if self.websocket is not None:
             self.phase = LinkPhase.GIVEN_UP
-            self._websocket.tell(Abandon(label, RemoteProtocolError(text)))
+            self.websocket.tell(Abandon(label, RemoteProtocolError(text)))
 
     def close(self) -> None:
         """End it in good order, behind all that was sent. A second call does nothing."""
         if self.phase in (LinkPhase.OPEN, LinkPhase.ANNOUNCED):
-            assert self._websocket is not None
+            assert self.websocket is not None
             self.phase = LinkPhase.CLOSING
-            self._websocket.tell(CloseGracefully())
+            self.websocket.tell(CloseGracefully())

@@ -22,6 +22,7 @@ __all__ = [
     "HelloClock",
     "MarkTrial",
     "Marking",
+    "Shown",
 ]
 
 
@@ -92,7 +93,7 @@ class HelloClock:
         return max(min(due for _, due in self._due.values()) - self._time(now), 0.0)
 
 
-class _Shown(Enum):
+class Shown(Enum):
     """What the present link has shown of marks."""
 
     UNTRIED = auto()
@@ -102,37 +103,41 @@ class _Shown(Enum):
 
 
 class MarkTrial:
-    """Whether links survive marks."""
+    """Whether links survive marks.
+
+    Attributes:
+        shown: what the present link has shown.
+    """
 
     __slots__ = (
-        "_link",
         "_sent_at",
         "_suspects",
+        "shown",
     )
 
     def __init__(self) -> None:
-        self._link = _Shown.UNTRIED
+        self.shown = Shown.UNTRIED
         self._sent_at = 0.0
         self._suspects = 0
 
     def sent(self, now: float) -> None:
         """A marked message was sent."""
-        if self._link is _Shown.UNTRIED:
-            self._link = _Shown.ON_TRIAL
+        if self.shown is Shown.UNTRIED:
+            self.shown = Shown.ON_TRIAL
             self._sent_at = now
 
     def heard(self) -> None:
         """A message of the peer arrived: if it follows marks, they did no harm."""
-        if self._link is _Shown.ON_TRIAL:
-            self._link = _Shown.SURVIVED
+        if self.shown is Shown.ON_TRIAL:
+            self.shown = Shown.SURVIVED
             self._suspects = 0
 
     def lost(self, now: float) -> bool:
         """The link is lost; return whether to go on without marks from here on."""
         is_early = now - self._sent_at <= TRIAL_SECONDS
-        is_suspect = self._link is _Shown.ON_TRIAL and is_early
+        is_suspect = self.shown is Shown.ON_TRIAL and is_early
         self._suspects = self._suspects + 1 if is_suspect else 0
-        self._link = _Shown.UNTRIED
+        self.shown = Shown.UNTRIED
         return self._suspects >= TRIALS
 
 

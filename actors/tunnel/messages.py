@@ -51,6 +51,7 @@ __all__ = [
     "PauseReading",
     "PermitCalledBack",
     "PermitGranted",
+    "PongHeard",
     "Quiesce",
     "Quiesced",
     "Received",
@@ -66,6 +67,7 @@ __all__ = [
     "StopReadingLocal",
     "StopStream",
     "Transmit",
+    "TransmitPing",
     "TryNow",
     "Written",
 ]
@@ -160,6 +162,13 @@ class Written(NamedTuple):
     blocked: bool
 
 
+class PongHeard(NamedTuple):
+    """The service has answered a `TransmitPing`."""
+
+    epoch: int
+    number: int
+
+
 # -- TunnelActor to WebSocketActor
 
 
@@ -167,6 +176,12 @@ class Transmit(NamedTuple):
     """Send these messages, each in a WebSocket message of its own."""
 
     messages: list[Message]
+
+
+class TransmitPing(NamedTuple):
+    """Send a ping with this number behind all messages; its answer is a `PongHeard`."""
+
+    number: int
 
 
 class PauseReading(NamedTuple):

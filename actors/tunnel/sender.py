@@ -1,4 +1,4 @@
-"""What a tunnel sends, when: fair queue, window, pacing (docs/architecture.md section 6).
+"""What a tunnel sends, when: fair queue, windows, pacing (docs/architecture.md section 6).
 
 Pure: the time is an argument, and what a piece becomes on the wire is the caller's. It gives out
 pieces while the window and the bandwidth allow, is told what the caller has made of each, keeps
@@ -19,6 +19,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from .fair_queue import FairQueue
+from .in_flight import InFlight
 from .pacing import FAST_BYTES_PER_SECOND, RateMeter, pacing_bucket, payload_bytes_for_rate
 
 if TYPE_CHECKING:
@@ -66,8 +67,10 @@ class WireSender:
         bandwidth_bytes_per_second: the rate to stay below, or None.
         stats: counts queue and throttle.
         now: monotonic seconds.
+        pacing: whether to find out by pings how fast to send, where no bandwidth says it.
 
     Attributes:
+        in_flight: what may be in flight of the present link.
         low_water_bytes: what TCP_NOTSENT_LOWAT should be at the present rate.
         wait_seconds: after how long to ask for pieces again because of the bandwidth; 0: not
             because of it.
@@ -81,6 +84,8 @@ class WireSender:
         bandwidth_bytes_per_second: float | None,
         stats: TunnelStats,
         now: float,
+        *,
+        pacing: bool = False,
     ) -> None:
         self._limits = limits
         self._bandwidth = bandwidth_bytes_per_second
@@ -97,13 +102,18 @@ class WireSender:
         if bandwidth_bytes_per_second is not None:
             self._bucket = pacing_bucket(bandwidth_bytes_per_second, now)
         self._rate: float | None = None
+        is_pacing = pacing and self._bucket is None
+        self._standing_seconds = limits.standing_seconds if is_pacing else None
+        self.in_flight = InFlight(self._standing_seconds)
         self._adapt()
 
     def _adapt(self) -> None:
         """Go by the rate of the link that is known now."""
         limits, self._rate = self._limits, self._meter.bytes_per_second
-        rate = self._rate if self._bandwidth is None else self._bandwidth
-        self._payload_bytes = payload_bytes_for_rate(rate, limits.data_payload_bytes)
+        rates = (self._rate, self.in_flight.bytes_per_second, self._bandwidth)
+        rate = min((each for each in rates if each is not None), default=None)
+        payload_bytes = payload_bytes_for_rate(rate, limits.data_payload_bytes)
+        self._payload_bytes = min(payload_bytes, self.in_flight.payload_bytes)
         self._window_bytes = min(limits.wire_window_bytes, self._window(WINDOW_SECONDS))
         self.low_water_bytes = min(limits.notsent_low_water_bytes, self._window(WINDOW_SECONDS))
 
@@ -154,6 +164,9 @@ class WireSender:
         self._on_its_way_bytes = 0
         self._control.clear()
         self._meter = RateMeter()
+        does_answer = False if self.in_flight.does_answer is False else None
+        self.in_flight = InFlight(self._standing_seconds, does_answer=does_answer)
+        self._stats.set_link_rate(0)
         self._adapt()
         return left
 
@@ -177,6 +190,7 @@ class WireSender:
             and self._bucket is None
             and size_bytes <= self._payload_bytes
             and self._on_its_way_bytes < self._window_bytes
+            and self.in_flight.is_quiet
         )
 
     def next_piece(self, now: float) -> Piece[ConnectionKey] | None:
@@ -184,7 +198,7 @@ class WireSender:
 
         Returns:
             The piece, whose payload is None for the end of a connection, or None: nothing waits,
-            the window is full, or the bandwidth allows nothing for `wait_seconds`.
+            the window is full, or bandwidth or pings allow nothing for `wait_seconds`.
         """
         self.wait_seconds = 0.0
         if not self._queue.turns or self._on_its_way_bytes >= self._window_bytes:
@@ -194,6 +208,10 @@ class WireSender:
             if wait_seconds > 0:
                 self._count_throttled(now, wait_seconds)
                 self.wait_seconds = wait_seconds
+                return None
+        elif not self.in_flight.has_room:
+            self.wait_seconds = self.in_flight.wait_seconds(now)
+            if self.wait_seconds:
                 return None
         piece = self._queue.pop(self._payload_bytes, now)
         if piece is not None:
@@ -213,8 +231,28 @@ class WireSender:
         wire_bytes = size_bytes + MESSAGE_OVERHEAD_BYTES
         self._on_its_way.append(_OnItsWay(key, size_bytes, wire_bytes))
         self._on_its_way_bytes += wire_bytes
+        self.in_flight.handed(wire_bytes, now)
         if self._bucket is not None:
             self._bucket.take(wire_bytes, now)
+
+    @property
+    def is_ping_due(self) -> bool:
+        """Whether a ping should be sent now, behind all that was given out."""
+        return self.in_flight.is_ping_due(is_busy=bool(self._queue.turns))
+
+    def ping(self, now: float) -> int:
+        """A ping is sent; return its number."""
+        return self.in_flight.ping(now, is_busy=bool(self._queue.turns))
+
+    def pong(self, number: int, now: float) -> None:
+        """The service has answered a ping of `in_flight`."""
+        answer = self.in_flight.pong(number, now)
+        if answer is not None:
+            self._stats.observe_standing(answer.delay_seconds)
+            self._stats.set_link_rate(int(self.in_flight.bytes_per_second or 0))
+            if answer.waited_seconds:
+                self._stats.count_paced(answer.waited_seconds)
+            self._adapt()
 
     def written(self, messages: int, now: float, *, blocked: bool) -> list[Credit]:
         """So many messages left for the kernel; `blocked`: it takes no more for now."""

@@ -1,11 +1,9 @@
 """The streams of a tunnel and their connections, between the session and their local ends.
 
-Owns which streams there are and where each ends, and of each connection how far its end has come.
-What arrives becomes messages to local ends, what they do becomes commands of the session and pieces
-of the sender's queue. It decides no time and writes to no link: its caller holds the link, sends,
-and ends the tunnel after each call. docs/architecture.md sections 5 and 7.
-
-Longer than other modules: both directions change the same connections, and are read together.
+Owns which streams there are and where each ends. Starts and ends that arrive become messages to
+local ends, what those do becomes commands of the session and pieces of the sender's queue. Bytes do
+not pass here but through `connections`. It decides no time and writes to no link: its caller holds
+the link, sends, and ends the tunnel after each call. docs/architecture.md sections 5 and 7.
 """
 
 from __future__ import annotations
@@ -22,9 +20,7 @@ from tunnelfleet.proto import (
     Answer,
     ConnectionReset,
     ConnectionStarted,
-    DataReceived,
     End,
-    LocalProtocolError,
     MessageDropped,
     ProtocolVersion,
     ServicesAnnounced,
@@ -40,7 +36,6 @@ from .messages import (
     Attach,
     ChildEnded,
     ConnectionKey,
-    Deliver,
     LocalClosed,
     LocalReadEnded,
     OpenLocal,
@@ -65,7 +60,7 @@ if TYPE_CHECKING:
     from .marking import Marking
     from .messages import Accepted, HandOver
     from .parts import ApiHandler, StreamEnd
-    from .sender import Credit, WireSender
+    from .sender import WireSender
 
 __all__ = [
     "StreamHooks",
@@ -153,7 +148,7 @@ class Streams:
         self._marking = marking
         self._hooks: StreamHooks | None = hooks
         self._api: ApiHandler = NO_API
-        self.connections = ConnectionTable(common.limits)
+        self.connections = ConnectionTable(common.limits, common.session, common.stats)
         ends_hooks = EndHooks(hooks.schedule, hooks.count_changed, self.handle)
         self.ends = Ends(common, sender, self.connections, ends_hooks)
         self._routes: dict[tuple[str, int], _Route] = {}
@@ -161,28 +156,14 @@ class Streams:
 
     def serve(self, api: ApiHandler) -> None:
         """Have a client API take part, which is made of these streams in turn."""
-        self._api = self.ends.api = api
+        self._api = self.ends.api = self.connections.api = api
 
     # -- from the session
 
     def handle(self, session_events: Sequence[Event]) -> None:
-        """Act on what the session says, in order."""
+        """Act on what the session says, in order. Bytes are not given here."""
         for event in session_events:
             self.EVENTS[type(event)](self, event)
-
-    def _on_data(self, event: DataReceived) -> None:
-        service_id, stream_id, connection_id, payload = event
-        connection = self.connections.find(service_id, stream_id, connection_id)
-        size_bytes = len(payload)
-        if connection is None or connection.gone:
-            self._stats.service(service_id).count_received(size_bytes)
-            self._stats.count_dropped("local_end_gone")
-            return
-        connection.counters.count_received(size_bytes)
-        if not connection.has_own_backlog:
-            self.connections.received(connection, size_bytes, time.monotonic())
-        connection.live.received_bytes += size_bytes
-        connection.tell(Deliver(connection.key, payload))
 
     def _on_announced(self, event: ServicesAnnounced) -> None:
         self._get_hooks().announced(event)
@@ -432,29 +413,8 @@ class Streams:
             return []
         if payload is None:
             return self.ends.encode_end(connection)
-        message = self.encode(connection, payload)
+        message = self.connections.encode(connection, payload)
         return [] if message is None else [message]
-
-    def encode(self, connection: Connection, payload: bytes) -> Message | None:
-        """Make a piece of a connection's bytes the message of the wire.
-
-        Returns:
-            None if it cannot be sent any more: whoever gave it has its credit back.
-        """
-        key = connection.key
-        try:
-            message = self._session.data(key.service_id, key.connection_id, payload)
-        except LocalProtocolError as error:
-            self._stats.count_failed_send()
-            connection.give_credit(len(payload))
-            self._api.on_unsendable(key, error)
-            return None
-        if connection.has_own_backlog:
-            self._api.on_taken(key)
-        size_bytes = len(payload)
-        connection.live.sent_bytes += size_bytes
-        connection.counters.count_sent(size_bytes)
-        return message
 
     # -- ends of all
 
@@ -479,22 +439,15 @@ class Streams:
 
     def link_ended(self) -> None:
         """End every stream here: there is no link to end them on."""
-        self.give_credit(self._sender.connection_lost())
+        self.connections.give_credit(self._sender.connection_lost())
         self.handle(self._session.disconnected())
-
-    def give_credit(self, items: list[Credit]) -> None:
-        """Tell local ends what has left for the kernel, or was thrown away."""
-        for key, size_bytes in items:
-            connection = self.connections.by_key.get(key)
-            if connection is not None:
-                connection.give_credit(size_bytes)
 
     def actor_ended(self, reason: str) -> None:
         """Tell what ends with the actor, and keep nothing that leads back to it."""
         for connection in self.connections:
             self.ends.tell_closed(connection, reason, "actor_ended")
         self._stats.connections.clear()
-        self._api = NO_API
+        self._api = self.connections.api = NO_API
         self._hooks = None
         self.ends.let_go()
 
@@ -503,7 +456,6 @@ class Streams:
         return self._hooks
 
     EVENTS: ClassVar[Handlers] = {
-        DataReceived: _on_data,
         ServicesAnnounced: _on_announced,
         StreamStarted: _on_stream_started,
         ConnectionStarted: _on_connection_started,

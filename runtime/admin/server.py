@@ -61,6 +61,7 @@ class AdminServer:
         more_pages: makes more pages by path, or others in place of its own. It is given an event
             that is set when the server ends: what streams has to end then.
         more_silent: names of other parts of the process that give no sign of life, for `/healthz`.
+        more_ready: more fields of `/readyz`; a field `ready` that is false makes all unready.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class AdminServer:
         tunnel_of: Callable[[str], str] | None = None,
         more_pages: MakePages = lambda _stopping: {},
         more_silent: Callable[[], list[str]] = list,
+        more_ready: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
+        self._more_ready = more_ready
         self._more_silent = more_silent
         self._runtime = runtime
         self._more_pages = more_pages
@@ -221,9 +224,9 @@ class AdminServer:
             views = join_ends(views, self._tunnel_of)
         report = self._readiness.judge(views)
         running = bool(self._runtime.dispatchers)
-        body = {**report.to_json(self._readiness), "running": running}
-        if not running:
-            body["ready"] = False
+        more = self._more_ready()
+        is_ready = report.ready and running and bool(more.get("ready", True))
+        body = {**report.to_json(self._readiness), "running": running, **more, "ready": is_ready}
         return web.json_response(body, status=200 if body["ready"] else 503)
 
     def _views(self) -> Iterator[TunnelView]:

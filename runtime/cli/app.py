@@ -16,11 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
 
 from tunnelfleet.version import PROGRAM, version_line
 
 from .completion import COMPLETE_VARIABLE, CommandLine, complete
 from .errors import CommandFailed, run_guarded
+from .options import take_as_given
 from .output import log_lines
 
 
@@ -165,6 +167,14 @@ COMMANDS = {
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
+class _Program(TyperGroup):
+    """The program itself, whose own options are flags."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        take_as_given(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -190,6 +200,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         CommandFailed: that command is not part of this installation.
     """
     app = typer.Typer(
+        cls=_Program,
         help="Run AWS IoT Secure Tunneling tunnels: many in one process, each supervised.",
         add_completion=False,
         no_args_is_help=True,

@@ -142,7 +142,7 @@ _CHOICES: Final = {
     "--log-level": ("debug", "info", "warning", "error"),
     "--level": ("debug", "info", "warning", "error"),
     "--mode": ("source", "destination"),
-    "--source": ("files", "api"),
+    "--source": ("files", "api", "notify"),
     "--state": (
         "connecting",
         "connected",

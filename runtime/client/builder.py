@@ -109,6 +109,10 @@ class SecureTunnelBuilder:
         """
         return self._with(half_close=half_close)
 
+    def with_pacing(self, pacing: bool) -> Self:
+        """False: do not find out by pings how fast to send, where there is no bandwidth."""
+        return self._with(pacing=pacing)
+
     def with_marks(self, marks: bool) -> Self:
         """With False, do not tell the kinds of end apart, as with peers of another make."""
         return self._with(marks=marks)

@@ -57,6 +57,7 @@ class SecureTunnelOptions(TypedDict, total=False):
     limits: Limits
     half_close: bool
     marks: bool
+    pacing: bool
     runtime: TunnelRuntime
     events_to: ActorRef[Any]
     on_connection_success: Callable[[SecureTunnel, ConnectionSuccess], object]
@@ -149,6 +150,7 @@ def make_config(
         ssl_context=_ssl_context(options),
         limits=options.get("limits") or Limits(),
         marks=options.get("marks", True),
+        pacing=options.get("pacing", True),
     )
 
 

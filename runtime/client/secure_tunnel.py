@@ -81,11 +81,12 @@ class SecureTunnel(Sending):
             `half_close`: a connection that the peer has ended in good order stays, to be sent on,
             until this side ends it: `InputEnded` says so, in place of `ConnectionReset` or
             `StreamStopped`; `marks`: False does not tell the kinds of end apart (docs/protocol.md
-            section 3a); `name`: in the runtime, for logs and metrics; `runtime`: a running
-            `TunnelRuntime` to share, else the client starts and stops one of its own; `events_to`:
-            an actor that gets every event as a message, and holds back the tunnel when it is slow;
-            `on_...`: callbacks, each called as `callback(tunnel, event)` on a thread of the
-            runtime, in order.
+            section 3a); `pacing`: False does not find out by pings how fast to send; `name`: in the
+            runtime, for logs and metrics; `runtime`: a running `TunnelRuntime` to share, else the
+            client starts and stops one of its own; `events_to`: an actor that gets
+            every event as a message, and holds back the tunnel when it is slow; `on_...`:
+            callbacks, each called as `callback(tunnel, event)` on a thread of the runtime, in
+            order.
 
     Raises:
         ConfigError: an option cannot work. The message says which, and what would.

@@ -32,11 +32,12 @@ from .messages import (
     ReplaceTunnelToken,
     RetryTunnels,
     SetWanted,
+    SetWantedInShards,
     Snapshot,
     TakeSnapshot,
     UnknownTunnel,
 )
-from .placement import Assigned, Revoked, shard_of
+from .placement import Assigned, FleetLeaves, Revoked, Vacated
 from .reconcile import Difference, RunPhase, compare, decide
 from .reloading import Loaded, ReloadQueue, loaded
 from .tunnel_keeper import DrainTimedOut, OpenAgain, TunnelEnded, TunnelKeeper
@@ -84,6 +85,8 @@ class FleetActor(DispatchedActor):
         begin_load: starts reading the files on a thread that may wait. The future has the
             configuration, or raises `ConfigProblems`.
         ask_for_shards: called in its first turn: has its shards told to it.
+        on_files_taken: called when the files were taken over again.
+        tell_placement: tells who assigns shards that some are vacated, or that all ends.
     """
 
     def __init__(
@@ -93,6 +96,8 @@ class FleetActor(DispatchedActor):
         client_tokens: ClientTokens,
         begin_load: Callable[[], Future[FleetConfig]],
         ask_for_shards: Callable[[], object],
+        on_files_taken: Callable[[], object] = lambda: None,
+        tell_placement: Callable[[Vacated | FleetLeaves], object] = lambda _message: None,
     ) -> None:
         super().__init__()
         self._state = state
@@ -100,6 +105,8 @@ class FleetActor(DispatchedActor):
         self._keeper = TunnelKeeper(self, state, runtime, client_tokens)
         self._begin_load = begin_load
         self._ask_for_shards = ask_for_shards
+        self._on_files_taken = on_files_taken
+        self._tell_placement = tell_placement
         self._marks = Marks()
         self._looks = False
         self._reloads = ReloadQueue()
@@ -111,11 +118,21 @@ class FleetActor(DispatchedActor):
         self._keeper.resume()
         self._ask_for_shards()
         self._mark(self._state.names())
+        self._tell_vacated(self._state.take_empty())
 
     # -- wishes
 
     def _on_set_wanted(self, message: SetWanted) -> Difference:
         return self._change_wishes(message.source, message.tunnels)
+
+    def _on_set_wanted_in_shards(self, message: SetWantedInShards) -> Difference:
+        state = self._state
+        kept = {
+            name: tunnel
+            for name, tunnel in state.sources.get(message.source, {}).items()
+            if state.shard_of(name) not in message.shards
+        }
+        return self._change_wishes(message.source, {**kept, **message.tunnels})
 
     def _on_put_wanted(self, message: PutWanted) -> Difference:
         name = message.tunnel.name
@@ -187,6 +204,7 @@ class FleetActor(DispatchedActor):
         state.reload_ok, state.reloaded_at = True, time.time()
         state.problems = config.warnings
         difference = self._change_wishes(FILES, config.tunnels)
+        self._on_files_taken()
         return ReloadResult(difference, config.warnings, tuple(needs_restart))
 
     # -- shards
@@ -196,15 +214,19 @@ class FleetActor(DispatchedActor):
         if message.epoch < state.epoch:
             return
         state.epoch = message.epoch
-        self._change_shards(state.shards | message.shards)
+        changed = message.shards - state.shards
+        state.shards |= message.shards
+        for shard in message.shards:
+            state.emptying.pop(shard, None)
+        self._mark(name for name in state.names() if state.shard_of(name) in changed)
 
     def _on_revoked(self, message: Revoked) -> None:
-        self._change_shards(self._state.shards - message.shards)
+        self._mark(self._state.give_up(message.shards, may_drain=message.may_drain))
+        self._tell_vacated(self._state.take_empty())
 
-    def _change_shards(self, shards: frozenset[int]) -> None:
-        changed = self._state.shards ^ shards
-        self._state.shards = shards
-        self._mark(name for name in self._state.names() if shard_of(name) in changed)
+    def _tell_vacated(self, shards: frozenset[int]) -> None:
+        if shards:
+            self._tell_placement(Vacated(shards))
 
     # -- commands
 
@@ -298,7 +320,11 @@ class FleetActor(DispatchedActor):
         state = self._state
         for name in self._marks.take(NAMES_A_TURN):
             action = decide(
-                name, state.wanted(name), state.running.get(name), is_ours=state.is_ours(name)
+                name,
+                state.wanted(name),
+                state.running.get(name),
+                is_ours=state.is_ours(name),
+                may_drain=state.may_drain(name),
             )
             if action is not None:
                 self._keeper.carry_out(action)
@@ -331,12 +357,14 @@ class FleetActor(DispatchedActor):
         log_end(message.name)
         self._state.running.pop(message.name, None)
         self._mark([message.name])
+        self._tell_vacated(self._state.take_empty(message.name))
 
     # -- the end
 
     def _on_leave(self, message: Leave) -> None:
         self._leave = self.defer_reply()
         self._state.is_leaving = True
+        self._tell_placement(FleetLeaves())
         self.schedule(message.drain_seconds, _LeaveTimedOut())
         self._mark(list(self._state.running))
         self._leave_if_done()
@@ -359,6 +387,7 @@ class FleetActor(DispatchedActor):
 
     HANDLERS: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
         SetWanted: _on_set_wanted,
+        SetWantedInShards: _on_set_wanted_in_shards,
         PutWanted: _on_put_wanted,
         RemoveWanted: _on_remove_wanted,
         CompareWanted: _on_compare_wanted,

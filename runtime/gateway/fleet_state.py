@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .placement import shard_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .config import FleetConfig
     from .wanted import WantedTunnel
 
-__all__ = ["FleetState", "Marks"]
+__all__ = ["Emptying", "FleetState", "Marks"]
 
 HELD = "drained on command; `tunnelfleet retry` starts it again"
 ELSEWHERE = "another gateway has it"
@@ -51,6 +52,14 @@ class Marks:
         return taken
 
 
+@dataclass(slots=True)
+class Emptying:
+    """A shard that was revoked: whether its tunnels may drain, and which still run."""
+
+    may_drain: bool
+    names: set[str] = field(default_factory=set)
+
+
 class FleetState:
     """The facts about a fleet.
 
@@ -60,9 +69,12 @@ class FleetState:
 
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
+        self.shard_count = config.gateway.shards
         self.sources: dict[str, dict[str, WantedTunnel]] = {}
         self.running: dict[str, Running] = {}
         self.shards: frozenset[int] = frozenset()
+        self.emptying: dict[int, Emptying] = {}
+        """Shards that were revoked, until nothing runs of them any more."""
         self.epoch = 0
         self.is_leaving = False
         self.held: dict[str, float] = {}
@@ -96,9 +108,44 @@ class FleetState:
             return None
         return self.wish(name)
 
+    def shard_of(self, name: str) -> int:
+        """The shard that a tunnel is in."""
+        return shard_of(name, self.shard_count)
+
     def is_ours(self, name: str) -> bool:
         """Whether the tunnel's shard is assigned to this gateway."""
-        return shard_of(name) in self.shards
+        return self.shard_of(name) in self.shards
+
+    def may_drain(self, name: str) -> bool:
+        """Whether the gateway that gets the tunnel waits until it has ended here."""
+        found = self.emptying.get(self.shard_of(name))
+        return found is not None and found.may_drain
+
+    def give_up(self, shards: frozenset[int], *, may_drain: bool) -> list[str]:
+        """These shards are not ours any more; returns what runs of them."""
+        self.shards -= shards
+        for shard in shards:
+            self.emptying[shard] = Emptying(may_drain)
+        names = [name for name in self.running if self.shard_of(name) in shards]
+        for name in names:
+            self.emptying[self.shard_of(name)].names.add(name)
+        return names
+
+    def take_empty(self, ended: str | None = None) -> frozenset[int]:
+        """The shards that were revoked and that nothing runs of any more, each once.
+
+        Args:
+            ended: a tunnel that runs no more; None looks at all.
+        """
+        shards = self.emptying if ended is None else (self.shard_of(ended),)
+        if ended is not None and shards[0] in self.emptying:
+            self.emptying[shards[0]].names.discard(ended)
+        found = frozenset(
+            shard for shard in shards if shard in self.emptying and not self.emptying[shard].names
+        )
+        for shard in found:
+            del self.emptying[shard]
+        return found
 
     def source_of(self, name: str) -> str:
         """Whose wish counts; empty if nobody wants it."""

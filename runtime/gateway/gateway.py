@@ -22,16 +22,20 @@ import pykka
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
+from tunnelfleet.runtime.metrics.families import numbers
 
 from .config import ClientTokens, FleetConfig, ensure_secret
+from .config.fleet import STATIC
 from .fleet_actor import FILES, FleetActor
 from .fleet_state import FleetState
-from .messages import Leave, Left, Reload, ReloadResult, SetWanted, TakeSnapshot
+from .messages import FilesTaken, Leave, Left, Reload, ReloadResult, SetWanted, TakeSnapshot
 from .metrics import GatewayCollector
 from .placement import StaticPlacement
+from .shared_fleet import API, SharedTunnels
 from .snapshot import MAX_CONNECTION_ROWS, connection_rows
 from .supervisor import (
     FLEET,
+    NOTIFY,
     PLACEMENT,
     RUNTIME,
     STORE,
@@ -44,21 +48,22 @@ from .supervisor import (
 from .workers import WorkerProcesses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from prometheus_client import Metric
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel import ChildSpec
 
+    from .config import GatewaySettings
     from .messages import Snapshot
     from .placement import Placement
+    from .placement.postgres import PostgresPlacement
     from .store import Store
     from .wanted import WantedTunnel
 
 __all__ = ["API", "FILES", "Gateway"]
 
-API = "api"
-"""The source of the tunnels that are added at run time."""
 ASK_SECONDS = 10.0
 RELOAD_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -100,9 +105,9 @@ class Gateway:
         self._more_children = more_children
         self.store = store
         """What survives a restart, if anything does."""
-        self._placement = placement or StaticPlacement(
-            settings.placement_ordinal, settings.placement_members
-        )
+        self._given_placement = placement
+        self._placement: Placement | None = placement
+        self._shared: SharedTunnels | None = None
         self.state = FleetState(config)
         """What is known of the fleet; to be read only."""
         self.collector = GatewayCollector(self.state, [store] if store else [])
@@ -140,6 +145,7 @@ class Gateway:
             logger.warning("%s", warning)
         client_tokens = ClientTokens(secret)
         self._open_store()
+        self._placement = placement = self._given_placement or self._make_placement(settings)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-reload")
         self._dispatcher = Dispatcher("tunnelfleet-gateway").start()
         self.state.sources.setdefault(FILES, dict(self.state.config.tunnels))
@@ -150,8 +156,10 @@ class Gateway:
             client_tokens,
             self._begin_load,
             functools.partial(self.refs.tell, PLACEMENT, TellShards()),
+            on_files_taken=functools.partial(self.refs.tell, NOTIFY, FilesTaken()),
+            tell_placement=functools.partial(self.refs.tell, PLACEMENT),
         )
-        start_placement = functools.partial(PlacementActor.start, self._placement, self.refs)
+        start_placement = functools.partial(PlacementActor.start, placement, self.refs)
         self._supervisor = GatewaySupervisor.start(
             self.refs,
             [
@@ -173,6 +181,9 @@ class Gateway:
             supervisor, self._supervisor = self._supervisor, None
             if supervisor is None:
                 return
+            if self._shared is not None:
+                # First: it asks the fleet, which answers no more after that.
+                self._shared.close()
             try:
                 supervisor.stop(block=True, timeout=timeout_seconds)
             except pykka.Timeout:
@@ -186,6 +197,8 @@ class Gateway:
                 self._dispatcher.stop(END_SECONDS)
                 assert self._loader is not None
                 self._loader.shutdown(wait=True, cancel_futures=True)
+                assert self._placement is not None
+                self._placement.close()
                 if self.workers is not None:
                     self.workers.close()
                 if self.store is not None:
@@ -197,6 +210,56 @@ class Gateway:
         running = self.state.running.get(name)
         tunnel = wish if wish is not None or running is None else running.tunnel
         return None if tunnel is None else tunnel.ca
+
+    def _make_placement(self, settings: GatewaySettings) -> Placement:
+        if settings.placement == STATIC:
+            return StaticPlacement(settings.placement_ordinal, settings.placement_members)
+        # Its driver is an extra, which other gateways need not have.
+        from .placement.postgres import PostgresPlacement  # noqa: PLC0415
+
+        store = self.store
+        if store is None:
+            raise ConfigError("gateways share a fleet by the store: give this one a store")
+        self._shared = SharedTunnels(store, self.state, self.ask)
+        self._shared.start()
+        placement = PostgresPlacement(
+            settings.state,
+            name=settings.name,
+            connects=self._runtime,
+            connect_rate=settings.connect_rate,
+            key_id=store.key_id,
+            lease_seconds=settings.lease_seconds,
+            shards=settings.shards,
+            listener=self._shared,
+        )
+        self.collector.add(placement.collect)
+        self.collector.add(lambda: self._without_owner(placement))
+        return placement
+
+    def _without_owner(self, placement: PostgresPlacement) -> Iterator[Metric]:
+        shards = placement.unowned()
+        state = self.state
+        count = sum(state.shard_of(name) in shards for name in state.wishes()) if shards else 0
+        yield numbers("placement_tunnels_without_owner", [((), count)])
+
+    @property
+    def placement(self) -> Placement:
+        """The engine that says which part of the fleet is ours.
+
+        Raises:
+            TunnelClosed: the gateway was not started.
+        """
+        if self._placement is None:
+            raise TunnelClosed("the gateway is not running")
+        return self._placement
+
+    def readiness(self) -> dict[str, object]:
+        """What `/readyz` says of the placement; a gateway that never had a lease is not ready."""
+        status = None if self._placement is None else self._placement.status()
+        if status is None:
+            return {}
+        found: dict[str, object] = {"placement": status}
+        return found if status["joined"] else {**found, "ready": False}
 
     def _open_store(self) -> None:
         if self.store is None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CompareWanted",
     "DrainTunnels",
+    "FilesTaken",
     "Leave",
     "Left",
     "PutWanted",
@@ -35,6 +36,7 @@ __all__ = [
     "RetryTunnels",
     "RuntimeStarted",
     "SetWanted",
+    "SetWantedInShards",
     "Snapshot",
     "TakeSnapshot",
     "UnknownTunnel",
@@ -66,6 +68,14 @@ class SetWanted(NamedTuple):
     tunnels: Mapping[str, WantedTunnel]
 
 
+class SetWantedInShards(NamedTuple):
+    """This is all that a source wants in some shards. Answers the `Difference`."""
+
+    source: str
+    shards: frozenset[int]
+    tunnels: Mapping[str, WantedTunnel]
+
+
 class PutWanted(NamedTuple):
     """A source wants this tunnel too, or wants it otherwise. Answers the `Difference`."""
 
@@ -84,7 +94,11 @@ class RemoveWanted(NamedTuple):
 
 
 class RuntimeStarted(NamedTuple):
-    """The root to the store: the core runs, now or again, and its events can be asked for."""
+    """The root to the store and others: the core runs, and its events can be asked for."""
+
+
+class FilesTaken(NamedTuple):
+    """FleetActor to sources of wishes: the files were read again, and are taken over."""
 
 
 class Reload(NamedTuple):

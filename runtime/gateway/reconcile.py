@@ -36,7 +36,7 @@ __all__ = [
     "reconcile",
 ]
 
-SOURCES = ("files", "api")
+SOURCES = ("files", "api", "notify")
 """Whose entry of a name counts, the first first; those that are not named come after them."""
 
 
@@ -100,7 +100,12 @@ _ORDER = (StopTunnel, DrainTunnel, RotateToken, Apply, StartTunnel)
 
 
 def decide(
-    name: str, wanted: WantedTunnel | None, running: Running | None, *, is_ours: bool = True
+    name: str,
+    wanted: WantedTunnel | None,
+    running: Running | None,
+    *,
+    is_ours: bool = True,
+    may_drain: bool = False,
 ) -> Action | None:
     """What to do about one tunnel now.
 
@@ -110,6 +115,7 @@ def decide(
         running: what it is; None if it was not started or has ended.
         is_ours: whether its shard is assigned to this gateway. What is wanted elsewhere must end
             here at once: the other gateway connects with the same tokens.
+        may_drain: whether the other gateway waits until it has ended here.
 
     Returns:
         The action, or None if all is well or it is not yet time.
@@ -119,6 +125,8 @@ def decide(
     if running.phase is RunPhase.STOPPING:
         return None
     if wanted is None:
+        return DrainTunnel(name) if running.phase is RunPhase.RUNNING else None
+    if not is_ours and may_drain:
         return DrainTunnel(name) if running.phase is RunPhase.RUNNING else None
     if not is_ours or running.phase is RunPhase.DRAINING:
         # A drain cannot be taken back; what is wanted again starts anew.

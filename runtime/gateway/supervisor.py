@@ -13,13 +13,16 @@ notifications, a front door) is one more child, which tells FleetActor.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pykka
 
 from tunnelfleet.actors.kernel import Backoff, ChildSpec, DispatchedActor, Shutdown, SupervisorActor
 
 from .messages import RuntimeStarted
-from .placement import Assigned, Revoked
+from .placement import Assigned, FleetLeaves, Revoked, Vacated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLEET",
+    "NOTIFY",
     "PLACEMENT",
     "RUNTIME",
     "STORE",
@@ -42,6 +46,9 @@ RUNTIME = "runtime"
 STORE = "store"
 PLACEMENT = "placement"
 FLEET = "fleet"
+NOTIFY = "notify"
+"""The devices' actor, and the source of its wishes."""
+LOOK_SECONDS = 1.0
 BACKOFF = Backoff(min_seconds=0.05, max_seconds=5.0)
 
 
@@ -80,12 +87,17 @@ class GatewaySupervisor(SupervisorActor):
         if child_id == FLEET:
             self._refs.has_fleet.set()
         elif child_id == RUNTIME:
-            self._refs.tell(STORE, RuntimeStarted())
+            for each in (STORE, NOTIFY):
+                self._refs.tell(each, RuntimeStarted())
 
 
 def child(child_id: str, start: Callable[[], ActorRef[Any]]) -> ChildSpec:
     """How an actor of a gateway is run."""
     return ChildSpec(id=child_id, start=start, shutdown=Shutdown.INFINITY, backoff=BACKOFF)
+
+
+class _LookAfter(NamedTuple):
+    """Does the engine hang?"""
 
 
 class TellShards(NamedTuple):
@@ -109,7 +121,17 @@ class PlacementActor(DispatchedActor):
 
     def on_start(self) -> None:
         """Have the engine tell this actor, on whatever thread it is."""
-        self._placement.start(self.actor_ref.tell)
+        self._placement.start(self._hear)
+        self._look()
+
+    def _hear(self, message: Assigned | Revoked) -> None:
+        # Where this actor has just ended, the next one has all told anew.
+        with contextlib.suppress(pykka.ActorDeadError):
+            self.actor_ref.tell(message)
+
+    def _look(self) -> None:
+        self._placement.look()
+        self.schedule(LOOK_SECONDS, _LookAfter())
 
     def on_receive(self, message: Any) -> Any:
         """Pass on an assignment or a revocation."""
@@ -117,11 +139,17 @@ class PlacementActor(DispatchedActor):
             case Assigned(shards, epoch):
                 self._shards, self._epoch = self._shards | shards, epoch
                 self._refs.tell(FLEET, message)
-            case Revoked(shards):
+            case Revoked(shards, _):
                 self._shards -= shards
                 self._refs.tell(FLEET, message)
             case TellShards():
                 self._refs.tell(FLEET, Assigned(self._shards, self._epoch))
+            case Vacated(shards):
+                self._placement.vacated(shards)
+            case FleetLeaves():
+                self._placement.leave()
+            case _LookAfter():
+                self._look()
             case _:
                 super().on_receive(message)
 

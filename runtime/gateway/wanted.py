@@ -53,6 +53,7 @@ class WantedTunnel:
             from. None as the core does without.
         version: what a source speaks.
         bandwidth: bytes a second to pace to, or None.
+        pacing: whether to find out by pings how fast to send, where `bandwidth` is None.
         marks: whether ends tell each other how a connection ended.
         http_proxy: proxy to the service.
         ca: file or folder of the authorities to trust; None for the system's.
@@ -72,6 +73,7 @@ class WantedTunnel:
     bind: str | None = None
     version: ProtocolVersion = ProtocolVersion.V3
     bandwidth: float | None = None
+    pacing: bool = True
     marks: bool = True
     http_proxy: HttpProxy | None = None
     ca: str | None = None
@@ -109,6 +111,7 @@ class WantedTunnel:
             "services": services,
             "version": self.version,
             "bandwidth_bytes_per_second": self.bandwidth,
+            "pacing": self.pacing,
             "http_proxy": self.http_proxy,
             "ssl_context": self.ssl_context,
             "limits": self.limits,

@@ -233,6 +233,25 @@ GATEWAY: Final = _group(
     Metric(
         "door_handshakes", Kind.GAUGE, "Clients in their handshake, or refused and about to go."
     ),
+    Metric(
+        "notifications",
+        Kind.COUNTER,
+        "Notifications that brokers have delivered, by what became of them.",
+        ("outcome",),
+    ),
+    Metric(
+        "notify_connections",
+        Kind.GAUGE,
+        "Connections to the brokers of devices, by state: up, or away and tried again.",
+        ("state",),
+    ),
+    Metric("notify_things", Kind.GAUGE, "Things whose notifications the brokers have granted."),
+    Metric("notify_tunnels", Kind.GAUGE, "Tunnels that devices were told of, and that are wanted."),
+    Metric(
+        "notify_unsaved",
+        Kind.GAUGE,
+        "Tunnels of devices whose tokens could not be kept in the state so far.",
+    ),
     Metric("store_ready", Kind.GAUGE, "Whether the state was reached and read since the start."),
     Metric(
         "store_errors",
@@ -250,7 +269,65 @@ GATEWAY: Final = _group(
     Metric(
         "audit_stopped", Kind.GAUGE, "Whether the audit stands because the state takes nothing."
     ),
+    Metric(
+        "demand_opened",
+        Kind.COUNTER,
+        "Tunnels that were opened on demand; AWS charges for each.",
+    ),
+    Metric(
+        "demand_failed", Kind.COUNTER, "Openings on demand that came to nothing for who had asked."
+    ),
+    Metric(
+        "demand_closed", Kind.COUNTER, "Tunnels on demand that were closed, by cause.", ("cause",)
+    ),
+    Metric(
+        "demand_refused",
+        Kind.COUNTER,
+        "Questions for tunnels on demand that were refused at once, by reason.",
+        ("reason",),
+    ),
+    Metric(
+        "demand_call_failures",
+        Kind.COUNTER,
+        "Calls of AWS's management API that failed, by operation and reason.",
+        ("operation", "reason"),
+    ),
+    Metric("demand_tunnels", Kind.GAUGE, "Tunnels on demand, by phase.", ("phase",)),
+    Metric("demand_waiting", Kind.GAUGE, "Clients that wait for a tunnel on demand."),
     Metric("worker_restarts", Kind.COUNTER, "Worker processes that ended and were started again."),
+    Metric(
+        "placement_lease_age_seconds",
+        Kind.GAUGE,
+        "Since the gateway's lease in the store was last confirmed; tunnels connect only while it "
+        "is less than nine tenths of lease_seconds.",
+    ),
+    Metric("placement_shards", Kind.GAUGE, "Shards of the fleet that this gateway has."),
+    Metric("placement_members", Kind.GAUGE, "Gateways of the fleet whose lease holds."),
+    Metric(
+        "placement_shards_without_owner",
+        Kind.GAUGE,
+        "Shards of the fleet that no gateway with a lease that holds has.",
+    ),
+    Metric(
+        "placement_tunnels_without_owner",
+        Kind.GAUGE,
+        "Tunnels that this gateway knows and that are in such shards.",
+    ),
+    Metric(
+        "placement_takeovers",
+        Kind.COUNTER,
+        "Shards that were taken over from a gateway whose lease had run out.",
+    ),
+    Metric(
+        "placement_request_failures",
+        Kind.COUNTER,
+        "Requests to the store that were not answered: each is repeated.",
+    ),
+    Metric(
+        "placement_request_seconds",
+        Kind.SUMMARY,
+        "How long the store takes for a request about leases.",
+    ),
 )
 """What `tunnelfleet up` adds: of the gateway itself, and of those of its parts that run."""
 

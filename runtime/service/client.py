@@ -9,11 +9,16 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tunnelfleet.proto import MAX_REQUEST_BYTES, RemoteProtocolError
+from tunnelfleet.actors.transport.codec import (
+    FrameReader,
+    Opcode,
+    Role,
+    encode_close,
+    encode_pong,
+)
+from tunnelfleet.proto import MAX_REQUEST_BYTES, FrameSplitter, RemoteProtocolError
 
 from .handshake import END_OF_HEAD
-from .rules import FrameSplitter
-from .websocket import Opcode, WebSocketReader, websocket_frame
 from .wire import Hold, Wire
 
 if TYPE_CHECKING:
@@ -27,9 +32,6 @@ if TYPE_CHECKING:
 
 HANDSHAKE_SECONDS: Final = 20.0
 """How long TLS and the request together may take."""
-
-EMPTY_CLOSE: Final = websocket_frame(Opcode.CLOSE, b"")
-"""Without a status code, which corrupts the C client's input (docs/protocol.md section 4)."""
 
 
 class ClientState(enum.Enum):
@@ -94,7 +96,7 @@ class Client:
         self._loop = loop
         self._reception = reception
         self._head = bytearray()
-        self._reader = WebSocketReader()
+        self._reader = FrameReader(Role.CLIENT)
         self._splitter = FrameSplitter()
         self._tunnel: RelayedTunnel | None = None
         self.mode: Mode | None = None
@@ -196,22 +198,23 @@ class Client:
 
     def _finish(self, reason: str) -> None:
         self._state = ClientState.OVER
-        self.wire.finish(EMPTY_CLOSE)
+        self.wire.finish(encode_close(Role.SERVICE))
         self._leave_tunnel(reason)
 
-    def _split(self, data: bytes) -> tuple[list[bytes], bool]:
+    def _split(self, data: bytes) -> tuple[list[memoryview], bool]:
         """Return the tunnel frames in ``data`` and whether the client closed; answer pings."""
-        frames: list[bytes] = []
-        pongs: list[bytes] = []
+        frames: list[memoryview] = []
+        pongs: list[bytearray] = []
         closed = False
         for opcode, payload in self._reader.feed(data):
-            if opcode is Opcode.BINARY:
-                frames += self._splitter.feed(payload)
-            elif opcode is Opcode.PING:
-                pongs.append(websocket_frame(Opcode.PONG, payload))
-            elif opcode is Opcode.CLOSE:
+            if opcode < Opcode.CLOSE:
+                frames += self._splitter.frames(payload)
+            elif opcode == Opcode.PING:
+                pongs.append(encode_pong(payload, Role.SERVICE))
+            elif opcode == Opcode.CLOSE:
                 closed = True
                 break
         # In one piece: a flood of empty pings would else be a flood of tiny pieces in the buffer.
-        self.wire.write(b"".join(pongs))
+        if pongs:
+            self.wire.write(b"".join(pongs))
         return frames, closed

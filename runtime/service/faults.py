@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from tunnelfleet.actors.transport.codec import Opcode
 from tunnelfleet.proto import ConfigError, Mode, encode_frame
 
 from .events import ServiceEventKind
-from .websocket import Opcode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

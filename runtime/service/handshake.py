@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,7 +27,6 @@ from tunnelfleet.proto import (
 
 from .events import ServiceEvent, ServiceEventKind
 from .faults import GARBAGE, FaultPlan
-from .websocket import accept_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 TOO_MANY_TEXT: Final = "Too many requests: connect again later"
 END_OF_HEAD: Final = b"\r\n\r\n"
+_ACCEPT_SUFFIX: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES: Final = 16
 _REQUEST_LINE_WORDS: Final = 3
 
@@ -172,6 +173,9 @@ def _head(status: int, headers: list[tuple[str, str]]) -> bytes:
     lines += [f"{name}: {value}" for name, value in headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
+
+AWS_CONNECTS_PER_SECOND: Final = 10.0
+"""What AWS lets the clients of an account have (docs/protocol.md section 6)."""
 
 MAX_STRANGERS: Final = 2_048
 """Connections that have not shown a token: in TLS's handshake, before their request, refused."""
@@ -305,3 +309,9 @@ def _read(head: bytes) -> tuple[str, RequestAccepted]:
     request = parse_request(head)
     accepted = check_request(request.path, request.query, request.headers)
     return request.accept(), accepted
+
+
+def accept_key(client_key: str) -> str:
+    """Return the ``Sec-WebSocket-Accept`` that answers a ``Sec-WebSocket-Key``."""
+    digest = hashlib.sha1(client_key.encode("ascii") + _ACCEPT_SUFFIX, usedforsecurity=False)
+    return base64.b64encode(digest.digest()).decode("ascii")

@@ -24,21 +24,27 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tunnelfleet.actors.transport.codec import (
+    Opcode,
+    Role,
+    encode,
+    encode_tunnel_message,
+    frame_header,
+)
 from tunnelfleet.proto import (
     MAX_ID_CHARACTERS,
+    TUNNEL_PREFIX_BYTES,
     Message,
     MessageType,
     Mode,
     RemoteProtocolError,
     decode_message,
-    encode_frame,
     printable,
 )
 
 from .events import ServiceEvent, ServiceEventKind
 from .rules import StreamTable, check_message, reset_for
 from .throttle import Throttle, kernel_buffer_bytes
-from .websocket import Opcode, frame_header, websocket_frame
 from .wire import READ_BYTES, Hold
 
 if TYPE_CHECKING:
@@ -54,7 +60,6 @@ DELAYED_PIECE_BYTES: Final = 128
 """What a delayed message takes besides its own bytes; many small ones count as what they are."""
 
 _OTHER: Final = {Mode.SOURCE: Mode.DESTINATION, Mode.DESTINATION: Mode.SOURCE}
-_PREFIX_BYTES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class _OneWay:
     def __init__(self) -> None:
         self.throttle: Throttle | None = None
         self.payload_bytes = 0
-        self.waiting: deque[tuple[float, bytes]] = deque()
+        self.waiting: deque[tuple[float, bytes | bytearray]] = deque()
         self.waiting_bytes = 0
         self.timer: asyncio.TimerHandle | None = None
 
@@ -181,11 +186,11 @@ class RelayedTunnel:
         if throttle is not None:
             client.wire.set_kernel_buffer(kernel_buffer_bytes(throttle.bytes_per_second))
         announcement = Message(MessageType.SERVICE_IDS, available_service_ids=self.services)
-        client.wire.write(_websocket_message(announcement))
+        client.wire.write(encode_tunnel_message(announcement, Role.SERVICE))
         if mode in self._stalled:
             client.wire.hold(Hold.STALLED)
         # Its predecessor may have filled the way to the other side.
-        self._hold_if_full(client)
+        self._hold_if_full(client, mode)
         self._tell(ServiceEventKind.CLIENT_CONNECTED, mode, f"channel-id {client.channel_id}")
 
     def detach(self, client: Client, reason: str) -> None:
@@ -221,7 +226,7 @@ class RelayedTunnel:
 
     # relaying
 
-    def relay(self, sender: Client, frames: Sequence[bytes]) -> None:
+    def relay(self, sender: Client, frames: Sequence[memoryview]) -> None:
         """Pass a client's tunnel frames on to the other side, each as a WebSocket message.
 
         Raises:
@@ -229,28 +234,28 @@ class RelayedTunnel:
                 before it has been relayed.
         """
         mode = _mode_of(sender)
-        parts: list[bytes] = []
-        answers: list[bytes] = []
+        to = _OTHER[mode]
+        parts: list[bytes | memoryview] = []
+        answers: list[bytearray] = []
         try:
             for frame in frames:
-                if self._examine(sender, frame, answers):
-                    whole = self._spoil(_OTHER[mode], frame)
-                    parts += (frame_header(Opcode.BINARY, len(whole)), whole)
+                if self._examine(mode, frame, answers):
+                    whole = self._spoil(to, frame) if self._to_corrupt[to] else frame
+                    parts += (frame_header(Opcode.BINARY, len(whole), Role.SERVICE), whole)
         finally:
             if parts:
-                self._send(_OTHER[mode], b"".join(parts))
+                self._send(to, b"".join(parts))
             if answers:
                 self._send(mode, b"".join(answers))
-            self._hold_if_full(sender)
+            self._hold_if_full(sender, mode)
 
-    def _examine(self, sender: Client, frame: bytes, answers: list[bytes]) -> bool:
+    def _examine(self, mode: Mode, frame: memoryview, answers: list[bytearray]) -> bool:
         """Check one frame and take note of it; say whether it goes to the other side.
 
         What the service itself answers is added to ``answers``, to be sent in one piece: a flood of
         starts would else be a flood of calls to the kernel.
         """
-        mode = _mode_of(sender)
-        message = decode_message(memoryview(frame)[_PREFIX_BYTES:], strict=True)
+        message = decode_message(frame[TUNNEL_PREFIX_BYTES:], strict=True)
         if not check_message(message, mode):
             return False
         if message.service_id not in self._known_ids:
@@ -263,7 +268,7 @@ class RelayedTunnel:
             # Nobody is there to receive: a start is answered with a reset, the rest is dropped.
             self._dropped_messages += 1
             if message.type is MessageType.STREAM_START:
-                answers.append(_websocket_message(reset_for(message)))
+                answers.append(encode_tunnel_message(reset_for(message), Role.SERVICE))
             return False
         if message.type is MessageType.DATA:
             self._directions[_OTHER[mode]].payload_bytes += len(message.payload)
@@ -282,9 +287,9 @@ class RelayedTunnel:
 
     def _say(self, to: Mode, message: Message) -> None:
         """Send a message of the service's own, in its place among the relayed ones."""
-        self._send(to, _websocket_message(message))
+        self._send(to, encode_tunnel_message(message, Role.SERVICE))
 
-    def _send(self, to: Mode, data: bytes) -> None:
+    def _send(self, to: Mode, data: bytes | bytearray) -> None:
         client, direction = self._clients[to], self._directions[to]
         if client is None:
             return
@@ -295,9 +300,8 @@ class RelayedTunnel:
         else:
             client.wire.write(data)
 
-    def _hold_if_full(self, sender: Client) -> None:
+    def _hold_if_full(self, sender: Client, mode: Mode) -> None:
         """Do not read a client while what it sends, or what it is answered, waits for others."""
-        mode = _mode_of(sender)
         receiver = self._clients[_OTHER[mode]]
         if receiver is not None and receiver.wire.is_full:
             sender.wire.hold(Hold.PEER_FULL)
@@ -416,12 +420,11 @@ class RelayedTunnel:
         self._to_corrupt[to] = count
         self._tell(ServiceEventKind.CORRUPTED, to, f"the next {count} frames")
 
-    def _spoil(self, to: Mode, frame: bytes) -> bytes:
-        if not self._to_corrupt[to]:
-            return frame
+    def _spoil(self, to: Mode, frame: memoryview) -> bytes:
         self._to_corrupt[to] -= 1
         # No protobuf begins with a field of the wire type 7.
-        return frame[:_PREFIX_BYTES] + b"\xff" * (len(frame) - _PREFIX_BYTES)
+        rest_bytes = len(frame) - TUNNEL_PREFIX_BYTES
+        return bytes(frame[:TUNNEL_PREFIX_BYTES]) + b"\xff" * rest_bytes
 
     def stall(self, mode: Mode) -> None:
         """Stop reading this side's client, and its next ones, until resumed."""
@@ -438,7 +441,7 @@ class RelayedTunnel:
     def inject(self, mode: Mode, opcode: Opcode, payload: bytes) -> None:
         """Send a WebSocket frame with any payload to a client, now."""
         for client in self.clients(mode):
-            client.wire.write(websocket_frame(opcode, payload))
+            client.wire.write(encode(Role.SERVICE, opcode, payload))
 
     # events
 
@@ -453,10 +456,6 @@ class RelayedTunnel:
 def _mode_of(client: Client) -> Mode:
     assert client.mode is not None
     return client.mode
-
-
-def _websocket_message(message: Message) -> bytes:
-    return websocket_frame(Opcode.BINARY, encode_frame(message))
 
 
 def _about(message: Message) -> str:

@@ -1,8 +1,8 @@
-"""Tunnel frames as the service sees them: kept as they were sent, judged, and remembered.
+"""Messages as the service sees them: judged, and remembered.
 
-Owns splitting a client's bytes into frames, the rule of who may send what (docs/protocol.md section
-2), and which streams are active, so that the other side can be told when a client is lost. Bounded
-whatever the source starts. Pure; must not know connections.
+Owns the rule of who may send what (docs/protocol.md section 2), and which streams are active, so
+that the other side can be told when a client is lost. Bounded whatever the source starts. Pure;
+must not know connections.
 """
 
 from __future__ import annotations
@@ -10,44 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from tunnelfleet.proto import MAX_PAYLOAD_BYTES, Message, MessageType, Mode, RemoteProtocolError
-
-_PREFIX_BYTES: Final = 2
-
-
-class FrameSplitter:
-    """Splits a client's byte stream into tunnel frames and keeps their bytes as they were sent.
-
-    Unlike ``FrameDecoder`` it returns the frames themselves, since the service relays them
-    unchanged. Bounded: it holds at most one partial frame (65,537 bytes).
-    """
-
-    __slots__ = ("_buffer",)
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    @property
-    def buffered_bytes(self) -> int:
-        """Bytes of a frame that is not complete."""
-        return len(self._buffer)
-
-    def feed(self, data: bytes | bytearray) -> list[bytes]:
-        """Return the frames that are complete now, each with its 2-byte length."""
-        buffer = self._buffer
-        buffer += data
-        frames: list[bytes] = []
-        position, available = 0, len(buffer)
-        with memoryview(buffer) as view:
-            while available - position >= _PREFIX_BYTES:
-                end = position + _PREFIX_BYTES + (buffer[position] << 8 | buffer[position + 1])
-                if end > available:
-                    break
-                frames.append(bytes(view[position:end]))
-                position = end
-        del buffer[:position]
-        return frames
-
+from tunnelfleet.proto import Message, MessageType, Mode, RemoteProtocolError
 
 _BOTH: Final = frozenset(Mode)
 _SOURCE: Final = frozenset({Mode.SOURCE})
@@ -72,8 +35,6 @@ def check_message(message: Message, sender: Mode) -> bool:
         return _check_unknown(message)
     if sender not in senders:
         raise RemoteProtocolError(f"a {sender} sent {_name(message)}")
-    if len(message.payload) > MAX_PAYLOAD_BYTES:
-        raise RemoteProtocolError(f"payload of {len(message.payload)} bytes")
     if message.type is MessageType.STREAM_START and message.stream_id == 0:
         raise RemoteProtocolError("STREAM_START with stream id 0")
     return True

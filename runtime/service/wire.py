@@ -88,13 +88,15 @@ class Wire:
         user: who is told.
         loop: the loop on whose thread every call is made.
         tls: the server's context, or None for plain TCP.
+
+    Attributes:
+        is_full: ``HIGH_WATER_BYTES`` were passed and have not drained since.
     """
 
     __slots__ = (
         "_buffer",
         "_buffered_bytes",
         "_fd",
-        "_full",
         "_holds",
         "_is_reset",
         "_linger",
@@ -106,6 +108,7 @@ class Wire:
         "_tls",
         "_user",
         "_writing",
+        "is_full",
     )
 
     def __init__(
@@ -120,9 +123,9 @@ class Wire:
         self._tls: ssl.SSLSocket | None = None
         self._socket = sock
         self._state = WireState.OPEN
-        self._buffer: deque[bytes | memoryview] = deque()
+        self._buffer: deque[bytes | bytearray | memoryview] = deque()
         self._buffered_bytes = 0
-        self._full = False
+        self.is_full = False
         self._holds: set[Hold] = set()
         self._reading = False
         self._writing = False
@@ -147,11 +150,6 @@ class Wire:
     @property
     def _held_bytes(self) -> int:
         return self._buffered_bytes + len(self._buffer) * PIECE_BYTES
-
-    @property
-    def is_full(self) -> bool:
-        """Whether ``HIGH_WATER_BYTES`` were passed and have not drained since."""
-        return self._full
 
     @property
     def is_open(self) -> bool:
@@ -261,7 +259,7 @@ class Wire:
 
     # writing
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Take bytes for sending. Whoever calls must heed ``is_full``."""
         if self._state is not WireState.OPEN or not data:
             return
@@ -270,15 +268,15 @@ class Wire:
         if not self._writing:
             self._flush()
         if self._held_bytes > HIGH_WATER_BYTES:
-            self._full = True
+            self.is_full = True
 
     def _on_writable(self) -> None:
         if self._state is WireState.HANDSHAKE:
             self._shake_hands()
             return
         self._flush()
-        if self._full and self._held_bytes <= LOW_WATER_BYTES and self.is_open:
-            self._full = False
+        if self.is_full and self._held_bytes <= LOW_WATER_BYTES and self.is_open:
+            self.is_full = False
             self._user.drained()
         if not self._buffer and self._state is WireState.OPEN and self._tls is not None:
             self._on_readable()
@@ -295,11 +293,12 @@ class Wire:
         except OSError as error:
             self._end(_why(error))
         else:
-            self._watch_writing(False)
+            if self._writing:
+                self._watch_writing(False)
             if self._state is WireState.FINISHING:
                 self._half_close()
 
-    def _head(self) -> bytes | memoryview:
+    def _head(self) -> bytes | bytearray | memoryview:
         """Return the next bytes to send, small pieces joined into one TLS record or segment."""
         buffer = self._buffer
         if len(buffer) > 1 and len(buffer[0]) < TLS_RECORD_BYTES:
@@ -321,7 +320,7 @@ class Wire:
 
     # ending
 
-    def finish(self, last: bytes = b"") -> None:
+    def finish(self, last: bytes | bytearray = b"") -> None:
         """End gracefully: send ``last``, then close the TCP connection. Bounded in time."""
         if self._state is not WireState.OPEN:
             self.abort("closed by the service")

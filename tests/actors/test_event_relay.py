@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.event_relay import EventRelay, Subscribe, Unsubscribe
 from tunnelfleet.actors.events import SessionWasReset, StreamClosed, StreamOpened, TunnelEvent
 from tunnelfleet.actors.kernel import Dispatcher
@@ -15,7 +16,6 @@ from tunnelfleet.actors.kernel import Dispatcher
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAIT_SECONDS = 5.0
 EVENTS = [StreamOpened("a", "SSH", 1), StreamClosed("a", "SSH", 1, "x"), SessionWasReset("b")]
 
 

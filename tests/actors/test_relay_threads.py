@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors import callbacks as relay_threads
 from tunnelfleet.actors.callbacks import EVENT_COST_BYTES, RelayThreads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-WAIT_SECONDS = 5.0
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.support.sockets import free_port
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _peer(given: dict[str, str]) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def socat_port(backend: Backend, *, tls: bool, ca: Path | None) -> Iterator[int]:
     """The port of one `socat` that speaks to a second one, which speaks to the backend."""
-    middle, front = _free_port(), _free_port()
+    middle, front = free_port(), free_port()
     if tls:
         assert ca is not None
         listen = f"OPENSSL-LISTEN:{middle},bind=127.0.0.1,reuseaddr,fork,cert={ca},verify=0,nodelay"
@@ -156,12 +157,6 @@ def socat_port(backend: Backend, *, tls: bool, ca: Path | None) -> Iterator[int]
         for process in processes:
             process.terminate()
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _wait_listening(port: int) -> None:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.support.counted import open_tunnel
 from tests.support.rig import Rig, receive_exactly
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.callbacks import CallbackTotals
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
@@ -88,7 +89,7 @@ def _slice(client: socket.socket, url: str | None) -> float:
 
 def _scrape_every_second(url: str, stop: threading.Event) -> None:
     while not stop.wait(SCRAPE_SECONDS):
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=WAIT_SECONDS) as answer:
             answer.read()
 
 

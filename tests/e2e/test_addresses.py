@@ -12,7 +12,7 @@ import pytest
 from tests.support.backends import LOOPBACK, LOOPBACK_V6
 from tests.support.content import MIB
 from tests.support.rig import Rig, connect, echo
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import (
     ListenerClosed,
     Mode,
@@ -149,9 +149,9 @@ class TestFreePorts:
                 access_token=tokens.source_token,
             )
         )
-        source.wait_for(TunnelState.CONNECTED, 10.0)
+        source.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
         for service_id in servers:
-            with connect(source.wait_listening(service_id, 10.0)) as client:
+            with connect(source.wait_listening(service_id, WAIT_SECONDS)) as client:
                 assert echo(client, service_id.encode()) == service_id.encode()
 
     def test_a_port_that_is_taken_is_tried_again_until_it_is_free(self, rig: Rig) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.content import MIB, blocks, digest
 from tests.support.rig import connect, echo, receive_exactly, receive_to_end
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.actors.net.socket_io import undelivered_bytes
 from tunnelfleet.runtime import Mode, TunnelState
@@ -45,7 +45,7 @@ def endless_upload(pair: Pair, service_id: str, seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        sender.join(30.0)
+        sender.join(WAIT_SECONDS)
 
 
 class TestClose:
@@ -135,21 +135,21 @@ class TestDrain:
         with pair.connect() as client:
             assert echo(client, b"before") == b"before"
             rig.runtime.drain_tunnel(drained.name)
-            drained.wait_for(TunnelState.DRAINING, 5.0)
+            drained.wait_for(TunnelState.DRAINING, WAIT_SECONDS)
             data = os.urandom(300_000)
             assert echo(client, data) == data
             assert is_refused(address)
             assert echo(client, b"after") == b"after"
             client.shutdown(socket.SHUT_WR)
             assert not list(receive_to_end(client))
-        status = drained.wait_for(TunnelState.STOPPED, 15.0)
+        status = drained.wait_for(TunnelState.STOPPED, WAIT_SECONDS)
         assert status.connections_active == 0
         assert server.accepted == 1
 
     def test_an_idle_tunnel_stops_at_once(self, rig: Rig) -> None:
         pair = rig.pair({"SSH": rig.backends.echo().address})
         rig.runtime.drain_tunnel(pair.source.name)
-        assert pair.source.wait_for(TunnelState.STOPPED, 5.0).reason == "drained"
+        assert pair.source.wait_for(TunnelState.STOPPED, WAIT_SECONDS).reason == "drained"
         assert rig.runtime.close_tunnel(pair.source.name).state is TunnelState.STOPPED
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import pytest
 
 from tests.support.rig import FAST_LIMITS, Pair, Rig, receive_exactly, receive_rest
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import actor, crash_and_wait
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.runtime import Mode, ProtocolVersion, TcpAddress, TunnelConfig
@@ -24,7 +24,6 @@ from tunnelfleet.runtime import Mode, ProtocolVersion, TcpAddress, TunnelConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAIT_SECONDS = 20.0
 RST_ON_CLOSE = struct.pack("ii", 1, 0)
 IMPATIENT = replace(FAST_LIMITS, linger_seconds=0.1, half_close_seconds=0.2, hello_seconds=0.3)
 """Times that a connection which is merely quiet outlasts in these tests."""
@@ -248,8 +247,9 @@ def test_the_time_of_a_close_is_over(
     pair = pair_of(rig, applications, version, limits=limits)
     ends = applications.connect(pair)
     ours, theirs = ends.of("client" if side == "source" else "server")
-    rig.service.throttle(pair.name, 50_000)
-    ours.settimeout(1.0)
+    # In the half second a third of what is on the way.
+    rig.service.throttle(pair.name, 150_000)
+    ours.settimeout(0.5)
     with contextlib.suppress(TimeoutError):
         for _ in range(1_000):
             ours.sendall(b"x" * 65_536)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.rig import Rig, echo
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import (
     FAULT_LIMITS,
     Witness,
@@ -76,9 +76,13 @@ class TestSocketActor:
             assert_carries(pair, "SSH")
         assert tunnel.status().streams_opened == 1
         assert_connected_once(pair)
-        closed = [e for e in rig.events.all() if isinstance(e, ConnectionClosed)]
-        reasons = [e.reason for e in closed if e.tunnel == tunnel.name]
-        assert any("its actor failed" in reason for reason in reasons), reasons
+        rig.events.wait(
+            lambda e: (
+                isinstance(e, ConnectionClosed)
+                and e.tunnel == tunnel.name
+                and "its actor failed" in e.reason
+            )
+        )
 
     @pytest.mark.parametrize("version", [V1, V2])
     @BOTH
@@ -113,8 +117,12 @@ class TestStreamActor:
                 assert_ends(client)
             server.wait_active(0)
             for end in (pair.source, pair.destination):
-                eventually(lambda t=end: t.status().connections_active == 1, "one connection")
-                assert end.status().streams_active == 1
+                eventually(
+                    lambda t=end: (
+                        (t.status().connections_active, t.status().streams_active) == (1, 1)
+                    ),
+                    "one connection",
+                )
             witness.check()
             assert_carries(pair, "SSH")
         assert_connected_once(pair)
@@ -165,9 +173,8 @@ class TestTunnelActor:
             rig.wait_connected(pair)
             assert pair.address("SSH") == address
             assert_carries(pair, "SSH")
-        status = tunnel.status()
         eventually(lambda: tunnel.status().connections_active == 0, "no connection")
-        assert status.connections_opened >= 2, "counters never go back"
+        assert tunnel.status().connections_opened >= 2, "counters never go back"
         assert any("tunnel actor failed" in reason for reason in reasons_of(rig, tunnel))
 
     def test_many_times_in_a_row(self, rig: Rig, pair: Pair) -> None:
@@ -183,10 +190,10 @@ class TestTunnelActor:
 
     def test_a_new_token_meanwhile_is_not_lost(self, rig: Rig, pair: Pair) -> None:
         tokens = rig.service.rotate(pair.name, Mode.SOURCE)
-        pair.source.wait_for(State.REFUSED, 10.0)
+        pair.source.wait_for(State.REFUSED, WAIT_SECONDS)
         crash_and_wait(actor(rig.runtime, "TunnelActor", pair.source.name))
         rig.runtime.replace_token(pair.source.name, tokens.source_token)
-        pair.source.wait_for(State.CONNECTED, 10.0)
+        pair.source.wait_for(State.CONNECTED, WAIT_SECONDS)
         assert_carries(pair, "SSH")
 
 
@@ -234,8 +241,12 @@ class TestSupervisors:
             eventually(lambda: tunnel.status().connect_attempts == 2, "a second connect")
             rig.wait_connected(pair)
             assert_carries(pair, "SSH")
-            eventually(lambda: tunnel.status().connections_active == 0, "no connection")
-            assert tunnel.status().streams_active == 1
+            eventually(
+                lambda: (
+                    (tunnel.status().connections_active, tunnel.status().streams_active) == (0, 1)
+                ),
+                "no connection",
+            )
 
     @BOTH
     def test_of_the_tunnel(self, rig: Rig, pair: Pair, server: Server, mode: Mode) -> None:
@@ -250,9 +261,9 @@ class TestSupervisors:
             assert_carries(pair, "SSH")
         tokens = rig.service.rotate(pair.name, mode)
         token = tokens.source_token if mode is Mode.SOURCE else tokens.destination_token
-        tunnel.wait_for(State.REFUSED, 10.0)
+        tunnel.wait_for(State.REFUSED, WAIT_SECONDS)
         rig.runtime.replace_token(tunnel.name, token)
-        tunnel.wait_for(State.CONNECTED, 10.0)
+        tunnel.wait_for(State.CONNECTED, WAIT_SECONDS)
         rig.runtime.close_tunnel(tunnel.name)
 
 
@@ -301,7 +312,7 @@ class TestQuarantine:
                     crash_and_wait(ref)
                 if pair.source.stats.state is State.QUARANTINED:
                     break
-            status = pair.source.wait_for(State.QUARANTINED, 10.0)
+            status = pair.source.wait_for(State.QUARANTINED, WAIT_SECONDS)
             assert "keeps failing" in status.reason
             assert pair.destination.status().state is State.CONNECTED
             assert rig.runtime.close_tunnel(pair.source.name).state is State.STOPPED

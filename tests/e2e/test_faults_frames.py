@@ -24,7 +24,7 @@ from tests.support.faulty_server import (
     websocket_frame,
 )
 from tests.support.memory import rss_bytes
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import (
     QUICKLY_BACK,
     open_alone,
@@ -79,7 +79,7 @@ class TestScriptedFrames:
             limits = replace(QUICKLY_BACK, announce_timeout_seconds=0.3)
             tunnel = open_alone(rig, service.endpoint, limits=limits)
             eventually(lambda: tunnel.status().connect_attempts == 2, "a second attempt")
-            tunnel.wait_for(State.CONNECTED, 10.0)
+            tunnel.wait_for(State.CONNECTED, WAIT_SECONDS)
             reason = reasons_of(rig, tunnel)[-1]
             rig.runtime.close_tunnel(tunnel.name)
         return reason
@@ -124,7 +124,7 @@ class TestScriptedFrames:
 
         with ScriptedService(script) as service:
             tunnel = open_alone(plain_rig, service.endpoint)
-            tunnel.wait_for(State.CONNECTED, 10.0)
+            tunnel.wait_for(State.CONNECTED, WAIT_SECONDS)
             eventually(lambda: tunnel.stats.dropped_messages == {"stale_stream": 2}, "both")
             assert tunnel.status().connect_attempts == 1
 
@@ -154,7 +154,7 @@ class TestFloods:
         with ScriptedService(script, lambda peer: peer.wait_closed()) as service:
             before_bytes = rss_bytes()
             open_alone(rig, service.endpoint, mode=mode)
-            eventually(lambda: bool(taken), "the end of the flood", 30.0)
+            eventually(lambda: bool(taken), "the end of the flood", WAIT_SECONDS)
             return taken[0], rss_bytes() - before_bytes
 
     def test_of_starts_that_are_each_answered(self, plain_rig: Rig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import threading
 import time
@@ -13,7 +12,8 @@ import pytest
 
 from tests.support.faulty_server import ScriptedService
 from tests.support.rig import Rig, connect, echo
-from tests.support.waiting import eventually
+from tests.support.sockets import free_port
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import (
     FAULT_LIMITS,
     FORGED_TOKEN,
@@ -37,7 +37,7 @@ USED_TOKEN_TEXT = (
     "Invalid access token: The access token was previously used and cannot be used again"
 )
 NOTHING_MORE_SECONDS = 0.5
-CONNECT_LIMITS = replace(FAULT_LIMITS, connect_timeout_seconds=0.4)
+CONNECT_LIMITS = replace(FAULT_LIMITS, connect_timeout_seconds=1.0)
 
 
 def assert_no_more_attempts(tunnel: Tunnel) -> None:
@@ -66,7 +66,7 @@ class TestRefusedForGood:
             assert echo(client, b"before") == b"before"
             rig.service.refuse_next(pair.name, status, USED_TOKEN_TEXT, count=1_000)
             rig.service.drop(pair.name, Mode.SOURCE)
-            refused = pair.source.wait_for(State.REFUSED, 10.0)
+            refused = pair.source.wait_for(State.REFUSED, WAIT_SECONDS)
             assert f"HTTP {status}" in refused.reason
             assert USED_TOKEN_TEXT in refused.reason
             assert_ends(client)
@@ -79,24 +79,24 @@ class TestRefusedForGood:
     def test_callers_wait_for_the_grace_time_and_are_then_refused(self, rig: Rig) -> None:
         limits = replace(FAULT_LIMITS, offline_grace_seconds=0.6)
         tunnel = open_alone(rig, rig.endpoint, limits=limits, token="b" * 64)
-        address = tunnel.wait_listening("SSH", 5.0)
+        address = tunnel.wait_listening("SSH", WAIT_SECONDS)
         started = time.monotonic()
         with connect(address) as early:
-            tunnel.wait_for(State.REFUSED, 5.0)
+            tunnel.wait_for(State.REFUSED, WAIT_SECONDS)
             assert_ends(early)
         assert time.monotonic() - started >= 0.3
-        assert_is_refused(address, 0.5)
+        assert_is_refused(address)
 
     def test_a_new_token_brings_it_back(self, rig: Rig) -> None:
         pair = rig.pair({"SSH": rig.backends.echo().address}, limits=FAULT_LIMITS)
         address = pair.address()
         with undisturbed(rig):
             tokens = rig.service.rotate(pair.name, Mode.SOURCE)
-            refused = pair.source.wait_for(State.REFUSED, 10.0)
+            refused = pair.source.wait_for(State.REFUSED, WAIT_SECONDS)
             assert "Invalid access token" in refused.reason
             assert_is_refused(address)
             rig.runtime.replace_token(pair.source.name, tokens.source_token)
-            status = pair.source.wait_for(State.CONNECTED, 10.0)
+            status = pair.source.wait_for(State.CONNECTED, WAIT_SECONDS)
             assert status.reason == ""
             assert pair.address() == address
             assert_carries(pair)
@@ -106,14 +106,14 @@ class TestRefusedForGood:
         pair = rig.pair({"SSH": rig.backends.echo().address}, limits=FAULT_LIMITS)
         for mode, tunnel in ((Mode.SOURCE, pair.source), (Mode.DESTINATION, pair.destination)):
             tokens = rig.service.rotate(pair.name, mode)
-            tunnel.wait_for(State.REFUSED, 10.0)
+            tunnel.wait_for(State.REFUSED, WAIT_SECONDS)
             attempts = tunnel.status().connect_attempts
             rig.runtime.replace_token(tunnel.name, "c" * 64)
             eventually(lambda t=tunnel, n=attempts: t.status().connect_attempts > n, "an attempt")
-            tunnel.wait_for(State.REFUSED, 10.0)
+            tunnel.wait_for(State.REFUSED, WAIT_SECONDS)
             token = tokens.source_token if mode is Mode.SOURCE else tokens.destination_token
             rig.runtime.replace_token(tunnel.name, token)
-            tunnel.wait_for(State.CONNECTED, 10.0)
+            tunnel.wait_for(State.CONNECTED, WAIT_SECONDS)
         assert_carries(pair)
 
     @pytest.mark.parametrize("mode", [Mode.SOURCE, Mode.DESTINATION, None])
@@ -145,7 +145,7 @@ class TestRefusedForGood:
         with rig.make_runtime() as other, undisturbed(rig):
             config = replace(pair.source.config, name="thief")
             thief = other.open_tunnel(config)
-            refused = thief.wait_for(State.REFUSED, 10.0)
+            refused = thief.wait_for(State.REFUSED, WAIT_SECONDS)
             assert (
                 "Invalid client token: The provided client token does not match" in refused.reason
             )
@@ -154,7 +154,7 @@ class TestRefusedForGood:
     def test_the_token_of_the_other_mode(self, rig: Rig) -> None:
         tokens = rig.service.open_tunnel("swapped", ["SSH"])
         tunnel = open_alone(rig, rig.endpoint, token=tokens.destination_token)
-        assert "HTTP 400" in tunnel.wait_for(State.REFUSED, 10.0).reason
+        assert "HTTP 400" in tunnel.wait_for(State.REFUSED, WAIT_SECONDS).reason
 
 
 class TestRetried:
@@ -181,7 +181,7 @@ class TestRetried:
 
     def test_silence(self, rig: Rig) -> None:
         pair = self.assert_comes_back_after(rig, lambda: rig.service.silence_next(2), 2)
-        silences = [r for r in reasons_of(rig, pair.source) if "after 0.4 s" in r]
+        silences = [r for r in reasons_of(rig, pair.source) if "after 1 s" in r]
         assert len(silences) == 2, reasons_of(rig, pair.source)
 
     def assert_comes_back_after(self, rig: Rig, fault: object, failures: int) -> Pair:
@@ -196,13 +196,11 @@ class TestRetried:
         return pair
 
     def test_a_refused_connection(self, rig: Rig) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            endpoint = Endpoint.parse(f"ws://127.0.0.1:{sock.getsockname()[1]}")
+        endpoint = Endpoint.parse(f"ws://127.0.0.1:{free_port()}")
         with undisturbed(rig):
             tunnel = open_alone(rig, endpoint)
             eventually(lambda: tunnel.status().connect_failures >= 3, "three failures")
-            reason = tunnel.wait_for({State.BACKOFF, State.CONNECTING}, 5.0).reason
+            reason = tunnel.wait_for({State.BACKOFF, State.CONNECTING}, WAIT_SECONDS).reason
         assert str(endpoint.port) in reason
         assert "Connection refused" in reason
         assert tunnel.stats.connect_failures.keys() == {"connect_failed"}
@@ -241,7 +239,7 @@ class TestScriptedAnswers:
 
         with undisturbed(rig), ScriptedService(script, well) as service:
             tunnel = open_alone(rig, service.endpoint, limits=CONNECT_LIMITS)
-            tunnel.wait_for(State.CONNECTED, 10.0)
+            tunnel.wait_for(State.CONNECTED, WAIT_SECONDS)
             assert tunnel.status().connect_attempts == 2
             assert tunnel.status().connect_failures == 1
             assert len(service.peers) == 2
@@ -257,7 +255,7 @@ class TestScriptedAnswers:
             peer.send(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: webso")
             peer.wait_closed()
 
-        assert "after 0.4 s" in self.failure_of(rig, script)
+        assert "after 1 s" in self.failure_of(rig, script)
 
     def test_an_answer_that_drips(self, rig: Rig) -> None:
         """Each byte comes in time, the whole does not."""
@@ -268,7 +266,7 @@ class TestScriptedAnswers:
                 peer.send(b"x")
                 threading.Event().wait(0.05)
 
-        assert "after 0.4 s" in self.failure_of(rig, script)
+        assert "after 1 s" in self.failure_of(rig, script)
 
     def test_headers_without_end(self, rig: Rig) -> None:
         def script(peer: FaultyPeer) -> None:
@@ -326,7 +324,7 @@ class TestScriptedAnswers:
 
         with undisturbed(rig), ScriptedService(script) as service:
             tunnel = open_alone(rig, service.endpoint)
-            reason = tunnel.wait_for(State.REFUSED, 10.0).reason
+            reason = tunnel.wait_for(State.REFUSED, WAIT_SECONDS).reason
         assert "HTTP 403" in reason
         assert "bad token" in reason
         assert FORGED_TOKEN not in reason

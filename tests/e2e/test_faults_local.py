@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.content import MIB, blocks, digest
 from tests.support.rig import connect, echo, receive_exactly
-from tests.support.waiting import eventually
+from tests.support.sockets import free_port
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import (
     FAULT_LIMITS,
     Witness,
@@ -40,9 +41,7 @@ STALL_LIMITS = replace(FAULT_LIMITS, stall_timeout_seconds=STALL_SECONDS)
 
 def unused_port() -> TcpAddress:
     """A port of this machine where nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return TcpAddress("127.0.0.1", sock.getsockname()[1])
+    return TcpAddress("127.0.0.1", free_port())
 
 
 @contextlib.contextmanager
@@ -66,7 +65,7 @@ def upload(client: socket.socket) -> Iterator[list[int]]:
     finally:
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
-        sender.join(30.0)
+        sender.join(WAIT_SECONDS)
 
 
 class TestPortIsRefused:
@@ -79,8 +78,10 @@ class TestPortIsRefused:
         for tunnel in (pair.source, pair.destination):
             eventually(lambda t=tunnel: t.status().connections_active == 0, "no connection")
             assert tunnel.status().connect_attempts == 1
-        closed = [e for e in rig.events.all() if isinstance(e, ConnectionClosed)]
-        reasons = [e.reason for e in closed if e.tunnel == pair.destination.name]
+        closed = rig.events.wait(
+            lambda e: isinstance(e, ConnectionClosed) and e.tunnel == pair.destination.name, count=3
+        )
+        reasons = [e.reason for e in closed]
         assert len(reasons) == 3
         assert all("Connection refused" in reason for reason in reasons), reasons
 
@@ -214,7 +215,7 @@ class TestApplicationResets:
                         assert_ends(client)
             finally:
                 server.shutdown(socket.SHUT_RDWR)
-                thread.join(10)
+                thread.join(WAIT_SECONDS)
 
 
 class TestApplicationNeverReads:
@@ -271,7 +272,7 @@ class TestApplicationNeverReads:
             done.join(0.5)
             assert done.is_alive(), "20 MB went somewhere"
             rig.service.resume_reading(pair.name, pair.source.mode)
-            done.join(20.0)
+            done.join(WAIT_SECONDS)
             client.shutdown(socket.SHUT_WR)
             (arrival,) = sink.arrivals()
         assert arrival.sha256 == digest(blocks(20 * MIB))

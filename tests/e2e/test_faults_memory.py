@@ -18,7 +18,7 @@ import pytest
 from tests.support.content import MIB
 from tests.support.processes import RuntimeProcess
 from tests.support.rig import connect, echo, receive_exactly
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import Witness, assert_ends
 from tunnelfleet.runtime import Mode, TcpAddress
 
@@ -98,18 +98,18 @@ class Pusher:
 
     def _run(self) -> None:
         assert self._memory is not None
-        self._listener.settimeout(10.0)
+        self._listener.settimeout(WAIT_SECONDS)
         sock, _address = self._listener.accept()
         with sock:
             self.sent_bytes = send_until_held_up(sock, self._memory)
             sock.setblocking(True)
-            sock.settimeout(20.0)
+            sock.settimeout(WAIT_SECONDS)
             assert_ends(sock)
 
     def close(self) -> None:
         """Forget the listener, and wait for the end of the connection."""
         if self._thread.ident is not None:
-            self._thread.join(30.0)
+            self._thread.join(WAIT_SECONDS)
         self._listener.close()
 
 

@@ -26,6 +26,7 @@ from tests.support.witness import (
     undisturbed,
     wait_reconnected,
 )
+from tunnelfleet.actors.transport.codec import Opcode
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
     MAX_WEBSOCKET_PAYLOAD_BYTES,
@@ -34,7 +35,6 @@ from tunnelfleet.proto import (
     encode_frame,
 )
 from tunnelfleet.runtime import Mode, ProtocolVersion
-from tunnelfleet.runtime.service.websocket import Opcode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

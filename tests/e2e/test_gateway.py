@@ -19,7 +19,9 @@ from tests.support.content import blocks, digest
 from tests.support.gateway import WAIT_SECONDS, GatewayRig, UpProcess, seen_in_time, up
 from tests.support.programs import Sshd, require_program, run_program
 from tests.support.rig import connect, echo, receive_exactly
+from tests.support.sockets import free_port
 from tests.support.transfer import Transfer
+from tests.support.waiting import eventually
 from tunnelfleet.runtime import Mode, TcpAddress
 from tunnelfleet.runtime.service.events import ServiceEventKind
 
@@ -86,7 +88,7 @@ def tell_the_whole_story(rig: GatewayRig, sshd: Sshd) -> None:
                 assert echo(sock, b"hello") == b"hello"
         log_in(sshd, gateway, ssh_name)
         stays = first[2 * CHANGED :]
-        before = connects(rig, stays)
+        eventually(lambda: connects(rig, stays) == len(stays), "the service tells of each")
         transfer = Transfer(gateway.listening(stays[0]))
         removed = Transfer(gateway.listening(first[0]))
         try:
@@ -121,7 +123,7 @@ def tell_the_whole_story(rig: GatewayRig, sshd: Sshd) -> None:
         gateway.wait_event("tunnel_ended", tunnel=first[0])
         transfer.wait_more()
         transfer.finish()
-        assert connects(rig, stays) == before == len(stays)
+        assert connects(rig, stays) == len(stays)
         gateway.process.kill()
         gateway.wait_end()
     with rig.up() as gateway:
@@ -237,7 +239,7 @@ class TestReload:
                 assert gateway.wait_event("reloaded")["changed"] == ["press-1"]
                 transfer.wait_more()
                 row = 'tunnelfleet_tunnel_info{label_site="lyon",mode="source",tunnel="press-1"}'
-                assert row in gateway.get("/metrics")
+                seen_in_time(lambda: row in gateway.get("/metrics"), "its label")
                 # The one connection that is allowed is there: a second one waits for its end.
                 with connect(address) as second:
                     second.sendall(b"later")
@@ -367,8 +369,7 @@ def test_pages_ask_for_the_token_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["2>/dev/full", "2>&-", ">&- 2>&- <&-"])
 def test_a_log_that_cannot_be_written_changes_nothing(tmp_path: Path, ending: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     file = tmp_path / "fleet.toml"
     file.write_text(f'[gateway]\nmetrics = "127.0.0.1:{port}"\n')
     command = shlex.join([*PROGRAM, "up", str(file)])

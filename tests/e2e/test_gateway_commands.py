@@ -566,6 +566,7 @@ class TestDiag:
         finally:
             del fleet.env["TUNNELFLEET_GATEWAY_TOKEN"]
             fleet.run("rm", "planted")
+        eventually(lambda: "planted" not in fleet.rows(), "it is gone", WAIT_SECONDS, PAUSE_SECONDS)
         assert path.stat().st_mode & 0o777 == 0o600
         with zipfile.ZipFile(path) as archive:
             parts = {name: archive.read(name).decode() for name in archive.namelist()}

@@ -18,6 +18,7 @@ import pytest
 from tests.support.gateway import seen_in_time, up
 from tests.support.rates import busiest_second
 from tests.support.rig import Events
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.events import ServiceEventKind
 
@@ -49,7 +50,7 @@ class Health:
         while not self._end.wait(0.2):
             began = time.monotonic()
             try:
-                with urllib.request.urlopen(f"{self._url}/healthz", timeout=30):
+                with urllib.request.urlopen(f"{self._url}/healthz", timeout=WAIT_SECONDS):
                     self.answers += 1
             except urllib.error.URLError as error:
                 self.failures.append(str(error))
@@ -64,7 +65,7 @@ class Health:
 def connected(url: str) -> int:
     """How many tunnels are."""
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=30) as answer:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=WAIT_SECONDS) as answer:
             found = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         found = json.loads(error.read())

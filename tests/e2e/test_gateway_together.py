@@ -183,7 +183,7 @@ class TestWhoIsConnected:
             }
 
         wanted = {user: ("press-1:SSH", peers[user], size, size) for user, size in sent.items()}
-        assert seen(ask(gateway, "connections")) == wanted
+        eventually(lambda: seen(ask(gateway, "connections")) == wanted)
         with GatewayClient(GatewayAddress.parse(admin(gateway))) as client:
             assert seen(client.connections("press-1")) == wanted
             assert client.connections("press-2") == []
@@ -217,6 +217,7 @@ class TestWhoIsConnected:
             pass
         with through_connect(gateway, "press-2:SSH") as process:
             assert process.wait(WAIT_SECONDS) == 1
+        eventually(lambda: len(ask(gateway, "audit", "--kind", "denied")) == 3)
         found = ask(gateway, "audit", "--kind", "denied")
         assert [(each["tunnel"], each["service_id"], each["user"]) for each in found] == [
             ("press-2", "SSH", ME),

@@ -15,6 +15,7 @@ from tests.support.content import MIB
 from tests.support.programs import require_program, running_program, wait_for_port
 from tests.support.rig import Rig, echo
 from tests.support.sockets import free_port
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import HttpProxy, TcpAddress, TunnelState, make_ssl_context
 from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
 
@@ -136,7 +137,7 @@ class TestTrouble:
         server = rig.backends.serve(proxy, tls=context)
         at = proxy_of(server, is_tls=True)
         pair = rig.pair({"SSH": TcpAddress("127.0.0.1", 9)}, http_proxy=at, wait=False)
-        status = pair.source.wait_for(TunnelState.BACKOFF, 10.0)
+        status = pair.source.wait_for(TunnelState.BACKOFF, WAIT_SECONDS)
         assert f"proxy {at}" in status.reason
         assert "certificate verify failed" in status.reason
         assert proxy.requests == []
@@ -150,7 +151,7 @@ class TestTrouble:
             wait=False,
         )
         server.wait_for(lambda: server.accepted > 2, 10.0, "second try")
-        status = pair.source.wait_for(TunnelState.BACKOFF, 10.0)
+        status = pair.source.wait_for(TunnelState.BACKOFF, WAIT_SECONDS)
         assert "407" in status.reason
         assert "credentials" in status.reason
         assert "wrong" not in repr(rig.events.all())
@@ -158,7 +159,7 @@ class TestTrouble:
     def test_no_proxy_there(self, rig: Rig) -> None:
         proxy = HttpProxy("127.0.0.1", free_port())
         pair = rig.pair({"SSH": TcpAddress("127.0.0.1", 9)}, http_proxy=proxy, wait=False)
-        status = pair.source.wait_for(TunnelState.BACKOFF, 10.0)
+        status = pair.source.wait_for(TunnelState.BACKOFF, WAIT_SECONDS)
         assert str(proxy) in status.reason
         assert "refused" in status.reason.lower()
 
@@ -168,7 +169,7 @@ class TestTrouble:
 
         proxy = proxy_of(rig.backends.serve(hang_up))
         pair = rig.pair({"SSH": TcpAddress("127.0.0.1", 9)}, http_proxy=proxy, wait=False)
-        status = pair.source.wait_for(TunnelState.BACKOFF, 10.0)
+        status = pair.source.wait_for(TunnelState.BACKOFF, WAIT_SECONDS)
         assert "CONNECT" in status.reason
 
 

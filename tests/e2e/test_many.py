@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.content import MIB, blocks, digest
 from tests.support.rig import FAST_LIMITS, Rig, connect, echo, receive_exactly
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import ProtocolVersion, TunnelState
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class TestServices:
                 received.append(receive_exactly(download, MIB // 4))
                 data = os.urandom(64)
                 assert echo(talk, data) == data
-        uploader.join(30.0)
+        uploader.join(WAIT_SECONDS)
         assert digest(received) == digest(blocks(size, seed=1))
         (arrival,) = sink.arrivals()
         assert arrival.sha256 == digest(blocks(size, seed=2))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.programs("prometheus")
 
-SCRAPED_SECONDS = 20.0
+SCRAPED_SECONDS = 60.0
 CHAOS_PAIRS = 3
 EXACT_ROUNDS = 30
 
@@ -151,13 +151,14 @@ def test_bytes_agree_exactly_while_other_tunnels_break(
             SCRAPED_SECONDS,
         )
     # What is broken on its way is lost somewhere on it, and never counted where it did not come.
-    way = [
-        sum(noise.written.values()),
-        *(counted_noise(rig, *step) for step in WAY_OF_AN_ECHO),
+    # Read from the end on: what is still under way may go on meanwhile.
+    way_back = [
         sum(noise.read.values()),
+        *(counted_noise(rig, *step) for step in reversed(WAY_OF_AN_ECHO)),
+        sum(noise.written.values()),
     ]
-    assert way == sorted(way, reverse=True)
-    assert way[0] > way[-1] > 0, "something was lost, and something came through"
+    assert way_back == sorted(way_back)
+    assert way_back[-1] > way_back[0] > 0, "something was lost, and something came through"
     opened = sum(tunnel.status().streams_opened for tunnel in rig.runtime.tunnels())
     eventually(
         lambda: prometheus.value("sum(tunnelfleet_streams_opened_total)") == opened,

@@ -9,18 +9,17 @@ import sys
 import urllib.request
 from typing import TYPE_CHECKING
 
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PROGRAM = "import sys; from tunnelfleet.runtime.cli import main; sys.exit(main())"
-WAIT_SECONDS = 20.0
 
 
 def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=WAIT_SECONDS) as answer:
         text: str = answer.read().decode()
         return text
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.rig import FAST_LIMITS, Events
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
 from tunnelfleet.runtime import HttpProxy, TunnelConfig, TunnelRuntime, TunnelState, parse_address
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
@@ -66,7 +66,7 @@ def leaks(text: str) -> list[str]:
 
 
 def page(server: AdminServer, path: str) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_SECONDS)
     with contextlib.closing(connection):
         headers = {"Authorization": f"Bearer {BEARER}", "access-token": ACCESS}
         connection.request("GET", path, headers=headers)
@@ -109,7 +109,7 @@ def test_metrics_pages_events_and_the_log(
         )
         tunnel = runtime.open_tunnel(config)
         eventually(lambda: sum(tunnel.stats.connect_failures.copy().values()) > 0, "a failure")
-        tunnel.wait_for({state, TunnelState.QUARANTINED}, 10.0)
+        tunnel.wait_for({state, TunnelState.QUARANTINED}, WAIT_SECONDS)
         for path in PAGES:
             assert not leaks(page(server, path)), path
         assert "hush" in page(server, "/metrics")

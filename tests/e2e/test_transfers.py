@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.content import MIB, blocks, digest
 from tests.support.rig import FAST_LIMITS, receive_to_end
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import ProtocolVersion
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class TestHalfClose:
         pair = rig.pair({"SSH": server.address}, version=version)
         with pair.connect() as client:
             assert b"".join(receive_to_end(client)) == b"greeting"
-            assert ended.wait(10.0)
+            assert ended.wait(WAIT_SECONDS)
             for block in blocks(ANSWER_BYTES, seed=6):
                 client.sendall(block)
         (arrival,) = server.arrivals()

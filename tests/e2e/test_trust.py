@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.programs import require_program, run_program
 from tests.support.rig import FAST_LIMITS, Rig, echo
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import (
     Endpoint,
     Mode,
@@ -33,7 +34,7 @@ NOWHERE = TcpAddress("127.0.0.1", 9)
 def refusal(rig: Rig, context: ssl.SSLContext) -> str:
     """The reason of a tunnel that cannot connect with this context."""
     pair = rig.pair({"SSH": NOWHERE}, ssl_context=context, wait=False)
-    status = pair.source.wait_for(TunnelState.BACKOFF, 10.0)
+    status = pair.source.wait_for(TunnelState.BACKOFF, WAIT_SECONDS)
     assert status.connect_failures > 0
     seen = [event.kind for event in rig.service_events.all()]
     assert ServiceEventKind.CLIENT_CONNECTED not in seen
@@ -79,7 +80,7 @@ def wants_tls_of(server: Server) -> TunnelConfig:
 
 def test_a_service_that_speaks_no_tls(rig: Rig) -> None:
     tunnel = rig.runtime.open_tunnel(wants_tls_of(rig.backends.echo()))
-    assert "TLS" in tunnel.wait_for(TunnelState.BACKOFF, 10.0).reason
+    assert "TLS" in tunnel.wait_for(TunnelState.BACKOFF, WAIT_SECONDS).reason
 
 
 def test_a_handshake_that_never_ends_does_not_hold_up_the_end(rig: Rig) -> None:
@@ -97,7 +98,7 @@ def test_a_context_that_refuses_the_service_is_the_tunnels_own(rig: Rig) -> None
     good = rig.pair({"SSH": rig.backends.echo().address})
     with good.connect() as client:
         assert echo(client, b"hello") == b"hello"
-    status = bad.source.wait_for(TunnelState.BACKOFF, 10.0)
+    status = bad.source.wait_for(TunnelState.BACKOFF, WAIT_SECONDS)
     assert "certificate verify failed" in status.reason
 
 

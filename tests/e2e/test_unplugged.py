@@ -71,13 +71,13 @@ with TunnelService(tls=False) as service, TunnelRuntime(connect_rate_per_second=
                 services={"APP": address}, limits=quick,
             )
         )
-        ends[mode].wait_for(TunnelState.CONNECTED, 30)
-    address = ends[Mode.SOURCE].wait_listening("APP", 30)
+        ends[mode].wait_for(TunnelState.CONNECTED, 60)
+    address = ends[Mode.SOURCE].wait_listening("APP", 60)
     caller = socket.create_connection((address.host, address.port))
     assert caller.recv(5) == b"hello"
     ip("link", "set", "here", "down")
     destination = ends[Mode.DESTINATION]
-    gone = runtime.wait_until(lambda: destination.status().connections_active == 0, 30)
+    gone = runtime.wait_until(lambda: destination.status().connections_active == 0, 60)
     print("gone" if gone else "stays", flush=True)
     caller.close()
 for process in (host, lan):

@@ -16,6 +16,7 @@ import yaml
 
 from tests.support.commands import PROGRAM
 from tests.support.programs import require_program, run_program
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.gateway.config import load
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "examples" / "deploy"
 UNIT = DEPLOY / "systemd" / "tunnelfleet.service"
-WAIT_SECONDS = 30.0
+UNITS = [UNIT, DEPLOY / "systemd" / "tunnelfleet-relay.service"]
 SECRET = "0123456789abcdef" * 4
 
 
@@ -47,19 +48,21 @@ def of_kind(kind: str) -> dict[str, Any]:
 
 
 class TestSystemd:
-    """The unit."""
+    """The units of a gateway and of a relay."""
 
     @pytest.mark.programs("systemd-analyze")
-    def test_it_is_shut_in(self) -> None:
-        found = run_program(["systemd-analyze", "--offline=yes", "--no-pager", "security", UNIT])
+    @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+    def test_it_is_shut_in(self, path: Path) -> None:
+        found = run_program(["systemd-analyze", "--offline=yes", "--no-pager", "security", path])
         (level,) = re.findall(rb"Overall exposure level for \S+: ([0-9.]+)", found.stdout)
         assert float(level) < 3
 
     @pytest.mark.programs("systemd-analyze")
-    def test_systemd_understands_every_line(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+    def test_systemd_understands_every_line(self, path: Path, tmp_path: Path) -> None:
         # The program and the manual are where an operator will have put them, not here.
-        text = UNIT.read_text().replace("/opt/tunnelfleet/bin/tunnelfleet", "/bin/true")
-        unit = tmp_path / UNIT.name
+        text = path.read_text().replace("/opt/tunnelfleet/bin/tunnelfleet", "/bin/true")
+        unit = tmp_path / path.name
         unit.write_text(re.sub("^Documentation=.*\n", "", text, flags=re.MULTILINE))
         done = subprocess.run(
             ["systemd-analyze", "verify", unit],

@@ -13,6 +13,7 @@ from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
     MAX_WEBSOCKET_PAYLOAD_BYTES,
     FrameDecoder,
+    FrameSplitter,
     LocalProtocolError,
     Message,
     PayloadTooLarge,
@@ -197,3 +198,29 @@ def test_what_fits_no_frame_cannot_be_put_around_it_either() -> None:
             frame_around(message)
         with pytest.raises(error):
             encode_frame(message)
+
+
+@given(
+    bodies=st.lists(st.binary(max_size=600), max_size=8),
+    splits=st.lists(st.integers(1, 500), max_size=40),
+)
+def test_frames_come_out_as_they_were_sent(bodies: list[bytes], splits: list[int]) -> None:
+    frames = [tunnel_frame(body) for body in bodies]
+    stream, splitter, found = b"".join(frames), FrameSplitter(), []
+    for size in [*splits, len(stream)]:
+        found += splitter.frames(stream[:size])
+        stream = stream[size:]
+    assert found == frames
+    assert splitter.buffered_bytes == 0
+
+
+def test_a_splitter_holds_at_most_one_partial_frame() -> None:
+    splitter = FrameSplitter()
+    frame = tunnel_frame(bytes(MAX_FRAME_BYTES))
+    assert list(splitter.frames(frame * 3 + frame[:-1])) == [frame] * 3
+    assert splitter.buffered_bytes == MAX_FRAME_BYTES + 1
+
+
+def test_a_frame_that_came_whole_is_not_copied() -> None:
+    wire = tunnel_frame(b"hello") * 2
+    assert [frame.obj is wire for frame in FrameSplitter().frames(wire)] == [True, True]

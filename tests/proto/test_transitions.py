@@ -42,7 +42,8 @@ from tunnelfleet.proto import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.proto.transitions import BEFORE_SERVICE_IDS, TABLE, Action, shape_of
+from tunnelfleet.proto.message import shape_of
+from tunnelfleet.proto.transitions import BEFORE_SERVICE_IDS, TABLE, Action
 
 GRID = """
          STREAM_START STREAM_RESET CONNECTION_START CONNECTION_RESET DATA SERVICE_IDS SESSION_RESET

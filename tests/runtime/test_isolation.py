@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 CROWD = 40
 SILENT_ENDPOINTS = 4
 FOREVER_SECONDS = 3_600.0
-FAR_BELOW_SECONDS = 12.0
+FAR_BELOW_SECONDS = 30.0
 """What may be waited for something that takes a second or two, and took above a minute before."""
-DNS_SECONDS = 60.0
+DNS_SECONDS = 120.0
 """After so long a name server that does not answer fails a test that waits for it."""
 
 
@@ -220,9 +220,7 @@ def test_a_stop_waits_for_no_name_server(
         runtime.stop(WAIT_SECONDS)
         assert not names.timed_out
         assert not names.answer.is_set(), "the name server has not answered yet"
-    # A busy machine may have slow turns.
-    messages = [record.getMessage() for record in caplog.records]
-    assert [text for text in messages if not text.startswith("slow turn")] == []
+    assert caplog.messages == []
 
 
 UNANSWERED = f"""
@@ -320,8 +318,8 @@ with TunnelService(tls=False) as service, TunnelRuntime(connect_rate_per_second=
             services={"SSH": address},
         )
         ends[mode] = runtime.open_tunnel(settings)
-        ends[mode].wait_for(TunnelState.CONNECTED, 30)
-    port = ends[Mode.SOURCE].wait_listening("SSH", 30).port
+        ends[mode].wait_for(TunnelState.CONNECTED, 60)
+    port = ends[Mode.SOURCE].wait_listening("SSH", 60).port
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     open_now = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 6, before[1]))
@@ -330,7 +328,7 @@ with TunnelService(tls=False) as service, TunnelRuntime(connect_rate_per_second=
     def operations():
         return {name for end in ends.values() for name in end.stats.exhausted_operations}
 
-    runtime.wait_until(lambda: operations() >= {"accept", "local_connect"}, 30)
+    runtime.wait_until(lambda: operations() >= {"accept", "local_connect"}, 60)
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
     print(sorted(operations()), flush=True)
     sys.stdin.readline()

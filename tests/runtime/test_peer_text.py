@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.scripted_server import Peer, ScriptedServer
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.proto import Message, MessageType, Mode
 from tunnelfleet.runtime import TunnelConfig, TunnelRuntime, TunnelState
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 ACCESS_TOKEN = "AQGAAXj4ZxQ9bTcE7kP2wLrY0vN8mUoHsJdGf1iRa5eBt6qCxWzKl3"
 CLIENT_TOKEN = "5e6f0c1d-9a8b-4c7d-b6e5-f4a3b2c1d0e9"
 FORGED = "\x1b[2J"
-WAIT_SECONDS = 20.0
 
 
 def _in_the_body(peer: Peer) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import make_ssl_context
 from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
@@ -30,8 +31,8 @@ def handshake(
     """Shake hands with a server that has the certificate; return the TLS version."""
     context = server or server_context(files.certificate, files.private_key)
     ours, theirs = socket.socketpair()
-    ours.settimeout(10)
-    theirs.settimeout(10)
+    ours.settimeout(WAIT_SECONDS)
+    theirs.settimeout(WAIT_SECONDS)
 
     def serve() -> None:
         try:
@@ -47,7 +48,7 @@ def handshake(
             return secure.version()
     finally:
         ours.close()
-        thread.join(10)
+        thread.join(WAIT_SECONDS)
 
 
 def test_an_authority_in_a_file_is_trusted(files: CertificateFiles) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.rig import Rig, echo
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import DispatchedActor, DispatchedRef, Dispatcher
 from tunnelfleet.runtime import Mode, TunnelConfig, TunnelState
 
@@ -84,9 +84,9 @@ def test_a_command_before_its_actors_have_started_is_for_them(plain_rig: Rig) ->
         access_token=tokens.source_token,
     )
     with Dispatcher("host") as host:
-        Opener.start(plain_rig, dispatcher=host).ask(config, timeout=10)
+        Opener.start(plain_rig, dispatcher=host).ask(config, timeout=WAIT_SECONDS)
         tunnel = plain_rig.runtime.tunnel("early")
-        assert tunnel.wait_for(TunnelState.STOPPED, 10).reason == "drained"
+        assert tunnel.wait_for(TunnelState.STOPPED, WAIT_SECONDS).reason == "drained"
 
 
 def test_a_token_that_is_replaced_while_its_supervisor_is_down_is_not_lost(
@@ -100,4 +100,4 @@ def test_a_token_that_is_replaced_while_its_supervisor_is_down_is_not_lost(
     supervisor.kill()
     eventually(lambda: not supervisor.is_alive(), "its end")
     plain_rig.runtime.replace_token(name, token)
-    pair.source.wait_for(TunnelState.CONNECTED, 20)
+    pair.source.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)

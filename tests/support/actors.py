@@ -11,7 +11,7 @@ import pykka
 
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, TerminationReporter
-from tunnelfleet.actors.kernel.mailbox import Piped
+from tunnelfleet.actors.kernel.cell import Piped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = TcpAddress("127.0.0.1", 0)
 LOOPBACK_V6 = TcpAddress("::1", 0)
-CALL_SECONDS = 10.0
+CALL_SECONDS = 60.0
 READ_BYTES = 262_144
 LISTEN_BACKLOG = 512
 _Result = TypeVar("_Result")
@@ -76,12 +76,12 @@ class Server:
             self._arrivals.append(arrival)
             self._changed.notify_all()
 
-    def arrivals(self, count: int = 1, timeout_seconds: float = 30.0) -> list[Arrival]:
+    def arrivals(self, count: int = 1, timeout_seconds: float = CALL_SECONDS) -> list[Arrival]:
         """Wait until `count` connections of a sink have ended; returns what all of them brought."""
         self.wait_for(lambda: len(self._arrivals) >= count, timeout_seconds, f"{count} arrivals")
         return list(self._arrivals)
 
-    def wait_active(self, active: int, timeout_seconds: float = 30.0) -> None:
+    def wait_active(self, active: int, timeout_seconds: float = CALL_SECONDS) -> None:
         """Wait until so many connections are open."""
         self.wait_for(lambda: self.active == active, timeout_seconds, f"{active} open connections")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway import WantedTunnel
     from tunnelfleet.runtime.gateway.config import DoorRule
     from tunnelfleet.runtime.gateway.door.crowd import Crowd
+    from tunnelfleet.runtime.gateway.door.resolver import Resolver
 
 
 class DoorFleet(Fleet):
@@ -35,6 +36,7 @@ class DoorFleet(Fleet):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "state")
         self.denied: list[Denied] = []
+        self.resolver: Resolver | None = None
         self.limits = DoorLimits()
         self.files.settings = replace(
             self.files.settings, admin=f"unix:{folder}/run/admin.sock", door="127.0.0.1:0"
@@ -49,7 +51,7 @@ class DoorFleet(Fleet):
         """Start the gateway with these tunnels and settings."""
         self.files.tunnels = {each.name: each for each in tunnels}
         self.files.settings = replace(self.files.settings, **settings)
-        self.door = Door(self.files.settings, self.limits, self.denied.append)
+        self.door = Door(self.files.settings, self.limits, self.denied.append, self.resolver)
         self._stack.enter_context(self.door)
         self.start(more_children=lambda gateway: [self.door.child(gateway)])
         return self.door

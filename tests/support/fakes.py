@@ -30,12 +30,14 @@ from tunnelfleet.actors.tunnel.messages import (
     LocalDataRead,
     LocalReadEnded,
     PauseReading,
+    PongHeard,
     RemoteEnded,
     ResumeReading,
     SetAccepting,
     SetLowWater,
     StopReadingLocal,
     Transmit,
+    TransmitPing,
     Written,
 )
 from tunnelfleet.proto import End, Endpoint, Mode
@@ -181,6 +183,7 @@ class FakeWebSocket(Recorder):
         self.rig = rig
         self.epoch = epoch
         self.unwritten = 0
+        self.pings: list[int] = []
 
     def on_receive(self, message: Any) -> Any:
         if isinstance(message, Transmit):
@@ -189,6 +192,10 @@ class FakeWebSocket(Recorder):
             self.unwritten += len(message.messages)
             if self.rig.writes:
                 self.write(self.unwritten)
+        elif isinstance(message, TransmitPing):
+            self.pings.append(message.number)
+            if self.rig.answers_pings:
+                self.rig.tunnel.tell(PongHeard(self.epoch, message.number))
         elif isinstance(message, PauseReading):
             self.log.add("pause")
         elif isinstance(message, ResumeReading):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnelfleet.runtime.gateway import Assigned, Placement, Revoked, TunnelRow
+    from tunnelfleet.runtime.gateway.placement import Member
 
 
 def wanted(name: str = "a", **given: Any) -> WantedTunnel:
@@ -66,6 +67,8 @@ class FakePlacement:
         self._tell: Callable[[Assigned | Revoked], None] | None = None
         self._started = threading.Event()
         self.is_stopped = False
+        self.has_left = False
+        self.vacant: frozenset[int] = frozenset()
 
     def start(self, tell: Callable[[Assigned | Revoked], None]) -> None:
         """Take the listener."""
@@ -78,9 +81,35 @@ class FakePlacement:
         assert self._tell is not None
         self._tell(message)
 
+    def vacated(self, shards: frozenset[int]) -> None:
+        """Note it."""
+        self.vacant |= shards
+
+    def look(self) -> None:
+        """Nothing hangs."""
+
+    def members(self) -> tuple[Member, ...]:
+        """Nobody."""
+        return ()
+
+    def owner(self, name: str) -> Member | None:
+        """Nobody."""
+        return None
+
+    def status(self) -> dict[str, Any] | None:
+        """Nothing can be wrong."""
+        return None
+
+    def leave(self) -> None:
+        """Note it."""
+        self.has_left = True
+
     def stop(self) -> None:
         """Note it."""
         self.is_stopped = True
+
+    def close(self) -> None:
+        """Nothing was started."""
 
 
 class Fleet:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CHILD_SECONDS = 20
+CHILD_SECONDS = 60
 
 
 def fork() -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import websocket
 
-    from tunnelfleet.actors.transport.codec import ReceivedFrame
+    from tunnelfleet.actors.transport.codec import ReceivedPiece
 
 ZERO_MASK = bytes(4)
 
@@ -44,7 +44,7 @@ def masked(
     return frame(opcode, payload, fin=fin, mask=mask)
 
 
-def data_of(frame: websocket.ABNF | ReceivedFrame) -> bytes:
+def data_of(frame: websocket.ABNF | ReceivedPiece) -> bytes:
     """The payload of a frame; websocket-client says that it may be text, which it never is here."""
     assert not isinstance(frame.data, str)
     return bytes(frame.data)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 @dataclass
@@ -159,7 +159,8 @@ class GatewayRig:
         self.folder = folder / "fleet.d"
         self.mode = mode
         self.gateway = gateway
-        self.drain_seconds = 10.0
+        self.drain_seconds = WAIT_SECONDS
+        self.connect_rate = 500
         self.metrics = "127.0.0.1:0"
         self.entries: dict[str, Entry] = {}
         self.others: dict[str, Tunnel] = {}
@@ -221,7 +222,7 @@ class GatewayRig:
         head = [
             "[gateway]",
             f'metrics = "{self.metrics}"',
-            "connect_rate = 500",
+            f"connect_rate = {self.connect_rate}",
             f"drain_seconds = {self.drain_seconds}",
             self.gateway,
             "[defaults]",

@@ -20,6 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.support.aws_service import WAIT_SECONDS
 from tests.support.programs import require_program
+from tests.support.sockets import free_port
 from tunnelfleet.runtime.service.certificates import ensure_certificate
 
 if TYPE_CHECKING:
@@ -39,13 +40,15 @@ class Mosquitto:
     folder: Path
     is_tls: bool = False
     password: str | None = None
+    keeps: bool = False
+    """Whether it has its sessions again after a restart."""
+    more: tuple[str, ...] = ()
+    """More lines of its configuration."""
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         # Whatever user mosquitto runs as: as root it would become another one.
         lines = [f"listener {self.port} 127.0.0.1", "user root"]
         if self.is_tls:
@@ -61,6 +64,9 @@ class Mosquitto:
             users.write_text(f"service:$7${ROUNDS}${hashed}\n")
             users.chmod(0o600)
             lines += ["allow_anonymous false", f"password_file {users}"]
+        if self.keeps:
+            lines += ["persistence true", f"persistence_location {self.folder}/"]
+        lines += self.more
         (self.folder / "mosquitto.conf").write_text("\n".join([*lines, ""]))
 
     @property
@@ -131,15 +137,36 @@ class MqttSubscriber:
 
 @contextlib.contextmanager
 def running_mosquitto(
-    folder: Path, *, is_tls: bool = False, password: str | None = None
+    folder: Path,
+    *,
+    is_tls: bool = False,
+    password: str | None = None,
+    keeps: bool = False,
+    more: tuple[str, ...] = (),
 ) -> Iterator[Mosquitto]:
     """Run a broker."""
-    made = Mosquitto(folder, is_tls, password)
+    made = Mosquitto(folder, is_tls, password, keeps, more)
     try:
         made.start()
         yield made
     finally:
         made.stop()
+
+
+def publish(broker: Mosquitto, topic: str, *payloads: bytes, qos: int = 1) -> None:
+    """Publish messages and wait until the broker has them."""
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.max_inflight_messages_set(100)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    try:
+        sent = [client.publish(topic, payload, qos) for payload in payloads]
+        for each in sent:
+            each.wait_for_publish(WAIT_SECONDS)
+            assert each.is_published()
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 @contextlib.contextmanager

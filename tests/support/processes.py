@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from tests.support.rig import Rig
 
 ROOT = Path(__file__).parent.parent.parent
-START_SECONDS = 20.0
-STOP_SECONDS = 20.0
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
 KIB = 1_024
 
 

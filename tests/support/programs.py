@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 SYSTEM_PACKAGES = Path(__file__).parent.parent.parent / "tools" / "system-packages"
 RUN_SECONDS = 60.0
-START_SECONDS = 10.0
-END_SECONDS = 5.0
+START_SECONDS = 60.0
+END_SECONDS = 30.0
 
 
 def listed_programs() -> frozenset[str]:
@@ -107,7 +107,7 @@ def wait_for_port(port: int, process: subprocess.Popen[str], host: str = "127.0.
     """Wait until a program listens; fails with what it wrote when it ends instead."""
     deadline, pause = time.monotonic() + START_SECONDS, threading.Event()
     while True:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), START_SECONDS):
             return
         if process.poll() is not None:
             output = process.stdout.read() if process.stdout is not None else ""

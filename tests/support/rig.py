@@ -65,7 +65,7 @@ class Events:
             self._changed.notify_all()
 
     def all(self) -> list[Any]:
-        """Every event so far."""
+        """Every event so far; those that are still on their way are not among them."""
         with self._changed:
             return list(self._events)
 
@@ -260,7 +260,7 @@ class Rig:
 # -- clients
 
 
-def connect(address: Address, timeout_seconds: float = 30.0) -> socket.socket:
+def connect(address: Address, timeout_seconds: float = 60.0) -> socket.socket:
     """A connected socket; all its operations end after the timeout."""
     if isinstance(address, TcpAddress):
         return socket.create_connection((address.host, address.port), timeout=timeout_seconds)

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import select
 import socket
+from pathlib import Path
 from typing import Any
 
 from tests.support.waiting import WAIT_SECONDS
 
+LOWEST_FREE_PORT = 10_240
+CALLERS_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""Linux: the ports that callers are given."""
+
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on at the moment, for programs that cannot pick one."""
+    """A port that nobody listens on, for programs that cannot pick one, and for nobody at all.
+
+    It is below those that the kernel gives to whoever calls or asks for any port, so that it stays
+    free until it is used.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.bind((host, 0))
-        return port_of(sock)
+    below = int(CALLERS_PORTS.read_text().split()[0]) if CALLERS_PORTS.exists() else 32_768
+    # Not the seeded one: others run tests on this machine at the same time.
+    for port in random.SystemRandom().sample(range(LOWEST_FREE_PORT, max(below, 20_480)), 100):
+        with socket.socket(family, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
+            sock.bind((host, port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def port_of(server: socket.socket) -> int:

@@ -65,6 +65,7 @@ class TunnelRig:
     Attributes:
         takes: whether local applications take what they get at once.
         writes: whether the kernel of the WebSocket does.
+        answers_pings: whether the service does.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TunnelRig:
         self.dispatcher = dispatcher
         self.takes = True
         self.writes = True
+        self.answers_pings = True
         self.wire, self.local, self.supervised, self.events = Log(), Log(), Log(), Log()
         self._seen = {"wire": 0, "local": 0}
         self.sockets: dict[str, FakeSocket] = {}
@@ -206,6 +208,13 @@ class TunnelRig:
         answers: Log = asker.ask(lambda actor: actor.log)
         self.tell(Quiesce(asker, timeout_seconds))
         return answers
+
+    @property
+    def pings(self) -> list[int]:
+        """The numbers of the pings that were sent over the present link."""
+        assert self.websocket is not None
+        found: Any = self.websocket.ask(lambda actor: list(actor.pings), timeout=WAIT_SECONDS)
+        return list(found)
 
     @property
     def backlog_bytes(self) -> int:

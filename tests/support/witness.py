@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 ROUND_BYTES = 512
 PAUSE_SECONDS = 0.002
 ROUNDS_TO_TRUST = 5
-STOP_SECONDS = 20.0
-END_SECONDS = 10.0
+STOP_SECONDS = 60.0
+END_SECONDS = 60.0
 DISCARD_PORT = 9
 FORGED_TOKEN = "a" * 64
 
@@ -152,17 +152,34 @@ def wait_reconnected(tunnel: Tunnel, label: str, reconnects: int = 1) -> None:
         f"{reconnects} reconnects of {tunnel} after {label}, not {tunnel.stats.reconnects}",
     )
     assert dict(tunnel.stats.reconnects) == {label: reconnects}
-    tunnel.wait_for(TunnelState.CONNECTED, 10.0)
+    tunnel.wait_for(TunnelState.CONNECTED, END_SECONDS)
 
 
 def reasons_of(rig: Rig, tunnel: Tunnel, state: TunnelState = TunnelState.BACKOFF) -> list[str]:
-    """What people were told each time a tunnel entered that state."""
-    return [
-        event.reason
-        for event in rig.events.all()
-        if isinstance(event, TunnelStateChanged)
-        and (event.tunnel, event.state) == (tunnel.name, state)
-    ]
+    """What people were told each time a tunnel entered that state.
+
+    A thread of its own tells them, after the state has changed: what there is to tell of the way to
+    the present state is waited for.
+    """
+
+    def told() -> list[TunnelStateChanged]:
+        return [
+            event
+            for event in rig.events.all()
+            if isinstance(event, TunnelStateChanged) and event.tunnel == tunnel.name
+        ]
+
+    def is_all_told() -> bool:
+        now, losses = tunnel.stats.state, sum(tunnel.stats.reconnects.values())
+        states = [event.state for event in told()]
+        # Of a tunnel of the same name that was closed before.
+        lives = states.count(TunnelState.STOPPED) - (now is TunnelState.STOPPED)
+        for _ in range(lives):
+            del states[: states.index(TunnelState.STOPPED) + 1]
+        return states[-1:] == [now] and states.count(TunnelState.BACKOFF) >= losses
+
+    eventually(is_all_told, f"all events of {tunnel}")
+    return [event.reason for event in told() if event.state is state]
 
 
 def assert_carries(pair: Pair, service_id: str | None = None) -> None:
@@ -185,7 +202,7 @@ def assert_ends(sock: socket.socket, after: str = "the fault") -> None:
         return
 
 
-def assert_is_refused(address: Address, timeout_seconds: float = 10.0) -> None:
+def assert_is_refused(address: Address, timeout_seconds: float = END_SECONDS) -> None:
     """A new local connection ends without having carried a byte, in time."""
     try:
         with connect(address, timeout_seconds) as sock:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 ROOT = Path(__file__).parent.parent.parent
+MOST_FILES = 12
+MOST_CALLS = 60
 PAYLOAD = bytes((7 * number * number + number) % 251 for number in range(ruler.PAYLOAD_BYTES))
 
 TOY = """
@@ -253,6 +255,35 @@ class TestEcho:
         there, back = measured["there"]["parts"], measured["back"]["parts"]
         assert there["source"]["copies"] == back["destination"]["copies"]
         assert there["destination"]["copies"] == back["source"]["copies"]
+
+
+class TestBar:
+    """What one end may cost on each way: simple enough to be read in one go."""
+
+    @staticmethod
+    def files(part: dict[str, Any]) -> list[str]:
+        """Those of the way; on a busy machine a clock of the runtime strikes in every round."""
+        return [name for name in part["files"] if not name.startswith("runtime/")]
+
+    @pytest.mark.parametrize(("way", "end"), [("there", "source"), ("back", "destination")])
+    def test_the_way_out(self, measured: dict[str, Any], way: str, end: str) -> None:
+        part = measured[way]["parts"][end]
+        assert len(self.files(part)) <= MOST_FILES, part["files"]
+        assert part["calls"] <= MOST_CALLS
+        assert len(part["copies"]) <= 2, part["copies"]
+
+    @pytest.mark.parametrize(("way", "end"), [("there", "destination"), ("back", "source")])
+    def test_the_way_in(self, measured: dict[str, Any], way: str, end: str) -> None:
+        part = measured[way]["parts"][end]
+        assert len(self.files(part)) <= MOST_FILES, part["files"]
+        assert part["calls"] <= MOST_CALLS
+        assert len(part["copies"]) <= 3, part["copies"]
+
+    @pytest.mark.parametrize("way", ruler.WAYS)
+    def test_messages_and_turns(self, measured: dict[str, Any], way: str) -> None:
+        total = measured[way]["total"]
+        assert total["messages"] <= 7
+        assert total["turns"] <= 9
 
 
 class TestTable:

@@ -99,18 +99,23 @@ def check_command(
         config = load(paths)
     except ConfigProblems as error:
         problems, names, reload = error.problems, None, None
+        things = 0
     else:
         problems, names = config.warnings, sorted(config.tunnels)
+        things = sum(len(section.things) for section in config.notify)
         reload = _reload(config, gateway, gateway_token_file)
     if as_json:
         found = {"ok": names is not None, "tunnels": names or [], "problems": _objects(problems)}
+        if things:
+            found["things"] = things
         if reload is not None:
             found["reload"] = reload.answer
         write_json(found)
     else:
         print_problems(problems)
         if names is not None:
-            say(f"good: {counted(len(names), 'tunnel')}")
+            more = f", {counted(things, 'thing')}" if things else ""
+            say(f"good: {counted(len(names), 'tunnel')}{more}")
         if reload is not None:
             _print_reload(reload)
     return EXIT_USAGE if names is None else EXIT_OK

@@ -72,7 +72,7 @@ StateOption = Annotated[
     typer.Option("--state", metavar="STATE", help="Only those in it; may be repeated."),
 ]
 
-RECORD_KINDS: Final = ("connection", "stream", "denied")
+RECORD_KINDS: Final = ("connection", "stream", "denied", "demand")
 DEFAULT_RECORDS: Final = 50
 MAX_RECORDS: Final = 1_000
 
@@ -88,7 +88,7 @@ def ls_command(
     ] = None,
     label: LabelOption = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="SOURCE", help="files or api.")
+        str | None, typer.Option("--source", metavar="SOURCE", help="files, api or notify.")
     ] = None,
     sort: Annotated[
         str, typer.Option("--sort", metavar="BY", help=f"{', '.join(STILL_SORTS)}.")
@@ -228,7 +228,7 @@ def audit_command(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", metavar="KIND", help="connection, stream or denied."),
+        typer.Option("--kind", metavar="KIND", help="connection, stream, denied or demand."),
     ] = None,
     since: Annotated[
         str | None,

@@ -46,9 +46,11 @@ from tunnelfleet.runtime.gateway.config import (
     Problem,
     load,
 )
+from tunnelfleet.runtime.gateway.devices.devices import Devices
 from tunnelfleet.runtime.gateway.door import Denied, Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.log import GatewayLog
+from tunnelfleet.runtime.gateway.on_demand import OnDemand
 from tunnelfleet.runtime.gateway.page import StatusPage, look_at
 from tunnelfleet.runtime.gateway.process import (
     actor_tree,
@@ -112,18 +114,27 @@ def up_command(
     ):
         log_problems(config.warnings)
         store = Store.of(config.gateway)
-        door = Door(config.gateway, on_denied=functools.partial(_note_denied, store))
+        devices = Devices(store)
+        demand = OnDemand(store)
+        on_denied = functools.partial(_note_denied, store)
+        door = Door(config.gateway, on_denied=on_denied, resolver=demand)
         gateway = Gateway(
             read,
             config,
             store=store,
-            more_children=lambda gateway: [door.child(gateway)],
+            more_children=lambda gateway: [
+                demand.child(gateway),
+                door.child(gateway),
+                devices.child(gateway),
+            ],
         )
         with (
             door,
+            demand,
+            devices,
             _admin_api(gateway, config, feed, door) as admin_api,
             gateway,
-            _pages(gateway, config) as pages_url,
+            _pages(gateway, config, devices) as pages_url,
             _serving(admin_api, pages_url),
             _watching(gateway, inbox, watch=watch),
         ):
@@ -315,7 +326,7 @@ OPENS_ON_PURPOSE = any(each.name == "open_to_all" for each in fields(AdminOption
 
 
 @contextlib.contextmanager
-def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[str | None]:
+def _pages(gateway: Gateway, config: FleetConfig, devices: Devices) -> Iterator[str | None]:
     """The status page, /metrics, /healthz and /readyz, if they are wanted: their URL."""
     settings = config.gateway
     if settings.metrics is None:
@@ -339,6 +350,10 @@ def _pages(gateway: Gateway, config: FleetConfig) -> Iterator[str | None]:
         registry=registry,
         more_pages=page.pages,
         more_silent=list if gateway.workers is None else gateway.workers.silent,
+        more_ready=lambda: {
+            **gateway.readiness(),
+            **({"brokers": found} if (found := devices.brokers()) else {}),
+        },
     ) as server:
         logger.info(
             "metrics are at %s/metrics, the status page at %s/",

@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.errors import EXIT_OK
-from tunnelfleet.runtime.cli.options import takes
+from tunnelfleet.runtime.cli.options import take_as_given, takes
 from tunnelfleet.runtime.cli.output import outputs
 from tunnelfleet.version import version_line
 
@@ -40,6 +40,7 @@ class AbbreviatingCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Make shortened options whole, and parse them."""
+        take_as_given(self.get_params(ctx))
         takes_value = {
             name: not getattr(parameter, "is_flag", False)
             for parameter in self.get_params(ctx)

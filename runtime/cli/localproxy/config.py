@@ -192,6 +192,7 @@ class PlanBuilder:
                 else None
             ),
             marks=not self._boolean("no-marks"),
+            pacing=not self._boolean("no-pacing"),
             limits=self._limits(),
         )
 

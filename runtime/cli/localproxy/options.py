@@ -152,6 +152,12 @@ TABLE = (
         is_ours=True,
     ),
     Option(
+        name="no-pacing",
+        help="Do not find out by pings how fast to send",
+        is_ours=True,
+        details="--bandwidth takes its place where it is given.",
+    ),
+    Option(
         name="payload-bytes",
         metavar="N",
         default=str(Limits().data_payload_bytes),

@@ -19,9 +19,10 @@ from tunnelfleet.actors.config import ANY_SERVICE, TunnelConfig
 from tunnelfleet.actors.events import ServiceIdsReceived, TunnelEvent, TunnelStateChanged
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, Mode
-from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, stop_signals
 from tunnelfleet.runtime.cli.output import take
+from tunnelfleet.runtime.runtime import TunnelRuntime
+from tunnelfleet.runtime.tls import make_ssl_context
 
 from .settings import RETRY_FOR_EVER
 

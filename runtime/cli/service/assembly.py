@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback, parse_address
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.service.handshake import AWS_CONNECTS_PER_SECOND
 from tunnelfleet.runtime.service.names import certificate_names
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ def parse_listen(option: str, text: str, example: str) -> tuple[str, int]:
     return address.host, address.port
 
 
-AWS_CONNECTS_PER_SECOND: Final = 10.0
-"""The quota of an account (docs/protocol.md section 6)."""
 _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 
 

@@ -71,6 +71,9 @@ def _describe(api: ApiParts) -> dict[str, Any]:
         reasons.append("the runtime is not running")
     elif not report.ready:
         reasons.append(f"{report.missing_count} of {report.tunnels} tunnels are not connected")
+    placement = gateway.placement.status()
+    if placement is not None and not placement["joined"]:
+        reasons.append(placement["trouble"])
     if state.is_leaving:
         reasons.append("the gateway is stopping")
     wishes = state.wishes()
@@ -84,13 +87,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
         "tunnels": dict(sorted(states.items())),
         "wanted": sum(map(state.is_ours, wishes)),
         "running": len(state.running),
-        "placement": {
-            "kind": "static",
-            "members": settings.placement_members,
-            "ordinal": settings.placement_ordinal,
-            "shards": len(state.shards),
-            "epoch": state.epoch,
-        },
+        "placement": _placement(gateway),
         "config": {
             "files": sorted(map(str, state.config.files)),
             "last_reload_successful": state.reload_ok,
@@ -101,6 +98,22 @@ def _describe(api: ApiParts) -> dict[str, Any]:
         "connect": api.places.connect,
         "metrics": api.places.metrics,
     }
+
+
+def _placement(gateway: Gateway) -> dict[str, Any]:
+    state = gateway.state
+    settings = state.config.gateway
+    found: dict[str, Any] = {
+        "kind": settings.placement,
+        "members": settings.placement_members,
+        "ordinal": settings.placement_ordinal,
+        "shards": len(state.shards),
+        "epoch": state.epoch,
+        "trouble": "",
+    }
+    if (status := gateway.placement.status()) is not None:
+        found |= {key: status[key] for key in ("members", "trouble")}
+    return found
 
 
 @operations.add(

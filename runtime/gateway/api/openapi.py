@@ -249,6 +249,7 @@ _ANSWERS: dict[str, Any] = {
                     "ordinal": WHOLE,
                     "shards": WHOLE,
                     "epoch": WHOLE,
+                    "trouble": TEXT,
                 }
             ),
             "config": _object(

@@ -84,7 +84,7 @@ MOMENT = {"type": "string", "minLength": 1}
 MAX_RECORDS = 1_000
 DEFAULT_RECORDS = 100
 LARGEST_ID = 2**63 - 1
-KINDS = ("connection", "stream", "denied")
+KINDS = ("connection", "stream", "denied", "demand")
 
 
 @operations.add(

@@ -94,6 +94,12 @@ class ApiWishes:
                 if source == API
                 else f"it comes from {self._origin(name)}: choose another name, or change it there",
             )
+        if isinstance(name, str) and self._elsewhere(name) is not None:
+            raise ApiProblem(
+                ProblemKind.EXISTS,
+                "it was added at another gateway of the fleet: choose another name, or replace it "
+                "(PUT, or `add --replace`)",
+            )
         wish = self._read(entry)
         self._put(wish, entry)
         return wish.name
@@ -136,9 +142,14 @@ class ApiWishes:
         if wish is None:
             raise UnknownTunnel(name)
         condition.check(self.tag(name))
+        is_here = self._gateway.state.wish(name) is not None
         self._forget(name)
         try:
             self._gateway.ask(RemoveWanted(API, name))
+        except UnknownTunnel:
+            # Another gateway runs it, and hears of this by the store.
+            if is_here:
+                raise
         except TunnelError:
             # The client is told that nothing has changed: so it must be.
             self._take_back(name, wish)
@@ -156,8 +167,8 @@ class ApiWishes:
             TunnelError: the fleet does not answer.
         """
         state = self._gateway.state
-        wish = state.wish(name)
-        if wish is None or state.source_of(name) != API:
+        wish = state.wish(name) or self._elsewhere(name)
+        if wish is None or state.source_of(name) not in ("", API):
             self._gateway.ask(ReplaceTunnelToken(name, access_token, client_token))
             return
         entry = {key: v for key, v in entry_of(wish).items() if key not in TOKEN_KEYS}
@@ -179,7 +190,21 @@ class ApiWishes:
                 ProblemKind.NOT_OURS,
                 f"it comes from {self._origin(name)}; change it there, and reload",
             )
-        return state.wish(name)
+        return state.wish(name) or self._elsewhere(name)
+
+    def _elsewhere(self, name: str) -> WantedTunnel | None:
+        """A tunnel that was added at another gateway of the same fleet.
+
+        Raises:
+            ApiProblem: nobody knows, for the store does not answer.
+        """
+        store = self._gateway.store
+        if store is None or not store.is_shared or self._gateway.state.source_of(name):
+            return None
+        try:
+            return store.find_tunnel(name)
+        except TunnelError as error:
+            raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None
 
     def _origin(self, name: str) -> str:
         state = self._gateway.state

@@ -31,6 +31,7 @@ def entry_of(tunnel: WantedTunnel) -> dict[str, Any]:
         "bind": tunnel.bind,
         "version": None if tunnel.version is ProtocolVersion.V3 else tunnel.version.name,
         "bandwidth": tunnel.bandwidth,
+        "pacing": None if tunnel.pacing else False,
         "marks": None if tunnel.marks else False,
         "http_proxy": None if tunnel.http_proxy is None else _proxy(tunnel.http_proxy),
         "ca": tunnel.ca,

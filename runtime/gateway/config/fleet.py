@@ -16,10 +16,15 @@ from tunnelfleet.runtime import TcpAddress
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
+    from .devices import NotifySection
     from .door_users import DoorUsers
+    from .on_demand import OnDemandSettings
     from .problems import Problem
 
 
+STATIC = "static"
+POSTGRES = "postgres"
+"""The engines of placement."""
 CHANGES_IN_PLACE = frozenset({"drain_seconds", "door_users_file", "door_users"})
 """Settings of the gateway that a reload takes over; the others need a new start."""
 
@@ -42,8 +47,11 @@ class GatewaySettings:
     state_folder: Path = Path()
     audit_days: float = 90.0
     audit_rows: int = 200_000
+    placement: str = STATIC
     placement_members: int = 1
     placement_ordinal: int = 0
+    lease_seconds: float = 10.0
+    shards: int = 256
     workers: int = 1
     client_token_secret_file: Path | None = None
     connect_rate: float = 10.0
@@ -82,6 +90,8 @@ class FleetConfig:
         door_rules: who may reach what.
         warnings: what is worth a look and changes nothing.
         files: that were read, tokens and certificates included, for whoever watches them.
+        notify: the brokers that tell devices of their tunnels.
+        on_demand: which tunnels are opened when somebody asks; None for none.
     """
 
     gateway: GatewaySettings
@@ -89,6 +99,8 @@ class FleetConfig:
     door_rules: tuple[DoorRule, ...] = ()
     warnings: tuple[Problem, ...] = ()
     files: frozenset[Path] = frozenset()
+    notify: tuple[NotifySection, ...] = ()
+    on_demand: OnDemandSettings | None = None
 
 
 def ordinal_in(name: str) -> int | None:

@@ -19,14 +19,20 @@ from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .authorities import Authorities
+from .demand_table import OnDemandTable
+from .devices import NotifyReader
 from .door_users import read_users
 from .files import Document, read_documents
-from .fleet import DoorRule, FleetConfig, GatewaySettings, ordinal_in
+from .fleet import POSTGRES, STATIC, DoorRule, FleetConfig, GatewaySettings, ordinal_in
+from .on_demand import OnDemandSettings
 from .paths import admin_socket, state_folder
 from .problems import ConfigProblems, Problem, nearest
-from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys
+from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys, OnDemandKeys
 from .secrets import MIN_SECRET_BYTES, read_secret
 from .tunnels import TunnelReader, validate
+
+SHARDS = 256
+"""Into how many parts a fleet is cut, unless its file says otherwise."""
 
 
 def load(
@@ -114,6 +120,8 @@ class _Loader:
             for number, entry in enumerate(_list(document.data.get("tunnel"))):
                 reader.read(document, number, entry)
         rules = self._door_rules(documents, gateway)
+        notify = self._notify(documents, gateway, reader)
+        on_demand = self._on_demand(documents, reader)
         self._problems += reader.problems
         if len(reader.tunnels) > MAX_TUNNELS:
             hint = f"there are {len(reader.tunnels)} tunnels; at most {MAX_TUNNELS} are possible"
@@ -123,9 +131,15 @@ class _Loader:
             raise ConfigProblems(problems)
         self._authorities.forget_others()
         read = {document.path for document in documents}
-        files = read | self._files | reader.files | self._authorities.files
+        files = read | self._files | reader.files | notify.files | self._authorities.files
         return FleetConfig(
-            gateway, reader.tunnels, rules, tuple(problems), frozenset(files | set(paths))
+            gateway,
+            reader.tunnels,
+            rules,
+            tuple(problems),
+            frozenset(files | set(paths)),
+            notify=tuple(notify.sections),
+            on_demand=on_demand,
         )
 
     def _sorted(self, documents: Sequence[Document]) -> list[Problem]:
@@ -145,12 +159,15 @@ class _Loader:
             if key not in FileKeys.model_fields:
                 hint = f"there is no such table; {nearest(key, FileKeys.model_fields)}"
                 self._problems.append(document.problem((key,), hint))
-            elif key in ("tunnel", "door_rule") and not isinstance(value, list):
+            elif key in ("tunnel", "door_rule", "notify") and not isinstance(value, list):
                 hint = f"there can be several; write [[{key}]] with two brackets"
                 self._problems.append(document.problem((key,), hint))
 
     def _merge(
-        self, documents: Sequence[Document], table: str, model: type[GatewayKeys | DefaultKeys]
+        self,
+        documents: Sequence[Document],
+        table: str,
+        model: type[GatewayKeys | DefaultKeys | OnDemandKeys],
     ) -> dict[str, tuple[Document, Any]]:
         """Return the keys of a table that may stand in several files, each key in one of them."""
         merged: dict[str, tuple[Document, Any]] = {}
@@ -189,6 +206,40 @@ class _Loader:
                     self._problems.append(document.problem((*at, "users"), text, error=False))
         return tuple(rules)
 
+    def _notify(
+        self, documents: Sequence[Document], gateway: GatewaySettings, tunnels: TunnelReader
+    ) -> NotifyReader:
+        reader = NotifyReader(tunnels, gateway.name)
+        for document in documents:
+            for number, entry in enumerate(_list(document.data.get("notify"))):
+                reader.read(document, number, entry)
+                if gateway.placement_members > 1:
+                    hint = "each gateway of a shared fleet would open the same tunnels"
+                    text = f"{hint}; give the devices to a gateway with placement_members = 1"
+                    reader.problems.append(document.problem(("notify", number), text))
+        self._problems += reader.problems
+        return reader
+
+    def _on_demand(
+        self, documents: Sequence[Document], tunnels: TunnelReader
+    ) -> OnDemandSettings | None:
+        holders = [document for document in documents if "on_demand" in document.data]
+        if not holders:
+            return None
+        before = len(self._problems)
+        merged = self._merge(documents, "on_demand", OnDemandKeys)
+
+        def problem(key: str, text: str) -> None:
+            document = merged[key][0] if key in merged else holders[0]
+            path = ("on_demand", key) if key else ("on_demand",)
+            self._problems.append(document.problem(path, text))
+
+        if len(self._problems) > before:
+            # What is missing may be one of those that are wrong.
+            return None
+        given = {key: value for key, (_document, value) in merged.items()}
+        return OnDemandTable(holders[0], given, problem).read(tunnels)
+
     # -- the table of the gateway
 
     def _gateway(self, documents: Sequence[Document]) -> GatewaySettings:
@@ -215,7 +266,10 @@ class _Loader:
             state_folder=folder,
             audit_days=given.get("audit_days", 90.0),
             audit_rows=given.get("audit_rows", 200_000),
+            placement=given.get("placement", STATIC),
             placement_members=given.get("placement_members", 1),
+            lease_seconds=given.get("lease_seconds", 10.0),
+            shards=given.get("shards", SHARDS),
             workers=given.get("workers", 1),
             connect_rate=given.get("connect_rate", 10.0),
             connect_concurrency=given.get("connect_concurrency", 8),
@@ -225,6 +279,7 @@ class _Loader:
             door_users_file=self._file(merged, "door_users_file"),
         )
         settings = replace(settings, placement_ordinal=self._ordinal(given, name, problem))
+        self._check_placement(settings, given, problem)
         secret = settings.client_token_secret_file
         if secret is not None:
             self._check_secret(secret, problem)
@@ -257,6 +312,24 @@ class _Loader:
             hint = "gateways that share a fleet need the same secret; name its file"
             problem("client_token_secret_file", hint)
         return int(ordinal)
+
+    def _check_placement(
+        self, settings: GatewaySettings, given: Mapping[str, Any], problem: Any
+    ) -> None:
+        if settings.placement == STATIC:
+            for key in ("lease_seconds", "shards"):
+                if key in given:
+                    problem(key, f'it is for placement = "{POSTGRES}"; leave it out, or write that')
+            return
+        if not settings.state.startswith("postgresql"):
+            hint = 'gateways share the fleet by the state; write state = "postgresql://HOST/DB"'
+            problem("state" if "state" in given else "placement", hint)
+        if "client_token_secret_file" not in given:
+            hint = "gateways that share a fleet need the same secret; name its file"
+            problem("client_token_secret_file", hint)
+        for key in ("placement_members", "placement_ordinal"):
+            if key in given:
+                problem(key, f'it is for placement = "{STATIC}"; leave it out')
 
     def _check_secret(self, path: Path, problem: Any) -> None:
         key = "client_token_secret_file"

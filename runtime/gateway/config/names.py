@@ -3,6 +3,7 @@
 from .authorities import Authorities
 from .fleet import DoorRule, FleetConfig, GatewaySettings
 from .loader import load, read_tunnel
+from .on_demand import CloudPlace, DemandLimits, OnDemandSettings
 from .problems import ConfigProblems, Problem
 from .schema import json_schema
 from .secrets import ClientTokens, ensure_secret
@@ -10,10 +11,13 @@ from .secrets import ClientTokens, ensure_secret
 __all__ = [
     "Authorities",
     "ClientTokens",
+    "CloudPlace",
     "ConfigProblems",
+    "DemandLimits",
     "DoorRule",
     "FleetConfig",
     "GatewaySettings",
+    "OnDemandSettings",
     "Problem",
     "ensure_secret",
     "json_schema",

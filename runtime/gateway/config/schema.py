@@ -23,6 +23,11 @@ from tunnelfleet.actors.config import MAX_WAIT_SECONDS
 from tunnelfleet.proto import ConfigError, Endpoint, validate_access_token, validate_client_token
 from tunnelfleet.runtime import Backoff, HttpProxy, Limits, TcpAddress, parse_address
 
+from .on_demand import check_endpoint_url, check_thing_pattern
+from .things import MAX_THINGS, check_client_id, check_template, check_thing, parse_broker
+
+DOOR = "door"
+"""Where a source does not listen: its service is reached through the front door alone."""
 OFF = "off"
 """What is served nowhere: the pages, the admin API."""
 TOKEN_KEYS = ("access_token_file", "access_token_env", "access_token")
@@ -33,9 +38,13 @@ MAX_LABEL_LENGTH = 200
 MAX_SHARE = 1_024
 MAX_WORKERS = 64
 """Gateways that share a fleet statically."""
+MAX_DEMANDED_SERVICES = 256
+MAX_TAGS = 50
+MAX_SHARDS = 65_536
 MAX_AUDIT_DAYS = 36_500
 MAX_AUDIT_ROWS = 100_000_000
 _LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
+_TAG = re.compile(r"[\w .:/=+@-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _STATE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg")
 
@@ -99,8 +108,10 @@ def _check_variable(text: str) -> None:
         raise ConfigError("write the name of an environment variable, without $ and braces")
 
 
-DOOR = "door"
-"""Where a source does not listen: its service is reached through the front door alone."""
+def _check_shards(shards: int) -> int:
+    if not 1 <= shards <= MAX_SHARDS or shards & (shards - 1):
+        raise ValueError(f"write a power of two up to {MAX_SHARDS}, such as 256")
+    return shards
 
 
 def _check_target(target: str | int) -> str | int:
@@ -110,6 +121,14 @@ def _check_target(target: str | int) -> str | int:
         except ConfigError as error:
             raise ValueError(str(error)) from None
     return target
+
+
+def _check_template(template: str | int) -> str | int:
+    try:
+        check_template(str(template))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return template
 
 
 def _check_services(services: dict[str, str | int]) -> dict[str, str | int]:
@@ -132,6 +151,17 @@ def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     if len(labels) > MAX_LABELS:
         raise ValueError(f"there are {len(labels)} labels; at most {MAX_LABELS} are possible")
     return labels
+
+
+def _check_tags(tags: dict[str, str]) -> dict[str, str]:
+    if len(tags) > MAX_TAGS:
+        raise ValueError(f"there are {len(tags)} tags; at most {MAX_TAGS} are possible")
+    for key, value in tags.items():
+        if not _TAG.fullmatch(key) or len(key) > 128 or key.lower().startswith("aws:"):
+            raise ValueError("a key of a tag has 1 to 128 of letters, digits, blanks and _.:/=+-@")
+        if not _TAG.fullmatch(value or " ") or len(value) > 256:
+            raise ValueError("a value of a tag has up to 256 of those characters")
+    return tags
 
 
 _CORE_DOCS = {
@@ -196,6 +226,7 @@ RestartKeys = _of_core("restart", Backoff)
 Text = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)]
 Target = Annotated[str | int, AfterValidator(_check_target)]
+Template = Annotated[str | int, AfterValidator(_check_template)]
 LabelName = Annotated[str, _core(_check_label_name)]
 LabelValue = Annotated[str, _core(_check_label)]
 
@@ -244,8 +275,18 @@ class GatewayKeys(BaseModel):
     """How many days the audit of connections is kept in the state."""
     audit_rows: Annotated[int, Field(ge=0, le=MAX_AUDIT_ROWS)] = 200_000
     """How many of its rows are kept for this gateway, about 300 bytes each; 0 for no audit."""
-    placement: Literal["static"] = "static"
-    """How gateways share a fleet: `"static"`, each has a fixed part; alone it has all."""
+    placement: Literal["static", "postgres"] = "static"
+    """How gateways share a fleet: `"static"`, each has a fixed part; alone it has all. With
+    `"postgres"` they share it by leases in the `state`, and take over from each other.
+    """
+    lease_seconds: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False)] = 10.0
+    """With `placement = "postgres"`: after how long without a sign of life the others take over.
+    It is renewed five times as often, and all gateways need the same.
+    """
+    shards: Annotated[int, AfterValidator(_check_shards)] = 256
+    """With `placement = "postgres"`: into how many parts the fleet is cut; a power of two, the same
+    for all gateways, and well above their number.
+    """
     placement_members: Annotated[int, Field(ge=1, le=MAX_SHARE)] = 1
     """How many gateways share the fleet."""
     placement_ordinal: Annotated[int, Field(ge=0)] | None = None
@@ -309,7 +350,11 @@ class TunnelBase(BaseModel):
     version: Literal["V1", "V2", "V3"] | None = None
     """What a source speaks, `"V3"` unless the destination is an old one."""
     bandwidth: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Bytes a second that sending is paced to; without it sending is not paced."""
+    """Bytes a second that sending is paced to; without it the tunnel finds out, see `pacing`."""
+    pacing: bool | None = None
+    """Whether to find out by pings how fast to send, where `bandwidth` does not say it; true unless
+    told.
+    """
     marks: bool | None = None
     """Whether ends tell each other how a connection ended (docs/protocol.md); true unless told."""
     http_proxy: Annotated[str, _core(HttpProxy.parse)] | None = Field(default=None, repr=False)
@@ -352,6 +397,112 @@ class DoorRuleKeys(BaseModel):
     """Service ids, in whatever case, `*` standing for anything; without it, all."""
 
 
+class NotifyKeys(BaseModel):
+    """A broker that tells devices of their tunnels, `[[notify]]`; for destinations on demand."""
+
+    model_config = _CONFIG
+
+    broker: Annotated[str, _core(parse_broker)]
+    """Where notifications come from, as `mqtts://HOST[:PORT]`, or `mqtt://` without TLS."""
+    things: list[Annotated[str, _core(check_thing)]] = Field(min_length=1, max_length=MAX_THINGS)
+    """The devices whose tunnels this gateway opens, by the names of their things."""
+    services: Annotated[dict[str, Template], AfterValidator(_check_services)]
+    """Service id to what it is connected to; `{thing}` stands for the name of the thing, `{n}` for
+    the last number in it. What is not listed is refused. `""` for tunnels without a service id.
+    """
+    cert_file: Text | None = None
+    """PEM file with the certificate that the broker knows this gateway by."""
+    key_file: Text | None = None
+    """PEM file with the key of `cert_file`."""
+    ca: Text | None = None
+    """PEM file of the authorities that the broker's certificate may be of; without it, the
+    system's.
+    """
+    username: Text | None = None
+    """User at the broker."""
+    password_file: Text | None = None
+    """File with the password of `username`."""
+    client_id: Annotated[str, _core(check_client_id)] | None = None
+    """What the broker knows the session by; without it, one is made of the gateway's name. Of
+    several connections the second has `-2` behind it, and so on.
+    """
+    endpoint: Annotated[str, _core(Endpoint.parse)] | None = None
+    """The tunneling service; without it that of `[defaults]`, else that of AWS in the region of
+    the notification.
+    """
+    endpoint_ca: Text | None = None
+    """PEM file or folder of the authorities to trust at `endpoint`; without it `ca` of
+    `[defaults]`, else the system's.
+    """
+    http_proxy: Annotated[str, _core(HttpProxy.parse)] | None = Field(default=None, repr=False)
+    """Proxy to the tunneling service; without it that of `[defaults]`."""
+    bind: Text | None = None
+    """Address that connections to the devices come from."""
+    labels: Annotated[dict[LabelName, LabelValue], AfterValidator(_check_labels)] | None = None
+    """Labels of the tunnels, beside those of `[defaults]`; each has `thing` as well."""
+    tunnels_per_thing: Annotated[int, Field(ge=1, le=1_000)] = 10
+    """How many tunnels of one thing may be open at once."""
+    subscriptions_per_connection: Annotated[int, Field(ge=1, le=MAX_THINGS)] = 50
+    """Things that one connection to the broker asks for; more things take more connections. AWS
+    allows 50.
+    """
+    limits: LimitKeys | None = None  # type: ignore[valid-type]
+    """Bounds of the tunnels, as those of a tunnel; merged with those of `[defaults]`."""
+    restart: RestartKeys | None = None  # type: ignore[valid-type]
+    """Delays before a tunnel connects again, as those of a tunnel; merged with `[defaults]`."""
+
+
+class OnDemandKeys(BaseModel):
+    """Tunnels that are opened when somebody asks for them, `[on_demand]`; each costs at AWS."""
+
+    model_config = _CONFIG
+
+    region: Annotated[str, _core(Endpoint.for_region)] | None = None
+    """The AWS region in which tunnels are opened; without it, that of `[defaults]`."""
+    endpoint_url: Annotated[str, _core(check_endpoint_url)] | None = None
+    """A management API of one's own instead of AWS's, as `http://HOST:PORT`; needs `endpoint`."""
+    endpoint: Annotated[str, _core(Endpoint.parse)] | None = None
+    """The tunneling service of the tunnels, if it is not that of the region."""
+    ca: Text | None = None
+    """PEM file or folder of the authorities to trust for it; without it, that of `[defaults]`."""
+    profile: Text | None = None
+    """Whose credentials are used, of those in AWS's files; without it, what boto3 finds."""
+    things: (
+        Annotated[
+            list[Annotated[str, _core(check_thing_pattern)]], Field(min_length=1, max_length=10_000)
+        ]
+        | None
+    ) = None
+    """Names of things that may get a tunnel, `*` standing for anything; others get none."""
+    services: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=128)]],
+            Field(min_length=1, max_length=MAX_DEMANDED_SERVICES),
+        ]
+        | None
+    ) = None
+    """The services of each tunnel; AWS lets one have 3."""
+    wait_seconds: Annotated[float, Field(gt=0, le=120, allow_inf_nan=False)] = 60.0
+    """How long clients wait for the device, once its tunnel is open."""
+    idle_seconds: Annotated[float, Field(gt=0, le=43_200, allow_inf_nan=False)] = 900.0
+    """A tunnel without a connection is closed after so long."""
+    lifetime_minutes: Annotated[int, Field(ge=1, le=720)] = 720
+    """How long a tunnel lives; before it ends, the next one is opened if it is in use."""
+    max_open: Annotated[int, Field(ge=1, le=2_000)] = 50
+    """How many may be open at once; whoever asks for one more is refused."""
+    max_opens_per_hour: Annotated[int, Field(ge=1, le=3_600)] = 100
+    """How many are opened in any hour; whoever asks for one more is refused."""
+    opens_per_second: Annotated[float, Field(gt=0, le=1_000, allow_inf_nan=False)] = 1.0
+    """How often OpenTunnel is called; AWS allows about 1 a second an account."""
+    negative_seconds: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = 30.0
+    """A name that has failed is not tried again before."""
+    keep_on_stop: bool = False
+    """Whether tunnels stay open, for the next start, when the gateway stops; else they are closed.
+    """
+    tags: Annotated[dict[Text, str], AfterValidator(_check_tags)] | None = None
+    """Tags of the tunnels at AWS, for its bill and its policies."""
+
+
 class FileKeys(BaseModel):
     """A configuration file of a gateway."""
 
@@ -365,6 +516,10 @@ class FileKeys(BaseModel):
     """The tunnels."""
     door_rule: list[DoorRuleKeys] = []
     """Who may reach what through the front door."""
+    notify: list[NotifyKeys] = []
+    """The brokers that tell devices of their tunnels."""
+    on_demand: OnDemandKeys = OnDemandKeys()
+    """Tunnels that are opened when somebody asks for them."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -401,7 +556,7 @@ def _for_toml(schema: Any) -> Any:
 def known_keys(model: type[BaseModel]) -> dict[str, Iterable[str]]:
     """Return the names of a table's keys, by the way to it from the table ("" for itself)."""
     known: dict[str, Iterable[str]] = {"": list(model.model_fields)}
-    if issubclass(model, TunnelBase):
+    if issubclass(model, TunnelBase | NotifyKeys):
         known |= {
             "limits": list(LimitKeys.model_fields),
             "restart": list(RestartKeys.model_fields),

@@ -102,6 +102,32 @@ class TunnelReader:
         self.problems.append(document.problem((*at, "name"), hint, tunnel=name))
         return False
 
+    def source_on_demand(
+        self, document: Document, at: tuple[str, ...], keys: Mapping[str, Any]
+    ) -> WantedTunnel | None:
+        """Read what sources have in common that get their names and tokens later.
+
+        Args:
+            document: that the keys are in.
+            at: the way to their table.
+            keys: of a `[[tunnel]]`, and right each by itself.
+
+        Returns:
+            A tunnel whose name and token stand for others; None if there are mistakes.
+        """
+        before = len(self.problems)
+        given = {**keys, "mode": Mode.SOURCE.value}
+        reading = _EntryReader(self, document, at, None, given, set())
+        wanted = reading.wanted(at[0], EXAMPLE_TOKEN)
+        if wanted is None or any(problem.is_error for problem in self.problems[before:]):
+            return None
+        try:
+            wanted.to_config(EXAMPLE_TOKEN)
+        except ConfigError as error:
+            self.problems.append(document.problem(at, str(error)))
+            return None
+        return wanted
+
     def default(self, key: str) -> Any:
         """Return the value of `[defaults]`, or None."""
         found = self._defaults.get(key)
@@ -138,7 +164,7 @@ class _EntryReader:
         self,
         reader: TunnelReader,
         document: Document,
-        at: tuple[str, int],
+        at: tuple[str | int, ...],
         name: str | None,
         keys: Mapping[str, Any],
         bad: set[str],
@@ -150,24 +176,28 @@ class _EntryReader:
         self._keys = keys
         self._bad = bad
 
-    def wanted(self) -> WantedTunnel | None:
+    def wanted(
+        self, name: str | None = None, access_token: str | None = None
+    ) -> WantedTunnel | None:
+        """What the keys say; a name and a token that are given here stand for those of keys."""
         mode = self._mode()
         endpoint = self._endpoint()
-        token = self._access_token(mode)
+        token = access_token or self._access_token(mode)
+        name = name or self._name
         services = self._services(mode)
         limits = self._limits()
         context, ca, fingerprint = self._trust(endpoint)
-        if None in (self._name, mode, endpoint, token, limits):
+        if None in (name, mode, endpoint, token, limits):
             return None
-        assert self._name is not None
+        assert name is not None
         assert mode is not None
         assert endpoint is not None
         assert token is not None
         assert limits is not None
         proxy = self._get("http_proxy")
-        marks = self._get("marks")
+        marks, pacing = self._get("marks"), self._get("pacing")
         return WantedTunnel(
-            name=self._name,
+            name=name,
             mode=mode,
             endpoint=endpoint,
             access_token=token,
@@ -177,6 +207,7 @@ class _EntryReader:
             version=ProtocolVersion[self._get("version") or "V3"],
             bandwidth=self._get("bandwidth"),
             marks=True if marks is None else marks,
+            pacing=True if pacing is None else pacing,
             http_proxy=None if proxy is None else HttpProxy.parse(proxy),
             ca=ca,
             ca_fingerprint=fingerprint,

@@ -27,6 +27,8 @@ class DoorLimits:
     """Clients that wait for a tunnel which is not connected; a further one is refused."""
     max_connections: int = 4_096
     """Sockets that came through a front door and are open; a further client is refused."""
+    resolve_seconds: float = 300.0
+    """What whoever opens tunnels on demand has to answer, at the longest."""
     answer_seconds: float = 10.0
     """How long a tunnel may take to say whether it takes a client."""
     linger_seconds: float = 2.0

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from tunnelfleet.runtime.gateway.gateway import Gateway
 
+    from .resolver import Resolver
 logger = logging.getLogger(__name__)
 
 
@@ -236,6 +237,7 @@ class Door:
         limits: of the doors.
         on_denied: called with each client that was turned away because of who it is, on the
             gateway's thread; must not block.
+        resolver: finds tunnels for names that the fleet does not have; None if nobody does.
     """
 
     def __init__(
@@ -243,10 +245,12 @@ class Door:
         settings: GatewaySettings,
         limits: DoorLimits | None = None,
         on_denied: Callable[[Denied], object] = lambda _denied: None,
+        resolver: Resolver | None = None,
     ) -> None:
         self._settings = settings
         self._limits = limits or DoorLimits()
         self._on_denied = on_denied
+        self._resolver = resolver
         self._exhaustion = ExhaustionLog()
         self._listeners: list[DoorListener] = []
         self._identity: Identity | None = None
@@ -301,6 +305,7 @@ class Door:
             self.counters,
             self._identity,
             self._on_denied,
+            self._resolver,
         )
         gateway.collector.add(self.collect)
         if self.address is not None:

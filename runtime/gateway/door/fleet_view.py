@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.fleet_state import FleetState
 
     from .names import Asked
+    from .resolver import Resolver
+
+ON_DEMAND = "on demand"
+"""The source of the tunnels that a resolver has opened: they are found through it alone."""
 
 
 class Entrance(NamedTuple):
@@ -46,6 +50,14 @@ class NotYet(NamedTuple):
     reason: str
 
 
+class Unopened(NamedTuple):
+    """A tunnel that may be had for the asking: the resolver has to be asked for it."""
+
+    tunnel: str
+    service_id: str
+
+
+Found = Entrance | NotYet | Unopened
 NAMES_SECONDS = 1.0
 """How old what is known of the fleet's names may be."""
 _ENDING = frozenset({TunnelState.DRAINING, TunnelState.STOPPED})
@@ -59,15 +71,22 @@ class FleetView:
     Args:
         state: what FleetActor knows.
         runtime: returns the runtime that has the tunnels now.
+        resolver: finds tunnels for other names; None if nobody does.
     """
 
-    def __init__(self, state: FleetState, runtime: Callable[[], TunnelRuntime]) -> None:
+    def __init__(
+        self,
+        state: FleetState,
+        runtime: Callable[[], TunnelRuntime],
+        resolver: Resolver | None = None,
+    ) -> None:
         self._state = state
         self._runtime = runtime
+        self._resolver = resolver
         self._names = TunnelNames(())
         self._names_at = float("-inf")
 
-    def enter(self, text: str, port: int | None, user: str) -> Entrance | NotYet:
+    def enter(self, text: str, port: int | None, user: str) -> Found:
         """Where a user gets who asks for this, now.
 
         Args:
@@ -82,6 +101,9 @@ class FleetView:
         try:
             asked = find_tunnel(text, port, self._find, self._services_of)
         except DoorRefused:
+            found = self._enter_unopened(text, port, user)
+            if found is not None:
+                return found
             if self._may_reach(user, text, None):
                 raise
             raise _forbidden(user, text) from None
@@ -103,6 +125,42 @@ class FleetView:
             return NotYet(name, wanted.limits.offline_grace_seconds, _state_of(tunnel))
         return Entrance(tunnel, service_id)
 
+    def _enter_unopened(self, text: str, port: int | None, user: str) -> Found | None:
+        """The same for a name that the resolver knows; None if it does not.
+
+        All that can be refused is refused before it is asked to open anything.
+        """
+        resolver = self._resolver
+        if resolver is None:
+            return None
+        try:
+            asked = find_tunnel(text, port, resolver.name_of, resolver.services_of)
+        except DoorRefused:
+            return None
+        if not self._may_reach(user, asked.tunnel, asked.service):
+            raise _forbidden(user, text)
+        services = resolver.services_of(asked.tunnel) or ()
+        service_id = self._choose(asked, services, user, text)
+        current = resolver.current(asked.tunnel)
+        if current is None:
+            return Unopened(asked.tunnel, service_id)
+        return self.enter_tunnel(current, service_id)
+
+    def enter_tunnel(self, name: str, service_id: str) -> Entrance | NotYet:
+        """Where somebody gets who was let in to this service of a tunnel.
+
+        Raises:
+            DoorRefused: it is down, and will not come up by itself.
+        """
+        wanted, tunnel = self._wanted(name), self._running(name)
+        if wanted is None:
+            reason = f"tunnel {printable(name)} has ended; try again"
+            raise DoorRefused(Denial.UNAVAILABLE, reason)
+        if tunnel is None or tunnel.stats.state is not TunnelState.CONNECTED:
+            reason = "is about to start" if tunnel is None else _state_of(tunnel)
+            return NotYet(name, wanted.limits.offline_grace_seconds, reason)
+        return Entrance(tunnel, service_id)
+
     def _choose(self, asked: Asked, services: Collection[str], user: str, text: str) -> str:
         allowed = [each for each in services if self._may_reach(user, asked.tunnel, each)]
         if services and not allowed:
@@ -121,14 +179,18 @@ class FleetView:
     # -- what is there
 
     def _find(self, name: str) -> str | None:
-        if self._wanted(name) is not None:
+        if self._is_here(name):
             return name
         now = time.monotonic()
         if now - self._names_at > NAMES_SECONDS:
             # All names of a fleet, at most once a second, however many ask for unknown ones.
             self._names, self._names_at = TunnelNames(self._state.names()), now
         found = self._names(name)
-        return found if found is not None and self._wanted(found) is not None else None
+        return found if found is not None and self._is_here(found) else None
+
+    def _is_here(self, name: str) -> bool:
+        """Whether there is such a tunnel, other than one that the resolver has opened."""
+        return self._wanted(name) is not None and self._state.source_of(name) != ON_DEMAND
 
     def _wanted(self, name: str) -> WantedTunnel | None:
         running = self._state.running.get(name)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .counters import DoorCounters
     from .crowd import DoorLimits
     from .identity import Identity
+    from .resolver import Resolver
 
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Hall:
         counters: the numbers.
         identity: says who clients are.
         on_denied: is told who was turned away; must not block.
+        resolver: finds tunnels for names that the fleet does not have; None if nobody does.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Hall:
         counters: DoorCounters,
         identity: Identity,
         on_denied: Callable[[Denied], object],
+        resolver: Resolver | None = None,
     ) -> None:
         self._state = state
         self._runtime = runtime
@@ -92,7 +95,8 @@ class Hall:
         self.limits = limits
         self.counters = counters
         self.identity = identity
-        self.view = FleetView(state, runtime)
+        self.resolver = resolver
+        self.view = FleetView(state, runtime, resolver)
         self.crowd: Crowd[ActorRef[Any]] = Crowd(limits)
         counters.handshakes = lambda: self.crowd.yielding
 

@@ -6,6 +6,7 @@ Owns the client's socket and the order of the steps:
     TALKING    the handshake; its bytes are looked at, and only what is the handshake's is read
     LOGIN      a password is being checked
     FINDING    it has said where it wants to go, and waits until the tunnel is connected
+    RESOLVING  there is no such tunnel, and whoever can find or open one was asked
     LENT       the tunnel is asked to take the socket, and may have it already
     LEAVING    it was refused; it has a moment to read why
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import socket
 import time
 from enum import Enum, auto
@@ -32,11 +34,12 @@ from tunnelfleet.proto import NotConnected, TooManyConnections, TunnelClosed, Tu
 from tunnelfleet.runtime import TunnelStateChanged
 
 from .first_byte import begin_handshake
-from .fleet_view import Entrance, NotYet
+from .fleet_view import Entrance, NotYet, Unopened
 from .hall import GiveWay
 from .handshake import Denial, LoginGiven, Malformed, TargetNamed
 from .identity import UnixPeer
 from .names import DoorRefused
+from .resolver import AskedTunnel, Elsewhere, Local, Refused
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.config.door_users import DoorUsers
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from .counters import CountedSocket
     from .hall import Hall
     from .handshake import Handshake
+    from .resolver import Answer
 
 
 logger = logging.getLogger(__name__)
@@ -68,6 +72,12 @@ class _LoginChecked(NamedTuple):
     is_good: bool
 
 
+class _ResolverAnswered(NamedTuple):
+    """What was answered to the question for a tunnel that is not there."""
+
+    answer: Answer | BaseException
+
+
 class _Answered(NamedTuple):
     """The tunnel has said whether it takes the socket: the error if it does not."""
 
@@ -79,6 +89,7 @@ class _VisitorStage(Enum):
     TALKING = auto()
     LOGIN = auto()
     FINDING = auto()
+    RESOLVING = auto()
     LENT = auto()
     LEAVING = auto()
 
@@ -119,6 +130,8 @@ class VisitorActor(DispatchedActor):
         self._target: TargetNamed | None = None
         self._place: Entrance | None = None
         self._wait_until: float | None = None
+        self._local: tuple[str, str] | None = None
+        """The tunnel that was found or opened for it, and the service."""
         self._timer: Timer | None = None
         self._abort = True
 
@@ -257,12 +270,18 @@ class VisitorActor(DispatchedActor):
 
     def _find(self) -> None:
         assert self._target is not None
+        view = self._hall.view
         try:
-            found = self._hall.view.enter(*self._target, self._user)
+            if self._local is None:
+                found = view.enter(*self._target, self._user)
+            else:
+                found = view.enter_tunnel(*self._local)
         except DoorRefused as error:
             self._refuse(error.refusal, error.text)
             return
         match found:
+            case Unopened():
+                self._resolve(found)
             case NotYet():
                 self._wait(found)
             case Entrance():
@@ -287,6 +306,53 @@ class VisitorActor(DispatchedActor):
     def _on_look_again(self, _message: _TryAgain | TunnelStateChanged) -> None:
         if self._stage is _VisitorStage.FINDING:
             self._find()
+        elif self._stage is _VisitorStage.RESOLVING:
+            self._go_on_waiting()
+
+    # -- a tunnel that is not there
+
+    def _resolve(self, found: Unopened) -> None:
+        resolver = self._hall.resolver
+        assert resolver is not None
+        if not self._hall.crowd.wait(self.actor_ref):
+            text = f"too many clients wait for tunnels, and {printable(found.tunnel)} is not open"
+            self._refuse(Denial.BUSY, text)
+            return
+        self._stage = _VisitorStage.RESOLVING
+        self._local = (found.tunnel, found.service_id)
+        self._wait_until = time.monotonic() + self._hall.limits.resolve_seconds
+        self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
+        asked = AskedTunnel(*found, self._user, self._peer, self.actor_ref)
+        self.pipe_to_self(resolver.resolve(asked), _resolved)
+
+    def _go_on_waiting(self) -> None:
+        assert self._wait_until is not None
+        if _has_left(self._open_socket):
+            self._hall.counters.left += 1
+            self.exit()
+        elif time.monotonic() > self._wait_until:
+            self._refuse(Denial.UNAVAILABLE, "nobody has answered for this name; try again")
+        else:
+            self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
+
+    def _on_resolved(self, message: _ResolverAnswered) -> None:
+        if self._stage is not _VisitorStage.RESOLVING:
+            return
+        assert self._local is not None
+        match message.answer:
+            case Local(tunnel):
+                self._local = (tunnel, self._local[1])
+                self._stage = _VisitorStage.FINDING
+                self._wait_until = None
+                self._find()
+            case Refused(denial, text):
+                self._refuse(denial, text)
+            case Elsewhere(gateway):
+                text = f"{printable(self._local[0])} is with gateway {printable(gateway)}"
+                self._refuse(Denial.UNAVAILABLE, f"{text}: ask there")
+            case error:
+                logger.error("a question for a tunnel has failed: %r", error)
+                self._refuse(Denial.FAILED, "it failed, which the gateway's log tells more of")
 
     def _lend(self, place: Entrance) -> None:
         assert self._handshake is not None
@@ -398,6 +464,7 @@ class VisitorActor(DispatchedActor):
         _LoginChecked: _on_login_checked,
         TunnelStateChanged: _on_look_again,
         _TryAgain: _on_look_again,
+        _ResolverAnswered: _on_resolved,
         _Answered: _on_answered,
         _Late: _on_late,
         GiveWay: _on_give_way,
@@ -411,6 +478,23 @@ def _error_of(answer: Any) -> BaseException | None:
     except Exception as error:  # noqa: BLE001 - whatever it is, the socket was not taken
         return error
     return None
+
+
+def _resolved(answer: Any) -> _ResolverAnswered:
+    try:
+        return _ResolverAnswered(answer.get())
+    except Exception as error:  # noqa: BLE001 - whatever it is, there is no tunnel
+        return _ResolverAnswered(error)
+
+
+def _has_left(sock: socket.socket) -> bool:
+    """Whether a client that waits has closed, as far as its kernel has told ours.
+
+    It may have sent bytes for the application already, so that it cannot be read to find out.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _drop(sock: CountedSocket, answer: Any) -> None:

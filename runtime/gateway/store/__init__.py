@@ -4,6 +4,7 @@
 """
 
 from .audit import AuditQuery, AuditRecord
+from .demands import StoredDemand
 from .errors import StoreError, Trouble
 from .migrations import MIGRATIONS
 from .store import Store, StoreActor
@@ -15,5 +16,6 @@ __all__ = [
     "Store",
     "StoreActor",
     "StoreError",
+    "StoredDemand",
     "Trouble",
 ]

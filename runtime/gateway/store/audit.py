@@ -1,4 +1,4 @@
-"""What the audit says: one record for each stream, each connection and each denial.
+"""What the audit says: one record for each stream, connection, denial and question on demand.
 
 Owns the form of a record, and how the events of tunnels become records. A record is told when it
 begins and told again, whole, when it ends, with the same number: so what was open when a process
@@ -22,6 +22,7 @@ from tunnelfleet.runtime import (
 
 AUDITED_EVENTS = (ConnectionOpened, ConnectionClosed, StreamOpened, StreamClosed)
 """The events of tunnels that the audit needs."""
+DEMAND = "demand"
 MAX_LIMIT = 1_000
 _ENDED_BY = {"peer_reset": "peer", "local_reset": "local"}
 """Who ended a stream; other causes stand for themselves."""
@@ -29,11 +30,11 @@ _ENDED_BY = {"peer_reset": "peer", "local_reset": "local"}
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """A stream, a connection or a denial.
+    """A stream, a connection, a denial, or a question for a tunnel on demand.
 
     Attributes:
         number: tells the records of one life of a gateway apart.
-        kind: `connection`, `stream` or `denied`.
+        kind: `connection`, `stream`, `denied` or `demand`.
         tunnel: its name.
         service_id: of the stream.
         stream_id: on the wire; None for a denial.
@@ -129,9 +130,27 @@ class AuditBook:
         self, tunnel: str, service_id: str, peer: str, user: str, reason: str, now: float
     ) -> AuditRecord:
         """Return the record that a front door refused somebody."""
+        return self._at_once(DENIAL, tunnel, service_id, peer, user, reason, now)
+
+    def demanded(
+        self, tunnel: str, service_id: str, peer: str, user: str, reason: str, now: float
+    ) -> AuditRecord:
+        """Return the record that somebody asked for a tunnel on demand, and what came of it."""
+        return self._at_once(DEMAND, tunnel, service_id, peer, user, reason, now)
+
+    def _at_once(
+        self,
+        kind: str,
+        tunnel: str,
+        service_id: str,
+        peer: str,
+        user: str,
+        reason: str,
+        now: float,
+    ) -> AuditRecord:
         return AuditRecord(
             self._number(),
-            DENIAL,
+            kind,
             tunnel,
             service_id,
             peer=peer,

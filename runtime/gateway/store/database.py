@@ -8,7 +8,9 @@ comes from libpq's files or the environment, never from the URL, and is never sh
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ POOL_CONNECTIONS = 4
 POOL_WAIT_SECONDS = 10.0
 BUSY_SECONDS = 15.0
 """SQLite: how long a writer waits for another process's transaction."""
+BUSY_PAUSE_SECONDS = 0.01
+"""SQLite: between two tries where it does not wait by itself."""
 CONNECT_SECONDS = 5
 """PostgreSQL: how long to try one address."""
 STATEMENT_MILLISECONDS = 20_000
@@ -178,11 +182,31 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     try:
         # Readers and the writer do not wait for each other, and a commit is on the disk. On a file
         # that cannot be written the mode stays what it is.
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _begin_wal(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
     finally:
         cursor.close()
+
+
+def _begin_wal(cursor: Any) -> None:
+    """Have a write-ahead log.
+
+    Of two processes that make one at the same moment SQLite lets one fail, without the wait that it
+    has for a writer.
+    """
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # The low byte: what kind of busy the rest tells.
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() >= until:
+                raise
+            time.sleep(BUSY_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

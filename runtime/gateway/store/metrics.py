@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STORE_METRICS", "StoreCounters", "store_metrics"]
 
-OPERATIONS = ("open", "tunnels", "audit")
+OPERATIONS = ("open", "tunnels", "devices", "demands", "audit")
 ERRORS = "tunnelfleet_store_errors"
 _HELP = {
     "tunnelfleet_store_ready": "Whether the state was reached and read since the start.",

@@ -94,9 +94,83 @@ def _audit(is_sqlite: bool) -> Sequence[str]:
     )
 
 
+def _devices(is_sqlite: bool) -> Sequence[str]:
+    binary = "BLOB" if is_sqlite else "BYTEA"
+    return (
+        f"""CREATE TABLE tunnelfleet_devices (
+            gateway TEXT NOT NULL,
+            token_hash TEXT NOT NULL,
+            name TEXT NOT NULL,
+            broker TEXT NOT NULL,
+            thing TEXT NOT NULL,
+            services TEXT NOT NULL,
+            region TEXT NOT NULL,
+            sealed {binary} NOT NULL,
+            key_id TEXT NOT NULL,
+            received_at DOUBLE PRECISION NOT NULL,
+            PRIMARY KEY (gateway, token_hash)
+        )""",
+    )
+
+
+def _demands(is_sqlite: bool) -> Sequence[str]:
+    binary = "BLOB" if is_sqlite else "BYTEA"
+    return (
+        f"""CREATE TABLE tunnelfleet_demands (
+            gateway TEXT NOT NULL,
+            request TEXT NOT NULL,
+            thing TEXT NOT NULL,
+            place TEXT NOT NULL,
+            begun_at DOUBLE PRECISION NOT NULL,
+            ends_at DOUBLE PRECISION NOT NULL,
+            tunnel_id TEXT NOT NULL,
+            entry TEXT NOT NULL,
+            sealed {binary} NOT NULL,
+            key_id TEXT NOT NULL,
+            is_over INTEGER NOT NULL,
+            PRIMARY KEY (gateway, request)
+        )""",
+    )
+
+
+def _fleet(is_sqlite: bool) -> Sequence[str]:
+    long = "INTEGER" if is_sqlite else "BIGINT"
+    return (
+        "ALTER TABLE tunnelfleet_tunnels ADD COLUMN slot INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX tunnelfleet_tunnels_slot ON tunnelfleet_tunnels (gateway, slot)",
+        f"""CREATE TABLE tunnelfleet_fleet (
+            id INTEGER NOT NULL PRIMARY KEY,
+            shards INTEGER NOT NULL,
+            key_id TEXT NOT NULL,
+            epoch {long} NOT NULL,
+            version {long} NOT NULL,
+            tunnels_version {long} NOT NULL,
+            grace_until DOUBLE PRECISION NOT NULL
+        )""",
+        f"""CREATE TABLE tunnelfleet_gateways (
+            name TEXT NOT NULL PRIMARY KEY,
+            run TEXT NOT NULL,
+            epoch {long} NOT NULL,
+            lease_until DOUBLE PRECISION NOT NULL,
+            beat_at DOUBLE PRECISION NOT NULL,
+            is_leaving INTEGER NOT NULL,
+            fleet_address TEXT,
+            version TEXT NOT NULL
+        )""",
+        f"""CREATE TABLE tunnelfleet_shards (
+            shard INTEGER NOT NULL PRIMARY KEY,
+            owner TEXT,
+            epoch {long} NOT NULL
+        )""",
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "tunnels added at run time", _tunnels),
     Migration(2, "the audit", _audit),
+    Migration(3, "tunnels that devices were told of", _devices),
+    Migration(4, "tunnels on demand", _demands),
+    Migration(5, "gateways that share a fleet", _fleet),
 )
 """All migrations, in order."""
 

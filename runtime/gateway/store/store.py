@@ -23,22 +23,32 @@ from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
 from tunnelfleet.runtime.gateway.config import Authorities, GatewaySettings, ensure_secret
+from tunnelfleet.runtime.gateway.config.fleet import POSTGRES
 from tunnelfleet.runtime.gateway.messages import RuntimeStarted
 
 from .audit import AUDITED_EVENTS, AuditBook, AuditQuery
 from .audit_table import AuditBounds, AuditTable
 from .database import Database
+from .demands import DemandTable
+from .devices import DeviceTable
 from .errors import StoreError, Trouble, make_error
 from .metrics import StoreCounters, store_metrics
 from .migrations import check_rights, migrate
-from .tunnels import Sealer, TunnelTable
+from .sealing import Sealer
+from .tunnels import SHARED, TunnelTable
 from .writer import AuditWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     from prometheus_client import Metric
 
+    from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
+    from tunnelfleet.runtime.gateway.config import GatewaySettings
+    from tunnelfleet.runtime.gateway.devices import DeviceTunnel
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
+    from .demands import StoredDemand
     from .tunnels import StoredTunnels
 
 logger = logging.getLogger(__name__)
@@ -114,6 +124,8 @@ class Store:
         secret: of the deployment; what seals tokens is derived from it.
         audit_days: how long records are kept.
         audit_rows: how many are kept; 0 for no audit.
+        is_shared: whether the tunnels are those of all gateways that share the fleet; then they are
+            loaded by shards.
 
     Raises:
         ConfigError: the URL names no database that can be used here.
@@ -127,11 +139,19 @@ class Store:
         secret: bytes,
         audit_days: float = DEFAULT_AUDIT_DAYS,
         audit_rows: int = DEFAULT_AUDIT_ROWS,
+        is_shared: bool = False,
     ) -> None:
         self._database = Database(url)
         self._bounds = AuditBounds(audit_days, audit_rows)
-        sealer = Sealer(secret, gateway)
-        self._tunnels = TunnelTable(self._database, gateway, sealer, Authorities())
+        self.is_shared = is_shared
+        owner = SHARED if is_shared else gateway
+        sealer = Sealer(secret, owner)
+        self.key_id = sealer.key_id
+        """Names the secret of the deployment, and tells nothing of it."""
+        self._tunnels = TunnelTable(self._database, owner, sealer, Authorities())
+        own = Sealer(secret, gateway)
+        self._devices = DeviceTable(self._database, gateway, own)
+        self._demands = DemandTable(self._database, gateway, own, Authorities())
         self._audit = AuditTable(self._database, gateway, secrets.token_hex(8))
         self._book = AuditBook()
         self._book_lock = threading.Lock()
@@ -157,6 +177,7 @@ class Store:
             secret=secret,
             audit_days=settings.audit_days,
             audit_rows=settings.audit_rows,
+            is_shared=settings.placement == POSTGRES,
         )
 
     @property
@@ -232,7 +253,28 @@ class Store:
         """
         if self._phase is not _Reach.READY:
             return {}
-        return self._load()
+        return {} if self.is_shared else self._load()
+
+    def load_shards(self, shards: frozenset[int], count: int) -> dict[str, WantedTunnel]:
+        """The shared tunnels in some shards, of so many.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        self._require_ready()
+        found = self._counted("tunnels", lambda: self._tunnels.load_shards(shards, count))
+        _log_loaded(found, self.where)
+        return found.tunnels
+
+    def find_tunnel(self, name: str) -> WantedTunnel | None:
+        """The tunnel of that name that was added at run time, if there is one.
+
+        Raises:
+            StoreError: it cannot be read.
+            TunnelError: it cannot be used; the text says why.
+        """
+        self._require_ready()
+        return self._counted("tunnels", lambda: self._tunnels.find(name))
 
     def _load(self) -> dict[str, WantedTunnel]:
         found = self._counted("tunnels", self._tunnels.load)
@@ -265,6 +307,38 @@ class Store:
         self.problems.pop(name, None)
         return was_there
 
+    # -- tunnels that devices were told of
+
+    def load_devices(self) -> list[DeviceTunnel]:
+        """The tunnels that devices were told of; one that cannot be used is told and left out.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        self._require_ready()
+        found, problems = self._counted("devices", self._devices.load)
+        for name, problem in problems.items():
+            logger.error("left out of the state: %s", problem, extra={"tunnel": name})
+        return found
+
+    def save_device(self, tunnel: DeviceTunnel) -> None:
+        """Keep a tunnel that a device was told of: its token is sealed.
+
+        Raises:
+            StoreError: it is not kept; the text says why.
+        """
+        self._require_ready()
+        self._counted("devices", lambda: self._devices.save(tunnel))
+
+    def forget_devices(self, token_hashes: Sequence[str]) -> None:
+        """Keep these no more.
+
+        Raises:
+            StoreError: they are still kept.
+        """
+        self._require_ready()
+        self._counted("devices", lambda: self._devices.forget(token_hashes))
+
     def _require_ready(self) -> None:
         if self._phase is not _Reach.READY:
             raise make_error(Trouble.NOT_READ, self.where, self._cause)
@@ -275,6 +349,30 @@ class Store:
         except StoreError:
             self._counters.failed(operation)
             raise
+
+    # -- tunnels on demand; as above, all of it waits and may raise a StoreError
+
+    def begin_demand(self, demand: StoredDemand) -> None:
+        """Note that OpenTunnel is about to be called for a tunnel on demand."""
+        self._require_ready()
+        self._counted("demands", lambda: self._demands.begin(demand))
+
+    def keep_demand(
+        self, request: str, tunnel_id: str, ends_at: float, tunnel: WantedTunnel
+    ) -> None:
+        """Keep the tunnel that was opened: its tokens are sealed."""
+        self._require_ready()
+        self._counted("demands", lambda: self._demands.opened(request, tunnel_id, ends_at, tunnel))
+
+    def end_demand(self, request: str) -> None:
+        """It is closed, or was not opened."""
+        self._require_ready()
+        self._counted("demands", lambda: self._demands.over(request, time.time()))
+
+    def load_demands(self) -> list[StoredDemand]:
+        """What an earlier life has left open, and what it has opened lately; the newest first."""
+        self._require_ready()
+        return self._counted("demands", self._demands.load)
 
     # -- the audit
 
@@ -295,6 +393,15 @@ class Store:
                 record = self._book.denied(tunnel, service_id, peer, user, reason, time.time())
             self._writer.put(record)
 
+    def note_demand(
+        self, tunnel: str, service_id: str, *, peer: str, user: str, reason: str
+    ) -> None:
+        """Take down that somebody asked for a tunnel on demand. Never waits."""
+        if self._bounds.rows > 0:
+            with self._book_lock:
+                record = self._book.demanded(tunnel, service_id, peer, user, reason, time.time())
+            self._writer.put(record)
+
     def audit(self, query: AuditQuery | None = None) -> list[dict[str, Any]]:
         """Return the records that are asked for, the newest first.
 
@@ -313,7 +420,7 @@ class Store:
     def _begin(self) -> None:
         if self._phase is _Reach.WAITING:
             self._reach()
-            tunnels = self._load()
+            tunnels = {} if self.is_shared else self._load()
             try:
                 self._on_late(tunnels)
             except TunnelError as error:

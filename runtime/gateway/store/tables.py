@@ -19,7 +19,18 @@ from sqlalchemy import (
     Text,
 )
 
-__all__ = ["AUDIT", "METADATA", "SCHEMA", "TABLES", "TUNNELS"]
+__all__ = [
+    "AUDIT",
+    "DEMANDS",
+    "DEVICES",
+    "FLEET",
+    "GATEWAYS",
+    "METADATA",
+    "SCHEMA",
+    "SHARDS",
+    "TABLES",
+    "TUNNELS",
+]
 
 METADATA = MetaData()
 
@@ -44,8 +55,30 @@ TUNNELS = Table(
     Column("sealed", LargeBinary, nullable=False),
     Column("key_id", Text, nullable=False),
     Column("changed_at", _DOUBLE, nullable=False),
+    Column("slot", Integer, nullable=False, server_default="0"),
+    Index("tunnelfleet_tunnels_slot", "gateway", "slot"),
 )
-"""Tunnels added at run time: the keys of `[[tunnel]]` as JSON; what is secret in them is sealed."""
+"""Tunnels added at run time: the keys of `[[tunnel]]` as JSON; what is secret in them is sealed.
+
+Those of gateways that share a fleet stand under the gateway "", which nobody is called. The slot
+says which shard a tunnel is in, whatever the number of shards.
+"""
+
+DEVICES = Table(
+    "tunnelfleet_devices",
+    METADATA,
+    Column("gateway", Text, primary_key=True),
+    Column("token_hash", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("broker", Text, nullable=False),
+    Column("thing", Text, nullable=False),
+    Column("services", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("received_at", _DOUBLE, nullable=False),
+)
+"""Tunnels that devices were told of by a notification; their tokens are sealed."""
 
 AUDIT = Table(
     "tunnelfleet_audit",
@@ -75,4 +108,57 @@ AUDIT = Table(
 )
 """One row for each stream, connection and denial; `run` is one life of a gateway's process."""
 
-TABLES = (SCHEMA, TUNNELS, AUDIT)
+DEMANDS = Table(
+    "tunnelfleet_demands",
+    METADATA,
+    Column("gateway", Text, primary_key=True),
+    Column("request", Text, primary_key=True),
+    Column("thing", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("begun_at", _DOUBLE, nullable=False),
+    Column("ends_at", _DOUBLE, nullable=False),
+    Column("tunnel_id", Text, nullable=False),
+    Column("entry", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("is_over", Integer, nullable=False),
+)
+"""Tunnels on demand: one row for each call of OpenTunnel; the tokens in them are sealed."""
+
+FLEET = Table(
+    "tunnelfleet_fleet",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("shards", Integer, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("epoch", _LONG, nullable=False),
+    Column("version", _LONG, nullable=False),
+    Column("tunnels_version", _LONG, nullable=False),
+    Column("grace_until", _DOUBLE, nullable=False),
+)
+"""The fleet that gateways share: one row, number 1, once the first of them has joined."""
+
+GATEWAYS = Table(
+    "tunnelfleet_gateways",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("run", Text, nullable=False),
+    Column("epoch", _LONG, nullable=False),
+    Column("lease_until", _DOUBLE, nullable=False),
+    Column("beat_at", _DOUBLE, nullable=False),
+    Column("is_leaving", Integer, nullable=False),
+    Column("fleet_address", Text),
+    Column("version", Text, nullable=False),
+)
+"""The gateways that share the fleet, their leases by the server's clock."""
+
+SHARDS = Table(
+    "tunnelfleet_shards",
+    METADATA,
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("owner", Text),
+    Column("epoch", _LONG, nullable=False),
+)
+"""Who has each shard: a gateway, in the life with this epoch."""
+
+TABLES = (SCHEMA, TUNNELS, AUDIT, DEVICES, DEMANDS, FLEET, GATEWAYS, SHARDS)

@@ -1,114 +1,46 @@
-"""Tunnels that were added at run time, in their table; what is secret in a row is sealed.
+"""Tunnels that were added at run time, in their table.
 
-Owns what is kept of them, the keys of their entry as JSON, and the seal: AES-256-GCM under a key
-that is derived from the deployment's secret (HKDF-SHA256, RFC 5869), with the gateway and the
-tunnel's name as associated data, so that a row that was moved to another name does not open.
-Whoever reads the database alone has no token. A row that cannot be used is told and left out.
+Owns what is kept of them: the keys of their entry as JSON, the secret ones sealed. A row that
+cannot be used is told and left out.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from sqlalchemy import delete, func, select
+from sqlalchemy import Integer, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import array
 
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
 from tunnelfleet.runtime.gateway.config.problems import ConfigProblems
+from tunnelfleet.runtime.gateway.placement.shards import SLOTS, slot_of
 
-from .tables import TUNNELS
+from .sealing import Sealer, SealingError
+from .tables import FLEET, TUNNELS
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .database import Database
 
 
-class SealingError(TunnelError):
-    """What is sealed does not open; the text says why."""
-
-
-FORM = b"\x01"
-"""The first byte of what is sealed, for another form one day."""
-NONCE_BYTES = 12
-KEY_BYTES = 32
-KEY_ID_BYTES = 8
-_KEY_USE = b"tunnelfleet state: sealed tunnels, AES-256-GCM"
-_ID_USE = b"tunnelfleet state: name of the key"
-
-
-class Sealer:
-    """Seals and opens the secrets of one gateway's tunnels.
-
-    Args:
-        secret: of the deployment.
-        gateway: whose tunnels they are.
-    """
-
-    def __init__(self, secret: bytes, gateway: str) -> None:
-        self._cipher = AESGCM(_derive(secret, _KEY_USE, KEY_BYTES))
-        self._gateway = gateway
-        self.key_id = _derive(secret, _ID_USE, KEY_ID_BYTES).hex()
-        """A digest that tells keys apart without giving them away."""
-
-    def __repr__(self) -> str:
-        return f"Sealer({self.key_id})"
-
-    def seal(self, name: str, values: Mapping[str, str]) -> bytes:
-        """Seal the secrets of a tunnel."""
-        nonce = os.urandom(NONCE_BYTES)
-        plain = json.dumps(dict(values), sort_keys=True).encode()
-        return FORM + nonce + self._cipher.encrypt(nonce, plain, self._bound_to(name))
-
-    def unseal(self, name: str, sealed: bytes, key_id: str) -> dict[str, str]:
-        """Open what was sealed.
-
-        Args:
-            name: of the tunnel.
-            sealed: what `seal` made.
-            key_id: of the key that it was made with.
-
-        Raises:
-            SealingError: it was another key, or it is not what was sealed for this tunnel.
-        """
-        if key_id != self.key_id:
-            raise SealingError(
-                "they were sealed with another secret than this deployment's; start with that one "
-                "(client_token_secret_file), or add the tunnel again"
-            )
-        nonce, content = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
-        if sealed[:1] != FORM or len(nonce) < NONCE_BYTES:
-            raise SealingError("they are in a form that this program does not know")
-        try:
-            plain = self._cipher.decrypt(nonce, content, self._bound_to(name))
-        except InvalidTag:
-            raise SealingError(
-                "they were changed, or belong to another tunnel or gateway; add the tunnel again"
-            ) from None
-        values: dict[str, str] = json.loads(plain)
-        return values
-
-    def _bound_to(self, name: str) -> bytes:
-        return json.dumps([self._gateway, name]).encode()
-
-
-def _derive(secret: bytes, use: bytes, length: int) -> bytes:
-    return HKDF(algorithm=SHA256(), length=length, salt=None, info=use).derive(secret)
-
-
 SECRET_KEYS = ("access_token", "client_token", "http_proxy")
 """Keys of an entry that are sealed; the address of a proxy may have a password."""
+SHARED = ""
+"""Whose tunnels those are that gateways share: nobody is called so."""
+CHANNEL = "tunnelfleet"
+TUNNEL_CHANGED = "tunnel"
+"""Where gateways that share a fleet listen, and the first word about a tunnel."""
+REPLACED = ("entry", "sealed", "key_id", "changed_at", "slot")
 PLACE = "state"
 """Stands for a file, in messages and as the place of the tunnels."""
 
@@ -135,6 +67,9 @@ class TunnelTable:
         gateway: whose they are.
         sealer: seals what is secret.
         authorities: keeps TLS contexts.
+
+    The tunnels of the gateway `SHARED` are those of all gateways that share the fleet: a change is
+    counted, and told on the fleet's channel.
     """
 
     def __init__(
@@ -167,14 +102,19 @@ class TunnelTable:
             "sealed": self._sealer.seal(name, secret),
             "key_id": self._sealer.key_id,
             "changed_at": time.time(),
+            "slot": slot_of(name),
         }
         insert = (sqlite if self._database.is_sqlite else postgresql).insert(TUNNELS)
         statement = insert.on_conflict_do_update(
             index_elements=[TUNNELS.c.gateway, TUNNELS.c.name],
-            set_={key: insert.excluded[key] for key in ("entry", "sealed", "key_id", "changed_at")},
+            set_={
+                key: insert.excluded[key]
+                for key in ("entry", "sealed", "key_id", "changed_at", "slot")
+            },
         )
         with self._database.writing() as connection:
             connection.execute(statement, row)
+            self._tell(connection, name)
 
     def forget(self, name: str) -> bool:
         """Remove a tunnel; return whether there was one.
@@ -186,7 +126,51 @@ class TunnelTable:
             TUNNELS.c.gateway == self._gateway, TUNNELS.c.name == name
         )
         with self._database.writing() as connection:
-            return connection.execute(statement).rowcount > 0
+            was_there = connection.execute(statement).rowcount > 0
+            self._tell(connection, name)
+            return was_there
+
+    def _tell(self, connection: Connection, name: str) -> None:
+        if self._gateway != SHARED:
+            return
+        bump = update(FLEET).values(tunnels_version=FLEET.c.tunnels_version + 1)
+        version = connection.execute(bump.returning(FLEET.c.tunnels_version)).scalar()
+        # Nobody has joined yet: whoever does reads all there is.
+        if version is not None:
+            text = f"{TUNNEL_CHANGED} {version} {name}"
+            connection.execute(select(func.pg_notify(CHANNEL, text)))
+
+    def load_shards(self, shards: frozenset[int], count: int) -> StoredTunnels:
+        """The tunnels in some shards.
+
+        Args:
+            shards: their numbers.
+            count: into how many shards the fleet is cut.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        slots = [slot for slot in range(SLOTS) if slot % count in shards]
+        mine = TUNNELS.c.gateway == self._gateway
+        in_shards = TUNNELS.c.slot == func.any(array(slots, type_=Integer))
+        query = select(TUNNELS).where(mine)
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                query if len(shards) == count else query.where(in_shards)
+            ).all()
+        return self._read_all(rows, 0)
+
+    def find(self, name: str) -> WantedTunnel | None:
+        """The tunnel of that name, if there is one.
+
+        Raises:
+            StoreError: it cannot be read.
+            TunnelError: it cannot be used.
+        """
+        mine = (TUNNELS.c.gateway == self._gateway, TUNNELS.c.name == name)
+        with self._database.reading() as connection:
+            row = connection.execute(select(TUNNELS).where(*mine)).first()
+        return None if row is None else self._read(row)
 
     def load(self) -> StoredTunnels:
         """Return all tunnels of the gateway.
@@ -199,6 +183,9 @@ class TunnelTable:
             rows = connection.execute(select(TUNNELS).where(mine).order_by(TUNNELS.c.name)).all()
             others = connection.execute(select(func.count()).where(~mine).select_from(TUNNELS))
             of_others = int(others.scalar() or 0)
+        return self._read_all(rows, of_others)
+
+    def _read_all(self, rows: Iterable[Any], of_others: int) -> StoredTunnels:
         tunnels: dict[str, WantedTunnel] = {}
         problems: dict[str, str] = {}
         for row in rows:

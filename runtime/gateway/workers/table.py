@@ -84,7 +84,12 @@ class WorkerTable:
     def gate_fields(self) -> dict[str, Any]:
         """Return what a worker is told of the gate."""
         assert self.gate is not None
-        return {"suspended": self.gate.closed_because, "left_seconds": self.gate.left_seconds}
+        rate = self.gate.rate_per_second
+        return {
+            "suspended": self.gate.closed_because,
+            "left_seconds": self.gate.left_seconds,
+            "gate_rate": None if rate is None else rate / len(self.workers),
+        }
 
     def take_connects(self, number: int, stats: ConnectStats) -> None:
         """A worker tells what its governor has done."""

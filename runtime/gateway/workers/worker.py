@@ -136,6 +136,8 @@ class WorkerProcess:
         self._reporter.answer(lambda: {"is": Is.STARTED})
 
     def _gate(self, runtime: TunnelRuntime, message: dict[str, Any]) -> None:
+        if message["gate_rate"] is not None:
+            runtime.change_connect_rate(message["gate_rate"])
         if message["suspended"]:
             runtime.suspend_connects(message["suspended"])
         else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.fakes import FakeRef
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.api.commands import Outgoing, SendFuture, SendQueueFull
 from tunnelfleet.actors.api.events import (
     ApiEvent,
@@ -26,7 +27,6 @@ from tunnelfleet.proto import MessageType, TunnelClosed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAIT_SECONDS = 5.0
 LIMITS = replace(Limits(), send_high_water_bytes=1_000, send_high_water_messages=4)
 KEY = ConnectionKey("A", 1, 1, 1)
 ALL = frozenset({ConnectionShutdown, SendMessageComplete, Stopped, StreamStopped})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.api.commands import SendBatch, SendFuture, SendQueueFull
 from tunnelfleet.actors.callbacks import RelayThreads
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tunnelfleet.actors.callbacks import CallbackQueue
-
-WAIT_SECONDS = 5.0
 
 
 @pytest.fixture

@@ -257,7 +257,10 @@ def test_ours_and_a_hosts_actor_talk_both_ways(dispatcher):
     host = HostActor.start()
     ours = Probe.start(log, dispatcher=dispatcher)
     try:
-        assert host.ask(lambda _actor: ours.ask("from a thread"), timeout=5) == "from a thread"
+        assert (
+            host.ask(lambda _actor: ours.ask("from a thread"), timeout=WAIT_SECONDS)
+            == "from a thread"
+        )
         ours.ask(lambda _actor: host.tell(lambda _host: ours.tell("back")))
         assert log.wait(2) == ["from a thread", "back"]
     finally:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.support.actors import Log, Probe
 from tunnelfleet.actors.kernel import NORMAL, DispatchedFuture, Terminated
+from tunnelfleet.actors.kernel.cell import LAUNCH, SPECIAL, Kill, Piped, Start, kind_of
 from tunnelfleet.actors.kernel.compat import Envelope
-from tunnelfleet.actors.kernel.mailbox import LAUNCH, SPECIAL, Kill, Piped, Start, kind_of
 from tunnelfleet.actors.kernel.watch import Ended
 
 

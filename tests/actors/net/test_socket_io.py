@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.forks import idle_child
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     TCP_NOTSENT_LOWAT,
@@ -40,14 +40,14 @@ def pair() -> Iterator[Pair]:
         ours = socket.create_connection(listener.getsockname())
         theirs, _ = listener.accept()
     ours.setblocking(False)
-    theirs.settimeout(10)
+    theirs.settimeout(WAIT_SECONDS)
     yield ours, theirs
     ours.close()
     theirs.close()
 
 
 def wait_readable(sock: socket.socket) -> None:
-    sock.settimeout(10)
+    sock.settimeout(WAIT_SECONDS)
     sock.recv(1, socket.MSG_PEEK)
     sock.setblocking(False)
 
@@ -169,9 +169,9 @@ def test_an_end_is_one_although_a_child_holds_the_descriptor(
     end: Callable[[socket.socket], None],
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        ours = socket.create_connection(server.getsockname(), timeout=10)
+        ours = socket.create_connection(server.getsockname(), timeout=WAIT_SECONDS)
         theirs, _ = server.accept()
-    theirs.settimeout(10)
+    theirs.settimeout(WAIT_SECONDS)
     with theirs, idle_child():
         end(ours)
         if end is close_socket:
@@ -187,12 +187,12 @@ def test_a_listener_is_closed_although_a_child_holds_it() -> None:
     with idle_child():
         close_socket(listener)
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(address, timeout=10)
+            socket.create_connection(address, timeout=WAIT_SECONDS)
 
 
 def test_a_unix_socket_too() -> None:
     ours, theirs = socket.socketpair()
-    theirs.settimeout(10)
+    theirs.settimeout(WAIT_SECONDS)
     with theirs, idle_child():
         abort_quietly(ours)
         assert theirs.recv(1) == b""
@@ -209,7 +209,7 @@ def either(request: pytest.FixtureRequest) -> Iterator[Pair]:
         return
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    theirs.settimeout(10)
+    theirs.settimeout(WAIT_SECONDS)
     with ours, theirs:
         yield ours, theirs
 

@@ -108,7 +108,7 @@ with TunnelService() as service:
         source.send_message(Message(payload[start : start + 60_000], "SSH")).result(30)
     found = b""
     while len(found) < len(payload):
-        found += got.get(timeout=30)
+        found += got.get(timeout=60)
     assert found == payload
     for each in (source, destination):
         each.stop().result(30)

@@ -42,12 +42,14 @@ from tunnelfleet.actors.tunnel.messages import (
     PauseReading,
     PermitCalledBack,
     PermitGranted,
+    PongHeard,
     Received,
     ReleasePermit,
     RequestPermit,
     ResumeReading,
     SetLowWater,
     Transmit,
+    TransmitPing,
     Written,
 )
 from tunnelfleet.proto import ConnectionLost, Endpoint, Mode, TunnelClosed
@@ -665,6 +667,29 @@ def test_it_pings_without_a_payload_and_measures_the_answer(serve: Serve, connec
     assert got.wait(3) == [(PING, b"")] * 3
     eventually(lambda: client.stats.ping_seconds.count >= 3)
     assert 0 <= client.stats.ping_seconds.total < 15
+
+
+def test_a_ping_for_the_pace_leaves_behind_the_messages_and_its_answer_is_told(
+    serve: Serve, connect: Connect
+) -> None:
+    got = Log()
+
+    def script(peer: Peer) -> None:
+        peer.upgrade()
+        for _ in range(3):
+            got.add(peer.read_frame()[0])
+        for payload in (b"8", b"", b"eight", b"9" * 125, b"\xb2"):
+            peer.send_frame(PONG, payload)
+        peer.send(data_frame("SERVICE_IDS SSH"))
+        peer.wait_closed()
+
+    client = connect(serve(script)).established()
+    message = to_message("DATA SSH 1/1 x")
+    client.tell(Transmit([message]), TransmitPing(8), Transmit([message]))
+    assert got.wait(3) == [BINARY, PING, BINARY]
+    client.receives("SERVICE_IDS SSH")
+    assert client.told(PongHeard) == [PongHeard(EPOCH, 8)], "what is no number was none of ours"
+    assert client.stats.ping_seconds.count == 0, "the keep-alive has pings of its own"
 
 
 def test_a_service_that_answers_no_ping_is_dead(serve: Serve, connect: Connect) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.fakes import FakeRef
 from tunnelfleet.actors.config import Limits
-from tunnelfleet.actors.counters import ServiceCounters
+from tunnelfleet.actors.counters import ServiceCounters, TunnelStats
 from tunnelfleet.actors.tunnel.connections import Connection, ConnectionTable, EndPhase
 from tunnelfleet.actors.tunnel.messages import (
     BytesSent,
@@ -19,15 +19,19 @@ from tunnelfleet.actors.tunnel.messages import (
     RemoteEnded,
     StopReadingLocal,
 )
-from tunnelfleet.proto import End
+from tunnelfleet.proto import DataReceived, End, Message, MessageType, Mode, Session
 
 STREAM: Any = object()
 COUNTERS = ServiceCounters()
 LIMITS = Limits(receive_backlog_bytes=1_000, tunnel_backlog_bytes=2_500, stall_timeout_seconds=60.0)
 
 
+def empty_table(limits: Limits = LIMITS) -> ConnectionTable:
+    return ConnectionTable(limits, Session(Mode.SOURCE), TunnelStats())
+
+
 def table_of(count: int = 1) -> tuple[ConnectionTable, list[Connection]]:
-    table = ConnectionTable(LIMITS)
+    table = empty_table()
     added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, COUNTERS, 0.0) for n in range(count)]
     return table, added
 
@@ -51,7 +55,7 @@ def test_removing_twice_is_harmless() -> None:
 
 def test_the_connections_of_a_stream_are_those_of_its_actor_whatever_their_ids() -> None:
     """A peer that has started anew uses the ids of what is still being written out."""
-    table = ConnectionTable(LIMITS)
+    table = empty_table()
     old, new = ConnectionKey("SSH", 1, 1, serial=1), ConnectionKey("SSH", 1, 1, serial=2)
     former: Any = object()
     kept = table.add(old, former, COUNTERS, 0.0)
@@ -81,7 +85,7 @@ def test_a_released_connection_is_found_by_its_key_and_counts_no_more() -> None:
 
 
 def test_above_the_limit_the_one_released_first_is_given_back_once() -> None:
-    table = ConnectionTable(replace(LIMITS, max_lingering_connections=2))
+    table = empty_table(replace(LIMITS, max_lingering_connections=2))
     added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, COUNTERS, 0.0) for n in range(5)]
     assert [table.release(each) for each in added[:2]] == [None, None]
     assert [table.release(each) for each in added[2:4]] == added[:2]
@@ -246,3 +250,55 @@ def test_credit_goes_to_a_socket_and_not_to_a_user() -> None:
     users.give_credit(7)
     users.tell(Deliver(users.key, b"hello"))
     assert user.told == [Deliver(users.key, b"hello")]
+
+
+class Carried:
+    """A connection of an open stream, and what its local end was told."""
+
+    def __init__(self) -> None:
+        session, self.stats = Session(Mode.SOURCE), TunnelStats()
+        session.connected()
+        session.receive(Message(MessageType.SERVICE_IDS, available_service_ids=("SSH",)))
+        opened = session.open_connection("SSH")
+        self.session = session
+        self.table = ConnectionTable(LIMITS, session, self.stats)
+        self.key = ConnectionKey("SSH", opened.stream_id, opened.connection_id, 1)
+        counters = self.stats.service("SSH")
+        self.connection = self.table.add(self.key, STREAM, counters, 0.0)
+        self.local_end = FakeRef()
+        self.connection.attach(self.local_end)
+
+
+def test_bytes_that_arrive_go_to_their_local_end_and_are_kept_in_mind() -> None:
+    carried = Carried()
+    carried.table.deliver(DataReceived(*carried.key[:3], b"hello"))
+    assert carried.local_end.told == [Deliver(carried.key, b"hello")]
+    assert carried.table.backlog_bytes == carried.connection.live.received_bytes == 5
+    assert carried.stats.service("SSH").received_bytes == 5
+
+
+def test_bytes_that_nobody_takes_are_counted_as_dropped() -> None:
+    carried = Carried()
+    carried.connection.leave()
+    carried.table.deliver(DataReceived(*carried.key[:3], b"gone"))
+    carried.table.deliver(DataReceived("SSH", carried.key.stream_id, 77, b"unknown"))
+    assert carried.stats.dropped_messages == {"local_end_gone": 2}
+    assert carried.stats.service("SSH").received_bytes == 11
+    assert carried.table.backlog_bytes == 0
+
+
+def test_bytes_that_were_read_become_the_message_of_the_wire() -> None:
+    carried = Carried()
+    message = carried.table.encode(carried.connection, b"hello")
+    assert message is not None
+    assert (message.type, message.payload, message.connection_id) == (MessageType.DATA, b"hello", 1)
+    assert carried.connection.live.sent_bytes == carried.stats.service("SSH").sent_bytes == 5
+
+
+def test_bytes_that_cannot_be_sent_give_their_credit_back() -> None:
+    carried = Carried()
+    carried.session.reset_stream("SSH")
+    assert carried.table.encode(carried.connection, b"late") is None
+    assert carried.local_end.told == [BytesSent(4)]
+    assert carried.stats.failed_sends == 1
+    assert carried.connection.live.sent_bytes == 0

@@ -69,7 +69,7 @@ def test_a_connection_that_announces_nothing_is_dropped(rig: MakeRig) -> None:
 
 
 def test_the_announce_timeout_of_an_old_connection_does_not_hurt_the_new_one(rig: MakeRig) -> None:
-    tunnel = rig(limits=Limits(announce_timeout_seconds=0.3))
+    tunnel = rig(limits=Limits(announce_timeout_seconds=1.0))
     tunnel.attempt()
     tunnel.establish()
     tunnel.outlast(0.1)
@@ -78,7 +78,7 @@ def test_the_announce_timeout_of_an_old_connection_does_not_hurt_the_new_one(rig
     established_at = time.monotonic()
     tunnel.establish()
     assert tunnel.wire.wait() == ["abandon announce_timeout"]
-    assert time.monotonic() - established_at >= 0.29, "it has its own time"
+    assert time.monotonic() - established_at >= 0.99, "it has its own time"
 
 
 def test_a_lost_connection_says_why_and_when_it_is_tried_again(rig: MakeRig) -> None:

@@ -16,9 +16,8 @@ from tunnelfleet.actors.tunnel.messages import (
     PauseReading,
     ResumeReading,
     SetLowWater,
-    Transmit,
 )
-from tunnelfleet.proto import ConnectionLost, Message, MessageType
+from tunnelfleet.proto import ConnectionLost
 
 LOST = ExitReason.failed(ConnectionLost("lost", "the connection broke"))
 
@@ -84,11 +83,11 @@ def test_it_is_closed_once_and_only_where_it_is_up(phase: LinkPhase, closes: boo
     assert setting.websocket.told == ([CloseGracefully()] if closes else [])
 
 
-def test_messages_go_to_its_websocket() -> None:
+def test_its_websocket_is_there_for_messages_while_it_is_up() -> None:
     setting = Setting()
-    messages = [Message(MessageType.DATA, 1)]
-    setting.link.transmit(messages)
-    assert setting.websocket.told == [Transmit(messages)]
+    assert setting.link.websocket is setting.websocket
+    setting.link.ended(LOST)
+    assert setting.link.websocket is None
 
 
 def test_it_is_held_and_let_go_once_each() -> None:

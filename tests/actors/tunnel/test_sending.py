@@ -6,14 +6,16 @@ The marks of a transcript are in `tests.support.transcripts`.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.tunnel_rig import source_rig
+from tests.support.waiting import eventually
 from tunnelfleet.actors import events
 from tunnelfleet.actors.config import Limits
-from tunnelfleet.actors.tunnel.messages import Written
+from tunnelfleet.actors.tunnel.in_flight import FIRST_WINDOW_BYTES
+from tunnelfleet.actors.tunnel.messages import PongHeard, Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +85,71 @@ def test_a_start_goes_out_before_the_data_of_others(rig: MakeRig) -> None:
     tunnel.sent()
     tunnel.accept("SSH")
     assert tunnel.sent() == ["CONNECTION_START* SSH 1/2"]
+
+
+# -- what is in flight
+
+
+def has_application(tunnel: TunnelRig) -> None:
+    tunnel.connect()
+    tunnel.receive("STREAM_START SSH 1/1")
+    tunnel.sent()
+
+
+def payload_bytes(sent: list[str]) -> int:
+    """The sum of the payloads, which are as `<N>` in a transcript."""
+    return sum(int(size) for size in re.findall(r"<(\d+)>", " ".join(sent)))
+
+
+def test_an_idle_tunnel_sends_no_ping_for_its_pace(rig: MakeRig) -> None:
+    tunnel = rig()
+    has_application(tunnel)
+    assert tunnel.pings == []
+
+
+def test_a_tunnel_pings_in_front_of_its_first_byte_and_then_rarely(rig: MakeRig) -> None:
+    tunnel = rig()
+    has_application(tunnel)
+    for _ in range(20):
+        tunnel.app_does("SSH/1/1", lambda app: app.read(b"x" * 64))
+    assert tunnel.pings == [1]
+    assert len(tunnel.sent()) == 20
+
+
+@pytest.mark.parametrize("settings", [{"pacing": False}, {"bandwidth_bytes_per_second": 1e9}])
+def test_without_pacing_or_with_a_bandwidth_no_ping_is_sent(
+    rig: MakeRig, settings: dict[str, Any]
+) -> None:
+    tunnel = rig(**settings)
+    tunnel.answers_pings = False
+    has_application(tunnel)
+    tunnel.app_does("SSH/1/1", lambda app: app.read(b"x" * 60_000))
+    assert payload_bytes(tunnel.sent()) == 60_000
+    assert tunnel.pings == []
+
+
+def test_what_no_pong_has_confirmed_is_bounded(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.answers_pings = False
+    has_application(tunnel)
+    tunnel.app_does("SSH/1/1", lambda app: app.read(b"x" * 60_000))
+    first = payload_bytes(tunnel.sent())
+    assert FIRST_WINDOW_BYTES / 2 < first <= 2 * FIRST_WINDOW_BYTES
+    tunnel.tell(PongHeard(tunnel.epoch - 1, tunnel.pings[-1]))
+    assert tunnel.sent() == [], "a pong of another link says nothing of this one"
+    tunnel.tell(PongHeard(tunnel.epoch, tunnel.pings[-1]))
+    assert payload_bytes(tunnel.sent()) > 0
+    assert tunnel.stats.standing.count == 1
+    assert tunnel.stats.paced_seconds > 0
+
+
+def test_a_service_that_answers_no_ping_holds_up_nobody(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.answers_pings = False
+    has_application(tunnel)
+    tunnel.app_does("SSH/1/1", lambda app: app.read(b"x" * 60_000))
+    sent: list[str] = []
+    eventually(lambda: sent.extend(tunnel.sent()) or payload_bytes(sent) == 60_000)
 
 
 # -- holding the WebSocket

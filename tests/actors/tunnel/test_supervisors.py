@@ -578,7 +578,7 @@ def test_a_tunnel_without_a_connection_stops_at_once(tree: Callable[..., Tree], 
     if when == "lost":
         tunnel.connects = False
         tunnel.on_connection(lambda connection: connection.lose())
-    assert tunnel.ref.stop(timeout=5.0)
+    assert tunnel.ref.stop(timeout=WAIT_SECONDS)
     assert tunnel.stats.state is TunnelState.STOPPED
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.runtime.admin.test_server import get
 from tests.support.sockets import read_to_end
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer, listener
 from tunnelfleet.runtime.service.certificates import ensure_certificate
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-WAIT_SECONDS = 10.0
 HALF = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
 WHOLE = HALF + b"\r\n"
 

@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from tests.support.counted import count_some, open_tunnel
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError
@@ -46,7 +47,7 @@ def get(
 ) -> Answer:
     connection: http.client.HTTPConnection
     if context is None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_SECONDS)
     else:
         connection = http.client.HTTPSConnection(
             "127.0.0.1", server.port, timeout=10, context=context
@@ -90,7 +91,7 @@ def test_it_listens_on_loopback_only(server: AdminServer) -> None:
     host = socket.gethostbyname(socket.gethostname())
     if not host.startswith("127."):
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((host, server.port), timeout=2)
+            socket.create_connection((host, server.port), timeout=WAIT_SECONDS)
 
 
 def test_health(server: AdminServer) -> None:
@@ -253,7 +254,7 @@ def test_a_request_that_is_none_puts_nothing_of_it_into_the_log(
 ) -> None:
     with (
         caplog.at_level("DEBUG"),
-        socket.create_connection(("127.0.0.1", server.port), timeout=10) as client,
+        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_SECONDS) as client,
     ):
         client.sendall(request_bytes % TOKEN.encode())
         assert b" 400 " in client.recv(100)
@@ -274,7 +275,7 @@ def test_a_request_that_is_none_puts_nothing_of_it_into_the_log(
     ],
 )
 def test_no_answer_tells_versions(server: AdminServer, request_bytes: bytes, status: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_SECONDS) as client:
         client.sendall(request_bytes)
         with client.makefile("rb") as answer:
             head = answer.read().partition(b"\r\n\r\n")[0]
@@ -285,7 +286,7 @@ def test_no_answer_tells_versions(server: AdminServer, request_bytes: bytes, sta
 
 
 def test_a_head_has_no_body(server: AdminServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_SECONDS) as client:
         client.sendall(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         with client.makefile("rb") as answer:
             assert answer.read().endswith(b"\r\n\r\n")

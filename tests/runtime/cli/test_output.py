@@ -21,7 +21,7 @@ import pytest
 import websocket
 
 from tests.support.service_client import CLIENT_TOKEN, SUBPROTOCOL
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.cli import output as module
 from tunnelfleet.runtime.cli.output import LineOutput, log_lines, take, write_line
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from tunnelfleet.runtime.service import TunnelService
-
-WAIT_SECONDS = 30.0
 
 
 @contextmanager

@@ -8,10 +8,9 @@ from typing import Any
 import pykka
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import Stopped
 from tunnelfleet.runtime.client.delivery import MAX_UNHANDLED, ActorDelivery
-
-WAIT_SECONDS = 5.0
 
 
 class KeepingActor(pykka.ThreadingActor):

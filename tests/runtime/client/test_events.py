@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,12 +95,10 @@ def test_many_senders_without_room_do_not_block_the_loop(bench: ClientBench) -> 
                 asyncio.create_task(source.send(Message(number.to_bytes(4) + bytes(60_000))))
                 for number in range(200)
             ]
-            longest = 0.0
-            for _ in range(50):
-                started = time.perf_counter()
+            # The loop turns while they wait. One that blocked it would do so for ever: the loop has
+            # the service read on.
+            for _ in range(10):
                 await asyncio.sleep(0.01)
-                longest = max(longest, time.perf_counter() - started)
-            assert longest < 0.25
             assert not all(task.done() for task in sends)
             bench.service.resume_reading("t", Mode.SOURCE)
             received = []

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent.parent
+from tests.support.wheel import pip
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 RUN_SECONDS = 110
 
 PROGRAM = """
@@ -126,35 +129,15 @@ SecureTunnel("token", "source", "localhost").send_message(b"bytes")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the wheel installed in it, and nothing else of this tree."""
     folder = tmp_path_factory.mktemp("typing")
-    tree = folder / "tree"
-    tree.mkdir()
-    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    for name in ("actors", "package", "proto", "runtime"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    options = ["--no-build-isolation", "--no-deps", "--no-index"]
-    pip("wheel", *options, "--wheel-dir", str(folder), str(tree))
-    (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=False)
     (packages,) = (folder / "venv").glob("lib/python*/site-packages")
     pip("install", "--no-deps", "--no-index", "--target", str(packages), str(wheel))
     # What the wheel depends on comes from here.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "venv"
-
-
-def pip(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def mypy(site: Path, folder: Path, text: str) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.api.commands import SendFuture
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.runtime.client.sending import awaitable, call_soon
@@ -51,7 +52,7 @@ def test_a_blocked_callback_thread_is_not_waited_for() -> None:
 
     async def main() -> int:
         asyncio.get_running_loop().call_later(0.01, future.settle, None, 3)
-        return await asyncio.wait_for(awaitable(future), 2)
+        return await asyncio.wait_for(awaitable(future), WAIT_SECONDS)
 
     assert asyncio.run(main()) == 3
     release.set()

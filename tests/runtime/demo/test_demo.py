@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.demo import demo as demo_module
 from tunnelfleet.runtime.demo.chaos import StrikeKind
@@ -129,7 +130,7 @@ def test_a_kept_demo_can_be_reached_and_its_first_tunnel_is_spared() -> None:
 
 
 def fetch(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
         with sock.makefile("rb") as reply:
             return reply.read().split(b"\r\n\r\n", 1)[1]

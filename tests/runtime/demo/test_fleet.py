@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.demo.fleet import (
     CONNECT_RATE_PER_SECOND,
     admin_lines,
@@ -49,7 +50,7 @@ def pair() -> Iterator[DemoTunnel]:
     ):
         pair = open_pair("press-01", service, runtime, traffic.serve)
         assert runtime.wait_until(
-            lambda: pair.is_whole() and pair.addresses() is not None, timeout_seconds=20
+            lambda: pair.is_whole() and pair.addresses() is not None, timeout_seconds=WAIT_SECONDS
         )
         yield pair
 
@@ -59,7 +60,7 @@ def test_a_pair_leads_from_its_listeners_to_its_servers(pair: DemoTunnel) -> Non
 
     assert addresses is not None
     assert set(addresses) == set(SERVICES)
-    with socket.create_connection(addresses["HTTP"], timeout=10) as sock:
+    with socket.create_connection(addresses["HTTP"], timeout=WAIT_SECONDS) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
         with sock.makefile("rb") as reply:
             assert reply.read().endswith(b"hello from tunnel press-01\n")

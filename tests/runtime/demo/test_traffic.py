@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.support.demo import FakeTunnel
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo import traffic as traffic_module
 from tunnelfleet.runtime.demo.fleet import TunnelPair
@@ -62,7 +62,7 @@ def test_closing_in_the_middle_leaves_nothing_behind() -> None:
 
     assert traffic.meter.mismatched_bytes == 0
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", ports[ECHO]), timeout=5)
+        socket.create_connection(("127.0.0.1", ports[ECHO]), timeout=WAIT_SECONDS)
 
 
 def test_stopping_clients_that_there_are_not_is_nothing() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.fleet import Fleet
+from tests.support.postgres import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,3 +19,10 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """A gateway, not started, and a service, running."""
     with Fleet(tmp_path / "state") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL; each test makes itself a database in it."""
+    with PostgresServer.running() as server:
+        yield server

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.fleet import FakePlacement, Fleet
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.proto import TunnelClosed
 from tunnelfleet.runtime import TunnelState
@@ -57,7 +57,7 @@ def ask(gateway: Gateway, message: object) -> None:
             return False
         return True
 
-    eventually(is_answered, timeout_seconds=30)
+    eventually(is_answered, timeout_seconds=WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -103,4 +103,4 @@ def test_it_converges(seed: int, tmp_path: Path) -> None:
                 each.stats.state is TunnelState.CONNECTED for each in held.values()
             )
 
-        eventually(is_as_wanted, timeout_seconds=30)
+        eventually(is_as_wanted, timeout_seconds=WAIT_SECONDS)

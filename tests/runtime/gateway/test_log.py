@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.gateway.log import (
     LINES_A_WINDOW,
     MAX_KINDS,
@@ -144,7 +145,7 @@ class TestGatewayLog:
                 thread = threading.Thread(target=lambda: taken.extend(reader))
                 thread.start()
             stream.close()
-            thread.join(10)
+            thread.join(WAIT_SECONDS)
         assert len(taken) + log.dropped == MAX_QUEUED_LINES * 2
 
     def test_a_reader_that_has_gone_ends_nothing(self) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 from tunnelfleet.runtime.metrics import DispatcherMeter
@@ -57,7 +57,7 @@ def test_waiting_messages_are_counted() -> None:
     with Dispatcher("busy") as dispatcher:
         go_on, begun = threading.Event(), threading.Event()
         dispatcher.call_soon(lambda: (begun.set(), go_on.wait()))
-        assert begun.wait(5.0)
+        assert begun.wait(WAIT_SECONDS)
         for _ in range(7):
             dispatcher.call_soon(time.monotonic)
         assert dispatcher.mailbox_messages() == 7

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.frames import data_of, masked
 from tests.support.service_client import CLIENT_TOKEN, EventLog, TunnelClient
+from tests.support.waiting import WAIT_SECONDS
 from tests.support.wire import data, stream_start
 from tunnelfleet.proto import ConfigError, Message, MessageType, Mode, encode_frame
 from tunnelfleet.runtime.service import ServiceEventKind
@@ -103,7 +104,7 @@ def test_a_stall_outlives_the_client(
     with pytest.raises(TimeoutError):
         source.ws.sock.recv(1)
     service.resume_reading("press-4", Mode.SOURCE)
-    source.ws.settimeout(5)
+    source.ws.settimeout(WAIT_SECONDS)
     assert data_of(source.frame()) == b"unread"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.service.files import (
     FOLDER_PREFIX,
     TemporaryFolder,
@@ -110,7 +111,7 @@ def test_what_a_killed_process_left_is_removed_and_not_what_lives(tmp_path: Path
         assert remove_leftovers() == 1
         (left,) = _folders(tmp_path)
         assert (left / "server.key").read_text() == "secret"
-        processes[1].communicate(timeout=20)
+        processes[1].communicate(timeout=WAIT_SECONDS)
         assert _folders(tmp_path) == []
     finally:
         for process in processes:
@@ -170,7 +171,7 @@ def test_a_forked_child_does_not_take_its_parents_folder() -> None:
     folder = TemporaryFolder()
     child = multiprocessing.get_context("fork").Process(target=_end_in_the_child, args=(folder,))
     child.start()
-    child.join(20)
+    child.join(WAIT_SECONDS)
     assert child.exitcode == 0
     assert folder.path.is_dir()
     folder.remove()

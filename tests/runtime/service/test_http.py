@@ -6,6 +6,7 @@ import pytest
 
 from tunnelfleet.runtime.service.handshake import (
     BadRequest,
+    accept_key,
     parse_request,
     refusal_response,
     upgrade_response,
@@ -111,3 +112,7 @@ def test_a_status_without_a_name_is_no_obstacle() -> None:
 
 def test_a_426_names_the_version() -> None:
     assert b"Sec-WebSocket-Version: 13\r\n" in refusal_response(426, "", "ID")
+
+
+def test_accept_key_of_the_rfc() -> None:
+    assert accept_key("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 from tunnelfleet.runtime.service import listener as module
 from tunnelfleet.runtime.service.listener import ServiceListener
 
@@ -20,7 +20,7 @@ def test_hands_over_what_connects() -> None:
         listener = ServiceListener("127.0.0.1", 0, accepted.append, buffer_bytes=None)
         listener.attach(asyncio.get_running_loop())
         clients = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(100)]
-        await asyncio.wait_for(until(lambda: len(accepted) == 100), 10)
+        await asyncio.wait_for(until(lambda: len(accepted) == 100), WAIT_SECONDS)
         listener.close()
         for sock in [*clients, *accepted]:
             sock.close()
@@ -37,7 +37,7 @@ def test_limits_the_kernels_buffer_from_the_handshake_on() -> None:
         listener = ServiceListener("127.0.0.1", 0, accepted.append, buffer_bytes=40_000)
         listener.attach(asyncio.get_running_loop())
         client = socket.create_connection(("127.0.0.1", listener.port))
-        await asyncio.wait_for(until(lambda: bool(accepted)), 10)
+        await asyncio.wait_for(until(lambda: bool(accepted)), WAIT_SECONDS)
         # Linux doubles what is set, for its own bookkeeping.
         assert accepted[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 80_000
         listener.close()
@@ -84,7 +84,7 @@ def test_waits_when_there_are_no_descriptors_left(
         listener._socket = Exhausted(listener._socket)  # type: ignore[assignment]
         listener.attach(asyncio.get_running_loop())
         client = socket.create_connection(("127.0.0.1", listener.port))
-        await asyncio.wait_for(until(lambda: bool(accepted)), 10)
+        await asyncio.wait_for(until(lambda: bool(accepted)), WAIT_SECONDS)
         listener.close()
         client.close()
         accepted[0].close()
@@ -108,7 +108,7 @@ def test_does_not_accept_while_there_is_no_room(monkeypatch: pytest.MonkeyPatch)
         )
         listener.attach(asyncio.get_running_loop())
         client = socket.create_connection(("127.0.0.1", listener.port))
-        await asyncio.wait_for(until(lambda: bool(accepted)), 10)
+        await asyncio.wait_for(until(lambda: bool(accepted)), WAIT_SECONDS)
         listener.close()
         client.close()
         accepted[0].close()

@@ -17,7 +17,7 @@ from tests.support.service_client import (
     request,
 )
 from tests.support.sockets import read_to_end
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import ACCESS_TOKEN_USED_TEXT, CLIENT_TOKEN_MISMATCH_TEXT, Mode
 from tunnelfleet.runtime.service import ServiceEventKind
 from tunnelfleet.runtime.service import handshake as reception
@@ -265,7 +265,7 @@ def test_newcomers_wait_while_strangers_have_their_time(
         with pytest.raises(TimeoutError):
             waiting.recv(1)
         idle.pop().close()
-        waiting.settimeout(10.0)
+        waiting.settimeout(WAIT_SECONDS)
         assert waiting.recv(12) == b"HTTP/1.1 101"
     for sock in idle:
         sock.close()

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests.support.captures import CAPTURES, handshakes
 from tests.support.service_client import (
     CLIENT_TOKEN,
     SUBPROTOCOL,
     TunnelClient,
+    connect_tcp,
     raw_request,
     request,
 )
+from tests.support.sockets import read_to_end
 from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tunnelfleet.runtime.service import TunnelTokens
 
@@ -176,3 +183,45 @@ def test_too_many_at_once_spend_no_token() -> None:
 def test_a_rate_that_is_none(rate: float) -> None:
     with pytest.raises(ConfigError, match="connects_per_second"):
         TunnelService(tls=False, connects_per_second=rate)
+
+
+@contextlib.contextmanager
+def connected(service: TunnelService) -> Iterator[socket.socket]:
+    """A connection, with the service's TLS if it has it."""
+    with connect_tcp(service) as plain:
+        if not service.has_tls:
+            yield plain
+            return
+        with service.ssl_context().wrap_socket(plain, server_hostname="127.0.0.1") as sock:
+            yield sock
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: path.stem)
+def test_what_recorded_clients_send_is_taken_once(capture: Path, tls: bool) -> None:
+    with TunnelService(tls=tls) as service:
+        tokens = service.open_tunnel("press-4", ["SSH", "HTTP"])
+        for recorded in handshakes(capture):
+            token = getattr(tokens, f"{recorded.mode}_token")
+            headers = "".join(
+                f"{name}: {value.replace('<token>', token)}\r\n"
+                for name, value in recorded.headers.items()
+                if name.lower() != "client-token"
+            )
+            wire = f"GET {recorded.path} HTTP/1.1\r\n{headers}\r\n".encode()
+            with connected(service) as sock:
+                sock.sendall(wire)
+                assert sock.recv(12) == b"HTTP/1.1 101"
+            text = f"{TOKEN}: The access token was previously used and cannot be used again"
+            with connected(service) as sock:
+                sock.sendall(wire)
+                head, _, body = read_to_end(sock).partition(b"\r\n\r\n")
+            assert body == text.encode()
+            lines = head.decode().split("\r\n")
+            assert re.fullmatch(r"channel-id: [0-9a-f]{32}", lines.pop())
+            assert lines == [
+                "HTTP/1.1 403 Forbidden",
+                "Content-Type: text/plain; charset=utf-8",
+                f"Content-Length: {len(text)}",
+                "Connection: close",
+            ]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.frames import masked
 from tests.support.service_client import CLIENT_TOKEN, TunnelClient
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, measured
 from tests.support.wire import data, stream_start
 from tunnelfleet.proto import Message, MessageType, Mode, encode_frame
 from tunnelfleet.runtime.service import ServiceEventKind, TunnelService
@@ -330,10 +330,14 @@ def test_a_throttled_tunnel_keeps_its_rate(
     try:
         for _ in range(20):
             destination.payload()
-        begin, count = time.monotonic(), 0
-        while time.monotonic() - begin < 1.5:
-            count += len(destination.payload())
-        rate = count / (time.monotonic() - begin)
+
+        def take() -> float:
+            begin, count = time.monotonic(), 0
+            while time.monotonic() - begin < 1.0:
+                count += len(destination.payload())
+            return count / (time.monotonic() - begin)
+
+        rate = measured(take, lambda found: 0.8 * 400_000 < found < 1.1 * 400_000)
     finally:
         stop.set()
         service.throttle("press-4", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.aws_service import call_api, post_raw
 from tests.support.service_client import CLIENT_TOKEN, TunnelClient
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.wire import data, stream_start
 from tunnelfleet.proto import ConfigError, Message, MessageType, Mode
 from tunnelfleet.runtime.service import TunnelService
@@ -127,8 +127,12 @@ class TestHealth:
     ) -> None:
         monkeypatch.setattr("tunnelfleet.runtime.service.watch.ALIVE_SECONDS", 0.05)
         assert service._loop is not None
-        service._loop.call_soon_threadsafe(time.sleep, 0.5)
-        assert get(watch, "/healthz") == (503, '{"healthy": false}')
+        release = threading.Event()
+        service._loop.call_soon_threadsafe(release.wait, WAIT_SECONDS)
+        try:
+            assert get(watch, "/healthz") == (503, '{"healthy": false}')
+        finally:
+            release.set()
         eventually(lambda: get(watch, "/healthz")[0] == 200)
 
     def test_a_state_that_cannot_be_written_is_told(self, service: TunnelService) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 from tunnelfleet.runtime.service.wire import (
     HIGH_WATER_BYTES,
     LOW_WATER_BYTES,
@@ -64,7 +64,7 @@ def play(
         user = User()
         wire = Wire(pair[0], user, asyncio.get_running_loop(), None)
         try:
-            await asyncio.wait_for(scenario(wire, user, pair[1]), 10)
+            await asyncio.wait_for(scenario(wire, user, pair[1]), WAIT_SECONDS)
         finally:
             wire.close("the test is over")
 

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import websocket
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.service.certificates import ensure_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-WAIT_SECONDS = 20.0
 COMMAND = [sys.executable, "-m", "tunnelfleet.runtime.cli.service.command"]
 LOCALPROXY = [sys.executable, "-m", "tunnelfleet.runtime.cli", "localproxy"]
 ANY_PORT = ["--listen", "127.0.0.1:0"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.cli.service import console as service_control
 from tunnelfleet.runtime.cli.service.console import HELP, ControlReader, run_command
@@ -100,7 +101,7 @@ def test_the_reader_splits_lines_and_ends_when_told(monkeypatch: pytest.MonkeyPa
     reader = ControlReader(lines.put)
     for piece in (b"dr", b"op t\n\n  list \nlast"):
         os.write(write, piece)
-    assert [lines.get(timeout=10) for _ in range(2)] == ["drop t", "list"]
+    assert [lines.get(timeout=WAIT_SECONDS) for _ in range(2)] == ["drop t", "list"]
     reader.stop()
     assert lines.empty()
     os.close(read)

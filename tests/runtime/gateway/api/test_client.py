@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.api import client as client_module
 from tunnelfleet.runtime.gateway.api.address import (
@@ -45,7 +46,7 @@ class AnsweringServer:
                     self._serve_one(accepted)
 
     def _serve_one(self, accepted: socket.socket) -> None:
-        accepted.settimeout(20.0)
+        accepted.settimeout(WAIT_SECONDS)
         while self.answers:
             received = b""
             while b"\r\n\r\n" not in received:

@@ -17,12 +17,13 @@ from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.gateway.config import json_schema, load
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash
 from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.service.certificates import ensure_certificate
 
 ROOT = Path(__file__).parents[4]
 EXAMPLES = ROOT / "examples" / "gateway"
 GUIDE = (ROOT / "docs" / "gateway.md").read_text()
 SCHEMA = json_schema()["$defs"]
-TABLES = ("GatewayKeys", "TunnelKeys", "limits", "restart", "DoorRuleKeys")
+TABLES = ("GatewayKeys", "TunnelKeys", "limits", "restart", "DoorRuleKeys", "NotifyKeys")
 KEYS = [(table, key) for table in TABLES for key in SCHEMA[table]["properties"]]
 STARTING_POINTS = sorted(path.name for path in EXAMPLES.glob("*.toml"))
 SECRET_KEYS = (
@@ -30,6 +31,7 @@ SECRET_KEYS = (
     "admin_token_file",
     "metrics_token_file",
     "client_token_secret_file",
+    "password_file",
 )
 
 
@@ -52,13 +54,16 @@ def test_every_key_is_in_the_guide(table: str, key: str) -> None:
 
 
 def section(table: str) -> str:
-    titles = ["`[gateway]`", "`[[tunnel]]`, and", "`limits`", "`restart`", "`[[door_rule]]`"]
+    titles = [
+        "`[gateway]`",
+        "`[[tunnel]]`, and",
+        "`limits`",
+        "`restart`",
+        "`[[door_rule]]`",
+        "`[[notify]]`",
+    ]
     start = GUIDE.index(f"### {titles[TABLES.index(table)]}")
-    return (
-        GUIDE[start:].split("\n### ")[0]
-        if table == "DoorRuleKeys"
-        else re.split(r"\n### ", GUIDE[start + 4 :])[0]
-    )
+    return re.split(r"\n### |\n<!-- keys: end", GUIDE[start + 4 :])[0]
 
 
 @pytest.mark.parametrize(("table", "key"), KEYS)
@@ -119,6 +124,10 @@ def examples(tmp_path: Path, authorities: Path, monkeypatch: pytest.MonkeyPatch)
                     write_secret(folder / table[key])
             if "door_users_file" in table:
                 write_users(folder / table["door_users_file"])
+            if "cert_file" in table:
+                files = ensure_certificate(folder / "tls", "127.0.0.1")
+                shutil.copy(files.certificate, folder / table["cert_file"])
+                shutil.copy(files.private_key, folder / table["key_file"])
             if "access_token_env" in table:
                 monkeypatch.setenv(table["access_token_env"], table["access_token_env"] * 4)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
@@ -126,7 +135,8 @@ def examples(tmp_path: Path, authorities: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def tables(data: dict[str, Any]) -> list[dict[str, Any]]:
-    return [data.get("gateway", {}), data.get("defaults", {}), *data.get("tunnel", [])]
+    several = (each for name in ("tunnel", "notify") for each in data.get(name, []))
+    return [data.get("gateway", {}), data.get("defaults", {}), *several]
 
 
 def write_secret(path: Path) -> None:
@@ -145,7 +155,7 @@ def test_each_example_is_good(
 ) -> None:
     assert main(["check", str(examples / name)]) == 0, capsys.readouterr().err
     said = capsys.readouterr()
-    assert re.fullmatch(r"good: [1-9]\d* tunnels?\n", said.out)
+    assert re.fullmatch(r"good: ([1-9]\d* tunnels?|0 tunnels, [1-9].*)(, .*)?\n", said.out)
     # The one warning that an example has is explained beside it.
     expected = 1 if name == "shared.toml" else 0
     assert len(said.err.splitlines()) == expected, said.err

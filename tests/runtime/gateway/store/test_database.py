@@ -156,6 +156,40 @@ def test_a_file_that_another_process_holds_is_waited_for(
         store.save_tunnel("a", entry("a"))
 
 
+def test_two_that_make_the_log_of_a_file_at_once_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite itself fails then at once, however long its own time to wait is."""
+    path = tmp_path / "state.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            other.rollback()
+
+    monkeypatch.setattr("tunnelfleet.runtime.gateway.store.database.time.sleep", pause)
+    with opened(f"sqlite:///{path}") as store:
+        assert store.is_ready
+    assert len(pauses) == 3
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+
+
+def test_a_log_that_cannot_be_made_in_time_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnelfleet.runtime.gateway.store.database.BUSY_SECONDS", 0.05)
+    path = tmp_path / "state.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with opened(f"sqlite:///{path}") as store:
+        assert not store.is_ready
+    other.close()
+
+
 FULL_DISK = """
 import resource, sys, threading
 from tests.support.stores import closing, entry, make_store, opening
@@ -257,7 +291,7 @@ def test_a_password_comes_from_the_environment(
 
 def test_a_role_with_no_rights_on_an_empty_database(postgres: PostgresServer) -> None:
     text = refusal(postgres.url(postgres.new_database(), "gateway"))
-    assert "it has no tables yet, and version 2 is needed" in text
+    assert f"it has no tables yet, and version {MIGRATIONS[-1].number} is needed" in text
     assert "tunnelfleet migrate --state URL --grant ROLE" in text
 
 
@@ -294,7 +328,7 @@ def test_an_older_state_that_the_role_may_not_change(
     name = url.partition("?")[0].rpartition("/")[2]
     postgres.run(name, "GRANT SELECT ON tunnelfleet_schema TO gateway")
     text = refusal(url.replace("owner@", "gateway@"))
-    assert "it is at version 1, and version 2 is needed" in text
+    assert f"it is at version 1, and version {MIGRATIONS[-1].number} is needed" in text
 
 
 def test_a_server_that_takes_no_writes(postgres: PostgresServer, fleet_url: str) -> None:

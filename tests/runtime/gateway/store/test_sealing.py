@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelfleet.runtime.gateway.store.tunnels import Sealer, SealingError
+from tunnelfleet.runtime.gateway.store.sealing import Sealer, SealingError
 
 SECRET = b"s" * 32
 VALUES = {"access_token": "a" * 40, "client_token": "c" * 32}

@@ -78,7 +78,10 @@ def test_a_worker_that_hangs_is_told_killed_and_started_again(
     os.kill(pid, signal.SIGSTOP)
     eventually(lambda: workers.silent() == ["worker 0"], "the worker is told to be silent")
     monkeypatch.setattr(worker_actor, "HUNG_SECONDS", 3.0)
-    eventually(lambda: workers.workers[0].pid not in (pid, 0), "another worker has started")
+    eventually(lambda: workers.workers[0].pid != pid, "it is killed")
+    # The other one may be late on a busy machine.
+    monkeypatch.undo()
+    eventually(lambda: workers.workers[0].pid != 0, "another worker has started")
     wait_connected(fleet)
     eventually(lambda: workers.silent() == [], "all workers give signs of life")
     assert workers.restarts == 1
@@ -138,7 +141,7 @@ def test_a_program_that_is_no_worker_harms_nobody(
     gateway = fleet.start()
     workers = workers_of(gateway)
     eventually(lambda: workers.restarts >= 2, "each is started again")
-    assert reason in caplog.text
+    eventually(lambda: reason in caplog.text, "the reason")
     assert {fleet.row(name).state for name in NAMES} == {"connecting"}
     monkeypatch.undo()
     wait_connected(fleet)

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.aws_service import assert_free_of, aws_client, call_api, post_raw
 from tests.support.sockets import read_to_end
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.certificates import ensure_certificate
@@ -267,7 +268,7 @@ def test_a_page_of_a_browser_cannot_ask_by_a_name_of_its_own(
             socket.create_connection((address.hostname or "", address.port or 0)) as plain,
             context.wrap_socket(plain) if address.scheme == "https" else plain as sock,
         ):
-            sock.settimeout(10)
+            sock.settimeout(WAIT_SECONDS)
             sock.sendall(
                 f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nConnection: close\r\n"
                 f"X-Amz-Target: IoTSecuredTunneling.OpenTunnel\r\n\r\n{{}}".encode()
@@ -292,7 +293,7 @@ def test_a_body_that_is_not_as_its_headers_say_is_the_callers_mistake(
     with TunnelService(tls=False) as service, ManagementServer(service) as management:
         address = urlsplit(management.url)
         with socket.create_connection((address.hostname or "", address.port or 0)) as sock:
-            sock.settimeout(10)
+            sock.settimeout(WAIT_SECONDS)
             sock.sendall(
                 f"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{sent}".encode()
             )

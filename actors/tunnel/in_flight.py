@@ -1,0 +1,519 @@
+"""What may be in flight: handed over to the link, and not parsed by the service as far as we know.
+
+The queue that we cannot see is behind our kernel: in the service's receive buffer, in front of its
+throttle. A ping has a place in the stream of bytes, so its pong says that all before it was parsed,
+and when. From pongs follow the rate of the link and how long bytes stand in that queue, and from
+these how much may be in flight: what the link carries in its own delay and a target delay.
+docs/architecture.md section 6.
+
+Pure: the time is an argument. It owns no queue, timer, frame or socket, and it never waits for
+ever: a service that answers no ping is not limited.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from sys import maxsize
+from typing import Final, NamedTuple
+
+__all__ = [
+    "Answer",
+    "InFlight",
+    "Phase",
+]
+
+
+FIRST_WINDOW_BYTES: Final = 16_384
+"""In flight on a link of which nothing is known; it doubles with each round trip."""
+QUIET_WINDOW_BYTES: Final = 65_536
+"""What a tunnel that never had much to send may have in flight as well."""
+MIN_WINDOW_BYTES: Final = 2_048
+"""However slow a link is, so much may be in flight."""
+PINGS_PER_WINDOW: Final = 4
+PIECES_PER_WINDOW: Final = 8
+OPEN_SECONDS: Final = 0.4
+"""Without a queue the window is a multiple of what a target needs: fewer pings do."""
+SAMPLE_SECONDS: Final = 1.0
+"""The rate and the delay are means over about so long: a service may parse in bursts."""
+SHORTEST_SAMPLE_SECONDS: Final = 0.2
+FIRST_SAMPLE_SECONDS: Final = 0.05
+LEAST_SECONDS: Final = 1e-6
+BOOST_ROUND_TRIPS: Final = 3.0
+MOST_BOOST: Final = 0.5
+FIRST_BOOST: Final = 0.05
+"""By this part a rate is doubted, once a round trip, when there is no queue; then by twice that."""
+QUIET_SECONDS: Final = 0.02
+"""After so long without a byte and a ping on the way, a new measurement begins."""
+DRAIN_AFTER_SECONDS: Final = 10.0
+"""After so long with a queue, it is emptied once, to see how long the way without it is."""
+DRAIN_AFTER_ROUND_TRIPS: Final = 40.0
+FIRST_ANSWER_SECONDS: Final = 0.5
+"""A service that has never answered a ping has so long; then the window grows, and grows again."""
+ANSWER_SECONDS: Final = 2.0
+"""One that has answered before has so long, and then longer: its queue may have become slow."""
+IMPATIENCE: Final = 4
+"""By this factor the window of a service that never answered grows, and so often; see above."""
+PATIENCE: Final = 3
+"""So often one that has answered before is waited for."""
+UNLIMITED: Final = maxsize
+
+
+class Phase(Enum):
+    """What is known of the link."""
+
+    OFF = auto()
+    """Nothing is limited, and no ping is sent."""
+    STARTING = auto()
+    """No queue was seen: the window grows while it is what holds the tunnel back."""
+    LIMITED = auto()
+    """There was a queue, so the rate of the link is known."""
+    DRAINING = auto()
+    """The same; hardly anything is sent until the queue has left, to measure the way."""
+    SILENT = auto()
+    """Pings are not answered: nothing is limited until a pong comes."""
+
+
+class Answer(NamedTuple):
+    """What a pong told.
+
+    Attributes:
+        delay_seconds: how long bytes stand in the queue in front of the service's throttle.
+        waited_seconds: how long the tunnel had something to send and waited for this.
+    """
+
+    delay_seconds: float
+    waited_seconds: float
+
+
+class _Ping(NamedTuple):
+    number: int
+    position: int
+    sent_at: float
+    is_busy: bool
+
+
+class _Pong(NamedTuple):
+    at: float
+    position: int
+    delay_seconds: float
+
+
+class _Way:
+    """How long a ping and its pong take on a link without a queue."""
+
+    __slots__ = ("_target", "seconds", "seen_at")
+
+    def __init__(self, target_seconds: float) -> None:
+        self._target = target_seconds
+        self.seconds: float | None = None
+        self.seen_at = 0.0
+        """When a pong came last that had hardly stood anywhere."""
+
+    def delay(self, seconds: float, now: float) -> float:
+        """How long a ping stood in a queue whose pong came after so many seconds."""
+        if self.seconds is None or seconds <= self.seconds:
+            self.measured(seconds, now)
+        elif seconds <= self.seconds + self._target / 4:
+            self.seen_at = now
+        return seconds - (self.seconds or 0.0)
+
+    def measured(self, seconds: float, now: float) -> None:
+        """There was no queue in front of a ping: so long is the way now."""
+        self.seconds, self.seen_at = seconds, now
+
+    def is_stale(self, now: float) -> bool:
+        """Whether there was a queue for so long that the way may have become another one."""
+        round_trips = DRAIN_AFTER_ROUND_TRIPS * (self.seconds or 0.0)
+        return now - self.seen_at > max(DRAIN_AFTER_SECONDS, round_trips)
+
+
+class _Sample:
+    """How much the last pongs confirmed, and how long their pings stood in a queue, in the mean."""
+
+    __slots__ = ("_began_at", "_began_position", "_pongs")
+
+    def __init__(self) -> None:
+        self._pongs: list[_Pong] = []
+        self._began_at = 0.0
+        self._began_position = 0
+
+    def begin(self, at: float, position: int) -> None:
+        """Forget what was: from then on, all behind that position is confirmed."""
+        self._pongs.clear()
+        self._began_at, self._began_position = at, position
+
+    def add(self, pong: _Pong) -> None:
+        """Count a pong, and leave out those that came long before it."""
+        self._pongs.append(pong)
+        while len(self._pongs) > 2 and self._pongs[0].at < pong.at - SAMPLE_SECONDS:
+            old = self._pongs.pop(0)
+            self._began_at, self._began_position = old.at, old.position
+
+    @property
+    def seconds(self) -> float:
+        """The time that it covers."""
+        return self._pongs[-1].at - self._began_at if self._pongs else 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """What was confirmed in a second."""
+        confirmed = self._pongs[-1].position - self._began_position
+        return confirmed / max(self.seconds, LEAST_SECONDS)
+
+    def last_bytes_per_second(self, seconds: float) -> float:
+        """The same of the last so many seconds, or a little more."""
+        last, first = self._pongs[-1], (self._began_at, self._began_position)
+        for pong in self._pongs:
+            if pong.at > last.at - seconds:
+                break
+            first = pong.at, pong.position
+        return (last.position - first[1]) / max(last.at - first[0], LEAST_SECONDS)
+
+    @property
+    def delay_seconds(self) -> float:
+        """The mean delay."""
+        return sum(pong.delay_seconds for pong in self._pongs) / max(len(self._pongs), 1)
+
+    @property
+    def spread_seconds(self) -> float:
+        """How far delays are from their mean, in the mean."""
+        mean = self.delay_seconds
+        return sum(abs(pong.delay_seconds - mean) for pong in self._pongs) / max(
+            len(self._pongs), 1
+        )
+
+    def standing_seconds(self, way_seconds: float, least_pongs: int = 2) -> float:
+        """The least delay in the time of a round trip, in which a burst comes and goes.
+
+        Of so many pings at least: one may be chance.
+        """
+        least, number = float("inf"), 0
+        for pong in reversed(self._pongs):
+            if number >= least_pongs and pong.at < self._pongs[-1].at - way_seconds:
+                break
+            least = min(least, pong.delay_seconds)
+            number += 1
+        return least if number >= least_pongs else 0.0
+
+
+class InFlight:
+    """The bytes of one link between us and the service's parser.
+
+    Args:
+        target_seconds: how long bytes may stand in the service's queue; None limits nothing.
+        does_answer: what is known from the link before: False if its service answered no ping.
+
+    Attributes:
+        phase: what is known of the link.
+        window_bytes: how much may be in flight.
+        bytes_per_second: the rate of the link; None while no queue has shown it.
+        does_answer: whether pings are answered; None while that is not known.
+    """
+
+    __slots__ = (
+        "_blocked_since",
+        "_boost",
+        "_boosted_at",
+        "_confirmed",
+        "_handed",
+        "_handed_at",
+        "_is_held",
+        "_measures",
+        "_must_ping",
+        "_number",
+        "_pinged",
+        "_pings",
+        "_quiet_until",
+        "_sample",
+        "_target",
+        "_unanswered",
+        "_waits_since",
+        "_way",
+        "bytes_per_second",
+        "does_answer",
+        "phase",
+        "window_bytes",
+    )
+
+    def __init__(self, target_seconds: float | None, *, does_answer: bool | None = None) -> None:
+        self._target = target_seconds or 0.0
+        self.does_answer = does_answer
+        self.phase = Phase.STARTING
+        self.window_bytes = FIRST_WINDOW_BYTES
+        self.bytes_per_second: float | None = None
+        self._must_ping = True
+        self._quiet_until = 0
+        self._handed = self._confirmed = self._pinged = 0
+        self._handed_at = 0.0
+        self._number = 0
+        self._pings: list[_Ping] = []
+        self._sample = _Sample()
+        self._way = _Way(self._target)
+        self._blocked_since: float | None = None
+        self._waits_since = 0.0
+        self._measures = 0
+        self._is_held = False
+        self._unanswered = 0
+        self._boost = FIRST_BOOST
+        self._boosted_at = 0.0
+        if target_seconds is None:
+            self._stop(Phase.OFF)
+        elif does_answer is False:
+            self._stop(Phase.SILENT)
+
+    # -- towards the link
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be handed over now."""
+        return self._handed - self._confirmed < self.window_bytes
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether more may be handed over now, and no ping is due because of it."""
+        return self._handed < self._quiet_until
+
+    @property
+    def payload_bytes(self) -> int:
+        """The largest DATA payload, about: a window holds several."""
+        return self.window_bytes // PIECES_PER_WINDOW if self.phase is Phase.STARTING else UNLIMITED
+
+    def handed(self, size_bytes: int, now: float) -> None:
+        """So many bytes were handed over to the link."""
+        if not self._pings and now - self._handed_at >= QUIET_SECONDS:
+            # What was measured before the silence says nothing of how fast this is.
+            self._sample.begin(now + (self._way.seconds or 0.0), self._handed)
+        self._handed_at = now
+        self._handed += size_bytes
+
+    def is_ping_due(self, *, is_busy: bool) -> bool:
+        """Whether a ping should be sent now, behind all that was handed over.
+
+        Args:
+            is_busy: whether the tunnel has more to send; without, few pings do.
+        """
+        if self._must_ping:
+            return True
+        if self._is_held or self.window_bytes == UNLIMITED:
+            return False
+        return self._handed - self._pinged >= self._spacing_bytes(is_busy=is_busy)
+
+    def _spacing_bytes(self, *, is_busy: bool) -> int:
+        if self.phase is Phase.DRAINING:
+            return 1
+        if not is_busy:
+            return self.window_bytes // 2
+        spacing = self.window_bytes // PINGS_PER_WINDOW
+        if self.bytes_per_second is not None:
+            spacing = min(spacing, int(self.bytes_per_second * self._target / 2))
+        return max(spacing, 1)
+
+    def ping(self, now: float, *, is_busy: bool) -> int:
+        """A ping is sent behind all that was handed over; return its number.
+
+        Args:
+            now: monotonic seconds.
+            is_busy: as for `is_ping_due`: only then does the answer tell of the link's rate.
+        """
+        self._must_ping = False
+        self._number += 1
+        self._pings.append(_Ping(self._number, self._handed, now, is_busy))
+        self._pinged = self._handed
+        self._changed()
+        return self._number
+
+    def _changed(self) -> None:
+        """Know anew until where nothing has to be looked at."""
+        if self._must_ping:
+            self._quiet_until = 0
+        elif self.window_bytes == UNLIMITED or self._is_held:
+            self._quiet_until = UNLIMITED
+        else:
+            window = self.window_bytes
+            self._quiet_until = min(self._pinged + window // 2, self._confirmed + window)
+
+    def pong(self, number: int, now: float) -> Answer | None:
+        """The answer to a ping came: it answers those before it too.
+
+        Returns:
+            What it told; None if it answers none that is waited for.
+        """
+        pings = self._pings
+        if not pings or not pings[0].number <= number <= pings[-1].number:
+            return None
+        answered = number - pings[0].number
+        ping = pings[answered]
+        del pings[: answered + 1]
+        if self.phase is Phase.SILENT or (self._unanswered and not self.does_answer):
+            # It does answer: what impatience has made of the window is not to stay.
+            self._start()
+        self.does_answer, self._unanswered, self._waits_since = True, 0, now
+        gained = max(ping.position - self._confirmed, 0)
+        self._confirmed += gained
+        seconds = now - ping.sent_at
+        if number == self._measures:
+            # Nothing was in front of it.
+            self._way.measured(seconds, now)
+        delay = self._way.delay(seconds, now)
+        if not ping.is_busy:
+            # There may have been a pause behind it.
+            self._sample.begin(now, ping.position)
+        else:
+            self._sample.add(_Pong(now, ping.position, delay))
+        if self.phase is Phase.DRAINING:
+            self._drain(now)
+        elif ping.is_busy:
+            self._judge(gained, now)
+        elif self.phase is Phase.STARTING and delay < self._target / 4:
+            wanted = min(self.window_bytes + gained, QUIET_WINDOW_BYTES)
+            self.window_bytes = max(self.window_bytes, wanted)
+        self._changed()
+        return Answer(delay, self._unblocked(now))
+
+    def _unblocked(self, now: float) -> float:
+        if self._blocked_since is None or not self.has_room:
+            return 0.0
+        waited, self._blocked_since = now - self._blocked_since, None
+        return waited
+
+    def wait_seconds(self, now: float) -> float:
+        """The caller has something to send and there is no room: after how long to ask again.
+
+        Returns:
+            The seconds, if no pong comes before; 0 if there is room now.
+        """
+        if self._blocked_since is None:
+            self._blocked_since = self._waits_since = now
+        since = self._waits_since
+        if self._pings:
+            since = max(since, self._pings[0].sent_at)
+        patience = FIRST_ANSWER_SECONDS
+        if self.does_answer:
+            patience = ANSWER_SECONDS * 2**self._unanswered
+        if now < since + patience:
+            return since + patience - now
+        self._lose_patience()
+        self._changed()
+        self._blocked_since = None
+        return 0.0
+
+    def hold(self, *, is_held: bool, now: float) -> None:
+        """The link is not read, or again: held, no pong is heard of it, and nothing is limited."""
+        if self.phase in (Phase.OFF, Phase.SILENT) or is_held is self._is_held:
+            return
+        self._is_held = is_held
+        self._pings.clear()
+        self._blocked_since = None
+        self._confirmed = UNLIMITED if is_held else self._handed
+        self._pinged = self._handed
+        self._must_ping = not is_held
+        self._sample.begin(now, self._handed)
+        if self.phase is Phase.DRAINING:
+            self._limit()
+        self._changed()
+
+    # -- phases
+
+    def _stop(self, phase: Phase) -> None:
+        self.phase, self.window_bytes, self.bytes_per_second = phase, UNLIMITED, None
+        self._must_ping = False
+        self._changed()
+
+    def _start(self) -> None:
+        self.phase, self.window_bytes = Phase.STARTING, FIRST_WINDOW_BYTES
+        self.bytes_per_second = None
+
+    def _lose_patience(self) -> None:
+        self._unanswered += 1
+        if not self.does_answer:
+            self.window_bytes *= IMPATIENCE
+            if self._unanswered >= IMPATIENCE:
+                self.does_answer = False
+                self._stop(Phase.SILENT)
+        elif self._unanswered > PATIENCE:
+            self._stop(Phase.SILENT)
+        else:
+            spacing = self.window_bytes // PINGS_PER_WINDOW
+            self._confirmed = max(self._handed - self.window_bytes + spacing, self._confirmed)
+
+    def _judge(self, gained: int, now: float) -> None:
+        """Go by what the last pongs said."""
+        way = self._way.seconds or 0.0
+        if self.phase is Phase.STARTING:
+            standing = self._sample.standing_seconds
+            if standing(way, 2) > self._target or standing(way, 4) > self._target / 2:
+                self._found_queue(now)
+            else:
+                self._grow(gained)
+        elif self._sample.seconds >= SHORTEST_SAMPLE_SECONDS:
+            self._follow(way, now)
+
+    def _follow(self, way: float, now: float) -> None:
+        """Go by the rate of the link, which may have changed."""
+        sample, delay = self._sample, self._queue_seconds()
+        assert self.bytes_per_second is not None
+        # Without a queue the link may be faster than what was confirmed, with one it is not.
+        if delay > self._target / 2 or sample.bytes_per_second > self.bytes_per_second:
+            self.bytes_per_second = max(sample.bytes_per_second, 1.0)
+        if delay > self._target / 4:
+            self._boost = FIRST_BOOST
+        elif self._blocked_since is not None and now - self._boosted_at > max(
+            BOOST_ROUND_TRIPS * way, SHORTEST_SAMPLE_SECONDS
+        ):
+            self.bytes_per_second *= 1.0 + self._boost
+            self._boost, self._boosted_at = self._boost * 2, now
+        self._limit()
+        if self._boost > MOST_BOOST:
+            # It has become another link.
+            self.phase, self.bytes_per_second, self._boost = Phase.STARTING, None, FIRST_BOOST
+            return
+        if self._way.is_stale(now):
+            self.phase, self.window_bytes = Phase.DRAINING, 0
+            self._drain(now)
+
+    def _queue_seconds(self) -> float:
+        """How long bytes stand in the queue.
+
+        On a long way the bytes of a window may come together and wait for each other, without a
+        queue that lasts. On a short one a service that parses in bursts answers some pings at once.
+        """
+        way = self._way.seconds or 0.0
+        if way > self._target:
+            return self._sample.standing_seconds(way)
+        return self._sample.delay_seconds
+
+    def _grow(self, gained: int) -> None:
+        """There is no queue: double the window in a round trip if it is what holds the tunnel back.
+
+        Else it keeps to what was confirmed in `OPEN_SECONDS`.
+        """
+        if self._blocked_since is not None:
+            self.window_bytes += gained
+        way = self._way.seconds or 0.0
+        if self._sample.seconds >= FIRST_SAMPLE_SECONDS:
+            proven = int(self._sample.bytes_per_second * (way + OPEN_SECONDS))
+            self.window_bytes = max(self.window_bytes, proven)
+
+    def _found_queue(self, now: float) -> None:
+        """The window has outgrown the link: its rate shows, as it is busy for a round trip."""
+        seconds = max(self._way.seconds or 0.0, FIRST_SAMPLE_SECONDS)
+        self.bytes_per_second = max(self._sample.last_bytes_per_second(seconds), 1.0)
+        self._sample.begin(now, self._confirmed)
+        before = self.window_bytes
+        self._limit()
+        self.window_bytes = min(self.window_bytes, before)
+
+    def _limit(self) -> None:
+        assert self.bytes_per_second is not None
+        self.phase = Phase.LIMITED
+        spread = min(max(self._sample.spread_seconds - self._target / 4, 0.0) * 2, self._target)
+        seconds = self._target + (self._way.seconds or 0.0) + spread
+        self.window_bytes = max(int(self.bytes_per_second * seconds), MIN_WINDOW_BYTES)
+
+    def _drain(self, now: float) -> None:
+        """Send nothing until a ping behind all bytes is answered; the next one measures the way."""
+        if self._confirmed >= self._handed:
+            self._limit()
+            self._measures = self._number + 1
+            self._sample.begin(now + (self._way.seconds or 0.0), self._handed)
+            self._must_ping = True

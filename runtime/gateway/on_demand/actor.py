@@ -1,0 +1,539 @@
+"""DemandActor: opens tunnels for those who ask, and closes them, as the plan says.
+
+Owns those who wait, and the way from the plan's actions to calls and wishes. What it knows is in
+`DemandMemory`, which outlives it. It waits for nothing: calls have threads, and their answers come
+as messages. Several times a second it compares: the tunnels that the plan has are what FleetActor
+is told to want, so that a message that was lost is told again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from tunnelfleet.actors.kernel import DispatchedActor, Terminated
+from tunnelfleet.proto import printable
+from tunnelfleet.runtime import TunnelState
+from tunnelfleet.runtime.gateway.door.fleet_view import ON_DEMAND
+from tunnelfleet.runtime.gateway.door.handshake import Denial
+from tunnelfleet.runtime.gateway.door.resolver import AskedTunnel, Local, Refused
+from tunnelfleet.runtime.gateway.messages import PutWanted, RemoveWanted
+from tunnelfleet.runtime.gateway.store import StoreError
+from tunnelfleet.runtime.gateway.supervisor import FLEET
+
+from .calls import OpenWork
+from .cloud import CloudError, CloudTrouble
+from .facts import (
+    AskOutcome,
+    CallClose,
+    CallDescribe,
+    CallOpen,
+    CallSearch,
+    DemandPhase,
+    FailKind,
+    LetGo,
+    SlotLook,
+    Tell,
+)
+from .memory import KeptDemand
+from .waiting import MAX_WAITING, WaitingClient, WaitingRoom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnelfleet.actors.kernel import Reply
+    from tunnelfleet.actors.kernel.actor import Handlers
+    from tunnelfleet.runtime import TunnelRuntime
+    from tunnelfleet.runtime.gateway.config import OnDemandSettings
+    from tunnelfleet.runtime.gateway.fleet_state import FleetState
+    from tunnelfleet.runtime.gateway.store import StoredDemand
+    from tunnelfleet.runtime.gateway.supervisor import GatewayRefs
+    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+
+    from .calls import DemandCalls, OpenedDemand
+    from .cloud import TunnelFound
+    from .counters import DemandCounters
+    from .facts import Action, Verdict
+    from .memory import DemandMemory
+
+__all__ = ["DemandActor", "DemandParts"]
+
+TICK_SECONDS = 0.2
+"""How often is looked what there is to do."""
+LOAD_AGAIN_SECONDS = 5.0
+"""Until the state is asked again what an earlier life has left."""
+SEARCH_SECONDS = (1.0, 30.0, 120.0)
+"""When a tunnel is looked for whose opening was not answered, one after the other."""
+STOP_SECONDS = 10.0
+"""What closing all tunnels may take when the gateway stops."""
+_WANTED = frozenset({DemandPhase.AWAITED, DemandPhase.READY, DemandPhase.RETIRING})
+_DOWN = frozenset({TunnelState.REFUSED, TunnelState.QUARANTINED})
+_KINDS = {
+    CloudTrouble.THROTTLED: FailKind.THROTTLED,
+    CloudTrouble.REFUSED: FailKind.REFUSED,
+    CloudTrouble.NOT_FOUND: FailKind.REFUSED,
+    CloudTrouble.UNKNOWN: FailKind.UNKNOWN,
+}
+_DENIALS = {
+    AskOutcome.FAILED_BEFORE: Denial.UNAVAILABLE,
+    AskOutcome.FULL: Denial.BUSY,
+    AskOutcome.TOO_OFTEN: Denial.BUSY,
+}
+
+logger = logging.getLogger(__name__)
+
+
+class _Tick(NamedTuple):
+    """Look what there is to do."""
+
+
+class _LoadAgain(NamedTuple):
+    """Ask the state again."""
+
+
+class _Search(NamedTuple):
+    """Look for a tunnel that may be open."""
+
+    request: str
+    attempt: int
+
+
+class _DemandsLoaded(NamedTuple):
+    demands: list[StoredDemand] | None
+
+
+class _OpenAnswered(NamedTuple):
+    request: str
+    kept: KeptDemand
+    outcome: OpenedDemand | CloudError
+
+
+class _DescribeAnswered(NamedTuple):
+    request: str
+    outcome: TunnelFound | CloudError
+
+
+class _CloseAnswered(NamedTuple):
+    action: CallClose
+    error: CloudError | None
+
+
+class _SearchAnswered(NamedTuple):
+    search: _Search
+    outcome: int | CloudError
+
+
+class _StopTimedOut(NamedTuple):
+    """The time for closing all is over."""
+
+
+class DemandParts(NamedTuple):
+    """What the actor works with.
+
+    Attributes:
+        memory: outlives it.
+        calls: do what waits.
+        counters: the numbers.
+        state: what FleetActor knows.
+        runtime: returns the runtime that has the tunnels now.
+        refs: where FleetActor is.
+        note: takes down who asked, and what came of it; must not block.
+        clock: seconds, monotonic.
+    """
+
+    memory: DemandMemory
+    calls: DemandCalls
+    counters: DemandCounters
+    state: FleetState
+    runtime: Callable[[], TunnelRuntime]
+    refs: GatewayRefs
+    note: Callable[[AskedTunnel, str], object]
+    clock: Callable[[], float] = time.monotonic
+
+
+class DemandActor(DispatchedActor):
+    """Opens and closes tunnels on demand. Asked with `AskedTunnel`, it answers an `Answer`.
+
+    Args:
+        parts: what it works with.
+    """
+
+    def __init__(self, parts: DemandParts) -> None:
+        super().__init__()
+        self._parts = parts
+        self._memory = parts.memory
+        self._plan = parts.memory.plan
+        self._calls = parts.calls
+        self._counters = parts.counters
+        self._state = parts.state
+        self._room = WaitingRoom()
+        self._is_stopping = False
+        parts.counters.waiting = lambda: len(self._room)
+        parts.counters.phases = self._phases
+
+    def _phases(self) -> Counter[DemandPhase]:
+        return Counter(each.phase for each in self._plan)
+
+    @property
+    def _settings(self) -> OnDemandSettings | None:
+        """As the files say now."""
+        return self._state.config.on_demand
+
+    def on_start(self) -> None:
+        """Take up what an earlier life, or an earlier process, has left."""
+        if self._memory.has_begun:
+            self._plan.restarted(self._parts.clock())
+            for request in self._memory.kept:
+                self.schedule(SEARCH_SECONDS[0], _Search(request, 0))
+        self._memory.has_begun = True
+        if not self._memory.has_loaded:
+            self._load()
+        self.schedule(TICK_SECONDS, _Tick())
+
+    def _load(self) -> None:
+        self.pipe_to_self(self._calls.load(), lambda done: _DemandsLoaded(_outcome(done)))
+
+    def _on_loaded(self, message: _DemandsLoaded) -> None:
+        self._memory.has_asked = True
+        if message.demands is None:
+            self.schedule(LOAD_AGAIN_SECONDS, _LoadAgain())
+            return
+        unanswered = self._memory.take_up(message.demands, self._parts.clock(), time.time())
+        for request in unanswered:
+            self.schedule(SEARCH_SECONDS[0], _Search(request, 0))
+        self._step()
+
+    def _on_load_again(self, _message: _LoadAgain) -> None:
+        self._load()
+
+    # -- those who ask
+
+    def _on_asked(self, asked: AskedTunnel) -> None:
+        reply = self.defer_reply()
+        refused = self._refuse_at_once(asked)
+        if refused is not None:
+            reply.set(refused)
+            return
+        verdict = self._plan.ask(asked.name, self._parts.clock())
+        match verdict.outcome:
+            case AskOutcome.READY:
+                reply.set(Local(verdict.slot))
+            case AskOutcome.BEGUN | AskOutcome.JOINED:
+                self._wait(asked, reply, verdict)
+                self._step()
+            case outcome:
+                self._counters.refused[outcome.value] += 1
+                reply.set(Refused(_DENIALS[outcome], verdict.text))
+
+    def _refuse_at_once(self, asked: AskedTunnel) -> Refused | None:
+        name, settings = asked.name, self._settings
+        if self._state.is_leaving or self._is_stopping:
+            return Refused(Denial.UNAVAILABLE, "the gateway is stopping")
+        if settings is None or settings.thing_of(name) is None:
+            return Refused(Denial.NAME, f"there is no tunnel {printable(name)!r} in this fleet")
+        if not self._state.is_ours(name):
+            self._counters.refused["elsewhere"] += 1
+            text = f"{name} is with another gateway of this fleet: ask there"
+            return Refused(Denial.UNAVAILABLE, text)
+        if self._room.is_full:
+            self._counters.refused["busy"] += 1
+            text = f"{MAX_WAITING} clients wait for tunnels on demand, which is the limit"
+            return Refused(Denial.BUSY, text)
+        return None
+
+    def _wait(self, asked: AskedTunnel, reply: Reply, verdict: Verdict) -> None:
+        self._room.enter(WaitingClient(asked, reply))
+        self.watch(asked.client)
+        is_first = verdict.outcome is AskOutcome.BEGUN
+        text = "a tunnel is opened for it" if is_first else "it waits for the tunnel with others"
+        self._parts.note(asked, text)
+        if is_first:
+            who = f"{asked.user} at {asked.peer}" if asked.user else asked.peer
+            fields = {"thing": asked.name, "user": asked.user, "peer": asked.peer}
+            extra = {"event": "demand_asked", "fields": fields}
+            logger.info(
+                "%s asked for %s, to which a tunnel is opened", who, asked.name, extra=extra
+            )
+
+    def _on_terminated(self, message: Terminated) -> None:
+        """A client has left."""
+        for name in self._room.leave(message.ref):
+            self._plan.withdraw(name)
+
+    def _tell(self, action: Tell) -> None:
+        if action.text:
+            self._counters.failed += 1
+            extra = {"event": "demand_failed", "fields": {"thing": action.name}}
+            logger.warning("no tunnel on demand: %s", action.text, extra=extra)
+        for asked, reply in self._room.take(action.name):
+            self.unwatch(asked.client)
+            if action.text:
+                self._parts.note(asked, action.text)
+                reply.set(Refused(Denial.UNAVAILABLE, action.text))
+            else:
+                reply.set(Local(action.slot))
+
+    # -- what there is to do
+
+    def _on_tick(self, _message: _Tick) -> None:
+        self._step()
+        self.schedule(TICK_SECONDS, _Tick())
+
+    def _step(self) -> None:
+        now, settings = self._parts.clock(), self._settings
+        if settings is not None and settings.limits != self._plan.limits:
+            self._plan.replace_limits(settings.limits, now)
+        if self._memory.has_asked:
+            drain_seconds = self._state.config.gateway.drain_seconds
+            for action in self._plan.step(now, self._look, self._is_allowed, drain_seconds):
+                self._carry_out(action)
+        self._compare_wishes()
+        if self._is_stopping and not len(self._plan):
+            self.exit()
+
+    def _is_allowed(self, name: str) -> bool:
+        settings = self._settings
+        is_listed = settings is not None and settings.thing_of(name) is not None
+        return is_listed and self._state.is_ours(name)
+
+    def _look(self, slot: str) -> SlotLook:
+        state = self._state
+        failure = state.failures.get(slot)
+        if failure is not None:
+            return SlotLook(runs=False, is_down=True, reason=failure[0])
+        if slot not in state.running or state.source_of(slot) not in ("", ON_DEMAND):
+            return SlotLook(runs=False)
+        try:
+            tunnel = self._parts.runtime().tunnel(slot)
+        except KeyError:
+            return SlotLook(runs=True)
+        stats = tunnel.stats
+        return SlotLook(
+            runs=True,
+            is_connected=stats.state is TunnelState.CONNECTED,
+            is_down=stats.state in _DOWN,
+            reason=tunnel.reason,
+            connections=stats.sum("connections_active"),
+        )
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case CallOpen():
+                self._open(action)
+            case CallDescribe(request, tunnel_id):
+                place = self._memory.kept[request].place
+                self.pipe_to_self(
+                    self._calls.describe(place, tunnel_id),
+                    lambda done: _DescribeAnswered(request, _outcome(done)),
+                )
+            case CallClose():
+                self._close(action)
+            case CallSearch(request):
+                self.schedule(SEARCH_SECONDS[0], _Search(request, 0))
+            case Tell():
+                self._tell(action)
+            case LetGo():
+                # The comparison of wishes sees to it.
+                pass
+
+    def _open(self, action: CallOpen) -> None:
+        request, thing, slot = action
+        settings = self._settings
+        if settings is None:
+            text = "the gateway opens no tunnels on demand any more"
+            self._plan.open_failed(request, FailKind.REFUSED, text, self._parts.clock())
+            return
+        tunnel = replace(settings.tunnel, name=slot, place=ON_DEMAND)
+        kept = self._memory.kept[request] = KeptDemand(settings.place, thing)
+        work = OpenWork(
+            request=request,
+            place=settings.place,
+            thing=thing,
+            services=settings.services,
+            lifetime_minutes=settings.limits.lifetime_minutes,
+            tags=settings.tags,
+            tunnel=tunnel,
+        )
+        self.pipe_to_self(
+            self._calls.open(work), lambda done: _OpenAnswered(request, kept, _outcome(done))
+        )
+
+    def _on_open_answered(self, message: _OpenAnswered) -> None:
+        request, kept, outcome = message
+        now = self._parts.clock()
+        if isinstance(outcome, CloudError):
+            self._failed_call("OpenTunnel", outcome)
+            self._plan.open_failed(request, _KINDS[outcome.trouble], outcome.text, now)
+            if outcome.trouble is not CloudTrouble.UNKNOWN and self._plan.find(request) is None:
+                self._memory.kept.pop(request, None)
+        else:
+            self._counters.opened += 1
+            # Whatever has happened meanwhile: with this it can be closed.
+            self._memory.kept[request] = kept
+            kept.tunnel = outcome.tunnel
+            fields = {"thing": kept.thing, "id": outcome.tunnel_id}
+            text = "the tunnel to %s is open; its device is waited for"
+            logger.info(text, kept.thing, extra={"event": "demand_opened", "fields": fields})
+            self._plan.opened(request, outcome.tunnel_id, now)
+        self._step()
+
+    def _on_describe_answered(self, message: _DescribeAnswered) -> None:
+        request, outcome = message
+        is_open, has_device = True, False
+        if isinstance(outcome, CloudError):
+            self._failed_call("DescribeTunnel", outcome)
+        else:
+            is_open, has_device = outcome
+        now = self._parts.clock()
+        self._plan.described(request, has_device=has_device, is_open=is_open, now=now)
+        self._step()
+
+    def _close(self, action: CallClose) -> None:
+        kept = self._memory.kept.get(action.request)
+        if kept is None:
+            self._plan.closed(action.request)
+            return
+        self.pipe_to_self(
+            self._calls.close(kept.place, action.request, action.tunnel_id),
+            lambda done: _CloseAnswered(action, _outcome(done)),
+        )
+
+    def _on_close_answered(self, message: _CloseAnswered) -> None:
+        action, error = message
+        if error is not None:
+            self._failed_call("CloseTunnel", error)
+            if not self._plan.close_failed(action.request, self._parts.clock()):
+                return
+            self._calls.forget(action.request)
+        self._counters.closed[action.cause] += 1
+        kept = self._memory.kept.pop(action.request, None)
+        self._plan.closed(action.request)
+        thing = "" if kept is None else kept.thing
+        fields = {"thing": thing, "id": action.tunnel_id, "cause": action.cause.value}
+        extra = {"event": "demand_closed", "fields": fields}
+        logger.info("the tunnel to %s is closed: %s", thing, action.cause.value, extra=extra)
+        self._step()
+
+    def _failed_call(self, operation: str, error: CloudError) -> None:
+        self._counters.call_failures[operation, error.trouble] += 1
+        logger.log(
+            logging.DEBUG if error.trouble is CloudTrouble.THROTTLED else logging.WARNING,
+            "%s",
+            error.text,
+            extra={"event": "demand_call_failed", "fields": {"operation": operation}},
+        )
+
+    # -- tunnels that may be open
+
+    def _on_search(self, search: _Search) -> None:
+        kept = self._memory.kept.get(search.request)
+        if kept is not None and self._plan.find(search.request) is None:
+            self.pipe_to_self(
+                self._calls.search(kept.place, search.request, kept.thing),
+                lambda done: _SearchAnswered(search, _outcome(done)),
+            )
+
+    def _on_search_answered(self, message: _SearchAnswered) -> None:
+        (request, attempt), outcome = message
+        kept = self._memory.kept.get(request)
+        if kept is None or self._plan.find(request) is not None:
+            return
+        if isinstance(outcome, CloudError):
+            self._failed_call("ListTunnels", outcome)
+        elif outcome:
+            self._counters.opened += outcome
+            text = "a tunnel to %s, whose opening was not answered, was found and is closed"
+            logger.warning(text, kept.thing, extra={"event": "demand_abandoned"})
+            del self._memory.kept[request]
+            return
+        if attempt + 1 < len(SEARCH_SECONDS):
+            self.schedule(SEARCH_SECONDS[attempt + 1], _Search(request, attempt + 1))
+            return
+        del self._memory.kept[request]
+        if not isinstance(outcome, CloudError):
+            self._calls.forget(request)
+
+    # -- the fleet
+
+    def _compare_wishes(self) -> None:
+        """Tell FleetActor the difference between what it should want and what it does."""
+        wanted = self._wanted()
+        present = self._state.sources.get(ON_DEMAND, {})
+        for slot, tunnel in wanted.items():
+            if present.get(slot) is not tunnel:
+                self._parts.refs.tell(FLEET, PutWanted(ON_DEMAND, tunnel))
+        for slot in list(present):
+            if slot not in wanted:
+                self._parts.refs.tell(FLEET, RemoveWanted(ON_DEMAND, slot))
+
+    def _wanted(self) -> dict[str, WantedTunnel]:
+        kept = self._memory.kept
+        found = {
+            each.slot: kept[each.request].tunnel
+            for each in self._plan
+            if each.phase in _WANTED and each.request in kept
+        }
+        return {slot: tunnel for slot, tunnel in found.items() if tunnel is not None}
+
+    # -- the end
+
+    def on_stop_requested(self) -> bool:
+        """Close all tunnels, unless they are to be kept for the next start."""
+        self._is_stopping = True
+        self._answer_all("the gateway is stopping")
+        settings = self._settings
+        if settings is not None and settings.keep_on_stop:
+            return True
+        self._plan.close_all(self._parts.clock())
+        if not len(self._plan):
+            return True
+        self.schedule(STOP_SECONDS, _StopTimedOut())
+        self._step()
+        return False
+
+    def _answer_all(self, text: str) -> None:
+        for name in self._room.names():
+            for _asked, reply in self._room.take(name):
+                reply.set(Refused(Denial.UNAVAILABLE, text))
+
+    def _on_stop_timed_out(self, _message: _StopTimedOut) -> None:
+        left = len(self._plan)
+        logger.warning(
+            "%d tunnels on demand could not be closed in time; the next start closes them", left
+        )
+        self.exit()
+
+    def on_receive(self, message: Any) -> Any:
+        """Dispatch by the message's type."""
+        handler = self.HANDLERS.get(type(message))
+        if handler is None:
+            return super().on_receive(message)
+        return handler(self, message)
+
+    HANDLERS: ClassVar[Handlers] = {
+        AskedTunnel: _on_asked,
+        Terminated: _on_terminated,
+        _Tick: _on_tick,
+        _LoadAgain: _on_load_again,
+        _DemandsLoaded: _on_loaded,
+        _OpenAnswered: _on_open_answered,
+        _DescribeAnswered: _on_describe_answered,
+        _CloseAnswered: _on_close_answered,
+        _Search: _on_search,
+        _SearchAnswered: _on_search_answered,
+        _StopTimedOut: _on_stop_timed_out,
+    }
+
+
+def _outcome(done: Any) -> Any:
+    """What a call has given, or its `CloudError`; None for a state that does not answer."""
+    try:
+        return done.result()
+    except CloudError as error:
+        return error
+    except StoreError as error:
+        logger.warning("tunnels on demand of an earlier life are not known yet: %s", error)
+        return None

@@ -1,0 +1,195 @@
+"""Tunnels on demand in their table: what a gateway that was killed has to take up, or to close.
+
+Owns what is kept of them: a row is written before OpenTunnel is called, so that a tunnel whose
+answer nobody got is looked for; its tokens come when it is open, and are sealed. An hour after it
+was opened a row that is over is removed: until then it counts for the limit of an hour.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, select, update
+
+from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime.gateway.config import read_tunnel
+from tunnelfleet.runtime.gateway.config.entry import entry_of
+from tunnelfleet.runtime.gateway.config.on_demand import CloudPlace
+from tunnelfleet.runtime.gateway.config.problems import ConfigProblems
+
+from .sealing import SealingError
+from .tables import DEMANDS
+from .tunnels import SECRET_KEYS
+
+if TYPE_CHECKING:
+    from tunnelfleet.runtime.gateway.config import Authorities
+    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+
+    from .database import Database
+    from .sealing import Sealer
+
+__all__ = ["DemandTable", "StoredDemand"]
+
+PLACE = "on demand"
+KEPT_SECONDS = 3_600.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDemand:
+    """A tunnel on demand as it is kept. Times are in seconds of the Unix epoch.
+
+    Attributes:
+        request: tells it from all others, and is in the tunnel's description at the service.
+        thing: its name.
+        place: whose OpenTunnel was called.
+        begun_at: when it was called.
+        tunnel_id: of the service; empty if its answer was not got.
+        ends_at: when the service ends the tunnel.
+        is_over: whether it is closed.
+        tunnel: as the fleet runs it; None if it is not open, or what is kept cannot be used.
+        problem: why not.
+    """
+
+    request: str
+    thing: str
+    place: CloudPlace
+    begun_at: float
+    tunnel_id: str = ""
+    ends_at: float = 0.0
+    is_over: bool = False
+    tunnel: WantedTunnel | None = field(default=None, repr=False)
+    problem: str = ""
+
+
+class DemandTable:
+    """The tunnels on demand of a gateway.
+
+    Args:
+        database: where they are.
+        gateway: whose they are.
+        sealer: seals what is secret.
+        authorities: keeps TLS contexts; of this table alone.
+    """
+
+    def __init__(
+        self, database: Database, gateway: str, sealer: Sealer, authorities: Authorities
+    ) -> None:
+        self._database = database
+        self._gateway = gateway
+        self._sealer = sealer
+        self._authorities = authorities
+
+    def begin(self, demand: StoredDemand) -> None:
+        """Note that OpenTunnel is about to be called.
+
+        Raises:
+            StoreError: it is not noted.
+        """
+        place = demand.place
+        row = {
+            "gateway": self._gateway,
+            "request": demand.request,
+            "thing": demand.thing,
+            "place": json.dumps([place.region, place.endpoint_url, place.profile]),
+            "begun_at": demand.begun_at,
+            "ends_at": 0.0,
+            "tunnel_id": "",
+            "entry": "",
+            "sealed": b"",
+            "key_id": "",
+            "is_over": 0,
+        }
+        mine = (DEMANDS.c.gateway == self._gateway, DEMANDS.c.request == demand.request)
+        with self._database.writing() as connection:
+            # It was throttled before, perhaps.
+            connection.execute(delete(DEMANDS).where(*mine))
+            connection.execute(DEMANDS.insert(), row)
+
+    def opened(self, request: str, tunnel_id: str, ends_at: float, tunnel: WantedTunnel) -> None:
+        """Keep the tunnel that it has opened.
+
+        Raises:
+            StoreError: it is not kept.
+        """
+        entry = entry_of(tunnel)
+        if "ca" in entry:
+            entry["ca"] = str(Path(entry["ca"]).absolute())
+        plain = {key: value for key, value in entry.items() if key not in SECRET_KEYS}
+        secret = {key: value for key, value in entry.items() if key in SECRET_KEYS}
+        self._change(
+            request,
+            tunnel_id=tunnel_id,
+            ends_at=ends_at,
+            entry=json.dumps(plain),
+            sealed=self._sealer.seal(request, secret),
+            key_id=self._sealer.key_id,
+        )
+
+    def over(self, request: str, now: float) -> None:
+        """A tunnel is closed, or was not opened; its tokens are forgotten.
+
+        Raises:
+            StoreError: it is still kept as open.
+        """
+        self._change(request, is_over=1, entry="", sealed=b"", key_id="")
+        statement = delete(DEMANDS).where(
+            DEMANDS.c.gateway == self._gateway,
+            DEMANDS.c.is_over == 1,
+            DEMANDS.c.begun_at < now - KEPT_SECONDS,
+        )
+        with self._database.writing() as connection:
+            connection.execute(statement)
+
+    def _change(self, request: str, **values: Any) -> None:
+        statement = update(DEMANDS).where(
+            DEMANDS.c.gateway == self._gateway, DEMANDS.c.request == request
+        )
+        with self._database.writing() as connection:
+            connection.execute(statement.values(**values))
+
+    def load(self) -> list[StoredDemand]:
+        """All that is kept, the newest first.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        statement = select(DEMANDS).where(DEMANDS.c.gateway == self._gateway)
+        with self._database.reading() as connection:
+            rows = connection.execute(statement.order_by(DEMANDS.c.begun_at.desc())).all()
+        return [self._read(row) for row in rows]
+
+    def _read(self, row: Any) -> StoredDemand:
+        tunnel, problem = None, ""
+        if row.entry and not row.is_over:
+            try:
+                tunnel = self._read_tunnel(row)
+            except TunnelError as error:
+                problem = str(error)
+        return StoredDemand(
+            row.request,
+            row.thing,
+            CloudPlace(*json.loads(row.place)),
+            row.begun_at,
+            row.tunnel_id,
+            row.ends_at,
+            bool(row.is_over),
+            tunnel,
+            problem,
+        )
+
+    def _read_tunnel(self, row: Any) -> WantedTunnel:
+        try:
+            secret = self._sealer.unseal(row.request, bytes(row.sealed), row.key_id)
+            entry = {**json.loads(row.entry), **secret}
+        except SealingError as error:
+            raise TunnelError(f"its token cannot be opened: {error}") from None
+        except ValueError:
+            raise TunnelError("its entry is damaged") from None
+        try:
+            return read_tunnel(entry, self._authorities, place=PLACE)
+        except ConfigProblems as error:
+            found = "; ".join(f"{each.key}: {each.text}" for each in error.problems)
+            raise TunnelError(f"its entry cannot be used: {found}") from None

@@ -1,0 +1,116 @@
+"""A tunnel keeps its queue to itself, behind a service of another make and without a bandwidth.
+
+Counted in bytes, so that a busy machine changes nothing: what stands between the tunnel and the
+throttle of the service. docs/performance.md has what that is in milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.backends import Backends
+from tests.support.rig import connect
+from tests.support.waiting import WAIT_SECONDS, eventually
+from tests.support.websockets_relay import WebsocketsRelay
+from tunnelfleet.runtime import (
+    Endpoint,
+    Mode,
+    TcpAddress,
+    TunnelConfig,
+    TunnelRuntime,
+    TunnelState,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+
+BYTES_PER_SECOND = 200_000.0
+WARM_UP_BYTES = 400_000
+MEASURED_BYTES = 150_000
+LEAST_UNPACED_BYTES = 120_000
+"""The receive buffer of the service alone takes as much, and its sender's some more."""
+SECONDS = 60.0
+
+
+class Standing:
+    """What has been handed over and not relayed, each time that a message leaves the relay."""
+
+    def __init__(self) -> None:
+        self.samples: list[int] = []
+        self.sent_bytes = lambda: 0
+
+    def relayed(self, relayed_bytes: int) -> None:
+        if relayed_bytes >= WARM_UP_BYTES:
+            self.samples.append(self.sent_bytes() - relayed_bytes)
+
+
+async def take(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    while await reader.read(65_536):
+        pass
+
+
+def copy_until(address: TcpAddress, relay: WebsocketsRelay) -> None:
+    """Copy without end, until the relay has let enough of it pass."""
+    client = connect(address)
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(bytes(65_536))
+
+    thread = threading.Thread(target=send, name="copy")
+    thread.start()
+    try:
+        eventually(
+            lambda: relay.relayed_bytes >= WARM_UP_BYTES + MEASURED_BYTES, timeout_seconds=SECONDS
+        )
+    finally:
+        client.shutdown(socket.SHUT_RDWR)
+        thread.join(WAIT_SECONDS)
+        client.close()
+
+
+def standing_bytes(*, pacing: bool, max_queue: int | None) -> float:
+    """The median of what stands in the service."""
+    standing = Standing()
+    relay = WebsocketsRelay(["COPY"], BYTES_PER_SECOND, max_queue, standing.relayed)
+    with Backends() as backends, relay, TunnelRuntime() as runtime:
+        ends = [
+            runtime.open_tunnel(
+                TunnelConfig(
+                    name=mode,
+                    mode=mode,
+                    endpoint=Endpoint.parse(relay.endpoint),
+                    access_token=mode,
+                    services={"COPY": address},
+                    pacing=pacing,
+                )
+            )
+            for mode, address in (
+                (Mode.DESTINATION, backends.serve(take).address),
+                (Mode.SOURCE, TcpAddress("127.0.0.1", 0)),
+            )
+        ]
+        for end in ends:
+            end.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+        source = ends[1]
+        standing.sent_bytes = lambda: source.stats.sum("sent_bytes")
+        listening = source.wait_listening("COPY", WAIT_SECONDS)
+        assert isinstance(listening, TcpAddress)
+        copy_until(listening, relay)
+    return statistics.median(standing.samples)
+
+
+@pytest.mark.e2e
+def test_behind_a_service_of_another_make_little_stands_in_it() -> None:
+    unpaced = standing_bytes(pacing=False, max_queue=1)
+    assert unpaced > LEAST_UNPACED_BYTES
+    # With the queue that the library has by default, and with hardly any.
+    for max_queue in (None, 1):
+        assert standing_bytes(pacing=True, max_queue=max_queue) < unpaced / 2

@@ -1,0 +1,210 @@
+"""Gateways that share a fleet in a real PostgreSQL: the statements, and the shell around them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.waiting import WAIT_SECONDS, eventually
+from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.gateway.placement import Assigned, Revoked, shard_of
+from tunnelfleet.runtime.gateway.placement.postgres import PostgresPlacement
+from tunnelfleet.runtime.gateway.store.database import Database
+from tunnelfleet.runtime.gateway.store.migrations import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.postgres import PostgresServer
+
+SHARDS = 64
+LEASE_SECONDS = 2.0
+
+
+class FakeConnects:
+    """Stands for a runtime: what it was told last."""
+
+    def __init__(self) -> None:
+        self.suspended = ""
+        self.rate = 0.0
+
+    def suspend_connects(self, reason: str) -> None:
+        self.suspended = reason
+
+    def resume_connects(self, valid_seconds: float | None = None) -> None:
+        assert valid_seconds is not None
+        self.suspended = ""
+
+    def change_connect_rate(self, rate_per_second: float) -> None:
+        self.rate = rate_per_second
+
+
+class Player:
+    """A gateway whose tunnels end when they are told."""
+
+    def __init__(self, url: str, name: str, **options: Any) -> None:
+        self.name = name
+        self.connects = FakeConnects()
+        self.shards: frozenset[int] = frozenset()
+        self.told: list[Assigned | Revoked] = []
+        self.vacates = True
+        given: dict[str, Any] = {
+            "connects": self.connects,
+            "connect_rate": 60.0,
+            "key_id": "key",
+            "lease_seconds": LEASE_SECONDS,
+            "shards": SHARDS,
+            **options,
+        }
+        self.placement = PostgresPlacement(url, name=name, **given)
+
+    def start(self) -> None:
+        self.placement.start(self.hear)
+
+    def hear(self, message: Assigned | Revoked) -> None:
+        self.told.append(message)
+        if isinstance(message, Assigned):
+            self.shards |= message.shards
+        else:
+            self.shards -= message.shards
+            if self.vacates:
+                self.placement.vacated(message.shards)
+
+    def stop(self) -> None:
+        self.placement.stop()
+        self.placement.close()
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    url = postgres.url(postgres.new_database())
+    database = Database(url)
+    migrate(database)
+    database.close()
+    return url
+
+
+@pytest.fixture
+def start(url: str) -> Iterator[Callable[..., Player]]:
+    with contextlib.ExitStack() as stack:
+
+        def start_one(name: str, **options: Any) -> Player:
+            player = Player(url, name, **options)
+            player.start()
+            stack.callback(player.stop)
+            return player
+
+        yield start_one
+
+
+def are_settled(*players: Player) -> bool:
+    """Whether they share all shards, and each knows of all."""
+    shards = sorted(itertools.chain.from_iterable(each.shards for each in players))
+    names = [each.name for each in players]
+    return shards == list(range(SHARDS)) and all(
+        [m.name for m in each.placement.members() if m.fresh] == sorted(names)
+        and sorted(m.shards for m in each.placement.members() if m.fresh)
+        == sorted(len(p.shards) for p in players)
+        and all(p.shards for p in players)
+        and not each.connects.suspended
+        for each in players
+    )
+
+
+def test_several_start_at_once_and_share_all(start: Callable[..., Player]) -> None:
+    players = [start(name) for name in ("one", "two", "three")]
+    eventually(lambda: are_settled(*players), timeout_seconds=3 * WAIT_SECONDS)
+    eventually(lambda: [each.connects.rate for each in players] == [20.0] * 3)
+
+
+def test_a_stop_hands_over_and_a_start_takes_its_part(start: Callable[..., Player]) -> None:
+    one, two = start("one"), start("two")
+    eventually(lambda: are_settled(one, two))
+    three = start("three", fleet_address="192.0.2.3:7070")
+    eventually(lambda: are_settled(one, two, three))
+    name = next(name for name in map(str, range(SHARDS)) if shard_of(name, SHARDS) in three.shards)
+    eventually(lambda: one.placement.owner(name) is not None)
+    owner = one.placement.owner(name)
+    assert owner is not None
+    assert (owner.name, owner.address, owner.fresh) == ("three", "192.0.2.3:7070", True)
+    three.placement.leave()
+    eventually(lambda: are_settled(one, two))
+    assert not three.shards
+
+
+def test_two_of_one_name_do_not_share(start: Callable[..., Player]) -> None:
+    one = start("one")
+    eventually(lambda: are_settled(one))
+    other = start("one")
+    eventually(lambda: "another process with the name" in other.placement.trouble)
+    assert other.connects.suspended
+    assert not other.shards
+    one.placement.leave()
+    eventually(lambda: are_settled(other))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"key_id": "another"}, "another secret"), ({"shards": 128}, "has 64 shards")],
+)
+def test_who_does_not_agree_with_the_others_stays_out(
+    start: Callable[..., Player], options: dict[str, Any], text: str
+) -> None:
+    one = start("one")
+    eventually(lambda: are_settled(one))
+    other = start("two", **options)
+    eventually(lambda: text in other.placement.trouble)
+    assert other.connects.suspended
+    assert not other.told
+
+
+def test_the_number_of_shards_can_be_changed_while_nobody_is_there(
+    start: Callable[..., Player],
+) -> None:
+    one = start("one")
+    eventually(lambda: are_settled(one))
+    one.stop()
+    other = start("two", shards=2 * SHARDS)
+    eventually(lambda: len(other.shards) == 2 * SHARDS)
+
+
+def test_a_store_that_is_away_for_a_while_changes_nothing(
+    start: Callable[..., Player], postgres: PostgresServer
+) -> None:
+    one, two = start("one"), start("two")
+    eventually(lambda: are_settled(one, two))
+    told = [list(one.told), list(two.told)]
+    postgres.stop()
+    try:
+        for each in (one, two):
+            eventually(lambda each=each: "goes on" in each.placement.trouble)
+    finally:
+        postgres.start()
+    eventually(lambda: are_settled(one, two))
+    assert [one.told, two.told] == told
+
+
+def test_only_a_database_of_postgresql_is_shared() -> None:
+    with pytest.raises(ConfigError, match="postgresql"):
+        Player("sqlite:////tmp/x.db", "one")
+
+
+def test_a_listener_that_begins_anew_is_told_all(start: Callable[..., Player]) -> None:
+    one, two = start("one"), start("two")
+    eventually(lambda: are_settled(one, two))
+    told: list[Assigned | Revoked] = []
+    heard = threading.Event()
+
+    def hear(message: Assigned | Revoked) -> None:
+        told.append(message)
+        if isinstance(message, Assigned):
+            heard.set()
+
+    one.placement.start(hear)
+    assert heard.wait(WAIT_SECONDS)
+    assert told[-1].shards == one.shards
+    assert told[0] == Revoked(frozenset(range(SHARDS)) - one.shards)

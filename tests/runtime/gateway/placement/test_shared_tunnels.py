@@ -1,0 +1,144 @@
+"""Two gateways in one process that share a fleet: whose tunnel runs where."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.fleet import Files, wanted
+from tests.support.stores import entry
+from tests.support.waiting import WAIT_SECONDS, eventually
+from tunnelfleet.runtime.gateway import Gateway
+from tunnelfleet.runtime.gateway.api.problem import ApiProblem
+from tunnelfleet.runtime.gateway.api.requests import Condition
+from tunnelfleet.runtime.gateway.api.wishes import ApiWishes
+from tunnelfleet.runtime.gateway.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.postgres import PostgresServer
+
+LONG_SECONDS = 6 * WAIT_SECONDS
+ANY = Condition()
+
+
+class Shared:
+    """A gateway and its files."""
+
+    def __init__(self, folder: Path, url: str, name: str) -> None:
+        secret = folder / "secret"
+        secret.touch(mode=0o600)
+        secret.write_text("s" * 32)
+        self.files = Files(folder / name)
+        self.files.settings = dataclasses.replace(
+            self.files.settings,
+            name=name,
+            state=url,
+            placement="postgres",
+            lease_seconds=5.0,
+            client_token_secret_file=secret,
+        )
+        self.gateway = Gateway(self.files, store=Store.of(self.files.settings))
+
+    @property
+    def wishes(self) -> ApiWishes:
+        """What clients of its API can do."""
+        return ApiWishes(self.gateway)
+
+    def owns(self, name: str) -> bool:
+        """Whether the tunnel's shard is this gateway's."""
+        return self.gateway.state.is_ours(name)
+
+    def runs(self, name: str) -> bool:
+        """Whether it has the tunnel running."""
+        return name in self.gateway.state.running
+
+
+@pytest.fixture
+def two(tmp_path: Path, postgres: PostgresServer) -> Iterator[tuple[Shared, Shared]]:
+    url = postgres.url(postgres.new_database())
+    both = Shared(tmp_path, url, "one"), Shared(tmp_path, url, "two")
+    with contextlib.ExitStack() as stack:
+        for each in both:
+            stack.enter_context(each.gateway)
+        eventually(
+            lambda: (
+                all(each.gateway.state.shards for each in both)
+                and sum(len(each.gateway.state.shards) for each in both) == 256
+            ),
+            timeout_seconds=LONG_SECONDS,
+        )
+        yield both
+
+
+def name_of(owner: Shared) -> str:
+    return next(name for name in (f"t{number}" for number in range(999)) if owner.owns(name))
+
+
+def test_a_tunnel_runs_at_its_owner_whoever_was_asked(two: tuple[Shared, Shared]) -> None:
+    one, other = two
+    name = name_of(other)
+    one.wishes.create(entry(name))
+    eventually(lambda: other.runs(name), timeout_seconds=LONG_SECONDS)
+    assert not one.runs(name)
+    with pytest.raises(ApiProblem, match="added"):
+        other.wishes.create(entry(name))
+    one.wishes.put(name, entry(name, labels={"site": "lyon"}), ANY)
+    eventually(
+        lambda: other.gateway.state.running[name].tunnel.labels == {"site": "lyon"},
+        timeout_seconds=LONG_SECONDS,
+    )
+    one.wishes.delete(name, ANY)
+    eventually(lambda: not other.runs(name), timeout_seconds=LONG_SECONDS)
+
+
+def test_it_can_be_changed_where_nothing_is_known_of_it(two: tuple[Shared, Shared]) -> None:
+    one, other = two
+    name = name_of(other)
+    other.wishes.create(entry(name))
+    eventually(lambda: other.runs(name), timeout_seconds=LONG_SECONDS)
+    with pytest.raises(ApiProblem, match="another gateway"):
+        one.wishes.create(entry(name))
+    one.wishes.replace_token(name, "n" * 60, None)
+    eventually(
+        lambda: other.gateway.state.running[name].tunnel.access_token == "n" * 60,
+        timeout_seconds=LONG_SECONDS,
+    )
+    one.wishes.delete(name, ANY)
+    eventually(lambda: not other.runs(name), timeout_seconds=LONG_SECONDS)
+
+
+def test_what_was_added_moves_with_its_shard(two: tuple[Shared, Shared]) -> None:
+    one, other = two
+    names = [name_of(each) for each in two]
+    for name in names:
+        one.wishes.create(entry(name))
+    other.gateway.leave(WAIT_SECONDS)
+    eventually(lambda: all(map(one.runs, names)), timeout_seconds=LONG_SECONDS)
+    eventually(lambda: not other.gateway.state.running, timeout_seconds=LONG_SECONDS)
+
+
+def test_the_files_of_the_owner_count(two: tuple[Shared, Shared]) -> None:
+    one, other = two
+    name = name_of(other)
+    tunnel = wanted(name)
+    one.files.tunnels = {name: tunnel}
+    one.gateway.reload()
+    # Wanted by the files of who does not own it: it runs nowhere until the owner's say so too.
+    assert not one.owns(name)
+    assert not one.runs(name)
+    assert not other.runs(name)
+    labelled = dataclasses.replace(tunnel, labels={"of": "other"})
+    other.files.tunnels = {name: labelled}
+    other.gateway.reload()
+    eventually(lambda: other.runs(name), timeout_seconds=LONG_SECONDS)
+    assert other.gateway.state.running[name].tunnel == labelled
+    # When it is one's turn, its own files count.
+    other.gateway.leave(WAIT_SECONDS)
+    eventually(lambda: one.runs(name), timeout_seconds=LONG_SECONDS)
+    assert one.gateway.state.running[name].tunnel == tunnel
