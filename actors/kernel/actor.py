@@ -1,9 +1,8 @@
-"""The type of a table from message types to the methods that handle them.
+"""The base class of actors that run on a dispatcher.
 
-The base class of actors that run on a dispatcher.
-
-Owns what an actor's author uses: starting, hooks, watches, timers, sockets, replies, exit.
-Must not know how turns are scheduled or how an actor is taken down (see `dispatcher`, `mailbox`).
+Owns what an actor's author uses: starting, the table of handlers, hooks, watches, timers, sockets,
+replies and exit. Must not know how turns are scheduled or how an actor is taken down (see
+`dispatcher` and `mailbox`).
 """
 
 from __future__ import annotations

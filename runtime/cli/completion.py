@@ -23,91 +23,6 @@ MAX_NAMES: Final = 2_000
 Words = list[tuple[str, str]]
 """Words, each with what it means."""
 
-SCRIPTS: Final = {
-    "bash": """\
-# Completion of tunnelfleet for bash. For every shell to come:
-#   tunnelfleet completion bash > ~/.local/share/bash-completion/completions/tunnelfleet
-# For this one: source <(tunnelfleet completion bash)
-_tunnelfleet() {
-    local line word words=() current="${COMP_WORDS[COMP_CWORD]}"
-    COMPREPLY=()
-    while IFS= read -r line; do
-        word="${line%%$'\\t'*}"
-        if [[ "$word" == "@files" ]]; then
-            compopt -o filenames 2>/dev/null
-            while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "$current")
-        elif [[ -n "$word" ]]; then
-            COMPREPLY+=("$(printf '%q' "$word")")
-        fi
-    done < <(_TUNNELFLEET_COMPLETE=bash "${COMP_WORDS[0]}" "${COMP_WORDS[@]:1:COMP_CWORD}" \\
-        2>/dev/null </dev/null)
-    if [[ ${#COMPREPLY[@]} -eq 1 && "${COMPREPLY[0]}" == *= ]]; then
-        compopt -o nospace 2>/dev/null
-    fi
-}
-complete -F _tunnelfleet tunnelfleet
-""",
-    "zsh": """\
-#compdef tunnelfleet
-# Completion of tunnelfleet for zsh. For every shell to come, in a folder of $fpath:
-#   tunnelfleet completion zsh > ~/.zfunc/_tunnelfleet
-# For this one: source <(tunnelfleet completion zsh)
-_tunnelfleet() {
-    local line word meaning
-    local -a described
-    while IFS= read -r line; do
-        word="${line%%$'\\t'*}"
-        meaning="${line#*$'\\t'}"
-        if [[ "$word" == "@files" ]]; then
-            _files
-        elif [[ -n "$word" ]]; then
-            described+=("${word//:/\\\\:}:$meaning")
-        fi
-    done < <(_TUNNELFLEET_COMPLETE=zsh "${words[1]}" "${(@)words[2,CURRENT]}" \\
-        2>/dev/null </dev/null)
-    (( ${#described} )) && _describe -V 'tunnelfleet' described
-    return 0
-}
-if [[ "$funcstack[1]" == "_tunnelfleet" ]]; then
-    _tunnelfleet "$@"
-else
-    compdef _tunnelfleet tunnelfleet
-fi
-""",
-    "fish": """\
-# Completion of tunnelfleet for fish. For every shell to come:
-#   tunnelfleet completion fish > ~/.config/fish/completions/tunnelfleet.fish
-# For this one: tunnelfleet completion fish | source
-function __tunnelfleet_complete
-    set -l words (commandline -opc)
-    set -l current (commandline -ct)
-    for line in (env _TUNNELFLEET_COMPLETE=fish $words[1] $words[2..-1] "$current" \\
-            2>/dev/null </dev/null)
-        if string match -q '@files*' -- $line
-            __fish_complete_path "$current"
-        else
-            echo $line
-        end
-    end
-end
-complete -c tunnelfleet -f -a '(__tunnelfleet_complete)'
-""",
-}
-
-
-def completion_command(
-    shell: Annotated[
-        str, typer.Argument(metavar="bash|zsh|fish", help="The shell that it is for.")
-    ],
-) -> None:
-    """Print what makes a shell complete commands, options and names of tunnels.
-
-    Its first lines say where to put it.
-    """
-    if shell not in SCRIPTS:
-        raise ConfigError(f"{shell}: write one of {', '.join(SCRIPTS)}")
-    sys.stdout.write(SCRIPTS[shell])
-
 
 class CommandLine(NamedTuple):
     """What the program can be asked for.
@@ -297,3 +212,89 @@ def _rows(given: Mapping[str, str]) -> list[dict[str, Any]]:
 
 def _starting(words: Sequence[tuple[str, str]], current: str) -> Words:
     return [each for each in words if each[0].startswith(current)]
+
+
+SCRIPTS: Final = {
+    "bash": """\
+# Completion of tunnelfleet for bash. For every shell to come:
+#   tunnelfleet completion bash > ~/.local/share/bash-completion/completions/tunnelfleet
+# For this one: source <(tunnelfleet completion bash)
+_tunnelfleet() {
+    local line word words=() current="${COMP_WORDS[COMP_CWORD]}"
+    COMPREPLY=()
+    while IFS= read -r line; do
+        word="${line%%$'\\t'*}"
+        if [[ "$word" == "@files" ]]; then
+            compopt -o filenames 2>/dev/null
+            while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "$current")
+        elif [[ -n "$word" ]]; then
+            COMPREPLY+=("$(printf '%q' "$word")")
+        fi
+    done < <(_TUNNELFLEET_COMPLETE=bash "${COMP_WORDS[0]}" "${COMP_WORDS[@]:1:COMP_CWORD}" \\
+        2>/dev/null </dev/null)
+    if [[ ${#COMPREPLY[@]} -eq 1 && "${COMPREPLY[0]}" == *= ]]; then
+        compopt -o nospace 2>/dev/null
+    fi
+}
+complete -F _tunnelfleet tunnelfleet
+""",
+    "zsh": """\
+#compdef tunnelfleet
+# Completion of tunnelfleet for zsh. For every shell to come, in a folder of $fpath:
+#   tunnelfleet completion zsh > ~/.zfunc/_tunnelfleet
+# For this one: source <(tunnelfleet completion zsh)
+_tunnelfleet() {
+    local line word meaning
+    local -a described
+    while IFS= read -r line; do
+        word="${line%%$'\\t'*}"
+        meaning="${line#*$'\\t'}"
+        if [[ "$word" == "@files" ]]; then
+            _files
+        elif [[ -n "$word" ]]; then
+            described+=("${word//:/\\\\:}:$meaning")
+        fi
+    done < <(_TUNNELFLEET_COMPLETE=zsh "${words[1]}" "${(@)words[2,CURRENT]}" \\
+        2>/dev/null </dev/null)
+    (( ${#described} )) && _describe -V 'tunnelfleet' described
+    return 0
+}
+if [[ "$funcstack[1]" == "_tunnelfleet" ]]; then
+    _tunnelfleet "$@"
+else
+    compdef _tunnelfleet tunnelfleet
+fi
+""",
+    "fish": """\
+# Completion of tunnelfleet for fish. For every shell to come:
+#   tunnelfleet completion fish > ~/.config/fish/completions/tunnelfleet.fish
+# For this one: tunnelfleet completion fish | source
+function __tunnelfleet_complete
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    for line in (env _TUNNELFLEET_COMPLETE=fish $words[1] $words[2..-1] "$current" \\
+            2>/dev/null </dev/null)
+        if string match -q '@files*' -- $line
+            __fish_complete_path "$current"
+        else
+            echo $line
+        end
+    end
+end
+complete -c tunnelfleet -f -a '(__tunnelfleet_complete)'
+""",
+}
+
+
+def completion_command(
+    shell: Annotated[
+        str, typer.Argument(metavar="bash|zsh|fish", help="The shell that it is for.")
+    ],
+) -> None:
+    """Print what makes a shell complete commands, options and names of tunnels.
+
+    Its first lines say where to put it.
+    """
+    if shell not in SCRIPTS:
+        raise ConfigError(f"{shell}: write one of {', '.join(SCRIPTS)}")
+    sys.stdout.write(SCRIPTS[shell])

@@ -1,7 +1,7 @@
 """A tunnel that somebody wants to run, wherever the wish comes from: a file, the API, a message.
 
-Owns the wish as data, which parts of it can change while the tunnel runs, and the way from it to
-the core's `TunnelConfig`. It starts nothing.
+Owns the wish as data, which parts of it can change while the tunnel runs, the way from it to the
+core's `TunnelConfig`, and which of two wishes listen at one address. It starts and opens nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors.config import NoListener
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime import Address, Endpoint, HttpProxy, Limits, ProtocolVersion, TunnelConfig
+from tunnelfleet.runtime import (
+    Address,
+    Endpoint,
+    HttpProxy,
+    Limits,
+    ProtocolVersion,
+    TcpAddress,
+    TunnelConfig,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -168,3 +176,35 @@ def _can_take_over(running: Limits, wanted: Limits) -> bool:
         if getattr(running, each.name) != getattr(wanted, each.name)
     }
     return differing <= IN_PLACE_LIMITS
+
+
+EVERY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what people write for all addresses
+SAME_HOST = {"localhost": "127.0.0.1"}
+
+Owner = tuple[str, str]
+"""A tunnel, and where its entry stands."""
+
+
+class ListeningPlaces:
+    """The addresses that are listened on, and by whom."""
+
+    def __init__(self) -> None:
+        self._ports: dict[int, dict[str, Owner]] = {}
+        self._paths: dict[str, Owner] = {}
+
+    def claim(self, address: Address, owner: Owner) -> Owner | None:
+        """Note that somebody listens there.
+
+        Returns:
+            Who listens there already, or on all addresses of that port; None if nobody does.
+        """
+        if not isinstance(address, TcpAddress):
+            found = self._paths.setdefault(address.path, owner)
+            return None if found is owner else found
+        hosts = self._ports.setdefault(address.port, {})
+        host = SAME_HOST.get(address.host, address.host)
+        for other, found in hosts.items():
+            if other == host or other in EVERY_HOST or host in EVERY_HOST:
+                return found
+        hosts[host] = owner
+        return None

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 WHOLE_FILE = "file"
 """The key of a mistake that is no line's."""
+MAX_SHOWN_LENGTH = 60
+"""The longest value that a message repeats; access tokens are longer."""
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _SECRET_KEYS = frozenset({"access_token", "client_token", "http_proxy", "state", "endpoint"})
 """Keys whose wrong values are not repeated: they are secrets, or may be one by mistake."""
@@ -210,10 +212,6 @@ def _describe(
 
 def _quoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
-
-
-MAX_SHOWN_LENGTH = 60
-"""The longest value that a message repeats; access tokens are longer."""
 
 
 def _shown(value: Any) -> str:

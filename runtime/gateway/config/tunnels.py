@@ -25,9 +25,8 @@ from tunnelfleet.runtime import (
     TcpAddress,
     parse_address,
 )
-from tunnelfleet.runtime.gateway.wanted import WantedTunnel
+from tunnelfleet.runtime.gateway.wanted import ListeningPlaces, WantedTunnel
 
-from .listening import ListeningPlaces
 from .problems import MAX_SHOWN_LENGTH, Problem, describe_errors
 from .schema import DOOR, TOKEN_KEYS, TunnelKeys, known_keys
 from .secrets import read_secret

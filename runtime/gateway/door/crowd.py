@@ -71,7 +71,7 @@ class Crowd(Generic[Client]):
         return len(self._waiting)
 
     def enter(self, client: Client) -> Client | None:
-        """Enter a client that has come, or was refused; return who must go for it, if anybody."""
+        """Enter a client that came or was refused; return the one that must go for it, if any."""
         self.leave(client)
         self._yielding[client] = None
         return self.oldest() if len(self._yielding) > self._limits.max_handshakes else None

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tunnelfleet.runtime import parse_address
-from tunnelfleet.runtime.gateway.config.listening import ListeningPlaces
+from tunnelfleet.runtime.gateway.wanted import ListeningPlaces
 
 
 @pytest.mark.parametrize(
