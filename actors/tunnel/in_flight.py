@@ -17,9 +17,9 @@ from sys import maxsize
 from typing import Final, NamedTuple
 
 __all__ = [
-    "Standing",
-    "InFlight",
     "FlightPhase",
+    "InFlight",
+    "Standing",
 ]
 
 
@@ -276,7 +276,11 @@ class InFlight:
     @property
     def payload_bytes(self) -> int:
         """The largest DATA payload, about: a window holds several."""
-        return self.window_bytes // PIECES_PER_WINDOW if self.phase is FlightPhase.STARTING else UNLIMITED
+        return (
+            self.window_bytes // PIECES_PER_WINDOW
+            if self.phase is FlightPhase.STARTING
+            else UNLIMITED
+        )
 
     def handed(self, size_bytes: int, now: float) -> None:
         """So many bytes were handed over to the link."""

@@ -35,7 +35,7 @@ class FarEnd:
         self.port: int = self._server.getsockname()[1]
         self.taken_bytes = 0
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, threading.Thread] = {}
         self._accepting = threading.Thread(target=self._accept, name="bench: far end", daemon=True)
 
     def __enter__(self) -> Self:
@@ -48,19 +48,24 @@ class FarEnd:
         self._server.close()
         self._accepting.join(JOIN_SECONDS)
         with self._lock:
+            threads = list(self._open.values())
             for sock in self._open:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join(JOIN_SECONDS)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 sock, _ = self._server.accept()
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                thread = threading.Thread(
+                    target=self._serve, args=(sock,), name="bench: a connection", daemon=True
+                )
                 with self._lock:
-                    self._open.add(sock)
-                name = "bench: far end, a connection"
-                threading.Thread(target=self._serve, args=(sock,), name=name, daemon=True).start()
+                    self._open[sock] = thread
+                thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
         actions = {TAKE: self._take, GIVE: self._give, ECHO: self._echo}
@@ -71,7 +76,7 @@ class FarEnd:
                     actions[asked](sock)
         finally:
             with self._lock:
-                self._open.discard(sock)
+                del self._open[sock]
                 sock.close()
 
     def _take(self, sock: socket.socket) -> None:

@@ -51,9 +51,7 @@ class RoundTrips:
     def of(cls, seconds: list[float]) -> RoundTrips:
         """What these come to; there is at least one."""
         seconds = sorted(seconds)
-        return cls(
-            statistics.median(seconds), seconds[int(len(seconds) * 0.99)], len(seconds)
-        )
+        return cls(statistics.median(seconds), seconds[int(len(seconds) * 0.99)], len(seconds))
 
     def __str__(self) -> str:
         return f"{1e3 * self.median_seconds:.2f} ms median, {1e3 * self.p99_seconds:.2f} ms p99"
@@ -144,7 +142,8 @@ def _exchange(sock: socket.socket) -> float:
 def _round_trip(address: TcpAddress, seconds: float) -> RoundTrips:
     with _connected(address, ECHO) as sock:
         _exchange(sock)
-        end, times = time.perf_counter() + seconds, []
+        times: list[float] = []
+        end = time.perf_counter() + seconds
         while not times or time.perf_counter() < end:
             times.append(_exchange(sock))
     return RoundTrips.of(times)
@@ -219,7 +218,8 @@ def _take_for(sock: socket.socket, seconds: float) -> int:
 
 def _loaded_round_trip(address: TcpAddress, seconds: float) -> RoundTrips:
     with _connected(address, ECHO) as sock, _transfer(address):
-        end, times = time.perf_counter() + seconds * WARM_UP_SHARE, []
+        times: list[float] = []
+        end = time.perf_counter() + seconds * WARM_UP_SHARE
         while time.perf_counter() < end:
             _exchange(sock)
         end = time.perf_counter() + seconds

@@ -14,9 +14,9 @@ from tunnelfleet.actors.tunnel.in_flight import (
     PATIENCE,
     QUIET_WINDOW_BYTES,
     UNLIMITED,
-    Standing,
-    InFlight,
     FlightPhase,
+    InFlight,
+    Standing,
 )
 
 TARGET_SECONDS = 0.1
