@@ -41,6 +41,7 @@ check: $(DEV_STAMP) ## lint, format, types, spelling, generated code
 	$(BIN)/mypy
 	$(BIN)/mypy examples
 	$(BIN)/codespell
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(PACKAGES) grafana
 	$(BIN)/python tools/generate_proto.py --check
 	$(BIN)/python tools/generate_metrics_docs.py --check
 	$(BIN)/python tools/generate_commands_docs.py --check

@@ -53,7 +53,7 @@ GATEWAY_VARIABLE: Final = "TUNNELFLEET_GATEWAY"
 TOKEN_VARIABLE: Final = "TUNNELFLEET_GATEWAY_TOKEN"  # noqa: S105 - the name of a variable
 MAX_TOKEN_FILE_BYTES: Final = 65_536
 NEAREST_NAMES: Final = 3
-OPEN_FOLDER: Final = Path("/tmp")  # noqa: S108 - that is the point
+OPEN_FOLDER: Final = Path("/tmp")  # noqa: S108  # nosec B108
 """Where everybody can make what is not there."""
 
 GatewayOption = Annotated[

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ListeningPlaces"]
 
-EVERY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what people write for all addresses
+_IPV4_ANY = "0.0.0.0"  # noqa: S104  # nosec B104
+EVERY_HOST = frozenset({_IPV4_ANY, "::"})
+"""What people write for all addresses."""
 SAME_HOST = {"localhost": "127.0.0.1"}
 
 Owner = tuple[str, str]
