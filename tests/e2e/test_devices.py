@@ -66,7 +66,7 @@ def test_a_site_of_devices(tmp_path: Path, count: int) -> None:
             broker_restarted(rig, gateway)
             service_restarted(rig, gateway, opened)
             rig.assert_echoes(operator)
-            shown(rig, gateway, count)
+            shows_all(rig, gateway, count)
             tokens = {each["destinationAccessToken"] for each in opened.values()}
             kept = rig.kept()
             assert tokens - {opened["press-1"]["destinationAccessToken"]} <= kept
@@ -151,7 +151,7 @@ def service_restarted(
     rig.aws.close_tunnel(tunnelId=another["tunnelId"])
 
 
-def shown(rig: DevicesRig, gateway: UpProcess, count: int) -> None:
+def shows_all(rig: DevicesRig, gateway: UpProcess, count: int) -> None:
     found = brokers(gateway)
     assert [each["connected"] for each in found] == [True] * -(-count // 50)
     assert sum(each["things"] for each in found) == count

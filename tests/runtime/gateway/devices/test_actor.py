@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.runtime.gateway.devices.test_book import BROKER, SECTION, told
+from tests.support.notifications import BROKER, SECTION, told
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.proto import TunnelError
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SETTINGS = GatewaySettings(name="gw", admin="unix:unused")
 
 
-class Connection:
+class ToldConnection:
     """Stands for a connection to a broker: notes what was dealt with."""
 
     settings: BrokerSettings = BROKER
@@ -84,7 +84,7 @@ class Kept:
         self.denials.append((tunnel, service_id))
 
 
-class Rig:
+class Stage:
     """The actor on a dispatcher of its own."""
 
     def __init__(self, dispatcher: Dispatcher, reached: threading.Event) -> None:
@@ -95,7 +95,7 @@ class Rig:
         self.runtime = TunnelRuntime()
         self.told: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.has_fleet = True
-        self.connection = Connection()
+        self.connection = ToldConnection()
         self._dispatcher = dispatcher
         self._reached = reached
         self._keepers: list[DeviceKeeper] = []
@@ -145,7 +145,7 @@ class Rig:
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     # No connection is made: what arrives is told by the tests, once connections would be made.
     reached = threading.Event()
     monkeypatch.setattr(
@@ -155,7 +155,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setattr(actor_module, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(actor_module, "AGAIN_SECONDS", 0.01)
     dispatcher = Dispatcher("devices-test").start()
-    made = Rig(dispatcher, reached)
+    made = Stage(dispatcher, reached)
     try:
         yield made
     finally:
@@ -163,140 +163,140 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
         dispatcher.stop(WAIT_SECONDS)
 
 
-def test_a_notification_is_kept_wanted_and_then_dealt_with(rig: Rig) -> None:
-    rig.start()
-    assert rig.next() == SetWanted("notify", {})
-    rig.kept.may_save.clear()
-    rig.notify(told(1))
-    put = rig.next()
+def test_a_notification_is_kept_wanted_and_then_dealt_with(stage: Stage) -> None:
+    stage.start()
+    assert stage.next() == SetWanted("notify", {})
+    stage.kept.may_save.clear()
+    stage.notify(told(1))
+    put = stage.next()
     assert isinstance(put, PutWanted)
     assert (put.source, put.tunnel.name) == ("notify", "press-4")
     # The broker has to tell it again if this process dies now.
-    assert rig.connection.dealt_with.empty()
-    rig.kept.may_save.set()
-    assert rig.dealt_with().notification == told(1)
-    assert [each.name for each in rig.kept.tunnels.values()] == ["press-4"]
-    assert rig.count(Verdict.OPENED) == 1
+    assert stage.connection.dealt_with.empty()
+    stage.kept.may_save.set()
+    assert stage.dealt_with().notification == told(1)
+    assert [each.name for each in stage.kept.tunnels.values()] == ["press-4"]
+    assert stage.count(Verdict.OPENED) == 1
 
 
-def test_what_opens_nothing_is_dealt_with_at_once(rig: Rig) -> None:
-    rig.start()
-    rig.next()
-    rig.notify(told(1))
-    rig.next()
-    rig.dealt_with()
+def test_what_opens_nothing_is_dealt_with_at_once(stage: Stage) -> None:
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    stage.next()
+    stage.dealt_with()
     for verdict, notification in (
         (Verdict.DUPLICATE, told(1)),
         (Verdict.REFUSED, told(2, "press-4", "VNC")),
         (Verdict.UNKNOWN_THING, told(3, "oven")),
         (Verdict.INVALID, None),
     ):
-        rig.notify(notification, "it is no JSON")
-        rig.dealt_with()
-        assert rig.count(verdict) == 1
-    assert rig.told.empty()
-    assert rig.kept.denials == [("press-4", "VNC")]
-    assert len(rig.kept.tunnels) == 1
+        stage.notify(notification, "it is no JSON")
+        stage.dealt_with()
+        assert stage.count(verdict) == 1
+    assert stage.told.empty()
+    assert stage.kept.denials == [("press-4", "VNC")]
+    assert len(stage.kept.tunnels) == 1
 
 
 def test_a_state_that_is_away_holds_up_no_tunnel(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rig.kept.is_down = True
-    rig.start()
-    rig.next()
+    stage.kept.is_down = True
+    stage.start()
+    stage.next()
     for number in (1, 2):
-        rig.notify(told(number))
-        assert isinstance(rig.next(), PutWanted)
-        rig.dealt_with()
-    assert len(rig.state.unsaved) == 2
+        stage.notify(told(number))
+        assert isinstance(stage.next(), PutWanted)
+        stage.dealt_with()
+    assert len(stage.state.unsaved) == 2
     assert caplog.text.count("cannot be kept") == 1
-    rig.kept.is_down = False
-    eventually(lambda: len(rig.kept.tunnels) == 2 and not rig.state.unsaved)
+    stage.kept.is_down = False
+    eventually(lambda: len(stage.kept.tunnels) == 2 and not stage.state.unsaved)
     eventually(lambda: "are kept again" in caplog.text)
     assert told(1).access_token not in caplog.text
 
 
-def test_what_was_kept_is_wanted_again(rig: Rig) -> None:
-    rig.start()
-    rig.next()
-    rig.notify(told(1))
-    rig.next()
-    rig.dealt_with()
-    rig.ref.stop(block=True, timeout=WAIT_SECONDS)
+def test_what_was_kept_is_wanted_again(stage: Stage) -> None:
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    stage.next()
+    stage.dealt_with()
+    stage.ref.stop(block=True, timeout=WAIT_SECONDS)
     # Another process, with the same state.
-    rig.state = DeviceState(rig.fleet, rig.kept)
-    rig.start()
-    assert rig.next() == SetWanted("notify", {})
-    restored = rig.next()
+    stage.state = DeviceState(stage.fleet, stage.kept)
+    stage.start()
+    assert stage.next() == SetWanted("notify", {})
+    restored = stage.next()
     assert list(restored.tunnels) == ["press-4"]
     assert restored.tunnels["press-4"].access_token == told(1).access_token
-    rig.notify(told(1))
-    rig.dealt_with()
-    assert rig.count(Verdict.DUPLICATE) == 1
+    stage.notify(told(1))
+    stage.dealt_with()
+    assert stage.count(Verdict.DUPLICATE) == 1
 
 
-def test_a_crash_of_the_actor_loses_nothing(rig: Rig) -> None:
-    rig.start()
-    rig.next()
-    rig.notify(told(1))
-    rig.next()
-    rig.dealt_with()
-    rig.ref.tell(Arrived(None, 1, 1, 1, "a", None, ""))  # type: ignore[arg-type]
-    eventually(lambda: not rig.ref.is_alive())
-    rig.start()
-    assert list(rig.next().tunnels) == ["press-4"]
+def test_a_crash_of_the_actor_loses_nothing(stage: Stage) -> None:
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    stage.next()
+    stage.dealt_with()
+    stage.ref.tell(Arrived(None, 1, 1, 1, "a", None, ""))  # type: ignore[arg-type]
+    eventually(lambda: not stage.ref.is_alive())
+    stage.start()
+    assert list(stage.next().tunnels) == ["press-4"]
 
 
-def test_a_fleet_that_is_away_is_told_again(rig: Rig) -> None:
-    rig.has_fleet = False
-    rig.start()
-    rig.notify(told(1))
-    rig.dealt_with()
-    assert rig.told.empty()
-    rig.has_fleet = True
-    assert list(rig.next().tunnels) == ["press-4"]
+def test_a_fleet_that_is_away_is_told_again(stage: Stage) -> None:
+    stage.has_fleet = False
+    stage.start()
+    stage.notify(told(1))
+    stage.dealt_with()
+    assert stage.told.empty()
+    stage.has_fleet = True
+    assert list(stage.next().tunnels) == ["press-4"]
 
 
-def test_a_tunnel_that_is_over_is_forgotten(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tunnel_that_is_over_is_forgotten(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actor_module, "CONFIRM_SECONDS", 0.01)
-    rig.start()
-    rig.next()
-    rig.notify(told(1))
-    wish = rig.next().tunnel
-    rig.dealt_with()
-    refuse(rig, monkeypatch, wish)
-    rig.ref.tell(TunnelStateChanged("press-4", TunnelState.REFUSED, "HTTP 403"))
-    assert rig.next() == RemoveWanted("notify", "press-4")
-    eventually(lambda: rig.kept.tunnels == {})
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    wish = stage.next().tunnel
+    stage.dealt_with()
+    refuse(stage, monkeypatch, wish)
+    stage.ref.tell(TunnelStateChanged("press-4", TunnelState.REFUSED, "HTTP 403"))
+    assert stage.next() == RemoveWanted("notify", "press-4")
+    eventually(lambda: stage.kept.tunnels == {})
 
 
 def test_the_end_of_an_old_token_does_not_end_the_new_one(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actor_module, "CONFIRM_SECONDS", 0.01)
-    rig.start()
-    rig.next()
-    rig.notify(told(1))
-    before = rig.next().tunnel
-    rig.dealt_with()
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    before = stage.next().tunnel
+    stage.dealt_with()
     for state in (TunnelState.CONNECTED, TunnelState.BACKOFF):
-        rig.ref.tell(TunnelStateChanged("press-4", state))
+        stage.ref.tell(TunnelStateChanged("press-4", state))
     # The fleet runs the old token still, and the service refuses it.
-    refuse(rig, monkeypatch, before)
-    rig.notify(told(2))
-    after = rig.next().tunnel
+    refuse(stage, monkeypatch, before)
+    stage.notify(told(2))
+    after = stage.next().tunnel
     assert (after.name, after.access_token) == ("press-4", told(2).access_token)
-    rig.ref.tell(TunnelStateChanged("press-4", TunnelState.REFUSED, "HTTP 403"))
-    rig.dealt_with()
-    rig.notify(None, "a mark: it comes after the question whether it is refused")
-    rig.dealt_with()
-    assert rig.count(Verdict.TAKES_OVER) == 1
-    eventually(lambda: list(rig.kept.tunnels) == [told(2).token_hash])
-    assert rig.told.empty()
+    stage.ref.tell(TunnelStateChanged("press-4", TunnelState.REFUSED, "HTTP 403"))
+    stage.dealt_with()
+    stage.notify(None, "a mark: it comes after the question whether it is refused")
+    stage.dealt_with()
+    assert stage.count(Verdict.TAKES_OVER) == 1
+    eventually(lambda: list(stage.kept.tunnels) == [told(2).token_hash])
+    assert stage.told.empty()
 
 
-def refuse(rig: Rig, monkeypatch: pytest.MonkeyPatch, wish: Any) -> None:
+def refuse(stage: Stage, monkeypatch: pytest.MonkeyPatch, wish: Any) -> None:
     """The fleet runs this, and the service refuses it."""
 
     class Stats:
@@ -306,33 +306,33 @@ def refuse(rig: Rig, monkeypatch: pytest.MonkeyPatch, wish: Any) -> None:
         stats = Stats()
         reason = "HTTP 403"
 
-    rig.fleet.running[wish.name] = Running(wish)
+    stage.fleet.running[wish.name] = Running(wish)
     monkeypatch.setattr(TunnelRuntime, "tunnel", lambda _self, _name: Tunnel())
 
 
-def test_files_that_were_taken_over_change_what_is_wanted(rig: Rig) -> None:
-    rig.start()
-    rig.next()
-    rig.notify(told(1))
-    rig.next()
-    rig.dealt_with()
+def test_files_that_were_taken_over_change_what_is_wanted(stage: Stage) -> None:
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    stage.next()
+    stage.dealt_with()
     other = replace(SECTION, services={"SSH": "127.0.0.1:2222"})
-    rig.fleet.config = FleetConfig(SETTINGS, notify=(other,))
-    rig.ref.tell(FilesTaken())
-    assert str(rig.next().tunnels["press-4"].services["SSH"]) == "127.0.0.1:2222"
-    rig.fleet.config = FleetConfig(SETTINGS, notify=())
-    rig.ref.tell(FilesTaken())
-    assert rig.next() == SetWanted("notify", {})
+    stage.fleet.config = FleetConfig(SETTINGS, notify=(other,))
+    stage.ref.tell(FilesTaken())
+    assert str(stage.next().tunnels["press-4"].services["SSH"]) == "127.0.0.1:2222"
+    stage.fleet.config = FleetConfig(SETTINGS, notify=())
+    stage.ref.tell(FilesTaken())
+    assert stage.next() == SetWanted("notify", {})
     # It is kept: the thing may come back.
-    assert len(rig.kept.tunnels) == 1
-    rig.fleet.config = FleetConfig(SETTINGS, notify=(SECTION,))
-    rig.ref.tell(FilesTaken())
-    assert list(rig.next().tunnels) == ["press-4"]
+    assert len(stage.kept.tunnels) == 1
+    stage.fleet.config = FleetConfig(SETTINGS, notify=(SECTION,))
+    stage.ref.tell(FilesTaken())
+    assert list(stage.next().tunnels) == ["press-4"]
 
 
-def test_a_name_that_files_have_is_left_to_them(rig: Rig) -> None:
-    rig.fleet.sources["files"] = {"press-4": None}  # type: ignore[dict-item]
-    rig.start()
-    rig.next()
-    rig.notify(told(1))
-    assert rig.next().tunnel.name == "press-4.2"
+def test_a_name_that_files_have_is_left_to_them(stage: Stage) -> None:
+    stage.fleet.sources["files"] = {"press-4": None}  # type: ignore[dict-item]
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    assert stage.next().tunnel.name == "press-4.2"
