@@ -393,70 +393,70 @@ def notify(line: str, *, of: str = "mqtt:") -> str:
     return f"{NOTIFY_HEAD.replace('mqtt:', of)}{line}\n"
 
 
-def changed(before: str, after: str) -> str:
+def section_with(before: str, after: str) -> str:
     """A section with something else in it."""
     return NOTIFY_HEAD.replace(before, after)
 
 
 NOTIFY: dict[str, Row] = {
     "no broker": (
-        changed('broker = "mqtt://127.0.0.1:1883"\n', ""),
+        section_with('broker = "mqtt://127.0.0.1:1883"\n', ""),
         1,
         "notify[1].broker",
         "it is missing",
     ),
     "another scheme": (
-        changed("mqtt://", "tcp://"),
+        section_with("mqtt://", "tcp://"),
         2,
         "notify[1].broker",
         "write mqtts://HOST[:PORT]",
     ),
     "password in the URL": (
-        changed("mqtt://", "mqtt://u:hidden@"),
+        section_with("mqtt://", "mqtt://u:hidden@"),
         2,
         "notify[1].broker",
         "write username and password_file",
     ),
-    "port of text": (changed(":1883", ":x"), 2, "notify[1].broker", "write mqtts://"),
-    "no things": (changed('["press-4", "oven"]', "[]"), 3, "notify[1].things", "it is empty"),
+    "port of text": (section_with(":1883", ":x"), 2, "notify[1].broker", "write mqtts://"),
+    "no things": (section_with('["press-4", "oven"]', "[]"), 3, "notify[1].things", "it is empty"),
     "wildcard": (
-        changed('"oven"', '"+"'),
+        section_with('"oven"', '"+"'),
         3,
         "notify[1].things[2]",
         "no wildcards",
     ),
     "nothing allowed": (
-        changed('{{ SSH = "{{thing}}.lan:22" }}', "{{}}"),
+        section_with('{{ SSH = "{{thing}}.lan:22" }}', "{{}}"),
         4,
         "notify[1].services",
         "name at least one",
     ),
     "another placeholder": (
-        changed("{{thing}}", "{{name}}"),
+        section_with("{{thing}}", "{{name}}"),
         4,
         "notify[1].services.SSH",
         "{{name}} stands for nothing",
     ),
     "open brace": (
-        changed("{{thing}}", "{{thing"),
+        section_with("{{thing}}", "{{thing"),
         4,
         "notify[1].services.SSH",
         "a brace is not closed",
     ),
     "thing without a number": (
-        changed("{{thing}}.lan", "10.0.0.{{n}}"),
+        section_with("{{thing}}.lan", "10.0.0.{{n}}"),
         4,
         "notify[1].services.SSH",
         "'oven' has no number for {{n}}",
     ),
     "no address": (
-        changed("{{thing}}.lan:22", "10.0.0.{{n}}:22").replace("oven", "press-300"),
+        section_with("{{thing}}.lan:22", "10.0.0.{{n}}:22").replace("oven", "press-300"),
         4,
         "notify[1].services.SSH",
         "for 'press-300' it is 10.0.0.300, which is no IPv4 address",
     ),
     "port 0 of a device": (
-        changed(".lan:22", ".lan:0"),
+        section_with(".lan:22", ".lan:0"),
         4,
         "notify[1].services.SSH",
         "port 0 cannot be connected to",
