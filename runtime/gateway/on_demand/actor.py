@@ -217,6 +217,7 @@ class DemandActor(DispatchedActor):
         if refused is not None:
             reply.set(refused)
             return
+        self._take_over()
         verdict = self._plan.ask(asked.name, self._parts.clock())
         match verdict.outcome:
             case AskOutcome.READY:
@@ -283,9 +284,8 @@ class DemandActor(DispatchedActor):
         self.schedule(TICK_SECONDS, _Tick())
 
     def _step(self) -> None:
-        now, settings = self._parts.clock(), self._settings
-        if settings is not None and settings.limits != self._plan.limits:
-            self._plan.replace_limits(settings.limits, now)
+        now = self._parts.clock()
+        self._take_over()
         if self._memory.has_asked:
             drain_seconds = self._state.config.gateway.drain_seconds
             for action in self._plan.step(now, self._look, self._is_allowed, drain_seconds):
@@ -293,6 +293,12 @@ class DemandActor(DispatchedActor):
         self._compare_wishes()
         if self._is_stopping and not len(self._plan):
             self.exit()
+
+    def _take_over(self) -> None:
+        """Go by what the files say now."""
+        settings = self._settings
+        if settings is not None and settings.limits != self._plan.limits:
+            self._plan.replace_limits(settings.limits, self._parts.clock())
 
     def _is_allowed(self, name: str) -> bool:
         settings = self._settings
