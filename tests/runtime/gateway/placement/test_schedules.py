@@ -177,6 +177,14 @@ class TestMoves:
         simulation.run(simulation.now + BOUND_SECONDS)
         assert simulation.is_settled()
 
+    @pytest.mark.parametrize("seconds", [-3_600.0, -15.0, 15.0, 3_600.0])
+    def test_nothing_moves_when_the_clock_of_the_store_jumps(self, seconds: float) -> None:
+        simulation = self.settled("one", "two", "three")
+        simulation.store.clock_error = seconds
+        simulation.run(simulation.now + 60.0)
+        assert simulation.is_settled()
+        assert len(simulation.store.claims) == SHARDS
+
     def test_members_share_the_connects(self) -> None:
         simulation = self.settled("one", "two", "three")
         assert [each.members for each in simulation.living] == [3, 3, 3]

@@ -1,4 +1,4 @@
-"""Two gateways in one process that share a fleet: whose tunnel runs where, by files and by the API."""
+"""Two gateways that share a fleet: whose tunnel runs where, by files and by the API."""
 
 from __future__ import annotations
 
@@ -67,8 +67,10 @@ def two(tmp_path: Path, postgres: PostgresServer) -> Iterator[tuple[Shared, Shar
         for each in both:
             stack.enter_context(each.gateway)
         eventually(
-            lambda: all(each.gateway.state.shards for each in both)
-            and sum(len(each.gateway.state.shards) for each in both) == 256,
+            lambda: (
+                all(each.gateway.state.shards for each in both)
+                and sum(len(each.gateway.state.shards) for each in both) == 256
+            ),
             timeout_seconds=LONG_SECONDS,
         )
         yield both
