@@ -405,7 +405,7 @@ _SHARED = Row(
         ),
         Panel(
             "Age of the lease",
-            "Since the store has confirmed it; above nine tenths of lease_seconds nothing connects.",
+            "Since the store has confirmed it; above 0.9 x lease_seconds nothing connects.",
             "s",
             (Target(_sum("placement_lease_age_seconds", "instance"), "{{instance}}"),),
             width=6,

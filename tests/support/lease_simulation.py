@@ -162,6 +162,8 @@ class Gateway:
     present: set[int] = field(default_factory=set)
     """Shards whose tunnels are here."""
     members: int = 0
+    deferred: list[Callable[[], object]] = field(default_factory=list)
+    """What it will do when it thaws."""
 
     def clock(self, now: float) -> float:
         """Its own time."""
@@ -222,7 +224,7 @@ class Simulation:
             if not gateway.is_alive:
                 return
             if gateway.frozen_until > self.now:
-                self.at(gateway.frozen_until, turn)
+                gateway.deferred.append(turn)
                 return
             do()
 
@@ -246,6 +248,16 @@ class Simulation:
     def freeze(self, gateway: Gateway, seconds: float) -> None:
         """It stands still; its clock does not."""
         gateway.frozen_until = max(gateway.frozen_until, self.now + seconds)
+        self.at(gateway.frozen_until, lambda: self.thaw(gateway))
+
+    def thaw(self, gateway: Gateway, *, early: bool = False) -> None:
+        """It goes on, with all that has come meanwhile."""
+        if early:
+            gateway.frozen_until = self.now
+        if gateway.frozen_until <= self.now:
+            deferred, gateway.deferred = gateway.deferred, []
+            for turn in deferred:
+                self.at(self.now, turn)
 
     def leave(self, gateway: Gateway) -> None:
         """It is stopped in good order."""

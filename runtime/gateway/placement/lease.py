@@ -217,6 +217,8 @@ class Lease:
         self._under_way: _UnderWay | None = None
         self._serial = 0
         self._failures = 0
+        self._has_heard = False
+        """Whether others have told that something has changed, since the last request was sent."""
         self._members = 0
 
     # -- what the shell asks
@@ -244,6 +246,7 @@ class Lease:
         request = self._make_request(now)._replace(serial=self._serial)
         self._under_way = _UnderWay(request, now)
         self._sent_at = now
+        self._has_heard = False
         return request
 
     def _make_request(self, now: float) -> LeaseRequest:
@@ -266,6 +269,15 @@ class Lease:
             return []
         self._under_way = None
         self._failures = 0
+        actions = self._follow(request, answer, under_way.sent_at, now)
+        if self._has_heard:
+            # It may have happened after the store had looked for this answer.
+            self._beat_soon(now)
+        return actions
+
+    def _follow(
+        self, request: LeaseRequest, answer: LeaseAnswer, sent_at: float, now: float
+    ) -> list[Action]:
         if request.kind is RequestKind.GOODBYE:
             return self._has_left()
         if request.kind is RequestKind.CLAIM:
@@ -274,7 +286,7 @@ class Lease:
         self.table = answer.table
         if not answer.epoch:
             return self._is_out(answer, now)
-        self.confirmed_at = under_way.sent_at
+        self.confirmed_at = sent_at
         self.taken_seconds = 0.0
         if request.kind is RequestKind.JOIN:
             return self._has_joined(answer, now)
@@ -293,6 +305,7 @@ class Lease:
 
     def notified(self, now: float) -> None:
         """Something in the store has changed."""
+        self._has_heard = True
         self._beat_soon(now)
 
     def vacated(self, shards: frozenset[int], now: float) -> list[Action]:

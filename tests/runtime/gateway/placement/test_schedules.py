@@ -33,8 +33,8 @@ def play(seed: int) -> Simulation:
     simulation.network = Network()
     simulation.store.is_down = False
     for gateway in simulation.living:
-        gateway.frozen_until = min(gateway.frozen_until, simulation.now)
-    # What was late, or deferred to the end of a freeze, comes in the first seconds.
+        simulation.thaw(gateway, early=True)
+    # What was late comes in the first seconds.
     simulation.run(FAULTS_SECONDS + 5.0)
     return simulation
 
