@@ -124,6 +124,44 @@ GATEWAY: dict[str, Row] = {
     "audit_days": (gateway("audit_days = 0"), 2, "gateway.audit_days", "greater than 0"),
     "audit_rows": (gateway("audit_rows = -1"), 2, "gateway.audit_rows", "at least 0"),
     "placement": (gateway('placement = "ray"'), 2, "gateway.placement", 'write "static"'),
+    "postgres and no PostgreSQL": (
+        gateway('placement = "postgres"\nclient_token_secret_file = "{S}"'),
+        2,
+        "gateway.placement",
+        'write state = "postgresql://HOST/DB"',
+    ),
+    "postgres and SQLite": (
+        gateway(
+            'state = "sqlite:////var/lib/x/s.db"\nplacement = "postgres"\n'
+            'client_token_secret_file = "{S}"'
+        ),
+        2,
+        "gateway.state",
+        'write state = "postgresql://HOST/DB"',
+    ),
+    "postgres without a secret": (
+        gateway('state = "postgresql://h/d"\nplacement = "postgres"'),
+        1,
+        "gateway.client_token_secret_file",
+        "gateways that share a fleet need the same secret",
+    ),
+    "postgres and members": (
+        gateway(
+            'state = "postgresql://h/d"\nplacement = "postgres"\nplacement_members = 1\n'
+            'client_token_secret_file = "{S}"'
+        ),
+        4,
+        "gateway.placement_members",
+        'it is for placement = "static"',
+    ),
+    "lease without postgres": (
+        gateway("lease_seconds = 5"),
+        2,
+        "gateway.lease_seconds",
+        'it is for placement = "postgres"',
+    ),
+    "lease_seconds": (gateway("lease_seconds = 0.5"), 2, "gateway.lease_seconds", "at least 1"),
+    "shards": (gateway("shards = 100"), 2, "gateway.shards", "write a power of two"),
     "ordinal": (
         gateway("placement_ordinal = 1\nplacement_members = 1"),
         2,
