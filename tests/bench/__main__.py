@@ -55,7 +55,9 @@ def sections(*, quick: bool) -> dict[str, Callable[[], Results]]:
     return {
         "kernel": kernel,
         "carry": lambda: carry(quick=quick),
-        "idle": lambda: idle_bench.run(tunnels=100 if quick else 1_000),
+        "idle": lambda: (
+            idle_bench.run(tunnels=100, scrapes=2) if quick else idle_bench.run(tunnels=1_000)
+        ),
         "api": _optional("api_bench", "API", messages=20_000 if quick else 200_000),
         "metrics": _optional("metrics_bench", "metrics"),
         "fleet": lambda: fleet(quick=quick),

@@ -21,7 +21,7 @@ def test_a_connection_is_measured_beside_socat() -> None:
 
 
 def test_idle_tunnels_are_measured() -> None:
-    (figures,) = idle_bench.run(tunnels=5).values()
+    (figures,) = idle_bench.run(tunnels=5, scrapes=2).values()
     assert figures["threads"] <= 16
     assert figures["rss_mb"] > 0
 
