@@ -41,7 +41,7 @@ PROTO = [
 
 
 def run_code(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
 
 
 def loaded_by(statement: str, before: str = "") -> list[str]:

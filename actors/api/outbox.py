@@ -171,22 +171,12 @@ class Outbox:
             SendQueueFull: there was no room for all of them in time.
             TunnelClosed: the tunnel is stopped.
         """
-        deadline: float | None = None
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         done = 0
         while done < len(entries):
             with self._room:
-                while self._closed is None and not self._fits(entries[done]):
-                    if deadline is None and timeout_seconds is not None:
-                        deadline = time.monotonic() + timeout_seconds
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise SendQueueFull(timeout_seconds or 0.0, done)
-                    self._wait(left)
-                if self._closed is not None:
-                    raise self._closed
-                while done < len(entries) and self._fits(entries[done]):
-                    self._take_in(entries[done])
-                    done += 1
+                self._wait_for_room(entries, done, deadline, timeout_seconds or 0.0)
+                done = self._take_in(entries, done)
                 wake = not self._woken
                 self._woken = True
             if wake:
@@ -216,6 +206,27 @@ class Outbox:
         queue = self.callback_queue
         return queue.is_full and SendMessageComplete in self.wanted and not queue.runs_here
 
+    def _wait_for_room(
+        self,
+        entries: Sequence[Outgoing],
+        done: int,
+        deadline: float | None,
+        timeout_seconds: float,
+    ) -> None:
+        """Wait until the next command may come in; whoever calls holds the lock.
+
+        Raises:
+            SendQueueFull: it may not by the deadline, which is so many seconds after the start.
+            TunnelClosed: the tunnel is stopped.
+        """
+        while self._closed is None and not self._fits(entries[done]):
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                raise SendQueueFull(timeout_seconds, done)
+            self._wait(None if deadline is None else deadline - now)
+        if self._closed is not None:
+            raise self._closed
+
     def _wait(self, left_seconds: float | None) -> None:
         refuse_to_block("waiting for room to send")
         self._waiting += 1
@@ -227,10 +238,15 @@ class Outbox:
         finally:
             self._waiting -= 1
 
-    def _take_in(self, entry: Outgoing) -> None:
-        self._bytes += len(entry.payload) + COMMAND_COST_BYTES
-        self._messages += 1
-        self._outbox.append(entry)
+    def _take_in(self, entries: Sequence[Outgoing], done: int) -> int:
+        """Take in what there is room for; return how many are done then."""
+        while done < len(entries) and self._fits(entries[done]):
+            entry = entries[done]
+            self._bytes += len(entry.payload) + COMMAND_COST_BYTES
+            self._messages += 1
+            self._outbox.append(entry)
+            done += 1
+        return done
 
     def _tell(self, message: Any) -> None:
         tunnel = self._tunnel
@@ -267,35 +283,32 @@ class Outbox:
         """Tell the outcome of commands to those who wait, and let other senders go on."""
         if not entries:
             return
-        told = SendMessageComplete in self.wanted
-        size_bytes = 0
         for entry in entries:
-            size_bytes += len(entry.payload) + COMMAND_COST_BYTES
-            if entry.waiter is not None:
-                entry.waiter.settle(error, entry.connection_id if entry.kind in STARTS else None)
-            if told:
-                self.callback_queue.put(
-                    SendMessageComplete(
-                        self.name,
-                        entry.kind,
-                        error,
-                        entry.service_id,
-                        entry.connection_id,
-                        len(entry.payload),
-                    )
-                )
+            self._tell_outcome(entry, error)
+        for function in self._make_room(entries):
+            function()
+
+    def _tell_outcome(self, entry: Outgoing, error: Exception | None) -> None:
+        if entry.waiter is not None:
+            entry.waiter.settle(error, entry.connection_id if entry.kind in STARTS else None)
+        if SendMessageComplete in self.wanted:
+            payload_bytes = len(entry.payload)
+            ids = entry.service_id, entry.connection_id
+            event = SendMessageComplete(self.name, entry.kind, error, *ids, payload_bytes)
+            self.callback_queue.put(event)
+
+    def _make_room(self, entries: Sequence[Outgoing]) -> list[Callable[[], object]]:
+        """Let other senders go on, once half of the room is free; return whom else to tell."""
+        size_bytes = sum(len(entry.payload) + COMMAND_COST_BYTES for entry in entries)
         with self._room:
             self._bytes -= size_bytes
             self._messages -= len(entries)
-            has_room = self._messages <= self._max_messages // 2
-            has_room = has_room and self._bytes <= self._max_bytes // 2
-            if self._waiting and has_room:
+            if self._messages > self._max_messages // 2 or self._bytes > self._max_bytes // 2:
+                return []
+            if self._waiting:
                 self._room.notify_all()
-            told_of_room: list[Callable[[], object]] = []
-            if self._room_wanted and has_room:
-                told_of_room, self._room_wanted = self._room_wanted, told_of_room
-        for function in told_of_room:
-            function()
+            told, self._room_wanted = self._room_wanted, []
+        return told
 
     def wants(self, kind: type[ApiEvent]) -> bool:
         """Return whether anybody wants events of this type."""

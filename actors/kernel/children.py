@@ -340,23 +340,14 @@ class GroupRestart:
 
     Args:
         members: in the order of their start.
+        delays: how many are not over.
     """
 
-    __slots__ = ("members", "timers")
+    __slots__ = ("delays", "members")
 
-    def __init__(self, members: list[Child]) -> None:
+    def __init__(self, members: list[Child], delays: int = 0) -> None:
         self.members = members
-        self.timers: list[Timer] = []
-
-    @property
-    def is_due(self) -> bool:
-        """Whether no delay is left."""
-        return not any(timer.active for timer in self.timers)
-
-    def make_due(self) -> None:
-        """Cancel the delays, so that the group is due at once."""
-        for timer in self.timers:
-            timer.cancel()
+        self.delays = delays
 
     def remove(self, child: Child) -> None:
         """Leave a child out, if it is in."""

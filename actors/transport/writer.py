@@ -7,7 +7,6 @@ many messages have left is counted, so that credit can be given.
 from __future__ import annotations
 
 import ssl
-from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -47,13 +46,16 @@ _PONG_PLACE: Final = _Frame(b"", 0)
 class FrameWriter:
     """A queue of frames in front of a non-blocking socket.
 
+    It is a list, short enough to be popped from its front: empty it takes a tenth of a deque, and
+    each idle tunnel has one.
+
     Attributes:
         is_empty: everything has left.
     """
 
     def __init__(self) -> None:
         self.is_empty = True
-        self._frames: deque[_Frame] = deque()
+        self._frames: list[_Frame] = []
         self._sending: memoryview | None = None
         self._sending_messages = 0
         self._pong: bytes | bytearray | None = None
@@ -69,7 +71,7 @@ class FrameWriter:
 
     def add_first(self, frame: bytes | bytearray) -> None:
         """Put a control frame in front of the others."""
-        self._frames.appendleft(_Frame(frame, 0))
+        self._frames.insert(0, _Frame(frame, 0))
         self.is_empty = False
 
     def add_pong(self, frame: bytes | bytearray) -> None:
@@ -113,14 +115,14 @@ class FrameWriter:
     def _take_next(self) -> memoryview:
         """Take the next frame, joined with the small ones behind it."""
         frames = self._frames
-        frame = frames.popleft()
+        frame = frames.pop(0)
         data, self._sending_messages = self._take_pong() if frame is _PONG_PLACE else frame
         if len(data) >= JOIN_WRITE_BYTES or not frames:
             return memoryview(data)
         parts = [data]
         size = len(data)
         while frames and size + len(frames[0].data) <= JOIN_WRITE_BYTES:
-            frame = frames.popleft()
+            frame = frames.pop(0)
             part, messages = self._take_pong() if frame is _PONG_PLACE else frame
             parts.append(part)
             size += len(part)

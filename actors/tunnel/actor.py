@@ -85,7 +85,7 @@ if TYPE_CHECKING:
 
     from tunnelfleet.actors.kernel import ExitReason, Timer
     from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.proto import Event, Message, ServicesAnnounced
+    from tunnelfleet.proto import Message, ServicesAnnounced
 
     from .context import TunnelContext
     from .parts import ApiHandler
@@ -294,25 +294,30 @@ class TunnelActor(DispatchedActor):
             return
         if trial.shown is Shown.ON_TRIAL and link.phase is not LinkPhase.OPEN:
             trial.heard()
-        receive, deliver = self._common.session.receive, self._connections.deliver
-        others: list[Event] = []
         try:
-            for item in messages:
-                for event in receive(item):
-                    if type(event) is DataReceived:
-                        deliver(event)
-                    else:
-                        others.append(event)
-                        self._streams.handle((event,))
+            is_data_alone = self._take(messages)
         except RemoteProtocolError as error:
             link.give_up("protocol_error", str(error))
             return
         self._check_backlog()
-        if others:
-            # The answers to them, or their ends, may wait to be sent.
+        if not is_data_alone:
+            # The answers to the others, or their ends, may wait to be sent.
             self._pump()
         if self._ending.phase is not EndingPhase.RUNNING:
             self._finish_if_done()
+
+    def _take(self, messages: list[Message]) -> bool:
+        """Act on what arrived, in order; return whether it was DATA and nothing else."""
+        receive, deliver = self._common.session.receive, self._connections.deliver
+        is_data_alone = True
+        for message in messages:
+            for event in receive(message):
+                if type(event) is DataReceived:
+                    deliver(event)
+                else:
+                    is_data_alone = False
+                    self._streams.handle((event,))
+        return is_data_alone
 
     def _settle(self) -> None:
         """After a change of connections: hold the link or not, send, end if nothing is left."""
@@ -528,13 +533,15 @@ class TunnelActor(DispatchedActor):
             stats.service(service_id)
         received = events.ServiceIdsReceived(config.name, service_ids, stats.channel_id)
         self._common.publish(received)
-        self._api.tell_success(service_ids, stats.channel_id)
         if not self._ending.is_running:
+            self._api.tell_success(service_ids, stats.channel_id)
             return
         problem = config.mismatch(service_ids)
         if problem:
             self._common.publish(events.ServicesMismatched(config.name, problem))
         self._common.enter(TunnelState.CONNECTED, problem)
+        # After the state: whoever hears of it on another thread finds the tunnel connected.
+        self._api.tell_success(service_ids, stats.channel_id)
         self._listeners.announced(service_ids or (ANY_SERVICE,))
         self._update_accepting()
 

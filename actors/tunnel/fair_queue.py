@@ -89,7 +89,8 @@ class FairQueue(Generic[K]):
     """Deficit round robin over flows.
 
     Attributes:
-        turns: the flows that have something waiting, in the order of their turns.
+        turns: the flows that have something waiting, in the order of their turns. A list: empty it
+            takes a tenth of a deque, and there is one in each idle tunnel.
         queued_bytes: the payload bytes that wait.
     """
 
@@ -97,7 +98,7 @@ class FairQueue(Generic[K]):
 
     def __init__(self) -> None:
         self._flows: dict[K, Flow[K]] = {}
-        self.turns: deque[Flow[K]] = deque()
+        self.turns: list[Flow[K]] = []
         self.queued_bytes = 0
 
     def __len__(self) -> int:
@@ -163,7 +164,7 @@ class FairQueue(Generic[K]):
             flow.deficit += payload_bytes + PIECE_COST_BYTES
             if flow.deficit <= 0:
                 # A whole message was larger than its share: others first.
-                self.turns.rotate(-1)
+                self.turns.append(self.turns.pop(0))
                 flow = self.turns[0]
         if not flow.chunks:
             self._retire(flow)
@@ -177,9 +178,9 @@ class FairQueue(Generic[K]):
         if not flow.is_waiting:
             self._retire(flow)
         elif flow.deficit <= 0:
-            self.turns.rotate(-1)
+            self.turns.append(self.turns.pop(0))
         return Piece(flow, payload, waited)
 
     def _retire(self, flow: Flow[K]) -> None:
-        self.turns.popleft()
+        del self.turns[0]
         del self._flows[flow.key]

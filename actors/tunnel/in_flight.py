@@ -17,9 +17,9 @@ from sys import maxsize
 from typing import Final, NamedTuple
 
 __all__ = [
-    "Answer",
+    "FlightPhase",
     "InFlight",
-    "Phase",
+    "Standing",
 ]
 
 
@@ -58,7 +58,7 @@ PATIENCE: Final = 3
 UNLIMITED: Final = maxsize
 
 
-class Phase(Enum):
+class FlightPhase(Enum):
     """What is known of the link."""
 
     OFF = auto()
@@ -73,7 +73,7 @@ class Phase(Enum):
     """Pings are not answered: nothing is limited until a pong comes."""
 
 
-class Answer(NamedTuple):
+class Standing(NamedTuple):
     """What a pong told.
 
     Attributes:
@@ -127,7 +127,7 @@ class _Way:
         return now - self.seen_at > max(DRAIN_AFTER_SECONDS, round_trips)
 
 
-class _Sample:
+class _LastPongs:
     """How much the last pongs confirmed, and how long their pings stood in a queue, in the mean."""
 
     __slots__ = ("_began_at", "_began_position", "_pongs")
@@ -238,7 +238,7 @@ class InFlight:
     def __init__(self, target_seconds: float | None, *, does_answer: bool | None = None) -> None:
         self._target = target_seconds or 0.0
         self.does_answer = does_answer
-        self.phase = Phase.STARTING
+        self.phase = FlightPhase.STARTING
         self.window_bytes = FIRST_WINDOW_BYTES
         self.bytes_per_second: float | None = None
         self._must_ping = True
@@ -247,7 +247,7 @@ class InFlight:
         self._handed_at = 0.0
         self._number = 0
         self._pings: list[_Ping] = []
-        self._sample = _Sample()
+        self._sample = _LastPongs()
         self._way = _Way(self._target)
         self._blocked_since: float | None = None
         self._waits_since = 0.0
@@ -257,9 +257,9 @@ class InFlight:
         self._boost = FIRST_BOOST
         self._boosted_at = 0.0
         if target_seconds is None:
-            self._stop(Phase.OFF)
+            self._stop(FlightPhase.OFF)
         elif does_answer is False:
-            self._stop(Phase.SILENT)
+            self._stop(FlightPhase.SILENT)
 
     # -- towards the link
 
@@ -276,7 +276,11 @@ class InFlight:
     @property
     def payload_bytes(self) -> int:
         """The largest DATA payload, about: a window holds several."""
-        return self.window_bytes // PIECES_PER_WINDOW if self.phase is Phase.STARTING else UNLIMITED
+        return (
+            self.window_bytes // PIECES_PER_WINDOW
+            if self.phase is FlightPhase.STARTING
+            else UNLIMITED
+        )
 
     def handed(self, size_bytes: int, now: float) -> None:
         """So many bytes were handed over to the link."""
@@ -299,7 +303,7 @@ class InFlight:
         return self._handed - self._pinged >= self._spacing_bytes(is_busy=is_busy)
 
     def _spacing_bytes(self, *, is_busy: bool) -> int:
-        if self.phase is Phase.DRAINING:
+        if self.phase is FlightPhase.DRAINING:
             return 1
         if not is_busy:
             return self.window_bytes // 2
@@ -332,7 +336,7 @@ class InFlight:
             window = self.window_bytes
             self._quiet_until = min(self._pinged + window // 2, self._confirmed + window)
 
-    def pong(self, number: int, now: float) -> Answer | None:
+    def pong(self, number: int, now: float) -> Standing | None:
         """The answer to a ping came: it answers those before it too.
 
         Returns:
@@ -344,7 +348,7 @@ class InFlight:
         answered = number - pings[0].number
         ping = pings[answered]
         del pings[: answered + 1]
-        if self.phase is Phase.SILENT or (self._unanswered and not self.does_answer):
+        if self.phase is FlightPhase.SILENT or (self._unanswered and not self.does_answer):
             # It does answer: what impatience has made of the window is not to stay.
             self._start()
         self.does_answer, self._unanswered, self._waits_since = True, 0, now
@@ -360,15 +364,15 @@ class InFlight:
             self._sample.begin(now, ping.position)
         else:
             self._sample.add(_Pong(now, ping.position, delay))
-        if self.phase is Phase.DRAINING:
+        if self.phase is FlightPhase.DRAINING:
             self._drain(now)
         elif ping.is_busy:
             self._judge(gained, now)
-        elif self.phase is Phase.STARTING and delay < self._target / 4:
+        elif self.phase is FlightPhase.STARTING and delay < self._target / 4:
             wanted = min(self.window_bytes + gained, QUIET_WINDOW_BYTES)
             self.window_bytes = max(self.window_bytes, wanted)
         self._changed()
-        return Answer(delay, self._unblocked(now))
+        return Standing(delay, self._unblocked(now))
 
     def _unblocked(self, now: float) -> float:
         if self._blocked_since is None or not self.has_room:
@@ -399,7 +403,7 @@ class InFlight:
 
     def hold(self, *, is_held: bool, now: float) -> None:
         """The link is not read, or again: held, no pong is heard of it, and nothing is limited."""
-        if self.phase in (Phase.OFF, Phase.SILENT) or is_held is self._is_held:
+        if self.phase in (FlightPhase.OFF, FlightPhase.SILENT) or is_held is self._is_held:
             return
         self._is_held = is_held
         self._pings.clear()
@@ -408,19 +412,19 @@ class InFlight:
         self._pinged = self._handed
         self._must_ping = not is_held
         self._sample.begin(now, self._handed)
-        if self.phase is Phase.DRAINING:
+        if self.phase is FlightPhase.DRAINING:
             self._limit()
         self._changed()
 
     # -- phases
 
-    def _stop(self, phase: Phase) -> None:
+    def _stop(self, phase: FlightPhase) -> None:
         self.phase, self.window_bytes, self.bytes_per_second = phase, UNLIMITED, None
         self._must_ping = False
         self._changed()
 
     def _start(self) -> None:
-        self.phase, self.window_bytes = Phase.STARTING, FIRST_WINDOW_BYTES
+        self.phase, self.window_bytes = FlightPhase.STARTING, FIRST_WINDOW_BYTES
         self.bytes_per_second = None
 
     def _lose_patience(self) -> None:
@@ -429,9 +433,9 @@ class InFlight:
             self.window_bytes *= IMPATIENCE
             if self._unanswered >= IMPATIENCE:
                 self.does_answer = False
-                self._stop(Phase.SILENT)
+                self._stop(FlightPhase.SILENT)
         elif self._unanswered > PATIENCE:
-            self._stop(Phase.SILENT)
+            self._stop(FlightPhase.SILENT)
         else:
             spacing = self.window_bytes // PINGS_PER_WINDOW
             self._confirmed = max(self._handed - self.window_bytes + spacing, self._confirmed)
@@ -439,7 +443,7 @@ class InFlight:
     def _judge(self, gained: int, now: float) -> None:
         """Go by what the last pongs said."""
         way = self._way.seconds or 0.0
-        if self.phase is Phase.STARTING:
+        if self.phase is FlightPhase.STARTING:
             standing = self._sample.standing_seconds
             if standing(way, 2) > self._target or standing(way, 4) > self._target / 2:
                 self._found_queue(now)
@@ -465,10 +469,10 @@ class InFlight:
         self._limit()
         if self._boost > MOST_BOOST:
             # It has become another link.
-            self.phase, self.bytes_per_second, self._boost = Phase.STARTING, None, FIRST_BOOST
+            self.phase, self.bytes_per_second, self._boost = FlightPhase.STARTING, None, FIRST_BOOST
             return
         if self._way.is_stale(now):
-            self.phase, self.window_bytes = Phase.DRAINING, 0
+            self.phase, self.window_bytes = FlightPhase.DRAINING, 0
             self._drain(now)
 
     def _queue_seconds(self) -> float:
@@ -505,7 +509,7 @@ class InFlight:
 
     def _limit(self) -> None:
         assert self.bytes_per_second is not None
-        self.phase = Phase.LIMITED
+        self.phase = FlightPhase.LIMITED
         spread = min(max(self._sample.spread_seconds - self._target / 4, 0.0) * 2, self._target)
         seconds = self._target + (self._way.seconds or 0.0) + spread
         self.window_bytes = max(int(self.bytes_per_second * seconds), MIN_WINDOW_BYTES)

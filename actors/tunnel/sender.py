@@ -15,7 +15,6 @@ no timer and no socket; TunnelActor does.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from .fair_queue import FairQueue
@@ -90,9 +89,9 @@ class WireSender:
         self._limits = limits
         self._bandwidth = bandwidth_bytes_per_second
         self._stats = stats
-        self._control: deque[tuple[Message, ConnectionKey | None]] = deque()
+        self._control: list[tuple[Message, ConnectionKey | None]] = []
         self._queue: FairQueue[ConnectionKey] = FairQueue()
-        self._on_its_way: deque[_OnItsWay] = deque()
+        self._on_its_way: list[_OnItsWay] = []
         self._on_its_way_bytes = 0
         self._meter = RateMeter()
         self._throttled_until = now
@@ -174,7 +173,7 @@ class WireSender:
         """Take out all control messages, in order; they are on their way."""
         messages = []
         while self._control:
-            message, key = self._control.popleft()
+            message, key = self._control.pop(0)
             self.sent(message, key, now)
             messages.append(message)
         return messages
@@ -259,8 +258,9 @@ class WireSender:
         left: dict[ConnectionKey, int] = {}
         counts = self.messages_left = {}
         wire_bytes = 0
-        for _ in range(min(messages, len(self._on_its_way))):
-            item = self._on_its_way.popleft()
+        gone = self._on_its_way[:messages]
+        del self._on_its_way[:messages]
+        for item in gone:
             wire_bytes += item.wire_bytes
             if item.key is not None:
                 counts[item.key] = counts.get(item.key, 0) + 1

@@ -238,7 +238,7 @@ class TunnelSupervisor(SupervisorActor):
 
     def _on_end(self, reason: ExitReason) -> None:
         super()._on_end(reason)
-        if reason == KILLED and (self._quiescing or self._finishing is not None):
+        if reason == KILLED and (self._quiescing or self.is_finishing):
             self._enter(TunnelState.STOPPED, "ended by force: it did not stop in time")
 
     def _enter(self, state: TunnelState, reason: str) -> None:

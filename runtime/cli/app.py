@@ -150,6 +150,12 @@ COMMANDS = {
         "Run service, tunnels and traffic on this machine and watch them.",
         panel=ALONE,
     ),
+    "bench": Command(
+        "tunnelfleet.runtime.cli.bench",
+        "bench_command",
+        "Measure a tunnel: throughput, round trips, connections.",
+        panel=ALONE,
+    ),
     "completion": Command(
         "tunnelfleet.runtime.cli.completion",
         "completion_command",

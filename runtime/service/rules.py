@@ -113,16 +113,19 @@ class StreamTable:
         if stream is None or stream.stream_id != message.stream_id:
             return
         if message.type is MessageType.STREAM_RESET:
-            is_half = stream.marks and message.ignorable and not stream.has_connection_ids
-            if is_half and stream.ended_by in (None, sender):
-                # The other direction stays, and that side is to be told when this one is lost.
-                stream.ended_by = sender
-            else:
-                del self._active[message.service_id]
+            self._note_reset(stream, message, sender)
         elif message.type is MessageType.CONNECTION_RESET:
             stream.connection_ids.discard(message.connection_id or FIRST_CONNECTION)
         elif len(stream.connection_ids) < MAX_CONNECTIONS_REMEMBERED:
             stream.connection_ids.add(message.connection_id or FIRST_CONNECTION)
+
+    def _note_reset(self, stream: ActiveStream, message: Message, sender: Mode) -> None:
+        is_half = stream.marks and message.ignorable and not stream.has_connection_ids
+        if is_half and stream.ended_by in (None, sender):
+            # The other direction stays, and that side is to be told when this one is lost.
+            stream.ended_by = sender
+        else:
+            del self._active[message.service_id]
 
     def _start(self, message: Message) -> None:
         if message.service_id not in self._active and len(self._active) >= MAX_STREAMS:

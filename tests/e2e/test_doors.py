@@ -149,10 +149,10 @@ class TestSsh:
                 proxy = f"env {self.variable(rig)} {' '.join(PROGRAM)} connect %h:SSH"
                 ssh = [require_program("ssh"), *sshd.options(), "-o", f"ProxyCommand={proxy}"]
                 assert run_program([*ssh, "press-4", "cat"], stdin=content).stdout == content
-                done = subprocess.run([*ssh, "press-4", "exit 42"], check=False, timeout=60)
+                done = subprocess.run([*ssh, "press-4", "exit 42"], check=False, timeout=200)
                 assert done.returncode == 42
                 done = subprocess.run(
-                    [*ssh, "press-9", "true"], capture_output=True, check=False, timeout=60
+                    [*ssh, "press-9", "true"], capture_output=True, check=False, timeout=200
                 )
                 assert done.returncode == 255
                 assert b"there is no tunnel 'press-9:SSH' in this fleet" in done.stderr

@@ -76,9 +76,9 @@ class TestScriptedFrames:
             peer.wait_closed()
 
         with ScriptedService(badly, well) as service:
-            limits = replace(QUICKLY_BACK, announce_timeout_seconds=0.3)
+            limits = replace(QUICKLY_BACK, announce_timeout_seconds=1.0)
             tunnel = open_alone(rig, service.endpoint, limits=limits)
-            eventually(lambda: tunnel.status().connect_attempts == 2, "a second attempt")
+            eventually(lambda: tunnel.status().connect_attempts >= 2, "a second attempt")
             tunnel.wait_for(State.CONNECTED, WAIT_SECONDS)
             reason = reasons_of(rig, tunnel)[-1]
             rig.runtime.close_tunnel(tunnel.name)
@@ -99,7 +99,7 @@ class TestScriptedFrames:
     def test_no_service_ids(self, plain_rig: Rig) -> None:
         with undisturbed(plain_rig):
             reason = self.lost_after(plain_rig, lambda _peer: None)
-        assert "no SERVICE_IDS within 0.3 s" in reason
+        assert "no SERVICE_IDS within 1 s" in reason
 
     def test_data_before_service_ids(self, plain_rig: Rig) -> None:
         with undisturbed(plain_rig):

@@ -36,6 +36,8 @@ V1, V2, V3 = ProtocolVersion.V1, ProtocolVersion.V2, ProtocolVersion.V3
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 RESETS = 20
 STALL_SECONDS = 1.0
+MAX_TAKEN_BYTES = 64 * MIB
+"""What the kernel's buffers on the way may hold, with room; far from all that is sent."""
 STALL_LIMITS = replace(FAULT_LIMITS, stall_timeout_seconds=STALL_SECONDS)
 
 
@@ -228,7 +230,7 @@ class TestApplicationNeverReads:
         pair = rig.pair(services, version=version, limits=STALL_LIMITS)
         with undisturbed(rig), pair.connect("HANG") as client, upload(client) as taken:
             eventually(lambda: pair.destination.stats.stalled_connections == 1, "a stall")
-            assert taken[0] < 32 * MIB
+            assert taken[0] < MAX_TAKEN_BYTES
             assert_ends(client)
             if version is not V1:
                 assert_carries(pair, "ECHO")
@@ -282,7 +284,7 @@ class TestApplicationNeverReads:
         pair = rig.pair({"SSH": giver.address}, limits=FAULT_LIMITS)
         with pair.connect() as client:
             eventually(lambda: has_settled(pair), "a full way")
-            assert pair.source.status().received_bytes < 8 * MIB
+            assert pair.source.status().received_bytes < 16 * MIB
             data = receive_exactly(client, 20 * MIB)
             assert_ends(client)
         assert digest([data]) == digest(blocks(20 * MIB))

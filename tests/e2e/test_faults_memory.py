@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SENT_BYTES = 500_000_000
 MAX_GROWTH_BYTES = 16 * MIB
-MAX_TAKEN_BYTES = 48 * MIB
+MAX_TAKEN_BYTES = 64 * MIB
 """What the kernel's buffers on the way may hold, with room; far from 500 MB."""
 STILL_SECONDS = 1.0
 LOOK_SECONDS = 0.05

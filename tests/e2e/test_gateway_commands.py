@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 PAUSE_SECONDS = 0.1
 """Between two questions to the gateway."""
 NAMES = ["bad-token", "press-1", "press-2", "press-10"]

@@ -9,7 +9,8 @@ import sys
 import urllib.request
 from typing import TYPE_CHECKING
 
-from tests.support.waiting import WAIT_SECONDS, eventually
+from tests.support.commands import WAIT_SECONDS
+from tests.support.waiting import eventually
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:

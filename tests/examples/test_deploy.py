@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.support.commands import PROGRAM
+from tests.support.commands import PROGRAM, WAIT_SECONDS
 from tests.support.programs import require_program, run_program
-from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.gateway.config import load
 
 if TYPE_CHECKING:

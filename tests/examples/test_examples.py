@@ -15,7 +15,7 @@ from tests.support.programs import require_program
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
-RUN_SECONDS = 60
+RUN_SECONDS = 200
 
 
 class Row(NamedTuple):

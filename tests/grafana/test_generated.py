@@ -39,7 +39,7 @@ def test_nothing_is_stale(command: list[str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     assert run.returncode == 0, run.stderr
 

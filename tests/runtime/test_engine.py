@@ -518,7 +518,7 @@ def test_a_process_that_is_low_on_descriptors_is_told_and_not_aborted() -> None:
         [sys.executable, "-c", LOW_ON_DESCRIPTORS],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr

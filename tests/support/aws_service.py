@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REGION = "us-east-1"
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
 
@@ -45,8 +45,8 @@ def aws_client(url: str, *, key: str = KEY, secret: str = SECRET, **more: Any) -
         region_name=more.pop("region_name", REGION),
         config=Config(
             retries={"total_max_attempts": 1},
-            connect_timeout=60,
-            read_timeout=60,
+            connect_timeout=120,
+            read_timeout=120,
             parameter_validation=False,
         ),
         **more,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 MAIN = "import sys; from tunnelfleet.runtime.cli import main; sys.exit(main())"
 PROGRAM = [sys.executable, "-c", MAIN]
 """Works from a source tree as well as where the console script is installed."""

@@ -147,6 +147,7 @@ class ScriptedService:
         self._listener = socket.create_server(("127.0.0.1", 0))
         size = RECEIVE_BUFFER_BYTES
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="scripted service")]
 
     @property
@@ -161,6 +162,11 @@ class ScriptedService:
     def __exit__(self, *_exc_info: object) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(SCRIPT_SECONDS)
+        for sock in self._sockets:
+            # Of those, too, that have not yet said what they want.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
         for peer in self.peers:
             peer.end()
         for thread in self._threads:
@@ -173,6 +179,7 @@ class ScriptedService:
                 sock, _address = self._listener.accept()
             except OSError:
                 return
+            self._sockets.append(sock)
             number = min(len(self._threads) - 1, len(self._scripts) - 1)
             script = self._scripts[number]
             play = threading.Thread(target=self._play, args=(sock, script), name="scripted peer")

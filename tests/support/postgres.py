@@ -25,7 +25,7 @@ from tests.support.programs import require_program
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 READY = "database system is ready to accept connections"
 PASSWORD = "correct horse"
 HBA = """

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 SYSTEM_PACKAGES = Path(__file__).parent.parent.parent / "tools" / "system-packages"
-RUN_SECONDS = 60.0
-START_SECONDS = 60.0
+RUN_SECONDS = 120.0
+START_SECONDS = 120.0
 END_SECONDS = 30.0
 
 

@@ -48,7 +48,12 @@ READ_BYTES = 262_144
 CONNECTS_PER_SECOND = 1_000.0
 
 FAST_BACKOFF = Backoff(min_seconds=0.02, max_seconds=0.2, stability_seconds=5.0)
-FAST_LIMITS = Limits(backoff=FAST_BACKOFF, connect_timeout_seconds=5.0, stop_timeout_seconds=5.0)
+FAST_LIMITS = Limits(
+    backoff=FAST_BACKOFF,
+    connect_timeout_seconds=WAIT_SECONDS,
+    announce_timeout_seconds=WAIT_SECONDS,
+    stop_timeout_seconds=5.0,
+)
 """Quick to come back, otherwise as they are by default. Use `dataclasses.replace` for others."""
 
 

@@ -22,7 +22,7 @@ def pip(*arguments: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=200,
     )
     assert run.returncode == 0, run.stdout + run.stderr
 

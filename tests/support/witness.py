@@ -44,8 +44,6 @@ FORGED_TOKEN = "a" * 64
 
 FAULT_LIMITS: Limits = replace(
     FAST_LIMITS,
-    connect_timeout_seconds=3.0,
-    announce_timeout_seconds=3.0,
     linger_seconds=1.0,
     offline_grace_seconds=0.3,
     stop_timeout_seconds=1.0,

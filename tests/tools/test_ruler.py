@@ -209,7 +209,7 @@ def measured() -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=200,
     )
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""

@@ -43,20 +43,9 @@ def test_a_new_child_is_down():
     child.cancel_timer()
 
 
-def test_a_group_is_due_when_no_timer_is_left():
-    class FakeTimer:
-        active = True
-
-        def cancel(self):
-            self.active = False
-
+def test_a_group_is_left_once():
     children = [Child(ChildSpec(name, Probe.start)) for name in "ab"]
     group = GroupRestart(list(children))
-    assert group.is_due
-    group.timers += [FakeTimer(), FakeTimer()]  # type: ignore[list-item]
-    assert not group.is_due
-    group.make_due()
-    assert group.is_due
     group.remove(children[0])
     group.remove(children[0])
     assert group.members == [children[1]]

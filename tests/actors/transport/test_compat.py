@@ -108,7 +108,7 @@ with TunnelService() as service:
         source.send_message(Message(payload[start : start + 60_000], "SSH")).result(30)
     found = b""
     while len(found) < len(payload):
-        found += got.get(timeout=60)
+        found += got.get(timeout=200)
     assert found == payload
     for each in (source, destination):
         each.stop().result(30)
@@ -124,6 +124,6 @@ def test_client_and_service_work_without_it(blocked: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=200,
     )
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr

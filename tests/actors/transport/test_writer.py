@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -107,7 +106,7 @@ def test_only_the_latest_pong_waits() -> None:
     assert sock.data.endswith(b"data<pong 3>")
 
 
-class Counted(deque[Any]):
+class Counted(list[Any]):
     """A queue that counts how often it is looked through."""
 
     scans = 0

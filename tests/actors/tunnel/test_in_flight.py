@@ -14,9 +14,9 @@ from tunnelfleet.actors.tunnel.in_flight import (
     PATIENCE,
     QUIET_WINDOW_BYTES,
     UNLIMITED,
-    Answer,
+    FlightPhase,
     InFlight,
-    Phase,
+    Standing,
 )
 
 TARGET_SECONDS = 0.1
@@ -25,7 +25,7 @@ WARM_UP_SECONDS = 5.0
 LEAST_SHARE = 0.85
 
 
-def settle(rate: float) -> float:
+def duration(rate: float) -> float:
     """Seconds of a run behind the warm-up: fewer where a second has many messages."""
     return 3.0 if rate > 20_000_000 else 25.0
 
@@ -47,7 +47,7 @@ LINKS = [
 def test_a_link_is_filled_and_hardly_a_queue_stands(
     rate: float, way_seconds: float, buffer_bytes: int
 ) -> None:
-    link = SimulatedLink(rate, way_seconds, buffer_bytes).run(WARM_UP_SECONDS + settle(rate))
+    link = SimulatedLink(rate, way_seconds, buffer_bytes).run(WARM_UP_SECONDS + duration(rate))
     assert link.rate_since(WARM_UP_SECONDS) >= LEAST_SHARE * rate
     floor_seconds = 2 * MIN_WINDOW_BYTES / rate
     assert link.delay_since(WARM_UP_SECONDS) <= 1.5 * TARGET_SECONDS + floor_seconds
@@ -123,7 +123,7 @@ def test_a_service_whose_pongs_say_nothing_loses_nothing(answers: str, rate: flo
 
 def test_a_service_that_answers_no_ping_is_asked_no_more() -> None:
     link = SimulatedLink(100_000.0, 0.01, 400_000, answers="never").run(10.0)
-    assert link.in_flight.phase is Phase.SILENT
+    assert link.in_flight.phase is FlightPhase.SILENT
     assert link.in_flight.does_answer is False
     pings = link.pings
     link.run(30.0)
@@ -132,17 +132,17 @@ def test_a_service_that_answers_no_ping_is_asked_no_more() -> None:
 
 def test_a_service_that_falls_silent_does_not_hold_up_the_tunnel_for_ever() -> None:
     link = SimulatedLink(100_000.0, 0.01, 400_000).run(10.0)
-    assert link.in_flight.phase is Phase.LIMITED
+    assert link.in_flight.phase is FlightPhase.LIMITED
     link.answers = "never"
     link.run(2.0 * 2 ** (PATIENCE + 2))
-    assert link.in_flight.phase is Phase.SILENT
+    assert link.in_flight.phase is FlightPhase.SILENT
     assert link.rate_since(link.now - 10.0) >= LEAST_SHARE * 100_000
 
 
 def test_a_pong_that_comes_at_last_limits_again() -> None:
     flight = silent()
     assert flight.pong(1, 9.0) is not None
-    assert flight.phase is Phase.STARTING
+    assert flight.phase is FlightPhase.STARTING
     assert flight.does_answer is True
 
 
@@ -255,7 +255,7 @@ def silent() -> InFlight:
     """Of a service that has not answered its first ping."""
     flight, now = InFlight(TARGET_SECONDS), 0.0
     flight.ping(now, is_busy=True)
-    while flight.phase is not Phase.SILENT:
+    while flight.phase is not FlightPhase.SILENT:
         flight.handed(FIRST_WINDOW_BYTES, now)
         now += 0.0 if flight.has_room else flight.wait_seconds(now)
     return flight
@@ -274,7 +274,7 @@ def test_off_it_limits_nothing_and_asks_nothing() -> None:
 
 def test_a_link_after_one_without_answers_begins_without_a_limit() -> None:
     flight = InFlight(TARGET_SECONDS, does_answer=False)
-    assert flight.phase is Phase.SILENT
+    assert flight.phase is FlightPhase.SILENT
     assert flight.is_quiet
     assert not flight.is_ping_due(is_busy=True)
 
@@ -292,7 +292,7 @@ def test_the_answer_to_a_later_ping_answers_those_before_it() -> None:
     flight.ping(0.0, is_busy=True)
     flight.handed(5_000, 0.0)
     second = flight.ping(0.0, is_busy=True)
-    assert flight.pong(second, 0.5) == Answer(0.0, 0.0)
+    assert flight.pong(second, 0.5) == Standing(0.0, 0.0)
     assert flight.pong(1, 0.6) is None
 
 
@@ -302,7 +302,7 @@ def test_it_tells_how_long_bytes_stood_and_the_tunnel_waited() -> None:
     flight.handed(FIRST_WINDOW_BYTES, 0.0)
     second = flight.ping(0.0, is_busy=True)
     assert flight.wait_seconds(0.0) > 0
-    assert flight.pong(first, 0.01) == Answer(0.0, 0.0)
+    assert flight.pong(first, 0.01) == Standing(0.0, 0.0)
     answer = flight.pong(second, 0.05)
     assert answer == pytest.approx((0.04, 0.05))
 

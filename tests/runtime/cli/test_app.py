@@ -72,7 +72,7 @@ def test_the_program_is_there_to_be_run() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     assert (run.returncode, run.stdout, run.stderr) == (EXIT_OK, version_line() + "\n", "")
 
@@ -86,6 +86,6 @@ def test_a_command_that_asks_a_gateway_does_not_load_one() -> None:
         "print(*sorted({'aiohttp', 'pydantic', 'sqlalchemy', 'pykka'} & set(sys.modules)))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=200
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "\n", "")

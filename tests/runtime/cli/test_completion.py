@@ -119,6 +119,6 @@ def test_the_script_for_bash_is_good(tmp_path: Path) -> None:
         "_tunnelfleet; printf '%s|' \"${COMPREPLY[@]}\""
     )
     done = subprocess.run(
-        ["bash", "--norc", "-c", test], capture_output=True, text=True, check=True, timeout=30
+        ["bash", "--norc", "-c", test], capture_output=True, text=True, check=True, timeout=200
     )
     assert done.stdout == r"alpha|be\ ta|asked:2|"

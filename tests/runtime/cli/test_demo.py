@@ -123,7 +123,7 @@ def test_the_whole_program_as_a_script_sees_it() -> None:
         [*PROGRAM, "--tunnels", "3", "--duration", "4", "--json"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     result = json.loads(done.stdout.splitlines()[-1])

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import websocket
 
+from tests.support.commands import WAIT_SECONDS
 from tests.support.service_client import CLIENT_TOKEN, SUBPROTOCOL
-from tests.support.waiting import WAIT_SECONDS, eventually
+from tests.support.waiting import eventually
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.cli import output as module
 from tunnelfleet.runtime.cli.output import LineOutput, log_lines, take, write_line

@@ -40,6 +40,7 @@ from tunnelfleet.runtime import (
     StreamStopped,
     TcpAddress,
     TunnelClosed,
+    TunnelState,
 )
 
 if TYPE_CHECKING:
@@ -267,6 +268,16 @@ class TestConnectionSuccess:
             (event,) = heard.wait(ConnectionSuccess)
             assert event.service_ids == tuple(services)
             assert event.channel_id
+
+    def test_who_hears_of_it_finds_the_tunnel_connected(self, bench: ClientBench) -> None:
+        states: list[TunnelState] = []
+        for number in range(10):
+            bench.pair(
+                name=f"t{number}",
+                source={"on_connection_success": lambda t, _e: states.append(t.status().state)},
+            )
+        eventually(lambda: len(states) == 10)
+        assert states == [TunnelState.CONNECTED] * 10
 
     def test_it_comes_with_the_services_not_with_the_upgrade(self, bench: ClientBench) -> None:
         may_announce = threading.Event()

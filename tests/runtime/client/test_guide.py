@@ -15,7 +15,7 @@ from tunnelfleet.runtime.client.options import CALLBACKS, SecureTunnelOptions
 
 ROOT = Path(__file__).parent.parent.parent.parent
 GUIDE = (ROOT / "docs" / "client-guide.md").read_text(encoding="utf-8")
-RUN_SECONDS = 60
+RUN_SECONDS = 200
 
 EXPECTED_OUTPUT = [
     "wss://data.tunneling.iot.eu-west-1.amazonaws.com",

@@ -16,7 +16,7 @@ from tests.support.wheel import pip
 if TYPE_CHECKING:
     from pathlib import Path
 
-RUN_SECONDS = 110
+RUN_SECONDS = 200
 
 PROGRAM = """
 import asyncio

@@ -59,16 +59,21 @@ def test_the_duration_is_more_than_nothing(seconds: float) -> None:
 
 
 def test_a_short_demo_has_every_kind_of_break_and_not_one_wrong_byte() -> None:
-    view = RecordingView()
     struck: set[str] = set()
 
     def note(snapshot: FleetSnapshot) -> None:
         struck.update(row.last_event for row in snapshot.rows)
 
-    view.on_update = note
-    report = Demo(DemoOptions(tunnels=3, duration_seconds=4.0), view).run()
+    wanted = {f"chaos: {kind}" for kind in StrikeKind}
+    # A busy machine may show two strikes as one: it has more time then.
+    for seconds in (4.0, 8.0, 16.0):
+        view = RecordingView()
+        view.on_update = note
+        report = Demo(DemoOptions(tunnels=3, duration_seconds=seconds), view).run()
+        assert report.is_good, report.lines()
+        if wanted <= struck and report.reconnects >= 4 and report.session_resets >= 1:
+            break
 
-    assert report.is_good, report.lines()
     assert (report.tunnels, report.connected, report.bytes_mismatched) == (3, 3, 0)
     assert report.reconnects >= 4
     assert report.session_resets >= 1
@@ -79,7 +84,7 @@ def test_a_short_demo_has_every_kind_of_break_and_not_one_wrong_byte() -> None:
     assert report.threads <= 16
     assert report.rss_bytes > 0
     assert report.seconds >= 4
-    assert {f"chaos: {kind}" for kind in StrikeKind} <= struck
+    assert wanted <= struck
     assert view.phases[:2] == [DemoPhase.CONNECTING, DemoPhase.RUNNING]
     assert view.phases[-2:] == [DemoPhase.FINISHING, DemoPhase.OVER]
 
@@ -137,13 +142,14 @@ def fetch(port: int) -> bytes:
 
 
 def test_a_tunnel_that_does_not_come_back_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_module, "CONNECT_SECONDS", 1.0)
     view = RecordingView()
     demo = Demo(DemoOptions(tunnels=2, duration_seconds=1.0, chaos=False), view)
 
     def refuse(snapshot: FleetSnapshot) -> None:
         if snapshot.phase is DemoPhase.RUNNING and not refused.is_set():
             refused.set()
+            # It has come up in all the time that it needs; this is how long it is waited for again.
+            monkeypatch.setattr(demo_module, "CONNECT_SECONDS", 1.0)
             demo._service.refuse_next("press-01", 403, "no more", count=1_000)
             demo._pairs[1].strike()
             demo._service.drop("press-01")

@@ -25,7 +25,7 @@ from tunnelfleet.runtime.quickstart.processes import GatewayProcess, Sshd, WebSe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 
 class Running:
@@ -90,10 +90,17 @@ def test_every_command_that_it_names_works(running: Running) -> None:
         ("press-1", "press-2", "press-3"), "connected"
     )
     # ssh has come by the name of the tunnel, and by no port.
-    audit = json.loads(run_program([*shlex.split(ls.replace(" ls ", " audit ")), "--json"]).stdout)
-    (by_ssh,) = [
-        each for each in audit if (each["kind"], each["service_id"]) == ("connection", "SSH")
-    ]
+    audit = [*shlex.split(ls.replace(" ls ", " audit ")), "--json"]
+
+    def connections_of_ssh() -> list[dict[str, Any]]:
+        return [
+            each
+            for each in json.loads(run_program(audit).stdout)
+            if (each["kind"], each["service_id"]) == ("connection", "SSH")
+        ]
+
+    eventually(lambda: bool(connections_of_ssh()))
+    (by_ssh,) = connections_of_ssh()
     assert by_ssh["peer"].startswith("pid=")
     assert by_ssh["tunnel"] == "press-1"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 PROGRAM = "import sys; from tunnelfleet.runtime.cli import main; sys.exit(main())"
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
 PAYLOAD = bytes(range(256)) * 1024
 
 

@@ -30,7 +30,7 @@ def test_a_secret_leaves_the_process_list_and_stays_in_the_program() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=200,
     )
     filler = "x" * len(SECRET)
     assert json.loads(run.stdout) == [True, [filler, f"--again={filler}", "kept"], SECRET]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import websocket
 
-from tests.support.waiting import WAIT_SECONDS
+from tests.support.commands import WAIT_SECONDS
 from tunnelfleet.runtime.service.certificates import ensure_certificate
 
 if TYPE_CHECKING:

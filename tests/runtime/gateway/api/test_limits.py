@@ -114,6 +114,12 @@ def test_what_is_no_request(rig: ApiRig, sent: bytes, caplog: pytest.LogCaptureF
 
 
 class TestBodies:
+    @pytest.fixture
+    def rig(self, tmp_path: Path) -> Iterator[ApiRig]:
+        """One whose clients have the usual time: a large body takes a busy machine a moment."""
+        with ApiRig(tmp_path) as running:
+            yield running
+
     def test_a_length_that_is_too_large_is_not_read(self, rig: ApiRig) -> None:
         with rig.client.socket() as sock:
             sock.sendall(POST.replace(b"1000", b"300000000"))

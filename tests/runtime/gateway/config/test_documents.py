@@ -42,7 +42,7 @@ def test_nothing_is_stale() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     assert run.returncode == 0, run.stderr
 

@@ -234,7 +234,7 @@ def test_a_full_disk_stops_the_audit_and_nothing_else(tmp_path: Path) -> None:
         [sys.executable, "-c", FULL_DISK, f"sqlite:///{path}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -127,7 +127,7 @@ def test_two_start_at_once_on_an_empty_database(url: str) -> None:
             process.stdin.write("go\n")
             process.stdin.flush()
         for process in processes:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=200)
             assert (out, process.returncode) == ("True\n", 0), err
     finally:
         for process in processes:
