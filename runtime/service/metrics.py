@@ -6,18 +6,17 @@ holds. Numbers are read when somebody asks; nothing is counted here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from .stats import ServiceStats
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from prometheus_client import Metric
-
-    from .stats import ServiceStats
 
     Samples = Mapping[tuple[str, ...], float]
 
