@@ -41,6 +41,7 @@ check: $(DEV_STAMP) ## lint, format, types, spelling, generated code
 	$(BIN)/mypy
 	$(BIN)/mypy examples
 	$(BIN)/codespell
+	$(BANDIT)
 	$(BIN)/python tools/generate_proto.py --check
 	$(BIN)/python tools/generate_metrics_docs.py --check
 	$(BIN)/python tools/generate_commands_docs.py --check
@@ -48,9 +49,40 @@ check: $(DEV_STAMP) ## lint, format, types, spelling, generated code
 	$(BIN)/python tools/generate_man_pages.py --check
 	$(BIN)/python -m grafana.dashboards --check
 
+BANDIT = $(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(PACKAGES) grafana
+
+.PHONY: bandit
+bandit: $(DEV_STAMP) ## look for what is dangerous in what is shipped; a part of check
+	$(BANDIT)
+
 format: $(DEV_STAMP) ## format the code and sort its imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: lock audit
+# tests/test_lock.py holds that it fits pyproject.toml. LOCK="--upgrade" takes the newest of everything.
+LOCK ?=
+lock: $(DEV_STAMP) ## resolve what the package and its extras depend on into requirements.lock ($(LOCK))
+	$(BIN)/python -m pip install --quiet --group release
+	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile pyproject.toml --all-extras --universal \
+		--python-version 3.11 --generate-hashes --quiet $(LOCK) --output-file requirements.lock
+
+audit: $(DEV_STAMP) ## ask whether what is locked has known vulnerabilities
+	$(BIN)/python -m pip install --quiet --group release
+	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+
+.PHONY: release
+# The SBOM is that of an environment with what is locked and the wheel, so it has the graph of dependencies and all hashes.
+release: $(DEV_STAMP) ## build what is published into dist/: wheel, sdist, SBOM
+	$(BIN)/python -m pip install --quiet --group release
+	rm -rf dist build/sbom
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	build/sbom/bin/python -m pip install --quiet --no-deps dist/*.whl
+	build/sbom/bin/python -m pip uninstall --quiet --yes pip setuptools
+	$(BIN)/cyclonedx-py environment build/sbom --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/tunnelfleet.cdx.json
 
 .PHONY: coverage
 # Without tests/bench, whose limits are for code that is not traced. The floors: fail_under in pyproject.toml, and 100 % of proto.

@@ -374,6 +374,57 @@ _GATEWAY = Row(
     ),
 )
 
+_SHARED = Row(
+    "Do the gateways share the fleet?",
+    (
+        Panel(
+            "Gateways and shards",
+            "Gateways whose lease holds, as each sees it, and the shards that each has.",
+            "short",
+            (
+                Target(_sum("placement_shards", "instance"), "shards, {{instance}}"),
+                Target(f"min(tunnelfleet_placement_members{{{FLEET_SELECTOR}}})", "gateways"),
+            ),
+            width=6,
+        ),
+        Panel(
+            "Without an owner",
+            "Shards, and tunnels in them, that no gateway with a lease has: all should be 0.",
+            "short",
+            (
+                Target(
+                    f"min(tunnelfleet_placement_shards_without_owner{{{FLEET_SELECTOR}}})", "shards"
+                ),
+                Target(
+                    f"min(tunnelfleet_placement_tunnels_without_owner{{{FLEET_SELECTOR}}})",
+                    "tunnels",
+                ),
+                Target(_total_rate("placement_takeovers_total"), "shards taken over/s"),
+            ),
+            width=6,
+        ),
+        Panel(
+            "Age of the lease",
+            "Since the store has confirmed it; above 0.9 x lease_seconds nothing connects.",
+            "s",
+            (Target(_sum("placement_lease_age_seconds", "instance"), "{{instance}}"),),
+            width=6,
+        ),
+        Panel(
+            "The store of the leases",
+            "How long it takes to answer, and requests that it did not answer.",
+            "s",
+            (
+                Target(
+                    _mean("placement_request_seconds", "instance", FLEET_SELECTOR), "{{instance}}"
+                ),
+                Target(_total_rate("placement_request_failures_total"), "unanswered/s"),
+            ),
+            width=6,
+        ),
+    ),
+)
+
 _TRAFFIC = Row(
     "How much traffic?",
     (
@@ -596,7 +647,9 @@ FLEET = Board(
     "tunnelfleet-fleet",
     "tunnelfleet: fleet",
     "All tunnels of a fleet: is it up, what is wrong, how much traffic, who is slow, the kernel.",
-    with_the_rest((_UP, _WRONG, _GATEWAY, _TRAFFIC, _SLOW, _KERNEL), CATALOGUE[: -len(PER_TUNNEL)]),
+    with_the_rest(
+        (_UP, _WRONG, _GATEWAY, _SHARED, _TRAFFIC, _SLOW, _KERNEL), CATALOGUE[: -len(PER_TUNNEL)]
+    ),
     _WHICH,
 )
 

@@ -19,7 +19,8 @@ def contained() -> Iterator[None]:
     """Drop what is raised within, save what is to end the program and came on the main thread."""
     try:
         yield
-    except Exception:  # noqa: BLE001, S110 - there is nobody left to tell
+    # There is nobody left to tell.
+    except Exception:  # noqa: BLE001, S110  # nosec B110
         pass
     except BaseException:
         if threading.current_thread() is threading.main_thread():

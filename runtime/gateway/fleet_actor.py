@@ -18,6 +18,7 @@ from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.proto import ConfigError, validate_access_token, validate_client_token
 from tunnelfleet.runtime import ListenerClosed, ListenerOpened, TunnelState, TunnelStateChanged
 
+from .config.fleet import STATIC
 from .fleet_log import log_end, log_listener, log_listener_closed, log_reload, log_state
 from .fleet_state import Marks
 from .messages import (
@@ -58,6 +59,8 @@ __all__ = ["FILES", "FleetActor"]
 FILES = "files"
 NAMES_A_TURN = 16
 """How many names are looked at before others have their turn."""
+HANDOVER_SECONDS = 0.2
+"""Between the tunnels that are handed over and the next ones."""
 EVENTS = (TunnelStateChanged, ListenerOpened, ListenerClosed)
 """What is heard of the tunnels."""
 RETRIED_BY_TOKEN = frozenset({TunnelState.BACKOFF, TunnelState.REFUSED})
@@ -69,6 +72,10 @@ logger = logging.getLogger(__name__)
 
 class _LookAgain(NamedTuple):
     """Some names are marked."""
+
+
+class _HandOver(NamedTuple):
+    """It is time for the next tunnels that another gateway gets."""
 
 
 class _LeaveTimedOut(NamedTuple):
@@ -109,6 +116,9 @@ class FleetActor(DispatchedActor):
         self._tell_placement = tell_placement
         self._marks = Marks()
         self._looks = False
+        self._handovers = Marks()
+        self._handovers_per_second = 1.0
+        self._hands_over = False
         self._reloads = ReloadQueue()
         self._leave: Reply | None = None
 
@@ -221,8 +231,30 @@ class FleetActor(DispatchedActor):
         self._mark(name for name in state.names() if state.shard_of(name) in changed)
 
     def _on_revoked(self, message: Revoked) -> None:
-        self._mark(self._state.give_up(message.shards, may_drain=message.may_drain))
-        self._tell_vacated(self._state.take_empty())
+        state = self._state
+        names = state.give_up(message.shards, may_drain=message.may_drain)
+        if message.may_drain:
+            rate = state.config.gateway.connect_rate
+            self._handovers_per_second = rate * message.rate_part
+            # Shard by shard, so that the first can be let go of soon.
+            self._handovers.add(sorted(names, key=state.shard_of))
+            self._hand_over_soon(0.0)
+        else:
+            self._mark(names)
+        self._tell_vacated(state.take_empty())
+
+    def _hand_over_soon(self, delay_seconds: float) -> None:
+        if self._handovers and not self._hands_over:
+            self._hands_over = True
+            self.schedule(delay_seconds, _HandOver())
+
+    def _on_hand_over(self, _message: _HandOver) -> None:
+        """End no more tunnels than can connect elsewhere meanwhile: so each is away briefly."""
+        self._hands_over = False
+        rate = self._handovers_per_second
+        count = max(1, int(rate * HANDOVER_SECONDS))
+        self._mark(self._handovers.take(count))
+        self._hand_over_soon(max(HANDOVER_SECONDS, count / rate))
 
     def _tell_vacated(self, shards: frozenset[int]) -> None:
         if shards:
@@ -366,7 +398,9 @@ class FleetActor(DispatchedActor):
         self._state.is_leaving = True
         self._tell_placement(FleetLeaves())
         self.schedule(message.drain_seconds, _LeaveTimedOut())
-        self._mark(list(self._state.running))
+        if self._state.config.gateway.placement == STATIC:
+            self._mark(list(self._state.running))
+        # Otherwise the shards are about to be revoked: tunnels go a few at a time.
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:
@@ -403,6 +437,7 @@ class FleetActor(DispatchedActor):
         ListenerOpened: _on_listener_opened,
         ListenerClosed: _on_listener_closed,
         _LookAgain: _on_look_again,
+        _HandOver: _on_hand_over,
         OpenAgain: _on_open_again,
         TunnelEnded: _on_ended,
         DrainTimedOut: _on_drain_timed_out,

@@ -139,7 +139,7 @@ class PlacementActor(DispatchedActor):
             case Assigned(shards, epoch):
                 self._shards, self._epoch = self._shards | shards, epoch
                 self._refs.tell(FLEET, message)
-            case Revoked(shards, _):
+            case Revoked(shards):
                 self._shards -= shards
                 self._refs.tell(FLEET, message)
             case TellShards():

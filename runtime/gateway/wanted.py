@@ -178,7 +178,9 @@ def _can_take_over(running: Limits, wanted: Limits) -> bool:
     return differing <= IN_PLACE_LIMITS
 
 
-EVERY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what people write for all addresses
+_IPV4_ANY = "0.0.0.0"  # noqa: S104  # nosec B104
+EVERY_HOST = frozenset({_IPV4_ANY, "::"})
+"""What people write for all addresses."""
 SAME_HOST = {"localhost": "127.0.0.1"}
 
 Owner = tuple[str, str]

@@ -6,6 +6,8 @@ import argparse
 import importlib
 import json
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -31,6 +33,15 @@ def carry(*, quick: bool) -> Results:
     return carry_bench.run(megabytes=400, round_trips=3_000, repeats=3)
 
 
+def fleet(*, quick: bool) -> Results:
+    """A shared fleet's store."""
+    # It needs PostgreSQL, which the others do not.
+    fleet_bench = importlib.import_module("tests.bench.fleet_bench")
+    with tempfile.TemporaryDirectory() as folder:
+        found = fleet_bench.run(Path(folder), tunnels=10_000 if quick else 1_000_000)
+    return {"store of a shared fleet": found}
+
+
 def _optional(module: str, name: str, **arguments: Any) -> Callable[[], Results]:
     def run() -> Results:
         found = importlib.import_module(f"tests.bench.{module}")
@@ -47,6 +58,7 @@ def sections(*, quick: bool) -> dict[str, Callable[[], Results]]:
         "idle": lambda: idle_bench.run(tunnels=100 if quick else 1_000),
         "api": _optional("api_bench", "API", messages=20_000 if quick else 200_000),
         "metrics": _optional("metrics_bench", "metrics"),
+        "fleet": lambda: fleet(quick=quick),
     }
 
 

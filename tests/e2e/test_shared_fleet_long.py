@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 TUNNELS = 300
 LEASE_SECONDS = 10.0
 CONNECT_RATE = 100
+DRAIN_SECONDS = 30.0
 PULSES = 8
 """Connections with traffic at each gateway."""
 BACK_SECONDS = 15.0
@@ -57,6 +58,8 @@ class Three:
 @pytest.fixture
 def three(tmp_path: Path) -> Iterator[Three]:
     with SharedFleet(tmp_path, TUNNELS, LEASE_SECONDS, CONNECT_RATE) as fleet:
+        fleet.rig.drain_seconds = DRAIN_SECONDS
+        fleet.rig.write()
         yield Three(fleet)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
+from tests.support.aws_service import aws_client
 from tests.support.doors import DoorFleet
 from tests.support.fleet import wanted
 from tests.support.rig import FAST_LIMITS
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.fleet import Files
+    from tunnelfleet.runtime.gateway import Placement
     from tunnelfleet.runtime.gateway.config import FleetConfig
     from tunnelfleet.runtime.gateway.store import Store
 
@@ -63,6 +65,9 @@ class Troubled:
 
     def __init__(self, place: CloudPlace, fleet: DemandFleet) -> None:
         self._cloud = AwsCloud(place)
+        if place.endpoint_url == fleet.api.url:
+            # The same, but for the models, which boto3 reads once for all tests.
+            self._cloud._made = aws_client(place.endpoint_url)
         self._fleet = fleet
 
     def open_tunnel(self, *given: Any) -> Any:
@@ -98,11 +103,16 @@ class DemandFleet(DoorFleet):
     Args:
         folder: for what is made.
         store: of the gateway.
+        placement: says which names are its own.
     """
 
-    def __init__(self, folder: Path, store: Store | None = None) -> None:
+    def __init__(
+        self, folder: Path, store: Store | None = None, placement: Placement | None = None
+    ) -> None:
         super().__init__(folder)
         self.store = store
+        self._placement = placement
+        self.has_table = True
         self.devices = Devices(self)
         self.calls: Counter[str] = Counter()
         self.opened: list[str] = []
@@ -126,6 +136,7 @@ class DemandFleet(DoorFleet):
                 limits=FAST_LIMITS,
             ),
             limits=QUICK,
+            tags={"cost-center": "4711"},
         )
         return self
 
@@ -164,6 +175,15 @@ class DemandFleet(DoorFleet):
         self.settings = replace(self.settings, **settings)
         assert self.gateway.reload().is_good
 
+    def turn_off(self) -> None:
+        """Have the files say nothing of tunnels on demand."""
+        self.has_table = False
+        assert self.gateway.reload().is_good
+
+    def api_client(self) -> Any:
+        """boto3's client of the service."""
+        return aws_client(self.api.url)
+
     def connect_device(
         self, thing: str, access_token: str, services: Sequence[str], number: int
     ) -> None:
@@ -192,6 +212,10 @@ class DemandFleet(DoorFleet):
 
         eventually(lambda: found() == phases, f"{phases}")
 
+    def has_demand(self, name: str) -> bool:
+        """Whether the plan has a tunnel to a thing."""
+        return any(each.name == name for each in self.demand.plan)
+
     def metric(self, name: str, **labels: str) -> float:
         """A number of the gateway's metrics."""
         for family in self.gateway.collector.collect():
@@ -215,7 +239,6 @@ class DemandFiles:
     def __init__(self, files: Files, fleet: DemandFleet) -> None:
         self._files = files
         self._fleet = fleet
-        self.is_on = True
 
     @property
     def settings(self) -> Any:
@@ -226,7 +249,9 @@ class DemandFiles:
         return self._files.tunnels
 
     def __call__(self) -> FleetConfig:
-        return replace(self._files(), on_demand=self._fleet.settings if self.is_on else None)
+        return replace(
+            self._files(), on_demand=self._fleet.settings if self._fleet.has_table else None
+        )
 
 
 @contextlib.contextmanager
@@ -242,7 +267,7 @@ def aws_keys() -> Iterator[None]:
         yield
 
 
-class Gate:
+class HeldCall:
     """A call that a test holds up."""
 
     def __init__(self) -> None:
@@ -253,5 +278,5 @@ class Gate:
         self.reached.set()
         assert self._may_pass.wait(WAIT_SECONDS)
 
-    def open(self) -> None:
+    def let_go(self) -> None:
         self._may_pass.set()

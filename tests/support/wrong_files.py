@@ -124,6 +124,44 @@ GATEWAY: dict[str, Row] = {
     "audit_days": (gateway("audit_days = 0"), 2, "gateway.audit_days", "greater than 0"),
     "audit_rows": (gateway("audit_rows = -1"), 2, "gateway.audit_rows", "at least 0"),
     "placement": (gateway('placement = "ray"'), 2, "gateway.placement", 'write "static"'),
+    "postgres and no PostgreSQL": (
+        gateway('placement = "postgres"\nclient_token_secret_file = "{S}"'),
+        2,
+        "gateway.placement",
+        'write state = "postgresql://HOST/DB"',
+    ),
+    "postgres and SQLite": (
+        gateway(
+            'state = "sqlite:////var/lib/x/s.db"\nplacement = "postgres"\n'
+            'client_token_secret_file = "{S}"'
+        ),
+        2,
+        "gateway.state",
+        'write state = "postgresql://HOST/DB"',
+    ),
+    "postgres without a secret": (
+        gateway('state = "postgresql://h/d"\nplacement = "postgres"'),
+        1,
+        "gateway.client_token_secret_file",
+        "gateways that share a fleet need the same secret",
+    ),
+    "postgres and members": (
+        gateway(
+            'state = "postgresql://h/d"\nplacement = "postgres"\nplacement_members = 1\n'
+            'client_token_secret_file = "{S}"'
+        ),
+        4,
+        "gateway.placement_members",
+        'it is for placement = "static"',
+    ),
+    "lease without postgres": (
+        gateway("lease_seconds = 5"),
+        2,
+        "gateway.lease_seconds",
+        'it is for placement = "postgres"',
+    ),
+    "lease_seconds": (gateway("lease_seconds = 0.5"), 2, "gateway.lease_seconds", "at least 1"),
+    "shards": (gateway("shards = 100"), 2, "gateway.shards", "write a power of two"),
     "ordinal": (
         gateway("placement_ordinal = 1\nplacement_members = 1"),
         2,
@@ -393,70 +431,70 @@ def notify(line: str, *, of: str = "mqtt:") -> str:
     return f"{NOTIFY_HEAD.replace('mqtt:', of)}{line}\n"
 
 
-def changed(before: str, after: str) -> str:
+def section_with(before: str, after: str) -> str:
     """A section with something else in it."""
     return NOTIFY_HEAD.replace(before, after)
 
 
 NOTIFY: dict[str, Row] = {
     "no broker": (
-        changed('broker = "mqtt://127.0.0.1:1883"\n', ""),
+        section_with('broker = "mqtt://127.0.0.1:1883"\n', ""),
         1,
         "notify[1].broker",
         "it is missing",
     ),
     "another scheme": (
-        changed("mqtt://", "tcp://"),
+        section_with("mqtt://", "tcp://"),
         2,
         "notify[1].broker",
         "write mqtts://HOST[:PORT]",
     ),
     "password in the URL": (
-        changed("mqtt://", "mqtt://u:hidden@"),
+        section_with("mqtt://", "mqtt://u:hidden@"),
         2,
         "notify[1].broker",
         "write username and password_file",
     ),
-    "port of text": (changed(":1883", ":x"), 2, "notify[1].broker", "write mqtts://"),
-    "no things": (changed('["press-4", "oven"]', "[]"), 3, "notify[1].things", "it is empty"),
+    "port of text": (section_with(":1883", ":x"), 2, "notify[1].broker", "write mqtts://"),
+    "no things": (section_with('["press-4", "oven"]', "[]"), 3, "notify[1].things", "it is empty"),
     "wildcard": (
-        changed('"oven"', '"+"'),
+        section_with('"oven"', '"+"'),
         3,
         "notify[1].things[2]",
         "no wildcards",
     ),
     "nothing allowed": (
-        changed('{{ SSH = "{{thing}}.lan:22" }}', "{{}}"),
+        section_with('{{ SSH = "{{thing}}.lan:22" }}', "{{}}"),
         4,
         "notify[1].services",
         "name at least one",
     ),
     "another placeholder": (
-        changed("{{thing}}", "{{name}}"),
+        section_with("{{thing}}", "{{name}}"),
         4,
         "notify[1].services.SSH",
         "{{name}} stands for nothing",
     ),
     "open brace": (
-        changed("{{thing}}", "{{thing"),
+        section_with("{{thing}}", "{{thing"),
         4,
         "notify[1].services.SSH",
         "a brace is not closed",
     ),
     "thing without a number": (
-        changed("{{thing}}.lan", "10.0.0.{{n}}"),
+        section_with("{{thing}}.lan", "10.0.0.{{n}}"),
         4,
         "notify[1].services.SSH",
         "'oven' has no number for {{n}}",
     ),
     "no address": (
-        changed("{{thing}}.lan:22", "10.0.0.{{n}}:22").replace("oven", "press-300"),
+        section_with("{{thing}}.lan:22", "10.0.0.{{n}}:22").replace("oven", "press-300"),
         4,
         "notify[1].services.SSH",
         "for 'press-300' it is 10.0.0.300, which is no IPv4 address",
     ),
     "port 0 of a device": (
-        changed(".lan:22", ".lan:0"),
+        section_with(".lan:22", ".lan:0"),
         4,
         "notify[1].services.SSH",
         "port 0 cannot be connected to",

@@ -99,15 +99,18 @@ def check_command(
         config = load(paths)
     except ConfigProblems as error:
         problems, names, reload = error.problems, None, None
-        things = 0
+        things, demanded = 0, []
     else:
         problems, names = config.warnings, sorted(config.tunnels)
         things = sum(len(section.things) for section in config.notify)
+        demanded = [] if config.on_demand is None else list(config.on_demand.things)
         reload = _reload(config, gateway, gateway_token_file)
     if as_json:
         found = {"ok": names is not None, "tunnels": names or [], "problems": _objects(problems)}
         if things:
             found["things"] = things
+        if demanded:
+            found["on_demand"] = demanded
         if reload is not None:
             found["reload"] = reload.answer
         write_json(found)
@@ -115,6 +118,7 @@ def check_command(
         print_problems(problems)
         if names is not None:
             more = f", {counted(things, 'thing')}" if things else ""
+            more += f", {counted(len(demanded), 'name')} on demand" if demanded else ""
             say(f"good: {counted(len(names), 'tunnel')}{more}")
         if reload is not None:
             _print_reload(reload)

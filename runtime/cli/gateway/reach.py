@@ -89,7 +89,7 @@ def find(given: str | None, environ: Mapping[str, str] | None = None) -> Gateway
     return GatewayPlace(GatewayAddress(path=str(path)), origin)
 
 
-OPEN_FOLDER: Final = Path("/tmp")  # noqa: S108 - that is the point
+OPEN_FOLDER: Final = Path("/tmp")  # noqa: S108  # nosec B108
 """Where everybody can make what is not there."""
 
 

@@ -318,7 +318,8 @@ class _Loader:
     ) -> None:
         if settings.placement == STATIC:
             for key in ("lease_seconds", "shards"):
-                if key in given:
+                default = GatewayKeys.model_fields[key].default
+                if given.get(key, default) != default:
                     problem(key, f'it is for placement = "{POSTGRES}"; leave it out, or write that')
             return
         if not settings.state.startswith("postgresql"):

@@ -33,8 +33,11 @@ def runtime_folder(environ: Mapping[str, str]) -> Path:
     if xdg:
         return Path(xdg) / NAME
     uid = os.getuid()
-    # In /tmp anybody could have made the folder: whoever listens there looks whose it is.
-    return Path("/run") / NAME if uid == 0 else Path("/tmp") / f"{NAME}-{uid}"  # noqa: S108
+    if uid == 0:
+        return Path("/run") / NAME
+    # Anybody could have made the folder: whoever listens there looks whose it is.
+    open_to_all = Path("/tmp")  # noqa: S108  # nosec B108
+    return open_to_all / f"{NAME}-{uid}"
 
 
 def state_folder(environ: Mapping[str, str], state: str | None = None) -> Path:

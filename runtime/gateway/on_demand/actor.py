@@ -44,7 +44,6 @@ from .waiting import MAX_WAITING, WaitingClient, WaitingRoom
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnelfleet.actors.kernel import Reply
     from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.runtime import TunnelRuntime
     from tunnelfleet.runtime.gateway.config import OnDemandSettings
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
     from .calls import DemandCalls, OpenedDemand
     from .cloud import TunnelFound
     from .counters import DemandCounters
-    from .facts import Action, Verdict
+    from .facts import Action
     from .memory import DemandMemory
 
 __all__ = ["DemandActor", "DemandParts"]
@@ -197,13 +196,15 @@ class DemandActor(DispatchedActor):
         self.pipe_to_self(self._calls.load(), lambda done: _DemandsLoaded(_outcome(done)))
 
     def _on_loaded(self, message: _DemandsLoaded) -> None:
-        self._memory.has_asked = True
         if message.demands is None:
             self.schedule(LOAD_AGAIN_SECONDS, _LoadAgain())
-            return
-        unanswered = self._memory.take_up(message.demands, self._parts.clock(), time.time())
-        for request in unanswered:
-            self.schedule(SEARCH_SECONDS[0], _Search(request, 0))
+        else:
+            found = self._memory.take_up(message.demands, self._parts.clock(), time.time())
+            for request in found:
+                self.schedule(SEARCH_SECONDS[0], _Search(request, 0))
+        if not self._memory.has_asked:
+            self._memory.has_asked = True
+            self._admit_all()
         self._step()
 
     def _on_load_again(self, _message: _LoadAgain) -> None:
@@ -217,16 +218,32 @@ class DemandActor(DispatchedActor):
         if refused is not None:
             reply.set(refused)
             return
-        verdict = self._plan.ask(asked.name, self._parts.clock())
+        client = WaitingClient(asked, reply)
+        if self._memory.has_asked:
+            self._admit(client)
+            self._step()
+        else:
+            # There may be a tunnel of an earlier life: it is admitted when that is known.
+            self._room.enter(client)
+            self.watch(asked.client)
+
+    def _admit(self, client: WaitingClient) -> None:
+        """Give it its tunnel, or let it wait for it, or refuse it."""
+        self._take_over()
+        verdict = self._plan.ask(client.asked.name, self._parts.clock())
         match verdict.outcome:
             case AskOutcome.READY:
-                reply.set(Local(verdict.slot))
+                client.reply.set(Local(verdict.slot))
             case AskOutcome.BEGUN | AskOutcome.JOINED:
-                self._wait(asked, reply, verdict)
-                self._step()
+                self._wait(client, is_first=verdict.outcome is AskOutcome.BEGUN)
             case outcome:
                 self._counters.refused[outcome.value] += 1
-                reply.set(Refused(_DENIALS[outcome], verdict.text))
+                client.reply.set(Refused(_DENIALS[outcome], verdict.text))
+
+    def _admit_all(self) -> None:
+        for client in [each for name in self._room.names() for each in self._room.take(name)]:
+            self.unwatch(client.asked.client)
+            self._admit(client)
 
     def _refuse_at_once(self, asked: AskedTunnel) -> Refused | None:
         name, settings = asked.name, self._settings
@@ -244,10 +261,10 @@ class DemandActor(DispatchedActor):
             return Refused(Denial.BUSY, text)
         return None
 
-    def _wait(self, asked: AskedTunnel, reply: Reply, verdict: Verdict) -> None:
-        self._room.enter(WaitingClient(asked, reply))
+    def _wait(self, client: WaitingClient, *, is_first: bool) -> None:
+        asked = client.asked
+        self._room.enter(client)
         self.watch(asked.client)
-        is_first = verdict.outcome is AskOutcome.BEGUN
         text = "a tunnel is opened for it" if is_first else "it waits for the tunnel with others"
         self._parts.note(asked, text)
         if is_first:
@@ -283,9 +300,8 @@ class DemandActor(DispatchedActor):
         self.schedule(TICK_SECONDS, _Tick())
 
     def _step(self) -> None:
-        now, settings = self._parts.clock(), self._settings
-        if settings is not None and settings.limits != self._plan.limits:
-            self._plan.replace_limits(settings.limits, now)
+        now = self._parts.clock()
+        self._take_over()
         if self._memory.has_asked:
             drain_seconds = self._state.config.gateway.drain_seconds
             for action in self._plan.step(now, self._look, self._is_allowed, drain_seconds):
@@ -293,6 +309,12 @@ class DemandActor(DispatchedActor):
         self._compare_wishes()
         if self._is_stopping and not len(self._plan):
             self.exit()
+
+    def _take_over(self) -> None:
+        """Go by what the files say now."""
+        settings = self._settings
+        if settings is not None and settings.limits != self._plan.limits:
+            self._plan.replace_limits(settings.limits, self._parts.clock())
 
     def _is_allowed(self, name: str) -> bool:
         settings = self._settings

@@ -42,7 +42,8 @@ class OpenBudget:
     def replace_limits(self, limits: DemandLimits, now: float) -> None:
         """Go by others from now on; what was spent stays spent."""
         if limits.opens_per_second != self._limits.opens_per_second:
-            self._bucket = TokenBucket(limits.opens_per_second, 1.0, now, level=0.0)
+            level = 0.0 if self._bucket.wait_seconds(now) > 0 else 1.0
+            self._bucket = TokenBucket(limits.opens_per_second, 1.0, now, level)
         self._limits = limits
 
     def remember(self, times: Iterable[float]) -> None:

@@ -176,6 +176,7 @@ class Demanded:
         delay_seconds: to the call after that.
         is_calling: whether such a call is under way.
         cause: why it ends.
+        is_adopted: whether an earlier life has opened it: that it is gone says nothing of the next.
     """
 
     request: str
@@ -192,6 +193,7 @@ class Demanded:
     delay_seconds: float = FIRST_LOOK_SECONDS
     is_calling: bool = False
     cause: EndCause = EndCause.IDLE
+    is_adopted: bool = False
 
     @property
     def lead_seconds(self) -> float:

@@ -66,7 +66,7 @@ class OnDemand:
         self._gateway: Gateway | None = None
         self._calls: DemandCalls | None = None
         self.counters = DemandCounters()
-        self.plan = DemandPlan(DemandLimits(), time.monotonic(), lambda: uuid.uuid4().hex)
+        self.plan = _make_plan(DemandLimits())
         """What is known of the tunnels; for the gateway's thread."""
 
     def child(self, gateway: Gateway) -> ChildSpec:
@@ -76,7 +76,7 @@ class OnDemand:
         self._calls = DemandCalls(name, self._store, self._make_cloud)
         settings = gateway.state.config.on_demand
         if settings is not None:
-            self.plan.replace_limits(settings.limits, time.monotonic())
+            self.plan = _make_plan(settings.limits)
         gateway.collector.add(self.counters.collect)
         parts = DemandParts(
             memory=DemandMemory(self.plan),
@@ -144,3 +144,7 @@ class OnDemand:
 
     def __exit__(self, *_exc_info: object) -> None:
         self.close()
+
+
+def _make_plan(limits: DemandLimits) -> DemandPlan:
+    return DemandPlan(limits, time.monotonic(), lambda: uuid.uuid4().hex)

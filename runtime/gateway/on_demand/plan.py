@@ -265,6 +265,7 @@ class DemandPlan:
         if found.request in self._tunnels:
             return True
         self._tunnels[found.request] = found
+        found.is_adopted = True
         found.enter(DemandPhase.AWAITED, now)
         if now < found.ends_at and not {found.name} & {*self._coming, *self._serving}:
             self._coming[found.name] = found
@@ -427,7 +428,7 @@ class DemandPlan:
     def _fail(self, found: Demanded, text: str, now: float) -> None:
         """The tunnel that is on its way to a name will not come."""
         negative_seconds = self._limits.negative_seconds
-        if negative_seconds:
+        if negative_seconds and not found.is_adopted:
             self._failed[found.name] = (now + negative_seconds, text)
         self._told.append(Tell(found.name, "", text))
         if found.tunnel_id:

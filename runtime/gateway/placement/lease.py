@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 NEVER = -math.inf
+LEAVING_PART = 0.5
+"""Of the fleet's connect rate, for what a gateway that leaves hands over: others connect too."""
+JOINING_PART = 0.8
+"""The same of a new gateway's share, for what all others together hand over to it."""
 MEMBERS_A_GAP = 5
 """With more gateways each hears less often, so that the store has the same work."""
 NOT_JOINED = "this gateway has no lease yet"
@@ -213,6 +217,8 @@ class Lease:
         self._under_way: _UnderWay | None = None
         self._serial = 0
         self._failures = 0
+        self._has_heard = False
+        """Whether others have told that something has changed, since the last request was sent."""
         self._members = 0
 
     # -- what the shell asks
@@ -240,6 +246,7 @@ class Lease:
         request = self._make_request(now)._replace(serial=self._serial)
         self._under_way = _UnderWay(request, now)
         self._sent_at = now
+        self._has_heard = False
         return request
 
     def _make_request(self, now: float) -> LeaseRequest:
@@ -262,6 +269,15 @@ class Lease:
             return []
         self._under_way = None
         self._failures = 0
+        actions = self._follow(request, answer, under_way.sent_at, now)
+        if self._has_heard:
+            # It may have happened after the store had looked for this answer.
+            self._beat_soon(now)
+        return actions
+
+    def _follow(
+        self, request: LeaseRequest, answer: LeaseAnswer, sent_at: float, now: float
+    ) -> list[Action]:
         if request.kind is RequestKind.GOODBYE:
             return self._has_left()
         if request.kind is RequestKind.CLAIM:
@@ -270,7 +286,7 @@ class Lease:
         self.table = answer.table
         if not answer.epoch:
             return self._is_out(answer, now)
-        self.confirmed_at = under_way.sent_at
+        self.confirmed_at = sent_at
         self.taken_seconds = 0.0
         if request.kind is RequestKind.JOIN:
             return self._has_joined(answer, now)
@@ -289,6 +305,7 @@ class Lease:
 
     def notified(self, now: float) -> None:
         """Something in the store has changed."""
+        self._has_heard = True
         self._beat_soon(now)
 
     def vacated(self, shards: frozenset[int], now: float) -> list[Action]:
@@ -309,7 +326,7 @@ class Lease:
             return []
         self.phase = LeasePhase.LEAVING
         self._due_at = now
-        return self._hand_over(self.owned)
+        return self._hand_over(self.owned, LEAVING_PART)
 
     # -- what follows from an answer
 
@@ -358,7 +375,7 @@ class Lease:
         self._vacated &= mine
         actions += self._assign(mine - self.owned - self._leaving, now)
         if self.phase is LeasePhase.IN:
-            actions += self._hand_over(table.handovers_of(self._name, self.owned))
+            actions += self._rebalance(table)
             self._claims = table.claims_of(self._name)
         self._due_at = self._next_beat_at(table, now)
         if (members := max(1, len(table.members))) != self._members:
@@ -411,12 +428,18 @@ class Lease:
         self._lost -= shards
         return [Tell(Assigned(shards, self.epoch)), *self._gate(now)]
 
-    def _hand_over(self, shards: frozenset[int]) -> list[Action]:
+    def _rebalance(self, table: FleetTable) -> list[Action]:
+        """Hand over what a gateway that has joined should have: all others do so too."""
+        shards = table.handovers_of(self._name, self.owned)
+        members = max(2, len(table.members))
+        return self._hand_over(shards, JOINING_PART / members / (members - 1))
+
+    def _hand_over(self, shards: frozenset[int], rate_part: float) -> list[Action]:
         if not shards:
             return []
         self.owned -= shards
         self._leaving |= shards
-        return [Tell(Revoked(shards, may_drain=True))]
+        return [Tell(Revoked(shards, may_drain=True, rate_part=rate_part))]
 
     def _gate(self, now: float) -> list[Action]:
         if self._lost:
@@ -432,7 +455,7 @@ class Lease:
         others = frozenset(range(len(self.table.owners))) - self.owned - self._leaving
         found: list[Assigned | Revoked] = [Revoked(others)]
         if self._leaving:
-            found.append(Revoked(self._leaving, may_drain=True))
+            found.append(Revoked(self._leaving, may_drain=True, rate_part=LEAVING_PART))
         if self.owned:
             found.append(Assigned(self.owned, self.epoch))
         return [Tell(each) for each in found]

@@ -65,10 +65,13 @@ class Revoked:
         shards: their numbers.
         may_drain: nobody has them yet, and nobody will before they are vacated: what is open may
             go on for `drain_seconds`. Otherwise another gateway has them already.
+        rate_part: what of the fleet's connect rate those have who get the tunnels: no more end here
+            in a second, so that each is away for a moment only.
     """
 
     shards: frozenset[int]
     may_drain: bool = False
+    rate_part: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,6 +256,19 @@ def test_a_suspension_calls_back_what_is_out(dispatcher: Dispatcher) -> None:
     assert (stats.under_way, stats.granted, stats.called_back) == (0, 2, {"suspended": 2})
 
 
+def test_the_rate_can_be_changed_and_outlives_the_governor(dispatcher: Dispatcher) -> None:
+    crowd = Crowd(dispatcher, rate=1_000.0, concurrency=64)
+    crowd.gate.rate_per_second = 2.0
+    crowd.change_gate()
+    crowd.ask(5)
+    assert crowd.granted.items == [0, 1]
+    crowd.governor.stop()
+    crowd.start()
+    crowd.ask(5)
+    # The new one rests for a second, and at its own rate it would not.
+    assert len(crowd.granted.items) == 2
+
+
 def test_a_gate_that_closes_before_a_message_says_so_is_obeyed(dispatcher: Dispatcher) -> None:
     crowd = Crowd(dispatcher, rate=1_000.0, concurrency=4)
     crowd.gate.suspend("at once")

@@ -33,6 +33,17 @@ def test_a_rate_without_bound_is_none(rate: float) -> None:
     assert begun(RateWindow(rate), 5_000, 0.0) == 5_000
 
 
+def test_the_rate_can_be_changed_and_what_counts_goes_on_to_count() -> None:
+    window: RateWindow[int] = RateWindow(10.0)
+    assert begun(window, 6, 0.0) == 6
+    window.change_rate(4.0)
+    assert window.wait_seconds(0.5) > 0
+    for number in range(6):
+        window.end(number, 0.5)
+    assert window.wait_seconds(1.499 + MARGIN_SECONDS) > 0
+    assert begun(window, 9, 1.501 + MARGIN_SECONDS) == 4
+
+
 def test_one_that_is_over_counts_for_a_second_from_its_end() -> None:
     window: RateWindow[int] = RateWindow(2.0)
     assert begun(window, 5, 0.0) == 2

@@ -123,6 +123,15 @@ def test_another_part_that_gives_no_sign_of_life_is_not_healthy(runtime: TunnelR
         assert get(server, "/healthz").status == 200
 
 
+def test_another_part_may_say_more_and_be_not_ready(runtime: TunnelRuntime) -> None:
+    more: dict[str, object] = {"ready": False, "lease": "none"}
+    with AdminServer(runtime, AdminOptions(port=0), more_ready=lambda: more) as server:
+        answer = get(server, "/readyz")
+        assert (answer.status, answer.json["ready"], answer.json["lease"]) == (503, False, "none")
+        del more["ready"]
+        assert get(server, "/readyz").status == 200
+
+
 def test_a_runtime_that_has_stopped_is_neither_healthy_nor_ready() -> None:
     runtime = TunnelRuntime().start()
     with AdminServer(runtime, AdminOptions(port=0)) as server:

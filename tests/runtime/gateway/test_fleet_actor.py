@@ -304,6 +304,64 @@ class TestPlacement:
             eventually(lambda: fleet.row("one").reason == "another gateway has it")
             eventually(lambda: "one" not in fleet.gateway.state.running)
 
+    def test_it_is_told_when_nothing_of_a_shard_runs_any_more(
+        self, fleet: Fleet, placement: FakePlacement
+    ) -> None:
+        fleet.files.tunnels = {name: fleet.tunnel(name) for name in ("one", "other")}
+        fleet.start()
+        placement.tell(Assigned(ALL, 1))
+        for name in ("one", "other"):
+            fleet.wait_state(name, "connected")
+        mine = frozenset({shard_of("one")})
+        assert shard_of("other") not in mine
+        empty = ALL - mine - {shard_of("other")}
+        placement.tell(Revoked(empty))
+        eventually(lambda: placement.vacant == empty)
+        placement.tell(Revoked(mine))
+        eventually(lambda: placement.vacant == empty | mine)
+        assert fleet.row("other").state == "connected"
+
+    def test_what_is_handed_over_may_end_in_its_time(
+        self, fleet: Fleet, placement: FakePlacement
+    ) -> None:
+        fleet.files.tunnels = {name: fleet.tunnel(name) for name in ("one", "idle")}
+        fleet.start()
+        placement.tell(Assigned(ALL, 1))
+        for name in ("one", "idle"):
+            fleet.wait_state(name, "connected")
+        address = fleet.gateway.runtime.tunnel("one").wait_listening("SSH", WAIT_SECONDS)
+        with connect(address) as sock:
+            assert echo(sock, b"x") == b"x"
+            placement.tell(Revoked(ALL, may_drain=True))
+            eventually(lambda: "idle" not in fleet.gateway.state.running)
+            eventually(lambda: shard_of("idle") in placement.vacant)
+            fleet.wait_state("one", "draining")
+            assert echo(sock, b"y") == b"y"
+            assert shard_of("one") not in placement.vacant
+        eventually(lambda: placement.vacant == ALL)
+
+    def test_what_is_lost_meanwhile_does_not_wait(
+        self, fleet: Fleet, placement: FakePlacement
+    ) -> None:
+        fleet.files.tunnels = {"one": fleet.tunnel("one")}
+        fleet.start()
+        placement.tell(Assigned(ALL, 1))
+        fleet.wait_state("one", "connected")
+        address = fleet.gateway.runtime.tunnel("one").wait_listening("SSH", WAIT_SECONDS)
+        with connect(address) as sock:
+            assert echo(sock, b"x") == b"x"
+            placement.tell(Revoked(ALL, may_drain=True))
+            fleet.wait_state("one", "draining")
+            placement.tell(Revoked(ALL))
+            eventually(lambda: placement.vacant == ALL)
+
+    def test_it_is_told_that_the_gateway_leaves(
+        self, fleet: Fleet, placement: FakePlacement
+    ) -> None:
+        fleet.start()
+        fleet.gateway.leave(WAIT_SECONDS)
+        eventually(lambda: placement.has_left)
+
     def test_an_old_assignment_counts_no_more(self, fleet: Fleet, placement: FakePlacement) -> None:
         fleet.files.tunnels = {"one": fleet.tunnel("one")}
         fleet.start()

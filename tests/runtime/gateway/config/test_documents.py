@@ -23,7 +23,15 @@ ROOT = Path(__file__).parents[4]
 EXAMPLES = ROOT / "examples" / "gateway"
 GUIDE = (ROOT / "docs" / "gateway.md").read_text()
 SCHEMA = json_schema()["$defs"]
-TABLES = ("GatewayKeys", "TunnelKeys", "limits", "restart", "DoorRuleKeys", "NotifyKeys")
+TABLES = (
+    "GatewayKeys",
+    "TunnelKeys",
+    "limits",
+    "restart",
+    "DoorRuleKeys",
+    "NotifyKeys",
+    "OnDemandKeys",
+)
 KEYS = [(table, key) for table in TABLES for key in SCHEMA[table]["properties"]]
 STARTING_POINTS = sorted(path.name for path in EXAMPLES.glob("*.toml"))
 SECRET_KEYS = (
@@ -61,6 +69,7 @@ def section(table: str) -> str:
         "`restart`",
         "`[[door_rule]]`",
         "`[[notify]]`",
+        "`[on_demand]`",
     ]
     start = GUIDE.index(f"### {titles[TABLES.index(table)]}")
     return re.split(r"\n### |\n<!-- keys: end", GUIDE[start + 4 :])[0]

@@ -121,6 +121,13 @@ class TestGood:
         assert config.gateway.state == f"sqlite:///{files}/state/state.db"
         assert config.gateway.admin == f"unix:{files}/runtime/admin.sock"
 
+    def test_gateways_that_share_a_fleet(self, files: Path) -> None:
+        gateway = read(
+            '[gateway]\nstate = "postgresql://h/d"\nplacement = "postgres"\nlease_seconds = 5\n'
+            'shards = 1024\nclient_token_secret_file = "{S}"\n'
+        ).gateway
+        assert (gateway.placement, gateway.lease_seconds, gateway.shards) == ("postgres", 5, 1_024)
+
     def test_every_key_of_the_gateway(self, files: Path) -> None:
         (files / "users").write_text(f"al:{PasswordHash.make('secret').text()}\n")
         gateway = read(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunnelfleet.proto import Endpoint, Mode
+from tests.support.notifications import BROKER, SECTION, told
+from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import TcpAddress
-from tunnelfleet.runtime.gateway.config.devices import BrokerSettings, NotifySection
 from tunnelfleet.runtime.gateway.config.things import BrokerAddress
 from tunnelfleet.runtime.gateway.devices.book import (
     KEEP_SECONDS,
@@ -26,27 +26,16 @@ from tunnelfleet.runtime.gateway.devices.wishes import Sections
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BROKER = BrokerSettings(BrokerAddress("broker", 8883, is_tls=True), "gw")
+    from tunnelfleet.runtime.gateway.devices import Notification
+
 WHERE = str(BROKER)
 NOW = 1_000.0
-SECTION = NotifySection(
-    broker=BROKER,
-    things=("press-4", "press-5"),
-    services={"SSH": "{thing}.lan:22", "HTTP": "10.0.0.{n}:80"},
-    endpoint=Endpoint.parse("ws://127.0.0.1:1"),
-    labels={"site": "lyon"},
-    tunnels_per_thing=3,
-)
 
 
 def book(**changes: Any) -> DeviceBook:
     made = DeviceBook()
     made.sections = Sections([replace(SECTION, **changes)])
     return made
-
-
-def told(number: int = 1, thing: str = "press-4", *services: str) -> Notification:
-    return Notification(thing, f"token-{number}-" + "t" * 30, services or ("SSH",), "eu-west-1")
 
 
 def take(made: DeviceBook, notification: Notification, now: float = NOW) -> Decision:

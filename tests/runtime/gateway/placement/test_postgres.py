@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
 SHARDS = 64
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 1.0
 
 
 class FakeConnects:

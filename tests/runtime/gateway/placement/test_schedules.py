@@ -33,8 +33,8 @@ def play(seed: int) -> Simulation:
     simulation.network = Network()
     simulation.store.is_down = False
     for gateway in simulation.living:
-        gateway.frozen_until = min(gateway.frozen_until, simulation.now)
-    # What was late, or deferred to the end of a freeze, comes in the first seconds.
+        simulation.thaw(gateway, early=True)
+    # What was late comes in the first seconds.
     simulation.run(FAULTS_SECONDS + 5.0)
     return simulation
 
@@ -176,6 +176,14 @@ class TestMoves:
         simulation.store.is_down = False
         simulation.run(simulation.now + BOUND_SECONDS)
         assert simulation.is_settled()
+
+    @pytest.mark.parametrize("seconds", [-3_600.0, -15.0, 15.0, 3_600.0])
+    def test_nothing_moves_when_the_clock_of_the_store_jumps(self, seconds: float) -> None:
+        simulation = self.settled("one", "two", "three")
+        simulation.store.clock_error = seconds
+        simulation.run(simulation.now + 60.0)
+        assert simulation.is_settled()
+        assert len(simulation.store.claims) == SHARDS
 
     def test_members_share_the_connects(self) -> None:
         simulation = self.settled("one", "two", "three")

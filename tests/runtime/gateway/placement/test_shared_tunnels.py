@@ -1,4 +1,4 @@
-"""Two gateways in one process that share a fleet: whose tunnel runs where."""
+"""Two gateways that share a fleet: whose tunnel runs where, by files and by the API."""
 
 from __future__ import annotations
 

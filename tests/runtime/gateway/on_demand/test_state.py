@@ -1,0 +1,229 @@
+"""Tunnels on demand over the death of a gateway: what the state has is taken up, or closed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.demand import DemandFleet
+from tests.support.doors import door_answer, http_request
+from tests.support.rig import echo
+from tests.support.stores import make_store, opened
+from tests.support.waiting import eventually
+from tunnelfleet.runtime.gateway.on_demand.cloud import CloudError, CloudTrouble
+from tunnelfleet.runtime.gateway.store import StoredDemand, StoreError, Trouble
+from tunnelfleet.runtime.gateway.store.audit import AuditQuery
+from tunnelfleet.runtime.gateway.store.errors import make_error
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tunnelfleet.runtime.gateway.store import Store
+
+
+class Lives:
+    """A fleet whose gateway ends, and another one comes with the same state."""
+
+    def __init__(self, folder: Path) -> None:
+        self._url = f"sqlite:///{folder / 'state.db'}"
+        self.fleet = DemandFleet(folder, self.store())
+
+    def store(self, **given: bytes) -> Store:
+        return make_store(self._url, **given)
+
+    def opened_store(self) -> contextlib.AbstractContextManager[Store]:
+        """The state, while no gateway has it."""
+        return opened(self._url)
+
+    def die(self) -> None:
+        """The gateway ends and closes no tunnel, as if it were killed."""
+        fleet = self.fleet
+        settings = fleet.settings
+        fleet.reload(keep_on_stop=True)
+        fleet.end_gateway()
+        fleet.settings = settings
+
+    def begin(self, **secret: bytes) -> None:
+        """The next life."""
+        self.fleet.store = self.store(**secret)
+        self.fleet.open_gateway()
+
+
+@pytest.fixture
+def lives(tmp_path: Path, quick: None) -> Iterator[Lives]:
+    made = Lives(tmp_path)
+    with made.fleet:
+        yield made
+
+
+def test_a_tunnel_is_used_again(lives: Lives) -> None:
+    fleet = lives.fleet
+    fleet.open_gateway()
+    assert fleet.ask("press-4") == (200, "")
+    lives.die()
+    assert len(fleet.open_at_service) == 1
+    lives.begin()
+    with fleet.client(http_request("press-4")) as sock:
+        assert door_answer(sock) == (200, "")
+        assert echo(sock, b"hello") == b"hello"
+    assert fleet.calls["OpenTunnel"] == 1
+    assert fleet.metric("demand_opened_total") == 0
+    fleet.gateway.leave(0.0)
+    fleet.end_gateway()
+    assert fleet.open_at_service == set()
+    lives.begin()
+    fleet.wait_phases()
+
+
+def test_what_is_not_allowed_any_more_is_closed(lives: Lives) -> None:
+    fleet = lives.fleet
+    fleet.open_gateway()
+    assert fleet.ask("press-4") == (200, "")
+    lives.die()
+    fleet.settings = replace(fleet.settings, things=("pump-*",))
+    lives.begin()
+    eventually(lambda: fleet.open_at_service == set())
+
+
+def test_what_cannot_be_opened_with_this_secret_is_closed(
+    lives: Lives, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = lives.fleet
+    fleet.open_gateway()
+    assert fleet.ask("press-4") == (200, "")
+    lives.die()
+    lives.begin(secret=b"x" * 32)
+    eventually(lambda: fleet.open_at_service == set())
+    assert "another secret" in caplog.text
+
+
+def test_a_tunnel_that_the_service_has_ended_is_forgotten(lives: Lives) -> None:
+    fleet = lives.fleet
+    fleet.open_gateway()
+    assert fleet.ask("press-4") == (200, "")
+    lives.die()
+    fleet.service.close_tunnel(fleet.opened[0])
+    lives.begin()
+    eventually(lambda: not fleet.has_demand("press-4"))
+    eventually(lambda: fleet.ask("press-4") == (200, ""))
+    assert fleet.calls["OpenTunnel"] == 2
+
+
+def test_one_that_was_being_opened_is_looked_for_and_closed(lives: Lives) -> None:
+    fleet = lives.fleet
+    with lives.opened_store() as store:
+        store.begin_demand(StoredDemand("lost", "press-4", fleet.settings.place, time.time() - 5.0))
+    lost = fleet.api_client().open_tunnel(
+        description="tunnelfleet gw, on demand, lost",
+        destinationConfig={"thingName": "press-4", "services": ["SSH"]},
+    )
+    other = fleet.api_client().open_tunnel(
+        description="tunnelfleet gw, on demand, another",
+        destinationConfig={"thingName": "press-4", "services": ["SSH"]},
+    )
+    fleet.open_gateway()
+    eventually(lambda: lost["tunnelId"] not in fleet.open_at_service)
+    assert fleet.open_at_service == {other["tunnelId"]}
+    assert fleet.ask("press-4") == (200, "")
+    lives.die()
+    with lives.opened_store() as store:
+        assert {each.request: each.is_over for each in store.load_demands()}["lost"]
+
+
+def test_one_that_was_never_opened_is_forgotten_after_some_looks(lives: Lives) -> None:
+    fleet = lives.fleet
+    with lives.opened_store() as store:
+        store.begin_demand(StoredDemand("never", "press-4", fleet.settings.place, time.time()))
+    fail_once = [True]
+
+    def fail(operation: str) -> None:
+        if operation == "ListTunnels" and fail_once:
+            fail_once.clear()
+            raise CloudError(CloudTrouble.UNKNOWN, "no answer")
+
+    fleet.before = fail
+    fleet.open_gateway()
+
+    def is_over() -> bool:
+        assert fleet.store is not None
+        return fleet.store.load_demands()[0].is_over
+
+    eventually(is_over)
+    assert fleet.calls["ListTunnels"] == 3
+
+
+def test_openings_before_count_for_the_hour(lives: Lives) -> None:
+    fleet = lives.fleet
+    fleet.open_gateway(idle_seconds=0.1, max_opens_per_hour=1)
+    assert fleet.ask("press-4") == (200, "")
+    fleet.wait_phases()
+    lives.die()
+    lives.begin()
+    eventually(lambda: "(max_opens_per_hour)" in fleet.ask("press-4")[1])
+    assert fleet.calls["OpenTunnel"] == 1
+
+
+def test_a_state_that_takes_nothing_holds_up_no_tunnel(
+    lives: Lives, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = lives.fleet
+    assert fleet.store is not None
+
+    def fail(*_given: object) -> None:
+        raise make_error(Trouble.NOT_READ, "here", "the disk is full")
+
+    for name in ("load_demands", "begin_demand", "keep_demand", "end_demand"):
+        monkeypatch.setattr(fleet.store, name, fail)
+    fleet.open_gateway()
+    assert fleet.ask("press-4") == (200, "")
+    assert fleet.ask("press-5") == (200, "")
+    told = [each for each in caplog.messages if "is not found again after a crash" in each]
+    assert len(told) == 1
+    fleet.gateway.leave(0.0)
+    fleet.end_gateway()
+    assert fleet.open_at_service == set()
+
+
+def test_a_state_that_comes_late_is_read_then(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = lives.fleet
+    fleet.open_gateway()
+    assert fleet.ask("press-4") == (200, "")
+    lives.die()
+    store = lives.store()
+    tries: list[int] = []
+
+    real = store.load_demands
+
+    def load() -> list[StoredDemand]:
+        tries.append(1)
+        if len(tries) < 3:
+            raise StoreError(Trouble.NOT_READ, "it does not answer")
+        return real()
+
+    monkeypatch.setattr(store, "load_demands", load)
+    fleet.store = store
+    fleet.open_gateway()
+    eventually(lambda: fleet.has_demand("press-4"))
+    assert fleet.ask("press-4") == (200, "")
+    assert fleet.calls["OpenTunnel"] == 1
+
+
+def test_who_asked_is_audited(lives: Lives) -> None:
+    fleet = lives.fleet
+    fleet.devices.off.add("press-9")
+    fleet.open_gateway(wait_seconds=0.3)
+    assert fleet.ask("press-9", address=fleet.private)[0] == 503
+    assert fleet.ask("pump-9")[0] == 404
+    assert fleet.store is not None
+    rows = fleet.store.audit(AuditQuery(kind="demand"))
+    assert [row["tunnel"] for row in rows] == ["press-9", "press-9"]
+    assert rows[1]["reason"] == "a tunnel is opened for it"
+    assert rows[0]["reason"].startswith("press-9 has not come to its tunnel")
+    assert all(row["user"] and row["peer"].startswith("pid=") for row in rows)
