@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class ServiceFigures:
     """Where the numbers come from.
 
     Attributes:
@@ -93,7 +93,7 @@ class ServiceCollector(Collector):
         source: where the numbers come from.
     """
 
-    def __init__(self, source: Figures) -> None:
+    def __init__(self, source: ServiceFigures) -> None:
         self._source = source
 
     def describe(self) -> Iterator[Metric]:

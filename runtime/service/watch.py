@@ -21,7 +21,7 @@ from tunnelfleet.runtime.admin.exposition import expose
 
 from .chaos import FAULTS, run_fault
 from .http import HttpServer
-from .metrics import Figures, ServiceCollector
+from .metrics import ServiceCollector, ServiceFigures
 from .service import TunnelService
 
 MIN_TOKEN_CHARACTERS: Final = 16
@@ -49,7 +49,7 @@ class ServiceWatch:
     def __init__(
         self,
         service: TunnelService,
-        source: Figures,
+        source: ServiceFigures,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
