@@ -7,9 +7,10 @@ input. Knows no WebSocket, and does not judge whether a message is allowed where
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -17,9 +18,6 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from . import tunnel_pb2
 from .errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
 from .modes import ProtocolVersion
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_PAYLOAD_BYTES = 64_512
 """The largest payload of one message."""

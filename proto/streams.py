@@ -10,8 +10,6 @@ from .ends import ENDS, Agreement, Happening, Phase, Step
 from .message import Message, MessageType
 from .modes import ProtocolVersion
 
-FIRST_CONNECTION_ID = 1
-"""The id of the connection that a STREAM_START opens, the only one in V1 and V2."""
 MAX_STREAM_ID = 2**31 - 1
 MAX_CONNECTION_ID = 2**32 - 1
 MAY_SEND = (Phase.OPEN, Phase.REMOTE_ENDED)
@@ -21,6 +19,10 @@ MAY_SEND = (Phase.OPEN, Phase.REMOTE_ENDED)
 def following(number: int, largest: int) -> int:
     """Return the id after `number`: 1 after the largest, as 0 is invalid."""
     return number + 1 if number < largest else 1
+
+
+FIRST_CONNECTION_ID = 1
+"""The id of the connection that a STREAM_START opens, the only one in V1 and V2."""
 
 
 class Stream:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-if TYPE_CHECKING:
-    from pykka import ActorRef
+from pykka import ActorRef
 
+if TYPE_CHECKING:
     from .children import Child
     from .futures import Reply
     from .supervisor_messages import ChildStartError

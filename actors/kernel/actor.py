@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from .loop_io import HasFileno
     from .mailbox import DispatchedRef
 
-Handlers: TypeAlias = dict[type[Any], Callable[[Any, Any], Any]]
-"""Keyed by the exact type of a message; the values are functions of the actor and the message."""
-
 
 logger = get_logger(__name__)
 
@@ -39,6 +36,10 @@ def _register(ref: ActorRef[Any]) -> None:
     # pykka logs it when it is done, and the host's handlers may raise.
     with contained():
         ActorRegistry.register(ref)
+
+
+Handlers: TypeAlias = dict[type[Any], Callable[[Any, Any], Any]]
+"""Keyed by the exact type of a message; the values are functions of the actor and the message."""
 
 
 class DispatchedActor(Actor):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import traceback as tracebacks
 import weakref
 from _thread import get_ident
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pykka import ActorDeadError, ActorRegistry
+from pykka import Actor, ActorDeadError, ActorRef, ActorRegistry, Future
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
 from .compat import ActorStop, Envelope
@@ -32,10 +33,6 @@ from .watch import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pykka import Actor, ActorRef, Future
-
     from .dispatcher import Dispatcher
     from .loop_io import Registration
 

@@ -17,8 +17,12 @@ started once they are down and their delays are over. Ending (`finish`) replaces
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
+
+from pykka import ActorRef
 
 from .actions import (
     AskToStop,
@@ -62,11 +66,6 @@ from .supervisor_messages import (
 from .watch import SHUTDOWN, ExitReason
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Iterable
-
-    from pykka import ActorRef
-
     from .actions import Action
     from .futures import Reply
 

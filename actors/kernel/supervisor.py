@@ -11,6 +11,7 @@ import math
 import random
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from pykka import ActorRef
@@ -60,16 +61,12 @@ from .supervisor_messages import (
 from .watch import KILLED, SHUTDOWN, ExitReason, Terminated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from .actions import Action
     from .children import ChildSpec
     from .futures import Reply
     from .loop_io import Timer
 
 logger = get_logger(__name__)
-
-_shared_rng: Final = random.Random()  # noqa: S311 - spreads delays, keeps no secret
 
 
 def _check_intensity(max_restarts: int, period_seconds: float) -> None:
@@ -95,6 +92,9 @@ class _StopOverdue(NamedTuple):
 
 class _StopNext(NamedTuple):
     pass
+
+
+_shared_rng: Final = random.Random()  # noqa: S311 - spreads delays, keeps no secret
 
 
 class SupervisorActor(DispatchedActor):

@@ -16,9 +16,11 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
-from tunnelfleet.actors.kernel import DispatchedActor, ExitReason
-from tunnelfleet.actors.net.name_lookup import Resolved, known_addresses
+from pykka import ActorRef
+
+from tunnelfleet.actors.addresses import Address, TcpAddress, UnixAddress
+from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Timer
+from tunnelfleet.actors.net.name_lookup import LookUp, Resolved, SocketAddress, known_addresses
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, is_exhausted, peer_of
 from tunnelfleet.actors.tunnel.messages import (
     Accepted,
@@ -29,27 +31,8 @@ from tunnelfleet.actors.tunnel.messages import (
 from tunnelfleet.proto import TunnelError
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.config import Limits
-    from tunnelfleet.actors.kernel import Timer
     from tunnelfleet.actors.net.dial import Lookups
-    from tunnelfleet.actors.net.name_lookup import LookUp, SocketAddress
-
-__all__ = [
-    "ListenerActor",
-]
-
-
-TURN_ACCEPTS = 64
-"""Sockets accepted in one turn before other actors have theirs."""
-EXHAUSTED_PAUSE_SECONDS = 1.0
-"""How long accepting rests when the process has no file descriptor left."""
-FREE_PORT_ATTEMPTS = 16
-"""Ports that are tried until one is free on each address of a name."""
-_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""An address of a name that this machine does not have: the others are listened on."""
 
 
 class _GraceEnded(NamedTuple):
@@ -58,6 +41,12 @@ class _GraceEnded(NamedTuple):
 
 class _RestEnded(NamedTuple):
     """Try to accept again."""
+
+
+TURN_ACCEPTS = 64
+"""Sockets accepted in one turn before other actors have theirs."""
+EXHAUSTED_PAUSE_SECONDS = 1.0
+"""How long accepting rests when the process has no file descriptor left."""
 
 
 class ListenerActor(DispatchedActor):
@@ -219,6 +208,10 @@ class ListenerActor(DispatchedActor):
                 Path(self._address.path).unlink()
 
 
+FREE_PORT_ATTEMPTS = 16
+"""Ports that are tried until one is free on each address of a name."""
+
+
 def _listen_on_all(addresses: tuple[SocketAddress, ...], backlog: int) -> list[socket.socket]:
     """Listen on each of the addresses that this machine has, all with one port.
 
@@ -237,6 +230,10 @@ def _listen_on_all(addresses: tuple[SocketAddress, ...], backlog: int) -> list[s
             if error.errno != errno.EADDRINUSE or not wants_free_port or is_last:
                 raise
     raise AssertionError
+
+
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""An address of a name that this machine does not have: the others are listened on."""
 
 
 def _listen_once(addresses: list[SocketAddress], backlog: int) -> list[socket.socket]:

@@ -15,8 +15,12 @@ import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from pykka import ActorRef
+
+from tunnelfleet.actors.addresses import Address
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated
-from tunnelfleet.actors.net.dial import Dial, DialFailed, DialStep
+from tunnelfleet.actors.kernel.actor import Handlers
+from tunnelfleet.actors.net.dial import Dial, DialFailed, DialStep, Lookups
 from tunnelfleet.actors.net.socket_io import (
     NOTHING_YET,
     READ_BYTES,
@@ -32,6 +36,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Attach,
     BytesDelivered,
     BytesSent,
+    ConnectionKey,
     Deliver,
     LocalDataRead,
     LocalReadEnded,
@@ -42,25 +47,7 @@ from tunnelfleet.actors.tunnel.messages import (
 from tunnelfleet.proto import End
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.config import Limits
-    from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.actors.net.dial import Lookups
-    from tunnelfleet.actors.tunnel.messages import ConnectionKey
-
-__all__ = [
-    "SocketActor",
-]
-
-
-TURN_READ_BYTES = 262_144
-"""Bytes read in one turn before other actors have theirs."""
-DELIVERY_CHECK_SECONDS = 0.02
-"""How often a connection that is to be reset looks whether the kernel has delivered its bytes."""
-HANG_UP_CHECK_SECONDS = 5.0
-"""How often a half-closed connection looks whether its application has gone altogether."""
 
 
 class _ConnectTimedOut(NamedTuple):
@@ -102,6 +89,14 @@ class _Output(Enum):
     """All is written, and the application was told the end."""
     BROKEN = auto()
     """The application takes nothing more."""
+
+
+TURN_READ_BYTES = 262_144
+"""Bytes read in one turn before other actors have theirs."""
+DELIVERY_CHECK_SECONDS = 0.02
+"""How often a connection that is to be reset looks whether the kernel has delivered its bytes."""
+HANG_UP_CHECK_SECONDS = 5.0
+"""How often a half-closed connection looks whether its application has gone altogether."""
 
 
 class SocketActor(DispatchedActor):

@@ -7,10 +7,17 @@ TunnelActor speak with each other. It does not know the wire: TunnelActor does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from pykka import ActorRef
+
+from tunnelfleet.actors.addresses import Address
 from tunnelfleet.actors.kernel import NORMAL, DispatchedActor, Terminated
+from tunnelfleet.actors.kernel.actor import Handlers
+from tunnelfleet.actors.net.dial import Lookups
 from tunnelfleet.actors.tunnel.messages import (
+    ConnectionKey,
     LocalClosed,
     OpenLocal,
     StopStream,
@@ -19,20 +26,7 @@ from tunnelfleet.actors.tunnel.messages import (
 from .socket_actor import SocketActor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.config import Limits
-    from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.actors.net.dial import Lookups
-    from tunnelfleet.actors.tunnel.messages import ConnectionKey
-
-__all__ = [
-    "LocalEnd",
-    "StreamActor",
-]
 
 
 class LocalEnd(NamedTuple):

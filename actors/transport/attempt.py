@@ -6,34 +6,17 @@ Must not know streams, nor when the next attempt is made.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import socket
+from collections.abc import Callable
 
-from tunnelfleet.actors.addresses import TcpAddress
-from tunnelfleet.actors.net.dial import Dial
+from tunnelfleet.actors.addresses import HttpProxy, TcpAddress
+from tunnelfleet.actors.kernel import DispatchedActor
+from tunnelfleet.actors.net.dial import Dial, DialFailed
 from tunnelfleet.actors.net.socket_io import is_exhausted
 from tunnelfleet.actors.state import AttemptOutcome
-from tunnelfleet.proto import ConnectionLost, HandshakeError, TunnelError
+from tunnelfleet.proto import ConnectionLost, Endpoint, HandshakeError, TunnelError
 
-from .connector import ConnectFailed, connect_error, discard
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
-
-    from tunnelfleet.actors.addresses import HttpProxy
-    from tunnelfleet.actors.kernel import DispatchedActor
-    from tunnelfleet.actors.net.dial import DialFailed
-    from tunnelfleet.proto import Endpoint
-
-    from .connector import ConnectJob, Connector, ConnectRequest
-
-__all__ = [
-    "ConnectAttempt",
-    "connect_failure",
-    "outcome_of",
-    "refusal",
-]
-
+from .connector import ConnectFailed, ConnectJob, Connector, ConnectRequest, connect_error, discard
 
 SERVER_ERRORS = 500
 FRESH_SECONDS = 5.0

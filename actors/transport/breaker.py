@@ -11,27 +11,14 @@ it again for longer. One tunnel alone never opens a breaker: its own backoff is 
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tunnelfleet.actors.kernel import Backoff
-
-if TYPE_CHECKING:
-    import random
-
-__all__ = ["BREAKER_DELAYS", "BREAKER_FAILURES", "Breaker", "BreakerState", "Breakers", "Fact"]
-
-BREAKER_FAILURES: Final = 5
-"""So many different tunnels in a row open the breaker of an endpoint."""
-BREAKER_DELAYS: Final = Backoff(min_seconds=1.0, max_seconds=15.0)
-"""Until the next probe: drawn by chance, up to a ceiling that grows with each probe that fails."""
-MAX_ENDPOINTS: Final = 10_000
-"""Endpoints that fail and are remembered; the ones that were heard of last."""
-SEARCHED: Final = 16
-"""Records that are looked at for one to forget."""
 
 
 class BreakerState(Enum):
@@ -93,6 +80,10 @@ RULES: Final = {
 """What follows from a fact in a state; no other fact can come there."""
 
 
+BREAKER_DELAYS: Final = Backoff(min_seconds=1.0, max_seconds=15.0)
+"""Until the next probe: drawn by chance, up to a ceiling that grows with each probe that fails."""
+
+
 @dataclass(slots=True)
 class Breaker:
     """What is known of an endpoint.
@@ -121,6 +112,14 @@ class Breaker:
             self.tunnels.clear()
             self.due_at = now + BREAKER_DELAYS.delay(self.openings, rng)
             self.openings += 1
+
+
+BREAKER_FAILURES: Final = 5
+"""So many different tunnels in a row open the breaker of an endpoint."""
+MAX_ENDPOINTS: Final = 10_000
+"""Endpoints that fail and are remembered; the ones that were heard of last."""
+SEARCHED: Final = 16
+"""Records that are looked at for one to forget."""
 
 
 class Breakers:

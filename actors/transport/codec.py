@@ -8,9 +8,10 @@ socket, and of tunnels only their messages. RFC 6455 section 5; docs/protocol.md
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from enum import Enum, IntEnum
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from websocket import ABNF, WebSocketProtocolException
 
@@ -27,27 +28,6 @@ from tunnelfleet.proto import (
 )
 
 from .compat import mask
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = [
-    "Arrival",
-    "CloseArrived",
-    "FrameReader",
-    "Opcode",
-    "PingArrived",
-    "PongArrived",
-    "ReceivedPiece",
-    "Role",
-    "WebSocketInput",
-    "encode",
-    "encode_close",
-    "encode_ping",
-    "encode_pong",
-    "encode_tunnel_message",
-    "frame_header",
-]
 
 
 class Role(Enum):

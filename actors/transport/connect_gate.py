@@ -8,17 +8,15 @@ is granted after that; the counts are written by the governor alone. All are rea
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunnelfleet.proto import MAX_REASON_CHARACTERS, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .breaker import BreakerState
 
-__all__ = ["BreakerStatus", "ConnectGate", "ConnectStats"]
 
 SHOWN_ENDPOINTS = 5
 EXPIRED = "the time for which connects were allowed is over, and nobody has renewed it"

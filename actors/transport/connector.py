@@ -12,18 +12,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
+import ssl
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from tunnelfleet.actors.addresses import HttpProxy
 from tunnelfleet.actors.net.daemon_threads import DaemonThreads
 from tunnelfleet.actors.net.name_lookup import NameLookups
 from tunnelfleet.actors.net.socket_io import ExhaustionLog, is_exhausted
 from tunnelfleet.proto import (
     CHANNEL_ID_HEADER,
     MAX_ID_CHARACTERS,
+    Endpoint,
     HandshakeError,
+    Mode,
     Redactor,
     TunnelError,
     handshake_error,
@@ -32,27 +37,6 @@ from tunnelfleet.proto import (
 
 from .http_proxy import connect_through, start_tls
 from .upgrade import upgrade
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
-
-    from tunnelfleet.actors.addresses import HttpProxy
-    from tunnelfleet.proto import Endpoint, Mode
-
-__all__ = [
-    "ConnectFailed",
-    "ConnectJob",
-    "ConnectRequest",
-    "Connected",
-    "Connector",
-    "connect_error",
-    "discard",
-]
-
-
-CLOSE_SECONDS = 1.0
-"""What cancelled jobs have to end; a thread that takes longer is left behind."""
 
 
 class ConnectRequest(NamedTuple):
@@ -140,6 +124,10 @@ class ConnectJob:
             self._socket = sock
             if self._is_cancelled:
                 raise _cancelled()
+
+
+CLOSE_SECONDS = 1.0
+"""What cancelled jobs have to end; a thread that takes longer is left behind."""
 
 
 class Connector:

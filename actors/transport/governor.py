@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from tunnelfleet.actors.kernel import DispatchedActor, Terminated
+from pykka import ActorRef
+
+from tunnelfleet.actors.kernel import DispatchedActor, Terminated, Timer
+from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.tunnel.messages import (
@@ -25,14 +28,6 @@ from tunnelfleet.actors.tunnel.messages import (
 
 from .connect_gate import BreakerStatus, ConnectGate
 from .permits import CallBack, Cause, Grant, Permits
-
-if TYPE_CHECKING:
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.kernel import Timer
-    from tunnelfleet.actors.kernel.actor import Handlers
-
-__all__ = ["ConnectGovernor"]
 
 logger = get_logger(__name__)
 

@@ -8,30 +8,19 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
-from tunnelfleet.proto import HandshakeError
+from tunnelfleet.proto import Endpoint, HandshakeError
 from tunnelfleet.proto.endpoint import bracketed
 
 if TYPE_CHECKING:
-    import socket
-
     from tunnelfleet.actors.addresses import HttpProxy
-    from tunnelfleet.proto import Endpoint
-
-__all__ = [
-    "TlsInTls",
-    "connect_through",
-    "start_tls",
-]
 
 
 MAX_ANSWER_BYTES: Final = 65_536
 """Of the headers with which a proxy answers."""
-READ_BYTES: Final = 65_536
-RECORD_BYTES: Final = 16_384
-"""What one TLS record can carry: more is not encrypted before it has left."""
 
 
 def connect_through(
@@ -129,6 +118,11 @@ def start_tls(context: ssl.SSLContext, sock: socket.socket, host: str) -> socket
     if isinstance(sock, ssl.SSLSocket):
         return TlsInTls(context, sock, host)
     return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+
+
+READ_BYTES: Final = 65_536
+RECORD_BYTES: Final = 16_384
+"""What one TLS record can carry: more is not encrypted before it has left."""
 
 
 class TlsInTls:

@@ -13,19 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
 
-__all__ = [
-    "Command",
-    "GiveUp",
-    "KeepAlive",
-    "SendPing",
-]
-
-
-RECHECK_SECONDS = 0.1
-"""The least time between two looks at a ping that is overdue and may not be judged yet."""
-MIN_WAIT_SECONDS = 0.001
-"""Timers are this exact: one that fires early must not be set again and again for less."""
-
 
 class SendPing(NamedTuple):
     """Send a ping now."""
@@ -41,6 +28,12 @@ class GiveUp(NamedTuple):
 
 
 Command: TypeAlias = SendPing | GiveUp
+
+
+RECHECK_SECONDS = 0.1
+"""The least time between two looks at a ping that is overdue and may not be judged yet."""
+MIN_WAIT_SECONDS = 0.001
+"""Timers are this exact: one that fires early must not be set again and again for less."""
 
 
 class KeepAlive:

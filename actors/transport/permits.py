@@ -16,30 +16,16 @@ the next time. So those that never answer share the slots with those nobody has 
 from __future__ import annotations
 
 import heapq
+import random
 from collections import OrderedDict
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from tunnelfleet.actors.net.fair_slots import FairSlots, reserved_share
 from tunnelfleet.actors.state import AttemptOutcome
 
 from .breaker import Breakers, BreakerState, Fact
 from .rate_window import RateWindow
-
-if TYPE_CHECKING:
-    import random
-
-__all__ = ["SLOW_CONNECT_SECONDS", "TRIAL_SECONDS", "CallBack", "Cause", "Grant", "Permits"]
-
-SLOW_CONNECT_SECONDS: Final = 3.0
-"""A tunnel whose attempt took longer and failed shares half of the permits with its like."""
-TRIAL_SECONDS: Final = 2.0
-"""What an endpoint has to answer at first, while newcomers wait."""
-MAX_DOUBLINGS: Final = 10
-MAX_ENDPOINTS: Final = 10_000
-"""Endpoints whose trials are remembered; the ones that were called back last."""
-FORGOTTEN_SECONDS: Final = 300.0
-"""An endpoint that is down and that nobody has asked for so long is forgotten."""
 
 Key = TypeVar("Key")
 
@@ -87,6 +73,17 @@ class _Request:
         self.tunnel = tunnel
         self.place = _Place.IN_LINE
         self.is_probe = False
+
+
+SLOW_CONNECT_SECONDS: Final = 3.0
+"""A tunnel whose attempt took longer and failed shares half of the permits with its like."""
+TRIAL_SECONDS: Final = 2.0
+"""What an endpoint has to answer at first, while newcomers wait."""
+MAX_DOUBLINGS: Final = 10
+MAX_ENDPOINTS: Final = 10_000
+"""Endpoints whose trials are remembered; the ones that were called back last."""
+FORGOTTEN_SECONDS: Final = 300.0
+"""An endpoint that is down and that nobody has asked for so long is forgotten."""
 
 
 class Permits(Generic[Key]):

@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Generic, TypeVar
 
-__all__ = ["LATE_SECONDS", "MARGIN_SECONDS", "RateWindow"]
-
 LATE_SECONDS: Final = 3.0
 """An attempt that takes longer counts as over: whoever says nothing must not slow down others."""
 MARGIN_SECONDS: Final = 0.05

@@ -11,10 +11,14 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from collections.abc import Iterator
 from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Terminated
+from pykka import ActorRef
+
+from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Terminated, Timer
+from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.dial import DialStep
 from tunnelfleet.actors.net.socket_io import (
     NOTHING_YET,
@@ -51,29 +55,15 @@ from tunnelfleet.proto import (
 
 from . import codec as frames
 from .attempt import ConnectAttempt, connect_failure, outcome_of, refusal
-from .codec import CloseArrived, PingArrived, PongArrived, WebSocketInput
-from .connector import Connected, ConnectFailed, ConnectRequest
+from .codec import Arrival, CloseArrived, PingArrived, PongArrived, WebSocketInput
+from .connector import Connected, ConnectFailed, Connector, ConnectRequest
 from .http_proxy import TlsInTls
 from .keep_alive import GiveUp, KeepAlive, SendPing
 from .writer import FrameWriter, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pykka import ActorRef
-
     from tunnelfleet.actors.config import TunnelConfig
     from tunnelfleet.actors.counters import TunnelStats
-    from tunnelfleet.actors.kernel import Timer
-    from tunnelfleet.actors.kernel.actor import Handlers
-
-    from .codec import Arrival
-    from .connector import Connector
-
-__all__ = [
-    "WebSocketActor",
-    "WebSocketContext",
-]
 
 
 class Tokens(Protocol):

@@ -6,21 +6,10 @@ many messages have left is counted, so that credit can be given.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    import socket
-
-__all__ = [
-    "FrameWriter",
-    "Outcome",
-]
-
-
-JOIN_WRITE_BYTES = 65_536
-"""Small frames are handed to the kernel together up to this size."""
+from typing import Final, NamedTuple
 
 
 class Outcome(Enum):
@@ -41,6 +30,10 @@ class _Frame(NamedTuple):
 
 _PONG_PLACE: Final = _Frame(b"", 0)
 """Stands in the queue for the pong that waits, whatever it is by then."""
+
+
+JOIN_WRITE_BYTES = 65_536
+"""Small frames are handed to the kernel together up to this size."""
 
 
 class FrameWriter:

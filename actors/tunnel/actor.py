@@ -19,19 +19,32 @@ What ends what is in docs/architecture.md section 4, the way of a byte in sectio
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pykka import ActorRef
 
 from tunnelfleet.actors import events
 from tunnelfleet.actors.config import ANY_SERVICE
-from tunnelfleet.actors.kernel import DeleteChild, DispatchedActor, StopChild, ask_future
+from tunnelfleet.actors.kernel import (
+    DeleteChild,
+    DispatchedActor,
+    ExitReason,
+    StopChild,
+    Timer,
+    ask_future,
+)
+from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import abort_quietly
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import (
     DataReceived,
     LocalProtocolError,
+    Message,
     NotConnected,
     RemoteProtocolError,
+    ServicesAnnounced,
     TooManyConnections,
     TunnelClosed,
     TunnelError,
@@ -74,28 +87,13 @@ from .messages import (
     Transmit,
     Written,
 )
-from .parts import NO_API, ApiShell
+from .parts import NO_API, ApiHandler, ApiShell
 from .sender import WireSender
 from .streams import StreamHooks, Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.kernel import ExitReason, Timer
-    from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.proto import Message, ServicesAnnounced
-
     from .context import TunnelContext
-    from .parts import ApiHandler
 
-__all__ = [
-    "TunnelActor",
-]
-
-
-LEAST_STALL_CHECK_SECONDS = 0.05
 
 logger = get_logger(__name__)
 
@@ -127,6 +125,9 @@ class ListenerStopped(NamedTuple):
 
     transport: ActorRef[Any]
     child_id: str
+
+
+LEAST_STALL_CHECK_SECONDS = 0.05
 
 
 class TunnelActor(DispatchedActor):

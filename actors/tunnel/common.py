@@ -10,20 +10,16 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors import events
+from tunnelfleet.actors.events import TunnelEvent
 from tunnelfleet.proto import Mode, Session
 
 if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.config import Limits
-    from tunnelfleet.actors.events import TunnelEvent
     from tunnelfleet.actors.state import TunnelState
 
     from .context import TunnelContext
-
-__all__ = [
-    "Common",
-]
 
 
 class Common:

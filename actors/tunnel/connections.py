@@ -10,32 +10,22 @@ is a matter of `streams` and `ends`.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.state import LiveConnection
-from tunnelfleet.proto import LocalProtocolError
+from tunnelfleet.proto import DataReceived, End, LocalProtocolError, Message, Session
 
-from .messages import BytesSent, Deliver
-from .parts import NO_API
+from .messages import BytesSent, ConnectionKey, Deliver, RemoteEnded, StopReadingLocal
+from .parts import NO_API, ApiHandler, StreamEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.counters import ServiceCounters, TunnelStats
     from tunnelfleet.actors.kernel import Timer
-    from tunnelfleet.proto import DataReceived, End, Message, Session
 
-    from .messages import ConnectionKey, RemoteEnded, StopReadingLocal
-    from .parts import ApiHandler, StreamEnd
     from .sender import Credit
-
-__all__ = [
-    "Connection",
-    "ConnectionTable",
-    "EndPhase",
-]
 
 
 class EndPhase(Enum):

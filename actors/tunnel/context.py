@@ -8,6 +8,7 @@ makers, and so know none of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,6 @@ from tunnelfleet.proto import generate_client_token, validate_access_token, vali
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
 
     from pykka import ActorRef
 
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.events import TunnelEvent
 
     from .parts import ApiHandler, ApiShell
-
-__all__ = [
-    "Credentials",
-    "Services",
-    "TunnelContext",
-    "TunnelParts",
-]
 
 
 class Services:

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 
     from .messages import Quiesce
 
-__all__ = [
-    "Ending",
-    "EndingPhase",
-]
-
 
 class EndingPhase(Enum):
     """How far the end of a tunnel has come; it only goes forward."""

@@ -9,30 +9,21 @@ docs/architecture.md section 7.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.actors import events
-from tunnelfleet.proto import End, ProtocolVersion
+from tunnelfleet.proto import End, Event, Message, ProtocolVersion
 
-from .connections import EndPhase
+from .connections import Connection, ConnectionTable, EndPhase
 from .messages import HalfCloseEnded, RemoteEnded
-from .parts import NO_API
+from .parts import NO_API, ApiHandler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from tunnelfleet.actors.kernel import Timer
-    from tunnelfleet.proto import Event, Message
 
     from .common import Common
-    from .connections import Connection, ConnectionTable
-    from .parts import ApiHandler
     from .sender import WireSender
-
-__all__ = [
-    "EndHooks",
-    "Ends",
-]
 
 
 class EndHooks(NamedTuple):

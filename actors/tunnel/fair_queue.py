@@ -11,19 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, NamedTuple, TypeVar
 
-__all__ = [
-    "FairQueue",
-    "Flow",
-    "Piece",
-]
-
-
 K = TypeVar("K")
-
-PIECE_COST_BYTES = 48
-"""What a piece costs on the wire beside its payload: small messages take a share, no more."""
-JOIN_LIMIT_BYTES = 4_096
-"""Small chunks of a byte stream are joined up to this size: each chunk costs memory of its own."""
 
 
 class Flow(Generic[K]):
@@ -83,6 +71,12 @@ class Piece(NamedTuple, Generic[K]):
     flow: Flow[K]
     payload: bytes | None
     waited_seconds: float
+
+
+PIECE_COST_BYTES = 48
+"""What a piece costs on the wire beside its payload: small messages take a share, no more."""
+JOIN_LIMIT_BYTES = 4_096
+"""Small chunks of a byte stream are joined up to this size: each chunk costs memory of its own."""
 
 
 class FairQueue(Generic[K]):

@@ -16,25 +16,8 @@ from enum import Enum, auto
 from sys import maxsize
 from typing import Final, NamedTuple
 
-__all__ = [
-    "FlightPhase",
-    "InFlight",
-    "Standing",
-]
-
-
 FIRST_WINDOW_BYTES: Final = 16_384
 """In flight on a link of which nothing is known; it doubles with each round trip."""
-QUIET_WINDOW_BYTES: Final = 65_536
-"""What a tunnel that never had much to send may have in flight as well."""
-MIN_WINDOW_BYTES: Final = 2_048
-"""However slow a link is, so much may be in flight."""
-PINGS_PER_WINDOW: Final = 4
-PIECES_PER_WINDOW: Final = 8
-OPEN_SECONDS: Final = 0.4
-"""Without a queue the window is a multiple of what a target needs: fewer pings do."""
-SAMPLE_SECONDS: Final = 1.0
-"""The rate and the delay are means over about so long: a service may parse in bursts."""
 SHORTEST_SAMPLE_SECONDS: Final = 0.2
 FIRST_SAMPLE_SECONDS: Final = 0.05
 LEAST_SECONDS: Final = 1e-6
@@ -42,20 +25,9 @@ BOOST_ROUND_TRIPS: Final = 3.0
 MOST_BOOST: Final = 0.5
 FIRST_BOOST: Final = 0.05
 """By this part a rate is doubted, once a round trip, when there is no queue; then by twice that."""
-QUIET_SECONDS: Final = 0.02
-"""After so long without a byte and a ping on the way, a new measurement begins."""
-DRAIN_AFTER_SECONDS: Final = 10.0
-"""After so long with a queue, it is emptied once, to see how long the way without it is."""
 DRAIN_AFTER_ROUND_TRIPS: Final = 40.0
 FIRST_ANSWER_SECONDS: Final = 0.5
 """A service that has never answered a ping has so long; then the window grows, and grows again."""
-ANSWER_SECONDS: Final = 2.0
-"""One that has answered before has so long, and then longer: its queue may have become slow."""
-IMPATIENCE: Final = 4
-"""By this factor the window of a service that never answered grows, and so often; see above."""
-PATIENCE: Final = 3
-"""So often one that has answered before is waited for."""
-UNLIMITED: Final = maxsize
 
 
 class FlightPhase(Enum):
@@ -98,6 +70,10 @@ class _Pong(NamedTuple):
     delay_seconds: float
 
 
+DRAIN_AFTER_SECONDS: Final = 10.0
+"""After so long with a queue, it is emptied once, to see how long the way without it is."""
+
+
 class _Way:
     """How long a ping and its pong take on a link without a queue."""
 
@@ -125,6 +101,10 @@ class _Way:
         """Whether there was a queue for so long that the way may have become another one."""
         round_trips = DRAIN_AFTER_ROUND_TRIPS * (self.seconds or 0.0)
         return now - self.seen_at > max(DRAIN_AFTER_SECONDS, round_trips)
+
+
+SAMPLE_SECONDS: Final = 1.0
+"""The rate and the delay are means over about so long: a service may parse in bursts."""
 
 
 class _LastPongs:
@@ -194,6 +174,25 @@ class _LastPongs:
             least = min(least, pong.delay_seconds)
             number += 1
         return least if number >= least_pongs else 0.0
+
+
+QUIET_WINDOW_BYTES: Final = 65_536
+"""What a tunnel that never had much to send may have in flight as well."""
+MIN_WINDOW_BYTES: Final = 2_048
+"""However slow a link is, so much may be in flight."""
+PINGS_PER_WINDOW: Final = 4
+PIECES_PER_WINDOW: Final = 8
+OPEN_SECONDS: Final = 0.4
+"""Without a queue the window is a multiple of what a target needs: fewer pings do."""
+QUIET_SECONDS: Final = 0.02
+"""After so long without a byte and a ping on the way, a new measurement begins."""
+ANSWER_SECONDS: Final = 2.0
+"""One that has answered before has so long, and then longer: its queue may have become slow."""
+IMPATIENCE: Final = 4
+"""By this factor the window of a service that never answered grows, and so often; see above."""
+PATIENCE: Final = 3
+"""So often one that has answered before is waited for."""
+UNLIMITED: Final = maxsize
 
 
 class InFlight:

@@ -11,13 +11,16 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from tunnelfleet.actors.kernel import RestartChild
+from pykka import ActorRef
+
+from tunnelfleet.actors.kernel import ExitReason, RestartChild
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConnectionLost, RemoteProtocolError, TunnelClosed, TunnelError
 
 from .messages import (
     Abandon,
     CloseGracefully,
+    ConnectionEstablished,
     PauseReading,
     ResumeReading,
     SetLowWater,
@@ -25,24 +28,7 @@ from .messages import (
 )
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.kernel import ExitReason
-
     from .common import Common
-    from .messages import ConnectionEstablished
-
-__all__ = [
-    "WEBSOCKET_CHILD",
-    "Link",
-    "LinkPhase",
-    "lost_reason",
-]
-
-
-WEBSOCKET_CHILD = "websocket"
-SLOWER_AT_LEAST = 2
-"""TCP_NOTSENT_LOWAT is set when the rate has changed by this factor, not at every measurement."""
 
 
 def lost_reason(reason: ExitReason) -> TunnelError:
@@ -75,6 +61,11 @@ class _NextAttempt(Enum):
     AFTER_BACKOFF = auto()
     AT_ONCE = auto()
     """There is a new token to try."""
+
+
+WEBSOCKET_CHILD = "websocket"
+SLOWER_AT_LEAST = 2
+"""TCP_NOTSENT_LOWAT is set when the rate has changed by this factor, not at every measurement."""
 
 
 class Link:

@@ -7,36 +7,24 @@ It starts and stops ListenerActors as children of the TransportSupervisor; it kn
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pykka import ActorRef
+
 from tunnelfleet.actors import events
-from tunnelfleet.actors.addresses import TcpAddress
+from tunnelfleet.actors.addresses import Address, TcpAddress
 from tunnelfleet.actors.config import ApiService, NoListener
 from tunnelfleet.actors.kernel import ChildSpec, Restart, StartChild, StopChild
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import Mode
 
-from .messages import SetAccepting
+from .messages import ChildEnded, ListenerBound, SetAccepting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
-
     from .common import Common
-    from .messages import ChildEnded, ListenerBound
-
-__all__ = [
-    "Listeners",
-    "is_listener",
-]
 
 
-LISTENER_SHUTDOWN_SECONDS = 1.0
-TOO_MANY_LOG_SECONDS = 60.0
-"""Between two log lines of a tunnel that more services are announced than it listens on."""
 _CHILD_PREFIX = "listener "
 
 logger = get_logger(__name__)
@@ -45,6 +33,11 @@ logger = get_logger(__name__)
 def is_listener(child_id: str) -> bool:
     """Whether a child of the TransportSupervisor is a listener."""
     return child_id.startswith(_CHILD_PREFIX)
+
+
+LISTENER_SHUTDOWN_SECONDS = 1.0
+TOO_MANY_LOG_SECONDS = 60.0
+"""Between two log lines of a tunnel that more services are announced than it listens on."""
 
 
 class Listeners:

@@ -6,30 +6,14 @@ is how long a tunnel waits for a sign that its peer has them, and when it does b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from tunnelfleet.proto import MessageType
+from tunnelfleet.proto import Event, Message, MessageType, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from tunnelfleet.proto import Event, Message, Session
-
     from .messages import ConnectionKey
-
-__all__ = [
-    "HelloClock",
-    "MarkTrial",
-    "Marking",
-    "Shown",
-]
-
-
-TRIAL_SECONDS = 5.0
-"""A link that drops so soon after the first marked message may have dropped because of it."""
-TRIALS = 2
-"""After so many such links in a row a tunnel goes on without marks."""
 
 
 class HelloClock:
@@ -100,6 +84,12 @@ class Shown(Enum):
     ON_TRIAL = auto()
     """Marks were sent, and nothing has come from the peer since."""
     SURVIVED = auto()
+
+
+TRIAL_SECONDS = 5.0
+"""A link that drops so soon after the first marked message may have dropped because of it."""
+TRIALS = 2
+"""After so many such links in a row a tunnel goes on without marks."""
 
 
 class MarkTrial:

@@ -7,11 +7,10 @@ is recognised after its successor has started.
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    import socket
-
     from pykka import ActorRef
 
     from tunnelfleet.actors.addresses import Address

@@ -7,13 +7,6 @@ from __future__ import annotations
 
 from tunnelfleet.actors.token_bucket import TokenBucket
 
-__all__ = [
-    "RateMeter",
-    "pacing_bucket",
-    "payload_bytes_for_rate",
-]
-
-
 PACED_FRACTION = 0.95
 """A little below the limit, so that the queue forms here, not in the service.
 

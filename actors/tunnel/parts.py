@@ -7,24 +7,16 @@ need not know who made it. Actors need nothing beside the tunnel's messages.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pykka import ActorRef
 
     from tunnelfleet.proto import Event, LocalProtocolError, Opened, Session, TunnelError
 
     from .messages import ConnectionKey
     from .sender import WireSender
-
-__all__ = [
-    "NO_API",
-    "ApiHandler",
-    "ApiShell",
-    "StreamEnd",
-]
 
 
 class StreamEnd(Protocol):

@@ -17,32 +17,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .fair_queue import FairQueue
+from tunnelfleet.actors.token_bucket import TokenBucket
+
+from .fair_queue import FairQueue, Piece
 from .in_flight import InFlight
 from .pacing import FAST_BYTES_PER_SECOND, RateMeter, pacing_bucket, payload_bytes_for_rate
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.counters import TunnelStats
-    from tunnelfleet.actors.token_bucket import TokenBucket
     from tunnelfleet.proto import Message
 
-    from .fair_queue import Piece
     from .messages import ConnectionKey
-
-__all__ = [
-    "Credit",
-    "WireSender",
-]
-
-
-MESSAGE_OVERHEAD_BYTES = 48
-"""What a DATA message adds on the wire, about: tunnel frame, WebSocket header, TLS record."""
-WINDOW_SECONDS = 0.05
-"""A slow link has about this much with the WebSocketActor, and as much in the kernel."""
-MIN_WINDOW_BYTES = 4_096
-GROWTH = 1.25
-"""How fast a measured rate is doubted while the link takes all it gets."""
 
 
 class Credit(NamedTuple):
@@ -56,6 +42,15 @@ class _OnItsWay(NamedTuple):
     key: ConnectionKey | None
     payload_bytes: int
     wire_bytes: int
+
+
+MESSAGE_OVERHEAD_BYTES = 48
+"""What a DATA message adds on the wire, about: tunnel frame, WebSocket header, TLS record."""
+WINDOW_SECONDS = 0.05
+"""A slow link has about this much with the WebSocketActor, and as much in the kernel."""
+MIN_WINDOW_BYTES = 4_096
+GROWTH = 1.25
+"""How fast a measured rate is doubted while the link takes all it gets."""
 
 
 class WireSender:

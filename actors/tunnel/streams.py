@@ -10,18 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from pykka import ActorRef
+
 from tunnelfleet.actors import events
+from tunnelfleet.actors.addresses import Address
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, NoListener
-from tunnelfleet.actors.kernel import ChildSpec, Restart, StartChild
+from tunnelfleet.actors.kernel import ChildSpec, Restart, StartChild, Timer
+from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.proto import (
     AbnormalEnd,
     Answer,
     ConnectionReset,
     ConnectionStarted,
     End,
+    Event,
+    Message,
     MessageDropped,
+    Opened,
     ProtocolVersion,
     ServicesAnnounced,
     SessionReset,
@@ -30,12 +38,14 @@ from tunnelfleet.proto import (
     StreamStopped,
 )
 
-from .connections import ConnectionTable, EndPhase
+from .connections import Connection, ConnectionTable, EndPhase
 from .ends import EndHooks, Ends
 from .messages import (
+    Accepted,
     Attach,
     ChildEnded,
     ConnectionKey,
+    HandOver,
     LocalClosed,
     LocalReadEnded,
     OpenLocal,
@@ -43,41 +53,12 @@ from .messages import (
     StopReadingLocal,
     StopStream,
 )
-from .parts import NO_API
+from .parts import NO_API, ApiHandler, StreamEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.addresses import Address
-    from tunnelfleet.actors.kernel import Timer
-    from tunnelfleet.actors.kernel.actor import Handlers
-    from tunnelfleet.proto import Event, Message, Opened
-
     from .common import Common
-    from .connections import Connection
     from .marking import Marking
-    from .messages import Accepted, HandOver
-    from .parts import ApiHandler, StreamEnd
     from .sender import WireSender
-
-__all__ = [
-    "StreamHooks",
-    "Streams",
-]
-
-
-STREAM_SHUTDOWN_SECONDS = 2.0
-_CUT_BY = {
-    StopCause.PEER_RESET: "the peer reset the stream",
-    StopCause.REPLACED: "a new stream took its place",
-    StopCause.SESSION_RESET: "the service reset the session",
-    StopCause.DISCONNECTED: "the tunnel lost its connection",
-}
-"""What a user is told of a stream that ended in no good order."""
-_ENDED_BY = {StopCause.PEER_RESET: "peer", StopCause.LOCAL_RESET: "local"}
-"""Who ended a connection whose stream was reset; other causes stand for themselves."""
 
 
 class _Route(NamedTuple):
@@ -109,6 +90,18 @@ class StreamHooks(NamedTuple):
     count_changed: Callable[[], None]
     takes_connections: Callable[[], bool]
     is_stopping: Callable[[], bool]
+
+
+STREAM_SHUTDOWN_SECONDS = 2.0
+_CUT_BY = {
+    StopCause.PEER_RESET: "the peer reset the stream",
+    StopCause.REPLACED: "a new stream took its place",
+    StopCause.SESSION_RESET: "the service reset the session",
+    StopCause.DISCONNECTED: "the tunnel lost its connection",
+}
+"""What a user is told of a stream that ended in no good order."""
+_ENDED_BY = {StopCause.PEER_RESET: "peer", StopCause.LOCAL_RESET: "local"}
+"""Who ended a connection whose stream was reset; other causes stand for themselves."""
 
 
 class Streams:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pykka import ActorDeadError
+from pykka import ActorDeadError, ActorRef
 
 from tunnelfleet.actors.events import TunnelStateChanged
 from tunnelfleet.actors.kernel import (
     KILLED,
     Backoff,
     ChildSpec,
+    DispatchedFuture,
+    ExitReason,
     Restart,
     Strategy,
     SupervisorActor,
@@ -47,25 +49,7 @@ from .messages import (
 )
 
 if TYPE_CHECKING:
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.kernel import DispatchedFuture, ExitReason
-
     from .context import TunnelContext
-
-__all__ = [
-    "TransportSupervisor",
-    "TunnelSupervisor",
-]
-
-
-TUNNEL_CHILD = "tunnel"
-TRANSPORT_CHILD = "transport"
-TRANSPORT_SHUTDOWN_SECONDS = 10.0
-QUARANTINE_AFTER = 5
-"""Crashes in a row after which a tunnel's own actors are quarantined."""
-CRASH_BACKOFF = Backoff(min_seconds=0.1, max_seconds=30.0)
-QUIESCE_GRACE_SECONDS = 1.0
 
 
 class TransportSupervisor(SupervisorActor):
@@ -115,6 +99,15 @@ class TransportSupervisor(SupervisorActor):
     def on_child_quarantined(self, child_id: str, reason: ExitReason) -> None:
         """Tell TunnelActor."""
         self._tunnel.tell(ChildQuarantined(child_id, reason))
+
+
+TUNNEL_CHILD = "tunnel"
+TRANSPORT_CHILD = "transport"
+TRANSPORT_SHUTDOWN_SECONDS = 10.0
+QUARANTINE_AFTER = 5
+"""Crashes in a row after which a tunnel's own actors are quarantined."""
+CRASH_BACKOFF = Backoff(min_seconds=0.1, max_seconds=30.0)
+QUIESCE_GRACE_SECONDS = 1.0
 
 
 class TunnelSupervisor(SupervisorActor):

@@ -8,22 +8,14 @@ It is not safe for threads; the service calls it on its own.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from tunnelfleet.proto import ConfigError, Mode
 
 from .tokens import IssuedTokens, KeptAccess, TunnelTokens, check_names
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-MAX_LIFETIME_SECONDS: Final = 10 * 365 * 86_400.0
-"""What is longer was not meant."""
-
-STALE_DEADLINES: Final = 1_000
-"""So many deadlines of tunnels that are closed wait at most, besides as many as there are open."""
 
 
 class Origin(StrEnum):
@@ -85,6 +77,10 @@ class _Terms:
     origin: Origin
     bandwidth: float | None
     closes_at: float | None
+
+
+STALE_DEADLINES: Final = 1_000
+"""So many deadlines of tunnels that are closed wait at most, besides as many as there are open."""
 
 
 class TunnelBook:
@@ -221,6 +217,10 @@ class TunnelBook:
             self.issued.kept(name),
         )
         self._keeper.put_tunnel(name, kept)
+
+
+MAX_LIFETIME_SECONDS: Final = 10 * 365 * 86_400.0
+"""What is longer was not meant."""
 
 
 def checked_lifetime(seconds: float | None) -> float | None:

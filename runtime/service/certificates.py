@@ -20,8 +20,9 @@ import datetime
 import hashlib
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -33,10 +34,6 @@ from tunnelfleet.actors.kernel.log import get_logger
 
 from .files import locked_folder, read_file, write_file
 from .names import certificate_names, names_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 VALID_DAYS = 365
 AUTHORITY_VALID_DAYS = 3650

@@ -6,17 +6,14 @@ Owns each fault's name, its parameters and how they are read. What a fault does 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tunnelfleet.proto import MAX_ID_CHARACTERS, ConfigError, Mode, printable
 
+from .service import TunnelService
 from .throttle import parse_rate
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from .service import TunnelService
 
 ANY_TUNNEL: Final = "any"
 MAX_COUNT: Final = 1_000_000

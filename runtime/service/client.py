@@ -6,7 +6,10 @@ how requests are judged (the reception does) or where frames go (the tunnel does
 
 from __future__ import annotations
 
+import asyncio
 import enum
+import socket
+import ssl
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnelfleet.actors.transport.codec import (
@@ -16,22 +19,13 @@ from tunnelfleet.actors.transport.codec import (
     encode_close,
     encode_pong,
 )
-from tunnelfleet.proto import MAX_REQUEST_BYTES, FrameSplitter, RemoteProtocolError
+from tunnelfleet.proto import MAX_REQUEST_BYTES, FrameSplitter, Mode, RemoteProtocolError
 
 from .handshake import END_OF_HEAD
 from .wire import Hold, Wire
 
 if TYPE_CHECKING:
-    import asyncio
-    import socket
-    import ssl
-
-    from tunnelfleet.proto import Mode
-
     from .relay import RelayedTunnel
-
-HANDSHAKE_SECONDS: Final = 20.0
-"""How long TLS and the request together may take."""
 
 
 class ClientState(enum.Enum):
@@ -51,6 +45,10 @@ class Reception(Protocol):
 
     def gone(self, client: Client, reason: str) -> None:
         """The connection is closed."""
+
+
+HANDSHAKE_SECONDS: Final = 20.0
+"""How long TLS and the request together may take."""
 
 
 class Client:

@@ -10,12 +10,8 @@ import json
 import time
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-from tunnelfleet.proto import MAX_REASON_CHARACTERS, printable
-
-if TYPE_CHECKING:
-    from tunnelfleet.proto import Mode
+from tunnelfleet.proto import MAX_REASON_CHARACTERS, Mode, printable
 
 
 class ServiceEventKind(StrEnum):

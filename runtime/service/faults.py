@@ -6,19 +6,16 @@ running tunnel: drop, black hole, delay, throttle, reset. Must not know sockets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tunnelfleet.actors.transport.codec import Opcode
-from tunnelfleet.proto import ConfigError, Mode, encode_frame
+from tunnelfleet.proto import ConfigError, Message, Mode, encode_frame
 
 from .events import ServiceEventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tunnelfleet.proto import Message
-
     from .relay import RelayedTunnel
 
 

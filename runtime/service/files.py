@@ -16,13 +16,11 @@ import shutil
 import stat
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tunnelfleet.actors.kernel.log import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PRIVATE_MODE: Final = 0o600
 PRIVATE_FOLDER_MODE: Final = 0o700

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ from tunnelfleet.proto import (
     INVALID_REQUEST_TEXT,
     MAX_REQUEST_BYTES,
     SUBPROTOCOL_HEADER,
+    RequestAccepted,
     RequestRefused,
     check_request,
 )
@@ -29,10 +31,6 @@ from .events import ServiceEvent, ServiceEventKind
 from .faults import GARBAGE, FaultPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from tunnelfleet.proto import RequestAccepted
-
     from .client import Client
     from .faults import Refusal
     from .relay import RelayedTunnel

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
@@ -20,24 +21,21 @@ from tunnelfleet.runtime.admin.listener import listen_tcp
 from tunnelfleet.runtime.admin.options import HttpLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     Handler = Callable[[web.BaseRequest, bytes], Awaitable[web.Response]]
-
-MAX_BODY_BYTES: Final = 1_048_576
-BODY_SECONDS: Final = 10.0
-"""How long a request's body may take."""
-
-MAX_CONNECTIONS: Final = 256
-SHUTDOWN_SECONDS: Final = 2.0
-"""How long requests under way have when the server stops."""
-
-HEADERS: Final = {"Cache-Control": "no-store", "Server": "tunnelfleet"}
-"""Of every answer; the second instead of aiohttp's, which tells all versions."""
 
 
 class BodyTooLarge(Exception):  # noqa: N818 (named as HTTP names it)
     """A request's body is above ``MAX_BODY_BYTES``."""
+
+
+MAX_BODY_BYTES: Final = 1_048_576
+BODY_SECONDS: Final = 10.0
+"""How long a request's body may take."""
+MAX_CONNECTIONS: Final = 256
+SHUTDOWN_SECONDS: Final = 2.0
+"""How long requests under way have when the server stops."""
+HEADERS: Final = {"Cache-Control": "no-store", "Server": "tunnelfleet"}
+"""Of every answer; the second instead of aiohttp's, which tells all versions."""
 
 
 class HttpServer:

@@ -5,16 +5,14 @@ Owns the socket and its place on the loop. Must not know what becomes of a conne
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
-
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
 
 ACCEPTS_A_TURN: Final = 64
 BACKLOG: Final = 2048

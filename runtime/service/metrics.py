@@ -6,24 +6,23 @@ holds. Numbers are read when somebody asks; nothing is counted here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from .stats import ServiceStats
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from prometheus_client import Metric
-
-    from .stats import ServiceStats
 
     Samples = Mapping[tuple[str, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class ServiceFigures:
     """Where the numbers come from.
 
     Attributes:
@@ -94,7 +93,7 @@ class ServiceCollector(Collector):
         source: where the numbers come from.
     """
 
-    def __init__(self, source: Figures) -> None:
+    def __init__(self, source: ServiceFigures) -> None:
         self._source = source
 
     def describe(self) -> Iterator[Metric]:

@@ -20,7 +20,9 @@ Above 400 lines because back-pressure, bandwidth and delay decide together when 
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -48,18 +50,7 @@ from .throttle import Throttle, kernel_buffer_bytes
 from .wire import READ_BYTES, Hold
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Sequence
-
     from .client import Client
-
-DELAYED_BYTES: Final = 65_536
-"""With so much waiting for its delay, the sender is not read."""
-
-DELAYED_PIECE_BYTES: Final = 128
-"""What a delayed message takes besides its own bytes; many small ones count as what they are."""
-
-_OTHER: Final = {Mode.SOURCE: Mode.DESTINATION, Mode.DESTINATION: Mode.SOURCE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +100,13 @@ class _OneWay:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+DELAYED_BYTES: Final = 65_536
+"""With so much waiting for its delay, the sender is not read."""
+DELAYED_PIECE_BYTES: Final = 128
+"""What a delayed message takes besides its own bytes; many small ones count as what they are."""
+_OTHER: Final = {Mode.SOURCE: Mode.DESTINATION, Mode.DESTINATION: Mode.SOURCE}
 
 
 class RelayedTunnel:

@@ -15,9 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
 import threading
 import uuid
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback
@@ -38,12 +43,6 @@ from .tls import ServerTls
 from .tunnels import ServiceTunnels
 
 if TYPE_CHECKING:
-    import socket
-    import ssl
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-    from types import TracebackType
-
     from .book import TunnelArchive
     from .faults import FaultPlan
     from .relay import RelayedTunnel, TunnelSnapshot

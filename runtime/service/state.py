@@ -17,8 +17,10 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import sqlalchemy
 from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table
@@ -31,19 +33,29 @@ from .book import KeptTunnel, Origin
 from .files import PRIVATE_FOLDER_MODE, PRIVATE_MODE
 from .tokens import KeptAccess
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+_log = get_logger(__name__)
+
+
+class StateError(TunnelError):
+    """Something could not be written, or not in time; it is tried again until it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    table: Table
+    value: str
+
+    @property
+    def column(self) -> Column[str]:
+        return next(iter(self.table.primary_key))
+
 
 STATE_FILE: Final = "state.db"
 SCHEMA_VERSION: Final = 1
-
 FLUSH_SECONDS: Final = 10.0
 """How long a call waits for the disk."""
-
 RETRY_SECONDS: Final = 1.0
 """Between two tries to write what could not be written."""
-
 _metadata: Final = MetaData()
 _tunnels: Final = Table(
     "tunnels",
@@ -62,22 +74,6 @@ _records: Final = Table(
     Column("number", Integer, nullable=False),
     Column("body", JSON, nullable=False),
 )
-
-_log = get_logger(__name__)
-
-
-class StateError(TunnelError):
-    """Something could not be written, or not in time; it is tried again until it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    table: Table
-    value: str
-
-    @property
-    def column(self) -> Column[str]:
-        return next(iter(self.table.primary_key))
 
 
 class StateStore:

@@ -7,14 +7,13 @@ for threads; the service counts and asks on its own.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunnelfleet.proto import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from .events import ServiceEvent, ServiceEventKind
     from .relay import RelayedTunnel
 

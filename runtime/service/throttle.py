@@ -20,17 +20,6 @@ QUANTUM_SECONDS = 0.02
 MIN_QUANTUM_BYTES = 512
 MAX_QUANTUM_BYTES = 16_384
 
-KERNEL_BUFFER_SECONDS = 0.1
-"""How much of a throttled rate the kernel may take in advance."""
-
-MIN_KERNEL_BUFFER_BYTES = 32_768
-"""With 16 KiB a sender on loopback, whose segments are as large, stalls (measured)."""
-
-MAX_KERNEL_BUFFER_BYTES = 262_144
-
-_RATE = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?:(?P<prefix>[kKMG]?)(?P<unit>bit|B)/s)?$")
-_PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
-
 
 class Throttle:
     """Allowance for one direction of a throttled tunnel.
@@ -69,12 +58,23 @@ class Throttle:
         self._bucket.take(count_bytes, now_seconds)
 
 
+KERNEL_BUFFER_SECONDS = 0.1
+"""How much of a throttled rate the kernel may take in advance."""
+MIN_KERNEL_BUFFER_BYTES = 32_768
+"""With 16 KiB a sender on loopback, whose segments are as large, stalls (measured)."""
+MAX_KERNEL_BUFFER_BYTES = 262_144
+
+
 def kernel_buffer_bytes(bytes_per_second: float | None) -> int:
     """Return the kernel's receive buffer for a bandwidth; None for no limit."""
     if bytes_per_second is None:
         return MAX_KERNEL_BUFFER_BYTES
     wanted = int(bytes_per_second * KERNEL_BUFFER_SECONDS)
     return min(max(wanted, MIN_KERNEL_BUFFER_BYTES), MAX_KERNEL_BUFFER_BYTES)
+
+
+_RATE = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?:(?P<prefix>[kKMG]?)(?P<unit>bit|B)/s)?$")
+_PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
 def parse_rate(text: str) -> float:

@@ -8,7 +8,10 @@ know connections or tunnels.
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
 
 from tunnelfleet.proto import ConfigError
 
@@ -22,12 +25,6 @@ from .certificates import (
 )
 from .files import TemporaryFolder
 from .names import checked_names, names_of, reachable_hosts
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from cryptography import x509
 
 
 class ServerTls:

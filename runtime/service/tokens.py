@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tunnelfleet.proto import (
     ACCESS_TOKEN_INVALID_TEXT,
@@ -25,26 +26,14 @@ from tunnelfleet.proto import (
     INVALID_REQUEST_TEXT,
     ConfigError,
     Mode,
+    RequestAccepted,
     RequestRefused,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from tunnelfleet.proto import RequestAccepted
-
 
 TOKEN_ENTROPY_BYTES: Final = 32
 MAX_SERVICES: Final = 256
 MAX_SERVICE_ID_CHARACTERS: Final = 128
 MAX_NAME_CHARACTERS: Final = 128
-
-CLIENT_TOKEN_TAKEN_TEXT: Final = (
-    f"{CLIENT_TOKEN_INVALID_TEXT}: The provided client token is in use by another tunnel."
-)
-MODE_MISMATCH_TEXT: Final = (
-    f"{INVALID_REQUEST_TEXT}: the access token was issued for the other mode"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +88,14 @@ class _Access:
 def token_digest(token: str) -> str:
     """Return the SHA-256 of a token in hex."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+CLIENT_TOKEN_TAKEN_TEXT: Final = (
+    f"{CLIENT_TOKEN_INVALID_TEXT}: The provided client token is in use by another tunnel."
+)
+MODE_MISMATCH_TEXT: Final = (
+    f"{INVALID_REQUEST_TEXT}: the access token was issued for the other mode"
+)
 
 
 class IssuedTokens:

@@ -7,7 +7,9 @@ or on any while the service does not run.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.proto import ConfigError, Mode
@@ -18,9 +20,6 @@ from .relay import RelayedTunnel
 from .stats import StatsKeeper
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Sequence
-
     from .tokens import TunnelTokens
 
 EXPIRY_SECONDS: Final = 30.0

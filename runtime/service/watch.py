@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -21,13 +21,8 @@ from tunnelfleet.runtime.admin.exposition import expose
 
 from .chaos import FAULTS, run_fault
 from .http import HttpServer
-from .metrics import Figures, ServiceCollector
-
-if TYPE_CHECKING:
-    from .service import TunnelService
-
-ALIVE_SECONDS: Final = 2.0
-"""How long the service's thread has to answer."""
+from .metrics import ServiceCollector, ServiceFigures
+from .service import TunnelService
 
 MIN_TOKEN_CHARACTERS: Final = 16
 CHAOS_PREFIX: Final = "/chaos"
@@ -54,7 +49,7 @@ class ServiceWatch:
     def __init__(
         self,
         service: TunnelService,
-        source: Figures,
+        source: ServiceFigures,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -192,6 +187,10 @@ class ServiceWatch:
         except TimeoutError:
             return _problem(503, "the service is held up")
         return _json(200, {"detail": detail})
+
+
+ALIVE_SECONDS: Final = 2.0
+"""How long the service's thread has to answer."""
 
 
 def _takes_its_turn(service: TunnelService) -> bool:

@@ -12,35 +12,14 @@ every connection, 2.5 GB for ten thousand idle ones. Its length is that of one s
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import socket
 import ssl
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket
-
-if TYPE_CHECKING:
-    import asyncio
-
-HIGH_WATER_BYTES: Final = 131_072
-"""Above this much unsent, the wire is full: whoever feeds it must stop."""
-
-LOW_WATER_BYTES: Final = 32_768
-"""Below this much unsent a full wire has drained, and may be fed again."""
-
-READ_BYTES: Final = 16_384
-"""At most so much is read in one turn, so that all connections have theirs.
-
-It may hold some 2,700 frames, which take 20 ms."""
-
-PIECE_BYTES: Final = 64
-"""What a piece that waits takes besides its own bytes; many small ones count as what they are."""
-
-TLS_RECORD_BYTES: Final = 16_384
-SEND_BYTES: Final = 65_536
-LINGER_SECONDS: Final = 1.0
-"""How long a graceful end may take to send its last bytes and see the other side's end."""
 
 
 class Hold(enum.Enum):
@@ -78,6 +57,22 @@ class WireUser(Protocol):
 
     def ended(self, reason: str) -> None:
         """The wire is closed; ``reason`` is for people."""
+
+
+HIGH_WATER_BYTES: Final = 131_072
+"""Above this much unsent, the wire is full: whoever feeds it must stop."""
+LOW_WATER_BYTES: Final = 32_768
+"""Below this much unsent a full wire has drained, and may be fed again."""
+READ_BYTES: Final = 16_384
+"""At most so much is read in one turn, so that all connections have theirs.
+
+It may hold some 2,700 frames, which take 20 ms."""
+PIECE_BYTES: Final = 64
+"""What a piece that waits takes besides its own bytes; many small ones count as what they are."""
+TLS_RECORD_BYTES: Final = 16_384
+SEND_BYTES: Final = 65_536
+LINGER_SECONDS: Final = 1.0
+"""How long a graceful end may take to send its last bytes and see the other side's end."""
 
 
 class Wire:

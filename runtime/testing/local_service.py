@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final, Self
+from pathlib import Path
+from typing import Any, Final, Self
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.service import ServiceEvent, TunnelService, TunnelTokens
 from tunnelfleet.runtime.service.handshake import AWS_CONNECTS_PER_SECOND
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from tunnelfleet.runtime.service import ServiceEvent, TunnelTokens
 
 SERVICE_NAME: Final = "iotsecuretunneling"
 """What boto3 calls AWS IoT Secure Tunneling."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Self
 
@@ -18,13 +18,10 @@ from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import Backoff
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.client import SecureTunnel
+from tunnelfleet.runtime.client.options import SecureTunnelOptions
 from tunnelfleet.runtime.runtime import TunnelRuntime
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tunnelfleet.runtime.client.options import SecureTunnelOptions
-
     from .local_service import LocalService
 
 DEFAULT_SERVICE: Final = "TEST"

@@ -23,7 +23,7 @@ from tunnelfleet.runtime.gateway.placement.lease import (
     Resume,
     Share,
     Suspend,
-    Tell,
+    TellFleet,
 )
 from tunnelfleet.runtime.gateway.placement.members import FleetTable, GatewayRow, Owner
 from tunnelfleet.runtime.gateway.placement.shards import Assigned
@@ -337,9 +337,9 @@ class Simulation:
                     gateway.gate_until = gateway.clock(self.now) + seconds
                 case Share(members):
                     gateway.members = members
-                case Tell(Assigned(shards)):
+                case TellFleet(Assigned(shards)):
                     gateway.present |= shards
-                case Tell(revoked):
+                case TellFleet(revoked):
                     for shard in revoked.shards:
                         self._vacate(gateway, shard)
         if actions:

@@ -220,12 +220,12 @@ class Surroundings:
     def _prepare_watch(
         self, service: TunnelService, store: StateStore | None, options: Around
     ) -> None:
-        from tunnelfleet.runtime.service.metrics import Figures  # noqa: PLC0415 (only when asked)
+        from tunnelfleet.runtime.service.metrics import ServiceFigures  # noqa: PLC0415 (only when asked)
         from tunnelfleet.runtime.service.watch import ServiceWatch  # noqa: PLC0415
 
         assert options.admin is not None
         management, notifier = self.management, self._notifier
-        source = Figures(
+        source = ServiceFigures(
             service.stats,
             None if management is None else management.calls,
             None if notifier is None else notifier.counts,

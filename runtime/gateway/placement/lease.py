@@ -29,7 +29,7 @@ __all__ = [
     "Resume",
     "Share",
     "Suspend",
-    "Tell",
+    "TellFleet",
 ]
 
 NEVER = -math.inf
@@ -160,7 +160,7 @@ class Resume(NamedTuple):
     valid_seconds: float
 
 
-class Tell(NamedTuple):
+class TellFleet(NamedTuple):
     """Tell the fleet of this gateway."""
 
     message: Assigned | Revoked
@@ -172,7 +172,7 @@ class Share(NamedTuple):
     members: int
 
 
-Action = Suspend | Resume | Tell | Share
+Action = Suspend | Resume | TellFleet | Share
 
 
 @dataclass(slots=True)
@@ -412,7 +412,7 @@ class Lease:
             return []
         self._lost |= shards
         # Before their tunnels may connect again: they have to be told to end first.
-        return [Suspend(LOST_SHARDS), Tell(Revoked(shards))]
+        return [Suspend(LOST_SHARDS), TellFleet(Revoked(shards))]
 
     def _assign(self, shards: frozenset[int], now: float) -> list[Action]:
         if not shards:
@@ -426,7 +426,7 @@ class Lease:
         self.owned |= shards
         # What has ended here for another begins anew.
         self._lost -= shards
-        return [Tell(Assigned(shards, self.epoch)), *self._gate(now)]
+        return [TellFleet(Assigned(shards, self.epoch)), *self._gate(now)]
 
     def _rebalance(self, table: FleetTable) -> list[Action]:
         """Hand over what a gateway that has joined should have: all others do so too."""
@@ -439,7 +439,7 @@ class Lease:
             return []
         self.owned -= shards
         self._leaving |= shards
-        return [Tell(Revoked(shards, may_drain=True, rate_part=rate_part))]
+        return [TellFleet(Revoked(shards, may_drain=True, rate_part=rate_part))]
 
     def _gate(self, now: float) -> list[Action]:
         if self._lost:
@@ -458,4 +458,4 @@ class Lease:
             found.append(Revoked(self._leaving, may_drain=True, rate_part=LEAVING_PART))
         if self.owned:
             found.append(Assigned(self.owned, self.epoch))
-        return [Tell(each) for each in found]
+        return [TellFleet(each) for each in found]

@@ -26,7 +26,7 @@ from tunnelfleet.runtime.gateway.store.tunnels import TUNNEL_CHANGED
 from tunnelfleet.version import version_line
 
 from .fleet_database import FleetDatabase, FleetMismatchError
-from .lease import NOT_JOINED, Lease, LeasePhase, LeaseTimes, Resume, Share, Suspend, Tell
+from .lease import NOT_JOINED, Lease, LeasePhase, LeaseTimes, Resume, Share, Suspend, TellFleet
 from .metrics import PlacementCounters, placement_metrics
 from .shards import SHARDS, Assigned, Revoked, shard_of
 
@@ -402,7 +402,7 @@ class PostgresPlacement:
                     self._connects.resume_connects(seconds)
                 case Share(members):
                     self._connects.change_connect_rate(self._connect_rate / members)
-                case Tell(message):
+                case TellFleet(message):
                     self._tell(message)
                     if self._listener is not None and isinstance(message, Assigned):
                         self._listener.shards_assigned(message.shards)

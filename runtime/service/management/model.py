@@ -16,6 +16,7 @@ import json
 import re
 import sys
 import unicodedata
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnelfleet.proto import ConfigError, printable
@@ -23,21 +24,11 @@ from tunnelfleet.proto import ConfigError, printable
 from .errors import NotSerialized, UnknownOperation, ValidationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from botocore.model import OperationModel, Shape
 
 SERVICE_NAME: Final = "iotsecuretunneling"
 TARGET_PREFIX: Final = "IoTSecuredTunneling"
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
-
-MAX_PROBLEMS: Final = 20
-"""So many are told of one request."""
-
-MAX_SHOWN_CHARACTERS: Final = 128
-"""So much is repeated of a value that is wrong."""
-
-_PROPERTY: Final = re.compile(r"\\p\{(\w+)\}")
 
 
 def check_installed() -> None:
@@ -163,6 +154,10 @@ def _check_types(shape: Shape, value: object, where: str) -> None:
 # constraints
 
 
+MAX_PROBLEMS: Final = 20
+"""So many are told of one request."""
+
+
 class _Problems:
     def __init__(self) -> None:
         self._found: list[str] = []
@@ -233,10 +228,17 @@ def _check_size(
         problems.add(where, value, f"Member must {kind} less than or equal to {most}")
 
 
+MAX_SHOWN_CHARACTERS: Final = 128
+"""So much is repeated of a value that is wrong."""
+
+
 def _shown(value: object) -> str:
     if value is None:
         return "null"
     return f"'{printable(str(value), MAX_SHOWN_CHARACTERS)}'"
+
+
+_PROPERTY: Final = re.compile(r"\\p\{(\w+)\}")
 
 
 @functools.cache

@@ -13,34 +13,21 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.service.events import ServiceEvent, ServiceEventKind
+from tunnelfleet.runtime.service.service import TunnelService
 from tunnelfleet.runtime.service.state import StateError
 
 from .errors import ResourceNotFound, ServiceUnavailable, ValidationFailed
 from .limits import MAX_LIFETIME_MINUTES, Gate, ManagementLimits, check_count
 from .records import DEFAULT_PAGE, RecordTable, Status, TunnelRecord
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from tunnelfleet.runtime.service.service import TunnelService
-
-ACCOUNT: Final = "000000000000"
-"""There is but one; it stands where AWS has the number of the account."""
-
 SECONDS_A_MINUTE: Final = 60
 RESERVED_PREFIX: Final = "aws:"
-
-_TUNNEL_ID: Final = re.compile(r"[a-zA-Z0-9_\-+=:]{1,128}")
-_MODES: Final[dict[str, tuple[Mode, ...]]] = {
-    "SOURCE": (Mode.SOURCE,),
-    "DESTINATION": (Mode.DESTINATION,),
-    "ALL": (Mode.SOURCE, Mode.DESTINATION),
-}
 
 
 class Notifier(Protocol):
@@ -48,6 +35,16 @@ class Notifier(Protocol):
 
     def notify(self, thing: str, access_token: str, services: Sequence[str]) -> None:
         """Tell a thing of the token with which its destination connects."""
+
+
+ACCOUNT: Final = "000000000000"
+"""There is but one; it stands where AWS has the number of the account."""
+_TUNNEL_ID: Final = re.compile(r"[a-zA-Z0-9_\-+=:]{1,128}")
+_MODES: Final[dict[str, tuple[Mode, ...]]] = {
+    "SOURCE": (Mode.SOURCE,),
+    "DESTINATION": (Mode.DESTINATION,),
+    "ALL": (Mode.SOURCE, Mode.DESTINATION),
+}
 
 
 class ManagementOperations:

@@ -11,23 +11,18 @@ import base64
 import binascii
 import bisect
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from tunnelfleet.proto import MAX_ID_CHARACTERS, Mode, printable
 
 from .errors import ResourceNotFound, ValidationFailed
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
 DEFAULT_PAGE: Final = 100
 """So many tunnels a page, if the caller does not say how many; AWS's most."""
 
-CLOSED_KEPT_SECONDS: Final = 3 * 3600.0
-MAX_CLOSED: Final = 10_000
-"""So many closed tunnels are remembered; of more the oldest go."""
 
 _TOKEN_PREFIX: Final = "v1:"  # noqa: S105 (of a place in a list)
 
@@ -113,6 +108,11 @@ class RecordKeeper(Protocol):
 
     def flush(self) -> None:
         """Return when everything that was put is kept."""
+
+
+CLOSED_KEPT_SECONDS: Final = 3 * 3600.0
+MAX_CLOSED: Final = 10_000
+"""So many closed tunnels are remembered; of more the oldest go."""
 
 
 class RecordTable:

@@ -12,8 +12,9 @@ import json
 import threading
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from aiohttp import web
 
@@ -22,6 +23,7 @@ from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.admin.options import HostCheck
 from tunnelfleet.runtime.service.http import HttpServer
+from tunnelfleet.runtime.service.service import TunnelService
 
 from .errors import (
     ApiError,
@@ -35,11 +37,6 @@ from .model import CONTENT_TYPE, ServiceModel
 from .operations import ManagementOperations, Notifier
 from .records import RecordKeeper, RecordTable
 from .signature import AccessKey, SignatureVerifier, SignedRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tunnelfleet.runtime.service.service import TunnelService
 
 MAX_WAITING: Final = 256
 """So many calls wait for the one that is under way; more are told to come again."""

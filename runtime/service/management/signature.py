@@ -13,17 +13,15 @@ import datetime
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError, printable
 
 from .errors import KeyUnknown, SignatureIncomplete, SignatureInvalid, SignatureMissing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 SIGNING_NAME: Final = "IoTSecuredTunneling"
 MAX_SKEW_SECONDS: Final = 300.0

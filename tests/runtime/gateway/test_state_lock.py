@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HOLDER = """
 import sys
 from pathlib import Path
-from tunnelfleet.runtime.gateway.state_lock import state_lock
+from tunnelfleet.runtime.gateway.process import state_lock
 with state_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,7 +11,7 @@ from tunnelfleet.runtime.quickstart.processes import owned
 
 OWNER = """
 import subprocess, sys
-from tunnelfleet.runtime.quickstart.owned import owned
+from tunnelfleet.runtime.quickstart.processes import owned
 child = subprocess.Popen(owned([sys.executable, "-c", "print(1, flush=True); input()"]))
 print(child.pid, flush=True)
 child.wait()

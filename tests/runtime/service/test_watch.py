@@ -17,7 +17,7 @@ from tunnelfleet.proto import ConfigError, Message, MessageType, Mode
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.chaos import FAULTS
 from tunnelfleet.runtime.service.management import ManagementServer
-from tunnelfleet.runtime.service.metrics import FAMILIES, Figures
+from tunnelfleet.runtime.service.metrics import FAMILIES, ServiceFigures
 from tunnelfleet.runtime.service.watch import ServiceWatch
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ DOCUMENT = "docs/service.md"
 
 @pytest.fixture
 def watch(service: TunnelService) -> Iterator[ServiceWatch]:
-    with ServiceWatch(service, Figures(service.stats), chaos=True) as running:
+    with ServiceWatch(service, ServiceFigures(service.stats), chaos=True) as running:
         yield running
 
 
@@ -94,7 +94,7 @@ class TestMetrics:
     def test_the_parts_around_the_service_are_counted(self, service: TunnelService) -> None:
         with ManagementServer(service) as management:
             call_api(management.url, "OpenTunnel", {})
-            source = Figures(
+            source = ServiceFigures(
                 service.stats,
                 management.calls,
                 lambda: {"sent": 1, "failed": 2, "waiting": 3},
@@ -136,7 +136,7 @@ class TestHealth:
         eventually(lambda: get(watch, "/healthz")[0] == 200)
 
     def test_a_state_that_cannot_be_written_is_told(self, service: TunnelService) -> None:
-        source = Figures(service.stats, state=lambda: (1, True))
+        source = ServiceFigures(service.stats, state=lambda: (1, True))
         with ServiceWatch(service, source) as watch:
             assert json.loads(get(watch, "/healthz")[1]) == {"healthy": True, "state_failing": True}
 
@@ -158,11 +158,11 @@ def test_what_is_not_there(watch: ServiceWatch, method: str, path: str, status: 
 
 class TestWhoMay:
     def test_faults_have_to_be_asked_for(self, service: TunnelService) -> None:
-        with ServiceWatch(service, Figures(service.stats)) as watch:
+        with ServiceWatch(service, ServiceFigures(service.stats)) as watch:
             assert post_raw(watch.url, None, b"{}", "/chaos/drop")[0] == 404
 
     def test_with_a_token(self, service: TunnelService) -> None:
-        source = Figures(service.stats)
+        source = ServiceFigures(service.stats)
         with ServiceWatch(service, source, chaos=True, chaos_token=TOKEN) as watch:
             assert get(watch, "/chaos")[0] == 401
             assert get(watch, "/chaos", Authorization="Bearer guess")[0] == 401
@@ -176,7 +176,7 @@ class TestWhoMay:
 
     def test_beyond_this_machine(self) -> None:
         plain, tls = TunnelService(tls=False), TunnelService()
-        source = Figures(plain.stats)
+        source = ServiceFigures(plain.stats)
         with pytest.raises(ConfigError, match="--admin-open"):
             ServiceWatch(plain, source, host="0.0.0.0")
         for service, token in ((plain, TOKEN), (tls, None)):
