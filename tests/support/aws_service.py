@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REGION = "us-east-1"
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
 

@@ -23,6 +23,7 @@ from tunnelfleet.runtime.gateway.messages import (
     ReplaceTunnelToken,
     UnknownTunnel,
 )
+from tunnelfleet.runtime.gateway.supervisor import NOTIFY
 
 from .problem import ApiProblem, ProblemKind
 
@@ -179,15 +180,17 @@ class ApiWishes:
         state = self._gateway.state
         source = state.source_of(name)
         if source not in ("", API):
-            raise ApiProblem(
-                ProblemKind.NOT_OURS,
-                f"it comes from {self._origin(name)}; change it there, and reload",
-            )
+            advice = "change it there, and reload"
+            if source == NOTIFY:
+                advice = "close it at the service, or drain it"
+            raise ApiProblem(ProblemKind.NOT_OURS, f"it comes from {self._origin(name)}; {advice}")
         return state.wish(name)
 
     def _origin(self, name: str) -> str:
         state = self._gateway.state
         wish, source = state.wish(name), state.source_of(name)
+        if source == NOTIFY:
+            return "a notification to its device"
         if source != FILES:
             return source
         return f"the files ({wish.place})" if wish is not None and wish.place else "the files"
