@@ -357,6 +357,17 @@ _GATEWAY = Row(
             ),
         ),
         Panel(
+            "Devices",
+            "Notifications by what became of them, tunnels that devices were told of, and "
+            "connections to brokers that are away: these should be 0.",
+            "short",
+            (
+                Target(_rate("notifications_total", "outcome"), "{{outcome}}/s"),
+                Target(_sum("notify_tunnels"), "tunnels"),
+                Target(_sum("notify_connections", "state"), "connections, {{state}}"),
+            ),
+        ),
+        Panel(
             "State, audit, workers, reload",
             "Errors of the state, records that the audit lost, workers that were started again, "
             "and files with mistakes: all should be 0.",
