@@ -12,6 +12,7 @@ from typing import NamedTuple
 __all__ = [
     "Action",
     "AskOutcome",
+    "AskVerdict",
     "CallClose",
     "CallDescribe",
     "CallOpen",
@@ -23,7 +24,6 @@ __all__ = [
     "LetGo",
     "SlotLook",
     "Tell",
-    "Verdict",
 ]
 
 LEAD_SECONDS = 900.0
@@ -82,7 +82,7 @@ class EndCause(Enum):
     """It was opened when nobody expected it any more."""
 
 
-class Verdict(NamedTuple):
+class AskVerdict(NamedTuple):
     """The answer to who asks: the tunnel if it is there, and a text for who is refused."""
 
     outcome: AskOutcome

@@ -26,6 +26,7 @@ from tunnelfleet.runtime.gateway.placement import SERIAL_MARK
 from .budget import OpenBudget
 from .facts import (
     AskOutcome,
+    AskVerdict,
     CallClose,
     CallDescribe,
     CallOpen,
@@ -36,7 +37,6 @@ from .facts import (
     FailKind,
     LetGo,
     Tell,
-    Verdict,
 )
 
 if TYPE_CHECKING:
@@ -120,34 +120,34 @@ class DemandPlan:
 
     # -- who asks
 
-    def ask(self, name: str, now: float) -> Verdict:
+    def ask(self, name: str, now: float) -> AskVerdict:
         """Somebody wants a thing's tunnel, and may have it."""
         slot = self.current(name, now)
         if slot is not None:
-            return Verdict(AskOutcome.READY, slot)
+            return AskVerdict(AskOutcome.READY, slot)
         if name in self._coming:
-            return Verdict(AskOutcome.JOINED)
+            return AskVerdict(AskOutcome.JOINED)
         self._forget_old(now)
         failed = self._failed.get(name)
         if failed is not None:
             until, text = failed
             text = f"{text}; it is tried again in {max(1, round(until - now))} s"
-            return Verdict(AskOutcome.FAILED_BEFORE, text=text)
+            return AskVerdict(AskOutcome.FAILED_BEFORE, text=text)
         refused = self._refused(now)
         if refused is not None:
             return refused
         self._queue(name, now)
-        return Verdict(AskOutcome.BEGUN)
+        return AskVerdict(AskOutcome.BEGUN)
 
-    def _refused(self, now: float) -> Verdict | None:
+    def _refused(self, now: float) -> AskVerdict | None:
         limits = self._limits
         if len(self._tunnels) >= limits.max_open:
             text = f"{limits.max_open} tunnels are open on demand, which is the limit (max_open)"
-            return Verdict(AskOutcome.FULL, text=text)
+            return AskVerdict(AskOutcome.FULL, text=text)
         queued = sum(each.phase is DemandPhase.QUEUED for each in self._coming.values())
         if not self._budget.has_left(queued, now):
             text = f"{limits.max_opens_per_hour} tunnels were opened within an hour, which is the"
-            return Verdict(AskOutcome.TOO_OFTEN, text=f"{text} limit (max_opens_per_hour)")
+            return AskVerdict(AskOutcome.TOO_OFTEN, text=f"{text} limit (max_opens_per_hour)")
         return None
 
     def _queue(self, name: str, now: float) -> None:
