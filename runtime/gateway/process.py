@@ -60,9 +60,14 @@ def open_standard_streams() -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
-def needed_files(tunnels: Iterable[WantedTunnel]) -> int:
-    """How many open files the tunnels need before the first connection comes."""
-    count = OWN_FILES
+def needed_files(tunnels: Iterable[WantedTunnel], things: int = 0) -> int:
+    """How many open files the tunnels need before the first connection comes.
+
+    Args:
+        tunnels: of the files.
+        things: devices that may be told of a tunnel each, at any time.
+    """
+    count = OWN_FILES + things
     for tunnel in tunnels:
         count += 1
         if tunnel.mode is Mode.SOURCE:

@@ -39,6 +39,10 @@ class Mosquitto:
     folder: Path
     is_tls: bool = False
     password: str | None = None
+    keeps: bool = False
+    """Whether it has its sessions again after a restart."""
+    more: tuple[str, ...] = ()
+    """More lines of its configuration."""
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -61,6 +65,9 @@ class Mosquitto:
             users.write_text(f"service:$7${ROUNDS}${hashed}\n")
             users.chmod(0o600)
             lines += ["allow_anonymous false", f"password_file {users}"]
+        if self.keeps:
+            lines += ["persistence true", f"persistence_location {self.folder}/"]
+        lines += self.more
         (self.folder / "mosquitto.conf").write_text("\n".join([*lines, ""]))
 
     @property
@@ -131,15 +138,36 @@ class MqttSubscriber:
 
 @contextlib.contextmanager
 def running_mosquitto(
-    folder: Path, *, is_tls: bool = False, password: str | None = None
+    folder: Path,
+    *,
+    is_tls: bool = False,
+    password: str | None = None,
+    keeps: bool = False,
+    more: tuple[str, ...] = (),
 ) -> Iterator[Mosquitto]:
     """Run a broker."""
-    made = Mosquitto(folder, is_tls, password)
+    made = Mosquitto(folder, is_tls, password, keeps, more)
     try:
         made.start()
         yield made
     finally:
         made.stop()
+
+
+def publish(broker: Mosquitto, topic: str, *payloads: bytes, qos: int = 1) -> None:
+    """Publish messages and wait until the broker has them."""
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.max_inflight_messages_set(100)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    try:
+        sent = [client.publish(topic, payload, qos) for payload in payloads]
+        for each in sent:
+            each.wait_for_publish(WAIT_SECONDS)
+            assert each.is_published()
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 @contextlib.contextmanager

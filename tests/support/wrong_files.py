@@ -374,4 +374,187 @@ TUNNEL: dict[str, Row] = {
     ),
 }
 
-WRONG_FILES = {**SYNTAX, **TOP, **GATEWAY, **TUNNEL}
+NOTIFY_HEAD = """[[notify]]
+broker = "mqtt://127.0.0.1:1883"
+things = ["press-4", "oven"]
+services = {{ SSH = "{{thing}}.lan:22" }}
+"""
+"""Four lines; the next is the fifth."""
+
+
+def notify(line: str, *, of: str = "mqtt:") -> str:
+    """A whole section and one more line, the fifth."""
+    return f"{NOTIFY_HEAD.replace('mqtt:', of)}{line}\n"
+
+
+def section_with(before: str, after: str) -> str:
+    """A section with something else in it."""
+    return NOTIFY_HEAD.replace(before, after)
+
+
+NOTIFY: dict[str, Row] = {
+    "no broker": (
+        section_with('broker = "mqtt://127.0.0.1:1883"\n', ""),
+        1,
+        "notify[1].broker",
+        "it is missing",
+    ),
+    "another scheme": (
+        section_with("mqtt://", "tcp://"),
+        2,
+        "notify[1].broker",
+        "write mqtts://HOST[:PORT]",
+    ),
+    "password in the URL": (
+        section_with("mqtt://", "mqtt://u:hidden@"),
+        2,
+        "notify[1].broker",
+        "write username and password_file",
+    ),
+    "port of text": (section_with(":1883", ":x"), 2, "notify[1].broker", "write mqtts://"),
+    "no things": (section_with('["press-4", "oven"]', "[]"), 3, "notify[1].things", "it is empty"),
+    "wildcard": (
+        section_with('"oven"', '"+"'),
+        3,
+        "notify[1].things[2]",
+        "no wildcards",
+    ),
+    "nothing allowed": (
+        section_with('{{ SSH = "{{thing}}.lan:22" }}', "{{}}"),
+        4,
+        "notify[1].services",
+        "name at least one",
+    ),
+    "another placeholder": (
+        section_with("{{thing}}", "{{name}}"),
+        4,
+        "notify[1].services.SSH",
+        "{{name}} stands for nothing",
+    ),
+    "open brace": (
+        section_with("{{thing}}", "{{thing"),
+        4,
+        "notify[1].services.SSH",
+        "a brace is not closed",
+    ),
+    "thing without a number": (
+        section_with("{{thing}}.lan", "10.0.0.{{n}}"),
+        4,
+        "notify[1].services.SSH",
+        "'oven' has no number for {{n}}",
+    ),
+    "no address": (
+        section_with("{{thing}}.lan:22", "10.0.0.{{n}}:22").replace("oven", "press-300"),
+        4,
+        "notify[1].services.SSH",
+        "for 'press-300' it is 10.0.0.300, which is no IPv4 address",
+    ),
+    "port 0 of a device": (
+        section_with(".lan:22", ".lan:0"),
+        4,
+        "notify[1].services.SSH",
+        "port 0 cannot be connected to",
+    ),
+    "unknown key of a section": (
+        notify('thing = "x"'),
+        5,
+        "notify[1].thing",
+        "did you mean things?",
+    ),
+    "certificate without TLS": (
+        notify('cert_file = "{T}"'),
+        5,
+        "notify[1].cert_file",
+        "mqtt:// has no TLS",
+    ),
+    "certificate alone": (
+        notify('cert_file = "{T}"', of="mqtts:"),
+        5,
+        "notify[1].cert_file",
+        "go together",
+    ),
+    "no certificate and key": (
+        notify('cert_file = "{T2}"\nkey_file = "{T}"', of="mqtts:"),
+        5,
+        "notify[1].cert_file",
+        "no certificate and its key",
+    ),
+    "no authorities": (
+        notify('ca = "{T}"', of="mqtts:"),
+        5,
+        "notify[1].ca",
+        "no certificate to trust",
+    ),
+    "authorities that are not there": (
+        notify('ca = "nowhere.pem"', of="mqtts:"),
+        5,
+        "notify[1].ca",
+        "No such file",
+    ),
+    "password of nobody": (
+        notify('password_file = "{T}"'),
+        5,
+        "notify[1].password_file",
+        "write username too",
+    ),
+    "no password": (
+        notify('username = "gw"\npassword_file = "nowhere"'),
+        6,
+        "notify[1].password_file",
+        "No such file",
+    ),
+    "long client id": (
+        notify(f'client_id = "{"x" * 121}"'),
+        5,
+        "notify[1].client_id",
+        "1 to 120 printable",
+    ),
+    "reserved client id": (
+        notify('client_id = "$x"'),
+        5,
+        "notify[1].client_id",
+        "does not begin with $",
+    ),
+    "endpoint_ca": (
+        notify('endpoint_ca = "nowhere"'),
+        5,
+        "notify[1].endpoint_ca",
+        "cannot read",
+    ),
+    "no tunnels": (
+        notify("tunnels_per_thing = 0"),
+        5,
+        "notify[1].tunnels_per_thing",
+        "at least 1",
+    ),
+    "no subscriptions": (
+        notify("subscriptions_per_connection = 0"),
+        5,
+        "notify[1].subscriptions_per_connection",
+        "at least 1",
+    ),
+    "limit of devices": (notify("limits.ping = 3"), 5, "notify[1].limits.ping", "no such key"),
+    "a thing twice": (
+        NOTIFY_HEAD + NOTIFY_HEAD,
+        7,
+        "notify[2].things",
+        "'press-4' is in {F}:1 too",
+    ),
+    "a session twice": (
+        notify('client_id = "a"')
+        + notify('client_id = "a"\nusername = "u"').replace("press-4", "p").replace("oven", "o"),
+        7,
+        "notify[2].broker",
+        "{F}:1 has the same broker and another user",
+    ),
+    "devices of a shared fleet": (
+        "[gateway]\nplacement_members = 2\nplacement_ordinal = 0\n"
+        'client_token_secret_file = "{S}"\n' + NOTIFY_HEAD,
+        5,
+        "notify[1]",
+        "placement_members = 1",
+    ),
+    "single brackets of devices": ("[notify]\n", 1, "notify", "write [[notify]]"),
+}
+
+WRONG_FILES = {**SYNTAX, **TOP, **GATEWAY, **TUNNEL, **NOTIFY}

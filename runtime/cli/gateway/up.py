@@ -155,7 +155,8 @@ def _read(paths: Sequence[Path], authorities: Authorities) -> FleetConfig:
     """Read the files, at the start and at each reload, and see that the machine holds the fleet."""
     config = load(paths, authorities=authorities)
     try:
-        warning = raise_file_limit(needed_files(config.tunnels.values()))
+        things = sum(len(section.things) for section in config.notify)
+        warning = raise_file_limit(needed_files(config.tunnels.values(), things))
     except ConfigError as error:
         raise ConfigProblems([Problem(str(paths[0]), 1, "tunnel", str(error))]) from None
     if not warning:

@@ -46,7 +46,7 @@ _FILTERS = (
     Parameter("state", "states; one of several", _several({"enum": STATES})),
     Parameter("mode", "modes; one of several", _several({"enum": MODES})),
     Parameter("label", "labels, NAME=VALUE; all of several", _several(LABEL)),
-    Parameter("source", "who wants it, as files or api; one of several", _several(TEXT)),
+    Parameter("source", "who wants it, as files, api or notify; one of several", _several(TEXT)),
 )
 
 

@@ -194,7 +194,9 @@ class NotifyActor(DispatchedActor):
 
     def _on_loaded(self, message: _Restored) -> None:
         if message.tunnels is None:
-            logger.warning(
+            logger.log(
+                # Once; whoever wants to know sees each try.
+                logging.DEBUG if self._has_tried else logging.ERROR,
                 "the tunnels of devices that were kept cannot be read, and are tried again: %s",
                 message.failure,
             )

@@ -79,9 +79,8 @@ class BrokerConnection:
         self._min_seconds = min_seconds
         self._backoff = BackoffState(backoff)
         self._rng = random.Random()  # noqa: S311 - spreads attempts
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
+        self._wakes: tuple[socket.socket, socket.socket] | None = None
+        """What ends a wait of the thread early, while it runs: read from, written to."""
         self._wanted: tuple[str, ...] = ()
         self._done: deque[tuple[int, int, int]] = deque()
         self._ending = threading.Event()
@@ -103,6 +102,9 @@ class BrokerConnection:
 
     def start(self) -> None:
         """Connect, and again for ever."""
+        self._wakes = socket.socketpair()
+        for each in self._wakes:
+            each.setblocking(False)
         self._thread.start()
 
     def want(self, things: Iterable[str]) -> None:
@@ -133,9 +135,11 @@ class BrokerConnection:
         return not self._thread.is_alive()
 
     def _wake(self) -> None:
-        # A full buffer is as good, and a closed socket has nobody to wake.
-        with contextlib.suppress(OSError):
-            self._wake_write.send(b"w")
+        wakes = self._wakes
+        if wakes is not None:
+            # A full buffer is as good, and a closed socket has nobody to wake.
+            with contextlib.suppress(OSError):
+                wakes[1].send(b"w")
 
     # -- on the thread
 
@@ -147,8 +151,9 @@ class BrokerConnection:
                 up_seconds = time.monotonic() - began if self.is_up else 0.0
                 self._lost(reason, up_seconds)
         finally:
-            self._wake_read.close()
-            self._wake_write.close()
+            assert self._wakes is not None
+            for each in self._wakes:
+                each.close()
 
     def _lost(self, reason: str, up_seconds: float) -> None:
         self.is_up, self.subscribed = False, 0
@@ -161,6 +166,7 @@ class BrokerConnection:
 
     def _live(self) -> str:
         """One session; returns why it is over."""
+        assert self._wakes is not None
         self._epoch += 1
         self._in_hand = 0
         self._done.clear()
@@ -172,7 +178,7 @@ class BrokerConnection:
             self._version,
             begin_anew=self._begin_anew,
             on_message=self._on_message,
-            wake=self._wake_read,
+            wake=self._wakes[0],
         )
         try:
             session.connect()

@@ -155,13 +155,17 @@ def log_subscriptions(state: DeviceState, refused: SubscriptionRefused) -> None:
 
 
 def log_kept(state: DeviceState, failure: str | None) -> None:
-    """A token is in the state, or could not be put there."""
-    if failure is not None and state.seldom.ask("kept", time.monotonic()) == 0:
+    """A token is in the state, or could not be put there; told when that changes."""
+    if failure is not None and state.is_keeping:
+        state.is_keeping = False
         logger.error(
             "the token of a device's tunnel cannot be kept, so it would not outlive this process; "
             "it is tried again: %s",
             failure,
         )
+    elif failure is None and not state.is_keeping and not state.unsaved:
+        state.is_keeping = True
+        logger.warning("the tokens of all tunnels of devices are kept again")
 
 
 def log_end(tunnel: DeviceTunnel, reason: str) -> None:

@@ -86,6 +86,18 @@ class _Owed(NamedTuple):
     until: float
 
 
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself when its handshake fails; paho leaves it open then."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """See `ssl.SSLSocket.do_handshake`."""
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 class MqttSession:
     """A session.
 
@@ -151,6 +163,7 @@ class MqttSession:
         """
         context = self._settings.make_ssl_context()
         if context is not None:
+            context.sslsocket_class = _ClosingSocket
             self._client.tls_set_context(context)
         address = self._settings.address
         given: dict[str, Any] = {}

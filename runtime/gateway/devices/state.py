@@ -43,6 +43,8 @@ class DeviceState:
         """Hashes of tokens that are not in the state so far."""
         self.unforgotten: dict[str, None] = {}
         """Hashes of tokens that are still in the state, and should not be."""
+        self.is_keeping = True
+        """Whether tokens can be put into the state, as far as it is known."""
         self.connections: tuple[BrokerConnection, ...] = ()
         """Those that are wanted."""
         self.ending: list[BrokerConnection] = []

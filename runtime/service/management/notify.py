@@ -124,7 +124,7 @@ def parse_broker(
 
 
 @dataclass(frozen=True, slots=True)
-class _Outgoing:
+class _Mail:
     topic: str
     payload: bytes = field(repr=False)
     give_up_at: float = 0.0
@@ -153,7 +153,7 @@ class MqttNotifier:
         self._broker = broker
         self._region = region
         self._give_up_seconds = give_up_seconds
-        self._waiting: deque[_Outgoing] = deque()
+        self._waiting: deque[_Mail] = deque()
         self._changed = threading.Condition()
         self._is_connected = False
         self._stop_at: float | None = None
@@ -207,7 +207,7 @@ class MqttNotifier:
             "region": self._region,
             "services": list(services),
         }
-        notification = _Outgoing(
+        notification = _Mail(
             f"$aws/things/{thing}/tunnels/notify",
             json.dumps(payload, separators=(",", ":")).encode(),
             time.monotonic() + self._give_up_seconds,
@@ -300,13 +300,13 @@ class MqttNotifier:
             else:
                 self._give_up(notification, why)
 
-    def _next(self) -> _Outgoing | None:
+    def _next(self) -> _Mail | None:
         """Return the next notification, once it can be sent or is to be given up."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stop_at is not None)
             return self._waiting.popleft() if self._waiting else None
 
-    def _send(self, notification: _Outgoing) -> str | None:
+    def _send(self, notification: _Mail) -> str | None:
         """Publish and wait for the broker's answer; return why it failed."""
         with self._changed:
             while not self._is_connected:
@@ -326,14 +326,14 @@ class MqttNotifier:
             return str(error)
         return None
 
-    def _seconds_left(self, notification: _Outgoing) -> float:
+    def _seconds_left(self, notification: _Mail) -> float:
         """Return how long one may still be tried."""
         end = notification.give_up_at
         if self._stop_at is not None:
             end = min(end, self._stop_at)
         return end - time.monotonic()
 
-    def _give_up(self, notification: _Outgoing, why: str) -> None:
+    def _give_up(self, notification: _Mail, why: str) -> None:
         self.failed += 1
         self._unlogged += 1
         if time.monotonic() >= self._silent_until:
