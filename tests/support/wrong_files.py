@@ -249,6 +249,12 @@ TUNNEL: dict[str, Row] = {
     "client_token": (tunnel('client_token = "x"'), 7, "tunnel[a].client_token", "32 to 128"),
     "no services": (HEAD, 1, "tunnel[a].services", "it is missing"),
     "empty services": (HEAD + "services = {{}}\n", 6, "tunnel[a].services", "it is empty"),
+    "a long service id": (
+        HEAD + f"services = {{{{ {'S' * 129} = 22 }}}}\n",
+        6,
+        "tunnel[a].services",
+        "SSS...' has 129 characters; write at most 128",
+    ),
     "services as text": (HEAD + 'services = "22"\n', 6, "tunnel[a].services", "write a table"),
     "address": (
         WHOLE.replace(":22", ":ssh"),

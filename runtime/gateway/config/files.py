@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .lines import KeyLines
-from .problems import Problem, key_text, syntax_problem
+from .problems import WHOLE_FILE, Problem, key_text, syntax_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,7 +153,7 @@ def _read(path: Path) -> Document | Problem:
 
 
 def _file_problem(path: Path, text: str) -> Problem:
-    return Problem(str(path), 1, "file", text)
+    return Problem(str(path), 1, WHOLE_FILE, text)
 
 
 def _expansions(document: Document) -> list[Problem]:

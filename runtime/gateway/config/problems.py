@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigProblems", "Problem", "describe_errors", "key_text", "nearest", "syntax_problem"]
 
+WHOLE_FILE = "file"
+"""The key of a mistake that is no line's."""
 MAX_SHOWN_LENGTH = 60
 """Of a value that a message repeats; access tokens are longer."""
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -80,6 +82,8 @@ class Problem:
 
     def __str__(self) -> str:
         kind = "" if self.is_error else "warning: "
+        if self.key == WHOLE_FILE:
+            return f"{self.file}: {kind}{self.text}"
         return f"{self.file}:{self.line}: {self.key}: {kind}{self.text}"
 
 

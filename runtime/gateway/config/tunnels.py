@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from tunnelfleet.proto import ConfigError, validate_access_token
+from tunnelfleet.proto import ConfigError, printable, validate_access_token
 from tunnelfleet.runtime import (
     Backoff,
     Endpoint,
@@ -25,7 +25,7 @@ from tunnelfleet.runtime import (
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .listening import ListeningPlaces
-from .problems import describe_errors
+from .problems import MAX_SHOWN_LENGTH, describe_errors
 from .schema import DOOR, TOKEN_KEYS, TunnelKeys, known_keys
 from .secrets import read_secret
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["TunnelReader", "validate"]
 
 ENDPOINT_KEYS = ("endpoint", "region")
+MAX_SERVICE_ID_CHARACTERS = 128
+"""What AWS's OpenTunnel takes (model of iotsecuretunneling, shape Service)."""
 EXAMPLE_TOKEN = "t" * 32
 """Stands for tokens that are not known, or not to be shown, when the rest is checked."""
 
@@ -285,6 +287,11 @@ class _EntryReader:
         default_host = (self._get("bind") if mode is Mode.SOURCE else None) or "127.0.0.1"
         services: dict[str, Address | None] = {}
         for service_id, target in given.items():
+            if len(service_id) > MAX_SERVICE_ID_CHARACTERS:
+                shown = printable(service_id, MAX_SHOWN_LENGTH)
+                hint = f"the service id {shown!r} has {len(service_id)} characters; write at most"
+                self._problem("services", f"{hint} {MAX_SERVICE_ID_CHARACTERS}")
+                continue
             key = f"services.{service_id}"
             if target == DOOR:
                 if mode is Mode.DESTINATION:

@@ -92,7 +92,7 @@ class TestAllAtOnce:
         starts = [line.split(": ")[0] for line in capsys.readouterr().err.splitlines()]
         assert starts == [
             "fleet.d/3.toml:1",
-            "nowhere.toml:1",
+            "nowhere.toml",
             "fleet.d/1.toml:2",
             "fleet.d/2.toml:4",
             "fleet.d/2.toml:7",

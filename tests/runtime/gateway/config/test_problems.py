@@ -8,9 +8,11 @@ from tunnelfleet.runtime.gateway.config.problems import ConfigProblems, Problem,
 def test_the_form_of_a_message() -> None:
     error = Problem("f.toml", 3, "gateway.name", "it is wrong; write x")
     warning = Problem("f.toml", 4, "gateway.name", "look at it", is_error=False)
-    assert str(ConfigProblems([error, warning])).split("\n") == [
+    whole = Problem("g.toml", 1, "file", "it is not there")
+    assert str(ConfigProblems([error, warning, whole])).split("\n") == [
         "f.toml:3: gateway.name: it is wrong; write x",
         "f.toml:4: gateway.name: warning: look at it",
+        "g.toml: it is not there",
     ]
 
 
