@@ -131,7 +131,7 @@ class DemandPlan:
         failed = self._failed.get(name)
         if failed is not None:
             until, text = failed
-            text = f"{text}; it is tried again in {max(1, round(until - now))} s"
+            text = f"{text} (it is tried again in {max(1, round(until - now))} s)"
             return AskVerdict(AskOutcome.FAILED_BEFORE, text=text)
         refused = self._refused(now)
         if refused is not None:
