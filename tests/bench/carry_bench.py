@@ -188,7 +188,7 @@ def _certificate(directory: Path) -> Path:
 @contextlib.contextmanager
 def localproxy_port(backend: Backend) -> Iterator[int]:
     """The port of AWS's localproxy as a source, with another one as the destination; with TLS."""
-    front = _free_port()
+    front = free_port()
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(TunnelService())
         tokens = service.open_tunnel("bench", ["BENCH"])
