@@ -91,8 +91,10 @@ class Wire:
     __slots__ = (
         "_buffer",
         "_buffered_bytes",
+        "_failure",
         "_fd",
         "_holds",
+        "_is_delivering",
         "_is_reset",
         "_linger",
         "_loop",
@@ -125,6 +127,9 @@ class Wire:
         self._reading = False
         self._writing = False
         self._is_reset = False
+        self._is_delivering = False
+        self._failure: str | None = None
+        """Why nothing can be written any more, while what was read is still being taken."""
         self._reread: asyncio.Handle | None = None
         self._linger: asyncio.TimerHandle | None = None
         sock.setblocking(False)
@@ -233,7 +238,14 @@ class Wire:
 
     def _deliver(self, chunks: list[bytes], over: str | None) -> None:
         if chunks:
-            self._user.received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            # An answer that cannot be written any more must not lose what was read before it.
+            self._is_delivering = True
+            try:
+                self._user.received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            finally:
+                self._is_delivering = False
+        if self._failure is not None:
+            self._end(self._failure)
         if self._state is not WireState.OPEN:
             return
         if over is not None:
@@ -256,7 +268,7 @@ class Wire:
 
     def write(self, data: bytes | bytearray) -> None:
         """Take bytes for sending. Whoever calls must heed ``is_full``."""
-        if self._state is not WireState.OPEN or not data:
+        if self._state is not WireState.OPEN or self._failure is not None or not data:
             return
         self._buffer.append(data)
         self._buffered_bytes += len(data)
@@ -286,12 +298,20 @@ class Wire:
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
             self._watch_writing(True)
         except OSError as error:
-            self._end(_why(error))
+            self._fail(_why(error))
         else:
             if self._writing:
                 self._watch_writing(False)
             if self._state is WireState.FINISHING:
                 self._half_close()
+
+    def _fail(self, reason: str) -> None:
+        if not self._is_delivering:
+            self._end(reason)
+            return
+        self._failure = reason
+        self._buffer.clear()
+        self._buffered_bytes = 0
 
     def _head(self) -> bytes | bytearray | memoryview:
         """Return the next bytes to send, small pieces joined into one TLS record or segment."""

@@ -221,3 +221,32 @@ def test_a_user_may_end_the_wire_while_it_is_told(pair: Pair) -> None:
         await until(lambda: user.ends == ["enough"])
 
     play(pair, scenario)
+
+
+def test_an_answer_that_cannot_be_written_does_not_end_it_while_its_user_takes_bytes(
+    pair: Pair,
+) -> None:
+    """As when a client sends a ping, DATA and its CLOSE, and hears nothing more: all is taken."""
+
+    async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
+        def received(data: bytes) -> None:
+            wire.write(b"pong")
+            user.ends.append("read on")
+            user.data += data
+
+        user.received = received  # type: ignore[assignment, method-assign]
+        pair[0].shutdown(socket.SHUT_WR)
+        far.send(b"all of it")
+        await until(lambda: len(user.ends) == 2)
+        assert (user.data, user.ends) == (b"all of it", ["read on", "Broken pipe"])
+
+    play(pair, scenario)
+
+
+def test_bytes_that_cannot_be_written_end_it(pair: Pair) -> None:
+    async def scenario(wire: Wire, user: User, _far: socket.socket) -> None:
+        pair[0].shutdown(socket.SHUT_WR)
+        wire.write(b"pong")
+        assert user.ends == ["Broken pipe"]
+
+    play(pair, scenario)
