@@ -72,7 +72,7 @@ audit: $(DEV_STAMP) ## ask whether what is locked has known vulnerabilities
 	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 .PHONY: release
-# The SBOM is that of an environment with what is locked and the wheel, so it has the graph of dependencies and all hashes.
+# The SBOM is that of an environment with what is locked and the wheel, so it has the graph of what depends on what.
 release: $(DEV_STAMP) ## build what is published into dist/: wheel, sdist, SBOM
 	$(BIN)/python -m pip install --quiet --group release
 	rm -rf dist build/sbom

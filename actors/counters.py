@@ -257,7 +257,6 @@ class Counters:
     paced_seconds: float = counter(
         "Time spent waiting because as much was in flight as the link carries without a queue.",
         FLOW,
-        row="Time waited because of what was in flight.",
     )
     standing: Summary = histogram(
         Summary,
@@ -265,7 +264,6 @@ class Counters:
         FLOW,
         metric="standing_seconds",
         bounds=QUEUE_WAIT_SECONDS_BOUNDS,
-        row="How long bytes stood in a queue of the service.",
     )
     link_rate: int = gauge(
         "Bytes a second of the links that hold back their tunnels, as the answers to pings tell.",

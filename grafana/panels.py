@@ -357,6 +357,17 @@ _GATEWAY = Row(
             ),
         ),
         Panel(
+            "Devices",
+            "Notifications by what became of them, tunnels that devices were told of, and "
+            "connections to brokers that are away: these should be 0.",
+            "short",
+            (
+                Target(_rate("notifications_total", "outcome"), "{{outcome}}/s"),
+                Target(_sum("notify_tunnels"), "tunnels"),
+                Target(_sum("notify_connections", "state"), "connections, {{state}}"),
+            ),
+        ),
+        Panel(
             "State, audit, workers, reload",
             "Errors of the state, records that the audit lost, workers that were started again, "
             "and files with mistakes: all should be 0.",
@@ -500,9 +511,18 @@ _SLOW = Row(
             ),
         ),
         Panel(
-            "Queued and throttled",
+            "Standing in the service",
+            "How long data stands in the service, in front of its throttle, as pings tell.",
+            "s",
+            (
+                Target(_quantile(0.5, "standing_seconds"), "half"),
+                Target(_quantile(0.99, "standing_seconds"), "99 %"),
+            ),
+        ),
+        Panel(
+            "Queued, throttled and paced",
             "Bytes in front of the wire, and the seconds a second that tunnels wait for their "
-            "bandwidth.",
+            "bandwidth, or for what is in flight.",
             "short",
             (
                 Target(_sum("queue_bytes"), "queued bytes"),
@@ -510,6 +530,7 @@ _SLOW = Row(
                     _total_rate("throttled_seconds_total"),
                     "throttled s/s",
                 ),
+                Target(_total_rate("paced_seconds_total"), "paced s/s"),
             ),
         ),
         Panel(

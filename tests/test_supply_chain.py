@@ -34,7 +34,7 @@ DECLARED = [*PROJECT["dependencies"]] + [
 ]
 
 
-def version_of(name: str) -> str:
+def locked_version(name: str) -> str:
     (specifier,) = PINS[canonicalize_name(name)][0].specifier
     assert specifier.operator == "=="
     return specifier.version
@@ -44,7 +44,7 @@ def version_of(name: str) -> str:
 def test_what_is_declared_is_locked_within_its_range(text: str) -> None:
     wanted = Requirement(text)
     assert canonicalize_name(wanted.name) in PINS, "run: make lock"
-    assert version_of(wanted.name) in wanted.specifier, "run: make lock"
+    assert locked_version(wanted.name) in wanted.specifier, "run: make lock"
 
 
 def test_nothing_is_locked_without_a_version_and_a_hash() -> None:
@@ -62,7 +62,7 @@ def test_what_it_needs_itself_is_locked_too(name: str) -> None:
         found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("it is not installed here")
-    if found.version != version_of(name):
+    if found.version != locked_version(name):
         pytest.skip("another version is installed here")
     extras = {
         extra
@@ -76,7 +76,7 @@ def test_what_it_needs_itself_is_locked_too(name: str) -> None:
         marker = needed.marker
         if marker is None or any(marker.evaluate({**environment, "extra": e}) for e in extras):
             assert canonicalize_name(needed.name) in PINS
-            assert version_of(needed.name) in needed.specifier
+            assert locked_version(needed.name) in needed.specifier
 
 
 def test_it_is_written_by_make() -> None:

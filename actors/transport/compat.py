@@ -40,7 +40,7 @@ def _load_extension() -> Any:
     aiohttp = importlib.util.find_spec("aiohttp")
     folders = (aiohttp and aiohttp.submodule_search_locations) or ()
     spec = PathFinder.find_spec(_EXTENSION, [str(Path(each) / "_websocket") for each in folders])
-    if spec is None or spec.loader is None or os.environ.get("AIOHTTP_NO_EXTENSIONS"):
+    if spec is None or spec.loader is None:
         raise ImportError(_EXTENSION)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -51,7 +51,8 @@ def _load_extension() -> Any:
 def _find_mask() -> Callable[[bytes, bytearray], None]:
     found: Callable[[bytes, bytearray], None]
     try:
-        if "aiohttp" in sys.modules or _EXTENSION in sys.modules:
+        is_loaded = "aiohttp" in sys.modules or _EXTENSION in sys.modules
+        if is_loaded or os.environ.get("AIOHTTP_NO_EXTENSIONS"):
             from aiohttp._websocket.helpers import websocket_mask as found  # noqa: PLC0415
         else:
             found = _load_extension()._websocket_mask_cython  # noqa: SLF001

@@ -1,4 +1,8 @@
-"""`make bench`: every benchmark, as a table on stderr and one JSON object on stdout."""
+"""`make bench`: every benchmark, as a table on stderr and one JSON object on stdout.
+
+Each run is added to a history that is not committed, of which `--plot` draws the ratios. The method
+is in docs/performance.md.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from . import carry_bench, idle_bench, kernel_bench
+from . import carry_bench, history, idle_bench, kernel_bench, pacing_bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +33,8 @@ def kernel() -> Results:
 def carry(*, quick: bool) -> Results:
     """One connection through two runtimes and the service, beside two socat."""
     if quick:
-        return carry_bench.run(megabytes=50, round_trips=500, repeats=1)
-    return carry_bench.run(megabytes=400, round_trips=3_000, repeats=3)
+        return carry_bench.run(megabytes=50, round_trips=500, rounds=1)
+    return carry_bench.run(megabytes=200, round_trips=2_000, rounds=7)
 
 
 def fleet(*, quick: bool) -> Results:
@@ -55,7 +59,10 @@ def sections(*, quick: bool) -> dict[str, Callable[[], Results]]:
     return {
         "kernel": kernel,
         "carry": lambda: carry(quick=quick),
-        "idle": lambda: idle_bench.run(tunnels=100 if quick else 1_000),
+        "pacing": lambda: pacing_bench.run(seconds=4.0 if quick else 20.0),
+        "idle": lambda: (
+            idle_bench.run(tunnels=100, scrapes=2) if quick else idle_bench.run(tunnels=1_000)
+        ),
         "api": _optional("api_bench", "API", messages=20_000 if quick else 200_000),
         "metrics": _optional("metrics_bench", "metrics"),
         "fleet": lambda: fleet(quick=quick),
@@ -72,12 +79,32 @@ def show(console: Console, results: Results) -> None:
     console.print(table)
 
 
+def plot(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Draw what was measured, and what pacing does."""
+    try:
+        runs = history.read(path)
+    except (OSError, ValueError) as error:
+        parser.error(f"nothing to draw, measure first: {error}")
+    plots = importlib.import_module("tests.bench.plots")
+    made = [*plots.plot_history(runs, path.parent), plots.plot_pacing(path.parent / "pacing.svg")]
+    print(plots.names(made))
+
+
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=")
     parser.add_argument("--quick", action="store_true", help="small sizes, one repeat")
     parser.add_argument("--only", action="append", help="a section; may be repeated")
+    parser.add_argument(
+        "--history", type=Path, default=history.HISTORY, help="where runs are kept (%(default)s)"
+    )
+    parser.add_argument(
+        "--plot", action="store_true", help="draw the history beside it, and measure nothing"
+    )
     given = parser.parse_args()
+    if given.plot:
+        plot(parser, given.history)
+        return
     console = Console(stderr=True)
     results: Results = {}
     every = sections(quick=given.quick)
@@ -90,6 +117,7 @@ def main() -> None:
         console.print(f"measuring {name} ...")
         results |= run()
     show(console, results)
+    history.append(given.history, results)
     json.dump(results, sys.stdout, indent=2)
     print()
 

@@ -1,12 +1,13 @@
-"""Throughput and round trip of one connection: through a tunnel, and through two `socat`.
+"""Throughput and round trip of one connection: a tunnel, two `socat`, localproxy if it is there.
 
-Every part is a process of its own; the baseline runs in between, on the same machine.
+Every part is a process of its own, on the same machine; all take turns, round by round.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import statistics
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,9 @@ from tests.support.sockets import free_port
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+Results = dict[str, dict[str, float]]
 
 CONNECT_SECONDS = 10.0
 CHUNK = bytes(range(256)) * 256
@@ -181,9 +185,40 @@ def _certificate(directory: Path) -> Path:
     return both
 
 
-def run(*, megabytes: int, round_trips: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Measure tunnel and baseline in turn, TLS and plain; the best of the repeats of each."""
-    results: dict[str, dict[str, float]] = {}
+@contextlib.contextmanager
+def localproxy_port(backend: Backend) -> Iterator[int]:
+    """The port of AWS's localproxy as a source, with another one as the destination; with TLS."""
+    front = free_port()
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(TunnelService())
+        tokens = service.open_tunnel("bench", ["BENCH"])
+        targets = {
+            tokens.destination_token: ("-d", f"BENCH=127.0.0.1:{backend.port}"),
+            tokens.source_token: ("-s", f"BENCH={front}"),
+        }
+        host = service.endpoint.removeprefix("wss://")
+        for token, target in targets.items():
+            # At the speed of loopback it survives no larger payloads; docs/protocol.md section 4.
+            command = ["localproxy", "-e", host, "-k", "-c", str(service.ca_path), "-v", "0"]
+            environment = {**os.environ, "AWSIOT_TUNNEL_ACCESS_TOKEN": token}
+            process = subprocess.Popen(
+                [*command, *target], env=environment, stdout=subprocess.DEVNULL
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        _wait_listening(front)
+        yield front
+
+
+def run(*, megabytes: int, round_trips: int, rounds: int) -> Results:
+    """Measure the tunnel and its baselines in turn, with TLS and plain.
+
+    Returns:
+        By contestant the medians of its figures, and by pair the median of the ratios of the
+        rounds, with the least and the greatest one: a round has all contestants, one after the
+        other, so that whatever else the machine does meets them alike.
+    """
+    results: Results = {}
     backend = Backend()
     sizes = {"megabytes": megabytes, "round_trips": round_trips}
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
@@ -196,21 +231,42 @@ def run(*, megabytes: int, round_trips: int, repeats: int) -> dict[str, dict[str
                 ports = {"tunnelfleet": pair.enter_context(tunnel_port(backend, tls=tls))}
                 if has_socat:
                     ports["socat"] = pair.enter_context(socat_port(backend, tls=tls, ca=ca))
-                for _ in range(repeats):
-                    for name, port in ports.items():
-                        _keep_best(results, f"{name} {kind}", measure(port, **sizes))
-            if has_socat:
-                results[f"tunnelfleet / socat {kind}"] = _ratio(
-                    results[f"tunnelfleet {kind}"], results[f"socat {kind}"]
+                if tls and shutil.which("localproxy"):
+                    ports["localproxy"] = pair.enter_context(localproxy_port(backend))
+                measured = interleaved(
+                    {name: partial(measure, port, **sizes) for name, port in ports.items()},
+                    rounds,
                 )
+            results |= compared(measured, kind)
     return results
 
 
-def _keep_best(results: dict[str, dict[str, float]], name: str, measured: dict[str, float]) -> None:
-    best = results.setdefault(name, measured)
-    for key, value in measured.items():
-        best[key] = (max if key.endswith("per_second") else min)(best[key], value)
+def interleaved(
+    contestants: Mapping[str, Callable[[], dict[str, float]]], rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """Measure each once a round; every second round goes the other way."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        names = list(contestants)
+        for name in names if number % 2 == 0 else reversed(names):
+            found[name].append(contestants[name]())
+    return found
 
 
-def _ratio(ours: dict[str, float], baseline: dict[str, float]) -> dict[str, float]:
-    return {key: round(value / baseline[key], 3) for key, value in ours.items()}
+def compared(measured: Mapping[str, list[dict[str, float]]], kind: str) -> Results:
+    """The medians of each contestant, and the first one's ratios to the others."""
+    results: Results = {}
+    (first, ours), *others = measured.items()
+    for name, rounds in measured.items():
+        results[f"{name} {kind}"] = {
+            figure: round(statistics.median(each[figure] for each in rounds), 1)
+            for figure in rounds[0]
+        }
+    for name, theirs in others:
+        ratios = results[f"{first} / {name} {kind}"] = {}
+        for figure in ours[0]:
+            each = sorted(a[figure] / b[figure] for a, b in zip(ours, theirs, strict=True))
+            ratios[figure] = round(statistics.median(each), 3)
+            ratios[f"{figure} least"] = round(each[0], 3)
+            ratios[f"{figure} most"] = round(each[-1], 3)
+    return results

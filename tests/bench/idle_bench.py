@@ -48,12 +48,13 @@ def serve(tunnels: int) -> None:
         sys.stdin.read()
 
 
-def run(*, tunnels: int, rows: int = 0) -> dict[str, dict[str, float]]:
+def run(*, tunnels: int, rows: int = 0, scrapes: int = SCRAPES) -> dict[str, dict[str, float]]:
     """Open `tunnels` destinations, wait until all are connected, look, and scrape.
 
     Args:
         tunnels: how many.
         rows: how many of them have metrics of their own.
+        scrapes: how many are measured.
 
     Returns:
         One entry: memory and threads, the time to connect, the time of a scrape over HTTP, and the
@@ -71,12 +72,15 @@ def run(*, tunnels: int, rows: int = 0) -> dict[str, dict[str, float]]:
         with TunnelRuntime(
             ssl_context=context, connect_rate_per_second=CONNECT_RATE, per_tunnel_series=rows
         ) as runtime:
-            measured = _measure(runtime, Endpoint.parse(ready["endpoint"]), ready["tokens"])
+            endpoint = Endpoint.parse(ready["endpoint"])
+            measured = _measure(runtime, endpoint, ready["tokens"], scrapes)
         process.stdin.close()
     return {f"{tunnels} idle TLS tunnels": measured}
 
 
-def _measure(runtime: TunnelRuntime, endpoint: Endpoint, tokens: list[str]) -> dict[str, float]:
+def _measure(
+    runtime: TunnelRuntime, endpoint: Endpoint, tokens: list[str], scrapes: int
+) -> dict[str, float]:
     _open(runtime, endpoint, "first", tokens.pop())
     _await_connected(runtime)
     before = rss_bytes()
@@ -85,7 +89,7 @@ def _measure(runtime: TunnelRuntime, endpoint: Endpoint, tokens: list[str]) -> d
         _open(runtime, endpoint, f"idle {number}", token)
     _await_connected(runtime)
     seconds = time.perf_counter() - started
-    scraped = _scrape(runtime)
+    scraped = _scrape(runtime, scrapes)
     collected = _collect()
     return {
         "kb_per_tunnel": round((rss_bytes() - before) / len(tokens) / 1024, 1),
@@ -97,17 +101,17 @@ def _measure(runtime: TunnelRuntime, endpoint: Endpoint, tokens: list[str]) -> d
     }
 
 
-def _scrape(runtime: TunnelRuntime) -> dict[str, float]:
+def _scrape(runtime: TunnelRuntime, scrapes: int) -> dict[str, float]:
     """Scrape over HTTP from a process of its own, as Prometheus does; note how late the actors are.
 
     The tunnels go on pinging, so the dispatcher has work of its own meanwhile.
     """
     ticker = Ticker(runtime.dispatchers[0])
     runtime.dispatchers[0].call_soon(ticker.tick)
-    quiet_seconds = ticker.worst_over(SCRAPES * SCRAPE_PAUSE_SECONDS)
+    quiet_seconds = ticker.worst_over(scrapes * SCRAPE_PAUSE_SECONDS)
     with AdminServer(runtime, AdminOptions(port=0)) as admin:
         ticker.reset()
-        code = f"from tests.bench import idle_bench; idle_bench.scrape({admin.url!r})"
+        code = f"from tests.bench import idle_bench; idle_bench.scrape({admin.url!r}, {scrapes})"
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True
         )
@@ -137,11 +141,11 @@ def _collect() -> dict[str, float]:
         gc.unfreeze()
 
 
-def scrape(url: str) -> None:
+def scrape(url: str, scrapes: int) -> None:
     """Prometheus' process: prints the seconds that each scrape took."""
     times = []
     request = urllib.request.Request(f"{url}/metrics", headers={"Accept-Encoding": "gzip"})
-    for _ in range(SCRAPES):
+    for _ in range(scrapes):
         started = time.perf_counter()
         with urllib.request.urlopen(request, timeout=60) as answer:
             answer.read()

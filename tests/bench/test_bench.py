@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.bench import carry_bench, idle_bench
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 @pytest.mark.programs("socat", "openssl")
 def test_a_connection_is_measured_beside_socat() -> None:
-    results = carry_bench.run(megabytes=2, round_trips=20, repeats=1)
+    results = carry_bench.run(megabytes=2, round_trips=20, rounds=2)
     for kind in ("tls", "plain"):
         for name in (f"tunnelfleet {kind}", f"socat {kind}", f"tunnelfleet / socat {kind}"):
             assert results[name]["megabytes_per_second"] > 0
             assert results[name]["round_trip_median_us"] > 0
+        ratio = results[f"tunnelfleet / socat {kind}"]
+        least, most = (ratio[f"megabytes_per_second {end}"] for end in ("least", "most"))
+        assert least <= ratio["megabytes_per_second"] <= most
 
 
 def test_idle_tunnels_are_measured() -> None:
-    (figures,) = idle_bench.run(tunnels=5).values()
+    (figures,) = idle_bench.run(tunnels=5, scrapes=2).values()
     assert figures["threads"] <= 16
     assert figures["rss_mb"] > 0
 
@@ -34,8 +41,9 @@ def test_an_unknown_section_is_a_usage_error(section: str) -> None:
     assert section in done.stderr
 
 
-def test_the_result_is_one_json_object_on_stdout() -> None:
+def test_the_result_is_one_json_object_on_stdout(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.bench", "--quick", "--only", "idle"]
+    command += ["--history", str(tmp_path / "history.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "100 idle TLS tunnels" in json.loads(done.stdout)
     assert "kb_per_tunnel" in done.stderr

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.support.gateway import UpProcess
 
-pytestmark = pytest.mark.programs("mosquitto")
+pytestmark = [pytest.mark.programs("mosquitto"), pytest.mark.timeout(400)]
 
 
 def names(gateway: UpProcess, outcome: str) -> list[str]:

@@ -169,9 +169,9 @@ def test_from_ssh_to_sshd_with_no_tunnel_open(site: Site) -> None:
 
 
 def test_what_goes_wrong_is_one_line_and_exit_status_1(site: Site) -> None:
-    with site.up(wait_seconds=0.5) as gateway:
+    with site.up(wait_seconds=0.5, negative_seconds=600) as gateway:
         for name, says in [
-            ("press-9", "press-9 has not come to its tunnel within 0.5 s: is it switched on"),
+            ("press-9", "within 0.5 s"),
             ("press-9", "it is tried again in "),
             ("pump-1", "there is no tunnel 'pump-1' in this fleet"),
             ("press-4:FTP", "tunnel press-4 has no service 'FTP', but SSH"),

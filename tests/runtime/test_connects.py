@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -134,7 +135,9 @@ def test_an_endpoint_that_is_down_has_few_attempts_and_its_tunnels_come_back(
 def test_one_that_may_not_try_says_why_and_tries_when_it_is_asked_to(
     runtime: TunnelRuntime, service: TunnelService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "BREAKER_DELAYS", Backoff(min_seconds=3_600, max_seconds=3_600))
+    # Not drawn: a short one would let another try first.
+    hour = SimpleNamespace(delay=lambda _openings, _rng: 3_600.0)
+    monkeypatch.setattr(breaker, "BREAKER_DELAYS", hour)
     for number in range(BREAKER_FAILURES):
         open_one(runtime, service, f"t{number}")
         service.refuse_next(f"t{number}", 503, count=10**6)
@@ -146,7 +149,9 @@ def test_one_that_may_not_try_says_why_and_tries_when_it_is_asked_to(
     assert late.status().reason == late.reason
     assert str(service.endpoint) in late.reason
     assert late.stats.connect_attempts == 0
-    # The delay is drawn from up to an hour: it is the command that ends it.
+    # Who has not asked yet is not tried, but the next one that waits.
+    eventually(lambda: runtime.connect_stats().held_back == BREAKER_FAILURES + 1)
+    # The delay is an hour: it is the command that ends it.
     assert runtime.try_now("late")
     late.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     assert late.reason == ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -67,7 +68,7 @@ class Troubled:
         self._cloud = AwsCloud(place)
         if place.endpoint_url == fleet.api.url:
             # The same, but for the models, which boto3 reads once for all tests.
-            self._cloud._made = aws_client(place.endpoint_url)
+            self._cloud._made = fleet.aws
         self._fleet = fleet
 
     def open_tunnel(self, *given: Any) -> Any:
@@ -124,6 +125,8 @@ class DemandFleet(DoorFleet):
     def __enter__(self) -> Self:
         super().__enter__()
         self.api = self._stack.enter_context(ManagementServer(self.service, notifier=self.devices))
+        self.aws = aws_client(self.api.url)
+        self._stack.callback(self.aws.close)
         self.settings = OnDemandSettings(
             place=CloudPlace(None, self.api.url),
             things=("press-*",),
@@ -180,9 +183,19 @@ class DemandFleet(DoorFleet):
         self.has_table = False
         assert self.gateway.reload().is_good
 
-    def api_client(self) -> Any:
-        """boto3's client of the service."""
-        return aws_client(self.api.url)
+    def reload_limits(self, **limits: Any) -> None:
+        """Have the files say other limits."""
+        self.reload(limits=replace(self.settings.limits, **limits))
+
+    def ask_for_who_is_off(self, name: str, **given: Any) -> tuple[int, str]:
+        """Ask for a thing whose device does not come, and have the time to wait end."""
+        self.devices.off.add(name)
+        with ThreadPoolExecutor(1) as pool:
+            before = self.calls["DescribeTunnel"]
+            asked = pool.submit(lambda: self.ask(name, **given))
+            eventually(lambda: self.calls["DescribeTunnel"] > before)
+            self.reload_limits(wait_seconds=0.01)
+            return asked.result()
 
     def connect_device(
         self, thing: str, access_token: str, services: Sequence[str], number: int

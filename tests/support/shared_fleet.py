@@ -23,6 +23,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.rig import connect
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import Mode, TunnelState
+from tunnelfleet.runtime.gateway.placement import owner_of, shard_of
 
 if TYPE_CHECKING:
     import socket
@@ -141,10 +142,13 @@ class SharedFleet:
         return gateway
 
     def is_shared_by(self, gateways: Sequence[FleetProcess]) -> bool:
-        """Whether each tunnel is connected at one of these, and each of these has some."""
-        owners = [[each for each in gateways if each.has(name)] for name in self.names]
-        having = {each.name for found in owners for each in found}
-        return all(len(found) == 1 for found in owners) and len(having) == len(gateways)
+        """Whether each tunnel is connected where it belongs, and at none of the others."""
+        members = [each.name for each in gateways]
+        for name in self.names:
+            owner = owner_of(shard_of(name), members)
+            if any(each.has(name) is not (each.name == owner) for each in gateways):
+                return False
+        return True
 
     def wait_shared_by(
         self, gateways: Sequence[FleetProcess], timeout_seconds: float = 6 * WAIT_SECONDS

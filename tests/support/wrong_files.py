@@ -328,6 +328,7 @@ TUNNEL: dict[str, Row] = {
     ),
     "version": (tunnel("version = 3"), 7, "tunnel[a].version", 'write "V1", "V2" or "V3"'),
     "bandwidth": (tunnel('bandwidth = "100k"'), 7, "tunnel[a].bandwidth", "write a number"),
+    "pacing": (tunnel("pacing = 1"), 7, "tunnel[a].pacing", "write true or false, not 1"),
     "marks": (tunnel("marks = 1"), 7, "tunnel[a].marks", "write true or false, not 1"),
     "http_proxy": (
         tunnel('http_proxy = "socks5://u:hunter2@h:1"'),

@@ -24,6 +24,7 @@ from tunnelfleet.runtime.gateway.messages import (
     ReplaceTunnelToken,
     UnknownTunnel,
 )
+from tunnelfleet.runtime.gateway.supervisor import NOTIFY
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .problem import ApiProblem, ProblemKind
@@ -186,10 +187,10 @@ class ApiWishes:
         state = self._gateway.state
         source = state.source_of(name)
         if source not in ("", API):
-            raise ApiProblem(
-                ProblemKind.NOT_OURS,
-                f"it comes from {self._origin(name)}; change it there, and reload",
-            )
+            advice = "change it there, and reload"
+            if source == NOTIFY:
+                advice = "close it at the service, or drain it"
+            raise ApiProblem(ProblemKind.NOT_OURS, f"it comes from {self._origin(name)}; {advice}")
         return state.wish(name) or self._elsewhere(name)
 
     def _elsewhere(self, name: str) -> WantedTunnel | None:
@@ -209,6 +210,8 @@ class ApiWishes:
     def _origin(self, name: str) -> str:
         state = self._gateway.state
         wish, source = state.wish(name), state.source_of(name)
+        if source == NOTIFY:
+            return "a notification to its device"
         if source != FILES:
             return source
         return f"the files ({wish.place})" if wish is not None and wish.place else "the files"

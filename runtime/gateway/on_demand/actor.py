@@ -442,7 +442,8 @@ class DemandActor(DispatchedActor):
     def _failed_call(self, operation: str, error: CloudError) -> None:
         self._counters.call_failures[operation, error.trouble] += 1
         logger.log(
-            logging.DEBUG if error.trouble is CloudTrouble.THROTTLED else logging.WARNING,
+            # Why there is no tunnel is told where it is told to those who wait.
+            logging.DEBUG if operation == "OpenTunnel" else logging.WARNING,
             "%s",
             error.text,
             extra={"event": "demand_call_failed", "fields": {"operation": operation}},

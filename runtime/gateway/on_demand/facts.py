@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 __all__ = [
     "Action",
-    "AskAnswer",
     "AskOutcome",
+    "AskVerdict",
     "CallClose",
     "CallDescribe",
     "CallOpen",
@@ -82,7 +82,7 @@ class EndCause(Enum):
     """It was opened when nobody expected it any more."""
 
 
-class AskAnswer(NamedTuple):
+class AskVerdict(NamedTuple):
     """The answer to who asks: the tunnel if it is there, and a text for who is refused."""
 
     outcome: AskOutcome

@@ -25,8 +25,8 @@ from tunnelfleet.runtime.gateway.placement import SERIAL_MARK
 
 from .budget import OpenBudget
 from .facts import (
-    AskAnswer,
     AskOutcome,
+    AskVerdict,
     CallClose,
     CallDescribe,
     CallOpen,
@@ -120,34 +120,34 @@ class DemandPlan:
 
     # -- who asks
 
-    def ask(self, name: str, now: float) -> AskAnswer:
+    def ask(self, name: str, now: float) -> AskVerdict:
         """Somebody wants a thing's tunnel, and may have it."""
         slot = self.current(name, now)
         if slot is not None:
-            return AskAnswer(AskOutcome.READY, slot)
+            return AskVerdict(AskOutcome.READY, slot)
         if name in self._coming:
-            return AskAnswer(AskOutcome.JOINED)
+            return AskVerdict(AskOutcome.JOINED)
         self._forget_old(now)
         failed = self._failed.get(name)
         if failed is not None:
             until, text = failed
-            text = f"{text}; it is tried again in {max(1, round(until - now))} s"
-            return AskAnswer(AskOutcome.FAILED_BEFORE, text=text)
+            text = f"{text} (it is tried again in {max(1, round(until - now))} s)"
+            return AskVerdict(AskOutcome.FAILED_BEFORE, text=text)
         refused = self._refused(now)
         if refused is not None:
             return refused
         self._queue(name, now)
-        return AskAnswer(AskOutcome.BEGUN)
+        return AskVerdict(AskOutcome.BEGUN)
 
-    def _refused(self, now: float) -> AskAnswer | None:
+    def _refused(self, now: float) -> AskVerdict | None:
         limits = self._limits
         if len(self._tunnels) >= limits.max_open:
             text = f"{limits.max_open} tunnels are open on demand, which is the limit (max_open)"
-            return AskAnswer(AskOutcome.FULL, text=text)
+            return AskVerdict(AskOutcome.FULL, text=text)
         queued = sum(each.phase is DemandPhase.QUEUED for each in self._coming.values())
         if not self._budget.has_left(queued, now):
             text = f"{limits.max_opens_per_hour} tunnels were opened within an hour, which is the"
-            return AskAnswer(AskOutcome.TOO_OFTEN, text=f"{text} limit (max_opens_per_hour)")
+            return AskVerdict(AskOutcome.TOO_OFTEN, text=f"{text} limit (max_opens_per_hour)")
         return None
 
     def _queue(self, name: str, now: float) -> None:

@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Integer, delete, func, select, update
+from sqlalchemy import ARRAY, Integer, any_, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import array
 
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
@@ -152,7 +151,8 @@ class TunnelTable:
         """
         slots = [slot for slot in range(SLOTS) if slot % count in shards]
         mine = TUNNELS.c.gateway == self._gateway
-        in_shards = TUNNELS.c.slot == func.any(array(slots, type_=Integer))
+        # One parameter, for there may be thousands.
+        in_shards = TUNNELS.c.slot == any_(bindparam("slots", slots, type_=ARRAY(Integer)))
         query = select(TUNNELS).where(mine)
         with self._database.reading() as connection:
             rows = connection.execute(

@@ -14,6 +14,7 @@ from tests.support.tunnel_rig import source_rig
 from tests.support.waiting import eventually
 from tunnelfleet.actors import events
 from tunnelfleet.actors.config import Limits
+from tunnelfleet.actors.tunnel import in_flight
 from tunnelfleet.actors.tunnel.in_flight import FIRST_WINDOW_BYTES
 from tunnelfleet.actors.tunnel.messages import PongHeard, Written
 
@@ -128,7 +129,12 @@ def test_without_pacing_or_with_a_bandwidth_no_ping_is_sent(
     assert tunnel.pings == []
 
 
-def test_what_no_pong_has_confirmed_is_bounded(rig: MakeRig) -> None:
+def test_what_no_pong_has_confirmed_is_bounded(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As long as the test lasts, on any machine.
+    monkeypatch.setattr(in_flight, "FIRST_ANSWER_SECONDS", 3_600.0)
+    monkeypatch.setattr(in_flight, "ANSWER_SECONDS", 3_600.0)
     tunnel = rig()
     tunnel.answers_pings = False
     has_application(tunnel)

@@ -35,6 +35,7 @@ def test_the_least_is_enough() -> None:
     assert len(tunnel._config.client_token or "") == 36
     assert not tunnel._half_close
     assert tunnel._config.marks
+    assert tunnel._config.pacing
 
 
 def test_every_option_arrives() -> None:
@@ -50,6 +51,7 @@ def test_every_option_arrives() -> None:
         .with_limits(Limits(send_high_water_messages=7))
         .with_half_close()
         .with_marks(False)
+        .with_pacing(False)
         .with_name("press-4")
         .with_services({"SSH": "127.0.0.1:22"})
         .with_runtime(runtime)
@@ -64,6 +66,7 @@ def test_every_option_arrives() -> None:
     assert tunnel.limits.send_high_water_messages == 7
     assert tunnel._half_close
     assert not config.marks
+    assert not config.pacing
     assert tunnel.name == config.name == "press-4"
     assert (config.services or {})["SSH"] == TcpAddress("127.0.0.1", 22)
     assert tunnel._given_runtime is runtime

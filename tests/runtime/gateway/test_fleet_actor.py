@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.support.fleet import FakePlacement, Fleet
 from tests.support.rig import connect, echo
 from tests.support.waiting import WAIT_SECONDS, eventually
-from tunnelfleet.actors.kernel import Backoff, kill
+from tunnelfleet.actors.kernel import kill
 from tunnelfleet.actors.transport import breaker
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress
@@ -215,8 +216,9 @@ class TestCommands:
     def test_retry_tries_one_that_a_breaker_holds_back(
         self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        long = Backoff(min_seconds=3_600, max_seconds=3_600)
-        monkeypatch.setattr(breaker, "BREAKER_DELAYS", long)
+        # Not drawn: a short one would let another try first.
+        hour = SimpleNamespace(delay=lambda _openings, _rng: 3_600.0)
+        monkeypatch.setattr(breaker, "BREAKER_DELAYS", hour)
         names = [f"down-{number}" for number in range(breaker.BREAKER_FAILURES)]
         fleet.files.tunnels = {name: fleet.tunnel(name) for name in names}
         for name in names:
@@ -227,6 +229,8 @@ class TestCommands:
         gateway.reload()
         eventually(lambda: "is down: its tunnels wait" in fleet.row("late").reason)
         assert fleet.row("late").state == "connecting"
+        # Who has not asked yet is not tried, but the next one that waits.
+        eventually(lambda: gateway.runtime.connect_stats().held_back == len(names) + 1)
         assert gateway.ask(RetryTunnels(("late",))) == ["late"]
         fleet.wait_state("late", "connected")
 

@@ -25,6 +25,7 @@ CHANGES: dict[str, tuple[Any, Change]] = {
     "version": (2, Change.RESTART),
     "bandwidth": (5.0, Change.RESTART),
     "marks": (False, Change.RESTART),
+    "pacing": (False, Change.RESTART),
     "http_proxy": (HttpProxy("proxy", 1), Change.RESTART),
     "ca": ("ca.pem", Change.RESTART),
     "ca_fingerprint": ("x", Change.RESTART),

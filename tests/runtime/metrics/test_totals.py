@@ -20,6 +20,8 @@ def test_columns_are_summed_over_fleets() -> None:
         "failed_sends": 0,
         "stalled_connections": 0,
         "throttled_seconds": 1.0,
+        "paced_seconds": 0,
+        "link_rate": 0,
         "queue_bytes": 20,
     }
     assert totals.reasons["reconnects"] == {"lost": 2}

@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnelfleet.runtime.testing import ConnectedPair, LocalService
 
 pytest_plugins = ["pytester"]
 
@@ -111,3 +117,21 @@ def test_fixtures_and_markers_are_listed(pytester: pytest.Pytester) -> None:
             "tunnel_pair_factory -- *",
         ]
     )
+
+
+@pytest.mark.tunnel_service(tls=True)
+@pytest.mark.tunnel_pair(["SSH"])
+def test_here_too(
+    tunnel_service: LocalService,
+    tunnel_pair: ConnectedPair,
+    tunnel_service_factory: Callable[..., LocalService],
+    tunnel_pair_factory: Callable[..., ConnectedPair],
+) -> None:
+    other = tunnel_service_factory()
+    pairs = [tunnel_pair, tunnel_pair_factory(["SSH"]), tunnel_pair_factory(service=other)]
+    assert [pair.service for pair in pairs] == [tunnel_service, tunnel_service, other]
+    for pair in pairs:
+        near, far = pair.open()
+        near.sendall(b"x")
+        assert far.recv(1) == b"x"
+    assert (tunnel_service.service.has_tls, other.service.has_tls) == (True, False)

@@ -337,6 +337,11 @@ class TestOther:
         assert found.verify is verify
         assert bool(found.warnings) is not verify
 
+    def test_pacing(self) -> None:
+        assert local(s="5555").config.pacing
+        assert not local(s="5555", no_pacing="true").config.pacing
+        assert not local(s="5555", file="no-pacing = true").config.pacing
+
     @pytest.mark.parametrize(
         ("flags", "file", "marks"),
         [

@@ -21,6 +21,7 @@ import pytest
 import websocket
 
 from tests.support.commands import WAIT_SECONDS
+from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.service.certificates import ensure_certificate
 
 if TYPE_CHECKING:
@@ -228,14 +229,24 @@ def test_bandwidth_is_taken(processes: list[Process]) -> None:
         (["--plain", "--name", "a.example"], "names are for"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], hint: str) -> None:
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments: list[str], hint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     given = arguments if "--listen" in arguments else [*ANY_PORT, *arguments]
+    assert main(["service", *given]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert hint in err
+
+
+def test_wrong_usage_of_the_process_is_the_same() -> None:
     done = subprocess.run(
-        [*COMMAND, *given], capture_output=True, timeout=WAIT_SECONDS, check=False
+        [*COMMAND, "--bogus"], capture_output=True, timeout=WAIT_SECONDS, check=False
     )
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.count(b"\n") == 1
-    assert hint in done.stderr.decode()
+    assert "bogus" in done.stderr.decode()
 
 
 def test_a_taken_port_is_one_line_and_status_1() -> None:

@@ -35,6 +35,7 @@ ENTRIES = st.fixed_dictionaries(
         "version": st.sampled_from(["V1", "V2", "V3"]),
         "bandwidth": st.one_of(st.integers(1, 10_000_000), st.floats(1.0, 1e9)),
         "marks": st.booleans(),
+        "pacing": st.booleans(),
         "http_proxy": st.sampled_from(
             ["http://p.example:3128", "https://u:p%2F%40%3a@p.example:1", "http://u%20:@h:1"]
         ),

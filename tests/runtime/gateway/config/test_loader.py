@@ -162,7 +162,8 @@ class TestGood:
             '[[tunnel]]\nname = "b"\nmode = "source"\nendpoint = "ws://localhost:8080"\n'
             'access_token_file = "{T}"\nclient_token = "cccccccccccccccccccccccccccccccc"\n'
             'services = {{ SSH = 5555, APP = "unix:app.sock", WEB = "door" }}\nbind = "10.0.0.1"\n'
-            'version = "V2"\nbandwidth = 1e5\nmarks = false\nhttp_proxy = "proxy:3128"\n'
+            'version = "V2"\nbandwidth = 1e5\nmarks = false\npacing = false\n'
+            'http_proxy = "proxy:3128"\n'
             'labels = {{ site = "lyon" }}\nlimits = {{ max_connections = 5 }}\n'
             "restart = {{ min_seconds = 0.5, max_seconds = 9 }}\n"
         )
@@ -178,6 +179,8 @@ class TestGood:
             "WEB": NoListener(),
         }
         assert (tunnel.version, tunnel.bandwidth, tunnel.marks) == (2, 100_000, False)
+        assert not tunnel.pacing
+        assert not tunnel.to_config("0" * 32).pacing
         assert str(tunnel.http_proxy) == "proxy:3128"
         assert tunnel.labels == {"site": "lyon"}
         assert tunnel.limits.max_connections == 5

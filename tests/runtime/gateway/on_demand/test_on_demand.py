@@ -32,7 +32,7 @@ def test_everybody_who_asks_shares_one_tunnel(fleet: DemandFleet) -> None:
         assert echo(sock, b"hello") == b"hello"
     assert fleet.calls["OpenTunnel"] == 1
     assert fleet.devices.told == {"press-4": 1}
-    tunnel = fleet.api_client().describe_tunnel(tunnelId=fleet.opened[0])["tunnel"]
+    tunnel = fleet.aws.describe_tunnel(tunnelId=fleet.opened[0])["tunnel"]
     assert tunnel["destinationConfig"] == {"thingName": "press-4", "services": ["SSH"]}
     assert tunnel["timeoutConfig"] == {"maxLifetimeTimeoutMinutes": 60}
     assert tunnel["tags"] == [{"key": "cost-center", "value": "4711"}]
@@ -43,18 +43,20 @@ def test_everybody_who_asks_shares_one_tunnel(fleet: DemandFleet) -> None:
 
 
 def test_idle_is_closed_and_deleted_and_the_next_who_asks_has_another(fleet: DemandFleet) -> None:
-    fleet.open_gateway(idle_seconds=0.3)
+    fleet.open_gateway()
     with fleet.client(http_request("press-4")) as sock:
         assert door_answer(sock) == (200, "")
         first = fleet.opened[0]
+        fleet.reload_limits(idle_seconds=0.05)
         fleet.wait_phases(ready=1)
         assert echo(sock, b"x") == b"x"
     fleet.wait_phases()
     assert fleet.open_at_service == set()
     with pytest.raises(Exception, match="ResourceNotFound"):
-        fleet.api_client().describe_tunnel(tunnelId=first)
+        fleet.aws.describe_tunnel(tunnelId=first)
     eventually(lambda: fleet.names() == [])
     assert fleet.metric("demand_closed_total", cause="idle") == 1
+    fleet.reload_limits(idle_seconds=1_000.0)
     assert fleet.ask("press-4") == (200, "")
     assert len(fleet.opened) == 2
 
@@ -100,7 +102,7 @@ def test_a_failure_is_one_clear_message_and_is_not_tried_at_once(
     assert fleet.ask("press-4") == (503, text)
     fleet.before = lambda _operation: None
     status, again = fleet.ask("press-4")
-    assert (status, again.startswith(f"{text}; it is tried again in ")) == (503, True)
+    assert (status, again.startswith(f"{text} (it is tried again in ")) == (503, True)
     assert fleet.calls["OpenTunnel"] == 1
     fleet.reload(limits=replace(fleet.settings.limits, negative_seconds=0.0))
     assert fleet.ask("press-5") == (200, "")
@@ -111,9 +113,8 @@ def test_a_failure_is_one_clear_message_and_is_not_tried_at_once(
 
 
 def test_a_device_that_does_not_come_costs_one_tunnel_which_is_closed(fleet: DemandFleet) -> None:
-    fleet.devices.off.add("press-4")
-    fleet.open_gateway(wait_seconds=0.5)
-    status, text = fleet.ask("press-4")
+    fleet.open_gateway()
+    status, text = fleet.ask_for_who_is_off("press-4")
     assert (status, text.partition(" within")[0]) == (503, "press-4 has not come to its tunnel")
     fleet.wait_phases()
     assert fleet.open_at_service == set()
@@ -245,9 +246,10 @@ class TestChanges:
         assert fleet.ask("press-4") == (200, "")
 
     def test_another_place_closes_the_old_tunnels_where_they_are(self, fleet: DemandFleet) -> None:
-        fleet.open_gateway(idle_seconds=0.3)
+        fleet.open_gateway()
         with fleet.client(http_request("press-4")) as sock:
             assert door_answer(sock) == (200, "")
+            fleet.reload_limits(idle_seconds=0.05)
             fleet.reload(place=CloudPlace(None, "http://127.0.0.1:1"))
             status, text = fleet.ask("press-5")
             assert status == 503
@@ -257,12 +259,13 @@ class TestChanges:
         assert fleet.open_at_service == set()
 
     def test_a_tunnel_of_the_files_takes_the_name(self, fleet: DemandFleet) -> None:
-        fleet.open_gateway(idle_seconds=0.3)
+        fleet.open_gateway()
         assert fleet.ask("press-4") == (200, "")
         tunnel = fleet.tunnel("press-4", services={"SSH": None})
         fleet.files.tunnels["press-4"] = tunnel
         assert fleet.gateway.reload().is_good
         eventually(lambda: fleet.gateway.state.source_of("press-4") == "files")
+        fleet.reload_limits(idle_seconds=0.05)
         fleet.wait_phases()
         fleet.wait_state("press-4", "connected")
         assert fleet.ask("press-4") == (200, "")
@@ -273,13 +276,14 @@ class TestRollover:
     def test_new_connections_use_the_next_tunnel_and_old_ones_go_on(
         self, fleet: DemandFleet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # So the next one is opened as soon as there is a connection.
-        monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.facts.LEAD_PART", 1.0)
-        monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.facts.LEAD_SECONDS", 60.0)
-        fleet.open_gateway(lifetime_minutes=1, max_open=2)
+        fleet.open_gateway()
         with fleet.client(http_request("press-4")) as old:
             assert door_answer(old) == (200, "")
-            fleet.wait_phases(ready=1, retiring=1)
+            with monkeypatch.context() as near_its_end:
+                place = "tunnelfleet.runtime.gateway.on_demand.facts"
+                near_its_end.setattr(f"{place}.LEAD_PART", 1.0)
+                near_its_end.setattr(f"{place}.LEAD_SECONDS", 3_600.0)
+                fleet.wait_phases(ready=1, retiring=1)
             assert fleet.ask("press-4") == (200, "")
             assert echo(old, b"as before") == b"as before"
             assert fleet.row("press-4~2").state == "connected"

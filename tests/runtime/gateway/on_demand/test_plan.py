@@ -193,7 +193,7 @@ def test_an_opening_that_is_refused_is_told_and_not_tried_at_once(world: World) 
     assert world.step() == [Tell("press-4", "", text)]
     verdict = world.plan.ask("press-4", world.now)
     assert verdict.outcome is AskOutcome.FAILED_BEFORE
-    assert verdict.text == f"{text}; it is tried again in 30 s"
+    assert verdict.text == f"{text} (it is tried again in 30 s)"
     world.step(29.0)
     assert world.ask() is AskOutcome.FAILED_BEFORE
     world.step(1.1)

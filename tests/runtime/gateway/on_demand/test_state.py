@@ -118,11 +118,11 @@ def test_one_that_was_being_opened_is_looked_for_and_closed(lives: Lives) -> Non
     fleet = lives.fleet
     with lives.opened_store() as store:
         store.begin_demand(StoredDemand("lost", "press-4", fleet.settings.place, time.time() - 5.0))
-    lost = fleet.api_client().open_tunnel(
+    lost = fleet.aws.open_tunnel(
         description="tunnelfleet gw, on demand, lost",
         destinationConfig={"thingName": "press-4", "services": ["SSH"]},
     )
-    other = fleet.api_client().open_tunnel(
+    other = fleet.aws.open_tunnel(
         description="tunnelfleet gw, on demand, another",
         destinationConfig={"thingName": "press-4", "services": ["SSH"]},
     )
@@ -159,8 +159,9 @@ def test_one_that_was_never_opened_is_forgotten_after_some_looks(lives: Lives) -
 
 def test_openings_before_count_for_the_hour(lives: Lives) -> None:
     fleet = lives.fleet
-    fleet.open_gateway(idle_seconds=0.1, max_opens_per_hour=1)
+    fleet.open_gateway(max_opens_per_hour=1)
     assert fleet.ask("press-4") == (200, "")
+    fleet.reload_limits(idle_seconds=0.05)
     fleet.wait_phases()
     lives.die()
     lives.begin()
@@ -217,9 +218,8 @@ def test_a_state_that_comes_late_is_read_then(
 
 def test_who_asked_is_audited(lives: Lives) -> None:
     fleet = lives.fleet
-    fleet.devices.off.add("press-9")
-    fleet.open_gateway(wait_seconds=0.3)
-    assert fleet.ask("press-9", address=fleet.private)[0] == 503
+    fleet.open_gateway()
+    assert fleet.ask_for_who_is_off("press-9", address=fleet.private)[0] == 503
     assert fleet.ask("pump-9")[0] == 404
     assert fleet.store is not None
     rows = fleet.store.audit(AuditQuery(kind="demand"))

@@ -41,6 +41,7 @@ SOURCE = TunnelConfig(
     bandwidth_bytes_per_second=1e6,
     http_proxy=HttpProxy("proxy", 3128, "user", "password", is_tls=True),
     marks=False,
+    pacing=False,
     limits=Limits(max_connections=7, backoff=Backoff(0.5, 9.0)),
 )
 DESTINATION = TunnelConfig(
