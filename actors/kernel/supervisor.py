@@ -155,7 +155,7 @@ class SupervisorActor(DispatchedActor):
         )
         self._todo: deque[Action] | None = None
         """The actions of the present turn that are not carried out yet."""
-        self._group_timers: list[Timer] = []
+        self._group_timers: tuple[Timer, ...] = ()
 
     # -- hooks for subclasses, called in the supervisor's turn: it fails if they raise
 
@@ -364,12 +364,12 @@ class SupervisorActor(DispatchedActor):
 
     def _group_after(self, action: GroupAfter) -> None:
         running = [timer for timer in self._group_timers if timer.active]
-        self._group_timers = [*running, self.schedule(action.seconds, _GroupDue())]
+        self._group_timers = (*running, self.schedule(action.seconds, _GroupDue()))
 
     def _cancel_group_timers(self, _action: CancelGroupTimers) -> None:
         for timer in self._group_timers:
             timer.cancel()
-        self._group_timers = []
+        self._group_timers = ()
 
     def _stop_on_turn(self, _action: StopOnTurn) -> None:
         self.actor_ref.tell(_StopNext())

@@ -239,23 +239,22 @@ _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 def _listen_once(addresses: list[SocketAddress], backlog: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     missing = OSError(errno.EADDRNOTAVAIL, "it has no address")
-    try:
+    with contextlib.ExitStack() as opened:
         for family, target in addresses:
             where = target
             if sockets and not target[1]:
                 where = (target[0], sockets[0].getsockname()[1], *target[2:])
             try:
-                sockets.append(_listen(family, where, backlog, is_alone=len(addresses) == 1))
+                sock = _listen(family, where, backlog, is_alone=len(addresses) == 1)
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
                 missing = error
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-    if not sockets:
-        raise missing
+            else:
+                sockets.append(opened.enter_context(sock))
+        if not sockets:
+            raise missing
+        opened.pop_all()
     return sockets
 
 

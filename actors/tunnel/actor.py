@@ -167,7 +167,7 @@ class TunnelActor(DispatchedActor):
         )
         self._connections = self._streams.connections
         self._api: ApiHandler = NO_API
-        self._brakes: list[Callable[[], bool]] = []
+        self._brakes: tuple[Callable[[], bool], ...] = ()
         """What besides the backlog may hold the link: callbacks, where there are any."""
         self._pump_timer: Timer | None = None
         self._stall_timer: Timer | None = None
@@ -188,9 +188,9 @@ class TunnelActor(DispatchedActor):
             )
             self._api = make_api(self._common.config, shell)
             streams.serve(self._api)
-            self._brakes.append(self._api.must_hold_back)
+            self._brakes = (self._api.must_hold_back,)
         if self._common.context.callback_queue is not None:
-            self._brakes.append(self._events_are_full)
+            self._brakes = (*self._brakes, self._events_are_full)
         self._stats.forget_active()
         self._common.enter(TunnelState.CONNECTING)
 
@@ -198,7 +198,7 @@ class TunnelActor(DispatchedActor):
         """Let go of what leads back here, and tell what ends with the actor."""
         super()._on_end(reason)
         self._api = NO_API
-        self._brakes.clear()
+        self._brakes = ()
         self._listeners.let_go()
         self._streams.actor_ended(f"the tunnel's actor ended: {reason}")
 
