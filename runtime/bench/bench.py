@@ -18,7 +18,7 @@ from tunnelfleet.proto import ConfigError, Endpoint, Mode, TunnelError, printabl
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 
 from .far_end import FarEnd
-from .figures import Figures, measure
+from .figures import TunnelFigures, measure
 
 if TYPE_CHECKING:
     import ssl
@@ -90,7 +90,7 @@ class BenchOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tunnel:
+class _OpenedTunnel:
     """What is needed to connect both ends."""
 
     endpoint: Endpoint
@@ -111,7 +111,7 @@ class Bench:
         self._options = options
         self._tell = tell
 
-    def run(self) -> tuple[str, Figures]:
+    def run(self) -> tuple[str, TunnelFigures]:
         """Connect both ends and measure.
 
         Returns:
@@ -138,7 +138,7 @@ class Bench:
     # -- the tunnel
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[_Tunnel]:
+    def _opened(self) -> Iterator[_OpenedTunnel]:
         options = self._options
         if options.source_token and options.destination_token:
             yield self._tunnel(options.source_token, options.destination_token)
@@ -147,7 +147,7 @@ class Bench:
         else:
             yield from self._embedded()
 
-    def _tunnel(self, source_token: str, destination_token: str) -> _Tunnel:
+    def _tunnel(self, source_token: str, destination_token: str) -> _OpenedTunnel:
         options = self._options
         if options.endpoint:
             endpoint = Endpoint.parse(options.endpoint)
@@ -155,23 +155,23 @@ class Bench:
             assert options.region is not None
             endpoint = Endpoint.for_region(options.region)
         context = make_ssl_context(options.ca) if options.ca and endpoint.is_tls else None
-        return _Tunnel(endpoint, source_token, destination_token, context)
+        return _OpenedTunnel(endpoint, source_token, destination_token, context)
 
-    def _embedded(self) -> Iterator[_Tunnel]:
+    def _embedded(self) -> Iterator[_OpenedTunnel]:
         # The service's package loads an HTTP server, which a service of somebody else needs not.
         from tunnelfleet.runtime.service import TunnelService  # noqa: PLC0415
 
         with TunnelService(tls=self._options.tls) as service:
             opened = service.open_tunnel("bench", [SERVICE])
             context = service.ssl_context() if self._options.tls else None
-            yield _Tunnel(
+            yield _OpenedTunnel(
                 Endpoint.parse(service.endpoint),
                 opened.source_token,
                 opened.destination_token,
                 context,
             )
 
-    def _by_management(self, url: str) -> Iterator[_Tunnel]:
+    def _by_management(self, url: str) -> Iterator[_OpenedTunnel]:
         client = _management_client(url, self._options.region)
         try:
             opened = client.open_tunnel(
@@ -196,7 +196,7 @@ class Bench:
     # -- its ends
 
     @contextlib.contextmanager
-    def _connected(self, tunnel: _Tunnel, far_end: FarEnd) -> Iterator[TcpAddress]:
+    def _connected(self, tunnel: _OpenedTunnel, far_end: FarEnd) -> Iterator[TcpAddress]:
         targets = {
             Mode.DESTINATION: (tunnel.destination_token, TcpAddress("127.0.0.1", far_end.port)),
             Mode.SOURCE: (tunnel.source_token, TcpAddress("127.0.0.1", 0)),
