@@ -5,6 +5,6 @@
 
 from .bench import Bench, BenchOptions
 from .far_end import FarEnd
-from .figures import Figures
+from .figures import TunnelFigures
 
-__all__ = ["Bench", "BenchOptions", "FarEnd", "Figures"]
+__all__ = ["Bench", "BenchOptions", "FarEnd", "TunnelFigures"]

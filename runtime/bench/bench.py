@@ -18,7 +18,7 @@ from tunnelfleet.proto import ConfigError, Endpoint, Mode, TunnelError, printabl
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 
 from .far_end import FarEnd
-from .figures import Figures, measure
+from .figures import TunnelFigures, measure
 
 if TYPE_CHECKING:
     import ssl
@@ -111,7 +111,7 @@ class Bench:
         self._options = options
         self._tell = tell
 
-    def run(self) -> tuple[str, Figures]:
+    def run(self) -> tuple[str, TunnelFigures]:
         """Connect both ends and measure.
 
         Returns:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     from .far_end import FarEnd
 
-__all__ = ["Figures", "measure"]
+__all__ = ["TunnelFigures", "measure"]
 
 MESSAGE_BYTES: Final = 64
 WARM_UP_SHARE: Final = 0.3
 """Of a figure's time: a transfer fills its buffers and finds its rate first."""
 ROUND_TRIP_PAUSE_SECONDS: Final = 0.02
 """Between two round trips beside a transfer, as of somebody who types."""
+LOOK_SECONDS: Final = 0.01
 CLIENTS: Final = 8
 """That open connections beside each other."""
 SILENCE_SECONDS: Final = 30.0
@@ -58,7 +59,7 @@ class RoundTrips:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class TunnelFigures:
     """What was measured.
 
     Attributes:
@@ -98,7 +99,7 @@ def rate(bytes_per_second: float) -> str:
     return f"{bytes_per_second:.0f} B/s"
 
 
-def measure(address: TcpAddress, far_end: FarEnd, seconds: float) -> Figures:
+def measure(address: TcpAddress, far_end: FarEnd, seconds: float) -> TunnelFigures:
     """Measure the tunnel whose source listens at `address`.
 
     Args:
@@ -109,7 +110,7 @@ def measure(address: TcpAddress, far_end: FarEnd, seconds: float) -> Figures:
     Raises:
         OSError: a connection broke, or nothing came for `SILENCE_SECONDS`.
     """
-    return Figures(
+    return TunnelFigures(
         round_trip=_round_trip(address, seconds),
         connections_per_second=_connections(address, seconds),
         up_bytes_per_second=_up(address, far_end, seconds),
@@ -193,6 +194,11 @@ def _up(address: TcpAddress, far_end: FarEnd, seconds: float) -> float:
         time.sleep(seconds * WARM_UP_SHARE)
         begun, before = time.perf_counter(), far_end.taken_bytes
         time.sleep(seconds)
+        # A slow tunnel, or a busy machine, may need longer for its first byte.
+        while far_end.taken_bytes == before:
+            if time.perf_counter() - begun > seconds + SILENCE_SECONDS:
+                raise TimeoutError(f"no byte came through in {SILENCE_SECONDS:g} s")
+            time.sleep(LOOK_SECONDS)
         return (far_end.taken_bytes - before) / (time.perf_counter() - begun)
 
 
@@ -208,7 +214,7 @@ def _down(address: TcpAddress, seconds: float) -> float:
 
 def _take_for(sock: socket.socket, seconds: float) -> int:
     end, taken = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end:
+    while not taken or time.perf_counter() < end:
         data = sock.recv(READ_BYTES)
         if not data:
             raise ConnectionError("the tunnel closed a connection that was measured")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tunnelfleet.proto import ConfigError, TunnelError
-from tunnelfleet.runtime.bench import Bench, BenchOptions, Figures
+from tunnelfleet.runtime.bench import Bench, BenchOptions, TunnelFigures
 from tunnelfleet.runtime.bench.figures import RoundTrips, rate
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.management import ManagementServer
@@ -25,14 +25,14 @@ def service() -> Iterator[TunnelService]:
         yield made
 
 
-def run(**options: Any) -> tuple[Figures, list[str]]:
+def run(**options: Any) -> tuple[TunnelFigures, list[str]]:
     told: list[str] = []
     endpoint, figures = Bench(BenchOptions(seconds=SECONDS, **options), told.append).run()
     assert endpoint in told[-1]
     return figures, told
 
 
-def is_whole(figures: Figures) -> None:
+def is_whole(figures: TunnelFigures) -> None:
     assert figures.up_bytes_per_second > 0
     assert figures.down_bytes_per_second > 0
     assert figures.connections_per_second > 0
@@ -141,7 +141,7 @@ def test_tokens_are_in_no_repr() -> None:
 
 def test_the_lines_are_for_a_terminal_of_80_columns() -> None:
     trips = RoundTrips.of([1.0, 2.0, 1000.0])
-    figures = Figures(123_456_789.0, 98_400.0, trips, trips, 12_345.6)
+    figures = TunnelFigures(123_456_789.0, 98_400.0, trips, trips, 12_345.6)
     lines = figures.lines()
     assert max(map(len, lines)) <= 80
     assert lines[0].endswith("123.5 MB/s")
