@@ -338,6 +338,8 @@ def run_localproxies(search: Search, folder: Path, endpoint: str, good: str) -> 
     search.run("localproxy, a token as an argument", *arguments, "-t", f"{NEVER_USED} ")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_no_output_has_a_planted_token(tmp_path: Path, nobody: str) -> None:
     search = Search()
     fleet, state = tmp_path / "fleet", tmp_path / "state"

@@ -64,7 +64,10 @@ def test_a_test_may_close_the_tunnel_itself(service: LocalService) -> None:
 
 def test_its_service_may_end_first() -> None:
     with LocalService() as service, ConnectedPair(service) as pair:
-        near, _ = pair.open()
+        near, far = pair.open()
+        # What comes from there says that the other end tells a cut from an end.
+        far.sendall(b"x")
+        assert near.recv(1) == b"x"
         service.stop()
         with pytest.raises(ConnectionResetError):
             near.recv(1)
