@@ -218,10 +218,11 @@ class Backends:
                 with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                     await handle(server, reader, writer)
             finally:
-                self._tasks.discard(task)
                 writer.close()
                 with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                     await writer.wait_closed()
+                # Not before: the loop is stopped when no task is left.
+                self._tasks.discard(task)
                 server.count(active=-1)
 
         server.address = self._call(self._start(serve, address, tls))
@@ -250,6 +251,9 @@ class Backends:
         deadline = time.monotonic() + CALL_SECONDS / 2
         while self._tasks and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
+        # A transport that was closed is over in one of the next turns.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     def _call(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(CALL_SECONDS)

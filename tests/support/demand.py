@@ -126,7 +126,7 @@ class DemandFleet(DoorFleet):
         super().__enter__()
         self.api = self._stack.enter_context(ManagementServer(self.service, notifier=self.devices))
         self.aws = aws_client(self.api.url)
-        self._stack.callback(self.aws.close)
+        self._stack.callback(self._leave_service)
         self.settings = OnDemandSettings(
             place=CloudPlace(None, self.api.url),
             things=("press-*",),
@@ -146,6 +146,12 @@ class DemandFleet(DoorFleet):
     def __exit__(self, *exc_info: object) -> None:
         self._own.close()
         super().__exit__(*exc_info)
+
+    def _leave_service(self) -> None:
+        """Nobody is connected to the API any more when it ends."""
+        self.aws.close()
+        listener = self.api._http._http.listener
+        eventually(lambda: listener is None or listener.connections == 0)
 
     def open_gateway(self, **limits: Any) -> None:
         """Start the gateway; what is given replaces limits."""
