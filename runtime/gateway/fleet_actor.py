@@ -74,7 +74,7 @@ class _LookAgain(NamedTuple):
     """Some names are marked."""
 
 
-class _HandOver(NamedTuple):
+class _EndNext(NamedTuple):
     """It is time for the next tunnels that another gateway gets."""
 
 
@@ -249,9 +249,9 @@ class FleetActor(DispatchedActor):
     def _hand_over_soon(self, delay_seconds: float) -> None:
         if self._handovers and not self._hands_over:
             self._hands_over = True
-            self.schedule(delay_seconds, _HandOver())
+            self.schedule(delay_seconds, _EndNext())
 
-    def _on_hand_over(self, _message: _HandOver) -> None:
+    def _on_hand_over(self, _message: _EndNext) -> None:
         """End no more tunnels than can connect elsewhere meanwhile: so each is away briefly."""
         self._hands_over = False
         rate = self._handovers_per_second
@@ -440,7 +440,7 @@ class FleetActor(DispatchedActor):
         ListenerOpened: _on_listener_opened,
         ListenerClosed: _on_listener_closed,
         _LookAgain: _on_look_again,
-        _HandOver: _on_hand_over,
+        _EndNext: _on_hand_over,
         OpenAgain: _on_open_again,
         TunnelEnded: _on_ended,
         DrainTimedOut: _on_drain_timed_out,
