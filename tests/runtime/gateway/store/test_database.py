@@ -257,7 +257,7 @@ def test_a_password_comes_from_the_environment(
 
 def test_a_role_with_no_rights_on_an_empty_database(postgres: PostgresServer) -> None:
     text = refusal(postgres.url(postgres.new_database(), "gateway"))
-    assert "it has no tables yet, and version 2 is needed" in text
+    assert "it has no tables yet, and version 3 is needed" in text
     assert "tunnelfleet migrate --state URL --grant ROLE" in text
 
 
