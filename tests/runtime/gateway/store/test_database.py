@@ -294,7 +294,7 @@ def test_an_older_state_that_the_role_may_not_change(
     name = url.partition("?")[0].rpartition("/")[2]
     postgres.run(name, "GRANT SELECT ON tunnelfleet_schema TO gateway")
     text = refusal(url.replace("owner@", "gateway@"))
-    assert "it is at version 1, and version 2 is needed" in text
+    assert "it is at version 1, and version 3 is needed" in text
 
 
 def test_a_server_that_takes_no_writes(postgres: PostgresServer, fleet_url: str) -> None:
