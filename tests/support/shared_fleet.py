@@ -151,7 +151,7 @@ class SharedFleet:
         return True
 
     def wait_shared_by(
-        self, gateways: Sequence[FleetProcess], timeout_seconds: float = 6 * WAIT_SECONDS
+        self, gateways: Sequence[FleetProcess], timeout_seconds: float = 12 * WAIT_SECONDS
     ) -> float:
         """Wait until they share all tunnels; returns when that was."""
         names = ", ".join(each.name for each in gateways)

@@ -200,9 +200,10 @@ class ApiWishes:
             ApiProblem: nobody knows, for the store does not answer.
         """
         store = self._gateway.store
-        if store is None or not store.is_shared or self._gateway.state.source_of(name):
+        if self._gateway.state.source_of(name) or not getattr(store, "is_shared", False):
             return None
         try:
+            assert store is not None
             return store.find_tunnel(name)
         except TunnelError as error:
             raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None

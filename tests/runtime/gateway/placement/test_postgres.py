@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.waiting import WAIT_SECONDS, eventually
+from tests.support.waiting import WAIT_SECONDS
+from tests.support.waiting import eventually as eventually_soon
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.placement import Assigned, Revoked, shard_of
 from tunnelfleet.runtime.gateway.placement.postgres import PostgresPlacement
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
 SHARDS = 64
-LEASE_SECONDS = 1.0
+eventually = functools.partial(eventually_soon, timeout_seconds=6 * WAIT_SECONDS)
+LEASE_SECONDS = 3.0
 
 
 class FakeConnects:
@@ -117,7 +120,7 @@ def are_settled(*players: Player) -> bool:
 
 def test_several_start_at_once_and_share_all(start: Callable[..., Player]) -> None:
     players = [start(name) for name in ("one", "two", "three")]
-    eventually(lambda: are_settled(*players), timeout_seconds=3 * WAIT_SECONDS)
+    eventually(lambda: are_settled(*players))
     eventually(lambda: [each.connects.rate for each in players] == [20.0] * 3)
 
 
@@ -175,7 +178,7 @@ def test_the_number_of_shards_can_be_changed_while_nobody_is_there(
 def test_a_store_that_is_away_for_a_while_changes_nothing(
     start: Callable[..., Player], postgres: PostgresServer
 ) -> None:
-    one, two = start("one"), start("two")
+    one, two = (start(name, lease_seconds=6.0) for name in ("one", "two"))
     eventually(lambda: are_settled(one, two))
     told = [list(one.told), list(two.told)]
     postgres.stop()
@@ -205,6 +208,6 @@ def test_a_listener_that_begins_anew_is_told_all(start: Callable[..., Player]) -
             heard.set()
 
     one.placement.start(hear)
-    assert heard.wait(WAIT_SECONDS)
+    assert heard.wait(6 * WAIT_SECONDS)
     assert told[-1].shards == one.shards
     assert told[0] == Revoked(frozenset(range(SHARDS)) - one.shards)

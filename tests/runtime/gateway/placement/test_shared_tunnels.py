@@ -40,7 +40,7 @@ class Shared:
             name=name,
             state=url,
             placement="postgres",
-            lease_seconds=5.0,
+            lease_seconds=10.0,
             client_token_secret_file=secret,
         )
         self.gateway = Gateway(self.files, store=Store.of(self.files.settings))

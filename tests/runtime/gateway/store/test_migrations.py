@@ -85,7 +85,7 @@ def test_they_lead_to_the_tables_that_the_statements_know(database: Database) ->
 
 def test_one_that_fails_leaves_all_as_it_was(database: Database) -> None:
     migrate(database, MIGRATIONS[:1])
-    broken = Migration(3, "broken", lambda _is_sqlite: ("CREATE TABLE half (a TEXT)", "NONSENSE"))
+    broken = Migration(4, "broken", lambda _is_sqlite: ("CREATE TABLE half (a TEXT)", "NONSENSE"))
     with pytest.raises(StoreError):
         migrate(database, (*MIGRATIONS, broken))
     assert version(database) == 1
