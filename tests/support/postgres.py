@@ -21,6 +21,8 @@ import psycopg
 import pytest
 
 from tests.support.programs import require_program
+from tunnelfleet.runtime.gateway.store.database import Database
+from tunnelfleet.runtime.gateway.store.migrations import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,6 +157,14 @@ class PostgresServer:
         name = f"fleet{next(self._numbers)}"
         self.run("postgres", f"CREATE DATABASE {name} OWNER owner")
         return name
+
+    def new_state(self) -> str:
+        """The URL of a state at the newest version, its owner's."""
+        url = self.url(self.new_database())
+        database = Database(url)
+        migrate(database)
+        database.close()
+        return url
 
     def run(self, database: str, *statements: str) -> list[Any]:
         """Run statements as the superuser; return the rows of the last."""

@@ -15,8 +15,6 @@ from tests.support.waiting import eventually as eventually_soon
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.placement import Assigned, Revoked, shard_of
 from tunnelfleet.runtime.gateway.placement.postgres import PostgresPlacement
-from tunnelfleet.runtime.gateway.store.database import Database
-from tunnelfleet.runtime.gateway.store.migrations import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,11 +82,7 @@ class Player:
 
 @pytest.fixture
 def url(postgres: PostgresServer) -> str:
-    url = postgres.url(postgres.new_database())
-    database = Database(url)
-    migrate(database)
-    database.close()
-    return url
+    return postgres.new_state()
 
 
 @pytest.fixture
@@ -193,7 +187,7 @@ def test_a_store_that_is_away_for_a_while_changes_nothing(
 
 def test_only_a_database_of_postgresql_is_shared() -> None:
     with pytest.raises(ConfigError, match="postgresql"):
-        Player("sqlite:////tmp/x.db", "one")
+        Player("sqlite:///x.db", "one")
 
 
 def test_a_listener_that_begins_anew_is_told_all(start: Callable[..., Player]) -> None:

@@ -38,11 +38,7 @@ def refusal(url: str) -> str:
 @pytest.fixture
 def fleet_url(postgres: PostgresServer) -> str:
     """A state of PostgreSQL at the newest version, its owner's."""
-    url = postgres.url(postgres.new_database())
-    database = Database(url)
-    migrate(database)
-    database.close()
-    return url
+    return postgres.new_state()
 
 
 # -- the URL

@@ -28,7 +28,7 @@ def demand(request: str = "r1", begun_at: float = BASE) -> StoredDemand:
     return StoredDemand(request, "press-4", PLACE, begun_at)
 
 
-def source(name: str = "press-4") -> WantedTunnel:
+def demanded_source(name: str = "press-4") -> WantedTunnel:
     return wanted(
         name,
         mode=Mode.SOURCE,
@@ -43,10 +43,10 @@ def test_a_tunnel_comes_back_as_it_was(url: str) -> None:
     with opened(url) as store:
         store.begin_demand(demand())
         assert store.load_demands() == [demand()]
-        store.keep_demand("r1", "t-1", ENDS_AT, source())
+        store.keep_demand("r1", "t-1", ENDS_AT, demanded_source())
     with opened(url) as store:
         (found,) = store.load_demands()
-        assert found.tunnel == source()
+        assert found.tunnel == demanded_source()
         assert found == replace(demand(), tunnel_id="t-1", ends_at=ENDS_AT, tunnel=found.tunnel)
         assert TOKEN not in repr(found)
 
@@ -57,7 +57,7 @@ def test_what_is_over_is_known_for_an_hour(url: str) -> None:
         store.begin_demand(demand("old", now - 7_200.0))
         store.begin_demand(demand("new", now + 60.0))
         store.begin_demand(demand("open", now + 30.0))
-        store.keep_demand("new", "t-1", ENDS_AT, source())
+        store.keep_demand("new", "t-1", ENDS_AT, demanded_source())
         store.end_demand("old")
         store.end_demand("new")
         found = store.load_demands()
@@ -76,7 +76,7 @@ def test_one_that_was_throttled_begins_again(url: str) -> None:
 def test_each_gateway_has_its_own(url: str) -> None:
     with opened(url, gateway="a") as store:
         store.begin_demand(demand())
-        store.keep_demand("r1", "t-1", ENDS_AT, source())
+        store.keep_demand("r1", "t-1", ENDS_AT, demanded_source())
     with opened(url, gateway="b") as store:
         assert store.load_demands() == []
         store.end_demand("r1")
@@ -88,7 +88,7 @@ def test_each_gateway_has_its_own(url: str) -> None:
 def test_with_another_secret_it_can_be_closed_and_not_used(url: str) -> None:
     with opened(url) as store:
         store.begin_demand(demand())
-        store.keep_demand("r1", "t-1", ENDS_AT, source())
+        store.keep_demand("r1", "t-1", ENDS_AT, demanded_source())
     with opened(url, secret=b"x" * 32) as store:
         (found,) = store.load_demands()
         assert (found.tunnel_id, found.tunnel) == ("t-1", None)
@@ -99,7 +99,7 @@ def test_tokens_are_sealed_and_forgotten_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     with opened(f"sqlite:///{path}") as store:
         store.begin_demand(demand())
-        store.keep_demand("r1", "t-1", ENDS_AT, source())
+        store.keep_demand("r1", "t-1", ENDS_AT, demanded_source())
     content = path.read_bytes()
     assert b"t-1" in content
     assert TOKEN.encode() not in content
@@ -111,7 +111,7 @@ def test_before_it_is_open_and_after_it_is_closed_it_says_so(url: str) -> None:
     for call in (
         store.load_demands,
         lambda: store.begin_demand(demand()),
-        lambda: store.keep_demand("r1", "t", 0.0, source()),
+        lambda: store.keep_demand("r1", "t", 0.0, demanded_source()),
         lambda: store.end_demand("r1"),
     ):
         with pytest.raises(StoreError):
