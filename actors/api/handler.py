@@ -245,10 +245,10 @@ class TunnelApi:
         """Note that a message of a connection cannot be sent any more."""
         self._outbox.complete(self._outbox.pending.refused(key), error)
 
-    def on_discarded(self, key: ConnectionKey) -> None:
-        """Note that messages of a connection were dropped because its stream is over."""
+    def on_discarded(self, key: ConnectionKey, error: TunnelError | None = None) -> None:
+        """Note that messages of a connection were dropped; None: because its stream is over."""
         entries = self._outbox.pending.discarded(key)
-        self._outbox.complete(entries, ServiceWithoutStream(key.service_id))
+        self._outbox.complete(entries, error or ServiceWithoutStream(key.service_id))
 
     def on_lost(self, error: TunnelError) -> None:
         """Note that the link is lost, with all messages that had not left."""

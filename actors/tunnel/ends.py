@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.actors import events
-from tunnelfleet.proto import End, Event, Message, ProtocolVersion
+from tunnelfleet.proto import End, Event, Message, ProtocolVersion, TunnelError
 
 from .connections import Connection, ConnectionTable, EndPhase
 from .messages import HalfCloseEnded, RemoteEnded
@@ -154,10 +154,15 @@ class Ends:
         self.release(connection, End.CUT)
         self._get_hooks().handle(session_events)
 
-    def discard(self, connection: Connection) -> None:
-        """Throw away what a connection has waiting: nobody takes it any more."""
+    def discard(self, connection: Connection, error: TunnelError | None = None) -> None:
+        """Throw away what a connection has waiting: nobody takes it any more.
+
+        Args:
+            connection: which.
+            error: what the senders of its messages are told; None: that its stream is over.
+        """
         connection.give_credit(self._sender.discard(connection.key).size_bytes)
-        self.api.on_discarded(connection.key)
+        self.api.on_discarded(connection.key, error)
 
     def release(self, connection: Connection, end: End) -> None:
         """Let go of a connection that is over on the wire: its id and its place are free.

@@ -79,8 +79,8 @@ class ApiHandler(Protocol):
     def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
         """A message cannot be sent any more."""
 
-    def on_discarded(self, key: ConnectionKey) -> None:
-        """What a connection had waiting was thrown away: its stream is over."""
+    def on_discarded(self, key: ConnectionKey, error: TunnelError | None = None) -> None:
+        """What a connection had waiting was thrown away; None: for its stream is over."""
 
     def on_lost(self, error: TunnelError) -> None:
         """The WebSocket is over, and what had not left with it."""
@@ -137,7 +137,7 @@ class _NoApi:
     def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
         pass
 
-    def on_discarded(self, key: ConnectionKey) -> None:
+    def on_discarded(self, key: ConnectionKey, error: TunnelError | None = None) -> None:
         pass
 
     def on_lost(self, error: TunnelError) -> None:

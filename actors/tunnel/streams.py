@@ -36,6 +36,8 @@ from tunnelfleet.proto import (
     StopCause,
     StreamStarted,
     StreamStopped,
+    TunnelClosed,
+    TunnelError,
 )
 
 from .connections import Connection, ConnectionTable, EndPhase
@@ -122,6 +124,7 @@ class Streams:
         "_api",
         "_common",
         "_hooks",
+        "_lost",
         "_marking",
         "_routes",
         "_sender",
@@ -146,6 +149,8 @@ class Streams:
         self.ends = Ends(common, sender, self.connections, ends_hooks)
         self._routes: dict[tuple[str, int], _Route] = {}
         """The newest stream of each pair of ids; a restarted peer uses them again."""
+        self._lost: TunnelError | None = None
+        """What senders are told whose messages are thrown away; None: that their stream is over."""
 
     def serve(self, api: ApiHandler) -> None:
         """Have a client API take part, which is made of these streams in turn."""
@@ -226,7 +231,7 @@ class Streams:
         for connection in self.connections.of_stream(route.ref):
             connection.reason = connection.reason or cause.value
             connection.ended_by = connection.ended_by or _ENDED_BY.get(cause, cause.value)
-            self.ends.discard(connection)
+            self.ends.discard(connection, self._lost)
             self.ends.release(connection, event.end)
         name = self._common.config.name
         self._common.publish(
@@ -420,7 +425,8 @@ class Streams:
                 self.ends.abort(connection, "tunnel stopped")
 
     def reset_all(self) -> None:
-        """End every stream on the wire at once."""
+        """End every stream on the wire at once: the tunnel has no more time."""
+        self._lost = TunnelClosed("the tunnel was stopped before it could be sent")
         for service_id, _ in list(self._routes):
             self._reset_stream(service_id)
 
