@@ -18,6 +18,7 @@ from tests.support.rig import connect, echo
 from tests.support.waiting import eventually
 from tunnelfleet.runtime.gateway.config import ensure_secret
 from tunnelfleet.runtime.gateway.store import AuditQuery, Store
+from tunnelfleet.runtime.gateway.store.migrations import MIGRATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,7 +167,9 @@ def test_an_owner_migrates_and_the_gateway_reads_and_writes(
         owner = server.url(name)
         done = run([*PROGRAM, "migrate", "--state", owner, "--grant", "gateway", "--json"])
         told = json.loads(done.stdout)
-        assert (told["version"], told["applied"], told["granted"]) == (2, [1, 2], "gateway")
+        numbers = [each.number for each in MIGRATIONS]
+        assert (told["version"], told["applied"]) == (numbers[-1], numbers)
+        assert told["granted"] == "gateway"
         with rig.up() as gateway:
             connected(gateway, "one")
             with connect(gateway.listening("one")) as sock:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
-    assert set(schema["properties"]) == {"gateway", "defaults", "tunnel", "door_rule", "notify"}
+    tables = {"gateway", "defaults", "tunnel", "door_rule", "notify", "on_demand"}
+    assert set(schema["properties"]) == tables
 
 
 def test_without_a_file_it_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
