@@ -597,7 +597,14 @@ NOTIFY: dict[str, Row] = {
         'client_token_secret_file = "{S}"\n' + NOTIFY_HEAD,
         5,
         "notify[1]",
-        "placement_members = 1",
+        "a gateway that shares none",
+    ),
+    "devices of a fleet in a database": (
+        '[gateway]\nstate = "postgresql://h/d"\nplacement = "postgres"\n'
+        'client_token_secret_file = "{S}"\n' + NOTIFY_HEAD,
+        5,
+        "notify[1]",
+        "a gateway that shares none",
     ),
     "single brackets of devices": ("[notify]\n", 1, "notify", "write [[notify]]"),
 }

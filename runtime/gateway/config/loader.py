@@ -213,9 +213,9 @@ class _Loader:
         for document in documents:
             for number, entry in enumerate(_list(document.data.get("notify"))):
                 reader.read(document, number, entry)
-                if gateway.placement_members > 1:
+                if gateway.placement_members > 1 or gateway.placement == POSTGRES:
                     hint = "each gateway of a shared fleet would open the same tunnels"
-                    text = f"{hint}; give the devices to a gateway with placement_members = 1"
+                    text = f"{hint}; give the devices to a gateway that shares none"
                     reader.problems.append(document.problem(("notify", number), text))
         self._problems += reader.problems
         return reader
