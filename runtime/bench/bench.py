@@ -256,7 +256,7 @@ def _management_client(url: str, region: str | None) -> Any:
         ) from None
     endpoint = None if url == "aws" else url
     try:
-        return boto3.client(
+        return boto3.session.Session().client(
             "iotsecuretunneling",
             # A service of one's own has none, and boto3 wants one.
             region_name=region or (None if endpoint is None else OWN_REGION),

@@ -220,7 +220,9 @@ def test_a_second_stop_is_harmless(configure: Configure) -> None:
 def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
     configure: Configure, runtime: TunnelRuntime, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runtime.open_tunnel(configure(Mode.DESTINATION))
+    # Before it is there, its SESSION_RESET would end what the source has begun.
+    far = runtime.open_tunnel(configure(Mode.DESTINATION))
+    far.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
     patient = replace(QUICK, stop_timeout_seconds=3_600.0)
     stopped = TunnelRuntime(dispatchers=2).start()
     source = stopped.open_tunnel(

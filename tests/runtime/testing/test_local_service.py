@@ -31,6 +31,8 @@ def test_the_environment_is_all_that_a_program_needs(
     tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of somebody's real account")
+    # What another test has made it see is not meant.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     # Twice: boto3 keeps what its default session saw the first time.
     for region in ("eu-west-1", "us-west-2"):
         with LocalService(tls=tls, region=region) as service:
