@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -24,7 +25,10 @@ def append(path: Path, results: Results) -> None:
         file.write(json.dumps({**run, "results": results}) + "\n")
 
 
-def _machine() -> dict[str, Any]:
+def _commit() -> str:
+    """What is checked out; nothing where git is not installed."""
+    if shutil.which("git") is None:
+        return ""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=ROOT,
@@ -32,8 +36,12 @@ def _machine() -> dict[str, Any]:
         text=True,
         check=False,
     )
+    return described.stdout.strip()
+
+
+def _machine() -> dict[str, Any]:
     return {
-        "commit": described.stdout.strip(),
+        "commit": _commit(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),

@@ -24,6 +24,15 @@ def test_runs_are_kept_in_order(tmp_path: Path) -> None:
     assert all(run["at"] and run["python"] for run in runs)
 
 
+def test_a_run_is_kept_where_git_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    history.append(tmp_path / "history.jsonl", {"carry": {"rate": 1.0}})
+    [run] = history.read(tmp_path / "history.jsonl")
+    assert run["commit"] == ""
+
+
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"results": 1}'])
 def test_a_line_that_is_no_run_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "history.jsonl"

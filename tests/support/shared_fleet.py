@@ -94,15 +94,17 @@ class SharedFleet:
         self._count = tunnels
         self._lines = [f"lease_seconds = {lease_seconds}", 'placement = "postgres"']
         self._stack = contextlib.ExitStack()
-        self.rig = GatewayRig(folder, Mode.DESTINATION)
-        self.rig.connect_rate = connect_rate
+        self._connect_rate = connect_rate
+        self.rig: GatewayRig
         self.names: list[str] = []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
+            # First, as it skips where there is no server, and nothing may be open then.
             self.postgres = stack.enter_context(PostgresServer.running())
             self.database = self.postgres.new_database()
-            stack.enter_context(self.rig)
+            self.rig = stack.enter_context(GatewayRig(self._folder, Mode.DESTINATION))
+            self.rig.connect_rate = self._connect_rate
             secret = self._folder / "secret"
             secret.touch(mode=0o600)
             secret.write_text("s" * 40)
