@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnelfleet.proto import ConfigError, Endpoint
-from tunnelfleet.runtime import Backoff, HttpProxy, Limits
+from tunnelfleet.runtime import HttpProxy, Limits
 
 from .schema import NotifyKeys
 from .secrets import read_private, read_secret
 from .things import BrokerAddress, address_for, parse_broker
-from .tunnels import validate
+from .tunnels import read_limits, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -350,16 +350,7 @@ class _SectionReader:
         return context, None if path is None else str(path), fingerprint
 
     def _limits(self) -> Limits | None:
-        try:
-            backoff = Backoff(**self._merged("restart"))
-        except (ValueError, ConfigError) as error:
-            self._problem("restart", str(error))
-            return None
-        try:
-            return Limits(**self._merged("limits"), backoff=backoff)
-        except ConfigError as error:
-            self._problem("limits", str(error))
-            return None
+        return read_limits(self._merged, self._problem)
 
     # -- keys
 

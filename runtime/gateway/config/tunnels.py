@@ -7,7 +7,7 @@ in `schema`. It opens the files that the entries name, and nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -316,16 +316,7 @@ class _EntryReader:
             self._problem(key, hint)
 
     def _limits(self) -> Limits | None:
-        try:
-            backoff = Backoff(**self._merged("restart"))
-        except (ValueError, ConfigError) as error:
-            self._problem("restart", str(error))
-            return None
-        try:
-            return Limits(**self._merged("limits"), backoff=backoff)
-        except ConfigError as error:
-            self._problem("limits", str(error))
-            return None
+        return read_limits(self._merged, self._problem)
 
     def _trust(self, endpoint: Endpoint | None) -> tuple[ssl.SSLContext | None, str | None, str]:
         text = self._get("ca")
@@ -448,3 +439,24 @@ def _unprintable(table: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             found = [k for k, v in inner.items() if isinstance(v, str) and _CONTROL.search(v)]
             if found:
                 yield key, found[0]
+
+
+def read_limits(
+    merged: Callable[[str], dict[str, Any]], problem: Callable[[str, str], None]
+) -> Limits | None:
+    """The limits of an entry; None if they are wrong, which `problem` is told.
+
+    Args:
+        merged: the keys of a table of the entry, with those of `[defaults]`.
+        problem: takes a key and what is wrong with it.
+    """
+    try:
+        backoff = Backoff(**merged("restart"))
+    except (ValueError, ConfigError) as error:
+        problem("restart", str(error))
+        return None
+    try:
+        return Limits(**merged("limits"), backoff=backoff)
+    except ConfigError as error:
+        problem("limits", str(error))
+        return None
