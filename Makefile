@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 SYSTEM ?= yes
+JOBS ?= auto
 
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.run-ready
@@ -28,8 +29,8 @@ demo: $(RUN_STAMP) ## run service, tunnels and traffic on this machine (tunnelfl
 system: ## install the programs that the tests drive, or say which are missing
 	@SYSTEM=$(SYSTEM) PYTHON=$(PYTHON) tools/system-packages
 
-test: system $(DEV_STAMP) ## run the tests (pytest $(ARGS))
-	$(BIN)/python -m pytest $(ARGS)
+test: system $(DEV_STAMP) ## run the tests, JOBS at a time (pytest $(ARGS))
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: test-long
 test-long: system $(DEV_STAMP) ## run the tests that take minutes, and nothing else (pytest $(ARGS))

@@ -49,7 +49,9 @@ MESSAGES = [
 ]
 
 
-@pytest.mark.parametrize(("make", "wrong"), MESSAGES, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(
+    ("make", "wrong"), MESSAGES, ids=lambda value: getattr(value, "__name__", type(value).__name__)
+)
 def test_a_malformed_command_is_refused_where_it_is_made(make: Any, wrong: Any) -> None:
     with pytest.raises(TypeError, match=f"{make.__name__}: "):
         make(wrong)
@@ -113,7 +115,7 @@ SUPERVISORS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("wrong", SUPERVISORS, ids=str)
+@pytest.mark.parametrize("wrong", SUPERVISORS, ids=lambda wrong: "-".join(wrong))
 def test_a_supervisor_that_makes_no_sense_is_refused(
     dispatcher: Dispatcher, wrong: dict[str, Any]
 ) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import secrets
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from tunnelfleet.proto.text import HIDDEN
 from tunnelfleet.runtime.cli.gateway.diag import Scrubber
 
 TOKEN = base64.b64encode(b"0123456789" * 6).decode()
-CLIENT = secrets.token_hex(32)
+CLIENT = bytes(range(100, 132)).hex()
 SHORT = "sesame-4711"
 SCRUBBER = Scrubber([SHORT])
 

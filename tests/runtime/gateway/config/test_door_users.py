@@ -68,6 +68,7 @@ def test_users_are_equal_by_what_they_are() -> None:
         ("a:$scrypt$ln=14,r=8,p=1$c2FsdA$c2FsdA\n", "a hash has 16 to 64 bytes"),
         ("a:$scrypt$ln=14,r=8,p=1$c2FsdAAAA$c2FsdA\n", "no base64"),
     ],
+    ids=lambda each: each.replace(GOOD.text(), "GOOD"),
 )
 def test_a_wrong_file_is_told_with_its_line(text: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -52,7 +52,11 @@ def test_a_changed_byte_is_noticed(place: int, change: int) -> None:
         SEALER.unseal("press-4", bytes(torn), SEALER.key_id)
 
 
-@pytest.mark.parametrize("sealed", [b"", b"\x01", b"\x02" + SEALED[1:], SEALED[:12]])
+@pytest.mark.parametrize(
+    "sealed",
+    [b"", b"\x01", b"\x02" + SEALED[1:], SEALED[:12]],
+    ids=["empty", "bare", "other", "cut"],
+)
 def test_another_form_is_said(sealed: bytes) -> None:
     with pytest.raises(SealingError, match="a form that this program does not know"):
         SEALER.unseal("press-4", sealed, SEALER.key_id)
