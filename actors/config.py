@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
@@ -147,6 +147,8 @@ class Limits:
                 raise ConfigError(f"{name} is {value!r}: it must be at most {limit}")
 
 
+ServiceTarget: TypeAlias = Address | ApiService | NoListener
+"""What a service is mapped to: see `TunnelConfig.services`."""
 ANY_SERVICE = ""
 """The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
 MAX_NAME_LENGTH = 200
@@ -192,7 +194,7 @@ class TunnelConfig:
     endpoint: Endpoint
     access_token: str = field(repr=False)
     client_token: str | None = field(default=None, repr=False)
-    services: Mapping[str, Address | ApiService | NoListener] | None = None
+    services: Mapping[str, ServiceTarget] | None = None
     bind_host: str = "127.0.0.1"
     listen_on: Mapping[str, Address] = field(default_factory=dict)
     version: ProtocolVersion = ProtocolVersion.V3
@@ -260,34 +262,40 @@ class TunnelConfig:
                 "give one of them"
             )
         object.__setattr__(self, "listen_on", MappingProxyType(dict(self.listen_on)))
-        if self.services is None:
-            if self.mode is Mode.DESTINATION:
-                raise ConfigError(
-                    f"tunnel {self.name!r} is a destination without services: "
-                    "say what to connect to, as in services={'SSH': TcpAddress('127.0.0.1', 22)}"
-                )
-            return
-        if not self.services:
+        if self.services is not None:
+            self._check_named(self.services)
+            object.__setattr__(self, "services", MappingProxyType(dict(self.services)))
+        elif self.mode is Mode.DESTINATION:
+            raise ConfigError(
+                f"tunnel {self.name!r} is a destination without services: "
+                "say what to connect to, as in services={'SSH': TcpAddress('127.0.0.1', 22)}"
+            )
+
+    def _check_named(self, services: Mapping[str, ServiceTarget]) -> None:
+        if not services:
             raise ConfigError(f"tunnel {self.name!r} has an empty `services`: name at least one")
-        any_target = self.services.get(ANY_SERVICE)
-        if isinstance(any_target, TcpAddress | UnixAddress) and len(self.services) > 1:
+        any_target = services.get(ANY_SERVICE)
+        if isinstance(any_target, TcpAddress | UnixAddress) and len(services) > 1:
             raise ConfigError(
                 f"tunnel {self.name!r} mixes an address without a service id with named services: "
                 "give every address its service id"
             )
         if self.mode is Mode.DESTINATION:
-            for service_id, address in self.services.items():
-                if isinstance(address, NoListener):
-                    raise ConfigError(
-                        f"service {service_id!r} of destination {self.name!r} has no address: "
-                        "say what to connect to"
-                    )
-                if isinstance(address, TcpAddress) and address.port == 0:
-                    raise ConfigError(
-                        f"service {service_id!r} of destination {self.name!r} has port 0: "
-                        "say which port to connect to"
-                    )
-        object.__setattr__(self, "services", MappingProxyType(dict(self.services)))
+            for service_id, address in services.items():
+                self._check_connectable(service_id, address)
+
+    def _check_connectable(self, service_id: str, address: ServiceTarget) -> None:
+        """Refuse what a destination cannot connect to."""
+        if isinstance(address, NoListener):
+            raise ConfigError(
+                f"service {service_id!r} of destination {self.name!r} has no address: "
+                "say what to connect to"
+            )
+        if isinstance(address, TcpAddress) and address.port == 0:
+            raise ConfigError(
+                f"service {service_id!r} of destination {self.name!r} has port 0: "
+                "say which port to connect to"
+            )
 
     def mismatch(self, announced: tuple[str, ...]) -> str:
         """Say why no connection can be carried on a tunnel with these services.
@@ -298,38 +306,47 @@ class TunnelConfig:
         Returns:
             The reason and what to do about it, or an empty text if something can be carried.
         """
-        names = ", ".join(announced) or "none"
-        if self.mode is Mode.SOURCE and self.version is ProtocolVersion.V1:
-            named = {each for each in self.services or {} if each} - set(announced)
-            if len(announced) > 1:
-                return (
-                    f"V1 is for a tunnel with one service, and this one has {names}: "
-                    "use the version of a destination that can tell them apart, V2 or V3"
-                )
-            if named and not announced:
-                return (
-                    f"V1 cannot name a service, and the tunnel has none called {_listed(named)}: "
-                    "give the address alone, without a service"
-                )
-        if self.services is None:
-            return ""
+        problem = self._mismatch_of_version(announced)
+        if problem or self.services is None:
+            return problem
         if ANY_SERVICE in self.services:
-            is_address = not isinstance(self.services[ANY_SERVICE], ApiService)
-            if self.mode is Mode.SOURCE and is_address and len(announced) > 1:
-                example = ", ".join(f"{each}=..." for each in announced)
-                return (
-                    f"an address without a service is for a tunnel with one service, and this one "
-                    f"has {names}: give each service its address ({example})"
-                )
-            return ""
+            return self._mismatch_of_any(self.services[ANY_SERVICE], announced)
         # A source may name any service to a tunnel that was opened with none.
         takes_any = not announced and self.mode is Mode.SOURCE
         if takes_any or not set(announced).isdisjoint(self.services):
             return ""
         return (
-            f"the tunnel has the services {names}, and what is mapped is "
+            f"the tunnel has the services {', '.join(announced) or 'none'}, and what is mapped is "
             f"{_listed(self.services)}: give an address for "
             f"{'a service that it has' if announced else 'it without naming a service'}"
+        )
+
+    def _mismatch_of_version(self, announced: tuple[str, ...]) -> str:
+        """V1 cannot name a service."""
+        if self.mode is not Mode.SOURCE or self.version is not ProtocolVersion.V1:
+            return ""
+        if len(announced) > 1:
+            return (
+                f"V1 is for a tunnel with one service, and this one has {', '.join(announced)}: "
+                "use the version of a destination that can tell them apart, V2 or V3"
+            )
+        named = {each for each in self.services or {} if each} - set(announced)
+        if named and not announced:
+            return (
+                f"V1 cannot name a service, and the tunnel has none called {_listed(named)}: "
+                "give the address alone, without a service"
+            )
+        return ""
+
+    def _mismatch_of_any(self, target: ServiceTarget, announced: tuple[str, ...]) -> str:
+        """An address without a service cannot stand for several."""
+        is_address = not isinstance(target, ApiService)
+        if self.mode is not Mode.SOURCE or not is_address or len(announced) < 2:
+            return ""
+        example = ", ".join(f"{each}=..." for each in announced)
+        return (
+            f"an address without a service is for a tunnel with one service, and this one "
+            f"has {', '.join(announced)}: give each service its address ({example})"
         )
 
 

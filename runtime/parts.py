@@ -20,7 +20,7 @@ from tunnelfleet.actors.tunnel.context import TunnelContext, TunnelParts
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.api.outbox import Outbox
-    from tunnelfleet.actors.tunnel.parts import ApiHandler, ApiShell
+    from tunnelfleet.actors.tunnel.context import ApiHandler, ApiShell
 
 
 def make_parts(connector: Connector, outbox: Outbox | None = None) -> TunnelParts:

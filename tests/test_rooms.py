@@ -12,8 +12,6 @@ ROOT = Path(__file__).parent.parent
 FLOORS = ("proto", "actors", "runtime")
 
 CIRCLES_OF_TYPES = (
-    # A dispatcher works on cells, and a cell calls its dispatcher: one machine.
-    {"actors.kernel.dispatcher", "actors.kernel.cell"},
     # A user's callbacks are options of a SecureTunnel, and get it as their first argument.
     {"runtime.client.options", "runtime.client.secure_tunnel"},
     # Not yet taken apart: the faults of a service are asked about by its parts, and know them.
@@ -33,7 +31,7 @@ ALLOWED = {
 }
 """What each room knows of other rooms, no more and no less (docs/architecture.md section 1)."""
 
-TUNNEL_FACE = frozenset({"actors.tunnel.messages", "actors.tunnel.parts"})
+TUNNEL_FACE = frozenset({"actors.tunnel.messages", "actors.tunnel.context"})
 """What the rooms around the tunnel know of it: what it says, and what it asks of its parts."""
 
 

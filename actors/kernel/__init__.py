@@ -17,9 +17,9 @@ from .children import (
     Shutdown,
     Strategy,
 )
-from .context import BlockingCallError, label_here
-from .dispatcher import Dispatcher, DispatcherStats
-from .forks import ForkedProcessError, ForkGuard
+from .context import BlockingCallError, ForkedProcessError, ForkGuard, label_here
+from .counting import DispatcherStats
+from .dispatcher import Dispatcher
 from .futures import DispatchedFuture, Reply, ask_future
 from .loop_io import Timer
 from .mailbox import DispatchedRef, kill

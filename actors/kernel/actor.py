@@ -161,7 +161,7 @@ class DispatchedActor(Actor):
     @property
     def dispatcher(self) -> Dispatcher:
         """The dispatcher whose thread runs this actor."""
-        return self._cell.dispatcher
+        return self._cell.dispatcher  # type: ignore[return-value]
 
     def on_receive(self, message: Any) -> Any:
         """Handle a message; what is returned answers an ask.

@@ -1,8 +1,8 @@
 """The cell of an actor: a mailbox whose mail is handled in turns, until its end.
 
 Owns what a mailbox holds beside users' messages, in which order it is handled, what a failure leads
-to, and what is taken down with an actor. A cell is worked on by its dispatcher, and the two call
-each other: this is the kernel's one circle. Must not know supervisors.
+to, and what is taken down with an actor. A cell is worked on by its dispatcher, and calls it as a
+`DispatcherLike`. Must not know supervisors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .watch import (
 )
 
 if TYPE_CHECKING:
-    from .dispatcher import Dispatcher
+    from .context import DispatcherLike
     from .loop_io import Registration
 
 
@@ -103,9 +103,7 @@ class ActorCell(Mailbox):
         "watching",
     )
 
-    dispatcher: Dispatcher
-
-    def __init__(self, dispatcher: Dispatcher, actor: Actor) -> None:
+    def __init__(self, dispatcher: DispatcherLike, actor: Actor) -> None:
         super().__init__(dispatcher, START)
         self.actor: Any = actor
         self.actor_class: type[Actor] = type(actor)

@@ -1,15 +1,18 @@
-"""Which dispatcher the calling thread belongs to, and what the parts of the kernel ask of it.
+"""Where code runs: on which dispatcher's thread, and in which process.
 
 A ref, a timer, a watched socket, a reply and a death notice reach back into an actor's cell and its
-dispatcher. They name the protocols here, so that each can be read without the two classes, which
-are in `cell` and `dispatcher`. Owns also the error about a call that would block.
+dispatcher. They name the protocols here, so that each can be read without the two classes. Owns
+also what a host's fork means, and the errors about a call that would block or comes from a forked
+child.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
+import weakref
 from collections import deque
 from typing import Any, Protocol
 
@@ -52,6 +55,18 @@ class DispatcherLike(Protocol):
 
     def count_dead_letter(self, ref: ActorRef[Any], message: object) -> None:
         """Count a message to an actor that has ended."""
+        ...
+
+    def launch(self, cell: Any) -> None:
+        """Give a new actor its first turn."""
+        ...
+
+    def forget(self, cell: Any) -> None:
+        """Drop an actor that has ended."""
+        ...
+
+    def count_failure(self, actor_class_name: str) -> None:
+        """Count an unhandled exception of an actor."""
         ...
 
     def timer_fired(self, cell: Any, timer: Any) -> None:
@@ -143,3 +158,82 @@ def refuse_to_block(call: str) -> None:
             "use tell, watch, or ask(..., block=False) with pipe_to_self"
         )
         raise BlockingCallError(msg)
+
+
+class ForkedProcessError(RuntimeError):
+    """Raised in a forked child by a call to what runs in the process that it was forked from."""
+
+
+class Forkable(Protocol):
+    """An object that has to know when it is a copy in a forked child."""
+
+    def forget_parent(self) -> None:
+        """Called in the child, on its only thread; must not block: any lock may be held."""
+
+
+class _Forks:
+    generation = 0
+    """The number of forks between this process and the first one that imported this module."""
+    has_children = False
+    """Whether this process has forked: a descriptor that it closes may live on in a child."""
+
+
+_forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+class ForkGuard:
+    """Remembers the process in which it was made.
+
+    Args:
+        what: is used, for the error.
+    """
+
+    __slots__ = ("_generation", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._generation = _Forks.generation
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this process is another one than that."""
+        return self._generation != _Forks.generation
+
+    def check(self) -> None:
+        """Raise in another process.
+
+        Raises:
+            ForkedProcessError: the process was forked.
+        """
+        if self._generation != _Forks.generation:
+            msg = (
+                f"{self._what} runs in the process that this one (pid {os.getpid()}) was forked "
+                "from, and cannot be used here: make a new one in this process, or start the "
+                "process with multiprocessing's 'spawn' or 'forkserver'"
+            )
+            raise ForkedProcessError(msg)
+
+
+def has_forked() -> bool:
+    """Return whether this process has children that may hold its descriptors."""
+    return _Forks.has_children
+
+
+def tell_of_forks(thing: Forkable) -> None:
+    """Have `thing.forget_parent()` called in every child, for as long as the thing lives."""
+    _forkable.add(thing)
+
+
+def _in_parent() -> None:
+    _Forks.has_children = True
+
+
+def _in_child() -> None:
+    _Forks.generation += 1
+    _Forks.has_children = False
+    for thing in list(_forkable):
+        thing.forget_parent()
+    _forkable.clear()
+
+
+os.register_at_fork(after_in_parent=_in_parent, after_in_child=_in_child)

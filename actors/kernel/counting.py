@@ -131,3 +131,43 @@ def count(counts: dict[str, int], key: str) -> None:
     if key not in counts and len(counts) >= MAX_KEYS:
         key = OTHER
     counts[key] = counts.get(key, 0) + 1
+
+
+KERNEL: Final = "Actor kernel"
+
+
+@dataclass(slots=True)
+class DispatcherStats:
+    """What a dispatcher has done since it started.
+
+    Any thread may read a field at any time; take a `snapshot()` to iterate over the dicts.
+    """
+
+    messages_handled: int = counter("Messages that actors handled.", KERNEL)
+    turns: int = counter("Turns of actors.", KERNEL)
+    slow_turns: int = counter("Turns longer than 100 ms.", KERNEL)
+    longest_turn_seconds: float = gauge("The longest turn since the start.", KERNEL, is_peak=True)
+    actors_alive: int = gauge("Actors that are alive.", KERNEL)
+    actors_started: int = counter("Actors started.", KERNEL)
+    actor_failures: dict[str, int] = counter_by(
+        "actor", "Actors ended by an exception, by class.", KERNEL
+    )
+    restarts: dict[str, int] = counter_by(
+        "actor", "Restarts by supervisors, by class.", KERNEL, metric="actor_restarts"
+    )
+    quarantines: int = counter(
+        "Times a supervisor put a child that fails too often in quarantine, or back after a retry.",
+        KERNEL,
+    )
+    dead_letters: int = counter("Messages to actors that had ended.", KERNEL)
+    abandoned_children: int = counter(
+        "Threads of a host's actors that did not stop in their time and were left behind.", KERNEL
+    )
+
+    def snapshot(self) -> DispatcherStats:
+        """Return a copy that does not change any more."""
+        copy = DispatcherStats()
+        for each in declared(DispatcherStats):
+            value = getattr(self, each.name)
+            setattr(copy, each.name, dict(value) if each.label else value)
+        return copy

@@ -1,7 +1,6 @@
 """A dispatcher: one thread, one event loop and a run queue of actors that have mail.
 
-Owns the thread, the order of turns, the time that each may take, the counters of all that, and the
-choice of the event loop (uvloop where it is installed). Must not know what actors do.
+Owns the thread, the order of turns and the time that each may take. Must not know what actors do.
 """
 
 from __future__ import annotations
@@ -14,92 +13,20 @@ import time
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from pykka import ActorRef
 
 from .cell import LAUNCH, SPECIAL, ActorCell, kind_of
-from .context import current_dispatcher, set_current_dispatcher
-from .counting import counter, counter_by, declared, gauge
-from .forks import ForkGuard, tell_of_forks
+from .context import ForkGuard, current_dispatcher, set_current_dispatcher, tell_of_forks
+from .counting import DispatcherStats
 from .log import get_logger
-from .loop_io import Registration, SocketReadiness
+from .loop_io import Registration, SocketReadiness, new_event_loop
 from .watch import KILLED
 
 if TYPE_CHECKING:
     from .loop_io import Timer
-
-
-KERNEL: Final = "Actor kernel"
-
-
-@dataclass(slots=True)
-class DispatcherStats:
-    """What a dispatcher has done since it started.
-
-    Any thread may read a field at any time; take a `snapshot()` to iterate over the dicts.
-    """
-
-    messages_handled: int = counter("Messages that actors handled.", KERNEL)
-    turns: int = counter("Turns of actors.", KERNEL)
-    slow_turns: int = counter("Turns longer than 100 ms.", KERNEL)
-    longest_turn_seconds: float = gauge("The longest turn since the start.", KERNEL, is_peak=True)
-    actors_alive: int = gauge("Actors that are alive.", KERNEL)
-    actors_started: int = counter("Actors started.", KERNEL)
-    actor_failures: dict[str, int] = counter_by(
-        "actor", "Actors ended by an exception, by class.", KERNEL
-    )
-    restarts: dict[str, int] = counter_by(
-        "actor", "Restarts by supervisors, by class.", KERNEL, metric="actor_restarts"
-    )
-    quarantines: int = counter(
-        "Times a supervisor put a child that fails too often in quarantine, or back after a retry.",
-        KERNEL,
-    )
-    dead_letters: int = counter("Messages to actors that had ended.", KERNEL)
-    abandoned_children: int = counter(
-        "Threads of a host's actors that did not stop in their time and were left behind.", KERNEL
-    )
-
-    def snapshot(self) -> DispatcherStats:
-        """Return a copy that does not change any more."""
-        copy = DispatcherStats()
-        for each in declared(DispatcherStats):
-            value = getattr(self, each.name)
-            setattr(copy, each.name, dict(value) if each.label else value)
-        return copy
-
-
-LOOP_DESCRIPTORS = 8
-"""How many descriptors a loop opens for itself, with some room. uvloop's opens six."""
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new uvloop event loop if uvloop is installed, else asyncio's own.
-
-    Raises:
-        OSError: the process has too few file descriptors left for one.
-    """
-    _require_descriptors()
-    try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-def _require_descriptors() -> None:
-    """Raise OSError now: uvloop aborts the process when it gets only some of those it needs."""
-    opened: list[int] = []
-    try:
-        for _ in range(LOOP_DESCRIPTORS):
-            # One by one, so that those before a failure are closed.
-            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
 
 
 TURNS_BETWEEN_POLLS: Final = 256

@@ -1,4 +1,4 @@
-"""Sockets and timers of actors, on the dispatcher's event loop.
+"""Sockets and timers of actors, on the dispatcher's event loop, and the choice of that loop.
 
 Owns who watches which socket, and the handle of a message to oneself after a delay. Both die with
 their actor. Must not know what actors do with them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -215,3 +216,33 @@ def _fire(timer: Timer) -> None:
     cell = timer._cell  # noqa: SLF001
     assert cell is not None
     cell.dispatcher.timer_fired(cell, timer)
+
+
+LOOP_DESCRIPTORS = 8
+"""How many descriptors a loop opens for itself, with some room. uvloop's opens six."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new uvloop event loop if uvloop is installed, else asyncio's own.
+
+    Raises:
+        OSError: the process has too few file descriptors left for one.
+    """
+    _require_descriptors()
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _require_descriptors() -> None:
+    """Raise OSError now: uvloop aborts the process when it gets only some of those it needs."""
+    opened: list[int] = []
+    try:
+        for _ in range(LOOP_DESCRIPTORS):
+            # One by one, so that those before a failure are closed.
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)

@@ -24,25 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from pykka import ActorRef
 
-from .actions import (
-    AskToStop,
-    CancelGroupTimers,
-    CancelTimer,
-    ExitNow,
-    Force,
-    GroupAfter,
-    NoteEnded,
-    NoteFailedStart,
-    NoteGivingUp,
-    NoteQuarantined,
-    NoteStarted,
-    NoteWaiting,
-    RestartAfter,
-    Settle,
-    StartKind,
-    StartNow,
-    StopOnTurn,
-)
 from .children import (
     AutoShutdown,
     Child,
@@ -56,18 +37,35 @@ from .children import (
     require_spec,
 )
 from .supervisor_messages import (
+    AskToStop,
+    CancelGroupTimers,
+    CancelTimer,
     ChildBusyError,
     ChildExistsError,
     ChildStartError,
+    ExitNow,
+    Force,
+    GroupAfter,
+    NoteEnded,
+    NoteFailedStart,
+    NoteGivingUp,
+    NoteQuarantined,
+    NoteStarted,
+    NoteWaiting,
+    RestartAfter,
     RestartIntensityExceeded,
+    Settle,
+    StartKind,
+    StartNow,
+    StopOnTurn,
     SupervisorStoppingError,
     UnknownChildError,
 )
 from .watch import SHUTDOWN, ExitReason
 
 if TYPE_CHECKING:
-    from .actions import Action
     from .futures import Reply
+    from .supervisor_messages import Action
 
 
 class _After(Enum):

@@ -16,24 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from pykka import ActorRef
 
-from .actions import (
-    AskToStop,
-    CancelGroupTimers,
-    CancelTimer,
-    ExitNow,
-    Force,
-    GroupAfter,
-    NoteEnded,
-    NoteFailedStart,
-    NoteGivingUp,
-    NoteQuarantined,
-    NoteStarted,
-    NoteWaiting,
-    RestartAfter,
-    Settle,
-    StartNow,
-    StopOnTurn,
-)
 from .actor import DispatchedActor
 from .children import (
     AutoShutdown,
@@ -49,22 +31,38 @@ from .log import get_logger
 from .mailbox import DispatchedRef
 from .supervision import Supervision
 from .supervisor_messages import (
+    AskToStop,
+    CancelGroupTimers,
+    CancelTimer,
     ChildReady,
     CountChildren,
     DeleteChild,
+    ExitNow,
+    Force,
+    GroupAfter,
+    NoteEnded,
+    NoteFailedStart,
+    NoteGivingUp,
+    NoteQuarantined,
+    NoteStarted,
+    NoteWaiting,
+    RestartAfter,
     RestartChild,
+    Settle,
     StartChild,
+    StartNow,
     StopChild,
+    StopOnTurn,
     SupervisorError,
     WhichChildren,
 )
 from .watch import KILLED, SHUTDOWN, ExitReason, Terminated
 
 if TYPE_CHECKING:
-    from .actions import Action
     from .children import ChildSpec
     from .futures import Reply
     from .loop_io import Timer
+    from .supervisor_messages import Action
 
 logger = get_logger(__name__)
 

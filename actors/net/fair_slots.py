@@ -16,6 +16,7 @@ Whoever asks has a *group* (an endpoint, a host name) and a *member* (a tunnel, 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from enum import Enum
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
@@ -135,17 +136,20 @@ class FairSlots(Generic[Key]):
         """
         if len(self._holders) >= self._slots:
             return None
-        first: tuple[int, _Line, _Trust] | None = None
-        for trust, lines in self._queues.items():
-            if not lines or not self._fits(None, self._slots, trust):
-                continue
-            for line, turn in lines.items():
-                if first is not None and turn > first[0]:
-                    break
-                if self._fits(line.group, self._per_group, trust):
-                    first = turn, line, trust
-                    break
-        return None if first is None else first[1:]
+        firsts = [
+            (turn, line, trust)
+            for trust, lines in self._queues.items()
+            if lines and self._fits(None, self._slots, trust)
+            for line, turn in self._first_of(lines, trust)
+        ]
+        return min(firsts, key=lambda each: each[0])[1:] if firsts else None
+
+    def _first_of(self, lines: dict[_Line, int], trust: _Trust) -> Iterator[tuple[_Line, int]]:
+        """Yield the first line whose group may have one more slot, if there is one."""
+        fitting = (
+            each for each in lines.items() if self._fits(each[0].group, self._per_group, trust)
+        )
+        return islice(fitting, 1)
 
     def leave_group(self, group: str) -> list[tuple[Key, str]]:
         """Take all of a group who wait out of the queue; return their keys and members."""

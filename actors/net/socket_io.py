@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnelfleet.actors.addresses import TcpAddress
-from tunnelfleet.actors.kernel.forks import has_forked
+from tunnelfleet.actors.kernel.context import has_forked
 from tunnelfleet.actors.kernel.log import get_logger
 
 if TYPE_CHECKING:

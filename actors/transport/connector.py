@@ -35,8 +35,7 @@ from tunnelfleet.proto import (
     request_headers,
 )
 
-from .http_proxy import connect_through, start_tls
-from .upgrade import upgrade
+from .upgrade import connect_through, start_tls, upgrade
 
 
 class ConnectRequest(NamedTuple):

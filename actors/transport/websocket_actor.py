@@ -57,8 +57,8 @@ from . import codec as frames
 from .attempt import ConnectAttempt, connect_failure, outcome_of, refusal
 from .codec import Arrival, CloseArrived, PingArrived, PongArrived, WebSocketInput
 from .connector import Connected, ConnectFailed, Connector, ConnectRequest
-from .http_proxy import TlsInTls
 from .keep_alive import GiveUp, KeepAlive, SendPing
+from .upgrade import TlsInTls
 from .writer import FrameWriter, Outcome
 
 if TYPE_CHECKING:

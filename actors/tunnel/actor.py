@@ -50,9 +50,9 @@ from tunnelfleet.proto import (
     TunnelError,
 )
 
-from .common import Common
+from .common import Common, Ending, EndingPhase
 from .connections import EndPhase
-from .ending import Ending, EndingPhase
+from .context import NO_API, ApiHandler, ApiShell
 from .link import WEBSOCKET_CHILD, Link, LinkPhase, lost_reason
 from .listeners import Listeners, is_listener
 from .marking import Marking, Shown
@@ -87,7 +87,6 @@ from .messages import (
     Transmit,
     Written,
 )
-from .parts import NO_API, ApiHandler, ApiShell
 from .sender import WireSender
 from .streams import StreamHooks, Streams
 

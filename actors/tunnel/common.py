@@ -1,12 +1,14 @@
 """What the parts of one TunnelActor have in common.
 
-Owns the protocol session, the settings that hold now, and how the tunnel's state and events are
-told. A part is given this and never the actor, so that each can be made, and tested, alone.
+Owns the protocol session, the settings that hold now, how the tunnel's state and events are told,
+and how far its end has come. A part is given this and never the actor, so that each can be made,
+and tested, alone.
 """
 
 from __future__ import annotations
 
 import itertools
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.actors import events
@@ -20,6 +22,52 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.state import TunnelState
 
     from .context import TunnelContext
+    from .messages import Quiesce
+
+
+class EndingPhase(Enum):
+    """How far the end of a tunnel has come; it only goes forward."""
+
+    RUNNING = auto()
+    DRAINING = auto()
+    """It takes no new connection, and is over when the last one has ended."""
+    STOPPING = auto()
+    """Nothing more is read; what was read is sent, for as long as the request allows."""
+
+
+class Ending:
+    """The end of one tunnel."""
+
+    __slots__ = ("_asker", "phase")
+
+    def __init__(self) -> None:
+        self.phase = EndingPhase.RUNNING
+        self._asker: ActorRef[Any] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether no end was asked for."""
+        return self.phase is EndingPhase.RUNNING
+
+    def drain(self) -> bool:
+        """Begin to drain; return False if the end has begun already."""
+        if self.phase is not EndingPhase.RUNNING:
+            return False
+        self.phase = EndingPhase.DRAINING
+        return True
+
+    def stop(self, request: Quiesce) -> bool:
+        """Begin to stop, whether it drains or not; return False if it stops already."""
+        if self.phase is EndingPhase.STOPPING:
+            return False
+        self.phase = EndingPhase.STOPPING
+        self._asker = request.reply_to
+        return True
+
+    @property
+    def asker(self) -> ActorRef[Any] | None:
+        """Who waits to hear that the tunnel has stopped; None if it was told to drain alone."""
+        return self._asker
 
 
 class Common:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from tunnelfleet.actors.state import LiveConnection
 from tunnelfleet.proto import DataReceived, End, LocalProtocolError, Message, Session
 
+from .context import NO_API, ApiHandler, StreamEnd
 from .messages import BytesSent, ConnectionKey, Deliver, RemoteEnded, StopReadingLocal
-from .parts import NO_API, ApiHandler, StreamEnd
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits

@@ -1,16 +1,15 @@
-"""What a tunnel's actors are given: what all tunnels share, its tokens, the makers of its parts.
+"""What a tunnel's actors are given, and how they speak with the parts that were made for them.
 
-Owns the references that every tunnel is given (governor, relay, TLS) and the pair of tokens with
-which a tunnel connects, which can be replaced while it runs. No `repr` shows a token. The actors of
-a tunnel start the parts below them (the WebSocket, listeners, streams, the client API) through
-makers, and so know none of them.
+Owns what all tunnels share, the pair of tokens, and the makers of the parts: the WebSocket,
+listeners, streams, the client API. A tunnel's actor knows what it asks of these, and not who made
+them. No `repr` shows a token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tunnelfleet.proto import generate_client_token, validate_access_token, validate_client_token
 
@@ -24,8 +23,157 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits, TunnelConfig
     from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.events import TunnelEvent
+    from tunnelfleet.proto import Event, LocalProtocolError, Opened, Session, TunnelError
 
-    from .parts import ApiHandler, ApiShell
+    from .messages import ConnectionKey
+    from .sender import WireSender
+
+
+class StreamEnd(Protocol):
+    """The far end of a stream: the reference of a StreamActor, or what takes its messages."""
+
+    def tell(self, message: Any, /) -> None:
+        """Take a message, now or later."""
+
+
+class ApiShell(NamedTuple):
+    """What a TunnelActor lets its API do to it.
+
+    Attributes:
+        tunnel: itself.
+        session: its protocol state.
+        wire: its queue.
+        adopt: takes what the session has opened.
+        handle_events: takes what the session has reported.
+        takes_connections: whether there is room for one more, and it is not ending.
+    """
+
+    tunnel: ActorRef[Any]
+    session: Session
+    wire: WireSender
+    adopt: Callable[[Opened, ConnectionKey], None]
+    handle_events: Callable[[list[Event]], None]
+    takes_connections: Callable[[], bool]
+
+
+class ApiHandler(Protocol):
+    """What serves the client API in the turns of a TunnelActor, and is told what became of it."""
+
+    # -- which services
+
+    def serves(self, service_id: str) -> bool:
+        """Whether the streams of a service end at the user."""
+
+    def open_stream(self, service_id: str) -> StreamEnd:
+        """Make the far end of a stream; it holds the tunnel back by itself (`must_hold_back`)."""
+
+    # -- commands
+
+    def take_commands(self) -> None:
+        """Carry out what the user's threads have handed over, in order."""
+
+    def end_connection(self, key: ConnectionKey) -> None:
+        """End one connection in good order, behind what was sent on it."""
+
+    # -- what became of them
+
+    def on_taken(self, key: ConnectionKey) -> None:
+        """A message of a connection is on its way."""
+
+    def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
+        """The end of a connection was taken out of the queue; `is_sent` False: it was ended."""
+
+    def on_written(self) -> None:
+        """Messages left for the kernel."""
+
+    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
+        """A message cannot be sent any more."""
+
+    def on_discarded(self, key: ConnectionKey, error: TunnelError | None = None) -> None:
+        """What a connection had waiting was thrown away; None: for its stream is over."""
+
+    def on_lost(self, error: TunnelError) -> None:
+        """The WebSocket is over, and what had not left with it."""
+
+    # -- events of the tunnel
+
+    def tell_success(self, service_ids: tuple[str, ...], channel_id: str) -> None:
+        """SERVICE_IDS arrived."""
+
+    def tell_failure(self, error: TunnelError) -> None:
+        """An attempt to connect failed."""
+
+    def tell_shutdown(self, error: TunnelError | None) -> None:
+        """The WebSocket ended."""
+
+    def tell_session_reset(self) -> None:
+        """SESSION_RESET arrived."""
+
+    def tell_refused(self, service_id: str, connection_id: int, *, is_stream: bool) -> None:
+        """A start of the source could not be taken."""
+
+    # -- holding back
+
+    def must_hold_back(self) -> bool:
+        """Whether the WebSocket must not be read for now: callbacks do not keep up."""
+
+
+class _NoApi:
+    """What stands in the place of the client API in a tunnel that has no such client."""
+
+    __slots__ = ()
+
+    def serves(self, service_id: str) -> bool:  # noqa: ARG002
+        return False
+
+    def open_stream(self, service_id: str) -> StreamEnd:
+        raise AssertionError(service_id)
+
+    def take_commands(self) -> None:
+        pass
+
+    def end_connection(self, key: ConnectionKey) -> None:
+        pass
+
+    def on_taken(self, key: ConnectionKey) -> None:
+        pass
+
+    def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
+        pass
+
+    def on_written(self) -> None:
+        pass
+
+    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
+        pass
+
+    def on_discarded(self, key: ConnectionKey, error: TunnelError | None = None) -> None:
+        pass
+
+    def on_lost(self, error: TunnelError) -> None:
+        pass
+
+    def tell_success(self, service_ids: tuple[str, ...], channel_id: str) -> None:
+        pass
+
+    def tell_failure(self, error: TunnelError) -> None:
+        pass
+
+    def tell_shutdown(self, error: TunnelError | None) -> None:
+        pass
+
+    def tell_session_reset(self) -> None:
+        pass
+
+    def tell_refused(self, service_id: str, connection_id: int, *, is_stream: bool) -> None:
+        pass
+
+    def must_hold_back(self) -> bool:
+        return False
+
+
+NO_API: ApiHandler = _NoApi()
+"""Of every tunnel without a client; it does nothing, so one does for all."""
 
 
 class Services:

@@ -16,8 +16,8 @@ from tunnelfleet.actors import events
 from tunnelfleet.proto import End, Event, Message, ProtocolVersion, TunnelError
 
 from .connections import Connection, ConnectionTable, EndPhase
+from .context import NO_API, ApiHandler
 from .messages import HalfCloseEnded, RemoteEnded
-from .parts import NO_API, ApiHandler
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.kernel import Timer

@@ -16,16 +16,16 @@ from enum import Enum, auto
 from sys import maxsize
 from typing import Final, NamedTuple
 
+from .pacing import LastPongs, Pong, WayMeter
+
 FIRST_WINDOW_BYTES: Final = 16_384
 """In flight on a link of which nothing is known; it doubles with each round trip."""
 SHORTEST_SAMPLE_SECONDS: Final = 0.2
 FIRST_SAMPLE_SECONDS: Final = 0.05
-LEAST_SECONDS: Final = 1e-6
 BOOST_ROUND_TRIPS: Final = 3.0
 MOST_BOOST: Final = 0.5
 FIRST_BOOST: Final = 0.05
 """By this part a rate is doubted, once a round trip, when there is no queue; then by twice that."""
-DRAIN_AFTER_ROUND_TRIPS: Final = 40.0
 FIRST_ANSWER_SECONDS: Final = 0.5
 """A service that has never answered a ping has so long; then the window grows, and grows again."""
 
@@ -62,118 +62,6 @@ class _Ping(NamedTuple):
     position: int
     sent_at: float
     is_busy: bool
-
-
-class _Pong(NamedTuple):
-    at: float
-    position: int
-    delay_seconds: float
-
-
-DRAIN_AFTER_SECONDS: Final = 10.0
-"""After so long with a queue, it is emptied once, to see how long the way without it is."""
-
-
-class _Way:
-    """How long a ping and its pong take on a link without a queue."""
-
-    __slots__ = ("_target", "seconds", "seen_at")
-
-    def __init__(self, target_seconds: float) -> None:
-        self._target = target_seconds
-        self.seconds: float | None = None
-        self.seen_at = 0.0
-        """When a pong came last that had hardly stood anywhere."""
-
-    def delay(self, seconds: float, now: float) -> float:
-        """How long a ping stood in a queue whose pong came after so many seconds."""
-        if self.seconds is None or seconds <= self.seconds:
-            self.measured(seconds, now)
-        elif seconds <= self.seconds + self._target / 4:
-            self.seen_at = now
-        return seconds - (self.seconds or 0.0)
-
-    def measured(self, seconds: float, now: float) -> None:
-        """There was no queue in front of a ping: so long is the way now."""
-        self.seconds, self.seen_at = seconds, now
-
-    def is_stale(self, now: float) -> bool:
-        """Whether there was a queue for so long that the way may have become another one."""
-        round_trips = DRAIN_AFTER_ROUND_TRIPS * (self.seconds or 0.0)
-        return now - self.seen_at > max(DRAIN_AFTER_SECONDS, round_trips)
-
-
-SAMPLE_SECONDS: Final = 1.0
-"""The rate and the delay are means over about so long: a service may parse in bursts."""
-
-
-class _LastPongs:
-    """How much the last pongs confirmed, and how long their pings stood in a queue, in the mean."""
-
-    __slots__ = ("_began_at", "_began_position", "_pongs")
-
-    def __init__(self) -> None:
-        self._pongs: list[_Pong] = []
-        self._began_at = 0.0
-        self._began_position = 0
-
-    def begin(self, at: float, position: int) -> None:
-        """Forget what was: from then on, all behind that position is confirmed."""
-        self._pongs.clear()
-        self._began_at, self._began_position = at, position
-
-    def add(self, pong: _Pong) -> None:
-        """Count a pong, and leave out those that came long before it."""
-        self._pongs.append(pong)
-        while len(self._pongs) > 2 and self._pongs[0].at < pong.at - SAMPLE_SECONDS:
-            old = self._pongs.pop(0)
-            self._began_at, self._began_position = old.at, old.position
-
-    @property
-    def seconds(self) -> float:
-        """The time that it covers."""
-        return self._pongs[-1].at - self._began_at if self._pongs else 0.0
-
-    @property
-    def bytes_per_second(self) -> float:
-        """What was confirmed in a second."""
-        confirmed = self._pongs[-1].position - self._began_position
-        return confirmed / max(self.seconds, LEAST_SECONDS)
-
-    def last_bytes_per_second(self, seconds: float) -> float:
-        """The same of the last so many seconds, or a little more."""
-        last, first = self._pongs[-1], (self._began_at, self._began_position)
-        for pong in self._pongs:
-            if pong.at > last.at - seconds:
-                break
-            first = pong.at, pong.position
-        return (last.position - first[1]) / max(last.at - first[0], LEAST_SECONDS)
-
-    @property
-    def delay_seconds(self) -> float:
-        """The mean delay."""
-        return sum(pong.delay_seconds for pong in self._pongs) / max(len(self._pongs), 1)
-
-    @property
-    def spread_seconds(self) -> float:
-        """How far delays are from their mean, in the mean."""
-        mean = self.delay_seconds
-        return sum(abs(pong.delay_seconds - mean) for pong in self._pongs) / max(
-            len(self._pongs), 1
-        )
-
-    def standing_seconds(self, way_seconds: float, least_pongs: int = 2) -> float:
-        """The least delay in the time of a round trip, in which a burst comes and goes.
-
-        Of so many pings at least: one may be chance.
-        """
-        least, number = float("inf"), 0
-        for pong in reversed(self._pongs):
-            if number >= least_pongs and pong.at < self._pongs[-1].at - way_seconds:
-                break
-            least = min(least, pong.delay_seconds)
-            number += 1
-        return least if number >= least_pongs else 0.0
 
 
 QUIET_WINDOW_BYTES: Final = 65_536
@@ -246,8 +134,8 @@ class InFlight:
         self._handed_at = 0.0
         self._number = 0
         self._pings: list[_Ping] = []
-        self._sample = _LastPongs()
-        self._way = _Way(self._target)
+        self._sample = LastPongs()
+        self._way = WayMeter(self._target)
         self._blocked_since: float | None = None
         self._waits_since = 0.0
         self._measures = 0
@@ -362,7 +250,7 @@ class InFlight:
             # There may have been a pause behind it.
             self._sample.begin(now, ping.position)
         else:
-            self._sample.add(_Pong(now, ping.position, delay))
+            self._sample.add(Pong(now, ping.position, delay))
         if self.phase is FlightPhase.DRAINING:
             self._drain(now)
         elif ping.is_busy:

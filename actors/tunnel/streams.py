@@ -41,6 +41,7 @@ from tunnelfleet.proto import (
 )
 
 from .connections import Connection, ConnectionTable, EndPhase
+from .context import NO_API, ApiHandler, StreamEnd
 from .ends import EndHooks, Ends
 from .messages import (
     Accepted,
@@ -55,7 +56,6 @@ from .messages import (
     StopReadingLocal,
     StopStream,
 )
-from .parts import NO_API, ApiHandler, StreamEnd
 
 if TYPE_CHECKING:
     from .common import Common

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from tunnelfleet.actors.kernel.dispatcher import new_event_loop
+from tunnelfleet.actors.kernel.loop_io import new_event_loop
 
 from .conversations import CONVERSATIONS, STALL_SECONDS, AppConnection
 from .pacing import Meter, Pacer

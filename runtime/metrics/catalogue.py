@@ -16,8 +16,7 @@ from typing import Final
 
 from tunnelfleet.actors.callbacks import CallbackCounts
 from tunnelfleet.actors.counters import FLOW, TRAFFIC, TUNNELS, Counters, ServiceCounters
-from tunnelfleet.actors.kernel.counting import Declared, Kind, declared
-from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
+from tunnelfleet.actors.kernel.counting import Declared, DispatcherStats, Kind, declared
 
 PREFIX: Final = "tunnelfleet_"
 

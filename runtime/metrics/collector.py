@@ -16,8 +16,7 @@ from prometheus_client.registry import Collector
 
 from tunnelfleet.actors.callbacks import CallbackCounts, CallbackTotals
 from tunnelfleet.actors.counters import Counters, ServiceCounters
-from tunnelfleet.actors.kernel.counting import OTHER, Declared, Kind, declared
-from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
+from tunnelfleet.actors.kernel.counting import OTHER, Declared, DispatcherStats, Kind, declared
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.transport.breaker import BreakerState
 from tunnelfleet.actors.transport.connect_gate import ConnectStats

@@ -15,8 +15,7 @@ from typing import Final, NamedTuple
 
 from tunnelfleet.actors.counters import FleetCounters, TunnelStats
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.actors.kernel.counting import OTHER, Kind, declared
-from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
+from tunnelfleet.actors.kernel.counting import OTHER, DispatcherStats, Kind, declared
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import printable
 

@@ -26,7 +26,7 @@ from tunnelfleet.actors.kernel import (
     WhichChildren,
     kill,
 )
-from tunnelfleet.actors.kernel.dispatcher import LOOP_DESCRIPTORS
+from tunnelfleet.actors.kernel.loop_io import LOOP_DESCRIPTORS
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Services

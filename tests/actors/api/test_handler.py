@@ -12,8 +12,8 @@ from tunnelfleet.actors.api.handler import TunnelApi
 from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
+from tunnelfleet.actors.tunnel.context import ApiShell
 from tunnelfleet.actors.tunnel.messages import ConnectionKey, OpenLocal
-from tunnelfleet.actors.tunnel.parts import ApiShell
 from tunnelfleet.proto import (
     ConfigError,
     Endpoint,

@@ -17,7 +17,7 @@ from tunnelfleet.actors.api.events import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.actors.api.stream import ApiStream, OpenConnections
+from tunnelfleet.actors.api.handler import ApiStream, OpenConnections
 from tunnelfleet.actors.tunnel.messages import (
     ConnectionKey,
     Deliver,

@@ -22,13 +22,13 @@ from tunnelfleet.actors.kernel import (
     Strategy,
     SupervisorActor,
 )
-from tunnelfleet.actors.kernel import actions as kinds
+from tunnelfleet.actors.kernel import supervisor_messages as kinds
 from tunnelfleet.actors.kernel.supervision import Supervision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnelfleet.actors.kernel.actions import Action
+    from tunnelfleet.actors.kernel.supervisor_messages import Action
 
 FAILED = ExitReason.failed(OSError("no"))
 SECOND = Backoff(min_seconds=1, max_seconds=8, stability_seconds=10)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tunnelfleet.actors.kernel.dispatcher import new_event_loop
+from tunnelfleet.actors.kernel.loop_io import new_event_loop
 
 
 def test_asyncios_own_loop_serves_without_uvloop(monkeypatch):

@@ -8,7 +8,7 @@ from tests.support.actors import Probe, loop_factories
 from tests.support.forks import in_child
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import Dispatcher, ForkedProcessError, ForkGuard
-from tunnelfleet.actors.kernel.forks import has_forked
+from tunnelfleet.actors.kernel.context import has_forked
 
 
 def test_a_guard_knows_its_process() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.addresses import HttpProxy
-from tunnelfleet.actors.transport.http_proxy import (
+from tunnelfleet.actors.transport.upgrade import (
     MAX_ANSWER_BYTES,
     TlsInTls,
     connect_through,

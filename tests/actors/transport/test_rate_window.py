@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.rates import busiest_second
-from tunnelfleet.actors.transport.rate_window import LATE_SECONDS, MARGIN_SECONDS, RateWindow
+from tunnelfleet.actors.transport.permits import LATE_SECONDS, MARGIN_SECONDS, RateWindow
 
 
 def begun(window: RateWindow[int], count: int, now: float) -> int:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from tests.support.simulated_link import SimulatedLink
 from tunnelfleet.actors.tunnel.in_flight import (
-    DRAIN_AFTER_SECONDS,
     FIRST_WINDOW_BYTES,
     MIN_WINDOW_BYTES,
     PATIENCE,
@@ -18,6 +17,7 @@ from tunnelfleet.actors.tunnel.in_flight import (
     InFlight,
     Standing,
 )
+from tunnelfleet.actors.tunnel.pacing import DRAIN_AFTER_SECONDS
 
 TARGET_SECONDS = 0.1
 RATES = (10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0, 100_000_000.0)

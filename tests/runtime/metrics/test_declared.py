@@ -14,6 +14,7 @@ from tunnelfleet.actors.callbacks import CallbackCounts
 from tunnelfleet.actors.counters import Counters, Histogram, ServiceCounters, Summary
 from tunnelfleet.actors.kernel.counting import (
     Declared,
+    DispatcherStats,
     Kind,
     counter,
     counter_by,
@@ -21,7 +22,6 @@ from tunnelfleet.actors.kernel.counting import (
     gauge,
     histogram,
 )
-from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
 from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, PER_TUNNEL, Metric, metric
 
 COUNTING = (ServiceCounters, Counters, CallbackCounts, DispatcherStats)

@@ -5,7 +5,7 @@ import time
 
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.actors.kernel.dispatcher import DispatcherStats
+from tunnelfleet.actors.kernel.counting import DispatcherStats
 from tunnelfleet.runtime.metrics import DispatcherMeter
 from tunnelfleet.runtime.metrics.meters import LagProbe, merge
 
