@@ -31,6 +31,7 @@ from .fleet_state import FleetState
 from .messages import FilesTaken, Leave, Left, Reload, ReloadResult, SetWanted, TakeSnapshot
 from .metrics import GatewayCollector
 from .placement import StaticPlacement
+from .placement.leased import LeasedPlacement
 from .shared_fleet import API, SharedTunnels
 from .snapshot import MAX_CONNECTION_ROWS, connection_rows
 from .supervisor import (
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from .config import GatewaySettings
     from .messages import Snapshot
     from .placement import Placement
-    from .placement.postgres import PostgresPlacement
     from .store import Store
     from .wanted import WantedTunnel
 
@@ -80,6 +80,8 @@ class Gateway:
         load: reads the files; called on a thread of the gateway for each reload.
         config: what it read before; None calls it now.
         placement: says which part of the fleet is ours; None takes the static one of the settings.
+        make_placement: in its stead: makes it of the runtime whose connects it may suspend.
+        client_tokens: derives client tokens; None reads the secret of the settings, or makes one.
         store: keeps the tunnels that are added at run time, and the audit; the gateway opens and
             closes it. None keeps nothing.
         more_children: more actors of the gateway, such as a store or a front door; called with the
@@ -96,6 +98,8 @@ class Gateway:
         config: FleetConfig | None = None,
         *,
         placement: Placement | None = None,
+        make_placement: Callable[[TunnelRuntime], Placement] | None = None,
+        client_tokens: ClientTokens | None = None,
         store: Store | None = None,
         more_children: Callable[[Gateway], Sequence[ChildSpec]] = lambda _gateway: (),
     ) -> None:
@@ -106,6 +110,8 @@ class Gateway:
         self.store = store
         """What survives a restart, if anything does."""
         self._given_placement = placement
+        self._given_make_placement = make_placement
+        self._client_tokens = client_tokens
         self._placement: Placement | None = placement
         self._shared: SharedTunnels | None = None
         self.state = FleetState(config)
@@ -140,12 +146,12 @@ class Gateway:
                 the state cannot be used before somebody has changed something.
         """
         settings = self.state.config.gateway
-        secret, warning = ensure_secret(settings.client_token_secret_file, settings.state_folder)
-        if warning:
-            logger.warning("%s", warning)
-        client_tokens = ClientTokens(secret)
+        client_tokens = self._client_tokens or self._read_client_tokens(settings)
         self._open_store()
         self._placement = placement = self._given_placement or self._make_placement(settings)
+        if isinstance(placement, LeasedPlacement):
+            self.collector.add(placement.collect)
+            self.collector.add(lambda: self._without_owner(placement))
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-reload")
         self._dispatcher = Dispatcher("tunnelfleet-gateway").start()
         self.state.sources.setdefault(FILES, dict(self.state.config.tunnels))
@@ -211,7 +217,15 @@ class Gateway:
         tunnel = wish if wish is not None or running is None else running.tunnel
         return None if tunnel is None else tunnel.ca
 
+    def _read_client_tokens(self, settings: GatewaySettings) -> ClientTokens:
+        secret, warning = ensure_secret(settings.client_token_secret_file, settings.state_folder)
+        if warning:
+            logger.warning("%s", warning)
+        return ClientTokens(secret)
+
     def _make_placement(self, settings: GatewaySettings) -> Placement:
+        if self._given_make_placement is not None:
+            return self._given_make_placement(self._runtime)
         if settings.placement == STATIC:
             return StaticPlacement(settings.placement_ordinal, settings.placement_members)
         # Its driver is an extra, which other gateways need not have.
@@ -222,7 +236,7 @@ class Gateway:
             raise ConfigError("gateways share a fleet by the store: give this one a store")
         self._shared = SharedTunnels(store, self.state, self.ask)
         self._shared.start()
-        placement = PostgresPlacement(
+        return PostgresPlacement(
             settings.state,
             name=settings.name,
             connects=self._runtime,
@@ -232,11 +246,8 @@ class Gateway:
             shards=settings.shards,
             listener=self._shared,
         )
-        self.collector.add(placement.collect)
-        self.collector.add(lambda: self._without_owner(placement))
-        return placement
 
-    def _without_owner(self, placement: PostgresPlacement) -> Iterator[Metric]:
+    def _without_owner(self, placement: LeasedPlacement) -> Iterator[Metric]:
         shards = placement.unowned()
         state = self.state
         count = sum(state.shard_of(name) in shards for name in state.wishes()) if shards else 0

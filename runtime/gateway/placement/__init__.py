@@ -1,7 +1,7 @@
 """Which part of the fleet is this gateway's, and who decides it.
 
-`shards` has the cut and the interface; `lease` decides among gateways that share a database, and
-`postgres` carries that out.
+`shards` has the cut and the interface; `lease` decides among gateways that share a fleet, `leased`
+carries that out, and `postgres` keeps the leases in a database.
 """
 
 from .shards import (

@@ -193,7 +193,7 @@ class FleetDatabase:
         """Carry a request out. Waits.
 
         Raises:
-            psycopg.Error: nobody knows whether it was done; the connection is closed.
+            OSError: nobody knows whether it was done; the connection is closed.
             FleetMismatchError: this gateway may not take part.
         """
         try:
@@ -209,15 +209,15 @@ class FleetDatabase:
                 case RequestKind.GOODBYE:
                     self._run(connection, _GOODBYE, request)
                     return LeaseAnswer()
-        except psycopg.Error:
+        except psycopg.Error as error:
             self.close()
-            raise
+            raise ConnectionError(str(error)) from error
 
     def hear(self) -> None:
         """Take what has arrived on the channel, without waiting.
 
         Raises:
-            psycopg.Error: the connection has ended.
+            OSError: the connection has ended.
         """
         if self._connection is None:
             return
@@ -226,9 +226,9 @@ class FleetDatabase:
             libpq.consume_input()
             while (found := libpq.notifies()) is not None:
                 self._on_notification(found.extra.decode())
-        except psycopg.Error:
+        except psycopg.Error as error:
             self.close()
-            raise
+            raise ConnectionError(str(error)) from error
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
