@@ -19,7 +19,7 @@ from tunnelfleet.actors.addresses import Address, TcpAddress
 from tunnelfleet.actors.kernel import DispatchedActor, Timer
 
 from .name_lookup import LookUp, NameLookups, Resolved, SocketAddress, known_addresses
-from .socket_io import EXHAUSTED, ExhaustionLog, close_socket
+from .socket_io import EXHAUSTED, ExhaustionLog, abort_quietly, close_socket
 
 
 class Lookups(Protocol):
@@ -155,7 +155,11 @@ class Dial:
             self._resolve(TcpAddress(self._local_bind, 0), self._take_sources)
 
     def cancel(self) -> None:
-        """Give up: no callback is called any more. Harmless when it is over."""
+        """Give up: no callback is called any more. Harmless when it is over.
+
+        What the kernel has connected meanwhile is reset: an application there must not take it for
+        a connection that came, and ended in good order without a byte.
+        """
         # The dial must not keep its actor alive, since actors are freed by reference count.
         self._on_open = self._on_failed = None
         self._serial += 1
@@ -166,7 +170,7 @@ class Dial:
         self._end_timer()
         for sock in self._pending:
             self._actor.remove_writer(sock)
-            close_socket(sock)
+            abort_quietly(sock)
         self._pending.clear()
 
     # -- names

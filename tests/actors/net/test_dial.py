@@ -63,6 +63,14 @@ class Dialler(DispatchedActor):
         self.dial.cancel()
 
 
+class GivesUp(Dialler):
+    """Gives up in the turn in which it began."""
+
+    def on_start(self) -> None:
+        self.dial.start()
+        self.dial.cancel()
+
+
 class DialBench:
     """Dials, and knows which sockets were made for it."""
 
@@ -338,6 +346,18 @@ def test_given_up_it_says_nothing_and_leaves_nothing(
         assert where == "between two addresses"
     dial = bench.ref.ask(lambda dial: (dial._pending, dial._lookup, dial._timer))
     assert dial == ({}, None, None)
+
+
+def test_a_connection_that_is_given_up_is_not_one_that_ended_without_a_byte(
+    bench: DialBench, server: socket.socket
+) -> None:
+    """The kernel connects at once, and the application there has the connection already."""
+    address = TcpAddress("127.0.0.1", port_of(server))
+    bench.ref = GivesUp.start(bench.connector, address, bench.log, dispatcher=bench.dispatcher)
+    accepted, _ = server.accept()
+    accepted.settimeout(WAIT_SECONDS)
+    with accepted, pytest.raises(ConnectionResetError):
+        accepted.recv(1)
 
 
 @pytest.mark.parametrize("end", ["open", "failed", "given up", "looked up"])
