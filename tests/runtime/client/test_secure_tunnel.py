@@ -157,7 +157,7 @@ class TestLife:
         pair.source.send_stream_start().result(WAIT_SECONDS)
         pair.source.send_message(Message(b"x")).result(WAIT_SECONDS)
         pair.at_source.wait(MessageReceived)
-        assert outcome == [None]
+        eventually(lambda: outcome == [None], "what the callback waited for")
 
     def test_a_done_callback_that_blocks_holds_up_no_other_tunnel(self, bench: ClientBench) -> None:
         release, entered = threading.Event(), threading.Event()
@@ -165,12 +165,12 @@ class TestLife:
 
         def block(_future: object) -> None:
             entered.set()
-            release.wait(WAIT_SECONDS)
+            release.wait(3 * WAIT_SECONDS)
 
         pair.source.send_stream_start().add_done_callback(block)
         assert entered.wait(WAIT_SECONDS)
-        other.source.send_stream_start().result(1)
-        other.at_destination.wait(StreamStarted, timeout_seconds=1)
+        other.source.send_stream_start().result(WAIT_SECONDS)
+        other.at_destination.wait(StreamStarted)
         release.set()
 
 
