@@ -59,7 +59,7 @@ from .codec import Arrival, CloseArrived, PingArrived, PongArrived, WebSocketInp
 from .connector import Connected, ConnectFailed, Connector, ConnectRequest
 from .keep_alive import GiveUp, KeepAlive, SendPing
 from .upgrade import TlsInTls
-from .writer import FrameWriter, Outcome
+from .writer import FrameWriter, Outcome, outcome_of_refusal
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import TunnelConfig
@@ -447,30 +447,57 @@ class WebSocketActor(DispatchedActor):
     # -- writing
 
     def _transmit(self, message: Transmit) -> None:
-        for item in message.messages:
-            self._writer.add(frames.encode_tunnel_message(item), 1)
+        messages, writer = message.messages, self._writer
+        if writer.is_empty and len(messages) == 1 and self._stage is _Stage.OPEN:
+            self._transmit_alone(messages[0])
+            return
+        for item in messages:
+            writer.add(frames.encode_tunnel_message(item), 1)
         self._flush()
         is_flooded = self._output is not Outcome.DONE and len(self._writer) > MAX_UNSENT_FRAMES
         if is_flooded and self._is_reading:
             self._rest(_Rest.ANSWERS)
 
-    def _flush(self) -> None:
-        sock, stage = self._socket, self._stage
-        if sock is None or self._output is Outcome.BLOCKED or stage is _Stage.ENDED:
-            return
+    def _transmit_alone(self, message: Message) -> None:
+        """Send a message in front of which nothing waits: it needs no queue if it leaves whole."""
+        frame, sock = frames.encode_tunnel_message(message), self._socket
+        assert sock is not None
         try:
-            written, self._output = self._writer.write(sock)
+            sent = sock.send(frame)
+        except NOTHING_YET as error:
+            self._writer.keep(frame, 0, 1)
+            self._wrote(sock, 0, outcome_of_refusal(error))
         except OSError as error:
             self._fail("lost", f"the connection broke: {error.strerror or error}")
+        else:
+            if sent == len(frame):
+                self._context.tunnel.tell(Written(self._epoch, 1, blocked=False))
+            else:
+                self._writer.keep(frame, sent, 1)
+                self._flush()
+
+    def _flush(self) -> None:
+        sock = self._socket
+        if sock is None or self._output is Outcome.BLOCKED or self._stage is _Stage.ENDED:
             return
-        is_blocked = self._output is Outcome.BLOCKED
+        try:
+            written, outcome = self._writer.write(sock)
+        except OSError as error:
+            self._fail("lost", f"the connection broke: {error.strerror or error}")
+        else:
+            self._wrote(sock, written, outcome)
+
+    def _wrote(self, sock: socket.socket, written: int, outcome: Outcome) -> None:
+        """Say how many messages have left, and wait for what the next write needs."""
+        self._output = outcome
+        is_blocked = outcome is Outcome.BLOCKED
         if is_blocked:
             self.add_writer(sock, self._on_writable)
-        elif self._output is Outcome.WANTS_INPUT and not self._is_reading:
+        elif outcome is Outcome.WANTS_INPUT and not self._is_reading:
             self.add_reader(sock, self._on_tls_input)
         if written:
             self._context.tunnel.tell(Written(self._epoch, written, is_blocked))
-        if stage is _Stage.CLOSING and self._writer.is_empty:
+        if self._stage is _Stage.CLOSING and self._writer.is_empty:
             self._say_farewell(sock)
         elif self._rests and len(self._writer) < MAX_UNSENT_FRAMES // 2:
             self._go_on(_Rest.ANSWERS)

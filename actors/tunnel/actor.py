@@ -344,7 +344,7 @@ class TunnelActor(DispatchedActor):
             return
         now = time.monotonic()
         self._marking.hold(now, is_held=must_hold)
-        self._sender.in_flight.hold(is_held=must_hold, now=now)
+        self._sender.hold(now, is_held=must_hold)
         if not must_hold:
             self._wait_for_hello(now)
         elif self._stall_timer is None:
