@@ -240,7 +240,7 @@ class AttemptTimedOut(NamedTuple):
     """The attempt took too long."""
 
 
-class _Step(Enum):
+class AttemptPhase(Enum):
     """Whether the attempt counts as one."""
 
     WAITING = auto()
@@ -261,12 +261,12 @@ class Connecting:
         epoch: the number of the connection.
     """
 
-    __slots__ = ("_actor", "_attempt", "_context", "_epoch", "_step", "_timer")
+    __slots__ = ("_actor", "_attempt", "_context", "_epoch", "_phase", "_timer")
 
     def __init__(self, actor: DispatchedActor, context: WebSocketContext, epoch: int) -> None:
         config = context.config
         self._actor, self._context, self._epoch = actor, context, epoch
-        self._step = _Step.WAITING
+        self._phase = AttemptPhase.WAITING
         self._timer: Timer | None = None
         self._attempt = ConnectAttempt(
             actor,
@@ -321,8 +321,8 @@ class Connecting:
 
     def _count(self) -> None:
         """Once: with its look-up or, if it needs none, with its permit."""
-        if self._step is _Step.WAITING:
-            self._step = _Step.TRYING
+        if self._phase is AttemptPhase.WAITING:
+            self._phase = AttemptPhase.TRYING
             self._context.stats.count_connect_attempt()
 
     def _on_granted(self, _message: PermitGranted) -> None:
