@@ -14,8 +14,9 @@ from tunnelfleet.actors.api.handler import TunnelApi
 from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.local.listener_actor import ListenerActor
 from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
+from tunnelfleet.actors.transport.attempt import WebSocketContext
 from tunnelfleet.actors.transport.connector import Connector
-from tunnelfleet.actors.transport.websocket_actor import WebSocketActor, WebSocketContext
+from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel.context import TunnelContext, TunnelParts
 
 if TYPE_CHECKING:

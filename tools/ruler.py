@@ -212,9 +212,8 @@ class Recorder:
         if part is None or not module.startswith(PACKAGE) or code.co_name in _NO_CALLS:
             return
         self._calls.append((part, _file_of(module, code)))
-        if code.co_name == "on_receive" and not _is_super_call(frame):
-            actor, message = list(frame.f_locals.values())[:2]
-            kind = f"{type(actor).__name__} <- {type(message).__name__}"
+        kind = _kind_of_message(frame)
+        if kind:
             self._messages.append((part, kind))
 
     def _trace(self, frame: FrameType, _event: str, _arg: object) -> Any:
@@ -235,8 +234,17 @@ class Recorder:
         return self._trace_line
 
 
-def _is_super_call(frame: FrameType) -> bool:
-    return frame.f_back is not None and frame.f_back.f_code.co_name == "on_receive"
+def _kind_of_message(frame: FrameType) -> str:
+    """Who handles a message of which kind, if that begins here: in `on_receive`, or from a turn."""
+    name, caller = frame.f_code.co_name, frame.f_back.f_code.co_name if frame.f_back else ""
+    values = list(frame.f_locals.values())[:2]
+    if len(values) < len(("actor", "message")) or caller == "on_receive":
+        return ""
+    actor, message = values
+    is_direct = caller == "_turn" and type(message) in getattr(type(actor), "DIRECT", ())
+    if name != "on_receive" and not is_direct:
+        return ""
+    return f"{type(actor).__name__} <- {type(message).__name__}"
 
 
 def _file_of(module: str, code: CodeType) -> str:

@@ -63,6 +63,15 @@ class DispatchedActor(Actor):
     HANDLERS: ClassVar[Handlers] = {}
     """What handles a message of a type; see `on_receive`."""
 
+    DIRECT: ClassVar[Handlers] = {}
+    """The same, of a class that leaves `on_receive` as it is: its dispatcher looks there first."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Know whether messages have to pass through an `on_receive` of the class."""
+        super().__init_subclass__(**kwargs)
+        is_plain = cls.on_receive is DispatchedActor.on_receive
+        cls.DIRECT = cls.HANDLERS if is_plain else {}
+
     _cell: ActorCell
 
     @classmethod

@@ -197,7 +197,7 @@ class ActorCell(Mailbox):
     # Handling: the dispatcher's thread.
 
     def handle(self, item: Any) -> Any:
-        """Handle one item that may be anything; the dispatcher short-cuts plain messages."""
+        """Handle one item that may be anything."""
         special = SPECIAL.get(type(item))
         return self.actor.on_receive(item) if special is None else special(self, item)
 
@@ -386,6 +386,11 @@ class ActorCell(Mailbox):
         for watcher in watchers or ():
             tell_terminated(watcher, self.ref, reason)
         self._let_go_of_ref()
+
+
+def handle_otherwise(actor: Any, item: Any) -> None:
+    """Handle what an actor has no method for in its table: what is not a message, above all."""
+    actor.actor_inbox.handle(item)
 
 
 def _exc_info(exception: BaseException | None) -> tuple[Any, Any, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from pykka import ActorRef
 
-from .cell import LAUNCH, SPECIAL, ActorCell, kind_of
+from .cell import LAUNCH, ActorCell, handle_otherwise, kind_of
 from .context import ForkGuard, current_dispatcher, set_current_dispatcher, tell_of_forks
 from .counting import DispatcherStats
 from .log import get_logger
@@ -435,7 +435,7 @@ class Dispatcher:
         if actor is None:
             return started
         self._current = cell
-        items = cell.items
+        items, handlers = cell.items, actor.DIRECT
         item: Any = None
         handled = 0
         limit = self._batch_messages
@@ -446,11 +446,7 @@ class Dispatcher:
                     break
                 item = items.popleft()
                 handled += 1
-                special = SPECIAL.get(type(item))
-                if special is None:
-                    actor.on_receive(item)
-                else:
-                    special(cell, item)
+                handlers.get(type(item), handle_otherwise)(actor, item)
                 if cell.exit_reason is not None:
                     break
         except BaseException as exception:  # noqa: BLE001 - ends the actor, whatever it is

@@ -1,9 +1,9 @@
 """WebSocketActor: one connection attempt and, if it succeeds, its link.
 
 It owns the socket, and reads and writes it while the event loop says it can be: tunnel messages to
-TunnelActor, and back. What is its own matter is elsewhere: connecting in `attempt`, when to ping
-and whom to give up in `keep_alive`, what arrives in `codec`, what waits to leave in `writer`. It
-does not know streams, and never reconnects: its end, with a reason, is what the supervisor acts on.
+TunnelActor, and back. Its parts are elsewhere: connecting in `attempt`, when to ping and whom to
+give up in `keep_alive`, what arrives in `codec`, what waits to leave in `writer`. It never
+reconnects: its end, with a reason, is what the supervisor acts on.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import ssl
 import time
 from collections.abc import Iterator
 from enum import Enum, Flag, auto
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
-from pykka import ActorRef
-
-from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Terminated, Timer
+from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Timer
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.dial import DialStep
 from tunnelfleet.actors.net.socket_io import (
@@ -27,19 +25,13 @@ from tunnelfleet.actors.net.socket_io import (
     discard_some,
     set_notsent_low_water,
 )
-from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.tunnel.messages import (
     Abandon,
     CloseGracefully,
     ConnectionEstablished,
-    ConnectionRefused,
     PauseReading,
-    PermitCalledBack,
-    PermitGranted,
     PongHeard,
     Received,
-    ReleasePermit,
-    RequestPermit,
     ResumeReading,
     SetLowWater,
     Transmit,
@@ -54,66 +46,12 @@ from tunnelfleet.proto import (
 )
 
 from . import codec as frames
-from .attempt import ConnectAttempt, connect_failure, outcome_of, refusal
+from .attempt import CONNECT_STEPS, Connecting, ConnectStep, WebSocketContext
 from .codec import Arrival, CloseArrived, PingArrived, PongArrived, WebSocketInput
-from .connector import Connected, ConnectFailed, Connector, ConnectRequest
+from .connector import Connected
 from .keep_alive import GiveUp, KeepAlive, SendPing
 from .upgrade import TlsInTls
-from .writer import FrameWriter, Outcome
-
-if TYPE_CHECKING:
-    from tunnelfleet.actors.config import TunnelConfig
-    from tunnelfleet.actors.counters import TunnelStats
-
-
-class Tokens(Protocol):
-    """The tokens of a tunnel; they may be replaced between two attempts."""
-
-    def current(self) -> tuple[str, str]:
-        """The access token and the client token to send."""
-
-
-class WebSocketContext(NamedTuple):
-    """Given to every WebSocketActor of a tunnel.
-
-    Attributes:
-        config: the tunnel; an SSLContext of its own goes before the shared one.
-        credentials: its tokens.
-        tunnel: the TunnelActor.
-        governor: the ConnectGovernor, which grants the permit to connect.
-        supervisor: learns that the connection stands.
-        connector: on whose threads attempts run.
-        ssl_context: the runtime's shared one, or None.
-        stats: counts attempts, connects and pings.
-    """
-
-    config: TunnelConfig
-    credentials: Tokens
-    tunnel: ActorRef[Any]
-    governor: ActorRef[Any]
-    supervisor: ActorRef[Any]
-    connector: Connector
-    ssl_context: ssl.SSLContext | None
-    stats: TunnelStats
-
-    def connect_request(self) -> ConnectRequest:
-        """What an attempt of this tunnel asks for, with the tokens of this moment.
-
-        `local_bind` is not in it: as localproxy's `-b` it is for the application's side alone.
-        """
-        config = self.config
-        access_token, client_token = self.credentials.current()
-        return ConnectRequest(
-            config.endpoint,
-            config.mode,
-            access_token,
-            client_token,
-            config.ssl_context or self.ssl_context,
-            config.http_proxy,
-            config.user_agent,
-            config.limits.connect_timeout_seconds,
-        )
-
+from .writer import FrameWriter, Outcome, outcome_of_refusal
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
@@ -127,10 +65,6 @@ MAX_UNSENT_FRAMES = 2_000
 """Frames that may wait for the kernel before reading rests: what is read makes replies."""
 FAREWELL_SECONDS = 3.0
 """How long the service has, after our CLOSE, to read what we sent and to close."""
-
-
-class _AttemptTimedOut(NamedTuple):
-    """The attempt took too long."""
 
 
 class _KeepAliveDue(NamedTuple):
@@ -148,10 +82,7 @@ class _ReadMore(NamedTuple):
 class _Stage(Enum):
     """How far it has come; it only goes forward."""
 
-    WAITING = auto()
-    """For the permit to connect: nothing was tried yet."""
-    TRYING = auto()
-    """The attempt has begun, and is counted."""
+    CONNECTING = auto()
     OPEN = auto()
     CLOSING = auto()
     """A CLOSE waits behind what is to be sent."""
@@ -186,9 +117,8 @@ class WebSocketActor(DispatchedActor):
         self._context = context
         self._epoch = epoch
         self._limits = context.config.limits
-        self._attempt: ConnectAttempt | None = None
-        self._attempt_timer: Timer | None = None
-        self._stage = _Stage.WAITING
+        self._connecting: Connecting | None = None
+        self._stage = _Stage.CONNECTING
         self._socket: socket.socket | None = None
         self._input = WebSocketInput()
         self._arriving: Iterator[Arrival | None] | None = None
@@ -203,89 +133,21 @@ class WebSocketActor(DispatchedActor):
     # -- connecting
 
     def on_start(self) -> None:
-        """Look up the name of the service, then ask for a permit to connect."""
-        context, config = self._context, self._context.config
-        self.watch(context.governor)
-        timeout_seconds = self._limits.connect_timeout_seconds
-        self._attempt = ConnectAttempt(
-            self,
-            context.connector,
-            config.endpoint,
-            config.http_proxy,
-            timeout_seconds=timeout_seconds,
-            tunnel=context.tunnel.actor_urn,
-            next_address_after_seconds=self._limits.next_address_after_seconds,
-        )
-        self._attempt_timer = self.schedule(timeout_seconds, _AttemptTimedOut())
-        self._attempt.prepare(self._ask_permit, time.monotonic)
-        if self._attempt_timer is not None:
-            # A name is looked up: the attempt has begun.
-            self._count_attempt()
+        """Begin to connect."""
+        self._connecting = Connecting(self, self._context, self._epoch)
+        self._connecting.begin()
 
-    def _ask_permit(self) -> None:
-        # Waiting for the permit is no part of the time to connect.
-        self._end_attempt_timer()
-        context = self._context
-        config = context.config
-        context.governor.tell(RequestPermit(self.actor_ref, config.permit_group, config.name))
-
-    def _end_attempt_timer(self) -> None:
-        if self._attempt_timer is not None:
-            self._attempt_timer.cancel()
-            self._attempt_timer = None
-
-    def _on_governor_ended(self, _message: Terminated) -> None:
-        self._fail("connect_failed", "the connect governor ended")
-
-    def _connect(self, _message: PermitGranted) -> None:
-        context = self._context
-        self.unwatch(context.governor)
-        self._count_attempt()
-        assert self._attempt is not None
-        request = context.connect_request()
-        self._attempt_timer = self.schedule(request.timeout_seconds, _AttemptTimedOut())
-        self._attempt.connect(request, time.monotonic())
-
-    def _count_attempt(self) -> None:
-        """Once: with its look-up or, if it needs none, with its permit."""
-        if self._stage is _Stage.WAITING:
-            self._stage = _Stage.TRYING
-            self._context.stats.count_connect_attempt()
-
-    def _on_connect_timeout(self, _message: _AttemptTimedOut) -> None:
-        if self._attempt is not None:
-            self._count_attempt()
-            # Harmless without a permit, while a name is looked up.
-            self._release_permit(AttemptOutcome.FAILED)
-            self._end_with(self._attempt.timed_out())
-
-    def _on_called_back(self, message: PermitCalledBack) -> None:
-        if self._attempt is not None:
-            self._fail(message.label, message.reason)
-
-    def _release_permit(self, outcome: AttemptOutcome) -> None:
-        self._context.governor.tell(ReleasePermit(self.actor_ref, outcome))
-
-    def _on_not_connected(self, message: ConnectFailed) -> None:
-        self._count_attempt()
-        self._attempt = None
-        self._release_permit(outcome_of(message.error))
-        refused = refusal(message.error)
-        if refused is None:
-            self._end_with(connect_failure(message.error))
-            return
-        self._context.tunnel.tell(ConnectionRefused(self._epoch, refused))
-        self.exit()
+    def _on_connect_step(self, message: ConnectStep) -> None:
+        if self._connecting is not None:
+            # A message that comes too late says nothing.
+            self._connecting.handle(message)
 
     def _on_connected(self, message: Connected) -> None:
-        sock = message.sock
-        assert self._attempt is not None
-        now = time.monotonic()
-        seconds = self._attempt.seconds(now)
-        self._attempt = None
-        self._end_attempt_timer()
+        sock, now = message.sock, time.monotonic()
+        assert self._connecting is not None
+        seconds = self._connecting.succeeded(now)
+        self._connecting = None
         self._stage, self._socket, self._rests = _Stage.OPEN, sock, _Rest.NO
-        self._release_permit(AttemptOutcome.CONNECTED)
         sock.setblocking(False)
         set_notsent_low_water(sock, self._limits.notsent_low_water_bytes)
         self._keep_alive = KeepAlive(self._limits, now)
@@ -298,9 +160,7 @@ class WebSocketActor(DispatchedActor):
         self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
 
     def _fail(self, label: str, text: str) -> None:
-        self._end_with(ConnectionLost(label, text, was_established=self._socket is not None))
-
-    def _end_with(self, lost: ConnectionLost) -> None:
+        lost = ConnectionLost(label, text, was_established=self._socket is not None)
         self._stage = _Stage.ENDED
         self.exit(ExitReason.failed(lost))
 
@@ -447,30 +307,57 @@ class WebSocketActor(DispatchedActor):
     # -- writing
 
     def _transmit(self, message: Transmit) -> None:
-        for item in message.messages:
-            self._writer.add(frames.encode_tunnel_message(item), 1)
+        messages, writer = message.messages, self._writer
+        if writer.is_empty and len(messages) == 1 and self._stage is _Stage.OPEN:
+            self._transmit_alone(messages[0])
+            return
+        for item in messages:
+            writer.add(frames.encode_tunnel_message(item), 1)
         self._flush()
         is_flooded = self._output is not Outcome.DONE and len(self._writer) > MAX_UNSENT_FRAMES
         if is_flooded and self._is_reading:
             self._rest(_Rest.ANSWERS)
 
-    def _flush(self) -> None:
-        sock, stage = self._socket, self._stage
-        if sock is None or self._output is Outcome.BLOCKED or stage is _Stage.ENDED:
-            return
+    def _transmit_alone(self, message: Message) -> None:
+        """Send a message in front of which nothing waits: it needs no queue if it leaves whole."""
+        frame, sock = frames.encode_tunnel_message(message), self._socket
+        assert sock is not None
         try:
-            written, self._output = self._writer.write(sock)
+            sent = sock.send(frame)
+        except NOTHING_YET as error:
+            self._writer.keep(frame, 0, 1)
+            self._wrote(sock, 0, outcome_of_refusal(error))
         except OSError as error:
             self._fail("lost", f"the connection broke: {error.strerror or error}")
+        else:
+            if sent == len(frame):
+                self._context.tunnel.tell(Written(self._epoch, 1, blocked=False))
+            else:
+                self._writer.keep(frame, sent, 1)
+                self._flush()
+
+    def _flush(self) -> None:
+        sock = self._socket
+        if sock is None or self._output is Outcome.BLOCKED or self._stage is _Stage.ENDED:
             return
-        is_blocked = self._output is Outcome.BLOCKED
+        try:
+            written, outcome = self._writer.write(sock)
+        except OSError as error:
+            self._fail("lost", f"the connection broke: {error.strerror or error}")
+        else:
+            self._wrote(sock, written, outcome)
+
+    def _wrote(self, sock: socket.socket, written: int, outcome: Outcome) -> None:
+        """Say how many messages have left, and wait for what the next write needs."""
+        self._output = outcome
+        is_blocked = outcome is Outcome.BLOCKED
         if is_blocked:
             self.add_writer(sock, self._on_writable)
-        elif self._output is Outcome.WANTS_INPUT and not self._is_reading:
+        elif outcome is Outcome.WANTS_INPUT and not self._is_reading:
             self.add_reader(sock, self._on_tls_input)
         if written:
             self._context.tunnel.tell(Written(self._epoch, written, is_blocked))
-        if stage is _Stage.CLOSING and self._writer.is_empty:
+        if self._stage is _Stage.CLOSING and self._writer.is_empty:
             self._say_farewell(sock)
         elif self._rests and len(self._writer) < MAX_UNSENT_FRAMES // 2:
             self._go_on(_Rest.ANSWERS)
@@ -528,20 +415,16 @@ class WebSocketActor(DispatchedActor):
         """Close the socket and cancel the attempt, however the actor ended."""
         super()._on_end(reason)
         self._arriving = None
-        if self._attempt is not None:
-            self._attempt.cancel()
-            self._attempt = None
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
         if self._socket is not None:
             close_socket(self._socket)
             self._socket = None
 
     HANDLERS: ClassVar[Handlers] = {
-        Terminated: _on_governor_ended,
-        PermitGranted: _connect,
-        PermitCalledBack: _on_called_back,
+        **dict.fromkeys(CONNECT_STEPS, _on_connect_step),
         DialStep: lambda _actor, message: message.run(),
-        _AttemptTimedOut: _on_connect_timeout,
-        ConnectFailed: _on_not_connected,
         Connected: _on_connected,
         Transmit: _transmit,
         TransmitPing: _transmit_ping,

@@ -11,6 +11,8 @@ import ssl
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
+from tunnelfleet.actors.net.socket_io import NOTHING_YET
+
 
 class Outcome(Enum):
     """Why writing came to an end."""
@@ -21,6 +23,11 @@ class Outcome(Enum):
     """The kernel takes no more for now."""
     WANTS_INPUT = auto()
     """TLS wants to hear something first, as for a key update."""
+
+
+def outcome_of_refusal(error: OSError) -> Outcome:
+    """Why a write was refused for now: one of `NOTHING_YET` was raised."""
+    return Outcome.WANTS_INPUT if isinstance(error, ssl.SSLWantReadError) else Outcome.BLOCKED
 
 
 class _Frame(NamedTuple):
@@ -78,6 +85,11 @@ class FrameWriter:
         self._pong = frame
         self.is_empty = False
 
+    def keep(self, frame: bytearray, sent_bytes: int, messages: int) -> None:
+        """Go on with a frame that was begun while nothing waited, and was not taken whole."""
+        self._sending, self._sending_messages = memoryview(frame)[sent_bytes:], messages
+        self.is_empty = False
+
     def write(self, sock: socket.socket) -> tuple[int, Outcome]:
         """Hand over as much as the kernel takes.
 
@@ -98,10 +110,8 @@ class FrameWriter:
                     continue
                 self._sending = None
                 written += self._sending_messages
-        except (BlockingIOError, ssl.SSLWantWriteError):
-            return written, Outcome.BLOCKED
-        except ssl.SSLWantReadError:
-            return written, Outcome.WANTS_INPUT
+        except NOTHING_YET as error:
+            return written, outcome_of_refusal(error)
         self.is_empty = True
         return written, Outcome.DONE
 

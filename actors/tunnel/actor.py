@@ -7,6 +7,8 @@ and ends the tunnel when nothing is left to wait for. It knows no socket and nev
     common     the session, the settings that hold now, the state for people
     streams    streams, how they begin and end (ends), and the bytes of their connections
     sender     what waits to leave: fair queue, window, pacing
+    pump       what leaves: from the sender to the link
+    brake      whether the link is read
     marking    how long to wait for a hello, and whether links survive marks
     link       the WebSocket and its phases
     listeners  of a source
@@ -19,7 +21,6 @@ What ends what is in docs/architecture.md section 4, the way of a byte in sectio
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pykka import ActorRef
@@ -50,8 +51,8 @@ from tunnelfleet.proto import (
     TunnelError,
 )
 
+from .brake import Brake, BrakeHooks, CheckStalled
 from .common import Common, Ending, EndingPhase
-from .connections import EndPhase
 from .context import NO_API, ApiHandler, ApiShell
 from .link import WEBSOCKET_CHILD, Link, LinkPhase, lost_reason
 from .listeners import Listeners, is_listener
@@ -84,9 +85,9 @@ from .messages import (
     ReplaceLimits,
     ReplaceToken,
     SocketsExhausted,
-    Transmit,
     Written,
 )
+from .pump import Pump, PumpAgain
 from .sender import WireSender
 from .streams import StreamHooks, Streams
 
@@ -103,14 +104,6 @@ class AnnounceTimedOut(NamedTuple):
     epoch: int
 
 
-class PumpAgain(NamedTuple):
-    """The bandwidth allows more by now."""
-
-
-class CheckStalled(NamedTuple):
-    """Look for connections that hold up the tunnel."""
-
-
 class CheckHello(NamedTuple):
     """A stream may have waited long enough for its hello."""
 
@@ -124,9 +117,6 @@ class ListenerStopped(NamedTuple):
 
     transport: ActorRef[Any]
     child_id: str
-
-
-LEAST_STALL_CHECK_SECONDS = 0.05
 
 
 class TunnelActor(DispatchedActor):
@@ -166,10 +156,9 @@ class TunnelActor(DispatchedActor):
         )
         self._connections = self._streams.connections
         self._api: ApiHandler = NO_API
-        self._brakes: tuple[Callable[[], bool], ...] = ()
-        """What besides the backlog may hold the link: callbacks, where there are any."""
-        self._pump_timer: Timer | None = None
-        self._stall_timer: Timer | None = None
+        self._pump = Pump(self._sender, self._streams, self._link, self._stats, self.schedule)
+        brake_hooks = BrakeHooks(self.schedule, self._on_held_changed)
+        self._brake = Brake(common, self._connections, self._link, brake_hooks)
         self._hello_timer: Timer | None = None
 
     def on_start(self) -> None:
@@ -187,9 +176,9 @@ class TunnelActor(DispatchedActor):
             )
             self._api = make_api(self._common.config, shell)
             streams.serve(self._api)
-            self._brakes = (self._api.must_hold_back,)
+            self._brake.add(self._api.must_hold_back)
         if self._common.context.callback_queue is not None:
-            self._brakes = (*self._brakes, self._events_are_full)
+            self._brake.add(self._events_are_full)
         self._stats.forget_active()
         self._common.enter(TunnelState.CONNECTING)
 
@@ -197,77 +186,21 @@ class TunnelActor(DispatchedActor):
         """Let go of what leads back here, and tell what ends with the actor."""
         super()._on_end(reason)
         self._api = NO_API
-        self._brakes = ()
+        self._brake.let_go()
+        self._pump.let_go()
         self._listeners.let_go()
         self._streams.actor_ended(f"the tunnel's actor ended: {reason}")
 
     # -- bytes
 
     def _on_local_data(self, message: LocalDataRead) -> None:
-        key, payload = message
-        connection = self._connections.by_key.get(key)
-        if connection is None:
-            return
-        if connection.end_phase in (EndPhase.SENT, EndPhase.OVER):
-            connection.give_credit(len(payload))
-            return
-        now = time.monotonic()
-        if self._link.phase is LinkPhase.DOWN or not self._sender.passes(len(payload)):
-            self._sender.data(key, payload, now)
-            self._pump()
-            return
-        # Nothing waits in front of it: it need not be queued.
-        encoded = self._connections.encode(connection, payload)
-        if encoded is not None:
-            self._sender.sent(encoded, key, now)
-            self._stats.observe_queue_wait(0.0)
-            self._transmit([encoded])
-
-    def _pump(self) -> None:
-        """Send what may be sent now."""
-        if self._link.phase is LinkPhase.DOWN:
-            return
-        sender, streams, now = self._sender, self._streams, time.monotonic()
-        messages = sender.take_control(now)
-        while (piece := sender.next_piece(now)) is not None:
-            if sender.is_ping_due:
-                messages = self._ping_behind(messages, now)
-            key = piece.flow.key
-            for message in streams.encode_piece(key, piece.payload):
-                sender.sent(message, key, now)
-                messages.append(message)
-        if messages and sender.is_ping_due:
-            self._ping_behind(messages, now)
-        elif messages:
-            self._transmit(messages)
-        if sender.wait_seconds and self._pump_timer is None:
-            self._pump_timer = self.schedule(sender.wait_seconds, PumpAgain())
-
-    def _transmit(self, messages: list[Message]) -> None:
-        """Have messages sent; the link is up."""
-        assert self._link.websocket is not None
-        self._link.websocket.tell(Transmit(messages))
-
-    def _ping_behind(self, messages: list[Message], now: float) -> list[Message]:
-        """Send these, and a ping that says when they were parsed; return a list for the next."""
-        if messages:
-            self._transmit(messages)
-        self._link.ping(self._sender.ping(now))
-        return []
+        self._pump.local_data(message)
 
     def _on_pong_heard(self, message: PongHeard) -> None:
-        if not self._link.is_of(message.epoch):
-            return
-        now, sender = time.monotonic(), self._sender
-        sender.pong(message.number, now)
-        if sender.is_ping_due:
-            self._ping_behind([], now)
-        if sender.has_waiting:
-            self._pump()
+        self._pump.pong(message)
 
     def _on_pump_again(self, _message: PumpAgain) -> None:
-        self._pump_timer = None
-        self._pump()
+        self._pump.again()
 
     def _on_written(self, message: Written) -> None:
         epoch, count, blocked = message
@@ -283,7 +216,7 @@ class TunnelActor(DispatchedActor):
         if sender.low_water_bytes != self._link.low_water_bytes:
             self._link.adapt_low_water(sender.low_water_bytes)
         if sender.has_waiting:
-            self._pump()
+            self._pump.run()
         if self._ending.phase is not EndingPhase.RUNNING:
             self._finish_if_done()
 
@@ -299,10 +232,10 @@ class TunnelActor(DispatchedActor):
         except RemoteProtocolError as error:
             link.give_up("protocol_error", str(error))
             return
-        self._check_backlog()
+        self._brake.check()
         if not is_data_alone:
             # The answers to the others, or their ends, may wait to be sent.
-            self._pump()
+            self._pump.run()
         if self._ending.phase is not EndingPhase.RUNNING:
             self._finish_if_done()
 
@@ -321,8 +254,8 @@ class TunnelActor(DispatchedActor):
 
     def _settle(self) -> None:
         """After a change of connections: hold the link or not, send, end if nothing is left."""
-        self._check_backlog()
-        self._pump()
+        self._brake.check()
+        self._pump.run()
         if not self._ending.is_running:
             self._finish_if_done()
 
@@ -334,22 +267,15 @@ class TunnelActor(DispatchedActor):
         if connection is not None:
             self._connections.delivered(connection, size_bytes, time.monotonic())
             if self._link.is_held:
-                self._check_backlog()
+                self._brake.check()
             if self._ending.phase is EndingPhase.STOPPING:
                 self._finish_if_done()
 
-    def _check_backlog(self) -> None:
-        must_hold = self._connections.must_pause or any(is_full() for is_full in self._brakes)
-        if must_hold == self._link.is_held or not self._link.hold(must_hold=must_hold):
-            return
-        now = time.monotonic()
-        self._marking.hold(now, is_held=must_hold)
-        self._sender.in_flight.hold(is_held=must_hold, now=now)
-        if not must_hold:
+    def _on_held_changed(self, is_held: bool, now: float) -> None:
+        self._marking.hold(now, is_held=is_held)
+        self._sender.hold(now, is_held=is_held)
+        if not is_held:
             self._wait_for_hello(now)
-        elif self._stall_timer is None:
-            seconds = self._common.limits.stall_timeout_seconds
-            self._stall_timer = self.schedule(seconds, CheckStalled())
 
     def _events_are_full(self) -> bool:
         """Whether the callbacks of the tunnel's events do not keep up: `EventsTaken` says when."""
@@ -359,19 +285,16 @@ class TunnelActor(DispatchedActor):
         return queue.when_room(lambda: tunnel.cell.send(EventsTaken()))
 
     def _on_events_taken(self, _message: EventsTaken) -> None:
-        self._check_backlog()
+        self._brake.check()
 
-    def _on_check_stalled(self, message: CheckStalled) -> None:
-        self._stall_timer = None
-        if not self._link.is_held:
+    def _on_check_stalled(self, _message: CheckStalled) -> None:
+        if not self._brake.must_look_for_stalled():
             return
         # Callbacks that hold up the tunnel are the user's to look after: they are counted, not cut.
         if self._connections.must_pause:
             self._streams.ends.abort_stalled(time.monotonic())
         self._settle()
-        if self._stall_timer is None:
-            seconds = self._common.limits.stall_timeout_seconds / 4
-            self._stall_timer = self.schedule(max(seconds, LEAST_STALL_CHECK_SECONDS), message)
+        self._brake.look_again()
 
     # -- streams and local ends
 
@@ -615,7 +538,7 @@ class TunnelActor(DispatchedActor):
             self._finish()
             return
         self._streams.reset_all()
-        self._pump()
+        self._pump.run()
         # Its end finishes the rest; the supervisor waits for that a moment longer.
         self._link.close()
 

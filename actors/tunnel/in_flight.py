@@ -86,6 +86,9 @@ UNLIMITED: Final = maxsize
 class InFlight:
     """The bytes of one link between us and the service's parser.
 
+    `position` is everywhere how many bytes were handed over to the link so far; whoever does that
+    counts them.
+
     Args:
         target_seconds: how long bytes may stand in the service's queue; None limits nothing.
         does_answer: what is known from the link before: False if its service answered no ping.
@@ -95,6 +98,9 @@ class InFlight:
         window_bytes: how much may be in flight.
         bytes_per_second: the rate of the link; None while no queue has shown it.
         does_answer: whether pings are answered; None while that is not known.
+        pings: those whose answers are still to come.
+        quiet_until: below this position nothing has to be asked here: there is room, and no ping
+            is due.
     """
 
     __slots__ = (
@@ -102,15 +108,11 @@ class InFlight:
         "_boost",
         "_boosted_at",
         "_confirmed",
-        "_handed",
-        "_handed_at",
         "_is_held",
         "_measures",
         "_must_ping",
         "_number",
         "_pinged",
-        "_pings",
-        "_quiet_until",
         "_sample",
         "_target",
         "_unanswered",
@@ -119,6 +121,8 @@ class InFlight:
         "bytes_per_second",
         "does_answer",
         "phase",
+        "pings",
+        "quiet_until",
         "window_bytes",
     )
 
@@ -129,11 +133,10 @@ class InFlight:
         self.window_bytes = FIRST_WINDOW_BYTES
         self.bytes_per_second: float | None = None
         self._must_ping = True
-        self._quiet_until = 0
-        self._handed = self._confirmed = self._pinged = 0
-        self._handed_at = 0.0
+        self.quiet_until = 0
+        self._confirmed = self._pinged = 0
         self._number = 0
-        self._pings: list[_Ping] = []
+        self.pings: list[_Ping] = []
         self._sample = LastPongs()
         self._way = WayMeter(self._target)
         self._blocked_since: float | None = None
@@ -150,15 +153,9 @@ class InFlight:
 
     # -- towards the link
 
-    @property
-    def has_room(self) -> bool:
+    def has_room(self, position: int) -> bool:
         """Whether more may be handed over now."""
-        return self._handed - self._confirmed < self.window_bytes
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether more may be handed over now, and no ping is due because of it."""
-        return self._handed < self._quiet_until
+        return position - self._confirmed < self.window_bytes
 
     @property
     def payload_bytes(self) -> int:
@@ -169,25 +166,18 @@ class InFlight:
             else UNLIMITED
         )
 
-    def handed(self, size_bytes: int, now: float) -> None:
-        """So many bytes were handed over to the link."""
-        if not self._pings and now - self._handed_at >= QUIET_SECONDS:
-            # What was measured before the silence says nothing of how fast this is.
-            self._sample.begin(now + (self._way.seconds or 0.0), self._handed)
-        self._handed_at = now
-        self._handed += size_bytes
-
-    def is_ping_due(self, *, is_busy: bool) -> bool:
+    def is_ping_due(self, position: int, *, is_busy: bool) -> bool:
         """Whether a ping should be sent now, behind all that was handed over.
 
         Args:
+            position: see above.
             is_busy: whether the tunnel has more to send; without, few pings do.
         """
         if self._must_ping:
             return True
         if self._is_held or self.window_bytes == UNLIMITED:
             return False
-        return self._handed - self._pinged >= self._spacing_bytes(is_busy=is_busy)
+        return position - self._pinged >= self._spacing_bytes(is_busy=is_busy)
 
     def _spacing_bytes(self, *, is_busy: bool) -> int:
         if self.phase is FlightPhase.DRAINING:
@@ -199,37 +189,46 @@ class InFlight:
             spacing = min(spacing, int(self.bytes_per_second * self._target / 2))
         return max(spacing, 1)
 
-    def ping(self, now: float, *, is_busy: bool) -> int:
+    def ping(
+        self, position: int, now: float, *, is_busy: bool, burst: tuple[float, int] = (0.0, 0)
+    ) -> int:
         """A ping is sent behind all that was handed over; return its number.
 
         Args:
+            position: see above.
             now: monotonic seconds.
             is_busy: as for `is_ping_due`: only then does the answer tell of the link's rate.
+            burst: when, and at which position, something was sent for the first time after
+                `QUIET_SECONDS` without a byte and without a ping on its way.
         """
+        began_at, began_position = burst
+        if began_at > self._sample.began_at:
+            # What was measured before the silence says nothing of how fast this is.
+            self._sample.begin(began_at + (self._way.seconds or 0.0), began_position)
         self._must_ping = False
         self._number += 1
-        self._pings.append(_Ping(self._number, self._handed, now, is_busy))
-        self._pinged = self._handed
+        self.pings.append(_Ping(self._number, position, now, is_busy))
+        self._pinged = position
         self._changed()
         return self._number
 
     def _changed(self) -> None:
         """Know anew until where nothing has to be looked at."""
         if self._must_ping:
-            self._quiet_until = 0
+            self.quiet_until = 0
         elif self.window_bytes == UNLIMITED or self._is_held:
-            self._quiet_until = UNLIMITED
+            self.quiet_until = UNLIMITED
         else:
             window = self.window_bytes
-            self._quiet_until = min(self._pinged + window // 2, self._confirmed + window)
+            self.quiet_until = min(self._pinged + window // 2, self._confirmed + window)
 
-    def pong(self, number: int, now: float) -> Standing | None:
+    def pong(self, number: int, position: int, now: float) -> Standing | None:
         """The answer to a ping came: it answers those before it too.
 
         Returns:
             What it told; None if it answers none that is waited for.
         """
-        pings = self._pings
+        pings = self.pings
         if not pings or not pings[0].number <= number <= pings[-1].number:
             return None
         answered = number - pings[0].number
@@ -252,22 +251,22 @@ class InFlight:
         else:
             self._sample.add(Pong(now, ping.position, delay))
         if self.phase is FlightPhase.DRAINING:
-            self._drain(now)
+            self._drain(position, now)
         elif ping.is_busy:
-            self._judge(gained, now)
+            self._judge(gained, position, now)
         elif self.phase is FlightPhase.STARTING and delay < self._target / 4:
             wanted = min(self.window_bytes + gained, QUIET_WINDOW_BYTES)
             self.window_bytes = max(self.window_bytes, wanted)
         self._changed()
-        return Standing(delay, self._unblocked(now))
+        return Standing(delay, self._unblocked(position, now))
 
-    def _unblocked(self, now: float) -> float:
-        if self._blocked_since is None or not self.has_room:
+    def _unblocked(self, position: int, now: float) -> float:
+        if self._blocked_since is None or not self.has_room(position):
             return 0.0
         waited, self._blocked_since = now - self._blocked_since, None
         return waited
 
-    def wait_seconds(self, now: float) -> float:
+    def wait_seconds(self, position: int, now: float) -> float:
         """The caller has something to send and there is no room: after how long to ask again.
 
         Returns:
@@ -276,29 +275,29 @@ class InFlight:
         if self._blocked_since is None:
             self._blocked_since = self._waits_since = now
         since = self._waits_since
-        if self._pings:
-            since = max(since, self._pings[0].sent_at)
+        if self.pings:
+            since = max(since, self.pings[0].sent_at)
         patience = FIRST_ANSWER_SECONDS
         if self.does_answer:
             patience = ANSWER_SECONDS * 2**self._unanswered
         if now < since + patience:
             return since + patience - now
-        self._lose_patience()
+        self._lose_patience(position)
         self._changed()
         self._blocked_since = None
         return 0.0
 
-    def hold(self, *, is_held: bool, now: float) -> None:
+    def hold(self, position: int, now: float, *, is_held: bool) -> None:
         """The link is not read, or again: held, no pong is heard of it, and nothing is limited."""
         if self.phase in (FlightPhase.OFF, FlightPhase.SILENT) or is_held is self._is_held:
             return
         self._is_held = is_held
-        self._pings.clear()
+        self.pings.clear()
         self._blocked_since = None
-        self._confirmed = UNLIMITED if is_held else self._handed
-        self._pinged = self._handed
+        self._confirmed = UNLIMITED if is_held else position
+        self._pinged = position
         self._must_ping = not is_held
-        self._sample.begin(now, self._handed)
+        self._sample.begin(now, position)
         if self.phase is FlightPhase.DRAINING:
             self._limit()
         self._changed()
@@ -314,7 +313,7 @@ class InFlight:
         self.phase, self.window_bytes = FlightPhase.STARTING, FIRST_WINDOW_BYTES
         self.bytes_per_second = None
 
-    def _lose_patience(self) -> None:
+    def _lose_patience(self, position: int) -> None:
         self._unanswered += 1
         if not self.does_answer:
             self.window_bytes *= IMPATIENCE
@@ -325,9 +324,9 @@ class InFlight:
             self._stop(FlightPhase.SILENT)
         else:
             spacing = self.window_bytes // PINGS_PER_WINDOW
-            self._confirmed = max(self._handed - self.window_bytes + spacing, self._confirmed)
+            self._confirmed = max(position - self.window_bytes + spacing, self._confirmed)
 
-    def _judge(self, gained: int, now: float) -> None:
+    def _judge(self, gained: int, position: int, now: float) -> None:
         """Go by what the last pongs said."""
         way = self._way.seconds or 0.0
         if self.phase is FlightPhase.STARTING:
@@ -337,9 +336,9 @@ class InFlight:
             else:
                 self._grow(gained)
         elif self._sample.seconds >= SHORTEST_SAMPLE_SECONDS:
-            self._follow(way, now)
+            self._follow(way, position, now)
 
-    def _follow(self, way: float, now: float) -> None:
+    def _follow(self, way: float, position: int, now: float) -> None:
         """Go by the rate of the link, which may have changed."""
         sample, delay = self._sample, self._queue_seconds()
         assert self.bytes_per_second is not None
@@ -360,7 +359,7 @@ class InFlight:
             return
         if self._way.is_stale(now):
             self.phase, self.window_bytes = FlightPhase.DRAINING, 0
-            self._drain(now)
+            self._drain(position, now)
 
     def _queue_seconds(self) -> float:
         """How long bytes stand in the queue.
@@ -401,10 +400,10 @@ class InFlight:
         seconds = self._target + (self._way.seconds or 0.0) + spread
         self.window_bytes = max(int(self.bytes_per_second * seconds), MIN_WINDOW_BYTES)
 
-    def _drain(self, now: float) -> None:
+    def _drain(self, position: int, now: float) -> None:
         """Send nothing until a ping behind all bytes is answered; the next one measures the way."""
-        if self._confirmed >= self._handed:
+        if self._confirmed >= position:
             self._limit()
             self._measures = self._number + 1
-            self._sample.begin(now + (self._way.seconds or 0.0), self._handed)
+            self._sample.begin(now + (self._way.seconds or 0.0), position)
             self._must_ping = True

@@ -134,29 +134,29 @@ SAMPLE_SECONDS: Final = 1.0
 class LastPongs:
     """How much the last pongs confirmed, and how long their pings stood in a queue, in the mean."""
 
-    __slots__ = ("_began_at", "_began_position", "_pongs")
+    __slots__ = ("_began_position", "_pongs", "began_at")
 
     def __init__(self) -> None:
         self._pongs: list[Pong] = []
-        self._began_at = 0.0
+        self.began_at = 0.0
         self._began_position = 0
 
     def begin(self, at: float, position: int) -> None:
         """Forget what was: from then on, all behind that position is confirmed."""
         self._pongs.clear()
-        self._began_at, self._began_position = at, position
+        self.began_at, self._began_position = at, position
 
     def add(self, pong: Pong) -> None:
         """Count a pong, and leave out those that came long before it."""
         self._pongs.append(pong)
         while len(self._pongs) > 2 and self._pongs[0].at < pong.at - SAMPLE_SECONDS:
             old = self._pongs.pop(0)
-            self._began_at, self._began_position = old.at, old.position
+            self.began_at, self._began_position = old.at, old.position
 
     @property
     def seconds(self) -> float:
         """The time that it covers."""
-        return self._pongs[-1].at - self._began_at if self._pongs else 0.0
+        return self._pongs[-1].at - self.began_at if self._pongs else 0.0
 
     @property
     def bytes_per_second(self) -> float:
@@ -166,7 +166,7 @@ class LastPongs:
 
     def last_bytes_per_second(self, seconds: float) -> float:
         """The same of the last so many seconds, or a little more."""
-        last, first = self._pongs[-1], (self._began_at, self._began_position)
+        last, first = self._pongs[-1], (self.began_at, self._began_position)
         for pong in self._pongs:
             if pong.at > last.at - seconds:
                 break

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tunnelfleet.actors.token_bucket import TokenBucket
 
 from .fair_queue import FairQueue, Piece
-from .in_flight import InFlight
+from .in_flight import QUIET_SECONDS, InFlight
 from .pacing import FAST_BYTES_PER_SECOND, RateMeter, pacing_bucket, payload_bytes_for_rate
 
 if TYPE_CHECKING:
@@ -99,7 +99,14 @@ class WireSender:
         is_pacing = pacing and self._bucket is None
         self._standing_seconds = limits.standing_seconds if is_pacing else None
         self.in_flight = InFlight(self._standing_seconds)
+        self._forget_handed()
         self._adapt()
+
+    def _forget_handed(self) -> None:
+        """A new link begins: nothing was handed over to it."""
+        self._handed_bytes, self._handed_at = 0, 0.0
+        self._burst = 0.0, 0
+        """When, and behind how many bytes, it was sent for the first time after a silence."""
 
     def _adapt(self) -> None:
         """Go by the rate of the link that is known now."""
@@ -160,6 +167,7 @@ class WireSender:
         self._meter = RateMeter()
         does_answer = False if self.in_flight.does_answer is False else None
         self.in_flight = InFlight(self._standing_seconds, does_answer=does_answer)
+        self._forget_handed()
         self._stats.set_link_rate(0)
         self._adapt()
         return left
@@ -184,7 +192,7 @@ class WireSender:
             and self._bucket is None
             and size_bytes <= self._payload_bytes
             and self._on_its_way_bytes < self._window_bytes
-            and self.in_flight.is_quiet
+            and self._handed_bytes < self.in_flight.quiet_until
         )
 
     def next_piece(self, now: float) -> Piece[ConnectionKey] | None:
@@ -203,8 +211,8 @@ class WireSender:
                 self._count_throttled(now, wait_seconds)
                 self.wait_seconds = wait_seconds
                 return None
-        elif not self.in_flight.has_room:
-            self.wait_seconds = self.in_flight.wait_seconds(now)
+        elif not self.in_flight.has_room(self._handed_bytes):
+            self.wait_seconds = self.in_flight.wait_seconds(self._handed_bytes, now)
             if self.wait_seconds:
                 return None
         piece = self._queue.pop(self._payload_bytes, now)
@@ -212,6 +220,10 @@ class WireSender:
             self._stats.observe_queue_wait(piece.waited_seconds)
             self._stats.set_queue_bytes(self._queue.queued_bytes)
         return piece
+
+    def hold(self, now: float, *, is_held: bool) -> None:
+        """The link is not read, or again: see `InFlight.hold`."""
+        self.in_flight.hold(self._handed_bytes, now, is_held=is_held)
 
     def _count_throttled(self, now: float, wait_seconds: float) -> None:
         """Count the time in which the bandwidth allowed nothing, once however often it is asked."""
@@ -225,22 +237,27 @@ class WireSender:
         wire_bytes = size_bytes + MESSAGE_OVERHEAD_BYTES
         self._on_its_way.append(_OnItsWay(key, size_bytes, wire_bytes))
         self._on_its_way_bytes += wire_bytes
-        self.in_flight.handed(wire_bytes, now)
+        if now - self._handed_at >= QUIET_SECONDS and not self.in_flight.pings:
+            self._burst = now, self._handed_bytes
+        self._handed_at = now
+        self._handed_bytes += wire_bytes
         if self._bucket is not None:
             self._bucket.take(wire_bytes, now)
 
     @property
     def is_ping_due(self) -> bool:
         """Whether a ping should be sent now, behind all that was given out."""
-        return self.in_flight.is_ping_due(is_busy=bool(self._queue.turns))
+        is_busy = bool(self._queue.turns)
+        return self.in_flight.is_ping_due(self._handed_bytes, is_busy=is_busy)
 
     def ping(self, now: float) -> int:
         """A ping is sent; return its number."""
-        return self.in_flight.ping(now, is_busy=bool(self._queue.turns))
+        is_busy = bool(self._queue.turns)
+        return self.in_flight.ping(self._handed_bytes, now, is_busy=is_busy, burst=self._burst)
 
     def pong(self, number: int, now: float) -> None:
         """The service has answered a ping of `in_flight`."""
-        answer = self.in_flight.pong(number, now)
+        answer = self.in_flight.pong(number, self._handed_bytes, now)
         if answer is not None:
             self._stats.observe_standing(answer.delay_seconds)
             self._stats.set_link_rate(int(self.in_flight.bytes_per_second or 0))

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tunnelfleet.actors.tunnel.in_flight import InFlight
+from tunnelfleet.actors.tunnel.in_flight import QUIET_SECONDS, InFlight
 from tunnelfleet.actors.tunnel.pacing import payload_bytes_for_rate
 from tunnelfleet.actors.tunnel.sender import MESSAGE_OVERHEAD_BYTES
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES
@@ -84,6 +84,8 @@ class SimulatedLink:
         self._arrived_at = self._answered_at = 0.0
         self._asked_until = 0.0
         self._wakes_at = -1.0
+        self._sent_at = 0.0
+        self._burst = (0.0, 0)
 
     # -- what a test asks
 
@@ -120,16 +122,18 @@ class SimulatedLink:
     def _pump(self) -> None:
         flight = self.in_flight
         while self._is_busy and self._unparsed_bytes < self.buffer_bytes:
-            if not flight.has_room:
-                wait_seconds = flight.wait_seconds(self.now)
+            if not flight.has_room(self.sent_bytes):
+                wait_seconds = flight.wait_seconds(self.sent_bytes, self.now)
                 if wait_seconds:
                     self._pump_at(self.now + wait_seconds)
                     return
             payload = payload_bytes_for_rate(flight.bytes_per_second, MAX_PAYLOAD_BYTES)
             size = max(min(payload, flight.payload_bytes), 1) + MESSAGE_OVERHEAD_BYTES
             self._ping_if_due()
+            if self.now - self._sent_at >= QUIET_SECONDS and not flight.pings:
+                self._burst = self.now, self.sent_bytes
+            self._sent_at = self.now
             self.sent_bytes += size
-            flight.handed(size, self.now)
             self._send(Item(size, None, self.now))
             self.least_window = min(self.least_window, flight.window_bytes or self.least_window)
         self._ping_if_due()
@@ -141,9 +145,11 @@ class SimulatedLink:
 
     def _ping_if_due(self) -> None:
         flight = self.in_flight
-        if flight.is_ping_due(is_busy=self._is_busy):
+        if flight.is_ping_due(self.sent_bytes, is_busy=self._is_busy):
             self.pings += 1
-            number = flight.ping(self.now, is_busy=self._is_busy)
+            number = flight.ping(
+                self.sent_bytes, self.now, is_busy=self._is_busy, burst=self._burst
+            )
             self._send(Item(PING_BYTES, number, self.now))
 
     def _send(self, item: Item) -> None:
@@ -155,7 +161,7 @@ class SimulatedLink:
         return self.way_seconds + self._random.random() * self.jitter_seconds
 
     def _hear(self, number: int) -> None:
-        self.in_flight.pong(number, self.now)
+        self.in_flight.pong(number, self.sent_bytes, self.now)
         self._ping_if_due()
         self._pump()
 

@@ -32,7 +32,8 @@ from tunnelfleet.actors.kernel import ChildReady
 from tunnelfleet.actors.net.socket_io import TCP_NOTSENT_LOWAT
 from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.transport import websocket_actor
-from tunnelfleet.actors.transport.websocket_actor import WebSocketActor, WebSocketContext
+from tunnelfleet.actors.transport.attempt import WebSocketContext
+from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel.context import Credentials
 from tunnelfleet.actors.tunnel.messages import (
     Abandon,

@@ -10,7 +10,7 @@ import pytest
 from tests.support.fakes import make_config
 from tunnelfleet.actors.addresses import HttpProxy
 from tunnelfleet.actors.config import Limits
-from tunnelfleet.actors.transport.websocket_actor import WebSocketContext
+from tunnelfleet.actors.transport.attempt import WebSocketContext
 from tunnelfleet.actors.tunnel.context import Credentials
 from tunnelfleet.proto import Endpoint, Mode
 

@@ -141,7 +141,7 @@ def test_a_service_that_falls_silent_does_not_hold_up_the_tunnel_for_ever() -> N
 
 def test_a_pong_that_comes_at_last_limits_again() -> None:
     flight = silent()
-    assert flight.pong(1, 9.0) is not None
+    assert flight.pong(1, FIRST_WINDOW_BYTES, 9.0) is not None
     assert flight.phase is FlightPhase.STARTING
     assert flight.does_answer is True
 
@@ -167,11 +167,11 @@ def test_bursts_that_have_time_are_not_taken_for_the_rate_of_the_link() -> None:
 
 def test_a_tunnel_that_has_sent_nothing_pings_in_front_of_its_first_byte() -> None:
     flight = InFlight(TARGET_SECONDS)
-    assert not flight.is_quiet
-    assert flight.is_ping_due(is_busy=False)
-    flight.ping(1.0, is_busy=False)
-    assert flight.is_quiet
-    assert not flight.is_ping_due(is_busy=True)
+    assert flight.quiet_until == 0
+    assert flight.is_ping_due(0, is_busy=False)
+    flight.ping(0, 1.0, is_busy=False)
+    assert flight.quiet_until > 0
+    assert not flight.is_ping_due(0, is_busy=True)
 
 
 # -- by property
@@ -227,25 +227,25 @@ def test_no_link_stops_for_ever(
 def test_whoever_waits_has_a_ping_under_way_or_room_before_long(
     steps: list[tuple[str, float]],
 ) -> None:
-    flight, now, pinged = InFlight(TARGET_SECONDS), 0.0, 0
+    flight, now, pinged, handed = InFlight(TARGET_SECONDS), 0.0, 0, 0
     for what, number in steps:
-        if what == "hand over" and flight.has_room:
-            flight.handed(int(number), now)
+        if what == "hand over" and flight.has_room(handed):
+            handed += int(number)
         elif what == "pong":
-            flight.pong(pinged - int(number), now)
+            flight.pong(pinged - int(number), handed, now)
         elif what == "hold":
-            flight.hold(is_held=bool(number), now=now)
+            flight.hold(handed, now, is_held=bool(number))
         now += number if what == "wait" else 0.001
-        if flight.is_ping_due(is_busy=True):
-            pinged = flight.ping(now, is_busy=True)
+        if flight.is_ping_due(handed, is_busy=True):
+            pinged = flight.ping(handed, now, is_busy=True, burst=(now, handed))
     waited = 0.0
-    while not flight.has_room:
-        seconds = flight.wait_seconds(now)
+    while not flight.has_room(handed):
+        seconds = flight.wait_seconds(handed, now)
         assert seconds >= 0.0
         waited, now = waited + seconds, now + seconds
         assert waited < 60.0
-        if flight.is_ping_due(is_busy=True):
-            flight.ping(now, is_busy=True)
+        if flight.is_ping_due(handed, is_busy=True):
+            flight.ping(handed, now, is_busy=True)
 
 
 # -- by table
@@ -253,71 +253,67 @@ def test_whoever_waits_has_a_ping_under_way_or_room_before_long(
 
 def silent() -> InFlight:
     """Of a service that has not answered its first ping."""
-    flight, now = InFlight(TARGET_SECONDS), 0.0
-    flight.ping(now, is_busy=True)
+    flight, now, handed = InFlight(TARGET_SECONDS), 0.0, 0
+    flight.ping(handed, now, is_busy=True)
     while flight.phase is not FlightPhase.SILENT:
-        flight.handed(FIRST_WINDOW_BYTES, now)
-        now += 0.0 if flight.has_room else flight.wait_seconds(now)
+        handed += FIRST_WINDOW_BYTES
+        now += 0.0 if flight.has_room(handed) else flight.wait_seconds(handed, now)
     return flight
 
 
 def test_off_it_limits_nothing_and_asks_nothing() -> None:
     flight = InFlight(None)
-    for _ in range(100):
-        assert flight.has_room
-        assert flight.is_quiet
-        assert not flight.is_ping_due(is_busy=True)
-        flight.handed(10**9, 1.0)
+    for position in range(0, 10**11, 10**9):
+        assert flight.has_room(position)
+        assert position < flight.quiet_until
+        assert not flight.is_ping_due(position, is_busy=True)
     assert flight.payload_bytes == UNLIMITED
-    assert flight.pong(1, 2.0) is None
+    assert flight.pong(1, 10**11, 2.0) is None
 
 
 def test_a_link_after_one_without_answers_begins_without_a_limit() -> None:
     flight = InFlight(TARGET_SECONDS, does_answer=False)
     assert flight.phase is FlightPhase.SILENT
-    assert flight.is_quiet
-    assert not flight.is_ping_due(is_busy=True)
+    assert flight.quiet_until == UNLIMITED
+    assert not flight.is_ping_due(0, is_busy=True)
 
 
 @pytest.mark.parametrize("number", [-1, 0, 2, 10**30])
 def test_a_pong_that_nobody_waits_for_says_nothing(number: int) -> None:
     flight = InFlight(TARGET_SECONDS)
-    assert flight.ping(0.0, is_busy=True) == 1
-    assert flight.pong(number, 1.0) is None
+    assert flight.ping(0, 0.0, is_busy=True) == 1
+    assert flight.pong(number, 0, 1.0) is None
     assert flight.does_answer is None
 
 
 def test_the_answer_to_a_later_ping_answers_those_before_it() -> None:
     flight = InFlight(TARGET_SECONDS)
-    flight.ping(0.0, is_busy=True)
-    flight.handed(5_000, 0.0)
-    second = flight.ping(0.0, is_busy=True)
-    assert flight.pong(second, 0.5) == Standing(0.0, 0.0)
-    assert flight.pong(1, 0.6) is None
+    flight.ping(0, 0.0, is_busy=True)
+    second = flight.ping(5_000, 0.0, is_busy=True)
+    assert flight.pong(second, 5_000, 0.5) == Standing(0.0, 0.0)
+    assert flight.pong(1, 5_000, 0.6) is None
 
 
 def test_it_tells_how_long_bytes_stood_and_the_tunnel_waited() -> None:
     flight = InFlight(TARGET_SECONDS)
-    first = flight.ping(0.0, is_busy=True)
-    flight.handed(FIRST_WINDOW_BYTES, 0.0)
-    second = flight.ping(0.0, is_busy=True)
-    assert flight.wait_seconds(0.0) > 0
-    assert flight.pong(first, 0.01) == Standing(0.0, 0.0)
-    answer = flight.pong(second, 0.05)
+    first, handed = flight.ping(0, 0.0, is_busy=True), FIRST_WINDOW_BYTES
+    second = flight.ping(handed, 0.0, is_busy=True)
+    assert flight.wait_seconds(handed, 0.0) > 0
+    assert flight.pong(first, handed, 0.01) == Standing(0.0, 0.0)
+    answer = flight.pong(second, handed, 0.05)
     assert answer == pytest.approx((0.04, 0.05))
 
 
 def test_a_link_that_is_not_read_is_not_limited_meanwhile() -> None:
     flight = InFlight(TARGET_SECONDS)
-    number = flight.ping(0.0, is_busy=True)
-    flight.handed(FIRST_WINDOW_BYTES, 0.0)
-    assert not flight.has_room
-    flight.hold(is_held=True, now=0.0)
-    assert flight.has_room
-    assert flight.pong(number, 5.0) is None
-    flight.hold(is_held=False, now=6.0)
-    assert flight.has_room
-    assert flight.is_ping_due(is_busy=True)
+    number, handed = flight.ping(0, 0.0, is_busy=True), FIRST_WINDOW_BYTES
+    assert not flight.has_room(handed)
+    flight.hold(handed, 0.0, is_held=True)
+    assert flight.has_room(handed)
+    assert flight.pong(number, handed, 5.0) is None
+    flight.hold(handed, 6.0, is_held=False)
+    assert flight.has_room(handed)
+    assert flight.is_ping_due(handed, is_busy=True)
     assert flight.does_answer is None
 
 
