@@ -15,7 +15,7 @@ from tunnelfleet.runtime import Endpoint, make_ssl_context
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.cli.localproxy.command import make_plan
 from tunnelfleet.runtime.cli.localproxy.run import Localproxy
-from tunnelfleet.runtime.client.options import make_config
+from tunnelfleet.runtime.client import options as client_options
 from tunnelfleet.runtime.gateway.api.address import GatewayAddress
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.runtime.gateway.config import Authorities
@@ -102,7 +102,7 @@ def of_localproxy(files: CertificateFiles) -> ssl.SSLContext | None:
 
 
 def of_the_client_api(files: CertificateFiles) -> ssl.SSLContext | None:
-    return make_config({"root_ca": str(files.ca)}).ssl_context
+    return client_options._ssl_context({"root_ca": str(files.ca)})
 
 
 def of_the_commands(files: CertificateFiles) -> ssl.SSLContext | None:
@@ -128,6 +128,7 @@ CLIENTS: dict[str, Callable[[CertificateFiles], ssl.SSLContext | None]] = {
     "a broker of [[notify]]": of_a_broker,
     "--mqtt of the service": of_the_notifier,
     "-c of localproxy": of_localproxy,
+    "root_ca of SecureTunnel": of_the_client_api,
     "--gateway https://": of_the_commands,
     "TunnelService.ssl_context": of_the_service,
 }

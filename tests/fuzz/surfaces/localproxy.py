@@ -25,7 +25,7 @@ VARIABLES = ("HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "AWSIOT_TUNNEL_ACCESS_TOKEN
 
 @cache
 def command() -> Any:
-    app = typer.Typer()
+    app = typer.Typer(add_completion=False)
     app.command(cls=LocalproxyCommand)(localproxy_command)
     return typer.main.get_command(app)
 
