@@ -28,7 +28,7 @@ TOKEN = "t0ken-" + "k" * 60
 (FOLDER / "token").chmod(0o600)
 ENVIRON = {"XDG_STATE_HOME": str(FOLDER), "XDG_RUNTIME_DIR": str(FOLDER), "TOKEN": TOKEN}
 FROM_FILES, FROM_REQUESTS = Authorities(), Authorities()
-MAX_SHOWN = 2_000
+MAX_SHOWN = 4_000
 MAX_PROBLEMS = 4_000
 
 
