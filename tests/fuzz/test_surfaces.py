@@ -75,6 +75,14 @@ def test_every_harness_names_files_that_there_are() -> None:
         assert all(len(seed) <= found.max_bytes for seed in found.seeds), name
 
 
+def test_every_harness_is_in_the_documents() -> None:
+    threats = (ROOT / "docs" / "security.md").read_text()
+    report = (ROOT / "docs" / "reliability.md").read_text()
+    for name in surfaces.NAMES:
+        assert f"| `tests/fuzz/surfaces/{name}.py` |" in threats
+        assert f"| `{name}` |" in report
+
+
 def test_what_is_kept_belongs_to_a_harness() -> None:
     assert {each.name for each in CORPUS.iterdir()} <= set(surfaces.NAMES)
     names = [each.name for each in CORPUS.glob("*/*")]
