@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz.harness import TURNS, Harness, Source, cut, is_line
+from tests.fuzz.harness import TURNS, Harness, Source, clock_of, cut, is_line
 from tunnelfleet.proto.text import MAX_REASON_CHARACTERS
 from tunnelfleet.runtime.gateway.config.fleet import DoorRule
 from tunnelfleet.runtime.gateway.door.first_byte import begin_handshake
@@ -61,10 +61,11 @@ def talk(wire: bytes, pieces: list[bytes], *, needs_login: bool, is_good: bool) 
     handshake = begin_handshake(wire[0], needs_login=needs_login)
     said: list[object] = []
     output, taken, waiting = b"", 0, b""
+    clock = clock_of(pieces)
     for piece in pieces:
         waiting += piece
         while waiting and not is_over(said):
-            with TURNS:
+            with clock:
                 count = handshake.receive(waiting)
             assert 0 <= count <= len(waiting)
             waiting, taken = waiting[count:], taken + count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz.harness import TURNS, Harness, Source, cut, is_line
+from tests.fuzz.harness import Harness, Source, clock_of, cut, is_line
 from tunnelfleet.proto import (
     MAX_FRAME_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -37,11 +37,11 @@ def run(data: bytes) -> None:
 def decode(decoder: FrameDecoder, pieces: list[bytes]) -> tuple[list[Message], str]:
     """Feed all; return the messages, and the text of the error that ended it."""
     messages: list[Message] = []
-    fed = 0
+    fed, clock = 0, clock_of(pieces)
     for piece in pieces:
         fed += len(piece)
         try:
-            with TURNS:
+            with clock:
                 messages += decoder.feed(piece)
         except RemoteProtocolError as error:
             assert is_line(str(error), MAX_SHOWN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz.harness import TURNS, Harness, Source, cut, is_line
+from tests.fuzz.harness import Harness, Source, clock_of, cut, is_line
 from tunnelfleet.actors.transport.codec import (
     FrameReader,
     Opcode,
@@ -40,10 +40,11 @@ def read(role: Role, pieces: list[bytes]) -> tuple[list[tuple[int, bytes]], str]
     """Take the frames apart; return them, and the text of the error that ended it."""
     reader = FrameReader(role)
     found: list[tuple[int, bytes]] = []
+    clock = clock_of(pieces)
     for piece in pieces:
         count = 0
         try:
-            with TURNS:
+            with clock:
                 for opcode, payload in reader.feed(piece):
                     count += 1
                     check(ReceivedPiece(opcode, payload))
@@ -78,9 +79,10 @@ def arrivals(pieces: list[bytes]) -> list[object]:
     """What arrived, and the error at the end of it."""
     taken = WebSocketInput()
     found: list[object] = []
+    clock = clock_of(pieces)
     for piece in pieces:
         try:
-            with TURNS:
+            with clock:
                 for each in taken.feed(piece):
                     # None is a frame that completes nothing; how many there are depends on the cut.
                     found += [] if each is None else [each]

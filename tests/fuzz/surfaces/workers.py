@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.fuzz.harness import TURNS, Harness, Source, cut, is_line
+from tests.fuzz.harness import TURNS, Harness, Source, clock_of, cut, is_line
 from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
@@ -35,14 +35,15 @@ def run(data: bytes) -> None:
 def decode(pieces: list[bytes]) -> tuple[list[dict[str, Any]], str]:
     decoder = MessageDecoder()
     found: list[dict[str, Any]] = []
+    clock, most_bytes = clock_of(pieces), sum(map(len, pieces))
     for piece in pieces:
         try:
-            with TURNS:
+            with clock:
                 found += decoder.feed(piece)
         except FrameError as error:
             assert is_line(str(error), MAX_SHOWN)
             return found, str(error)
-        assert len(decoder._buffer) <= sum(map(len, pieces))
+        assert len(decoder._buffer) <= most_bytes
     return found, ""
 
 
