@@ -95,6 +95,14 @@ coverage: $(DEV_STAMP) ## run the tests and measure branch coverage; fails below
 bench: $(DEV_STAMP) ## measure (tests.bench $(ARGS))
 	$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: fuzz
+HARNESS ?=
+MINUTES ?= 10
+RUNS ?= 1000000
+fuzz: $(DEV_STAMP) ## attack each surface with atheris (HARNESS=name MINUTES=10 RUNS=1000000, tests.fuzz $(ARGS))
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/python -m tests.fuzz $(HARNESS) --minutes $(MINUTES) --runs $(RUNS) $(ARGS)
+
 clean: ## remove what building and testing left
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find $(PACKAGES) tests tools examples grafana -name __pycache__ -type d -prune -exec rm -rf {} +

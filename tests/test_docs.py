@@ -15,6 +15,7 @@ from tunnelfleet.runtime.cli.localproxy.options import OPTIONS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+THREATS = DOCS / "security.md"
 
 
 def test_the_list_of_commands_is_fresh() -> None:
@@ -64,10 +65,29 @@ def test_every_document_is_linked_and_links_to_what_is_there() -> None:
             assert (DOCS / link).exists(), f"{path.name}: {link}"
 
 
+NAMED_TEST = re.compile(r"`(tests/[\w/.]+\.py)((?:::\w+)*)`")
+
+
 def test_each_test_that_the_threat_model_names_is_there() -> None:
-    text = (DOCS / "security.md").read_text()
-    named = re.findall(r"`(tests/[\w/.]+\.py)(?:::(\w+))?`", text)
+    text = THREATS.read_text()
+    named = NAMED_TEST.findall(text)
     assert len(named) > 20
-    for path, name in named:
+    for path, names in named:
         assert (ROOT / path).exists(), path
-        assert not name or f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
+        for name in filter(None, names.split("::")):
+            found = re.search(
+                rf"^ *(?:async )?(?:def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE
+            )
+            assert found, f"{path}::{name}"
+
+
+def test_each_attack_of_the_threat_model_has_its_test() -> None:
+    rows = [
+        line
+        for table in re.findall(
+            r"^\|.* test \|\n\|[-|]+\n((?:\|.*\n)+)", THREATS.read_text(), re.MULTILINE
+        )
+        for line in table.splitlines()
+    ]
+    assert len(rows) > 60
+    assert [row for row in rows if not NAMED_TEST.search(row.rsplit("|", 2)[1])] == []

@@ -14,6 +14,7 @@ from pathlib import Path
 from cryptography import x509
 
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.tls import make_ssl_context
 
 from .certificates import (
     CERTIFICATE_NAME,
@@ -124,10 +125,8 @@ class ServerTls:
     def client_context(self) -> ssl.SSLContext:
         """Return a client's context that trusts the certificate."""
         if self.ca_path is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.load_verify_locations(self.ca_path)
-            return context
-        context = ssl.create_default_context()
+            return make_ssl_context(self.ca_path)
+        context = make_ssl_context()
         if self._given is not None:
             context.load_verify_locations(self._given[0])
             # Its authority is not known here; the certificate itself is what is trusted.

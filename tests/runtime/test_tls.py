@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.waiting import WAIT_SECONDS
+from tests.support.handshakes import handshake, make_old
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import make_ssl_context
 from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
@@ -23,32 +21,6 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
     return ensure_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
-
-
-def handshake(
-    files: CertificateFiles, client: ssl.SSLContext, name: str, server: ssl.SSLContext | None = None
-) -> str | None:
-    """Shake hands with a server that has the certificate; return the TLS version."""
-    context = server or server_context(files.certificate, files.private_key)
-    ours, theirs = socket.socketpair()
-    ours.settimeout(WAIT_SECONDS)
-    theirs.settimeout(WAIT_SECONDS)
-
-    def serve() -> None:
-        try:
-            with context.wrap_socket(theirs, server_side=True) as secure:
-                secure.recv(1)
-        except OSError:
-            theirs.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        with client.wrap_socket(ours, server_hostname=name) as secure:
-            return secure.version()
-    finally:
-        ours.close()
-        thread.join(WAIT_SECONDS)
 
 
 def test_an_authority_in_a_file_is_trusted(files: CertificateFiles) -> None:
@@ -84,10 +56,7 @@ def test_without_verification_anybody_is_trusted(files: CertificateFiles) -> Non
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 def test_tls_before_1_2_is_refused(files: CertificateFiles, verify: bool) -> None:
-    old = server_context(files.certificate, files.private_key)
-    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    old.maximum_version = ssl.TLSVersion.TLSv1_1
-    old.set_ciphers("ALL:@SECLEVEL=0")
+    old = make_old(server_context(files.certificate, files.private_key))
     client = make_ssl_context(files.ca, verify=verify)
     assert client.minimum_version is ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError):

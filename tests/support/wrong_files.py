@@ -120,6 +120,12 @@ GATEWAY: dict[str, Row] = {
         "gateway.state",
         "a password does not belong here",
     ),
+    "control character in the state": (
+        gateway('state = "sqlite:////var/lib/a%00b"'),
+        2,
+        "gateway.state",
+        "no file or database has a control character",
+    ),
     "state in memory": (gateway('state = "sqlite://"'), 2, "gateway.state", "name a file"),
     "audit_days": (gateway("audit_days = 0"), 2, "gateway.audit_days", "greater than 0"),
     "audit_rows": (gateway("audit_rows = -1"), 2, "gateway.audit_rows", "at least 0"),

@@ -134,16 +134,25 @@ def state_piece(row: Row) -> Styled:
     return Styled(state, STATE_STYLES.get(state, ""))
 
 
+MAX_TEXT_CHARACTERS: Final = 2_000
+"""The longest text of a field."""
+MAX_NUMBER: Final = 10.0**18
+"""No gateway counts so far; what is larger, or no number at all, counts as 0."""
+
+
 def text(row: Mapping[str, Any], key: str) -> str:
-    """Return a field as text."""
+    """Return a field as a printable text."""
     value = row.get(key)
-    return "" if value is None else str(value)
+    return "" if value is None else printable(str(value), MAX_TEXT_CHARACTERS)
 
 
 def number(row: Mapping[str, Any], key: str) -> float:
-    """Return a field as a number."""
+    """Return a field as a finite number."""
     value = row.get(key)
-    return value if isinstance(value, int | float) else 0
+    # Whatever answers may send 1e999 and NaN, of which nothing can be counted.
+    if isinstance(value, int | float) and abs(value) <= MAX_NUMBER:
+        return value
+    return 0
 
 
 def pairs(value: object) -> str:
@@ -244,7 +253,8 @@ def page(row: Row, width: int | None, now: float) -> list[Line]:
     if text(row, "source") == ADDED:
         # It stands in no file.
         keys = [key for key in keys if key != "place"]
-    shown = [(_KEYS.get(key, key.replace("_", " ")), key) for key in keys]
+    # A newer gateway may send more keys than are known here.
+    shown = [(_KEYS.get(key, printable(key.replace("_", " "))), key) for key in keys]
     room = max((len(name) for name, _key in shown), default=0) + 2
     lines: list[Line] = []
     for name, key in shown:
@@ -253,7 +263,7 @@ def page(row: Row, width: int | None, now: float) -> list[Line]:
             continue
         for count, part in enumerate(value):
             head = f"{name:<{room}}" if count == 0 else " " * room
-            first, *more = wrap(printable(part, 2_000), width, room) or [""]
+            first, *more = wrap(printable(part, MAX_TEXT_CHARACTERS), width, room) or [""]
             style = STATE_STYLES.get(part, "") if key == "state" else ""
             lines.append((Styled(head, "bold"), Styled(first, style)))
             lines += [(Styled(each),) for each in more]

@@ -71,18 +71,20 @@ class GatewayAddress:
         """
         if text.startswith(UNIX) and len(text) > len(UNIX):
             return cls(path=text.removeprefix(UNIX))
-        parts = urlsplit(text)
+        # What stands before an @ may be a password.
+        shown = "it" if "@" in text else printable(text)
+        wrong = ConfigError(
+            f"{shown} is no address of a gateway; write unix:PATH, http://HOST:PORT or "
+            "https://HOST:PORT"
+        )
         try:
+            parts = urlsplit(text)
             port = parts.port
         except ValueError:
-            port = -1
-        known = parts.scheme in PORTS and parts.hostname and port != -1
+            raise wrong from None
+        known = parts.scheme in PORTS and parts.hostname
         if not known or parts.path.strip("/") or parts.query or parts.username is not None:
-            shown = printable(text) if parts.username is None else "it"
-            raise ConfigError(
-                f"{shown} is no address of a gateway; write unix:PATH, http://HOST:PORT or "
-                "https://HOST:PORT"
-            )
+            raise wrong
         assert parts.hostname is not None
         return cls("", parts.scheme, parts.hostname, port or PORTS[parts.scheme])
 

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote, urlencode
 
 from tunnelfleet.proto import printable
+from tunnelfleet.runtime.tls import make_ssl_context
 
 from .address import GatewayAddress, GatewayNotReached, GatewayRefused
 
@@ -301,9 +302,8 @@ class GatewayClient:
         if at.path:
             return _UnixConnection(at.path)
         if at.scheme == "https":
-            context = ssl.create_default_context()
             return http.client.HTTPSConnection(
-                at.host, at.port, timeout=CONNECT_SECONDS, context=context
+                at.host, at.port, timeout=CONNECT_SECONDS, context=make_ssl_context()
             )
         return http.client.HTTPConnection(at.host, at.port, timeout=CONNECT_SECONDS)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnelfleet.proto import ConfigError, Endpoint
-from tunnelfleet.runtime import HttpProxy, Limits
+from tunnelfleet.runtime import HttpProxy, Limits, make_ssl_context
 
 from .schema import NotifyKeys
 from .secrets import read_private, read_secret
@@ -79,8 +79,8 @@ class BrokerSettings:
         if not self.address.is_tls:
             return None
         try:
-            context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
-        except (OSError, ssl.SSLError):
+            context = make_ssl_context(self.ca)
+        except ConfigError:
             raise ConfigError(f"{self.ca} has no certificate to trust; name a PEM file") from None
         if self.cert_file is not None:
             try:

@@ -24,6 +24,8 @@ WHOLE_FILE = "file"
 """The key of a mistake that is no line's."""
 MAX_SHOWN_LENGTH = 60
 """The longest value that a message repeats; access tokens are longer."""
+MAX_TEXT_CHARACTERS = 2_000
+"""The longest text of a mistake."""
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _SECRET_KEYS = frozenset({"access_token", "client_token", "http_proxy", "state", "endpoint"})
 """Keys whose wrong values are not repeated: they are secrets, or may be one by mistake."""
@@ -37,7 +39,7 @@ class Problem:
         file: as the user named it, or below the folder that the user named.
         line: counted from 1.
         key: for people, as in `tunnel[press-4].mode`.
-        text: what is wrong, and what would be right.
+        text: what is wrong, and what would be right; made one printable line.
         is_error: False for a warning, which changes nothing.
     """
 
@@ -46,6 +48,10 @@ class Problem:
     key: str
     text: str
     is_error: bool = True
+
+    def __post_init__(self) -> None:
+        # Whatever stands in a file or a request may be repeated in it.
+        object.__setattr__(self, "text", printable(self.text, MAX_TEXT_CHARACTERS))
 
     def __str__(self) -> str:
         kind = "" if self.is_error else "warning: "

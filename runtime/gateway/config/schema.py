@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
@@ -89,6 +89,8 @@ def _check_state(text: str) -> None:
         raise ConfigError(
             "a password does not belong here; put it into ~/.pgpass or PGPASSWORD and leave it out"
         )
+    if not unquote(parts.path).isprintable():
+        raise ConfigError("no file or database has a control character in its name")
     if parts.scheme == "sqlite" and parts.path in ("", "/", "/:memory:"):
         raise ConfigError("name a file, as in sqlite:////var/lib/tunnelfleet/state.db")
 

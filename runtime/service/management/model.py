@@ -14,7 +14,6 @@ import functools
 import importlib.util
 import json
 import re
-import sys
 import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -212,7 +211,7 @@ def _check_string(shape: Shape, value: str, where: str, problems: _Problems) -> 
         constraint = f"Member must satisfy enum value set: [{', '.join(names)}]"
         problems.add(where, value, constraint, is_secret=is_secret)
     pattern = metadata.get("pattern")
-    if pattern and not _compiled(pattern).fullmatch(value):
+    if pattern and not _compiled(pattern).fullmatch(_marked(value)):
         constraint = f"Member must satisfy regular expression pattern: {pattern}"
         problems.add(where, value, constraint, is_secret=is_secret)
 
@@ -246,20 +245,33 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(_PROPERTY.sub(lambda match: _characters(match[1]), pattern))
 
 
-@functools.cache
+_CATEGORIES: Final = (
+    *("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No"),
+    *("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So"),
+    *("Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"),
+)
+"""All general categories of Unicode."""
+_FIRST_MARK: Final = 0xE000
+_MARKS: Final = {each: chr(_FIRST_MARK + number) for number, each in enumerate(_CATEGORIES)}
+"""What stands for all characters of a category, other than ASCII's.
+
+The literals of patterns are ASCII, so nothing but its category decides on another character. To
+list the characters of a category takes a third of a second, in which nobody else has a turn."""
+
+
 def _characters(category: str) -> str:
     r"""Return what stands for ``\p{category}`` within brackets of a pattern of Python."""
-    ranges: list[str] = []
-    start = previous = -1
-    for code in range(sys.maxunicode + 2):
-        is_in = code <= sys.maxunicode and unicodedata.category(chr(code)).startswith(category)
-        if is_in and start < 0:
-            start = code
-        elif not is_in and start >= 0:
-            ranges.append(f"\\U{start:08x}-\\U{previous:08x}")
-            start = -1
-        previous = code
-    return "".join(ranges)
+    ascii_ones = [chr(code) for code in range(128)]
+    found = [each for each in ascii_ones if unicodedata.category(each).startswith(category)]
+    marks = [mark for name, mark in _MARKS.items() if name.startswith(category)]
+    return "".join(f"\\U{ord(each):08x}" for each in (*found, *marks))
+
+
+def _marked(text: str) -> str:
+    """Return the text with marks in the place of all characters that are not ASCII."""
+    if text.isascii():
+        return text
+    return "".join(each if each.isascii() else _MARKS[unicodedata.category(each)] for each in text)
 
 
 # output

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.tls import make_ssl_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -247,22 +248,18 @@ class MqttNotifier:
 
     def _use_tls(self, client: Client) -> None:
         broker = self._broker
+        context = make_ssl_context(broker.ca)
         try:
-            client.tls_set(
-                ca_certs=None if broker.ca is None else str(broker.ca),
-                certfile=None if broker.certificate is None else str(broker.certificate),
-                keyfile=None if broker.private_key is None else str(broker.private_key),
+            if broker.certificate is not None:
                 # Without a password OpenSSL would ask for one on the terminal, and wait.
-                keyfile_password="" if broker.private_key is not None else None,
-            )
+                context.load_cert_chain(broker.certificate, broker.private_key, password="")
         except OSError as error:
-            files = [
-                str(each) for each in (broker.ca, broker.certificate, broker.private_key) if each
-            ]
+            files = [str(each) for each in (broker.certificate, broker.private_key) if each]
             raise ConfigError(
                 f"these files cannot be used for the broker: {', '.join(files)}: "
                 f"{error.strerror or error}"
             ) from error
+        client.tls_set_context(context)
 
     def _on_connect(
         self,
