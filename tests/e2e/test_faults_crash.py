@@ -247,6 +247,7 @@ class TestSupervisors:
                 ),
                 "no connection",
             )
+        assert not rig.runtime.dispatchers[0].stats.actor_failures.get("TunnelActor")
 
     @BOTH
     def test_of_the_tunnel(self, rig: Rig, pair: Pair, server: Server, mode: Mode) -> None:
