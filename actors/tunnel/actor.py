@@ -464,7 +464,7 @@ class TunnelActor(DispatchedActor):
             self._listeners.start()
 
     def _on_transport_ended(self, message: Terminated) -> None:
-        """A supervisor that did not stop in order took its children along, and nobody tells how they ended."""
+        """A supervisor that failed took its children along: nobody tells how they ended."""
         if self._link.is_up:
             self._on_link_ended(message.reason)
 
