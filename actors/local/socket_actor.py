@@ -25,7 +25,7 @@ from tunnelfleet.actors.net.socket_io import (
     NOTHING_YET,
     READ_BYTES,
     abort_quietly,
-    close_socket,
+    close_in_order,
     discard_some,
     has_hung_up,
     is_would_block,
@@ -484,7 +484,7 @@ class SocketActor(DispatchedActor):
         if self._abort:
             abort_quietly(self._socket)
         else:
-            close_socket(self._socket)
+            close_in_order(self._socket)
         self._socket = None
 
     HANDLERS: ClassVar[Handlers] = {

@@ -155,12 +155,14 @@ def prepare_local(sock: socket.socket, limits: Limits) -> None:
     """Set what every local connection has, accepted or connected. A Unix socket is left as it is.
 
     Bytes leave at once, and a host that is gone without a word (unplugged, switched off) is
-    noticed: without keepalive a connection that only waits would stay for ever.
+    noticed: without keepalive a connection that only waits would stay for ever. From here on a close
+    is a reset, until `close_in_order`: so it is one, too, if the process is killed.
     """
     if sock.family == socket.AF_UNIX:
         return
     # A broken connection may refuse this; the next read will tell.
     with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         idle, interval = limits.keepalive_idle_seconds, limits.keepalive_interval_seconds
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, math.ceil(idle))
@@ -191,7 +193,15 @@ def close_quietly(sock: Closable) -> None:
         sock.close()
 
 
+def close_in_order(sock: socket.socket) -> None:
+    """Close a local connection so that its application sees an ordinary end."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+    close_socket(sock)
+
+
 _LINGER_ABORT = struct.pack("ii", 1, 0)
+_LINGER_OFF = struct.pack("ii", 0, 0)
 
 
 def abort_quietly(sock: socket.socket) -> None:

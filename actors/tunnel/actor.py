@@ -32,6 +32,7 @@ from tunnelfleet.actors.kernel import (
     DispatchedActor,
     ExitReason,
     StopChild,
+    Terminated,
     Timer,
     ask_future,
 )
@@ -378,10 +379,16 @@ class TunnelActor(DispatchedActor):
 
     def _attach_transport(self, message: AttachTransport) -> None:
         self._common.transport = message.supervisor
+        self.watch(message.supervisor)
         if self._ending.phase is EndingPhase.DRAINING:
             self._finish()
         else:
             self._listeners.start()
+
+    def _on_transport_ended(self, message: Terminated) -> None:
+        """A supervisor that failed took its children along: nobody tells how they ended."""
+        if self._link.is_up:
+            self._on_link_ended(message.reason)
 
     def _on_child_started(self, message: ChildStarted) -> None:
         if message.child_id == WEBSOCKET_CHILD:
@@ -566,6 +573,7 @@ class TunnelActor(DispatchedActor):
         EventsTaken: _on_events_taken,
         SocketsExhausted: _on_sockets_exhausted,
         AttachTransport: _attach_transport,
+        Terminated: _on_transport_ended,
         ListenerBound: _on_listener_bound,
         ListenerStopped: _on_listener_stopped,
         ChildStarted: _on_child_started,

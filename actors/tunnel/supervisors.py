@@ -233,6 +233,8 @@ class TunnelSupervisor(SupervisorActor):
         super()._on_end(reason)
         if reason == KILLED and (self._quiescing or self.is_finishing):
             self._enter(TunnelState.STOPPED, "ended by force: it did not stop in time")
+        elif reason.is_failure:
+            self._enter(TunnelState.BACKOFF, f"its supervisor failed: {reason}")
 
     def _enter(self, state: TunnelState, reason: str) -> None:
         context = self._context

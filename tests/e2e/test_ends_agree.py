@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pytest
 
-from tests.support.rig import FAST_LIMITS, Pair, Rig, receive_exactly, receive_rest
+from tests.support.processes import RuntimeProcess
+from tests.support.rig import FAST_LIMITS, Pair, Rig, connect, receive_exactly, receive_rest
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import actor, crash_and_wait
 from tunnelfleet.actors.kernel import kill
@@ -297,6 +298,21 @@ def test_a_lost_connection_is_a_reset_for_both(
     rig.service.drop(pair.name, Mode(side))
     assert is_cut(ends.client)
     assert is_cut(ends.server)
+
+
+def test_a_killed_process_is_a_reset_for_both(rig: Rig, applications: Applications) -> None:
+    """The kernel ends its sockets, and a killed process has no say in how."""
+    with RuntimeProcess(rig, {"SSH": applications.address}) as process:
+        client = connect(process.listening["SSH"])
+        server = applications.accept()
+        with client:
+            client.sendall(b"ping")
+            assert receive_exactly(server, 4) == b"ping"
+            server.sendall(b"pong")
+            assert receive_exactly(client, 4) == b"pong"
+            process.kill()
+            assert is_cut(client)
+            assert is_cut(server)
 
 
 # -- peers that do not mark

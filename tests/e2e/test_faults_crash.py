@@ -247,6 +247,7 @@ class TestSupervisors:
                 ),
                 "no connection",
             )
+        assert not rig.runtime.dispatchers[0].stats.actor_failures.get("TunnelActor")
 
     @BOTH
     def test_of_the_tunnel(self, rig: Rig, pair: Pair, server: Server, mode: Mode) -> None:
@@ -259,6 +260,7 @@ class TestSupervisors:
             eventually(lambda: tunnel.status().connect_attempts == 2, "a second connect")
             rig.wait_connected(pair)
             assert_carries(pair, "SSH")
+        assert any("its supervisor failed" in each for each in reasons_of(rig, tunnel))
         tokens = rig.service.rotate(pair.name, mode)
         token = tokens.source_token if mode is Mode.SOURCE else tokens.destination_token
         tunnel.wait_for(State.REFUSED, WAIT_SECONDS)

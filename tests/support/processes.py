@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,7 @@ class RuntimeProcess:
         }
         self.listening: dict[str, TcpAddress] = {}
         self._process: subprocess.Popen[str] | None = None
+        self._status = 0
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -106,7 +108,13 @@ class RuntimeProcess:
             self._process.kill()
             self._process.communicate()
             raise
-        assert self._process.returncode == 0
+        assert self._process.returncode == self._status
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._status = -signal.SIGKILL
 
     def rss_bytes(self) -> int:
         """How much memory it has now."""
