@@ -94,6 +94,11 @@ coverage: $(DEV_STAMP) ## run the tests and measure branch coverage; fails below
 bench: $(DEV_STAMP) ## measure (tests.bench $(ARGS))
 	$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: soak
+MINUTES ?= 30
+soak: $(DEV_STAMP) ## churn, drop and reload 200 tunnels for MINUTES=30, and judge what grows (tests.soak $(ARGS))
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
 clean: ## remove what building and testing left
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find $(PACKAGES) tests tools examples grafana -name __pycache__ -type d -prune -exec rm -rf {} +

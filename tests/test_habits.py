@@ -72,7 +72,7 @@ def test_coverage_counts_branches_and_has_its_floors() -> None:
 
 TESTS = ROOT / "tests"
 SUPPORT = TESTS / "support"
-BENCH = TESTS / "bench"
+PROGRAMS = (TESTS / "bench", TESTS / "soak")
 """Programs of their own, each with a `run`; they are no helpers."""
 
 SHORT_LINES = 3
@@ -110,7 +110,7 @@ def test_a_helper_of_tests_is_in_one_place() -> None:
         path.relative_to(TESTS).as_posix()
         for path in TESTS.rglob("*.py")
         if not path.is_relative_to(SUPPORT)
-        and not path.is_relative_to(BENCH)
+        and not any(map(path.is_relative_to, PROGRAMS))
         and not path.name.startswith("test_")
         and path.name != "conftest.py"
     ]
@@ -127,7 +127,7 @@ def test_a_name_of_a_helper_stands_once() -> None:
     again = [
         f"{node.name} of {path.relative_to(TESTS)} is in {shared[node.name].relative_to(TESTS)}"
         for path in TESTS.rglob("*.py")
-        if not path.is_relative_to(BENCH)
+        if not any(map(path.is_relative_to, PROGRAMS))
         for node in definitions(path.read_text())
         if node.name in shared and path != shared[node.name] and not is_fixture(node)
     ]
