@@ -95,13 +95,15 @@ coverage: $(DEV_STAMP) ## run the tests and measure branch coverage; fails below
 bench: $(DEV_STAMP) ## measure (tests.bench $(ARGS))
 	$(BIN)/python -m tests.bench $(ARGS)
 
-.PHONY: fuzz
+.PHONY: fuzz soak
 HARNESS ?=
-MINUTES ?= 10
 RUNS ?= 1000000
 fuzz: $(DEV_STAMP) ## attack each surface with atheris (HARNESS=name MINUTES=10 RUNS=1000000, tests.fuzz $(ARGS))
 	$(BIN)/python -m pip install --quiet --group fuzz
-	$(BIN)/python -m tests.fuzz $(HARNESS) --minutes $(MINUTES) --runs $(RUNS) $(ARGS)
+	$(BIN)/python -m tests.fuzz $(HARNESS) --minutes $(or $(MINUTES),10) --runs $(RUNS) $(ARGS)
+
+soak: $(DEV_STAMP) ## churn, drop and reload 200 tunnels for MINUTES=30, and judge what grows (tests.soak $(ARGS))
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) $(ARGS)
 
 clean: ## remove what building and testing left
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -72,10 +72,8 @@ def test_coverage_counts_branches_and_has_its_floors() -> None:
 
 TESTS = ROOT / "tests"
 SUPPORT = TESTS / "support"
-BENCH = TESTS / "bench"
-"""Programs of their own, each with a `run`; they are no helpers."""
-FUZZ = TESTS / "fuzz"
-"""Harnesses, one for each surface, and what drives them; they are no helpers either."""
+PROGRAMS = (TESTS / "bench", TESTS / "fuzz", TESTS / "soak")
+"""Programs of their own, and harnesses; they are no helpers."""
 
 SHORT_LINES = 3
 """A definition of fewer lines may stand twice."""
@@ -112,8 +110,7 @@ def test_a_helper_of_tests_is_in_one_place() -> None:
         path.relative_to(TESTS).as_posix()
         for path in TESTS.rglob("*.py")
         if not path.is_relative_to(SUPPORT)
-        and not path.is_relative_to(BENCH)
-        and not path.is_relative_to(FUZZ)
+        and not any(map(path.is_relative_to, PROGRAMS))
         and not path.name.startswith("test_")
         and path.name != "conftest.py"
     ]
@@ -130,7 +127,7 @@ def test_a_name_of_a_helper_stands_once() -> None:
     again = [
         f"{node.name} of {path.relative_to(TESTS)} is in {shared[node.name].relative_to(TESTS)}"
         for path in TESTS.rglob("*.py")
-        if not path.is_relative_to(BENCH) and not path.is_relative_to(FUZZ)
+        if not any(map(path.is_relative_to, PROGRAMS))
         for node in definitions(path.read_text())
         if node.name in shared and path != shared[node.name] and not is_fixture(node)
     ]

@@ -306,8 +306,8 @@ class DispatchedActor(Actor):
                 `ask_future` return, or a `concurrent.futures.Future`.
             make_message: called with the resolved future in this actor's turn; what it returns goes
                 to `on_receive`. If it raises (as `future.get()` may), the actor fails.
-            discard: called with the resolved future instead, if this actor has ended by then: to
-                close what nobody will take. It may run on any thread.
+            discard: called with the resolved future instead, if this actor has ended by then, and
+                if the handler fails: to close what nobody took. It may run on any thread.
 
         Raises:
             TypeError: another kind of future, a ThreadingFuture for one: use `ask_future`.

@@ -263,7 +263,12 @@ class ActorCell(Mailbox):
         return True
 
     def _handle_piped(self, piped: Piped) -> None:
-        self.actor.on_receive(piped.make_message(piped.future))
+        try:
+            self.actor.on_receive(piped.make_message(piped.future))
+        except BaseException:
+            # Whatever was taken of it before is closed with the actor, and again does no harm.
+            self.refuse(piped)
+            raise
 
     def _handle_proxy(self, message: ProxyCall | ProxyGetAttr | ProxySetAttr) -> Any:
         return self.actor._handle_receive(message)

@@ -300,6 +300,9 @@ class Dispatcher:
                 self._call_guarded(function, args)
             else:
                 cell.deliver(item)
+        # The traceback of a failure may keep this frame: not the messages with it.
+        del incoming
+        cell = item = None
         self._after_event()
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
@@ -317,6 +320,8 @@ class Dispatcher:
     def _run_function(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
         self.idle = False
         self._call_guarded(function, args)
+        # As above.
+        del function, args
         self._after_event()
 
     def _call_guarded(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:

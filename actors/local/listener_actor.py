@@ -21,7 +21,13 @@ from pykka import ActorRef
 from tunnelfleet.actors.addresses import Address, TcpAddress, UnixAddress
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Timer
 from tunnelfleet.actors.net.name_lookup import LookUp, Resolved, SocketAddress, known_addresses
-from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, is_exhausted, peer_of
+from tunnelfleet.actors.net.socket_io import (
+    AcceptedSocket,
+    abort_quietly,
+    close_socket,
+    is_exhausted,
+    peer_of,
+)
 from tunnelfleet.actors.tunnel.messages import (
     Accepted,
     ListenerBound,
@@ -183,7 +189,8 @@ class ListenerActor(DispatchedActor):
             if self._refusing or not self._tunnel.is_alive():
                 abort_quietly(sock)
             else:
-                self._tunnel.tell(Accepted(self._service_id, sock, *peer_of(sock, address)))
+                peer, user = peer_of(sock, address)
+                self._tunnel.tell(Accepted(self._service_id, AcceptedSocket(sock), peer, user))
 
     def _rest(self) -> None:
         self._reading = False

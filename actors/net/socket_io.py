@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import math
+import os
 import select
 import socket
 import ssl
@@ -211,6 +212,32 @@ def abort_quietly(sock: socket.socket) -> None:
     if has_forked():
         _disconnect(sock)
     close_quietly(sock)
+
+
+class AcceptedSocket(socket.socket):
+    """The socket of an application, which is reset if it is dropped before anybody closes it.
+
+    It travels in messages: one that is never handled must not look like an ordinary end.
+
+    Args:
+        accepted: the socket; this one takes its place.
+    """
+
+    __slots__ = ("_process",)
+
+    def __init__(self, accepted: socket.socket) -> None:
+        family, kind, protocol = accepted.family, accepted.type, accepted.proto
+        super().__init__(family, kind, protocol, fileno=accepted.detach())
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        """Reset it; in a child that was forked, where it is the parent's, let go of it alone."""
+        if self.fileno() < 0:
+            return
+        if self._process == os.getpid():
+            abort_quietly(self)
+        else:
+            close_quietly(self)
 
 
 _SOCKADDR_BYTES = 16

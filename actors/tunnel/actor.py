@@ -380,15 +380,20 @@ class TunnelActor(DispatchedActor):
     def _attach_transport(self, message: AttachTransport) -> None:
         self._common.transport = message.supervisor
         self.watch(message.supervisor)
+        self._listeners.forget()
         if self._ending.phase is EndingPhase.DRAINING:
             self._finish()
         else:
             self._listeners.start()
 
-    def _on_transport_ended(self, message: Terminated) -> None:
-        """A supervisor that failed took its children along: nobody tells how they ended."""
-        if self._link.is_up:
-            self._on_link_ended(message.reason)
+    def _on_terminated(self, message: Terminated) -> None:
+        """The transport has failed, and killed its children: nobody else tells of their ends."""
+        common = self._common
+        if message.ref != common.transport or not message.reason.is_failure:
+            return
+        self._on_link_ended(message.reason)
+        common.transport = None
+        self._listeners.forget()
 
     def _on_child_started(self, message: ChildStarted) -> None:
         if message.child_id == WEBSOCKET_CHILD:
@@ -573,7 +578,7 @@ class TunnelActor(DispatchedActor):
         EventsTaken: _on_events_taken,
         SocketsExhausted: _on_sockets_exhausted,
         AttachTransport: _attach_transport,
-        Terminated: _on_transport_ended,
+        Terminated: _on_terminated,
         ListenerBound: _on_listener_bound,
         ListenerStopped: _on_listener_stopped,
         ChildStarted: _on_child_started,

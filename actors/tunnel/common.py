@@ -82,7 +82,7 @@ class Common:
         stats: the counters of the tunnel.
         session: the protocol's state.
         tunnel: the TunnelActor.
-        transport: the TransportSupervisor, once it is there.
+        transport: the TransportSupervisor, while it is there.
         serials: numbers that tell apart what a peer may give the same ids.
     """
 
@@ -127,6 +127,6 @@ class Common:
             self.publish(events.TunnelStateChanged(self.config.name, state, reason))
 
     def tell_transport(self, command: Any) -> None:
-        """Tell the TransportSupervisor, which is there before anything needs it."""
-        assert self.transport is not None
-        self.transport.tell(command)
+        """Tell the TransportSupervisor; while there is none, the next one begins anew anyway."""
+        if self.transport is not None:
+            self.transport.tell(command)

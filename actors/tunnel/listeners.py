@@ -127,6 +127,18 @@ class Listeners:
             common.stats.last_event = reason
         common.publish(events.ListenerClosed(common.config.name, service_id, reason))
 
+    def forget(self) -> None:
+        """None of them is left, and nobody tells of their ends: their supervisor has ended."""
+        common = self._common
+        self._listeners.clear()
+        self._children.clear()
+        self._accepting = False
+        # Those of an earlier life of the tunnel's actor are in it, too.
+        listening = list(common.stats.listening)
+        common.stats.listening.clear()
+        for service_id in listening:
+            common.publish(events.ListenerClosed(common.config.name, service_id, ""))
+
     def announced(self, service_ids: Sequence[str]) -> None:
         """Listen for what is announced, up to the limit, and for nothing else, if that is wanted.
 

@@ -322,6 +322,14 @@ class Gateway:
             raise TunnelClosed("the gateway's fleet is being started again; ask again") from None
         except pykka.Timeout:
             raise TunnelError(f"the gateway did not answer within {timeout_seconds:g} s") from None
+        except TunnelError:
+            raise
+        except Exception as error:
+            # The actor has failed at it. Callers that wait on a thread of theirs go on.
+            raise TunnelError(
+                f"the gateway's fleet has failed at it ({type(error).__name__}) and is being "
+                "started again: its log says more"
+            ) from error
 
     def tell(self, message: Any) -> bool:
         """Tell FleetActor one of `messages`; what it finds is in the log.
@@ -409,6 +417,15 @@ class Gateway:
         """How many tunnels run, and how many of those are connected; asks no actor."""
         states = [tunnel.stats.state for tunnel in self.runtime.tunnels()]
         return len(states), states.count(TunnelState.CONNECTED)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the root of its actors has ended by itself: nothing runs then, and `stop` is due.
+
+        Nobody restarts a root but whoever runs the process.
+        """
+        supervisor = self._supervisor
+        return supervisor is not None and not supervisor.is_alive()
 
     @property
     def supervisor(self) -> ActorRef[Any]:

@@ -5,11 +5,12 @@ An exception is raised in the turn of a live actor; the tunnel must come back by
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.rig import Rig, echo
+from tests.support.rig import Rig, connect, echo
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.witness import (
     FAULT_LIMITS,
@@ -248,6 +249,27 @@ class TestSupervisors:
                 "no connection",
             )
         assert not rig.runtime.dispatchers[0].stats.actor_failures.get("TunnelActor")
+
+    def test_of_the_transport_where_a_source_listens_for_what_is_announced(
+        self, rig: Rig, server: Server
+    ) -> None:
+        """It listens again, and its TunnelActor, which knows of the end, does not fail as well."""
+        pair = rig.pair({"SSH": server.address}, limits=FAULT_LIMITS)
+        rig.runtime.close_tunnel(pair.source.name)
+        token = rig.service.rotate(pair.name, Mode.SOURCE).source_token
+        config = replace(pair.source.config, services=None, access_token=token, client_token=None)
+        source = rig.runtime.open_tunnel(config)
+        source.wait_listening("SSH", WAIT_SECONDS)
+        with undisturbed(rig), connect(source.listening["SSH"]) as client:
+            assert echo(client, b"before") == b"before"
+            survivor = actor(rig.runtime, "TunnelActor", source.name)
+            crash_and_wait(actor(rig.runtime, "TransportSupervisor", source.name))
+            assert_ends(client)
+            eventually(lambda: source.status().connect_attempts == 2, "a second connect")
+            with connect(source.wait_listening("SSH", WAIT_SECONDS)) as another:
+                eventually(lambda: source.status().state is State.CONNECTED, "connected")
+                assert echo(another, b"after") == b"after"
+            assert survivor.is_alive()
 
     @BOTH
     def test_of_the_tunnel(self, rig: Rig, pair: Pair, server: Server, mode: Mode) -> None:

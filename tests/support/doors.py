@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.actors import crash
 from tests.support.fleet import Fleet
@@ -43,7 +43,7 @@ class DoorFleet(Fleet):
         )
         self._folder = folder
 
-    def __enter__(self) -> DoorFleet:
+    def __enter__(self) -> Self:
         super().__enter__()
         return self
 

@@ -204,6 +204,8 @@ class _Foreground:
             try:
                 found = self._inbox.get(timeout=TICK_SECONDS)
             except queue.Empty:
+                if self._gateway.has_failed:
+                    return self._failed()
                 self._freeze_when_settled()
                 continue
             if found is signal.SIGHUP:
@@ -214,6 +216,13 @@ class _Foreground:
                 self._write_tree()
             elif found in STOP_SIGNALS:
                 return self._leave()
+
+    def _failed(self) -> int:
+        """The root of the actors has ended: end, for whoever runs the process to start it anew."""
+        logger.error("the gateway's root has failed: it ends, to be started again")
+        self._manager.stopping()
+        self._gateway.stop(FORCED_SECONDS)
+        return EXIT_FAILURE
 
     def _tell_manager(self) -> None:
         if not self._manager.is_there:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from tunnelfleet.actors.net.socket_io import AcceptedSocket
+
 from .handshake import Denial
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ class DoorCounters:
         return CounterMetricFamily(full, _HELP[full], value=value, labels=labels or None)
 
 
-class CountedSocket(socket.socket):
+class CountedSocket(AcceptedSocket):
     """A socket that is counted as open until it is closed, by whomever.
 
     Args:
@@ -99,9 +101,8 @@ class CountedSocket(socket.socket):
     """
 
     def __init__(self, accepted: socket.socket, counters: DoorCounters) -> None:
-        family, kind, protocol = accepted.family, accepted.type, accepted.proto
         self._counters: DoorCounters | None = None
-        super().__init__(family, kind, protocol, fileno=accepted.detach())
+        super().__init__(accepted)
         self._counters = counters
         counters.opened(1)
 

@@ -355,6 +355,23 @@ def test_a_result_nobody_takes_any_more_is_discarded(dispatcher):
     assert sorted(discarded.wait(2)) == ["after the end", "in the mailbox"]
 
 
+def test_a_result_whose_handler_fails_is_discarded(dispatcher):
+    discarded = Log()
+    done = concurrent.futures.Future()
+    done.set_result("connection")
+    ref = Probe.start(dispatcher=dispatcher)
+    told = watcher_of(ref, dispatcher)
+    ref.ask(
+        lambda actor: actor.pipe_to_self(
+            done,
+            lambda _future: fail(RuntimeError("broken")),
+            discard=lambda f: discarded.add(f.result()),
+        )
+    )
+    assert discarded.wait() == ["connection"]
+    assert reasons(told) == ["failed: RuntimeError: broken"]
+
+
 def test_pipe_to_self_refuses_what_it_cannot_wait_for(dispatcher):
     ref = Probe.start(dispatcher=dispatcher)
     with pytest.raises(TypeError, match="ask_future"):

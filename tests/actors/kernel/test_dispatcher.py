@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.actors import Log, Probe, fail, loop_factories, reasons, settle, watcher_of
-from tests.support.waiting import WAIT_SECONDS
+from tests.support.actors import (
+    Log,
+    Probe,
+    fail,
+    hold,
+    loop_factories,
+    reasons,
+    settle,
+    watcher_of,
+)
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher, kill
 from tunnelfleet.actors.kernel import dispatcher as dispatcher_module
 
@@ -475,3 +485,39 @@ def test_a_turn_of_heavy_messages_is_over_before_its_batch(dispatcher):
 
     other.ask(fill, timeout=WAIT_SECONDS)
     assert log.wait(21).index("other") <= dispatcher_module.CHECK_TIME_MASK
+
+
+class Burden:
+    """A message that a test can look for."""
+
+
+def test_a_failure_keeps_no_message_of_the_burst_it_came_in(dispatcher):
+    """Its traceback leads to the frames that were running then, for as long as it is kept."""
+    ref, other = Probe.start(dispatcher=dispatcher), Probe.start(dispatcher=dispatcher)
+    told = watcher_of(ref, dispatcher)
+    burden = Burden()
+    left = weakref.ref(burden)
+    with hold(dispatcher):
+        other.tell(lambda _actor, _burden=burden: None)
+        ref.tell(fail(RuntimeError("broken")))
+        del burden
+    (message,) = told.wait()
+    settle(dispatcher)
+    assert message.reason.exception is not None
+    eventually(lambda: left() is None, "the message of another actor")
+
+
+def test_a_failure_keeps_nothing_of_a_function_that_was_called_before_it(dispatcher):
+    ref = Probe.start(dispatcher=dispatcher)
+    told = watcher_of(ref, dispatcher)
+    burden = Burden()
+    left = weakref.ref(burden)
+
+    def call(_burden):
+        ref.tell(fail(RuntimeError("broken")))
+
+    ref.ask(lambda _actor, burden=burden: dispatcher.call_soon(call, burden))
+    del burden
+    (message,) = told.wait()
+    assert message.reason.exception is not None
+    eventually(lambda: left() is None, "the argument of the function")

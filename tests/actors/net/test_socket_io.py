@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.forks import idle_child
+from tests.support.forks import idle_child, in_child
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     TCP_NOTSENT_LOWAT,
+    AcceptedSocket,
     abort_quietly,
     close_quietly,
     close_socket,
@@ -138,6 +139,39 @@ def test_an_abort_is_a_reset_also_of_what_is_closed(pair: Pair) -> None:
     with pytest.raises(ConnectionResetError):
         theirs.recv(1)
     abort_quietly(ours)
+
+
+def test_an_accepted_socket_that_is_dropped_is_reset(pair: Pair) -> None:
+    ours, theirs = pair
+    message = [AcceptedSocket(ours)]
+    assert ours.fileno() < 0, "the descriptor is the other one's"
+    del message[:]
+    with pytest.raises(ConnectionResetError):
+        theirs.recv(1)
+
+
+def test_an_accepted_socket_that_is_closed_ends_as_any_other(pair: Pair) -> None:
+    ours, theirs = pair
+    with AcceptedSocket(ours) as accepted:
+        accepted.sendall(b"all")
+    del accepted
+    assert theirs.recv(3) == b"all"
+    assert theirs.recv(1) == b""
+
+
+def test_a_forked_child_that_drops_an_accepted_socket_ends_nothing(pair: Pair) -> None:
+    ours, theirs = pair
+    message = [AcceptedSocket(ours)]
+
+    def drop() -> str:
+        del message[:]
+        return "dropped"
+
+    assert in_child(drop) == "'dropped'"
+    message[0].sendall(b"still here")
+    assert theirs.recv(10) == b"still here"
+    message[0].close()
+    assert theirs.recv(1) == b"", "an ordinary end"
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,17 @@ def test_all_are_closed_with_the_tunnel() -> None:
     setting.listeners.close()
     assert listener.told[-1] == SetAccepting(False)
     assert setting.transport.told[2:] == [StopChild("listener A"), StopChild("listener B")]
+
+
+def test_none_is_left_when_their_supervisor_has_failed() -> None:
+    """Nobody tells of their ends then, and what is announced is listened on anew."""
+    setting = Setting(services=None)
+    setting.listeners.announced(("SSH",))
+    setting.bind("SSH")
+    setting.listeners.set_accepting(True)
+    setting.listeners.forget()
+    assert setting.stats.listening == {}
+    assert [type(m) for m in setting.relay.told][-1] is events.ListenerClosed
+    setting.listeners.announced(("SSH",))
+    assert setting.children == ["listener 1 SSH", "listener 2 SSH"]
+    assert setting.bind("SSH").told == [SetAccepting(False)]

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import queue
 import resource
 import socket
 from typing import TYPE_CHECKING
 
+from tests.support.actors import crash
+from tests.support.fleet import Fleet
 from tunnelfleet.runtime.cli import main
+from tunnelfleet.runtime.cli.errors import EXIT_FAILURE
+from tunnelfleet.runtime.cli.gateway.up import _Foreground
+from tunnelfleet.runtime.gateway.log import GatewayLog
+from tunnelfleet.runtime.gateway.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,3 +50,17 @@ def test_an_address_that_is_taken_is_told_and_all_ends(
         path.write_text(f'[gateway]\nmetrics = "127.0.0.1:{taken.getsockname()[1]}"\n')
         assert main(["up", str(path)]) == 2
     assert "choose another address" in capsys.readouterr().err
+
+
+def test_it_ends_as_failed_when_the_root_of_its_actors_has_failed(tmp_path: Path) -> None:
+    """Nothing would run any more; whoever runs the process starts it again."""
+    with Fleet(tmp_path / "state") as fleet:
+        gateway = fleet.start()
+        assert not gateway.has_failed
+        crash(gateway.supervisor)
+        with GatewayLog(io.StringIO(), as_json=True) as log:
+            foreground = _Foreground(
+                gateway, queue.SimpleQueue(), log, ServiceManager({}), as_json=True
+            )
+            assert foreground.run() == EXIT_FAILURE
+        assert gateway.counts() == (0, 0)
