@@ -117,7 +117,14 @@ def start_tls(context: ssl.SSLContext, sock: socket.socket, host: str) -> socket
     """
     if isinstance(sock, ssl.SSLSocket):
         return TlsInTls(context, sock, host)
-    return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    return context.wrap_socket(
+        sock, server_hostname=_server_name(host), do_handshake_on_connect=False
+    )
+
+
+def _server_name(host: str) -> str | bytes:
+    # For a text, even one in ASCII, Python loads 1 MB of tables.
+    return host.encode() if host.isascii() else host
 
 
 READ_BYTES: Final = 65_536
@@ -141,7 +148,7 @@ class TlsInTls:
         self._outer = outer
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=host
+            self._incoming, self._outgoing, server_hostname=_server_name(host)
         )
         self._unsent = b""
         self._encrypted = 0

@@ -13,7 +13,6 @@ import hashlib
 import os
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from tunnelfleet.proto.handshake import SUBPROTOCOL_HEADER, SUBPROTOCOLS
 
@@ -78,10 +77,10 @@ def upgrade(
 def _request(
     endpoint: Endpoint, mode: Mode, key: bytes, headers: Iterable[tuple[str, str]]
 ) -> bytes:
-    url = urlsplit(endpoint.url(mode))
+    host, path = endpoint.url(mode).partition("://")[2].split("/", 1)
     lines = [
-        f"GET {url.path}?{url.query} HTTP/1.1",
-        f"Host: {url.netloc}",
+        f"GET /{path} HTTP/1.1",
+        f"Host: {host}",
         "Upgrade: websocket",
         "Connection: Upgrade",
         f"Sec-WebSocket-Key: {key.decode()}",
