@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.proto.endpoint import MAX_PORT, bracketed, parse_port, split_host_port
@@ -142,6 +141,8 @@ class HttpProxy:
         Raises:
             ConfigError: when it is not such an address; the message never repeats the credentials.
         """
+        from urllib.parse import urlsplit  # noqa: PLC0415 - most tunnels have no proxy
+
         try:
             parts = urlsplit(text if "://" in text else f"http://{text}")
             port = parts.port
@@ -160,6 +161,8 @@ class HttpProxy:
 
 
 def _decoded(text: str | None) -> str:
+    from urllib.parse import unquote  # noqa: PLC0415 - as above
+
     return unquote(text or "", errors="surrogateescape")
 
 

@@ -5,9 +5,9 @@ Owns the look-up; whoever shows a version or sends it takes it from here. Import
 
 from __future__ import annotations
 
-import platform
+import contextlib
+import os
 import sys
-from pathlib import Path
 from typing import Final
 
 PROGRAM: Final = "tunnelfleet"
@@ -21,8 +21,12 @@ def _installed_version() -> str:
     # The name of the folder says it. To ask importlib.metadata takes 20 ms and 3 MB, as it loads
     # what reads mail.
     for folder in sys.path:
-        for found in Path(folder).glob(f"{PROGRAM}-*.dist-info"):
-            return found.name.removeprefix(f"{PROGRAM}-").removesuffix(".dist-info")
+        names: list[str] = []
+        with contextlib.suppress(OSError):
+            names = os.listdir(folder or ".")
+        for name in names:
+            if name.startswith(f"{PROGRAM}-") and name.endswith(".dist-info"):
+                return name.removeprefix(f"{PROGRAM}-").removesuffix(".dist-info")
     import importlib.metadata  # noqa: PLC0415 - as above: for what is installed in another way
 
     try:
@@ -38,4 +42,4 @@ USER_AGENT: Final = f"{PROGRAM}/{VERSION} (python)"
 
 def version_line() -> str:
     """Return the versions of the program and of Python in one line."""
-    return f"{PROGRAM} {VERSION} (Python {platform.python_version()})"
+    return f"{PROGRAM} {VERSION} (Python {sys.version.split()[0]})"

@@ -8,11 +8,9 @@ tokens of a tunnel in it first, for a service that echoes what it was sent. Pure
 from __future__ import annotations
 
 import base64
-import html
-import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
-from urllib.parse import quote
 
 MAX_TEXT_CHARACTERS: Final = 200
 """How much of a text is shown when its place names no other limit."""
@@ -30,6 +28,11 @@ PART_CHARACTERS: Final = 8
 _CUT: Final = "..."
 # base64url has two other characters than base64: a token is found in either, and in any case.
 _ALIKE: Final = str.maketrans("-_ABCDEFGHIJKLMNOPQRSTUVWXYZ", "+/abcdefghijklmnopqrstuvwxyz")
+
+# As html.escape does it; the module brings the names of all entities, 0.3 MB.
+_IN_HTML: Final = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"}
+)
 
 
 def printable(text: str, limit: int = MAX_TEXT_CHARACTERS, *, mark: str = " ") -> str:
@@ -71,13 +74,12 @@ class Redactor:
             `SHORTEST_SECRET_CHARACTERS` are passed over.
     """
 
-    __slots__ = ("_parts", "_secrets")
+    __slots__ = ("_secrets",)
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = tuple(
             secret for secret in secrets if len(secret) >= SHORTEST_SECRET_CHARACTERS
         )
-        self._parts: frozenset[str] | None = None
 
     def __repr__(self) -> str:
         return "Redactor(...)"
@@ -89,17 +91,18 @@ class Redactor:
     def hide(self, text: str) -> str:
         """Return `text` with "[hidden]" in the place of secrets and their parts."""
         text = text[:MAX_SCANNED_CHARACTERS]
-        if self._parts is None:
-            self._parts = frozenset(_parts_of(self._secrets))
         for secret in self._secrets:
             if len(secret) < PART_CHARACTERS:
                 text = text.replace(secret, HIDDEN)
         # It works character by character, so that positions are the same in both texts.
         alike = text.translate(_ALIKE)
+        starts = range(len(alike) - PART_CHARACTERS + 1)
+        shown = {alike[start : start + PART_CHARACTERS] for start in starts}
+        secret_parts = _secret_among(shown, self._secrets)
         pieces: list[str] = []
         done = hidden_to = 0
-        for start in range(len(alike) - PART_CHARACTERS + 1):
-            if alike[start : start + PART_CHARACTERS] not in self._parts:
+        for start in starts if secret_parts else ():
+            if alike[start : start + PART_CHARACTERS] not in secret_parts:
                 continue
             if start > hidden_to or not pieces:
                 pieces += (text[done:start], HIDDEN)
@@ -107,28 +110,57 @@ class Redactor:
         return "".join([*pieces, text[done:]])
 
 
-def _parts_of(secrets: Iterable[str]) -> Iterator[str]:
-    for secret in secrets:
-        if len(secret) < PART_CHARACTERS:
-            continue
-        for form in set(_forms_of(secret)):
-            alike = form.translate(_ALIKE)
-            for start in range(len(alike) - PART_CHARACTERS + 1):
-                yield alike[start : start + PART_CHARACTERS]
+MANY_PARTS: Final = 400
+"""Beyond it a set of the secrets' parts is made, which takes milliseconds, to look them up in."""
+
+
+def _secret_among(parts: set[str], secrets: Iterable[str]) -> set[str]:
+    """Return those that some form of a secret has.
+
+    The parts of the secrets are thousands: if they were kept, most of the memory of an idle tunnel
+    that ever told an error would be theirs.
+    """
+    if not parts:
+        return parts
+    forms = [
+        form.translate(_ALIKE)
+        for secret in secrets
+        if len(secret) >= PART_CHARACTERS
+        for form in set(_forms_of(secret))
+    ]
+    if len(parts) > MANY_PARTS:
+        return parts.intersection(
+            form[start : start + PART_CHARACTERS]
+            for form in forms
+            for start in range(len(form) - PART_CHARACTERS + 1)
+        )
+    return {part for part in parts if any(part in form for form in forms)}
 
 
 def _forms_of(secret: str) -> Iterator[str]:
     """Return the ways in which a service may write a secret back."""
     yield secret
-    once = quote(secret, safe="")
-    yield once
-    yield quote(once, safe="")
-    yield html.escape(secret)
-    yield json.dumps(secret)[1:-1]
+    if not _SAME_EVERYWHERE.fullmatch(secret):
+        yield from _quoted_forms_of(secret)
     content = secret.encode("utf-8", "surrogatepass")
     yield content.hex()
     for before in range(3):
         yield _inner_base64(content, before)
+
+
+_SAME_EVERYWHERE: Final = re.compile(r"[A-Za-z0-9_.~-]*")
+"""What nobody has to quote; most tokens are of these characters."""
+
+
+def _quoted_forms_of(secret: str) -> Iterator[str]:
+    import json  # noqa: PLC0415 - with what they load 1.5 MB, for few tunnels
+    from urllib.parse import quote  # noqa: PLC0415
+
+    once = quote(secret, safe="")
+    yield once
+    yield quote(once, safe="")
+    yield secret.translate(_IN_HTML)
+    yield json.dumps(secret)[1:-1]
 
 
 def _inner_base64(content: bytes, before: int) -> str:

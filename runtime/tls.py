@@ -6,14 +6,17 @@ demand, anybody. It opens no connection. TLS 1.2 or newer (docs/protocol.md sect
 
 from __future__ import annotations
 
+import os
 import ssl
-from pathlib import Path
 
 from tunnelfleet.proto import ConfigError
 
 
 def make_ssl_context(
-    ca_file: Path | None = None, ca_dir: Path | None = None, *, verify: bool = True
+    ca_file: str | os.PathLike[str] | None = None,
+    ca_dir: str | os.PathLike[str] | None = None,
+    *,
+    verify: bool = True,
 ) -> ssl.SSLContext:
     """Return a context for connecting to the tunneling service.
 
@@ -34,7 +37,7 @@ def make_ssl_context(
     if ca_file is None and ca_dir is None:
         context.load_default_certs()
         return context
-    if ca_dir is not None and not ca_dir.is_dir():
+    if ca_dir is not None and not os.path.isdir(ca_dir):
         raise ConfigError(f"cannot read the folder of CA certificates {ca_dir}: no such folder")
     try:
         context.load_verify_locations(cafile=ca_file, capath=ca_dir)

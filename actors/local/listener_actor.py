@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
 import socket
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pykka import ActorRef
@@ -212,7 +212,7 @@ class ListenerActor(DispatchedActor):
             close_socket(listener)
         if sockets and isinstance(self._address, UnixAddress):
             with contextlib.suppress(OSError):
-                Path(self._address.path).unlink()
+                os.unlink(self._address.path)
 
 
 FREE_PORT_ATTEMPTS = 16
@@ -269,7 +269,7 @@ def _listen(
     family: socket.AddressFamily, target: Any, backlog: int, *, is_alone: bool
 ) -> socket.socket:
     if family == socket.AF_UNIX:
-        _remove_stale(Path(target))
+        _remove_stale(target)
     sock = socket.socket(family, socket.SOCK_STREAM)
     if family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -286,14 +286,14 @@ def _listen(
     return sock
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(path: str) -> None:
     """Remove a socket that a former process left behind; one that still answers is in use."""
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-            path.unlink()
+        if probe.connect_ex(path) == errno.ECONNREFUSED:
+            os.unlink(path)
 
 
 def _bound_address(sock: socket.socket, address: Address) -> Address:

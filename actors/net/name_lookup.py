@@ -267,10 +267,17 @@ class NameLookups:
                 asker.outcome.set_result(resolved)
 
 
+_getaddrinfo = socket.getaddrinfo
+
+
 def _resolve(host: str, port: int) -> Resolved:
+    # It is looked up in its module, where hosts and tests may put their own function. Python's own
+    # loads 1 MB of tables to encode a text, even one in ASCII.
+    is_pythons = socket.getaddrinfo is _getaddrinfo and host.isascii()
     try:
-        # It is looked up in its module, where hosts and tests may put their own function.
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(
+            host.encode() if is_pythons else host, port, type=socket.SOCK_STREAM
+        )
     except (OSError, UnicodeError) as error:
         text = getattr(error, "strerror", None) or error
         return Resolved((), f"cannot look up {host!r}: {text}")

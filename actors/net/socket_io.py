@@ -8,7 +8,6 @@ It knows no actor and no protocol.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import math
@@ -248,6 +247,8 @@ def _disconnect(sock: socket.socket) -> None:
 
     connect(2) to AF_UNSPEC does that, and Python's sockets cannot express it.
     """
+    import ctypes  # noqa: PLC0415 - 0.6 MB, which only a process that was forked needs
+
     with contextlib.suppress(OSError, AttributeError):
         if sock.family == socket.AF_UNIX:
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

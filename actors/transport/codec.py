@@ -13,8 +13,6 @@ from enum import Enum, IntEnum
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
-from websocket import ABNF, WebSocketProtocolException
-
 from tunnelfleet.proto import (
     MAX_WEBSOCKET_PAYLOAD_BYTES,
     TUNNEL_PREFIX_BYTES,
@@ -40,12 +38,17 @@ class Role(Enum):
 class Opcode(IntEnum):
     """What kind of frame it is (RFC 6455 section 5.2)."""
 
-    CONTINUATION = ABNF.OPCODE_CONT
-    TEXT = ABNF.OPCODE_TEXT
-    BINARY = ABNF.OPCODE_BINARY
-    CLOSE = ABNF.OPCODE_CLOSE
-    PING = ABNF.OPCODE_PING
-    PONG = ABNF.OPCODE_PONG
+    CONTINUATION = 0x0
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
+
+
+# As plain numbers: a frame is compared with several of them.
+_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = (each.value for each in Opcode)
+_OPCODES = frozenset(each.value for each in Opcode)
 
 
 _MOST_BYTES = MAX_WEBSOCKET_PAYLOAD_BYTES
@@ -62,9 +65,9 @@ _LARGE = 65_536
 """Sizes from here on have a form of eight bytes."""
 _FORM_BYTES = {_MEDIUM: 2, _MEDIUM + 1: 8}
 """What the size in the second byte says of the bytes that hold the size instead."""
-_WHOLE_BINARY = _FIN | ABNF.OPCODE_BINARY
+_WHOLE_BINARY = _FIN | _BINARY
 """The first byte of nearly all frames."""
-_FIRST_CONTROL = ABNF.OPCODE_CLOSE
+_FIRST_CONTROL = _CLOSE
 """Opcodes from here on are control frames; those before it carry the tunnel's bytes."""
 _PACK_SHORT = Struct("!BB").pack
 _PACK_MEDIUM = Struct("!BBH").pack
@@ -154,7 +157,7 @@ class FrameReader:
         is_control = opcode >= _FIRST_CONTROL
         if start + (length if is_control else 0) > len(data):
             return 0
-        if opcode == ABNF.OPCODE_CLOSE:
+        if opcode == _CLOSE:
             self._check_close(data[start : start + length])
         if not is_control:
             self._inside = not first & _FIN
@@ -175,19 +178,24 @@ class FrameReader:
             )
         if is_control and not first & _FIN:
             raise self._broken("fragmented a control frame (RFC 6455 5.5)")
-        if opcode == ABNF.OPCODE_TEXT:
+        if opcode == _TEXT:
             raise self._broken("sent a text message (docs/protocol.md section 1)")
-        if first & _RESERVED or opcode not in ABNF.OPCODES:
+        if first & _RESERVED or opcode not in _OPCODES:
             raise self._broken(f"sent a frame that begins with {first:#04x} (RFC 6455 5.2)")
-        if not is_control and (opcode == ABNF.OPCODE_CONT) is not self._inside:
+        if not is_control and (opcode == _CONTINUATION) is not self._inside:
             raise self._broken("began a message inside another, or went on with none (5.4)")
 
     def _check_close(self, payload: bytes) -> None:
         """Refuse a CLOSE with half a status, or with one that nobody may send."""
+        if not payload:
+            return
+        # It takes 2 MB and 10 ms, and most tunnels get a CLOSE without a status, or none.
+        from websocket import ABNF, WebSocketProtocolException  # noqa: PLC0415
+
         plain = bytearray(payload)
         if self._mask_bit:
             mask(self._key, plain)
-        close = ABNF(1, 0, 0, 0, ABNF.OPCODE_CLOSE, 0, bytes(plain))
+        close = ABNF(1, 0, 0, 0, _CLOSE, 0, bytes(plain))
         try:
             close.validate(skip_utf8_validation=True)
         except WebSocketProtocolException as error:
@@ -266,9 +274,9 @@ class WebSocketInput:
                 yield None
                 for frame in self._splitter.frames(payload):
                     yield decode_message(frame[TUNNEL_PREFIX_BYTES:])
-            elif opcode == ABNF.OPCODE_PING:
+            elif opcode == _PING:
                 yield PingArrived(bytes(payload))
-            elif opcode == ABNF.OPCODE_PONG:
+            elif opcode == _PONG:
                 yield PongArrived(bytes(payload))
             else:
                 yield CloseArrived()
@@ -313,9 +321,9 @@ def encode_tunnel_message(message: Message, role: Role = Role.CLIENT) -> bytearr
         LocalProtocolError: it does not fit a frame.
     """
     if message.type is not MessageType.DATA:
-        return encode(role, ABNF.OPCODE_BINARY, encode_frame(message))
+        return encode(role, _BINARY, encode_frame(message))
     before, behind = frame_around(message)
-    return encode(role, ABNF.OPCODE_BINARY, before, message.payload, behind)
+    return encode(role, _BINARY, before, message.payload, behind)
 
 
 def encode_ping(payload: bytes = b"", role: Role = Role.CLIENT) -> bytearray:
@@ -324,12 +332,12 @@ def encode_ping(payload: bytes = b"", role: Role = Role.CLIENT) -> bytearray:
     A service sends it without: a payload corrupts the AWS C client's input. See docs/protocol.md
     section 4.
     """
-    return encode(role, ABNF.OPCODE_PING, payload)
+    return encode(role, _PING, payload)
 
 
 def encode_pong(payload: bytes | memoryview, role: Role = Role.CLIENT) -> bytearray:
     """The answer to a ping with that payload."""
-    return encode(role, ABNF.OPCODE_PONG, payload)
+    return encode(role, _PONG, payload)
 
 
 def encode_close(role: Role = Role.CLIENT) -> bytearray:
@@ -337,4 +345,4 @@ def encode_close(role: Role = Role.CLIENT) -> bytearray:
 
     See docs/protocol.md section 4.
     """
-    return encode(role, ABNF.OPCODE_CLOSE)
+    return encode(role, _CLOSE)

@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import Any
 
 __all__ = ["mask", "mask_in_python"]
@@ -39,7 +38,7 @@ def _load_extension() -> Any:
     """
     aiohttp = importlib.util.find_spec("aiohttp")
     folders = (aiohttp and aiohttp.submodule_search_locations) or ()
-    spec = PathFinder.find_spec(_EXTENSION, [str(Path(each) / "_websocket") for each in folders])
+    spec = PathFinder.find_spec(_EXTENSION, [os.path.join(each, "_websocket") for each in folders])
     if spec is None or spec.loader is None:
         raise ImportError(_EXTENSION)
     module = importlib.util.module_from_spec(spec)

@@ -15,7 +15,6 @@ import socket
 import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from tunnelfleet.proto import Endpoint, HandshakeError
 from tunnelfleet.proto.endpoint import bracketed
@@ -133,7 +132,14 @@ def start_tls(context: ssl.SSLContext, sock: socket.socket, host: str) -> socket
     """
     if isinstance(sock, ssl.SSLSocket):
         return TlsInTls(context, sock, host)
-    return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    return context.wrap_socket(
+        sock, server_hostname=_server_name(host), do_handshake_on_connect=False
+    )
+
+
+def _server_name(host: str) -> str | bytes:
+    # For a text, even one in ASCII, Python loads 1 MB of tables.
+    return host.encode() if host.isascii() else host
 
 
 READ_BYTES: Final = 65_536
@@ -157,7 +163,7 @@ class TlsInTls:
         self._outer = outer
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=host
+            self._incoming, self._outgoing, server_hostname=_server_name(host)
         )
         self._unsent = b""
         self._encrypted = 0
@@ -284,10 +290,10 @@ def upgrade(
 def _request(
     endpoint: Endpoint, mode: Mode, key: bytes, headers: Iterable[tuple[str, str]]
 ) -> bytes:
-    url = urlsplit(endpoint.url(mode))
+    host, path = endpoint.url(mode).partition("://")[2].split("/", 1)
     lines = [
-        f"GET {url.path}?{url.query} HTTP/1.1",
-        f"Host: {url.netloc}",
+        f"GET /{path} HTTP/1.1",
+        f"Host: {host}",
         "Upgrade: websocket",
         "Connection: Upgrade",
         f"Sec-WebSocket-Key: {key.decode()}",

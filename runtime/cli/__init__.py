@@ -1,11 +1,39 @@
-"""The command line: `tunnelfleet service | demo | localproxy | version`.
+"""The command line: `tunnelfleet up | connect | localproxy | service | ...`.
 
-Owns the entry point of the `tunnelfleet` program. The commands are in modules of their own,
-imported when they are asked for.
+Owns the entry point of the `tunnelfleet` program, and who reads its command line: `localproxy` in
+its plain form does it itself, everything else is `app`'s. The commands are in modules of their
+own, imported when they are asked for.
 """
 
 from __future__ import annotations
 
-from .app import main
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
 
-__all__ = ["main"]
+__all__ = ["COMPLETE_VARIABLE", "main"]
+
+COMPLETE_VARIABLE: Final = "_TUNNELFLEET_COMPLETE"
+"""A shell that wants to know what may stand on the command line sets it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what follows the program's name; None takes the process's own.
+
+    Returns:
+        The exit status, see `errors`.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["localproxy"] and COMPLETE_VARIABLE not in os.environ:
+        from .localproxy.command import main as localproxy  # noqa: PLC0415 - see above
+
+        status = localproxy(given[1:])
+        if status is not None:
+            return status
+    from .app import main as run  # noqa: PLC0415 - it takes as much as a tunnel
+
+    return run(given)

@@ -20,7 +20,8 @@ from typer.core import TyperGroup
 
 from tunnelfleet.version import PROGRAM, version_line
 
-from .completion import COMPLETE_VARIABLE, CommandLine, complete
+from . import COMPLETE_VARIABLE
+from .completion import CommandLine, complete
 from .errors import CommandFailed, run_guarded
 from .options import take_as_given
 from .output import log_lines
@@ -126,7 +127,7 @@ COMMANDS = {
         panel=CHANGE,
     ),
     "localproxy": Command(
-        "tunnelfleet.runtime.cli.localproxy.command",
+        "tunnelfleet.runtime.cli.localproxy.typer_command",
         "localproxy_command",
         "Run one tunnel, with the options of AWS's localproxy.",
         "LocalproxyCommand",

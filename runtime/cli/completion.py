@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError, printable
+from tunnelfleet.runtime.cli import COMPLETE_VARIABLE
 
 FILES: Final = "@files"
 MAX_NAMES: Final = 2_000
@@ -34,9 +35,6 @@ class CommandLine(NamedTuple):
 
     helps: Mapping[str, str]
     parameters: Callable[[str], Sequence[Any]]
-
-
-COMPLETE_VARIABLE: Final = "_TUNNELFLEET_COMPLETE"
 
 
 def complete(words: Sequence[str], line: CommandLine) -> None:

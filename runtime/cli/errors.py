@@ -19,9 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
-
-import typer
+from typing import Any, Final, NamedTuple
 
 from tunnelfleet.proto import ConfigError, TunnelError, printable
 from tunnelfleet.version import PROGRAM
@@ -34,9 +32,29 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-# typer brings its own copy of click in newer releases and depends on click in older ones; this base
-# is in both.
-_ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+class _OfTyper(NamedTuple):
+    """What typer raises: it was interrupted, it is done, and the base of what is a user's mistake.
+
+    Where it is not loaded, it raises nothing: a command with a parser of its own does without.
+    """
+
+    abort: type[BaseException]
+    exit: type[BaseException]
+    mistake: type[Exception]
+
+    @classmethod
+    def now(cls) -> _OfTyper:
+        """Return them."""
+        typer: Any = sys.modules.get("typer")
+        if typer is None:
+            return cls(KeyboardInterrupt, _NeverRaised, _NeverRaised)
+        # typer brings its own copy of click in newer releases and depends on click in older ones;
+        # this base is in both.
+        return cls(typer.Abort, typer.Exit, typer.BadParameter.__mro__[2])
+
+
+class _NeverRaised(Exception):  # noqa: N818 - it is no error
+    """Stands for what there is not."""
 
 
 class CommandFailed(TunnelError):  # noqa: N818  an outcome, in the past tense, as TunnelClosed is
@@ -57,14 +75,15 @@ def run_guarded(call: Callable[[], object]) -> int:
     """
     try:
         result = call()
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, _OfTyper.now().abort):
         return EXIT_INTERRUPTED
-    except typer.Exit as end:
-        return end.exit_code
+    except _OfTyper.now().exit as end:
+        status: int = end.exit_code  # type: ignore[attr-defined]
+        return status
     except BrokenPipeError:
         _discard_stdout()
         return EXIT_FAILURE
-    except (TunnelError, OSError, _ClickException) as error:
+    except (TunnelError, OSError, _OfTyper.now().mistake) as error:
         print_error(describe(error))
         return status_of(error)
     return result if type(result) is int else EXIT_OK
@@ -72,7 +91,7 @@ def run_guarded(call: Callable[[], object]) -> int:
 
 def status_of(error: Exception) -> int:
     """Return the exit status that tells a user's mistake from a failure."""
-    return EXIT_USAGE if isinstance(error, ConfigError | _ClickException) else EXIT_FAILURE
+    return EXIT_USAGE if isinstance(error, ConfigError | _OfTyper.now().mistake) else EXIT_FAILURE
 
 
 def describe(error: Exception) -> str:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import typer
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -63,6 +61,8 @@ class Option:
 
     def annotation(self) -> Any:
         """Return the type of the parameter, as typer wants it."""
+        import typer  # noqa: PLC0415 - who only reads the table does not need it
+
         flags = [f"--{self.name}", *([self.short] if self.short else [])]
         if not self.metavar:
             return Annotated[bool, typer.Option(*flags, help=self.summary)]

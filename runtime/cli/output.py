@@ -7,7 +7,6 @@ Here it costs lines, which are counted. Owns the form of the log's lines too, wh
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
@@ -299,7 +298,7 @@ def outputs(*, as_json: bool, goes_on: str) -> Iterator[tuple[LineOutput, LineOu
     """
 
     def lost_object(count: int) -> str:
-        return json.dumps({"event": "lines_lost", "count": count})
+        return f'{{"event": "lines_lost", "count": {count}}}'
 
     with LineOutput(sys.stderr) as err:
         gone = f"note: nobody reads standard output any more; {goes_on} goes on\n"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from . import carry_bench, history, idle_bench, kernel_bench, pacing_bench
+from . import carry_bench, history, idle_bench, kernel_bench, pacing_bench, start_bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,7 @@ def sections(*, quick: bool) -> dict[str, Callable[[], Results]]:
         "kernel": kernel,
         "carry": lambda: carry(quick=quick),
         "pacing": lambda: pacing_bench.run(seconds=4.0 if quick else 20.0),
+        "start": lambda: start_bench.run(rounds=1 if quick else 11),
         "idle": lambda: (
             idle_bench.run(tunnels=100, scrapes=2) if quick else idle_bench.run(tunnels=1_000)
         ),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tunnelfleet.actors.addresses import (
@@ -63,7 +62,7 @@ class Plan:
 
     config: TunnelConfig
     verbosity: int
-    ca_path: Path | None
+    ca_path: str | None
     verify: bool
     retry_count: int
     reconnect: bool
@@ -134,7 +133,7 @@ class PlanBuilder:
         return Plan(
             config=config,
             verbosity=self.verbosity(),
-            ca_path=None if capath is None else Path(capath.text),
+            ca_path=None if capath is None else capath.text,
             verify=verify,
             retry_count=self._settings.retry_count,
             reconnect=self._settings.reconnect,

@@ -10,9 +10,9 @@ touch the file system.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from tunnelfleet.actors.addresses import Address, parse_address
@@ -21,7 +21,7 @@ from tunnelfleet.proto import ConfigError
 
 from .options import MAX_SHOWN_LENGTH, Given, read_assignments
 
-DEFAULT_DIRECTORY = Path("config")
+DEFAULT_DIRECTORY = "config"
 """Read when it exists and neither `--config-dir` nor a mapping is given, as localproxy does."""
 
 
@@ -123,16 +123,18 @@ def _problem(service_id: str, given: Given) -> str:
 MAX_FILES = 1_000
 
 
-def read_directory(directory: Path) -> list[MappingFile]:
+def read_directory(directory: str | os.PathLike[str]) -> list[MappingFile]:
     """Read the files of a configuration directory and those below it, in order of their paths.
 
     Raises:
         ConfigError: it is no directory, or has no or too many files.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise ConfigError(f"{directory} is not a directory; create it or change --config-dir")
     try:
-        found = (path for path in directory.rglob("*") if path.is_file())
+        from pathlib import Path  # noqa: PLC0415 - with what it loads 1 MB, for few runs
+
+        found = (path for path in Path(directory).rglob("*") if path.is_file())
         paths = sorted(itertools.islice(found, MAX_FILES + 1))
     except OSError as error:
         raise ConfigError(f"cannot read {directory}: {error.strerror}") from error
@@ -145,27 +147,27 @@ def read_directory(directory: Path) -> list[MappingFile]:
         raise ConfigError(
             f"{directory} has more than {MAX_FILES} files; use one with mappings alone"
         )
-    return [_read_file(path) for path in paths]
+    return [_read_file(str(path)) for path in paths]
 
 
-def _read_file(path: Path) -> MappingFile:
+def _read_file(path: str) -> MappingFile:
     try:
-        return MappingFile(str(path), read_text(path))
+        return MappingFile(path, read_text(path))
     except ConfigError as error:
-        return MappingFile(str(path), "", str(error))
+        return MappingFile(path, "", str(error))
 
 
 MAX_FILE_BYTES = 1_048_576
 
 
-def read_text(path: Path) -> str:
+def read_text(path: str | os.PathLike[str]) -> str:
     """Read a configuration file.
 
     Raises:
         ConfigError: it cannot be read, is not text, or is too large to be a configuration file.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes; is it the right file?")
@@ -176,7 +178,7 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path} is not a text file in UTF-8; is it the right file?") from error
 
 
-def _shown(path: Path) -> str:
+def _shown(path: str | os.PathLike[str]) -> str:
     """The path, unless it looks like a token in the wrong place: long, and without `/` and `.`."""
     text = str(path)
     is_path = len(text) <= MAX_SHOWN_LENGTH or "/" in text or "." in text

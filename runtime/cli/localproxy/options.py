@@ -8,7 +8,6 @@ no environment, and does not judge values.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -309,6 +308,8 @@ def read_assignments(text: str, file_name: str) -> Iterator[Assignment]:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the name nearest to `name`, or an empty text."""
+    import difflib  # noqa: PLC0415 - few runs have anything to suggest
+
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -6,7 +6,6 @@ what is done about them. Events carry no token and no payload, so neither can wh
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -58,6 +57,8 @@ class Reporter:
     def event(self, event: TunnelEvent) -> None:
         """Write `event`, if it is to be written."""
         if self._as_json:
+            import json  # noqa: PLC0415 - most runs write lines for people
+
             self._write(json.dumps(event_object(event, time.time())))
             return
         line = event_line(event)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from tunnelfleet.actors.addresses import HttpProxy, IpAddress, parse_ip
 from tunnelfleet.proto import ConfigError, Endpoint
@@ -69,6 +68,8 @@ def _scheme(text: str) -> str:
 
 
 def _read(given: Given) -> ProxyChoice:
+    from urllib.parse import urlsplit  # noqa: PLC0415 - most runs have no proxy
+
     scheme = _scheme(given.text)
     url = given.text if "://" in given.text else f"http://{given.text}"
     notes: tuple[str, ...] = ()

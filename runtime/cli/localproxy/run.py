@@ -6,13 +6,13 @@ what an event means for the command: go on, advise the user, or end with an erro
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnelfleet.actors.config import ANY_SERVICE, TunnelConfig
@@ -262,7 +262,7 @@ class Localproxy:
         if not plan.config.needs_tls:
             return None
         path = plan.ca_path
-        if path is None or not path.is_dir():
+        if path is None or not os.path.isdir(path):
             context = make_ssl_context(ca_file=path, verify=plan.verify)
         else:
             _check_names(path)
@@ -300,8 +300,8 @@ class Localproxy:
                 self._reporter.event(item)
 
 
-def _check_names(directory: Path) -> None:
-    if not any(_HASHED_NAME.fullmatch(path.name) for path in directory.iterdir()):
+def _check_names(directory: str) -> None:
+    if not any(_HASHED_NAME.fullmatch(name) for name in os.listdir(directory)):
         raise ConfigError(
             f"option -c: {directory} has no certificates named by their hash, "
             f"so none would be found; run `openssl rehash {directory}`, or give a PEM file"

@@ -8,7 +8,6 @@ that the protocol fixes) is noted. Pure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -143,7 +142,7 @@ def default_settings() -> str:
         for folder in folders:
             at = at.setdefault(folder, {})
         at[name] = value
-    return json.dumps(root, indent=4) + "\n"
+    return _as_json(root, indent=4) + "\n"
 
 
 MAX_MILLISECONDS = 86_400_000
@@ -184,7 +183,7 @@ class _Reader:
 
     def text(self) -> str:
         if not isinstance(self.value, str) or not self.value.strip():
-            raise self.error(f"write a text, not {json.dumps(self.value)}")
+            raise self.error(f"write a text, not {_as_json(self.value)}")
         return self.value.strip()
 
     def format(self) -> str:
@@ -203,7 +202,7 @@ class _Reader:
             else:
                 if least <= number <= most:
                     return number
-        raise self.error(f"write a number from {least} to {most}, not {json.dumps(self.value)}")
+        raise self.error(f"write a number from {least} to {most}, not {_as_json(self.value)}")
 
     def boolean(self) -> bool:
         # As a setting's "1" and "true" mean the same to localproxy, so here.
@@ -212,10 +211,18 @@ class _Reader:
             return True
         if text in ("false", "0"):
             return False
-        raise self.error(f"write true or false, not {json.dumps(self.value)}")
+        raise self.error(f"write true or false, not {_as_json(self.value)}")
+
+
+def _as_json(value: object, indent: int | None = None) -> str:
+    import json  # noqa: PLC0415 - most runs have no settings file
+
+    return json.dumps(value, indent=indent)
 
 
 def _load(text: str, file_name: str) -> dict[str, object]:
+    import json  # noqa: PLC0415 - as above
+
     try:
         root = json.loads(text)
     except json.JSONDecodeError as error:

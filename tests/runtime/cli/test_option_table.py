@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from tools.generate_commands_docs import document, option_row, with_options
 from tunnelfleet.runtime.cli.app import make_app
-from tunnelfleet.runtime.cli.localproxy.command import AbbreviatingCommand
 from tunnelfleet.runtime.cli.localproxy.options import (
     LOCALPROXY_OPTIONS,
     NOT_FOR_FILES,
@@ -19,6 +18,7 @@ from tunnelfleet.runtime.cli.localproxy.options import (
     collect,
     parse_config,
 )
+from tunnelfleet.runtime.cli.localproxy.typer_command import AbbreviatingCommand
 from tunnelfleet.runtime.cli.options import ADMIN, ADMIN_OPEN, Option, takes
 
 ADDED = Option(

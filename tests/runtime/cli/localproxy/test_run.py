@@ -226,13 +226,15 @@ class TestCertificateAuthorities:
 
     def plan(self, path: Path | None, endpoint: str = "h", verify: bool = True) -> Plan:
         config = replace(CONFIG, endpoint=Endpoint.parse(endpoint))
-        return replace(PLAN, config=config, ca_path=path, verify=verify)
+        return replace(
+            PLAN, config=config, ca_path=None if path is None else str(path), verify=verify
+        )
 
     def test_a_directory(self, tmp_path: Path, asked: list[dict[str, object]]) -> None:
         (tmp_path / "0a1b2c3d.0").touch()
         runtime = FakeRuntime([])
         run_plan(self.plan(tmp_path), runtime)
-        assert asked == [{"ca_dir": tmp_path, "verify": True}]
+        assert asked == [{"ca_dir": str(tmp_path), "verify": True}]
         assert runtime.opened[0].ssl_context is not None
 
     def test_a_directory_in_which_openssl_would_find_nothing(self, tmp_path: Path) -> None:
@@ -256,7 +258,7 @@ class TestCertificateAuthorities:
 
     def test_a_file(self, tmp_path: Path, asked: list[dict[str, object]]) -> None:
         run_plan(self.plan(tmp_path / "ca.pem", verify=False), FakeRuntime([]))
-        assert asked == [{"ca_file": tmp_path / "ca.pem", "verify": False}]
+        assert asked == [{"ca_file": str(tmp_path / "ca.pem"), "verify": False}]
 
     def test_a_proxy_with_tls_has_a_certificate_too(self, asked: list[dict[str, object]]) -> None:
         plan = self.plan(None, "ws://h")
