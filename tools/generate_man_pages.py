@@ -44,7 +44,7 @@ def pages() -> dict[str, str]:
     """The text of each page by the name of its file."""
     found = {"tunnelfleet.1": program(), "tunnelfleet.toml.5": files()}
     for name in COMMANDS:
-        found[f"tunnelfleet-{name}.1"] = command(name)
+        found[f"tunnelfleet-{dashed(name)}.1"] = command(name)
     return found
 
 
@@ -68,7 +68,7 @@ def program() -> str:
         ".SH COMMANDS",
     ]
     for name, each in COMMANDS.items():
-        lines += [".TP", rf"\fBtunnelfleet\-{escape(name)}\fR(1)", text(each.help)]
+        lines += [".TP", rf"\fBtunnelfleet\-{escape(dashed(name))}\fR(1)", text(each.help)]
     return finish([*lines, *exit_status(), *see_also("tunnelfleet.toml(5)")])
 
 
@@ -79,7 +79,7 @@ def command(name: str) -> str:
     options = [each for each in found.params if each.param_type_name == "option" and each.opts]
     arguments = [each for each in found.params if each.param_type_name == "argument"]
     lines = [
-        *head(f"tunnelfleet-{name}", 1, COMMANDS[name].help.rstrip(".")),
+        *head(f"tunnelfleet-{dashed(name)}", 1, COMMANDS[name].help.rstrip(".")),
         ".SH SYNOPSIS",
         rf".B tunnelfleet {escape(name)}",
         *([r"[\fIOPTIONS\fR]"] if options else []),
@@ -148,6 +148,11 @@ services = { SSH = "127.0.0.1:2204" }
 
 
 # -- parts
+
+
+def dashed(name: str) -> str:
+    """The name of a command in the name of its page, which has no blanks."""
+    return name.replace(" ", "-")
 
 
 def head(name: str, section: int, summary: str) -> list[str]:

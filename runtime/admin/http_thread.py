@@ -151,7 +151,9 @@ class HttpThread:
 
     def _run(self, sockets: Sequence[socket.socket]) -> None:
         try:
-            asyncio.run(self._serve(sockets))
+            # Whatever policy the host has: what is served on depends on this kind of loop.
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(self._serve(sockets))
         except BaseException as error:  # noqa: BLE001 - raised again by start()
             self._error = error
             self._is_up.set()

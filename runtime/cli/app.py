@@ -39,9 +39,11 @@ class Command(NamedTuple):
 
 
 _GATEWAY = "tunnelfleet.runtime.cli.gateway"
+_RAY = "tunnelfleet.runtime.cli.ray_fleet"
 RUN = "Run a gateway"
 LOOK = "Look at a gateway that runs"
 CHANGE = "Change a gateway that runs"
+RAY = "A fleet on Ray"
 ALONE = "Without a gateway"
 MORE = "More"
 
@@ -126,6 +128,19 @@ COMMANDS = {
         "ReplaceTokenCommand",
         panel=CHANGE,
     ),
+    "ray up": Command(
+        _RAY,
+        "up_command",
+        "Run the tunnels of files on a Ray cluster, or have them follow the files.",
+        panel=RAY,
+    ),
+    "ray ls": Command(
+        _RAY, "ls_command", "Show its tunnels, or with --fleet its groups.", panel=RAY
+    ),
+    "ray targets": Command(
+        _RAY, "targets_command", "Print where its metrics are, for Prometheus.", panel=RAY
+    ),
+    "ray down": Command(_RAY, "down_command", "End it.", panel=RAY),
     "localproxy": Command(
         "tunnelfleet.runtime.cli.localproxy.typer_command",
         "localproxy_command",
@@ -191,13 +206,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, see `errors`.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = joined(sys.argv[1:] if arguments is None else arguments)
     if COMPLETE_VARIABLE in os.environ:
         return run_guarded(lambda: complete(given, command_line()))
     with log_lines():
         return run_guarded(
             lambda: make_app(given)(args=given, prog_name=PROGRAM, standalone_mode=False)
         )
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """Return the arguments with a command of two words, such as `ray up`, as one.
+
+    Anything else is left as it is.
+    """
+    two = " ".join(words[:2])
+    return [two, *words[2:]] if two in COMMANDS else list(words)
 
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:

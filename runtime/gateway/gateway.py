@@ -25,7 +25,7 @@ from tunnelfleet.runtime import TunnelRuntime, TunnelState
 from tunnelfleet.runtime.metrics.families import numbers
 
 from .config import ClientTokens, FleetConfig, ensure_secret
-from .config.fleet import STATIC
+from .config.fleet import RAY, STATIC
 from .fleet_actor import FILES, FleetActor
 from .fleet_state import FleetState
 from .messages import FilesTaken, Leave, Left, Reload, ReloadResult, SetWanted, TakeSnapshot
@@ -228,6 +228,10 @@ class Gateway:
             return self._given_make_placement(self._runtime)
         if settings.placement == STATIC:
             return StaticPlacement(settings.placement_ordinal, settings.placement_members)
+        if settings.placement == RAY:
+            raise ConfigError(
+                'placement = "ray": run this fleet with tunnelfleet ray up, or leave placement out'
+            )
         # Its driver is an extra, which other gateways need not have.
         from .placement.postgres import PostgresPlacement  # noqa: PLC0415
 

@@ -109,4 +109,6 @@ def test_a_command_that_fails_on_a_device_is_told() -> None:
 
 def test_every_example_is_run() -> None:
     programs = {path.stem for path in EXAMPLES.glob("*.py")} - {"local_tunnel"}
+    # On a cluster of tests/e2e/test_ray.py.
+    programs.remove("ray_actors")
     assert programs == {row.name for row in ROWS}

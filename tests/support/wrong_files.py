@@ -129,7 +129,7 @@ GATEWAY: dict[str, Row] = {
     "state in memory": (gateway('state = "sqlite://"'), 2, "gateway.state", "name a file"),
     "audit_days": (gateway("audit_days = 0"), 2, "gateway.audit_days", "greater than 0"),
     "audit_rows": (gateway("audit_rows = -1"), 2, "gateway.audit_rows", "at least 0"),
-    "placement": (gateway('placement = "ray"'), 2, "gateway.placement", 'write "static"'),
+    "placement": (gateway('placement = "raft"'), 2, "gateway.placement", 'write "static"'),
     "postgres and no PostgreSQL": (
         gateway('placement = "postgres"\nclient_token_secret_file = "{S}"'),
         2,

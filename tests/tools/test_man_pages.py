@@ -30,7 +30,7 @@ def test_they_are_fresh() -> None:
 
 
 def test_there_is_one_for_each_command() -> None:
-    commands = {f"tunnelfleet-{name}.1" for name in COMMANDS}
+    commands = {f"tunnelfleet-{name.replace(' ', '-')}.1" for name in COMMANDS}
     assert set(PAGES) == commands | {"tunnelfleet.1", "tunnelfleet.toml.5"}
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STATIC = "static"
 POSTGRES = "postgres"
+RAY = "ray"
 """The engines of placement."""
 CHANGES_IN_PLACE = frozenset({"drain_seconds", "door_users_file", "door_users"})
 """Settings of the gateway that a reload takes over; the others need a new start."""

@@ -23,7 +23,7 @@ from .demand_table import OnDemandTable
 from .devices import NotifyReader
 from .door_users import read_users
 from .files import Document, read_documents
-from .fleet import POSTGRES, STATIC, DoorRule, FleetConfig, GatewaySettings, ordinal_in
+from .fleet import POSTGRES, RAY, STATIC, DoorRule, FleetConfig, GatewaySettings, ordinal_in
 from .on_demand import OnDemandSettings
 from .paths import admin_socket, state_folder
 from .problems import ConfigProblems, Problem, nearest
@@ -322,15 +322,17 @@ class _Loader:
                 if given.get(key, default) != default:
                     problem(key, f'it is for placement = "{POSTGRES}"; leave it out, or write that')
             return
+        for key in ("placement_members", "placement_ordinal"):
+            if key in given:
+                problem(key, f'it is for placement = "{STATIC}"; leave it out')
+        if settings.placement == RAY:
+            return
         if not settings.state.startswith("postgresql"):
             hint = 'gateways share the fleet by the state; write state = "postgresql://HOST/DB"'
             problem("state" if "state" in given else "placement", hint)
         if "client_token_secret_file" not in given:
             hint = "gateways that share a fleet need the same secret; name its file"
             problem("client_token_secret_file", hint)
-        for key in ("placement_members", "placement_ordinal"):
-            if key in given:
-                problem(key, f'it is for placement = "{STATIC}"; leave it out')
 
     def _check_secret(self, path: Path, problem: Any) -> None:
         key = "client_token_secret_file"

@@ -277,17 +277,19 @@ class GatewayKeys(BaseModel):
     """How many days the audit of connections is kept in the state."""
     audit_rows: Annotated[int, Field(ge=0, le=MAX_AUDIT_ROWS)] = 200_000
     """How many of its rows are kept for this gateway, about 300 bytes each; 0 for no audit."""
-    placement: Literal["static", "postgres"] = "static"
+    placement: Literal["static", "postgres", "ray"] = "static"
     """How gateways share a fleet: `"static"`, each has a fixed part; alone it has all. With
-    `"postgres"` they share it by leases in the `state`, and take over from each other.
+    `"postgres"` they share it by leases in the `state`, and take over from each other. `"ray"` is
+    for `tunnelfleet ray up`.
     """
     lease_seconds: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False)] = 10.0
     """With `placement = "postgres"`: after how long without a sign of life the others take over.
-    It is renewed five times as often, and all gateways need the same.
+    It is renewed five times as often, and all gateways need the same. On Ray: after how long a
+    group that is brought up again may connect.
     """
     shards: Annotated[int, AfterValidator(_check_shards)] = 256
-    """With `placement = "postgres"`: into how many parts the fleet is cut; a power of two, the same
-    for all gateways, and well above their number.
+    """With `placement = "postgres"` or `"ray"`: into how many parts the fleet is cut; a power of
+    two, the same for all gateways, and well above their number.
     """
     placement_members: Annotated[int, Field(ge=1, le=MAX_SHARE)] = 1
     """How many gateways share the fleet."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import json
@@ -329,3 +330,14 @@ def test_tunnels_are_counted_and_not_their_ends(
     missing: Any
     (missing,) = found["not_connected"]
     assert (missing["tunnel"], missing["state"], missing["reason"]) == ("press", "backoff", "lost")
+
+
+def test_it_serves_in_a_host_that_has_another_policy_for_loops() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    try:
+        with TunnelRuntime() as runtime, AdminServer(runtime, AdminOptions(port=0)) as server:
+            assert get(server, "/metrics").status == 200
+    finally:
+        asyncio.set_event_loop_policy(before)
