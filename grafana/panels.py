@@ -433,6 +433,24 @@ _SHARED = Row(
             ),
             width=6,
         ),
+        Panel(
+            "Between gateways",
+            "Connections that are forwarded, and gateways that could not be asked, by reason.",
+            "short",
+            (
+                Target(_rate("forward_connections_total", "direction"), "{{direction}}/s"),
+                Target(_sum("forward_open"), "open"),
+                Target(_rate("forward_failures_total", "reason"), "failed/s, {{reason}}"),
+            ),
+            width=12,
+        ),
+        Panel(
+            "Bytes between gateways",
+            "Of applications, to other gateways and from them.",
+            "Bps",
+            (Target(_rate("forward_bytes_total", "direction"), "{{direction}}"),),
+            width=12,
+        ),
     ),
 )
 

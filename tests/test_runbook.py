@@ -18,6 +18,10 @@ from tunnelfleet.actors.transport.connect_gate import ConnectStats
 from tunnelfleet.proto import errors, handshake
 from tunnelfleet.runtime.gateway.api.problem import ProblemKind
 from tunnelfleet.runtime.gateway.door.handshake import Denial
+from tunnelfleet.runtime.gateway.forward.counters import FORWARD_FAILURES
+from tunnelfleet.runtime.gateway.on_demand.cloud import CloudTrouble
+from tunnelfleet.runtime.gateway.on_demand.counters import REFUSALS
+from tunnelfleet.runtime.gateway.on_demand.facts import DemandPhase, EndCause
 from tunnelfleet.runtime.gateway.store.errors import Trouble
 from tunnelfleet.runtime.metrics import collector
 
@@ -57,6 +61,11 @@ LISTS: dict[str, set[str]] = {
     | {"actor_ended", "gateway_ended"},
     "dropped_messages": known(Counters, "dropped_messages"),
     "exhausted_operations": known(Counters, "exhausted_operations"),
+    "forward_failures": set(FORWARD_FAILURES),
+    "demand_refused": set(REFUSALS),
+    "demand_closed": {each.value for each in EndCause},
+    "demand_call_failures": {each.value for each in CloudTrouble},
+    "demand_tunnels": {each.value for each in DemandPhase},
     "Denial": {each.value for each in Denial},
     "Trouble": {each.value for each in Trouble},
     "ProblemKind": {each.value[0] for each in ProblemKind},

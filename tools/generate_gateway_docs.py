@@ -60,6 +60,11 @@ EXAMPLES = {
     "client_token_secret_file": "tokens/secret",
     "door": "127.0.0.1:1080",
     "door_users_file": "door-users",
+    "fleet_listen": "0.0.0.0:7443",
+    "fleet_address": "gw-1.example.com:7443",
+    "fleet_cert": "gw-1.pem",
+    "fleet_key": "gw-1.key",
+    "fleet_ca": "fleet-ca.pem",
     "mode": "source",
     "endpoint": "wss://tunnels.example.com:8443",
     "region": "eu-west-1",
@@ -91,8 +96,19 @@ NOTIFY_EXAMPLES = {
     "endpoint_ca": "ca.pem",
     "bind": "0.0.0.0",
 }
-LEFT_OUT = frozenset({"region", "access_token_env", "access_token"})
-"""Keys that the reference shows as a comment: another one stands for them."""
+LEFT_OUT = frozenset(
+    {
+        "region",
+        "access_token_env",
+        "access_token",
+        "fleet_listen",
+        "fleet_address",
+        "fleet_cert",
+        "fleet_key",
+        "fleet_ca",
+    }
+)
+"""Keys that the reference shows as a comment: another one stands for them, or they need more."""
 
 DEMANDED = {
     "region": "eu-west-1",

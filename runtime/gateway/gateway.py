@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from tunnelfleet.actors.kernel import ChildSpec
 
+    from .choice import AsksTunnels
     from .config import GatewaySettings
     from .messages import Snapshot
     from .placement import Placement
@@ -128,6 +129,8 @@ class Gateway:
             connect_concurrency=settings.connect_concurrency,
             home=self.workers,
         )
+        self.others: AsksTunnels | None = None
+        """The way to the other gateways of a shared fleet, if there is one."""
         self.refs = GatewayRefs()
         self._dispatcher: Dispatcher | None = None
         self._supervisor: ActorRef[Any] | None = None
@@ -248,6 +251,7 @@ class Gateway:
             key_id=store.key_id,
             lease_seconds=settings.lease_seconds,
             shards=settings.shards,
+            fleet_address=settings.fleet_address,
             listener=self._shared,
         )
 

@@ -293,6 +293,30 @@ GATEWAY: Final = _group(
     ),
     Metric("demand_tunnels", Kind.GAUGE, "Tunnels on demand, by phase.", ("phase",)),
     Metric("demand_waiting", Kind.GAUGE, "Clients that wait for a tunnel on demand."),
+    Metric(
+        "forward_connections",
+        Kind.COUNTER,
+        "Connections that were carried to another gateway of the fleet (`out`) or from one (`in`).",
+        ("direction",),
+    ),
+    Metric("forward_open", Kind.GAUGE, "Connections to and from other gateways that are open."),
+    Metric(
+        "forward_refused",
+        Kind.COUNTER,
+        "Connections that another gateway refused to carry when it was asked.",
+    ),
+    Metric(
+        "forward_failures",
+        Kind.COUNTER,
+        "Gateways that could not be asked, and callers that were turned away, by reason.",
+        ("reason",),
+    ),
+    Metric(
+        "forward_bytes",
+        Kind.COUNTER,
+        "Bytes of applications to other gateways (`out`) and from them (`in`).",
+        ("direction",),
+    ),
     Metric("worker_restarts", Kind.COUNTER, "Worker processes that ended and were started again."),
     Metric(
         "placement_lease_age_seconds",

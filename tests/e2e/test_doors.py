@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import http.server
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ from tests.support.gateway import GatewayRig, UpProcess
 from tests.support.programs import Sshd, require_program, run_program
 from tests.support.rig import receive_exactly
 from tests.support.waiting import WAIT_SECONDS, eventually
+from tests.support.web import web_server
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash
 
@@ -43,24 +43,8 @@ def rig(tmp_path: Path) -> Iterator[GatewayRig]:
 @pytest.fixture
 def web() -> Iterator[TcpAddress]:
     """A web server that answers every question."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = f"you asked for {self.headers['Host']}{self.path}".encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield TcpAddress("127.0.0.1", server.server_port)
-        server.shutdown()
-        thread.join()
+    with web_server() as address:
+        yield address
 
 
 def door_of(gateway: UpProcess) -> str:

@@ -20,7 +20,18 @@ from tunnelfleet.runtime.figures import age, human_bytes
 from tunnelfleet.runtime.gateway.api.address import GatewayRefused
 
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, known_name, unknown_name
-from .rows import FIELDS, STILL_SORTS, number, page, sorted_rows, summary, text, tunnel_table
+from .rows import (
+    FIELDS,
+    STILL_SORTS,
+    fleet_table,
+    gateway_table,
+    number,
+    page,
+    sorted_rows,
+    summary,
+    text,
+    tunnel_table,
+)
 from .screen import (
     Cell,
     Column,
@@ -93,6 +104,9 @@ def ls_command(
     sort: Annotated[
         str, typer.Option("--sort", metavar="BY", help=f"{', '.join(STILL_SORTS)}.")
     ] = "name",
+    fleet: Annotated[
+        bool, typer.Option("--fleet", help="All gateways that share the fleet, and their tunnels.")
+    ] = False,
     gateway: GatewayOption = None,
     gateway_token_file: TokenFileOption = None,
     as_json: JsonOption = False,
@@ -100,12 +114,15 @@ def ls_command(
     """Show the tunnels of a running gateway, and how they are.
 
     Columns that have no room are left out; a pipe and --json have all of them. With --json it is
-    an array of objects.
+    an array of objects; with --fleet an object with two of them, gateways and tunnels.
     """
     check_sort(sort, STILL_SORTS)
     check_labels(label)
+    chosen = {"state": state, "mode": mode, "label": label, "name": names, "source": source}
     with gateway_at(gateway, gateway_token_file) as client:
-        rows = client.tunnels(state=state, mode=mode, label=label, name=names, source=source)
+        if fleet:
+            return _show_fleet(*client.fleet(**chosen), sort, as_json=as_json)
+        rows = client.tunnels(**chosen)
         if not rows and names and not (state or mode or label or source):
             unknown = [name for name in names if "*" not in name]
             if unknown:
@@ -122,6 +139,24 @@ def ls_command(
     write_lines(tunnel_table(rows, width, time.time()))
     if width is not None:
         write_lines([(), summary(rows)])
+    return EXIT_OK
+
+
+def _show_fleet(
+    gateways: list[dict[str, Any]], rows: list[dict[str, Any]], sort: str, *, as_json: bool
+) -> int:
+    rows = sorted_rows(rows, sort)
+    if as_json:
+        write_json({"gateways": gateways, "tunnels": [ordered(row) for row in rows]})
+        return EXIT_OK
+    width, _height = terminal_size()
+    write_lines(gateway_table(gateways, width))
+    if rows:
+        write_lines([(), *fleet_table(rows, width, time.time())])
+        if width is not None:
+            write_lines([(), summary(rows)])
+    else:
+        note("no tunnel is like that")
     return EXIT_OK
 
 

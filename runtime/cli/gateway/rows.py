@@ -26,9 +26,11 @@ STATE_STYLES: Final = {
     "stopped": "bright_black",
     "quarantined": "magenta",
     "refused": "bold red",
+    "unknown": "bold red",
 }
 SEVERITY: Final = (
     "refused",
+    "unknown",
     "quarantined",
     "backoff",
     "stopped",
@@ -52,6 +54,11 @@ _LIST_COLUMNS: Final = (
     Column("RECEIVED", rank=6, is_right=True),
     Column("RECONN", rank=9, is_right=True),
     Column("REASON", rank=1, min_width=REASON_CHARACTERS, stretches=True),
+)
+_FLEET_COLUMNS: Final = (
+    *_LIST_COLUMNS[:2],
+    Column("GATEWAY", min_width=8, stretches=True),
+    *_LIST_COLUMNS[2:],
 )
 _TOP_COLUMNS: Final = (
     Column("NAME", min_width=12, stretches=True),
@@ -93,6 +100,52 @@ def tunnel_table(
         return lay_out(_LIST_COLUMNS, cells, width)
     shown = [_top_cells(row, now, rates.get(str(row.get("name")), (0.0, 0.0))) for row in rows]
     return lay_out(_TOP_COLUMNS, shown, width)
+
+
+def fleet_table(rows: Sequence[Row], width: int | None, now: float) -> list[Line]:
+    """Return the table of the tunnels of all gateways, its head first; see `tunnel_table`."""
+    shown = []
+    for row in rows:
+        cells = _list_cells(row, now)
+        shown.append([*cells[:2], text(row, "gateway") or "-", *cells[2:]])
+    return lay_out(_FLEET_COLUMNS, shown, width)
+
+
+_GATEWAY_COLUMNS: Final = (
+    Column("GATEWAY", min_width=8, stretches=True),
+    Column("STATE"),
+    Column("TUNNELS", is_right=True),
+    Column("CONNECTED", is_right=True),
+    Column("SHARDS", rank=2, is_right=True),
+    Column("ADDRESS", rank=3, min_width=12, stretches=True),
+    Column("VERSION", rank=4),
+    Column("REASON", rank=1, min_width=REASON_CHARACTERS, stretches=True),
+)
+
+
+def gateway_table(rows: Sequence[Row], width: int | None) -> list[Line]:
+    """Return the table of the gateways of a fleet, its head first."""
+    shown: list[list[Cell]] = []
+    for row in rows:
+        is_reached, is_fresh = bool(row.get("reached")), bool(row.get("fresh"))
+        state = "up" if is_reached else "unreached" if is_fresh else "away"
+        states = row.get("tunnels")
+        states = states if isinstance(states, dict) else {}
+        counts = [each for each in states.values() if isinstance(each, int)]
+        connected = str(number(states, "connected")) if is_reached else "?"
+        shown.append(
+            [
+                text(row, "name"),
+                Styled(state, "green" if is_reached else "bold red"),
+                str(sum(counts)),
+                connected,
+                text(row, "shards"),
+                text(row, "address"),
+                text(row, "version"),
+                text(row, "trouble"),
+            ]
+        )
+    return lay_out(_GATEWAY_COLUMNS, shown, width)
 
 
 def _list_cells(row: Row, now: float) -> list[Cell]:

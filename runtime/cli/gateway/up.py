@@ -49,6 +49,7 @@ from tunnelfleet.runtime.gateway.config import (
 from tunnelfleet.runtime.gateway.devices.devices import Devices
 from tunnelfleet.runtime.gateway.door import Denied, Door
 from tunnelfleet.runtime.gateway.fleet_log import log_problems
+from tunnelfleet.runtime.gateway.forward import Forwarding
 from tunnelfleet.runtime.gateway.log import GatewayLog
 from tunnelfleet.runtime.gateway.on_demand import OnDemand
 from tunnelfleet.runtime.gateway.page import StatusPage, look_at
@@ -117,7 +118,9 @@ def up_command(
         devices = Devices(store)
         demand = OnDemand(store)
         on_denied = functools.partial(_note_denied, store)
-        door = Door(config.gateway, on_denied=on_denied, resolver=demand)
+        forwarding = Forwarding(config.gateway, store)
+        others = forwarding.for_doors
+        door = Door(config.gateway, on_denied=on_denied, resolver=demand, others=others)
         gateway = Gateway(
             read,
             config,
@@ -125,10 +128,12 @@ def up_command(
             more_children=lambda gateway: [
                 demand.child(gateway),
                 door.child(gateway),
+                *forwarding.children(gateway, door),
                 devices.child(gateway),
             ],
         )
         with (
+            forwarding,
             door,
             demand,
             devices,

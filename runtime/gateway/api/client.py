@@ -92,12 +92,12 @@ class GatewayClient:
 
     def tunnels(self, **filters: str | Sequence[str] | None) -> list[Row]:
         """The tunnels, by name; `state`, `mode`, `name`, `source` and `label` choose some."""
-        query = [
-            (key, each)
-            for key, value in filters.items()
-            for each in ([value] if isinstance(value, str) else value or ())
-        ]
-        return _rows(self._ask("GET", "/v1/tunnels", query=query), "tunnels")
+        return _rows(self._ask("GET", "/v1/tunnels", query=_filters(filters)), "tunnels")
+
+    def fleet(self, **filters: str | Sequence[str] | None) -> tuple[list[Row], list[Row]]:
+        """The gateways of the fleet, and the tunnels of all of them; filters as in `tunnels`."""
+        found = self._ask("GET", "/v1/fleet", query=_filters(filters))
+        return _rows(found, "gateways"), _rows(found, "tunnels")
 
     def tunnel(self, name: str) -> Row:
         """One tunnel."""
@@ -373,6 +373,14 @@ def _object(text: str) -> Row:
     if not isinstance(found, dict):
         raise ValueError("its answer is no JSON object")  # noqa: TRY004
     return found
+
+
+def _filters(filters: Mapping[str, str | Sequence[str] | None]) -> list[tuple[str, str]]:
+    return [
+        (key, each)
+        for key, value in filters.items()
+        for each in ([value] if isinstance(value, str) else value or ())
+    ]
 
 
 def _rows(answer: Row, key: str) -> list[Row]:

@@ -76,6 +76,7 @@ QUESTION_THREADS = 4
 MAX_QUESTIONS = 64
 MAX_CHANGES = 64
 MAX_RELOADS = 8
+MAX_SURVEYS = 8
 READY_FRACTION = 0.9
 READY_HYSTERESIS = 0.1
 """As `/readyz` judges."""
@@ -107,6 +108,7 @@ class ApiParts:
         questions: runs what only looks.
         changes: runs what changes tunnels, one after another.
         reloads: runs what reads the files, one after another.
+        surveys: runs what asks other gateways, one after another.
         readiness: judges the fleet; for `questions`.
         feed: keeps the events, or None.
         readers: of the events.
@@ -119,6 +121,7 @@ class ApiParts:
     questions: Work
     changes: Work
     reloads: Work
+    surveys: Work
     readiness: Readiness
     feed: EventFeed | None = None
     readers: EventReaders = field(default_factory=EventReaders)
@@ -134,6 +137,7 @@ class ApiParts:
             Work("tunnelfleet-api-look", QUESTION_THREADS, MAX_QUESTIONS),
             Work("tunnelfleet-api-change", 1, MAX_CHANGES),
             Work("tunnelfleet-api-reload", 1, MAX_RELOADS),
+            Work("tunnelfleet-api-fleet", 1, MAX_SURVEYS),
             Readiness(READY_FRACTION, READY_HYSTERESIS),
             feed,
         )
@@ -143,6 +147,7 @@ class ApiParts:
         self.questions.stop()
         self.changes.stop()
         self.reloads.stop()
+        self.surveys.stop()
 
 
 PARTS = web.AppKey("tunnelfleet-api", ApiParts)

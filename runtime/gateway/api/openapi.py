@@ -211,6 +211,21 @@ _ROW = _object(
         "endpoint": TEXT,
         "place": TEXT,
         "channel_id": TEXT,
+    },
+    {"gateway": TEXT},
+)
+_FLEET_ROW = _object({**_ROW["properties"], "mode": TEXT, "state": TEXT})
+_FLEET_GATEWAY = _object(
+    {
+        "name": TEXT,
+        "address": _or_null(TEXT),
+        "is_asked": FLAG,
+        "fresh": FLAG,
+        "reached": FLAG,
+        "trouble": TEXT,
+        "shards": _or_null(WHOLE),
+        "version": TEXT,
+        "tunnels": _map(WHOLE),
     }
 )
 _PROBLEM_OF_KEY = _object(
@@ -226,6 +241,14 @@ _ANSWERS: dict[str, Any] = {
     "TunnelRow": _ROW,
     "TunnelList": _object({"tunnels": _list(_reference("TunnelRow"))}),
     "NameList": _object({"tunnels": _NAMES}),
+    "FleetRow": _FLEET_ROW,
+    "FleetGateway": _FLEET_GATEWAY,
+    "Fleet": _object(
+        {
+            "gateways": _list(_reference("FleetGateway")),
+            "tunnels": _list(_reference("FleetRow")),
+        }
+    ),
     "KeyProblem": _PROBLEM_OF_KEY,
     "Problem": _object(
         {"type": TEXT, "title": TEXT, "status": WHOLE, "detail": TEXT},

@@ -6,12 +6,11 @@ Owns the limits of a body and the words for what is wrong with one. No message r
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import json
 import re
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -182,13 +181,6 @@ def moment(given: dict[str, list[str]], name: str) -> float | None:
 
 
 _SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
-
-
-def name_pattern(pattern: str) -> Callable[[str], object]:
-    """Return whether a name matches; `*` stands for anything, and nothing else is special."""
-    # fnmatch's expressions do not run away on many stars.
-    plain = pattern.replace("[", "[[]").replace("?", "[?]")
-    return re.compile(fnmatch.translate(plain)).match
 
 
 def _list(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -15,13 +15,15 @@ from aiohttp import web
 
 from tunnelfleet.runtime import Mode, TunnelState
 from tunnelfleet.runtime.admin.exposition import Breather
+from tunnelfleet.runtime.gateway.choice import Choice
+from tunnelfleet.runtime.gateway.forward.survey import UNKNOWN, look_at_fleet, look_elsewhere
 from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, UnknownTunnel
-from tunnelfleet.runtime.gateway.snapshot import Entry, TunnelRow
+from tunnelfleet.runtime.gateway.snapshot import TunnelRow
 
 from .context import ApiParts, parts
 from .operations import Operations, Parameter, Success
 from .problem import ApiProblem, ProblemKind
-from .requests import MAX_VALUES, Condition, name_pattern, peer_of, query, read_object
+from .requests import MAX_VALUES, Condition, peer_of, query, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,13 @@ _FILTERS = (
     Parameter("source", "who wants it, as files, api or notify; one of several", _several(TEXT)),
 )
 
+_FLEET_FILTERS = tuple(
+    Parameter("state", each.text, _several({"enum": [*STATES, UNKNOWN]}))
+    if each.name == "state"
+    else each
+    for each in _FILTERS
+)
+
 
 @operations.add(
     "GET",
@@ -98,46 +107,54 @@ _FILTERS = (
 )
 async def list_tunnels(request: web.Request) -> web.StreamResponse:
     """Answer with the tunnels that the query asks for."""
-    given = query(request, [each.name for each in _FILTERS])
-    for name, known in (("state", STATES), ("mode", MODES)):
-        if not set(given.get(name, [])) <= set(known):
-            raise ApiProblem(ProblemKind.BAD_REQUEST, f"{name} is one of {', '.join(known)}")
-    if not all("=" in each for each in given.get("label", [])):
-        raise ApiProblem(ProblemKind.BAD_REQUEST, "write label=NAME=VALUE")
+    given = _checked(request, STATES)
     text = await parts(request).questions.run(_list, parts(request), given)
     return web.Response(text=text, content_type="application/json")
 
 
 def _list(api: ApiParts, given: dict[str, list[str]]) -> str:
-    matches = _entry_filter(given)
-    states = given.get("state")
+    choice = Choice(given)
     runtime = api.gateway.runtime
     rows = []
     breather = Breather()
     for entry in api.gateway.snapshot().entries:
-        if matches(entry):
+        tunnel = entry.tunnel
+        if choice.has(tunnel.name, tunnel.mode.value, entry.source, tunnel.labels):
             row = entry.row(runtime)
-            if states is None or row.state in states:
+            if choice.has_state(row.state):
                 rows.append(json.dumps(row.to_json()))
         breather.breathe()
     return f'{{"tunnels": [{", ".join(rows)}]}}'
 
 
-def _entry_filter(given: dict[str, list[str]]) -> Callable[[Entry], bool]:
-    patterns = [name_pattern(each) for each in given.get("name", [])]
-    modes, sources = given.get("mode"), given.get("source")
-    labels = [each.split("=", 1) for each in given.get("label", [])]
+def _checked(request: web.Request, states: Sequence[str]) -> dict[str, list[str]]:
+    given = query(request, [each.name for each in _FILTERS])
+    for name, known in (("state", states), ("mode", MODES)):
+        if not set(given.get(name, [])) <= set(known):
+            raise ApiProblem(ProblemKind.BAD_REQUEST, f"{name} is one of {', '.join(known)}")
+    if not all("=" in each for each in given.get("label", [])):
+        raise ApiProblem(ProblemKind.BAD_REQUEST, "write label=NAME=VALUE")
+    return given
 
-    def matches(entry: Entry) -> bool:
-        tunnel = entry.tunnel
-        return (
-            (not patterns or any(each(tunnel.name) for each in patterns))
-            and (modes is None or tunnel.mode.value in modes)
-            and (sources is None or entry.source in sources)
-            and all(tunnel.labels.get(name) == value for name, value in labels)
-        )
 
-    return matches
+@operations.add(
+    "GET",
+    "/v1/fleet",
+    "All gateways of a shared fleet, and their tunnels; one that does not answer is shown as such",
+    parameters=_FLEET_FILTERS,
+    answers=[Success(200, "the gateways, and the tunnels that match", "Fleet")],
+)
+async def read_fleet(request: web.Request) -> web.StreamResponse:
+    """Answer with the whole fleet."""
+    given = _checked(request, [*STATES, UNKNOWN])
+    api = parts(request)
+    text = await api.surveys.run(_survey, api, given)
+    return web.Response(text=text, content_type="application/json")
+
+
+def _survey(api: ApiParts, given: dict[str, list[str]]) -> str:
+    survey = look_at_fleet(api.gateway, api.gateway.others, given)
+    return json.dumps(survey.to_json())
 
 
 @operations.add(
@@ -164,13 +181,15 @@ async def add_tunnel(request: web.Request) -> web.StreamResponse:
 @operations.add(
     "GET",
     "/v1/tunnels/{name}",
-    "One tunnel",
+    "One tunnel; one of another gateway of the fleet has the name of that in `gateway`",
     answers=[Success(200, "how it is now", "TunnelRow", headers=_ETAG)],
 )
 async def read_tunnel(request: web.Request) -> web.StreamResponse:
     """Answer how a tunnel is now."""
     query(request, ())
-    return await _answer_row(request, request.match_info["name"])
+    api, name = parts(request), request.match_info["name"]
+    found = await api.surveys.run(look_elsewhere, api.gateway, api.gateway.others, name)
+    return await _answer_row(request, name) if found is None else web.json_response(found)
 
 
 @operations.add(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .devices import NotifySection
     from .door_users import DoorUsers
+    from .fleet_tls import FleetTls
     from .on_demand import OnDemandSettings
     from .problems import Problem
 
@@ -26,7 +27,17 @@ STATIC = "static"
 POSTGRES = "postgres"
 RAY = "ray"
 """The engines of placement."""
-CHANGES_IN_PLACE = frozenset({"drain_seconds", "door_users_file", "door_users"})
+CHANGES_IN_PLACE = frozenset(
+    {
+        "drain_seconds",
+        "door_users_file",
+        "door_users",
+        "fleet_cert",
+        "fleet_key",
+        "fleet_ca",
+        "fleet_tls",
+    }
+)
 """Settings of the gateway that a reload takes over; the others need a new start."""
 
 
@@ -61,6 +72,12 @@ class GatewaySettings:
     door: str | None = None
     door_users_file: Path | None = None
     door_users: DoorUsers | None = field(default=None, repr=False)
+    fleet_listen: TcpAddress | None = None
+    fleet_address: str | None = None
+    fleet_cert: Path | None = None
+    fleet_key: Path | None = None
+    fleet_ca: Path | None = None
+    fleet_tls: FleetTls | None = field(default=None, repr=False)
 
     def needing_restart(self, newer: GatewaySettings) -> list[str]:
         """The settings that differ in `newer` and that a running gateway cannot take over."""

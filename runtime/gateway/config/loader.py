@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunnelfleet.actors.addresses import is_loopback
+from tunnelfleet.actors.addresses import is_loopback, parse_ip
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
@@ -24,6 +24,7 @@ from .devices import NotifyReader
 from .door_users import read_users
 from .files import Document, read_documents
 from .fleet import POSTGRES, RAY, STATIC, DoorRule, FleetConfig, GatewaySettings, ordinal_in
+from .fleet_tls import FleetFileError, read_fleet_tls
 from .on_demand import OnDemandSettings
 from .paths import admin_socket, state_folder
 from .problems import ConfigProblems, Problem, nearest
@@ -33,6 +34,8 @@ from .tunnels import TunnelReader, validate
 
 SHARDS = 256
 """Into how many parts a fleet is cut, unless its file says otherwise."""
+FLEET_KEYS = ("fleet_listen", "fleet_address", "fleet_cert", "fleet_key", "fleet_ca")
+"""Of `[gateway]`: all but the address are needed where one of them is."""
 
 
 def load(
@@ -277,6 +280,10 @@ class _Loader:
             door=given.get("door"),
             client_token_secret_file=self._file(merged, "client_token_secret_file"),
             door_users_file=self._file(merged, "door_users_file"),
+            fleet_address=given.get("fleet_address"),
+            fleet_cert=self._file(merged, "fleet_cert"),
+            fleet_key=self._file(merged, "fleet_key"),
+            fleet_ca=self._file(merged, "fleet_ca"),
         )
         settings = replace(settings, placement_ordinal=self._ordinal(given, name, problem))
         self._check_placement(settings, given, problem)
@@ -285,6 +292,7 @@ class _Loader:
             self._check_secret(secret, problem)
         settings = self._admin(settings, merged, problem)
         settings = self._door(settings, problem)
+        settings = self._fleet(settings, given, problem)
         return self._metrics(settings, merged, problem)
 
     def _file(self, merged: Mapping[str, tuple[Document, Any]], key: str) -> Path | None:
@@ -404,6 +412,39 @@ class _Loader:
             problem("door_users_file", warning, error=False)
         return replace(settings, door_users=users)
 
+    def _fleet(
+        self, settings: GatewaySettings, given: Mapping[str, Any], problem: Any
+    ) -> GatewaySettings:
+        """What other gateways of the fleet reach this one by."""
+        present = [key for key in FLEET_KEYS if key in given]
+        if not present:
+            return settings
+        if settings.placement != POSTGRES:
+            hint = f'it is for placement = "{POSTGRES}", in which gateways know of each other'
+            problem(present[0], f"{hint}; leave it out, or write that")
+            return settings
+        missing = [key for key in FLEET_KEYS if key not in given and key != "fleet_address"]
+        if missing:
+            hint = f"it needs {', '.join(missing)} too"
+            problem(present[0], f"{hint}: docs/fleet.md says how the files are made")
+            return settings
+        address = parse_address(given["fleet_listen"])
+        assert isinstance(address, TcpAddress)
+        if settings.fleet_address is None and is_wildcard(address.host):
+            hint = f"other gateways cannot connect to {address.host}"
+            problem("fleet_listen", f"{hint}; write fleet_address, what they reach this one at")
+        files = [settings.fleet_cert, settings.fleet_key, settings.fleet_ca]
+        cert, key, ca = (path for path in files if path is not None)
+        self._files |= {cert, key, ca}
+        try:
+            tls, warning = read_fleet_tls(cert, key, ca, settings.name)
+        except FleetFileError as error:
+            problem(error.key, str(error))
+            return settings
+        if warning:
+            problem("fleet_key", warning, error=False)
+        return replace(settings, fleet_listen=address, fleet_tls=tls)
+
     def _metrics(
         self, settings: GatewaySettings, merged: Mapping[str, Any], problem: Any
     ) -> GatewaySettings:
@@ -419,6 +460,12 @@ class _Loader:
             hint = "the token crosses the network without TLS; whoever listens there can read it"
             problem("metrics_token_file", hint, error=False)
         return replace(settings, metrics=address, metrics_token=token)
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a listener at this host listens at all addresses of its machine."""
+    address = parse_ip(host)
+    return address is not None and address.is_unspecified
 
 
 def _list(value: object) -> list[object]:

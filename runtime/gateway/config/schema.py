@@ -317,6 +317,22 @@ class GatewayKeys(BaseModel):
     """File with the users of a front door at a TCP port, `NAME:HASH` a line, as
     `tunnelfleet door-user NAME` writes it; it is read at each start and reload.
     """
+    fleet_listen: Annotated[str, _core(_check_tcp)] | None = None
+    """With `placement = "postgres"`: where other gateways of the fleet reach this one, as
+    `HOST:PORT`, so that the door of any leads to the tunnels of all; it needs the three files.
+    """
+    fleet_address: Annotated[str, _core(_check_tcp)] | None = None
+    """What the others are told instead of `fleet_listen`, as `HOST:PORT`: behind NAT, or where it
+    listens at all addresses.
+    """
+    fleet_cert: Text | None = None
+    """PEM file with this gateway's certificate for the others, which has the gateway's `name` as
+    a DNS name or common name. This file and the next two are read at each start and reload.
+    """
+    fleet_key: Text | None = None
+    """PEM file with its key, without a passphrase."""
+    fleet_ca: Text | None = None
+    """PEM file with the fleet's own authority: whoever has a certificate of it is a gateway."""
 
 
 class TunnelBase(BaseModel):

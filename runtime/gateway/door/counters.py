@@ -37,7 +37,7 @@ DOOR_METRICS = frozenset(
 )
 """The names of all metrics of front doors."""
 
-PROTOCOLS = ("http", "socks5")
+PROTOCOLS = ("http", "socks5", "fleet")
 
 
 class DoorCounters:

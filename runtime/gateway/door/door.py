@@ -12,28 +12,27 @@ is always there and which `tunnelfleet connect` uses. Both speak SOCKS 5 and HTT
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from tunnelfleet.actors.addresses import Address, TcpAddress, UnixAddress, parse_address
+from tunnelfleet.actors.addresses import Address, TcpAddress, parse_address
 from tunnelfleet.actors.kernel import ChildSpec, DispatchedActor
-from tunnelfleet.actors.net.socket_io import ExhaustionLog, close_socket, is_exhausted
+from tunnelfleet.actors.net.socket_io import ExhaustionLog
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.config import GatewaySettings
 from tunnelfleet.runtime.gateway.config.paths import runtime_folder
 from tunnelfleet.runtime.gateway.supervisor import child
-from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
 
 from .counters import CountedSocket, DoorCounters
 from .crowd import DoorLimits
 from .hall import Denied, GiveWay, Hall
 from .identity import Identity
+from .listening import Acceptor, DoorListener, MayAccept
 from .visitor import VisitorActor
 
 if TYPE_CHECKING:
@@ -41,112 +40,9 @@ if TYPE_CHECKING:
 
     from tunnelfleet.runtime.gateway.gateway import Gateway
 
-    from .resolver import Resolver
+    from .resolver import OtherGateways, Resolver
+
 logger = logging.getLogger(__name__)
-
-
-_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""Errors of an address that this machine does not have: the name's others are listened on."""
-
-
-class DoorListener:
-    """What one door listens on.
-
-    Args:
-        address: where; a free port in place of port 0.
-        sockets: non-blocking.
-        file: of a Unix socket.
-    """
-
-    def __init__(
-        self, address: Address, sockets: list[socket.socket], file: UnixListener | None = None
-    ) -> None:
-        self.address = address
-        self.sockets = sockets
-        self._file = file
-
-    @classmethod
-    def at_unix(
-        cls, path: str | Path, *, mode: int, group: str | None = None, backlog: int = 128
-    ) -> Self:
-        """Listen on a Unix socket that those may use whom its mode and its group let in.
-
-        Raises:
-            ConfigError: it is not possible.
-        """
-        path = Path(path)
-        file = UnixListener(UnixPlace(path, mode, group, "a front door"))
-        file.socket.setblocking(False)
-        file.socket.listen(backlog)
-        return cls(UnixAddress(str(path)), [file.socket], file)
-
-    @classmethod
-    def at_tcp(cls, address: TcpAddress, *, backlog: int = 128) -> Self:
-        """Listen on a TCP port, the same at each address of the host that this machine has.
-
-        Raises:
-            ConfigError: it is not possible.
-        """
-        sockets: list[socket.socket] = []
-        port = address.port
-        missing = OSError(errno.EADDRNOTAVAIL, "this machine has no such address")
-        try:
-            found = socket.getaddrinfo(
-                address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            for family, *_kind, target in sorted(set(found), key=lambda each: each[0]):
-                try:
-                    sockets.append(_listen(family, (target[0], port, *target[2:]), backlog))
-                except OSError as error:
-                    if error.errno not in _NOT_HERE:
-                        raise
-                    missing = error
-                else:
-                    port = sockets[-1].getsockname()[1]
-            if not sockets:
-                raise missing
-        except OSError as error:
-            for sock in sockets:
-                close_socket(sock)
-            raise ConfigError(
-                f"a front door cannot listen on {address}: {error.strerror or error}; "
-                "choose another address"
-            ) from None
-        return cls(TcpAddress(address.host, port), sockets)
-
-    def close(self) -> None:
-        """Close it, and remove the file of a Unix socket."""
-        if self._file is not None:
-            # First, so that no client finds a socket that nobody listens on any more.
-            self._file.remove()
-        for sock in self.sockets:
-            close_socket(sock)
-
-
-def _listen(family: int, target: object, backlog: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # Else `::` would take the port of `0.0.0.0`, too.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(target)  # type: ignore[arg-type]
-        sock.listen(backlog)
-    except OSError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock
-
-
-TURN_ACCEPTS = 64
-"""Clients accepted in one turn before other actors have theirs."""
-EXHAUSTED_PAUSE_SECONDS = 1.0
-"""How long accepting rests when the process has no file descriptor left."""
-
-
-class _MayAccept(NamedTuple):
-    """Try to accept again."""
 
 
 class DoorActor(DispatchedActor):
@@ -162,40 +58,22 @@ class DoorActor(DispatchedActor):
         self, listeners: Sequence[socket.socket], hall: Hall, exhaustion: ExhaustionLog
     ) -> None:
         super().__init__()
-        self._listeners = listeners
         self._hall = hall
-        self._exhaustion = exhaustion
+        what = "accept at a front door"
+        self._acceptor = Acceptor(self, listeners, exhaustion, what, self._take, self._relieve)
 
     def on_start(self) -> None:
         """Begin to accept."""
-        self._accept()
+        self._acceptor.start()
 
     def on_receive(self, message: Any) -> Any:
         """Accept again after a rest."""
-        if isinstance(message, _MayAccept):
-            self._accept()
+        if isinstance(message, MayAccept):
+            self._acceptor.start()
             return None
         return super().on_receive(message)
 
-    def _accept(self) -> None:
-        for listener in self._listeners:
-            self.add_reader(listener, functools.partial(self._on_acceptable, listener))
-
-    def _on_acceptable(self, listener: socket.socket) -> None:
-        for _ in range(TURN_ACCEPTS):
-            try:
-                sock, address = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if is_exhausted(error):
-                    self._rest(error)
-                    return
-                continue
-            self._take(sock, address)
-
     def _take(self, sock: socket.socket, address: Any) -> None:
-        sock.setblocking(False)
         is_unix = sock.family == socket.AF_UNIX
         peer = "" if is_unix else str(TcpAddress(address[0], address[1]))
         counted = CountedSocket(sock, self._hall.counters)
@@ -203,14 +81,10 @@ class DoorActor(DispatchedActor):
         visitor = VisitorActor.start(counted, peer, self.actor_ref, self._hall)
         self._hall.make_room(visitor)
 
-    def _rest(self, error: OSError) -> None:
-        self._exhaustion.note("accept at a front door", error)
-        for listener in self._listeners:
-            self.remove_reader(listener)
+    def _relieve(self) -> None:
         oldest = self._hall.crowd.oldest()
         if oldest is not None:
             oldest.tell(GiveWay())
-        self.schedule(EXHAUSTED_PAUSE_SECONDS, _MayAccept())
 
 
 DOOR = "door"
@@ -238,6 +112,7 @@ class Door:
         on_denied: called with each client that was turned away because of who it is, on the
             gateway's thread; must not block.
         resolver: finds tunnels for names that the fleet does not have; None if nobody does.
+        others: the way to other gateways of a shared fleet; None if it is not shared.
     """
 
     def __init__(
@@ -246,11 +121,13 @@ class Door:
         limits: DoorLimits | None = None,
         on_denied: Callable[[Denied], object] = lambda _denied: None,
         resolver: Resolver | None = None,
+        others: OtherGateways | None = None,
     ) -> None:
         self._settings = settings
         self._limits = limits or DoorLimits()
         self._on_denied = on_denied
         self._resolver = resolver
+        self._others = others
         self._exhaustion = ExhaustionLog()
         self._listeners: list[DoorListener] = []
         self._identity: Identity | None = None
@@ -306,6 +183,7 @@ class Door:
             self._identity,
             self._on_denied,
             self._resolver,
+            self._others,
         )
         gateway.collector.add(self.collect)
         if self.address is not None:

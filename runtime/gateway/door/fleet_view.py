@@ -6,18 +6,27 @@ FleetActor knows, on FleetActor's thread, and changes nothing.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunnelfleet.proto import Mode, printable
 from tunnelfleet.proto.text import MAX_REASON_CHARACTERS
-from tunnelfleet.runtime import Tunnel, TunnelRuntime, TunnelState
+from tunnelfleet.runtime import Limits, Tunnel, TunnelRuntime, TunnelState
 from tunnelfleet.runtime.gateway.reconcile import RunPhase
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .handshake import Denial
-from .names import DoorRefused, TunnelNames, choose_service, find_tunnel, match_service, may_reach
+from .names import (
+    DoorRefused,
+    TunnelNames,
+    choose_service,
+    find_tunnel,
+    match_service,
+    may_reach,
+    readings,
+)
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.fleet_state import FleetState
@@ -57,7 +66,36 @@ class Unopened(NamedTuple):
     service_id: str
 
 
-Found = Entrance | NotYet | Unopened
+class Away(NamedTuple):
+    """A tunnel of the fleet that another gateway has, or is about to have.
+
+    Attributes:
+        tunnel: its name.
+        service: what the client called the service; None if it named none.
+        port: the number behind it.
+        grace_seconds: how long its clients may wait until it can be reached.
+    """
+
+    tunnel: str
+    service: str | None
+    port: int | None
+    grace_seconds: float = Limits().offline_grace_seconds
+
+
+class Unlisted(NamedTuple):
+    """No file here has such a tunnel: it may have been added at another gateway at run time.
+
+    Attributes:
+        readings: what the client may mean, best first; it may reach each if there is one.
+    """
+
+    readings: tuple[Away, ...]
+
+
+Found = Entrance | NotYet | Unopened | Away | Unlisted
+MAX_READINGS = 8
+"""Ways to read a text that are looked up in the state."""
+MAX_TUNNEL_NAME = 200
 NAMES_SECONDS = 1.0
 """How old what is known of the fleet's names may be."""
 _ENDING = frozenset({TunnelState.DRAINING, TunnelState.STOPPED})
@@ -72,6 +110,7 @@ class FleetView:
         state: what FleetActor knows.
         runtime: returns the runtime that has the tunnels now.
         resolver: finds tunnels for other names; None if nobody does.
+        is_shared: whether other gateways have a part of the fleet, and can be found out.
     """
 
     def __init__(
@@ -79,10 +118,13 @@ class FleetView:
         state: FleetState,
         runtime: Callable[[], TunnelRuntime],
         resolver: Resolver | None = None,
+        *,
+        is_shared: bool = False,
     ) -> None:
         self._state = state
         self._runtime = runtime
         self._resolver = resolver
+        self._is_shared = is_shared
         self._names = TunnelNames(())
         self._names_at = float("-inf")
 
@@ -102,6 +144,8 @@ class FleetView:
             asked = find_tunnel(text, port, self._find, self._services_of)
         except DoorRefused:
             found = self._enter_unopened(text, port, user)
+            if found is None and self._is_shared:
+                found = self._unlisted(text, port, user)
             if found is not None:
                 return found
             if self._may_reach(user, text, None):
@@ -115,6 +159,9 @@ class FleetView:
         if wanted.mode is Mode.DESTINATION:
             reason = f"tunnel {printable(name)} is a destination here: clients enter at its source"
             raise DoorRefused(Denial.NAME, reason)
+        if self._is_away(name):
+            port = port if asked.service is None else None
+            return Away(name, asked.service, port, wanted.limits.offline_grace_seconds)
         tunnel = self._running(name)
         services = self._services_of(name)
         if tunnel is None or services is None:
@@ -124,6 +171,23 @@ class FleetView:
         if tunnel.stats.state is not TunnelState.CONNECTED:
             return NotYet(name, wanted.limits.offline_grace_seconds, _state_of(tunnel))
         return Entrance(tunnel, service_id)
+
+    def _is_away(self, name: str) -> bool:
+        """Whether another gateway has the tunnel, or gets it as soon as it has ended here."""
+        if not self._is_shared or self._state.is_ours(name):
+            return False
+        running = self._state.running.get(name)
+        return running is None or running.phase is RunPhase.DRAINING
+
+    def _unlisted(self, text: str, port: int | None, user: str) -> Unlisted | None:
+        """What may be a tunnel of another gateway; None if the user may reach none of it."""
+        found: list[Away] = []
+        for name, service, number in itertools.islice(readings(text, port), 2 * MAX_READINGS):
+            is_name = 0 < len(name) <= MAX_TUNNEL_NAME and name.isprintable()
+            is_new = all(each.tunnel != name or each.service != service for each in found)
+            if is_name and is_new and self._may_reach(user, name, service):
+                found.append(Away(name, service, number))
+        return Unlisted(tuple(found[:MAX_READINGS])) if found else None
 
     def _enter_unopened(self, text: str, port: int | None, user: str) -> Found | None:
         """The same for a name that the resolver knows; None if it does not.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .counters import DoorCounters
     from .crowd import DoorLimits
     from .identity import Identity
-    from .resolver import Resolver
+    from .resolver import OtherGateways, Resolver
 
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class Hall:
         identity: says who clients are.
         on_denied: is told who was turned away; must not block.
         resolver: finds tunnels for names that the fleet does not have; None if nobody does.
+        others: the way to other gateways of a shared fleet; None if it is not shared.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Hall:
         identity: Identity,
         on_denied: Callable[[Denied], object],
         resolver: Resolver | None = None,
+        others: OtherGateways | None = None,
     ) -> None:
         self._state = state
         self._runtime = runtime
@@ -96,7 +98,8 @@ class Hall:
         self.counters = counters
         self.identity = identity
         self.resolver = resolver
-        self.view = FleetView(state, runtime, resolver)
+        self.others = others
+        self.view = FleetView(state, runtime, resolver, is_shared=others is not None)
         self.crowd: Crowd[ActorRef[Any]] = Crowd(limits)
         counters.handshakes = lambda: self.crowd.yielding
 

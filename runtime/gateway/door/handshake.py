@@ -40,6 +40,8 @@ class Denial(Enum):
     """There is no such tunnel or service, or the tunnel has several services."""
     UNAVAILABLE = "unavailable"
     """The tunnel is not connected, stops, or has all the connections that it may have."""
+    ELSEWHERE = "elsewhere"
+    """Another gateway of the fleet has it, and cannot be asked from here, or not now."""
     FAILED = "failed"
     """The tunnel could not carry it."""
     BUSY = "busy"
@@ -80,7 +82,7 @@ class Handshake(Protocol):
     """One client's handshake."""
 
     protocol: str
-    """The name of the protocol for people and metrics: `socks5`, `http` or `other`."""
+    """The name of the protocol for people and metrics: `socks5`, `http`, `fleet` or `other`."""
 
     def receive(self, data: bytes) -> int:
         """Take the bytes of the handshake from the start of `data`; return how many they were.

@@ -124,7 +124,7 @@ def find_tunnel(
         DoorRefused: there is no such tunnel.
     """
     first: Asked | None = None
-    for name, service, number in _readings(text, port):
+    for name, service, number in readings(text, port):
         tunnel = find(name)
         if tunnel is None:
             continue
@@ -144,7 +144,7 @@ def find_tunnel(
     raise DoorRefused(Denial.NAME, f"there is no tunnel {shown!r} in this fleet")
 
 
-def _readings(text: str, port: int | None) -> Iterator[tuple[str, str | None, int | None]]:
+def readings(text: str, port: int | None) -> Iterator[tuple[str, str | None, int | None]]:
     """How a text can be read: the names of a tunnel and of a service, and a port; best first."""
     yield text, None, port
     text = text.removesuffix(".")

@@ -44,6 +44,7 @@ _REPLIES = {
     Denial.RULE: 2,
     Denial.NAME: 4,
     Denial.UNAVAILABLE: 3,
+    Denial.ELSEWHERE: 3,
     Denial.FAILED: 5,
     Denial.BUSY: 1,
 }

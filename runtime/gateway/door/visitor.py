@@ -7,6 +7,7 @@ Owns the client's socket and the order of the steps:
     LOGIN      a password is being checked
     FINDING    it has said where it wants to go, and waits until the tunnel is connected
     RESOLVING  there is no such tunnel, and whoever can find or open one was asked
+    FORWARDING another gateway of the fleet has it, and was asked
     LENT       the tunnel is asked to take the socket, and may have it already
     LEAVING    it was refused; it has a moment to read why
 
@@ -16,6 +17,7 @@ garbage is this actor's affair alone.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import logging
 import select
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pykka import ActorDeadError, ActorRef
 
-from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, Timer
+from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, Timer, ask_future
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, discard_some
 from tunnelfleet.actors.tunnel.messages import HandOver
@@ -34,20 +36,24 @@ from tunnelfleet.proto import NotConnected, TooManyConnections, TunnelClosed, Tu
 from tunnelfleet.runtime import TunnelStateChanged
 
 from .first_byte import begin_handshake
-from .fleet_view import Entrance, NotYet, Unopened
+from .fleet_view import Away, Entrance, NotYet, Unlisted, Unopened
 from .hall import GiveWay
 from .handshake import Denial, LoginGiven, Malformed, TargetNamed
 from .identity import UnixPeer
 from .names import DoorRefused
-from .resolver import AskedTunnel, Elsewhere, Local, Refused
+from .resolver import AskedTunnel, Elsewhere, Forwarded, Local, NobodyYet, Refused, SendTo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnelfleet.actors.kernel import DispatchedFuture
     from tunnelfleet.runtime.gateway.config.door_users import DoorUsers
+    from tunnelfleet.runtime.gateway.placement import Member
 
     from .counters import CountedSocket
     from .hall import Hall
     from .handshake import Handshake
-    from .resolver import Answer
+    from .resolver import Answer, OtherGateways
 
 
 logger = logging.getLogger(__name__)
@@ -72,6 +78,35 @@ class _LoginChecked(NamedTuple):
     is_good: bool
 
 
+class Guest(NamedTuple):
+    """A client of another gateway, which has seen who it is.
+
+    Attributes:
+        handshake: has its target; what it says goes to that gateway.
+        user: who the client is, as that gateway says.
+        peer: where it is, and by which gateway.
+    """
+
+    handshake: Handshake
+    user: str
+    peer: str
+
+
+class _NameFound(NamedTuple):
+    """Which tunnel that was added at run time is meant."""
+
+    readings: tuple[Away, ...]
+    found: str | BaseException | None
+
+
+class _GatewayAnswered(NamedTuple):
+    """What another gateway has answered: None if it carries the connection."""
+
+    envoy: ActorRef[Any]
+    away: Away
+    answer: Refused | BaseException | None
+
+
 class _ResolverAnswered(NamedTuple):
     """What was answered to the question for a tunnel that is not there."""
 
@@ -90,6 +125,7 @@ class _VisitorStage(Enum):
     LOGIN = auto()
     FINDING = auto()
     RESOLVING = auto()
+    FORWARDING = auto()
     LENT = auto()
     LEAVING = auto()
 
@@ -114,21 +150,31 @@ class VisitorActor(DispatchedActor):
         peer: where it is, for people; empty for a Unix socket, whose kernel knows.
         door: the actor that has accepted it: when that ends, so does this.
         hall: what all clients share.
+        guest: what is known of it already, if another gateway has forwarded it.
     """
 
-    def __init__(self, sock: CountedSocket, peer: str, door: ActorRef[Any], hall: Hall) -> None:
+    def __init__(
+        self,
+        sock: CountedSocket,
+        peer: str,
+        door: ActorRef[Any],
+        hall: Hall,
+        guest: Guest | None = None,
+    ) -> None:
         super().__init__()
         self._sock: CountedSocket | None = sock
         self._peer = peer
         self._door = door
         self._hall = hall
+        self._guest = guest
         self._user = ""
         self._stage = _VisitorStage.WHO
         self._handshake: Handshake | None = None
         self._users: DoorUsers | None = None
         """Those whose password is asked for; None if nobody's is."""
         self._target: TargetNamed | None = None
-        self._place: Entrance | None = None
+        self._grace: NotYet | None = None
+        """What it waits for if the tunnel that it was lent to does not take it."""
         self._wait_until: float | None = None
         self._local: tuple[str, str] | None = None
         """The tunnel that was found or opened for it, and the service."""
@@ -146,6 +192,10 @@ class VisitorActor(DispatchedActor):
         """Find out who it is, or let it speak."""
         self.watch(self._door)
         self._set_timer(self._hall.limits.handshake_seconds, _Late())
+        if self._guest is not None:
+            self._handshake, self._user, self._peer = self._guest
+            self._go_on()
+            return
         if self._open_socket.family != socket.AF_UNIX:
             self._users = self._hall.users()
             self._talk()
@@ -284,8 +334,15 @@ class VisitorActor(DispatchedActor):
                 self._resolve(found)
             case NotYet():
                 self._wait(found)
-            case Entrance():
-                self._lend(found)
+            case Entrance(tunnel, service_id):
+                config = tunnel.config
+                grace_seconds = config.limits.offline_grace_seconds
+                self._grace = NotYet(config.name, grace_seconds, "has lost its connection")
+                self._lend(tunnel.hand_over, service_id)
+            case Away():
+                self._go_away(found)
+            case Unlisted():
+                self._look_up(found)
 
     def _wait(self, found: NotYet) -> None:
         now = time.monotonic()
@@ -306,7 +363,7 @@ class VisitorActor(DispatchedActor):
     def _on_look_again(self, _message: _TryAgain | TunnelStateChanged) -> None:
         if self._stage is _VisitorStage.FINDING:
             self._find()
-        elif self._stage is _VisitorStage.RESOLVING:
+        elif self._stage in (_VisitorStage.RESOLVING, _VisitorStage.FORWARDING):
             self._go_on_waiting()
 
     # -- a tunnel that is not there
@@ -326,11 +383,12 @@ class VisitorActor(DispatchedActor):
         self.pipe_to_self(resolver.resolve(asked), _resolved)
 
     def _go_on_waiting(self) -> None:
-        assert self._wait_until is not None
+        # Another gateway has as long as its own doors give; whoever asks it bounds that.
+        is_here = self._stage is _VisitorStage.RESOLVING and self._wait_until is not None
         if _has_left(self._open_socket):
             self._hall.counters.left += 1
             self.exit()
-        elif time.monotonic() > self._wait_until:
+        elif is_here and time.monotonic() > (self._wait_until or 0.0):
             self._refuse(Denial.UNAVAILABLE, "nobody has answered for this name; try again")
         else:
             self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
@@ -347,26 +405,115 @@ class VisitorActor(DispatchedActor):
                 self._find()
             case Refused(denial, text):
                 self._refuse(denial, text)
-            case Elsewhere(gateway):
-                text = f"{printable(self._local[0])} is with gateway {printable(gateway)}"
-                self._refuse(Denial.UNAVAILABLE, f"{text}: ask there")
+            case Elsewhere():
+                self._wait_until = None
+                tunnel, service_id = self._local
+                self._local = None
+                self._go_away(Away(tunnel, service_id or None, None))
             case error:
                 logger.error("a question for a tunnel has failed: %r", error)
                 self._refuse(Denial.FAILED, "it failed, which the gateway's log tells more of")
 
-    def _lend(self, place: Entrance) -> None:
+    # -- a tunnel that another gateway has
+
+    def _look_up(self, found: Unlisted) -> None:
+        """Find out whether such a tunnel was added at another gateway."""
+        others = self._hall.others
+        assert others is not None
+        assert self._target is not None
+        if self._guest is not None:
+            text = f"there is no tunnel {printable(self._target.name)!r} in this fleet"
+            self._refuse(Denial.NAME, text)
+            return
+        if not self._hall.crowd.wait(self.actor_ref):
+            self._refuse(Denial.BUSY, "too many clients wait for tunnels: try again in a moment")
+            return
+        self._stage = _VisitorStage.RESOLVING
+        self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
+        if self._wait_until is None:
+            self._wait_until = time.monotonic() + self._hall.limits.resolve_seconds
+        future = others.find([each.tunnel for each in found.readings])
+        self.pipe_to_self(future, lambda done: _NameFound(found.readings, _outcome(done)))
+
+    def _on_name_found(self, message: _NameFound) -> None:
+        if self._stage is not _VisitorStage.RESOLVING:
+            return
+        assert self._target is not None
+        self._wait_until = None
+        readings, found = message
+        shown = printable(self._target.name)
+        if isinstance(found, BaseException):
+            reason = f"no file has a tunnel {shown!r}, and the state cannot be asked: {found}"
+            self._refuse(Denial.UNAVAILABLE, reason)
+            return
+        away = next((each for each in readings if each.tunnel == found), None)
+        if away is None:
+            self._refuse(Denial.NAME, f"there is no tunnel {shown!r} in this fleet")
+        else:
+            self._go_away(away)
+
+    def _go_away(self, away: Away) -> None:
+        """Ask the gateway that has the tunnel; a connection is forwarded once at the most."""
+        others = self._hall.others
+        shown = printable(away.tunnel)
+        self._stage = _VisitorStage.FINDING
+        if others is None or self._guest is not None:
+            self._refuse(Denial.ELSEWHERE, f"tunnel {shown} is with another gateway of the fleet")
+            return
+        match others.way_to(away.tunnel):
+            case Refused(denial, text):
+                self._refuse(denial, text)
+            case NobodyYet(text):
+                self._wait(NotYet(away.tunnel, away.grace_seconds, text))
+            case SendTo(member):
+                self._forward(others, member, away)
+
+    def _forward(self, others: OtherGateways, member: Member, away: Away) -> None:
+        if not self._hall.crowd.wait(self.actor_ref):
+            text = f"too many clients wait for tunnels, and {printable(away.tunnel)} is elsewhere"
+            self._refuse(Denial.BUSY, text)
+            return
+        self._stage = _VisitorStage.FORWARDING
+        self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
+        tunnel, service, port, _grace = away
+        asked = Forwarded(tunnel, service, port, self._user, self._peer, self.actor_ref)
+        envoy, future = others.send(member, asked)
+        self.pipe_to_self(future, lambda done: _GatewayAnswered(envoy, away, _outcome(done)))
+
+    def _on_gateway_answered(self, message: _GatewayAnswered) -> None:
+        if self._stage is not _VisitorStage.FORWARDING:
+            return
+        envoy, away, answer = message
+        self._stage = _VisitorStage.FINDING
+        match answer:
+            case None:
+                self._grace = NotYet(away.tunnel, away.grace_seconds, "was lost on the way")
+                self._lend(lambda message: ask_future(envoy, message), "")
+            case Refused(Denial.ELSEWHERE, text):
+                # It moves, or its gateway has just gone: another one is about to have it.
+                self._wait(NotYet(away.tunnel, away.grace_seconds, f"cannot be reached: {text}"))
+            case Refused(denial, text):
+                self._refuse(denial, text)
+            case error:
+                logger.error("forwarding to another gateway has failed: %r", error)
+                self._refuse(Denial.FAILED, "it failed, which the gateway's log tells more of")
+
+    # -- the tunnel takes the socket
+
+    def _lend(
+        self, hand_over: Callable[[HandOver], DispatchedFuture[Any]], service_id: str
+    ) -> None:
         assert self._handshake is not None
         self._stage = _VisitorStage.LENT
-        self._place = place
         message = HandOver(
-            place.service_id,
+            service_id,
             self._open_socket,
             self._handshake.welcome(),
             self._peer,
             self._user,
         )
         try:
-            answer = place.tunnel.hand_over(message)
+            answer = hand_over(message)
         except TunnelClosed:
             self._on_answered(_Answered(NotConnected()))
             return
@@ -387,10 +534,8 @@ class VisitorActor(DispatchedActor):
         self._stage = _VisitorStage.FINDING
         if isinstance(error, NotConnected | ActorDeadError):
             # It was connected a moment ago.
-            assert self._place is not None
-            config = self._place.tunnel.config
-            grace_seconds = config.limits.offline_grace_seconds
-            self._wait(NotYet(config.name, grace_seconds, "has lost its connection"))
+            assert self._grace is not None
+            self._wait(self._grace)
         elif isinstance(error, TooManyConnections | TunnelClosed):
             self._refuse(Denial.UNAVAILABLE, str(error))
         elif isinstance(error, TunnelError):
@@ -465,6 +610,8 @@ class VisitorActor(DispatchedActor):
         TunnelStateChanged: _on_look_again,
         _TryAgain: _on_look_again,
         _ResolverAnswered: _on_resolved,
+        _NameFound: _on_name_found,
+        _GatewayAnswered: _on_gateway_answered,
         _Answered: _on_answered,
         _Late: _on_late,
         GiveWay: _on_give_way,
@@ -478,6 +625,15 @@ def _error_of(answer: Any) -> BaseException | None:
     except Exception as error:  # noqa: BLE001 - whatever it is, the socket was not taken
         return error
     return None
+
+
+def _outcome(answer: Any) -> Any:
+    """What a future of pykka's kind or of the standard library's has come to."""
+    try:
+        is_standard = isinstance(answer, concurrent.futures.Future)
+        return answer.result() if is_standard else answer.get()
+    except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer
+        return error
 
 
 def _resolved(answer: Any) -> _ResolverAnswered:

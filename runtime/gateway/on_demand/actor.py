@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from tunnelfleet.actors.kernel import DispatchedActor, Terminated
 from tunnelfleet.proto import printable
 from tunnelfleet.runtime import TunnelState
+from tunnelfleet.runtime.gateway.config.fleet import POSTGRES
 from tunnelfleet.runtime.gateway.door.fleet_view import ON_DEMAND
 from tunnelfleet.runtime.gateway.door.handshake import Denial
-from tunnelfleet.runtime.gateway.door.resolver import AskedTunnel, Local, Refused
+from tunnelfleet.runtime.gateway.door.resolver import AskedTunnel, Elsewhere, Local, Refused
 from tunnelfleet.runtime.gateway.messages import PutWanted, RemoveWanted
 from tunnelfleet.runtime.gateway.store import StoreError
 from tunnelfleet.runtime.gateway.supervisor import FLEET
@@ -245,13 +246,15 @@ class DemandActor(DispatchedActor):
             self.unwatch(client.asked.client)
             self._admit(client)
 
-    def _refuse_at_once(self, asked: AskedTunnel) -> Refused | None:
+    def _refuse_at_once(self, asked: AskedTunnel) -> Refused | Elsewhere | None:
         name, settings = asked.name, self._settings
         if self._state.is_leaving or self._is_stopping:
             return Refused(Denial.UNAVAILABLE, "the gateway is stopping")
         if settings is None or settings.thing_of(name) is None:
             return Refused(Denial.NAME, f"there is no tunnel {printable(name)!r} in this fleet")
         if not self._state.is_ours(name):
+            if self._state.config.gateway.placement == POSTGRES:
+                return Elsewhere()
             self._counters.refused["elsewhere"] += 1
             text = f"{name} is with another gateway of this fleet: ask there"
             return Refused(Denial.UNAVAILABLE, text)

@@ -242,6 +242,13 @@ class LeasedPlacement:
         members = (each for each in self.members() if each.name == found.name)
         return next((each for each in members if each.epoch == found.epoch), None)
 
+    def owner_names(self) -> tuple[str | None, ...]:
+        """The gateway that has each shard, by number; None for nobody."""
+        table = self._seen.table
+        if table is None:
+            return (None,) * self._shards
+        return tuple(None if each is None else each.name for each in table.owners)
+
     def unowned(self) -> frozenset[int]:
         """The shards that no gateway with a fresh lease has; all while nothing is known."""
         seen = self._seen

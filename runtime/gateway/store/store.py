@@ -276,6 +276,24 @@ class Store:
         self._require_ready()
         return self._counted("tunnels", lambda: self._tunnels.find(name))
 
+    def names_among(self, names: Sequence[str]) -> frozenset[str]:
+        """Those of some names that a tunnel has which was added at run time.
+
+        Raises:
+            StoreError: it cannot be told.
+        """
+        self._require_ready()
+        return self._counted("tunnels", lambda: self._tunnels.names_among(names))
+
+    def list_shards(self, shards: frozenset[int], count: int, limit: int) -> list[tuple[str, str]]:
+        """The names and entries, as JSON without what is secret, of the shared tunnels in shards.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        self._require_ready()
+        return self._counted("tunnels", lambda: self._tunnels.list_shards(shards, count, limit))
+
     def _load(self) -> dict[str, WantedTunnel]:
         found = self._counted("tunnels", self._tunnels.load)
         self.problems = found.problems

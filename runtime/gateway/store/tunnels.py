@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -149,16 +149,33 @@ class TunnelTable:
         Raises:
             StoreError: they cannot be read.
         """
-        slots = [slot for slot in range(SLOTS) if slot % count in shards]
-        mine = TUNNELS.c.gateway == self._gateway
-        # One parameter, for there may be thousands.
-        in_shards = TUNNELS.c.slot == any_(bindparam("slots", slots, type_=ARRAY(Integer)))
-        query = select(TUNNELS).where(mine)
         with self._database.reading() as connection:
-            rows = connection.execute(
-                query if len(shards) == count else query.where(in_shards)
-            ).all()
+            rows = connection.execute(select(TUNNELS).where(*self._in(shards, count))).all()
         return self._read_all(rows, 0)
+
+    def list_shards(self, shards: frozenset[int], count: int, limit: int) -> list[tuple[str, str]]:
+        """The names and entries of the tunnels in some shards, as JSON, without what is sealed.
+
+        Args:
+            shards: their numbers.
+            count: into how many shards the fleet is cut.
+            limit: at most so many.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        query = select(TUNNELS.c.name, TUNNELS.c.entry).where(*self._in(shards, count))
+        with self._database.reading() as connection:
+            rows = connection.execute(query.limit(limit)).all()
+        return [(row.name, row.entry) for row in rows]
+
+    def _in(self, shards: frozenset[int], count: int) -> list[Any]:
+        mine = TUNNELS.c.gateway == self._gateway
+        if len(shards) == count:
+            return [mine]
+        slots = [slot for slot in range(SLOTS) if slot % count in shards]
+        # One parameter, for there may be thousands.
+        return [mine, TUNNELS.c.slot == any_(bindparam("slots", slots, type_=ARRAY(Integer)))]
 
     def find(self, name: str) -> WantedTunnel | None:
         """The tunnel of that name, if there is one.
@@ -171,6 +188,16 @@ class TunnelTable:
         with self._database.reading() as connection:
             row = connection.execute(select(TUNNELS).where(*mine)).first()
         return None if row is None else self._read(row)
+
+    def names_among(self, names: Sequence[str]) -> frozenset[str]:
+        """Those of some names that a tunnel has.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        mine = (TUNNELS.c.gateway == self._gateway, TUNNELS.c.name.in_(names))
+        with self._database.reading() as connection:
+            return frozenset(connection.execute(select(TUNNELS.c.name).where(*mine)).scalars())
 
     def load(self) -> StoredTunnels:
         """Return all tunnels of the gateway.

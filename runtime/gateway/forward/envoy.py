@@ -1,0 +1,301 @@
+"""EnvoyActor: asks another gateway one question, and carries what follows.
+
+    CALLING    the name is looked up, TCP and TLS connect
+    ASKED      the question is sent; the other gateway may wait for its tunnel
+    ANSWERED   it carries the connection: the client's socket is waited for
+    CARRYING   bytes go both ways
+    TELLING    it tells which tunnels it has
+
+Owns the link to the other gateway, and the times of the first two steps. What was refused or cannot
+be reached is the answer, not a failure; whoever asked decides whether to ask again.
+"""
+
+from __future__ import annotations
+
+import ssl
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pykka import ActorRef
+
+from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated
+from tunnelfleet.actors.net.dial import Dial, DialFailed, DialStep
+from tunnelfleet.actors.net.socket_io import prepare_local
+from tunnelfleet.actors.tunnel.messages import (
+    Attach,
+    BytesDelivered,
+    HandOver,
+    LocalDataRead,
+    LocalReadEnded,
+)
+from tunnelfleet.proto import RemoteProtocolError, TunnelClosed, printable
+from tunnelfleet.runtime import parse_address
+from tunnelfleet.runtime.gateway.door.handshake import Denial
+
+from .carriage import LIMITS, Carriage
+from .frames import ANSWER_BYTES, Ask, ForwardAnswer, FrameKind, GatewayFrame, Question
+from .link import FrameLink
+
+if TYPE_CHECKING:
+    import socket
+
+    from tunnelfleet.actors.kernel import Reply
+    from tunnelfleet.actors.kernel.actor import Handlers
+    from tunnelfleet.actors.net.dial import Lookups
+    from tunnelfleet.runtime.gateway.placement import Member
+
+    from .counters import ForwardCounters
+
+__all__ = ["AskAway", "EnvoyActor", "Errand"]
+
+CALL_SECONDS = 5.0
+"""Until TLS is up."""
+ANSWER_SECONDS = 320.0
+"""Until the other gateway has answered for a tunnel that it may have to open first."""
+TELL_SECONDS = 30.0
+"""Until it has told all of its tunnels; who asks waits less."""
+MAX_TOLD_BYTES = 67_108_864
+"""The longest list of tunnels that is taken from one gateway."""
+
+
+class AskAway(NamedTuple):
+    """Ask the question. Answers an `ForwardAnswer`, or the bytes of a list of tunnels."""
+
+
+class Errand(NamedTuple):
+    """What an envoy is to do.
+
+    Attributes:
+        member: the gateway to ask; it has an address.
+        question: for it.
+        tls: shows who we are.
+        asker: the actor for which it asks; when that has ended before it was answered, so does it.
+    """
+
+    member: Member
+    question: Question
+    tls: ssl.SSLContext
+    asker: ActorRef[Any]
+
+
+class _EnvoyLate(NamedTuple):
+    """The time of its step is over."""
+
+
+class _EnvoyStep(Enum):
+    CALLING = auto()
+    ASKED = auto()
+    ANSWERED = auto()
+    CARRYING = auto()
+    TELLING = auto()
+
+
+class EnvoyActor(DispatchedActor):
+    """One question to another gateway. Tell it `AskAway`, and then `HandOver` if it is answered.
+
+    Args:
+        errand: what it is to do.
+        lookups: of the process.
+        counters: where it counts.
+    """
+
+    def __init__(self, errand: Errand, lookups: Lookups, counters: ForwardCounters) -> None:
+        super().__init__()
+        self._errand = errand
+        self._lookups = lookups
+        self._counters = counters
+        self._counts = False
+        self._step = _EnvoyStep.CALLING
+        self._reply: Reply | None = None
+        self._dial: Dial | None = None
+        self._link: FrameLink | None = None
+        self._carriage: Carriage | None = None
+        self._received = bytearray()
+
+    # -- calling
+
+    def _on_ask(self, _message: AskAway) -> None:
+        self._reply = self.defer_reply()
+        self.watch(self._errand.asker)
+        self._counters.open += 1
+        self._counts = True
+        self.schedule(CALL_SECONDS, _EnvoyLate())
+        address = self._errand.member.address
+        assert address is not None
+        self._dial = Dial(
+            self,
+            self._lookups,
+            parse_address(address),
+            tunnel=self.actor_urn,
+            next_address_after_seconds=LIMITS.next_address_after_seconds,
+            on_open=self._on_dialled,
+            on_failed=self._on_not_dialled,
+        )
+        self._dial.start()
+
+    def _on_not_dialled(self, failed: DialFailed) -> None:
+        self._fail("unreachable", f"cannot be reached: {failed.reason}")
+
+    def _on_dialled(self, sock: socket.socket) -> None:
+        self._dial = None
+        prepare_local(sock, LIMITS)
+        self._link = FrameLink(self, self, sock, self._errand.tls, is_server=False)
+        self._link.start()
+
+    def on_link_ready(self, names: frozenset[str]) -> None:
+        """See that it is the gateway that is meant, and ask."""
+        member, question = self._errand.member, self._errand.question
+        if member.name not in names:
+            found = ", ".join(map(printable, sorted(names))) or "nobody"
+            self._fail("stranger", f"is not what answers there: its certificate is for {found}")
+            return
+        assert self._link is not None
+        is_connect = question.ask is Ask.CONNECT
+        self._step = _EnvoyStep.ASKED if is_connect else _EnvoyStep.TELLING
+        self._link.send(FrameKind.HELLO, question.encode())
+        self.schedule(ANSWER_SECONDS if is_connect else TELL_SECONDS, _EnvoyLate())
+
+    # -- the answer
+
+    def on_frame(self, frame: GatewayFrame) -> None:
+        """Take the answer, or what follows it."""
+        if self._carriage is not None:
+            self._carriage.on_frame(frame)
+        elif frame.kind is FrameKind.CUT:
+            text = printable(frame.payload.decode(errors="replace"))
+            self._fail("protocol", f"broke off: {text}")
+        elif self._step is _EnvoyStep.TELLING:
+            self._on_told(frame)
+        elif self._step is _EnvoyStep.ASKED:
+            self._on_answer(frame)
+        elif frame.kind is FrameKind.DATA:
+            # It may speak first: the client's socket is on its way.
+            self._received += frame.payload
+            if len(self._received) > ANSWER_BYTES:
+                assert self._link is not None
+                self._link.pause()
+
+    def _on_told(self, frame: GatewayFrame) -> None:
+        self._received += frame.payload
+        if len(self._received) > MAX_TOLD_BYTES:
+            self._fail("protocol", f"tells more than {MAX_TOLD_BYTES} bytes")
+        elif frame.kind is FrameKind.END:
+            self._answer(bytes(self._received))
+            self._say_end()
+
+    def _on_answer(self, frame: GatewayFrame) -> None:
+        self._received += frame.payload
+        line, found, rest = bytes(self._received).partition(b"\n")
+        if not found:
+            if len(line) > ANSWER_BYTES or frame.kind is FrameKind.END:
+                self._fail("protocol", "does not answer as a gateway does")
+            return
+        try:
+            answer = ForwardAnswer.decode(line)
+        except RemoteProtocolError as error:
+            self._fail("protocol", f"is not understood: {error}")
+            return
+        self._received = bytearray(rest)
+        if answer.denial is None:
+            self._step = _EnvoyStep.ANSWERED
+            self._answer(answer)
+        else:
+            self._counters.refused += 1
+            self._answer(answer)
+            self._say_end()
+
+    def _answer(self, answer: ForwardAnswer | bytes) -> None:
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.set(answer)
+
+    def _say_end(self) -> None:
+        if self._link is not None:
+            self._link.send(FrameKind.END)
+            self._link.close()
+
+    def _fail(self, reason: str, text: str) -> None:
+        """It came to nothing: that is the answer."""
+        if self._reply is not None:
+            self._counters.failures[reason] += 1
+            shown = f"gateway {printable(self._errand.member.name)} {text}"
+            self._answer(ForwardAnswer(Denial.ELSEWHERE, shown))
+        self.exit()
+
+    # -- the client
+
+    def _on_hand_over(self, message: HandOver) -> None:
+        reply = self.defer_reply()
+        if self._step is not _EnvoyStep.ANSWERED or self._link is None:
+            reply.fail(TunnelClosed("the other gateway has closed the connection"))
+            return
+        self._step = _EnvoyStep.CARRYING
+        self._counters.forwarded += 1
+        self._carriage = Carriage(self, self._link, message.sock, self._lookups, self._counters)
+        reply.set(None)
+        self.unwatch(self._errand.asker)
+        self._carriage.deliver(message.greeting + bytes(self._received))
+        self._received.clear()
+        self._link.resume()
+
+    def on_link_sent(self, size_bytes: int) -> None:
+        """Bytes have left."""
+        if self._carriage is not None:
+            self._carriage.on_sent(size_bytes)
+
+    def is_all_said(self) -> bool:
+        """Whether the other gateway may close."""
+        return self._carriage is not None and self._carriage.is_all_said
+
+    def on_link_over(self, reason: str) -> None:
+        """The connection is over; what the client has not taken yet is still written."""
+        if self._carriage is None:
+            step = "handshake" if self._step is _EnvoyStep.CALLING else "protocol"
+            self._fail(step, f"cannot be asked: {reason}")
+            return
+        self._link = None
+        if reason:
+            self._carriage.cut(reason)
+        if self._carriage.is_over:
+            self.exit()
+
+    # -- ends
+
+    def _on_late(self, _message: _EnvoyLate) -> None:
+        if self._reply is not None:
+            self._fail("late", "does not answer in time")
+
+    def _on_terminated(self, message: Terminated) -> None:
+        if self._carriage is None or message.ref == self._errand.asker:
+            self.exit()
+            return
+        self._carriage.on_local_over()
+        if self._link is None:
+            self.exit()
+
+    def _on_local(self, message: Any) -> None:
+        if self._carriage is not None:
+            self._carriage.handle(message)
+
+    def _on_end(self, reason: ExitReason) -> None:
+        """End the link, however the actor ended: the other side sees a cut unless all was said."""
+        super()._on_end(reason)
+        if self._counts:
+            self._counters.open -= 1
+        if self._dial is not None:
+            self._dial.cancel()
+        if self._link is not None:
+            self._link.abort()
+        self._dial = self._link = self._carriage = None
+
+    HANDLERS: ClassVar[Handlers] = {
+        AskAway: _on_ask,
+        HandOver: _on_hand_over,
+        DialStep: lambda _actor, message: message.run(),
+        Attach: _on_local,
+        LocalDataRead: _on_local,
+        LocalReadEnded: _on_local,
+        BytesDelivered: _on_local,
+        _EnvoyLate: _on_late,
+        Terminated: _on_terminated,
+    }
