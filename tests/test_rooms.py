@@ -14,10 +14,6 @@ FLOORS = ("proto", "actors", "runtime")
 CIRCLES_OF_TYPES = (
     # A dispatcher works on cells, and a cell calls its dispatcher: one machine.
     {"actors.kernel.dispatcher", "actors.kernel.cell"},
-    # A user's callbacks are options of a SecureTunnel, and get it as their first argument.
-    {"runtime.client.options", "runtime.client.secure_tunnel"},
-    # Not yet taken apart: the faults of a service are asked about by its parts, and know them.
-    {f"runtime.service.{name}" for name in ("client", "faults", "handshake", "relay")},
 )
 """Files that name each other's types, and do not import each other in a circle."""
 

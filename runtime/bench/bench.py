@@ -7,27 +7,21 @@ The service is the embedded one, or somebody's: then its tokens are given, or it
 from __future__ import annotations
 
 import contextlib
+import ssl
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import ANY_SERVICE, TunnelConfig
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, Endpoint, Mode, TunnelError, printable
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
+from tunnelfleet.runtime.tunnel import Tunnel
 
-from .far_end import FarEnd
-from .figures import TunnelFigures, measure
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from tunnelfleet.runtime.tunnel import Tunnel
-
-__all__ = ["Bench", "BenchOptions"]
+from .figures import FarEnd, TunnelFigures, measure
 
 SERVICE: Final = "BENCH"
 CONNECT_SECONDS: Final = 30.0

@@ -8,33 +8,12 @@ Nothing here knows actors, time, or where a wish comes from.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .wanted import Change, WantedTunnel, change_between, changed_keys
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-__all__ = [
-    "SOURCES",
-    "Action",
-    "Apply",
-    "ChangedTunnel",
-    "Difference",
-    "DrainTunnel",
-    "RotateToken",
-    "RunPhase",
-    "Running",
-    "StartTunnel",
-    "StopTunnel",
-    "compare",
-    "decide",
-    "merged",
-    "prevailing",
-    "reconcile",
-]
 
 SOURCES = ("files", "api", "notify")
 """Whose entry of a name counts, the first first; those that are not named come after them."""

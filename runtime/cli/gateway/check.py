@@ -1,9 +1,9 @@
-"""`tunnelfleet check` and `tunnelfleet door-user`: the files of a gateway.
+"""`tunnelfleet check`, `door-user` and `migrate`: a gateway's files and state, before it runs.
 
-`door-user` makes a line for the file of a front door's users. `check` says what is wrong with the
-files, and starts nothing. Its exit status is 0 when the files can be used, with warnings or
-without, and 2 when they cannot. If a gateway runs with these files, `check` also asks it what a
-reload would change; neither the answer nor a missing gateway changes the status.
+`check` says what is wrong with the files, and starts nothing. Its exit status is 0 when they can be
+used and 2 when they cannot; if a gateway runs with them it is asked what a reload would change,
+which does not change the status. `door-user` makes a line for the file of a front door's users.
+`migrate` brings the tables of a state to this version, by a role that may make them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.cli.errors import EXIT_OK, EXIT_USAGE, one_line
 from tunnelfleet.runtime.figures import counted
-from tunnelfleet.runtime.gateway.api.address import (
-    GatewayAddress,
-    GatewayNotReached,
-    GatewayRefused,
-)
+from tunnelfleet.runtime.gateway.api import address
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.runtime.gateway.config import (
     ConfigProblems,
@@ -36,17 +32,11 @@ from tunnelfleet.runtime.gateway.config import (
 )
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash, check_user_name
 from tunnelfleet.runtime.gateway.config.schema import OFF
+from tunnelfleet.runtime.gateway.store.database import Database
+from tunnelfleet.runtime.gateway.store.migrations import MIGRATIONS, grant, migrate
 
+from . import reach
 from .ask import CHECK_SECONDS, difference_lines, would_change
-from .reach import (
-    GATEWAY_VARIABLE,
-    GatewayOption,
-    GatewayPlace,
-    TokenFileOption,
-    find,
-    given_token,
-    refused,
-)
 from .screen import say, terminal_size, write_json
 
 
@@ -79,8 +69,8 @@ def check_command(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of a file, for editors.")
     ] = False,
-    gateway: GatewayOption = None,
-    gateway_token_file: TokenFileOption = None,
+    gateway: reach.GatewayOption = None,
+    gateway_token_file: reach.TokenFileOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what is found as one JSON object.")
     ] = False,
@@ -138,8 +128,8 @@ def _reload(
 ) -> _ReloadReport | None:
     """Ask the gateway of these files, if it runs; None if no gateway answers."""
     token = None
-    if gateway or GATEWAY_VARIABLE in os.environ:
-        place = find(gateway)
+    if gateway or reach.GATEWAY_VARIABLE in os.environ:
+        place = reach.find(gateway)
     else:
         # What the files say is where it is, and what it asks for.
         settings = config.gateway
@@ -147,15 +137,18 @@ def _reload(
             return None
         at = parse_address(settings.admin)
         where = f"http://{at}" if isinstance(at, TcpAddress) else settings.admin
-        place, token = GatewayPlace(GatewayAddress.parse(where), ""), settings.admin_token
-    token = given_token(token_file) or token
+        place, token = (
+            reach.GatewayPlace(address.GatewayAddress.parse(where), ""),
+            settings.admin_token,
+        )
+    token = reach.given_token(token_file) or token
     try:
         with GatewayClient(place.address, token, answer_seconds=CHECK_SECONDS) as client:
             files, answer, why = would_change(client)
-    except GatewayNotReached:
+    except address.GatewayNotReached:
         return None
-    except GatewayRefused as error:
-        return _ReloadReport(str(place.address), None, refused(error))
+    except address.GatewayRefused as error:
+        return _ReloadReport(str(place.address), None, reach.refused(error))
     mine = {path.resolve() for path in config.files}
     if mine.isdisjoint(Path(each).resolve() for each in files):
         return _ReloadReport(str(place.address), None, "it runs with other files")
@@ -189,3 +182,65 @@ def _objects(problems: tuple[Problem, ...]) -> list[dict[str, object]]:
         }
         for each in problems
     ]
+
+
+def migrate_command(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE|FOLDER", help="The files of the gateway.", show_default=False),
+    ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The state, instead of the one that the files name."),
+    ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(
+            "--grant", metavar="ROLE", help="Let this role of PostgreSQL read and write the tables."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was done as one JSON object.")
+    ] = False,
+) -> int:
+    """Bring the state of a gateway to the version of this program; safe to run at any time.
+
+    A password comes from ~/.pgpass or PGPASSWORD. Run it as the owner of the tables where the
+    gateway's own role may only read and write them.
+    """
+    if (state is None) == (not paths):
+        raise ConfigError("name the files of the gateway, or give --state URL")
+    if state is None:
+        assert paths is not None
+        try:
+            state = load(paths).gateway.state
+        except ConfigProblems as error:
+            print_problems(error.problems)
+            return EXIT_USAGE
+    database = Database(state)
+    if role is not None and database.is_sqlite:
+        raise ConfigError("--grant is for PostgreSQL: a file of SQLite has no roles")
+    try:
+        database.prepare()
+        applied = migrate(database)
+        if role is not None:
+            grant(database, role)
+    finally:
+        database.close()
+    newest = MIGRATIONS[-1].number
+    if as_json:
+        found = {
+            "state": database.where,
+            "version": newest,
+            "applied": [each.number for each in applied],
+            "granted": role,
+        }
+        sys.stdout.write(json.dumps(found) + "\n")
+        return EXIT_OK
+    for each in applied:
+        sys.stdout.write(f"{each.number}: {each.title}\n")
+    what = "is now" if applied else "was already"
+    sys.stdout.write(f"the state at {database.where} {what} at version {newest}\n")
+    if role is not None:
+        sys.stdout.write(f"the role {role} may read and write its tables\n")
+    return EXIT_OK

@@ -20,11 +20,10 @@ from tunnelfleet.runtime.figures import human_rate
 from tunnelfleet.runtime.gateway.api.address import GatewayNotReached
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
-from .keyboard import Waiting
 from .look import LabelOption, StateOption, check_labels, check_sort, ordered
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at
 from .rows import SORTS, number, sorted_rows, summary, text, tunnel_table
-from .screen import Line, Styled, cut_line, plain, say, terminal_size, write_json
+from .screen import Line, Styled, Waiting, cut_line, plain, say, terminal_size, write_json
 
 if TYPE_CHECKING:
     from rich.live import Live

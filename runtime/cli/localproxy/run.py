@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import re
 import signal
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,8 +28,6 @@ from tunnelfleet.runtime.tls import make_ssl_context
 from .settings import RETRY_FOR_EVER
 
 if TYPE_CHECKING:
-    import ssl
-
     from .config import Plan
     from .output import Reporter
 

@@ -7,6 +7,7 @@ in `schema`. It opens the files that the entries name, and nothing else.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,9 @@ from tunnelfleet.runtime.gateway.wanted import ListeningPlaces, WantedTunnel
 
 from .problems import MAX_SHOWN_LENGTH, Problem, describe_errors
 from .schema import DOOR, TOKEN_KEYS, TunnelKeys, known_keys
-from .secrets import read_secret
+from .secrets import Authorities, read_secret
 
 if TYPE_CHECKING:
-    import ssl
-
-    from .authorities import Authorities
     from .files import Document
 
 

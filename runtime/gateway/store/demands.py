@@ -15,23 +15,20 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, select, update
 
 from tunnelfleet.proto import TunnelError
-from tunnelfleet.runtime.gateway.config import read_tunnel
+from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
 from tunnelfleet.runtime.gateway.config.entry import entry_of
-from tunnelfleet.runtime.gateway.config.on_demand import CloudPlace
+from tunnelfleet.runtime.gateway.config.fleet import CloudPlace
 from tunnelfleet.runtime.gateway.config.problems import ConfigProblems
+from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .sealing import SealingError
 from .tables import DEMANDS
 from .tunnels import SECRET_KEYS
 
 if TYPE_CHECKING:
-    from tunnelfleet.runtime.gateway.config import Authorities
-    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
-
     from .database import Database
     from .sealing import Sealer
 
-__all__ = ["DemandTable", "StoredDemand"]
 
 PLACE = "on demand"
 KEPT_SECONDS = 3_600.0

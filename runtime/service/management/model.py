@@ -1,10 +1,9 @@
-r"""AWS's own model of the API: what goes in, what comes out.
+r"""AWS's own model of the API: what goes in, what comes out, and how an operation fails.
 
-Owns reading botocore's service model, the check of an operation's input against all that the model
-says of it (botocore's own check leaves patterns, upper bounds and enumerations to the service), and
-the JSON of its output. Must not know what an operation does.
-
-The model's patterns are Java's. Of what Python's lack only `\p{...}` occurs.
+Owns reading botocore's service model, the check of an input against all that the model says of it
+(botocore leaves patterns, upper bounds and enumerations to the service), the JSON of an output, and
+AWS's names of errors with their HTTP status. The patterns are Java's; of what Python's lack only
+`\p{...}` occurs. A message of an error is for people and never holds a token.
 """
 
 from __future__ import annotations
@@ -17,14 +16,120 @@ import re
 import sys
 import unicodedata
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnelfleet.proto import ConfigError, printable
 
-from .errors import NotSerialized, UnknownOperation, ValidationFailed
-
 if TYPE_CHECKING:
     from botocore.model import OperationModel, Shape
+
+# Outcomes are named in the past tense, as other errors here; AWS's names are in `name`.
+# ruff: noqa: N818
+
+
+class ApiError(Exception):
+    """An operation failed, and the caller is told how.
+
+    Attributes:
+        name: what stands in the body's `__type`, by which SDKs choose their exception.
+        message: for people.
+        status: of HTTP.
+    """
+
+    name = "InternalServerError"
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class _ClientError(ApiError):
+    status = HTTPStatus.BAD_REQUEST
+
+
+class ValidationFailed(_ClientError):
+    """The input breaks a constraint of the model."""
+
+    name = "ValidationException"
+
+
+class ResourceNotFound(_ClientError):
+    """There is no such tunnel. In the model."""
+
+    name = "ResourceNotFoundException"
+
+
+class LimitExceeded(_ClientError):
+    """There may not be more of it. In the model."""
+
+    name = "LimitExceededException"
+
+
+class Throttled(_ClientError):
+    """It came too often. SDKs try again later."""
+
+    name = "ThrottlingException"
+
+
+class UnknownOperation(_ClientError):
+    """There is no such operation."""
+
+    name = "UnknownOperationException"
+
+
+class NotSerialized(_ClientError):
+    """The body is not JSON of the shape that the operation takes."""
+
+    name = "SerializationException"
+
+
+class RequestTooLarge(ApiError):
+    """The body is larger than any that could be right."""
+
+    name = "RequestEntityTooLargeException"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class ServiceUnavailable(ApiError):
+    """Nothing is wrong with the request. SDKs try again later."""
+
+    name = "ServiceUnavailableException"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class InternalError(ApiError):
+    """A mistake of ours."""
+
+
+class _NotAuthenticated(ApiError):
+    status = HTTPStatus.FORBIDDEN
+
+
+class SignatureMissing(_NotAuthenticated):
+    """Nobody signed it."""
+
+    name = "MissingAuthenticationTokenException"
+
+
+class SignatureIncomplete(_ClientError):
+    """The `Authorization` header is none of SigV4."""
+
+    name = "IncompleteSignatureException"
+
+
+class KeyUnknown(_NotAuthenticated):
+    """Nobody here has this access key, or this security token."""
+
+    name = "UnrecognizedClientException"
+
+
+class SignatureInvalid(_NotAuthenticated):
+    """It is signed with another secret, at another time, or for another service."""
+
+    name = "InvalidSignatureException"
+
 
 SERVICE_NAME: Final = "iotsecuretunneling"
 TARGET_PREFIX: Final = "IoTSecuredTunneling"

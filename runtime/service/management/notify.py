@@ -16,7 +16,9 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -24,9 +26,6 @@ from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from paho.mqtt.client import Client
 
 MAX_WAITING: Final = 10_000
