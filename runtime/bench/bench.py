@@ -73,7 +73,9 @@ class BenchOptions:
             raise ConfigError("--management opens a tunnel of its own: leave the tokens out")
         if self.endpoint and self.region and not self.management:
             raise ConfigError("--endpoint and --region exclude each other; keep one")
-        is_ours = not any(tokens) and not self.management
+        self._check_service(is_ours=not any(tokens) and not self.management)
+
+    def _check_service(self, *, is_ours: bool) -> None:
         if is_ours and (self.endpoint or self.region or self.ca):
             raise ConfigError(
                 "a service was named, and no way in: give --source-token and --destination-token, "

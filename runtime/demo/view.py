@@ -122,20 +122,23 @@ def _table(rows: Sequence[TableRow], width: int) -> Table:
     wide = width >= WIDE_COLUMNS
     gap = (0, 2 if wide else 1, 0, 0)
     table = Table(box=None, expand=True, pad_edge=False, header_style="bold", padding=gap)
-    for head in _HEADS:
-        if not wide and head not in NARROW_COLUMNS:
-            continue
-        if head == "Last event":
-            table.add_column(head, no_wrap=True, overflow="ellipsis", ratio=1)
-        elif head == "State":
-            table.add_column(head, no_wrap=True, min_width=STATE_CELLS)
-        else:
-            justify: JustifyMethod = "left" if head == "Tunnel" else "right"
-            table.add_column(head, no_wrap=True, justify=justify)
+    heads = [head for head in _HEADS if wide or head in NARROW_COLUMNS]
+    for head in heads:
+        _add_column(table, head)
     for row in rows:
-        cells = zip(_HEADS, _cells(row, wide=wide), strict=True)
-        table.add_row(*(cell for head, cell in cells if wide or head in NARROW_COLUMNS))
+        cells = dict(zip(_HEADS, _cells(row, wide=wide), strict=True))
+        table.add_row(*(cells[head] for head in heads))
     return table
+
+
+def _add_column(table: Table, head: str) -> None:
+    if head == "Last event":
+        table.add_column(head, no_wrap=True, overflow="ellipsis", ratio=1)
+    elif head == "State":
+        table.add_column(head, no_wrap=True, min_width=STATE_CELLS)
+    else:
+        justify: JustifyMethod = "left" if head == "Tunnel" else "right"
+        table.add_column(head, no_wrap=True, justify=justify)
 
 
 _HEADS: Final = (

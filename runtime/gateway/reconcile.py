@@ -103,14 +103,17 @@ def decide(
         return StartTunnel(wanted) if wanted is not None and is_ours else None
     if running.phase is RunPhase.STOPPING:
         return None
-    if wanted is None:
-        return DrainTunnel(name) if running.phase is RunPhase.RUNNING else None
-    if not is_ours and may_drain:
+    if wanted is None or (not is_ours and may_drain):
         return DrainTunnel(name) if running.phase is RunPhase.RUNNING else None
     if not is_ours or running.phase is RunPhase.DRAINING:
         # A drain cannot be taken back; what is wanted again starts anew.
         return StopTunnel(name)
-    match change_between(running.tunnel, wanted):
+    return _keep_up(running.tunnel, wanted)
+
+
+def _keep_up(running: WantedTunnel, wanted: WantedTunnel) -> Action | None:
+    """What to do about a running tunnel that goes on."""
+    match change_between(running, wanted):
         case Change.NONE:
             return None
         case Change.IN_PLACE:
@@ -118,7 +121,7 @@ def decide(
         case Change.NEW_TOKEN:
             return RotateToken(wanted)
         case Change.RESTART:
-            return StopTunnel(name)
+            return StopTunnel(wanted.name)
 
 
 def reconcile(

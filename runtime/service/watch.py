@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from aiohttp import web
 from prometheus_client import (
@@ -297,12 +297,9 @@ class ServiceWatch:
     # faults
 
     async def _on_chaos(self, request: web.BaseRequest, body: bytes) -> web.Response:
-        if not self._has_chaos:
-            return _text(404, "faults are caused only with --chaos-api")
-        if self._token is not None:
-            given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-            if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
-                return _text(401, "send the chaos token", **{"WWW-Authenticate": "Bearer"})
+        refusal = self._refuse_chaos(request)
+        if refusal is not None:
+            return refusal
         name = request.path.removeprefix(CHAOS_PREFIX).strip("/")
         if not name and request.method in _READ:
             return _json(200, {"faults": {each: FAULTS[each].to_json() for each in FAULTS}})
@@ -313,22 +310,40 @@ class ServiceWatch:
             return _problem(403, "no page in a browser may cause faults")
         if request.method != "POST":
             return _text(405, "a fault is caused by POST", Allow="POST")
-        try:
-            given_fields = json.loads(body or b"{}")
-        except (ValueError, RecursionError):
-            given_fields = None
-        if not isinstance(given_fields, dict):
+        return await self._cause(name, _object_in(body))
+
+    def _refuse_chaos(self, request: web.BaseRequest) -> web.Response | None:
+        """Return the answer to who may not cause faults."""
+        if not self._has_chaos:
+            return _text(404, "faults are caused only with --chaos-api")
+        if self._token is not None:
+            given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+                return _text(401, "send the chaos token", **{"WWW-Authenticate": "Bearer"})
+        return None
+
+    async def _cause(self, name: str, fields: dict[str, Any] | None) -> web.Response:
+        if fields is None:
             return _problem(400, "the body is not a JSON object")
         loop = asyncio.get_running_loop()
         try:
             detail = await loop.run_in_executor(
-                self._workers, run_fault, self._service, name, given_fields
+                self._workers, run_fault, self._service, name, fields
             )
         except TunnelError as error:
             return _problem(400, str(error))
         except TimeoutError:
             return _problem(503, "the service is held up")
         return _json(200, {"detail": detail})
+
+
+def _object_in(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that a body is, {} for none; None if it is something else."""
+    try:
+        found = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 ALIVE_SECONDS: Final = 2.0

@@ -143,30 +143,37 @@ def ready_command(
     """Say whether a running gateway is ready: exit status 0, or 1 with the reasons."""
     deadline = time.monotonic() + wait
     with gateway_at(gateway, gateway_token_file) as client:
-        while True:
-            try:
-                about = client.gateway()
-            except GatewayNotReached:
-                # It may be starting.
-                if time.monotonic() >= deadline:
-                    raise
-                about = {}
-            if about.get("ready") or time.monotonic() >= deadline:
-                break
-            time.sleep(min(PAUSE_SECONDS, max(0.0, deadline - time.monotonic())))
-    reasons = _reasons(about.get("reasons"))
+        about = _wait_until_ready(client, deadline)
     is_ready = bool(about.get("ready"))
     if as_json:
         write_json({"ready": is_ready, "reasons": about.get("reasons") or []})
     elif is_ready:
         say(f"ready: gateway {about.get('name')}")
     else:
-        shown = reasons[:SHOWN_REASONS]
-        left = len(reasons) - len(shown)
-        lines = ["not ready", *shown, *([f"and {left} more"] if left else [])]
-        lines.append("tunnelfleet ls --sort trouble shows which and why")
-        say("\n".join(map(errors.one_line, lines)))
+        say("\n".join(map(errors.one_line, _not_ready(_reasons(about.get("reasons"))))))
     return errors.EXIT_OK if is_ready else errors.EXIT_FAILURE
+
+
+def _wait_until_ready(client: GatewayClient, deadline: float) -> dict[str, Any]:
+    """Ask until the gateway is ready or the time is over; return what it said last."""
+    while True:
+        try:
+            about = client.gateway()
+        except GatewayNotReached:
+            # It may be starting.
+            if time.monotonic() >= deadline:
+                raise
+            about = {}
+        if about.get("ready") or time.monotonic() >= deadline:
+            return about
+        time.sleep(min(PAUSE_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _not_ready(reasons: Sequence[str]) -> list[str]:
+    shown = reasons[:SHOWN_REASONS]
+    left = len(reasons) - len(shown)
+    lines = ["not ready", *shown, *([f"and {left} more"] if left else [])]
+    return [*lines, "tunnelfleet ls --sort trouble shows which and why"]
 
 
 def _reasons(value: object) -> list[str]:

@@ -12,8 +12,9 @@ import getpass
 import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
@@ -33,7 +34,7 @@ from tunnelfleet.runtime.gateway.config import (
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash, check_user_name
 from tunnelfleet.runtime.gateway.config.schema import OFF
 from tunnelfleet.runtime.gateway.store.database import Database
-from tunnelfleet.runtime.gateway.store.migrations import MIGRATIONS, grant, migrate
+from tunnelfleet.runtime.gateway.store.migrations import MIGRATIONS, Migration, grant, migrate
 
 from . import reach
 from .ask import CHECK_SECONDS, difference_lines, would_change
@@ -88,31 +89,49 @@ def check_command(
     try:
         config = load(paths)
     except ConfigProblems as error:
-        problems, names, reload = error.problems, None, None
-        things, demanded = 0, []
-    else:
-        problems, names = config.warnings, sorted(config.tunnels)
-        things = sum(len(section.things) for section in config.notify)
-        demanded = [] if config.on_demand is None else list(config.on_demand.things)
-        reload = _reload(config, gateway, gateway_token_file)
+        if as_json:
+            write_json({"ok": False, "tunnels": [], "problems": _objects(error.problems)})
+        else:
+            print_problems(error.problems)
+        return EXIT_USAGE
+    reload = _reload(config, gateway, gateway_token_file)
     if as_json:
-        found = {"ok": names is not None, "tunnels": names or [], "problems": _objects(problems)}
-        if things:
-            found["things"] = things
-        if demanded:
-            found["on_demand"] = demanded
-        if reload is not None:
-            found["reload"] = reload.answer
-        write_json(found)
-    else:
-        print_problems(problems)
-        if names is not None:
-            more = f", {counted(things, 'thing')}" if things else ""
-            more += f", {counted(len(demanded), 'name')} on demand" if demanded else ""
-            say(f"good: {counted(len(names), 'tunnel')}{more}")
-        if reload is not None:
-            _print_reload(reload)
-    return EXIT_USAGE if names is None else EXIT_OK
+        write_json(_as_object(config, reload))
+        return EXIT_OK
+    print_problems(config.warnings)
+    say(_good(config))
+    if reload is not None:
+        _print_reload(reload)
+    return EXIT_OK
+
+
+def _as_object(config: FleetConfig, reload: _ReloadReport | None) -> dict[str, Any]:
+    """What `--json` prints of files that can be used."""
+    found: dict[str, Any] = {
+        "ok": True,
+        "tunnels": sorted(config.tunnels),
+        "problems": _objects(config.warnings),
+    }
+    if config.things:
+        found["things"] = config.things
+    if config.demanded:
+        found["on_demand"] = list(config.demanded)
+    if reload is not None:
+        found["reload"] = reload.answer
+    return found
+
+
+def _good(config: FleetConfig) -> str:
+    """Say what files that can be used have."""
+    parts = [counted(len(config.tunnels), "tunnel")]
+    if config.things:
+        parts.append(counted(config.things, "thing"))
+    if config.demanded:
+        parts.append(f"{counted(len(config.demanded), 'name')} on demand")
+    return f"good: {', '.join(parts)}"
+
+
+_Place: TypeAlias = "tuple[reach.GatewayPlace, str | None]"
 
 
 class _ReloadReport(NamedTuple):
@@ -123,24 +142,28 @@ class _ReloadReport(NamedTuple):
     why: str
 
 
+def _place_of(config: FleetConfig, gateway: str | None) -> _Place | None:
+    """Where the gateway of these files is asked, with its token; None if it has no admin API."""
+    if gateway or reach.GATEWAY_VARIABLE in os.environ:
+        return reach.find(gateway), None
+    # What the files say is where it is, and what it asks for.
+    settings = config.gateway
+    if settings.admin == OFF:
+        return None
+    at = parse_address(settings.admin)
+    where = f"http://{at}" if isinstance(at, TcpAddress) else settings.admin
+    place = reach.GatewayPlace(address.GatewayAddress.parse(where), "")
+    return place, settings.admin_token
+
+
 def _reload(
     config: FleetConfig, gateway: str | None, token_file: Path | None
 ) -> _ReloadReport | None:
     """Ask the gateway of these files, if it runs; None if no gateway answers."""
-    token = None
-    if gateway or reach.GATEWAY_VARIABLE in os.environ:
-        place = reach.find(gateway)
-    else:
-        # What the files say is where it is, and what it asks for.
-        settings = config.gateway
-        if settings.admin == OFF:
-            return None
-        at = parse_address(settings.admin)
-        where = f"http://{at}" if isinstance(at, TcpAddress) else settings.admin
-        place, token = (
-            reach.GatewayPlace(address.GatewayAddress.parse(where), ""),
-            settings.admin_token,
-        )
+    found = _place_of(config, gateway)
+    if found is None:
+        return None
+    place, token = found
     token = reach.given_token(token_file) or token
     try:
         with GatewayClient(place.address, token, answer_seconds=CHECK_SECONDS) as client:
@@ -210,14 +233,11 @@ def migrate_command(
     """
     if (state is None) == (not paths):
         raise ConfigError("name the files of the gateway, or give --state URL")
-    if state is None:
-        assert paths is not None
-        try:
-            state = load(paths).gateway.state
-        except ConfigProblems as error:
-            print_problems(error.problems)
-            return EXIT_USAGE
-    database = Database(state)
+    try:
+        database = Database(load(paths or ()).gateway.state if state is None else state)
+    except ConfigProblems as error:
+        print_problems(error.problems)
+        return EXIT_USAGE
     if role is not None and database.is_sqlite:
         raise ConfigError("--grant is for PostgreSQL: a file of SQLite has no roles")
     try:
@@ -227,20 +247,23 @@ def migrate_command(
             grant(database, role)
     finally:
         database.close()
-    newest = MIGRATIONS[-1].number
     if as_json:
         found = {
             "state": database.where,
-            "version": newest,
+            "version": MIGRATIONS[-1].number,
             "applied": [each.number for each in applied],
             "granted": role,
         }
         sys.stdout.write(json.dumps(found) + "\n")
-        return EXIT_OK
-    for each in applied:
-        sys.stdout.write(f"{each.number}: {each.title}\n")
-    what = "is now" if applied else "was already"
-    sys.stdout.write(f"the state at {database.where} {what} at version {newest}\n")
-    if role is not None:
-        sys.stdout.write(f"the role {role} may read and write its tables\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in _migrated(database.where, applied, role))
     return EXIT_OK
+
+
+def _migrated(where: str, applied: Sequence[Migration], role: str | None) -> Iterator[str]:
+    """Say what was done to the state."""
+    yield from (f"{each.number}: {each.title}" for each in applied)
+    what = "is now" if applied else "was already"
+    yield f"the state at {where} {what} at version {MIGRATIONS[-1].number}"
+    if role is not None:
+        yield f"the role {role} may read and write its tables"

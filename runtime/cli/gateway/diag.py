@@ -353,23 +353,30 @@ def _process(pid: object, missing: dict[str, str]) -> Parts:
 def known_secrets(files: list[str]) -> set[str]:
     """The secrets that this user can read anyway: in variables, and in files of the gateway."""
     secrets = {os.environ.get(name, "").strip() for name in _SECRET_VARIABLES}
-    for name in files[:MAX_FILES]:
-        path = Path(name)
-        try:
-            if path.suffix == ".toml" or path.stat().st_size > MAX_SECRET_FILE_BYTES:
-                continue
-            content = path.read_text("utf-8") if path.is_file() else ""
-        except (OSError, UnicodeDecodeError):
-            continue
-        # One word is a token; a certificate, or whatever else is named, has more.
-        if len(content.split()) == 1:
-            secrets.add(content.strip())
+    secrets |= {_secret_in(Path(name)) for name in files[:MAX_FILES]}
+    for table in _entries(files):
+        secrets |= {str(table[key]) for key in _SECRET_KEYS if key in table}
+    return secrets - {""}
+
+
+def _entries(files: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the tables that can have a token."""
     for document in _documents(files):
         entries = document.get("tunnel")
-        for table in [document.get("defaults"), *(entries if isinstance(entries, list) else ())]:
-            if isinstance(table, dict):
-                secrets |= {str(table[key]) for key in _SECRET_KEYS if key in table}
-    return secrets - {""}
+        tables = [document.get("defaults"), *(entries if isinstance(entries, list) else ())]
+        yield from (table for table in tables if isinstance(table, dict))
+
+
+def _secret_in(path: Path) -> str:
+    """Return the token that is all that a file has, or nothing."""
+    try:
+        if path.suffix == ".toml" or path.stat().st_size > MAX_SECRET_FILE_BYTES:
+            return ""
+        content = path.read_text("utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+    # One word is a token; a certificate, or whatever else is named, has more.
+    return content.strip() if len(content.split()) == 1 else ""
 
 
 def _written(value: Any, scrubber: Scrubber) -> str:

@@ -96,10 +96,9 @@ def ls_command(
     check_labels(label)
     with gateway_at(gateway, gateway_token_file) as client:
         rows = client.tunnels(state=state, mode=mode, label=label, name=names, source=source)
-        if not rows and names and not (state or mode or label or source):
-            unknown = [name for name in names if "*" not in name]
-            if unknown:
-                raise CommandFailed(unknown_name(unknown[0], client))
+        unknown = [name for name in names or () if "*" not in name]
+        if unknown and not rows and not any((state, mode, label, source)):
+            raise CommandFailed(unknown_name(unknown[0], client))
     rows = sorted_rows(rows, sort)
     if as_json:
         screen.write_json([ordered(row) for row in rows])

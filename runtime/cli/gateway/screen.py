@@ -46,15 +46,17 @@ def read_keys(typed: str) -> list[str]:
             keys.append(_ESCAPES[found])
             typed = typed[len(found) :]
         elif typed.startswith("\x1b"):
-            # The rest of a sequence that is not known: up to its last byte, a letter or a tilde.
-            length = next(
-                (at for at, c in enumerate(typed[2:], 3) if c.isalpha() or c == "~"), len(typed)
-            )
-            typed = typed[length:]
+            typed = typed[_unknown_length(typed) :]
         else:
             keys.append(typed[0])
             typed = typed[1:]
     return keys
+
+
+def _unknown_length(typed: str) -> int:
+    """Return how long an unknown sequence is: up to its last byte, a letter or a tilde."""
+    ends = (at for at, c in enumerate(typed[2:], 3) if c.isalpha() or c == "~")
+    return next(ends, len(typed))
 
 
 KEY_BYTES: Final = 64
@@ -172,30 +174,24 @@ def lay_out(
         width: of the terminal in characters; None leaves out and cuts nothing.
     """
     table = [[_piece(cell) for cell in row] for row in rows]
-    full = [
-        max([len(column.title), *(len(row[number].text) for row in table)])
-        for number, column in enumerate(columns)
-    ]
-    shown = list(range(len(columns)))
-    widths = full
-    if width is not None:
-        # A column without a value anywhere says nothing.
-        shown = [
-            number
-            for number in shown
-            if not columns[number].rank or any(row[number].text for row in table) or not table
-        ]
-        while _least(columns, full, shown) > width and any(columns[each].rank for each in shown):
-            # Columns of one rank say something together only.
-            highest = max(columns[each].rank for each in shown)
-            shown = [each for each in shown if columns[each].rank < highest]
-        widths = _fit(columns, full, shown, width)
+    longest = [max((len(row[at].text) for row in table), default=0) for at in range(len(columns))]
+    full = [max(len(column.title), longest[at]) for at, column in enumerate(columns)]
     head = [Styled(column.title, "bold") for column in columns]
-    lines = [
-        _line([(row[each], widths[each], columns[each]) for each in shown])
-        for row in [head, *table]
-    ]
-    return lines if width is None else [cut_line(line, width) for line in lines]
+    shown = list(range(len(columns)))
+    if width is None:
+        return [_of_row(row, full, columns, shown) for row in [head, *table]]
+    if table:
+        # A column without a value anywhere says nothing.
+        shown = [at for at in shown if longest[at] or not columns[at].rank]
+    shown = _with_room(columns, full, shown, width)
+    widths = _fit(columns, full, shown, width)
+    return [cut_line(_of_row(row, widths, columns, shown), width) for row in [head, *table]]
+
+
+def _of_row(
+    row: Sequence[Styled], widths: Sequence[int], columns: Sequence[Column], shown: Sequence[int]
+) -> Line:
+    return _line([(row[each], widths[each], columns[each]) for each in shown])
 
 
 MAX_CELL_CHARACTERS: Final = 2_000
@@ -205,6 +201,17 @@ MAX_CELL_CHARACTERS: Final = 2_000
 def _piece(cell: Cell) -> Styled:
     text, style = (cell, "") if isinstance(cell, str) else cell
     return Styled(printable(text, MAX_CELL_CHARACTERS), style)
+
+
+def _with_room(
+    columns: Sequence[Column], full: Sequence[int], shown: list[int], width: int
+) -> list[int]:
+    """Return the columns that there is room for."""
+    while _least(columns, full, shown) > width and any(columns[each].rank for each in shown):
+        # Columns of one rank say something together only.
+        highest = max(columns[each].rank for each in shown)
+        shown = [each for each in shown if columns[each].rank < highest]
+    return shown
 
 
 def _least(columns: Sequence[Column], full: Sequence[int], shown: Sequence[int]) -> int:

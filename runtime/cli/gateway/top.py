@@ -331,14 +331,18 @@ def _print(
         if as_json:
             write_json([_with_rates(row, fleet.rates) for row in rows])
         else:
-            width, _height = terminal_size()
-            lines: list[Line] = [] if is_first else [()]
-            lines.append(summary(fleet.rows))
-            lines += tunnel_table(rows, width, time.time(), fleet.rates.by_name)
-            say("\n".join(plain(line) for line in lines))
+            _say_table(fleet, rows, is_first=is_first)
         if is_once:
             return
         is_first, pause = False, interval
+
+
+def _say_table(fleet: _TopView, rows: Sequence[Row], *, is_first: bool) -> None:
+    width, _height = terminal_size()
+    lines: list[Line] = [] if is_first else [()]
+    lines.append(summary(fleet.rows))
+    lines += tunnel_table(rows, width, time.time(), fleet.rates.by_name)
+    say("\n".join(plain(line) for line in lines))
 
 
 def _with_rates(row: Row, rates: Rates) -> Row:

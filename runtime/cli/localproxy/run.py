@@ -10,7 +10,7 @@ import queue
 import re
 import signal
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +135,10 @@ class Judge:
         if self._compared or services is None:
             return []
         self._compared = True
+        return self._notes_on(services, announced)
+
+    def _notes_on(self, services: Mapping[str, object], announced: tuple[str, ...]) -> list[str]:
+        config = self._plan.config
         if ANY_SERVICE in services:
             if config.mode is Mode.DESTINATION and len(announced) > 1:
                 return [f"every service of the tunnel ({', '.join(announced)}) has this address"]

@@ -112,13 +112,14 @@ def is_exempt(host: str, port: int, no_proxy: str) -> bool:
         name, entry_port = _split_port(entry)
         if entry_port is not None and entry_port != port:
             continue
-        if address is None:
-            name = name.removesuffix(".").removeprefix(".")
-            if name and (host == name or host.endswith(f".{name}")):
-                return True
-        elif _holds(name, address):
+        if _is_below(host, name) if address is None else _holds(name, address):
             return True
     return False
+
+
+def _is_below(host: str, name: str) -> bool:
+    name = name.removesuffix(".").removeprefix(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
 
 
 _NO_PORT = -1

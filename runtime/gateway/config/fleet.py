@@ -7,7 +7,7 @@ knows neither TOML nor actors.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -175,6 +175,16 @@ class FleetConfig:
     files: frozenset[Path] = frozenset()
     notify: tuple[NotifySection, ...] = ()
     on_demand: OnDemandSettings | None = None
+
+    @property
+    def things(self) -> int:
+        """How many things may be told of tunnels."""
+        return sum(len(section.things) for section in self.notify)
+
+    @property
+    def demanded(self) -> Sequence[str]:
+        """The names, perhaps with wildcards, of the things that get a tunnel on demand."""
+        return () if self.on_demand is None else self.on_demand.things
 
 
 def ordinal_in(name: str) -> int | None:

@@ -185,24 +185,28 @@ class _Loader:
     def _door_rules(
         self, documents: Sequence[Document], gateway: fleet.GatewaySettings
     ) -> tuple[fleet.DoorRule, ...]:
-        door = None if gateway.door is None else parse_address(gateway.door)
-        has_no_users = isinstance(door, TcpAddress) and gateway.door_users_file is None
         rules = []
         for document in documents:
             for number, entry in enumerate(_list(document.data.get("door_rule"))):
-                at = ("door_rule", number)
-                values, bad = validate(DoorRuleKeys, document, at, entry, self._problems)
-                if values is None or bad:
-                    continue
-                tunnels = values.get("tunnels", [])
-                names = [tunnels] if isinstance(tunnels, str) else tunnels
-                users, services = values.get("users", []), values.get("services", [])
-                rules.append(fleet.DoorRule(tuple(users), tuple(names), tuple(services)))
-                if users and has_no_users:
-                    hint = f"nobody has a name at the door {door}, so there it lets nobody in"
-                    text = f'{hint}; write door_users_file, or door = "unix:PATH"'
-                    self._problems.append(document.problem((*at, "users"), text, error=False))
+                rule = self._door_rule(document, ("door_rule", number), entry, gateway)
+                rules += [] if rule is None else [rule]
         return tuple(rules)
+
+    def _door_rule(
+        self, document: Document, at: tuple[str, int], entry: object, gateway: fleet.GatewaySettings
+    ) -> fleet.DoorRule | None:
+        values, bad = validate(DoorRuleKeys, document, at, entry, self._problems)
+        if values is None or bad:
+            return None
+        tunnels = values.get("tunnels", [])
+        names = [tunnels] if isinstance(tunnels, str) else tunnels
+        users, services = values.get("users", []), values.get("services", [])
+        door = None if gateway.door is None else parse_address(gateway.door)
+        if users and isinstance(door, TcpAddress) and gateway.door_users_file is None:
+            hint = f"nobody has a name at the door {door}, so there it lets nobody in"
+            text = f'{hint}; write door_users_file, or door = "unix:PATH"'
+            self._problems.append(document.problem((*at, "users"), text, error=False))
+        return fleet.DoorRule(tuple(users), tuple(names), tuple(services))
 
     def _notify(
         self, documents: Sequence[Document], gateway: fleet.GatewaySettings, tunnels: TunnelReader
@@ -315,14 +319,17 @@ class _Loader:
         self, settings: fleet.GatewaySettings, given: Mapping[str, Any], problem: Any
     ) -> None:
         if settings.placement == fleet.STATIC:
+            hint = f'it is for placement = "{fleet.POSTGRES}"; leave it out, or write that'
+            fields = GatewayKeys.model_fields
             for key in ("lease_seconds", "shards"):
-                default = GatewayKeys.model_fields[key].default
-                if given.get(key, default) != default:
-                    problem(
-                        key,
-                        f'it is for placement = "{fleet.POSTGRES}"; leave it out, or write that',
-                    )
-            return
+                if given.get(key, fields[key].default) != fields[key].default:
+                    problem(key, hint)
+        else:
+            self._check_shared_fleet(settings, given, problem)
+
+    def _check_shared_fleet(
+        self, settings: fleet.GatewaySettings, given: Mapping[str, Any], problem: Any
+    ) -> None:
         if not settings.state.startswith("postgresql"):
             hint = 'gateways share the fleet by the state; write state = "postgresql://HOST/DB"'
             problem("state" if "state" in given else "placement", hint)

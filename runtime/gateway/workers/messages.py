@@ -180,14 +180,19 @@ def to_json(value: Any) -> Any:
     Raises:
         TypeError: it is of a class that does not travel.
     """
+    if value is None or type(value) in (str, int, float, bool):
+        return value
     name = type(value).__name__
     if _ENUMS.get(name) is type(value):
         return {_CLASS: name, "is": value.value}
     if _CLASSES.get(name) is type(value):
-        return {_CLASS: name} | {
-            each: to_json(getattr(value, each)) for each in _names(value) if each not in _LEFT_OUT
-        }
-    if value is None or isinstance(value, str | int | float | bool):
+        names = [each for each in _names(value) if each not in _LEFT_OUT]
+        return {_CLASS: name} | {each: to_json(getattr(value, each)) for each in names}
+    return _collection_to_json(value, name)
+
+
+def _collection_to_json(value: Any, name: str) -> Any:
+    if isinstance(value, str | int | float):
         return value
     if isinstance(value, tuple):
         return {_CLASS: "tuple", "is": [to_json(each) for each in value]}
@@ -211,16 +216,21 @@ def from_json(value: Any) -> Any:
     given = dict(value)
     name = given.pop(_CLASS, None)
     try:
-        if name == "tuple":
-            return tuple(from_json(each) for each in given["is"])
-        if name == "dict":
-            return {key: from_json(each) for key, each in given["is"]}
-        if name in _ENUMS:
-            return _ENUMS[name](given["is"])
-        if name in _CLASSES:
-            return _CLASSES[name](**{key: from_json(each) for key, each in given.items()})
+        return _made(name, given)
     except (KeyError, TypeError) as error:
         raise ValueError(f"a {name} cannot be read: {type(error).__name__}") from None
+
+
+def _made(name: Any, given: dict[str, Any]) -> Any:
+    """Make the value of a class of what is said of it."""
+    if name == "tuple":
+        return tuple(from_json(each) for each in given["is"])
+    if name == "dict":
+        return {key: from_json(each) for key, each in given["is"]}
+    if name in _ENUMS:
+        return _ENUMS[name](given["is"])
+    if name in _CLASSES:
+        return _CLASSES[name](**{key: from_json(each) for key, each in given.items()})
     raise ValueError("a value of an unknown class came")
 
 

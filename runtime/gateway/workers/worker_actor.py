@@ -222,27 +222,30 @@ class WorkerActor(DispatchedActor):
         elif not self._writes:
             self._write()
 
+    def _send_first(self, sock: socket.socket) -> None:
+        """Send what waits in front, as much as the kernel takes."""
+        data, descriptor = self._waiting[0]
+        if descriptor is None:
+            sent = sock.send(data)
+        else:
+            sent = socket.send_fds(sock, [data], [descriptor])
+            os.close(descriptor)
+        self._waiting_bytes -= sent
+        if sent < len(data):
+            self._waiting[0] = data[sent:], None
+        else:
+            self._waiting.popleft()
+
     def _write(self) -> None:
         sock = self._sock
         while sock is not None and self._waiting:
-            data, descriptor = self._waiting[0]
             try:
-                if descriptor is None:
-                    sent = sock.send(data)
-                else:
-                    sent = socket.send_fds(sock, [data], [descriptor])
+                self._send_first(sock)
             except BlockingIOError:
                 break
             except OSError:
                 # Its end is read, too.
                 return
-            if descriptor is not None:
-                os.close(descriptor)
-            self._waiting_bytes -= sent
-            if sent < len(data):
-                self._waiting[0] = data[sent:], None
-            else:
-                self._waiting.popleft()
         if sock is not None and bool(self._waiting) != self._writes:
             self._writes = not self._writes
             if self._writes:

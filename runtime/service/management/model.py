@@ -11,11 +11,12 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.util
+import itertools
 import json
 import re
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -247,13 +248,19 @@ def _check_types(shape: Shape, value: object, where: str) -> None:
     if not isinstance(value, expected) or (is_number and isinstance(value, bool)):
         place = f" at '{where}'" if where else ""
         raise NotSerialized(f"a {shape.type_name} is expected{place}")
+    for place, member, inner in _inner(shape, value):
+        _check_types(member, inner, f"{where}.{place}".lstrip("."))
+
+
+def _inner(shape: Shape, value: object) -> Iterator[tuple[str, Shape, object]]:
+    """Yield what is in a structure or a list, with its place and its shape."""
     if isinstance(value, dict):
         for name, member in shape.members.items():
             if value.get(name) is not None:
-                _check_types(member, value[name], f"{where}.{name}".lstrip("."))
+                yield name, member, value[name]
     elif isinstance(value, list):
         for number, item in enumerate(value, 1):
-            _check_types(shape.member, item, f"{where}.{number}.member")
+            yield f"{number}.member", shape.member, item
 
 
 # constraints
@@ -286,27 +293,34 @@ class _Problems:
 
 def _read(shape: Shape, value: Any, where: str, problems: _Problems) -> Any:
     if shape.type_name == "structure":
-        found = {}
-        for name in shape.required_members:
-            if value.get(name) is None:
-                place = f"{where}.{name}".lstrip(".")
-                problems.add(place, None, "Member must not be null")
-        for name, member in shape.members.items():
-            if value.get(name) is not None:
-                place = f"{where}.{name}".lstrip(".")
-                found[name] = _read(member, value[name], place, problems)
-        return found
+        return _read_structure(shape, value, where, problems)
     if shape.type_name == "list":
         _check_size(shape, len(value), value, where, problems, "length")
+        places = (f"{where}.{number}.member" for number in itertools.count(1))
         return [
-            _read(shape.member, item, f"{where}.{number}.member", problems)
-            for number, item in enumerate(value, 1)
+            _read(shape.member, item, place, problems)
+            for item, place in zip(value, places, strict=False)
         ]
     if shape.type_name == "string":
         _check_string(shape, value, where, problems)
     elif shape.type_name == "integer":
         _check_size(shape, value, value, where, problems, "value")
     return value
+
+
+def _read_structure(
+    shape: Shape, value: dict[str, Any], where: str, problems: _Problems
+) -> dict[str, Any]:
+    given = {name: each for name, each in value.items() if each is not None}
+    places = {name: f"{where}.{name}".lstrip(".") for name in shape.members}
+    for name in shape.required_members:
+        if name not in given:
+            problems.add(places[name], None, "Member must not be null")
+    return {
+        name: _read(member, given[name], places[name], problems)
+        for name, member in shape.members.items()
+        if name in given
+    }
 
 
 def _check_string(shape: Shape, value: str, where: str, problems: _Problems) -> None:

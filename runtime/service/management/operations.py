@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from tunnelfleet.actors.token_bucket import TokenBucket
 from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.runtime.service import TunnelTokens
 from tunnelfleet.runtime.service.events import ServiceEvent, ServiceEventKind
 from tunnelfleet.runtime.service.service import TunnelService
 from tunnelfleet.runtime.service.state import StateError
@@ -308,6 +309,18 @@ class ManagementOperations:
             "destinationAccessToken": tokens.destination_token,
         }
 
+    def _new_tokens(
+        self, tunnel_id: str, modes: Sequence[Mode], services: tuple[str, ...] | None
+    ) -> TunnelTokens:
+        check_count(len(services or ()), self._limits.services, "services of a tunnel")
+        try:
+            mode = modes[0] if len(modes) == 1 else None
+            return self._service.rotate(tunnel_id, mode, services)
+        except ConfigError as error:
+            if tunnel_id not in self._service.open_names():
+                raise ResourceNotFound(f"Tunnel {tunnel_id} is closed") from error
+            raise ValidationFailed(str(error)) from error
+
     def _rotate(self, given: dict[str, Any]) -> dict[str, Any]:
         record = self._records.get(given["tunnelId"])
         modes = _MODES[given["clientMode"]]
@@ -317,14 +330,7 @@ class ManagementOperations:
         if destination is not None and Mode.DESTINATION not in modes:
             raise ValidationFailed("destinationConfig needs clientMode DESTINATION or ALL")
         services = None if destination is None else tuple(destination["services"])
-        check_count(len(services or ()), self._limits.services, "services of a tunnel")
-        try:
-            mode = modes[0] if len(modes) == 1 else None
-            tokens = self._service.rotate(record.tunnel_id, mode, services)
-        except ConfigError as error:
-            if record.tunnel_id not in self._service.open_names():
-                raise ResourceNotFound(f"Tunnel {record.tunnel_id} is closed") from error
-            raise ValidationFailed(str(error)) from error
+        tokens = self._new_tokens(record.tunnel_id, modes, services)
         changes: dict[str, Any] = {"updated_at": time.time()}
         if destination is not None:
             changes |= {"services": services, "thing": destination.get("thingName", record.thing)}
