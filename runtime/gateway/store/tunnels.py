@@ -87,17 +87,10 @@ class TunnelTable:
         Raises:
             StoreError: it is not kept.
         """
-        plain = {key: value for key, value in entry.items() if key not in SECRET_KEYS}
-        if isinstance(plain.get("ca"), str):
-            # The next start may be in another folder.
-            plain["ca"] = str(Path(plain["ca"]).absolute())
-        secret = {key: value for key, value in entry.items() if key in SECRET_KEYS}
         row = {
             "gateway": self._gateway,
             "name": name,
-            "entry": json.dumps({**plain, "name": name}),
-            "sealed": self._sealer.seal(name, secret),
-            "key_id": self._sealer.key_id,
+            **seal_entry(self._sealer, name, {**entry, "name": name}),
             "changed_at": time.time(),
             "slot": slot_of(name),
         }
@@ -194,18 +187,50 @@ class TunnelTable:
         return StoredTunnels(tunnels, problems, of_others)
 
     def _read(self, row: Any) -> WantedTunnel:
-        try:
-            secret = self._sealer.unseal(row.name, bytes(row.sealed), row.key_id)
-            entry = {**json.loads(row.entry), **secret}
-        except SealingError as error:
-            raise TunnelError(f"its tokens cannot be opened: {error}") from None
-        except ValueError:
-            raise TunnelError("its entry is damaged; add it again") from None
-        try:
-            return replace(read_tunnel(entry, self._authorities, place=PLACE), place=PLACE)
-        except ConfigProblems as error:
-            found = "; ".join(f"{each.key}: {each.text}" for each in error.problems)
-            raise TunnelError(f"its entry cannot be used: {found}") from None
+        found = read_entry(self._sealer, row.name, row, self._authorities, PLACE)
+        return replace(found, place=PLACE)
+
+
+def seal_entry(sealer: Sealer, bound_to: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that keep an entry, what is secret in it sealed.
+
+    Args:
+        sealer: seals it.
+        bound_to: what it is sealed for: it opens for nothing else.
+        entry: the keys of a `[[tunnel]]`.
+    """
+    plain = {key: value for key, value in entry.items() if key not in SECRET_KEYS}
+    if isinstance(plain.get("ca"), str):
+        # The next start may be in another folder.
+        plain["ca"] = str(Path(plain["ca"]).absolute())
+    secret = {key: value for key, value in entry.items() if key in SECRET_KEYS}
+    return {
+        "entry": json.dumps(plain),
+        "sealed": sealer.seal(bound_to, secret),
+        "key_id": sealer.key_id,
+    }
+
+
+def read_entry(
+    sealer: Sealer, bound_to: str, row: Any, authorities: Authorities, place: str
+) -> WantedTunnel:
+    """Return the tunnel of a row with the columns of `seal_entry`.
+
+    Raises:
+        TunnelError: it cannot be used; the text says why, for people.
+    """
+    try:
+        secret = sealer.unseal(bound_to, bytes(row.sealed), row.key_id)
+        entry = {**json.loads(row.entry), **secret}
+    except SealingError as error:
+        raise TunnelError(f"its tokens cannot be opened: {error}") from None
+    except ValueError:
+        raise TunnelError("its entry is damaged; add it again") from None
+    try:
+        return read_tunnel(entry, authorities, place=place)
+    except ConfigProblems as error:
+        found = "; ".join(f"{each.key}: {each.text}" for each in error.problems)
+        raise TunnelError(f"its entry cannot be used: {found}") from None
 
 
 MAX_HASHES = 500
