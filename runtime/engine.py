@@ -47,13 +47,12 @@ from tunnelfleet.actors.kernel import (
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.transport.connector import Connector
+from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import TunnelClosed, TunnelError
 
 from .supervisor import RuntimeSupervisor, tunnel_child_id
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.tunnel.context import Services
-
     from .metrics import DispatcherMeter
     from .registry import TunnelRegistry
     from .tunnel import Tunnel, TunnelStatus

@@ -23,8 +23,7 @@ from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Credentials, Services, TunnelContext
 from tunnelfleet.proto import ConfigError
 
-from .parts import make_parts
-from .tunnel import Tunnel
+from .tunnel import Tunnel, make_parts
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.api.outbox import Outbox

@@ -22,17 +22,11 @@ from typing import TYPE_CHECKING, Any, Self
 import pykka
 from pykka import ActorRef
 
+from tunnelfleet.actors import kernel
 from tunnelfleet.actors.addresses import Address
 from tunnelfleet.actors.callbacks import CallbackQueue, CallbackTotals, RelayThreads
 from tunnelfleet.actors.config import ApiService, Limits, TunnelConfig
 from tunnelfleet.actors.events import TunnelEvent
-from tunnelfleet.actors.kernel import (
-    ChildSpec,
-    DispatchedRef,
-    Dispatcher,
-    StartChild,
-    SupervisorStoppingError,
-)
 from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
 from tunnelfleet.actors.tunnel.context import Credentials, Services
 from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, ReplaceToken, TryNow
@@ -164,7 +158,7 @@ class TunnelRuntime:
         self._engine.start(self._root_children)
         return self
 
-    def child_spec(self, child_id: str = "tunnelfleet") -> ChildSpec:
+    def child_spec(self, child_id: str = "tunnelfleet") -> kernel.ChildSpec:
         """Return how a host's `SupervisorActor` runs this runtime as its child, instead of `start`.
 
         The child is `permanent`. The first start is that of this runtime. After a failure a new
@@ -194,7 +188,7 @@ class TunnelRuntime:
         """
         return self._present.runtime
 
-    def _start_as_child(self) -> DispatchedRef[Any]:
+    def _start_as_child(self) -> kernel.DispatchedRef[Any]:
         present = self._present
         if present.engine.phase is EnginePhase.ENDED:
             self._make_successor()
@@ -209,7 +203,7 @@ class TunnelRuntime:
         present.runtime._engine = present.engine  # noqa: SLF001 - one of this class
 
     @property
-    def actor_ref(self) -> DispatchedRef[Any]:
+    def actor_ref(self) -> kernel.DispatchedRef[Any]:
         """The root supervisor, to be watched or stopped by a host's actor.
 
         Raises:
@@ -283,13 +277,13 @@ class TunnelRuntime:
             bound=bound,
         )
         try:
-            command = StartChild(_child_of(engine, tunnel))
-            if Dispatcher.current() is not None:
+            command = kernel.StartChild(_child_of(engine, tunnel))
+            if kernel.Dispatcher.current() is not None:
                 # An actor of a host: it must not wait, and there is nothing to wait for.
                 supervisor.tell(command)
             else:
                 supervisor.ask(command, block=True, timeout=ASK_TIMEOUT_SECONDS)
-        except (pykka.ActorDeadError, SupervisorStoppingError) as error:
+        except (pykka.ActorDeadError, kernel.SupervisorStoppingError) as error:
             self._registry.remove(tunnel)
             raise engine.not_running() from error
         except BaseException:
@@ -313,7 +307,7 @@ class TunnelRuntime:
         limit_bytes = config.limits.event_backlog_bytes
         return self.callback_threads.queue(config.name, self._callback, limit_bytes)
 
-    def _root_children(self, engine: Engine) -> list[ChildSpec]:
+    def _root_children(self, engine: Engine) -> list[kernel.ChildSpec]:
         return [
             relay_spec(self._changes.note, self._subscriptions.present),
             self._home.governor_spec(self._gate, self._rate, self._concurrency, self._per_endpoint),
@@ -494,7 +488,7 @@ class TunnelRuntime:
         )
 
     @property
-    def dispatchers(self) -> list[Dispatcher]:
+    def dispatchers(self) -> list[kernel.Dispatcher]:
         """The running dispatchers; none before `start` and after `stop`."""
         return self._kernel.dispatchers
 
@@ -513,5 +507,5 @@ class TunnelRuntime:
         return self._changes.wait_until(condition, timeout_seconds)
 
 
-def _child_of(engine: Engine, tunnel: Tunnel) -> ChildSpec:
+def _child_of(engine: Engine, tunnel: Tunnel) -> kernel.ChildSpec:
     return tunnel_spec(tunnel, engine.connector, engine.dispatcher(tunnel.dispatcher_number))

@@ -1,9 +1,8 @@
 """The root of a runtime's actors, how its children are kept up, and where its tunnels run.
 
-Owns the policy of supervision: what is restarted, after how long, how long a stop may take, and
-what is quarantined. Owns also what a runtime asks of the place where tunnels run, which is its own
-process unless a host says otherwise. It knows neither who starts the root nor which tunnels there
-are.
+Owns what is restarted, after how long, how long a stop may take, and what is quarantined; which
+actors the parts of a tunnel are; and what a runtime asks of the place where tunnels run, which is
+its own process unless a host says otherwise. It does not know which tunnels there are.
 """
 
 from __future__ import annotations
@@ -25,13 +24,12 @@ from tunnelfleet.actors.kernel import (
     SupervisorActor,
 )
 from tunnelfleet.actors.transport.connect_gate import ConnectGate
+from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.transport.governor import ConnectGovernor
+from tunnelfleet.actors.tunnel.context import Services, TunnelContext
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.transport.connector import Connector
-    from tunnelfleet.actors.tunnel.context import Services, TunnelContext
-
     from .tunnel import Tunnel
 
 

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from tunnelfleet.lazy import names_in
+
 if TYPE_CHECKING:
-    from .health import Readiness, ReadinessReport
     from .options import AdminOptions, parse_admin_address
-    from .server import AdminServer
+    from .server import AdminServer, Readiness, ReadinessReport
 
 __all__ = [
     "AdminOptions",
@@ -20,21 +20,13 @@ __all__ = [
     "parse_admin_address",
 ]
 
-_MODULES = {
-    "AdminOptions": "options",
-    "AdminServer": "server",
-    "Readiness": "health",
-    "ReadinessReport": "health",
-    "parse_admin_address": "options",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Load a public name.
-
-    Raises:
-        AttributeError: there is no such name.
-    """
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = names_in(
+    __name__,
+    {
+        "AdminOptions": "options",
+        "AdminServer": "server",
+        "Readiness": "server",
+        "ReadinessReport": "server",
+        "parse_admin_address": "options",
+    },
+)

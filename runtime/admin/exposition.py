@@ -13,10 +13,10 @@ from copy import copy
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
-    from prometheus_client.registry import Collector
 
 WORK_SECONDS: Final = 0.000_5
 """How long a scrape works between two pauses."""

@@ -17,13 +17,7 @@ from typing import Final
 
 from aiohttp import web
 
-from tunnelfleet.actors.addresses import (
-    TcpAddress,
-    is_loopback,
-    parse_address,
-    parse_ip,
-    without_brackets,
-)
+from tunnelfleet.actors import addresses
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.proto.endpoint import MAX_PORT
 
@@ -101,7 +95,7 @@ class AdminOptions(HttpLimits):
     def _check_token(self) -> None:
         token = self.bearer_token
         if token is None:
-            if not self.open_to_all and not is_loopback(self.host):
+            if not self.open_to_all and not addresses.is_loopback(self.host):
                 raise ConfigError(
                     "the administration server would be open to everyone who can reach this "
                     "machine: listen on 127.0.0.1, ask for a bearer token, or open it on purpose "
@@ -110,7 +104,7 @@ class AdminOptions(HttpLimits):
             return
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise ConfigError("the bearer token must be printable ASCII without blanks")
-        if not self.is_tls and not self.plain_token and not is_loopback(self.host):
+        if not self.is_tls and not self.plain_token and not addresses.is_loopback(self.host):
             raise ConfigError(
                 "a bearer token off loopback needs TLS, or anyone on the way could read it: "
                 "give a certificate and its private key"
@@ -122,14 +116,14 @@ class AdminOptions(HttpLimits):
         return self.certificate is not None
 
 
-def parse_admin_address(text: str) -> TcpAddress:
+def parse_admin_address(text: str) -> addresses.TcpAddress:
     """Read HOST:PORT, a port alone being one of 127.0.0.1.
 
     Raises:
         ConfigError: it is neither.
     """
-    address = parse_address(text)
-    if not isinstance(address, TcpAddress):
+    address = addresses.parse_address(text)
+    if not isinstance(address, addresses.TcpAddress):
         raise ConfigError("the address of the administration server is HOST:PORT")
     return address
 
@@ -161,8 +155,8 @@ class HostCheck:
             return False
         name = found["name"]
         if name.startswith("["):
-            return parse_ip(without_brackets(name)) is not None
-        return parse_ip(name) is not None or _normal(name) in self._names
+            return addresses.parse_ip(addresses.without_brackets(name)) is not None
+        return addresses.parse_ip(name) is not None or _normal(name) in self._names
 
 
 def _normal(name: str) -> str:

@@ -4,7 +4,6 @@
 """
 
 from .bench import Bench, BenchOptions
-from .far_end import FarEnd
-from .figures import TunnelFigures
+from .figures import FarEnd, TunnelFigures
 
 __all__ = ["Bench", "BenchOptions", "FarEnd", "TunnelFigures"]

@@ -7,27 +7,21 @@ The service is the embedded one, or somebody's: then its tokens are given, or it
 from __future__ import annotations
 
 import contextlib
+import ssl
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import ANY_SERVICE, TunnelConfig
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, Endpoint, Mode, TunnelError, printable
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
+from tunnelfleet.runtime.tunnel import Tunnel
 
-from .far_end import FarEnd
-from .figures import TunnelFigures, measure
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from tunnelfleet.runtime.tunnel import Tunnel
-
-__all__ = ["Bench", "BenchOptions"]
+from .figures import FarEnd, TunnelFigures, measure
 
 SERVICE: Final = "BENCH"
 CONNECT_SECONDS: Final = 30.0
@@ -79,7 +73,9 @@ class BenchOptions:
             raise ConfigError("--management opens a tunnel of its own: leave the tokens out")
         if self.endpoint and self.region and not self.management:
             raise ConfigError("--endpoint and --region exclude each other; keep one")
-        is_ours = not any(tokens) and not self.management
+        self._check_service(is_ours=not any(tokens) and not self.management)
+
+    def _check_service(self, *, is_ours: bool) -> None:
         if is_ours and (self.endpoint or self.region or self.ca):
             raise ConfigError(
                 "a service was named, and no way in: give --source-token and --destination-token, "

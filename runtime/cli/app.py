@@ -61,7 +61,7 @@ COMMANDS = {
         panel=RUN,
     ),
     "migrate": Command(
-        f"{_GATEWAY}.migrate",
+        f"{_GATEWAY}.check",
         "migrate_command",
         "Make or change the tables of a gateway's state.",
         panel=RUN,
@@ -167,7 +167,7 @@ COMMANDS = {
         panel=ALONE,
     ),
     "bench": Command(
-        "tunnelfleet.runtime.cli.bench",
+        "tunnelfleet.runtime.cli.demo",
         "bench_command",
         "Measure a tunnel: throughput, round trips, connections.",
         panel=ALONE,

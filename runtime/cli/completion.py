@@ -86,19 +86,11 @@ def candidates(words: Sequence[str], line: CommandLine) -> Words:
 
 
 def _of_command(name: str, parameters: Sequence[Any], before: Sequence[str], current: str) -> Words:
-    options = {
-        spelling: parameter
-        for parameter in parameters
-        if parameter.param_type_name == "option"
-        for spelling in (*parameter.opts, *parameter.secondary_opts)
-    }
+    options = _spellings(parameters)
     given = dict(_given(before, options))
     head, is_assigned, value = current.partition("=")
     if is_assigned and head in options:
-        return [
-            (word if word == FILES else f"{head}={word}", meaning)
-            for word, meaning in _values(name, head, value, given)
-        ]
+        return _assigned(head, _values(name, head, value, given))
     last = before[-1] if before else ""
     if last in options and not options[last].is_flag:
         return _values(name, last, current, given)
@@ -153,25 +145,44 @@ _CHOICES: Final = {
 }
 
 
+def _assigned(head: str, values: Words) -> Words:
+    """Return the values of an option as `--option=VALUE`."""
+    return [(word if word == FILES else f"{head}={word}", meaning) for word, meaning in values]
+
+
+def _spellings(parameters: Sequence[Any]) -> dict[str, Any]:
+    """Return the options among the parameters of a command, by each way to write them."""
+    return {
+        spelling: parameter
+        for parameter in parameters
+        if parameter.param_type_name == "option"
+        for spelling in (*parameter.opts, *parameter.secondary_opts)
+    }
+
+
 def _values(command: str, option: str, current: str, given: Mapping[str, str]) -> Words:
     """Return what an option can be given."""
     if option in _CHOICES and command != "localproxy":
         return _starting([(each, "") for each in _CHOICES[option]], current)
     if option == "--sort":
-        from .gateway.rows import SORTS, STILL_SORTS  # noqa: PLC0415 - only here
-
-        orders = STILL_SORTS if command == "ls" else SORTS
-        return _starting([(each, "") for each in orders], current)
+        return _starting([(each, "") for each in _orders(command)], current)
     if option == "--label":
-        labels = {
-            f"{key}={value}"
-            for row in _rows(given)
-            for key, value in (row.get("labels") or {}).items()
-        }
-        return _starting([(each, "") for each in sorted(labels)[:MAX_NAMES]], current)
+        return _starting([(each, "") for each in _labels(given)], current)
     if option in ("--name", "--tunnel") and command != "service":
         return _tunnels(current, given)
     return [(FILES, "")]
+
+
+def _orders(command: str) -> Sequence[str]:
+    from .gateway.rows import SORTS, STILL_SORTS  # noqa: PLC0415 - only here
+
+    return STILL_SORTS if command == "ls" else SORTS
+
+
+def _labels(given: Mapping[str, str]) -> list[str]:
+    """Return the labels of the gateway's tunnels."""
+    labels = (row.get("labels") or {} for row in _rows(given))
+    return sorted({f"{key}={value}" for each in labels for key, value in each.items()})[:MAX_NAMES]
 
 
 def _arguments(name: str, current: str, given: Mapping[str, str]) -> Words:

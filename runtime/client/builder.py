@@ -51,7 +51,7 @@ class SecureTunnelBuilder:
         self._access_token = access_token
         self._mode = mode
         self._endpoint = endpoint
-        self._options: SecureTunnelOptions = {}
+        self._options: SecureTunnelOptions[SecureTunnel] = {}
 
     def __repr__(self) -> str:
         return f"<SecureTunnelBuilder {self._mode} {self._endpoint}>"

@@ -10,26 +10,12 @@ import ssl
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import Any, Generic, TypeAlias, TypedDict, TypeVar
 
 from pykka import ActorRef
 
 from tunnelfleet.actors.addresses import Address, HttpProxy, parse_address
-from tunnelfleet.actors.api.events import (
-    ApiEvent,
-    ConnectionFailure,
-    ConnectionReset,
-    ConnectionShutdown,
-    ConnectionStarted,
-    ConnectionSuccess,
-    InputEnded,
-    MessageReceived,
-    SendMessageComplete,
-    SessionReset,
-    Stopped,
-    StreamStarted,
-    StreamStopped,
-)
+from tunnelfleet.actors.api import events
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
 from tunnelfleet.proto import ConfigError, Endpoint, Mode, ProtocolVersion, generate_client_token
 from tunnelfleet.runtime.runtime import TunnelRuntime
@@ -37,14 +23,17 @@ from tunnelfleet.runtime.tls import make_ssl_context
 
 from .sending import check_text
 
-if TYPE_CHECKING:
-    from .secure_tunnel import SecureTunnel
-
 Services: TypeAlias = "Mapping[str, Address | ApiService | str]"
 
 
-class SecureTunnelOptions(TypedDict, total=False):
-    """The options of a tunnel client beside its token, mode and endpoint."""
+_Client = TypeVar("_Client")
+
+
+class SecureTunnelOptions(TypedDict, Generic[_Client], total=False):
+    """The options of a tunnel client beside its token, mode and endpoint.
+
+    A callback gets the client as its first argument, a `SecureTunnel`.
+    """
 
     name: str
     client_token: str
@@ -60,47 +49,47 @@ class SecureTunnelOptions(TypedDict, total=False):
     pacing: bool
     runtime: TunnelRuntime
     events_to: ActorRef[Any]
-    on_connection_success: Callable[[SecureTunnel, ConnectionSuccess], object]
-    on_connection_failure: Callable[[SecureTunnel, ConnectionFailure], object]
-    on_connection_shutdown: Callable[[SecureTunnel, ConnectionShutdown], object]
-    on_send_message_complete: Callable[[SecureTunnel, SendMessageComplete], object]
-    on_message_received: Callable[[SecureTunnel, MessageReceived], object]
-    on_stream_started: Callable[[SecureTunnel, StreamStarted], object]
-    on_stream_stopped: Callable[[SecureTunnel, StreamStopped], object]
-    on_connection_started: Callable[[SecureTunnel, ConnectionStarted], object]
-    on_connection_reset: Callable[[SecureTunnel, ConnectionReset], object]
-    on_input_ended: Callable[[SecureTunnel, InputEnded], object]
-    on_session_reset: Callable[[SecureTunnel, SessionReset], object]
-    on_stopped: Callable[[SecureTunnel, Stopped], object]
+    on_connection_success: Callable[[_Client, events.ConnectionSuccess], object]
+    on_connection_failure: Callable[[_Client, events.ConnectionFailure], object]
+    on_connection_shutdown: Callable[[_Client, events.ConnectionShutdown], object]
+    on_send_message_complete: Callable[[_Client, events.SendMessageComplete], object]
+    on_message_received: Callable[[_Client, events.MessageReceived], object]
+    on_stream_started: Callable[[_Client, events.StreamStarted], object]
+    on_stream_stopped: Callable[[_Client, events.StreamStopped], object]
+    on_connection_started: Callable[[_Client, events.ConnectionStarted], object]
+    on_connection_reset: Callable[[_Client, events.ConnectionReset], object]
+    on_input_ended: Callable[[_Client, events.InputEnded], object]
+    on_session_reset: Callable[[_Client, events.SessionReset], object]
+    on_stopped: Callable[[_Client, events.Stopped], object]
 
 
-CALLBACKS: Mapping[str, type[ApiEvent]] = {
-    "on_connection_success": ConnectionSuccess,
-    "on_connection_failure": ConnectionFailure,
-    "on_connection_shutdown": ConnectionShutdown,
-    "on_send_message_complete": SendMessageComplete,
-    "on_message_received": MessageReceived,
-    "on_stream_started": StreamStarted,
-    "on_stream_stopped": StreamStopped,
-    "on_connection_started": ConnectionStarted,
-    "on_connection_reset": ConnectionReset,
-    "on_input_ended": InputEnded,
-    "on_session_reset": SessionReset,
-    "on_stopped": Stopped,
+CALLBACKS: Mapping[str, type[events.ApiEvent]] = {
+    "on_connection_success": events.ConnectionSuccess,
+    "on_connection_failure": events.ConnectionFailure,
+    "on_connection_shutdown": events.ConnectionShutdown,
+    "on_send_message_complete": events.SendMessageComplete,
+    "on_message_received": events.MessageReceived,
+    "on_stream_started": events.StreamStarted,
+    "on_stream_stopped": events.StreamStopped,
+    "on_connection_started": events.ConnectionStarted,
+    "on_connection_reset": events.ConnectionReset,
+    "on_input_ended": events.InputEnded,
+    "on_session_reset": events.SessionReset,
+    "on_stopped": events.Stopped,
 }
 """The event that each callback gets."""
 
 
 def callbacks_of(
-    options: SecureTunnelOptions,
-) -> dict[type[ApiEvent], Callable[[Any, Any], object]]:
+    options: SecureTunnelOptions[Any],
+) -> dict[type[events.ApiEvent], Callable[[Any, Any], object]]:
     """Return the callbacks among the options, by the event that each gets.
 
     Raises:
         ConfigError: one cannot be called.
     """
     given: Mapping[str, Any] = options
-    found: dict[type[ApiEvent], Callable[[Any, Any], object]] = {}
+    found: dict[type[events.ApiEvent], Callable[[Any, Any], object]] = {}
     for name, kind in CALLBACKS.items():
         callback = given.get(name)
         if callback is not None and not callable(callback):
@@ -114,7 +103,7 @@ def make_config(
     access_token: str,
     mode: Mode | str,
     endpoint: Endpoint | str,
-    options: SecureTunnelOptions,
+    options: SecureTunnelOptions[Any],
 ) -> TunnelConfig:
     """Return the configuration of a client's tunnel; see `SecureTunnel` for the arguments.
 
@@ -163,7 +152,7 @@ def _targets(services: Services) -> Mapping[str, Address | ApiService]:
     return targets
 
 
-def _ssl_context(options: SecureTunnelOptions) -> ssl.SSLContext | None:
+def _ssl_context(options: SecureTunnelOptions[Any]) -> ssl.SSLContext | None:
     root_ca, context = options.get("root_ca"), options.get("tls_context")
     if root_ca is None:
         return context

@@ -97,7 +97,7 @@ class SecureTunnel(Sending):
         access_token: str,
         mode: Mode | str,
         endpoint: Endpoint | str,
-        **options: Unpack[SecureTunnelOptions],
+        **options: Unpack[SecureTunnelOptions[SecureTunnel]],
     ) -> None:
         self._given_runtime = options.get("runtime")
         self._callbacks = callbacks_of(options)

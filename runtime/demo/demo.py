@@ -18,25 +18,14 @@ from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.runtime import TunnelRuntime
 from tunnelfleet.runtime.service import TunnelService
 
-from .chaos import Chaos, StrikeKind, plan_strikes
-from .fleet import (
-    CONNECT_RATE_PER_SECOND,
-    admin_lines,
-    allow_files_for,
-    guide_lines,
-    open_pair,
-    rss_bytes,
-    thread_count,
-    tunnel_names,
-    tunnel_of,
-)
-from .pacing import TrafficPlan
+from . import fleet
+from .plan import Chaos, StrikeKind, TrafficPlan, plan_strikes
 from .report import DemoPhase, FleetSampler, FleetSnapshot, Report, make_report
 from .traffic import Traffic
 
 if TYPE_CHECKING:
-    from .chaos import Strike
     from .fleet import DemoTunnel, TunnelPair
+    from .plan import Strike
     from .view import View
 
 MAX_TUNNELS: Final = 5_000
@@ -126,13 +115,13 @@ class Demo:
         Raises:
             ConfigError: the system does not let so many tunnels be.
         """
-        allow_files_for(self._options.tunnels)
+        fleet.allow_files_for(self._options.tunnels)
         self._began = time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(self._service)
             runtime = stack.enter_context(
                 TunnelRuntime(
-                    connect_rate_per_second=CONNECT_RATE_PER_SECOND,
+                    connect_rate_per_second=fleet.CONNECT_RATE_PER_SECOND,
                     ssl_context=self._service.ssl_context(),
                     per_tunnel_series=PER_TUNNEL_SERIES if self._options.admin else 0,
                 )
@@ -141,7 +130,7 @@ class Demo:
             stack.enter_context(self._traffic)
             with self._view:
                 if admin is not None:
-                    self._view.guide(admin_lines(admin.url))
+                    self._view.guide(fleet.admin_lines(admin.url))
                 interrupted = self._play(runtime)
                 self._enter(DemoPhase.OVER)
                 snapshot = self._look()
@@ -160,7 +149,7 @@ class Demo:
         if options is None:
             return None
         # Both ends of a tunnel are in this process. People count tunnels, and so does the table.
-        return stack.enter_context(AdminServer(runtime, options, tunnel_of=tunnel_of))
+        return stack.enter_context(AdminServer(runtime, options, tunnel_of=fleet.tunnel_of))
 
     def _play(self, runtime: TunnelRuntime) -> bool:
         """Go through the phases. Returns whether the user ended them before they were over."""
@@ -181,8 +170,8 @@ class Demo:
     def _open(self, runtime: TunnelRuntime) -> None:
         self._enter(DemoPhase.CONNECTING)
         shown_at = 0.0
-        for name in tunnel_names(self._options.tunnels):
-            pair = open_pair(name, self._service, runtime, self._traffic.serve)
+        for name in fleet.tunnel_names(self._options.tunnels):
+            pair = fleet.open_pair(name, self._service, runtime, self._traffic.serve)
             self._pairs.append(pair)
             self._sampler.add(pair)
             if self._elapsed() >= shown_at:
@@ -278,7 +267,7 @@ class Demo:
             self._service.drop(strike.tunnel, strike.kind.mode)
 
     def _look(self) -> FleetSnapshot:
-        self._threads = max(self._threads, thread_count())
+        self._threads = max(self._threads, fleet.thread_count())
         meter = self._traffic.meter
         rows = self._sampler.rows(time.time())
         return FleetSnapshot(
@@ -294,7 +283,7 @@ class Demo:
             exchanges_completed=meter.exchanges_completed,
             exchanges_broken=meter.exchanges_broken,
             threads=self._threads,
-            rss_bytes=rss_bytes(),
+            rss_bytes=fleet.rss_bytes(),
         )
 
     # small questions
@@ -318,7 +307,9 @@ class Demo:
         addresses = pair.addresses()
         if addresses is not None:
             ca_path = str(self._service.ca_path or "")
-            self._view.guide(guide_lines(pair.name, addresses, self._service.endpoint, ca_path))
+            self._view.guide(
+                fleet.guide_lines(pair.name, addresses, self._service.endpoint, ca_path)
+            )
 
 
 def _absence(pair: DemoTunnel) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from .pacing import Meter
+    from .plan import Meter
 
 
 BLOCK_BYTES: Final = 4_096

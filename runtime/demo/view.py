@@ -16,13 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.runtime.figures import (
-    counted,
-    human_bytes,
-    human_rate,
-    human_seconds,
-    sparkline,
-)
+from tunnelfleet.runtime import figures
 
 from .report import SEVERITY, DemoPhase, FleetSnapshot, TableRow
 
@@ -105,10 +99,10 @@ def _title(snapshot: FleetSnapshot, width: int) -> Text:
     else:
         title.append(str(snapshot.phase), style="bold")
     title.append("   ")
-    title.append(human_rate(snapshot.bytes_per_second), style="bold cyan")
+    title.append(figures.human_rate(snapshot.bytes_per_second), style="bold cyan")
     title.append(" ")
     cells = min(SPARK_CELLS, max(0, width - title.cell_len))
-    title.append(sparkline(snapshot.history, cells), style="cyan")
+    title.append(figures.sparkline(snapshot.history, cells), style="cyan")
     return title
 
 
@@ -128,20 +122,23 @@ def _table(rows: Sequence[TableRow], width: int) -> Table:
     wide = width >= WIDE_COLUMNS
     gap = (0, 2 if wide else 1, 0, 0)
     table = Table(box=None, expand=True, pad_edge=False, header_style="bold", padding=gap)
-    for head in _HEADS:
-        if not wide and head not in NARROW_COLUMNS:
-            continue
-        if head == "Last event":
-            table.add_column(head, no_wrap=True, overflow="ellipsis", ratio=1)
-        elif head == "State":
-            table.add_column(head, no_wrap=True, min_width=STATE_CELLS)
-        else:
-            justify: JustifyMethod = "left" if head == "Tunnel" else "right"
-            table.add_column(head, no_wrap=True, justify=justify)
+    heads = [head for head in _HEADS if wide or head in NARROW_COLUMNS]
+    for head in heads:
+        _add_column(table, head)
     for row in rows:
-        cells = zip(_HEADS, _cells(row, wide=wide), strict=True)
-        table.add_row(*(cell for head, cell in cells if wide or head in NARROW_COLUMNS))
+        cells = dict(zip(_HEADS, _cells(row, wide=wide), strict=True))
+        table.add_row(*(cells[head] for head in heads))
     return table
+
+
+def _add_column(table: Table, head: str) -> None:
+    if head == "Last event":
+        table.add_column(head, no_wrap=True, overflow="ellipsis", ratio=1)
+    elif head == "State":
+        table.add_column(head, no_wrap=True, min_width=STATE_CELLS)
+    else:
+        justify: JustifyMethod = "left" if head == "Tunnel" else "right"
+        table.add_column(head, no_wrap=True, justify=justify)
 
 
 _HEADS: Final = (
@@ -165,9 +162,9 @@ def _cells(row: TableRow, *, wide: bool) -> list[Text]:
         Text(row.name, style="bold"),
         Text(f"{STATE_SIGNS.get(row.state, OTHER_SIGN)} {row.state}", style=style),
         Text(f"{row.streams}", style="" if row.streams else "bright_black"),
-        Text(human_bytes(row.sent_bytes)),
-        Text(human_bytes(row.received_bytes)),
-        Text(human_rate(row.bytes_per_second), style=quiet),
+        Text(figures.human_bytes(row.sent_bytes)),
+        Text(figures.human_bytes(row.received_bytes)),
+        Text(figures.human_rate(row.bytes_per_second), style=quiet),
         _count(row.reconnects, "yellow"),
         _count(row.session_resets, "magenta"),
         Text(event, style="" if _is_fresh(row) else "bright_black"),
@@ -204,32 +201,34 @@ def _more(snapshot: FleetSnapshot, shown: Sequence[TableRow]) -> Text:
 def _summary(snapshot: FleetSnapshot) -> list[list[Text]]:
     all_up = snapshot.connected == snapshot.tunnels
     tunnels = Text(
-        f"{snapshot.connected} of {counted(snapshot.tunnels, 'tunnel')} connected",
+        f"{snapshot.connected} of {figures.counted(snapshot.tunnels, 'tunnel')} connected",
         style="bold green" if all_up else "bold yellow",
     )
     if snapshot.mismatched_bytes:
-        bytes_ = Text(f"✗ {counted(snapshot.mismatched_bytes, 'byte')} wrong", style="bold red")
+        bytes_ = Text(
+            f"✗ {figures.counted(snapshot.mismatched_bytes, 'byte')} wrong", style="bold red"
+        )
     else:
         bytes_ = Text("✓ no byte wrong", style="bold green")
     return [
         _joined(
             tunnels,
-            counted(snapshot.total("streams"), "stream"),
-            counted(snapshot.total("connections"), "connection"),
-            counted(snapshot.total("reconnects"), "reconnect"),
-            counted(snapshot.total("session_resets"), "session reset"),
+            figures.counted(snapshot.total("streams"), "stream"),
+            figures.counted(snapshot.total("connections"), "connection"),
+            figures.counted(snapshot.total("reconnects"), "reconnect"),
+            figures.counted(snapshot.total("session_resets"), "session reset"),
         ),
         _joined(
             bytes_,
-            f"{human_bytes(snapshot.verified_bytes)} verified",
-            f"{human_bytes(snapshot.total('sent_bytes'))} sent",
-            f"{human_bytes(snapshot.total('received_bytes'))} received",
+            f"{figures.human_bytes(snapshot.verified_bytes)} verified",
+            f"{figures.human_bytes(snapshot.total('sent_bytes'))} sent",
+            f"{figures.human_bytes(snapshot.total('received_bytes'))} received",
         ),
         _joined(
             Text(f"{snapshot.exchanges_completed:,} transfers done"),
             f"{snapshot.exchanges_broken:,} broken by chaos",
-            counted(snapshot.threads, "thread"),
-            f"{human_bytes(snapshot.rss_bytes)} of memory",
+            figures.counted(snapshot.threads, "thread"),
+            f"{figures.human_bytes(snapshot.rss_bytes)} of memory",
         ),
     ]
 
@@ -251,16 +250,16 @@ def _packed(words: Sequence[Text], width: int) -> list[Text]:
 
 def plain_line(snapshot: FleetSnapshot) -> str:
     """Return the snapshot as one line of text, for where there is no terminal."""
-    clock = human_seconds(snapshot.elapsed_seconds)
+    clock = figures.human_seconds(snapshot.elapsed_seconds)
     phase = "" if snapshot.phase is DemoPhase.RUNNING else f"{snapshot.phase}; "
     words = (
         f"{snapshot.connected}/{snapshot.tunnels} connected",
-        counted(snapshot.total("streams"), "stream"),
-        f"{human_bytes(snapshot.total('sent_bytes'))} sent",
-        f"{human_bytes(snapshot.total('received_bytes'))} received",
-        human_rate(snapshot.bytes_per_second),
-        counted(snapshot.total("reconnects"), "reconnect"),
-        counted(snapshot.total("session_resets"), "session reset"),
+        figures.counted(snapshot.total("streams"), "stream"),
+        f"{figures.human_bytes(snapshot.total('sent_bytes'))} sent",
+        f"{figures.human_bytes(snapshot.total('received_bytes'))} received",
+        figures.human_rate(snapshot.bytes_per_second),
+        figures.counted(snapshot.total("reconnects"), "reconnect"),
+        figures.counted(snapshot.total("session_resets"), "session reset"),
         f"{snapshot.mismatched_bytes} bytes wrong",
     )
     return f"[{clock:>6}] {phase}{', '.join(words)}"

@@ -12,51 +12,31 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, ClassVar, NamedTuple
 
-from tunnelfleet.actors.kernel import DispatchedActor
+from tunnelfleet.actors.kernel import DispatchedActor, Reply
 from tunnelfleet.proto import ConfigError, validate_access_token, validate_client_token
-from tunnelfleet.runtime import ListenerClosed, ListenerOpened, TunnelState, TunnelStateChanged
-
-from .config.fleet import STATIC
-from .fleet_log import log_end, log_listener, log_listener_closed, log_reload, log_state
-from .fleet_state import Marks
-from .messages import (
-    CompareWanted,
-    DrainTunnels,
-    Leave,
-    Left,
-    PutWanted,
-    Reload,
-    ReloadResult,
-    RemoveWanted,
-    ReplaceTunnelToken,
-    RetryTunnels,
-    SetWanted,
-    SetWantedInShards,
-    Snapshot,
-    TakeSnapshot,
-    UnknownTunnel,
+from tunnelfleet.runtime import (
+    ListenerClosed,
+    ListenerOpened,
+    TunnelRuntime,
+    TunnelState,
+    TunnelStateChanged,
 )
+
+from . import messages
+from .config import ClientTokens, FleetConfig
+from .config.fleet import STATIC
+from .fleet_state import FleetState, Marks
+from .log import log_end, log_listener, log_listener_closed, log_reload, log_state
 from .placement import Assigned, FleetLeaves, Revoked, Vacated
 from .reconcile import Difference, RunPhase, compare, decide
 from .reloading import Loaded, ReloadQueue, loaded
 from .tunnel_keeper import DrainTimedOut, OpenAgain, TunnelEnded, TunnelKeeper
+from .wanted import WantedTunnel
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from concurrent.futures import Future
-
-    from tunnelfleet.actors.kernel import Reply
-    from tunnelfleet.runtime import TunnelRuntime
-
-    from .config import ClientTokens, FleetConfig
-    from .fleet_state import FleetState
-    from .wanted import WantedTunnel
-
-__all__ = ["FILES", "FleetActor"]
-
-FILES = "files"
 NAMES_A_TURN = 16
 """How many names are looked at before others have their turn."""
 HANDOVER_SECONDS = 0.2
@@ -132,10 +112,10 @@ class FleetActor(DispatchedActor):
 
     # -- wishes
 
-    def _on_set_wanted(self, message: SetWanted) -> Difference:
+    def _on_set_wanted(self, message: messages.SetWanted) -> Difference:
         return self._change_wishes(message.source, message.tunnels)
 
-    def _on_set_wanted_in_shards(self, message: SetWantedInShards) -> Difference:
+    def _on_set_wanted_in_shards(self, message: messages.SetWantedInShards) -> Difference:
         state = self._state
         kept = {
             name: tunnel
@@ -144,17 +124,17 @@ class FleetActor(DispatchedActor):
         }
         return self._change_wishes(message.source, {**kept, **message.tunnels})
 
-    def _on_put_wanted(self, message: PutWanted) -> Difference:
+    def _on_put_wanted(self, message: messages.PutWanted) -> Difference:
         name = message.tunnel.name
         before = self._state.wish(name)
         self._state.sources.setdefault(message.source, {})[name] = message.tunnel
         return self._changed_wish(name, before)
 
-    def _on_remove_wanted(self, message: RemoveWanted) -> Difference | None:
+    def _on_remove_wanted(self, message: messages.RemoveWanted) -> Difference | None:
         name = message.name
         tunnels = self._state.sources.get(message.source, {})
         if name not in tunnels:
-            self.defer_reply().fail(UnknownTunnel(name))
+            self.defer_reply().fail(messages.UnknownTunnel(name))
             return None
         before = self._state.wish(name)
         del tunnels[name]
@@ -176,7 +156,7 @@ class FleetActor(DispatchedActor):
         self._state.forget_what_is_gone()
         return self._adopt(compare(before, self._state.wishes()))
 
-    def _on_compare_wanted(self, message: CompareWanted) -> Difference:
+    def _on_compare_wanted(self, message: messages.CompareWanted) -> Difference:
         state = self._state
         after = state.wishes({**state.sources, message.source: dict(message.tunnels)})
         return compare(state.wishes(), after)
@@ -189,7 +169,7 @@ class FleetActor(DispatchedActor):
 
     # -- reload
 
-    def _on_reload(self, _message: Reload) -> None:
+    def _on_reload(self, _message: messages.Reload) -> None:
         if self._reloads.ask(self.defer_reply()):
             self._load()
 
@@ -200,22 +180,22 @@ class FleetActor(DispatchedActor):
         if message.config is None:
             self._state.reload_ok = False
             self._state.problems = message.problems
-            result = ReloadResult(None, message.problems)
+            result = messages.ReloadResult(None, message.problems)
         else:
             result = self._take_config(message.config)
         log_reload(result)
         if self._reloads.answer(result):
             self._load()
 
-    def _take_config(self, config: FleetConfig) -> ReloadResult:
+    def _take_config(self, config: FleetConfig) -> messages.ReloadResult:
         state = self._state
         needs_restart = state.config.gateway.needing_restart(config.gateway)
         state.config = config
         state.reload_ok, state.reloaded_at = True, time.time()
         state.problems = config.warnings
-        difference = self._change_wishes(FILES, config.tunnels)
+        difference = self._change_wishes(messages.FILES, config.tunnels)
         self._on_files_taken()
-        return ReloadResult(difference, config.warnings, tuple(needs_restart))
+        return messages.ReloadResult(difference, config.warnings, tuple(needs_restart))
 
     # -- shards
 
@@ -262,7 +242,7 @@ class FleetActor(DispatchedActor):
 
     # -- commands
 
-    def _on_drain_tunnels(self, message: DrainTunnels) -> list[str] | None:
+    def _on_drain_tunnels(self, message: messages.DrainTunnels) -> list[str] | None:
         names = self._known(message.names)
         if names is None:
             return None
@@ -272,7 +252,7 @@ class FleetActor(DispatchedActor):
         self._mark(names)
         return names
 
-    def _on_retry_tunnels(self, message: RetryTunnels) -> list[str] | None:
+    def _on_retry_tunnels(self, message: messages.RetryTunnels) -> list[str] | None:
         names = self._known(message.names)
         if names is None:
             return None
@@ -305,10 +285,10 @@ class FleetActor(DispatchedActor):
             return True
         return was_down or is_tried
 
-    def _on_replace_token(self, message: ReplaceTunnelToken) -> None:
+    def _on_replace_token(self, message: messages.ReplaceTunnelToken) -> None:
         reply = self.defer_reply()
         if self._state.wish(message.name) is None:
-            reply.fail(UnknownTunnel(message.name))
+            reply.fail(messages.UnknownTunnel(message.name))
             return
         try:
             validate_access_token(message.access_token)
@@ -328,12 +308,12 @@ class FleetActor(DispatchedActor):
             return list(self._state.wishes())
         for name in names:
             if self._state.wish(name) is None:
-                self.defer_reply().fail(UnknownTunnel(name))
+                self.defer_reply().fail(messages.UnknownTunnel(name))
                 return None
         return list(names)
 
-    def _on_take_snapshot(self, message: TakeSnapshot) -> Snapshot:
-        return Snapshot(self._state.entries(message.names), self._state.config)
+    def _on_take_snapshot(self, message: messages.TakeSnapshot) -> messages.Snapshot:
+        return messages.Snapshot(self._state.entries(message.names), self._state.config)
 
     # -- marked names
 
@@ -393,7 +373,7 @@ class FleetActor(DispatchedActor):
 
     # -- the end
 
-    def _on_leave(self, message: Leave) -> None:
+    def _on_leave(self, message: messages.Leave) -> None:
         self._leave = self.defer_reply()
         self._state.is_leaving = True
         self._tell_placement(FleetLeaves())
@@ -405,12 +385,14 @@ class FleetActor(DispatchedActor):
 
     def _leave_if_done(self) -> None:
         if self._leave is not None and not self._state.running:
-            self._leave.set(Left(()))
+            self._leave.set(messages.Left(()))
             self._leave = None
 
     def _on_leave_timed_out(self, _message: _LeaveTimedOut) -> None:
         if self._leave is not None:
-            self._leave.set(Left(tuple(sorted(filter(self._is_busy, self._state.running)))))
+            self._leave.set(
+                messages.Left(tuple(sorted(filter(self._is_busy, self._state.running))))
+            )
             self._leave = None
 
     def _is_busy(self, name: str) -> bool:
@@ -420,19 +402,19 @@ class FleetActor(DispatchedActor):
             return False
 
     HANDLERS: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
-        SetWanted: _on_set_wanted,
-        SetWantedInShards: _on_set_wanted_in_shards,
-        PutWanted: _on_put_wanted,
-        RemoveWanted: _on_remove_wanted,
-        CompareWanted: _on_compare_wanted,
-        Reload: _on_reload,
+        messages.SetWanted: _on_set_wanted,
+        messages.SetWantedInShards: _on_set_wanted_in_shards,
+        messages.PutWanted: _on_put_wanted,
+        messages.RemoveWanted: _on_remove_wanted,
+        messages.CompareWanted: _on_compare_wanted,
+        messages.Reload: _on_reload,
         Loaded: _on_loaded,
         Assigned: _on_assigned,
         Revoked: _on_revoked,
-        DrainTunnels: _on_drain_tunnels,
-        RetryTunnels: _on_retry_tunnels,
-        ReplaceTunnelToken: _on_replace_token,
-        TakeSnapshot: _on_take_snapshot,
+        messages.DrainTunnels: _on_drain_tunnels,
+        messages.RetryTunnels: _on_retry_tunnels,
+        messages.ReplaceTunnelToken: _on_replace_token,
+        messages.TakeSnapshot: _on_take_snapshot,
         TunnelStateChanged: _on_state_changed,
         ListenerOpened: _on_listener_opened,
         ListenerClosed: _on_listener_closed,
@@ -441,6 +423,6 @@ class FleetActor(DispatchedActor):
         OpenAgain: _on_open_again,
         TunnelEnded: _on_ended,
         DrainTimedOut: _on_drain_timed_out,
-        Leave: _on_leave,
+        messages.Leave: _on_leave,
         _LeaveTimedOut: _on_leave_timed_out,
     }

@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from .config import FleetConfig
 from .placement import shard_of
 from .reconcile import Running, RunPhase, merged, prevailing
 from .snapshot import Entry
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from .config import FleetConfig
-    from .wanted import WantedTunnel
-
-__all__ = ["Emptying", "FleetState", "Marks"]
+from .wanted import WantedTunnel
 
 HELD = "drained on command; `tunnelfleet retry` starts it again"
 ELSEWHERE = "another gateway has it"

@@ -14,23 +14,26 @@ import functools
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
 import pykka
+from prometheus_client import Metric
+from pykka import ActorRef
 
-from tunnelfleet.actors.kernel import Dispatcher
+from tunnelfleet.actors.kernel import ChildSpec, Dispatcher
 from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
 from tunnelfleet.runtime.metrics.families import numbers
 
-from .config import ClientTokens, FleetConfig, ensure_secret
+from . import messages
+from .config import ClientTokens, FleetConfig, GatewaySettings, ensure_secret
 from .config.fleet import RAY, STATIC
-from .fleet_actor import FILES, FleetActor
+from .fleet_actor import FleetActor
 from .fleet_state import FleetState
-from .messages import FilesTaken, Leave, Left, Reload, ReloadResult, SetWanted, TakeSnapshot
 from .metrics import GatewayCollector
-from .placement import StaticPlacement
+from .placement import Placement, StaticPlacement
 from .placement.leased import LeasedPlacement
 from .shared_fleet import API, SharedTunnels
 from .snapshot import MAX_CONNECTION_ROWS, connection_rows
@@ -46,24 +49,13 @@ from .supervisor import (
     TellShards,
     child,
 )
+from .wanted import WantedTunnel
 from .workers import WorkerProcesses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from prometheus_client import Metric
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.kernel import ChildSpec
-
     from .choice import AsksTunnels
-    from .config import GatewaySettings
-    from .messages import Snapshot
-    from .placement import Placement
     from .store import Store
-    from .wanted import WantedTunnel
 
-__all__ = ["API", "FILES", "Gateway"]
 
 ASK_SECONDS = 10.0
 RELOAD_SECONDS = 60.0
@@ -157,7 +149,7 @@ class Gateway:
             self.collector.add(lambda: self._without_owner(placement))
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="tunnelfleet-reload")
         self._dispatcher = Dispatcher("tunnelfleet-gateway").start()
-        self.state.sources.setdefault(FILES, dict(self.state.config.tunnels))
+        self.state.sources.setdefault(messages.FILES, dict(self.state.config.tunnels))
         start_fleet = functools.partial(
             FleetActor.start,
             self.state,
@@ -165,7 +157,7 @@ class Gateway:
             client_tokens,
             self._begin_load,
             functools.partial(self.refs.tell, PLACEMENT, TellShards()),
-            on_files_taken=functools.partial(self.refs.tell, NOTIFY, FilesTaken()),
+            on_files_taken=functools.partial(self.refs.tell, NOTIFY, messages.FilesTaken()),
             tell_placement=functools.partial(self.refs.tell, PLACEMENT),
         )
         start_placement = functools.partial(PlacementActor.start, placement, self.refs)
@@ -294,7 +286,7 @@ class Gateway:
     def _take_up_late(self, tunnels: dict[str, WantedTunnel]) -> None:
         """The state was reached at last, on the store's thread."""
         self.refs.has_fleet.wait(ASK_SECONDS)
-        self.ask(SetWanted(API, tunnels))
+        self.ask(messages.SetWanted(API, tunnels))
 
     def _store_children(self) -> list[ChildSpec]:
         store = self.store
@@ -347,9 +339,9 @@ class Gateway:
         """
         return self.refs.tell(FLEET, message)
 
-    def reload(self, timeout_seconds: float = RELOAD_SECONDS) -> ReloadResult:
+    def reload(self, timeout_seconds: float = RELOAD_SECONDS) -> messages.ReloadResult:
         """Read the files again. A mistake in them changes nothing."""
-        result: ReloadResult = self.ask(Reload(), timeout_seconds)
+        result: messages.ReloadResult = self.ask(messages.Reload(), timeout_seconds)
         return result
 
     def read_files(self, timeout_seconds: float = RELOAD_SECONDS) -> FleetConfig:
@@ -370,9 +362,11 @@ class Gateway:
         except RuntimeError:
             raise TunnelClosed("the gateway is being stopped") from None
 
-    def snapshot(self, names: Sequence[str] | None = None) -> Snapshot:
+    def snapshot(self, names: Sequence[str] | None = None) -> messages.Snapshot:
         """Every tunnel of the fleet, or those of some names."""
-        found: Snapshot = self.ask(TakeSnapshot(None if names is None else tuple(names)))
+        found: messages.Snapshot = self.ask(
+            messages.TakeSnapshot(None if names is None else tuple(names))
+        )
         return found
 
     def connections(
@@ -386,7 +380,7 @@ class Gateway:
         """
         return connection_rows(self.runtime, tunnel, limit)
 
-    def leave(self, drain_seconds: float | None = None) -> Left:
+    def leave(self, drain_seconds: float | None = None) -> messages.Left:
         """End all tunnels: no new connections, and time for those that are open. Then `stop`.
 
         Args:
@@ -394,7 +388,7 @@ class Gateway:
         """
         if drain_seconds is None:
             drain_seconds = self.state.config.gateway.drain_seconds
-        left: Left = self.ask(Leave(drain_seconds), drain_seconds + ASK_SECONDS)
+        left: messages.Left = self.ask(messages.Leave(drain_seconds), drain_seconds + ASK_SECONDS)
         return left
 
     @property

@@ -7,40 +7,18 @@ No message and no answer shows a token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime import TunnelRuntime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tunnelfleet.runtime import TunnelRuntime
-
     from .config import FleetConfig, Problem
     from .reconcile import Difference
     from .snapshot import Entry, TunnelRow
     from .wanted import WantedTunnel
-
-__all__ = [
-    "CompareWanted",
-    "DrainTunnels",
-    "FilesTaken",
-    "Leave",
-    "Left",
-    "PutWanted",
-    "Reload",
-    "ReloadResult",
-    "RemoveWanted",
-    "ReplaceTunnelToken",
-    "RetryTunnels",
-    "RuntimeStarted",
-    "SetWanted",
-    "SetWantedInShards",
-    "Snapshot",
-    "TakeSnapshot",
-    "UnknownTunnel",
-]
 
 
 class UnknownTunnel(TunnelError):  # noqa: N818 - says what was found
@@ -59,6 +37,9 @@ class UnknownTunnel(TunnelError):  # noqa: N818 - says what was found
 
 
 # -- wishes
+
+FILES = "files"
+"""The source whose wishes are those of the files."""
 
 
 class SetWanted(NamedTuple):

@@ -1,7 +1,8 @@
 """The public names of this package, which it loads when it is asked for one."""
 
-from .gateway import API, FILES, Gateway
+from .gateway import Gateway
 from .messages import (
+    FILES,
     CompareWanted,
     DrainTunnels,
     Leave,
@@ -18,6 +19,7 @@ from .messages import (
     UnknownTunnel,
 )
 from .placement import Assigned, Placement, Revoked, StaticPlacement
+from .shared_fleet import API
 from .snapshot import TunnelRow
 from .wanted import WantedTunnel
 

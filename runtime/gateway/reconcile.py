@@ -8,33 +8,12 @@ Nothing here knows actors, time, or where a wish comes from.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .wanted import Change, WantedTunnel, change_between, changed_keys
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-__all__ = [
-    "SOURCES",
-    "Action",
-    "Apply",
-    "ChangedTunnel",
-    "Difference",
-    "DrainTunnel",
-    "RotateToken",
-    "RunPhase",
-    "Running",
-    "StartTunnel",
-    "StopTunnel",
-    "compare",
-    "decide",
-    "merged",
-    "prevailing",
-    "reconcile",
-]
 
 SOURCES = ("files", "api", "notify")
 """Whose entry of a name counts, the first first; those that are not named come after them."""
@@ -124,14 +103,17 @@ def decide(
         return StartTunnel(wanted) if wanted is not None and is_ours else None
     if running.phase is RunPhase.STOPPING:
         return None
-    if wanted is None:
-        return DrainTunnel(name) if running.phase is RunPhase.RUNNING else None
-    if not is_ours and may_drain:
+    if wanted is None or (not is_ours and may_drain):
         return DrainTunnel(name) if running.phase is RunPhase.RUNNING else None
     if not is_ours or running.phase is RunPhase.DRAINING:
         # A drain cannot be taken back; what is wanted again starts anew.
         return StopTunnel(name)
-    match change_between(running.tunnel, wanted):
+    return _keep_up(running.tunnel, wanted)
+
+
+def _keep_up(running: WantedTunnel, wanted: WantedTunnel) -> Action | None:
+    """What to do about a running tunnel that goes on."""
+    match change_between(running, wanted):
         case Change.NONE:
             return None
         case Change.IN_PLACE:
@@ -139,7 +121,7 @@ def decide(
         case Change.NEW_TOKEN:
             return RotateToken(wanted)
         case Change.RESTART:
-            return StopTunnel(name)
+            return StopTunnel(wanted.name)
 
 
 def reconcile(

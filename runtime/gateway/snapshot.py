@@ -12,6 +12,7 @@ from typing import Any
 
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import Tunnel, TunnelRuntime, TunnelState
+from tunnelfleet.runtime.tunnel import TunnelStatus
 
 from .config.schema import DOOR
 from .reconcile import RunPhase
@@ -130,30 +131,12 @@ class Entry:
 
     def row(self, runtime: TunnelRuntime) -> TunnelRow:
         """Look at it now."""
-        wanted = self.tunnel
-        status = None
-        if self.phase is not None:
-            try:
-                status = runtime.tunnel(wanted.name).status()
-            except KeyError:
-                # It has ended since.
-                status = None
+        wanted, status = self.tunnel, self._status(runtime)
+        state, reason, since = self._state(status)
         targets = {name: str(each or DOOR) for name, each in (wanted.services or {}).items()}
-        if status is None:
-            state, reason, since = TunnelState.STOPPED, self.note, self.since
-        else:
-            state, reason, since = status.state, status.reason or self.note, status.since
-            if self.phase is RunPhase.DRAINING and state is not TunnelState.STOPPED:
-                state, reason = TunnelState.DRAINING, self.note
-            if wanted.mode is Mode.SOURCE and self.phase is RunPhase.RUNNING:
-                missing = [
-                    name
-                    for name, address in (wanted.services or {}).items()
-                    if address is not None and not status.listening.get(name)
-                ]
-                if missing and not reason:
-                    reason = f"not listening for {', '.join(missing)}: {status.last_event}"
-                targets |= {name: each[0] for name, each in status.listening.items() if each}
+        if status is not None and wanted.mode is Mode.SOURCE and self.phase is RunPhase.RUNNING:
+            reason = reason or self._not_listening(status)
+            targets |= {name: each[0] for name, each in status.listening.items() if each}
         return TunnelRow(
             name=wanted.name,
             mode=wanted.mode.value,
@@ -172,3 +155,29 @@ class Entry:
             place=wanted.place,
             channel_id=status.channel_id if status else "",
         )
+
+    def _status(self, runtime: TunnelRuntime) -> TunnelStatus | None:
+        if self.phase is None:
+            return None
+        try:
+            return runtime.tunnel(self.tunnel.name).status()
+        except KeyError:
+            # It has ended since.
+            return None
+
+    def _state(self, status: TunnelStatus | None) -> tuple[TunnelState, str, float]:
+        """Return the state for people, with its reason and since when it is so."""
+        if status is None:
+            return TunnelState.STOPPED, self.note, self.since
+        if self.phase is RunPhase.DRAINING and status.state is not TunnelState.STOPPED:
+            return TunnelState.DRAINING, self.note, status.since
+        return status.state, status.reason or self.note, status.since
+
+    def _not_listening(self, status: TunnelStatus) -> str:
+        """Say for which services nothing listens, though it should; empty if all do."""
+        missing = [
+            name
+            for name, address in (self.tunnel.services or {}).items()
+            if address is not None and not status.listening.get(name)
+        ]
+        return f"not listening for {', '.join(missing)}: {status.last_event}" if missing else ""

@@ -15,32 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pykka
+from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import Backoff, ChildSpec, DispatchedActor, Shutdown, SupervisorActor
 
 from .messages import RuntimeStarted
-from .placement import Assigned, FleetLeaves, Revoked, Vacated
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from pykka import ActorRef
-
-    from .placement import Placement
-
-__all__ = [
-    "FLEET",
-    "NOTIFY",
-    "PLACEMENT",
-    "RUNTIME",
-    "STORE",
-    "GatewayRefs",
-    "GatewaySupervisor",
-    "PlacementActor",
-]
+from .placement import Assigned, FleetLeaves, Placement, Revoked, Vacated
 
 RUNTIME = "runtime"
 STORE = "store"

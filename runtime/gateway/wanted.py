@@ -6,25 +6,15 @@ core's `TunnelConfig`, and which of two wishes listen at one address. It starts 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tunnelfleet import runtime
 from tunnelfleet.actors.config import NoListener
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime import (
-    Address,
-    Endpoint,
-    HttpProxy,
-    Limits,
-    ProtocolVersion,
-    TcpAddress,
-    TunnelConfig,
-)
-
-if TYPE_CHECKING:
-    import ssl
 
 
 class Change(Enum):
@@ -66,19 +56,19 @@ class WantedTunnel:
 
     name: str
     mode: Mode
-    endpoint: Endpoint
+    endpoint: runtime.Endpoint
     access_token: str = field(repr=False)
     client_token: str | None = field(default=None, repr=False)
-    services: Mapping[str, Address | None] | None = None
+    services: Mapping[str, runtime.Address | None] | None = None
     bind: str | None = None
-    version: ProtocolVersion = ProtocolVersion.V3
+    version: runtime.ProtocolVersion = runtime.ProtocolVersion.V3
     bandwidth: float | None = None
     pacing: bool = True
     marks: bool = True
-    http_proxy: HttpProxy | None = None
+    http_proxy: runtime.HttpProxy | None = None
     ca: str | None = None
     ca_fingerprint: str = ""
-    limits: Limits = field(default_factory=Limits)
+    limits: runtime.Limits = field(default_factory=runtime.Limits)
     labels: Mapping[str, str] = field(default_factory=dict)
     ssl_context: ssl.SSLContext | None = field(default=None, compare=False, repr=False)
     place: str = field(default="", compare=False)
@@ -87,7 +77,7 @@ class WantedTunnel:
         """Return the same with other tokens."""
         return replace(self, access_token=access_token, client_token=client_token)
 
-    def to_config(self, client_token: str) -> TunnelConfig:
+    def to_config(self, client_token: str) -> runtime.TunnelConfig:
         """Return what the core runs.
 
         Args:
@@ -96,7 +86,7 @@ class WantedTunnel:
         Raises:
             ConfigError: it cannot be run.
         """
-        services: Mapping[str, Address | NoListener] | None = None
+        services: Mapping[str, runtime.Address | NoListener] | None = None
         if self.services is not None:
             services = {
                 name: NoListener() if address is None else address
@@ -120,10 +110,10 @@ class WantedTunnel:
             given["bind_host" if self.mode is Mode.SOURCE else "local_bind"] = self.bind
         if _HAS_MARKS:
             given["marks"] = self.marks
-        return TunnelConfig(**given)
+        return runtime.TunnelConfig(**given)
 
 
-_HAS_MARKS = any(each.name == "marks" for each in fields(TunnelConfig))
+_HAS_MARKS = any(each.name == "marks" for each in fields(runtime.TunnelConfig))
 """Whether the core can be told to leave the marks out."""
 _IN_PLACE = frozenset({"labels"})
 _TOKENS = frozenset({"access_token", "client_token"})
@@ -169,10 +159,10 @@ IN_PLACE_LIMITS = frozenset(
 """Limits that a running tunnel takes over: they hold for the connections that come afterwards."""
 
 
-def _can_take_over(running: Limits, wanted: Limits) -> bool:
+def _can_take_over(running: runtime.Limits, wanted: runtime.Limits) -> bool:
     differing = {
         each.name
-        for each in fields(Limits)
+        for each in fields(runtime.Limits)
         if getattr(running, each.name) != getattr(wanted, each.name)
     }
     return differing <= IN_PLACE_LIMITS
@@ -194,13 +184,13 @@ class ListeningPlaces:
         self._ports: dict[int, dict[str, Owner]] = {}
         self._paths: dict[str, Owner] = {}
 
-    def claim(self, address: Address, owner: Owner) -> Owner | None:
+    def claim(self, address: runtime.Address, owner: Owner) -> Owner | None:
         """Note that somebody listens there.
 
         Returns:
             Who listens there already, or on all addresses of that port; None if nobody does.
         """
-        if not isinstance(address, TcpAddress):
+        if not isinstance(address, runtime.TcpAddress):
             found = self._paths.setdefault(address.path, owner)
             return None if found is owner else found
         hosts = self._ports.setdefault(address.port, {})

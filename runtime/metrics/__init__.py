@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from tunnelfleet.lazy import names_in
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.kernel.counting import OTHER, Kind
@@ -29,27 +30,19 @@ __all__ = [
     "TunnelMeter",
 ]
 
-_MODULES = {
-    "CATALOGUE": "catalogue",
-    "DispatcherMeter": "meters",
-    "GATEWAY": "catalogue",
-    "Kind": "catalogue",
-    "Metric": "catalogue",
-    "OTHER": "meters",
-    "TunnelCollector": "collector",
-    "TunnelMeter": "meters",
-}
-_FORMER = {"KernelMeter": "DispatcherMeter", "Ledger": "TunnelMeter"}
-"""The former names, for one release."""
-
-
-def __getattr__(name: str) -> object:
-    """Load a public name.
-
-    Raises:
-        AttributeError: there is no such name.
-    """
-    present = _FORMER.get(name, name)
-    if present not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[present]}"), present)
+__getattr__ = names_in(
+    __name__,
+    {
+        "CATALOGUE": "catalogue",
+        "DispatcherMeter": "meters",
+        "GATEWAY": "catalogue",
+        "Kind": "catalogue",
+        "Metric": "catalogue",
+        "OTHER": "meters",
+        "TunnelCollector": "collector",
+        "TunnelMeter": "meters",
+        # The former names, for one release.
+        "KernelMeter": "meters.DispatcherMeter",
+        "Ledger": "meters.TunnelMeter",
+    },
+)

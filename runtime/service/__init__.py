@@ -4,13 +4,12 @@
 which it shares only ``tunnelfleet.proto``.
 """
 
-from .book import Origin
-from .events import ServiceEvent, ServiceEventKind
+from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .files import write_file
-from .relay import TunnelSnapshot
 from .service import TunnelService
 from .throttle import parse_rate
 from .tokens import TunnelTokens
+from .tunnels import Origin
 
 __all__ = [
     "Origin",

@@ -1,6 +1,6 @@
 """The faults that a service commits on command, by name: over HTTP and from standard input.
 
-Owns each fault's name, its parameters and how they are read. What a fault does is in ``faults``.
+Owns each fault's name, its parameters and how they are read. What a fault does is in ``controls``.
 """
 
 from __future__ import annotations

@@ -1,31 +1,129 @@
-"""One client's connection to the service: first an HTTP request, then a WebSocket.
+"""The clients of a service: the socket that accepts them, and each one's connection.
 
-Owns the order of things on a connection and the WebSocket's control frames. Must not know
-how requests are judged (the reception does) or where frames go (the tunnel does).
+Owns the listening socket, what happens when there is no descriptor to accept with, and the order of
+things on a connection: first an HTTP request, then a WebSocket with its control frames. It does not
+know how requests are judged (`handshake`) or where frames go (`relay`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
-from tunnelfleet.actors.transport.codec import (
-    FrameReader,
-    Opcode,
-    Role,
-    encode_close,
-    encode_pong,
-)
+from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.net.socket_io import close_socket
+from tunnelfleet.actors.transport.codec import FrameReader, Opcode, Role, encode_close, encode_pong
 from tunnelfleet.proto import MAX_REQUEST_BYTES, FrameSplitter, Mode, RemoteProtocolError
 
-from .handshake import END_OF_HEAD
 from .wire import Hold, Wire
 
-if TYPE_CHECKING:
-    from .relay import RelayedTunnel
+ACCEPTS_A_TURN: Final = 64
+BACKLOG: Final = 2048
+ACCEPT_PAUSE_SECONDS: Final = 0.1
+LOG_SECONDS: Final = 60.0
+"""That nothing can be accepted is told once in so long."""
+
+_OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+_log = get_logger(__name__)
+
+
+class ServiceListener:
+    """A listening socket, bound when made.
+
+    Args:
+        host: address or name to listen on; of a name's addresses the first.
+        port: port, or 0 for a free one.
+        receive: takes each accepted socket and owns it.
+        buffer_bytes: the kernel's receive buffer of each connection; None leaves it to the kernel.
+        has_room: asked before each is accepted; while it says no, they wait in the kernel.
+
+    Attributes:
+        port: the port it listens on.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        receive: Callable[[socket.socket], None],
+        *,
+        buffer_bytes: int | None,
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> None:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        self._receive = receive
+        self._has_room = has_room
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._resume: asyncio.TimerHandle | None = None
+        self._silent_until = 0.0
+        self._socket = socket.socket(family, kind, proto)
+        try:
+            self._prepare(buffer_bytes)
+            self._socket.bind(address)
+            self._socket.listen(BACKLOG)
+        except OSError:
+            self._socket.close()
+            raise
+        self.port: int = self._socket.getsockname()[1]
+
+    def _prepare(self, buffer_bytes: int | None) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if buffer_bytes is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        self._socket.setblocking(False)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Accept on this loop from now on."""
+        self._loop = loop
+        loop.add_reader(self._socket, self._accept)
+
+    def close(self) -> None:
+        """Stop listening. On the loop's thread, if attached to one."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket)
+        if self._resume is not None:
+            self._resume.cancel()
+        close_socket(self._socket)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            if not self._has_room():
+                self._pause()
+                return
+            try:
+                sock, _address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._failed(error)
+                return
+            self._receive(sock)
+
+    def _failed(self, error: OSError) -> None:
+        assert self._loop is not None
+        self._pause()
+        now = self._loop.time()
+        if now < self._silent_until:
+            return
+        self._silent_until = now + LOG_SECONDS
+        advice = "; raise the limit of open files" if error.errno in _OUT_OF_RESOURCES else ""
+        _log.error("cannot accept connections: %s%s", error.strerror or error, advice)
+
+    def _pause(self) -> None:
+        assert self._loop is not None
+        self._loop.remove_reader(self._socket)
+        self._resume = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self.attach, self._loop)
 
 
 class ClientState(enum.Enum):
@@ -35,6 +133,31 @@ class ClientState(enum.Enum):
     ANSWERED = enum.auto()
     ATTACHED = enum.auto()
     OVER = enum.auto()
+
+
+class Relay(Protocol):
+    """What a connection asks of the tunnel that it is attached to."""
+
+    def attach(self, client: Client) -> None:
+        """Take this connection as the tunnel's in its mode."""
+
+    def detach(self, client: Client, reason: str) -> None:
+        """Let go of this connection; it is over."""
+
+    def allowance(self, client: Client) -> int:
+        """Return how many bytes may be read now."""
+
+    def spend(self, client: Client, count_bytes: int) -> None:
+        """Count what was read."""
+
+    def drained(self, client: Client) -> None:
+        """What waited for this connection has left."""
+
+    def relay(self, sender: Client, frames: Sequence[memoryview]) -> None:
+        """Take the frames of one WebSocket message."""
+
+    def report_protocol_error(self, client: Client, reason: str) -> None:
+        """The connection ends because its client did not keep to the protocol."""
 
 
 class Reception(Protocol):
@@ -47,6 +170,7 @@ class Reception(Protocol):
         """The connection is closed."""
 
 
+END_OF_HEAD: Final = b"\r\n\r\n"
 HANDSHAKE_SECONDS: Final = 20.0
 """How long TLS and the request together may take."""
 
@@ -96,7 +220,7 @@ class Client:
         self._head = bytearray()
         self._reader = FrameReader(Role.CLIENT)
         self._splitter = FrameSplitter()
-        self._tunnel: RelayedTunnel | None = None
+        self._tunnel: Relay | None = None
         self.mode: Mode | None = None
         self.channel_id = channel_id
         self.throttle_timer: asyncio.TimerHandle | None = None
@@ -107,7 +231,7 @@ class Client:
 
     # what the reception decides
 
-    def attach(self, tunnel: RelayedTunnel, mode: Mode, response: bytes) -> None:
+    def attach(self, tunnel: Relay, mode: Mode, response: bytes) -> None:
         """Answer the upgrade; from now on the connection is a tunnel's."""
         self._answered(ClientState.ATTACHED)
         self._tunnel, self.mode = tunnel, mode

@@ -1,7 +1,7 @@
 """A client's handshake: its HTTP request, read within bounds, and the answer to it.
 
-Owns the parsing of the request, the rules of admission applied to it, and the text of refusals.
-Must not know tunnels' streams.
+Owns the parsing of the request, the rules of admission applied to it, the text of refusals, and
+what is planned for handshakes to come: a refusal, silence, garbage. It does not know streams.
 """
 
 from __future__ import annotations
@@ -11,34 +11,23 @@ import binascii
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from tunnelfleet import proto
 from tunnelfleet.actors.token_bucket import TokenBucket
-from tunnelfleet.proto import (
-    CHANNEL_ID_HEADER,
-    INVALID_REQUEST_TEXT,
-    MAX_REQUEST_BYTES,
-    SUBPROTOCOL_HEADER,
-    RequestAccepted,
-    RequestRefused,
-    check_request,
-)
 
+from .client import Client
 from .events import ServiceEvent, ServiceEventKind
-from .faults import GARBAGE, FaultPlan
 
 if TYPE_CHECKING:
-    from .client import Client
-    from .faults import Refusal
     from .relay import RelayedTunnel
     from .tokens import IssuedTokens
 
 
 TOO_MANY_TEXT: Final = "Too many requests: connect again later"
-END_OF_HEAD: Final = b"\r\n\r\n"
 _ACCEPT_SUFFIX: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES: Final = 16
 _REQUEST_LINE_WORDS: Final = 3
@@ -138,8 +127,8 @@ def upgrade_response(accept: str, subprotocol: str, channel_id: str) -> bytes:
             ("Upgrade", "websocket"),
             ("Connection", "Upgrade"),
             ("Sec-WebSocket-Accept", accept),
-            (SUBPROTOCOL_HEADER, subprotocol),
-            (CHANNEL_ID_HEADER, channel_id),
+            (proto.SUBPROTOCOL_HEADER, subprotocol),
+            (proto.CHANNEL_ID_HEADER, channel_id),
         ],
     )
 
@@ -153,7 +142,7 @@ def refusal_response(
         ("Content-Type", "text/plain; charset=utf-8"),
         ("Content-Length", str(len(content))),
         ("Connection", "close"),
-        (CHANNEL_ID_HEADER, channel_id),
+        (proto.CHANNEL_ID_HEADER, channel_id),
     ]
     if status == HTTPStatus.UPGRADE_REQUIRED:
         headers += [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
@@ -180,6 +169,59 @@ MAX_STRANGERS: Final = 2_048
 
 STRANGER_SECONDS: Final = 3.0
 """When all places are taken, one that is older makes place."""
+
+
+GARBAGE: Final = b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP \xff\xfe\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Refusal:
+    """A status to refuse with, ``left`` more times.
+
+    Attributes:
+        status: HTTP status.
+        body: HTTP body.
+        left: how many requests are still to be refused.
+        retry_after_seconds: the ``Retry-After`` header's value, or None for no header.
+    """
+
+    status: int
+    body: str
+    left: int
+    retry_after_seconds: float | None
+
+
+@dataclass(slots=True)
+class FaultPlan:
+    """What the next requests have coming. A refusal of the name None is everybody's."""
+
+    silences_left: int = 0
+    garbage_left: int = 0
+    refusals: dict[str | None, Refusal] = field(default_factory=dict)
+
+    def take_silence(self) -> bool:
+        """Say whether this request is to go without an answer."""
+        if self.silences_left <= 0:
+            return False
+        self.silences_left -= 1
+        return True
+
+    def take_garbage(self) -> bool:
+        """Say whether this request is to be answered with garbage."""
+        if self.garbage_left <= 0:
+            return False
+        self.garbage_left -= 1
+        return True
+
+    def take_refusal(self, tunnel: str | None) -> Refusal | None:
+        """Return the refusal planned for a tunnel's (None: anybody's) next request."""
+        refusal = self.refusals.get(tunnel)
+        if refusal is None:
+            return None
+        refusal.left -= 1
+        if refusal.left <= 0:
+            del self.refusals[tunnel]
+        return refusal
 
 
 class ClientAdmission:
@@ -257,10 +299,10 @@ class ClientAdmission:
             if tunnel:  # who has no token takes nobody's turn
                 self._check_rate()
             tunnel = self._issued.admit(request)
-        except RequestRefused as refused:
+        except proto.RequestRefused as refused:
             self._refuse(tunnel, client, refused.status, refused.body)
         except BadRequest as error:
-            self._refuse(tunnel, client, error.status, f"{INVALID_REQUEST_TEXT}: {error}")
+            self._refuse(tunnel, client, error.status, f"{proto.INVALID_REQUEST_TEXT}: {error}")
         else:
             self._strangers.pop(client, None)
             response = upgrade_response(accept, request.subprotocol, client.channel_id)
@@ -272,7 +314,7 @@ class ClientAdmission:
             return
         now = time.monotonic()
         if self._rate.wait_seconds(now) > 0:
-            raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, TOO_MANY_TEXT)
+            raise proto.RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, TOO_MANY_TEXT)
         self._rate.take(1, now)
 
     def _refuse_as_planned(self, tunnel: str, client: Client, refusal: Refusal) -> None:
@@ -294,18 +336,18 @@ class ClientAdmission:
         self._emit(ServiceEvent(ServiceEventKind.CLIENT_REFUSED, tunnel, None, detail))
 
 
-def _read(head: bytes) -> tuple[str, RequestAccepted]:
+def _read(head: bytes) -> tuple[str, proto.RequestAccepted]:
     """Return the WebSocket accept key and the request, if it keeps the rules.
 
     Raises:
         BadRequest: it is no WebSocket upgrade.
         RequestRefused: it is not one of docs/protocol.md section 1.
     """
-    if len(head) > MAX_REQUEST_BYTES:
-        reason = f"{INVALID_REQUEST_TEXT}: it is above {MAX_REQUEST_BYTES} bytes"
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, reason)
+    if len(head) > proto.MAX_REQUEST_BYTES:
+        reason = f"{proto.INVALID_REQUEST_TEXT}: it is above {proto.MAX_REQUEST_BYTES} bytes"
+        raise proto.RequestRefused(HTTPStatus.BAD_REQUEST, reason)
     request = parse_request(head)
-    accepted = check_request(request.path, request.query, request.headers)
+    accepted = proto.check_request(request.path, request.query, request.headers)
     return request.accept(), accepted
 
 

@@ -23,8 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tunnelfleet.actors.transport.codec import (
     Opcode,
@@ -44,42 +43,11 @@ from tunnelfleet.proto import (
     printable,
 )
 
-from .events import ServiceEvent, ServiceEventKind
+from .client import Client
+from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .rules import StreamTable, check_message, reset_for
 from .throttle import Throttle, kernel_buffer_bytes
 from .wire import READ_BYTES, Hold
-
-if TYPE_CHECKING:
-    from .client import Client
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelSnapshot:
-    """A tunnel at one moment.
-
-    Attributes:
-        name: its name.
-        services: its service ids.
-        source_connected: whether a source is connected.
-        destination_connected: whether a destination is connected.
-        source_sent_bytes: DATA payload relayed from source to destination, ever.
-        destination_sent_bytes: DATA payload relayed from destination to source, ever.
-        source_buffered_bytes: what waits in the service for the source to read.
-        destination_buffered_bytes: what waits for the destination.
-        streams_active: active streams, as the service saw them start.
-        dropped_messages: messages that had nobody to go to, ever.
-    """
-
-    name: str
-    services: tuple[str, ...]
-    source_connected: bool
-    destination_connected: bool
-    source_sent_bytes: int
-    destination_sent_bytes: int
-    source_buffered_bytes: int
-    destination_buffered_bytes: int
-    streams_active: int
-    dropped_messages: int
 
 
 class _OneWay:

@@ -31,23 +31,21 @@ from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError, Mode
 
-from .book import Origin, checked_lifetime
-from .client import Client
-from .events import ServiceEvent, ServiceEventKind
-from .faults import ServiceControls
+from .client import Client, ServiceListener
+from .controls import ServiceControls
+from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .files import remove_leftovers
 from .handshake import ClientAdmission
-from .listener import ServiceListener
 from .throttle import Throttle, kernel_buffer_bytes
 from .tls import ServerTls
-from .tunnels import ServiceTunnels
+from .tunnels import Origin, ServiceTunnels, checked_lifetime
 
 if TYPE_CHECKING:
-    from .book import TunnelArchive
-    from .faults import FaultPlan
-    from .relay import RelayedTunnel, TunnelSnapshot
-    from .stats import ServiceStats
+    from .events import ServiceStats
+    from .handshake import FaultPlan
+    from .relay import RelayedTunnel
     from .tokens import TunnelTokens
+    from .tunnels import TunnelArchive
 
 MAX_CLIENTS: Final = 25_000
 """Connections beyond this are closed as they come."""
@@ -364,7 +362,9 @@ class TunnelService(ServiceControls):
     def stats(self) -> ServiceStats:
         """Return what the service has and did so far, in numbers."""
         return self._do(
-            lambda: self._tunnels.stats.stats(self._tunnels.relayed.values(), len(self._clients))
+            lambda: self._tunnels.stats.stats(
+                [tunnel.snapshot() for tunnel in self._tunnels.relayed.values()], len(self._clients)
+            )
         )
 
     def is_alive(self) -> Future[bool]:

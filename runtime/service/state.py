@@ -29,9 +29,9 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError, Mode, TunnelError
 
-from .book import KeptTunnel, Origin
 from .files import PRIVATE_FOLDER_MODE, PRIVATE_MODE
 from .tokens import KeptAccess
+from .tunnels import KeptTunnel, Origin
 
 _log = get_logger(__name__)
 

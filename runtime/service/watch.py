@@ -1,7 +1,8 @@
-"""What watches a service over HTTP: ``/metrics``, ``/healthz``, and faults on command.
+"""What watches a service over HTTP: `/metrics`, `/healthz`, and faults on command.
 
-Owns the pages and who may see them. Alive means that the service's thread takes its turns; that its
-state cannot be written is told, and does not make it dead.
+Owns the pages, who may see them, and the families of metrics, each declared once in `FAMILIES`;
+docs/service.md lists them, which a test holds. Numbers are read when somebody asks. Alive means
+that the service's thread takes its turns; that its state cannot be written does not make it dead.
 """
 
 from __future__ import annotations
@@ -9,20 +10,161 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeAlias
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    Metric,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.admin.exposition import expose
+from tunnelfleet.runtime.admin.http_thread import HttpServer
 
 from .chaos import FAULTS, run_fault
-from .http import HttpServer
-from .metrics import ServiceCollector, ServiceFigures
+from .events import ServiceStats
 from .service import TunnelService
+
+Samples: TypeAlias = Mapping[tuple[str, ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFigures:
+    """Where the numbers come from.
+
+    Attributes:
+        stats: of the service.
+        calls: of the management API: (operation, error or "") -> count.
+        notifications: by what became of them: sent, failed, waiting.
+        state: rows that wait to be written, and whether the last try failed; None without a state.
+    """
+
+    stats: Callable[[], ServiceStats]
+    calls: Callable[[], Mapping[tuple[str, str], int]] | None = None
+    notifications: Callable[[], Mapping[str, int]] | None = None
+    state: Callable[[], tuple[int, bool]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFamily:
+    """A metric of the service.
+
+    Attributes:
+        name: with its unit; of a counter it ends with ``_total``.
+        help: for people.
+        labels: what its rows differ in.
+    """
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+FAMILIES: Final = (
+    ServiceFamily("tunnelfleet_service_tunnels", "Open tunnels."),
+    ServiceFamily("tunnelfleet_service_connections", "Accepted connections, with a token or not."),
+    ServiceFamily("tunnelfleet_service_clients", "Clients connected to a tunnel.", ("mode",)),
+    ServiceFamily("tunnelfleet_service_streams", "Active streams."),
+    ServiceFamily("tunnelfleet_service_buffered_bytes", "Bytes that wait for a client to read."),
+    ServiceFamily(
+        "tunnelfleet_service_relayed_bytes_total", "Payload relayed, by its sender.", ("mode",)
+    ),
+    ServiceFamily(
+        "tunnelfleet_service_dropped_messages_total", "Messages that had nobody to go to."
+    ),
+    ServiceFamily("tunnelfleet_service_events_total", "What happened, by event.", ("event",)),
+    ServiceFamily(
+        "tunnelfleet_service_management_calls_total",
+        "Calls of the management API; error is empty for those that succeeded.",
+        ("operation", "error"),
+    ),
+    ServiceFamily(
+        "tunnelfleet_service_notifications_total",
+        "Notifications that the broker confirmed (sent), and that were given up (failed).",
+        ("result",),
+    ),
+    ServiceFamily(
+        "tunnelfleet_service_notifications_waiting", "Notifications that wait for the broker."
+    ),
+    ServiceFamily("tunnelfleet_service_state_rows_waiting", "Rows that wait to be written."),
+    ServiceFamily(
+        "tunnelfleet_service_state_failing", "Whether the last try to write the state failed."
+    ),
+)
+
+
+class ServiceCollector(Collector):
+    """Collects the metrics of one service.
+
+    Args:
+        source: where the numbers come from.
+    """
+
+    def __init__(self, source: ServiceFigures) -> None:
+        self._source = source
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing is registered by name, so that two services can share a registry."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The families that there are numbers for."""
+        found = {**self._of_service(), **self._of_parts()}
+        for family in FAMILIES:
+            samples = found.get(family.name)
+            if samples is None:
+                continue
+            is_counter = family.name.endswith("_total")
+            kind = CounterMetricFamily if is_counter else GaugeMetricFamily
+            metric = kind(family.name, family.help, labels=family.labels)
+            for labels, value in samples.items():
+                metric.add_metric(labels, value)
+            yield metric
+
+    def _of_service(self) -> dict[str, Samples]:
+        stats, prefix = self._source.stats(), "tunnelfleet_service_"
+        return {
+            f"{prefix}tunnels": {(): stats.tunnels},
+            f"{prefix}connections": {(): stats.connections},
+            f"{prefix}clients": {(mode.value,): count for mode, count in stats.clients.items()},
+            f"{prefix}streams": {(): stats.streams},
+            f"{prefix}buffered_bytes": {(): stats.buffered_bytes},
+            f"{prefix}relayed_bytes_total": {
+                (mode.value,): count for mode, count in stats.relayed_bytes.items()
+            },
+            f"{prefix}dropped_messages_total": {(): stats.dropped_messages},
+            f"{prefix}events_total": {(kind.value,): count for kind, count in stats.events.items()},
+        }
+
+    def _of_parts(self) -> dict[str, Samples]:
+        source, prefix = self._source, "tunnelfleet_service_"
+        found: dict[str, Samples] = {}
+        if source.calls is not None:
+            found[f"{prefix}management_calls_total"] = {
+                (operation, error): count for (operation, error), count in source.calls().items()
+            }
+        if source.notifications is not None:
+            counts = source.notifications()
+            found[f"{prefix}notifications_waiting"] = {(): counts["waiting"]}
+            found[f"{prefix}notifications_total"] = {
+                (result,): counts[result] for result in ("sent", "failed")
+            }
+        if source.state is not None:
+            waiting, is_failing = source.state()
+            found[f"{prefix}state_rows_waiting"] = {(): waiting}
+            found[f"{prefix}state_failing"] = {(): float(is_failing)}
+        return found
+
 
 MIN_TOKEN_CHARACTERS: Final = 16
 CHAOS_PREFIX: Final = "/chaos"
@@ -155,12 +297,9 @@ class ServiceWatch:
     # faults
 
     async def _on_chaos(self, request: web.BaseRequest, body: bytes) -> web.Response:
-        if not self._has_chaos:
-            return _text(404, "faults are caused only with --chaos-api")
-        if self._token is not None:
-            given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-            if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
-                return _text(401, "send the chaos token", **{"WWW-Authenticate": "Bearer"})
+        refusal = self._refuse_chaos(request)
+        if refusal is not None:
+            return refusal
         name = request.path.removeprefix(CHAOS_PREFIX).strip("/")
         if not name and request.method in _READ:
             return _json(200, {"faults": {each: FAULTS[each].to_json() for each in FAULTS}})
@@ -171,22 +310,40 @@ class ServiceWatch:
             return _problem(403, "no page in a browser may cause faults")
         if request.method != "POST":
             return _text(405, "a fault is caused by POST", Allow="POST")
-        try:
-            given_fields = json.loads(body or b"{}")
-        except (ValueError, RecursionError):
-            given_fields = None
-        if not isinstance(given_fields, dict):
+        return await self._cause(name, _object_in(body))
+
+    def _refuse_chaos(self, request: web.BaseRequest) -> web.Response | None:
+        """Return the answer to who may not cause faults."""
+        if not self._has_chaos:
+            return _text(404, "faults are caused only with --chaos-api")
+        if self._token is not None:
+            given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+                return _text(401, "send the chaos token", **{"WWW-Authenticate": "Bearer"})
+        return None
+
+    async def _cause(self, name: str, fields: dict[str, Any] | None) -> web.Response:
+        if fields is None:
             return _problem(400, "the body is not a JSON object")
         loop = asyncio.get_running_loop()
         try:
             detail = await loop.run_in_executor(
-                self._workers, run_fault, self._service, name, given_fields
+                self._workers, run_fault, self._service, name, fields
             )
         except TunnelError as error:
             return _problem(400, str(error))
         except TimeoutError:
             return _problem(503, "the service is held up")
         return _json(200, {"detail": detail})
+
+
+def _object_in(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that a body is, {} for none; None if it is something else."""
+    try:
+        found = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 ALIVE_SECONDS: Final = 2.0

@@ -71,8 +71,8 @@ class ConnectedPair:
         services: Mapping[str, str | None] | Sequence[str] | None = None,
         *,
         messages: Sequence[str] = (),
-        source: SecureTunnelOptions | None = None,
-        destination: SecureTunnelOptions | None = None,
+        source: SecureTunnelOptions[SecureTunnel] | None = None,
+        destination: SecureTunnelOptions[SecureTunnel] | None = None,
         timeout_seconds: float = WAIT_SECONDS,
     ) -> None:
         if isinstance(services, str) or isinstance(messages, str):
@@ -221,10 +221,14 @@ class ConnectedPair:
             self._addresses[sid] = address
 
     def _with(
-        self, runtime: TunnelRuntime, mode: str, to: dict[str, str], given: SecureTunnelOptions
-    ) -> SecureTunnelOptions:
+        self,
+        runtime: TunnelRuntime,
+        mode: str,
+        to: dict[str, str],
+        given: SecureTunnelOptions[SecureTunnel],
+    ) -> SecureTunnelOptions[SecureTunnel]:
         """Return the options of one end: what the pair needs, and over it what was given."""
-        options: SecureTunnelOptions = {
+        options: SecureTunnelOptions[SecureTunnel] = {
             "name": f"{self.name} {mode}",
             "runtime": runtime,
             "services": to,

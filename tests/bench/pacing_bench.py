@@ -26,7 +26,7 @@ from tunnelfleet.runtime import (
     TunnelState,
 )
 from tunnelfleet.runtime.bench import FarEnd
-from tunnelfleet.runtime.bench.far_end import CHUNK, ECHO, TAKE
+from tunnelfleet.runtime.bench.figures import CHUNK, ECHO, TAKE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from grafana.service_panels import SERVICE
 from tunnelfleet.actors.callbacks import MAX_RELAY_THREADS
 from tunnelfleet.runtime.gateway.metrics import GATEWAY_METRICS
 from tunnelfleet.runtime.metrics import CATALOGUE
-from tunnelfleet.runtime.service.metrics import FAMILIES
+from tunnelfleet.runtime.service.watch import FAMILIES
 
 ROOT = Path(__file__).parent.parent.parent
 PANELS = [panel for board in (FLEET, TUNNEL, SERVICE) for panel in board.panels]

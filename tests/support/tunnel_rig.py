@@ -40,7 +40,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Received,
 )
 from tunnelfleet.proto import ConnectionLost, HandshakeError, Mode
-from tunnelfleet.runtime.parts import make_parts
+from tunnelfleet.runtime.tunnel import make_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

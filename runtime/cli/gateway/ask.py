@@ -12,12 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tunnelfleet.runtime.cli.errors import (
-    EXIT_FAILURE,
-    EXIT_OK,
-    EXIT_USAGE,
-    one_line,
-)
+from tunnelfleet.runtime.cli import errors
 from tunnelfleet.runtime.gateway.api.address import GatewayNotReached, GatewayRefused
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
@@ -52,19 +47,19 @@ def reload_command(
                 write_json({"ok": False, "problems": problems})
             print_found(problems)
             if not problems:
-                note(one_line(refused(error)))
-            return EXIT_USAGE
+                note(errors.one_line(refused(error)))
+            return errors.EXIT_USAGE
     if as_json:
         write_json({"ok": True, **answer})
-        return EXIT_OK
+        return errors.EXIT_OK
     print_found(_objects(answer.get("problems")))
     if dry_run:
         say("a reload would change this:")
     width, _height = terminal_size()
     say("\n".join(difference_lines(answer, width)) + "")
     for key in _texts(answer.get("needs_restart")):
-        note(one_line(f"gateway.{key} has changed; it is taken over at the next start"))
-    return EXIT_OK
+        note(errors.one_line(f"gateway.{key} has changed; it is taken over at the next start"))
+    return errors.EXIT_OK
 
 
 KINDS: Final = ("added", "changed", "removed")
@@ -110,7 +105,11 @@ def print_found(problems: Sequence[dict[str, Any]]) -> None:
     for each in problems:
         kind = "warning: " if each.get("severity") == "warning" else ""
         text = each.get("message") or each.get("text")
-        note(one_line(f"{each.get('file')}:{each.get('line')}: {each.get('key')}: {kind}{text}"))
+        note(
+            errors.one_line(
+                f"{each.get('file')}:{each.get('line')}: {each.get('key')}: {kind}{text}"
+            )
+        )
 
 
 def would_change(client: GatewayClient) -> tuple[list[str], dict[str, Any] | None, str]:
@@ -144,30 +143,37 @@ def ready_command(
     """Say whether a running gateway is ready: exit status 0, or 1 with the reasons."""
     deadline = time.monotonic() + wait
     with gateway_at(gateway, gateway_token_file) as client:
-        while True:
-            try:
-                about = client.gateway()
-            except GatewayNotReached:
-                # It may be starting.
-                if time.monotonic() >= deadline:
-                    raise
-                about = {}
-            if about.get("ready") or time.monotonic() >= deadline:
-                break
-            time.sleep(min(PAUSE_SECONDS, max(0.0, deadline - time.monotonic())))
-    reasons = _reasons(about.get("reasons"))
+        about = _wait_until_ready(client, deadline)
     is_ready = bool(about.get("ready"))
     if as_json:
         write_json({"ready": is_ready, "reasons": about.get("reasons") or []})
     elif is_ready:
         say(f"ready: gateway {about.get('name')}")
     else:
-        shown = reasons[:SHOWN_REASONS]
-        left = len(reasons) - len(shown)
-        lines = ["not ready", *shown, *([f"and {left} more"] if left else [])]
-        lines.append("tunnelfleet ls --sort trouble shows which and why")
-        say("\n".join(map(one_line, lines)))
-    return EXIT_OK if is_ready else EXIT_FAILURE
+        say("\n".join(map(errors.one_line, _not_ready(_reasons(about.get("reasons"))))))
+    return errors.EXIT_OK if is_ready else errors.EXIT_FAILURE
+
+
+def _wait_until_ready(client: GatewayClient, deadline: float) -> dict[str, Any]:
+    """Ask until the gateway is ready or the time is over; return what it said last."""
+    while True:
+        try:
+            about = client.gateway()
+        except GatewayNotReached:
+            # It may be starting.
+            if time.monotonic() >= deadline:
+                raise
+            about = {}
+        if about.get("ready") or time.monotonic() >= deadline:
+            return about
+        time.sleep(min(PAUSE_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _not_ready(reasons: Sequence[str]) -> list[str]:
+    shown = reasons[:SHOWN_REASONS]
+    left = len(reasons) - len(shown)
+    lines = ["not ready", *shown, *([f"and {left} more"] if left else [])]
+    return [*lines, "tunnelfleet ls --sort trouble shows which and why"]
 
 
 def _reasons(value: object) -> list[str]:

@@ -21,28 +21,13 @@ import typer
 from typer.core import TyperCommand
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.errors import (
-    EXIT_FAILURE,
-    EXIT_OK,
-    EXIT_USAGE,
-    CommandFailed,
-    one_line,
-)
+from tunnelfleet.runtime.cli import errors
 from tunnelfleet.runtime.figures import counted
 from tunnelfleet.runtime.gateway.api.address import GatewayRefused
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
+from . import reach
 from .look import ordered
-from .reach import (
-    GatewayOption,
-    JsonOption,
-    TokenFileOption,
-    gateway_at,
-    known_name,
-    read_token,
-    refused,
-    unknown_name,
-)
 from .screen import note, say, write_json
 
 MAX_ENTRY_BYTES: Final = 8 * 1024 * 1024
@@ -144,7 +129,7 @@ def _complete(entry: Entry, name: str, folder: Path, environ: Mapping[str, str])
     about = f"{name}: tunnel[{given.get('name', '?')}]"
     path, variable = given.pop("access_token_file", None), given.pop("access_token_env", None)
     if isinstance(path, str):
-        given["access_token"] = read_token(folder / path, f"{about}.access_token_file")
+        given["access_token"] = reach.read_token(folder / path, f"{about}.access_token_file")
     elif isinstance(variable, str):
         token = environ.get(variable, "").strip()
         if not token:
@@ -185,9 +170,9 @@ def add_command(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace tunnels of the same names that were added.")
     ] = False,
-    gateway: GatewayOption = None,
-    gateway_token_file: TokenFileOption = None,
-    as_json: JsonOption = False,
+    gateway: reach.GatewayOption = None,
+    gateway_token_file: reach.TokenFileOption = None,
+    as_json: reach.JsonOption = False,
 ) -> int:
     """Add tunnels to a running gateway; they stay until `rm`, apart from its files.
 
@@ -203,9 +188,9 @@ def add_command(
         except OSError as error:
             raise ConfigError(f"cannot read {file}: {error.strerror}") from None
     entries = read_entries(content, name, folder)
-    status = EXIT_OK
+    status = errors.EXIT_OK
     rows: list[dict[str, Any]] = []
-    with gateway_at(gateway, gateway_token_file) as client:
+    with reach.gateway_at(gateway, gateway_token_file) as client:
         for entry in entries:
             try:
                 rows.append(_add(client, entry, replace=replace))
@@ -234,34 +219,34 @@ def _tell_refusal(error: GatewayRefused, name: str, entry: dict[str, Any]) -> in
         found = [each for each in problems or () if isinstance(each, dict)]
         for each in found or [{"message": error.detail}]:
             key = str(each.get("key") or about)
-            note(one_line(f"{name}: {key}: {each.get('message') or each.get('text')}"))
-        return EXIT_USAGE
+            note(errors.one_line(f"{name}: {key}: {each.get('message') or each.get('text')}"))
+        return errors.EXIT_USAGE
     what = "there is one of this name: " if error.status == http.HTTPStatus.CONFLICT else ""
-    note(one_line(f"{name}: {about}: {what}{refused(error)}"))
-    return EXIT_FAILURE
+    note(errors.one_line(f"{name}: {about}: {what}{reach.refused(error)}"))
+    return errors.EXIT_FAILURE
 
 
 def rm_command(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Of the tunnels.")],
-    gateway: GatewayOption = None,
-    gateway_token_file: TokenFileOption = None,
-    as_json: JsonOption = False,
+    gateway: reach.GatewayOption = None,
+    gateway_token_file: reach.TokenFileOption = None,
+    as_json: reach.JsonOption = False,
 ) -> int:
     """Remove tunnels that were added to a running gateway; they drain first.
 
     A tunnel of the gateway's files is removed there.
     """
     removed: list[str] = []
-    status = EXIT_OK
-    with gateway_at(gateway, gateway_token_file) as client:
+    status = errors.EXIT_OK
+    with reach.gateway_at(gateway, gateway_token_file) as client:
         for name in names:
             try:
-                with known_name(client, name):
+                with reach.known_name(client, name):
                     client.remove(name)
-            except (GatewayRefused, CommandFailed) as error:
-                text = refused(error) if isinstance(error, GatewayRefused) else str(error)
-                note(one_line(f"{name}: {text}"))
-                status = EXIT_FAILURE
+            except (GatewayRefused, errors.CommandFailed) as error:
+                text = reach.refused(error) if isinstance(error, GatewayRefused) else str(error)
+                note(errors.one_line(f"{name}: {text}"))
+                status = errors.EXIT_FAILURE
             else:
                 removed.append(name)
     if as_json:
@@ -274,31 +259,31 @@ def rm_command(
 def drain_command(
     names: NamesArgument = None,
     all_: AllOption = False,
-    gateway: GatewayOption = None,
-    gateway_token_file: TokenFileOption = None,
-    as_json: JsonOption = False,
+    gateway: reach.GatewayOption = None,
+    gateway_token_file: reach.TokenFileOption = None,
+    as_json: reach.JsonOption = False,
 ) -> int:
     """Let tunnels take no new connections and end with the last one; `retry` starts them again."""
     chosen = _chosen(names, all_)
-    with gateway_at(gateway, gateway_token_file) as client:
+    with reach.gateway_at(gateway, gateway_token_file) as client:
         done = _named(client, chosen, drain=True)
     _tell("draining", done, "no tunnel runs", as_json=as_json)
-    return EXIT_OK
+    return errors.EXIT_OK
 
 
 def retry_command(
     names: NamesArgument = None,
     all_: AllOption = False,
-    gateway: GatewayOption = None,
-    gateway_token_file: TokenFileOption = None,
-    as_json: JsonOption = False,
+    gateway: reach.GatewayOption = None,
+    gateway_token_file: reach.TokenFileOption = None,
+    as_json: reach.JsonOption = False,
 ) -> int:
     """Try tunnels that are down now, without waiting for their time; the others go on."""
     chosen = _chosen(names, all_)
-    with gateway_at(gateway, gateway_token_file) as client:
+    with reach.gateway_at(gateway, gateway_token_file) as client:
         done = _named(client, chosen, drain=False)
     _tell("trying", done, "none is down", as_json=as_json)
-    return EXIT_OK
+    return errors.EXIT_OK
 
 
 def _chosen(names: Sequence[str] | None, all_: bool) -> list[str] | None:
@@ -317,7 +302,7 @@ def _named(client: GatewayClient, names: list[str] | None, *, drain: bool) -> li
             raise
         known = {str(row.get("name")) for row in client.tunnels()}
         unknown = [name for name in names if name not in known]
-        raise CommandFailed(unknown_name((unknown or names)[0], client)) from None
+        raise errors.CommandFailed(reach.unknown_name((unknown or names)[0], client)) from None
 
 
 def _tell(what: str, names: Sequence[str], nothing: str, *, as_json: bool) -> None:
@@ -369,9 +354,9 @@ def replace_token_command(
         Path | None,
         typer.Option("--client-token-file", metavar="FILE", help="File with a client token."),
     ] = None,
-    gateway: GatewayOption = None,
-    gateway_token_file: TokenFileOption = None,
-    as_json: JsonOption = False,
+    gateway: reach.GatewayOption = None,
+    gateway_token_file: reach.TokenFileOption = None,
+    as_json: reach.JsonOption = False,
 ) -> int:
     """Give a tunnel another access token after a rotation; it connects at once.
 
@@ -379,21 +364,21 @@ def replace_token_command(
     does not show it. It is never an argument, which others could read.
     """
     access_token = _access_token(token_file, token_env, name)
-    client_token = client_token_file and read_token(client_token_file, "--client-token-file")
-    with gateway_at(gateway, gateway_token_file) as client, known_name(client, name):
+    client_token = client_token_file and reach.read_token(client_token_file, "--client-token-file")
+    with reach.gateway_at(gateway, gateway_token_file) as client, reach.known_name(client, name):
         row = client.replace_token(name, access_token, client_token or None)
     if as_json:
         write_json(ordered(row))
     else:
         say(f"{name} has another token and connects with it")
-    return EXIT_OK
+    return errors.EXIT_OK
 
 
 def _access_token(path: Path | None, variable: str | None, name: str) -> str:
     if path is not None and variable is not None:
         raise ConfigError("give --token-file or --token-env, not both")
     if path is not None and str(path) != STDIN:
-        return read_token(path, "--token-file")
+        return reach.read_token(path, "--token-file")
     if path is None:
         token = os.environ.get(variable or TOKEN_VARIABLE, "").strip()
         if token:

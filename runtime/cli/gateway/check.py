@@ -1,9 +1,9 @@
-"""`tunnelfleet check` and `tunnelfleet door-user`: the files of a gateway.
+"""`tunnelfleet check`, `door-user` and `migrate`: a gateway's files and state, before it runs.
 
-`door-user` makes a line for the file of a front door's users. `check` says what is wrong with the
-files, and starts nothing. Its exit status is 0 when the files can be used, with warnings or
-without, and 2 when they cannot. If a gateway runs with these files, `check` also asks it what a
-reload would change; neither the answer nor a missing gateway changes the status.
+`check` says what is wrong with the files, and starts nothing. Its exit status is 0 when they can be
+used and 2 when they cannot; if a gateway runs with them it is asked what a reload would change,
+which does not change the status. `door-user` makes a line for the file of a front door's users.
+`migrate` brings the tables of a state to this version, by a role that may make them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import getpass
 import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
@@ -21,11 +22,7 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.cli.errors import EXIT_OK, EXIT_USAGE, one_line
 from tunnelfleet.runtime.figures import counted
-from tunnelfleet.runtime.gateway.api.address import (
-    GatewayAddress,
-    GatewayNotReached,
-    GatewayRefused,
-)
+from tunnelfleet.runtime.gateway.api import address
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.runtime.gateway.config import (
     ConfigProblems,
@@ -36,17 +33,11 @@ from tunnelfleet.runtime.gateway.config import (
 )
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash, check_user_name
 from tunnelfleet.runtime.gateway.config.schema import OFF
+from tunnelfleet.runtime.gateway.store.database import Database
+from tunnelfleet.runtime.gateway.store.migrations import MIGRATIONS, Migration, grant, migrate
 
+from . import reach
 from .ask import CHECK_SECONDS, difference_lines, would_change
-from .reach import (
-    GATEWAY_VARIABLE,
-    GatewayOption,
-    GatewayPlace,
-    TokenFileOption,
-    find,
-    given_token,
-    refused,
-)
 from .screen import say, terminal_size, write_json
 
 
@@ -79,8 +70,8 @@ def check_command(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of a file, for editors.")
     ] = False,
-    gateway: GatewayOption = None,
-    gateway_token_file: TokenFileOption = None,
+    gateway: reach.GatewayOption = None,
+    gateway_token_file: reach.TokenFileOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what is found as one JSON object.")
     ] = False,
@@ -98,31 +89,49 @@ def check_command(
     try:
         config = load(paths)
     except ConfigProblems as error:
-        problems, names, reload = error.problems, None, None
-        things, demanded = 0, []
-    else:
-        problems, names = config.warnings, sorted(config.tunnels)
-        things = sum(len(section.things) for section in config.notify)
-        demanded = [] if config.on_demand is None else list(config.on_demand.things)
-        reload = _reload(config, gateway, gateway_token_file)
+        if as_json:
+            write_json({"ok": False, "tunnels": [], "problems": _objects(error.problems)})
+        else:
+            print_problems(error.problems)
+        return EXIT_USAGE
+    reload = _reload(config, gateway, gateway_token_file)
     if as_json:
-        found = {"ok": names is not None, "tunnels": names or [], "problems": _objects(problems)}
-        if things:
-            found["things"] = things
-        if demanded:
-            found["on_demand"] = demanded
-        if reload is not None:
-            found["reload"] = reload.answer
-        write_json(found)
-    else:
-        print_problems(problems)
-        if names is not None:
-            more = f", {counted(things, 'thing')}" if things else ""
-            more += f", {counted(len(demanded), 'name')} on demand" if demanded else ""
-            say(f"good: {counted(len(names), 'tunnel')}{more}")
-        if reload is not None:
-            _print_reload(reload)
-    return EXIT_USAGE if names is None else EXIT_OK
+        write_json(_as_object(config, reload))
+        return EXIT_OK
+    print_problems(config.warnings)
+    say(_good(config))
+    if reload is not None:
+        _print_reload(reload)
+    return EXIT_OK
+
+
+def _as_object(config: FleetConfig, reload: _ReloadReport | None) -> dict[str, Any]:
+    """What `--json` prints of files that can be used."""
+    found: dict[str, Any] = {
+        "ok": True,
+        "tunnels": sorted(config.tunnels),
+        "problems": _objects(config.warnings),
+    }
+    if config.things:
+        found["things"] = config.things
+    if config.demanded:
+        found["on_demand"] = list(config.demanded)
+    if reload is not None:
+        found["reload"] = reload.answer
+    return found
+
+
+def _good(config: FleetConfig) -> str:
+    """Say what files that can be used have."""
+    parts = [counted(len(config.tunnels), "tunnel")]
+    if config.things:
+        parts.append(counted(config.things, "thing"))
+    if config.demanded:
+        parts.append(f"{counted(len(config.demanded), 'name')} on demand")
+    return f"good: {', '.join(parts)}"
+
+
+_Place: TypeAlias = "tuple[reach.GatewayPlace, str | None]"
 
 
 class _ReloadReport(NamedTuple):
@@ -133,29 +142,36 @@ class _ReloadReport(NamedTuple):
     why: str
 
 
+def _place_of(config: FleetConfig, gateway: str | None) -> _Place | None:
+    """Where the gateway of these files is asked, with its token; None if it has no admin API."""
+    if gateway or reach.GATEWAY_VARIABLE in os.environ:
+        return reach.find(gateway), None
+    # What the files say is where it is, and what it asks for.
+    settings = config.gateway
+    if settings.admin == OFF:
+        return None
+    at = parse_address(settings.admin)
+    where = f"http://{at}" if isinstance(at, TcpAddress) else settings.admin
+    place = reach.GatewayPlace(address.GatewayAddress.parse(where), "")
+    return place, settings.admin_token
+
+
 def _reload(
     config: FleetConfig, gateway: str | None, token_file: Path | None
 ) -> _ReloadReport | None:
     """Ask the gateway of these files, if it runs; None if no gateway answers."""
-    token = None
-    if gateway or GATEWAY_VARIABLE in os.environ:
-        place = find(gateway)
-    else:
-        # What the files say is where it is, and what it asks for.
-        settings = config.gateway
-        if settings.admin == OFF:
-            return None
-        at = parse_address(settings.admin)
-        where = f"http://{at}" if isinstance(at, TcpAddress) else settings.admin
-        place, token = GatewayPlace(GatewayAddress.parse(where), ""), settings.admin_token
-    token = given_token(token_file) or token
+    found = _place_of(config, gateway)
+    if found is None:
+        return None
+    place, token = found
+    token = reach.given_token(token_file) or token
     try:
         with GatewayClient(place.address, token, answer_seconds=CHECK_SECONDS) as client:
             files, answer, why = would_change(client)
-    except GatewayNotReached:
+    except address.GatewayNotReached:
         return None
-    except GatewayRefused as error:
-        return _ReloadReport(str(place.address), None, refused(error))
+    except address.GatewayRefused as error:
+        return _ReloadReport(str(place.address), None, reach.refused(error))
     mine = {path.resolve() for path in config.files}
     if mine.isdisjoint(Path(each).resolve() for each in files):
         return _ReloadReport(str(place.address), None, "it runs with other files")
@@ -189,3 +205,65 @@ def _objects(problems: tuple[Problem, ...]) -> list[dict[str, object]]:
         }
         for each in problems
     ]
+
+
+def migrate_command(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE|FOLDER", help="The files of the gateway.", show_default=False),
+    ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The state, instead of the one that the files name."),
+    ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(
+            "--grant", metavar="ROLE", help="Let this role of PostgreSQL read and write the tables."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was done as one JSON object.")
+    ] = False,
+) -> int:
+    """Bring the state of a gateway to the version of this program; safe to run at any time.
+
+    A password comes from ~/.pgpass or PGPASSWORD. Run it as the owner of the tables where the
+    gateway's own role may only read and write them.
+    """
+    if (state is None) == (not paths):
+        raise ConfigError("name the files of the gateway, or give --state URL")
+    try:
+        database = Database(load(paths or ()).gateway.state if state is None else state)
+    except ConfigProblems as error:
+        print_problems(error.problems)
+        return EXIT_USAGE
+    if role is not None and database.is_sqlite:
+        raise ConfigError("--grant is for PostgreSQL: a file of SQLite has no roles")
+    try:
+        database.prepare()
+        applied = migrate(database)
+        if role is not None:
+            grant(database, role)
+    finally:
+        database.close()
+    if as_json:
+        found = {
+            "state": database.where,
+            "version": MIGRATIONS[-1].number,
+            "applied": [each.number for each in applied],
+            "granted": role,
+        }
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in _migrated(database.where, applied, role))
+    return EXIT_OK
+
+
+def _migrated(where: str, applied: Sequence[Migration], role: str | None) -> Iterator[str]:
+    """Say what was done to the state."""
+    yield from (f"{each.number}: {each.title}" for each in applied)
+    what = "is now" if applied else "was already"
+    yield f"the state at {where} {what} at version {MIGRATIONS[-1].number}"
+    if role is not None:
+        yield f"the role {role} may read and write its tables"

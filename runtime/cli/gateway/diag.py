@@ -31,15 +31,7 @@ from tunnelfleet.runtime.gateway.api.address import GatewayAddress, GatewayRefus
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.version import version_line
 
-from .reach import (
-    GATEWAY_VARIABLE,
-    TOKEN_VARIABLE,
-    GatewayOption,
-    JsonOption,
-    TokenFileOption,
-    gateway_at,
-    refused,
-)
+from . import reach
 from .screen import note, say, write_json
 
 _SECRET_NAME: Final = re.compile(
@@ -157,11 +149,11 @@ _VARIABLES: Final = (
     "STATE_DIRECTORY",
     "XDG_RUNTIME_DIR",
     "XDG_STATE_HOME",
-    GATEWAY_VARIABLE,
+    reach.GATEWAY_VARIABLE,
 )
 """The variables of the environment that are shown."""
 _SECRET_VARIABLES: Final = (
-    TOKEN_VARIABLE,
+    reach.TOKEN_VARIABLE,
     "TUNNELFLEET_ACCESS_TOKEN",
     "AWSIOT_TUNNEL_ACCESS_TOKEN",
 )
@@ -182,9 +174,9 @@ def diag_command(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Where to write; a new name without it."),
     ] = None,
-    gateway: GatewayOption = None,
-    gateway_token_file: TokenFileOption = None,
-    as_json: JsonOption = False,
+    gateway: reach.GatewayOption = None,
+    gateway_token_file: reach.TokenFileOption = None,
+    as_json: reach.JsonOption = False,
 ) -> int:
     """Write a zip with all that a bug report needs; tokens are taken out.
 
@@ -221,7 +213,7 @@ def gather(gateway: str | None, token_file: Path | None) -> tuple[Parts, dict[st
     }
     files: list[str] = []
     try:
-        with gateway_at(gateway, token_file, answer_seconds=ANSWER_SECONDS) as client:
+        with reach.gateway_at(gateway, token_file, answer_seconds=ANSWER_SECONDS) as client:
             _ask_all(client, found, missing)
     except CommandFailed as error:
         missing["gateway"] = str(error)
@@ -257,7 +249,7 @@ def _ask_all(client: GatewayClient, found: dict[str, Any], missing: dict[str, st
         try:
             found[name] = ask()
         except GatewayRefused as error:
-            missing[name] = refused(error)
+            missing[name] = reach.refused(error)
         except TunnelError as error:
             missing[name] = str(error)
 
@@ -361,23 +353,30 @@ def _process(pid: object, missing: dict[str, str]) -> Parts:
 def known_secrets(files: list[str]) -> set[str]:
     """The secrets that this user can read anyway: in variables, and in files of the gateway."""
     secrets = {os.environ.get(name, "").strip() for name in _SECRET_VARIABLES}
-    for name in files[:MAX_FILES]:
-        path = Path(name)
-        try:
-            if path.suffix == ".toml" or path.stat().st_size > MAX_SECRET_FILE_BYTES:
-                continue
-            content = path.read_text("utf-8") if path.is_file() else ""
-        except (OSError, UnicodeDecodeError):
-            continue
-        # One word is a token; a certificate, or whatever else is named, has more.
-        if len(content.split()) == 1:
-            secrets.add(content.strip())
+    secrets |= {_secret_in(Path(name)) for name in files[:MAX_FILES]}
+    for table in _entries(files):
+        secrets |= {str(table[key]) for key in _SECRET_KEYS if key in table}
+    return secrets - {""}
+
+
+def _entries(files: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the tables that can have a token."""
     for document in _documents(files):
         entries = document.get("tunnel")
-        for table in [document.get("defaults"), *(entries if isinstance(entries, list) else ())]:
-            if isinstance(table, dict):
-                secrets |= {str(table[key]) for key in _SECRET_KEYS if key in table}
-    return secrets - {""}
+        tables = [document.get("defaults"), *(entries if isinstance(entries, list) else ())]
+        yield from (table for table in tables if isinstance(table, dict))
+
+
+def _secret_in(path: Path) -> str:
+    """Return the token that is all that a file has, or nothing."""
+    try:
+        if path.suffix == ".toml" or path.stat().st_size > MAX_SECRET_FILE_BYTES:
+            return ""
+        content = path.read_text("utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+    # One word is a token; a certificate, or whatever else is named, has more.
+    return content.strip() if len(content.split()) == 1 else ""
 
 
 def _written(value: Any, scrubber: Scrubber) -> str:

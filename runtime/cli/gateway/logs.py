@@ -75,38 +75,57 @@ LOST: Final = "lost"
 
 def _follow(client: GatewayClient, view: _LogView, recent: int) -> NoReturn:
     """Show events until Ctrl-C."""
-    last: str | None = None
-    has_answered = is_told = False
+    is_told = False
     while True:
+        failure = None
         try:
-            for event in client.events(recent=recent, after=last):
-                has_answered, is_told = True, False
-                if event.name == LOST:
-                    note("events came faster than they were read; some are missing")
-                    break
-                last = event.id or last
-                view.show(event)
-            else:
-                has_answered = True
+            view.show_all(client, recent)
         except GatewayNotReached as error:
             # The first time it is a mistake; later the gateway is being restarted, perhaps.
-            if not has_answered:
+            if not view.has_answered:
                 raise
-            if not is_told:
-                note(f"{error}; waiting for it")
-                is_told = True
-        if last is None:
+            failure = error
+        is_told = is_told and not view.has_shown
+        if failure is not None and not is_told:
+            note(f"{failure}; waiting for it")
+            is_told = True
+        if view.last is None:
             recent = 0
         time.sleep(RETRY_SECONDS)
 
 
 class _LogView:
-    """Chooses and writes events."""
+    """Chooses and writes events.
+
+    Attributes:
+        last: the id of the last event that came, which may not have been written.
+        has_answered: whether the gateway has ever answered.
+        has_shown: whether events came at the last `show_all`.
+    """
 
     def __init__(self, names: Sequence[str], level: int, *, as_json: bool) -> None:
+        self.last: str | None = None
+        self.has_answered = False
+        self.has_shown = False
         self._names = names
         self._level = level
         self._as_json = as_json
+
+    def show_all(self, client: GatewayClient, recent: int) -> None:
+        """Write events until there are no more, or some were lost.
+
+        Raises:
+            GatewayNotReached: the gateway does not answer any more.
+        """
+        self.has_shown = False
+        for event in client.events(recent=recent, after=self.last):
+            self.has_answered = self.has_shown = True
+            if event.name == LOST:
+                note("events came faster than they were read; some are missing")
+                return
+            self.last = event.id or self.last
+            self.show(event)
+        self.has_answered = True
 
     def show(self, event: GatewayEvent) -> None:
         """Write it, if it is asked for."""

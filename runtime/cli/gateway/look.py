@@ -19,6 +19,7 @@ from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
 from tunnelfleet.runtime.figures import age, human_bytes
 from tunnelfleet.runtime.gateway.api.address import GatewayRefused
 
+from . import screen
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, known_name, unknown_name
 from .rows import (
     FIELDS,
@@ -31,17 +32,6 @@ from .rows import (
     summary,
     text,
     tunnel_table,
-)
-from .screen import (
-    Cell,
-    Column,
-    Line,
-    Styled,
-    lay_out,
-    note,
-    terminal_size,
-    write_json,
-    write_lines,
 )
 
 _AGO: Final = re.compile(r"(\d+)\s*([smhdw])(?:\s+ago)?", re.ASCII)
@@ -123,22 +113,21 @@ def ls_command(
         if fleet:
             return _show_fleet(*client.fleet(**chosen), sort, as_json=as_json)
         rows = client.tunnels(**chosen)
-        if not rows and names and not (state or mode or label or source):
-            unknown = [name for name in names if "*" not in name]
-            if unknown:
-                raise CommandFailed(unknown_name(unknown[0], client))
+        unknown = [name for name in names or () if "*" not in name]
+        if unknown and not rows and not any((state, mode, label, source)):
+            raise CommandFailed(unknown_name(unknown[0], client))
     rows = sorted_rows(rows, sort)
     if as_json:
-        write_json([ordered(row) for row in rows])
+        screen.write_json([ordered(row) for row in rows])
         return EXIT_OK
     if not rows:
         is_filtered = any((names, state, mode, label, source))
-        note("no tunnel is like that" if is_filtered else "this gateway has no tunnels")
+        screen.note("no tunnel is like that" if is_filtered else "this gateway has no tunnels")
         return EXIT_OK
-    width, _height = terminal_size()
-    write_lines(tunnel_table(rows, width, time.time()))
+    width, _height = screen.terminal_size()
+    screen.write_lines(tunnel_table(rows, width, time.time()))
     if width is not None:
-        write_lines([(), summary(rows)])
+        screen.write_lines([(), summary(rows)])
     return EXIT_OK
 
 
@@ -194,40 +183,42 @@ def show_command(
             # An older gateway keeps no list; that is no reason to show nothing.
             connections = []
     if as_json:
-        write_json(ordered(row))
+        screen.write_json(ordered(row))
         return EXIT_OK
-    width, _height = terminal_size()
-    write_lines(page(row, width, time.time()))
+    width, _height = screen.terminal_size()
+    screen.write_lines(page(row, width, time.time()))
     if connections:
-        write_lines([(), *connection_table(connections, width, time.time())])
+        screen.write_lines([(), *connection_table(connections, width, time.time())])
     return EXIT_OK
 
 
 _CONNECTION_COLUMNS: Final = (
-    Column("TUNNEL", min_width=10, stretches=True),
-    Column("SERVICE"),
-    Column("FROM", rank=1, min_width=12, stretches=True),
-    Column("USER", rank=2, min_width=6, stretches=True),
-    Column("AGE", is_right=True),
-    Column("SENT", rank=3, is_right=True),
-    Column("RECEIVED", rank=3, is_right=True),
-    Column("STREAM", rank=5, is_right=True),
-    Column("ID", rank=4, is_right=True),
+    screen.Column("TUNNEL", min_width=10, stretches=True),
+    screen.Column("SERVICE"),
+    screen.Column("FROM", rank=1, min_width=12, stretches=True),
+    screen.Column("USER", rank=2, min_width=6, stretches=True),
+    screen.Column("AGE", is_right=True),
+    screen.Column("SENT", rank=3, is_right=True),
+    screen.Column("RECEIVED", rank=3, is_right=True),
+    screen.Column("STREAM", rank=5, is_right=True),
+    screen.Column("ID", rank=4, is_right=True),
 )
 
 
 def connection_table(
     connections: Sequence[dict[str, Any]], width: int | None, now: float
-) -> list[Line]:
+) -> list[screen.Line]:
     """Return the open connections, the oldest first."""
-    rows: list[list[Cell]] = []
+    rows: list[list[screen.Cell]] = []
     for each in sorted(connections, key=lambda each: number(each, "since")):
-        row: list[Cell] = [text(each, key) for key in ("tunnel", "service_id", "peer", "user")]
+        row: list[screen.Cell] = [
+            text(each, key) for key in ("tunnel", "service_id", "peer", "user")
+        ]
         row.append(age(now - number(each, "since")))
         row += [human_bytes(number(each, key)) for key in ("sent_bytes", "received_bytes")]
         row += [text(each, key) for key in ("stream_id", "connection_id")]
         rows.append(row)
-    return lay_out(_CONNECTION_COLUMNS, rows, width)
+    return screen.lay_out(_CONNECTION_COLUMNS, rows, width)
 
 
 def connections_command(
@@ -245,12 +236,12 @@ def connections_command(
                 client.tunnel(tunnel)
         connections = client.connections(tunnel)
     if as_json:
-        write_json(connections)
+        screen.write_json(connections)
     elif connections:
-        width, _height = terminal_size()
-        write_lines(connection_table(connections, width, time.time()))
+        width, _height = screen.terminal_size()
+        screen.write_lines(connection_table(connections, width, time.time()))
     else:
-        note("nobody is connected")
+        screen.note("nobody is connected")
     return EXIT_OK
 
 
@@ -298,32 +289,34 @@ def audit_command(
                 raise CommandFailed(f"there is no audit: {error.detail}") from None
             raise
     if as_json:
-        write_json(records)
+        screen.write_json(records)
     elif records:
-        width, _height = terminal_size()
-        write_lines(audit_table(records, width, now))
+        width, _height = screen.terminal_size()
+        screen.write_lines(audit_table(records, width, now))
     else:
-        note("nothing is recorded")
+        screen.note("nothing is recorded")
     return EXIT_OK
 
 
 _AUDIT_COLUMNS: Final = (
-    Column("WHEN", is_right=True),
-    Column("WHAT", rank=2),
-    Column("TUNNEL", min_width=10, stretches=True),
-    Column("SERVICE", rank=3),
-    Column("FROM", rank=4, min_width=10, stretches=True),
-    Column("USER", rank=5, min_width=6, stretches=True),
-    Column("LASTED", rank=7, is_right=True),
-    Column("SENT", rank=6, is_right=True),
-    Column("RECEIVED", rank=6, is_right=True),
-    Column("WHY", rank=1, min_width=12, stretches=True),
+    screen.Column("WHEN", is_right=True),
+    screen.Column("WHAT", rank=2),
+    screen.Column("TUNNEL", min_width=10, stretches=True),
+    screen.Column("SERVICE", rank=3),
+    screen.Column("FROM", rank=4, min_width=10, stretches=True),
+    screen.Column("USER", rank=5, min_width=6, stretches=True),
+    screen.Column("LASTED", rank=7, is_right=True),
+    screen.Column("SENT", rank=6, is_right=True),
+    screen.Column("RECEIVED", rank=6, is_right=True),
+    screen.Column("WHY", rank=1, min_width=12, stretches=True),
 )
 
 
-def audit_table(records: Sequence[dict[str, Any]], width: int | None, now: float) -> list[Line]:
+def audit_table(
+    records: Sequence[dict[str, Any]], width: int | None, now: float
+) -> list[screen.Line]:
     """Return the records, in the order in which the gateway sends them: the newest first."""
-    rows: list[list[Cell]] = []
+    rows: list[list[screen.Cell]] = []
     for each in records:
         opened, ended = number(each, "opened_at"), number(each, "ended_at")
         # One whose end nobody saw, for the gateway was killed, is not open.
@@ -332,7 +325,7 @@ def audit_table(records: Sequence[dict[str, Any]], width: int | None, now: float
             [
                 f"{age(now - opened)} ago" if opened else "",
                 text(each, "kind"),
-                Styled(text(each, "tunnel")),
+                screen.Styled(text(each, "tunnel")),
                 text(each, "service_id"),
                 text(each, "peer"),
                 text(each, "user"),
@@ -345,4 +338,4 @@ def audit_table(records: Sequence[dict[str, Any]], width: int | None, now: float
                 text(each, "reason") or text(each, "ended_by"),
             ]
         )
-    return lay_out(_AUDIT_COLUMNS, rows, width)
+    return screen.lay_out(_AUDIT_COLUMNS, rows, width)

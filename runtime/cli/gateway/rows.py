@@ -7,7 +7,7 @@ forms of a tunnel's fields. Fields that a gateway does not send are shown empty.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from tunnelfleet.proto import printable
@@ -228,22 +228,25 @@ def sorted_rows(
     is_reversed: bool = False,
 ) -> list[Row]:
     """Return the rows in the order of one of `SORTS`: what matters most first, then by name."""
-    rates = rates or {}
-    worst = {state: rank for rank, state in enumerate(SEVERITY)}
-
-    def key(row: Row) -> float:
-        if by == "trouble":
-            return worst.get(text(row, "state"), -1)
-        if by == "rate":
-            return -sum(rates.get(text(row, "name"), (0.0, 0.0)))
-        if by == "bytes":
-            return -(number(row, "sent_bytes") + number(row, "received_bytes"))
-        if by == "age":
-            return -number(row, "since")
-        return -number(row, by) if by in ("connections", "reconnects") else 0.0
-
-    ordered = sorted(rows, key=lambda row: (key(row), natural(text(row, "name"))))
+    if by == "rate":
+        known = rates or {}
+        matter = {id(row): sum(known.get(text(row, "name"), (0.0, 0.0))) for row in rows}
+    else:
+        weigh = _WEIGHTS.get(by)
+        matter = {id(row): weigh(row) if weigh else 0.0 for row in rows}
+    ordered = sorted(rows, key=lambda row: (-matter[id(row)], natural(text(row, "name"))))
     return ordered[::-1] if is_reversed else ordered
+
+
+_WORST = {state: -rank for rank, state in enumerate(SEVERITY)}
+_WEIGHTS: Mapping[str, Callable[[Row], float]] = {
+    "trouble": lambda row: _WORST.get(text(row, "state"), 1),
+    "bytes": lambda row: number(row, "sent_bytes") + number(row, "received_bytes"),
+    "age": lambda row: number(row, "since"),
+    "connections": lambda row: number(row, "connections"),
+    "reconnects": lambda row: number(row, "reconnects"),
+}
+"""How much a row matters in each order."""
 
 
 _DIGITS: Final = re.compile(r"(\d{1,18})", re.ASCII)
@@ -307,20 +310,26 @@ def page(row: Row, width: int | None, now: float) -> list[Line]:
         # It stands in no file.
         keys = [key for key in keys if key != "place"]
     # A newer gateway may send more keys than are known here.
-    shown = [(_KEYS.get(key, printable(key.replace("_", " "))), key) for key in keys]
-    room = max((len(name) for name, _key in shown), default=0) + 2
+    names = {key: _KEYS.get(key, printable(key.replace("_", " "))) for key in keys}
+    room = max((len(name) for name in names.values()), default=0) + 2
     lines: list[Line] = []
-    for name, key in shown:
+    for key in keys:
         value = _field(row, key, now)
-        if value == [""]:
-            continue
-        for count, part in enumerate(value):
-            head = f"{name:<{room}}" if count == 0 else " " * room
-            first, *more = wrap(printable(part, MAX_TEXT_CHARACTERS), width, room) or [""]
-            style = STATE_STYLES.get(part, "") if key == "state" else ""
-            lines.append((Styled(head, "bold"), Styled(first, style)))
-            lines += [(Styled(each),) for each in more]
+        if value != [""]:
+            lines += _field_lines(key, names[key], value, width, room)
     return lines
+
+
+def _field_lines(
+    key: str, name: str, value: Sequence[str], width: int | None, room: int
+) -> Iterator[Line]:
+    for count, part in enumerate(value):
+        head = f"{name:<{room}}" if count == 0 else " " * room
+        first, *more = wrap(printable(part, 2_000), width, room) or [""]
+        style = STATE_STYLES.get(part, "") if key == "state" else ""
+        yield Styled(head, "bold"), Styled(first, style)
+        for each in more:
+            yield (Styled(each),)
 
 
 def _field(row: Row, key: str, now: float) -> list[str]:

@@ -1,21 +1,134 @@
-"""What client commands write: tables that fit a width, to a terminal or into a pipe.
+"""The terminal of client commands: tables that fit a width, and waiting for a key.
 
-Owns what is known of standard output, which columns are left out when there is no room, and where
-text is cut. A terminal has a width and perhaps color; a pipe has neither, and gets every column in
-full. `NO_COLOR` and a terminal that is `dumb` mean no color.
+Owns what is known of standard output, which columns are left out when there is no room, where text
+is cut, and how a terminal is set while single keys are read. A pipe has neither width nor color and
+gets every column in full. `NO_COLOR` and a terminal that is `dumb` mean no color.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import shutil
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from tunnelfleet.proto import printable
+from tunnelfleet.runtime.cli.errors import STOP_SIGNALS, deliver_signals
+from tunnelfleet.runtime.cli.output import SIGNAL_SECONDS
+
+_ESCAPES: Final = {
+    "\x1b[A": "up",
+    "\x1b[B": "down",
+    "\x1bOA": "up",
+    "\x1bOB": "down",
+    "\x1b[5~": "pageup",
+    "\x1b[6~": "pagedown",
+    "\x1b[H": "home",
+    "\x1b[1~": "home",
+    "\x1b[F": "end",
+    "\x1b[4~": "end",
+}
+
+
+def read_keys(typed: str) -> list[str]:
+    """Return the keys in what a terminal sent; sequences that mean nothing here are left out."""
+    keys: list[str] = []
+    while typed:
+        found = next((each for each in _ESCAPES if typed.startswith(each)), None)
+        if found is not None:
+            keys.append(_ESCAPES[found])
+            typed = typed[len(found) :]
+        elif typed.startswith("\x1b"):
+            typed = typed[_unknown_length(typed) :]
+        else:
+            keys.append(typed[0])
+            typed = typed[1:]
+    return keys
+
+
+def _unknown_length(typed: str) -> int:
+    """Return how long an unknown sequence is: up to its last byte, a letter or a tilde."""
+    ends = (at for at, c in enumerate(typed[2:], 3) if c.isalpha() or c == "~")
+    return next(ends, len(typed))
+
+
+KEY_BYTES: Final = 64
+
+
+class Waiting:
+    """Waits for keys, for a signal, or for the time; puts the terminal back as it was."""
+
+    def __init__(self, *, reads_keys: bool) -> None:
+        self._reads_keys = reads_keys and sys.stdin is not None and sys.stdin.isatty()
+        self._stack = contextlib.ExitStack()
+        self.is_over = False
+
+    def __enter__(self) -> Waiting:
+        self._wakes, self._wake = os.pipe()
+        self._stack.callback(os.close, self._wakes)
+        self._stack.callback(os.close, self._wake)
+        self._stack.enter_context(
+            deliver_signals([*STOP_SIGNALS, signal.SIGWINCH], self._on_signal)
+        )
+        if self._reads_keys:
+            self._stack.enter_context(_single_keys(sys.stdin.fileno()))
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._stack.close()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number in STOP_SIGNALS:
+            if self.is_over:
+                # The gateway holds up its answer; whoever asks twice does not wait for it.
+                raise KeyboardInterrupt
+            self.is_over = True
+        os.write(self._wake, b"x")
+
+    def keys(self, seconds: float) -> list[str]:
+        """Wait; returns the keys that were pressed."""
+        watched = [self._wakes, *([sys.stdin.fileno()] if self._reads_keys else [])]
+        ends_at = time.monotonic() + seconds
+        ready: list[int] = []
+        while not self.is_over and not ready:
+            left = ends_at - time.monotonic()
+            # A signal that comes just before the wait wakes nobody.
+            ready, _, _ = select.select(watched, [], [], max(0.0, min(left, SIGNAL_SECONDS)))
+            if left <= 0:
+                break
+        if self.is_over:
+            return []
+        if self._wakes in ready:
+            os.read(self._wakes, KEY_BYTES)
+        if not self._reads_keys or sys.stdin.fileno() not in ready:
+            return []
+        typed = os.read(sys.stdin.fileno(), KEY_BYTES)
+        if not typed:
+            # The terminal has gone.
+            self.is_over = True
+        return read_keys(typed.decode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def _single_keys(descriptor: int) -> Iterator[None]:
+    """A terminal that gives each key at once and does not show it."""
+    import termios  # noqa: PLC0415
+    import tty  # noqa: PLC0415
+
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor, termios.TCSANOW)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
 
 GAP: Final = "  "
 
@@ -61,30 +174,24 @@ def lay_out(
         width: of the terminal in characters; None leaves out and cuts nothing.
     """
     table = [[_piece(cell) for cell in row] for row in rows]
-    full = [
-        max([len(column.title), *(len(row[number].text) for row in table)])
-        for number, column in enumerate(columns)
-    ]
-    shown = list(range(len(columns)))
-    widths = full
-    if width is not None:
-        # A column without a value anywhere says nothing.
-        shown = [
-            number
-            for number in shown
-            if not columns[number].rank or any(row[number].text for row in table) or not table
-        ]
-        while _least(columns, full, shown) > width and any(columns[each].rank for each in shown):
-            # Columns of one rank say something together only.
-            highest = max(columns[each].rank for each in shown)
-            shown = [each for each in shown if columns[each].rank < highest]
-        widths = _fit(columns, full, shown, width)
+    longest = [max((len(row[at].text) for row in table), default=0) for at in range(len(columns))]
+    full = [max(len(column.title), longest[at]) for at, column in enumerate(columns)]
     head = [Styled(column.title, "bold") for column in columns]
-    lines = [
-        _line([(row[each], widths[each], columns[each]) for each in shown])
-        for row in [head, *table]
-    ]
-    return lines if width is None else [cut_line(line, width) for line in lines]
+    shown = list(range(len(columns)))
+    if width is None:
+        return [_of_row(row, full, columns, shown) for row in [head, *table]]
+    if table:
+        # A column without a value anywhere says nothing.
+        shown = [at for at in shown if longest[at] or not columns[at].rank]
+    shown = _with_room(columns, full, shown, width)
+    widths = _fit(columns, full, shown, width)
+    return [cut_line(_of_row(row, widths, columns, shown), width) for row in [head, *table]]
+
+
+def _of_row(
+    row: Sequence[Styled], widths: Sequence[int], columns: Sequence[Column], shown: Sequence[int]
+) -> Line:
+    return _line([(row[each], widths[each], columns[each]) for each in shown])
 
 
 MAX_CELL_CHARACTERS: Final = 2_000
@@ -94,6 +201,17 @@ MAX_CELL_CHARACTERS: Final = 2_000
 def _piece(cell: Cell) -> Styled:
     text, style = (cell, "") if isinstance(cell, str) else cell
     return Styled(printable(text, MAX_CELL_CHARACTERS), style)
+
+
+def _with_room(
+    columns: Sequence[Column], full: Sequence[int], shown: list[int], width: int
+) -> list[int]:
+    """Return the columns that there is room for."""
+    while _least(columns, full, shown) > width and any(columns[each].rank for each in shown):
+        # Columns of one rank say something together only.
+        highest = max(columns[each].rank for each in shown)
+        shown = [each for each in shown if columns[each].rank < highest]
+    return shown
 
 
 def _least(columns: Sequence[Column], full: Sequence[int], shown: Sequence[int]) -> int:

@@ -20,11 +20,10 @@ from tunnelfleet.runtime.figures import human_rate
 from tunnelfleet.runtime.gateway.api.address import GatewayNotReached
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 
-from .keyboard import Waiting
 from .look import LabelOption, StateOption, check_labels, check_sort, ordered
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at
 from .rows import SORTS, number, sorted_rows, summary, text, tunnel_table
-from .screen import Line, Styled, cut_line, plain, say, terminal_size, write_json
+from .screen import Line, Styled, Waiting, cut_line, plain, say, terminal_size, write_json
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -332,14 +331,18 @@ def _print(
         if as_json:
             write_json([_with_rates(row, fleet.rates) for row in rows])
         else:
-            width, _height = terminal_size()
-            lines: list[Line] = [] if is_first else [()]
-            lines.append(summary(fleet.rows))
-            lines += tunnel_table(rows, width, time.time(), fleet.rates.by_name)
-            say("\n".join(plain(line) for line in lines))
+            _say_table(fleet, rows, is_first=is_first)
         if is_once:
             return
         is_first, pause = False, interval
+
+
+def _say_table(fleet: _TopView, rows: Sequence[Row], *, is_first: bool) -> None:
+    width, _height = terminal_size()
+    lines: list[Line] = [] if is_first else [()]
+    lines.append(summary(fleet.rows))
+    lines += tunnel_table(rows, width, time.time(), fleet.rates.by_name)
+    say("\n".join(plain(line) for line in lines))
 
 
 def _with_rates(row: Row, rates: Rates) -> Row:

@@ -30,14 +30,8 @@ import typer
 from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.server import make_registry
-from tunnelfleet.runtime.cli.errors import (
-    EXIT_FAILURE,
-    EXIT_OK,
-    EXIT_USAGE,
-    STOP_SIGNALS,
-    deliver_signals,
-)
-from tunnelfleet.runtime.gateway import Gateway, Left, Reload
+from tunnelfleet.runtime.cli import errors
+from tunnelfleet.runtime.gateway import Gateway, Left, Reload, process
 from tunnelfleet.runtime.gateway.api import ApiOptions, ApiPlaces, ApiServer, EventFeed
 from tunnelfleet.runtime.gateway.config import (
     Authorities,
@@ -46,30 +40,19 @@ from tunnelfleet.runtime.gateway.config import (
     Problem,
     load,
 )
-from tunnelfleet.runtime.gateway.devices.devices import Devices
+from tunnelfleet.runtime.gateway.devices.actor import Devices
 from tunnelfleet.runtime.gateway.door import Denied, Door
-from tunnelfleet.runtime.gateway.fleet_log import log_problems
 from tunnelfleet.runtime.gateway.forward import Forwarding
-from tunnelfleet.runtime.gateway.log import GatewayLog
+from tunnelfleet.runtime.gateway.log import GatewayLog, log_problems
 from tunnelfleet.runtime.gateway.on_demand import OnDemand
 from tunnelfleet.runtime.gateway.page import StatusPage, look_at
-from tunnelfleet.runtime.gateway.process import (
-    actor_tree,
-    describer,
-    freeze_garbage,
-    needed_files,
-    open_standard_streams,
-    raise_file_limit,
-    state_lock,
-)
-from tunnelfleet.runtime.gateway.service_manager import Heartbeat, ServiceManager
+from tunnelfleet.runtime.gateway.reloading import FileWatcher
 from tunnelfleet.runtime.gateway.store import Store
-from tunnelfleet.runtime.gateway.watch import FileWatcher
 
 from .check import print_problems
 
 LEVELS = ("debug", "info", "warning", "error")
-SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
+SIGNALS = (*errors.STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +79,7 @@ def up_command(
     SIGHUP reads the files again, SIGTERM and SIGINT let open connections end within drain_seconds,
     a second one ends at once. The log goes to stderr.
     """
-    open_standard_streams()
+    process.open_standard_streams()
     if log_level not in LEVELS:
         raise ConfigError(f"--log-level {log_level}: write one of {', '.join(LEVELS)}")
     read = functools.partial(_read, paths, Authorities())
@@ -104,14 +87,14 @@ def up_command(
         config = read()
     except ConfigProblems as error:
         print_problems(error.problems)
-        return EXIT_USAGE
+        return errors.EXIT_USAGE
     inbox: Inbox = queue.SimpleQueue()
     level = logging.getLevelNamesMapping()[log_level.upper()]
     with (
         GatewayLog(sys.stderr, as_json=as_json, level=level) as log,
         EventFeed() as feed,
-        deliver_signals(SIGNALS, inbox.put),
-        state_lock(config.gateway.state_folder),
+        errors.deliver_signals(SIGNALS, inbox.put),
+        process.state_lock(config.gateway.state_folder),
     ):
         log_problems(config.warnings)
         store = Store.of(config.gateway)
@@ -149,7 +132,7 @@ def up_command(
                 len(config.tunnels),
                 extra={"event": "up", "fields": {"tunnels": len(config.tunnels)}},
             )
-            manager = ServiceManager()
+            manager = process.ServiceManager()
             manager.ready()
             return _Foreground(gateway, inbox, log, manager, as_json=as_json).run()
 
@@ -159,7 +142,7 @@ def _read(paths: Sequence[Path], authorities: Authorities) -> FleetConfig:
     config = load(paths, authorities=authorities)
     try:
         things = sum(len(section.things) for section in config.notify)
-        warning = raise_file_limit(needed_files(config.tunnels.values(), things))
+        warning = process.raise_file_limit(process.needed_files(config.tunnels.values(), things))
     except ConfigError as error:
         raise ConfigProblems([Problem(str(paths[0]), 1, "tunnel", str(error))]) from None
     if not warning:
@@ -190,7 +173,7 @@ class _Foreground:
         gateway: Gateway,
         inbox: Inbox,
         log: GatewayLog,
-        manager: ServiceManager,
+        manager: process.ServiceManager,
         *,
         as_json: bool,
     ) -> None:
@@ -198,7 +181,7 @@ class _Foreground:
         self._inbox = inbox
         self._log = log
         self._manager = manager
-        self._heartbeat = Heartbeat()
+        self._heartbeat = process.Heartbeat()
         self._as_json = as_json
         self._frozen_at = 0.0
 
@@ -219,7 +202,7 @@ class _Foreground:
                     threading.Timer(TICK_SECONDS, self._inbox.put, [found]).start()
             elif found is signal.SIGUSR2:
                 self._write_tree()
-            elif found in STOP_SIGNALS:
+            elif found in errors.STOP_SIGNALS:
                 return self._leave()
 
     def _failed(self) -> int:
@@ -241,7 +224,7 @@ class _Foreground:
         reloaded_at = self._gateway.state.reloaded_at
         if self._frozen_at != reloaded_at and self._gateway.is_settled:
             self._frozen_at = reloaded_at
-            freeze_garbage()
+            process.freeze_garbage()
             if self._gateway.workers is not None:
                 self._gateway.workers.freeze_garbage()
             logger.debug("the fleet is up; the garbage collector looks at it no more")
@@ -260,16 +243,16 @@ class _Foreground:
                 found = self._inbox.get(timeout=TICK_SECONDS)
             except queue.Empty:
                 continue
-            if found in STOP_SIGNALS:
+            if found in errors.STOP_SIGNALS:
                 logger.warning("a second signal: what is open is cut")
                 self._gateway.stop(FORCED_SECONDS)
-                return EXIT_FAILURE
+                return errors.EXIT_FAILURE
             if isinstance(found, Left):
                 return self._left(found)
             if isinstance(found, TunnelError):
                 logger.error("the fleet could not be drained: %s", found)
                 self._gateway.stop()
-                return EXIT_FAILURE
+                return errors.EXIT_FAILURE
 
     def _ask_to_leave(self) -> None:
         try:
@@ -282,10 +265,12 @@ class _Foreground:
             logger.warning("its connections are cut: their time is over", extra={"tunnel": name})
         self._gateway.stop()
         logger.info("stopped", extra={"event": "stopped"})
-        return EXIT_FAILURE if left.cut else EXIT_OK
+        return errors.EXIT_FAILURE if left.cut else errors.EXIT_OK
 
     def _write_tree(self) -> None:
-        nodes = actor_tree(self._gateway.supervisor, describe=describer(self._gateway.runtime))
+        nodes = process.actor_tree(
+            self._gateway.supervisor, describe=process.describer(self._gateway.runtime)
+        )
         if self._gateway.workers is not None:
             nodes += self._gateway.workers.trees()
         lines = [str(node) for node in nodes]

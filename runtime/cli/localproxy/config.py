@@ -33,8 +33,7 @@ from tunnelfleet.proto import (
 
 from .mappings import parse_mapping, to_addresses
 from .options import FROM_COMMAND_LINE, OPTIONS, Given
-from .proxy import choose_proxy
-from .settings import Settings
+from .settings import Settings, choose_proxy
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.admin import AdminOptions

@@ -19,7 +19,7 @@ from tunnelfleet.actors.addresses import Address, parse_address
 from tunnelfleet.actors.config import ANY_SERVICE
 from tunnelfleet.proto import ConfigError
 
-from .options import MAX_SHOWN_LENGTH, Given, read_assignments
+from .options import MAX_SHOWN_LENGTH, Assignment, Given, read_assignments
 
 DEFAULT_DIRECTORY = "config"
 """Read when it exists and neither `--config-dir` nor a mapping is given, as localproxy does."""
@@ -61,17 +61,20 @@ def parse_mapping(given: Given) -> dict[str, Given]:
         return {ANY_SERVICE: Given(parts[0], given.origin, given.rank)}
     mapping: dict[str, Given] = {}
     for part in parts:
-        service_id, _, address = (piece.strip() for piece in part.partition("="))
-        if not service_id or not address or "=" in address:
-            raise given.error(
-                f"{part!r} is not SERVICE=ADDRESS; write for example SSH=5555,HTTP=8080"
-            )
+        service_id, address = _pair(given, part)
         if service_id in mapping:
             raise given.error(f"service {service_id!r} is mapped twice; keep one")
         mapping[service_id] = Given(address, given.origin, given.rank)
     if not mapping:
         raise given.error("no address; write for example 5555 or SSH=5555,HTTP=8080")
     return mapping
+
+
+def _pair(given: Given, part: str) -> tuple[str, str]:
+    service_id, _, address = (piece.strip() for piece in part.partition("="))
+    if not service_id or not address or "=" in address:
+        raise given.error(f"{part!r} is not SERVICE=ADDRESS; write for example SSH=5555,HTTP=8080")
+    return service_id, address
 
 
 def parse_files(files: Iterable[MappingFile], *, sections: bool = True) -> FoundMappings:
@@ -86,15 +89,11 @@ def parse_files(files: Iterable[MappingFile], *, sections: bool = True) -> Found
     notes: list[str] = []
     for file in files:
         try:
-            if file.problem:
-                raise ConfigError(file.problem)
-            found = list(read_assignments(file.text, file.name))
+            lines = _lines_of(file, sections=sections)
         except ConfigError as error:
             warnings.append(f"skipped {file.name}, which holds no mappings: {error}")
             continue
-        for line in found:
-            if line.section and not sections:
-                continue
+        for line in lines:
             given = Given(line.value, line.origin)
             problem = _problem(line.key, given)
             if problem:
@@ -107,6 +106,13 @@ def parse_files(files: Iterable[MappingFile], *, sections: bool = True) -> Found
             else:
                 mapping[line.key] = given
     return FoundMappings(mapping, tuple(warnings), tuple(notes))
+
+
+def _lines_of(file: MappingFile, *, sections: bool) -> list[Assignment]:
+    if file.problem:
+        raise ConfigError(file.problem)
+    found = read_assignments(file.text, file.name)
+    return [line for line in found if sections or not line.section]
 
 
 def _problem(service_id: str, given: Given) -> str:

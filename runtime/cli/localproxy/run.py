@@ -10,7 +10,8 @@ import os
 import queue
 import re
 import signal
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
@@ -27,8 +28,6 @@ from tunnelfleet.runtime.tls import make_ssl_context
 from .settings import RETRY_FOR_EVER
 
 if TYPE_CHECKING:
-    import ssl
-
     from .config import Plan
     from .output import Reporter
 
@@ -136,6 +135,10 @@ class Judge:
         if self._compared or services is None:
             return []
         self._compared = True
+        return self._notes_on(services, announced)
+
+    def _notes_on(self, services: Mapping[str, object], announced: tuple[str, ...]) -> list[str]:
+        config = self._plan.config
         if ANY_SERVICE in services:
             if config.mode is Mode.DESTINATION and len(announced) > 1:
                 return [f"every service of the tunnel ({', '.join(announced)}) has this address"]

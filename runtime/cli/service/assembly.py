@@ -220,18 +220,17 @@ class Surroundings:
     def _prepare_watch(
         self, service: TunnelService, store: StateStore | None, options: Around
     ) -> None:
-        from tunnelfleet.runtime.service.metrics import ServiceFigures  # noqa: PLC0415 (only when asked)
-        from tunnelfleet.runtime.service.watch import ServiceWatch  # noqa: PLC0415
+        from tunnelfleet.runtime.service import watch  # noqa: PLC0415 (only when asked)
 
         assert options.admin is not None
         management, notifier = self.management, self._notifier
-        source = ServiceFigures(
+        source = watch.ServiceFigures(
             service.stats,
             None if management is None else management.calls,
             None if notifier is None else notifier.counts,
             None if store is None else lambda: (store.waiting, store.failure is not None),
         )
-        self.watch = ServiceWatch(
+        self.watch = watch.ServiceWatch(
             service,
             source,
             host=options.admin[0],

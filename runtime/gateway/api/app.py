@@ -19,11 +19,11 @@ from aiohttp import web
 
 import tunnelfleet
 from tunnelfleet.runtime.admin.exposition import Breather
-from tunnelfleet.runtime.admin.health import TunnelView
 from tunnelfleet.runtime.admin.http_thread import HEADERS
+from tunnelfleet.runtime.admin.server import TunnelView
 from tunnelfleet.runtime.gateway.config import ConfigProblems
-from tunnelfleet.runtime.gateway.gateway import FILES, Gateway
-from tunnelfleet.runtime.gateway.messages import CompareWanted, ReloadResult
+from tunnelfleet.runtime.gateway.gateway import Gateway
+from tunnelfleet.runtime.gateway.messages import FILES, CompareWanted, ReloadResult
 from tunnelfleet.runtime.gateway.process import ActorNode, actor_tree
 from tunnelfleet.runtime.gateway.reconcile import Difference
 

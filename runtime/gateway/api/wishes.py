@@ -17,8 +17,9 @@ from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
 from tunnelfleet.runtime.gateway.config.entry import entry_of
 from tunnelfleet.runtime.gateway.config.loader import MAX_TUNNELS
-from tunnelfleet.runtime.gateway.gateway import FILES, Gateway
+from tunnelfleet.runtime.gateway.gateway import Gateway
 from tunnelfleet.runtime.gateway.messages import (
+    FILES,
     PutWanted,
     RemoveWanted,
     ReplaceTunnelToken,

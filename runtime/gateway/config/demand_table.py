@@ -7,20 +7,18 @@ doors are the way to it. Owns no value; it opens nothing.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from .on_demand import CloudPlace, DemandLimits, OnDemandSettings
+from .fleet import CloudPlace, DemandLimits, OnDemandSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .files import Document
     from .tunnels import TunnelReader
 
-__all__ = ["OnDemandTable"]
 
 AWS_SERVICES = 3
 """That AWS lets a tunnel have: docs/protocol.md section 6."""

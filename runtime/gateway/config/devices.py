@@ -11,26 +11,23 @@ import hashlib
 import importlib
 import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnelfleet.proto import ConfigError, Endpoint
 from tunnelfleet.runtime import HttpProxy, Limits, make_ssl_context
 
+from .problems import Problem
 from .schema import NotifyKeys
 from .secrets import read_private, read_secret
 from .things import BrokerAddress, address_for, parse_broker
-from .tunnels import read_limits, validate
+from .tunnels import TunnelReader, read_limits, validate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from .files import Document
-    from .problems import Problem
-    from .tunnels import TunnelReader
 
-__all__ = ["BrokerSettings", "NotifyReader", "NotifySection"]
 
 PACKAGE: Final = "paho.mqtt.client"
 INSTALL: Final = (

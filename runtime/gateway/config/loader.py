@@ -18,18 +18,16 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
-from .authorities import Authorities
+from . import fleet
 from .demand_table import OnDemandTable
 from .devices import NotifyReader
 from .door_users import read_users
 from .files import Document, read_documents
-from .fleet import POSTGRES, RAY, STATIC, DoorRule, FleetConfig, GatewaySettings, ordinal_in
 from .fleet_tls import FleetFileError, read_fleet_tls
-from .on_demand import OnDemandSettings
 from .paths import admin_socket, state_folder
 from .problems import ConfigProblems, Problem, nearest
 from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys, OnDemandKeys
-from .secrets import MIN_SECRET_BYTES, read_secret
+from .secrets import MIN_SECRET_BYTES, Authorities, read_secret
 from .tunnels import TunnelReader, validate
 
 SHARDS = 256
@@ -42,7 +40,7 @@ def load(
     paths: Sequence[Path],
     environ: Mapping[str, str] | None = None,
     authorities: Authorities | None = None,
-) -> FleetConfig:
+) -> fleet.FleetConfig:
     """Read a configuration.
 
     Args:
@@ -110,7 +108,7 @@ class _Loader:
         self._problems: list[Problem] = []
         self._files: set[Path] = set()
 
-    def load(self, paths: Sequence[Path]) -> FleetConfig:
+    def load(self, paths: Sequence[Path]) -> fleet.FleetConfig:
         self._authorities.begin()
         documents, self._problems = read_documents(paths)
         for document in documents:
@@ -135,7 +133,7 @@ class _Loader:
         self._authorities.forget_others()
         read = {document.path for document in documents}
         files = read | self._files | reader.files | notify.files | self._authorities.files
-        return FleetConfig(
+        return fleet.FleetConfig(
             gateway,
             reader.tunnels,
             rules,
@@ -188,35 +186,39 @@ class _Loader:
         return merged
 
     def _door_rules(
-        self, documents: Sequence[Document], gateway: GatewaySettings
-    ) -> tuple[DoorRule, ...]:
-        door = None if gateway.door is None else parse_address(gateway.door)
-        has_no_users = isinstance(door, TcpAddress) and gateway.door_users_file is None
+        self, documents: Sequence[Document], gateway: fleet.GatewaySettings
+    ) -> tuple[fleet.DoorRule, ...]:
         rules = []
         for document in documents:
             for number, entry in enumerate(_list(document.data.get("door_rule"))):
-                at = ("door_rule", number)
-                values, bad = validate(DoorRuleKeys, document, at, entry, self._problems)
-                if values is None or bad:
-                    continue
-                tunnels = values.get("tunnels", [])
-                names = [tunnels] if isinstance(tunnels, str) else tunnels
-                users, services = values.get("users", []), values.get("services", [])
-                rules.append(DoorRule(tuple(users), tuple(names), tuple(services)))
-                if users and has_no_users:
-                    hint = f"nobody has a name at the door {door}, so there it lets nobody in"
-                    text = f'{hint}; write door_users_file, or door = "unix:PATH"'
-                    self._problems.append(document.problem((*at, "users"), text, error=False))
+                rule = self._door_rule(document, ("door_rule", number), entry, gateway)
+                rules += [] if rule is None else [rule]
         return tuple(rules)
 
+    def _door_rule(
+        self, document: Document, at: tuple[str, int], entry: object, gateway: fleet.GatewaySettings
+    ) -> fleet.DoorRule | None:
+        values, bad = validate(DoorRuleKeys, document, at, entry, self._problems)
+        if values is None or bad:
+            return None
+        tunnels = values.get("tunnels", [])
+        names = [tunnels] if isinstance(tunnels, str) else tunnels
+        users, services = values.get("users", []), values.get("services", [])
+        door = None if gateway.door is None else parse_address(gateway.door)
+        if users and isinstance(door, TcpAddress) and gateway.door_users_file is None:
+            hint = f"nobody has a name at the door {door}, so there it lets nobody in"
+            text = f'{hint}; write door_users_file, or door = "unix:PATH"'
+            self._problems.append(document.problem((*at, "users"), text, error=False))
+        return fleet.DoorRule(tuple(users), tuple(names), tuple(services))
+
     def _notify(
-        self, documents: Sequence[Document], gateway: GatewaySettings, tunnels: TunnelReader
+        self, documents: Sequence[Document], gateway: fleet.GatewaySettings, tunnels: TunnelReader
     ) -> NotifyReader:
         reader = NotifyReader(tunnels, gateway.name)
         for document in documents:
             for number, entry in enumerate(_list(document.data.get("notify"))):
                 reader.read(document, number, entry)
-                if gateway.placement_members > 1 or gateway.placement == POSTGRES:
+                if gateway.placement_members > 1 or gateway.placement == fleet.POSTGRES:
                     hint = "each gateway of a shared fleet would open the same tunnels"
                     text = f"{hint}; give the devices to a gateway that shares none"
                     reader.problems.append(document.problem(("notify", number), text))
@@ -225,7 +227,7 @@ class _Loader:
 
     def _on_demand(
         self, documents: Sequence[Document], tunnels: TunnelReader
-    ) -> OnDemandSettings | None:
+    ) -> fleet.OnDemandSettings | None:
         holders = [document for document in documents if "on_demand" in document.data]
         if not holders:
             return None
@@ -245,7 +247,7 @@ class _Loader:
 
     # -- the table of the gateway
 
-    def _gateway(self, documents: Sequence[Document]) -> GatewaySettings:
+    def _gateway(self, documents: Sequence[Document]) -> fleet.GatewaySettings:
         merged = self._merge(documents, "gateway", GatewayKeys)
         given = {key: value for key, (_document, value) in merged.items()}
 
@@ -257,7 +259,7 @@ class _Loader:
         name = given.get("name", platform.node() or "gateway")
         state = given.get("state")
         folder = state_folder(self._environ, state)
-        settings = GatewaySettings(
+        settings = fleet.GatewaySettings(
             name=name,
             admin=given.get("admin") or f"unix:{admin_socket(self._environ)}",
             admin_mode=int(given.get("admin_mode", "0600"), 8),
@@ -269,7 +271,7 @@ class _Loader:
             state_folder=folder,
             audit_days=given.get("audit_days", 90.0),
             audit_rows=given.get("audit_rows", 200_000),
-            placement=given.get("placement", STATIC),
+            placement=given.get("placement", fleet.STATIC),
             placement_members=given.get("placement_members", 1),
             lease_seconds=given.get("lease_seconds", 10.0),
             shards=given.get("shards", SHARDS),
@@ -305,7 +307,7 @@ class _Loader:
         members = given.get("placement_members", 1)
         ordinal = given.get("placement_ordinal")
         if ordinal is None:
-            ordinal = 0 if members == 1 else ordinal_in(name)
+            ordinal = 0 if members == 1 else fleet.ordinal_in(name)
             if ordinal is None:
                 hint = f"the name {name!r} ends with no number; write placement_ordinal"
                 problem("placement_members", hint)
@@ -322,19 +324,24 @@ class _Loader:
         return int(ordinal)
 
     def _check_placement(
-        self, settings: GatewaySettings, given: Mapping[str, Any], problem: Any
+        self, settings: fleet.GatewaySettings, given: Mapping[str, Any], problem: Any
     ) -> None:
-        if settings.placement == STATIC:
+        if settings.placement == fleet.STATIC:
+            hint = f'it is for placement = "{fleet.POSTGRES}"; leave it out, or write that'
+            fields = GatewayKeys.model_fields
             for key in ("lease_seconds", "shards"):
-                default = GatewayKeys.model_fields[key].default
-                if given.get(key, default) != default:
-                    problem(key, f'it is for placement = "{POSTGRES}"; leave it out, or write that')
-            return
-        for key in ("placement_members", "placement_ordinal"):
-            if key in given:
-                problem(key, f'it is for placement = "{STATIC}"; leave it out')
-        if settings.placement == RAY:
-            return
+                if given.get(key, fields[key].default) != fields[key].default:
+                    problem(key, hint)
+        else:
+            for key in ("placement_members", "placement_ordinal"):
+                if key in given:
+                    problem(key, f'it is for placement = "{fleet.STATIC}"; leave it out')
+            if settings.placement != fleet.RAY:
+                self._check_shared_fleet(settings, given, problem)
+
+    def _check_shared_fleet(
+        self, settings: fleet.GatewaySettings, given: Mapping[str, Any], problem: Any
+    ) -> None:
         if not settings.state.startswith("postgresql"):
             hint = 'gateways share the fleet by the state; write state = "postgresql://HOST/DB"'
             problem("state" if "state" in given else "placement", hint)
@@ -356,8 +363,8 @@ class _Loader:
             problem(key, warning, error=False)
 
     def _admin(
-        self, settings: GatewaySettings, merged: Mapping[str, Any], problem: Any
-    ) -> GatewaySettings:
+        self, settings: fleet.GatewaySettings, merged: Mapping[str, Any], problem: Any
+    ) -> fleet.GatewaySettings:
         token = self._token(merged, "admin_token_file", problem)
         address = None if settings.admin == OFF else parse_address(settings.admin)
         if isinstance(address, TcpAddress):
@@ -387,7 +394,7 @@ class _Loader:
             problem(key, warning, error=False)
         return token
 
-    def _door(self, settings: GatewaySettings, problem: Any) -> GatewaySettings:
+    def _door(self, settings: fleet.GatewaySettings, problem: Any) -> fleet.GatewaySettings:
         address = None if settings.door is None else parse_address(settings.door)
         path = settings.door_users_file
         is_closed = not isinstance(address, TcpAddress) or is_loopback(address.host)
@@ -413,14 +420,14 @@ class _Loader:
         return replace(settings, door_users=users)
 
     def _fleet(
-        self, settings: GatewaySettings, given: Mapping[str, Any], problem: Any
-    ) -> GatewaySettings:
+        self, settings: fleet.GatewaySettings, given: Mapping[str, Any], problem: Any
+    ) -> fleet.GatewaySettings:
         """What other gateways of the fleet reach this one by."""
         present = [key for key in FLEET_KEYS if key in given]
         if not present:
             return settings
-        if settings.placement != POSTGRES:
-            hint = f'it is for placement = "{POSTGRES}", in which gateways know of each other'
+        if settings.placement != fleet.POSTGRES:
+            hint = f'it is for placement = "{fleet.POSTGRES}", in which gateways know of each other'
             problem(present[0], f"{hint}; leave it out, or write that")
             return settings
         missing = [key for key in FLEET_KEYS if key not in given and key != "fleet_address"]
@@ -446,8 +453,8 @@ class _Loader:
         return replace(settings, fleet_listen=address, fleet_tls=tls)
 
     def _metrics(
-        self, settings: GatewaySettings, merged: Mapping[str, Any], problem: Any
-    ) -> GatewaySettings:
+        self, settings: fleet.GatewaySettings, merged: Mapping[str, Any], problem: Any
+    ) -> fleet.GatewaySettings:
         text = merged["metrics"][1] if "metrics" in merged else GatewayKeys().metrics
         address = None if text == OFF else parse_address(text)
         assert address is None or isinstance(address, TcpAddress)

@@ -1,12 +1,17 @@
 """The public names of this package, which it loads when it is asked for one."""
 
-from .authorities import Authorities
-from .fleet import DoorRule, FleetConfig, GatewaySettings
+from .fleet import (
+    CloudPlace,
+    DemandLimits,
+    DoorRule,
+    FleetConfig,
+    GatewaySettings,
+    OnDemandSettings,
+)
 from .loader import load, read_tunnel
-from .on_demand import CloudPlace, DemandLimits, OnDemandSettings
 from .problems import ConfigProblems, Problem
 from .schema import json_schema
-from .secrets import ClientTokens, ensure_secret
+from .secrets import Authorities, ClientTokens, ensure_secret
 
 __all__ = [
     "Authorities",

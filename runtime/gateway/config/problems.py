@@ -175,11 +175,33 @@ _TYPES = {
     "int_type": "write a whole number, without quotes",
     "int_from_float": "write a whole number, without quotes",
     "float_type": "write a number, without quotes",
+    "finite_number": "write a finite number",
     "list_type": 'write a list, ["...", "..."]',
     "dict_type": "write a table, { NAME = VALUE }",
     "model_type": "write a table, { NAME = VALUE }",
     "model_attributes_type": "write a table, { NAME = VALUE }",
 }
+
+
+_BOUNDS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than_equal": ("le", "at most"),
+}
+_WHOLE = {
+    "missing": "it is missing; every entry needs one",
+    "string_too_short": "it is empty; write a text, or leave it out",
+    "too_short": "it is empty; name at least one",
+}
+"""Mistakes of which the value says nothing more."""
+
+
+def _choose(expected: str, value: object, shown: str) -> str:
+    """Say which values there are, and which may have been meant."""
+    choices = expected.replace("'", '"')
+    hint = f"write {choices}{shown}"
+    close = difflib.get_close_matches(str(value), _quoted(expected), n=1)
+    return f"{hint}; did you mean {close[0]}?" if close and shown else hint
 
 
 def _describe(
@@ -191,29 +213,17 @@ def _describe(
     if kind == "extra_forbidden":
         table = ".".join(str(part) for part in path[:-1])
         return f"there is no such key; {nearest(key, known.get(table, ()))}"
-    if kind == "missing":
-        return "it is missing; every entry needs one"
     if kind == "value_error":
         return str(context["error"])
     shown = "" if key in _SECRET_KEYS else f", not {_shown(value)}"
     if kind in ("literal_error", "enum"):
-        expected = context["expected"].replace("'", '"')
-        hint = f"write {expected}{shown}"
-        close = difflib.get_close_matches(str(value), _quoted(context["expected"]), n=1)
-        return f"{hint}; did you mean {close[0]}?" if close and shown else hint
+        return _choose(context["expected"], value, shown)
     if kind in _TYPES:
         return f"{_TYPES[kind]}{shown}"
-    bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than_equal": "le"}
-    if kind in bounds:
-        words = {"gt": "greater than", "ge": "at least", "le": "at most"}[bounds[kind]]
-        return f"it must be {words} {context[bounds[kind]]:g}{shown}"
-    if kind == "string_too_short":
-        return "it is empty; write a text, or leave it out"
-    if kind == "too_short":
-        return "it is empty; name at least one"
-    if kind == "finite_number":
-        return f"write a finite number{shown}"
-    return f"{details['msg']}{shown}"
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return f"it must be {words} {context[bound]:g}{shown}"
+    return _WHOLE.get(kind) or f"{details['msg']}{shown}"
 
 
 def _quoted(text: str) -> list[str]:

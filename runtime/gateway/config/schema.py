@@ -23,8 +23,15 @@ from tunnelfleet.actors.config import MAX_WAIT_SECONDS
 from tunnelfleet.proto import ConfigError, Endpoint, validate_access_token, validate_client_token
 from tunnelfleet.runtime import Backoff, HttpProxy, Limits, TcpAddress, parse_address
 
-from .on_demand import check_endpoint_url, check_thing_pattern
-from .things import MAX_THINGS, check_client_id, check_template, check_thing, parse_broker
+from .things import (
+    MAX_THINGS,
+    check_client_id,
+    check_endpoint_url,
+    check_template,
+    check_thing,
+    check_thing_pattern,
+    parse_broker,
+)
 
 DOOR = "door"
 """Where a source does not listen: its service is reached through the front door alone."""

@@ -8,25 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime import TcpAddress, parse_address
-
-if TYPE_CHECKING:
-    from tunnelfleet.runtime import Address
-
-__all__ = [
-    "MAX_THINGS",
-    "BrokerAddress",
-    "address_for",
-    "check_client_id",
-    "check_template",
-    "check_thing",
-    "number_in",
-    "parse_broker",
-]
+from tunnelfleet.runtime import Address, TcpAddress, parse_address
 
 MAX_THINGS: Final = 20_000
 """Of one gateway; it has at most so many tunnels."""
@@ -38,6 +24,7 @@ BROKER_FORM: Final = "write mqtts://HOST[:PORT], or mqtt://HOST[:PORT] without T
 
 _THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
 """As AWS has it (thingName of CreateThing); so none is a wildcard of MQTT or has a slash."""
+_PATTERN = re.compile(r"(?:[a-zA-Z0-9:_*?-]|\[!?[a-zA-Z0-9:_-]+\]){1,256}")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _PLACEHOLDERS = ("{thing}", "{n}")
 _NUMBER = re.compile(r"[0-9]+")
@@ -148,3 +135,17 @@ def _check_ipv4(host: str, thing: str) -> None:
         ipaddress.IPv4Address(host)
     except ValueError:
         raise ConfigError(f"for {thing!r} it is {host}, which is no IPv4 address") from None
+
+
+def check_thing_pattern(text: str) -> None:
+    """Raise ConfigError if no thing can have such a name."""
+    if _PATTERN.fullmatch(text) is None:
+        raise ConfigError(
+            "a thing has letters, digits, : _ and - in its name; * ? and [...] stand for any"
+        )
+
+
+def check_endpoint_url(text: str) -> None:
+    """Raise ConfigError if this is no URL of a management API."""
+    if re.fullmatch(r"https?://[^\s/?#@]+/?", text) is None:
+        raise ConfigError("write http://HOST:PORT or https://HOST[:PORT], without user and path")

@@ -7,6 +7,7 @@ in `schema`. It opens the files that the entries name, and nothing else.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,9 @@ from tunnelfleet.runtime.gateway.wanted import ListeningPlaces, WantedTunnel
 
 from .problems import MAX_SHOWN_LENGTH, Problem, describe_errors
 from .schema import DOOR, TOKEN_KEYS, TunnelKeys, known_keys
-from .secrets import read_secret
+from .secrets import Authorities, read_secret
 
 if TYPE_CHECKING:
-    import ssl
-
-    from .authorities import Authorities
     from .files import Document
 
 
@@ -288,23 +286,28 @@ class _EntryReader:
                 shown = printable(service_id, MAX_SHOWN_LENGTH)
                 hint = f"the service id {shown!r} has {len(service_id)} characters; write at most"
                 self._problem("services", f"{hint} {MAX_SERVICE_ID_CHARACTERS}")
-                continue
-            key = f"services.{service_id}"
-            if target == DOOR:
-                if mode is Mode.DESTINATION:
-                    self._problem(key, "a destination connects; write an address, HOST:PORT")
-                services[service_id] = None
-                continue
-            address = parse_address(str(target), default_host=default_host)
-            services[service_id] = address
-            if isinstance(address, TcpAddress) and address.port == 0:
-                if mode is Mode.DESTINATION:
-                    self._problem(key, "port 0 cannot be connected to; write the port")
-            elif mode is Mode.SOURCE and self._name is not None:
-                self._claim_listener(key, address)
+            else:
+                key = f"services.{service_id}"
+                services[service_id] = self._target(key, target, mode, default_host)
         if "" in services and len(services) > 1:
             self._problem("services", "an empty service id stands alone; name every service")
         return services
+
+    def _target(
+        self, key: str, target: object, mode: Mode | None, default_host: str
+    ) -> Address | None:
+        """Return where a service connects or is listened for; None for the front doors."""
+        if target == DOOR:
+            if mode is Mode.DESTINATION:
+                self._problem(key, "a destination connects; write an address, HOST:PORT")
+            return None
+        address = parse_address(str(target), default_host=default_host)
+        if isinstance(address, TcpAddress) and address.port == 0:
+            if mode is Mode.DESTINATION:
+                self._problem(key, "port 0 cannot be connected to; write the port")
+        elif mode is Mode.SOURCE and self._name is not None:
+            self._claim_listener(key, address)
+        return address
 
     def _claim_listener(self, key: str, address: Address) -> None:
         assert self._name is not None
@@ -407,17 +410,14 @@ def validate(
         problems.append(document.problem(at, hint, tunnel=tunnel))
         return None, set()
     bad: set[str] = set()
-    try:
-        model.model_validate(table)
-    except ValidationError as error:
-        for path, text in describe_errors(error, known_keys(model)):
-            problems.append(document.problem((*at, *path), text, tunnel=tunnel))
-            bad.add(str(path[0]) if path else "")
-    for path in _unprintable(table):
-        if str(path[0]) not in bad:
-            hint = "it has a control character, or half of one; write text alone"
-            problems.append(document.problem((*at, *path), hint, tunnel=tunnel))
-            bad.add(str(path[0]))
+    for path, text in _mistakes(model, table):
+        problems.append(document.problem((*at, *path), text, tunnel=tunnel))
+        bad.add(str(path[0]) if path else "")
+    hint = "it has a control character, or half of one; write text alone"
+    for way in _unprintable(table):
+        if way[0] not in bad:
+            problems.append(document.problem((*at, *way), hint, tunnel=tunnel))
+            bad.add(way[0])
     values = {key: value for key, value in table.items() if key not in bad}
     return values, bad
 
@@ -426,19 +426,31 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What no name, path, address or password has: it ends a line or a path, or is no Unicode."""
 
 
+def _mistakes(
+    model: type[BaseModel], table: dict[str, Any]
+) -> list[tuple[tuple[str | int, ...], str]]:
+    try:
+        model.model_validate(table)
+    except ValidationError as error:
+        return describe_errors(error, known_keys(model))
+    return []
+
+
 def _unprintable(table: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the ways to the texts that have such a character, one for each key."""
     for key, value in table.items():
         inner = value if isinstance(value, dict) else {}
-        if any(_CONTROL.search(str(each)) for each in inner):
-            # A name that cannot be shown is not shown.
+        # A name that cannot be shown is not shown.
+        if _has_control(value) or any(_has_control(str(each)) for each in inner):
             yield (key,)
-        elif isinstance(value, str) and _CONTROL.search(value):
-            yield (key,)
-        else:
-            found = [k for k, v in inner.items() if isinstance(v, str) and _CONTROL.search(v)]
-            if found:
-                yield key, found[0]
+            continue
+        found = next((each for each in inner if _has_control(inner[each])), None)
+        if found is not None:
+            yield key, found
+
+
+def _has_control(value: object) -> bool:
+    return isinstance(value, str) and _CONTROL.search(value) is not None
 
 
 def read_limits(

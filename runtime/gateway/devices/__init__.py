@@ -1,6 +1,6 @@
 """Devices: destinations that are opened when a broker tells this gateway's devices of a tunnel."""
 
+from .book import DeviceTunnel
 from .notification import Notification
-from .wishes import DeviceTunnel
 
 __all__ = ["DeviceTunnel", "Notification"]

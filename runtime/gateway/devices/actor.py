@@ -2,57 +2,36 @@
 
 It does not decide (`book`) and runs no tunnel: it tells FleetActor what is wanted, as the source
 `notify`. A notification is acknowledged once its token is in the state, or could not be put there
-at the first try. Brokers are reached when what was kept is known, so that duplicates are.
-
-Owned by it and ended with it: the connections to the brokers and the thread of the state. What is
-known of the tunnels outlives it (`DeviceState`).
+at the first try. Brokers are reached when what was kept is known, so that duplicates are. `Devices`
+is the part of a gateway that starts the actor, which `DeviceState` outlives.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
-from tunnelfleet.actors.kernel import DispatchedActor
+from prometheus_client import Metric
+from pykka import ActorRef
+
+from tunnelfleet.actors.kernel import ChildSpec, DispatchedActor
 from tunnelfleet.proto import TunnelClosed
-from tunnelfleet.runtime import TunnelState, TunnelStateChanged
-from tunnelfleet.runtime.gateway.messages import (
-    FilesTaken,
-    PutWanted,
-    RemoveWanted,
-    RuntimeStarted,
-    SetWanted,
-)
+from tunnelfleet.runtime import TunnelRuntime, TunnelState, TunnelStateChanged
+from tunnelfleet.runtime.gateway import messages
+from tunnelfleet.runtime.gateway.supervisor import FLEET, NOTIFY, child
 
-from .book import Verdict
-from .brokers import Brokers
-from .keeper import failure_of
-from .log import (
-    log_broker,
-    log_end,
-    log_kept,
-    log_notification,
-    log_subscriptions,
-    log_wrong,
-)
-from .messages import Arrived, ConnectionChanged, SubscriptionRefused
-from .state import NOTIFY
-from .wishes import Sections
+from .book import Decision, DeviceTunnel, Sections, Verdict
+from .log import log_broker, log_end, log_kept, log_notification, log_subscriptions, log_wrong
+from .notification import Arrived, ConnectionChanged, Notification, SubscriptionRefused
+from .state import Brokers, DeviceKeeper, DeviceState, KeepsDevices, failure_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from concurrent.futures import Future
+    from tunnelfleet.runtime.gateway.gateway import Gateway
 
-    from tunnelfleet.runtime import TunnelRuntime
-
-    from .book import Decision
-    from .keeper import DeviceKeeper
-    from .notification import Notification
-    from .state import DeviceState
-    from .wishes import DeviceTunnel
-
-__all__ = ["NotifyActor"]
 
 CONFIRM_SECONDS: Final = 2.0
 """A tunnel that is refused so long is: another token for it may be on its way."""
@@ -167,14 +146,14 @@ class NotifyActor(DispatchedActor):
         if self._has_tried:
             self._brokers.change(self._book.sections.all)
 
-    def _on_files_taken(self, _message: FilesTaken) -> None:
+    def _on_files_taken(self, _message: messages.FilesTaken) -> None:
         self._take_files()
         self._tell_all()
 
     # -- what is wanted
 
     def _tell_all(self) -> None:
-        self._tell(SetWanted(NOTIFY, self._book.wishes()))
+        self._tell(messages.SetWanted(NOTIFY, self._book.wishes()))
 
     def _tell(self, message: Any) -> None:
         if not self._tell_fleet(message) and not self._is_telling_again:
@@ -277,9 +256,9 @@ class NotifyActor(DispatchedActor):
 
     def _carry_out(self, decision: Decision) -> None:
         if decision.gives_way is not None:
-            self._tell(RemoveWanted(NOTIFY, decision.gives_way))
+            self._tell(messages.RemoveWanted(NOTIFY, decision.gives_way))
         assert decision.wish is not None
-        self._tell(PutWanted(NOTIFY, decision.wish))
+        self._tell(messages.PutWanted(NOTIFY, decision.wish))
 
     def _audit(self, notification: Notification, broker: str, decision: Decision) -> None:
         for service_id in decision.refused:
@@ -329,7 +308,7 @@ class NotifyActor(DispatchedActor):
         if tunnel is not None:
             log_end(tunnel, reason)
             self._forget([tunnel.notification.token_hash])
-            self._tell(RemoveWanted(NOTIFY, name))
+            self._tell(messages.RemoveWanted(NOTIFY, name))
 
     # -- now and then
 
@@ -348,7 +327,7 @@ class NotifyActor(DispatchedActor):
             if not self._state.is_taken(name):
                 self._end_if_refused(name)
 
-    def _on_runtime_started(self, _message: RuntimeStarted) -> None:
+    def _on_runtime_started(self, _message: messages.RuntimeStarted) -> None:
         self._subscribe()
 
     HANDLERS: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
@@ -356,8 +335,8 @@ class NotifyActor(DispatchedActor):
         ConnectionChanged: _on_connection_changed,
         SubscriptionRefused: _on_subscription_refused,
         TunnelStateChanged: _on_state_changed,
-        FilesTaken: _on_files_taken,
-        RuntimeStarted: _on_runtime_started,
+        messages.FilesTaken: _on_files_taken,
+        messages.RuntimeStarted: _on_runtime_started,
         _Restored: _on_loaded,
         _Saved: _on_saved,
         _Forgotten: _on_forgotten,
@@ -370,3 +349,62 @@ class NotifyActor(DispatchedActor):
 def _loaded(future: Future[list[DeviceTunnel]]) -> _Restored:
     failure = failure_of(future)
     return _Restored(None if failure is not None else future.result(), failure)
+
+
+CLOSE_SECONDS: Final = 5.0
+"""For the threads of all connections together; one that waits for a look-up ends by itself."""
+
+
+class Devices:
+    """The devices of a gateway. A context manager, around the gateway's.
+
+    Args:
+        store: keeps their tokens and takes refusals down; None keeps nothing.
+    """
+
+    def __init__(self, store: KeepsDevices | None = None) -> None:
+        self._store = store
+        self._keepers: list[DeviceKeeper] = []
+        self.state: DeviceState | None = None
+        """What is known of them, once the gateway has started; to be read only."""
+
+    def child(self, gateway: Gateway) -> ChildSpec:
+        """How the gateway runs their actor, as one of `more_children`."""
+        state = self.state = DeviceState(gateway.state, self._store)
+        gateway.collector.add(self.collect)
+        return child(NOTIFY, functools.partial(self._start, state, gateway))
+
+    def _start(self, state: DeviceState, gateway: Gateway) -> ActorRef[Any]:
+        keeper = DeviceKeeper(self._store)
+        self._keepers.append(keeper)
+        tell_fleet = functools.partial(gateway.refs.tell, FLEET)
+        return NotifyActor.start(state, keeper, gateway.runtime, tell_fleet)
+
+    def collect(self) -> Iterator[Metric]:
+        """Their metrics."""
+        if self.state is not None:
+            yield from self.state.counters.collect()
+
+    def brokers(self) -> list[dict[str, Any]]:
+        """The connections to brokers, for `/readyz`."""
+        return [] if self.state is None else self.state.brokers()
+
+    def close(self) -> None:
+        """Wait for the threads, when the gateway has ended. Safe to call twice."""
+        for keeper in self._keepers:
+            keeper.end()
+            keeper.join()
+        self._keepers.clear()
+        state = self.state
+        if state is None:
+            return
+        until = time.monotonic() + CLOSE_SECONDS
+        for connection in (*state.connections, *state.ending):
+            connection.end()
+            connection.join(max(0.0, until - time.monotonic()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()

@@ -1,37 +1,82 @@
-"""A connection to a broker, kept up for ever on a thread of its own.
+"""The connections to the brokers of devices: which there are, what each subscribes to, what came.
 
-Owns when to try again (capped, with jitter, and never twice a second: AWS takes one CONNECT a
-second of a client id), which topics are asked for, and how much may arrive before somebody has
-dealt with it. What happens is told to its owner; what the owner wants may be said from any thread.
+Owns the thread of each connection and the pace of subscriptions, a few filters at a time. Things
+are dealt to the connections of a broker, as each has a limit of them. `session` speaks MQTT.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import socket
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from paho.mqtt.client import MQTTMessage
 
 from tunnelfleet.actors.kernel import Backoff, BackoffState
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError, printable
+from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
 
-from .deal import batches
-from .messages import Arrived, ConnectionChanged, SubscriptionRefused
-from .notification import BadNotification, parse_notification, thing_of, topic_of
+from .notification import (
+    Arrived,
+    BadNotification,
+    ConnectionChanged,
+    SubscriptionRefused,
+    parse_notification,
+    thing_of,
+    topic_of,
+)
 from .session import Granted, MqttSession, SessionEnded, Version
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+MAX_FILTERS: Final = 8
+"""Topic filters in one SUBSCRIBE or UNSUBSCRIBE."""
 
-    from paho.mqtt.client import MQTTMessage
 
-    from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
+class ThingDeal:
+    """The things of one broker, dealt to numbered connections.
 
-__all__ = ["RECONNECT", "BrokerConnection"]
+    Args:
+        limit: things a connection has at most.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._connections: dict[int, dict[str, None]] = {}
+        self._of: dict[str, int] = {}
+
+    def change(self, things: Iterable[str]) -> None:
+        """These are the things from now on; those that stay keep their connection."""
+        wanted = dict.fromkeys(things)
+        for thing in [each for each in self._of if each not in wanted]:
+            number = self._of.pop(thing)
+            del self._connections[number][thing]
+            if not self._connections[number]:
+                del self._connections[number]
+        number = 1
+        for thing in [each for each in wanted if each not in self._of]:
+            while len(self._connections.get(number, ())) >= self._limit:
+                number += 1
+            self._connections.setdefault(number, {})[thing] = None
+            self._of[thing] = number
+
+    @property
+    def connections(self) -> dict[int, tuple[str, ...]]:
+        """The things of each connection by its number, which is 1 for the first."""
+        return {number: tuple(self._connections[number]) for number in sorted(self._connections)}
+
+
+def batches(topics: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """The topics in lots of one SUBSCRIBE."""
+    left = iter(topics)
+    while lot := tuple(itertools.islice(left, MAX_FILTERS)):
+        yield lot
+
 
 RECONNECT: Final = Backoff(min_seconds=1.0, max_seconds=60.0)
 MIN_RECONNECT_SECONDS: Final = 1.0

@@ -12,23 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.proto import printable
 
-from .book import Verdict
+from .book import Decision, DeviceTunnel, Verdict
+from .notification import Arrived, ConnectionChanged, Notification, SubscriptionRefused
 
 if TYPE_CHECKING:
-    from .book import Decision
-    from .messages import Arrived, ConnectionChanged, SubscriptionRefused
-    from .notification import Notification
     from .state import DeviceState
-    from .wishes import DeviceTunnel
 
-__all__ = [
-    "log_broker",
-    "log_end",
-    "log_kept",
-    "log_notification",
-    "log_subscriptions",
-    "log_wrong",
-]
 
 LISTED_THINGS = 3
 MAX_NAMES = 200

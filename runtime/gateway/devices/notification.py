@@ -1,8 +1,7 @@
-"""A notification as a broker delivers it: read, bounded and checked.
+"""A notification of a device's tunnel, and what connections tell NotifyActor.
 
-Owns the form of topic and payload (docs/protocol.md section 6). Whoever may publish at the broker
-wrote the payload: nothing of it is believed before it was looked at, and nothing of a wrong one is
-repeated, for it may be a token. Pure.
+Owns the topic and the payload that AWS publishes (docs/protocol.md section 6), within bounds. No
+repr and no error shows the token.
 """
 
 from __future__ import annotations
@@ -11,19 +10,10 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 from tunnelfleet.proto import ConfigError, validate_access_token
-
-__all__ = [
-    "MAX_PAYLOAD_BYTES",
-    "MAX_SERVICES",
-    "BadNotification",
-    "Notification",
-    "parse_notification",
-    "thing_of",
-    "topic_of",
-]
+from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
 
 MAX_PAYLOAD_BYTES: Final = 16_384
 """A token has some 4,000 characters at most, and a tunnel of AWS three services."""
@@ -125,3 +115,45 @@ def _region(found: dict[str, Any]) -> str:
     if not isinstance(region, str) or not _REGION.fullmatch(region):
         raise BadNotification("its region is none")
     return region
+
+
+class TellsArrivals(Protocol):
+    """A connection to a broker, as its owner knows it."""
+
+    settings: BrokerSettings
+    client_id: str
+
+    def done(self, arrived: Arrived) -> None:
+        """A message was dealt with, and need not be told again."""
+
+
+class Arrived(NamedTuple):
+    """A message has come; its owner answers with `done`.
+
+    `notification` is None if it is none, and `problem` says why then.
+    """
+
+    connection: TellsArrivals
+    epoch: int
+    mid: int
+    qos: int
+    thing: str
+    notification: Notification | None
+    problem: str
+
+
+class ConnectionChanged(NamedTuple):
+    """A connection is up, has all its subscriptions, or is lost."""
+
+    connection: TellsArrivals
+    is_up: bool
+    subscribed: int
+    reason: str
+
+
+class SubscriptionRefused(NamedTuple):
+    """The broker does not grant subscriptions: of which things, and why for the first."""
+
+    connection: TellsArrivals
+    things: tuple[str, ...]
+    reason: str

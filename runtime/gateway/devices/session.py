@@ -13,27 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import select
+import socket
 import ssl
 import time
+from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tunnelfleet.proto import printable
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Sequence
-
-    from paho.mqtt.client import MQTTMessage
-
-    from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
-
-__all__ = ["Granted", "MqttSession", "SessionEnded", "Version"]
+from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
 
 KEEPALIVE_SECONDS: Final = 30
 CONNECT_SECONDS: Final = 5.0

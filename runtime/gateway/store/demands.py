@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select, update
 
 from tunnelfleet.proto import TunnelError
-from tunnelfleet.runtime.gateway.config import read_tunnel
+from tunnelfleet.runtime.gateway.config import Authorities
 from tunnelfleet.runtime.gateway.config.entry import entry_of
-from tunnelfleet.runtime.gateway.config.on_demand import CloudPlace
-from tunnelfleet.runtime.gateway.config.problems import ConfigProblems
+from tunnelfleet.runtime.gateway.config.fleet import CloudPlace
+from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
-from .sealing import SealingError
 from .tables import DEMANDS
-from .tunnels import SECRET_KEYS
+from .tunnels import read_entry, seal_entry
 
 if TYPE_CHECKING:
-    from tunnelfleet.runtime.gateway.config import Authorities
-    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
-
     from .database import Database
     from .sealing import Sealer
 
-__all__ = ["DemandTable", "StoredDemand"]
 
 PLACE = "on demand"
 KEPT_SECONDS = 3_600.0
@@ -114,19 +108,8 @@ class DemandTable:
         Raises:
             StoreError: it is not kept.
         """
-        entry = entry_of(tunnel)
-        if "ca" in entry:
-            entry["ca"] = str(Path(entry["ca"]).absolute())
-        plain = {key: value for key, value in entry.items() if key not in SECRET_KEYS}
-        secret = {key: value for key, value in entry.items() if key in SECRET_KEYS}
-        self._change(
-            request,
-            tunnel_id=tunnel_id,
-            ends_at=ends_at,
-            entry=json.dumps(plain),
-            sealed=self._sealer.seal(request, secret),
-            key_id=self._sealer.key_id,
-        )
+        kept = seal_entry(self._sealer, request, entry_of(tunnel))
+        self._change(request, tunnel_id=tunnel_id, ends_at=ends_at, **kept)
 
     def over(self, request: str, now: float) -> None:
         """A tunnel is closed, or was not opened; its tokens are forgotten.
@@ -165,7 +148,7 @@ class DemandTable:
         tunnel, problem = None, ""
         if row.entry and not row.is_over:
             try:
-                tunnel = self._read_tunnel(row)
+                tunnel = read_entry(self._sealer, row.request, row, self._authorities, PLACE)
             except TunnelError as error:
                 problem = str(error)
         return StoredDemand(
@@ -179,17 +162,3 @@ class DemandTable:
             tunnel,
             problem,
         )
-
-    def _read_tunnel(self, row: Any) -> WantedTunnel:
-        try:
-            secret = self._sealer.unseal(row.request, bytes(row.sealed), row.key_id)
-            entry = {**json.loads(row.entry), **secret}
-        except SealingError as error:
-            raise TunnelError(f"its token cannot be opened: {error}") from None
-        except ValueError:
-            raise TunnelError("its entry is damaged") from None
-        try:
-            return read_tunnel(entry, self._authorities, place=PLACE)
-        except ConfigProblems as error:
-            found = "; ".join(f"{each.key}: {each.text}" for each in error.problems)
-            raise TunnelError(f"its entry cannot be used: {found}") from None

@@ -8,9 +8,10 @@ changed; a change of the tables is one more. What was begun is undone as a whole
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import func, inspect, select, text
+from sqlalchemy import Connection, func, inspect, select, text
 
 from tunnelfleet.version import version_line
 
@@ -18,13 +19,8 @@ from .errors import StoreError, Trouble, make_error
 from .tables import SCHEMA, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from sqlalchemy import Connection
-
     from .database import Database
 
-__all__ = ["MIGRATIONS", "Migration", "check_rights", "grant", "migrate", "read_version"]
 
 LOCK_ID = 0x74756E6E656C
 """The id of PostgreSQL's advisory lock; SQLite has one lock for a whole file."""

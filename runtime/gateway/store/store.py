@@ -13,10 +13,11 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from prometheus_client import Metric
 from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import DispatchedActor
@@ -24,30 +25,20 @@ from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
 from tunnelfleet.runtime.gateway.config import Authorities, GatewaySettings, ensure_secret
 from tunnelfleet.runtime.gateway.config.fleet import POSTGRES
+from tunnelfleet.runtime.gateway.devices import DeviceTunnel
 from tunnelfleet.runtime.gateway.messages import RuntimeStarted
+from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
-from .audit import AUDITED_EVENTS, AuditBook, AuditQuery
-from .audit_table import AuditBounds, AuditTable
+from .audit import AUDITED_EVENTS, AuditBook, AuditBounds, AuditQuery, AuditTable
 from .database import Database
 from .demands import DemandTable
-from .devices import DeviceTable
 from .errors import StoreError, Trouble, make_error
-from .metrics import StoreCounters, store_metrics
 from .migrations import check_rights, migrate
 from .sealing import Sealer
-from .tunnels import SHARED, TunnelTable
-from .writer import AuditWriter
+from .tunnels import SHARED, DeviceTable, TunnelTable
+from .writer import AuditWriter, StoreCounters, store_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from prometheus_client import Metric
-
-    from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
-    from tunnelfleet.runtime.gateway.config import GatewaySettings
-    from tunnelfleet.runtime.gateway.devices import DeviceTunnel
-    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
-
     from .demands import StoredDemand
     from .tunnels import StoredTunnels
 

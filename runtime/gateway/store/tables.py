@@ -19,19 +19,6 @@ from sqlalchemy import (
     Text,
 )
 
-__all__ = [
-    "AUDIT",
-    "DEMANDS",
-    "DEVICES",
-    "FLEET",
-    "GATEWAYS",
-    "METADATA",
-    "SCHEMA",
-    "SHARDS",
-    "TABLES",
-    "TUNNELS",
-]
-
 METADATA = MetaData()
 
 _LONG = BigInteger().with_variant(Integer, "sqlite")

@@ -1,7 +1,8 @@
-"""Tunnels that were added at run time, in their table.
+"""Tunnels that were added at run time, and those that devices were told of, in their tables.
 
-Owns what is kept of them: the keys of their entry as JSON, the secret ones sealed. A row that
-cannot be used is told and left out.
+Owns what is kept of them: the keys of an entry as JSON, what a notification asked for, and secrets,
+sealed. A row that cannot be used is told and left out. What a device was told of is kept until the
+tunnel is refused or closed, because a notification comes once.
 """
 
 from __future__ import annotations
@@ -13,24 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import ARRAY, Integer, any_, bindparam, delete, func, select, update
+from sqlalchemy import ARRAY, Connection, Integer, any_, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway.config import Authorities, read_tunnel
 from tunnelfleet.runtime.gateway.config.problems import ConfigProblems
+from tunnelfleet.runtime.gateway.devices import DeviceTunnel, Notification
 from tunnelfleet.runtime.gateway.placement.shards import SLOTS, slot_of
+from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from .sealing import Sealer, SealingError
-from .tables import FLEET, TUNNELS
+from .tables import DEVICES, FLEET, TUNNELS
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from tunnelfleet.runtime.gateway.wanted import WantedTunnel
-
     from .database import Database
-
 
 SECRET_KEYS = ("access_token", "client_token", "http_proxy")
 """Keys of an entry that are sealed; the address of a proxy may have a password."""
@@ -89,17 +87,10 @@ class TunnelTable:
         Raises:
             StoreError: it is not kept.
         """
-        plain = {key: value for key, value in entry.items() if key not in SECRET_KEYS}
-        if isinstance(plain.get("ca"), str):
-            # The next start may be in another folder.
-            plain["ca"] = str(Path(plain["ca"]).absolute())
-        secret = {key: value for key, value in entry.items() if key in SECRET_KEYS}
         row = {
             "gateway": self._gateway,
             "name": name,
-            "entry": json.dumps({**plain, "name": name}),
-            "sealed": self._sealer.seal(name, secret),
-            "key_id": self._sealer.key_id,
+            **seal_entry(self._sealer, name, {**entry, "name": name}),
             "changed_at": time.time(),
             "slot": slot_of(name),
         }
@@ -223,15 +214,148 @@ class TunnelTable:
         return StoredTunnels(tunnels, problems, of_others)
 
     def _read(self, row: Any) -> WantedTunnel:
-        try:
-            secret = self._sealer.unseal(row.name, bytes(row.sealed), row.key_id)
-            entry = {**json.loads(row.entry), **secret}
-        except SealingError as error:
-            raise TunnelError(f"its tokens cannot be opened: {error}") from None
-        except ValueError:
-            raise TunnelError("its entry is damaged; add it again") from None
-        try:
-            return replace(read_tunnel(entry, self._authorities, place=PLACE), place=PLACE)
-        except ConfigProblems as error:
-            found = "; ".join(f"{each.key}: {each.text}" for each in error.problems)
-            raise TunnelError(f"its entry cannot be used: {found}") from None
+        found = read_entry(self._sealer, row.name, row, self._authorities, PLACE)
+        return replace(found, place=PLACE)
+
+
+def seal_entry(sealer: Sealer, bound_to: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that keep an entry, what is secret in it sealed.
+
+    Args:
+        sealer: seals it.
+        bound_to: what it is sealed for: it opens for nothing else.
+        entry: the keys of a `[[tunnel]]`.
+    """
+    plain = {key: value for key, value in entry.items() if key not in SECRET_KEYS}
+    if isinstance(plain.get("ca"), str):
+        # The next start may be in another folder.
+        plain["ca"] = str(Path(plain["ca"]).absolute())
+    secret = {key: value for key, value in entry.items() if key in SECRET_KEYS}
+    return {
+        "entry": json.dumps(plain),
+        "sealed": sealer.seal(bound_to, secret),
+        "key_id": sealer.key_id,
+    }
+
+
+def read_entry(
+    sealer: Sealer, bound_to: str, row: Any, authorities: Authorities, place: str
+) -> WantedTunnel:
+    """Return the tunnel of a row with the columns of `seal_entry`.
+
+    Raises:
+        TunnelError: it cannot be used; the text says why, for people.
+    """
+    try:
+        secret = sealer.unseal(bound_to, bytes(row.sealed), row.key_id)
+        entry = {**json.loads(row.entry), **secret}
+    except SealingError as error:
+        raise TunnelError(f"its tokens cannot be opened: {error}") from None
+    except ValueError:
+        raise TunnelError("its entry is damaged; add it again") from None
+    try:
+        return read_tunnel(entry, authorities, place=place)
+    except ConfigProblems as error:
+        found = "; ".join(f"{each.key}: {each.text}" for each in error.problems)
+        raise TunnelError(f"its entry cannot be used: {found}") from None
+
+
+MAX_HASHES = 500
+"""In one statement."""
+
+
+class DeviceTable:
+    """The tunnels of a gateway's devices.
+
+    Args:
+        database: where they are.
+        gateway: whose they are.
+        sealer: seals the tokens.
+    """
+
+    def __init__(self, database: Database, gateway: str, sealer: Sealer) -> None:
+        self._database = database
+        self._gateway = gateway
+        self._sealer = sealer
+
+    def save(self, tunnel: DeviceTunnel) -> None:
+        """Keep a tunnel, in place of one with the same token.
+
+        Raises:
+            StoreError: it is not kept.
+        """
+        notification = tunnel.notification
+        token_hash = notification.token_hash
+        values = {
+            "name": tunnel.name,
+            "broker": tunnel.broker,
+            "thing": notification.thing,
+            "services": json.dumps(notification.services),
+            "region": notification.region,
+            "sealed": self._sealer.seal(
+                _bound_to(token_hash), {"access_token": notification.access_token}
+            ),
+            "key_id": self._sealer.key_id,
+            "received_at": tunnel.received_at,
+        }
+        insert = (sqlite if self._database.is_sqlite else postgresql).insert(DEVICES)
+        statement = insert.on_conflict_do_update(
+            index_elements=[DEVICES.c.gateway, DEVICES.c.token_hash],
+            set_={key: insert.excluded[key] for key in values},
+        )
+        row = {"gateway": self._gateway, "token_hash": token_hash, **values}
+        with self._database.writing() as connection:
+            connection.execute(statement, row)
+
+    def forget(self, token_hashes: Sequence[str]) -> None:
+        """Remove tunnels by the hashes of their tokens.
+
+        Raises:
+            StoreError: they are still kept.
+        """
+        for first in range(0, len(token_hashes), MAX_HASHES):
+            some = token_hashes[first : first + MAX_HASHES]
+            statement = delete(DEVICES).where(
+                DEVICES.c.gateway == self._gateway, DEVICES.c.token_hash.in_(some)
+            )
+            with self._database.writing() as connection:
+                connection.execute(statement)
+
+    def load(self) -> tuple[list[DeviceTunnel], dict[str, str]]:
+        """All tunnels of the gateway, the oldest first, and why some cannot be used, by name.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        statement = (
+            select(DEVICES)
+            .where(DEVICES.c.gateway == self._gateway)
+            .order_by(DEVICES.c.received_at, DEVICES.c.name)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(statement).all()
+        found: list[DeviceTunnel] = []
+        problems: dict[str, str] = {}
+        for row in rows:
+            try:
+                found.append(self._read(row))
+            except SealingError as error:
+                problems[row.name] = f"its token cannot be opened: {error}"
+            except (ValueError, KeyError, TypeError):
+                problems[row.name] = "its row is damaged; rotate its token"
+        return found, problems
+
+    def _read(self, row: Any) -> DeviceTunnel:
+        secret = self._sealer.unseal(_bound_to(row.token_hash), bytes(row.sealed), row.key_id)
+        notification = Notification(
+            row.thing,
+            secret["access_token"],
+            tuple(str(each) for each in json.loads(row.services)),
+            row.region,
+        )
+        return DeviceTunnel(row.name, row.broker, notification, row.received_at)
+
+
+def _bound_to(token_hash: str) -> str:
+    """What a sealed token belongs to, beside the gateway; no tunnel of the API is called so."""
+    return f"device\n{token_hash}"

@@ -1,8 +1,8 @@
-"""The thread that writes the audit: a bounded queue in, batches into the database.
+"""The thread that writes the audit: a bounded queue in, batches into the database; and its figures.
 
 Owns the queue and what happens when the database does not take what comes: records wait, then are
 dropped and counted; one line in the log says that the audit stands, and one that it goes on. Nobody
-who hands a record over ever waits.
+who hands a record over ever waits. Owns also the metrics of the state and of the audit.
 """
 
 from __future__ import annotations
@@ -11,13 +11,71 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from .errors import StoreError, Trouble
 
 if TYPE_CHECKING:
     from .audit import AuditRecord
+
+
+OPERATIONS = ("open", "tunnels", "devices", "demands", "audit")
+ERRORS = "tunnelfleet_store_errors"
+_HELP = {
+    "tunnelfleet_store_ready": "Whether the state was reached and read since the start.",
+    ERRORS: "Operations on the state that failed, those that were tried again counted again.",
+    "tunnelfleet_audit_records": "Records that were written into the audit.",
+    "tunnelfleet_audit_dropped": "Records that were not: the queue was full, or the end came.",
+    "tunnelfleet_audit_queue_records": "Records that wait to be written.",
+    "tunnelfleet_audit_stopped": "Whether the audit stands because the state takes nothing.",
+}
+STORE_METRICS = frozenset(_HELP)
+"""The names of all; those of counters get `_total`."""
+
+
+class StoreCounters:
+    """Failures by operation; counted on several threads, and rarely."""
+
+    def __init__(self) -> None:
+        self.errors = dict.fromkeys(OPERATIONS, 0)
+        self._lock = threading.Lock()
+
+    def failed(self, operation: str) -> None:
+        """Count an operation that has failed."""
+        with self._lock:
+            self.errors[operation] += 1
+
+
+def store_metrics(
+    counters: StoreCounters, writer: AuditWriter, *, is_ready: bool
+) -> Iterator[Metric]:
+    """Yield the families of a store.
+
+    Args:
+        counters: of its operations.
+        writer: of its audit.
+        is_ready: whether it was reached.
+    """
+    errors = CounterMetricFamily(ERRORS, _HELP[ERRORS], labels=["operation"])
+    for operation, count in counters.errors.items():
+        others = writer.failures if operation == "audit" else 0
+        errors.add_metric([operation], count + others)
+    yield errors
+    for name, count in (
+        ("tunnelfleet_audit_records", writer.written),
+        ("tunnelfleet_audit_dropped", writer.dropped),
+    ):
+        yield CounterMetricFamily(name, _HELP[name], value=count)
+    for name, value in (
+        ("tunnelfleet_store_ready", float(is_ready)),
+        ("tunnelfleet_audit_queue_records", float(writer.waiting)),
+        ("tunnelfleet_audit_stopped", float(writer.stands_since is not None)),
+    ):
+        yield GaugeMetricFamily(name, _HELP[name], value=value)
 
 
 QUEUE_RECORDS = 20_000

@@ -23,6 +23,7 @@ from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import Backoff, ChildSpec, Dispatcher, SupervisorActor
 from tunnelfleet.actors.transport.connect_gate import ConnectGate
+from tunnelfleet.actors.tunnel.context import TunnelContext
 from tunnelfleet.actors.tunnel.messages import GateChanged
 from tunnelfleet.runtime.gateway.placement import worker_of
 from tunnelfleet.runtime.gateway.process import ActorNode
@@ -35,8 +36,6 @@ from .tunnel import RemoteTunnelActor
 from .worker_actor import Launcher, WorkerActor
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.tunnel.context import TunnelContext
-
     from .table import WorkerEntry
 
 

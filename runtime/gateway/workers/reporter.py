@@ -26,10 +26,9 @@ from tunnelfleet.actors.events import (
 )
 from tunnelfleet.actors.kernel import label_here
 from tunnelfleet.runtime import Tunnel, TunnelRuntime
-from tunnelfleet.runtime.gateway.service_manager import Heartbeat
+from tunnelfleet.runtime.gateway.process import Heartbeat
 
-from .codec import encode_frame, to_json
-from .messages import Is
+from .messages import Is, encode_frame, to_json
 from .sums import numbers_of
 
 REPORT_SECONDS: Final = 1.0

@@ -6,22 +6,17 @@ Owns what is known of each worker, and how it and its tunnels are told things.
 from __future__ import annotations
 
 import contextlib
+import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pykka
+from pykka import ActorRef
+
+from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
 
 from .messages import ToWorker
 from .sums import ConnectSums
-
-if TYPE_CHECKING:
-    import socket
-
-    from pykka import ActorRef
-
-    from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
-
-__all__ = ["WorkerEntry", "WorkerTable"]
 
 
 @dataclass(eq=False)

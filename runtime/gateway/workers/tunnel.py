@@ -19,28 +19,18 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from tunnelfleet.actors.events import (
-    ConnectionClosed,
-    ConnectionOpened,
-    ListenerOpened,
-    StreamClosed,
-    StreamOpened,
-    TunnelEvent,
-    TunnelStateChanged,
-)
+from tunnelfleet.actors import events
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Reply
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.state import LiveConnection, TunnelState
+from tunnelfleet.actors.tunnel.context import TunnelContext
 from tunnelfleet.actors.tunnel.messages import Drain, HandOver, ReplaceLimits, ReplaceToken
 from tunnelfleet.proto import NotConnected, TunnelClosed, TunnelError
 
-from .codec import from_json, to_json
-from .messages import Do, Is, Told, WorkerLost, WorkerUp
+from .messages import Do, Is, Told, WorkerLost, WorkerUp, from_json, to_json
 from .sums import Tally
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.tunnel.context import TunnelContext
-
     from .table import WorkerEntry
 
 
@@ -191,24 +181,24 @@ class RemoteTunnelActor(DispatchedActor):
         stats.service_ids = tuple(face["service_ids"])
         stats.listening = {key: tuple(each) for key, each in face["listening"].items()}
 
-    def _take_event(self, event: TunnelEvent, face: dict[str, Any] | None) -> None:
+    def _take_event(self, event: events.TunnelEvent, face: dict[str, Any] | None) -> None:
         if face is not None:
             # Before the event: whoever is told of it looks.
             self._take_face(face)
         match event:
-            case ListenerOpened():
+            case events.ListenerOpened():
                 self._context.bound[event.service_id] = event.address
-            case ConnectionOpened():
+            case events.ConnectionOpened():
                 live = LiveConnection(
                     event.service_id, event.stream_id, event.connection_id, event.serial
                 )
                 live.peer, live.user, live.opened_at = event.peer, event.user, event.opened_at
                 self._stats.connections[event.serial] = live
-            case ConnectionClosed():
+            case events.ConnectionClosed():
                 self._forget_connection(event.serial)
-            case StreamOpened():
+            case events.StreamOpened():
                 self._streams.add((event.service_id, event.stream_id))
-            case StreamClosed():
+            case events.StreamClosed():
                 self._streams.discard((event.service_id, event.stream_id))
         self._context.publish(event)
 
@@ -218,7 +208,7 @@ class RemoteTunnelActor(DispatchedActor):
         for live in list(stats.connections.values()):
             self._forget_connection(live.serial)
             self._context.publish(
-                ConnectionClosed(
+                events.ConnectionClosed(
                     self._context.config.name,
                     live.service_id,
                     live.stream_id,
@@ -236,7 +226,7 @@ class RemoteTunnelActor(DispatchedActor):
             )
         name = self._context.config.name
         for service_id, stream_id in sorted(self._streams):
-            self._context.publish(StreamClosed(name, service_id, stream_id, reason))
+            self._context.publish(events.StreamClosed(name, service_id, stream_id, reason))
         self._streams.clear()
         for serial in list(self._carried):
             self._forget_connection(serial)
@@ -336,7 +326,9 @@ class RemoteTunnelActor(DispatchedActor):
 
     def _enter(self, state: TunnelState, reason: str) -> None:
         if self._stats.enter(state, reason):
-            self._context.publish(TunnelStateChanged(self._context.config.name, state, reason))
+            self._context.publish(
+                events.TunnelStateChanged(self._context.config.name, state, reason)
+            )
 
     HANDLERS: ClassVar[Handlers] = {
         WorkerUp: _on_worker_up,

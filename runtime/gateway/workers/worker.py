@@ -28,8 +28,7 @@ from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.gateway.config import Authorities
 from tunnelfleet.runtime.gateway.process import actor_tree, describer, freeze_garbage
 
-from .codec import MessageDecoder, from_json
-from .messages import Do, Is
+from .messages import Do, Is, MessageDecoder, from_json
 from .reporter import LogForwarder, WorkerReporter, report_of
 
 IGNORED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)

@@ -28,8 +28,7 @@ from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
 from tunnelfleet.runtime.gateway.process import ActorNode
 
-from .codec import FrameError, MessageDecoder, encode_frame, from_json
-from .messages import AskTree, Do, Is, Told, ToWorker, WorkerLost, WorkerUp
+from . import messages
 
 if TYPE_CHECKING:
     from .table import WorkerEntry, WorkerTable
@@ -162,7 +161,7 @@ class WorkerActor(DispatchedActor):
         self._worker = worker
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
-        self._decoder = MessageDecoder()
+        self._decoder = messages.MessageDecoder()
         self._waiting: deque[tuple[memoryview, int | None]] = deque()
         """What the kernel has not taken, with the descriptor that goes with the first byte."""
         self._waiting_bytes = 0
@@ -194,26 +193,26 @@ class WorkerActor(DispatchedActor):
         self._worker.pid = self._process.pid
         self.add_reader(self._sock, self._on_readable)
         begin = {
-            "do": Do.BEGIN,
+            "do": messages.Do.BEGIN,
             "rate_per_second": self._table.rate_per_second,
             "concurrency": self._table.concurrency,
             **self._table.gate_fields(),
             "log_level": logging.getLogger("tunnelfleet").getEffectiveLevel(),
         }
-        self._send(encode_frame(begin), None)
+        self._send(messages.encode_frame(begin), None)
 
     # -- what it is told
 
-    def _on_to_worker(self, message: ToWorker) -> None:
+    def _on_to_worker(self, message: messages.ToWorker) -> None:
         if self._sock is None or self._reason:
             return
         descriptor = None if message.sock is None else os.dup(message.sock.fileno())
-        self._send(encode_frame(message.message), descriptor)
+        self._send(messages.encode_frame(message.message), descriptor)
 
-    def _on_ask_tree(self, _message: AskTree) -> None:
+    def _on_ask_tree(self, _message: messages.AskTree) -> None:
         number = max(self._trees, default=0) + 1
         self._trees[number] = self.defer_reply()
-        self._send(encode_frame({"do": Do.TREE, "number": number}), None)
+        self._send(messages.encode_frame({"do": messages.Do.TREE, "number": number}), None)
 
     def _send(self, frame: bytes, descriptor: int | None) -> None:
         self._waiting.append((memoryview(frame), descriptor))
@@ -223,27 +222,30 @@ class WorkerActor(DispatchedActor):
         elif not self._writes:
             self._write()
 
+    def _send_first(self, sock: socket.socket) -> None:
+        """Send what waits in front, as much as the kernel takes."""
+        data, descriptor = self._waiting[0]
+        if descriptor is None:
+            sent = sock.send(data)
+        else:
+            sent = socket.send_fds(sock, [data], [descriptor])
+            os.close(descriptor)
+        self._waiting_bytes -= sent
+        if sent < len(data):
+            self._waiting[0] = data[sent:], None
+        else:
+            self._waiting.popleft()
+
     def _write(self) -> None:
         sock = self._sock
         while sock is not None and self._waiting:
-            data, descriptor = self._waiting[0]
             try:
-                if descriptor is None:
-                    sent = sock.send(data)
-                else:
-                    sent = socket.send_fds(sock, [data], [descriptor])
+                self._send_first(sock)
             except BlockingIOError:
                 break
             except OSError:
                 # Its end is read, too.
                 return
-            if descriptor is not None:
-                os.close(descriptor)
-            self._waiting_bytes -= sent
-            if sent < len(data):
-                self._waiting[0] = data[sent:], None
-            else:
-                self._waiting.popleft()
         if sock is not None and bool(self._waiting) != self._writes:
             self._writes = not self._writes
             if self._writes:
@@ -267,34 +269,34 @@ class WorkerActor(DispatchedActor):
         try:
             for message in self._decoder.feed(data):
                 self._take(message)
-        except (FrameError, KeyError, TypeError, ValueError) as error:
+        except (messages.FrameError, KeyError, TypeError, ValueError) as error:
             logger.error("%s says what nobody understands: %r", self._worker.name, error)
             self._end("it says what nobody understands")
 
     def _take(self, message: dict[str, Any]) -> None:
-        kind = Is(message["is"])
+        kind = messages.Is(message["is"])
         match kind:
-            case Is.STARTED:
+            case messages.Is.STARTED:
                 self._on_started()
-            case Is.BEAT:
+            case messages.Is.BEAT:
                 self._on_beat(message)
-            case Is.REPORT:
+            case messages.Is.REPORT:
                 for each in message["tunnels"]:
                     self._pass_on(kind, each)
-            case Is.LOG:
+            case messages.Is.LOG:
                 self._log(message)
-            case Is.TREE:
+            case messages.Is.TREE:
                 reply = self._trees.pop(message["number"], None)
                 if reply is not None:
                     reply.set([ActorNode(**each) for each in message["nodes"]])
             case _:
                 self._pass_on(kind, message)
 
-    def _pass_on(self, kind: Is, message: dict[str, Any]) -> None:
+    def _pass_on(self, kind: messages.Is, message: dict[str, Any]) -> None:
         ref = self._worker.tunnels.get(message["serial"])
         if ref is not None:
             with contextlib.suppress(pykka.ActorDeadError):
-                ref.tell(Told(kind, message))
+                ref.tell(messages.Told(kind, message))
 
     def _on_started(self) -> None:
         worker = self._worker
@@ -312,12 +314,12 @@ class WorkerActor(DispatchedActor):
             len(worker.tunnels),
             extra={"event": "worker", "fields": {"worker": worker.number, "pid": worker.pid}},
         )
-        worker.tell_tunnels(WorkerUp(self.actor_ref))
+        worker.tell_tunnels(messages.WorkerUp(self.actor_ref))
 
     def _on_beat(self, message: dict[str, Any]) -> None:
         if message["alive"]:
             self._worker.beat_at = time.monotonic()
-        stats = from_json(message["connects"])
+        stats = messages.from_json(message["connects"])
         assert isinstance(stats, ConnectStats)
         self._table.take_connects(self._worker.number, stats)
 
@@ -386,11 +388,11 @@ class WorkerActor(DispatchedActor):
                 process.kill()
             self._launcher.wait_process(process)
         self._table.lose_connects(worker.number)
-        worker.tell_tunnels(WorkerLost(f"{worker.name} has ended and is started again"))
+        worker.tell_tunnels(messages.WorkerLost(f"{worker.name} has ended and is started again"))
 
     HANDLERS: ClassVar[Handlers] = {
-        ToWorker: _on_to_worker,
-        AskTree: _on_ask_tree,
+        messages.ToWorker: _on_to_worker,
+        messages.AskTree: _on_ask_tree,
         _Spawned: _on_spawned,
         _Reaped: _on_reaped,
         _Look: _on_look,

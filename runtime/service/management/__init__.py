@@ -4,7 +4,7 @@ What AWS's SDKs and command line call to open, list, rotate and close tunnels. `
 is all that a user needs; extra ``aws``.
 """
 
-from .limits import ManagementLimits, aws_limits
+from .operations import ManagementLimits, aws_limits
 from .server import ManagementServer
 from .signature import AccessKey, load_credentials
 

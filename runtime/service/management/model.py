@@ -1,10 +1,9 @@
-r"""AWS's own model of the API: what goes in, what comes out.
+r"""AWS's own model of the API: what goes in, what comes out, and how an operation fails.
 
-Owns reading botocore's service model, the check of an operation's input against all that the model
-says of it (botocore's own check leaves patterns, upper bounds and enumerations to the service), and
-the JSON of its output. Must not know what an operation does.
-
-The model's patterns are Java's. Of what Python's lack only `\p{...}` occurs.
+Owns reading botocore's service model, the check of an input against all that the model says of it
+(botocore leaves patterns, upper bounds and enumerations to the service), the JSON of an output, and
+AWS's names of errors with their HTTP status. The patterns are Java's; of what Python's lack only
+`\p{...}` occurs. A message of an error is for people and never holds a token.
 """
 
 from __future__ import annotations
@@ -12,18 +11,125 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.util
+import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnelfleet.proto import ConfigError, printable
 
-from .errors import NotSerialized, UnknownOperation, ValidationFailed
-
 if TYPE_CHECKING:
     from botocore.model import OperationModel, Shape
+
+# Outcomes are named in the past tense, as other errors here; AWS's names are in `name`.
+# ruff: noqa: N818
+
+
+class ApiError(Exception):
+    """An operation failed, and the caller is told how.
+
+    Attributes:
+        name: what stands in the body's `__type`, by which SDKs choose their exception.
+        message: for people.
+        status: of HTTP.
+    """
+
+    name = "InternalServerError"
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class _ClientError(ApiError):
+    status = HTTPStatus.BAD_REQUEST
+
+
+class ValidationFailed(_ClientError):
+    """The input breaks a constraint of the model."""
+
+    name = "ValidationException"
+
+
+class ResourceNotFound(_ClientError):
+    """There is no such tunnel. In the model."""
+
+    name = "ResourceNotFoundException"
+
+
+class LimitExceeded(_ClientError):
+    """There may not be more of it. In the model."""
+
+    name = "LimitExceededException"
+
+
+class Throttled(_ClientError):
+    """It came too often. SDKs try again later."""
+
+    name = "ThrottlingException"
+
+
+class UnknownOperation(_ClientError):
+    """There is no such operation."""
+
+    name = "UnknownOperationException"
+
+
+class NotSerialized(_ClientError):
+    """The body is not JSON of the shape that the operation takes."""
+
+    name = "SerializationException"
+
+
+class RequestTooLarge(ApiError):
+    """The body is larger than any that could be right."""
+
+    name = "RequestEntityTooLargeException"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class ServiceUnavailable(ApiError):
+    """Nothing is wrong with the request. SDKs try again later."""
+
+    name = "ServiceUnavailableException"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class InternalError(ApiError):
+    """A mistake of ours."""
+
+
+class _NotAuthenticated(ApiError):
+    status = HTTPStatus.FORBIDDEN
+
+
+class SignatureMissing(_NotAuthenticated):
+    """Nobody signed it."""
+
+    name = "MissingAuthenticationTokenException"
+
+
+class SignatureIncomplete(_ClientError):
+    """The `Authorization` header is none of SigV4."""
+
+    name = "IncompleteSignatureException"
+
+
+class KeyUnknown(_NotAuthenticated):
+    """Nobody here has this access key, or this security token."""
+
+    name = "UnrecognizedClientException"
+
+
+class SignatureInvalid(_NotAuthenticated):
+    """It is signed with another secret, at another time, or for another service."""
+
+    name = "InvalidSignatureException"
+
 
 SERVICE_NAME: Final = "iotsecuretunneling"
 TARGET_PREFIX: Final = "IoTSecuredTunneling"
@@ -141,13 +247,19 @@ def _check_types(shape: Shape, value: object, where: str) -> None:
     if not isinstance(value, expected) or (is_number and isinstance(value, bool)):
         place = f" at '{where}'" if where else ""
         raise NotSerialized(f"a {shape.type_name} is expected{place}")
+    for place, member, inner in _inner(shape, value):
+        _check_types(member, inner, f"{where}.{place}".lstrip("."))
+
+
+def _inner(shape: Shape, value: object) -> Iterator[tuple[str, Shape, object]]:
+    """Yield what is in a structure or a list, with its place and its shape."""
     if isinstance(value, dict):
         for name, member in shape.members.items():
             if value.get(name) is not None:
-                _check_types(member, value[name], f"{where}.{name}".lstrip("."))
+                yield name, member, value[name]
     elif isinstance(value, list):
         for number, item in enumerate(value, 1):
-            _check_types(shape.member, item, f"{where}.{number}.member")
+            yield f"{number}.member", shape.member, item
 
 
 # constraints
@@ -180,27 +292,34 @@ class _Problems:
 
 def _read(shape: Shape, value: Any, where: str, problems: _Problems) -> Any:
     if shape.type_name == "structure":
-        found = {}
-        for name in shape.required_members:
-            if value.get(name) is None:
-                place = f"{where}.{name}".lstrip(".")
-                problems.add(place, None, "Member must not be null")
-        for name, member in shape.members.items():
-            if value.get(name) is not None:
-                place = f"{where}.{name}".lstrip(".")
-                found[name] = _read(member, value[name], place, problems)
-        return found
+        return _read_structure(shape, value, where, problems)
     if shape.type_name == "list":
         _check_size(shape, len(value), value, where, problems, "length")
+        places = (f"{where}.{number}.member" for number in itertools.count(1))
         return [
-            _read(shape.member, item, f"{where}.{number}.member", problems)
-            for number, item in enumerate(value, 1)
+            _read(shape.member, item, place, problems)
+            for item, place in zip(value, places, strict=False)
         ]
     if shape.type_name == "string":
         _check_string(shape, value, where, problems)
     elif shape.type_name == "integer":
         _check_size(shape, value, value, where, problems, "value")
     return value
+
+
+def _read_structure(
+    shape: Shape, value: dict[str, Any], where: str, problems: _Problems
+) -> dict[str, Any]:
+    given = {name: each for name, each in value.items() if each is not None}
+    places = {name: f"{where}.{name}".lstrip(".") for name in shape.members}
+    for name in shape.required_members:
+        if name not in given:
+            problems.add(places[name], None, "Member must not be null")
+    return {
+        name: _read(member, given[name], places[name], problems)
+        for name, member in shape.members.items()
+        if name in given
+    }
 
 
 def _check_string(shape: Shape, value: str, where: str, problems: _Problems) -> None:

@@ -16,7 +16,9 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -25,9 +27,6 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.tls import make_ssl_context
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from paho.mqtt.client import Client
 
 MAX_WAITING: Final = 10_000

@@ -11,23 +11,112 @@ of the command line) is told by the service's events.
 from __future__ import annotations
 
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from tunnelfleet.actors.token_bucket import TokenBucket
 from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.runtime.service import TunnelTokens
 from tunnelfleet.runtime.service.events import ServiceEvent, ServiceEventKind
 from tunnelfleet.runtime.service.service import TunnelService
 from tunnelfleet.runtime.service.state import StateError
 
-from .errors import ResourceNotFound, ServiceUnavailable, ValidationFailed
-from .limits import MAX_LIFETIME_MINUTES, Gate, ManagementLimits, check_count
+from .model import LimitExceeded, ResourceNotFound, ServiceUnavailable, Throttled, ValidationFailed
 from .records import DEFAULT_PAGE, RecordTable, Status, TunnelRecord
 
 SECONDS_A_MINUTE: Final = 60
 RESERVED_PREFIX: Final = "aws:"
+
+
+MAX_LIFETIME_MINUTES: Final = 720
+"""Of the model; the default too, as with AWS."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagementLimits:
+    """Limits of the management API.
+
+    Attributes:
+        open_tunnels: open at once.
+        services: of one tunnel.
+        tags: of one tunnel.
+        opens_per_second: how often OpenTunnel may be called on average; None: as often as one
+            likes.
+        bandwidth_bytes_per_second: of each direction of each tunnel that is opened so; None: that
+            of the service.
+
+    Raises:
+        ConfigError: one is not above 0.
+    """
+
+    open_tunnels: int = 10_000
+    services: int = 256
+    tags: int = 50
+    opens_per_second: float | None = None
+    bandwidth_bytes_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.open_tunnels < 1:
+            raise ConfigError(f"at least 1 tunnel may be open, not {self.open_tunnels}")
+
+
+AWS_SERVICES: Final = 3
+
+
+AWS_OPENS_PER_SECOND: Final = 1.0
+
+
+AWS_BANDWIDTH: Final = 100_000.0
+"""800 kbit/s."""
+
+
+def aws_limits(open_tunnels: int = ManagementLimits().open_tunnels) -> ManagementLimits:
+    """Return AWS's limits, as docs/protocol.md has them from its public pages."""
+    return ManagementLimits(
+        open_tunnels=open_tunnels,
+        services=AWS_SERVICES,
+        opens_per_second=AWS_OPENS_PER_SECOND,
+        bandwidth_bytes_per_second=AWS_BANDWIDTH,
+    )
+
+
+class Gate:
+    """Lets calls pass at a rate.
+
+    Args:
+        per_second: the rate; None lets all pass.
+    """
+
+    def __init__(self, per_second: float | None) -> None:
+        self._lock = threading.Lock()
+        self._bucket = None
+        if per_second is not None:
+            self._bucket = TokenBucket(per_second, max(per_second, 1.0), time.monotonic())
+
+    def pass_through(self, what: str) -> None:
+        """Count a call.
+
+        Raises:
+            Throttled: there were too many.
+        """
+        if self._bucket is None:
+            return
+        now = time.monotonic()
+        with self._lock:
+            if self._bucket.wait_seconds(now, 1) > 0:
+                raise Throttled(f"Rate exceeded for {what}")
+            self._bucket.take(1, now)
+
+
+def check_count(count: int, limit: int, what: str) -> None:
+    """Raise LimitExceeded if there would be too many."""
+    if count > limit:
+        raise LimitExceeded(f"There may be at most {limit} {what}, not {count}")
 
 
 class Notifier(Protocol):
@@ -220,6 +309,18 @@ class ManagementOperations:
             "destinationAccessToken": tokens.destination_token,
         }
 
+    def _new_tokens(
+        self, tunnel_id: str, modes: Sequence[Mode], services: tuple[str, ...] | None
+    ) -> TunnelTokens:
+        check_count(len(services or ()), self._limits.services, "services of a tunnel")
+        try:
+            mode = modes[0] if len(modes) == 1 else None
+            return self._service.rotate(tunnel_id, mode, services)
+        except ConfigError as error:
+            if tunnel_id not in self._service.open_names():
+                raise ResourceNotFound(f"Tunnel {tunnel_id} is closed") from error
+            raise ValidationFailed(str(error)) from error
+
     def _rotate(self, given: dict[str, Any]) -> dict[str, Any]:
         record = self._records.get(given["tunnelId"])
         modes = _MODES[given["clientMode"]]
@@ -229,14 +330,7 @@ class ManagementOperations:
         if destination is not None and Mode.DESTINATION not in modes:
             raise ValidationFailed("destinationConfig needs clientMode DESTINATION or ALL")
         services = None if destination is None else tuple(destination["services"])
-        check_count(len(services or ()), self._limits.services, "services of a tunnel")
-        try:
-            mode = modes[0] if len(modes) == 1 else None
-            tokens = self._service.rotate(record.tunnel_id, mode, services)
-        except ConfigError as error:
-            if record.tunnel_id not in self._service.open_names():
-                raise ResourceNotFound(f"Tunnel {record.tunnel_id} is closed") from error
-            raise ValidationFailed(str(error)) from error
+        tokens = self._new_tokens(record.tunnel_id, modes, services)
         changes: dict[str, Any] = {"updated_at": time.time()}
         if destination is not None:
             changes |= {"services": services, "thing": destination.get("thingName", record.thing)}

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from tunnelfleet.proto import MAX_ID_CHARACTERS, Mode, printable
 
-from .errors import ResourceNotFound, ValidationFailed
+from .model import ResourceNotFound, ValidationFailed
 
 DEFAULT_PAGE: Final = 100
 """So many tunnels a page, if the caller does not say how many; AWS's most."""

@@ -1,7 +1,8 @@
 """The management API over HTTP, as AWS has it: JSON 1.1, one operation a POST.
 
-Owns the way of a request: who may call, which operation, its input checked, the operation on the
-API's own thread, its output. Calls are counted, and nothing of a request or an answer is logged.
+Owns the way of a request: who may call, how often, which operation, its input checked, the
+operation on the API's own thread, its output. Calls are counted, and nothing of a request or an
+answer is logged. Owns also the limits of the API, those of AWS among them.
 """
 
 from __future__ import annotations
@@ -21,20 +22,12 @@ from aiohttp import web
 from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.admin.http_thread import HttpServer
 from tunnelfleet.runtime.admin.options import HostCheck
-from tunnelfleet.runtime.service.http import HttpServer
 from tunnelfleet.runtime.service.service import TunnelService
 
-from .errors import (
-    ApiError,
-    InternalError,
-    RequestTooLarge,
-    ServiceUnavailable,
-    UnknownOperation,
-)
-from .limits import ManagementLimits
-from .model import CONTENT_TYPE, ServiceModel
-from .operations import ManagementOperations, Notifier
+from . import model
+from .operations import ManagementLimits, ManagementOperations, Notifier
 from .records import RecordKeeper, RecordTable
 from .signature import AccessKey, SignatureVerifier, SignedRequest
 
@@ -90,7 +83,7 @@ class ManagementServer:
                     f"plain http is for loopback only, not {host}: answers hold access tokens; "
                     "listen on 127.0.0.1, or use TLS"
                 )
-        self._model = ServiceModel()
+        self._model = model.ServiceModel()
         self._verifier = None if credentials is None else SignatureVerifier(credentials, region)
         # A signature covers the name that was asked for; without one a page of a browser could
         # ask through a name of its own, and would be answered with tokens.
@@ -111,7 +104,9 @@ class ManagementServer:
             host,
             port,
             self._on_request,
-            too_large=lambda: _failure(RequestTooLarge("The request is too large or too slow")),
+            too_large=lambda: _failure(
+                model.RequestTooLarge("The request is too large or too slow")
+            ),
             name="tunnelfleet-management",
             tls=service.server_context if service.has_tls else None,
         )
@@ -161,17 +156,17 @@ class ManagementServer:
             operation = self._model.operation(target)
             name = operation.name
             if name not in self._operations.names:
-                raise UnknownOperation(f"{name} is not there")
+                raise model.UnknownOperation(f"{name} is not there")
             given = self._model.read_input(operation, body)
             output = await self._call(name, given)
             response = _answer(200, self._model.write_output(operation, output))
-        except ApiError as failed:
+        except model.ApiError as failed:
             error = failed.name
             response = _failure(failed)
         except Exception:  # noqa: BLE001 (a mistake of ours is answered as one)
-            error = InternalError.name
+            error = model.InternalError.name
             _log.exception("%s failed", name)
-            response = _failure(InternalError("The service failed"))
+            response = _failure(model.InternalError("The service failed"))
         with self._lock:
             self._calls[name, error] += 1
         return response
@@ -190,7 +185,7 @@ class ManagementServer:
 
     async def _call(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
         if self._waiting >= MAX_WAITING:
-            raise ServiceUnavailable("Too many calls are waiting")
+            raise model.ServiceUnavailable("Too many calls are waiting")
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
@@ -199,12 +194,12 @@ class ManagementServer:
             self._waiting -= 1
 
 
-def _failure(error: ApiError) -> web.Response:
+def _failure(error: model.ApiError) -> web.Response:
     body = {"__type": error.name, "message": error.message}
     return _answer(error.status, json.dumps(body).encode())
 
 
 def _answer(status: int, body: bytes) -> web.Response:
     # Not content_type=, which would add a charset to it.
-    headers = {"Content-Type": CONTENT_TYPE, "x-amzn-RequestId": str(uuid.uuid4())}
+    headers = {"Content-Type": model.CONTENT_TYPE, "x-amzn-RequestId": str(uuid.uuid4())}
     return web.Response(status=status, body=body, headers=headers)

@@ -21,7 +21,7 @@ from typing import Final
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError, printable
 
-from .errors import KeyUnknown, SignatureIncomplete, SignatureInvalid, SignatureMissing
+from .model import KeyUnknown, SignatureIncomplete, SignatureInvalid, SignatureMissing
 
 SIGNING_NAME: Final = "IoTSecuredTunneling"
 MAX_SKEW_SECONDS: Final = 300.0

@@ -65,7 +65,7 @@ from tunnelfleet.proto import (
     NotConnected,
     ServiceIdUnknown,
 )
-from tunnelfleet.runtime.parts import make_parts
+from tunnelfleet.runtime.tunnel import make_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

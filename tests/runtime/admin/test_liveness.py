@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.runtime.admin.health import silent_dispatchers
+from tunnelfleet.runtime.admin.server import silent_dispatchers
 
 
 def test_those_that_turn_are_not_silent() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.admin import Readiness
-from tunnelfleet.runtime.admin.health import MAX_LISTED, TunnelView
+from tunnelfleet.runtime.admin.server import MAX_LISTED, TunnelView
 
 
 def fleet(

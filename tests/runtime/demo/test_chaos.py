@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tunnelfleet.proto import Mode
-from tunnelfleet.runtime.demo.chaos import MIN_CALM_SECONDS, Chaos, Strike, StrikeKind, plan_strikes
+from tunnelfleet.runtime.demo.plan import MIN_CALM_SECONDS, Chaos, Strike, StrikeKind, plan_strikes
 
 NAMES = [f"press-{number:02d}" for number in range(1, 21)]
 

@@ -9,7 +9,7 @@ from tests.support.demo import FakeTunnel, FaultyWire, run_coroutine
 from tests.support.waiting import until
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo.fleet import TunnelPair
-from tunnelfleet.runtime.demo.pacing import Meter, TrafficPlan
+from tunnelfleet.runtime.demo.plan import Meter, TrafficPlan
 from tunnelfleet.runtime.demo.servers import BULK, ECHO, HTTP, SERVICES, TunnelServers
 from tunnelfleet.runtime.demo.traffic import CLIENTS, TunnelClients
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.demo import FaultyWire, run_coroutine
-from tunnelfleet.runtime.demo import conversations
-from tunnelfleet.runtime.demo.conversations import (
+from tunnelfleet.runtime.demo import traffic
+from tunnelfleet.runtime.demo.plan import Meter, Pacer, TrafficPlan
+from tunnelfleet.runtime.demo.servers import BULK, ECHO, HTTP, TunnelServers, close_writer
+from tunnelfleet.runtime.demo.traffic import (
     CONVERSATIONS,
     AppConnection,
     converse_echo,
@@ -16,8 +18,6 @@ from tunnelfleet.runtime.demo.conversations import (
     fetch_pages,
     upload,
 )
-from tunnelfleet.runtime.demo.pacing import Meter, Pacer, TrafficPlan
-from tunnelfleet.runtime.demo.servers import BULK, ECHO, HTTP, TunnelServers, close_writer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -145,7 +145,7 @@ def test_an_early_end_tells_how_much_is_missing() -> None:
 
 
 def test_silence_is_an_early_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversations, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(traffic, "STALL_SECONDS", 0.1)
     meter, link = converse(ECHO, with_rng(ECHO), lambda _data: b"")
 
     assert link.ended is TimeoutError  # type: ignore[attr-defined]
@@ -172,4 +172,4 @@ def test_an_echo_conversation_has_small_messages() -> None:
     meter, _ = converse(ECHO, lambda link: converse_echo(link, SEED, random.Random(1), PLAN))
 
     assert meter.sent_bytes == meter.received_bytes == meter.verified_bytes
-    assert meter.sent_bytes <= conversations.ECHO_ROUNDS * conversations.MAX_ECHO_BYTES
+    assert meter.sent_bytes <= traffic.ECHO_ROUNDS * traffic.MAX_ECHO_BYTES

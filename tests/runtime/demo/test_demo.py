@@ -10,8 +10,8 @@ import pytest
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.demo import demo as demo_module
-from tunnelfleet.runtime.demo.chaos import StrikeKind
 from tunnelfleet.runtime.demo.demo import MAX_TUNNELS, Demo, DemoOptions
+from tunnelfleet.runtime.demo.plan import StrikeKind
 from tunnelfleet.runtime.demo.report import DemoPhase
 
 if TYPE_CHECKING:

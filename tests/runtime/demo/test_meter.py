@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tunnelfleet.runtime.demo.pacing import Meter
+from tunnelfleet.runtime.demo.plan import Meter
 
 
 def test_right_bytes_are_verified() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelfleet.runtime.demo.pacing import (
+from tunnelfleet.runtime.demo.plan import (
     FLEET_BYTES_PER_SECOND,
     MAX_TUNNEL_BYTES_PER_SECOND,
     MIN_TUNNEL_BYTES_PER_SECOND,

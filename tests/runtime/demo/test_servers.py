@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.demo import run_coroutine
 from tests.support.waiting import until
-from tunnelfleet.runtime.demo.pacing import Meter
+from tunnelfleet.runtime.demo.plan import Meter
 from tunnelfleet.runtime.demo.servers import (
     BULK,
     ECHO,

@@ -11,7 +11,7 @@ from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo import traffic as traffic_module
 from tunnelfleet.runtime.demo.fleet import TunnelPair
-from tunnelfleet.runtime.demo.pacing import TrafficPlan
+from tunnelfleet.runtime.demo.plan import TrafficPlan
 from tunnelfleet.runtime.demo.servers import ECHO
 from tunnelfleet.runtime.demo.traffic import Traffic
 

@@ -7,7 +7,7 @@ import pytest
 from tunnelfleet.runtime import TunnelState, TunnelStateChanged
 from tunnelfleet.runtime.gateway import ReloadResult
 from tunnelfleet.runtime.gateway.config import Problem
-from tunnelfleet.runtime.gateway.fleet_log import LOGGED_PROBLEMS, log_reload, log_state
+from tunnelfleet.runtime.gateway.log import LOGGED_PROBLEMS, log_reload, log_state
 from tunnelfleet.runtime.gateway.reconcile import Difference, RunPhase
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.runtime.gateway.service_manager import Heartbeat, ServiceManager
+from tunnelfleet.runtime.gateway.process import Heartbeat, ServiceManager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

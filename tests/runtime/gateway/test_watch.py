@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.runtime.gateway.watch import FileWatcher, folders_of, matters
+from tunnelfleet.runtime.gateway.reloading import FileWatcher, folders_of, matters
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunnelfleet.proto import ConfigError, Mode, RequestAccepted, RequestRefused
-from tunnelfleet.runtime.service.book import (
+from tunnelfleet.runtime.service.tunnels import (
     STALE_DEADLINES,
     KeptTunnel,
     Origin,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunnelfleet.runtime.service.faults import FaultPlan, Refusal
+from tunnelfleet.runtime.service.handshake import FaultPlan, Refusal
 
 
 def test_nothing_is_planned_at_first() -> None:

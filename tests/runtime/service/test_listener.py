@@ -9,8 +9,8 @@ import socket
 import pytest
 
 from tests.support.waiting import WAIT_SECONDS, until
-from tunnelfleet.runtime.service import listener as module
-from tunnelfleet.runtime.service.listener import ServiceListener
+from tunnelfleet.runtime.service import client as module
+from tunnelfleet.runtime.service.client import ServiceListener
 
 
 def test_hands_over_what_connects() -> None:

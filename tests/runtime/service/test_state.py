@@ -13,9 +13,9 @@ from tests.support.service_client import CLIENT_TOKEN, TunnelClient
 from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.service import TunnelService
-from tunnelfleet.runtime.service.book import KeptTunnel, Origin
 from tunnelfleet.runtime.service.state import StateError, StateStore
 from tunnelfleet.runtime.service.tokens import KeptAccess
+from tunnelfleet.runtime.service.tunnels import KeptTunnel, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

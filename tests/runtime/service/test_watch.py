@@ -17,8 +17,7 @@ from tunnelfleet.proto import ConfigError, Message, MessageType, Mode
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.chaos import FAULTS
 from tunnelfleet.runtime.service.management import ManagementServer
-from tunnelfleet.runtime.service.metrics import FAMILIES, ServiceFigures
-from tunnelfleet.runtime.service.watch import ServiceWatch
+from tunnelfleet.runtime.service.watch import FAMILIES, ServiceFigures, ServiceWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

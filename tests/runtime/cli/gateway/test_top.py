@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from tunnelfleet.runtime.cli.gateway.keyboard import read_keys
 from tunnelfleet.runtime.cli.gateway.rows import SORTS
-from tunnelfleet.runtime.cli.gateway.screen import plain
+from tunnelfleet.runtime.cli.gateway.screen import plain, read_keys
 from tunnelfleet.runtime.cli.gateway.top import Rates, Wish, picture
 
 NOW = 1_700_000_000.0

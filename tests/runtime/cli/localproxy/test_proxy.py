@@ -12,7 +12,7 @@ import pytest
 from tests.support.programs import require_program
 from tunnelfleet.actors.addresses import HttpProxy
 from tunnelfleet.proto import ConfigError, Endpoint
-from tunnelfleet.runtime.cli.localproxy.proxy import choose_proxy, is_exempt
+from tunnelfleet.runtime.cli.localproxy.settings import choose_proxy, is_exempt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

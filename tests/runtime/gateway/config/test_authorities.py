@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.gateway.config import Authorities, authorities
+from tunnelfleet.runtime.gateway.config import Authorities, secrets
 from tunnelfleet.runtime.service import TunnelService
 
 
@@ -56,7 +56,7 @@ def test_a_file_or_a_folder_has_a_size(tmp_path: Path, monkeypatch: pytest.Monke
         Authorities().get(tmp_path / "large.pem")
     with pytest.raises(ConfigError, match="too large"):
         Authorities().get(tmp_path)
-    monkeypatch.setattr(authorities, "MAX_CA_FILES", 0)
+    monkeypatch.setattr(secrets, "MAX_CA_FILES", 0)
     with pytest.raises(ConfigError, match="wrong folder"):
         Authorities().get(tmp_path)
 
@@ -64,7 +64,7 @@ def test_a_file_or_a_folder_has_a_size(tmp_path: Path, monkeypatch: pytest.Monke
 def test_one_tunnel_at_a_time_does_not_pile_contexts_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authorities, "MAX_CONTEXTS", 4)
+    monkeypatch.setattr(secrets, "MAX_CONTEXTS", 4)
     kept = Authorities()
     for number in range(12):
         folder = tmp_path / str(number)

@@ -23,9 +23,8 @@ from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings
 from tunnelfleet.runtime.gateway.devices import actor as actor_module
 from tunnelfleet.runtime.gateway.devices.actor import NotifyActor
 from tunnelfleet.runtime.gateway.devices.book import Verdict
-from tunnelfleet.runtime.gateway.devices.keeper import DeviceKeeper
-from tunnelfleet.runtime.gateway.devices.messages import Arrived
-from tunnelfleet.runtime.gateway.devices.state import DeviceState
+from tunnelfleet.runtime.gateway.devices.notification import Arrived
+from tunnelfleet.runtime.gateway.devices.state import DeviceKeeper, DeviceState
 from tunnelfleet.runtime.gateway.fleet_state import FleetState
 from tunnelfleet.runtime.gateway.messages import FilesTaken
 from tunnelfleet.runtime.gateway.reconcile import Running
@@ -149,7 +148,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     # No connection is made: what arrives is told by the tests, once connections would be made.
     reached = threading.Event()
     monkeypatch.setattr(
-        "tunnelfleet.runtime.gateway.devices.brokers.Brokers.change",
+        "tunnelfleet.runtime.gateway.devices.state.Brokers.change",
         lambda *_given: reached.set(),
     )
     monkeypatch.setattr(actor_module, "SWEEP_SECONDS", 0.05)

@@ -18,10 +18,10 @@ from tunnelfleet.runtime.gateway.devices.book import (
     TAKE_OVER_SECONDS,
     Decision,
     DeviceBook,
+    Sections,
     Verdict,
 )
 from tunnelfleet.runtime.gateway.devices.notification import Notification
-from tunnelfleet.runtime.gateway.devices.wishes import Sections
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,12 +18,13 @@ from tunnelfleet.actors.kernel import Backoff
 from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
 from tunnelfleet.runtime.gateway.config.things import BrokerAddress
 from tunnelfleet.runtime.gateway.devices.connection import MAX_IN_HAND, BrokerConnection
-from tunnelfleet.runtime.gateway.devices.messages import (
+from tunnelfleet.runtime.gateway.devices.notification import (
+    MAX_PAYLOAD_BYTES,
     Arrived,
     ConnectionChanged,
     SubscriptionRefused,
+    topic_of,
 )
-from tunnelfleet.runtime.gateway.devices.notification import MAX_PAYLOAD_BYTES, topic_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunnelfleet.runtime.gateway.devices.deal import MAX_FILTERS, ThingDeal, batches
+from tunnelfleet.runtime.gateway.devices.connection import MAX_FILTERS, ThingDeal, batches
 
 THINGS = st.lists(st.integers(0, 60).map("press-{}".format), max_size=40, unique=True)
 

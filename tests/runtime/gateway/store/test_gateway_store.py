@@ -17,7 +17,7 @@ from tunnelfleet.actors.kernel import WhichChildren, kill
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway import API, Gateway, PutWanted, RemoveWanted
 from tunnelfleet.runtime.gateway.store import Store
-from tunnelfleet.runtime.gateway.store.metrics import STORE_METRICS
+from tunnelfleet.runtime.gateway.store.writer import STORE_METRICS
 from tunnelfleet.runtime.gateway.supervisor import FLEET, PLACEMENT, RUNTIME, STORE
 
 if TYPE_CHECKING:

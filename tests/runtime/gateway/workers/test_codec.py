@@ -24,7 +24,7 @@ from tunnelfleet.runtime import (
     UnixAddress,
     make_ssl_context,
 )
-from tunnelfleet.runtime.gateway.workers.codec import from_json, to_json
+from tunnelfleet.runtime.gateway.workers.messages import from_json, to_json
 
 SOURCE = TunnelConfig(
     name="press-4",

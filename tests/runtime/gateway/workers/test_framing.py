@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelfleet.runtime.gateway.workers.codec import (
+from tunnelfleet.runtime.gateway.workers.messages import (
     MAX_FRAME_BYTES,
     FrameError,
     MessageDecoder,

@@ -23,7 +23,6 @@ from tunnelfleet.runtime import (
     TunnelRuntime,
     TunnelState,
 )
-from tunnelfleet.runtime.gateway.workers.codec import from_json, to_json
 from tunnelfleet.runtime.gateway.workers.messages import (
     Do,
     Is,
@@ -31,6 +30,8 @@ from tunnelfleet.runtime.gateway.workers.messages import (
     ToWorker,
     WorkerLost,
     WorkerUp,
+    from_json,
+    to_json,
 )
 from tunnelfleet.runtime.gateway.workers.table import WorkerEntry
 from tunnelfleet.runtime.gateway.workers.tunnel import RemoteTunnelActor

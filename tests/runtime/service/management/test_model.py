@@ -11,14 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunnelfleet.runtime.service.management.errors import (
-    NotSerialized,
-    UnknownOperation,
-    ValidationFailed,
-)
 from tunnelfleet.runtime.service.management.model import (
     MAX_PROBLEMS,
+    NotSerialized,
     ServiceModel,
+    UnknownOperation,
+    ValidationFailed,
     _compiled,
     _marked,
     check_output,

@@ -19,16 +19,17 @@ from tests.support.aws_service import assert_free_of, aws_client, call_api, post
 from tests.support.sockets import read_to_end
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.admin.http_thread import MAX_BODY_BYTES
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.certificates import ensure_certificate
-from tunnelfleet.runtime.service.http import MAX_BODY_BYTES
 from tunnelfleet.runtime.service.management import AccessKey, ManagementServer
-from tunnelfleet.runtime.service.management.errors import (
+from tunnelfleet.runtime.service.management.model import (
     ApiError,
     LimitExceeded,
     ResourceNotFound,
+    ServiceModel,
+    check_output,
 )
-from tunnelfleet.runtime.service.management.model import ServiceModel, check_output
 
 if TYPE_CHECKING:
     from pathlib import Path

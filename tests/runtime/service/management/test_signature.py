@@ -20,7 +20,7 @@ from tunnelfleet.runtime.service.management import (
     ManagementServer,
     load_credentials,
 )
-from tunnelfleet.runtime.service.management.errors import (
+from tunnelfleet.runtime.service.management.model import (
     ApiError,
     KeyUnknown,
     SignatureIncomplete,
