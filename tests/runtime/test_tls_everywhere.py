@@ -23,7 +23,7 @@ from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
 from tunnelfleet.runtime.gateway.config.things import BrokerAddress
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
-from tunnelfleet.runtime.service.http import HttpServer
+from tunnelfleet.runtime.admin.http_thread import HttpServer
 from tunnelfleet.runtime.service.management.notify import Broker, MqttNotifier
 
 if TYPE_CHECKING:
@@ -38,9 +38,11 @@ PLACES = {
     "runtime/tls.py": 1,
     "runtime/admin/server.py": 1,
     "runtime/service/certificates.py": 1,
-    "runtime/service/http.py": 1,
+    "runtime/admin/http_thread.py": 1,
+    "runtime/gateway/config/fleet_tls.py": 1,
 }
-"""All contexts of clients come from the first; each of the others serves."""
+"""All contexts of clients come from the first; each of the others serves. Gateways of a fleet are both to each
+other, with an authority of their own."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 

@@ -136,16 +136,16 @@ def _show_fleet(
 ) -> int:
     rows = sorted_rows(rows, sort)
     if as_json:
-        write_json({"gateways": gateways, "tunnels": [ordered(row) for row in rows]})
+        screen.write_json({"gateways": gateways, "tunnels": [ordered(row) for row in rows]})
         return EXIT_OK
-    width, _height = terminal_size()
-    write_lines(gateway_table(gateways, width))
+    width, _height = screen.terminal_size()
+    screen.write_lines(gateway_table(gateways, width))
     if rows:
-        write_lines([(), *fleet_table(rows, width, time.time())])
+        screen.write_lines([(), *fleet_table(rows, width, time.time())])
         if width is not None:
-            write_lines([(), summary(rows)])
+            screen.write_lines([(), summary(rows)])
     else:
-        note("no tunnel is like that")
+        screen.note("no tunnel is like that")
     return EXIT_OK
 
 

@@ -210,7 +210,7 @@ class _Foreground:
         logger.error("the gateway's root has failed: it ends, to be started again")
         self._manager.stopping()
         self._gateway.stop(FORCED_SECONDS)
-        return EXIT_FAILURE
+        return errors.EXIT_FAILURE
 
     def _tell_manager(self) -> None:
         if not self._manager.is_there:

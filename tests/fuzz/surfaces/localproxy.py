@@ -9,7 +9,7 @@ import typer
 
 from tests.fuzz.harness import TURNS, Harness, Source
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.localproxy.command import LocalproxyCommand, localproxy_command
+from tunnelfleet.runtime.cli.localproxy.typer_command import LocalproxyCommand, localproxy_command
 from tunnelfleet.runtime.cli.localproxy.config import Plan, PlanBuilder
 from tunnelfleet.runtime.cli.localproxy.mappings import MappingFile, parse_files
 from tunnelfleet.runtime.cli.localproxy.options import TABLE, collect, parse_config

@@ -16,7 +16,7 @@ from tunnelfleet.runtime.gateway.devices.notification import (
     thing_of,
     topic_of,
 )
-from tunnelfleet.runtime.gateway.devices.wishes import Sections
+from tunnelfleet.runtime.gateway.devices.book import Sections
 
 MAX_SHOWN = 200
 

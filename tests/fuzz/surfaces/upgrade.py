@@ -12,7 +12,7 @@ from tests.fuzz.harness import TURNS, Harness, Source, Wired, is_line
 from tunnelfleet.actors.addresses import HttpProxy
 from tunnelfleet.actors.transport import upgrade as client
 from tunnelfleet.actors.transport.connector import connect_error
-from tunnelfleet.actors.transport.http_proxy import MAX_ANSWER_BYTES, connect_through
+from tunnelfleet.actors.transport.upgrade import MAX_ANSWER_BYTES, connect_through
 from tunnelfleet.proto import Endpoint, HandshakeError, Mode
 from tunnelfleet.proto.handshake import handshake_error
 from tunnelfleet.proto.text import PART_CHARACTERS

@@ -40,12 +40,12 @@ from tunnelfleet.actors.local.socket_actor import SocketActor
 from tunnelfleet.actors.local.stream_actor import StreamActor
 from tunnelfleet.actors.net.dial import DialStep
 from tunnelfleet.actors.net.name_lookup import Resolved
-from tunnelfleet.actors.transport import governor, websocket_actor
+from tunnelfleet.actors.transport import attempt, governor, websocket_actor
 from tunnelfleet.actors.transport.connector import Connected, ConnectFailed
 from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel import actor as tunnel_actor
-from tunnelfleet.actors.tunnel import messages
+from tunnelfleet.actors.tunnel import brake, messages, pump
 from tunnelfleet.actors.tunnel.actor import TunnelActor
 from tunnelfleet.actors.tunnel.supervisors import TransportSupervisor, TunnelSupervisor
 from tunnelfleet.proto import ConnectionLost
@@ -370,8 +370,8 @@ CASES = [
     ),
     Case(
         WebSocketActor,
-        websocket_actor._AttemptTimedOut,
-        sent(lambda _: websocket_actor._AttemptTimedOut()),
+        attempt.AttemptTimedOut,
+        sent(lambda _: attempt.AttemptTimedOut()),
     ),
     Case(WebSocketActor, messages.Transmit, talk),
     Case(WebSocketActor, messages.TransmitPing, talk_much),
@@ -439,8 +439,8 @@ CASES = [
         tunnel_actor.AnnounceTimedOut,
         sent(lambda _: tunnel_actor.AnnounceTimedOut(1)),
     ),
-    Case(TunnelActor, tunnel_actor.PumpAgain, sent(lambda _: tunnel_actor.PumpAgain())),
-    Case(TunnelActor, tunnel_actor.CheckStalled, sent(lambda _: tunnel_actor.CheckStalled())),
+    Case(TunnelActor, pump.PumpAgain, sent(lambda _: pump.PumpAgain())),
+    Case(TunnelActor, brake.CheckStalled, sent(lambda _: brake.CheckStalled())),
     Case(TunnelActor, tunnel_actor.CheckHello, sent(lambda _: tunnel_actor.CheckHello())),
     Case(TunnelActor, messages.HalfCloseEnded, sent(lambda _: messages.HalfCloseEnded(KEY))),
     Case(

@@ -29,7 +29,7 @@ from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.gateway import fleet_actor
 from tunnelfleet.runtime.gateway import messages as asks
 from tunnelfleet.runtime.gateway import supervisor as placing
-from tunnelfleet.runtime.gateway.door import door, visitor
+from tunnelfleet.runtime.gateway.door import listening, visitor
 from tunnelfleet.runtime.gateway.door.door import DoorActor
 from tunnelfleet.runtime.gateway.door.hall import GiveWay
 from tunnelfleet.runtime.gateway.door.visitor import VisitorActor
@@ -204,7 +204,7 @@ CASES = [
     ),
     GateCase(StoreActor, asks.RuntimeStarted, sent(lambda _: asks.RuntimeStarted())),
     # -- the front doors
-    GateCase(DoorActor, door._MayAccept, sent(lambda _: door._MayAccept())),
+    GateCase(DoorActor, listening.MayAccept, sent(lambda _: listening.MayAccept())),
     GateCase(VisitorActor, visitor._Answered, converse),
     GateCase(VisitorActor, visitor._Late, sent_to_one(lambda _: visitor._Late())),
     GateCase(VisitorActor, visitor._TryAgain, sent_to_one(lambda _: visitor._TryAgain())),

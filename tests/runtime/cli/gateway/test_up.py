@@ -14,7 +14,7 @@ from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.cli.errors import EXIT_FAILURE
 from tunnelfleet.runtime.cli.gateway.up import _Foreground
 from tunnelfleet.runtime.gateway.log import GatewayLog
-from tunnelfleet.runtime.gateway.service_manager import ServiceManager
+from tunnelfleet.runtime.gateway.process import ServiceManager
 
 if TYPE_CHECKING:
     from pathlib import Path
