@@ -16,6 +16,7 @@ from tests.support.killed.core import SERVICE_ID, Core
 from tests.support.killed.core_cases import CASES, CLASSES, Case, Outcome
 from tests.support.killed.killing import Kill, Moment, handled_messages
 from tests.support.waiting import WAIT_SECONDS, eventually
+from tunnelfleet.actors.kernel import StartChild, Terminated
 from tunnelfleet.runtime import Mode, TunnelState
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.supervisor import RuntimeSupervisor
@@ -56,7 +57,7 @@ def kill_at(case: Case, service: TunnelService, server: Server, moment: Moment) 
             victim = kill.victim
             assert victim is not None
             eventually(lambda: not victim.is_alive(), f"the end of {victim}")
-        check(case, core)
+        check(case, core, moment)
         if core.witness is not None:
             core.check_witness()
             for mode in Mode:
@@ -69,11 +70,12 @@ def kill_at(case: Case, service: TunnelService, server: Server, moment: Moment) 
     eventually(lambda: descriptors() <= before, f"{before} descriptors, not {descriptors()}")
 
 
-def check(case: Case, core: Core) -> None:
+def check(case: Case, core: Core, moment: Moment) -> None:
     if case.outcome is Outcome.ENDS:
         core.check_gone(case.mode)
         return
-    if case.outcome is Outcome.REFUSED:
+    is_lost = case.outcome is Outcome.LOST and moment is Moment.BEFORE
+    if is_lost or case.outcome is Outcome.REFUSED:
         core.end(case.mode).wait_for(TunnelState.REFUSED, WAIT_SECONDS)
         tokens = core.tokens[core.name]
         token = tokens.source_token if case.mode is Mode.SOURCE else tokens.destination_token
@@ -92,11 +94,29 @@ def check(case: Case, core: Core) -> None:
     core.check_recovered()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def is_quick(case: Case) -> bool:
+    """A whole runtime takes a second to come back: of those a sample is tried each time."""
+    sample = (Terminated, StartChild)
+    return case.actor is not RuntimeSupervisor or case.message in sample
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if is_quick(case) else pytest.mark.long, id=case.name)
+        for case in CASES
+    ],
+)
 def test_killed_in_the_place_of_the_handler(
     case: Case, shared: tuple[TunnelService, Server]
 ) -> None:
     kill_at(case, *shared, Moment.BEFORE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_killed_behind_the_handler(case: Case, shared: tuple[TunnelService, Server]) -> None:
+    kill_at(case, *shared, Moment.AFTER)
 
 
 @pytest.mark.parametrize("actor", CLASSES, ids=lambda actor: actor.__name__)

@@ -32,13 +32,22 @@ def kill_at(case: GateCase, folder: Path, moment: Moment) -> None:
             gate.check_ended()
             return
         assert not gate.gateway.has_failed
-        gate.check_recovered()
+        if case.leaves:
+            gate.check_leaves()
+        else:
+            gate.check_recovered()
         assert gate.failures() == {case.actor.__name__: 1}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_killed_in_the_place_of_the_handler(case: GateCase, tmp_path: Path) -> None:
     kill_at(case, tmp_path, Moment.BEFORE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_killed_behind_the_handler(case: GateCase, tmp_path: Path) -> None:
+    kill_at(case, tmp_path, Moment.AFTER)
 
 
 @pytest.mark.parametrize("actor", CLASSES, ids=lambda actor: actor.__name__)

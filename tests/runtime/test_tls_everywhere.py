@@ -13,6 +13,7 @@ from tests.support.handshakes import handshake, make_old
 from tests.support.wheel import FOLDERS
 from tunnelfleet.runtime import Endpoint, make_ssl_context
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
+from tunnelfleet.runtime.admin.http_thread import HttpServer
 from tunnelfleet.runtime.cli.localproxy.command import make_plan
 from tunnelfleet.runtime.cli.localproxy.run import Localproxy
 from tunnelfleet.runtime.client import options as client_options
@@ -23,7 +24,6 @@ from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
 from tunnelfleet.runtime.gateway.config.things import BrokerAddress
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
-from tunnelfleet.runtime.admin.http_thread import HttpServer
 from tunnelfleet.runtime.service.management.notify import Broker, MqttNotifier
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ PLACES = {
     "runtime/admin/http_thread.py": 1,
     "runtime/gateway/config/fleet_tls.py": 1,
 }
-"""All contexts of clients come from the first; each of the others serves. Gateways of a fleet are both to each
-other, with an authority of their own."""
+"""All contexts of clients come from the first; each of the others serves. Gateways of
+a fleet are both to each other, with an authority of their own."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 

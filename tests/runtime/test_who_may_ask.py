@@ -20,8 +20,7 @@ from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.chaos import FAULTS
 from tunnelfleet.runtime.service.management import AccessKey, ManagementServer
 from tunnelfleet.runtime.service.management.model import ServiceModel
-from tunnelfleet.runtime.service.watch import ServiceFigures
-from tunnelfleet.runtime.service.watch import CHAOS_PREFIX, ServiceWatch
+from tunnelfleet.runtime.service.watch import CHAOS_PREFIX, ServiceFigures, ServiceWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SIZE_INCHES = (8.0, 9.0)
 FIGURES = ("rss MiB", "pss MiB", "descriptors", "threads", "actors", "turn us")
-MAX_POINTS = 180
+MAX_POINTS = 60
 
 
 def plot(report: dict[str, Any], path: Path) -> Path:

@@ -11,11 +11,12 @@ import random
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tests.soak.fleet import WAIT_SECONDS, SoakFleet
 from tests.soak.samples import Stopwatch
-from tests.soak.slopes import BOUNDS_PERCENT, slope
+from tests.soak.slopes import BOUNDS_PERCENT, FLOORS, slope
 from tests.support.waiting import eventually
 from tunnelfleet.runtime import Mode
 
@@ -117,16 +118,10 @@ class Soak:
 
     def report(self) -> dict[str, Any]:
         """What was done, the slopes, and the samples."""
-        slopes = {
-            name: {**asdict_of(found), "flat": found.is_flat}
-            for name, bound in BOUNDS_PERCENT.items()
-            if (points := series(self.samples, name))
-            for found in [slope(points, bound)]
-        }
         return {
             "plan": asdict(self._plan),
             "counts": dict(sorted(self.counts.items())),
-            "slopes": slopes,
+            "slopes": judged(self.samples),
             "samples": self.samples,
         }
 
@@ -235,6 +230,16 @@ def _parts(sock: socket.socket, size_bytes: int) -> Iterator[bytes]:
             raise ConnectionAbortedError(f"ended {size_bytes} bytes early")
         size_bytes -= len(part)
         yield part
+
+
+def judged(samples: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The slope of each figure that has a bound, and whether it is flat."""
+    return {
+        name: {**asdict_of(found), "flat": found.is_flat}
+        for name, bound in BOUNDS_PERCENT.items()
+        if (points := series(samples, name))
+        for found in [slope(points, bound, min if name in FLOORS else fmean)]
+    }
 
 
 def series(samples: list[dict[str, float]], name: str) -> list[tuple[float, float]]:

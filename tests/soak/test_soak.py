@@ -49,6 +49,13 @@ def test_the_slope_is_in_percent_of_the_mean_an_hour() -> None:
     assert found.high - found.low == pytest.approx(0.0, abs=1e-6)
 
 
+def test_what_comes_and_goes_is_judged_by_its_floor() -> None:
+    rng = random.Random(3)
+    points = [(at, 14.0 + (rng.random() < at / 3_600) * 3) for at in MINUTES_30]
+    assert not slope(points, 8.0).is_flat
+    assert slope(points, 8.0, min).is_flat
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_too_few_points_are_said_to_be(count: int) -> None:
     with pytest.raises(ValueError, match="three points"):
@@ -74,5 +81,5 @@ def test_a_run_of_seconds(tmp_path: Path) -> None:
     assert counts["reloads"] > 0
     assert counts["bytes compared"] > 0
     assert counts["tunnels that carry at the end"] == plan.tunnels
-    assert {"gateway pss MiB", "gateway turn us", "service actors"} <= set(report["slopes"])
+    assert {"gateway rss MiB", "gateway turn us", "service actors"} <= set(report["slopes"])
     assert plot(report, tmp_path / "soak.svg").read_text().startswith("<?xml")

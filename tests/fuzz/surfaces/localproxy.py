@@ -9,11 +9,11 @@ import typer
 
 from tests.fuzz.harness import TURNS, Harness, Source
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.localproxy.typer_command import LocalproxyCommand, localproxy_command
 from tunnelfleet.runtime.cli.localproxy.config import Plan, PlanBuilder
 from tunnelfleet.runtime.cli.localproxy.mappings import MappingFile, parse_files
 from tunnelfleet.runtime.cli.localproxy.options import TABLE, collect, parse_config
 from tunnelfleet.runtime.cli.localproxy.settings import default_settings, parse_settings
+from tunnelfleet.runtime.cli.localproxy.typer_command import LocalproxyCommand, localproxy_command
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash, parse_users
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

@@ -14,8 +14,7 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.chaos import FAULTS, run_fault
 from tunnelfleet.runtime.service.management import AccessKey, ManagementLimits, ManagementServer
-from tunnelfleet.runtime.service.management.model import ApiError
-from tunnelfleet.runtime.service.management.model import ServiceModel, check_output
+from tunnelfleet.runtime.service.management.model import ApiError, ServiceModel, check_output
 from tunnelfleet.runtime.service.management.signature import (
     SIGNING_NAME,
     SignatureVerifier,

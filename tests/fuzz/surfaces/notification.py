@@ -7,7 +7,7 @@ import json
 from tests.fuzz.harness import TURNS, Harness, Source, is_line
 from tests.support.notifications import BROKER, SECTION
 from tunnelfleet.runtime.gateway.config.entry import entry_of
-from tunnelfleet.runtime.gateway.devices.book import DeviceBook, LinkSeen
+from tunnelfleet.runtime.gateway.devices.book import DeviceBook, LinkSeen, Sections
 from tunnelfleet.runtime.gateway.devices.notification import (
     MAX_SERVICES,
     BadNotification,
@@ -16,7 +16,6 @@ from tunnelfleet.runtime.gateway.devices.notification import (
     thing_of,
     topic_of,
 )
-from tunnelfleet.runtime.gateway.devices.book import Sections
 
 MAX_SHOWN = 200
 

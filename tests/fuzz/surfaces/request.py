@@ -9,8 +9,8 @@ from typing import Any
 
 from tests.fuzz.harness import TURNS, Harness, Source, is_line
 from tunnelfleet.proto import MAX_REQUEST_BYTES
-from tunnelfleet.runtime.service.events import ServiceEvent, ServiceEventKind
 from tunnelfleet.runtime.service.client import END_OF_HEAD
+from tunnelfleet.runtime.service.events import ServiceEvent, ServiceEventKind
 from tunnelfleet.runtime.service.handshake import (
     BadRequest,
     ClientAdmission,

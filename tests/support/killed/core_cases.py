@@ -48,7 +48,7 @@ from tunnelfleet.actors.tunnel import actor as tunnel_actor
 from tunnelfleet.actors.tunnel import brake, messages, pump
 from tunnelfleet.actors.tunnel.actor import TunnelActor
 from tunnelfleet.actors.tunnel.supervisors import TransportSupervisor, TunnelSupervisor
-from tunnelfleet.proto import ConnectionLost
+from tunnelfleet.proto import ConnectionLost, TunnelError
 from tunnelfleet.runtime import Mode
 from tunnelfleet.runtime.supervisor import RuntimeSupervisor
 
@@ -69,6 +69,8 @@ class Outcome(Enum):
     """All is connected again, and carries."""
     REFUSED = "refused"
     """The tunnel is refused, as it was to be; a new token connects it."""
+    LOST = "lost"
+    """The command is lost with the actor that had it; a new token connects the tunnel."""
     DRAINS = "drains"
     """The tunnel drains, as it was told to, and is over when it is closed."""
     ENDS = "ends"
@@ -119,11 +121,13 @@ def open_it(core: Core, _case: Case) -> None:
     core.open()
 
 
-def open_again(core: Core, case: Case) -> None:
+def open_again(core: Core, _case: Case) -> None:
     """Whoever opens it is told of the failure, and opens it again."""
-    with contextlib.suppress(KilledError):
+    with contextlib.suppress(KilledError, TunnelError):
         core.open()
     eventually(lambda: core.runtime is not core.first_runtime and bool(core.runtime.dispatchers))
+    for each in core.runtime.tunnels():
+        core.runtime.close_tunnel(each.name)
     core.service.close_tunnel(core.name)
     core.open()
 
@@ -207,14 +211,15 @@ def close_while_it_carries(core: Core, case: Case) -> None:
 
 
 def hand_over(core: Core, _case: Case) -> None:
-    """As a front door does."""
+    """As a front door does: the socket is the tunnel's once it says so."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    with ours, theirs:
+    with ours:
         answer = core.end(Mode.SOURCE).hand_over(messages.HandOver(SERVICE_ID, theirs))
-        with contextlib.suppress(Exception):
+        try:
             answer.get(timeout=WAIT_SECONDS)
-            theirs.detach()
+        except Exception:
+            theirs.close()
 
 
 def suspend(core: Core, _case: Case) -> None:
@@ -465,7 +470,7 @@ CASES = [
             supervisor._GroupDue: {"do": crash_of(TunnelActor), "others": ("TunnelActor",)},
         },
     ),
-    Case(TunnelSupervisor, messages.ReplaceToken, replace_token, outcome=Outcome.REFUSED),
+    Case(TunnelSupervisor, messages.ReplaceToken, replace_token, outcome=Outcome.LOST),
     Case(TunnelSupervisor, messages.ReplaceLimits, replace_limits),
     Case(TunnelSupervisor, messages.Drain, drain),
     Case(TunnelSupervisor, messages.HandOver, hand_over),

@@ -57,6 +57,7 @@ class GateCase:
         do: makes it come.
         opens: the gateway is started by `do`.
         ends: it is the root: all ends.
+        leaves: the fleet was asked to end, and is asked again.
     """
 
     actor: type[DispatchedActor]
@@ -64,6 +65,7 @@ class GateCase:
     do: Callable[[Gate, GateCase], object]
     opens: bool = False
     ends: bool = False
+    leaves: bool = False
 
     @property
     def name(self) -> str:
@@ -180,7 +182,7 @@ CASES = [
         asked(lambda _: asks.ReplaceTunnelToken(LATER, TOKEN)),
     ),
     GateCase(FleetActor, asks.TakeSnapshot, asked(lambda _: asks.TakeSnapshot())),
-    GateCase(FleetActor, asks.Leave, asked(lambda _: asks.Leave(WAIT_SECONDS))),
+    GateCase(FleetActor, asks.Leave, asked(lambda _: asks.Leave(WAIT_SECONDS)), leaves=True),
     GateCase(FleetActor, Revoked, sent(lambda _: Revoked(frozenset()))),
     GateCase(
         FleetActor, fleet_actor._HandShardsOver, sent(lambda _: fleet_actor._HandShardsOver())

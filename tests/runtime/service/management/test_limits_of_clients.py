@@ -14,8 +14,7 @@ from tests.support.sockets import read_to_end
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.service import http
 from tunnelfleet.runtime.service.management import ManagementServer
-from tunnelfleet.runtime.service.watch import ServiceFigures
-from tunnelfleet.runtime.service.watch import ServiceWatch
+from tunnelfleet.runtime.service.watch import ServiceFigures, ServiceWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
