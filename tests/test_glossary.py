@@ -118,6 +118,44 @@ def test_a_class_name_stands_for_one_class() -> None:
     assert twice == on_purpose
 
 
+FORMER = {"lane": "callback queue", "ledger": "meter", "desk": "outbox", "apiport": "outbox"}
+"""Words that had a meaning of ours alone, and those of the glossary that stand for them now."""
+
+ALIASES = {"runtime": {"LaneStats"}, "runtime.metrics": {"Ledger"}}
+"""Former public names, which stay for one release, by the package that has them."""
+
+
+def words_in(name: str) -> set[str]:
+    """The words of an identifier: `LaneStats` and `lane_stats` have lane and stats."""
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)
+    return {part.lower() for part in parts} | {name.lower()}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("LaneStats", {"lane", "stats", "lanestats"}),
+        ("_to_lane", {"to", "lane", "_to_lane"}),
+        ("ApiPort", {"api", "port", "apiport"}),
+        ("planes", {"planes"}),
+    ],
+)
+def test_the_words_of_a_name(name: str, words: set[str]) -> None:
+    assert words_in(name) == words
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_names_use_the_words_of_the_glossary(module: str) -> None:
+    package = module.removesuffix(".names")
+    tree = ast.parse(MODULES[module].read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= named(MODULES[module])
+    old = {name for name in names if words_in(name) & FORMER.keys()}
+    assert old <= ALIASES.get(package, set()), f"the words for it: {FORMER}"
+
+
 @pytest.mark.parametrize(("name", "path"), placed())
 def test_a_file_has_what_the_document_says(name: str, path: str) -> None:
     assert name.rpartition(".")[2] in named(ROOT / path)

@@ -113,7 +113,7 @@ class PendingSends(Generic[E]):
 
 COMMAND_COST_BYTES = 64
 """What a message costs beside its payload."""
-LANE_CHECK_SECONDS = 0.05
+CALLBACKS_CHECK_SECONDS = 0.05
 """How often a sender that waits for callbacks looks whether it may go on."""
 STARTS = (MessageType.STREAM_START, MessageType.CONNECTION_START)
 
@@ -231,7 +231,7 @@ class Outbox:
         refuse_to_block("waiting for room to send")
         self._waiting += 1
         try:
-            slice_seconds = LANE_CHECK_SECONDS if self._holds_senders() else None
+            slice_seconds = CALLBACKS_CHECK_SECONDS if self._holds_senders() else None
             if left_seconds is not None:
                 slice_seconds = min(left_seconds, slice_seconds or left_seconds)
             self._room.wait(slice_seconds)

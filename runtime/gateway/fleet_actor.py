@@ -103,7 +103,7 @@ class FleetActor(DispatchedActor):
         self._leave: Reply | None = None
 
     def on_start(self) -> None:
-        """Take up what another life of this actor has left behind, then look at all."""
+        """Take up what an earlier run of this actor has left behind, then look at all."""
         self._runtime.present.subscribe(self.actor_ref, kinds=EVENTS)
         self._keeper.resume()
         self._ask_for_shards()

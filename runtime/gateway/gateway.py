@@ -131,7 +131,7 @@ class Gateway:
         self.started_at = time.time()
         """In seconds of the Unix epoch."""
 
-    # -- life
+    # -- start and end
 
     def start(self) -> Self:
         """Start the actors; the tunnels follow, at the rate of the settings.

@@ -80,7 +80,7 @@ class TunnelKeeper:
         self._client_tokens = client_tokens
 
     def resume(self) -> None:
-        """Go on with what an earlier life of the actor had begun to end."""
+        """Go on with what an earlier run of the actor had begun to end."""
         for name, running in list(self._state.running.items()):
             if running.phase is RunPhase.STOPPING:
                 self._close(name)

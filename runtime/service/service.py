@@ -143,7 +143,7 @@ class TunnelService(ServiceControls):
             connects_per_second,
         )
 
-    # life
+    # start and end
 
     def start(self) -> Self:
         """Listen and serve. Does nothing when running.

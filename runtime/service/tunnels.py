@@ -268,7 +268,7 @@ class ServiceTunnels:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
-    # life
+    # start and end
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Relay for every open tunnel on this loop from now on."""

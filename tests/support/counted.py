@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tunnelfleet.actors.callbacks import CallbackTotals
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import DispatcherMeter, TunnelCollector, TunnelMeter
+from tunnelfleet.runtime.metrics.families import SERVICE_COLUMNS
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.counters import TunnelStats
@@ -92,3 +94,8 @@ class CountedFleet:
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
+
+
+def counted(row: Sequence[int]) -> dict[str, int]:
+    """What a row of `Totals.services` counts, by column; what is 0 is left out."""
+    return {name: value for name, value in zip(SERVICE_COLUMNS, row, strict=True) if value}

@@ -43,7 +43,7 @@ class AuditRecord:
     """A stream, a connection, a denial, or a question for a tunnel on demand.
 
     Attributes:
-        number: tells the records of one life of a gateway apart.
+        number: tells the records of one run of a gateway apart.
         kind: `connection`, `stream`, `denied` or `demand`.
         tunnel: its name.
         service_id: of the stream.
@@ -290,7 +290,7 @@ class AuditTable:
     Args:
         database: where they are.
         gateway: whose they are; others may be in the same table.
-        run: of this life of the gateway.
+        run: which run of the gateway this is.
     """
 
     def __init__(self, database: Database, gateway: str, run: str) -> None:

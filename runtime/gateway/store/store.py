@@ -181,7 +181,7 @@ class Store:
         """Whether the database was reached and read."""
         return self._phase is _Reach.READY
 
-    # -- life
+    # -- start and end
 
     def open(self, on_late: Callable[[dict[str, WantedTunnel]], None] | None = None) -> None:
         """Reach the database, bring it to the version of this program, and start the thread.
@@ -379,7 +379,7 @@ class Store:
         self._counted("demands", lambda: self._demands.over(request, time.time()))
 
     def load_demands(self) -> list[StoredDemand]:
-        """What an earlier life has left open, and what it has opened lately; the newest first."""
+        """What an earlier run has left open, and what it has opened lately; the newest first."""
         self._require_ready()
         return self._counted("demands", self._demands.load)
 

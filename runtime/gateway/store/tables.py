@@ -93,7 +93,7 @@ AUDIT = Table(
     Index("tunnelfleet_audit_tunnel", "tunnel", "id"),
     Index("tunnelfleet_audit_opened", "opened_at"),
 )
-"""One row for each stream, connection and denial; `run` is one life of a gateway's process."""
+"""One row for each stream, connection and denial; `run` is one run of a gateway's process."""
 
 DEMANDS = Table(
     "tunnelfleet_demands",
@@ -146,6 +146,6 @@ SHARDS = Table(
     Column("owner", Text),
     Column("epoch", _LONG, nullable=False),
 )
-"""Who has each shard: a gateway, in the life with this epoch."""
+"""Who has each shard: a gateway, in the run with this epoch."""
 
 TABLES = (SCHEMA, TUNNELS, AUDIT, DEVICES, DEMANDS, FLEET, GATEWAYS, SHARDS)

@@ -152,7 +152,7 @@ class WorkerProcess:
                 context, _print = self._authorities.get(None if given is None else Path(given))
                 config = dataclasses.replace(config, ssl_context=context)
             if config.name in self._reporter.serials:
-                raise ConfigError("its former life in the worker has not ended yet")
+                raise ConfigError("its former run in the worker has not ended yet")
             self._reporter.serials[config.name] = serial
             try:
                 tunnel = runtime.open_tunnel(config, bound=from_json(message["bound"]))

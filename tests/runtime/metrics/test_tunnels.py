@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import tracemalloc
 
-from tests.support.counted import CountedFleet, count_some, open_tunnel
+from tests.support.counted import CountedFleet, count_some, counted, open_tunnel
 from tunnelfleet.actors.kernel.counting import OTHER
 from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import TunnelMeter
@@ -36,7 +36,14 @@ def test_of_what_is_nothing_remains_of_a_closed_tunnel() -> None:
     totals = Totals(meter.read().fleets)
     assert not totals.states
     assert totals.columns["queue_bytes"] == 0
-    assert totals.services[SSH] == [100, 200, 1, 1, 0, 2, 0, 3]
+    assert counted(totals.services[SSH]) == {
+        "sent_bytes": 100,
+        "received_bytes": 200,
+        "sent_messages": 1,
+        "received_messages": 1,
+        "streams_opened": 2,
+        "connections_opened": 3,
+    }
 
 
 def test_tunnels_and_their_states_are_of_one_moment() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.aws_service import call_api, post_raw
 from tests.support.sockets import read_to_end
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.runtime.service import http
+from tunnelfleet.runtime.admin import http_thread as http
 from tunnelfleet.runtime.service.management import ManagementServer
 from tunnelfleet.runtime.service.watch import ServiceFigures, ServiceWatch
 
