@@ -26,6 +26,7 @@ from .counting import counter, counter_by, declared, gauge
 from .forks import ForkGuard, tell_of_forks
 from .log import get_logger
 from .loop_io import Registration, SocketReadiness
+from .mailbox import NO_MAIL
 from .watch import KILLED
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ class Dispatcher:
         self._incoming = []
         self.run_queue.clear()
         for cell in self._cells:
-            cell.items.clear()
+            cell.items = NO_MAIL
         self._cells.clear()
         if was_here:
             # The host has forked in one of its actors: when that handler returns, nothing can
@@ -534,6 +535,7 @@ class Dispatcher:
             self.run_queue.append(cell)
         else:
             cell.queued = False
+            cell.items = NO_MAIL
         ended = time.monotonic()
         self._account(cell, item, handled, ended - started)
         # A traceback may keep this frame: not the actor, nor the message, with it.
