@@ -23,6 +23,7 @@ from .context import ForkGuard, current_dispatcher, set_current_dispatcher, tell
 from .counting import DispatcherStats
 from .log import get_logger
 from .loop_io import Registration, SocketReadiness, new_event_loop
+from .mailbox import NO_MAIL
 from .watch import KILLED
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class Dispatcher:
         self._incoming = []
         self.run_queue.clear()
         for cell in self._cells:
-            cell.items.clear()
+            cell.items = NO_MAIL
         self._cells.clear()
         if was_here:
             # The host has forked in one of its actors: when that handler returns, nothing can
@@ -462,6 +463,7 @@ class Dispatcher:
             self.run_queue.append(cell)
         else:
             cell.queued = False
+            cell.items = NO_MAIL
         ended = time.monotonic()
         self._account(cell, item, handled, ended - started)
         # A traceback may keep this frame: not the actor, nor the message, with it.

@@ -10,7 +10,7 @@ import threading
 import uuid
 from _thread import get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pykka import Actor, ActorDeadError, ActorRef
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from .context import CellLike, DispatcherLike
 
 
+NO_MAIL: Final[deque[Any]] = deque(maxlen=0)
+"""The mail of every actor that has none; nothing stays in it. A deque of its own takes 760 bytes,
+and of many actors most are idle."""
+
+
 class Mailbox:
     """What waits for an actor, whether it has ended, and its URN.
 
@@ -30,7 +35,7 @@ class Mailbox:
         first: what it begins with.
 
     Attributes:
-        items: its mail, the oldest first.
+        items: its mail, the oldest first; `NO_MAIL` when it is not queued.
         queued: it is in the run queue, in its turn, or not launched, so it need not be queued.
         ended: it takes nothing more.
         end_event: set when the actor has ended and its watchers are to be told; None until waited.
@@ -53,8 +58,10 @@ class Mailbox:
             return dispatcher.post(self, item)
         if self.ended:
             return False
-        self.items.append(item)
-        if not self.queued:
+        if self.queued:
+            self.items.append(item)
+        else:
+            self.items = deque((item,))
             self.queued = True
             dispatcher.run_queue.append(self)
             if dispatcher.idle:
