@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 from pykka import ActorRef
 
 from tunnelfleet.actors.addresses import Address
-from tunnelfleet.actors.api.handler import TunnelApi
 from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.kernel import DispatchedFuture, Dispatcher, ask_future
 from tunnelfleet.actors.local.listener_actor import ListenerActor
@@ -305,6 +304,9 @@ def make_parts(connector: Connector, outbox: Outbox | None = None) -> TunnelPart
         return StreamActor.start(tunnel, LocalEnd(address, local_bind, limits, connector))
 
     def api(config: TunnelConfig, shell: ApiShell) -> ApiHandler:
+        # A tunnel without a client API does without.
+        from tunnelfleet.actors.api.handler import TunnelApi  # noqa: PLC0415
+
         assert outbox is not None
         handler = TunnelApi(outbox, config, shell)
         outbox.attach(shell.tunnel)

@@ -9,11 +9,9 @@ proxy's credentials.
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from tunnelfleet.actors.addresses import HttpProxy, IpAddress, parse_ip
 from tunnelfleet.actors.config import Limits
@@ -74,6 +72,8 @@ def _scheme(text: str) -> str:
 
 
 def _read(given: Given) -> ProxyChoice:
+    from urllib.parse import urlsplit  # noqa: PLC0415 - most runs have no proxy
+
     scheme = _scheme(given.text)
     url = given.text if "://" in given.text else f"http://{given.text}"
     notes: tuple[str, ...] = ()
@@ -270,7 +270,7 @@ def default_settings() -> str:
         for folder in folders:
             at = at.setdefault(folder, {})
         at[name] = value
-    return json.dumps(root, indent=4) + "\n"
+    return _as_json(root, indent=4) + "\n"
 
 
 MAX_MILLISECONDS = 86_400_000
@@ -311,7 +311,7 @@ class _Reader:
 
     def text(self) -> str:
         if not isinstance(self.value, str) or not self.value.strip():
-            raise self.error(f"write a text, not {json.dumps(self.value)}")
+            raise self.error(f"write a text, not {_as_json(self.value)}")
         return self.value.strip()
 
     def format(self) -> str:
@@ -330,7 +330,7 @@ class _Reader:
             else:
                 if least <= number <= most:
                     return number
-        raise self.error(f"write a number from {least} to {most}, not {json.dumps(self.value)}")
+        raise self.error(f"write a number from {least} to {most}, not {_as_json(self.value)}")
 
     def boolean(self) -> bool:
         # As a setting's "1" and "true" mean the same to localproxy, so here.
@@ -339,10 +339,18 @@ class _Reader:
             return True
         if text in ("false", "0"):
             return False
-        raise self.error(f"write true or false, not {json.dumps(self.value)}")
+        raise self.error(f"write true or false, not {_as_json(self.value)}")
+
+
+def _as_json(value: object, indent: int | None = None) -> str:
+    import json  # noqa: PLC0415 - most runs have no settings file
+
+    return json.dumps(value, indent=indent)
 
 
 def _load(text: str, file_name: str) -> dict[str, object]:
+    import json  # noqa: PLC0415 - as above
+
     try:
         root = json.loads(text)
     except json.JSONDecodeError as error:
