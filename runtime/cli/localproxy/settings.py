@@ -9,7 +9,6 @@ proxy's credentials.
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -344,11 +343,13 @@ class _Reader:
 
 
 def _as_json(value: object, indent: int | None = None) -> str:
+    import json  # noqa: PLC0415 - most runs have no settings file
 
     return json.dumps(value, indent=indent)
 
 
 def _load(text: str, file_name: str) -> dict[str, object]:
+    import json  # noqa: PLC0415 - as above
 
     try:
         root = json.loads(text)
