@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from tests.support.aws_service import aws_client
 from tests.support.forwarding import ForwardingFleet, ForwardingGateway
 from tests.support.programs import run_program
 from tests.support.rig import FAST_LIMITS
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.web import web_server
 from tunnelfleet.runtime import Mode, TcpAddress, TunnelConfig
 from tunnelfleet.runtime.gateway.placement import owner_of, shard_of
@@ -113,6 +115,7 @@ def test_a_fleet_is_one_thing_to_its_users(two: Two) -> None:
     curl_through_one_door_to_a_tunnel_of_the_other(two)
     connect_leads_to_every_tunnel(two)
     ls_shows_the_fleet_at_any_gateway(two)
+    the_page_shows_the_fleet(two)
 
 
 def curl_through_one_door_to_a_tunnel_of_the_other(two: Two) -> None:
@@ -163,6 +166,21 @@ def ls_shows_the_fleet_at_any_gateway(two: Two) -> None:
     ]
     row = two.one.json("show", two.of_two)
     assert (row["state"], row["gateway"]) == ("connected", "two")
+
+
+def the_page_shows_the_fleet(two: Two) -> None:
+    gateways: dict[str, Any] = {}
+    tunnels: dict[str, Any] = {}
+    url = two.one.wait_event("metrics")["url"]
+    with urllib.request.urlopen(f"{url}/status/events", timeout=WAIT_SECONDS) as events:
+        for line in events:
+            if line.startswith(b'data: {"gateway"'):
+                news = json.loads(line.removeprefix(b"data: "))
+                gateways |= {each[0]: each for each in news["gateways"]}
+                tunnels |= {each[0]: each for each in news["tunnels"]}
+            if len(gateways) == 2 and two.of_two in tunnels and "two" in tunnels[two.of_two]:
+                break
+    assert gateways["two"][1] == "up"
 
 
 @pytest.mark.long

@@ -45,7 +45,7 @@ from tunnelfleet.runtime.gateway.door import Denied, Door
 from tunnelfleet.runtime.gateway.forward import Forwarding
 from tunnelfleet.runtime.gateway.log import GatewayLog, log_problems
 from tunnelfleet.runtime.gateway.on_demand import OnDemand
-from tunnelfleet.runtime.gateway.page import StatusPage, look_at
+from tunnelfleet.runtime.gateway.page import FleetWatch, StatusPage, look_at
 from tunnelfleet.runtime.gateway.reloading import FileWatcher
 from tunnelfleet.runtime.gateway.store import Store
 
@@ -343,18 +343,23 @@ def _pages(gateway: Gateway, config: FleetConfig, devices: Devices) -> Iterator[
     )
     registry = make_registry(gateway.runtime)
     registry.register(gateway.collector)
-    page = StatusPage(functools.partial(look_at, gateway), settings.metrics_hosts)
-    with AdminServer(
-        gateway.runtime,
-        options,
-        registry=registry,
-        more_pages=page.pages,
-        more_silent=list if gateway.workers is None else gateway.workers.silent,
-        more_ready=lambda: {
-            **gateway.readiness(),
-            **({"brokers": found} if (found := devices.brokers()) else {}),
-        },
-    ) as server:
+    watch = FleetWatch(gateway)
+    look = functools.partial(look_at, gateway, watch.look)
+    page = StatusPage(look, settings.metrics_hosts)
+    with (
+        contextlib.closing(watch),
+        AdminServer(
+            gateway.runtime,
+            options,
+            registry=registry,
+            more_pages=page.pages,
+            more_silent=list if gateway.workers is None else gateway.workers.silent,
+            more_ready=lambda: {
+                **gateway.readiness(),
+                **({"brokers": found} if (found := devices.brokers()) else {}),
+            },
+        ) as server,
+    ):
         logger.info(
             "metrics are at %s/metrics, the status page at %s/",
             server.url,

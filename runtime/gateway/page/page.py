@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.admin.options import HostCheck
+from tunnelfleet.runtime.gateway.forward.survey import FleetSurvey
 from tunnelfleet.version import VERSION
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ TUNNEL_FIELDS: Final = (
     "sent_bytes",
     "received_bytes",
     "reconnects",
+    "gateway",
 )
+GATEWAY_FIELDS: Final = ("name", "state", "tunnels", "connected", "shards", "address", "trouble")
 CONNECTION_FIELDS: Final = (
     "tunnel",
     "service_id",
@@ -57,6 +61,8 @@ CONNECTION_FIELDS: Final = (
 )
 MAX_CONNECTIONS: Final = 500
 """Connections that the page lists; it says how many there are."""
+MAX_TUNNELS_OF_OTHERS: Final = 10_000
+"""Tunnels of other gateways of the fleet that it lists."""
 
 
 Values = tuple[Any, ...]
@@ -70,11 +76,13 @@ class Sample:
         gateway: what the head of the page says.
         tunnels: the values of `TUNNEL_FIELDS` by name.
         connections: the values of `CONNECTION_FIELDS` by what the page knows a connection by.
+        gateways: the values of `GATEWAY_FIELDS` by name, where gateways share the fleet.
     """
 
     gateway: Mapping[str, Any]
     tunnels: Mapping[str, Values] = field(default_factory=dict)
     connections: Mapping[str, Values] = field(default_factory=dict)
+    gateways: Mapping[str, Values] = field(default_factory=dict)
 
 
 def tunnel_values(rows: Iterable[TunnelRow]) -> dict[str, Values]:
@@ -82,7 +90,35 @@ def tunnel_values(rows: Iterable[TunnelRow]) -> dict[str, Values]:
     found: dict[str, Values] = {}
     for row in rows:
         fields = row.to_json()
-        found[row.name] = tuple(fields[name] for name in TUNNEL_FIELDS)
+        found[row.name] = tuple(fields.get(name, "") for name in TUNNEL_FIELDS)
+    return found
+
+
+def values_of_others(survey: FleetSurvey, own: Iterable[str]) -> dict[str, Values]:
+    """Return the values of tunnels that other gateways have.
+
+    Args:
+        survey: of the fleet.
+        own: the names of those that this gateway has.
+    """
+    here = frozenset(own)
+    others = (row for row in survey.tunnels if row["name"] not in here)
+    return {
+        row["name"]: tuple(row.get(name, "") for name in TUNNEL_FIELDS)
+        for row in itertools.islice(others, MAX_TUNNELS_OF_OTHERS)
+    }
+
+
+def gateway_values(survey: FleetSurvey) -> dict[str, Values]:
+    """Return the values that the page shows of gateways."""
+    found: dict[str, Values] = {}
+    for row in survey.gateways:
+        state = "up" if row["reached"] else "unreached" if row["fresh"] else "away"
+        states = row["tunnels"]
+        connected = states.get(TunnelState.CONNECTED.value, 0)
+        counts = (sum(states.values()), connected)
+        values = (row["name"], state, *counts, row["shards"], row["address"], row["trouble"])
+        found[row["name"]] = values
     return found
 
 
@@ -111,11 +147,15 @@ def news(before: Sample | None, now: Sample) -> dict[str, Any] | None:
     found: dict[str, Any] = {
         "gateway": now.gateway,
         "whole": before is None,
-        "fields": {"tunnels": TUNNEL_FIELDS, "connections": CONNECTION_FIELDS},
+        "fields": {
+            "tunnels": TUNNEL_FIELDS,
+            "connections": CONNECTION_FIELDS,
+            "gateways": GATEWAY_FIELDS,
+        },
         "gone": {},
     }
     is_new = before is None or gateway != {k: v for k, v in before.gateway.items() if k != "time"}
-    for name in ("tunnels", "connections"):
+    for name in ("tunnels", "connections", "gateways"):
         old: Mapping[str, Values] = {} if before is None else getattr(before, name)
         new: Mapping[str, Values] = getattr(now, name)
         found[name] = [values for key, values in new.items() if old.get(key) != values]
@@ -124,15 +164,28 @@ def news(before: Sample | None, now: Sample) -> dict[str, Any] | None:
     return found if is_new else None
 
 
-def look_at(gateway: Gateway) -> Sample:
+def look_at(gateway: Gateway, others: Callable[[], FleetSurvey] = FleetSurvey) -> Sample:
     """Look at a gateway; waits for the answer of its actors.
+
+    Args:
+        gateway: to look at.
+        others: what is known of the fleet that it shares; must not wait.
 
     Raises:
         TunnelError: they do not answer.
     """
-    rows = gateway.snapshot().rows(gateway.runtime)
-    tunnels = tunnel_values(rows)
     state = gateway.state
+    survey = others()
+    rows = gateway.snapshot().rows(gateway.runtime)
+    if survey.gateways:
+        # The others tell of theirs, which stand in the files of this one as well.
+        rows = [row for row in rows if row.name in state.running or state.is_ours(row.name)]
+    tunnels = tunnel_values(rows)
+    if survey.gateways:
+        name_at = TUNNEL_FIELDS.index("gateway")
+        me = state.config.gateway.name
+        tunnels = {name: (*values[:name_at], me) for name, values in tunnels.items()}
+        tunnels |= values_of_others(survey, tunnels)
     about = {
         "name": state.config.gateway.name,
         "version": VERSION,
@@ -141,7 +194,8 @@ def look_at(gateway: Gateway) -> Sample:
         "connections": sum(row.connections for row in rows),
         "alerts": alerts(rows, is_reloaded=state.reload_ok),
     }
-    return Sample(about, tunnels, connection_values(gateway.connections()))
+    connections = connection_values(gateway.connections())
+    return Sample(about, tunnels, connections, gateway_values(survey))
 
 
 ADVICE: Final = {

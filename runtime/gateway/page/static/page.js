@@ -1,8 +1,8 @@
 // The status page of a gateway. It follows status/events and shows what it says; it gives no commands.
 "use strict";
 
-const STATES = ["refused", "quarantined", "backoff", "connecting", "draining", "stopped", "connected"];
-const TROUBLE = new Set(["refused", "quarantined", "backoff"]);
+const STATES = ["refused", "unknown", "quarantined", "backoff", "connecting", "draining", "stopped", "connected"];
+const TROUBLE = new Set(["refused", "unknown", "quarantined", "backoff"]);
 const SILENT_MS = 15000; // The gateway says something every 5 s; without it the page is out of date.
 
 const byId = (id) => document.getElementById(id);
@@ -39,6 +39,7 @@ const LISTS = {
       ["sent_bytes", "Sent", "number", bytes],
       ["received_bytes", "Received", "number", bytes],
       ["reconnects", "Reconnects", "number", number],
+      ["gateway", "Gateway", "gateway", text],
     ],
     nothing: "No tunnel is like that.",
     empty: "This gateway has no tunnels. Add one to its files, or with: tunnelfleet add FILE",
@@ -57,13 +58,27 @@ const LISTS = {
     nothing: "No connection is like that.",
     empty: "Nobody is connected through this gateway.",
   },
+  gateways: {
+    key: (row) => row.name,
+    columns: [
+      ["name", "Gateway", "name", text],
+      ["state", "State", "state", text],
+      ["tunnels", "Tunnels", "number", number],
+      ["connected", "Connected", "number", number],
+      ["shards", "Shards", "number", number],
+      ["address", "Address", "address", (value) => value || ""],
+      ["trouble", "Reason", "reason", text],
+    ],
+    nothing: "No gateway is like that.",
+    empty: "This gateway shares its fleet with no other.",
+  },
 };
 
 const view = {
   tab: "tunnels", state: "", search: "", clockAhead: 0, heardAt: 0, gateway: null,
-  sort: { tunnels: ["state", 1], connections: ["since", -1] },
-  rows: { tunnels: new Map(), connections: new Map() },
-  cells: { tunnels: new Map(), connections: new Map() },
+  sort: { tunnels: ["state", 1], connections: ["since", -1], gateways: ["name", 1] },
+  rows: { tunnels: new Map(), connections: new Map(), gateways: new Map() },
+  cells: { tunnels: new Map(), connections: new Map(), gateways: new Map() },
 };
 
 const compare = (list, key, direction) => {
@@ -165,6 +180,11 @@ function drawGateway() {
     button.className = state === "connected" ? "good" : TROUBLE.has(state) ? "bad" : "";
   });
   byId("tab-connections").textContent = `Connections (${gateway.connections})`;
+  // Where nobody shares the fleet there is nothing to say of gateways.
+  const isShared = view.rows.gateways.size > 0;
+  byId("tab-gateways").hidden = !isShared;
+  byId("tab-gateways").textContent = `Gateways (${view.rows.gateways.size})`;
+  byId("tunnels").dataset.shared = String(isShared);
   const alerts = byId("alerts");
   alerts.hidden = gateway.alerts.length === 0;
   alerts.replaceChildren(...gateway.alerts.map((alert) => {
@@ -190,7 +210,7 @@ function take(news) {
   view.gateway = news.gateway;
   view.clockAhead = Date.now() / 1000 - news.gateway.time;
   view.heardAt = Date.now();
-  for (const list of ["tunnels", "connections"]) {
+  for (const list of Object.keys(LISTS)) {
     const rows = view.rows[list];
     if (news.whole) rows.clear();
     const fields = news.fields[list];
@@ -234,7 +254,7 @@ function prepare() {
       const button = document.createElement("button");
       cell.dataset.key = key;
       cell.scope = "col";
-      if (kind === "number") cell.className = "number";
+      if (kind === "number" || kind === "gateway") cell.className = kind;
       button.type = "button";
       button.textContent = title;
       button.addEventListener("click", () => sortBy(list, key));
@@ -245,7 +265,9 @@ function prepare() {
     tab.addEventListener("click", () => show(list));
     tab.addEventListener("keydown", (event) => {
       if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-      const other = list === "tunnels" ? "connections" : "tunnels";
+      const tabs = Object.keys(LISTS).filter((each) => !byId(`tab-${each}`).hidden);
+      const step = event.key === "ArrowRight" ? 1 : tabs.length - 1;
+      const other = tabs[(tabs.indexOf(list) + step) % tabs.length];
       show(other);
       byId(`tab-${other}`).focus();
     });

@@ -103,10 +103,10 @@ def test_the_page_shows_a_fleet_live(browser: Browser, fleet: Fleet, url: str) -
     expect(rows).to_have_count(TUNNELS)
 
     # Sorted by a column, one way and the other.
-    page.locator("th[data-key=name] button").click()
-    expect(page.locator("th[data-key=name]")).to_have_attribute("aria-sort", "ascending")
+    page.locator("#tunnels th[data-key=name] button").click()
+    expect(page.locator("#tunnels th[data-key=name]")).to_have_attribute("aria-sort", "ascending")
     expect(rows.nth(1)).to_contain_text("idle-0000")
-    page.locator("th[data-key=name] button").click()
+    page.locator("#tunnels th[data-key=name] button").click()
     expect(rows.first).to_contain_text("press-1")
 
     # Found by name, and by label; what comes from outside is text, whatever it looks like.

@@ -10,15 +10,19 @@ from hypothesis import strategies as st
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.gateway import TunnelRow
+from tunnelfleet.runtime.gateway.forward.survey import FleetSurvey
 from tunnelfleet.runtime.gateway.page import Sample
 from tunnelfleet.runtime.gateway.page.page import (
     CONNECTION_FIELDS,
+    GATEWAY_FIELDS,
     MAX_CONNECTIONS,
     TUNNEL_FIELDS,
     alerts,
     connection_values,
+    gateway_values,
     news,
     tunnel_values,
+    values_of_others,
 )
 
 
@@ -44,11 +48,12 @@ def row(name: str, state: TunnelState = TunnelState.CONNECTED, **more: Any) -> T
 
 tables = st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(0, 3)))
 samples = st.builds(
-    lambda time, alert, tunnels, connections: Sample(
-        {"time": time, "alerts": alert}, tunnels, connections
+    lambda time, alert, tunnels, connections, gateways: Sample(
+        {"time": time, "alerts": alert}, tunnels, connections, gateways
     ),
     st.integers(),
     st.sampled_from([[], ["trouble"]]),
+    tables,
     tables,
     tables,
 )
@@ -56,7 +61,7 @@ samples = st.builds(
 
 @given(st.lists(samples, min_size=1))
 def test_whoever_applies_the_news_knows_what_the_gateway_knows(looks: list[Sample]) -> None:
-    known: dict[str, dict[str, Any]] = {"tunnels": {}, "connections": {}}
+    known: dict[str, dict[str, Any]] = {"tunnels": {}, "connections": {}, "gateways": {}}
     # As the page does it, but that rows are found by a key that they do not carry here.
     before: Sample | None = None
     for now in looks:
@@ -76,7 +81,7 @@ def test_whoever_applies_the_news_knows_what_the_gateway_knows(looks: list[Sampl
             for values in told[name]:
                 keys = [key for key in present if present[key] == values]
                 table.update(dict.fromkeys(keys, values))
-        assert known == {"tunnels": now.tunnels, "connections": now.connections}
+        assert known == {name: getattr(now, name) for name in known}
         before = now
 
 
@@ -93,6 +98,40 @@ def test_a_row_has_its_fields_in_order() -> None:
     (values,) = tunnel_values([row("press-4", TunnelState.REFUSED, reason="no")]).values()
     shown = dict(zip(TUNNEL_FIELDS, values, strict=True))
     assert (shown["name"], shown["state"], shown["reason"]) == ("press-4", "refused", "no")
+
+
+SURVEY = FleetSurvey(
+    gateways=[
+        {
+            "name": name,
+            "reached": not trouble,
+            "fresh": name != "gone",
+            "trouble": trouble,
+            "shards": 128,
+            "address": "10.0.0.2:7443",
+            "tunnels": {"connected": 2, "backoff": 1},
+        }
+        for name, trouble in (("gw", ""), ("gone", "not heard of"), ("deaf", "no answer"))
+    ],
+    tunnels=[{"name": name, "state": "unknown", "gateway": "gone"} for name in ("a", "b")],
+)
+
+
+def test_gateways_of_the_fleet_and_what_the_others_have() -> None:
+    found = {
+        name: dict(zip(GATEWAY_FIELDS, values, strict=True))
+        for name, values in gateway_values(SURVEY).items()
+    }
+    assert {name: each["state"] for name, each in found.items()} == {
+        "gw": "up",
+        "gone": "away",
+        "deaf": "unreached",
+    }
+    assert (found["gw"]["tunnels"], found["gw"]["connected"]) == (3, 2)
+    assert found["deaf"]["trouble"] == "no answer"
+    ((name, values),) = values_of_others(SURVEY, own=["a"]).items()
+    shown = dict(zip(TUNNEL_FIELDS, values, strict=True))
+    assert (name, shown["state"], shown["gateway"]) == ("b", "unknown", "gone")
 
 
 def test_connections_are_listed_up_to_a_limit() -> None:
