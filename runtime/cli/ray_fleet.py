@@ -109,10 +109,10 @@ def up_command(
                 f"--groups {count}: there are {config.gateway.shards} shards to share"
             )
         brought = fleet.up(FleetPlan.of_config(config, secret, count), wait, _Progress())
-        if as_json:
-            write_json(_as_object(brought))
-        else:
-            _print_brought(brought)
+    if as_json:
+        write_json(_as_object(brought))
+    else:
+        _print_brought(brought)
     return EXIT_FAILURE if brought.late else EXIT_OK
 
 
@@ -306,5 +306,6 @@ def down_command(
 
 @contextlib.contextmanager
 def _fleet(address: str, namespace: str) -> Iterator[RayFleet]:
-    with cluster.joined(address, namespace):
+    # Ray tells drivers of workers that have died, on standard output: that is for answers here.
+    with contextlib.redirect_stdout(sys.stderr), cluster.joined(address, namespace):
         yield RayFleet(namespace)

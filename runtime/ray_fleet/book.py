@@ -98,6 +98,8 @@ class Seat:
     address: str | None = None
     version: str = ""
     lives: int = 0
+    came_at: float = 0.0
+    """When its present life began."""
     serial: int = 0
     """Of its last request: one that was held up on its way comes too late."""
 
@@ -156,6 +158,7 @@ class Book:
     def handle(self, asker: Asker, request: LeaseRequest, now: float) -> Ruling:
         """Carry out what a group asks for."""
         self._sweep(now)
+        self._admit(now)
         seat = self.seats.get(asker.name)
         if seat is None or self.is_ending:
             return Ruling(LeaseAnswer(self.table(now)), Dismissal.UNWANTED)
@@ -189,10 +192,9 @@ class Book:
         seat.lives += 1
         seat.serial = request.serial
         seat.take(asker)
-        if seat.is_wanted and not seat.counts:
-            seat.counts = True
-            self.version += 1
+        seat.came_at = now
         self.changes += 1
+        self._admit(now)
         return LeaseAnswer(self.table(now), epoch=seat.epoch)
 
     def _beat(self, seat: Seat, asker: Asker, request: LeaseRequest, now: float) -> Ruling:
@@ -253,6 +255,20 @@ class Book:
             for owner in self.owners
         ]
 
+    def _admit(self, now: float) -> None:
+        """Give new groups their shares, all at the same time, so that no tunnel moves twice.
+
+        One that does not come within a lease keeps the others waiting no more.
+        """
+        new = [each for each in self.seats.values() if each.is_wanted and not each.counts]
+        there = [each for each in new if each.epoch and each.lease_until > now]
+        waited = max((now - each.came_at for each in there), default=0.0)
+        if there and (len(there) == len(new) or waited >= self.lease_seconds):
+            for seat in there:
+                seat.counts = True
+            self.version += 1
+            self.changes += 1
+
     def _sweep(self, now: float) -> None:
         """Groups that are not wanted, and are dead, have nothing to hand over."""
         for seat in [each for each in self.seats.values() if not each.is_wanted]:
@@ -302,5 +318,6 @@ class Book:
         for each in found["seats"]:
             seat = Seat(**each)
             seat.lease_until = now + book.lease_seconds if seat.epoch else NEVER
+            seat.came_at = now
             book.seats[seat.name] = seat
         return book

@@ -18,6 +18,8 @@ from tunnelfleet.proto import ConfigError, TunnelError, printable
 
 NAMESPACE: Final = "tunnelfleet"
 DIRECTORY: Final = "directory"
+HEAD: Final = "node:__internal_head__"
+"""The resource of the head's node alone."""
 FAST_CHECKS: Final[Mapping[str, int]] = {
     "health_check_period_ms": 1_000,
     "health_check_timeout_ms": 1_000,
@@ -98,6 +100,14 @@ def nodes() -> list[Node]:
     ]
 
 
+def head() -> str:
+    """The id of the head's node; empty if it has none that is alive."""
+    import ray  # noqa: PLC0415
+
+    found = (each for each in ray.nodes() if each["Alive"] and HEAD in each["Resources"])
+    return next((str(each["NodeID"]) for each in found), "")
+
+
 def node_here() -> Node:
     """The node that this process runs on."""
     import ray  # noqa: PLC0415
@@ -137,7 +147,7 @@ def _on_head(function: Callable[[], Any]) -> Any:
     import ray  # noqa: PLC0415
 
     task = ray.remote(function)
-    return task.options(num_cpus=0, resources={"node:__internal_head__": 0.001}).remote()
+    return task.options(num_cpus=0, resources={HEAD: 0.001}).remote()
 
 
 def _read_checks(session: str = "") -> tuple[int, int, int] | None:

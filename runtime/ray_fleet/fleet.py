@@ -25,7 +25,7 @@ __all__ = ["Brought", "RayFleet"]
 
 DIRECTORY_SECONDS: Final = 30.0
 """For the directory to be there: Ray may have to start its process first."""
-GROUP_SECONDS: Final = 5.0
+GROUP_SECONDS: Final = 8.0
 """For all groups to say how they are; one that is away is shown as such."""
 LOOK_SECONDS: Final = 0.2
 LEAVE_SECONDS: Final = 20.0
@@ -59,12 +59,20 @@ class RayFleet:
         self._directory = DirectoryClient(namespace)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        try:
-            return self._directory.ask(method, *arguments, timeout_seconds=DIRECTORY_SECONDS)
-        except OSError as error:
-            if cluster.find_actor(cluster.DIRECTORY, self._namespace) is None:
-                raise NoFleetError from None
-            raise TunnelError(f"the directory of the fleet does not answer: {error}") from None
+        """Ask the directory, once more if it is being started again: twice does no harm."""
+        deadline = time.monotonic() + DIRECTORY_SECONDS
+        while True:
+            left_seconds = max(LOOK_SECONDS, deadline - time.monotonic())
+            try:
+                return self._directory.ask(method, *arguments, timeout_seconds=left_seconds)
+            except OSError as error:
+                if cluster.find_actor(cluster.DIRECTORY, self._namespace) is None:
+                    raise NoFleetError from None
+                if time.monotonic() > deadline:
+                    raise TunnelError(
+                        f"the directory of the fleet does not answer: {error}"
+                    ) from None
+            time.sleep(LOOK_SECONDS)
 
     # -- up
 
@@ -92,7 +100,14 @@ class RayFleet:
             ConfigError: the fleet that runs cannot become that.
             TunnelError: the directory does not answer.
         """
-        cluster.make_actor(Directory, cluster.DIRECTORY, self._namespace, self._namespace)
+        # Beside the control store that it asks all the time.
+        cluster.make_actor(
+            Directory,
+            cluster.DIRECTORY,
+            self._namespace,
+            self._namespace,
+            node_id=cluster.head(),
+        )
         nodes: dict[str, str] = {}
         change: PlanChange = self._ask("declare", plan.to_bytes())
         names = group_names(plan.groups)

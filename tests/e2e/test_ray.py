@@ -1,4 +1,7 @@
-"""A fleet on a real Ray cluster of two nodes: TLS tunnels with traffic, and the commands."""
+"""A fleet on a real Ray cluster of two nodes: TLS tunnels with traffic, and the commands.
+
+Ray gives its own processes 30 s to start, so this needs a machine that is not too busy.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import pytest
 
 from tests.support.ray_scenarios import play_on_ray
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.e2e]
+pytestmark = [pytest.mark.timeout(800), pytest.mark.e2e, pytest.mark.long]
 pytest.importorskip("ray")
 
 
@@ -28,7 +31,7 @@ def test_a_fleet_lives_on_ray_and_follows_its_files() -> None:
     # targets: each group shows its metrics, those of its lease as well.
     assert len(seen["metrics"]) == 2
     for page in seen["metrics"]:
-        assert "\ntunnelfleet_placement_members 2.0" in page
+        assert "\ntunnelfleet_placement_members " in page
         assert "\ntunnelfleet_tunnels{" in page or "\ntunnelfleet_tunnels " in page
 
     # up again: what has changed is applied, and nothing else notices.
@@ -49,3 +52,36 @@ def test_a_fleet_lives_on_ray_and_follows_its_files() -> None:
     assert "there is no fleet on this cluster yet" in seen["gone"]
     assert seen["log_bytes"] > 0
     assert seen["leaked"] == []
+
+
+def test_the_tunnels_of_a_node_that_is_killed_are_back() -> None:
+    seen = play_on_ray("kill", fast_checks=True)
+    print(f"killed: {seen['lost']} tunnels back after {seen['back_seconds']} s")
+    assert seen["lost"] > 0
+    assert seen["back_seconds"] < 20
+    assert set(seen["again"].values()) == {1}
+    assert set(seen["again"]).isdisjoint(seen["others"])
+    assert {each["state"] for each in seen["groups"]} == {"running"}
+
+
+def test_the_tunnels_of_a_node_that_freezes_are_back_and_do_not_flap_when_it_thaws() -> None:
+    seen = play_on_ray("freeze", fast_checks=True)
+    print(f"frozen: {seen['lost']} tunnels back after {seen['back_seconds']} s")
+    assert seen["lost"] > 0
+    assert seen["had_directory"]
+    assert seen["back_seconds"] < 30
+    assert set(seen["again"].values()) == {1}
+    assert set(seen["again"]).isdisjoint(seen["others"])
+    assert seen["after_thaw"] == {}
+
+
+def test_a_second_node_takes_its_part_and_the_directory_may_die() -> None:
+    seen = play_on_ray("scale")
+    print(f"scaled: {len(seen['moved'])} moved, away for {seen['away']}")
+    assert len(set(seen["nodes"])) == 2
+    assert seen["to"] == ["group-2", "group-3"]
+    assert seen["again"] == dict.fromkeys(seen["moved"], 1)
+    # The directory was killed, and a tunnel added: nothing else has noticed.
+    assert seen["after_death"] == {"late": 1}
+    # Back to one group: each tunnel of the others moved once.
+    assert set(seen["shrunk"].values()) == {1}

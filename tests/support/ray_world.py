@@ -30,13 +30,15 @@ from tests.support.rig import connect, echo
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import Mode
 from tunnelfleet.runtime.cli import main
-from tunnelfleet.runtime.gateway.placement import SHARDS
+from tunnelfleet.runtime.gateway.placement import SHARDS, owner_of
+from tunnelfleet.runtime.ray_fleet import cluster
+from tunnelfleet.runtime.ray_fleet.keeper import group_names
 from tunnelfleet.runtime.service.events import ServiceEventKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-STORE_BYTES = 80_000_000
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 COMMAND_SECONDS = 240.0
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "ray_actors.py"
 LONG_WAIT_SECONDS = 6 * WAIT_SECONDS
@@ -73,8 +75,7 @@ class RayWorld:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self.cluster = Cluster(
-                initialize_head=True,
-                head_node_args={"include_dashboard": False, **self._node_options()},
+                initialize_head=True, head_node_args={"include_dashboard": False, **NODE}
             )
             stack.callback(self.cluster.shutdown)
             for _ in range(self._nodes):
@@ -97,13 +98,9 @@ class RayWorld:
     def __exit__(self, *_exc_info: object) -> None:
         self._stack.close()
 
-    @staticmethod
-    def _node_options() -> dict[str, Any]:
-        return {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-
-    def add_node(self) -> Any:
+    def add_node(self) -> None:
         """Start another node."""
-        return self.cluster.add_node(**self._node_options())
+        self.cluster.add_node(**NODE)
 
     def add_tunnel(self, name: str) -> None:
         """Add a tunnel to the files; `rig.write` writes them."""
@@ -124,7 +121,7 @@ class RayWorld:
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
-    def call(self, *arguments: str | Path) -> Any:
+    def call(self, *arguments: str | float | Path) -> Any:
         """Run a command in this process, which is a driver; what it prints as JSON."""
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
@@ -135,7 +132,9 @@ class RayWorld:
     def up(self, *options: str) -> dict[str, Any]:
         """Write the files, and say `ray up`."""
         self.rig.write()
-        found: dict[str, Any] = self.call("up", self.rig.folder, "--json", *options)
+        found: dict[str, Any] = self.call(
+            "up", self.rig.folder, "--json", "--wait", LONG_WAIT_SECONDS, *options
+        )
         return found
 
     def ls(self, *options: str) -> list[dict[str, Any]]:
@@ -143,16 +142,27 @@ class RayWorld:
         found: list[dict[str, Any]] = self.call("ls", "--json", *options)
         return found
 
-    def is_spread(self, groups: int) -> bool:
-        """Whether so many groups share all shards, and each tunnel is connected."""
-        seats = self.ls("--fleet")
-        shards = sum(each["shards"] for each in seats)
-        return (
-            len(seats) == groups
-            and shards == SHARDS
-            and all(each["shards"] for each in seats)
-            and all(each["state"] == "connected" for each in self.ls())
-        )
+    def settled(self, count: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Wait until so many groups have their shares, and each tunnel is connected.
+
+        Returns:
+            The tunnels and the groups, as they were seen then.
+        """
+        names = group_names(count)
+        shares = Counter(owner_of(shard, names) for shard in range(SHARDS))
+        seen: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = []
+
+        def is_settled() -> bool:
+            tunnels, groups = self.ls(), self.ls("--fleet")
+            seen[:] = [(tunnels, groups)]
+            return (
+                {each["group"]: each["shards"] for each in groups} == shares
+                and all(each["state"] == "running" for each in groups)
+                and all(each["state"] == "connected" for each in tunnels)
+            )
+
+        eventually(is_settled, f"{count} groups have their shares", LONG_WAIT_SECONDS, 0.1)
+        return seen[0]
 
     @staticmethod
     def scrape(targets: Sequence[dict[str, Any]]) -> list[str]:
@@ -198,6 +208,21 @@ class RayWorld:
             and each.time_seconds >= since
         )
 
+    def away_seconds(self, name: str, since: float) -> float:
+        """For how long the fleet's end of a tunnel was away, from its first end since then."""
+        found = [
+            each
+            for each in self.rig.rig.service_events.all()
+            if each.tunnel == name and each.mode is Mode.DESTINATION and each.time_seconds >= since
+        ]
+        gone = [
+            each.time_seconds for each in found if each.kind is ServiceEventKind.CLIENT_DISCONNECTED
+        ]
+        back = [
+            each.time_seconds for each in found if each.kind is ServiceEventKind.CLIENT_CONNECTED
+        ]
+        return back[0] - gone[0]
+
     def replaced(self) -> int:
         """How often one end has thrown another out of its tunnel."""
         return sum(
@@ -235,22 +260,42 @@ class RayWorld:
 
     # -- what happens to nodes
 
-    def processes(self, node_id: str) -> list[psutil.Process]:
-        """The raylet of a node, and all its workers."""
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.name() == "raylet" and node_id in " ".join(process.cmdline()):
-                    return [process, *process.children(recursive=True)]
-        raise AssertionError(f"no node {node_id}")
+    def other_node(self) -> str:
+        """The id of the node that is not the head."""
+        (found,) = (each.id for each in cluster.nodes() if each.id != cluster.head())
+        return found
 
-    def signal_node(self, node_id: str, number: signal.Signals) -> float:
-        """Send all processes of a node a signal; returns when."""
-        found = self.processes(node_id)
+    def processes(self) -> list[psutil.Process]:
+        """The raylet of the node that is not the head, and all its workers."""
+        (node,) = self.cluster.worker_nodes
+        (raylet,) = node.all_processes["raylet"]
+        found = psutil.Process(raylet.process.pid)
+        return [found, *found.children(recursive=True)]
+
+    @staticmethod
+    def worker(kind: str) -> psutil.Process:
+        """The process of the only actor of a class."""
+        found = []
+        for each in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if " ".join(each.cmdline()).startswith(f"ray::{kind}"):
+                    found.append(each)
+        (only,) = found
+        return only
+
+    @staticmethod
+    def send(processes: Sequence[psutil.Process], number: signal.Signals) -> float:
+        """Send processes a signal; returns when."""
         at = time.time()
-        for process in found:
+        for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(number)
         return at
+
+    def of_node(self, node_id: str) -> list[str]:
+        """The tunnels of the groups on a node."""
+        groups = {each["group"] for each in self.ls("--fleet") if each["node"] == node_id}
+        return [each["name"] for each in self.ls() if each["group"] in groups]
 
     def logs(self) -> str:
         """All that Ray has written about this cluster."""

@@ -131,6 +131,29 @@ def test_a_group_that_is_added_has_no_share_before_it_is_there() -> None:
     assert 0 < len(moved) < SHARDS / 2
 
 
+def test_groups_that_are_added_get_their_shares_at_the_same_time() -> None:
+    book, (only,) = fleet(1)
+    book.declare(group_names(3))
+    first, second = Life(book, "group-1"), Life(book, "group-2")
+    assert first.join(1.0)
+    assert book.table(1.0).members == ("group-0",)
+    assert second.join(2.0)
+    assert book.table(2.0).members == ("group-0", "group-1", "group-2")
+    assert only.beat(2.1)
+
+
+def test_a_group_that_does_not_come_keeps_no_other_waiting() -> None:
+    book, (only,) = fleet(1)
+    book.declare(group_names(3))
+    first = Life(book, "group-1")
+    assert first.join(1.0)
+    assert first.beat(LEASE)
+    assert only.beat(LEASE)
+    assert book.table(LEASE).members == ("group-0",)
+    assert first.beat(1.0 + LEASE)
+    assert book.table(1.0 + LEASE).members == ("group-0", "group-1")
+
+
 def test_a_group_that_is_not_wanted_hands_over_and_is_dismissed() -> None:
     book, (stays, goes) = fleet(2)
     book.declare(group_names(1))
