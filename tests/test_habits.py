@@ -73,6 +73,7 @@ def test_coverage_counts_branches_and_has_its_floors() -> None:
 TESTS = ROOT / "tests"
 SUPPORT = TESTS / "support"
 BENCH = TESTS / "bench"
+CHAOS = TESTS / "chaos"
 """Programs of their own, each with a `run`; they are no helpers."""
 
 SHORT_LINES = 3
@@ -111,6 +112,7 @@ def test_a_helper_of_tests_is_in_one_place() -> None:
         for path in TESTS.rglob("*.py")
         if not path.is_relative_to(SUPPORT)
         and not path.is_relative_to(BENCH)
+        and not path.is_relative_to(CHAOS)
         and not path.name.startswith("test_")
         and path.name != "conftest.py"
     ]
@@ -127,7 +129,7 @@ def test_a_name_of_a_helper_stands_once() -> None:
     again = [
         f"{node.name} of {path.relative_to(TESTS)} is in {shared[node.name].relative_to(TESTS)}"
         for path in TESTS.rglob("*.py")
-        if not path.is_relative_to(BENCH)
+        if not path.is_relative_to(BENCH) and not path.is_relative_to(CHAOS)
         for node in definitions(path.read_text())
         if node.name in shared and path != shared[node.name] and not is_fixture(node)
     ]

@@ -155,8 +155,8 @@ def prepare_local(sock: socket.socket, limits: Limits) -> None:
     """Set what every local connection has, accepted or connected. A Unix socket is left as it is.
 
     Bytes leave at once, and a host that is gone without a word (unplugged, switched off) is
-    noticed: without keepalive a connection that only waits would stay for ever. From here on a close
-    is a reset, until `close_in_order`: so it is one, too, if the process is killed.
+    noticed: without keepalive a connection that only waits would stay for ever. From here on a
+    close is a reset, but for `close_in_order`: so it is one, too, if the process is killed.
     """
     if sock.family == socket.AF_UNIX:
         return
