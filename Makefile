@@ -92,6 +92,15 @@ coverage: $(DEV_STAMP) ## run the tests and measure branch coverage; fails below
 	$(BIN)/python -m coverage report --skip-covered
 	$(BIN)/python -m coverage report --include '*/proto/*' --fail-under 100
 
+.PHONY: chaos
+# SEED=123 is one seed, and its schedule; SEEDS=, FIRST= are how many, and from which on; PROCESSES=yes kills real processes
+# (PostgreSQL and mosquitto are needed then); RECORD=yes writes what came of it into docs/reliability.md.
+SEEDS ?= 200
+FIRST ?= 0
+chaos: $(DEV_STAMP) ## break everything by seeded schedules (SEEDS=200, SEED=123, PROCESSES=yes)
+	$(BIN)/python -m tests.chaos --first $(FIRST) --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(PROCESSES),--processes) $(if $(RECORD),--record) $(ARGS)
+
 bench: $(DEV_STAMP) ## measure (tests.bench $(ARGS))
 	$(BIN)/python -m tests.bench $(ARGS)
 

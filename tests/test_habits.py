@@ -72,7 +72,7 @@ def test_coverage_counts_branches_and_has_its_floors() -> None:
 
 TESTS = ROOT / "tests"
 SUPPORT = TESTS / "support"
-PROGRAMS = (TESTS / "bench", TESTS / "fuzz", TESTS / "soak")
+PROGRAMS = tuple(TESTS / name for name in ("bench", "chaos", "fuzz", "soak"))
 """Programs of their own, and harnesses; they are no helpers."""
 
 SHORT_LINES = 3

@@ -1,0 +1,155 @@
+"""`make chaos`: schedules of faults, one after the other, until one violates an invariant.
+
+    python -m tests.chaos --seeds 200              the seeds 0 to 199
+    python -m tests.chaos --seed 123               one, with its schedule
+    python -m tests.chaos --processes --seeds 10   real processes that are killed, and more
+
+A schedule that fails is printed, tried again, and made smaller as long as it still fails. The exit
+status is 1 if any failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import gc
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from tests.support.memory import rss_bytes
+from tunnelfleet.runtime import make_ssl_context
+from tunnelfleet.runtime.service.certificates import ensure_certificate
+
+from .fleet import Fleet
+from .report import Sums, write_record
+from .results import Certificate, Result, live_actors
+from .schedule import Schedule, schedule_of, smaller
+
+WARM_SEEDS: Final = 3
+"""What the first schedules load stays, and counts for nothing."""
+AFTER_SEEDS: Final = 50
+"""The memory of the process is taken from here on, and looked at in the end."""
+GROWTH_BYTES: Final = 60_000_000
+"""By how much it may grow over any number of schedules: far less than they carry."""
+SHRINK_TRIES: Final = 30
+REPEATS: Final = 2
+"""How often a smaller schedule is tried: chance has a part in it."""
+
+
+def make_certificate(folder: Path) -> Certificate:
+    """Make what TLS needs, in a folder."""
+    files = ensure_certificate(folder, "127.0.0.1")
+    return Certificate(files.certificate, files.private_key, make_ssl_context(files.ca))
+
+
+def run_schedule(schedule: Schedule, certificate: Certificate) -> Result:
+    """Carry out a schedule."""
+    return asyncio.run(Fleet(schedule, certificate).run())
+
+
+def warm(certificate: Certificate) -> None:
+    """Load what stays."""
+    for seed in range(WARM_SEEDS):
+        asyncio.run(Fleet(schedule_of(seed), certificate, is_first=True).run())
+
+
+def shrink(schedule: Schedule, certificate: Certificate) -> Schedule:
+    """Return the smallest schedule found that still violates an invariant."""
+    tries = 0
+    while True:
+        for candidate in smaller(schedule):
+            if tries >= SHRINK_TRIES:
+                return schedule
+            tries += 1
+            results = (run_schedule(candidate, certificate) for _ in range(REPEATS))
+            if any(result.violations for result in results):
+                schedule = candidate
+                break
+        else:
+            return schedule
+
+
+def tell(result: Result, *, is_loud: bool) -> None:
+    """Print what came of a schedule, if it is to be seen."""
+    if result.violations or is_loud:
+        survived = ", ".join(f"{name} {count}" for name, count in result.survived.items())
+        print(f"seed {result.seed}: {result.seconds:.2f} s; {survived or 'no fault happened'}")
+        for ending, count in sorted(result.endings.items()):
+            print(f"    {count:3d} conversations: {ending}")
+    for text in result.violations:
+        print(f"    VIOLATED: {text}")
+
+
+def run_in_process(given: argparse.Namespace, certificate: Certificate) -> Sums:
+    """Carry out the schedules of the seeds in this process."""
+    sums, base_bytes, started = Sums(), 0, time.monotonic()
+    seeds = (
+        [given.seed] if given.seed is not None else range(given.first, given.first + given.seeds)
+    )
+    for count, seed in enumerate(seeds):
+        schedule = schedule_of(seed)
+        if given.seed is not None:
+            print("\n".join(schedule.lines()))
+        result = run_schedule(schedule, certificate)
+        tell(result, is_loud=given.seed is not None)
+        sums.add(result)
+        if result.violations:
+            print("\n".join(schedule.lines()), flush=True)
+            if given.shrink:
+                print("the smallest that fails:")
+                print("\n".join(shrink(schedule, certificate).lines()), flush=True)
+        if count == AFTER_SEEDS:
+            base_bytes = rss_bytes()
+        if count % 50 == 49:
+            rate = (count + 1) / (time.monotonic() - started) * 60
+            print(
+                f"{count + 1} schedules, {sums.violations} failed, {rate:.0f} a minute", flush=True
+            )
+    gc.collect()
+    grown = rss_bytes() - base_bytes if base_bytes else 0
+    if (left := live_actors()) or grown > GROWTH_BYTES:
+        print(f"VIOLATED: {left} actors are left over, the memory grew by {grown:,} bytes")
+        sums.violations += 1
+    print(f"memory grew by {grown:,} bytes after the first {AFTER_SEEDS} schedules")
+    return sums
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200, help="how many schedules")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seed", type=int, help="one seed alone, and its schedule")
+    parser.add_argument("--no-shrink", dest="shrink", action="store_false")
+    parser.add_argument("--processes", action="store_true", help="kill real processes")
+    parser.add_argument("--record", action="store_true", help="into docs/reliability.md")
+    given = parser.parse_args()
+    logging.getLogger("tunnelfleet").addHandler(logging.NullHandler())
+    logging.getLogger("tunnelfleet").propagate = False
+    with tempfile.TemporaryDirectory() as folder:
+        if given.processes:
+            from .processes import run_processes
+
+            sums = run_processes(given, Path(folder))
+        else:
+            certificate = make_certificate(Path(folder) / "tls")
+            warm(certificate)
+            sums = run_in_process(given, certificate)
+    print(f"{sums.schedules} schedules, {sums.violations} with a violated invariant")
+    for name, count in sums.survived.most_common():
+        print(f"{count:7,d}  {name}")
+    if given.record:
+        name = "Processes" if given.processes else "In one process"
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        what = "real processes" if given.processes else "proxies, service, runtime, applications"
+        write_record(name, sums, what, date)
+    return 1 if sums.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
