@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.handshakes import handshake, make_old
+from tests.support.handshakes import make_old, shake_hands
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import make_ssl_context
 from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
@@ -24,33 +24,33 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
 
 
 def test_an_authority_in_a_file_is_trusted(files: CertificateFiles) -> None:
-    assert handshake(files, make_ssl_context(files.ca), "127.0.0.1") == "TLSv1.3"
+    assert shake_hands(files, make_ssl_context(files.ca), "127.0.0.1") == "TLSv1.3"
 
 
 def test_an_authority_in_a_folder_is_trusted(files: CertificateFiles) -> None:
-    assert handshake(files, make_ssl_context(ca_dir=files.ca.parent), "127.0.0.1")
+    assert shake_hands(files, make_ssl_context(ca_dir=files.ca.parent), "127.0.0.1")
 
 
 def test_another_authority_is_not_trusted(files: CertificateFiles, tmp_path: Path) -> None:
     other = ensure_certificate(tmp_path, "127.0.0.1")
     with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(files, make_ssl_context(other.ca), "127.0.0.1")
+        shake_hands(files, make_ssl_context(other.ca), "127.0.0.1")
 
 
 def test_by_default_the_system_s_authorities_are_trusted_and_no_other(
     files: CertificateFiles,
 ) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(files, make_ssl_context(), "127.0.0.1")
+        shake_hands(files, make_ssl_context(), "127.0.0.1")
 
 
 def test_the_host_is_verified(files: CertificateFiles) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for|mismatch"):
-        handshake(files, make_ssl_context(files.ca), "other.example")
+        shake_hands(files, make_ssl_context(files.ca), "other.example")
 
 
 def test_without_verification_anybody_is_trusted(files: CertificateFiles) -> None:
-    assert handshake(files, make_ssl_context(verify=False), "other.example")
+    assert shake_hands(files, make_ssl_context(verify=False), "other.example")
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -60,7 +60,7 @@ def test_tls_before_1_2_is_refused(files: CertificateFiles, verify: bool) -> Non
     client = make_ssl_context(files.ca, verify=verify)
     assert client.minimum_version is ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError):
-        handshake(files, client, "127.0.0.1", old)
+        shake_hands(files, client, "127.0.0.1", old)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.support.handshakes import handshake, make_old
+from tests.support.handshakes import make_old, shake_hands
 from tests.support.wheel import FOLDERS
 from tunnelfleet.runtime import Endpoint, make_ssl_context
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
@@ -147,17 +147,17 @@ class TestClients:
     def test_the_right_server_is_spoken_to(
         self, client: ssl.SSLContext, files: CertificateFiles
     ) -> None:
-        assert handshake(files, client, NAME) == "TLSv1.3"
+        assert shake_hands(files, client, NAME) == "TLSv1.3"
 
     def test_another_name_is_refused(self, client: ssl.SSLContext, files: CertificateFiles) -> None:
         with pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for|mismatch"):
-            handshake(files, client, "other.example")
+            shake_hands(files, client, "other.example")
 
     def test_another_authority_is_refused(
         self, client: ssl.SSLContext, strangers: CertificateFiles
     ) -> None:
         with pytest.raises(ssl.SSLCertVerificationError, match="certificate verify failed"):
-            handshake(strangers, client, NAME)
+            shake_hands(strangers, client, NAME)
 
     def test_a_server_of_tls_1_1_is_refused(
         self, client: ssl.SSLContext, files: CertificateFiles
@@ -165,7 +165,7 @@ class TestClients:
         assert client.minimum_version >= ssl.TLSVersion.TLSv1_2
         old = make_old(server_context(files.certificate, files.private_key))
         with pytest.raises(ssl.SSLError, match=r"(?i)version|alert"):
-            handshake(files, client, NAME, old)
+            shake_hands(files, client, NAME, old)
 
 
 # -- servers
@@ -202,20 +202,20 @@ class TestServers:
     def test_a_client_of_today_is_served(
         self, server: ssl.SSLContext, files: CertificateFiles
     ) -> None:
-        assert handshake(files, make_ssl_context(files.ca), NAME, server) == "TLSv1.3"
+        assert shake_hands(files, make_ssl_context(files.ca), NAME, server) == "TLSv1.3"
 
     def test_a_client_of_tls_1_1_is_refused(
         self, server: ssl.SSLContext, files: CertificateFiles
     ) -> None:
         assert server.minimum_version >= ssl.TLSVersion.TLSv1_2
         with pytest.raises(ssl.SSLError):
-            handshake(files, make_old(make_ssl_context(files.ca)), NAME, server)
+            shake_hands(files, make_old(make_ssl_context(files.ca)), NAME, server)
 
 
 def test_what_is_refused_would_speak_with_its_like(files: CertificateFiles) -> None:
     """Else nothing of the above says anything."""
     old = make_old(server_context(files.certificate, files.private_key))
-    assert handshake(files, make_old(make_ssl_context(files.ca)), NAME, old) == "TLSv1.1"
+    assert shake_hands(files, make_old(make_ssl_context(files.ca)), NAME, old) == "TLSv1.1"
 
 
 def test_without_a_word_nothing_is_unverified() -> None:

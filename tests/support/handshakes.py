@@ -22,7 +22,7 @@ def make_old(context: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
-def handshake(
+def shake_hands(
     files: CertificateFiles, client: ssl.SSLContext, name: str, server: ssl.SSLContext | None = None
 ) -> str | None:
     """Shake hands with a server that has the certificate; return the TLS version."""

@@ -375,7 +375,7 @@ _MARKS: Final = {each: chr(_FIRST_MARK + number) for number, each in enumerate(_
 """What stands for all characters of a category, other than ASCII's.
 
 The literals of patterns are ASCII, so nothing but its category decides on another character. To
-list the characters of a category takes a third of a second, in which nobody else has a turn."""
+list the characters of one takes 0.2 s, in which nobody else has a turn."""
 
 
 def _characters(category: str) -> str:

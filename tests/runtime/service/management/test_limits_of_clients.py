@@ -35,7 +35,7 @@ def management(
         yield running
 
 
-def connect(url: str) -> socket.socket:
+def reach(url: str) -> socket.socket:
     parts = urlsplit(url)
     return socket.create_connection((str(parts.hostname), parts.port or 0), WAIT_SECONDS)
 
@@ -52,7 +52,7 @@ def answers(management: ManagementServer) -> bool:
 def test_many_that_do_not_go_on_lock_nobody_out(management: ManagementServer, sent: bytes) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(4 * PLACES):
-            stack.enter_context(connect(management.url)).sendall(sent)
+            stack.enter_context(reach(management.url)).sendall(sent)
             assert answers(management)
 
 
@@ -68,7 +68,7 @@ def test_many_that_do_not_go_on_lock_nobody_out(management: ManagementServer, se
 )
 def test_what_is_no_request(management: ManagementServer, sent: bytes) -> None:
     with (
-        connect(management.url) as sock,
+        reach(management.url) as sock,
         contextlib.suppress(BrokenPipeError, ConnectionResetError),
     ):
         sock.sendall(sent)
@@ -81,7 +81,7 @@ def test_a_body_that_does_not_come_is_not_waited_for_long(
     management: ManagementServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "BODY_SECONDS", 0.1)
-    with connect(management.url) as sock:
+    with reach(management.url) as sock:
         sock.sendall(HEAD + b"\r\n{")
         assert read_to_end(sock).startswith(b"HTTP/1.1 413 ")
     assert answers(management)
@@ -91,7 +91,7 @@ def test_a_body_without_a_length_is_cut_at_the_limit(management: ManagementServe
     head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
     with (
-        connect(management.url) as sock,
+        reach(management.url) as sock,
         contextlib.suppress(BrokenPipeError, ConnectionResetError),
     ):
         sock.sendall(head)
@@ -110,5 +110,5 @@ def test_what_watches_the_service_has_the_same_limits(
         contextlib.ExitStack() as stack,
     ):
         for _ in range(4 * PLACES):
-            stack.enter_context(connect(watch.url)).sendall(b"GET /metrics HTTP/1.1\r\n")
+            stack.enter_context(reach(watch.url)).sendall(b"GET /metrics HTTP/1.1\r\n")
             assert post_raw(watch.url, None, b"", "/healthz", "GET")[0] == 200
