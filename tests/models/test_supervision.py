@@ -16,7 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.support.examples import stateful_settings
 from tunnelfleet.actors.kernel import KILLED, NORMAL, SHUTDOWN, Backoff, ChildSpec, ExitReason
-from tunnelfleet.actors.kernel.actions import (
+from tunnelfleet.actors.kernel.children import AutoShutdown, ChildState, Restart, Strategy
+from tunnelfleet.actors.kernel.supervision import Supervision
+from tunnelfleet.actors.kernel.supervisor_messages import (
     AskToStop,
     CancelGroupTimers,
     CancelTimer,
@@ -27,8 +29,6 @@ from tunnelfleet.actors.kernel.actions import (
     StartNow,
     StopOnTurn,
 )
-from tunnelfleet.actors.kernel.children import AutoShutdown, ChildState, Restart, Strategy
-from tunnelfleet.actors.kernel.supervision import Supervision
 
 BACKOFF = Backoff(min_seconds=1.0, max_seconds=8.0, stability_seconds=30.0)
 FAILED = ExitReason.failed(RuntimeError("broken"))
