@@ -71,7 +71,7 @@ def validate_client_token(client_token: str) -> str:
 
 MAX_ACCESS_TOKEN_BYTES = 3072
 """This leaves 1 KiB of a request for the longest host, user agent and client token."""
-_QUOTES = "\"'`\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"
+_QUOTES = "\"'`\u201c\u201d"
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.placement import Placement
     from tunnelfleet.runtime.gateway.store import Store
 
-__all__ = ["Directory"]
+__all__ = ["FleetDirectory"]
 
 MAX_LOOKUPS = 64
 """Questions that may wait for the state; a further one is refused."""
@@ -29,7 +29,7 @@ MAX_REMEMBERED = 10_000
 """Names that were found, the last ones."""
 
 
-class Directory:
+class FleetDirectory:
     """Knows who has what.
 
     Args:

@@ -33,7 +33,7 @@ from tunnelfleet.runtime.gateway.door.resolver import Refused
 from tunnelfleet.runtime.gateway.supervisor import child
 
 from .counters import ForwardCounters
-from .directory import Directory
+from .directory import FleetDirectory
 from .envoy import AskAway, EnvoyActor, Errand
 from .frames import Ask, ForwardAnswer, Question
 from .guest import GuestParts
@@ -95,7 +95,7 @@ class Forwarding:
         self._store = store
         self._listener: DoorListener | None = None
         self._gateway: Gateway | None = None
-        self._directory: Directory | None = None
+        self._directory: FleetDirectory | None = None
         self._lookups = _GatewayLookups()
         self._lists = ThreadPoolExecutor(LIST_THREADS, thread_name_prefix="tunnelfleet-list")
         self._guard = threading.Lock()
@@ -130,7 +130,7 @@ class Forwarding:
             return []
         self._gateway = gateway
         name = self._settings.name
-        self._directory = Directory(name, gateway.placement, self._store)
+        self._directory = FleetDirectory(name, gateway.placement, self._store)
         gateway.collector.add(self.counters.collect)
         gateway.others = self
         if self._listener is None:

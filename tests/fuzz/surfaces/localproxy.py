@@ -84,7 +84,6 @@ HARNESS = Harness(
         "runtime/cli/localproxy/config.py",
         "runtime/cli/localproxy/settings.py",
         "runtime/cli/localproxy/mappings.py",
-        "runtime/cli/localproxy/proxy.py",
         "runtime/gateway/config/door_users.py",
         "actors/addresses.py",
         "proto/endpoint.py",

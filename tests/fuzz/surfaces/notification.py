@@ -93,7 +93,6 @@ HARNESS = Harness(
     covers=[
         "runtime/gateway/devices/notification.py",
         "runtime/gateway/devices/book.py",
-        "runtime/gateway/devices/wishes.py",
     ],
     seeds=[
         seed(),

@@ -233,6 +233,16 @@ CASES = [
     ),
     GateCase(
         VisitorActor,
+        visitor._NameFound,
+        sent_to_one(lambda _: visitor._NameFound(None, None)),  # type: ignore[arg-type]
+    ),
+    GateCase(
+        VisitorActor,
+        visitor._GatewayAnswered,
+        sent_to_one(lambda _: visitor._GatewayAnswered(None, None, None)),  # type: ignore[arg-type]
+    ),
+    GateCase(
+        VisitorActor,
         events.TunnelStateChanged,
         sent_to_one(lambda _: events.TunnelStateChanged(KEPT, TunnelState.CONNECTED, "for a test")),
     ),

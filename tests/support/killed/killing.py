@@ -1,7 +1,8 @@
 """Exceptions in actors: which messages each class handles, and one that is raised at one of them.
 
 The seam is `on_receive`, the hook through which pykka's actors get each message: for the time of a
-test, that of one class raises when a message of one type comes, for one actor, once.
+test, that of one class raises when a message of one type comes, for one actor, once. Meanwhile its
+dispatcher takes no shorter way (`DispatchedActor.DIRECT`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from pykka import ActorRef
 
-EXTRAS = ("tunnelfleet.runtime.ray",)
+EXTRAS = ("tunnelfleet.runtime.ray_fleet",)
 """Rooms that need what is not installed for the tests."""
 
 
@@ -82,10 +83,12 @@ class Kill:
             raise KilledError(f"{self._class.__name__} at {self._message.__name__}")
 
         self._before = handle if is_own else None
+        self._direct, self._class.DIRECT = self._class.DIRECT, {}
         self._class.on_receive = on_receive  # type: ignore[method-assign,assignment]
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
+        self._class.DIRECT = self._direct
         if self._before is None:
             del self._class.on_receive
         else:
