@@ -266,7 +266,7 @@ class Outbox:
     def _abandon(self, error: TunnelError) -> None:
         self.complete(self.pending.lost(), error)
         for service_id in sorted(self.active_services):
-            self.emit(StreamStopped(self.name, service_id))
+            self.emit(StreamStopped(self.name, service_id, error))
         self.active_services.clear()
         if self.is_connected:
             self.is_connected = False

@@ -107,7 +107,6 @@ HARNESS = Harness(
     run=run,
     covers=[
         "actors/transport/upgrade.py",
-        "actors/transport/http_proxy.py",
         "proto/handshake.py",
         "proto/text.py",
     ],

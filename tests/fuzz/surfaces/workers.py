@@ -1,4 +1,4 @@
-"""What a worker process and its gateway tell each other (runtime/gateway/workers/codec.py)."""
+"""What a worker process and its gateway tell each other (runtime/gateway/workers/messages.py)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ GOOD = encode_frame(
 )
 HARNESS = Harness(
     run=run,
-    covers=["runtime/gateway/workers/codec.py"],
+    covers=["runtime/gateway/workers/messages.py"],
     seeds=[
         b"\1\2\3" + GOOD,
         b"\1\2\3" + encode_frame({"a": to_json(Mode.SOURCE), "b": [1, {"!": "dict", "is": []}]}),

@@ -22,6 +22,7 @@ from tunnelfleet.runtime import (
     SecureTunnelBuilder,
     SendMessageComplete,
     StreamStarted,
+    StreamStopped,
     TcpAddress,
     TunnelClosed,
     TunnelConfig,
@@ -307,6 +308,8 @@ def test_a_tunnel_actor_that_crashes_answers_everything(bench: ClientBench) -> N
         "ConnectionShutdown",
         "ConnectionSuccess",
     ]
+    error = pair.at_source.wait(StreamStopped).error
+    assert error is not None, "what was cut is told as such"
     assert outbox.messages_in_flight == 0
     pair.source.send_stream_start().result(WAIT_SECONDS)
 
