@@ -308,8 +308,8 @@ def test_a_tunnel_actor_that_crashes_answers_everything(bench: ClientBench) -> N
         "ConnectionShutdown",
         "ConnectionSuccess",
     ]
-    error = pair.at_source.wait(StreamStopped).error
-    assert error is not None, "what was cut is told as such"
+    (stopped,) = pair.at_source.wait(StreamStopped)
+    assert stopped.error is not None, "what was cut is told as such"
     assert outbox.messages_in_flight == 0
     pair.source.send_stream_start().result(WAIT_SECONDS)
 
