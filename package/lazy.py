@@ -7,6 +7,7 @@ that asks a gateway then does not wait for the parts of one.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 
@@ -26,6 +27,9 @@ def names_of(package: str) -> Callable[[str], object]:
         """
         unknown = AttributeError(f"module {package!r} has no attribute {name!r}")
         if name.startswith("__") and name != "__all__":
+            raise unknown
+        if importlib.util.find_spec(f"{package}.{name}") is not None:
+            # `from . import name` asks here first, perhaps in the midst of the import of `names`.
             raise unknown
         face = importlib.import_module(f"{package}.names")
         if name != "__all__" and name not in face.__all__:

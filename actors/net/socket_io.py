@@ -187,6 +187,30 @@ def close_socket(sock: Closable, how: int = socket.SHUT_RDWR) -> None:
     close_quietly(sock)
 
 
+def wrap_tls(
+    context: ssl.SSLContext,
+    sock: socket.socket,
+    *,
+    server_side: bool = False,
+    server_hostname: str | bytes | None = None,
+) -> ssl.SSLSocket:
+    """Begin TLS on a connected socket, which is the result's then; the handshake is to be done.
+
+    If the other side has reset the connection by now, `wrap_socket` of Python 3.11 to 3.13 raises
+    and leaves a half-made SSLSocket, with the descriptor, to the garbage collector.
+
+    Raises:
+        OSError: the other side has gone; `sock` is still to be closed.
+    """
+    sock.getpeername()
+    return context.wrap_socket(
+        sock,
+        server_side=server_side,
+        server_hostname=server_hostname,
+        do_handshake_on_connect=False,
+    )
+
+
 def close_quietly(sock: Closable) -> None:
     """Close this descriptor and no other of the same socket."""
     with contextlib.suppress(OSError):

@@ -16,6 +16,7 @@ import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tunnelfleet.actors.net.socket_io import wrap_tls
 from tunnelfleet.proto import Endpoint, HandshakeError
 from tunnelfleet.proto.endpoint import bracketed
 from tunnelfleet.proto.handshake import SUBPROTOCOL_HEADER, SUBPROTOCOLS
@@ -132,9 +133,7 @@ def start_tls(context: ssl.SSLContext, sock: socket.socket, host: str) -> socket
     """
     if isinstance(sock, ssl.SSLSocket):
         return TlsInTls(context, sock, host)
-    return context.wrap_socket(
-        sock, server_hostname=_server_name(host), do_handshake_on_connect=False
-    )
+    return wrap_tls(context, sock, server_hostname=_server_name(host))
 
 
 def _server_name(host: str) -> str | bytes:

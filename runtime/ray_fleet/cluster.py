@@ -2,7 +2,8 @@
 
 Owns joining a cluster and what is checked there, the names of a fleet's actors, calls with a limit
 in time, the records in Ray's control store, and how a process of an actor ends. Failures of Ray
-come out as `OSError`, those of a method as themselves.
+come out as `OSError`, those of a method as themselves. The settings of a cluster are read by a
+private name, `ray._raylet.Config`, which was there in ray 2.52 to 2.60.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import ssl
 from collections import deque
 from typing import Final, Protocol
 
-from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket
+from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, wrap_tls
 
 
 class Hold(enum.Enum):
@@ -136,7 +136,7 @@ class Wire:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if tls is not None:
-            self._tls = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            self._tls = wrap_tls(tls, sock, server_side=True)
             self._socket = self._tls
             self._state = WireState.HANDSHAKE
         self._fd = self._socket.fileno()

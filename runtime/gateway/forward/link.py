@@ -21,6 +21,7 @@ from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     abort_quietly,
     close_socket,
+    wrap_tls,
 )
 from tunnelfleet.proto import RemoteProtocolError, printable
 from tunnelfleet.runtime.gateway.config.fleet_tls import names_in
@@ -95,9 +96,7 @@ class FrameLink:
     ) -> None:
         self._actor = actor
         self._user = user
-        self._socket = context.wrap_socket(
-            sock, server_side=is_server, do_handshake_on_connect=False
-        )
+        self._socket = wrap_tls(context, sock, server_side=is_server)
         self._phase = _LinkStage.HANDSHAKE
         self._reader = GatewayFrameReader()
         self._outgoing: deque[tuple[bytes, int]] = deque()

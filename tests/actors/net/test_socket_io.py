@@ -27,6 +27,7 @@ from tunnelfleet.actors.net.socket_io import (
     read_some,
     set_notsent_low_water,
     undelivered_bytes,
+    wrap_tls,
 )
 
 if TYPE_CHECKING:
@@ -304,3 +305,21 @@ def test_who_has_closed_after_both_ends_has_hung_up(either: Pair) -> None:
     ours.shutdown(socket.SHUT_WR)
     theirs.close()
     eventually(lambda: has_hung_up(ours))
+
+
+def test_tls_with_who_has_reset_the_connection_leaves_no_socket_behind(pair: Pair) -> None:
+    ours, theirs = pair
+    abort_quietly(theirs)
+    eventually(lambda: not _has_peer(ours), "the reset")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(OSError, match="not connected"):
+        wrap_tls(context, ours, server_side=True)
+    assert ours.fileno() >= 0, "still its owner's to close"
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

@@ -18,7 +18,7 @@ from tunnelfleet.actors.transport import compat
 
 ROOT = Path(__file__).parent.parent.parent.parent
 FOLDERS = ("actors", "package", "proto", "runtime")
-COMPAT = {"actors/kernel/compat.py", "actors/transport/compat.py"}
+COMPAT = {"actors/kernel/compat.py", "actors/transport/compat.py", "runtime/ray_fleet/cluster.py"}
 PRIVATE = re.compile(r"_(?!_)")
 OF_PYTHON = {"_thread"}
 """Documented, in spite of its name."""

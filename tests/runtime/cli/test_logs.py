@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import DispatchedActor, Dispatcher
-from tunnelfleet.actors.transport import websocket_actor
+from tunnelfleet.actors.transport import attempt
 from tunnelfleet.runtime import Endpoint, Mode, TunnelConfig, TunnelRuntime
 from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.cli.output import LOGGER, log_lines, start
@@ -83,7 +83,7 @@ def test_a_tunnel_s_actors_name_their_tunnel(err: Err, monkeypatch: pytest.Monke
     def crash(*_arguments: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(websocket_actor, "ConnectAttempt", crash)
+    monkeypatch.setattr(attempt, "ConnectAttempt", crash)
     config = TunnelConfig(
         name="press-4", mode=Mode.SOURCE, endpoint=Endpoint.parse("ws://h"), access_token="t"
     )
