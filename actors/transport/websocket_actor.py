@@ -126,6 +126,8 @@ class WebSocketActor(DispatchedActor):
         self._rests = _Rest.NO
         self._read_timer: Timer | None = None
         self._writer = FrameWriter()
+        self._asked_number: int | None = None
+        """The number of the tunnel's last ping, unless it was answered."""
         self._output = Outcome.DONE
         """What the last write came to; while that is blocked, it is waited until it can go on."""
         self._keep_alive = KeepAlive(self._limits, time.monotonic())
@@ -279,7 +281,9 @@ class WebSocketActor(DispatchedActor):
             # Nothing more can be written, and the service has its time to hang up.
             return
         now = time.monotonic()
-        is_blocked = self._output is Outcome.BLOCKED
+        # Where pacing keeps the kernel from being full, an unanswered ping of the tunnel, which has
+        # data in front of it, tells as well that the service does not read.
+        is_blocked = self._output is Outcome.BLOCKED or self._asked_number is not None
         command = self._keep_alive.on_due(now, is_reading=self._is_reading, is_blocked=is_blocked)
         if isinstance(command, GiveUp):
             self._fail("ping_timeout", str(command))
@@ -293,6 +297,8 @@ class WebSocketActor(DispatchedActor):
         if payload:
             # Not one of the keep-alive, whose pings are empty.
             if len(payload) <= MAX_NUMBER_DIGITS and payload.isdigit():
+                if int(payload) == self._asked_number:
+                    self._asked_number = None
                 self._context.tunnel.tell(PongHeard(self._epoch, int(payload)))
             return
         seconds = self._keep_alive.on_pong(time.monotonic())
@@ -301,6 +307,7 @@ class WebSocketActor(DispatchedActor):
 
     def _transmit_ping(self, message: TransmitPing) -> None:
         if self._stage is _Stage.OPEN:
+            self._asked_number = message.number
             self._writer.add(frames.encode_ping(b"%d" % message.number))
             self._flush()
 

@@ -699,6 +699,16 @@ def test_a_service_that_answers_no_ping_is_dead(serve: Serve, connect: Connect) 
     assert (error.label, error.was_established) == ("ping_timeout", True)
 
 
+def test_a_service_that_has_not_read_as_far_as_the_tunnel_s_ping_has_longer(
+    serve: Serve, connect: Connect
+) -> None:
+    """What holds it up may be an application, which is given up first."""
+    limits = {"pong_timeout_seconds": 3.0, "stall_timeout_seconds": 0.5}
+    client = connect(serve(hold_open), ping_interval_seconds=0.05, **limits).established()
+    client.tell(TransmitPing(8))
+    assert "for 3.5 s" in str(client.lost())
+
+
 def test_bytes_prove_life_as_well_as_a_pong(serve: Serve, connect: Connect) -> None:
     """A service need not answer pings (docs/protocol.md section 1)."""
     stop = threading.Event()
