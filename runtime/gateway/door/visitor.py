@@ -50,8 +50,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.config.door_users import DoorUsers
     from tunnelfleet.runtime.gateway.placement import Member
 
-    from .counters import CountedSocket
-    from .hall import Hall
+    from .hall import CountedSocket, Hall
     from .handshake import Handshake
     from .resolver import Answer, OtherGateways
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import TunnelError
-from tunnelfleet.runtime.gateway.forward.survey import FleetSurvey, look_at_fleet
+from tunnelfleet.runtime.gateway.forward.directory import FleetSurvey, look_at_fleet
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.gateway import Gateway

@@ -25,7 +25,7 @@ from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.admin.options import HostCheck
-from tunnelfleet.runtime.gateway.forward.survey import FleetSurvey
+from tunnelfleet.runtime.gateway.forward.directory import FleetSurvey
 from tunnelfleet.version import VERSION
 
 if TYPE_CHECKING:

@@ -26,10 +26,10 @@ from tunnelfleet.actors.kernel import (
 from tunnelfleet.actors.kernel.children import Child
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
-from tunnelfleet.runtime.gateway import fleet_actor
+from tunnelfleet.runtime.gateway import fleet_actor, listening
 from tunnelfleet.runtime.gateway import messages as asks
 from tunnelfleet.runtime.gateway import supervisor as placing
-from tunnelfleet.runtime.gateway.door import listening, visitor
+from tunnelfleet.runtime.gateway.door import visitor
 from tunnelfleet.runtime.gateway.door.door import DoorActor
 from tunnelfleet.runtime.gateway.door.hall import GiveWay
 from tunnelfleet.runtime.gateway.door.visitor import VisitorActor
