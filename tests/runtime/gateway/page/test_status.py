@@ -12,7 +12,7 @@ from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.gateway import TunnelRow
 from tunnelfleet.runtime.gateway.forward.directory import FleetSurvey
 from tunnelfleet.runtime.gateway.page import Sample
-from tunnelfleet.runtime.gateway.page.page import (
+from tunnelfleet.runtime.gateway.page.sample import (
     CONNECTION_FIELDS,
     GATEWAY_FIELDS,
     MAX_CONNECTIONS,
