@@ -178,23 +178,29 @@ def ls_command(
     """
     with _fleet(address, namespace) as fleet:
         rows = fleet.groups() if fleet_only else fleet.tunnels()
-    key = "group" if fleet_only else "name"
-    rows = [row for row in rows if not names or _matches(row[key], names)]
+    rows = _chosen(rows, "group" if fleet_only else "name", names)
     if as_json:
         write_json(rows if fleet_only else [ordered(row) for row in rows])
         return EXIT_OK
     if not rows:
         note("none is like that" if names else "the fleet has none")
-        return EXIT_OK
+    else:
+        _write_rows(rows, are_groups=fleet_only)
+    return EXIT_OK
+
+
+def _chosen(rows: list[dict[str, Any]], key: str, names: list[str] | None) -> list[dict[str, Any]]:
+    return [row for row in rows if not names or _matches(row[key], names)]
+
+
+def _write_rows(rows: list[dict[str, Any]], *, are_groups: bool) -> None:
     width, _height = terminal_size()
-    if fleet_only:
+    if are_groups:
         write_lines(group_table(rows, width))
-        return EXIT_OK
-    now = time.time()
-    write_lines(tunnel_table([_with_group(row) for row in rows], width, now))
+        return
+    write_lines(tunnel_table([_with_group(row) for row in rows], width, time.time()))
     if width is not None:
         write_lines([(), summary(rows)])
-    return EXIT_OK
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

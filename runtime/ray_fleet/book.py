@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tunnelfleet.runtime.gateway.placement.lease import LeaseRequest
 
-__all__ = ["Asker", "Book", "Dismissal", "Ruling", "Seat"]
 
 MAX_PAST_RUNS = 16
 """Processes of a group that are remembered, so that none of them comes back."""

@@ -20,8 +20,6 @@ from .group import Group
 from .keeper import NoFleetError, group_names
 from .plan import FleetPlan, PlanChange
 
-__all__ = ["Brought", "RayFleet"]
-
 DIRECTORY_SECONDS: Final = 30.0
 """For the directory to be there: Ray may have to start its process first."""
 GROUP_SECONDS: Final = 8.0
@@ -176,32 +174,8 @@ class RayFleet:
         addresses = {each.id: each.address for each in cluster.nodes()}
         found = []
         for seat in status["groups"]:
-            own = said.get(seat["group"])
-            state = "away" if own is None else own["phase"]
-            if state == "running" and not seat["lease_seconds_left"]:
-                state = "no lease"
-            elif not seat["is_wanted"]:
-                state = "leaving"
-            found.append(
-                {
-                    "group": seat["group"],
-                    "state": state,
-                    "node": seat["node"] if own is None else own["node"],
-                    "node_address": addresses.get(seat["node"], "")
-                    if own is None
-                    else own["node_address"],
-                    "shards": seat["shards"],
-                    "tunnels": 0 if own is None else own["tunnels"],
-                    "connected": 0 if own is None else own["connected"],
-                    "lease_seconds_left": seat["lease_seconds_left"],
-                    "restarts": seat["restarts"],
-                    "metrics": seat["metrics"],
-                    "plan_version": 0 if own is None else own["plan_version"],
-                    "trouble": "it does not answer" if own is None else own["trouble"],
-                    "problems": [] if own is None else own["problems"],
-                    "pid": 0 if own is None else own["pid"],
-                }
-            )
+            silent = _silent(seat, addresses.get(seat["node"], ""))
+            found.append(_group_row(seat, said.get(seat["group"]) or silent))
         return status, found
 
     def _of_groups(self, method: str, names: Sequence[str], *arguments: Any) -> dict[str, Any]:
@@ -276,4 +250,44 @@ def _lost_row(name: str, mode: str, status: Mapping[str, Any]) -> dict[str, Any]
         "group": "",
         "node": "",
         "plan_version": status["plan_version"],
+    }
+
+
+def _silent(seat: dict[str, Any], node_address: str) -> dict[str, Any]:
+    """What is said of a group that does not answer itself."""
+    return {
+        "phase": "away",
+        "node": seat["node"],
+        "node_address": node_address,
+        "tunnels": 0,
+        "connected": 0,
+        "plan_version": 0,
+        "trouble": "it does not answer",
+        "problems": [],
+        "pid": 0,
+    }
+
+
+def _group_row(seat: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A group, for programs: what the directory has of it, and what it says itself."""
+    state = own["phase"]
+    if state == "running" and not seat["lease_seconds_left"]:
+        state = "no lease"
+    elif not seat["is_wanted"]:
+        state = "leaving"
+    return {
+        "group": seat["group"],
+        "state": state,
+        "node": own["node"],
+        "node_address": own["node_address"],
+        "shards": seat["shards"],
+        "tunnels": own["tunnels"],
+        "connected": own["connected"],
+        "lease_seconds_left": seat["lease_seconds_left"],
+        "restarts": seat["restarts"],
+        "metrics": seat["metrics"],
+        "plan_version": own["plan_version"],
+        "trouble": own["trouble"],
+        "problems": own["problems"],
+        "pid": own["pid"],
     }

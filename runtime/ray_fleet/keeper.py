@@ -22,7 +22,6 @@ from .plan import FleetPlan, PlanChange, change_between
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.placement.lease import LeaseAnswer, LeaseRequest
 
-__all__ = ["DirectoryKeeper", "LeaseReply", "NoFleetError", "NotTheDirectoryError", "Records"]
 
 TURN = "turn"
 """The record with the number of the directory that counts."""

@@ -124,11 +124,15 @@ def ls_command(
         is_filtered = any((names, state, mode, label, source))
         screen.note("no tunnel is like that" if is_filtered else "this gateway has no tunnels")
         return EXIT_OK
+    _write_tunnels(rows)
+    return EXIT_OK
+
+
+def _write_tunnels(rows: list[dict[str, Any]]) -> None:
     width, _height = screen.terminal_size()
     screen.write_lines(tunnel_table(rows, width, time.time()))
     if width is not None:
         screen.write_lines([(), summary(rows)])
-    return EXIT_OK
 
 
 def _show_fleet(

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -22,7 +23,7 @@ from tunnelfleet.runtime.gateway.door.resolver import NobodyYet, Refused, SendTo
 from tunnelfleet.runtime.gateway.snapshot import Choice, Filters, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tunnelfleet.runtime.gateway.gateway import Gateway
     from tunnelfleet.runtime.gateway.placement import Member, Placement
@@ -105,13 +106,13 @@ class FleetDirectory:
             if known is None:
                 raise
             return known
+        found = [name for name in names if name in there]
         for name in names:
             self._found.pop(name, None)
-            if name in there:
-                self._found[name] = None
+        self._found.update(dict.fromkeys(found))
         while len(self._found) > MAX_REMEMBERED:
             self._found.popitem(last=False)
-        return next((name for name in names if name in there), None)
+        return next(iter(found), None)
 
     def close(self) -> None:
         """End the thread. Safe to call twice."""
@@ -193,14 +194,8 @@ def look_at_fleet(
         name: _begin(others, member, filters) for name, member in members.items() if name != me
     }
     found: dict[str, list[Row]] = {me: own_rows(gateway, filters)}
-    troubles: dict[str, str] = {}
-    for name, wait in asked.items():
-        try:
-            if isinstance(wait, TunnelError):
-                raise wait
-            found[name] = wait(max(0.0, until - time.monotonic()))
-        except TunnelError as error:
-            troubles[name] = printable(str(error))
+    answers, troubles = _wait_for(asked, until)
+    found |= answers
     owners = _owners_of(gateway)
     if owners:
         for name, rows in _known(gateway, owners, troubles, filters).items():
@@ -214,9 +209,27 @@ def look_at_fleet(
     return survey
 
 
-def _begin(
-    others: AsksTunnels | None, member: Member, filters: Filters
-) -> Callable[[float], list[Row]] | TunnelError:
+Waits = Callable[[float], list[Row]]
+"""Waits so many seconds for the tunnels of a gateway."""
+
+
+def _wait_for(
+    asked: Mapping[str, Waits | TunnelError], until: float
+) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """What gateways have answered until then, and why the others have not, by their names."""
+    answers: dict[str, list[Row]] = {}
+    troubles: dict[str, str] = {}
+    for name, wait in asked.items():
+        try:
+            if isinstance(wait, TunnelError):
+                raise wait
+            answers[name] = wait(max(0.0, until - time.monotonic()))
+        except TunnelError as error:
+            troubles[name] = printable(str(error))
+    return answers, troubles
+
+
+def _begin(others: AsksTunnels | None, member: Member, filters: Filters) -> Waits | TunnelError:
     if not member.fresh:
         return TunnelError("it was not heard of for longer than its lease")
     if member.address is None:
@@ -254,13 +267,10 @@ def _merged(
 ) -> list[Row]:
     """All rows, sorted by name, each tunnel once: what its owner says counts while it moves."""
     merged: dict[str, Row] = {}
-    for name, rows in found.items():
-        for row in rows:
-            tunnel = str(row.get("name"))
-            if tunnel in merged:
-                owner = owners[gateway.state.shard_of(tunnel)] if owners else None
-                if name != owner:
-                    continue
+    for name, row in ((name, row) for name, rows in found.items() for row in rows):
+        tunnel = str(row.get("name"))
+        owner = owners[gateway.state.shard_of(tunnel)] if owners else None
+        if tunnel not in merged or name == owner:
             merged[tunnel] = {**row, "gateway": name}
     return [merged[name] for name in sorted(merged)]
 
@@ -303,6 +313,10 @@ def _is_known(gateway: Gateway, name: str) -> bool:
 # -- those whose gateway does not answer
 
 
+def _why_unknown(owner: str, troubles: Mapping[str, str]) -> str:
+    return f"gateway {owner} did not answer: {troubles[owner]}" if owner else _UNOWNED
+
+
 def _known(
     gateway: Gateway, owners: tuple[str | None, ...], troubles: dict[str, str], filters: Filters
 ) -> dict[str, list[Row]]:
@@ -317,8 +331,7 @@ def _known(
         if name not in names and choice.has(name, mode, source, labels):
             names.add(name)
             owner = owners[gateway.state.shard_of(name)] or NOBODY
-            reason = f"gateway {owner} did not answer: {troubles[owner]}" if owner else _UNOWNED
-            row = _unknown_row(name, mode, source, labels, reason)
+            row = _unknown_row(name, mode, source, labels, _why_unknown(owner, troubles))
             found.setdefault(owner, []).append(row)
     return found
 

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from .cloud import Cloud
 
-__all__ = ["ON_DEMAND_ACTOR", "OnDemand"]
 
 ON_DEMAND_ACTOR = "on demand"
 """The id of the actor among the gateway's children."""
