@@ -1,11 +1,5 @@
 """EnvoyActor: asks another gateway one question, and carries what follows.
 
-    CALLING    the name is looked up, TCP and TLS connect
-    ASKED      the question is sent; the other gateway may wait for its tunnel
-    ANSWERED   it carries the connection: the client's socket is waited for
-    CARRYING   bytes go both ways
-    TELLING    it tells which tunnels it has
-
 Owns the link to the other gateway, and the times of the first two steps. What was refused or cannot
 be reached is the answer, not a failure; whoever asked decides whether to ask again.
 """
@@ -75,10 +69,15 @@ class _EnvoyLate(NamedTuple):
 
 class _EnvoyStep(Enum):
     CALLING = auto()
+    """The name is looked up, TCP and TLS connect."""
     ASKED = auto()
+    """The question is sent; the other gateway may wait for its tunnel."""
     ANSWERED = auto()
+    """It carries the connection: the client's socket is waited for."""
     CARRYING = auto()
+    """Bytes go both ways."""
     TELLING = auto()
+    """It tells which tunnels it has."""
 
 
 class EnvoyActor(DispatchedActor):

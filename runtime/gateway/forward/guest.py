@@ -1,9 +1,5 @@
 """GuestActor: another gateway has called, and asks one question.
 
-    SHAKING    TLS, with a certificate of the fleet; then the question
-    CARRYING   a visitor of the front doors finds the tunnel, and the bytes go both ways
-    TELLING    it is told which tunnels this gateway has
-
 Owns the link, and the way into this gateway's doors: a pair of sockets on the loopback, one end for
 the visitor as if a client had connected, the other joined to the link. So the rules, the waiting
 and the hand-over to the tunnel are those of any client, and a reset stays a reset.
@@ -93,8 +89,11 @@ class _RowsListed(NamedTuple):
 
 class _GuestStep(Enum):
     SHAKING = auto()
+    """TLS, with a certificate of the fleet; then the question."""
     CARRYING = auto()
+    """A visitor of the front doors finds the tunnel, and the bytes go both ways."""
     TELLING = auto()
+    """It is told which tunnels this gateway has."""
 
 
 class GuestHandshake:
