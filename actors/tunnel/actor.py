@@ -52,12 +52,20 @@ from tunnelfleet.proto import (
     TunnelError,
 )
 
-from .brake import Brake, BrakeHooks, CheckStalled
-from .common import Common, Ending, EndingPhase
-from .context import NO_API, ApiHandler, ApiShell
-from .link import WEBSOCKET_CHILD, Link, LinkPhase, lost_reason
+from .context import NO_API, ApiHandler, ApiShell, Common, Ending, EndingPhase
+from .ends import Marking, Shown
+from .link import (
+    WEBSOCKET_CHILD,
+    Brake,
+    BrakeHooks,
+    CheckStalled,
+    Link,
+    LinkPhase,
+    Pump,
+    PumpAgain,
+    lost_reason,
+)
 from .listeners import Listeners, is_listener
-from .marking import Marking, Shown
 from .messages import (
     Accepted,
     Attach,
@@ -88,7 +96,6 @@ from .messages import (
     SocketsExhausted,
     Written,
 )
-from .pump import Pump, PumpAgain
 from .sender import WireSender
 from .streams import StreamHooks, Streams
 

@@ -45,7 +45,7 @@ from tunnelfleet.actors.transport.connector import Connected, ConnectFailed
 from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel import actor as tunnel_actor
-from tunnelfleet.actors.tunnel import brake, messages, pump
+from tunnelfleet.actors.tunnel import link, messages
 from tunnelfleet.actors.tunnel.actor import TunnelActor
 from tunnelfleet.actors.tunnel.supervisors import TransportSupervisor, TunnelSupervisor
 from tunnelfleet.proto import ConnectionLost, TunnelError
@@ -444,8 +444,8 @@ CASES = [
         tunnel_actor.AnnounceTimedOut,
         sent(lambda _: tunnel_actor.AnnounceTimedOut(1)),
     ),
-    Case(TunnelActor, pump.PumpAgain, sent(lambda _: pump.PumpAgain())),
-    Case(TunnelActor, brake.CheckStalled, sent(lambda _: brake.CheckStalled())),
+    Case(TunnelActor, link.PumpAgain, sent(lambda _: link.PumpAgain())),
+    Case(TunnelActor, link.CheckStalled, sent(lambda _: link.CheckStalled())),
     Case(TunnelActor, tunnel_actor.CheckHello, sent(lambda _: tunnel_actor.CheckHello())),
     Case(TunnelActor, messages.HalfCloseEnded, sent(lambda _: messages.HalfCloseEnded(KEY))),
     Case(
