@@ -18,9 +18,9 @@ from tests.support.postgres import PostgresServer
 from tests.support.stores import SECRET, entry
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.gateway.fleet_state import FleetState
-from tunnelfleet.runtime.gateway.placement.fleet_database import FleetDatabase
 from tunnelfleet.runtime.gateway.placement.lease import LeaseRequest, LeaseTimes, RequestKind
 from tunnelfleet.runtime.gateway.placement.members import _shares
+from tunnelfleet.runtime.gateway.placement.postgres import FleetDatabase
 from tunnelfleet.runtime.gateway.placement.shards import SHARDS, shard_of, slot_of
 from tunnelfleet.runtime.gateway.reconcile import compare
 from tunnelfleet.runtime.gateway.store import Store

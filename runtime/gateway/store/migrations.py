@@ -15,8 +15,8 @@ from sqlalchemy import Connection, func, inspect, select, text
 
 from tunnelfleet.version import version_line
 
+from .database import SCHEMA, TABLES
 from .errors import StoreError, Trouble, make_error
-from .tables import SCHEMA, TABLES
 
 if TYPE_CHECKING:
     from .database import Database
