@@ -158,6 +158,8 @@ class WebSocketActor(DispatchedActor):
         self._context.tunnel.tell(
             ConnectionEstablished(self._epoch, self.actor_ref, message.channel_id)
         )
+        if message.first_bytes:
+            self._arriving = self._input.feed(message.first_bytes)
         self._start_reading(sock)
         self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
 
