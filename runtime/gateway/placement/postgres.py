@@ -2,8 +2,8 @@
 
 `PostgresPlacement` is the engine. `FleetDatabase` owns one connection with limits in time: each
 request is one round trip and one transaction of the server's, so that a gateway that freezes in the
-middle holds no lock. One that the gateway has given up and that the server carries out late, after a
-later one, changes nothing: requests are numbered. All times are the server's.
+middle holds no lock. Requests are numbered: one that the gateway has given up, and that the server
+carries out after a later one, changes nothing. All times are the server's.
 """
 
 from __future__ import annotations

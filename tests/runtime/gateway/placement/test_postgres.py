@@ -14,9 +14,8 @@ from tests.support.waiting import WAIT_SECONDS
 from tests.support.waiting import eventually as eventually_soon
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.placement import Assigned, Revoked, shard_of
-from tunnelfleet.runtime.gateway.placement.postgres import FleetDatabase
 from tunnelfleet.runtime.gateway.placement.lease import LeaseRequest, LeaseTimes, RequestKind
-from tunnelfleet.runtime.gateway.placement.postgres import PostgresPlacement
+from tunnelfleet.runtime.gateway.placement.postgres import FleetDatabase, PostgresPlacement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
