@@ -12,7 +12,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 
@@ -145,7 +145,7 @@ class Crew(DoorFleet):
         self._hit = self._clients.enter_context(self.connected(HIT))
         self._witness = self._clients.enter_context(self.connected(KEPT))
         tunnels = live(self.dispatchers, RemoteTunnelActor)
-        kept = [ref for ref in tunnels if ref.cell.label == KEPT]
+        kept = [ref for ref in tunnels if cast("Any", ref).cell.label == KEPT]
         worker = self.workers[1].ref
         assert worker is not None
         self.spared = [*kept, worker]
