@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.callbacks import CallbackQueue
     from tunnelfleet.actors.config import Limits, TunnelConfig
     from tunnelfleet.actors.counters import TunnelStats
-    from tunnelfleet.actors.state import TunnelState
+    from tunnelfleet.actors.events import TunnelState
     from tunnelfleet.proto import Event, LocalProtocolError, Opened, TunnelError
 
     from .messages import ConnectionKey, Quiesce

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pykka import ActorRef
 
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import ExitReason, RestartChild
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConnectionLost, RemoteProtocolError, TunnelClosed, TunnelError
 
 from .connections import EndPhase

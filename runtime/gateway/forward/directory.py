@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tunnelfleet.proto import NotConnected, TunnelError, printable
-from tunnelfleet.runtime.admin.exposition import Breather
+from tunnelfleet.runtime.metrics.families import Breather
 from tunnelfleet.runtime.gateway.door.handshake import Denial
 from tunnelfleet.runtime.gateway.door.resolver import NobodyYet, Refused, SendTo, Way
 from tunnelfleet.runtime.gateway.snapshot import Choice, Filters, Row

@@ -18,8 +18,7 @@ from tests.support.killed.core import GOODS, LIMITS, SERVICE_ID, Core
 from tests.support.killed.killing import KilledError
 from tests.support.rig import receive_exactly
 from tests.support.waiting import WAIT_SECONDS, eventually
-from tunnelfleet.actors.event_relay import EventRelay, Subscribe, Unsubscribe
-from tunnelfleet.actors.events import TunnelEvent
+from tunnelfleet.actors.events import EventRelay, Subscribe, TunnelEvent, Unsubscribe
 from tunnelfleet.actors.kernel import (
     NORMAL,
     ChildReady,
@@ -34,10 +33,9 @@ from tunnelfleet.actors.kernel import (
     supervisor,
 )
 from tunnelfleet.actors.kernel.children import Child
-from tunnelfleet.actors.local import listener_actor, socket_actor
-from tunnelfleet.actors.local.listener_actor import ListenerActor
+from tunnelfleet.actors.local import applications, socket_actor
+from tunnelfleet.actors.local.applications import ListenerActor, StreamActor
 from tunnelfleet.actors.local.socket_actor import SocketActor
-from tunnelfleet.actors.local.stream_actor import StreamActor
 from tunnelfleet.actors.net.dial import DialStep
 from tunnelfleet.actors.net.name_lookup import Resolved
 from tunnelfleet.actors.transport import attempt, governor, websocket_actor
@@ -350,8 +348,8 @@ CASES = [
     # -- a listener
     Case(ListenerActor, messages.SetAccepting, drop),
     Case(ListenerActor, Resolved, sent(lambda _: Resolved((), ""))),
-    Case(ListenerActor, listener_actor._GraceEnded, sent(lambda _: listener_actor._GraceEnded())),
-    Case(ListenerActor, listener_actor._RestEnded, sent(lambda _: listener_actor._RestEnded())),
+    Case(ListenerActor, applications._GraceEnded, sent(lambda _: applications._GraceEnded())),
+    Case(ListenerActor, applications._RestEnded, sent(lambda _: applications._RestEnded())),
     # -- what all tunnels share
     Case(EventRelay, TunnelEvent, drop),
     Case(EventRelay, Subscribe, subscribe),
