@@ -19,7 +19,7 @@ from tunnelfleet.runtime.gateway.api.operations import ProblemKind
 from tunnelfleet.runtime.gateway.door.handshake import Denial
 from tunnelfleet.runtime.gateway.forward.carriage import FORWARD_FAILURES
 from tunnelfleet.runtime.gateway.on_demand.cloud import CloudTrouble
-from tunnelfleet.runtime.gateway.on_demand.counters import REFUSALS
+from tunnelfleet.runtime.gateway.on_demand.errands import REFUSALS
 from tunnelfleet.runtime.gateway.on_demand.facts import DemandPhase, EndCause
 from tunnelfleet.runtime.gateway.store.errors import Trouble
 from tunnelfleet.runtime.metrics import collector

@@ -96,7 +96,7 @@ class Sought(NamedTuple):
     is_sent: bool
 
 
-class _Asked(Enum):
+class _SearchStep(Enum):
     NOBODY = auto()
     RESOLVER = auto()
     STATE = auto()
@@ -105,9 +105,9 @@ class _Asked(Enum):
 
 Found = ResolverAnswered | NameFound | GatewayAnswered
 _ANSWERS = {
-    ResolverAnswered: _Asked.RESOLVER,
-    NameFound: _Asked.STATE,
-    GatewayAnswered: _Asked.GATEWAY,
+    ResolverAnswered: _SearchStep.RESOLVER,
+    NameFound: _SearchStep.STATE,
+    GatewayAnswered: _SearchStep.GATEWAY,
 }
 
 
@@ -125,7 +125,7 @@ class Search:
         self._seeker = seeker
         self._hall = hall
         self._sought = Sought("", "", "", is_sent=False)
-        self._asked = _Asked.NOBODY
+        self._asked = _SearchStep.NOBODY
         self._until = 0.0
 
     def begin(self, sought: Sought) -> None:
@@ -134,7 +134,7 @@ class Search:
 
     def is_late(self) -> bool:
         """Whether nobody has answered in time. Whoever asks another gateway bounds that itself."""
-        is_here = self._asked in (_Asked.RESOLVER, _Asked.STATE)
+        is_here = self._asked in (_SearchStep.RESOLVER, _SearchStep.STATE)
         return is_here and time.monotonic() > self._until
 
     def expects(self, message: Found) -> bool:
@@ -143,7 +143,7 @@ class Search:
 
     def take(self, message: Found) -> None:
         """Take what was answered."""
-        self._asked = _Asked.NOBODY
+        self._asked = _SearchStep.NOBODY
         match message:
             case ResolverAnswered(wanted, answer):
                 self._on_resolved(wanted, answer)
@@ -152,7 +152,7 @@ class Search:
             case GatewayAnswered(envoy, away, answer):
                 self._on_gateway_answered(envoy, away, answer)
 
-    def _ask(self, asked: _Asked, busy: str) -> bool:
+    def _ask(self, asked: _SearchStep, busy: str) -> bool:
         """Keep a place while somebody is asked; refuse the client if there is none."""
         if not self._hall.crowd.wait(self._actor.actor_ref):
             self._seeker.refuse(Denial.BUSY, f"too many clients wait for tunnels{busy}")
@@ -168,7 +168,7 @@ class Search:
         """Have a tunnel opened, or be told who has it."""
         resolver = self._hall.resolver
         assert resolver is not None
-        if not self._ask(_Asked.RESOLVER, f", and {printable(found.tunnel)} is not open"):
+        if not self._ask(_SearchStep.RESOLVER, f", and {printable(found.tunnel)} is not open"):
             return
         asked = AskedTunnel(*found, self._sought.user, self._sought.peer, self._actor.actor_ref)
         future = resolver.resolve(asked)
@@ -195,7 +195,7 @@ class Search:
         assert others is not None
         if self._sought.is_sent:
             self._refuse_name()
-        elif self._ask(_Asked.STATE, ": try again in a moment"):
+        elif self._ask(_SearchStep.STATE, ": try again in a moment"):
             future = others.find([each.tunnel for each in found.readings])
             self._actor.pipe_to_self(future, lambda done: NameFound(found.readings, _outcome(done)))
 
@@ -231,7 +231,7 @@ class Search:
                 self._send(others, member, away)
 
     def _send(self, others: OtherGateways, member: Member, away: Away) -> None:
-        if not self._ask(_Asked.GATEWAY, f", and {printable(away.tunnel)} is elsewhere"):
+        if not self._ask(_SearchStep.GATEWAY, f", and {printable(away.tunnel)} is elsewhere"):
             return
         tunnel, service, port, _grace = away
         _name, user, peer, _is_sent = self._sought

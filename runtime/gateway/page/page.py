@@ -58,7 +58,7 @@ STATIC: Final = {
 }
 
 
-class _Reader:
+class _PageReader:
     """What one reader of the page knows, and what it has to be told."""
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ class StatusPage:
 
     async def _follow(self, response: web.StreamResponse) -> None:
         """Send one reader all values, and then what changes, until it goes or the server ends."""
-        reader = _Reader()
+        reader = _PageReader()
         await self._write(response, f"retry: {RETRY_MILLISECONDS}\n\n")
         while not self._stopping.is_set():
             if self._looking is None or self._looking.done():
