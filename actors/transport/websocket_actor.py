@@ -23,6 +23,7 @@ from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     close_socket,
     discard_some,
+    is_drained,
     set_notsent_low_water,
 )
 from tunnelfleet.actors.tunnel.messages import (
@@ -247,6 +248,8 @@ class WebSocketActor(DispatchedActor):
                 self._arriving = self._input.feed(data)
             budget = self._take(self._arriving, budget, messages)
             if self._stage is _Stage.ENDED:
+                return False
+            if budget > 0 and is_drained(sock, read_bytes):
                 return False
         return True
 
