@@ -56,13 +56,26 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def heap() -> dict[str, float]:
-    """What this process has in use: `heap MiB` where malloc is glibc's from 2.33 on, `blocks`."""
+    """What this process has in use: `blocks`; where malloc is glibc's, `heap MiB`, and `arenas`."""
     found = {"blocks": float(sys.getallocatedblocks())}
-    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if mallinfo2 is not None:
-        mallinfo2.restype = _Mallinfo2
-        info = mallinfo2()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallinfo2"):
+        libc.mallinfo2.restype = _Mallinfo2
+        info = libc.mallinfo2()
         found["heap MiB"] = (info.uordblks + info.hblkhd) / MIB_BYTES
+        found["arenas"] = float(_arenas(libc))
+    return found
+
+
+def _arenas(libc: ctypes.CDLL) -> int:
+    """Among how many heaps the threads are divided: malloc_info(3) says it as XML."""
+    text, size = ctypes.c_void_p(), ctypes.c_size_t()
+    libc.open_memstream.restype = ctypes.c_void_p
+    stream = ctypes.c_void_p(libc.open_memstream(ctypes.byref(text), ctypes.byref(size)))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    found = ctypes.string_at(text, size.value).count(b"<heap nr=")
+    libc.free(text)
     return found
 
 
