@@ -12,7 +12,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -66,6 +66,8 @@ NAMES = [
 ]
 HIT, KEPT = NAMES
 """The tunnel of the first worker, which is hit, and that of the second one, which is not."""
+PROCESS_SECONDS = 240.0
+"""For processes that are started again, beside whatever else the machine does."""
 
 
 class Crew(DoorFleet):
@@ -145,7 +147,7 @@ class Crew(DoorFleet):
         self._hit = self._clients.enter_context(self.connected(HIT))
         self._witness = self._clients.enter_context(self.connected(KEPT))
         tunnels = live(self.dispatchers, RemoteTunnelActor)
-        kept = [ref for ref in tunnels if cast("Any", ref).cell.label == KEPT]
+        kept = [ref for ref in tunnels if _label_of(ref) == KEPT]
         worker = self.workers[1].ref
         assert worker is not None
         self.spared = [*kept, worker]
@@ -164,11 +166,13 @@ class Crew(DoorFleet):
             self._hit.sendall(b"still there?")
             assert receive_exactly(self._hit, 12) == b"still there?"
         self._clients.close()
-        eventually(self._is_whole, "both workers, both tunnels and no others")
+        eventually(self._is_whole, "both workers, both tunnels and no others", PROCESS_SECONDS)
         for name in NAMES:
             eventually(lambda name=name: self.try_to_talk(name), f"{name} carries")  # type: ignore[misc]
         eventually(self._is_quiet, "no connection")
-        eventually(self._has_left_nothing, "no descriptor and no process is left over")
+        eventually(
+            self._has_left_nothing, "no descriptor and no process is left over", PROCESS_SECONDS
+        )
 
     def _is_whole(self) -> bool:
         states = [each.stats.state for each in self.gateway.runtime.tunnels()]
@@ -186,6 +190,11 @@ class Crew(DoorFleet):
         return descriptors() <= self._open_before and not any(
             Path(f"/proc/{each}").exists() for each in gone
         )
+
+
+def _label_of(ref: Any) -> str:
+    label: str = ref.cell.label
+    return label
 
 
 # -- what is done
@@ -265,12 +274,11 @@ def _cases_of_the_supervisor() -> list[SharedCase]:
         CountChildren: asked(CountChildren),
     }
     return [
-        SharedCase(GovernorSupervisor, message, do, cuts=True, is_slow=message is not GateChanged)
+        SharedCase(GovernorSupervisor, message, do, cuts=True, is_slow=True)
         for message, do in make.items()
     ]
 
 
-WORKER = ("WorkerActor",)
 CASES = [
     # -- what stands for a tunnel
     SharedCase(RemoteTunnelActor, messages.Told, talk),
@@ -279,14 +287,14 @@ CASES = [
     SharedCase(RemoteTunnelActor, ReplaceToken, replace_token),
     SharedCase(RemoteTunnelActor, ReplaceLimits, replace_limits),
     SharedCase(RemoteTunnelActor, remote._OpenOnceMore, sent(lambda _: remote._OpenOnceMore())),
-    SharedCase(RemoteTunnelActor, messages.WorkerLost, kill_process, WORKER, is_slow=True),
-    SharedCase(RemoteTunnelActor, messages.WorkerUp, kill_process, WORKER, is_slow=True),
+    SharedCase(RemoteTunnelActor, messages.WorkerLost, kill_process, is_slow=True),
+    SharedCase(RemoteTunnelActor, messages.WorkerUp, kill_process, is_slow=True),
     # -- what stands for a process
-    SharedCase(WorkerActor, messages.ToWorker, talk),
+    SharedCase(WorkerActor, messages.ToWorker, talk, is_slow=True),
     SharedCase(WorkerActor, messages.AskTree, look_at_the_tree, is_slow=True),
     SharedCase(WorkerActor, worker_actor._Look, sent(lambda _: worker_actor._Look()), is_slow=True),
     SharedCase(WorkerActor, worker_actor._Reaped, kill_process, is_slow=True),
-    SharedCase(WorkerActor, worker_actor._Spawned, kill_process, WORKER, is_slow=True),
+    SharedCase(WorkerActor, worker_actor._Spawned, kill_process, is_slow=True),
     # -- what keeps the processes up
     *_cases_of_the_supervisor(),
 ]
