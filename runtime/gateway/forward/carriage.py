@@ -28,7 +28,7 @@ from tunnelfleet.runtime import Limits
 from tunnelfleet.runtime.metrics.families import numbers
 
 from .frames import MAX_PAYLOAD_BYTES, FrameKind
-from .link import FrameLink
+from .link import FrameLink, make_link
 
 if TYPE_CHECKING:
     import socket
@@ -257,8 +257,9 @@ class Crossing:
     def begin(self, sock: socket.socket, context: ssl.SSLContext, *, is_server: bool) -> None:
         """Begin the handshake on a connected socket."""
         prepare_local(sock, LIMITS)
-        self.link = FrameLink(self._actor, self, sock, context, is_server=is_server)
-        self.link.start()
+        self.link = make_link(self._actor, self, sock, context, is_server=is_server)
+        if self.link is not None:
+            self.link.start()
 
     def join(self, sock: socket.socket) -> Carriage:
         """Join a local socket to the link, which is there."""

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tunnelfleet.proto import NotConnected, TunnelError, printable
-from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.gateway.door.handshake import Denial
 from tunnelfleet.runtime.gateway.door.resolver import NobodyYet, Refused, SendTo, Way
 from tunnelfleet.runtime.gateway.snapshot import Choice, Filters, Row
+from tunnelfleet.runtime.metrics.families import Breather
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

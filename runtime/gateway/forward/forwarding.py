@@ -341,8 +341,7 @@ class Forwarding:
 def _tell_door(done: Any, told: DispatchedFuture[Any]) -> None:
     try:
         answer = done.get()
-    except pykka.ActorDeadError:
-        answer = ForwardAnswer()
+    except Exception:  # noqa: BLE001 - the envoy has failed, and its log line says of what
         told.set_exception((NotConnected, NotConnected("the way to it has failed"), None))
         return
     assert isinstance(answer, ForwardAnswer)
@@ -354,7 +353,7 @@ def _rows_of(future: DispatchedFuture[Any], seconds: float) -> list[dict[str, An
         answer = future.get(timeout=seconds)
     except pykka.Timeout:
         raise TunnelError(f"it did not answer within {seconds:.1f} s") from None
-    except pykka.ActorDeadError:
+    except Exception:  # noqa: BLE001 - an actor on the way has failed, or has ended
         raise TunnelError("the way to it has failed; try again") from None
     if isinstance(answer, ForwardAnswer):
         raise TunnelError(answer.text)

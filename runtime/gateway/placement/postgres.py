@@ -2,7 +2,8 @@
 
 `PostgresPlacement` is the engine. `FleetDatabase` owns one connection with limits in time: each
 request is one round trip and one transaction of the server's, so that a gateway that freezes in the
-middle holds no lock. All times are the server's.
+middle holds no lock. Requests are numbered: one that the gateway has given up, and that the server
+carries out after a later one, changes nothing. All times are the server's.
 """
 
 from __future__ import annotations
@@ -128,33 +129,47 @@ EXISTS (SELECT FROM tunnelfleet_gateways
     WHERE name = %(name)s AND run <> %(run)s AND lease_until > {_NOW})
 """
 
+_IS_LATE = """
+EXISTS (SELECT FROM tunnelfleet_gateways
+    WHERE name = %(name)s AND run = %(run)s AND serial >= %(serial)s)
+"""
+
 _JOIN = f"""
 {_GRACE}
-UPDATE tunnelfleet_fleet SET epoch = epoch + 1, version = version + 1 WHERE NOT {_IS_TAKEN};
+UPDATE tunnelfleet_fleet SET epoch = epoch + 1, version = version + 1
+    WHERE NOT {_IS_TAKEN} AND NOT {_IS_LATE};
 INSERT INTO tunnelfleet_gateways
-    (name, run, epoch, lease_until, beat_at, is_leaving, fleet_address, version)
-    SELECT %(name)s, %(run)s, epoch, {_NOW} + %(lease)s, {_NOW}, 0, %(address)s, %(program)s
-    FROM tunnelfleet_fleet WHERE NOT {_IS_TAKEN}
+    (name, run, epoch, lease_until, beat_at, is_leaving, fleet_address, version, serial)
+    SELECT %(name)s, %(run)s, epoch, {_NOW} + %(lease)s, {_NOW}, 0, %(address)s, %(program)s,
+        %(serial)s FROM tunnelfleet_fleet WHERE NOT {_IS_TAKEN} AND NOT {_IS_LATE}
     ON CONFLICT (name) DO UPDATE SET run = excluded.run, epoch = excluded.epoch,
         lease_until = excluded.lease_until, beat_at = excluded.beat_at, is_leaving = 0,
-        fleet_address = excluded.fleet_address, version = excluded.version
-    WHERE tunnelfleet_gateways.run = excluded.run OR tunnelfleet_gateways.lease_until <= {_NOW}
+        fleet_address = excluded.fleet_address, version = excluded.version,
+        serial = excluded.serial
+    WHERE CASE WHEN tunnelfleet_gateways.run = excluded.run
+        THEN tunnelfleet_gateways.serial < excluded.serial
+        ELSE tunnelfleet_gateways.lease_until <= {_NOW} END
     RETURNING epoch;
 SELECT lease_until - {_NOW} FROM tunnelfleet_gateways WHERE name = %(name)s AND run <> %(run)s;
 SELECT pg_notify('{CHANNEL}', '{MEMBERS}');
 {_TABLE}
 """  # noqa: S608 - nothing of others is in it
+"""A late one must not begin another life: this process would go on in the one that it has, while
+others take its shards.
+"""
 
 _BEAT = f"""
 {_GRACE}
 UPDATE tunnelfleet_fleet SET version = version + 1 WHERE EXISTS (SELECT FROM tunnelfleet_gateways
-    WHERE name = %(name)s AND epoch = %(epoch)s AND is_leaving <> %(leaving)s);
+    WHERE name = %(name)s AND epoch = %(epoch)s AND is_leaving <> %(leaving)s
+    AND serial < %(serial)s);
 WITH released AS (UPDATE tunnelfleet_shards SET owner = NULL, epoch = 0
-    WHERE shard = ANY(%(shards)s) AND owner = %(name)s AND epoch = %(epoch)s RETURNING shard)
+    WHERE shard = ANY(%(shards)s) AND owner = %(name)s AND epoch = %(epoch)s
+    AND NOT {_IS_LATE} RETURNING shard)
     SELECT count(*) FROM released;
 UPDATE tunnelfleet_gateways SET lease_until = {_NOW} + %(lease)s, beat_at = {_NOW},
-    is_leaving = %(leaving)s, fleet_address = %(address)s
-    WHERE name = %(name)s AND epoch = %(epoch)s RETURNING epoch;
+    is_leaving = %(leaving)s, fleet_address = %(address)s, serial = %(serial)s
+    WHERE name = %(name)s AND epoch = %(epoch)s AND serial < %(serial)s RETURNING epoch;
 DELETE FROM tunnelfleet_gateways WHERE lease_until < {_NOW} - %(forget)s;
 SELECT pg_notify('{CHANNEL}', '{MEMBERS}') WHERE %(tells)s;
 {_TABLE}
@@ -163,7 +178,7 @@ SELECT pg_notify('{CHANNEL}', '{MEMBERS}') WHERE %(tells)s;
 _CLAIM = f"""
 WITH me AS (
     SELECT FROM tunnelfleet_gateways WHERE name = %(name)s AND epoch = %(epoch)s
-        AND lease_until > {_NOW}
+        AND lease_until > {_NOW} AND serial < %(serial)s
         AND (SELECT version FROM tunnelfleet_fleet) = %(version)s
 ), gone AS MATERIALIZED (
     SELECT name, epoch FROM tunnelfleet_gateways
@@ -258,7 +273,7 @@ class FleetDatabase:
             connection = self._connected()
             match request.kind:
                 case RequestKind.JOIN:
-                    return self._join(connection)
+                    return self._join(connection, request)
                 case RequestKind.BEAT:
                     return self._beat(connection, request)
                 case RequestKind.CLAIM:
@@ -309,9 +324,9 @@ class FleetDatabase:
 
     # -- requests
 
-    def _join(self, connection: psycopg.Connection[Any]) -> LeaseAnswer:
+    def _join(self, connection: psycopg.Connection[Any], request: LeaseRequest) -> LeaseAnswer:
         self._begin(connection)
-        results = self._run(connection, _JOIN, None)
+        results = self._run(connection, _JOIN, request)
         epochs, taken, _told, *table = results
         return LeaseAnswer(
             _table_of(table),
@@ -342,18 +357,19 @@ class FleetDatabase:
         return LeaseAnswer(table, epoch=epochs[0][0] if epochs else 0)
 
     def _run(
-        self, connection: psycopg.Connection[Any], statements: str, request: LeaseRequest | None
+        self, connection: psycopg.Connection[Any], statements: str, request: LeaseRequest
     ) -> list[list[Any]]:
         """Run statements in one round trip; the rows of those that have some."""
-        values = {**self._always, "address": self.address}
-        if request is not None:
-            values |= {
-                "epoch": request.epoch,
-                "shards": sorted(request.shards),
-                "leaving": int(request.is_leaving),
-                "version": request.version,
-                "tells": bool(request.shards) or request.is_leaving,
-            }
+        values = {
+            **self._always,
+            "address": self.address,
+            "epoch": request.epoch,
+            "shards": sorted(request.shards),
+            "leaving": int(request.is_leaving),
+            "version": request.version,
+            "serial": request.serial,
+            "tells": bool(request.shards) or request.is_leaving,
+        }
         # Its parameters are put into the text on this side, so that several statements can go in
         # one message.
         with psycopg.ClientCursor(connection) as cursor:

@@ -348,6 +348,7 @@ GATEWAYS = Table(
     Column("is_leaving", Integer, nullable=False),
     Column("fleet_address", Text),
     Column("version", Text, nullable=False),
+    Column("serial", _LONG, nullable=False),
 )
 """The gateways that share the fleet, their leases by the server's clock."""
 
