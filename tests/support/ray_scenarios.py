@@ -104,6 +104,8 @@ def _environment(folder: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
         "RAY_enable_metrics_collection": "0",
+        # By itself 15: on a busy machine an actor of ours then takes longer to begin than we wait.
+        "RAY_worker_niceness": "0",
         "PYTHONWARNINGS": "ignore",
         "HTTPS_PROXY": "",
         "https_proxy": "",
