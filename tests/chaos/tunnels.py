@@ -39,8 +39,13 @@ LIMITS: Final = Limits(
 )
 TOUCHED: Final = dataclasses.replace(LIMITS, half_close_seconds=5.0)
 """Of tunnels that something is done to: in V1 and V2 a clock ends what is half-closed."""
-IMPATIENT: Final = dataclasses.replace(TOUCHED, ping_interval_seconds=0.3, pong_timeout_seconds=0.5)
-"""Of tunnels whose dead link only a ping shows; the others would be ended by a busy machine."""
+IMPATIENT: Final = dataclasses.replace(
+    TOUCHED, ping_interval_seconds=0.3, pong_timeout_seconds=0.5, stall_timeout_seconds=3.0
+)
+"""Of tunnels whose dead link only a ping shows; the others would be ended by a busy machine.
+
+A link with data in front of an unanswered ping has the stall's time beside the pong's: who does not
+read may be held up by an application."""
 
 
 class PlantedTunnel:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.net.dial import Lookups
     from tunnelfleet.runtime.gateway.placement import Member
 
-    from .counters import ForwardCounters
+    from .carriage import ForwardCounters
 
 __all__ = ["AskAway", "EnvoyActor", "Errand"]
 

@@ -29,7 +29,7 @@ from tunnelfleet.actors.tunnel.messages import (
     LocalReadEnded,
 )
 from tunnelfleet.proto import RemoteProtocolError, printable
-from tunnelfleet.runtime.gateway.door.counters import CountedSocket
+from tunnelfleet.runtime.gateway.door.hall import CountedSocket
 from tunnelfleet.runtime.gateway.door.handshake import Denial, Event, TargetNamed
 from tunnelfleet.runtime.gateway.door.visitor import Guest, VisitorActor
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.net.dial import Lookups
     from tunnelfleet.runtime.gateway.door.hall import Hall
 
-    from .counters import ForwardCounters
+    from .carriage import ForwardCounters
 
 __all__ = ["GuestActor", "GuestParts", "GuestShaken", "GuestTurnedAway", "loopback_pair"]
 

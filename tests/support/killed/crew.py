@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel import Dispatcher
-    from tunnelfleet.runtime.gateway.workers.table import WorkerEntry
+    from tunnelfleet.runtime.gateway.workers.sums import WorkerEntry
 
 NAMES = [
     next(name for name in (f"press-{each}" for each in range(100)) if worker_of(name, 2) == worker)

@@ -20,6 +20,7 @@ from tests.support.waiting import eventually
 from tunnelfleet.actors.kernel import Terminated
 from tunnelfleet.runtime.gateway.door.resolver import AskedTunnel
 from tunnelfleet.runtime.gateway.on_demand import actor as demand
+from tunnelfleet.runtime.gateway.on_demand import errands
 from tunnelfleet.runtime.gateway.on_demand.actor import DemandActor
 
 if TYPE_CHECKING:
@@ -144,19 +145,19 @@ def sent(make: Callable[[], Any]) -> Callable[[Demanded, SharedCase], None]:
     return do
 
 
-SEARCH = demand._Search("nobody's", 0)
+SEARCH = errands.SearchAgain("nobody's", 0)
 CASES = [
     SharedCase(DemandActor, AskedTunnel, ask),
     SharedCase(DemandActor, Terminated, ask_and_leave),
     SharedCase(DemandActor, demand._Tick, sent(lambda: demand._Tick())),
     SharedCase(DemandActor, demand._LoadAgain, sent(lambda: demand._LoadAgain())),
     SharedCase(DemandActor, demand._DemandsLoaded, sent(lambda: demand._DemandsLoaded([]))),
-    SharedCase(DemandActor, demand._OpenAnswered, ask),
-    SharedCase(DemandActor, demand._DescribeAnswered, ask),
-    SharedCase(DemandActor, demand._CloseAnswered, become_idle),
-    SharedCase(DemandActor, demand._Search, sent(lambda: SEARCH)),
+    SharedCase(DemandActor, errands.OpenAnswered, ask),
+    SharedCase(DemandActor, errands.DescribeAnswered, ask),
+    SharedCase(DemandActor, errands.CloseAnswered, become_idle),
+    SharedCase(DemandActor, errands.SearchAgain, sent(lambda: SEARCH)),
     SharedCase(
-        DemandActor, demand._SearchAnswered, sent(lambda: demand._SearchAnswered(SEARCH, 0))
+        DemandActor, errands.SearchAnswered, sent(lambda: errands.SearchAnswered(SEARCH, 0))
     ),
     SharedCase(DemandActor, demand._StopTimedOut, sent(lambda: demand._StopTimedOut())),
 ]

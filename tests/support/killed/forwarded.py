@@ -29,11 +29,11 @@ from tunnelfleet.actors.tunnel.messages import (
     LocalReadEnded,
 )
 from tunnelfleet.proto import TunnelError
-from tunnelfleet.runtime.gateway.door.listening import MayAccept
 from tunnelfleet.runtime.gateway.forward import envoy, guest
 from tunnelfleet.runtime.gateway.forward.envoy import EnvoyActor
+from tunnelfleet.runtime.gateway.forward.forwarding import FleetListenerActor, Inquire
 from tunnelfleet.runtime.gateway.forward.guest import GuestActor
-from tunnelfleet.runtime.gateway.forward.listener import FleetListenerActor, Inquire
+from tunnelfleet.runtime.gateway.listening import MayAccept
 
 if TYPE_CHECKING:
     import socket
