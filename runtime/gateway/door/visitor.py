@@ -20,7 +20,7 @@ from pykka import ActorDeadError, ActorRef
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, Timer
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, discard_some
-from tunnelfleet.actors.tunnel.messages import HandOver
+from tunnelfleet.actors.tunnel.messages import HandOver, HandOverLost
 from tunnelfleet.proto import NotConnected, TooManyConnections, TunnelClosed, TunnelError, printable
 from tunnelfleet.runtime import TunnelStateChanged
 
@@ -405,7 +405,9 @@ class VisitorActor(DispatchedActor):
             self.exit()
             return
         self._stage = _VisitorStage.FINDING
-        if isinstance(error, NotConnected | ActorDeadError):
+        if isinstance(error, HandOverLost):
+            self.exit()
+        elif isinstance(error, NotConnected | ActorDeadError):
             # It was connected a moment ago.
             assert self._grace is not None
             self.wait(self._grace)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.doors import door_answer, http_request
+from tests.support.rig import receive_rest
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import DispatchedActor, DispatchedFuture, Dispatcher
+from tunnelfleet.actors.tunnel.messages import HandOverLost
 from tunnelfleet.proto import NotConnected, TunnelClosed
 from tunnelfleet.runtime.gateway.config.door_users import DoorUsers, PasswordHash
 from tunnelfleet.runtime.gateway.door.fleet_view import Away, Entrance, Unlisted
@@ -215,6 +217,24 @@ def test_an_error_that_nobody_foresaw_is_logged_and_told(
     one.begin(fails(ZeroDivisionError("bang")))
     assert door_answer(one.client)[0] == 502
     assert "bang" in caplog.text
+
+
+def test_a_tunnel_that_is_lost_with_the_socket_is_nothing_to_speak_of(
+    visit: Callable[..., Visit],
+) -> None:
+    """What it has said may be the application's: a refusal behind that would be, too."""
+
+    def greets_and_is_lost(message: HandOver, future: DispatchedFuture[Any]) -> None:
+        message.sock.send(b"greeting")
+        error = HandOverLost("its worker has ended")
+        future.set_exception((HandOverLost, error, None))
+
+    one = visit()
+    one.begin(greets_and_is_lost)
+    one.wait_over()
+    assert receive_rest(one.client) == b"greeting"
+    assert one.hall.counters.open == 0
+    assert one.hall.refused == []
 
 
 def test_a_tunnel_that_does_not_answer_costs_the_client_its_connection(
