@@ -263,7 +263,7 @@ def _rows_of(future: DispatchedFuture[Any], seconds: float) -> list[dict[str, An
         raise TunnelError(answer.text)
     try:
         rows = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         rows = None
     if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
         raise TunnelError("its answer cannot be read")

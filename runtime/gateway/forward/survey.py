@@ -248,7 +248,7 @@ def _listed(gateway: Gateway, away: set[int]) -> Iterator[tuple[str, str, str, M
     for name, text in entries:
         try:
             entry = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = {}
         labels = entry.get("labels")
         yield name, str(entry.get("mode", "")), "api", labels if isinstance(labels, dict) else {}
