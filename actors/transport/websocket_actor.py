@@ -23,6 +23,8 @@ from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     close_socket,
     discard_some,
+    is_drained,
+    is_unanswered,
     set_notsent_low_water,
 )
 from tunnelfleet.actors.tunnel.messages import (
@@ -49,9 +51,8 @@ from . import codec as frames
 from .attempt import CONNECT_STEPS, Connecting, ConnectStep, WebSocketContext
 from .codec import Arrival, CloseArrived, PingArrived, PongArrived, WebSocketInput
 from .connector import Connected
-from .keep_alive import GiveUp, KeepAlive, SendPing
+from .established import FrameWriter, GiveUp, KeepAlive, Outcome, SendPing, outcome_of_refusal
 from .upgrade import TlsInTls
-from .writer import FrameWriter, Outcome, outcome_of_refusal
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
@@ -158,6 +159,8 @@ class WebSocketActor(DispatchedActor):
         self._context.tunnel.tell(
             ConnectionEstablished(self._epoch, self.actor_ref, message.channel_id)
         )
+        if message.first_bytes:
+            self._arriving = self._input.feed(message.first_bytes)
         self._start_reading(sock)
         self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
 
@@ -247,6 +250,8 @@ class WebSocketActor(DispatchedActor):
             budget = self._take(self._arriving, budget, messages)
             if self._stage is _Stage.ENDED:
                 return False
+            if budget > 0 and is_drained(sock, read_bytes):
+                return False
         return True
 
     def _take(
@@ -282,8 +287,11 @@ class WebSocketActor(DispatchedActor):
             return
         now = time.monotonic()
         # Where pacing keeps the kernel from being full, an unanswered ping of the tunnel, which has
-        # data in front of it, tells as well that the service does not read.
-        is_blocked = self._output is Outcome.BLOCKED or self._asked_number is not None
+        # data in front of it, tells as well that the service does not read. It has longer as long
+        # as its machine answers.
+        is_blocked = (
+            self._output is Outcome.BLOCKED or self._asked_number is not None
+        ) and not self._is_unanswered()
         command = self._keep_alive.on_due(now, is_reading=self._is_reading, is_blocked=is_blocked)
         if isinstance(command, GiveUp):
             self._fail("ping_timeout", str(command))
@@ -292,6 +300,10 @@ class WebSocketActor(DispatchedActor):
         if isinstance(command, SendPing):
             self._writer.add_first(frames.encode_ping())
             self._flush()
+
+    def _is_unanswered(self) -> bool:
+        seconds = self._limits.pong_timeout_seconds
+        return self._socket is not None and is_unanswered(self._socket, seconds)
 
     def _on_pong(self, payload: bytes) -> None:
         if payload:

@@ -15,7 +15,7 @@ import tunnelfleet
 from tunnelfleet.runtime import Mode, TunnelState
 from tunnelfleet.runtime.gateway.config.schema import json_schema
 
-from .problem import PROBLEM_TYPE, ProblemKind
+from .operations import PROBLEM_TYPE, ProblemKind
 
 if TYPE_CHECKING:
     from .operations import Operation, Parameter, Success

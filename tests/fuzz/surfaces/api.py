@@ -290,7 +290,7 @@ HARNESS = Harness(
         "runtime/gateway/api/app.py",
         "runtime/gateway/api/requests.py",
         "runtime/gateway/api/tunnels.py",
-        "runtime/gateway/api/wishes.py",
+        "runtime/gateway/api/context.py",
         "runtime/gateway/api/records.py",
         "runtime/gateway/api/server.py",
         "runtime/admin/server.py",

@@ -166,7 +166,8 @@ HARNESS = Harness(
         "runtime/gateway/config/tunnels.py",
         "runtime/gateway/config/devices.py",
         "runtime/gateway/config/things.py",
-        "runtime/gateway/config/demand_table.py",
+        "runtime/gateway/config/gateway_table.py",
+        "runtime/gateway/config/validation.py",
         "runtime/gateway/config/entry.py",
     ],
     seeds=[
