@@ -257,7 +257,7 @@ def read_entry(
         entry = {**json.loads(row.entry), **secret}
     except SealingError as error:
         raise TunnelError(f"its tokens cannot be opened: {error}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise TunnelError("its entry is damaged; add it again") from None
     try:
         return read_tunnel(entry, authorities, place=place)
