@@ -11,10 +11,9 @@ import pytest
 import yaml
 
 from tunnelfleet.actors.counters import Counters, ServiceCounters
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel.counting import declared
-from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.transport.breaker import BreakerState
-from tunnelfleet.actors.transport.connect_gate import ConnectStats
+from tunnelfleet.actors.transport.connect_gate import BreakerState, ConnectStats
 from tunnelfleet.proto import errors, handshake
 from tunnelfleet.runtime.gateway.api.problem import ProblemKind
 from tunnelfleet.runtime.gateway.door.handshake import Denial

@@ -41,7 +41,7 @@ from tunnelfleet.proto import (
     VersionMismatch,
 )
 
-from .events import (
+from .messages import (
     ConnectionFailure,
     ConnectionReset,
     ConnectionShutdown,
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.actors.tunnel.context import ApiShell
 
-    from .commands import Outgoing
+    from .messages import Outgoing
     from .outbox import Outbox
 
 

@@ -50,9 +50,8 @@ from . import codec as frames
 from .attempt import CONNECT_STEPS, Connecting, ConnectStep, WebSocketContext
 from .codec import Arrival, CloseArrived, PingArrived, PongArrived, WebSocketInput
 from .connector import Connected
-from .keep_alive import GiveUp, KeepAlive, SendPing
+from .established import FrameWriter, GiveUp, KeepAlive, Outcome, SendPing, outcome_of_refusal
 from .upgrade import TlsInTls
-from .writer import FrameWriter, Outcome, outcome_of_refusal
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""

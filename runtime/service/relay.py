@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from tunnelfleet.actors.token_bucket import Throttle, kernel_buffer_bytes
 from tunnelfleet.actors.transport.codec import (
     Opcode,
     Role,
@@ -46,7 +47,6 @@ from tunnelfleet.proto import (
 from .client import Client
 from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .rules import StreamTable, check_message, reset_for
-from .throttle import Throttle, kernel_buffer_bytes
 from .wire import READ_BYTES, Hold
 
 

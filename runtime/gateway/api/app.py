@@ -18,7 +18,6 @@ from typing import Any
 from aiohttp import web
 
 import tunnelfleet
-from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.admin.http_thread import HEADERS
 from tunnelfleet.runtime.admin.server import TunnelView
 from tunnelfleet.runtime.gateway.config import ConfigProblems
@@ -26,6 +25,7 @@ from tunnelfleet.runtime.gateway.gateway import Gateway
 from tunnelfleet.runtime.gateway.messages import FILES, CompareWanted, ReloadResult
 from tunnelfleet.runtime.gateway.process import ActorNode, actor_tree
 from tunnelfleet.runtime.gateway.reconcile import Difference
+from tunnelfleet.runtime.metrics.families import Breather
 
 from . import records, tunnels
 from .context import PARTS, ApiParts, ApiPlaces, parts

@@ -14,11 +14,11 @@ from urllib.parse import quote
 from aiohttp import web
 
 from tunnelfleet.runtime import Mode, TunnelState
-from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.gateway.choice import Choice
 from tunnelfleet.runtime.gateway.forward.survey import UNKNOWN, look_at_fleet, look_elsewhere
 from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, UnknownTunnel
 from tunnelfleet.runtime.gateway.snapshot import TunnelRow
+from tunnelfleet.runtime.metrics.families import Breather
 
 from .context import ApiParts, parts
 from .operations import Operations, Parameter, Success

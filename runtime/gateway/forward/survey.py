@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tunnelfleet.proto import TunnelError, printable
-from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.gateway.choice import Choice, Filters, Row
+from tunnelfleet.runtime.metrics.families import Breather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

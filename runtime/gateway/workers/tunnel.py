@@ -20,9 +20,9 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tunnelfleet.actors import events
+from tunnelfleet.actors.events import LiveConnection, TunnelState
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Reply
 from tunnelfleet.actors.kernel.actor import Handlers
-from tunnelfleet.actors.state import LiveConnection, TunnelState
 from tunnelfleet.actors.tunnel.context import TunnelContext
 from tunnelfleet.actors.tunnel.messages import Drain, HandOver, ReplaceLimits, ReplaceToken
 from tunnelfleet.proto import NotConnected, TunnelClosed, TunnelError

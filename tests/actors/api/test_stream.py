@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import FakeRef
-from tunnelfleet.actors.api.events import (
+from tunnelfleet.actors.api.handler import ApiStream, OpenConnections
+from tunnelfleet.actors.api.messages import (
     ApiEvent,
     ConnectionReset,
     ConnectionStarted,
@@ -17,7 +18,6 @@ from tunnelfleet.actors.api.events import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.actors.api.handler import ApiStream, OpenConnections
 from tunnelfleet.actors.tunnel.messages import (
     ConnectionKey,
     Deliver,

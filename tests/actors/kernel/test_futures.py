@@ -11,7 +11,7 @@ import pytest
 from tests.support.actors import HostActor, Log, Probe
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import DispatchedFuture, ask_future
-from tunnelfleet.actors.kernel.futures import resolve, resolve_exception
+from tunnelfleet.actors.kernel.mailbox import resolve, resolve_exception
 
 
 def test_a_value_can_be_got_again_and_again():

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from tunnelfleet.actors.net.socket_io import FEW_BYTES, is_drained
-from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
+from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

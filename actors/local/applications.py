@@ -1,9 +1,8 @@
-"""ListenerActor: where a source listens for one service.
+"""What watches over a service's applications: ListenerActor accepts them, StreamActor has sockets.
 
-A name is listened on at each of its addresses, with one port. The actor accepts local applications
-and hands their sockets to TunnelActor. While the tunnel cannot take them they wait in the backlog;
-after a grace time they are refused, so that nobody waits for ever.
-It knows its service id and nothing of streams.
+A listener hands accepted sockets to TunnelActor; while the tunnel cannot take them they wait in
+the backlog, and after a grace time they are refused. A stream's actor starts, watches and ends the
+SocketActors of its connections; bytes do not pass through it. Neither knows the wire.
 """
 
 from __future__ import annotations
@@ -14,12 +13,15 @@ import functools
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pykka import ActorRef
 
 from tunnelfleet.actors.addresses import Address, TcpAddress, UnixAddress
-from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Timer
+from tunnelfleet.actors.kernel import NORMAL, DispatchedActor, ExitReason, Terminated, Timer
+from tunnelfleet.actors.kernel.actor import Handlers
+from tunnelfleet.actors.net.dial import Lookups
 from tunnelfleet.actors.net.name_lookup import LookUp, Resolved, SocketAddress, known_addresses
 from tunnelfleet.actors.net.socket_io import (
     AcceptedSocket,
@@ -30,15 +32,20 @@ from tunnelfleet.actors.net.socket_io import (
 )
 from tunnelfleet.actors.tunnel.messages import (
     Accepted,
+    ConnectionKey,
     ListenerBound,
+    LocalClosed,
+    OpenLocal,
     SetAccepting,
     SocketsExhausted,
+    StopStream,
 )
 from tunnelfleet.proto import TunnelError
 
+from .socket_actor import SocketActor
+
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
-    from tunnelfleet.actors.net.dial import Lookups
 
 
 class _GraceEnded(NamedTuple):
@@ -301,3 +308,74 @@ def _bound_address(sock: socket.socket, address: Address) -> Address:
         return address
     name = sock.getsockname()
     return TcpAddress(name[0], name[1])
+
+
+class LocalEnd(NamedTuple):
+    """What a stream's SocketActors need: `address` is None in source mode."""
+
+    address: Address | None
+    local_bind: str | None
+    limits: Limits
+    lookups: Lookups
+
+
+class StreamActor(DispatchedActor):
+    """One stream.
+
+    Args:
+        tunnel: the TunnelActor.
+        local_end: what its sockets connect to.
+        start_socket: starts a SocketActor, with the arguments of one.
+    """
+
+    def __init__(
+        self,
+        tunnel: ActorRef[Any],
+        local_end: LocalEnd,
+        start_socket: Callable[..., ActorRef[Any]] = SocketActor.start,
+    ) -> None:
+        super().__init__()
+        self._tunnel = tunnel
+        self._local_end = local_end
+        self._start_socket = start_socket
+        self._keys: dict[ActorRef[Any], ConnectionKey] = {}
+        """Of all its sockets, those of connections too that are over on the wire."""
+        self._stopping = False
+
+    def _open_local(self, message: OpenLocal) -> None:
+        local = self._local_end
+        key = message.key
+        ref = self._start_socket(
+            key,
+            self.actor_ref,
+            self._tunnel,
+            local.limits,
+            local.lookups,
+            sock=message.accepted,
+            address=local.address,
+            local_bind=local.local_bind,
+        )
+        self._keys[ref] = key
+        self.watch(ref)
+
+    def _on_terminated(self, message: Terminated) -> None:
+        key = self._keys.pop(message.ref, None)
+        if key is None:
+            return
+        reason = f"its actor failed: {message.reason}" if message.reason.is_failure else ""
+        self._tunnel.tell(LocalClosed(key, reason, message.reason == NORMAL))
+        self._exit_when_empty()
+
+    def _stop_stream(self, _message: StopStream) -> None:
+        self._stopping = True
+        self._exit_when_empty()
+
+    def _exit_when_empty(self) -> None:
+        if self._stopping and not self._keys:
+            self.exit()
+
+    HANDLERS: ClassVar[Handlers] = {
+        OpenLocal: _open_local,
+        StopStream: _stop_stream,
+        Terminated: _on_terminated,
+    }
