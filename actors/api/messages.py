@@ -258,7 +258,9 @@ class StreamStarted(ApiEvent):
 class StreamStopped(ApiEvent):
     """A stream ended, with all its connections; `error` when it was not in good order.
 
-    With a peer that does not tell the kinds of end apart, V1 and V2 have no error.
+    The error is an `AbnormalEnd` if it was cut, and a `TunnelClosed` if this side stopped the
+    tunnel while a connection was open: the peer may have had more to send. With a peer that does
+    not tell the kinds of end apart, V1 and V2 have no error.
     """
 
     service_id: str

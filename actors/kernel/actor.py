@@ -101,7 +101,7 @@ class DispatchedActor(Actor):
             cell.registered = register
             if register:
                 _register(cell.ref)
-            cell.dispatcher.launch(cell)
+            actor._start_actor_loop()
         except BaseException:
             cell.abandon()
             raise

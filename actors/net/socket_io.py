@@ -160,6 +160,27 @@ def undelivered_bytes(sock: socket.socket) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
+_TCP_INFO_BYTES = 60
+_RETRANSMITS_AT, _LAST_ACK_AT = 2, 56
+"""Where `struct tcp_info` of linux/tcp.h has tcpi_retransmits and tcpi_last_ack_recv."""
+
+
+def is_unanswered(sock: socket.socket, seconds: float) -> bool:
+    """Return whether the kernel sends again what was sent, and has had no answer for so long.
+
+    The other machine, or the way to it, is gone then. One whose application only does not read
+    acknowledges all the same. False for a socket that is not TCP's, or broke.
+    """
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:
+        return False
+    if len(info) < _TCP_INFO_BYTES or not info[_RETRANSMITS_AT]:
+        return False
+    (last_ack_ms,) = struct.unpack_from("I", info, _LAST_ACK_AT)
+    return bool(last_ack_ms >= seconds * 1_000)
+
+
 def has_hung_up(sock: socket.socket) -> bool:
     """Return whether the other side has gone altogether: a reset, or both directions closed.
 

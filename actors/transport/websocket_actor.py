@@ -24,6 +24,7 @@ from tunnelfleet.actors.net.socket_io import (
     close_socket,
     discard_some,
     is_drained,
+    is_unanswered,
     set_notsent_low_water,
 )
 from tunnelfleet.actors.tunnel.messages import (
@@ -286,8 +287,11 @@ class WebSocketActor(DispatchedActor):
             return
         now = time.monotonic()
         # Where pacing keeps the kernel from being full, an unanswered ping of the tunnel, which has
-        # data in front of it, tells as well that the service does not read.
-        is_blocked = self._output is Outcome.BLOCKED or self._asked_number is not None
+        # data in front of it, tells as well that the service does not read. It has longer as long
+        # as its machine answers.
+        is_blocked = (
+            self._output is Outcome.BLOCKED or self._asked_number is not None
+        ) and not self._is_unanswered()
         command = self._keep_alive.on_due(now, is_reading=self._is_reading, is_blocked=is_blocked)
         if isinstance(command, GiveUp):
             self._fail("ping_timeout", str(command))
@@ -296,6 +300,10 @@ class WebSocketActor(DispatchedActor):
         if isinstance(command, SendPing):
             self._writer.add_first(frames.encode_ping())
             self._flush()
+
+    def _is_unanswered(self) -> bool:
+        seconds = self._limits.pong_timeout_seconds
+        return self._socket is not None and is_unanswered(self._socket, seconds)
 
     def _on_pong(self, payload: bytes) -> None:
         if payload:

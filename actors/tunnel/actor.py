@@ -382,9 +382,9 @@ class TunnelActor(DispatchedActor):
             self._listeners.start()
 
     def _on_terminated(self, message: Terminated) -> None:
-        """The transport has failed, and killed its children: nobody else tells of their ends."""
+        """The transport has failed or was killed, and its children: nobody else tells of them."""
         common = self._common
-        if message.ref != common.transport or not message.reason.is_failure:
+        if message.ref != common.transport or message.reason.is_normal:
             return
         self._on_link_ended(message.reason)
         common.transport = None
@@ -480,8 +480,8 @@ class TunnelActor(DispatchedActor):
         if was_up:
             self._api.on_lost(error)
             self._end_all_streams(is_lost=reason.is_failure)
-            self._api.tell_shutdown(error if reason.is_failure else None)
-        elif reason.is_failure:
+            self._api.tell_shutdown(None if reason.is_normal else error)
+        elif not reason.is_normal:
             self._api.tell_failure(error)
         self._listeners.set_accepting(False)
         if not self._ending.is_running:

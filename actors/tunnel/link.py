@@ -47,7 +47,7 @@ def lost_reason(reason: ExitReason) -> TunnelError:
     """The error that a connection ended with, whatever ended it."""
     if isinstance(reason.exception, TunnelError):
         return reason.exception
-    if reason.is_failure:
+    if not reason.is_normal:
         return ConnectionLost("crashed", f"the connection's actor failed: {reason}")
     return TunnelClosed(str(reason))
 
@@ -155,7 +155,7 @@ class Link:
         """
         was_up = self.is_up
         self.phase, self.websocket = LinkPhase.DOWN, None
-        if not reason.is_failure:
+        if reason.is_normal:
             # Perhaps the old token was refused while the new one was on its way.
             self.try_again_if_wanted()
             return was_up

@@ -168,7 +168,7 @@ class RelayedTunnel:
         self._directions[mode].clear()
         self._tell(ServiceEventKind.CLIENT_DISCONNECTED, mode, reason)
         other = _OTHER[mode]
-        for reset in self._streams.take_resets():
+        for reset in self._streams.take_resets(to=other):
             self._say(other, reset)
             self._tell(ServiceEventKind.STREAM_STOPPED, mode, _about(reset))
         self._resume(other)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from .outage import POSSIBLE, WORKERS, Blow, Victim, outage_of
+from .results import QUIET_SECONDS
 from .schedule import (
     EVERY_TUNNEL,
     SHARED_ACTORS,
@@ -18,6 +19,7 @@ from .schedule import (
     schedule_of,
     smaller,
 )
+from .tunnels import IMPATIENT
 
 SEEDS = range(2_000)
 
@@ -105,3 +107,14 @@ def test_every_outage_comes_within_as_many_seeds() -> None:
 def test_whose_connections_an_outage_may_cut(victim: Victim, blow: Blow, cut: set[int]) -> None:
     strike = replace(outage_of(0).strikes[0], victim=victim, blow=blow, worker=1)
     assert {each for each in range(WORKERS) if strike.cuts(each)} == cut
+
+
+def test_a_dead_link_is_noticed_many_times_sooner_than_is_waited_for_it() -> None:
+    """In the worst case data stands in front of the ping, and then a ping has the longer time."""
+    limits = IMPATIENT
+    longest = (
+        2 * limits.ping_interval_seconds
+        + limits.pong_timeout_seconds
+        + limits.stall_timeout_seconds
+    )
+    assert 10 * longest < QUIET_SECONDS

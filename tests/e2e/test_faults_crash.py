@@ -6,7 +6,7 @@ An exception is raised in the turn of a live actor; the tunnel must come back by
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +20,7 @@ from tests.support.witness import (
     assert_carries,
     assert_ends,
     crash_and_wait,
+    kill_and_wait,
     reasons_of,
     undisturbed,
     wait_reconnected,
@@ -28,6 +29,10 @@ from tunnelfleet.runtime import ConnectionClosed, Mode, ProtocolVersion, TunnelS
 from tunnelfleet.runtime import TunnelState as State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykka import ActorRef
+
     from tests.support.backends import Server
     from tests.support.rig import Pair
     from tunnelfleet.runtime import Tunnel
@@ -232,11 +237,19 @@ class TestListenerActor:
 
 class TestSupervisors:
     @BOTH
-    def test_of_the_transport(self, rig: Rig, pair: Pair, server: Server, mode: Mode) -> None:
+    @pytest.mark.parametrize("end", [crash_and_wait, kill_and_wait])
+    def test_of_the_transport(
+        self,
+        rig: Rig,
+        pair: Pair,
+        server: Server,
+        mode: Mode,
+        end: Callable[[ActorRef[Any]], None],
+    ) -> None:
         tunnel = end_of(pair, mode)
         with undisturbed(rig), pair.connect("SSH") as client:
             assert echo(client, b"before") == b"before"
-            crash_and_wait(actor(rig.runtime, "TransportSupervisor", tunnel.name))
+            end(actor(rig.runtime, "TransportSupervisor", tunnel.name))
             assert_ends(client)
             server.wait_active(0)
             eventually(lambda: tunnel.status().connect_attempts == 2, "a second connect")

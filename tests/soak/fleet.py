@@ -12,12 +12,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.soak.heap import PROGRAM_TEXT, heap, heap_of
 from tests.soak.samples import ProcessSampler, scraped
 from tests.support.backends import Backends
-from tests.support.commands import PROGRAM
 from tests.support.doors import door_answer, http_request
 from tests.support.rig import FAST_LIMITS, connect
 from tests.support.waiting import eventually
@@ -67,6 +68,7 @@ class SoakFleet:
         self._process: subprocess.Popen[bytes] | None = None
         self._made = 0
         self._log = folder / "gateway.log"
+        self._heap = folder / "heap.sock"
         self.tunnels: dict[str, SoakTunnel] = {}
         """Those that the file names, by name."""
         self.door: TcpAddress | None = None
@@ -160,9 +162,10 @@ restart = {{ min_seconds = 0.05, max_seconds = 0.5 }}
         """Run `tunnelfleet up` with the file."""
         self.write()
         folder = str(self._folder)
+        program = [sys.executable, "-c", PROGRAM_TEXT, str(self._heap)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*PROGRAM, "up", str(self._folder / "fleet.toml"), "--json"],
+                [*program, "up", str(self._folder / "fleet.toml"), "--json"],
                 env={**os.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder},
                 stderr=log,
             )
@@ -215,8 +218,8 @@ restart = {{ min_seconds = 0.05, max_seconds = 0.5 }}
             return float(sum(each.actors_alive for each in stats)), 0.0
 
         return [
-            ProcessSampler("gateway", gateway, of_gateway),
-            ProcessSampler("service", here, of_service),
+            ProcessSampler("gateway", gateway, of_gateway, lambda: heap_of(self._heap)),
+            ProcessSampler("service", here, of_service, heap),
         ]
 
     def is_whole(self) -> bool:

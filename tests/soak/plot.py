@@ -13,8 +13,17 @@ from tests.soak.soak import series
 if TYPE_CHECKING:
     from pathlib import Path
 
-SIZE_INCHES = (8.0, 9.0)
-FIGURES = ("rss MiB", "pss MiB", "descriptors", "threads", "actors", "turn us")
+SIZE_INCHES = (8.0, 12.0)
+FIGURES = (
+    "rss MiB",
+    "pss MiB",
+    "heap MiB",
+    "blocks",
+    "descriptors",
+    "threads",
+    "actors",
+    "turn us",
+)
 MAX_POINTS = 60
 
 

@@ -31,14 +31,20 @@ class ProcessSampler:
         name: in front of each figure.
         process_id: of the process.
         kernel: tells how many actors live, and how many turns were taken, altogether.
+        heap: tells what is in use of its memory, figure by figure.
     """
 
     def __init__(
-        self, name: str, process_id: int, kernel: Callable[[], tuple[float, float]]
+        self,
+        name: str,
+        process_id: int,
+        kernel: Callable[[], tuple[float, float]],
+        heap: Callable[[], dict[str, float]],
     ) -> None:
         self._name = name
         self._process = psutil.Process(process_id)
         self._kernel = kernel
+        self._heap = heap
         self._before: tuple[float, float] | None = None
 
     def sample(self) -> dict[str, float]:
@@ -53,6 +59,7 @@ class ProcessSampler:
             "descriptors": float(process.num_fds()),
             "threads": float(process.num_threads()),
             "actors": actors,
+            **self._heap(),
         }
         if self._before is not None and turns > self._before[1]:
             # Of the whole process, with all its threads: what a turn costs, and not how long others

@@ -21,11 +21,15 @@ BLOCKS = 24
 
 BOUNDS_PERCENT = {
     "gateway rss MiB": 8.0,
+    "gateway heap MiB": 5.0,
+    "gateway blocks": 5.0,
     "gateway descriptors": 5.0,
     "gateway threads": 5.0,
     "gateway actors": 5.0,
     "gateway turn us": 25.0,
     "service rss MiB": 8.0,
+    "service heap MiB": 5.0,
+    "service blocks": 5.0,
     "service descriptors": 5.0,
     "service threads": 5.0,
     "service actors": 5.0,

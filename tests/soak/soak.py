@@ -31,9 +31,13 @@ CLIENT_PAUSE_SECONDS = 0.1
 LONG_SHARE = 0.2
 """Of the conversations; these pause between their chunks, and more of them meet trouble."""
 LONG_PAUSE_SECONDS = 0.2
+MIN_SAMPLES = 6
+"""A short run is made longer where looking takes its time."""
 TELL_EVERY = 12
 """Of so many samples people are told one."""
 LOOK_SECONDS = 0.2
+TURNOVER_STEPS = 5
+"""In so many steps all tunnels are replaced before anything is measured."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Plan:
         churn_seconds: between two changes of the file.
         churn_tunnels: that go, and come, with each.
         sample_seconds: between two samples.
+        turnovers: how often all tunnels are replaced, and all links dropped, before anything is
+            measured: memory has then the holes that are left where tunnels were.
         seed: of all choices.
     """
 
@@ -58,6 +64,7 @@ class Plan:
     churn_seconds: float = 10.0
     churn_tunnels: int = 4
     sample_seconds: float = 5.0
+    turnovers: int = 2
     seed: int = 1
 
 
@@ -102,14 +109,19 @@ class Soak:
                 threading.Thread(target=self._guarded, args=(work, number), name=f"soak {number}")
                 for number, work in enumerate([self._trouble] + [self._converse] * plan.clients)
             ]
-            for worker in workers:
-                worker.start()
+            trouble, *clients = workers
+            for client in clients:
+                client.start()
             try:
+                for _ in range(plan.turnovers):
+                    self._turn_over()
+                trouble.start()
                 self._sample()
             finally:
                 self._over.set()
                 for worker in workers:
-                    worker.join(WAIT_SECONDS)
+                    if worker.ident is not None:
+                        worker.join(WAIT_SECONDS)
             assert not self._wrong, self._wrong[:5]
             self._check_quiet()
             status = fleet.end()
@@ -141,7 +153,9 @@ class Soak:
     def _sample(self) -> None:
         plan, watch = self._plan, Stopwatch()
         samplers = self._fleet.samplers()
-        while watch() < plan.seconds and not self._over.wait(plan.sample_seconds):
+        while watch() < plan.seconds or len(self.samples) < MIN_SAMPLES:
+            if self._over.wait(plan.sample_seconds):
+                break
             found = {"seconds": round(watch(), 1)}
             for each in samplers:
                 found |= each.sample()
@@ -151,6 +165,21 @@ class Soak:
                     f"{found['seconds']:.0f} s, {found['gateway pss MiB']:.1f} MiB: "
                     f"{dict(sorted(self.counts.items()))}"
                 )
+
+    def _turn_over(self) -> None:
+        fleet = self._fleet
+        old = sorted(fleet.tunnels)
+        size = max(1, len(old) // TURNOVER_STEPS)
+        for start in range(0, len(old), size):
+            gone = old[start : start + size]
+            fleet.add(len(gone))
+            fleet.remove(gone)
+            self._wait_whole()
+        for mode in Mode:
+            for name in fleet.tunnels:
+                fleet.drop(name, mode)
+            self._wait_whole()
+        self._tell("all tunnels were replaced, and all links dropped")
 
     def _trouble(self, rng: random.Random) -> None:
         plan, watch = self._plan, Stopwatch()

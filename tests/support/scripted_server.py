@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
 import errno
 import hashlib
 import select
 import socket
 import ssl
+import struct
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -241,6 +243,19 @@ def tls_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     files = ensure_certificate(folder, "127.0.0.1")
     client = ssl.create_default_context(cafile=str(files.ca))
     return server_context(files.certificate, files.private_key), client
+
+
+_SO_ATTACH_FILTER = 26
+_RETURN_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""A program of the Berkeley packet filter that drops whatever comes."""
+
+
+def hear_nothing(sock: socket.socket) -> None:
+    """Have the kernel drop all that comes for a socket, unacknowledged: its machine is gone."""
+    program = ctypes.create_string_buffer(_RETURN_NOTHING, len(_RETURN_NOTHING))
+    sock.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program))
+    )
 
 
 def hold_open(peer: Peer) -> None:

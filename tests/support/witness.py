@@ -16,6 +16,7 @@ import pytest
 from tests.support.actors import crash
 from tests.support.rig import FAST_LIMITS, connect, receive_exactly
 from tests.support.waiting import eventually
+from tunnelfleet.actors.kernel import kill
 from tunnelfleet.runtime import (
     Limits,
     Mode,
@@ -229,4 +230,10 @@ def actor(runtime: TunnelRuntime, name: str, tunnel: str | None = None) -> Actor
 def crash_and_wait(ref: ActorRef[Any]) -> None:
     """Make an actor raise in its own turn, and wait for its end."""
     crash(ref)
+    eventually(lambda: not ref.is_alive(), f"the end of {ref}")
+
+
+def kill_and_wait(ref: ActorRef[Any]) -> None:
+    """End an actor without a hook of it, and wait for its end."""
+    kill(ref)
     eventually(lambda: not ref.is_alive(), f"the end of {ref}")

@@ -31,8 +31,17 @@ from . import records, tunnels
 from .context import PARTS, ApiParts, ApiPlaces, parts
 from .feed import EventFeed
 from .openapi import make_document
-from .operations import Handler, Operations, Parameter, Success, route_table
-from .problem import ApiProblem, ProblemKind, answer_problems, problem_objects
+from .operations import (
+    ApiProblem,
+    Handler,
+    Operations,
+    Parameter,
+    ProblemKind,
+    Success,
+    answer_problems,
+    problem_objects,
+    route_table,
+)
 from .requests import MAX_BODY_BYTES, flag, query
 
 operations = Operations()

@@ -31,7 +31,7 @@ from .messages import Do, Is, Told, WorkerLost, WorkerUp, from_json, to_json
 from .sums import Tally
 
 if TYPE_CHECKING:
-    from .table import WorkerEntry
+    from .sums import WorkerEntry
 
 
 class _RemotePhase(Enum):

@@ -26,7 +26,12 @@ from tunnelfleet.actors.tunnel.messages import HandOver
 from tunnelfleet.proto import ConfigError, NotConnected, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.gateway.config import Authorities
-from tunnelfleet.runtime.gateway.process import actor_tree, describer, freeze_garbage
+from tunnelfleet.runtime.gateway.process import (
+    actor_tree,
+    describer,
+    freeze_garbage,
+    limit_arenas,
+)
 
 from .messages import Do, Is, MessageDecoder, from_json
 from .reporter import LogForwarder, WorkerReporter, report_of
@@ -45,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    limit_arenas()
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=int(arguments[0])) as sock:

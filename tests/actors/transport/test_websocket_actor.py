@@ -22,6 +22,7 @@ from tests.support.scripted_server import (
     TEXT,
     Peer,
     ScriptedServer,
+    hear_nothing,
     hold_open,
 )
 from tests.support.transcripts import to_frame, to_message, to_text
@@ -707,6 +708,24 @@ def test_a_service_that_has_not_read_as_far_as_the_tunnel_s_ping_has_longer(
     client = connect(serve(hold_open), ping_interval_seconds=0.05, **limits).established()
     client.tell(TransmitPing(8))
     assert "for 3.5 s" in str(client.lost())
+
+
+def test_a_machine_that_acknowledges_nothing_has_no_longer(serve: Serve, connect: Connect) -> None:
+    """The way to the service is gone: no application holds up what its kernel has not got."""
+    is_deaf, may_end = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.upgrade()
+        hear_nothing(peer.sock)
+        is_deaf.set()
+        may_end.wait(WAIT_SECONDS)
+
+    limits = {"pong_timeout_seconds": 1.0, "stall_timeout_seconds": 600.0}
+    client = connect(serve(script), ping_interval_seconds=0.05, **limits).established()
+    assert is_deaf.wait(WAIT_SECONDS)
+    client.tell(TransmitPing(8))
+    assert "for 1 s" in str(client.lost())
+    may_end.set()
 
 
 def test_bytes_prove_life_as_well_as_a_pong(serve: Serve, connect: Connect) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +23,7 @@ from tunnelfleet.runtime.gateway.process import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 def test_a_tunnel_needs_its_link_and_a_source_its_listeners() -> None:
@@ -83,6 +87,60 @@ def test_what_is_alive_is_put_out_of_the_collector_s_sight() -> None:
     before = gc.get_freeze_count()
     freeze_garbage()
     assert gc.get_freeze_count() > before
+
+
+COUNT_ARENAS = """
+import ctypes, sys, threading
+from tunnelfleet.runtime.gateway.process import limit_arenas
+
+if sys.argv[2] == "limited":
+    limit_arenas()
+libc = ctypes.CDLL(None)
+if not hasattr(libc, "malloc_info"):
+    sys.exit("no glibc")
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+all_have, may_end = threading.Barrier(5), threading.Event()
+
+def take():
+    libc.malloc(ctypes.c_size_t(5_000))
+    all_have.wait()
+    may_end.wait()
+
+threads = [threading.Thread(target=take) for _ in range(4)]
+for each in threads:
+    each.start()
+all_have.wait()
+out = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, ctypes.c_void_p(out))
+libc.fclose(ctypes.c_void_p(out))
+may_end.set()
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "environment", "arenas"),
+    [
+        pytest.param("limited", {}, 1, id="limited"),
+        pytest.param("limited", {"MALLOC_ARENA_MAX": "3"}, 3, id="the operator decides"),
+        pytest.param("free", {"MALLOC_ARENA_MAX": "5"}, 5, id="free"),
+    ],
+)
+def test_all_threads_share_a_heap(
+    tmp_path: Path, how: str, environment: dict[str, str], arenas: int
+) -> None:
+    path = tmp_path / "malloc.xml"
+    others = {key: value for key, value in os.environ.items() if key != "MALLOC_ARENA_MAX"}
+    found = subprocess.run(
+        [sys.executable, "-c", COUNT_ARENAS, str(path), how],
+        env={**others, **environment},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    if found.stderr.startswith("no glibc"):
+        pytest.skip("malloc is not glibc's")
+    assert found.returncode == 0, found.stderr
+    assert path.read_text().count("<heap nr=") == arenas
 
 
 def test_the_tree_of_actors(fleet: Fleet) -> None:
