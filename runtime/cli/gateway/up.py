@@ -185,6 +185,7 @@ class _Foreground:
         self._heartbeat = process.Heartbeat()
         self._as_json = as_json
         self._frozen_at = 0.0
+        self._growing = process.GrowingFleet()
 
     def _reload(self) -> None:
         if not self._gateway.tell(Reload()):
@@ -226,7 +227,12 @@ class _Foreground:
     def _freeze_when_settled(self) -> None:
         # Again after each reload: what it has brought stays as well.
         reloaded_at = self._gateway.state.reloaded_at
-        if self._frozen_at != reloaded_at and self._gateway.is_settled:
+        if self._frozen_at == reloaded_at:
+            return
+        if not self._gateway.is_settled:
+            # A tunnel that is connected has grown once more.
+            self._growing.note(sum(self._gateway.counts()))
+        else:
             self._frozen_at = reloaded_at
             process.freeze_garbage()
             if self._gateway.workers is not None:
