@@ -19,6 +19,7 @@ from typing import Final, Self
 
 from tunnelfleet.proto import MAX_REASON_CHARACTERS, DropReason, StopCause, printable
 
+from .events import LiveConnection, TunnelState
 from .kernel.counting import (
     OTHER,
     count,
@@ -28,7 +29,6 @@ from .kernel.counting import (
     gauge,
     histogram,
 )
-from .state import LiveConnection, TunnelState
 
 
 class Summary:

@@ -7,7 +7,6 @@ actor or log.
 from __future__ import annotations
 
 from .endpoint import MODE_PARAMETER, TUNNEL_PATH, Endpoint
-from .ends import Agreement, End, Phase
 from .errors import (
     AbnormalEnd,
     ConfigError,
@@ -89,6 +88,7 @@ from .message import (
 from .modes import Mode, ProtocolVersion
 from .session import MAX_CONNECTIONS_PER_STREAM, MAX_SERVICES, Session
 from .text import MAX_ID_CHARACTERS, MAX_REASON_CHARACTERS, MAX_TEXT_CHARACTERS, Redactor, printable
+from .transitions import Agreement, End, Phase
 
 Reply = Answer
 """The former name of `Answer`; it goes with the next release."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from .ends import End
+from .transitions import End
 
 if TYPE_CHECKING:
     from .message import Message, MessageType

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
-from .ends import Agreement, End, Happening, Phase
 from .errors import (
     ConnectionIdUnknown,
     ConnectionIdUnusable,
@@ -51,7 +50,7 @@ from .events import (
 from .message import MAX_PAYLOAD_BYTES, Message, MessageType, shape_of
 from .modes import Mode, ProtocolVersion
 from .streams import FIRST_CONNECTION_ID, MAX_CONNECTION_ID, MAY_SEND, Stream, StreamIds
-from .transitions import BEFORE_SERVICE_IDS, TABLE, Action
+from .transitions import BEFORE_SERVICE_IDS, TABLE, Action, Agreement, End, Happening, Phase
 
 MAX_SERVICES = 256
 """The most services, and so active streams, of one tunnel. AWS has 3."""

@@ -6,9 +6,9 @@ version. Knows no rule of who may do what: that is `session.py`.
 
 from __future__ import annotations
 
-from .ends import ENDS, Agreement, Happening, Phase, Step
 from .message import Message, MessageType
 from .modes import ProtocolVersion
+from .transitions import ENDS, Agreement, Happening, Phase, Step
 
 MAX_STREAM_ID = 2**31 - 1
 MAX_CONNECTION_ID = 2**32 - 1

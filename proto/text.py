@@ -48,7 +48,9 @@ def printable(text: str, limit: int = MAX_TEXT_CHARACTERS, *, mark: str = " ") -
             another one is left, unless another mark is given.
     """
     # Four times as many, so that a text full of line breaks still fills its line.
-    shown = "".join(c if c.isprintable() else mark for c in text[: 4 * limit])
+    shown = text[: 4 * limit]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else mark for c in shown)
     if mark == " ":
         shown = " ".join(shown.split())
     if len(shown) <= limit and len(text) <= 4 * limit:

@@ -32,6 +32,7 @@ import pykka
 from pykka import ActorRef
 
 from tunnelfleet.actors.callbacks import RelayThreads
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import (
     BlockingCallError,
     ChildSpec,
@@ -45,7 +46,6 @@ from tunnelfleet.actors.kernel import (
     ask_future,
 )
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import TunnelClosed, TunnelError

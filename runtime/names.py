@@ -1,8 +1,7 @@
 """The public names of this package, which it loads when it is asked for one."""
 
 from tunnelfleet.actors.addresses import Address, HttpProxy, TcpAddress, UnixAddress, parse_address
-from tunnelfleet.actors.api.commands import SendQueueFull
-from tunnelfleet.actors.api.events import (
+from tunnelfleet.actors.api.messages import (
     ApiEvent,
     ConnectionFailure,
     ConnectionReset,
@@ -13,6 +12,7 @@ from tunnelfleet.actors.api.events import (
     Message,
     MessageReceived,
     SendMessageComplete,
+    SendQueueFull,
     SessionReset,
     Stopped,
     StreamStarted,
@@ -20,7 +20,6 @@ from tunnelfleet.actors.api.events import (
 )
 from tunnelfleet.actors.callbacks import CallbackStats
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig
-from tunnelfleet.actors.event_relay import Subscribe, Unsubscribe
 from tunnelfleet.actors.events import (
     ConnectionClosed,
     ConnectionOpened,
@@ -31,11 +30,13 @@ from tunnelfleet.actors.events import (
     SessionWasReset,
     StreamClosed,
     StreamOpened,
+    Subscribe,
     TunnelEvent,
+    TunnelState,
     TunnelStateChanged,
+    Unsubscribe,
 )
 from tunnelfleet.actors.kernel import Backoff
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import (
     MAX_PAYLOAD_BYTES,
     AbnormalEnd,

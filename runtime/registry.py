@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.callbacks import CallbackQueue
 
     from .metrics import TunnelMeter
-    from .waiting import Changes
+    from .tunnel import Changes
 
 
 class TunnelRegistry:

@@ -43,8 +43,7 @@ from .supervisor import (
     tunnel_spec,
 )
 from .tls import make_ssl_context
-from .tunnel import RuntimeStats, Tunnel, TunnelStatus
-from .waiting import Changes, Subscriptions
+from .tunnel import Changes, RuntimeStats, Subscriptions, Tunnel, TunnelStatus
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.api.outbox import Outbox

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pykka import ActorRef
 
-from tunnelfleet.actors.event_relay import EventRelay, Subscribe
-from tunnelfleet.actors.events import TunnelEvent
+from tunnelfleet.actors.events import EventRelay, Subscribe, TunnelEvent
 from tunnelfleet.actors.kernel import (
     Backoff,
     ChildSpec,

@@ -64,7 +64,7 @@ def test_coverage_counts_branches_and_has_its_floors() -> None:
     assert coverage["report"]["fail_under"] >= 97
     # Folders and not packages: then a file that no test imports counts as well.
     assert coverage["run"]["source"] == ["actors", "package", "proto", "runtime"]
-    assert "--include '*/proto/*' --fail-under 100\n" in recipe("coverage")
+    assert "--include '*/proto/*,*/actors/kernel/*' --fail-under 100\n" in recipe("coverage")
     assert re.search(r"^ +run: .*\bmake coverage$", WORKFLOW.read_text(), re.MULTILINE)
 
 

@@ -11,16 +11,15 @@ import pytest
 import yaml
 
 from tunnelfleet.actors.counters import Counters, ServiceCounters
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel.counting import declared
-from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.transport.breaker import BreakerState
-from tunnelfleet.actors.transport.connect_gate import ConnectStats
+from tunnelfleet.actors.transport.connect_gate import BreakerState, ConnectStats
 from tunnelfleet.proto import errors, handshake
-from tunnelfleet.runtime.gateway.api.problem import ProblemKind
+from tunnelfleet.runtime.gateway.api.operations import ProblemKind
 from tunnelfleet.runtime.gateway.door.handshake import Denial
-from tunnelfleet.runtime.gateway.forward.counters import FORWARD_FAILURES
+from tunnelfleet.runtime.gateway.forward.carriage import FORWARD_FAILURES
 from tunnelfleet.runtime.gateway.on_demand.cloud import CloudTrouble
-from tunnelfleet.runtime.gateway.on_demand.counters import REFUSALS
+from tunnelfleet.runtime.gateway.on_demand.errands import REFUSALS
 from tunnelfleet.runtime.gateway.on_demand.facts import DemandPhase, EndCause
 from tunnelfleet.runtime.gateway.store.errors import Trouble
 from tunnelfleet.runtime.metrics import collector

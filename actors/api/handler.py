@@ -41,7 +41,7 @@ from tunnelfleet.proto import (
     VersionMismatch,
 )
 
-from .events import (
+from .messages import (
     ConnectionFailure,
     ConnectionReset,
     ConnectionShutdown,
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.actors.tunnel.context import ApiShell
 
-    from .commands import Outgoing
+    from .messages import Outgoing
     from .outbox import Outbox
 
 
@@ -102,6 +102,8 @@ class ApiStream:
         """Connections whose end the user was told while it may still send on them."""
         self._started = False
         self._stopped = False
+        self._cut_by_stop = False
+        """Whether the user stopped the tunnel while a connection was open."""
 
     def tell(self, message: Any) -> None:
         """Handle a message at once."""
@@ -147,11 +149,16 @@ class ApiStream:
             self._end(key, message.reason)
 
     def _on_stop_reading(self, _message: StopReadingLocal) -> None:
+        self._cut_by_stop |= bool(set(self._mine.values()) - self._told)
         self._end_all("the tunnel is stopping", is_orderly=False)
 
     def _on_stop(self, message: StopStream) -> None:
         self._end_all("", is_orderly=False)
-        self._tell_stopped(message.error)
+        error = message.error
+        if error is None and self._cut_by_stop:
+            # The peer may have had more to send: without an error it would look like all.
+            error = TunnelClosed("the tunnel was stopped here while a connection was open")
+        self._tell_stopped(error)
 
     def _end_all(self, reason: str, *, is_orderly: bool) -> None:
         for _, key in sorted(self._mine.items()):

@@ -21,12 +21,13 @@ from tunnelfleet.actors.kernel.context import refuse_to_block
 from tunnelfleet.actors.tunnel.messages import ConnectionKey, EventsTaken, OutboxFilled
 from tunnelfleet.proto import MessageType, TunnelClosed, TunnelError
 
-from .commands import Outgoing, SendQueueFull
-from .events import (
+from .messages import (
     ApiEvent,
     ConnectionFailure,
     ConnectionShutdown,
+    Outgoing,
     SendMessageComplete,
+    SendQueueFull,
     Stopped,
     StreamStopped,
 )

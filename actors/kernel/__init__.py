@@ -20,9 +20,8 @@ from .children import (
 from .context import BlockingCallError, ForkedProcessError, ForkGuard, label_here
 from .counting import DispatcherStats
 from .dispatcher import Dispatcher
-from .futures import DispatchedFuture, Reply, ask_future
 from .loop_io import Timer
-from .mailbox import DispatchedRef, kill
+from .mailbox import DispatchedFuture, DispatchedRef, Reply, ask_future, kill
 from .supervisor import SupervisorActor
 from .supervisor_messages import (
     ChildBusyError,

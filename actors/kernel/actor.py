@@ -16,17 +16,15 @@ from pykka import Actor, ActorRef, ActorRegistry, Future
 
 from .cell import ActorCell, Piped
 from .dispatcher import Dispatcher
-from .futures import DispatchedFuture
 from .log import contained, get_logger
 from .loop_io import Direction, Timer
-from .mailbox import StopFlag
+from .mailbox import DispatchedFuture, StopFlag
 from .watch import NORMAL, ExitReason, start_watching, stop_watching
 
 if TYPE_CHECKING:
     from .compat import ActorInbox
-    from .futures import Reply
     from .loop_io import HasFileno
-    from .mailbox import DispatchedRef
+    from .mailbox import DispatchedRef, Reply
 
 
 logger = get_logger(__name__)
@@ -103,7 +101,7 @@ class DispatchedActor(Actor):
             cell.registered = register
             if register:
                 _register(cell.ref)
-            cell.dispatcher.launch(cell)
+            actor._start_actor_loop()
         except BaseException:
             cell.abandon()
             raise

@@ -17,10 +17,9 @@ from pykka import Actor, ActorDeadError, ActorRef, ActorRegistry, Future
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
 from .compat import ActorStop, Envelope
-from .futures import Reply, resolve, resolve_exception
 from .log import contained, get_logger
 from .loop_io import Timer
-from .mailbox import DispatchedRef, Mailbox
+from .mailbox import DispatchedRef, Mailbox, Reply, resolve, resolve_exception
 from .watch import (
     KILLED,
     SHUTDOWN,

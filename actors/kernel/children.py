@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pykka import ActorRef
 
 if TYPE_CHECKING:
-    from .futures import Reply
     from .loop_io import Timer
+    from .mailbox import Reply
     from .watch import ExitReason
 
 

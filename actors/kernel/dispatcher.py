@@ -225,6 +225,8 @@ class Dispatcher:
         self._incoming = []
         self.run_queue.clear()
         for cell in self._cells:
+            # Emptied as well: the turn that forked has it in hand, and would go on with it.
+            cell.items.clear()
             cell.items = NO_MAIL
         self._cells.clear()
         if was_here:
@@ -393,8 +395,8 @@ class Dispatcher:
     def timer_fired(self, cell: ActorCell, timer: Timer) -> None:
         """Put a timer whose time is up into its actor's mailbox."""
         self.idle = False
-        if cell.timers is not None:
-            cell.timers.discard(timer)
+        assert cell.timers is not None
+        cell.timers.discard(timer)
         cell.send(timer)
         self._after_event()
 

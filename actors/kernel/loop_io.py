@@ -157,8 +157,9 @@ class SocketReadiness:
 
 
 def _let_go(registration: Registration) -> None:
-    if registration.cell.registrations is not None:
-        registration.cell.registrations.discard(registration)
+    registrations = registration.cell.registrations
+    assert registrations is not None
+    registrations.discard(registration)
     # The loop may keep the registration alive; it must not keep the actor alive with it.
     registration.method = _nothing
 
@@ -200,8 +201,8 @@ class Timer:
         cell, handle = self._cell, self._handle
         if cell is not None and handle is not None:
             handle.cancel()
-            if cell.timers is not None:
-                cell.timers.discard(self)
+            assert cell.timers is not None
+            cell.timers.discard(self)
             self.expire()
 
     def expire(self) -> None:

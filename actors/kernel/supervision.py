@@ -64,7 +64,7 @@ from .supervisor_messages import (
 from .watch import SHUTDOWN, ExitReason
 
 if TYPE_CHECKING:
-    from .futures import Reply
+    from .mailbox import Reply
     from .supervisor_messages import Action
 
 

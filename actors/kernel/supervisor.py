@@ -60,8 +60,8 @@ from .watch import KILLED, SHUTDOWN, ExitReason, Terminated
 
 if TYPE_CHECKING:
     from .children import ChildSpec
-    from .futures import Reply
     from .loop_io import Timer
+    from .mailbox import Reply
     from .supervisor_messages import Action
 
 logger = get_logger(__name__)

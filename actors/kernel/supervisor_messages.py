@@ -17,7 +17,7 @@ from .children import ChildSpec, require
 
 if TYPE_CHECKING:
     from .children import Child, ChildState
-    from .futures import Reply
+    from .mailbox import Reply
     from .watch import ExitReason
 
 

@@ -28,6 +28,7 @@ from tunnelfleet.actors.net.socket_io import (
     close_in_order,
     discard_some,
     has_hung_up,
+    is_drained,
     is_would_block,
     prepare_local,
     undelivered_bytes,
@@ -230,6 +231,8 @@ class SocketActor(DispatchedActor):
                 self._progress_at = time.monotonic()
                 self._unsent_bytes += len(data)
                 self._tunnel.tell(LocalDataRead(self._key, data))
+                if self._output is not _Output.BROKEN and is_drained(self._socket, turn_bytes):
+                    return
         except NOTHING_YET:
             return
         except OSError as error:

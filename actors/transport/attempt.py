@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 from pykka import ActorRef
 
 from tunnelfleet.actors.addresses import HttpProxy, TcpAddress
+from tunnelfleet.actors.events import AttemptOutcome
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, Timer
 from tunnelfleet.actors.net.dial import Dial, DialFailed
 from tunnelfleet.actors.net.socket_io import is_exhausted
-from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.tunnel.messages import (
     ConnectionRefused,
     PermitCalledBack,

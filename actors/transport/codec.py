@@ -295,6 +295,26 @@ def frame_header(opcode: int, size_bytes: int, role: Role) -> bytes:
     return _PACK_LARGE(first, mask_bit | _MEDIUM + 1, size_bytes)
 
 
+_KEPT_KEYS = 256
+_SPLIT_KEYS = Struct(f"{_KEY_BYTES}s" * _KEPT_KEYS).unpack
+_keys: list[bytes] = []
+"""Masking keys that nobody has used yet: the kernel is asked for many at once, as it takes longer
+than the rest of a small frame. A list, since two threads may take one at the same moment."""
+os.register_at_fork(after_in_child=_keys.clear)
+
+
+def _new_key() -> bytes:
+    """A masking key, from the kernel's randomness (RFC 6455 section 5.3)."""
+    try:
+        return _keys.pop()
+    except IndexError:
+        fresh = os.urandom(_KEPT_KEYS * _KEY_BYTES)
+        _keys.extend(
+            fresh[at : at + _KEY_BYTES] for at in range(_KEY_BYTES, len(fresh), _KEY_BYTES)
+        )
+        return fresh[:_KEY_BYTES]
+
+
 def encode(role: Role, opcode: int, *parts: bytes | memoryview) -> bytearray:
     """A whole frame, whose payload is put together of parts.
 
@@ -304,7 +324,7 @@ def encode(role: Role, opcode: int, *parts: bytes | memoryview) -> bytearray:
     header = frame_header(opcode, sum(map(len, parts)), role)
     if role is Role.SERVICE:
         return bytearray().join((header, *parts))
-    key = os.urandom(_KEY_BYTES)
+    key = _new_key()
     start = len(header) + _KEY_BYTES
     frame = bytearray().join((header, key, *parts))
     # The first byte of the payload takes the first one of the key, wherever in the frame it is.

@@ -64,10 +64,17 @@ class ConnectRequest(NamedTuple):
 
 
 class Connected(NamedTuple):
-    """The upgrade succeeded. Whoever gets this owns the socket."""
+    """The upgrade succeeded. Whoever gets this owns the socket.
+
+    Attributes:
+        sock: the WebSocket.
+        channel_id: the service's name for it.
+        first_bytes: what has been read of the WebSocket already.
+    """
 
     sock: socket.socket
     channel_id: str
+    first_bytes: bytes
 
 
 class ConnectFailed(NamedTuple):
@@ -231,11 +238,11 @@ def _connect(job: ConnectJob, request: ConnectRequest) -> Connected:
                 job, "TLS handshake", text, lambda: _start_tls(job, sock, request, endpoint)
             )
         text = f"WebSocket handshake with {endpoint}"
-        channel_id = _guard(job, "WebSocket handshake", text, lambda: _upgrade(sock, request))
+        upgraded = _guard(job, "WebSocket handshake", text, lambda: _upgrade(sock, request))
     except BaseException:
         sock.close()
         raise
-    return Connected(sock, channel_id)
+    return Connected(sock, *upgraded)
 
 
 def _guard(job: ConnectJob, phase: str, what: str, action: Callable[[], Any]) -> Any:
@@ -280,8 +287,8 @@ def _start_tls(
     return wrapped  # type: ignore[no-any-return]
 
 
-def _upgrade(sock: socket.socket, request: ConnectRequest) -> str:
-    """Returns the channel id."""
+def _upgrade(sock: socket.socket, request: ConnectRequest) -> tuple[str, bytes]:
+    """Returns the channel id, and what came of the WebSocket with the answer."""
     headers = request_headers(request.access_token, request.client_token, request.user_agent)
     answer = upgrade(sock, request.endpoint, request.mode, headers)
     if 300 <= answer.status < 400:
@@ -300,4 +307,6 @@ def _upgrade(sock: socket.socket, request: ConnectRequest) -> str:
             answer.headers.get(CHANNEL_ID_HEADER),
             secrets=request.secrets(),
         )
-    return Redactor(request.secrets())(answer.headers.get(CHANNEL_ID_HEADER, ""), MAX_ID_CHARACTERS)
+    redacted = Redactor(request.secrets())
+    channel_id = redacted(answer.headers.get(CHANNEL_ID_HEADER, ""), MAX_ID_CHARACTERS)
+    return channel_id, answer.body

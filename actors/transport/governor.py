@@ -13,10 +13,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from pykka import ActorRef
 
+from tunnelfleet.actors.events import AttemptOutcome
 from tunnelfleet.actors.kernel import DispatchedActor, Terminated, Timer
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.tunnel.messages import (
     GateChanged,
     PermitCalledBack,

@@ -12,10 +12,10 @@ from collections import OrderedDict, deque
 from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
+from tunnelfleet.actors.events import AttemptOutcome
 from tunnelfleet.actors.net.fair_slots import FairSlots, reserved_share
-from tunnelfleet.actors.state import AttemptOutcome
 
-from .breaker import Breakers, BreakerState, Fact
+from .connect_gate import Breakers, BreakerState, Fact
 
 LATE_SECONDS: Final = 3.0
 """An attempt that takes longer counts as over: whoever says nothing must not slow down others."""

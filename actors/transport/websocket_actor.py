@@ -23,6 +23,7 @@ from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     close_socket,
     discard_some,
+    is_drained,
     is_unanswered,
     set_notsent_low_water,
 )
@@ -50,9 +51,8 @@ from . import codec as frames
 from .attempt import CONNECT_STEPS, Connecting, ConnectStep, WebSocketContext
 from .codec import Arrival, CloseArrived, PingArrived, PongArrived, WebSocketInput
 from .connector import Connected
-from .keep_alive import GiveUp, KeepAlive, SendPing
+from .established import FrameWriter, GiveUp, KeepAlive, Outcome, SendPing, outcome_of_refusal
 from .upgrade import TlsInTls
-from .writer import FrameWriter, Outcome, outcome_of_refusal
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
@@ -159,6 +159,8 @@ class WebSocketActor(DispatchedActor):
         self._context.tunnel.tell(
             ConnectionEstablished(self._epoch, self.actor_ref, message.channel_id)
         )
+        if message.first_bytes:
+            self._arriving = self._input.feed(message.first_bytes)
         self._start_reading(sock)
         self.schedule(self._keep_alive.wait_seconds(now), _KeepAliveDue())
 
@@ -247,6 +249,8 @@ class WebSocketActor(DispatchedActor):
                 self._arriving = self._input.feed(data)
             budget = self._take(self._arriving, budget, messages)
             if self._stage is _Stage.ENDED:
+                return False
+            if budget > 0 and is_drained(sock, read_bytes):
                 return False
         return True
 

@@ -1,21 +1,9 @@
-"""TunnelActor: one tunnel, put together of parts.
+"""TunnelActor: one tunnel, put together of parts, whose shell it is.
 
-It owns the parts and is their shell: it hands each message to the part that it concerns, sets the
-timers, and after what has changed something holds the link or lets it go, sends what may be sent,
-and ends the tunnel when nothing is left to wait for. It knows no socket and never waits.
-
-    common     the session, the settings that hold now, the state for people
-    streams    streams, how they begin and end (ends), and the bytes of their connections
-    sender     what waits to leave: fair queue, window, pacing
-    pump       what leaves: from the sender to the link
-    brake      whether the link is read
-    marking    how long to wait for a hello, and whether links survive marks
-    link       the WebSocket and its phases
-    listeners  of a source
-    ending     running, draining, stopping
-    api        what serves a user's client, or nothing
-
-What ends what is in docs/architecture.md section 4, the way of a byte in section 5.
+It hands each message to the part that it concerns, sets the timers, and after what has changed
+something holds the link or lets it go, sends what may be sent, and ends the tunnel when nothing is
+left to wait for. It knows no socket and never waits. docs/architecture.md has what ends what
+(section 4), the way of a byte and the parts (section 5).
 """
 
 from __future__ import annotations
@@ -27,6 +15,7 @@ from pykka import ActorRef
 
 from tunnelfleet.actors import events
 from tunnelfleet.actors.config import ANY_SERVICE
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import (
     DeleteChild,
     DispatchedActor,
@@ -39,7 +28,6 @@ from tunnelfleet.actors.kernel import (
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import abort_quietly
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import (
     DataReceived,
     LocalProtocolError,
@@ -52,12 +40,20 @@ from tunnelfleet.proto import (
     TunnelError,
 )
 
-from .brake import Brake, BrakeHooks, CheckStalled
-from .common import Common, Ending, EndingPhase
-from .context import NO_API, ApiHandler, ApiShell
-from .link import WEBSOCKET_CHILD, Link, LinkPhase, lost_reason
+from .context import NO_API, ApiHandler, ApiShell, Common, Ending, EndingPhase
+from .ends import Marking, Shown
+from .link import (
+    WEBSOCKET_CHILD,
+    Brake,
+    BrakeHooks,
+    CheckStalled,
+    Link,
+    LinkPhase,
+    Pump,
+    PumpAgain,
+    lost_reason,
+)
 from .listeners import Listeners, is_listener
-from .marking import Marking, Shown
 from .messages import (
     Accepted,
     Attach,
@@ -88,7 +84,6 @@ from .messages import (
     SocketsExhausted,
     Written,
 )
-from .pump import Pump, PumpAgain
 from .sender import WireSender
 from .streams import StreamHooks, Streams
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from tunnelfleet.actors.state import LiveConnection
+from tunnelfleet.actors.events import LiveConnection
 from tunnelfleet.proto import DataReceived, End, LocalProtocolError, Message, Session
 
 from .context import NO_API, ApiHandler, StreamEnd

@@ -1,34 +1,46 @@
-"""The link of a tunnel: how far it has come, and what its WebSocketActor is told.
+"""The link of a tunnel: how far it has come, what it carries, and whether it is read.
 
-Owns one enum of phases, the number of the link (`epoch`), whether it is held, and what the link
-before ended of. What a phase means for streams and listeners is TunnelActor's, and so is what is
-sent: it hands messages to `Link.websocket` itself.
-docs/architecture.md section 4.
+Owns the phases of a link and its number (`epoch`), the way from the sender to its WebSocketActor
+(`Pump`), and the one brake that the protocol has, not to read (`Brake`). What a phase means for
+streams and listeners is TunnelActor's. docs/architecture.md sections 4 to 6.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pykka import ActorRef
 
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import ExitReason, RestartChild
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConnectionLost, RemoteProtocolError, TunnelClosed, TunnelError
 
+from .connections import EndPhase
 from .messages import (
     Abandon,
     CloseGracefully,
     ConnectionEstablished,
+    LocalDataRead,
     PauseReading,
+    PongHeard,
     ResumeReading,
     SetLowWater,
+    Transmit,
     TransmitPing,
 )
 
 if TYPE_CHECKING:
-    from .common import Common
+    from tunnelfleet.actors.counters import TunnelStats
+    from tunnelfleet.actors.kernel import Timer
+    from tunnelfleet.proto import Message
+
+    from .connections import ConnectionTable
+    from .context import Common
+    from .sender import WireSender
+    from .streams import Streams
 
 
 def lost_reason(reason: ExitReason) -> TunnelError:
@@ -232,3 +244,184 @@ class Link:
             assert self.websocket is not None
             self.phase = LinkPhase.CLOSING
             self.websocket.tell(CloseGracefully())
+
+
+class CheckStalled(NamedTuple):
+    """Look for connections that hold up the tunnel."""
+
+
+LEAST_STALL_CHECK_SECONDS = 0.05
+
+
+class BrakeHooks(NamedTuple):
+    """What the brake has its actor do.
+
+    Attributes:
+        schedule: sends it a message after some seconds.
+        changed: the link is held from now on, or read again; called with which, and the time.
+    """
+
+    schedule: Callable[[float, Any], Timer]
+    changed: Callable[[bool, float], None]
+
+
+class Brake:
+    """Holds the link while it must be held.
+
+    Args:
+        common: what the parts of the tunnel have in common.
+        connections: hold it by what they have not taken.
+        link: is held.
+        hooks: see there.
+    """
+
+    __slots__ = ("_common", "_connections", "_full", "_hooks", "_link", "_timer")
+
+    def __init__(
+        self, common: Common, connections: ConnectionTable, link: Link, hooks: BrakeHooks
+    ) -> None:
+        self._common = common
+        self._connections = connections
+        self._link = link
+        self._hooks: BrakeHooks | None = hooks
+        self._full: tuple[Callable[[], bool], ...] = ()
+        self._timer: Timer | None = None
+
+    def add(self, is_full: Callable[[], bool]) -> None:
+        """Let something else hold the link: it says whether, and has `check` called after it."""
+        self._full = (*self._full, is_full)
+
+    def check(self) -> None:
+        """Hold the link, or let it go, if that is a change."""
+        must_hold = self._connections.must_pause or any(is_full() for is_full in self._full)
+        if must_hold == self._link.is_held or not self._link.hold(must_hold=must_hold):
+            return
+        if self._hooks is not None:
+            self._hooks.changed(must_hold, time.monotonic())
+        if must_hold and self._timer is None:
+            self._check_stalled_in(self._common.limits.stall_timeout_seconds)
+
+    def must_look_for_stalled(self) -> bool:
+        """A `CheckStalled` came; return whether the link is held still."""
+        self._timer = None
+        return self._link.is_held
+
+    def look_again(self) -> None:
+        """Have another `CheckStalled` come before long."""
+        if self._timer is None:
+            seconds = self._common.limits.stall_timeout_seconds / 4
+            self._check_stalled_in(max(seconds, LEAST_STALL_CHECK_SECONDS))
+
+    def _check_stalled_in(self, seconds: float) -> None:
+        if self._hooks is not None:
+            self._timer = self._hooks.schedule(seconds, CheckStalled())
+
+    def let_go(self) -> None:
+        """Keep nothing that leads back to the actor, which has ended."""
+        self._full, self._hooks = (), None
+
+
+class PumpAgain(NamedTuple):
+    """The bandwidth allows more by now."""
+
+
+class Pump:
+    """The way from the sender to the link.
+
+    Args:
+        sender: what waits, and when it may leave.
+        streams: make a piece what it is on the wire.
+        link: takes it.
+        stats: counts how long it waited.
+        schedule: sends the actor a message after some seconds; a `PumpAgain` comes to `again`.
+    """
+
+    __slots__ = ("_connections", "_link", "_schedule", "_sender", "_stats", "_streams", "_timer")
+
+    def __init__(
+        self,
+        sender: WireSender,
+        streams: Streams,
+        link: Link,
+        stats: TunnelStats,
+        schedule: Callable[[float, Any], Timer],
+    ) -> None:
+        self._sender = sender
+        self._streams, self._connections = streams, streams.connections
+        self._link = link
+        self._stats = stats
+        self._schedule: Callable[[float, Any], Timer] | None = schedule
+        self._timer: Timer | None = None
+
+    def local_data(self, message: LocalDataRead) -> None:
+        """A local end has read bytes: they leave at once, or wait for their turn."""
+        key, payload = message
+        connection = self._connections.by_key.get(key)
+        if connection is None:
+            return
+        if connection.end_phase in (EndPhase.SENT, EndPhase.OVER):
+            connection.give_credit(len(payload))
+            return
+        now = time.monotonic()
+        if self._link.phase is LinkPhase.DOWN or not self._sender.passes(len(payload)):
+            self._sender.data(key, payload, now)
+            self.run()
+            return
+        # Nothing waits in front of it: it need not be queued.
+        encoded = self._connections.encode(connection, payload)
+        if encoded is not None:
+            self._sender.sent(encoded, key, now)
+            self._stats.observe_queue_wait(0.0)
+            self._transmit([encoded])
+
+    def run(self) -> None:
+        """Send what may be sent now."""
+        if self._link.phase is LinkPhase.DOWN:
+            return
+        sender, streams, now = self._sender, self._streams, time.monotonic()
+        messages = sender.take_control(now)
+        while (piece := sender.next_piece(now)) is not None:
+            if sender.is_ping_due:
+                messages = self._ping_behind(messages, now)
+            key = piece.flow.key
+            for message in streams.encode_piece(key, piece.payload):
+                sender.sent(message, key, now)
+                messages.append(message)
+        if messages and sender.is_ping_due:
+            self._ping_behind(messages, now)
+        elif messages:
+            self._transmit(messages)
+        if sender.wait_seconds and self._timer is None and self._schedule is not None:
+            self._timer = self._schedule(sender.wait_seconds, PumpAgain())
+
+    def again(self) -> None:
+        """The timer is over."""
+        self._timer = None
+        self.run()
+
+    def pong(self, message: PongHeard) -> None:
+        """The service has answered a ping: perhaps more may be sent."""
+        if not self._link.is_of(message.epoch):
+            return
+        now, sender = time.monotonic(), self._sender
+        sender.pong(message.number, now)
+        if sender.is_ping_due:
+            self._ping_behind([], now)
+        if sender.has_waiting:
+            self.run()
+
+    def _transmit(self, messages: list[Message]) -> None:
+        """Have messages sent; the link is up."""
+        assert self._link.websocket is not None
+        self._link.websocket.tell(Transmit(messages))
+
+    def _ping_behind(self, messages: list[Message], now: float) -> list[Message]:
+        """Send these, and a ping that says when they were parsed; return a list for the next."""
+        if messages:
+            self._transmit(messages)
+        self._link.ping(self._sender.ping(now))
+        return []
+
+    def let_go(self) -> None:
+        """Keep nothing that leads back to the actor, which has ended."""
+        self._schedule = None

@@ -22,7 +22,7 @@ from tunnelfleet.proto import Mode
 from .messages import ChildEnded, ListenerBound, SetAccepting
 
 if TYPE_CHECKING:
-    from .common import Common
+    from .context import Common
 
 
 _CHILD_PREFIX = "listener "

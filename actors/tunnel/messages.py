@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from tunnelfleet.actors.addresses import Address
     from tunnelfleet.actors.config import Limits
+    from tunnelfleet.actors.events import AttemptOutcome
     from tunnelfleet.actors.kernel import ExitReason
-    from tunnelfleet.actors.state import AttemptOutcome
     from tunnelfleet.proto import End, HandshakeError, Message, TunnelError
 
 __all__ = [

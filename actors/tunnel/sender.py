@@ -19,9 +19,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tunnelfleet.actors.token_bucket import TokenBucket
 
-from .fair_queue import FairQueue, Piece
 from .in_flight import QUIET_SECONDS, InFlight
-from .pacing import FAST_BYTES_PER_SECOND, RateMeter, pacing_bucket, payload_bytes_for_rate
+from .pacing import (
+    FAST_BYTES_PER_SECOND,
+    FairQueue,
+    Piece,
+    RateMeter,
+    pacing_bucket,
+    payload_bytes_for_rate,
+)
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits

@@ -58,8 +58,8 @@ from .messages import (
 )
 
 if TYPE_CHECKING:
-    from .common import Common
-    from .marking import Marking
+    from .context import Common
+    from .ends import Marking
     from .sender import WireSender
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pykka import ActorDeadError, ActorRef
 
-from tunnelfleet.actors.events import TunnelStateChanged
+from tunnelfleet.actors.events import TunnelState, TunnelStateChanged
 from tunnelfleet.actors.kernel import (
     KILLED,
     Backoff,
@@ -29,7 +29,6 @@ from tunnelfleet.actors.kernel import (
     SupervisorActor,
     ask_future,
 )
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import NotConnected
 
 from .actor import TunnelActor

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.metrics.families import Breather, expose
 
-from .exposition import Breather, expose
 from .http_thread import HEADERS, SHUTDOWN_SECONDS, HttpThread
 from .listener import listen_tcp
 from .options import AdminOptions

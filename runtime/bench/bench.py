@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import ANY_SERVICE, TunnelConfig
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.proto import ConfigError, Endpoint, Mode, TunnelError, printable
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 from tunnelfleet.runtime.tunnel import Tunnel

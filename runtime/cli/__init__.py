@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+
+from .options import COMPLETE_VARIABLE
 
 __all__ = ["COMPLETE_VARIABLE", "main"]
-
-COMPLETE_VARIABLE: Final = "_TUNNELFLEET_COMPLETE"
-"""A shell that wants to know what may stand on the command line sets it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

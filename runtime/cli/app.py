@@ -20,10 +20,9 @@ from typer.core import TyperGroup
 
 from tunnelfleet.version import PROGRAM, version_line
 
-from . import COMPLETE_VARIABLE
 from .completion import CommandLine, complete
 from .errors import CommandFailed, run_guarded
-from .options import take_as_given
+from .options import COMPLETE_VARIABLE, take_as_given
 from .output import log_lines
 
 

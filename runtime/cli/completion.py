@@ -16,7 +16,8 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError, printable
-from tunnelfleet.runtime.cli import COMPLETE_VARIABLE
+
+from .options import COMPLETE_VARIABLE
 
 FILES: Final = "@files"
 MAX_NAMES: Final = 2_000
@@ -44,15 +45,18 @@ def complete(words: Sequence[str], line: CommandLine) -> None:
         words: the arguments so far; the last one is being written.
         line: what there is.
     """
-    shell = os.environ.get(COMPLETE_VARIABLE, "")
-    given = _joined(words) if shell == "bash" else list(words)
-    found = candidates(given, line)
-    if shell == "bash":
-        # It completes only what is behind the last character that parts words for it.
-        start = max(given[-1].rfind(each) for each in "=:") + 1 if given else 0
-        found = [(word if word == FILES else word[start:], meaning) for word, meaning in found]
+    is_bash = os.environ.get(COMPLETE_VARIABLE, "") == "bash"
+    found = _for_bash(words, line) if is_bash else candidates(words, line)
     lines = [f"{printable(word)}\t{printable(meaning)}\n" for word, meaning in found]
     sys.stdout.write("".join(lines))
+
+
+def _for_bash(words: Sequence[str], line: CommandLine) -> Words:
+    """Return what the last word can become, of it what is behind the last character that parts."""
+    given = _joined(words)
+    start = max(given[-1].rfind(each) for each in "=:") + 1 if given else 0
+    found = candidates(given, line)
+    return [(word if word == FILES else word[start:], meaning) for word, meaning in found]
 
 
 def _joined(words: Sequence[str]) -> list[str]:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
+
+COMPLETE_VARIABLE: Final = "_TUNNELFLEET_COMPLETE"
+"""A shell that wants to know what may stand on the command line sets it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,23 +178,31 @@ def ls_command(
     """
     with _fleet(address, namespace) as fleet:
         rows = fleet.groups() if fleet_only else fleet.tunnels()
-    key = "group" if fleet_only else "name"
-    rows = [row for row in rows if not names or _matches(row[key], names)]
+    if names:
+        rows = _matching(rows, "group" if fleet_only else "name", names)
     if as_json:
-        write_json(rows if fleet_only else [ordered(row) for row in rows])
-        return EXIT_OK
-    if not rows:
+        write_json(rows if fleet_only else list(map(ordered, rows)))
+    elif rows:
+        _show(rows, fleet_only=fleet_only)
+    else:
         note("none is like that" if names else "the fleet has none")
-        return EXIT_OK
+    return EXIT_OK
+
+
+def _show(rows: list[dict[str, Any]], *, fleet_only: bool) -> None:
     width, _height = terminal_size()
     if fleet_only:
         write_lines(group_table(rows, width))
-        return EXIT_OK
-    now = time.time()
-    write_lines(tunnel_table([_with_group(row) for row in rows], width, now))
+        return
+    write_lines(tunnel_table([_with_group(row) for row in rows], width, time.time()))
     if width is not None:
         write_lines([(), summary(rows)])
-    return EXIT_OK
+
+
+def _matching(
+    rows: Sequence[dict[str, Any]], key: str, patterns: Sequence[str]
+) -> list[dict[str, Any]]:
+    return [row for row in rows if _matches(row[key], patterns)]
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

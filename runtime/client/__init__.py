@@ -5,7 +5,7 @@ What the device SDK for C++ v2 has in its SecureTunnel, for Python. All names ar
 """
 
 from .builder import SecureTunnelBuilder
-from .delivery import EventStream
+from .options import EventStream
 from .secure_tunnel import SecureTunnel
 
 __all__ = ["EventStream", "SecureTunnel", "SecureTunnelBuilder"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pykka import ActorRef
 
 from tunnelfleet.actors.addresses import HttpProxy
-from tunnelfleet.actors.api.events import (
+from tunnelfleet.actors.api.messages import (
     ConnectionFailure,
     ConnectionReset,
     ConnectionShutdown,

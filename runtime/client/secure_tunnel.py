@@ -15,12 +15,13 @@ from functools import partial
 from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
-from tunnelfleet.actors.api.commands import SendFuture, SendQueueFull
-from tunnelfleet.actors.api.events import (
+from tunnelfleet.actors.api.messages import (
     ApiEvent,
     ConnectionFailure,
     ConnectionSuccess,
     Message,
+    SendFuture,
+    SendQueueFull,
     Stopped,
 )
 from tunnelfleet.actors.api.outbox import Outbox
@@ -32,8 +33,14 @@ from tunnelfleet.proto import Endpoint, HandshakeError, Mode, TunnelClosed, Tunn
 from tunnelfleet.runtime.runtime import TunnelRuntime
 from tunnelfleet.runtime.tunnel import TunnelStatus
 
-from .delivery import ActorDelivery, EventStream
-from .options import CALLBACKS, SecureTunnelOptions, callbacks_of, make_config
+from .options import (
+    CALLBACKS,
+    ActorDelivery,
+    EventStream,
+    SecureTunnelOptions,
+    callbacks_of,
+    make_config,
+)
 from .sending import Sending, awaitable, call_soon, check_seconds, check_text, data_of
 
 

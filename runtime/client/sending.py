@@ -12,8 +12,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tunnelfleet.actors.api.commands import Outgoing, SendBatch, SendFuture, SendQueueFull
-from tunnelfleet.actors.api.events import Message
+from tunnelfleet.actors.api.messages import Message, Outgoing, SendBatch, SendFuture, SendQueueFull
 from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES, MessageType, TunnelError

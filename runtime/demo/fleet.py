@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import Limits, TunnelConfig
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import Backoff
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
 from tunnelfleet.runtime.runtime import TunnelRuntime
 from tunnelfleet.runtime.service import TunnelService

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.runtime.figures import counted, human_bytes, human_rate, human_seconds
 from tunnelfleet.runtime.tunnel import TunnelStatus
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.runtime import figures
 
 from .report import SEVERITY, DemoPhase, FleetSnapshot, TableRow

@@ -31,8 +31,7 @@ from . import messages
 from .config import ClientTokens, FleetConfig, GatewaySettings, ensure_secret
 from .config.fleet import RAY, STATIC
 from .fleet_actor import FleetActor
-from .fleet_state import FleetState
-from .metrics import GatewayCollector
+from .fleet_state import FleetState, GatewayCollector
 from .placement import Placement, StaticPlacement
 from .placement.leased import LeasedPlacement
 from .shared_fleet import API, SharedTunnels
@@ -53,7 +52,7 @@ from .wanted import WantedTunnel
 from .workers import WorkerProcesses
 
 if TYPE_CHECKING:
-    from .choice import AsksTunnels
+    from .snapshot import AsksTunnels
     from .store import Store
 
 

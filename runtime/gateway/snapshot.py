@@ -1,22 +1,76 @@
 """The tunnels of a fleet and their open connections, as people and programs look at them.
 
-Owns the fields that `tunnelfleet ls --json` and `connections --json` print. It asks no actor: it is
-given what FleetActor knows, and reads what the core keeps, as it is at that moment.
+Owns the fields that `tunnelfleet ls --json` and `connections --json` print, and what the filters of
+the admin API mean, which other gateways of a shared fleet get too. It asks no actor: it reads what
+FleetActor knows and the core keeps, as it is at that moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import Tunnel, TunnelRuntime, TunnelState
+from tunnelfleet.runtime.gateway.config.schema import DOOR
 from tunnelfleet.runtime.tunnel import TunnelStatus
 
-from .config.schema import DOOR
 from .reconcile import RunPhase
 from .wanted import WantedTunnel
+
+if TYPE_CHECKING:
+    from .placement import Member
+
+Row = dict[str, Any]
+"""A tunnel, for programs."""
+Filters = dict[str, list[str]]
+"""Values by the name of the filter."""
+
+
+class AsksTunnels(Protocol):
+    """The way to other gateways: `Forwarding`."""
+
+    def ask_tunnels(self, member: Member, filters: Filters) -> Callable[[float], list[Row]]:
+        """Begin to ask a gateway; returns what waits so many seconds for the answer."""
+
+
+def name_pattern(pattern: str) -> Callable[[str], object]:
+    """Return whether a name matches; `*` stands for anything, and nothing else is special."""
+    # fnmatch's expressions do not run away on many stars.
+    plain = pattern.replace("[", "[[]").replace("?", "[?]")
+    return re.compile(fnmatch.translate(plain)).match
+
+
+class Choice:
+    """Some tunnels of a fleet.
+
+    Args:
+        given: values by the name of the filter; none of them excludes nothing. One of several
+            values has to match, of labels (`NAME=VALUE`) all.
+    """
+
+    def __init__(self, given: Mapping[str, Sequence[str]]) -> None:
+        self._patterns = [name_pattern(each) for each in given.get("name", [])]
+        self._modes, self._sources = given.get("mode"), given.get("source")
+        self._states = given.get("state")
+        self._labels = [each.partition("=") for each in given.get("label", [])]
+
+    def has(self, name: str, mode: str, source: str, labels: Mapping[str, Any]) -> bool:
+        """Whether a tunnel is one of them, but for its state."""
+        return (
+            (not self._patterns or any(each(name) for each in self._patterns))
+            and (self._modes is None or mode in self._modes)
+            and (self._sources is None or source in self._sources)
+            and all(labels.get(label) == value for label, _equals, value in self._labels)
+        )
+
+    def has_state(self, state: str) -> bool:
+        """Whether a tunnel in this state is one of them."""
+        return self._states is None or state in self._states
+
 
 MAX_CONNECTION_ROWS = 10_000
 """In one answer; a gateway may have more."""

@@ -16,11 +16,10 @@ from prometheus_client.registry import Collector
 
 from tunnelfleet.actors.callbacks import CallbackCounts, CallbackTotals
 from tunnelfleet.actors.counters import Counters, ServiceCounters
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel.counting import OTHER, Declared, DispatcherStats, Kind, declared
-from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.transport.breaker import BreakerState
-from tunnelfleet.actors.transport.connect_gate import ConnectStats
-from tunnelfleet.runtime.admin.exposition import Breather
+from tunnelfleet.actors.transport.connect_gate import BreakerState, ConnectStats
+from tunnelfleet.runtime.metrics.families import Breather
 from tunnelfleet.version import VERSION
 
 from .catalogue import CATALOGUE, PER_TUNNEL
@@ -218,13 +217,12 @@ def _by_class(rows: list[DispatcherRow], field: str) -> list[tuple[tuple[str], f
 def _traffic(totals: Totals) -> Iterator[Family]:
     services = sorted(totals.services.items())
     for each in declared(ServiceCounters):
-        if each.label:
-            none = {(*key, reason): 0 for key, _row in services for reason in each.known}
-            every = none | totals.ends[each.name]
-            yield numbers(each.metric, sorted(every.items()))
-        else:
+        if not each.label:
             index = SERVICE_COLUMNS.index(each.name)
             yield numbers(each.metric, [(key, row[index]) for key, row in services])
+            continue
+        none = {(*key, reason): 0 for key, _row in services for reason in each.known}
+        yield numbers(each.metric, sorted((none | totals.ends[each.name]).items()))
 
 
 def _states(totals: Totals, reading: Reading) -> Iterator[Family]:

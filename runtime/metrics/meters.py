@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from tunnelfleet.actors.counters import FleetCounters, TunnelStats
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.kernel.counting import OTHER, DispatcherStats, Kind, declared
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import printable
 
 MAX_LABEL_LENGTH: Final = 64

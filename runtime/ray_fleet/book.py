@@ -185,6 +185,9 @@ class Book:
             if seat.lease_until > now:
                 return LeaseAnswer(self.table(now), taken_seconds=seat.lease_until - now)
             seat.retire(seat.run)
+        elif seat.run and self._is_late(seat, request):
+            # Another life now, and this process would go on in the one that it has.
+            return LeaseAnswer(self.table(now))
         self._free(seat)
         self.epoch += 1
         seat.run, seat.epoch, seat.heir = asker.run, self.epoch, ""
@@ -236,17 +239,16 @@ class Book:
     @staticmethod
     def _has(seat: Seat, asker: Asker, request: LeaseRequest) -> bool:
         """Whether the asker has the present life of a group, and this is news from it."""
-        is_late = 0 < request.serial <= seat.serial
+        is_present = bool(seat.epoch) and (seat.epoch, seat.run) == (request.epoch, asker.run)
+        if not is_present or Book._is_late(seat, request):
+            return False
         seat.serial = max(seat.serial, request.serial)
-        return (
-            bool(seat.epoch)
-            and not is_late
-            and (seat.epoch, seat.run)
-            == (
-                request.epoch,
-                asker.run,
-            )
-        )
+        return True
+
+    @staticmethod
+    def _is_late(seat: Seat, request: LeaseRequest) -> bool:
+        """Whether a later request of the same process was answered before."""
+        return 0 < request.serial <= seat.serial
 
     def _free(self, seat: Seat) -> None:
         """Nothing is of this group any more, in whatever life of it."""

@@ -15,10 +15,9 @@ from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
 
 from . import cluster
-from .directory import Directory
+from .directory import Directory, DirectoryClient
 from .group import Group
 from .keeper import NoFleetError, group_names
-from .leases import DirectoryClient
 from .plan import FleetPlan, PlanChange
 
 __all__ = ["Brought", "RayFleet"]

@@ -34,7 +34,7 @@ from tunnelfleet.version import version_line
 
 from . import cluster
 from .book import Asker, Dismissal
-from .leases import DirectoryClient, DirectoryLeases
+from .directory import DirectoryClient, DirectoryLeases
 from .plan import FleetPlan
 
 if TYPE_CHECKING:

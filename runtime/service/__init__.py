@@ -4,10 +4,11 @@
 which it shares only ``tunnelfleet.proto``.
 """
 
+from tunnelfleet.actors.token_bucket import parse_rate
+
 from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .files import write_file
 from .service import TunnelService
-from .throttle import parse_rate
 from .tokens import TunnelTokens
 from .tunnels import Origin
 

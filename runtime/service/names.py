@@ -103,11 +103,14 @@ def reachable_hosts(
         hosts = [host, *named]
     # Who listens on loopback with a certificate for elsewhere tries something, and means loopback.
     if certificate is not None and not is_loopback(host):
-        theirs = names_of(certificate)
-        hosts = [each for each in hosts if covers(theirs, each)] or [
-            name for name in theirs if "*" not in name
-        ]
+        hosts = _covered(hosts, names_of(certificate))
     return tuple(dict.fromkeys(hosts)) or (host,)
+
+
+def _covered(hosts: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Return the hosts that a certificate is for; where it is for none, its own names."""
+    covered = [each for each in hosts if covers(names, each)]
+    return covered or [name for name in names if "*" not in name]
 
 
 def names_of(certificate: x509.Certificate) -> tuple[str, ...]:

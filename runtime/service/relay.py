@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from tunnelfleet.actors.token_bucket import Throttle, kernel_buffer_bytes
 from tunnelfleet.actors.transport.codec import (
     Opcode,
     Role,
@@ -46,7 +47,6 @@ from tunnelfleet.proto import (
 from .client import Client
 from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .rules import StreamTable, check_message, reset_for
-from .throttle import Throttle, kernel_buffer_bytes
 from .wire import READ_BYTES, Hold
 
 
@@ -168,7 +168,7 @@ class RelayedTunnel:
         self._directions[mode].clear()
         self._tell(ServiceEventKind.CLIENT_DISCONNECTED, mode, reason)
         other = _OTHER[mode]
-        for reset in self._streams.take_resets():
+        for reset in self._streams.take_resets(to=other):
             self._say(other, reset)
             self._tell(ServiceEventKind.STREAM_STOPPED, mode, _about(reset))
         self._resume(other)

@@ -80,6 +80,14 @@ class ActiveStream:
     marks: bool = False
     ended_by: Mode | None = None
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the source has ended its direction, and it is not known yet if one is left.
+
+        The hello may be on its way. A destination that has none takes the reset for the end of all.
+        """
+        return self.ended_by is Mode.SOURCE and not self.marks
+
     def any_connection(self) -> int:
         """Return a connection id for a message about the whole stream; 0 means none is due."""
         if not self.has_connection_ids:
@@ -96,7 +104,7 @@ class StreamTable:
         self._active: dict[str, ActiveStream] = {}
 
     def __len__(self) -> int:
-        return len(self._active)
+        return sum(not each.is_in_doubt for each in self._active.values())
 
     def note_hello(self, message: Message) -> None:
         """Take in an empty marked DATA of the destination: its answer to a marked start."""
@@ -120,7 +128,8 @@ class StreamTable:
             stream.connection_ids.add(message.connection_id or FIRST_CONNECTION)
 
     def _note_reset(self, stream: ActiveStream, message: Message, sender: Mode) -> None:
-        is_half = stream.marks and message.ignorable and not stream.has_connection_ids
+        may_mark = stream.marks or (stream.asks_for_marks and sender is Mode.SOURCE)
+        is_half = may_mark and message.ignorable and not stream.has_connection_ids
         if is_half and stream.ended_by in (None, sender):
             # The other direction stays, and that side is to be told when this one is lost.
             stream.ended_by = sender
@@ -135,10 +144,21 @@ class StreamTable:
             message.stream_id, bool(message.connection_id), connections, message.ignorable
         )
 
-    def take_resets(self, service_id: str | None = None) -> list[Message]:
-        """Forget a service's stream (None: every one), and return the STREAM_RESET of each."""
+    def take_resets(
+        self, service_id: str | None = None, *, to: Mode | None = None
+    ) -> list[Message]:
+        """Forget a service's stream (None: every one), and return the STREAM_RESET of each.
+
+        Args:
+            service_id: the service.
+            to: who alone is to have them. Of a stream in doubt that can be the source alone: AWS's
+                C client as a destination does not survive a reset of what has ended for it
+                (docs/protocol.md section 4).
+        """
         ids = list(self._active) if service_id is None else [service_id]
         taken = [(each, self._active.pop(each)) for each in ids if each in self._active]
+        if to is not Mode.SOURCE:
+            taken = [each for each in taken if not each[1].is_in_doubt]
         return [
             Message(
                 MessageType.STREAM_RESET,

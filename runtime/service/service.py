@@ -29,6 +29,7 @@ from tunnelfleet.actors.addresses import TcpAddress, is_loopback
 from tunnelfleet.actors.kernel import ForkGuard
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
+from tunnelfleet.actors.token_bucket import Throttle, kernel_buffer_bytes
 from tunnelfleet.proto import ConfigError, Mode
 
 from .client import Client, ServiceListener
@@ -36,7 +37,6 @@ from .controls import ServiceControls
 from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .files import remove_leftovers
 from .handshake import ClientAdmission
-from .throttle import Throttle, kernel_buffer_bytes
 from .tls import ServerTls
 from .tunnels import Origin, ServiceTunnels, checked_lifetime
 

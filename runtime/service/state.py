@@ -264,21 +264,24 @@ class StateStore:
         """Write rows in one transaction; return why it failed."""
         try:
             for table in (_tunnels, _records):
-                keys = [key for key in rows if key.table is table]
-                if not keys:
-                    continue
-                column = keys[0].column
-                self._connection.execute(
-                    table.delete().where(column == sqlalchemy.bindparam("key")),
-                    [{"key": key.value} for key in keys],
-                )
-                if kept := [row for key in keys if (row := rows[key]) is not None]:
-                    self._connection.execute(table.insert(), kept)
+                self._replace(table, {key: rows[key] for key in rows if key.table is table})
             self._connection.commit()
         except SQLAlchemyError as error:
             self._connection.rollback()
             return _why(error)
         return None
+
+    def _replace(self, table: sqlalchemy.Table, rows: Mapping[_Key, dict[str, Any] | None]) -> None:
+        """Delete what stands under the keys, and insert what is there now."""
+        if not rows:
+            return
+        column = next(iter(rows)).column
+        self._connection.execute(
+            table.delete().where(column == sqlalchemy.bindparam("key")),
+            [{"key": key.value} for key in rows],
+        )
+        if kept := [row for row in rows.values() if row is not None]:
+            self._connection.execute(table.insert(), kept)
 
 
 def _make_file(path: Path) -> None:

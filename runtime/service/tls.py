@@ -1,31 +1,282 @@
 """The TLS of a service: the certificate it was given or makes, and where clients then reach it.
 
-Owns the server's context and its renewal, the folder of a made certificate for as long as it is
-needed, and the rule that an endpoint is told only under a name that is in the certificate. Must not
-know connections or tunnels.
+A made one is signed by a private authority, there a second time under the name by which OpenSSL
+looks it up, for a client that wants a folder (`-c` of the C++ localproxy). In a folder that lasts
+the authority's key is kept; else it signs once. Each file is replaced as a whole, in an order in
+which whatever a crash leaves is seen not to match, and is made anew.
 """
 
 from __future__ import annotations
 
+import datetime
+import hashlib
+import ipaddress
 import ssl
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.tls import make_ssl_context
 
-from .certificates import (
-    CERTIFICATE_NAME,
-    RENEW_BEFORE_DAYS,
-    days_left,
-    ensure_certificate,
-    load_certificate,
-    server_context,
-)
-from .files import TemporaryFolder
-from .names import checked_names, names_of, reachable_hosts
+from .files import TemporaryFolder, locked_folder, read_file, write_file
+from .names import certificate_names, checked_names, names_of, reachable_hosts
+
+VALID_DAYS = 365
+AUTHORITY_VALID_DAYS = 3650
+RENEW_BEFORE_DAYS = 30
+CLOCK_SKEW_DAYS = 1
+CERTIFICATE_NAME = "server.pem"
+"""Of the file with a certificate that was made, beside that of its authority."""
+
+_CA_NAME = "tunnelfleet embedded service CA"
+_PEM = serialization.Encoding.PEM
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Where the certificate of a service lies.
+
+    Attributes:
+        ca: PEM that a client is told to trust.
+        certificate: PEM of the server's certificate.
+        private_key: PEM of its key, readable by its owner alone.
+    """
+
+    ca: Path
+    certificate: Path
+    private_key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Authority:
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey | None
+
+
+def ensure_certificate(
+    folder: Path, host: str, names: Sequence[str] = (), *, keep_authority: bool = False
+) -> CertificateFiles:
+    """Return the certificate of ``folder``, made anew when absent, ageing, or not what is wanted.
+
+    Args:
+        folder: where the files are or will be; created if need be.
+        host: name or address on which the service listens. Loopback is in the certificate anyway,
+            and so are the addresses of this machine when it listens on all of them.
+        names: further names and addresses under which clients reach it.
+        keep_authority: keep the authority's key, so that a new certificate needs no new authority.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    files = CertificateFiles(folder / "ca.pem", folder / CERTIFICATE_NAME, folder / "server.key")
+    wanted = certificate_names(host, names)
+    with locked_folder(folder):
+        authority = _load_authority(files.ca)
+        if authority is None or not _is_usable(files, authority, wanted):
+            if authority is None or authority.key is None:
+                authority = _make_authority(files.ca, keep_key=keep_authority)
+            _make_certificate(files, authority, wanted)
+        by_hash = files.ca.with_name(f"{_openssl_hash(_CA_NAME)}.0")
+        content = authority.certificate.public_bytes(_PEM)
+        if read_file(by_hash) != content:
+            write_file(by_hash, content)
+    return files
+
+
+def load_certificate(path: Path) -> x509.Certificate | None:
+    """Return the first certificate of a PEM file that was given; None if there is none in it."""
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())[0]
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
+    """Return a server's context for TLS 1.2 and newer.
+
+    Raises:
+        OSError: the files cannot be read, or are no certificate and its key.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Each takes 6 KiB of a client, for as long as it is connected, and hardly any client comes
+    # back with one. `Wire` has the ACK sent that a ticket would have carried.
+    context.num_tickets = 0
+    # Without a password OpenSSL would ask for one on the terminal, and wait.
+    context.load_cert_chain(certificate, private_key, password="")
+    return context
+
+
+def _load_authority(ca: Path) -> _Authority | None:
+    """Return the authority of a folder, if it is one that will last; its key, if it is there."""
+    certificate = _parse_certificate(read_file(ca))
+    if certificate is None or days_left(certificate) <= RENEW_BEFORE_DAYS:
+        return None
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    except (ValueError, x509.ExtensionNotFound):
+        return None
+    if not extension.value.ca:
+        return None
+    return _Authority(certificate, _matching_key(ca.with_suffix(".key"), certificate))
+
+
+def _is_usable(files: CertificateFiles, authority: _Authority, wanted: Sequence[str]) -> bool:
+    certificate = _parse_certificate(read_file(files.certificate))
+    if certificate is None or _matching_key(files.private_key, certificate) is None:
+        return False
+    try:
+        certificate.verify_directly_issued_by(authority.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return set(wanted) <= set(names_of(certificate)) and days_left(certificate) > RENEW_BEFORE_DAYS
+
+
+def _parse_certificate(content: bytes | None) -> x509.Certificate | None:
+    try:
+        return None if content is None else x509.load_pem_x509_certificate(content)
+    except ValueError:
+        return None
+
+
+def _matching_key(path: Path, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey | None:
+    """Return the key in a file, if it is the one of this certificate."""
+    content = read_file(path, private=True)
+    try:
+        key = None if content is None else serialization.load_pem_private_key(content, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            return None
+        return key if _public_pem(key) == _public_pem(certificate) else None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+
+
+def _public_pem(owner: ec.EllipticCurvePrivateKey | x509.Certificate) -> bytes:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return owner.public_key().public_bytes(_PEM, form)
+
+
+def days_left(certificate: x509.Certificate) -> float:
+    """Return for how many days it is still good; less than 0 when it is not."""
+    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    return left / datetime.timedelta(days=1)
+
+
+def _make_authority(ca: Path, *, keep_key: bool) -> _Authority:
+    if read_file(ca) is not None:
+        _log.warning("%s cannot be used any more and is made anew: give it to the clients", ca)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _ca_certificate(key)
+    # The key first: a crash behind it leaves a key that does not match, and so neither.
+    if keep_key:
+        write_file(ca.with_suffix(".key"), _private_pem(key))
+    write_file(ca, certificate.public_bytes(_PEM))
+    return _Authority(certificate, key)
+
+
+def _make_certificate(files: CertificateFiles, authority: _Authority, names: Sequence[str]) -> None:
+    assert authority.key is not None
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _server_certificate(authority.certificate, authority.key, key, names)
+    write_file(files.private_key, _private_pem(key))
+    write_file(files.certificate, certificate.public_bytes(_PEM))
+
+
+def _ca_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    name = _common_name(_CA_NAME)
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=True,
+        crl_sign=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return (
+        _builder(name, name, key, AUTHORITY_VALID_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _server_certificate(
+    ca: x509.Certificate,
+    ca_key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePrivateKey,
+    names: Sequence[str],
+) -> x509.Certificate:
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    return (
+        _builder(_common_name("tunnelfleet embedded service"), ca.subject, key, VALID_DAYS)
+        .add_extension(
+            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(authority, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, valid_days: int
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=CLOCK_SKEW_DAYS))
+        .not_valid_after(now + datetime.timedelta(days=valid_days))
+    )
+
+
+def _common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
+def _openssl_hash(common_name: str) -> str:
+    """Return what ``openssl x509 -hash`` prints for a subject that is one short common name.
+
+    It is the SHA-1 of the name's canonical DER form: lower case, UTF-8, without the outer sequence.
+    """
+    text = common_name.lower().encode()
+    value = b"\x06\x03\x55\x04\x03" + b"\x0c" + bytes([len(text)]) + text
+    pair = b"\x30" + bytes([len(value)]) + value
+    digest = hashlib.sha1(b"\x31" + bytes([len(pair)]) + pair, usedforsecurity=False).digest()
+    return f"{int.from_bytes(digest[:4], 'little'):08x}"
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 class ServerTls:

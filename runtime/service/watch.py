@@ -28,10 +28,10 @@ from prometheus_client.registry import Collector
 
 from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.proto import ConfigError, TunnelError
-from tunnelfleet.runtime.admin.exposition import expose
 from tunnelfleet.runtime.admin.http_thread import HttpServer
+from tunnelfleet.runtime.metrics.families import expose
 
-from .chaos import FAULTS, run_fault
+from .controls import FAULTS, run_fault
 from .events import ServiceStats
 from .service import TunnelService
 

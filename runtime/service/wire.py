@@ -13,13 +13,14 @@ every connection, 2.5 GB for ten thousand idle ones. Its length is that of one s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import socket
 import ssl
 from collections import deque
 from typing import Final, Protocol
 
-from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, wrap_tls
+from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, is_drained, wrap_tls
 
 
 class Hold(enum.Enum):
@@ -226,6 +227,10 @@ class Wire:
         else:
             self._watch_writing(False)
             self._state = WireState.OPEN
+            # Nothing of TLS is sent any more, so the kernel would wait 40 ms with its ACK, and a
+            # client without TCP_NODELAY as long with its request.
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self._read_again()
 
     def _read(self) -> None:
@@ -250,9 +255,17 @@ class Wire:
                 break
             chunks.append(chunk)
             wanted -= len(chunk)
-            if self._tls is None:
+            if self._tls is None or self._is_drained(self._tls, len(chunk)):
                 break
         self._deliver(chunks, over)
+
+    @staticmethod
+    def _is_drained(tls: ssl.SSLSocket, read_bytes: int) -> bool:
+        """Say whether there is nothing more for now; what an error is, the next read tells."""
+        try:
+            return is_drained(tls, read_bytes)
+        except OSError:
+            return False
 
     def _deliver(self, chunks: list[bytes], over: str | None) -> None:
         if chunks:

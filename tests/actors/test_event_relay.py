@@ -9,8 +9,15 @@ import pykka
 import pytest
 
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.actors.event_relay import EventRelay, Subscribe, Unsubscribe
-from tunnelfleet.actors.events import SessionWasReset, StreamClosed, StreamOpened, TunnelEvent
+from tunnelfleet.actors.events import (
+    EventRelay,
+    SessionWasReset,
+    StreamClosed,
+    StreamOpened,
+    Subscribe,
+    TunnelEvent,
+    Unsubscribe,
+)
 from tunnelfleet.actors.kernel import Dispatcher
 
 if TYPE_CHECKING:

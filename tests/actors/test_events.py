@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 
 from tunnelfleet.actors import events
-from tunnelfleet.actors.events import StreamClosed, TunnelEvent, TunnelStateChanged
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import StreamClosed, TunnelEvent, TunnelState, TunnelStateChanged
 
 TYPES = [getattr(events, name) for name in events.__all__]
 

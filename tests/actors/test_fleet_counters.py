@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelfleet.actors.counters import FleetCounters, Histogram, TunnelStats
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 
 
 def make_fleet() -> FleetCounters:

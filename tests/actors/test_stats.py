@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.counters import TunnelStats
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 
 if TYPE_CHECKING:
     import pytest

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from . import carry_bench, history, idle_bench, kernel_bench, pacing_bench, start_bench
+from . import carry_bench, history, idle_bench, kernel_bench, pacing_bench, start_bench, storm_bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +63,11 @@ def sections(*, quick: bool) -> dict[str, Callable[[], Results]]:
         "start": lambda: start_bench.run(rounds=1 if quick else 11),
         "idle": lambda: (
             idle_bench.run(tunnels=100, scrapes=2) if quick else idle_bench.run(tunnels=1_000)
+        ),
+        "storm": lambda: (
+            storm_bench.run(tunnels=100, idle_seconds=0)
+            if quick
+            else storm_bench.run(tunnels=10_000)
         ),
         "api": _optional("api_bench", "API", messages=20_000 if quick else 200_000),
         "metrics": _optional("metrics_bench", "metrics"),

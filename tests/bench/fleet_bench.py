@@ -6,6 +6,7 @@ for true. Rows of the others are as large, and cannot be opened.
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
@@ -18,9 +19,9 @@ from tests.support.postgres import PostgresServer
 from tests.support.stores import SECRET, entry
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.gateway.fleet_state import FleetState
-from tunnelfleet.runtime.gateway.placement.fleet_database import FleetDatabase
 from tunnelfleet.runtime.gateway.placement.lease import LeaseRequest, LeaseTimes, RequestKind
 from tunnelfleet.runtime.gateway.placement.members import _shares
+from tunnelfleet.runtime.gateway.placement.postgres import FleetDatabase
 from tunnelfleet.runtime.gateway.placement.shards import SHARDS, shard_of, slot_of
 from tunnelfleet.runtime.gateway.reconcile import compare
 from tunnelfleet.runtime.gateway.store import Store
@@ -92,6 +93,14 @@ def database_of(url: str, name: str) -> FleetDatabase:
     )
 
 
+_serials = itertools.count(1)
+
+
+def numbered(*values: Any, **named: Any) -> LeaseRequest:
+    """A request that is later than all before."""
+    return LeaseRequest(*values, serial=next(_serials), **named)
+
+
 def run(folder: Path, tunnels: int = 1_000_000) -> dict[str, float]:
     """Measure, with so many tunnels in the store."""
     with PostgresServer.running() as server:
@@ -113,23 +122,23 @@ def _measure(
     names = [f"gw{number:03}" for number in range(GATEWAYS)]
     me = database_of(url, names[0])
     try:
-        epoch = me.do(LeaseRequest(RequestKind.JOIN)).epoch
+        epoch = me.do(numbered(RequestKind.JOIN)).epoch
         for name in names[1:]:
             other = database_of(url, name)
-            other.do(LeaseRequest(RequestKind.JOIN))
+            other.do(numbered(RequestKind.JOIN))
             other.close()
         _shares.cache_clear()
         figures["who has what, of 100 gateways (ms, once a change)"] = milliseconds(
             lambda: _shares(tuple(names), SHARDS), 1
         )
-        table = me.do(LeaseRequest(RequestKind.BEAT, epoch)).table
+        table = me.do(numbered(RequestKind.BEAT, epoch)).table
         assert table is not None
         mine = table.claims_of(names[0])
         figures["fill (s)"], _ = seconds(lambda: fill(server, database, tunnels, mine))
         server.run(database, "ANALYZE")
         rows = server.run(database, "SELECT pg_total_relation_size('tunnelfleet_tunnels')")
         figures["table with its indexes (MB)"] = round(rows[0][0] / 1e6)
-        claim = LeaseRequest(RequestKind.CLAIM, epoch, mine, version=table.version)
+        claim = numbered(RequestKind.CLAIM, epoch, mine, version=table.version)
         figures[f"claim of {len(mine)} shards (ms)"] = milliseconds(lambda: me.do(claim), 1)
         # As in a fleet that runs: each shard has an owner.
         server.run(
@@ -137,8 +146,7 @@ def _measure(
             "UPDATE tunnelfleet_shards SET owner = 'gw' || lpad((shard % 100)::text, 3, '0'), "
             f"epoch = 1 + shard % 100 WHERE owner IS DISTINCT FROM '{names[0]}'",
         )
-        beat = LeaseRequest(RequestKind.BEAT, epoch)
-        figures["heartbeat (ms)"] = milliseconds(lambda: me.do(beat))
+        figures["heartbeat (ms)"] = milliseconds(lambda: me.do(numbered(RequestKind.BEAT, epoch)))
         figures["add a tunnel (ms)"] = milliseconds(
             lambda: store.save_tunnel("t-new", entry("t-new"))
         )

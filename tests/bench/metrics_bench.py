@@ -21,8 +21,8 @@ from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.callbacks import CallbackTotals
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
-from tunnelfleet.runtime.admin.exposition import expose
 from tunnelfleet.runtime.metrics import DispatcherMeter, TunnelCollector, TunnelMeter
+from tunnelfleet.runtime.metrics.families import expose
 
 if TYPE_CHECKING:
     import socket

@@ -84,4 +84,6 @@ def _localproxy(endpoint: str, ca: str, token: str) -> tuple[float, float]:
         time.sleep(IDLE_SECONDS)
         rss_mb = rss_bytes(process.pid) / 1_000_000
         process.terminate()
+        # It has something to say at its end, and somebody has to read that.
+        process.stdout.read()
     return connect_ms, rss_mb

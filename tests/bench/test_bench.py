@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.bench import carry_bench, idle_bench
+from tests.bench import carry_bench, idle_bench, storm_bench
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,14 @@ def test_idle_tunnels_are_measured() -> None:
     (figures,) = idle_bench.run(tunnels=5, scrapes=2).values()
     assert figures["threads"] <= 16
     assert figures["rss_mb"] > 0
+
+
+def test_storms_are_measured() -> None:
+    results = storm_bench.run(tunnels=5, idle_seconds=0.01)
+    for name in ("storm of 5 connects", "storm of 5 when all are dropped"):
+        assert results[name]["connects_per_second"] > 0
+        assert results[name]["service_cpu_ms"] > 0
+    assert "percent_of_a_core_with_pings" in results["5 idle tunnels"]
 
 
 @pytest.mark.parametrize("section", ["nonsense", "kernels"])

@@ -23,7 +23,7 @@ from typing import Final
 
 from tests.support.memory import rss_bytes
 from tunnelfleet.runtime import make_ssl_context
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 from .fleet import Fleet
 from .report import Sums, write_record

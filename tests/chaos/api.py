@@ -161,6 +161,8 @@ class ApiServer:
         self._ended(event.service_id, event.connection_id, event.error)
 
     def _on_stopped(self, _tunnel: SecureTunnel, event: Any) -> None:
+        # An end without an error is one of the peer, in good order: that is judged. A cut has one,
+        # by the peer or the network (AbnormalEnd) or by a stop on this side (TunnelClosed).
         with self._lock:
             ids = [key[1] for key in self._open if key[0] == event.service_id]
         for connection_id in ids:

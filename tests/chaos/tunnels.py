@@ -134,19 +134,17 @@ class PlantedTunnel:
         )
         self._configs = {Mode.SOURCE: source, Mode.DESTINATION: common}
         if plan.api:
-            self._make_api(common)
+            self.api_server = ApiServer(
+                fleet.schedule.seed,
+                lambda number, service_id, ending: fleet.claim(self, service_id, number, ending),
+                lambda text: fleet.strange(self, text),
+            )
         self._start(Mode.DESTINATION)
         self._start(Mode.SOURCE)
         await self._find_listeners()
 
-    def _make_api(self, config: TunnelConfig) -> None:
-        fleet = self._fleet
-        self.api_server = ApiServer(
-            fleet.schedule.seed,
-            lambda number, service_id, ending: fleet.claim(self, service_id, number, ending),
-            lambda text: fleet.strange(self, text),
-        )
-        self._api = SecureTunnel(
+    def _make_api(self, config: TunnelConfig, server: ApiServer) -> SecureTunnel:
+        return SecureTunnel(
             config.access_token,
             config.mode,
             config.endpoint,
@@ -154,15 +152,18 @@ class PlantedTunnel:
             client_token=config.client_token or "",
             limits=config.limits,
             marks=config.marks,
-            runtime=fleet.runtime,
-            **self.api_server.callbacks,
+            runtime=self._fleet.runtime,
+            **server.callbacks,
         )
 
     def _start(self, mode: Mode) -> None:
-        if self._api is not None and mode is Mode.DESTINATION:
+        config, server = self._configs[mode], self.api_server
+        if server is not None and mode is Mode.DESTINATION:
+            # A client keeps the token that it was made with: each start has the present one.
+            self._api = self._make_api(config, server)
             self._api.start()
         else:
-            self._fleet.runtime.open_tunnel(self._configs[mode])
+            self._fleet.runtime.open_tunnel(config)
 
     async def _find_listeners(self) -> None:
         source = self._fleet.runtime.tunnel(self.end_name(Place.SOURCE_LINK))

@@ -17,7 +17,7 @@ from tests.support.rig import Rig, echo
 from tests.support.sockets import free_port
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import HttpProxy, TcpAddress, TunnelState, make_ssl_context
-from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
+from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path

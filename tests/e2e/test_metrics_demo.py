@@ -14,7 +14,7 @@ from grafana.panels import FLEET, TUNNEL
 from grafana.prometheus_process import HERE, RULE_FILES, Prometheus, free_port
 from grafana.queries import compared, plain
 from tests.support.waiting import eventually
-from tunnelfleet.runtime.gateway.metrics import GATEWAY_METRICS
+from tunnelfleet.runtime.gateway.fleet_state import GATEWAY_METRICS
 from tunnelfleet.runtime.metrics import CATALOGUE, Kind
 
 if TYPE_CHECKING:

@@ -2,11 +2,14 @@
 
 `python -m tests.fuzz` starts it; it does not return, as libFuzzer ends the process. It ends when
 the inputs and the CPU time that were asked for are both spent, or at the first finding, which
-libFuzzer writes as `crash-*` beside the corpus.
+libFuzzer writes as `crash-*` beside the corpus. In the folder of a run that was ended before, it
+goes on with the corpus and the figures that are there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -38,7 +41,13 @@ def main(name: str, folder: Path, runs: int, cpu_seconds: float) -> None:
     progress = Progress(folder / "progress.json", runs, cpu_seconds)
 
     def one(data: bytes) -> None:
-        progress.count(run_measured(harness, data))
+        try:
+            slowest_seconds = run_measured(harness, data)
+        except BaseException:
+            # libFuzzer does the same, unless its own alarm ends the process before.
+            (folder / f"crash-{hashlib.sha1(data).hexdigest()}").write_bytes(data)
+            raise
+        progress.count(slowest_seconds)
 
     arguments = [
         sys.argv[0],
@@ -55,14 +64,21 @@ def main(name: str, folder: Path, runs: int, cpu_seconds: float) -> None:
 
 
 class Progress:
-    """Counts inputs, keeps the figures in a file, and ends the process when all is spent."""
+    """Counts inputs, keeps the figures in a file, and ends the process when all is spent.
+
+    Figures that are in the file already are those of the runs before: it adds to them.
+    """
 
     def __init__(self, path: Path, runs: int, cpu_seconds: float) -> None:
         self._path = path
         self._runs = runs
         self._cpu_seconds = cpu_seconds
-        self._count = 0
-        self._slowest = 0.0
+        before = {"inputs": 0, "cpu_seconds": 0.0, "slowest_seconds": 0.0}
+        with contextlib.suppress(FileNotFoundError):
+            before = json.loads(path.read_text())
+        self._count = int(before["inputs"])
+        self._cpu_before = before["cpu_seconds"]
+        self._slowest = before["slowest_seconds"]
         self._next = 0.0
 
     def count(self, slowest_seconds: float) -> None:
@@ -73,7 +89,7 @@ class Progress:
             self._write()
 
     def _write(self) -> None:
-        used = time.process_time()
+        used = self._cpu_before + time.process_time()
         figures = {"inputs": self._count, "cpu_seconds": used, "slowest_seconds": self._slowest}
         written = self._path.with_suffix(".new")
         written.write_text(json.dumps(figures))

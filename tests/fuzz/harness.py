@@ -8,6 +8,7 @@ the bytes are. It raises on a finding. Its drivers are `guided` (atheris) and `t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Harness:
         words: texts that the input is likely to have in it.
         max_bytes: the longest input.
         stop: ends what the harness has started; it may be run again after that.
+        forget: drops what it remembers of inputs before, to be faster.
     """
 
     run: Callable[[bytes], None]
@@ -42,6 +44,7 @@ class Harness:
     words: Sequence[bytes] = ()
     max_bytes: int = 4_096
     stop: Callable[[], None] = lambda: None
+    forget: Callable[[], None] = lambda: None
 
 
 class TurnClock:
@@ -142,14 +145,22 @@ class Source:
             yield self
 
 
+MAX_PIECES = 64
+"""So many pieces of an input are cut: thousands of a byte each take long and say no more."""
+
+
 def cut(data: bytes, sizes: bytes) -> list[bytes]:
-    """Cut data into pieces of these sizes, again and again; no size is 0."""
-    pieces, at, number = [], 0, 0
-    while at < len(data):
-        size = (sizes[number % len(sizes)] or 1) if sizes else READ_BYTES
-        pieces.append(data[at : at + size])
-        at, number = at + size, number + 1
-    return pieces
+    """Cut data into pieces of these sizes, again and again; no size is 0.
+
+    What is left behind `MAX_PIECES` is one more.
+    """
+    pieces, at = [], 0
+    for size in itertools.islice(itertools.cycle(sizes or b"\0"), MAX_PIECES if sizes else 0):
+        if at >= len(data):
+            return pieces
+        pieces.append(data[at : at + (size or 1)])
+        at += size or 1
+    return [*pieces, data[at:]] if at < len(data) else pieces
 
 
 def kept(name: str) -> dict[str, bytes]:

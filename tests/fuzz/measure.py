@@ -73,6 +73,7 @@ def keep(harness: Harness, files: Sequence[str], inputs: Sequence[bytes], kept: 
 
 def branches(harness: Harness, files: Sequence[str], data: bytes) -> set[object]:
     """The branches that one input takes."""
+    harness.forget()
     one = counting(files)
     one.start()
     harness.run(data)

@@ -16,7 +16,7 @@ from grafana.panels import FLEET, TUNNEL, Board, Panel
 from grafana.prometheus_process import HERE, RULE_FILES
 from grafana.service_panels import SERVICE
 from tunnelfleet.actors.callbacks import MAX_RELAY_THREADS
-from tunnelfleet.runtime.gateway.metrics import GATEWAY_METRICS
+from tunnelfleet.runtime.gateway.fleet_state import GATEWAY_METRICS
 from tunnelfleet.runtime.metrics import CATALOGUE
 from tunnelfleet.runtime.service.watch import FAMILIES
 

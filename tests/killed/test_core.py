@@ -6,7 +6,6 @@ a connection, which must not notice.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from tests.support.backends import Backends
 from tests.support.killed.core import SERVICE_ID, Core
 from tests.support.killed.core_cases import CASES, CLASSES, Case, Outcome
-from tests.support.killed.killing import Kill, Moment, handled_messages
+from tests.support.killed.killing import Kill, Moment, descriptors, handled_messages
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import StartChild, Terminated
 from tunnelfleet.runtime import Mode, TunnelState
@@ -37,10 +36,6 @@ def shared() -> Iterator[tuple[TunnelService, Server]]:
             core.wait_connected()
             core.talk()
         yield service, server
-
-
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def kill_at(case: Case, service: TunnelService, server: Server, moment: Moment) -> None:

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from tests.support.examples import stateful_settings
-from tunnelfleet.actors.tunnel.fair_queue import PIECE_COST_BYTES, FairQueue
+from tunnelfleet.actors.tunnel.pacing import PIECE_COST_BYTES, FairQueue
 
 STREAMS, MESSAGES = ("a", "b", "c"), ("m", "n")
 MOST_BYTES = 6_000

@@ -7,6 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
+from tunnelfleet.proto.endpoint import parse_port
+
+
+def repr_of_start(value: object) -> str:
+    return ascii(value)[:12]
 
 
 @pytest.mark.parametrize(
@@ -105,3 +110,24 @@ def test_url() -> None:
     assert Endpoint.parse("h").url(Mode.DESTINATION) == (
         "wss://h/tunnel?local-proxy-mode=destination"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("0", 0),
+        ("00022", 22),
+        ("65535", 65_535),
+        ("65536", None),
+        ("", None),
+        ("-1", None),
+        ("22 ", None),
+        ("\N{ARABIC-INDIC DIGIT TWO}", None),
+        # Python makes no number of so many digits.
+        ("0" * 5_000 + "7", 7),
+        ("7" * 5_000, None),
+    ],
+    ids=repr_of_start,
+)
+def test_a_port_is_a_number_of_ascii_digits_in_its_range(text: str, port: int | None) -> None:
+    assert parse_port(text) == port

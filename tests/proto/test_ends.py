@@ -44,7 +44,7 @@ from tunnelfleet.proto import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.proto.ends import ENDS, Happening
+from tunnelfleet.proto.transitions import ENDS, Happening
 
 GRID = """
                        END     ABORT     LEAVE    PEER_DATA PEER_END PEER_RESET HELLO  NO_HELLO

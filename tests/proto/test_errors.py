@@ -10,6 +10,7 @@ from tunnelfleet.proto import (
     ConfigError,
     ConnectionIdUnknown,
     ConnectionIdUnusable,
+    ConnectionLost,
     HandshakeError,
     LocalProtocolError,
     Mode,
@@ -100,3 +101,11 @@ def test_whatever_a_service_sends_there_are_few_labels() -> None:
     statuses = [None, *range(1_000)]
     errors = [HandshakeError("", status=s, channel_id=None, retryable=True) for s in statuses]
     assert len({error.label for error in errors}) <= len(KNOWN_STATUSES) + 7
+
+
+@pytest.mark.parametrize("was_established", [True, False])
+def test_a_lost_connection_says_why_in_a_word_and_in_a_text(was_established: bool) -> None:
+    error = ConnectionLost("lost", "the network went away", was_established=was_established)
+    assert isinstance(error, TunnelError)
+    assert (str(error), error.label) == ("the network went away", "lost")
+    assert error.was_established is was_established

@@ -72,6 +72,8 @@ def test_access_tokens_that_can_be_sent(token: str) -> None:
         ("", "is empty"),
         ("secret\r\nX-Evil: 1", "line break"),
         ("secret ", "a space"),
+        ('"secret"', "stands in quotes"),
+        ("\u201csecret\u201d", "stands in quotes"),
         ("secr\u00e9t", "not ASCII"),
         ("secret\0", "line break"),
         ("secret" * 600, "above 4096 bytes"),

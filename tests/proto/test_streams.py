@@ -6,8 +6,8 @@ import pytest
 
 from tests.support.wire import V1, V2, V3, T
 from tunnelfleet.proto import Agreement, Message, ProtocolVersion
-from tunnelfleet.proto.ends import Happening
 from tunnelfleet.proto.streams import MAX_CONNECTION_ID, MAX_STREAM_ID, Stream, StreamIds
+from tunnelfleet.proto.transitions import Happening
 
 
 @pytest.mark.parametrize(

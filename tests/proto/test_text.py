@@ -19,7 +19,7 @@ from tunnelfleet.proto import (
     ServiceWithoutStream,
     printable,
 )
-from tunnelfleet.proto.text import MAX_SCANNED_CHARACTERS, PART_CHARACTERS
+from tunnelfleet.proto.text import MANY_PARTS, MAX_SCANNED_CHARACTERS, PART_CHARACTERS
 
 TOKEN = "AQGAAXj4Zx+Q/9bT=cE7kP2wLrY0vN8mUoHsJdGf1iRa5eBt6qCxWzKl3nVpM4S-_h"
 CLIENT_TOKEN = "5e6f0c1d-9a8b-4c7d-b6e5-f4a3b2c1d0e9"
@@ -123,3 +123,18 @@ def test_errors_show_ids_of_peers_printable_and_bounded() -> None:
         assert len(str(error)) < 1_500
     error = HandshakeError("no", status=403, channel_id=forged, retryable=False)
     assert len(error.channel_id or "") <= MAX_ID_CHARACTERS
+
+
+def test_a_text_too_short_for_a_part_of_a_token_stays() -> None:
+    token = "abcdefghijklmnop"
+    assert Redactor([token])("abcdefg") == "abcdefg"
+    assert Redactor([token])("abcdefgh") == "[hidden]"
+
+
+def test_a_token_is_found_in_a_long_text_as_in_a_short_one() -> None:
+    """Of many parts another way is taken, which has to find the same."""
+    before = "".join(f"{number:04x}" for number in range(MANY_PARTS))
+    shown = Redactor([TOKEN]).hide(f"{before} {base64.b64encode(TOKEN.encode()).decode()} behind")
+    assert shown.startswith(f"{before} [hidden]")
+    assert shown.endswith("behind")
+    assert base64.b64encode(TOKEN.encode()).decode()[8:16] not in shown

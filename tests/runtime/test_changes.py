@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.runtime import waiting as changes_module
-from tunnelfleet.runtime.waiting import WAIT_REST, WAIT_SLICE_SECONDS, Changes
+from tunnelfleet.runtime import tunnel as changes_module
+from tunnelfleet.runtime.tunnel import WAIT_REST, WAIT_SLICE_SECONDS, Changes
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.engine import begin_close
 from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
-from tunnelfleet.runtime.waiting import Changes
+from tunnelfleet.runtime.tunnel import Changes
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime import Tunnel

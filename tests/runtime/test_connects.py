@@ -10,9 +10,8 @@ import pytest
 from tests.support.actors import settle
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import kill
-from tunnelfleet.actors.transport import breaker
-from tunnelfleet.actors.transport.breaker import BREAKER_DELAYS, BREAKER_FAILURES
-from tunnelfleet.actors.transport.connect_gate import EXPIRED
+from tunnelfleet.actors.transport import connect_gate
+from tunnelfleet.actors.transport.connect_gate import BREAKER_DELAYS, BREAKER_FAILURES, EXPIRED
 from tunnelfleet.runtime import (
     Backoff,
     Endpoint,
@@ -137,7 +136,7 @@ def test_one_that_may_not_try_says_why_and_tries_when_it_is_asked_to(
 ) -> None:
     # Not drawn: a short one would let another try first.
     hour = SimpleNamespace(delay=lambda _openings, _rng: 3_600.0)
-    monkeypatch.setattr(breaker, "BREAKER_DELAYS", hour)
+    monkeypatch.setattr(connect_gate, "BREAKER_DELAYS", hour)
     for number in range(BREAKER_FAILURES):
         open_one(runtime, service, f"t{number}")
         service.refuse_next(f"t{number}", 503, count=10**6)

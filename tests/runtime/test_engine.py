@@ -18,6 +18,7 @@ from tests.support.actors import Log, crash, hold
 from tests.support.fakes import Recorder, make_config
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.callbacks import RelayThreads
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import (
     BlockingCallError,
     ChildSpec,
@@ -27,7 +28,6 @@ from tunnelfleet.actors.kernel import (
     kill,
 )
 from tunnelfleet.actors.kernel.loop_io import LOOP_DESCRIPTORS
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import Mode, TunnelClosed, TunnelError
@@ -35,7 +35,7 @@ from tunnelfleet.runtime import engine as engine_module
 from tunnelfleet.runtime.engine import NAMED_TUNNELS, Engine, EnginePhase
 from tunnelfleet.runtime.metrics import DispatcherMeter, TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
-from tunnelfleet.runtime.waiting import Changes
+from tunnelfleet.runtime.tunnel import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,8 +13,8 @@ from tests.support.forks import fork, idle_child, in_child
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import TunnelConfig
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import Dispatcher, ForkedProcessError
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime import Message, SecureTunnel, TunnelRuntime
 from tunnelfleet.runtime.service import TunnelService

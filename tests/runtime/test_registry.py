@@ -13,7 +13,7 @@ from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import ConfigError, Mode, TunnelClosed
 from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
-from tunnelfleet.runtime.waiting import Changes
+from tunnelfleet.runtime.tunnel import Changes
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime import Tunnel

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from tunnelfleet.actors.event_relay import Subscribe, Unsubscribe
-from tunnelfleet.actors.events import StreamOpened, TunnelEvent
+from tunnelfleet.actors.events import StreamOpened, Subscribe, TunnelEvent, Unsubscribe
 from tunnelfleet.actors.tunnel.context import Services
-from tunnelfleet.runtime.waiting import Subscriptions
+from tunnelfleet.runtime.tunnel import Subscriptions
 
 
 class Relay:

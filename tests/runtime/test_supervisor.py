@@ -11,8 +11,7 @@ import pytest
 from tests.support.actors import Log, crash
 from tests.support.fakes import Recorder, make_config
 from tests.support.waiting import WAIT_SECONDS, eventually
-from tunnelfleet.actors.event_relay import EventRelay, Subscribe
-from tunnelfleet.actors.events import SessionWasReset
+from tunnelfleet.actors.events import EventRelay, SessionWasReset, Subscribe
 from tunnelfleet.actors.kernel import ChildSpec, Dispatcher, Restart, WhichChildren, kill
 from tunnelfleet.actors.transport.connect_gate import ConnectGate
 from tunnelfleet.actors.transport.connector import Connector

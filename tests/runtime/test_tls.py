@@ -10,12 +10,12 @@ import pytest
 from tests.support.handshakes import make_old, shake_hands
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import make_ssl_context
-from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
+from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tunnelfleet.runtime.service.certificates import CertificateFiles
+    from tunnelfleet.runtime.service.tls import CertificateFiles
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,13 @@ from tunnelfleet.runtime.gateway.config import Authorities
 from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
 from tunnelfleet.runtime.gateway.config.things import BrokerAddress
 from tunnelfleet.runtime.service import TunnelService
-from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
 from tunnelfleet.runtime.service.management.notify import Broker, MqttNotifier
+from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnelfleet.runtime.service.certificates import CertificateFiles
+    from tunnelfleet.runtime.service.tls import CertificateFiles
 
 ROOT = Path(__file__).parents[2]
 NAME = "127.0.0.1"
@@ -37,7 +37,7 @@ MAKERS = {"SSLContext", "create_default_context", "tls_set", "_create_unverified
 PLACES = {
     "runtime/tls.py": 1,
     "runtime/admin/server.py": 1,
-    "runtime/service/certificates.py": 1,
+    "runtime/service/tls.py": 1,
     "runtime/admin/http_thread.py": 1,
     "runtime/gateway/config/fleet_tls.py": 1,
 }

@@ -17,7 +17,7 @@ from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.gateway.api.app import OPERATIONS
 from tunnelfleet.runtime.gateway.page import Sample, StatusPage
 from tunnelfleet.runtime.service import TunnelService
-from tunnelfleet.runtime.service.chaos import FAULTS
+from tunnelfleet.runtime.service.controls import FAULTS
 from tunnelfleet.runtime.service.management import AccessKey, ManagementServer
 from tunnelfleet.runtime.service.management.model import ServiceModel
 from tunnelfleet.runtime.service.watch import CHAOS_PREFIX, ServiceFigures, ServiceWatch

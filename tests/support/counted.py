@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tunnelfleet.actors.callbacks import CallbackTotals
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.runtime.metrics import DispatcherMeter, TunnelCollector, TunnelMeter
 from tunnelfleet.runtime.metrics.families import SERVICE_COLUMNS
 

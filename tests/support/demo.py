@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo.report import DemoPhase, FleetSnapshot, TableRow
 from tunnelfleet.runtime.demo.servers import close_writer

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime import Address
     from tunnelfleet.runtime.gateway import WantedTunnel
     from tunnelfleet.runtime.gateway.config import DoorRule
-    from tunnelfleet.runtime.gateway.door.crowd import Crowd
+    from tunnelfleet.runtime.gateway.door.hall import Crowd
     from tunnelfleet.runtime.gateway.door.resolver import Resolver
 
 

@@ -16,7 +16,7 @@ from tunnelfleet.actors.kernel import (
     StopChild,
     Terminated,
 )
-from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
+from tunnelfleet.actors.local.applications import LocalEnd, StreamActor
 from tunnelfleet.actors.tunnel.messages import (
     Abandon,
     Attach,

@@ -14,7 +14,7 @@ from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import TcpAddress, UnixAddress
 from tunnelfleet.runtime.gateway import Gateway
 from tunnelfleet.runtime.gateway.api import ApiOptions, ApiPlaces, ApiServer, EventFeed
-from tunnelfleet.runtime.gateway.unix_socket import UnixPlace
+from tunnelfleet.runtime.gateway.listening import UnixPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,10 +8,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.runtime.service.certificates import server_context
+from tunnelfleet.runtime.service.tls import server_context
 
 if TYPE_CHECKING:
-    from tunnelfleet.runtime.service.certificates import CertificateFiles
+    from tunnelfleet.runtime.service.tls import CertificateFiles
 
 
 def make_old(context: ssl.SSLContext) -> ssl.SSLContext:

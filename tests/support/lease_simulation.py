@@ -54,6 +54,7 @@ class StoredGateway:
     epoch: int
     lease_until: float
     beat_at: float
+    serial: int
     is_leaving: bool = False
 
 
@@ -80,16 +81,16 @@ class ModelStore:
             return LeaseAnswer()
         self._look_for_outage(now)
         if request.kind is RequestKind.JOIN:
-            return self._join(name, run, now)
+            return self._join(name, run, request, now)
         row = self.gateways.get(name)
-        if row is None or row.epoch != request.epoch:
+        if row is None or row.epoch != request.epoch or row.serial >= request.serial:
             return LeaseAnswer(self.table(now))
         me = Owner(name, row.epoch)
         for shard in request.shards:
             if self.owners[shard] == me:
                 self.owners[shard] = None
         self.version += row.is_leaving != request.is_leaving
-        row.is_leaving = request.is_leaving
+        row.is_leaving, row.serial = request.is_leaving, request.serial
         row.beat_at, row.lease_until = now, now + TIMES.lease_seconds
         return LeaseAnswer(self.table(now), row.epoch)
 
@@ -98,20 +99,24 @@ class ModelStore:
         if now - last > TIMES.outage_seconds:
             self.grace_until = now + TIMES.lease_seconds
 
-    def _join(self, name: str, run: int, now: float) -> LeaseAnswer:
+    def _join(self, name: str, run: int, request: LeaseRequest, now: float) -> LeaseAnswer:
         row = self.gateways.get(name)
         if row is not None and row.run != run and row.lease_until > now:
             return LeaseAnswer(self.table(now), taken_seconds=row.lease_until - now)
+        if row is not None and row.run == run and row.serial >= request.serial:
+            return LeaseAnswer(self.table(now))
         self.epoch += 1
         self.version += 1
-        self.gateways[name] = StoredGateway(run, self.epoch, now + TIMES.lease_seconds, now)
+        self.gateways[name] = StoredGateway(
+            run, self.epoch, now + TIMES.lease_seconds, now, request.serial
+        )
         return LeaseAnswer(self.table(now), self.epoch)
 
     def _claim(self, name: str, request: LeaseRequest, now: float) -> frozenset[int]:
         row = self.gateways.get(name)
         if row is None or row.epoch != request.epoch or row.lease_until <= now:
             return frozenset()
-        if request.version != self.version:
+        if request.version != self.version or row.serial >= request.serial:
             return frozenset()
         table = self.table(now)
         claimed = frozenset(filter(table.is_free, request.shards))

@@ -21,7 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.support.aws_service import WAIT_SECONDS
 from tests.support.programs import require_program
 from tests.support.sockets import free_port
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

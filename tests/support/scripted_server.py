@@ -238,7 +238,7 @@ def black_hole(host: str = "127.0.0.1") -> Iterator[int]:
 
 def tls_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's context with a certificate for 127.0.0.1, and a client's that trusts it."""
-    from tunnelfleet.runtime.service.certificates import ensure_certificate, server_context
+    from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
     files = ensure_certificate(folder, "127.0.0.1")
     client = ssl.create_default_context(cafile=str(files.ca))

@@ -6,8 +6,13 @@ from typing import Any
 
 from tests.support.fakes import CLIENT_TOKEN, FakeRef, make_config
 from tunnelfleet.actors.counters import TunnelStats
-from tunnelfleet.actors.tunnel.common import Common
-from tunnelfleet.actors.tunnel.context import Credentials, Services, TunnelContext, TunnelParts
+from tunnelfleet.actors.tunnel.context import (
+    Common,
+    Credentials,
+    Services,
+    TunnelContext,
+    TunnelParts,
+)
 from tunnelfleet.proto import Mode
 
 

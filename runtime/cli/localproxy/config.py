@@ -327,7 +327,7 @@ class PlanBuilder:
         if given is None:
             return None
         # Importing the service's package loads an HTTP server, which only few runs need.
-        from tunnelfleet.runtime.service.throttle import parse_rate  # noqa: PLC0415
+        from tunnelfleet.actors.token_bucket import parse_rate  # noqa: PLC0415
 
         return _judge(given, parse_rate)
 

@@ -24,9 +24,9 @@ from tunnelfleet.actors.events import (
     StreamClosed,
     StreamOpened,
     TunnelEvent,
+    TunnelState,
     TunnelStateChanged,
 )
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.cli import output as logs
 from tunnelfleet.runtime.cli.errors import one_line
 

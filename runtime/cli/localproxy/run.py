@@ -11,14 +11,18 @@ import queue
 import re
 import signal
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnelfleet.actors.config import ANY_SERVICE, TunnelConfig
-from tunnelfleet.actors.events import ServiceIdsReceived, TunnelEvent, TunnelStateChanged
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import (
+    ServiceIdsReceived,
+    TunnelEvent,
+    TunnelState,
+    TunnelStateChanged,
+)
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, stop_signals
 from tunnelfleet.runtime.cli.output import take
@@ -143,22 +147,15 @@ class Judge:
             if config.mode is Mode.DESTINATION and len(announced) > 1:
                 return [f"every service of the tunnel ({', '.join(announced)}) has this address"]
             return []
+        missing = _beyond(announced, services)
         notes = [
-            f"the tunnel's service {each!r} has no mapping and is not served"
-            for each in announced
-            if each not in services
+            f"the tunnel's service {each!r} has no mapping and is not served" for each in missing
         ]
         if self._plan.from_files:
-            return notes + [
-                f"{each} connects to {services[each]}" for each in announced if each in services
-            ]
-        if announced:
-            notes += [
-                f"{each!r} is mapped and is no service of this tunnel"
-                for each in services
-                if each not in announced
-            ]
-        return notes
+            mapped = _beyond(announced, missing)
+            return notes + [f"{each} connects to {services[each]}" for each in mapped]
+        unknown = _beyond(services, announced) if announced else []
+        return notes + [f"{each!r} is mapped and is no service of this tunnel" for each in unknown]
 
     def _failed(self, reason: str) -> list[str]:
         if self._was_connected:
@@ -179,6 +176,10 @@ class Judge:
             return []
         self._told.add(advice)
         return [advice]
+
+
+def _beyond(names: Iterable[str], others: Container[str]) -> list[str]:
+    return [each for each in names if each not in others]
 
 
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")

@@ -1,7 +1,7 @@
 """`tunnelfleet localproxy` as typer sees it: for its help, and for its errors.
 
-Owns the form of the command there. What it does is in `command`, and most runs of it never come
-here: see `arguments`.
+Owns the form of the command there. What it does is in `command`, which reads most command lines
+itself.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typer.core import TyperCommand
 
 from tunnelfleet.runtime.cli.options import take_as_given, takes
 
-from .arguments import expand
-from .command import run
+from .command import expand, run
 from .options import LOCALPROXY_OPTIONS, TABLE
 
 

@@ -85,20 +85,23 @@ class Around:
         if self.chaos_token_file is not None and not self.chaos:
             raise ConfigError("--chaos-token-file: only with --chaos-api")
         if self.management is None:
-            given = {
-                "--credentials": self.credentials,
-                "--aws-limits": self.aws_limits or None,
-                "--max-tunnels": self.max_tunnels,
-                "--mqtt": self.mqtt,
-            }
-            if named := [name for name, value in given.items() if value is not None]:
-                raise ConfigError(f"{', '.join(named)}: only with --management HOST:PORT")
+            self._refuse_options_of_management()
             return
         if not _REGION.fullmatch(self.region):
             raise ConfigError(f"--region takes a name such as eu-west-1, not {self.region!r}")
         from tunnelfleet.runtime.service.management.model import check_installed  # noqa: PLC0415
 
         check_installed()
+
+    def _refuse_options_of_management(self) -> None:
+        given = {
+            "--credentials": self.credentials,
+            "--aws-limits": self.aws_limits or None,
+            "--max-tunnels": self.max_tunnels,
+            "--mqtt": self.mqtt,
+        }
+        if named := [name for name, value in given.items() if value is not None]:
+            raise ConfigError(f"{', '.join(named)}: only with --management HOST:PORT")
 
     @property
     def connects_per_second(self) -> float | None:

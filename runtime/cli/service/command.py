@@ -207,9 +207,7 @@ def service_command(
     host, port = parse_listen("--listen", listen, "127.0.0.1:8443")
     around = Around(
         state=state,
-        management=None
-        if management is None
-        else parse_listen("--management", management, "127.0.0.1:8444"),
+        management=_parse_given("--management", management, "127.0.0.1:8444"),
         credentials=credentials,
         region=region,
         aws_limits=aws_limits,
@@ -218,12 +216,12 @@ def service_command(
         mqtt_ca=mqtt_ca,
         mqtt_cert=mqtt_cert,
         mqtt_key=mqtt_key,
-        admin=None if admin is None else parse_listen("--admin", admin, "127.0.0.1:9465"),
+        admin=_parse_given("--admin", admin, "127.0.0.1:9465"),
         admin_open=admin_open,
         chaos=chaos_api,
         chaos_token_file=chaos_token_file,
     )
-    makes_certificate = not plain and cert is None
+    names_around = () if plain or cert is not None else around.certificate_names(host)
     inbox = _Inbox()
     with (
         outputs(as_json=as_json, goes_on="the service") as (out, err),
@@ -241,7 +239,7 @@ def service_command(
             certificate=cert,
             private_key=key,
             state_dir=state,
-            names=[*(name or ()), *(around.certificate_names(host) if makes_certificate else ())],
+            names=[*(name or ()), *names_around],
             bandwidth_bytes_per_second=None if bandwidth is None else parse_rate(bandwidth),
             connects_per_second=around.connects_per_second,
             on_event=inbox.put_event,
@@ -261,6 +259,10 @@ def service_command(
                 _serve(service, surroundings, tunnels, inbox, console, ca_out, control=control)
             finally:
                 surroundings.stop()
+
+
+def _parse_given(option: str, text: str | None, example: str) -> tuple[str, int] | None:
+    return None if text is None else parse_listen(option, text, example)
 
 
 def _allow_many_connections() -> None:

@@ -21,7 +21,7 @@ from tunnelfleet.proto.endpoint import MAX_PORT
 from tunnelfleet.runtime.cli.errors import one_line
 from tunnelfleet.runtime.cli.output import LineOutput
 from tunnelfleet.runtime.service import Origin, ServiceEvent, TunnelService, TunnelTokens
-from tunnelfleet.runtime.service.chaos import FAULTS, run_words
+from tunnelfleet.runtime.service.controls import FAULTS, run_words
 
 FIRST_LISTEN_PORT: Final = 5555
 """The source commands that are printed listen from here on, each service on a port of its own."""

@@ -18,7 +18,6 @@ from typing import Any
 from aiohttp import web
 
 import tunnelfleet
-from tunnelfleet.runtime.admin.exposition import Breather
 from tunnelfleet.runtime.admin.http_thread import HEADERS
 from tunnelfleet.runtime.admin.server import TunnelView
 from tunnelfleet.runtime.gateway.config import ConfigProblems
@@ -26,13 +25,23 @@ from tunnelfleet.runtime.gateway.gateway import Gateway
 from tunnelfleet.runtime.gateway.messages import FILES, CompareWanted, ReloadResult
 from tunnelfleet.runtime.gateway.process import ActorNode, actor_tree
 from tunnelfleet.runtime.gateway.reconcile import Difference
+from tunnelfleet.runtime.metrics.families import Breather
 
 from . import records, tunnels
 from .context import PARTS, ApiParts, ApiPlaces, parts
 from .feed import EventFeed
 from .openapi import make_document
-from .operations import Handler, Operations, Parameter, Success, route_table
-from .problem import ApiProblem, ProblemKind, answer_problems, problem_objects
+from .operations import (
+    ApiProblem,
+    Handler,
+    Operations,
+    Parameter,
+    ProblemKind,
+    Success,
+    answer_problems,
+    problem_objects,
+    route_table,
+)
 from .requests import MAX_BODY_BYTES, flag, query
 
 operations = Operations()

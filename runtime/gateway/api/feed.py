@@ -22,7 +22,7 @@ from aiohttp import web
 
 from tunnelfleet.runtime.gateway.log import LOGGER, RateLimit, event_object, is_whole, name_tunnel
 
-from .problem import ApiProblem, ProblemKind
+from .operations import ApiProblem, ProblemKind
 
 
 class Event(NamedTuple):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import tunnelfleet
 from tunnelfleet.runtime import Mode, TunnelState
 from tunnelfleet.runtime.gateway.config.schema import json_schema
 
-from .problem import PROBLEM_TYPE, ProblemKind
+from .operations import PROBLEM_TYPE, ProblemKind
 
 if TYPE_CHECKING:
     from .operations import Operation, Parameter, Success
@@ -163,8 +164,12 @@ def _schemas() -> dict[str, Any]:
     return {**_ANSWERS, **_BODIES, **_entries()}
 
 
+@cache
 def _entries() -> dict[str, Any]:
-    """Return an entry as it is created, with its name, and as it is put under one."""
+    """Return an entry as it is created, with its name, and as it is put under one.
+
+    They are made once: that takes 50 ms of the event loop.
+    """
     of_files = json_schema()["$defs"]
     entry = _moved(of_files["TunnelKeys"])
     for key in OF_FILES_ALONE:

@@ -11,8 +11,7 @@ from tunnelfleet.runtime.gateway.store import AuditQuery
 
 from .context import ApiParts, parts
 from .feed import EventFeed, write
-from .operations import Operations, Parameter, Success
-from .problem import ApiProblem, ProblemKind
+from .operations import ApiProblem, Operations, Parameter, ProblemKind, Success
 from .requests import moment, query, single, whole_number
 
 operations = Operations()

@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import ETag, web
 
-from .problem import ApiProblem, ProblemKind
+from .operations import ApiProblem, ProblemKind
 
 MAX_BODY_BYTES = 256 * 1024
 """The longest body; an entry of a tunnel has a few hundred bytes."""

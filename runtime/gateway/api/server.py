@@ -25,13 +25,12 @@ from tunnelfleet.runtime.admin.options import HostCheck, HttpLimits
 from tunnelfleet.runtime.gateway.config import GatewaySettings
 from tunnelfleet.runtime.gateway.config.schema import OFF
 from tunnelfleet.runtime.gateway.gateway import Gateway
-from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
+from tunnelfleet.runtime.gateway.listening import UnixListener, UnixPlace
 
 from .app import make_api
 from .context import ApiPlaces
 from .feed import EventFeed
-from .operations import Handler
-from .problem import ApiProblem, ProblemKind
+from .operations import ApiProblem, Handler, ProblemKind
 from .requests import read_body
 
 

@@ -14,15 +14,13 @@ from urllib.parse import quote
 from aiohttp import web
 
 from tunnelfleet.runtime import Mode, TunnelState
-from tunnelfleet.runtime.admin.exposition import Breather
-from tunnelfleet.runtime.gateway.choice import Choice
-from tunnelfleet.runtime.gateway.forward.survey import UNKNOWN, look_at_fleet, look_elsewhere
+from tunnelfleet.runtime.gateway.forward.directory import UNKNOWN, look_at_fleet, look_elsewhere
 from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, UnknownTunnel
-from tunnelfleet.runtime.gateway.snapshot import TunnelRow
+from tunnelfleet.runtime.gateway.snapshot import Choice, TunnelRow
+from tunnelfleet.runtime.metrics.families import Breather
 
 from .context import ApiParts, parts
-from .operations import Operations, Parameter, Success
-from .problem import ApiProblem, ProblemKind
+from .operations import ApiProblem, Operations, Parameter, ProblemKind, Success
 from .requests import MAX_VALUES, Condition, peer_of, query, read_object
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from .problems import Problem
 from .schema import NotifyKeys
 from .secrets import read_private, read_secret
 from .things import BrokerAddress, address_for, parse_broker
-from .tunnels import TunnelReader, read_limits, validate
+from .tunnels import TunnelReader, read_limits
+from .validation import validate
 
 if TYPE_CHECKING:
     from .files import Document

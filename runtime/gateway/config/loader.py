@@ -6,34 +6,26 @@ is started or changed here, so a check and a reload can read what a running gate
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from tunnelfleet.actors.addresses import is_loopback, parse_ip
-from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
 from . import fleet
-from .demand_table import OnDemandTable
 from .devices import NotifyReader
-from .door_users import read_users
 from .files import Document, read_documents
-from .fleet_tls import FleetFileError, read_fleet_tls
-from .paths import admin_socket, state_folder
+from .fleet import CloudPlace, DemandLimits, OnDemandSettings
+from .gateway_table import GatewayTable
 from .problems import ConfigProblems, Problem, nearest
-from .schema import OFF, DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys, OnDemandKeys
-from .secrets import MIN_SECRET_BYTES, Authorities, read_secret
-from .tunnels import TunnelReader, validate
-
-SHARDS = 256
-"""Into how many parts a fleet is cut, unless its file says otherwise."""
-FLEET_KEYS = ("fleet_listen", "fleet_address", "fleet_cert", "fleet_key", "fleet_ca")
-"""Of `[gateway]`: all but the address are needed where one of them is."""
+from .schema import DefaultKeys, DoorRuleKeys, FileKeys, GatewayKeys, OnDemandKeys
+from .secrets import Authorities
+from .tunnels import TunnelReader
+from .validation import validate
 
 
 def load(
@@ -98,7 +90,6 @@ def _for_request(problem: Problem) -> Problem:
 
 MAX_TUNNELS = 20_000
 """The most tunnels of one configuration; a process is built for 10,000."""
-STATE_FILE = "state.db"
 
 
 class _Loader:
@@ -245,235 +236,100 @@ class _Loader:
         given = {key: value for key, (_document, value) in merged.items()}
         return OnDemandTable(holders[0], given, problem).read(tunnels)
 
-    # -- the table of the gateway
-
     def _gateway(self, documents: Sequence[Document]) -> fleet.GatewaySettings:
         merged = self._merge(documents, "gateway", GatewayKeys)
-        given = {key: value for key, (_document, value) in merged.items()}
 
         def problem(key: str, text: str, *, error: bool = True) -> None:
             # A key that is missing has the line of the table that it is missing in.
             document = merged[key if key in merged else next(iter(merged))][0]
             self._problems.append(document.problem(("gateway", key), text, error=error))
 
-        name = given.get("name", platform.node() or "gateway")
-        state = given.get("state")
-        folder = state_folder(self._environ, state)
-        settings = fleet.GatewaySettings(
-            name=name,
-            admin=given.get("admin") or f"unix:{admin_socket(self._environ)}",
-            admin_mode=int(given.get("admin_mode", "0600"), 8),
-            admin_group=given.get("admin_group"),
-            admin_hosts=tuple(given.get("admin_hosts", ())),
-            metrics_open=given.get("metrics_open", False),
-            metrics_hosts=tuple(given.get("metrics_hosts", ())),
-            state=state or f"sqlite:///{folder / STATE_FILE}",
-            state_folder=folder,
-            audit_days=given.get("audit_days", 90.0),
-            audit_rows=given.get("audit_rows", 200_000),
-            placement=given.get("placement", fleet.STATIC),
-            placement_members=given.get("placement_members", 1),
-            lease_seconds=given.get("lease_seconds", 10.0),
-            shards=given.get("shards", SHARDS),
-            workers=given.get("workers", 1),
-            connect_rate=given.get("connect_rate", 10.0),
-            connect_concurrency=given.get("connect_concurrency", 8),
-            drain_seconds=given.get("drain_seconds", 30.0),
-            door=given.get("door"),
-            client_token_secret_file=self._file(merged, "client_token_secret_file"),
-            door_users_file=self._file(merged, "door_users_file"),
-            fleet_address=given.get("fleet_address"),
-            fleet_cert=self._file(merged, "fleet_cert"),
-            fleet_key=self._file(merged, "fleet_key"),
-            fleet_ca=self._file(merged, "fleet_ca"),
-        )
-        settings = replace(settings, placement_ordinal=self._ordinal(given, name, problem))
-        self._check_placement(settings, given, problem)
-        secret = settings.client_token_secret_file
-        if secret is not None:
-            self._check_secret(secret, problem)
-        settings = self._admin(settings, merged, problem)
-        settings = self._door(settings, problem)
-        settings = self._fleet(settings, given, problem)
-        return self._metrics(settings, merged, problem)
-
-    def _file(self, merged: Mapping[str, tuple[Document, Any]], key: str) -> Path | None:
-        if key not in merged:
-            return None
-        document, text = merged[key]
-        return document.relative(text)
-
-    def _ordinal(self, given: Mapping[str, Any], name: str, problem: Any) -> int:
-        members = given.get("placement_members", 1)
-        ordinal = given.get("placement_ordinal")
-        if ordinal is None:
-            ordinal = 0 if members == 1 else fleet.ordinal_in(name)
-            if ordinal is None:
-                hint = f"the name {name!r} ends with no number; write placement_ordinal"
-                problem("placement_members", hint)
-                return 0
-        if ordinal >= members:
-            key = "placement_ordinal" if "placement_ordinal" in given else "placement_members"
-            problem(
-                key, f"of {members} gateways the ordinals are 0 to {members - 1}, not {ordinal}"
-            )
-            return 0
-        if members > 1 and "client_token_secret_file" not in given:
-            hint = "gateways that share a fleet need the same secret; name its file"
-            problem("client_token_secret_file", hint)
-        return int(ordinal)
-
-    def _check_placement(
-        self, settings: fleet.GatewaySettings, given: Mapping[str, Any], problem: Any
-    ) -> None:
-        if settings.placement == fleet.STATIC:
-            hint = f'it is for placement = "{fleet.POSTGRES}"; leave it out, or write that'
-            fields = GatewayKeys.model_fields
-            for key in ("lease_seconds", "shards"):
-                if given.get(key, fields[key].default) != fields[key].default:
-                    problem(key, hint)
-        else:
-            for key in ("placement_members", "placement_ordinal"):
-                if key in given:
-                    problem(key, f'it is for placement = "{fleet.STATIC}"; leave it out')
-            if settings.placement != fleet.RAY:
-                self._check_shared_fleet(settings, given, problem)
-
-    def _check_shared_fleet(
-        self, settings: fleet.GatewaySettings, given: Mapping[str, Any], problem: Any
-    ) -> None:
-        if not settings.state.startswith("postgresql"):
-            hint = 'gateways share the fleet by the state; write state = "postgresql://HOST/DB"'
-            problem("state" if "state" in given else "placement", hint)
-        if "client_token_secret_file" not in given:
-            hint = "gateways that share a fleet need the same secret; name its file"
-            problem("client_token_secret_file", hint)
-
-    def _check_secret(self, path: Path, problem: Any) -> None:
-        key = "client_token_secret_file"
-        try:
-            secret, warning = read_secret(path)
-        except ConfigError as error:
-            problem(key, f"{error}; make one with: openssl rand -hex 32")
-            return
-        if len(secret) < MIN_SECRET_BYTES:
-            hint = f"the secret has {len(secret)} bytes, and needs at least {MIN_SECRET_BYTES}"
-            problem(key, f"{hint}; make one with: openssl rand -hex 32")
-        if warning:
-            problem(key, warning, error=False)
-
-    def _admin(
-        self, settings: fleet.GatewaySettings, merged: Mapping[str, Any], problem: Any
-    ) -> fleet.GatewaySettings:
-        token = self._token(merged, "admin_token_file", problem)
-        address = None if settings.admin == OFF else parse_address(settings.admin)
-        if isinstance(address, TcpAddress):
-            if "admin_token_file" not in merged:
-                hint = "whoever reaches it could change tunnels; write admin_token_file too"
-                problem("admin", f'{hint}, or admin = "unix:PATH"')
-            elif not is_loopback(address.host):
-                hint = "the token crosses the network without TLS; whoever listens there has it"
-                problem("admin_token_file", hint, error=False)
-        return replace(settings, admin_token=token)
-
-    def _token(self, merged: Mapping[str, Any], key: str, problem: Any) -> str | None:
-        """Return the bearer token in the file that a key names."""
-        path = self._file(merged, key)
-        if path is None:
-            return None
-        try:
-            token, warning = read_secret(path)
-        except ConfigError as error:
-            problem(key, str(error))
-            return None
-        self._files.add(path)
-        if not token.isprintable() or " " in token:
-            problem(key, f"the token in {path} must be printable ASCII without blanks")
-            return None
-        if warning:
-            problem(key, warning, error=False)
-        return token
-
-    def _door(self, settings: fleet.GatewaySettings, problem: Any) -> fleet.GatewaySettings:
-        address = None if settings.door is None else parse_address(settings.door)
-        path = settings.door_users_file
-        is_closed = not isinstance(address, TcpAddress) or is_loopback(address.host)
-        if path is None:
-            if not is_closed:
-                hint = f"other machines could reach all tunnels at {address}"
-                problem("door", f'{hint}; write door_users_file too, or door = "127.0.0.1:1080"')
-            return settings
-        if not isinstance(address, TcpAddress):
-            hint = "it is for a door at a TCP port; at a Unix socket the kernel says who it is"
-            problem("door_users_file", hint, error=False)
-        elif not is_closed:
-            hint = "passwords cross the network without TLS; whoever listens there can read them"
-            problem("door_users_file", hint, error=False)
-        try:
-            users, warning = read_users(path)
-        except ConfigError as error:
-            problem("door_users_file", str(error))
-            return settings
-        self._files.add(path)
-        if warning:
-            problem("door_users_file", warning, error=False)
-        return replace(settings, door_users=users)
-
-    def _fleet(
-        self, settings: fleet.GatewaySettings, given: Mapping[str, Any], problem: Any
-    ) -> fleet.GatewaySettings:
-        """What other gateways of the fleet reach this one by."""
-        present = [key for key in FLEET_KEYS if key in given]
-        if not present:
-            return settings
-        if settings.placement != fleet.POSTGRES:
-            hint = f'it is for placement = "{fleet.POSTGRES}", in which gateways know of each other'
-            problem(present[0], f"{hint}; leave it out, or write that")
-            return settings
-        missing = [key for key in FLEET_KEYS if key not in given and key != "fleet_address"]
-        if missing:
-            hint = f"it needs {', '.join(missing)} too"
-            problem(present[0], f"{hint}: docs/fleet.md says how the files are made")
-            return settings
-        address = parse_address(given["fleet_listen"])
-        assert isinstance(address, TcpAddress)
-        if settings.fleet_address is None and is_wildcard(address.host):
-            hint = f"other gateways cannot connect to {address.host}"
-            problem("fleet_listen", f"{hint}; write fleet_address, what they reach this one at")
-        files = [settings.fleet_cert, settings.fleet_key, settings.fleet_ca]
-        cert, key, ca = (path for path in files if path is not None)
-        self._files |= {cert, key, ca}
-        try:
-            tls, warning = read_fleet_tls(cert, key, ca, settings.name)
-        except FleetFileError as error:
-            problem(error.key, str(error))
-            return settings
-        if warning:
-            problem("fleet_key", warning, error=False)
-        return replace(settings, fleet_listen=address, fleet_tls=tls)
-
-    def _metrics(
-        self, settings: fleet.GatewaySettings, merged: Mapping[str, Any], problem: Any
-    ) -> fleet.GatewaySettings:
-        text = merged["metrics"][1] if "metrics" in merged else GatewayKeys().metrics
-        address = None if text == OFF else parse_address(text)
-        assert address is None or isinstance(address, TcpAddress)
-        token = self._token(merged, "metrics_token_file", problem)
-        is_closed = "metrics_token_file" not in merged and not settings.metrics_open
-        if address is not None and is_closed and not is_loopback(address.host):
-            hint = f"other machines could read {address}; write metrics_token_file too"
-            problem("metrics", f"{hint}, or metrics_open = true")
-        if address is not None and token is not None and not is_loopback(address.host):
-            hint = "the token crosses the network without TLS; whoever listens there can read it"
-            problem("metrics_token_file", hint, error=False)
-        return replace(settings, metrics=address, metrics_token=token)
-
-
-def is_wildcard(host: str) -> bool:
-    """Whether a listener at this host listens at all addresses of its machine."""
-    address = parse_ip(host)
-    return address is not None and address.is_unspecified
+        table = GatewayTable(merged, self._environ, problem)
+        settings = table.read()
+        self._files |= table.files
+        return settings
 
 
 def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
+
+
+AWS_SERVICES = 3
+"""That AWS lets a tunnel have: docs/protocol.md section 6."""
+TABLE = "on_demand"
+
+
+class OnDemandTable:
+    """Reads the table.
+
+    Args:
+        document: that it is in, or its first key.
+        given: its keys that are right, by name.
+        problem: tells what is wrong with a key.
+    """
+
+    def __init__(
+        self, document: Document, given: Mapping[str, Any], problem: Callable[..., None]
+    ) -> None:
+        self._document = document
+        self._given = given
+        self._problem = problem
+
+    def read(self, tunnels: TunnelReader) -> OnDemandSettings | None:
+        """What it says; None if there are mistakes, which were told.
+
+        Args:
+            tunnels: reads what it has in common with tunnels, and `[defaults]`.
+        """
+        given = self._given
+        if importlib.util.find_spec("boto3") is None:
+            hint = "it needs boto3, which is not installed; run: pip install 'tunnelfleet[aws]'"
+            self._problem("", hint)
+            return None
+        for key, example in (("things", '["press-*"]'), ("services", '["SSH"]')):
+            if key not in given:
+                self._problem(key, f"it is missing; write {key} = {example}")
+        region = given.get("region") or tunnels.default("region")
+        place = CloudPlace(region, given.get("endpoint_url"), given.get("profile"))
+        if region is None and place.endpoint_url is None:
+            self._problem("region", 'it is missing; write region = "eu-west-1", or endpoint_url')
+            return None
+        self._check_services()
+        tunnel = self._tunnel(tunnels, place)
+        if tunnel is None or "things" not in given or "services" not in given:
+            return None
+        return OnDemandSettings(
+            place=place,
+            things=tuple(given["things"]),
+            services=tuple(given["services"]),
+            tunnel=tunnel,
+            limits=DemandLimits(
+                **{
+                    each.name: given[each.name]
+                    for each in fields(DemandLimits)
+                    if each.name in given
+                }
+            ),
+            keep_on_stop=given.get("keep_on_stop", False),
+            tags=dict(given.get("tags") or {}),
+        )
+
+    def _check_services(self) -> None:
+        services = self._given.get("services", [])
+        if len({each.casefold() for each in services}) < len(services):
+            self._problem("services", "a service stands twice in it, in whatever case; keep one")
+        elif len(services) > AWS_SERVICES and "endpoint_url" not in self._given:
+            self._problem("services", f"AWS lets a tunnel have {AWS_SERVICES}; keep so many")
+
+    def _tunnel(self, tunnels: TunnelReader, place: CloudPlace) -> WantedTunnel | None:
+        given = self._given
+        keys: dict[str, Any] = {key: given[key] for key in ("endpoint", "ca") if key in given}
+        if place.endpoint_url is None and "endpoint" not in keys:
+            keys["region"] = place.region
+        elif "endpoint" not in keys and tunnels.default("endpoint") is None:
+            hint = "it is missing; endpoint_url opens tunnels at a service of its own, name that"
+            self._problem("endpoint", f'{hint}: endpoint = "wss://tunnels.example.com:8443"')
+            return None
+        services = dict.fromkeys(given.get("services", ["any"]), "door")
+        found = tunnels.source_on_demand(self._document, (TABLE,), {**keys, "services": services})
+        return None if found is None else replace(found, client_token=None)

@@ -7,18 +7,11 @@ mistake that pydantic finds. It reads no file. No message repeats a value that c
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from tunnelfleet.proto import ConfigError, printable
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
-    from pydantic_core import ErrorDetails
-
 
 WHOLE_FILE = "file"
 """The key of a mistake that is no line's."""
@@ -27,8 +20,6 @@ MAX_SHOWN_LENGTH = 60
 MAX_TEXT_CHARACTERS = 2_000
 """The longest text of a mistake."""
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
-_SECRET_KEYS = frozenset({"access_token", "client_token", "http_proxy", "state", "endpoint"})
-"""Keys whose wrong values are not repeated: they are secrets, or may be one by mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,106 +125,3 @@ def syntax_problem(file: str, text: str, error: str) -> Problem:
         return Problem(file, 1, "toml", "the file begins with a byte order mark; save it without")
     hint = next((hint for start, hint in _SYNTAX if message.startswith(start)), None)
     return Problem(file, line, "toml", hint or f"this is no TOML: {message}")
-
-
-def describe_errors(
-    error: ValidationError, known: dict[str, Iterable[str]]
-) -> list[tuple[tuple[str | int, ...], str]]:
-    """Say in our words what pydantic found.
-
-    Args:
-        error: what it raised.
-        known: the names of the keys, by the dotted way to their table ("" for the top).
-
-    Returns:
-        For each mistake the key, below the validated table, and what is wrong and would be right.
-    """
-    found: dict[tuple[str | int, ...], str] = {}
-    for details in error.errors(include_url=False, include_context=True):
-        path = _location(details)
-        text = _describe(details, path, known)
-        # A union reports one error a member: the first has all that there is to say.
-        found.setdefault(path, text)
-    return list(found.items())
-
-
-_NO_KEYS = ("str", "int", "list[", "constrained-str", "function-after[", "[key]")
-"""What pydantic puts behind the key of a mistake: the member of a union, or that it is a name."""
-
-
-def _location(details: ErrorDetails) -> tuple[str | int, ...]:
-    # pydantic appends the members of a union, which are no keys.
-    parts = list(details["loc"])
-    while parts and str(parts[-1]).startswith(_NO_KEYS):
-        parts.pop()
-    return tuple(parts)
-
-
-_TYPES = {
-    "string_type": 'write a text in "quotes"',
-    "bool_type": "write true or false",
-    "int_type": "write a whole number, without quotes",
-    "int_from_float": "write a whole number, without quotes",
-    "float_type": "write a number, without quotes",
-    "finite_number": "write a finite number",
-    "list_type": 'write a list, ["...", "..."]',
-    "dict_type": "write a table, { NAME = VALUE }",
-    "model_type": "write a table, { NAME = VALUE }",
-    "model_attributes_type": "write a table, { NAME = VALUE }",
-}
-
-
-_BOUNDS = {
-    "greater_than": ("gt", "greater than"),
-    "greater_than_equal": ("ge", "at least"),
-    "less_than_equal": ("le", "at most"),
-}
-_WHOLE = {
-    "missing": "it is missing; every entry needs one",
-    "string_too_short": "it is empty; write a text, or leave it out",
-    "too_short": "it is empty; name at least one",
-}
-"""Mistakes of which the value says nothing more."""
-
-
-def _choose(expected: str, value: object, shown: str) -> str:
-    """Say which values there are, and which may have been meant."""
-    choices = expected.replace("'", '"')
-    hint = f"write {choices}{shown}"
-    close = difflib.get_close_matches(str(value), _quoted(expected), n=1)
-    return f"{hint}; did you mean {close[0]}?" if close and shown else hint
-
-
-def _describe(
-    details: ErrorDetails, path: tuple[str | int, ...], known: dict[str, Iterable[str]]
-) -> str:
-    kind, context = details["type"], details.get("ctx", {})
-    value = details["input"]
-    key = str(path[-1]) if path else ""
-    if kind == "extra_forbidden":
-        table = ".".join(str(part) for part in path[:-1])
-        return f"there is no such key; {nearest(key, known.get(table, ()))}"
-    if kind == "value_error":
-        return str(context["error"])
-    shown = "" if key in _SECRET_KEYS else f", not {_shown(value)}"
-    if kind in ("literal_error", "enum"):
-        return _choose(context["expected"], value, shown)
-    if kind in _TYPES:
-        return f"{_TYPES[kind]}{shown}"
-    if kind in _BOUNDS:
-        bound, words = _BOUNDS[kind]
-        return f"it must be {words} {context[bound]:g}{shown}"
-    return _WHOLE.get(kind) or f"{details['msg']}{shown}"
-
-
-def _quoted(text: str) -> list[str]:
-    return re.findall(r"'([^']*)'", text)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    text = json.dumps(value) if isinstance(value, str | bool) else str(value)
-    return text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:8]}..."

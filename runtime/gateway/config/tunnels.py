@@ -6,13 +6,10 @@ in `schema`. It opens the files that the entries name, and nothing else.
 
 from __future__ import annotations
 
-import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel, ValidationError
 
 from tunnelfleet.proto import ConfigError, printable, validate_access_token
 from tunnelfleet.runtime import (
@@ -28,9 +25,10 @@ from tunnelfleet.runtime import (
 )
 from tunnelfleet.runtime.gateway.wanted import ListeningPlaces, WantedTunnel
 
-from .problems import MAX_SHOWN_LENGTH, Problem, describe_errors
-from .schema import DOOR, TOKEN_KEYS, TunnelKeys, known_keys
+from .problems import MAX_SHOWN_LENGTH, Problem
+from .schema import DOOR, TOKEN_KEYS, TunnelKeys
 from .secrets import Authorities, read_secret
+from .validation import validate
 
 if TYPE_CHECKING:
     from .files import Document
@@ -381,76 +379,6 @@ class _EntryReader:
         document = self._document
         problem = document.problem(path, text, tunnel=self._name, error=error)
         self._reader.problems.append(problem)
-
-
-def validate(
-    model: type[BaseModel],
-    document: Document,
-    at: tuple[str | int, ...],
-    table: object,
-    problems: list[Problem],
-    tunnel: str | None = None,
-) -> tuple[dict[str, Any] | None, set[str]]:
-    """Check the keys of one table.
-
-    Args:
-        model: of the table.
-        document: that it is in.
-        at: the way to it.
-        table: what is there.
-        problems: what is wrong is added to these.
-        tunnel: the name of the tunnel that the table is.
-
-    Returns:
-        The values of the keys that are given and right, or None if it is no table; and the names
-        of the keys that are wrong.
-    """
-    if not isinstance(table, dict):
-        hint = "it must be a table; write [[tunnel]]" if at[0] == "tunnel" else "write a table"
-        problems.append(document.problem(at, hint, tunnel=tunnel))
-        return None, set()
-    bad: set[str] = set()
-    for path, text in _mistakes(model, table):
-        problems.append(document.problem((*at, *path), text, tunnel=tunnel))
-        bad.add(str(path[0]) if path else "")
-    hint = "it has a control character, or half of one; write text alone"
-    for way in _unprintable(table):
-        if way[0] not in bad:
-            problems.append(document.problem((*at, *way), hint, tunnel=tunnel))
-            bad.add(way[0])
-    values = {key: value for key, value in table.items() if key not in bad}
-    return values, bad
-
-
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no name, path, address or password has: it ends a line or a path, or is no Unicode."""
-
-
-def _mistakes(
-    model: type[BaseModel], table: dict[str, Any]
-) -> list[tuple[tuple[str | int, ...], str]]:
-    try:
-        model.model_validate(table)
-    except ValidationError as error:
-        return describe_errors(error, known_keys(model))
-    return []
-
-
-def _unprintable(table: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the ways to the texts that have such a character, one for each key."""
-    for key, value in table.items():
-        inner = value if isinstance(value, dict) else {}
-        # A name that cannot be shown is not shown.
-        if _has_control(value) or any(_has_control(str(each)) for each in inner):
-            yield (key,)
-            continue
-        found = next((each for each in inner if _has_control(inner[each])), None)
-        if found is not None:
-            yield key, found
-
-
-def _has_control(value: object) -> bool:
-    return isinstance(value, str) and _CONTROL.search(value) is not None
 
 
 def read_limits(

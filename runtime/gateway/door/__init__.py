@@ -3,9 +3,7 @@
 `Door` is what a program holds. SOCKS 5 and HTTP CONNECT come in, a tunnel by its name carries them.
 """
 
-from .counters import DOOR_METRICS
-from .crowd import DoorLimits
 from .door import CONNECT_SOCKET, DOOR, Door, connect_path
-from .hall import Denied
+from .hall import DOOR_METRICS, Denied, DoorLimits
 
 __all__ = ["CONNECT_SOCKET", "DOOR", "DOOR_METRICS", "Denied", "Door", "DoorLimits", "connect_path"]

@@ -26,13 +26,11 @@ from tunnelfleet.actors.net.socket_io import ExhaustionLog
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.config import GatewaySettings
 from tunnelfleet.runtime.gateway.config.paths import runtime_folder
+from tunnelfleet.runtime.gateway.listening import Acceptor, DoorListener, MayAccept
 from tunnelfleet.runtime.gateway.supervisor import child
 
-from .counters import CountedSocket, DoorCounters
-from .crowd import DoorLimits
-from .hall import Denied, GiveWay, Hall
+from .hall import CountedSocket, Denied, DoorCounters, DoorLimits, GiveWay, Hall
 from .identity import Identity
-from .listening import Acceptor, DoorListener, MayAccept
 from .visitor import VisitorActor
 
 if TYPE_CHECKING:

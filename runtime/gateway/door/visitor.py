@@ -6,8 +6,7 @@ Owns the client's socket and the order of the steps:
     TALKING    the handshake; its bytes are looked at, and only what is the handshake's is read
     LOGIN      a password is being checked
     FINDING    it has said where it wants to go, and waits until the tunnel is connected
-    RESOLVING  there is no such tunnel, and whoever can find or open one was asked
-    FORWARDING another gateway of the fleet has it, and was asked
+    SEEKING    this gateway does not run the tunnel, and somebody was asked for it: see `Search`
     LENT       the tunnel is asked to take the socket, and may have it already
     LEAVING    it was refused; it has a moment to read why
 
@@ -17,7 +16,6 @@ garbage is this actor's affair alone.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import logging
 import select
@@ -28,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pykka import ActorDeadError, ActorRef
 
-from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, Timer, ask_future
+from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, Timer
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, discard_some
 from tunnelfleet.actors.tunnel.messages import HandOver
@@ -41,19 +39,16 @@ from .hall import GiveWay
 from .handshake import Denial, LoginGiven, Malformed, TargetNamed
 from .identity import UnixPeer
 from .names import DoorRefused
-from .resolver import AskedTunnel, Elsewhere, Forwarded, Local, NobodyYet, Refused, SendTo
+from .search import Found, GatewayAnswered, NameFound, ResolverAnswered, Search, Sought
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnelfleet.actors.kernel import DispatchedFuture
     from tunnelfleet.runtime.gateway.config.door_users import DoorUsers
-    from tunnelfleet.runtime.gateway.placement import Member
 
-    from .counters import CountedSocket
-    from .hall import Hall
+    from .hall import CountedSocket, Hall
     from .handshake import Handshake
-    from .resolver import Answer, OtherGateways
 
 
 logger = logging.getLogger(__name__)
@@ -92,27 +87,6 @@ class Guest(NamedTuple):
     peer: str
 
 
-class _NameFound(NamedTuple):
-    """Which tunnel that was added at run time is meant."""
-
-    readings: tuple[Away, ...]
-    found: str | BaseException | None
-
-
-class _GatewayAnswered(NamedTuple):
-    """What another gateway has answered: None if it carries the connection."""
-
-    envoy: ActorRef[Any]
-    away: Away
-    answer: Refused | BaseException | None
-
-
-class _ResolverAnswered(NamedTuple):
-    """What was answered to the question for a tunnel that is not there."""
-
-    answer: Answer | BaseException
-
-
 class _Answered(NamedTuple):
     """The tunnel has said whether it takes the socket: the error if it does not."""
 
@@ -124,8 +98,7 @@ class _VisitorStage(Enum):
     TALKING = auto()
     LOGIN = auto()
     FINDING = auto()
-    RESOLVING = auto()
-    FORWARDING = auto()
+    SEEKING = auto()
     LENT = auto()
     LEAVING = auto()
 
@@ -178,6 +151,7 @@ class VisitorActor(DispatchedActor):
         self._wait_until: float | None = None
         self._local: tuple[str, str] | None = None
         """The tunnel that was found or opened for it, and the service."""
+        self._search = Search(self, self, hall)
         self._timer: Timer | None = None
         self._abort = True
 
@@ -258,7 +232,7 @@ class VisitorActor(DispatchedActor):
             case TargetNamed() as target:
                 self._on_target(target)
             case Malformed(refusal, text):
-                self._refuse(refusal, text)
+                self.refuse(refusal, text)
 
     def _send(self, data: bytes) -> bool:
         """Send what is small; a client that does not take it is gone."""
@@ -278,7 +252,7 @@ class VisitorActor(DispatchedActor):
         users = self._users
         checked = self._hall.identity.check(users, login.user, login.password)
         if checked is None:
-            self._refuse(Denial.BUSY, "too many logins at once: try again in a moment")
+            self.refuse(Denial.BUSY, "too many logins at once: try again in a moment")
         elif isinstance(checked, bool):
             self._on_good_login(login.user)
         else:
@@ -309,12 +283,14 @@ class VisitorActor(DispatchedActor):
     def _on_target(self, target: TargetNamed) -> None:
         self._target = target
         self._stage = _VisitorStage.FINDING
+        sought = Sought(target.name, self._user, self._peer, self._guest is not None)
+        self._search.begin(sought)
         self.remove_reader(self._open_socket)
         self._hall.crowd.named(self.actor_ref)
         limits, counters = self._hall.limits, self._hall.counters
         if counters.open - self._hall.crowd.yielding > limits.max_connections:
             text = f"{limits.max_connections} connections came through this gateway's doors"
-            self._refuse(Denial.BUSY, f"{text} and are open, which is the limit")
+            self.refuse(Denial.BUSY, f"{text} and are open, which is the limit")
         else:
             self._find()
 
@@ -327,183 +303,82 @@ class VisitorActor(DispatchedActor):
             else:
                 found = view.enter_tunnel(*self._local)
         except DoorRefused as error:
-            self._refuse(error.refusal, error.text)
+            self.refuse(error.refusal, error.text)
             return
         match found:
             case Unopened():
-                self._resolve(found)
+                self._local = None
+                self._search.open(found)
             case NotYet():
-                self._wait(found)
+                self.wait(found)
             case Entrance(tunnel, service_id):
                 config = tunnel.config
                 grace_seconds = config.limits.offline_grace_seconds
-                self._grace = NotYet(config.name, grace_seconds, "has lost its connection")
-                self._lend(tunnel.hand_over, service_id)
+                grace = NotYet(config.name, grace_seconds, "has lost its connection")
+                self.lend(tunnel.hand_over, service_id, grace)
             case Away():
-                self._go_away(found)
+                self._search.go_away(found)
             case Unlisted():
-                self._look_up(found)
+                self._search.look_up(found)
 
-    def _wait(self, found: NotYet) -> None:
+    def wait(self, found: NotYet) -> None:
+        """Look again when something may have changed, as long as the tunnel's grace lasts."""
         now = time.monotonic()
         if self._wait_until is None:
             if not self._hall.crowd.wait(self.actor_ref):
                 text = f"too many clients wait for tunnels, and {found.tunnel} {found.reason}"
-                self._refuse(Denial.BUSY, text)
+                self.refuse(Denial.BUSY, text)
                 return
             self._wait_until = now + found.grace_seconds
             self._hall.subscribe(self.actor_ref, found.tunnel)
         left_seconds = self._wait_until - now
         if left_seconds <= 0:
             text = f"tunnel {printable(found.tunnel)} {found.reason}"
-            self._refuse(Denial.UNAVAILABLE, f"{text}; nothing changed within the time to wait")
+            self.refuse(Denial.UNAVAILABLE, f"{text}; nothing changed within the time to wait")
         else:
             self._set_timer(min(left_seconds, LOOK_AGAIN_SECONDS), _TryAgain())
 
     def _on_look_again(self, _message: _TryAgain | TunnelStateChanged) -> None:
         if self._stage is _VisitorStage.FINDING:
             self._find()
-        elif self._stage in (_VisitorStage.RESOLVING, _VisitorStage.FORWARDING):
-            self._go_on_waiting()
+        elif self._stage is _VisitorStage.SEEKING:
+            self._go_on_seeking()
 
-    # -- a tunnel that is not there
+    # -- a tunnel that is not here; see `Seeker`
 
-    def _resolve(self, found: Unopened) -> None:
-        resolver = self._hall.resolver
-        assert resolver is not None
-        if not self._hall.crowd.wait(self.actor_ref):
-            text = f"too many clients wait for tunnels, and {printable(found.tunnel)} is not open"
-            self._refuse(Denial.BUSY, text)
-            return
-        self._stage = _VisitorStage.RESOLVING
-        self._local = (found.tunnel, found.service_id)
-        self._wait_until = time.monotonic() + self._hall.limits.resolve_seconds
+    def begin_seeking(self) -> None:
+        """Somebody was asked for the tunnel."""
+        self._stage = _VisitorStage.SEEKING
         self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
-        asked = AskedTunnel(*found, self._user, self._peer, self.actor_ref)
-        self.pipe_to_self(resolver.resolve(asked), _resolved)
 
-    def _go_on_waiting(self) -> None:
-        # Another gateway has as long as its own doors give; whoever asks it bounds that.
-        is_here = self._stage is _VisitorStage.RESOLVING and self._wait_until is not None
+    def _on_sought(self, message: Found) -> None:
+        if self._stage is _VisitorStage.SEEKING and self._search.expects(message):
+            self._stage = _VisitorStage.FINDING
+            self._search.take(message)
+
+    def _go_on_seeking(self) -> None:
         if _has_left(self._open_socket):
             self._hall.counters.left += 1
             self.exit()
-        elif is_here and time.monotonic() > (self._wait_until or 0.0):
-            self._refuse(Denial.UNAVAILABLE, "nobody has answered for this name; try again")
+        elif self._search.is_late():
+            self.refuse(Denial.UNAVAILABLE, "nobody has answered for this name; try again")
         else:
             self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
 
-    def _on_resolved(self, message: _ResolverAnswered) -> None:
-        if self._stage is not _VisitorStage.RESOLVING:
-            return
-        assert self._local is not None
-        match message.answer:
-            case Local(tunnel):
-                self._local = (tunnel, self._local[1])
-                self._stage = _VisitorStage.FINDING
-                self._wait_until = None
-                self._find()
-            case Refused(denial, text):
-                self._refuse(denial, text)
-            case Elsewhere():
-                self._wait_until = None
-                tunnel, service_id = self._local
-                self._local = None
-                self._go_away(Away(tunnel, service_id or None, None))
-            case error:
-                logger.error("a question for a tunnel has failed: %r", error)
-                self._refuse(Denial.FAILED, "it failed, which the gateway's log tells more of")
-
-    # -- a tunnel that another gateway has
-
-    def _look_up(self, found: Unlisted) -> None:
-        """Find out whether such a tunnel was added at another gateway."""
-        others = self._hall.others
-        assert others is not None
-        assert self._target is not None
-        if self._guest is not None:
-            text = f"there is no tunnel {printable(self._target.name)!r} in this fleet"
-            self._refuse(Denial.NAME, text)
-            return
-        if not self._hall.crowd.wait(self.actor_ref):
-            self._refuse(Denial.BUSY, "too many clients wait for tunnels: try again in a moment")
-            return
-        self._stage = _VisitorStage.RESOLVING
-        self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
-        if self._wait_until is None:
-            self._wait_until = time.monotonic() + self._hall.limits.resolve_seconds
-        future = others.find([each.tunnel for each in found.readings])
-        self.pipe_to_self(future, lambda done: _NameFound(found.readings, _outcome(done)))
-
-    def _on_name_found(self, message: _NameFound) -> None:
-        if self._stage is not _VisitorStage.RESOLVING:
-            return
-        assert self._target is not None
+    def enter(self, tunnel: str, service_id: str) -> None:
+        """It was opened, and has its own time to connect."""
+        self._local = (tunnel, service_id)
         self._wait_until = None
-        readings, found = message
-        shown = printable(self._target.name)
-        if isinstance(found, BaseException):
-            reason = f"no file has a tunnel {shown!r}, and the state cannot be asked: {found}"
-            self._refuse(Denial.UNAVAILABLE, reason)
-            return
-        away = next((each for each in readings if each.tunnel == found), None)
-        if away is None:
-            self._refuse(Denial.NAME, f"there is no tunnel {shown!r} in this fleet")
-        else:
-            self._go_away(away)
-
-    def _go_away(self, away: Away) -> None:
-        """Ask the gateway that has the tunnel; a connection is forwarded once at the most."""
-        others = self._hall.others
-        shown = printable(away.tunnel)
-        self._stage = _VisitorStage.FINDING
-        if others is None or self._guest is not None:
-            self._refuse(Denial.ELSEWHERE, f"tunnel {shown} is with another gateway of the fleet")
-            return
-        match others.way_to(away.tunnel):
-            case Refused(denial, text):
-                self._refuse(denial, text)
-            case NobodyYet(text):
-                self._wait(NotYet(away.tunnel, away.grace_seconds, text))
-            case SendTo(member):
-                self._forward(others, member, away)
-
-    def _forward(self, others: OtherGateways, member: Member, away: Away) -> None:
-        if not self._hall.crowd.wait(self.actor_ref):
-            text = f"too many clients wait for tunnels, and {printable(away.tunnel)} is elsewhere"
-            self._refuse(Denial.BUSY, text)
-            return
-        self._stage = _VisitorStage.FORWARDING
-        self._set_timer(LOOK_AGAIN_SECONDS, _TryAgain())
-        tunnel, service, port, _grace = away
-        asked = Forwarded(tunnel, service, port, self._user, self._peer, self.actor_ref)
-        envoy, future = others.send(member, asked)
-        self.pipe_to_self(future, lambda done: _GatewayAnswered(envoy, away, _outcome(done)))
-
-    def _on_gateway_answered(self, message: _GatewayAnswered) -> None:
-        if self._stage is not _VisitorStage.FORWARDING:
-            return
-        envoy, away, answer = message
-        self._stage = _VisitorStage.FINDING
-        match answer:
-            case None:
-                self._grace = NotYet(away.tunnel, away.grace_seconds, "was lost on the way")
-                self._lend(lambda message: ask_future(envoy, message), "")
-            case Refused(Denial.ELSEWHERE, text):
-                # It moves, or its gateway has just gone: another one is about to have it.
-                self._wait(NotYet(away.tunnel, away.grace_seconds, f"cannot be reached: {text}"))
-            case Refused(denial, text):
-                self._refuse(denial, text)
-            case error:
-                logger.error("forwarding to another gateway has failed: %r", error)
-                self._refuse(Denial.FAILED, "it failed, which the gateway's log tells more of")
+        self._find()
 
     # -- the tunnel takes the socket
 
-    def _lend(
-        self, hand_over: Callable[[HandOver], DispatchedFuture[Any]], service_id: str
+    def lend(
+        self, hand_over: Callable[[HandOver], DispatchedFuture[Any]], service_id: str, grace: NotYet
     ) -> None:
+        """Hand the socket over; if it is not taken, wait for `grace`."""
         assert self._handshake is not None
+        self._grace = grace
         self._stage = _VisitorStage.LENT
         message = HandOver(
             service_id,
@@ -535,22 +410,22 @@ class VisitorActor(DispatchedActor):
         if isinstance(error, NotConnected | ActorDeadError):
             # It was connected a moment ago.
             assert self._grace is not None
-            self._wait(self._grace)
+            self.wait(self._grace)
         elif isinstance(error, TooManyConnections | TunnelClosed):
-            self._refuse(Denial.UNAVAILABLE, str(error))
+            self.refuse(Denial.UNAVAILABLE, str(error))
         elif isinstance(error, TunnelError):
-            self._refuse(Denial.FAILED, str(error))
+            self.refuse(Denial.FAILED, str(error))
         else:
             logger.error("a tunnel failed when a front door handed a socket over: %r", error)
-            self._refuse(Denial.FAILED, "the tunnel failed, which the gateway's log tells more of")
+            self.refuse(Denial.FAILED, "the tunnel failed, which the gateway's log tells more of")
 
     # -- ends
 
-    def _refuse(self, refusal: Denial, text: str) -> None:
+    def refuse(self, denial: Denial, text: str) -> None:
         """Say why not, and give the client a moment to read it before the socket is closed."""
         target = None if self._target is None else self._target.name
-        self._hall.denied(refusal, text, peer=self._peer, user=self._user, target=target)
-        answer = b"" if self._handshake is None else self._handshake.refuse(refusal, text)
+        self._hall.denied(denial, text, peer=self._peer, user=self._user, target=target)
+        answer = b"" if self._handshake is None else self._handshake.refuse(denial, text)
         self._stage = _VisitorStage.LEAVING
         self._hall.make_room(self.actor_ref)
         if not self._send(answer):
@@ -609,9 +484,9 @@ class VisitorActor(DispatchedActor):
         _LoginChecked: _on_login_checked,
         TunnelStateChanged: _on_look_again,
         _TryAgain: _on_look_again,
-        _ResolverAnswered: _on_resolved,
-        _NameFound: _on_name_found,
-        _GatewayAnswered: _on_gateway_answered,
+        ResolverAnswered: _on_sought,
+        NameFound: _on_sought,
+        GatewayAnswered: _on_sought,
         _Answered: _on_answered,
         _Late: _on_late,
         GiveWay: _on_give_way,
@@ -625,22 +500,6 @@ def _error_of(answer: Any) -> BaseException | None:
     except Exception as error:  # noqa: BLE001 - whatever it is, the socket was not taken
         return error
     return None
-
-
-def _outcome(answer: Any) -> Any:
-    """What a future of pykka's kind or of the standard library's has come to."""
-    try:
-        is_standard = isinstance(answer, concurrent.futures.Future)
-        return answer.result() if is_standard else answer.get()
-    except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer
-        return error
-
-
-def _resolved(answer: Any) -> _ResolverAnswered:
-    try:
-        return _ResolverAnswered(answer.get())
-    except Exception as error:  # noqa: BLE001 - whatever it is, there is no tunnel
-        return _ResolverAnswered(error)
 
 
 def _has_left(sock: socket.socket) -> bool:

@@ -3,10 +3,12 @@
 It is a part of the actor that has the link, and stands to the local socket's actor where a tunnel
 does: the same messages, credit and ends. An orderly end of one direction is carried as such and
 leaves the other alone; whatever else happens is a cut for both sides: the application sees a reset.
+It counts what it carries.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +24,60 @@ from tunnelfleet.actors.tunnel.messages import (
 )
 from tunnelfleet.proto import End, printable
 from tunnelfleet.runtime import Limits
+from tunnelfleet.runtime.metrics.families import numbers
 
 from .frames import MAX_PAYLOAD_BYTES, FrameKind
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
+    from prometheus_client import Metric
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel import DispatchedActor
     from tunnelfleet.actors.net.dial import Lookups
 
-    from .counters import ForwardCounters
     from .frames import GatewayFrame
     from .link import FrameLink
 
-__all__ = ["Carriage"]
+FORWARD_FAILURES = ("unreachable", "handshake", "stranger", "protocol", "late", "busy")
+"""Why a gateway could not be asked, or one that called was turned away."""
+
+
+class ForwardCounters:
+    """The numbers of one gateway.
+
+    Attributes:
+        forwarded: connections that another gateway has taken for this one.
+        taken: connections that this one has taken for another.
+        refused: questions that another gateway has refused.
+        failures: by reason, one of `FORWARD_FAILURES`.
+        sent_bytes: of applications, to other gateways.
+        received_bytes: of applications, from other gateways.
+        open: connections between gateways, in their handshake too.
+    """
+
+    def __init__(self) -> None:
+        self.forwarded = 0
+        self.taken = 0
+        self.refused = 0
+        self.failures = Counter(dict.fromkeys(FORWARD_FAILURES, 0))
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.open = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the families, for a collector of prometheus_client."""
+        streams = [(("out",), self.forwarded), (("in",), self.taken)]
+        yield numbers("forward_connections", streams)
+        yield numbers("forward_open", [((), self.open)])
+        yield numbers("forward_refused", [((), self.refused)])
+        failures = [((reason,), count) for reason, count in self.failures.items()]
+        yield numbers("forward_failures", failures)
+        sizes = [(("out",), self.sent_bytes), (("in",), self.received_bytes)]
+        yield numbers("forward_bytes", sizes)
+
 
 HIGH_WATER_BYTES = 262_144
 """Bytes for a local application that wait here; above, the link is not read."""

@@ -34,7 +34,7 @@ from tunnelfleet.runtime.gateway.door.handshake import Denial
 
 from .carriage import LIMITS, Carriage
 from .frames import ANSWER_BYTES, Ask, ForwardAnswer, FrameKind, GatewayFrame, Question
-from .link import FrameLink
+from .link import FrameLink, make_link
 
 if TYPE_CHECKING:
     import socket
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.net.dial import Lookups
     from tunnelfleet.runtime.gateway.placement import Member
 
-    from .counters import ForwardCounters
+    from .carriage import ForwardCounters
 
 __all__ = ["AskAway", "EnvoyActor", "Errand"]
 
@@ -139,8 +139,9 @@ class EnvoyActor(DispatchedActor):
     def _on_dialled(self, sock: socket.socket) -> None:
         self._dial = None
         prepare_local(sock, LIMITS)
-        self._link = FrameLink(self, self, sock, self._errand.tls, is_server=False)
-        self._link.start()
+        self._link = make_link(self, self, sock, self._errand.tls, is_server=False)
+        if self._link is not None:
+            self._link.start()
 
     def on_link_ready(self, names: frozenset[str]) -> None:
         """See that it is the gateway that is meant, and ask."""

@@ -1,14 +1,9 @@
-"""Forwarding: the way between the gateways of a shared fleet, as a program holds it.
+"""Forwarding: the way between the gateways of a shared fleet, as a program holds it, and its actor.
 
-Owns the order in which the parts begin and end. What is listened on comes first, so that a wrong
-address is told before anything runs. For the front doors it is `OtherGateways`, on their thread.
-
-    forwarding = Forwarding(config.gateway, store)
-    door = Door(config.gateway, others=forwarding.for_doors)
-    with forwarding, door, Gateway(load, config, store=store, more_children=lambda gateway: [
-        door.child(gateway), *forwarding.children(gateway, door)
-    ]):
-        ...
+`Forwarding` owns the order in which the parts begin and end: what is listened on comes first, so
+that a wrong address is told before anything runs. For the front doors it is `OtherGateways`, on
+their thread. `FleetListenerActor` accepts other gateways and sends envoys to them; with too many in
+their handshake the oldest has to go, so that strangers keep no gateway out.
 """
 
 from __future__ import annotations
@@ -18,34 +13,36 @@ import json
 import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import pykka
 
 from tunnelfleet.actors.addresses import TcpAddress
-from tunnelfleet.actors.kernel import DispatchedFuture, ask_future
+from tunnelfleet.actors.kernel import DispatchedActor, DispatchedFuture, Terminated, ask_future
 from tunnelfleet.actors.net.name_lookup import NameLookups
-from tunnelfleet.actors.net.socket_io import ExhaustionLog
+from tunnelfleet.actors.net.socket_io import ExhaustionLog, abort_quietly
 from tunnelfleet.proto import NotConnected, TunnelClosed, TunnelError
 from tunnelfleet.runtime.gateway.config.fleet import POSTGRES
-from tunnelfleet.runtime.gateway.door.listening import DoorListener
+from tunnelfleet.runtime.gateway.door.hall import Crowd, DoorLimits
 from tunnelfleet.runtime.gateway.door.resolver import Refused
+from tunnelfleet.runtime.gateway.listening import Acceptor, DoorListener, MayAccept
+from tunnelfleet.runtime.gateway.log import RateLimit
 from tunnelfleet.runtime.gateway.supervisor import child
 
-from .counters import ForwardCounters
-from .directory import FleetDirectory
+from .carriage import ForwardCounters
+from .directory import FleetDirectory, own_rows
 from .envoy import AskAway, EnvoyActor, Errand
 from .frames import Ask, ForwardAnswer, Question
-from .guest import GuestParts
-from .listener import FleetListenerActor, Inquire
-from .survey import own_rows
+from .guest import GuestActor, GuestParts, GuestShaken, GuestTurnedAway
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from pykka import ActorRef
 
     from tunnelfleet.actors.kernel import ChildSpec
+    from tunnelfleet.actors.kernel.actor import Handlers
     from tunnelfleet.runtime.gateway.config import GatewaySettings
     from tunnelfleet.runtime.gateway.config.fleet_tls import FleetTls
     from tunnelfleet.runtime.gateway.door import Door
@@ -54,7 +51,109 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.placement import Member
     from tunnelfleet.runtime.gateway.store import Store
 
-__all__ = ["FORWARD", "Forwarding"]
+logger = logging.getLogger(__name__)
+
+MAX_HANDSHAKES = 64
+"""Gateways, or whoever calls, that have not asked yet."""
+MAX_GUESTS = 4_096
+"""Connections of other gateways; a further one is closed at once."""
+TOLD_STRANGERS = 10
+TOLD_SECONDS = 60.0
+"""So many lines of the log about those that were turned away in so many seconds."""
+
+
+class Inquire(NamedTuple):
+    """Ask a gateway. Answers what `AskAway` does."""
+
+    member: Member
+    question: Question
+
+
+class FleetListenerActor(DispatchedActor):
+    """Accepts other gateways.
+
+    Args:
+        listeners: what it listens on, non-blocking.
+        parts: what guests share.
+        exhaustion: writes the log line about descriptors that are missing.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        parts: GuestParts,
+        exhaustion: ExhaustionLog,
+    ) -> None:
+        super().__init__()
+        self._parts = parts
+        self._crowd: Crowd[ActorRef[Any]] = Crowd(DoorLimits(max_handshakes=MAX_HANDSHAKES))
+        self._told = RateLimit(TOLD_STRANGERS, TOLD_SECONDS)
+        what = "accept another gateway"
+        self._acceptor = Acceptor(self, listeners, exhaustion, what, self._take, self._relieve)
+
+    def on_start(self) -> None:
+        """Begin to accept."""
+        self._acceptor.start()
+
+    def _take(self, sock: socket.socket, address: Any) -> None:
+        if self._parts.counters.open >= MAX_GUESTS:
+            self._parts.counters.failures["busy"] += 1
+            abort_quietly(sock)
+            return
+        peer = str(TcpAddress(address[0], address[1]))
+        guest = GuestActor.start(sock, peer, self.actor_ref, self._parts)
+        self.watch(guest)
+        oldest = self._crowd.enter(guest)
+        if oldest is not None:
+            oldest.stop(block=False)
+
+    def _relieve(self) -> None:
+        oldest = self._crowd.oldest()
+        if oldest is not None:
+            oldest.stop(block=False)
+
+    def _on_shaken(self, message: GuestShaken) -> None:
+        self._crowd.named(message.guest)
+
+    def _on_turned_away(self, message: GuestTurnedAway) -> None:
+        peer, reason = message
+        left_out = self._told.admit(peer.rpartition(":")[0])
+        if left_out is None:
+            return
+        more = f" (and {left_out} more like it before)" if left_out else ""
+        extra = {
+            "event": "fleet_stranger",
+            "by_stranger": True,
+            "fields": {"peer": peer, "reason": reason},
+        }
+        text = "%s is no gateway of this fleet: %s%s"
+        logger.warning(text, peer, reason, more, extra=extra)
+
+    def _on_inquire(self, message: Inquire) -> None:
+        reply = self.defer_reply()
+        errand = Errand(message.member, message.question, self._parts.call_tls(), self.actor_ref)
+        envoy = EnvoyActor.start(errand, self._parts.lookups, self._parts.counters)
+        future = ask_future(envoy, AskAway())
+        future.add_done_callback(lambda done: _pass_on(done, reply))
+
+    def _on_terminated(self, message: Terminated) -> None:
+        self._crowd.leave(message.ref)
+
+    HANDLERS: ClassVar[Handlers] = {
+        MayAccept: lambda actor, _message: actor._acceptor.start(),  # noqa: SLF001 - its own
+        GuestShaken: _on_shaken,
+        GuestTurnedAway: _on_turned_away,
+        Inquire: _on_inquire,
+        Terminated: _on_terminated,
+    }
+
+
+def _pass_on(done: Any, reply: Any) -> None:
+    try:
+        reply.set(done.get())
+    except Exception as error:  # noqa: BLE001 - it is the answer
+        reply.fail(error)
+
 
 FORWARD = "forward"
 """The id of its actor among the gateway's children."""
@@ -62,8 +161,6 @@ LIST_THREADS = 2
 """Lists of tunnels that are made for others at once."""
 MAX_LISTS = 8
 """Of those and the ones that wait; a further one is refused."""
-
-logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -244,8 +341,7 @@ class Forwarding:
 def _tell_door(done: Any, told: DispatchedFuture[Any]) -> None:
     try:
         answer = done.get()
-    except pykka.ActorDeadError:
-        answer = ForwardAnswer()
+    except Exception:  # noqa: BLE001 - the envoy has failed, and its log line says of what
         told.set_exception((NotConnected, NotConnected("the way to it has failed"), None))
         return
     assert isinstance(answer, ForwardAnswer)
@@ -257,7 +353,7 @@ def _rows_of(future: DispatchedFuture[Any], seconds: float) -> list[dict[str, An
         answer = future.get(timeout=seconds)
     except pykka.Timeout:
         raise TunnelError(f"it did not answer within {seconds:.1f} s") from None
-    except pykka.ActorDeadError:
+    except Exception:  # noqa: BLE001 - an actor on the way has failed, or has ended
         raise TunnelError("the way to it has failed; try again") from None
     if isinstance(answer, ForwardAnswer):
         raise TunnelError(answer.text)

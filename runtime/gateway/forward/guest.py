@@ -29,13 +29,13 @@ from tunnelfleet.actors.tunnel.messages import (
     LocalReadEnded,
 )
 from tunnelfleet.proto import RemoteProtocolError, printable
-from tunnelfleet.runtime.gateway.door.counters import CountedSocket
+from tunnelfleet.runtime.gateway.door.hall import CountedSocket
 from tunnelfleet.runtime.gateway.door.handshake import Denial, Event, TargetNamed
 from tunnelfleet.runtime.gateway.door.visitor import Guest, VisitorActor
 
 from .carriage import LIMITS, Carriage
 from .frames import MAX_PAYLOAD_BYTES, Ask, ForwardAnswer, FrameKind, GatewayFrame, Question
-from .link import FrameLink
+from .link import FrameLink, make_link
 
 if TYPE_CHECKING:
     import ssl
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.net.dial import Lookups
     from tunnelfleet.runtime.gateway.door.hall import Hall
 
-    from .counters import ForwardCounters
+    from .carriage import ForwardCounters
 
 __all__ = ["GuestActor", "GuestParts", "GuestShaken", "GuestTurnedAway", "loopback_pair"]
 
@@ -175,8 +175,9 @@ class GuestActor(DispatchedActor):
         sock, self._socket = self._socket, None
         assert sock is not None
         prepare_local(sock, LIMITS)
-        self._link = FrameLink(self, self, sock, self._parts.tls(), is_server=True)
-        self._link.start()
+        self._link = make_link(self, self, sock, self._parts.tls(), is_server=True)
+        if self._link is not None:
+            self._link.start()
 
     def on_link_ready(self, names: frozenset[str]) -> None:
         """Its certificate says which gateway it is."""

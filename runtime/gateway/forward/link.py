@@ -83,6 +83,9 @@ class FrameLink:
         sock: connected, non-blocking; the link's from now on.
         context: of TLS.
         is_server: whether the other side has called.
+
+    Raises:
+        OSError: the other side has gone; the socket is still to be closed. See `make_link`.
     """
 
     def __init__(
@@ -274,6 +277,27 @@ class FrameLink:
         self._sending = None
         self._actor.remove_reader(self._socket)
         self._actor.remove_writer(self._socket)
+
+
+def make_link(
+    actor: DispatchedActor,
+    user: LinkUser,
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    *,
+    is_server: bool,
+) -> FrameLink | None:
+    """Return a link, which is to be started; the arguments are those of `FrameLink`.
+
+    Returns:
+        None if the other side has gone by now: the socket is closed, and the user was told.
+    """
+    try:
+        return FrameLink(actor, user, sock, context, is_server=is_server)
+    except OSError as error:
+        abort_quietly(sock)
+        user.on_link_over(f"no handshake: {_reason_of(error)}")
+        return None
 
 
 def _reason_of(error: Exception) -> str:

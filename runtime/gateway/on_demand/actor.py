@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors.kernel import DispatchedActor, Terminated
@@ -22,25 +21,17 @@ from tunnelfleet.runtime.gateway.door.fleet_view import ON_DEMAND
 from tunnelfleet.runtime.gateway.door.handshake import Denial
 from tunnelfleet.runtime.gateway.door.resolver import AskedTunnel, Elsewhere, Local, Refused
 from tunnelfleet.runtime.gateway.messages import PutWanted, RemoveWanted
-from tunnelfleet.runtime.gateway.store import StoreError
 from tunnelfleet.runtime.gateway.supervisor import FLEET
 
-from .calls import OpenWork
-from .cloud import CloudError, CloudTrouble
+from .errands import ANSWERS, Errands, outcome_of
 from .facts import (
     AskOutcome,
-    CallClose,
-    CallDescribe,
-    CallOpen,
-    CallSearch,
     DemandPhase,
-    FailKind,
     LetGo,
     SlotLook,
     Tell,
 )
-from .memory import KeptDemand
-from .waiting import MAX_WAITING, WaitingClient, WaitingRoom
+from .memory import MAX_WAITING, WaitingClient, WaitingRoom
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +44,8 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.supervisor import GatewayRefs
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
-    from .calls import DemandCalls, OpenedDemand
-    from .cloud import TunnelFound
-    from .counters import DemandCounters
+    from .calls import DemandCalls
+    from .errands import DemandCounters
     from .facts import Action
     from .memory import DemandMemory
 
@@ -65,18 +55,10 @@ TICK_SECONDS = 0.2
 """How often is looked what there is to do."""
 LOAD_AGAIN_SECONDS = 5.0
 """Until the state is asked again what an earlier life has left."""
-SEARCH_SECONDS = (1.0, 30.0, 120.0)
-"""When a tunnel is looked for whose opening was not answered, one after the other."""
 STOP_SECONDS = 10.0
 """What closing all tunnels may take when the gateway stops."""
 _WANTED = frozenset({DemandPhase.AWAITED, DemandPhase.READY, DemandPhase.RETIRING})
 _DOWN = frozenset({TunnelState.REFUSED, TunnelState.QUARANTINED})
-_KINDS = {
-    CloudTrouble.THROTTLED: FailKind.THROTTLED,
-    CloudTrouble.REFUSED: FailKind.REFUSED,
-    CloudTrouble.NOT_FOUND: FailKind.REFUSED,
-    CloudTrouble.UNKNOWN: FailKind.UNKNOWN,
-}
 _DENIALS = {
     AskOutcome.FAILED_BEFORE: Denial.UNAVAILABLE,
     AskOutcome.FULL: Denial.BUSY,
@@ -94,36 +76,8 @@ class _LoadAgain(NamedTuple):
     """Ask the state again."""
 
 
-class _Search(NamedTuple):
-    """Look for a tunnel that may be open."""
-
-    request: str
-    attempt: int
-
-
 class _DemandsLoaded(NamedTuple):
     demands: list[StoredDemand] | None
-
-
-class _OpenAnswered(NamedTuple):
-    request: str
-    kept: KeptDemand
-    outcome: OpenedDemand | CloudError
-
-
-class _DescribeAnswered(NamedTuple):
-    request: str
-    outcome: TunnelFound | CloudError
-
-
-class _CloseAnswered(NamedTuple):
-    action: CallClose
-    error: CloudError | None
-
-
-class _SearchAnswered(NamedTuple):
-    search: _Search
-    outcome: int | CloudError
 
 
 class _StopTimedOut(NamedTuple):
@@ -170,6 +124,14 @@ class DemandActor(DispatchedActor):
         self._counters = parts.counters
         self._state = parts.state
         self._room = WaitingRoom()
+        self._errands = Errands(
+            self,
+            parts.memory,
+            parts.calls,
+            parts.counters,
+            settings=lambda: self._settings,
+            clock=parts.clock,
+        )
         self._is_stopping = False
         parts.counters.waiting = lambda: len(self._room)
         parts.counters.phases = self._phases
@@ -187,14 +149,14 @@ class DemandActor(DispatchedActor):
         if self._memory.has_begun:
             self._plan.restarted(self._parts.clock())
             for request in self._memory.kept:
-                self.schedule(SEARCH_SECONDS[0], _Search(request, 0))
+                self._errands.search(request)
         self._memory.has_begun = True
         if not self._memory.has_loaded:
             self._load()
         self.schedule(TICK_SECONDS, _Tick())
 
     def _load(self) -> None:
-        self.pipe_to_self(self._calls.load(), lambda done: _DemandsLoaded(_outcome(done)))
+        self.pipe_to_self(self._calls.load(), lambda done: _DemandsLoaded(outcome_of(done)))
 
     def _on_loaded(self, message: _DemandsLoaded) -> None:
         if message.demands is None:
@@ -202,7 +164,7 @@ class DemandActor(DispatchedActor):
         else:
             found = self._memory.take_up(message.demands, self._parts.clock(), time.time())
             for request in found:
-                self.schedule(SEARCH_SECONDS[0], _Search(request, 0))
+                self._errands.search(request)
         if not self._memory.has_asked:
             self._memory.has_asked = True
             self._admit_all()
@@ -346,141 +308,17 @@ class DemandActor(DispatchedActor):
 
     def _carry_out(self, action: Action) -> None:
         match action:
-            case CallOpen():
-                self._open(action)
-            case CallDescribe(request, tunnel_id):
-                place = self._memory.kept[request].place
-                self.pipe_to_self(
-                    self._calls.describe(place, tunnel_id),
-                    lambda done: _DescribeAnswered(request, _outcome(done)),
-                )
-            case CallClose():
-                self._close(action)
-            case CallSearch(request):
-                self.schedule(SEARCH_SECONDS[0], _Search(request, 0))
             case Tell():
                 self._tell(action)
             case LetGo():
                 # The comparison of wishes sees to it.
                 pass
+            case _:
+                self._errands.carry_out(action)
 
-    def _open(self, action: CallOpen) -> None:
-        request, thing, slot = action
-        settings = self._settings
-        if settings is None:
-            text = "the gateway opens no tunnels on demand any more"
-            self._plan.open_failed(request, FailKind.REFUSED, text, self._parts.clock())
-            return
-        tunnel = replace(settings.tunnel, name=slot, place=ON_DEMAND)
-        kept = self._memory.kept[request] = KeptDemand(settings.place, thing)
-        work = OpenWork(
-            request=request,
-            place=settings.place,
-            thing=thing,
-            services=settings.services,
-            lifetime_minutes=settings.limits.lifetime_minutes,
-            tags=settings.tags,
-            tunnel=tunnel,
-        )
-        self.pipe_to_self(
-            self._calls.open(work), lambda done: _OpenAnswered(request, kept, _outcome(done))
-        )
-
-    def _on_open_answered(self, message: _OpenAnswered) -> None:
-        request, kept, outcome = message
-        now = self._parts.clock()
-        if isinstance(outcome, CloudError):
-            self._failed_call("OpenTunnel", outcome)
-            self._plan.open_failed(request, _KINDS[outcome.trouble], outcome.text, now)
-            if outcome.trouble is not CloudTrouble.UNKNOWN and self._plan.find(request) is None:
-                self._memory.kept.pop(request, None)
-        else:
-            self._counters.opened += 1
-            # Whatever has happened meanwhile: with this it can be closed.
-            self._memory.kept[request] = kept
-            kept.tunnel = outcome.tunnel
-            fields = {"thing": kept.thing, "id": outcome.tunnel_id}
-            text = "the tunnel to %s is open; its device is waited for"
-            logger.info(text, kept.thing, extra={"event": "demand_opened", "fields": fields})
-            self._plan.opened(request, outcome.tunnel_id, now)
+    def _on_answered(self, message: Any) -> None:
+        self._errands.take(message)
         self._step()
-
-    def _on_describe_answered(self, message: _DescribeAnswered) -> None:
-        request, outcome = message
-        is_open, has_device = True, False
-        if isinstance(outcome, CloudError):
-            self._failed_call("DescribeTunnel", outcome)
-        else:
-            is_open, has_device = outcome
-        now = self._parts.clock()
-        self._plan.described(request, has_device=has_device, is_open=is_open, now=now)
-        self._step()
-
-    def _close(self, action: CallClose) -> None:
-        kept = self._memory.kept.get(action.request)
-        if kept is None:
-            self._plan.closed(action.request)
-            return
-        self.pipe_to_self(
-            self._calls.close(kept.place, action.request, action.tunnel_id),
-            lambda done: _CloseAnswered(action, _outcome(done)),
-        )
-
-    def _on_close_answered(self, message: _CloseAnswered) -> None:
-        action, error = message
-        if error is not None:
-            self._failed_call("CloseTunnel", error)
-            if not self._plan.close_failed(action.request, self._parts.clock()):
-                return
-            self._calls.forget(action.request)
-        self._counters.closed[action.cause] += 1
-        kept = self._memory.kept.pop(action.request, None)
-        self._plan.closed(action.request)
-        thing = "" if kept is None else kept.thing
-        fields = {"thing": thing, "id": action.tunnel_id, "cause": action.cause.value}
-        extra = {"event": "demand_closed", "fields": fields}
-        logger.info("the tunnel to %s is closed: %s", thing, action.cause.value, extra=extra)
-        self._step()
-
-    def _failed_call(self, operation: str, error: CloudError) -> None:
-        self._counters.call_failures[operation, error.trouble] += 1
-        logger.log(
-            # Why there is no tunnel is told where it is told to those who wait.
-            logging.DEBUG if operation == "OpenTunnel" else logging.WARNING,
-            "%s",
-            error.text,
-            extra={"event": "demand_call_failed", "fields": {"operation": operation}},
-        )
-
-    # -- tunnels that may be open
-
-    def _on_search(self, search: _Search) -> None:
-        kept = self._memory.kept.get(search.request)
-        if kept is not None and self._plan.find(search.request) is None:
-            self.pipe_to_self(
-                self._calls.search(kept.place, search.request, kept.thing),
-                lambda done: _SearchAnswered(search, _outcome(done)),
-            )
-
-    def _on_search_answered(self, message: _SearchAnswered) -> None:
-        (request, attempt), outcome = message
-        kept = self._memory.kept.get(request)
-        if kept is None or self._plan.find(request) is not None:
-            return
-        if isinstance(outcome, CloudError):
-            self._failed_call("ListTunnels", outcome)
-        elif outcome:
-            self._counters.opened += outcome
-            text = "a tunnel to %s, whose opening was not answered, was found and is closed"
-            logger.warning(text, kept.thing, extra={"event": "demand_abandoned"})
-            del self._memory.kept[request]
-            return
-        if attempt + 1 < len(SEARCH_SECONDS):
-            self.schedule(SEARCH_SECONDS[attempt + 1], _Search(request, attempt + 1))
-            return
-        del self._memory.kept[request]
-        if not isinstance(outcome, CloudError):
-            self._calls.forget(request)
 
     # -- the fleet
 
@@ -545,21 +383,6 @@ class DemandActor(DispatchedActor):
         _Tick: _on_tick,
         _LoadAgain: _on_load_again,
         _DemandsLoaded: _on_loaded,
-        _OpenAnswered: _on_open_answered,
-        _DescribeAnswered: _on_describe_answered,
-        _CloseAnswered: _on_close_answered,
-        _Search: _on_search,
-        _SearchAnswered: _on_search_answered,
+        **dict.fromkeys(ANSWERS, _on_answered),
         _StopTimedOut: _on_stop_timed_out,
     }
-
-
-def _outcome(done: Any) -> Any:
-    """What a call has given, or its `CloudError`; None for a state that does not answer."""
-    try:
-        return done.result()
-    except CloudError as error:
-        return error
-    except StoreError as error:
-        logger.warning("tunnels on demand of an earlier life are not known yet: %s", error)
-        return None

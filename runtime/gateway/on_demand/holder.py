@@ -27,7 +27,7 @@ from tunnelfleet.runtime.gateway.supervisor import child
 from .actor import DemandActor, DemandParts
 from .calls import DemandCalls
 from .cloud import AwsCloud
-from .counters import DemandCounters
+from .errands import DemandCounters
 from .memory import DemandMemory
 from .plan import DemandPlan
 

@@ -1,227 +1,27 @@
-"""The status page at the metrics address: what it shows, and the events that keep it live.
+"""StatusPage: the routes of the status page, and the events that keep it live.
 
-Owns the fields, the alerts, and what is new for a reader (`news`, which is pure); the routes `/`,
-`/page.css`, `/page.js` and `/status/events`; and what a browser may do with them: a strict
-Content-Security-Policy, the names of the machine it may come by, and a limit on readers. The
-gateway is looked at on a thread of its own, once for all readers, and only while there are any.
+Owns what a browser may do with them: a strict Content-Security-Policy, the names of the machine
+that it may come by, a limit on readers. The gateway is looked at on a thread of its own, once for
+all readers, and only while there are any; a slow reader gets the latest, and no queue grows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from aiohttp import web
 
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import TunnelError
-from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.admin.options import HostCheck
-from tunnelfleet.runtime.gateway.forward.survey import FleetSurvey
-from tunnelfleet.version import VERSION
 
-if TYPE_CHECKING:
-    from tunnelfleet.runtime.gateway.gateway import Gateway
-    from tunnelfleet.runtime.gateway.snapshot import TunnelRow
-
-
-TUNNEL_FIELDS: Final = (
-    "name",
-    "state",
-    "reason",
-    "since",
-    "mode",
-    "services",
-    "labels",
-    "connections",
-    "sent_bytes",
-    "received_bytes",
-    "reconnects",
-    "gateway",
-)
-GATEWAY_FIELDS: Final = ("name", "state", "tunnels", "connected", "shards", "address", "trouble")
-CONNECTION_FIELDS: Final = (
-    "tunnel",
-    "service_id",
-    "stream_id",
-    "connection_id",
-    "peer",
-    "user",
-    "since",
-    "sent_bytes",
-    "received_bytes",
-)
-MAX_CONNECTIONS: Final = 500
-"""Connections that the page lists; it says how many there are."""
-MAX_TUNNELS_OF_OTHERS: Final = 10_000
-"""Tunnels of other gateways of the fleet that it lists."""
-
-
-Values = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One look at a gateway.
-
-    Attributes:
-        gateway: what the head of the page says.
-        tunnels: the values of `TUNNEL_FIELDS` by name.
-        connections: the values of `CONNECTION_FIELDS` by what the page knows a connection by.
-        gateways: the values of `GATEWAY_FIELDS` by name, where gateways share the fleet.
-    """
-
-    gateway: Mapping[str, Any]
-    tunnels: Mapping[str, Values] = field(default_factory=dict)
-    connections: Mapping[str, Values] = field(default_factory=dict)
-    gateways: Mapping[str, Values] = field(default_factory=dict)
-
-
-def tunnel_values(rows: Iterable[TunnelRow]) -> dict[str, Values]:
-    """Return the values that the page shows of tunnels."""
-    found: dict[str, Values] = {}
-    for row in rows:
-        fields = row.to_json()
-        found[row.name] = tuple(fields.get(name, "") for name in TUNNEL_FIELDS)
-    return found
-
-
-def values_of_others(survey: FleetSurvey, own: Iterable[str]) -> dict[str, Values]:
-    """Return the values of tunnels that other gateways have.
-
-    Args:
-        survey: of the fleet.
-        own: the names of those that this gateway has.
-    """
-    here = frozenset(own)
-    others = (row for row in survey.tunnels if row["name"] not in here)
-    return {
-        row["name"]: tuple(row.get(name, "") for name in TUNNEL_FIELDS)
-        for row in itertools.islice(others, MAX_TUNNELS_OF_OTHERS)
-    }
-
-
-def gateway_values(survey: FleetSurvey) -> dict[str, Values]:
-    """Return the values that the page shows of gateways."""
-    found: dict[str, Values] = {}
-    for row in survey.gateways:
-        state = "up" if row["reached"] else "unreached" if row["fresh"] else "away"
-        states = row["tunnels"]
-        connected = states.get(TunnelState.CONNECTED.value, 0)
-        counts = (sum(states.values()), connected)
-        values = (row["name"], state, *counts, row["shards"], row["address"], row["trouble"])
-        found[row["name"]] = values
-    return found
-
-
-def connection_values(connections: Iterable[Mapping[str, Any]]) -> dict[str, Values]:
-    """Return the values that the page shows of connections, of so many as it lists."""
-    found: dict[str, Values] = {}
-    for each in connections:
-        if len(found) >= MAX_CONNECTIONS:
-            break
-        key = "/".join(str(each.get(name)) for name in CONNECTION_FIELDS[:4])
-        found[key] = tuple(each.get(name) for name in CONNECTION_FIELDS)
-    return found
-
-
-def news(before: Sample | None, now: Sample) -> dict[str, Any] | None:
-    """Return what a reader who knows `before` has to be told.
-
-    Args:
-        before: what it was told last; None if it knows nothing.
-        now: the present look.
-
-    Returns:
-        The object that the page takes, or None if nothing is new.
-    """
-    gateway = {key: value for key, value in now.gateway.items() if key != "time"}
-    found: dict[str, Any] = {
-        "gateway": now.gateway,
-        "whole": before is None,
-        "fields": {
-            "tunnels": TUNNEL_FIELDS,
-            "connections": CONNECTION_FIELDS,
-            "gateways": GATEWAY_FIELDS,
-        },
-        "gone": {},
-    }
-    is_new = before is None or gateway != {k: v for k, v in before.gateway.items() if k != "time"}
-    for name in ("tunnels", "connections", "gateways"):
-        old: Mapping[str, Values] = {} if before is None else getattr(before, name)
-        new: Mapping[str, Values] = getattr(now, name)
-        found[name] = [values for key, values in new.items() if old.get(key) != values]
-        found["gone"][name] = [key for key in old if key not in new]
-        is_new = is_new or bool(found[name] or found["gone"][name])
-    return found if is_new else None
-
-
-def look_at(gateway: Gateway, others: Callable[[], FleetSurvey] = FleetSurvey) -> Sample:
-    """Look at a gateway; waits for the answer of its actors.
-
-    Args:
-        gateway: to look at.
-        others: what is known of the fleet that it shares; must not wait.
-
-    Raises:
-        TunnelError: they do not answer.
-    """
-    state = gateway.state
-    survey = others()
-    rows = gateway.snapshot().rows(gateway.runtime)
-    if survey.gateways:
-        # The others tell of theirs, which stand in the files of this one as well.
-        rows = [row for row in rows if row.name in state.running or state.is_ours(row.name)]
-    tunnels = tunnel_values(rows)
-    if survey.gateways:
-        name_at = TUNNEL_FIELDS.index("gateway")
-        me = state.config.gateway.name
-        tunnels = {name: (*values[:name_at], me) for name, values in tunnels.items()}
-        tunnels |= values_of_others(survey, tunnels)
-    about = {
-        "name": state.config.gateway.name,
-        "version": VERSION,
-        "started": round(gateway.started_at, 3),
-        "time": round(time.time(), 3),
-        "connections": sum(row.connections for row in rows),
-        "alerts": alerts(rows, is_reloaded=state.reload_ok),
-    }
-    connections = connection_values(gateway.connections())
-    return Sample(about, tunnels, connections, gateway_values(survey))
-
-
-ADVICE: Final = {
-    TunnelState.REFUSED: "the service does not take the token. Rotate it, then replace it in its "
-    "file and reload, or use `tunnelfleet replace-token`.",
-    TunnelState.QUARANTINED: "it failed again and again, and is tried at the longest delay. "
-    "Look at its reason; `tunnelfleet retry` tries at once.",
-}
-"""What to do about tunnels that do not help themselves."""
-
-
-def alerts(rows: Sequence[TunnelRow], *, is_reloaded: bool) -> list[str]:
-    """Return what somebody has to do something about, a sentence each."""
-    found: list[str] = []
-    if not is_reloaded:
-        found.append(
-            "The files were not taken over when they were last read: they have mistakes. "
-            "`tunnelfleet check` shows them; until they are mended the fleet is as it was."
-        )
-    counts = Counter(row.state for row in rows)
-    for state, what in ADVICE.items():
-        if count := counts[state.value]:
-            tunnels = "1 tunnel is" if count == 1 else f"{count} tunnels are"
-            found.append(f"{tunnels} {state.value}: {what}")
-    return found
-
+from .sample import Sample, news
 
 Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -256,6 +56,36 @@ STATIC: Final = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
+
+
+class _PageReader:
+    """What one reader of the page knows, and what it has to be told."""
+
+    def __init__(self) -> None:
+        self._known: Sample | None = None
+        self._problem = ""
+        self._heard_at = 0.0
+
+    def knows(self, sample: Sample | None, problem: str) -> bool:
+        """Whether nothing has come since the last event."""
+        return sample is self._known and problem == self._problem
+
+    def next_event(
+        self, sample: Sample | None, problem: str, now: float
+    ) -> tuple[str, object] | None:
+        """Return the name and the data of the event that it gets now, if it gets one."""
+        before, self._problem = self._problem, problem
+        if problem:
+            self._heard_at = now
+            return None if problem == before else ("stale", {"reason": problem})
+        found = None
+        if sample is not None:
+            found = news(self._known, sample)
+            self._known = sample
+        if found is None and not before and now - self._heard_at < QUIET_SECONDS:
+            return None
+        self._heard_at = now
+        return ("quiet", {}) if found is None else ("status", found)
 
 
 class StatusPage:
@@ -335,33 +165,20 @@ class StatusPage:
 
     async def _follow(self, response: web.StreamResponse) -> None:
         """Send one reader all values, and then what changes, until it goes or the server ends."""
-        known: Sample | None = None
-        told = ""
+        reader = _PageReader()
         await self._write(response, f"retry: {RETRY_MILLISECONDS}\n\n")
-        heard_at = 0.0
         while not self._stopping.is_set():
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look_on())
             async with self._looked:
                 with contextlib.suppress(TimeoutError):
-                    if self._sample is known and self._problem == told:
+                    if reader.knows(self._sample, self._problem):
                         await asyncio.wait_for(self._looked.wait(), QUIET_SECONDS)
                 # What came between is skipped: a slow reader gets the latest, and no queue grows.
                 sample, problem = self._sample, self._problem
-            now = time.monotonic()
-            if problem:
-                if problem != told:
-                    await self._tell(response, "stale", {"reason": problem})
-                told, heard_at = problem, now
-            elif sample is not None and (found := news(known, sample)) is not None:
-                await self._tell(response, "status", found)
-                known, told, heard_at = sample, "", now
-            elif told or now - heard_at >= QUIET_SECONDS:
-                known = known if sample is None else sample
-                await self._tell(response, "quiet", {})
-                told, heard_at = "", now
-            else:
-                known = known if sample is None else sample
+            event = reader.next_event(sample, problem, time.monotonic())
+            if event is not None:
+                await self._tell(response, *event)
 
     async def _tell(self, response: web.StreamResponse, event: str, data: object) -> None:
         text = json.dumps(data, separators=(",", ":"))

@@ -121,7 +121,8 @@ class LeaseRequest(NamedTuple):
         shards: to let go of, or to claim.
         is_leaving: whether it hands over all that it has.
         version: of the table that a claim follows from.
-        serial: of this request.
+        serial: of this request. It grows; a store that has answered a later one of the same
+            process changes nothing for this one, which was held up on its way.
     """
 
     kind: RequestKind

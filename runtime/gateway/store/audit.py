@@ -25,7 +25,7 @@ from tunnelfleet.runtime import (
     TunnelEvent,
 )
 
-from .tables import AUDIT
+from .database import AUDIT
 
 if TYPE_CHECKING:
     from .database import Database

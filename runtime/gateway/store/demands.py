@@ -19,7 +19,7 @@ from tunnelfleet.runtime.gateway.config.entry import entry_of
 from tunnelfleet.runtime.gateway.config.fleet import CloudPlace
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
-from .tables import DEMANDS
+from .database import DEMANDS
 from .tunnels import read_entry, seal_entry
 
 if TYPE_CHECKING:

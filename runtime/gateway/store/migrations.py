@@ -15,8 +15,8 @@ from sqlalchemy import Connection, func, inspect, select, text
 
 from tunnelfleet.version import version_line
 
+from .database import SCHEMA, TABLES
 from .errors import StoreError, Trouble, make_error
-from .tables import SCHEMA, TABLES
 
 if TYPE_CHECKING:
     from .database import Database
@@ -161,12 +161,18 @@ def _fleet(is_sqlite: bool) -> Sequence[str]:
     )
 
 
+def _late_requests(is_sqlite: bool) -> Sequence[str]:
+    long = "INTEGER" if is_sqlite else "BIGINT"
+    return (f"ALTER TABLE tunnelfleet_gateways ADD COLUMN serial {long} NOT NULL DEFAULT 0",)
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "tunnels added at run time", _tunnels),
     Migration(2, "the audit", _audit),
     Migration(3, "tunnels that devices were told of", _devices),
     Migration(4, "tunnels on demand", _demands),
     Migration(5, "gateways that share a fleet", _fleet),
+    Migration(6, "requests of gateways that come late", _late_requests),
 )
 """All migrations, in order."""
 

@@ -24,8 +24,8 @@ from tunnelfleet.runtime.gateway.devices import DeviceTunnel, Notification
 from tunnelfleet.runtime.gateway.placement.shards import SLOTS, slot_of
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
+from .database import DEVICES, FLEET, TUNNELS
 from .sealing import Sealer, SealingError
-from .tables import DEVICES, FLEET, TUNNELS
 
 if TYPE_CHECKING:
     from .database import Database

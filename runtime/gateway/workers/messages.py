@@ -21,10 +21,9 @@ from pykka import ActorRef
 from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import HttpProxy, TcpAddress, UnixAddress
 from tunnelfleet.actors.config import Limits, NoListener, TunnelConfig
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import Backoff
-from tunnelfleet.actors.state import TunnelState
-from tunnelfleet.actors.transport.breaker import BreakerState
-from tunnelfleet.actors.transport.connect_gate import BreakerStatus, ConnectStats
+from tunnelfleet.actors.transport.connect_gate import BreakerState, BreakerStatus, ConnectStats
 from tunnelfleet.proto import Endpoint, Mode, ProtocolVersion
 
 

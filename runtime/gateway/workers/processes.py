@@ -31,12 +31,12 @@ from tunnelfleet.runtime.metrics.families import numbers
 from tunnelfleet.runtime.supervisor import GOVERNOR
 
 from .messages import AskTree, Do
-from .table import WorkerTable
+from .sums import WorkerTable
 from .tunnel import RemoteTunnelActor
 from .worker_actor import Launcher, WorkerActor
 
 if TYPE_CHECKING:
-    from .table import WorkerEntry
+    from .sums import WorkerEntry
 
 
 BACKOFF: Final = Backoff(min_seconds=0.5, max_seconds=30.0)

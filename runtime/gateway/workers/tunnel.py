@@ -20,9 +20,9 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tunnelfleet.actors import events
+from tunnelfleet.actors.events import LiveConnection, TunnelState
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Reply
 from tunnelfleet.actors.kernel.actor import Handlers
-from tunnelfleet.actors.state import LiveConnection, TunnelState
 from tunnelfleet.actors.tunnel.context import TunnelContext
 from tunnelfleet.actors.tunnel.messages import Drain, HandOver, ReplaceLimits, ReplaceToken
 from tunnelfleet.proto import NotConnected, TunnelClosed, TunnelError
@@ -31,7 +31,7 @@ from .messages import Do, Is, Told, WorkerLost, WorkerUp, from_json, to_json
 from .sums import Tally
 
 if TYPE_CHECKING:
-    from .table import WorkerEntry
+    from .sums import WorkerEntry
 
 
 class _RemotePhase(Enum):

@@ -31,7 +31,7 @@ from tunnelfleet.runtime.gateway.process import ActorNode
 from . import messages
 
 if TYPE_CHECKING:
-    from .table import WorkerEntry, WorkerTable
+    from .sums import WorkerEntry, WorkerTable
 
 logger = logging.getLogger(__name__)
 

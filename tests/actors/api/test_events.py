@@ -6,8 +6,8 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from tunnelfleet.actors.api import events as api_events
-from tunnelfleet.actors.api.events import ApiEvent, Message, MessageReceived
+from tunnelfleet.actors.api import messages as api_events
+from tunnelfleet.actors.api.messages import ApiEvent, Message, MessageReceived
 from tunnelfleet.actors.events import TunnelEvent
 
 KINDS = [getattr(api_events, name) for name in api_events.__all__ if name != "Message"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tunnelfleet.actors.addresses import TcpAddress
-from tunnelfleet.actors.api.commands import Outgoing
 from tunnelfleet.actors.api.handler import TunnelApi
+from tunnelfleet.actors.api.messages import Outgoing
 from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.config import ANY_SERVICE, ApiService, Limits, TunnelConfig

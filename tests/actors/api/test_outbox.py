@@ -10,11 +10,13 @@ import pytest
 
 from tests.support.fakes import FakeRef
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.actors.api.commands import Outgoing, SendFuture, SendQueueFull
-from tunnelfleet.actors.api.events import (
+from tunnelfleet.actors.api.messages import (
     ApiEvent,
     ConnectionShutdown,
+    Outgoing,
+    SendFuture,
     SendMessageComplete,
+    SendQueueFull,
     Stopped,
     StreamStopped,
 )

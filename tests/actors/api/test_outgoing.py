@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.actors.api.commands import SendBatch, SendFuture, SendQueueFull
+from tunnelfleet.actors.api.messages import SendBatch, SendFuture, SendQueueFull
 from tunnelfleet.actors.callbacks import RelayThreads
 
 if TYPE_CHECKING:

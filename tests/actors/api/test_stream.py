@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import FakeRef
-from tunnelfleet.actors.api.events import (
+from tunnelfleet.actors.api.handler import ApiStream, OpenConnections
+from tunnelfleet.actors.api.messages import (
     ApiEvent,
     ConnectionReset,
     ConnectionStarted,
@@ -17,7 +18,6 @@ from tunnelfleet.actors.api.events import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.actors.api.handler import ApiStream, OpenConnections
 from tunnelfleet.actors.tunnel.messages import (
     ConnectionKey,
     Deliver,
@@ -28,7 +28,7 @@ from tunnelfleet.actors.tunnel.messages import (
     StopReadingLocal,
     StopStream,
 )
-from tunnelfleet.proto import AbnormalEnd, End, Mode, ProtocolVersion
+from tunnelfleet.proto import AbnormalEnd, End, Mode, ProtocolVersion, TunnelClosed
 
 V2, V3 = ProtocolVersion.V2, ProtocolVersion.V3
 KEY, SECOND = ConnectionKey("SSH", 7, 1, 3), ConnectionKey("SSH", 7, 2, 4)
@@ -219,6 +219,37 @@ def test_a_stop_ends_connections_behind_their_bytes_and_not_in_good_order() -> N
     setting.tell(OpenLocal(KEY, None))
     assert setting.tell(StopReadingLocal()) == []
     assert setting.tunnel.told == [ended(KEY, "the tunnel is stopping", is_orderly=False)]
+
+
+@pytest.mark.parametrize("version", [V2, V3])
+def test_a_stop_while_a_connection_is_open_is_told_as_one(version: ProtocolVersion) -> None:
+    """The peer may have had more to send: without an error it would look like all."""
+    setting = Setting(version)
+    setting.tell(OpenLocal(KEY, None))
+    (event,) = setting.tell(StopReadingLocal(), StopStream(None))
+    assert isinstance(event, StreamStopped)
+    assert isinstance(event.error, TunnelClosed)
+    assert "stopped here" in str(event.error)
+
+
+@pytest.mark.parametrize("has_ended", ["told", "ended", "before"])
+def test_a_stop_of_a_stream_whose_connections_have_ended_has_no_error(has_ended: str) -> None:
+    setting = Setting()
+    setting.tell(OpenLocal(KEY, None))
+    if has_ended == "told":
+        setting.tell(RemoteEnded(KEY, End.ORDERLY, "closed by the peer"))
+    elif has_ended == "ended":
+        setting.stream.end(KEY)
+    else:
+        setting.tell(RemoteEnded(KEY, End.BOTH, "closed by the peer"))
+    assert setting.tell(StopReadingLocal(), StopStream(None)) == [StreamStopped("t", "SSH")]
+
+
+def test_what_else_cut_the_stream_is_told_before_the_stop() -> None:
+    setting = Setting()
+    setting.tell(OpenLocal(KEY, None), StopReadingLocal())
+    error = AbnormalEnd("the tunnel lost its connection")
+    assert setting.tell(StopStream(error)) == [StreamStopped("t", "SSH", error)]
 
 
 def test_the_user_ends_a_connection_once() -> None:

@@ -272,6 +272,12 @@ def test_an_unknown_end_is_nothing() -> None:
     assert World([A], ONE).core.ended(stranger, NORMAL, 0.0) == []
 
 
+def test_a_delay_of_a_group_that_is_gone_is_nothing() -> None:
+    world = World([spec("a")], ALL)
+    world.act(world.core.begin())
+    assert world.core.group_due() == []
+
+
 def test_what_has_ended_keeps_nothing() -> None:
     world = World([A, B], ONE)
     world.play("begin")

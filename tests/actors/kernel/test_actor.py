@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
+import uuid
 
 import pykka
 import pytest
@@ -16,10 +17,12 @@ from tunnelfleet.actors.kernel import (
     SHUTDOWN,
     BlockingCallError,
     DispatchedActor,
+    DispatchedFuture,
     Dispatcher,
     ExitReason,
     Terminated,
     ask_future,
+    label_here,
 )
 
 
@@ -376,3 +379,68 @@ def test_pipe_to_self_refuses_what_it_cannot_wait_for(dispatcher):
     ref = Probe.start(dispatcher=dispatcher)
     with pytest.raises(TypeError, match="ask_future"):
         ref.ask(lambda actor: actor.pipe_to_self(pykka.ThreadingFuture(), str))
+
+
+def test_pykkas_hooks_are_filled_in_as_far_as_they_have_a_meaning():
+    assert isinstance(DispatchedActor._create_future(), DispatchedFuture)
+    with pytest.raises(NotImplementedError, match=r"made by start\(\)"):
+        DispatchedActor._create_actor_inbox()
+
+
+def test_an_actor_can_tell_whether_it_has_stopped(dispatcher):
+    ref = Probe.start(dispatcher=dispatcher)
+    stopped = ref.ask(lambda actor: actor.actor_stopped)
+    assert not stopped.is_set()
+    ref.stop()
+    assert stopped.is_set()
+
+
+def test_a_class_with_an_on_receive_of_its_own_passes_on_what_its_table_handles(dispatcher):
+    class Counting(DispatchedActor):
+        seen = 0
+
+        def _double(self, number):
+            return 2 * number
+
+        HANDLERS = {int: _double}
+
+        def on_receive(self, message):
+            self.seen += 1
+            return super().on_receive(message), self.seen
+
+    ref = Counting.start(dispatcher=dispatcher)
+    assert [ref.ask(each, timeout=WAIT_SECONDS) for each in (3, 4)] == [(6, 1), (8, 2)]
+
+
+def test_a_label_is_that_of_the_actor_whose_turn_it_is_and_of_those_it_starts(dispatcher):
+    def begin(actor):
+        actor.set_label("press-4")
+        return label_here(), Probe.start()
+
+    ref = Probe.start(dispatcher=dispatcher)
+    assert ref.ask(lambda _actor: label_here()) == ""
+    label, child = ref.ask(begin)
+    assert label == "press-4"
+    assert child.ask(lambda _actor: label_here()) == "press-4"
+    # Neither a function that is called there nor another thread is an actor.
+    log = Log()
+    dispatcher.call_soon(lambda: log.add(label_here()))
+    assert log.wait() == [""]
+    assert label_here() == ""
+
+
+def test_two_threads_that_ask_for_a_urn_first_get_the_same(dispatcher, monkeypatch):
+    cell = Probe.start(dispatcher=dispatcher).cell
+    others = []
+    make = uuid.uuid4
+
+    def slow():
+        # Another thread asks for it, and has it, before this one has made its own.
+        monkeypatch.setattr(uuid, "uuid4", make)
+        thread = threading.Thread(target=lambda: others.append(cell.urn))
+        thread.start()
+        thread.join()
+        return make()
+
+    monkeypatch.setattr(uuid, "uuid4", slow)
+    assert [cell.urn] == others

@@ -521,3 +521,98 @@ def test_a_failure_keeps_nothing_of_a_function_that_was_called_before_it(dispatc
     (message,) = told.wait()
     assert message.reason.exception is not None
     eventually(lambda: left() is None, "the argument of the function")
+
+
+def test_it_counts_the_messages_that_wait(dispatcher):
+    refs = [Probe.start(dispatcher=dispatcher) for _ in range(2)]
+    settle(dispatcher)
+    assert dispatcher.mailbox_messages() == 0
+    waiting = []
+
+    def tell():
+        for ref in refs:
+            for _ in range(3):
+                ref.tell(lambda _actor: waiting.append(dispatcher.mailbox_messages()))
+
+    with hold(dispatcher):
+        tell()
+        assert dispatcher.mailbox_messages() == 6
+    dispatcher.call_soon(tell)
+    settle(dispatcher)
+    # Each handler saw what waited then: of actors whose turn it is, what is left counts no more.
+    assert len(waiting) == 12
+    assert all(0 <= each <= 6 for each in waiting)
+
+
+def test_a_foreign_callback_on_the_loop_may_start_an_actor(dispatcher):
+    log = Log()
+    settle(dispatcher)
+    dispatcher.loop.call_soon_threadsafe(lambda: Probe.start(log, hooks=True))
+    assert log.wait() == [("start", "")]
+
+
+def test_a_socket_of_an_ended_actor_that_the_loop_calls_all_the_same_does_nothing(dispatcher):
+    log = Log()
+    left, right = socket.socketpair()
+    with left, right:
+        ref = Probe.start(dispatcher=dispatcher)
+        ref.ask(lambda actor: actor.add_reader(left, lambda: log.add("read")))
+        (registration,) = ref.cell.registrations
+        ref.stop()
+        dispatcher.call_soon(dispatcher._socket_ready, registration)
+        settle(dispatcher)
+    assert log.items == []
+    assert dispatcher.stats.actor_failures == {}
+
+
+def test_what_a_socket_callback_sent_to_itself_before_it_failed_is_a_dead_letter(dispatcher):
+    left, right = socket.socketpair()
+    with left, right:
+        ref = Probe.start(dispatcher=dispatcher)
+
+        def read(actor):
+            actor.actor_ref.tell("never")
+            raise OSError("broken")
+
+        ref.ask(lambda actor: actor.add_reader(left, lambda: read(actor)))
+        log = watcher_of(ref, dispatcher)
+        right.send(b"x")
+        assert reasons(log) == ["failed: OSError: broken"]
+    settle(dispatcher)
+    assert dispatcher.stats.dead_letters == 1
+
+
+def test_a_socket_closed_while_turns_wait_for_the_poll_is_forgotten_before_it(dispatcher):
+    """A run is scheduled already when a function adds a socket, closes it, and returns."""
+    log = Log()
+    ref = Probe.start(log, dispatcher=dispatcher)
+    actor = ref.ask(lambda actor: actor)
+    settle(dispatcher)
+
+    def add_and_close():
+        left, right = socket.socketpair()
+        actor.add_reader(left, lambda: log.add("read"))
+        left.close()
+        right.close()
+
+    def saturate():
+        dispatcher.call_soon(add_and_close)
+        ref.tell("handled")
+
+    dispatcher.loop.call_soon_threadsafe(saturate)
+    assert log.wait() == ["handled"]
+    settle(dispatcher)
+    assert len(dispatcher.readiness) == 0
+    assert log.items == ["handled"]
+
+
+def test_the_thread_of_a_forked_child_leaves_its_loop_as_it_is():
+    dispatcher = Dispatcher().start()
+    guard = dispatcher._fork_guard
+    guard._generation -= 1
+    dispatcher._closed = True
+    dispatcher.loop.call_soon_threadsafe(dispatcher.loop.stop)
+    dispatcher._thread.join(WAIT_SECONDS)
+    # In a child the loop's descriptors are the parent's.
+    assert not dispatcher.loop.is_closed()
+    dispatcher.loop.close()

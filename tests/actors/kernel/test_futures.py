@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.actors import HostActor, Log, Probe
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.actors.kernel import DispatchedFuture, ask_future
-from tunnelfleet.actors.kernel.futures import resolve, resolve_exception
+from tunnelfleet.actors.kernel import DispatchedFuture, ask_future, mailbox
+from tunnelfleet.actors.kernel.mailbox import resolve, resolve_exception
 
 
 def test_a_value_can_be_got_again_and_again():
@@ -100,3 +100,10 @@ def test_ask_future_asks_any_actor(dispatcher):
         ref.stop()
         with pytest.raises(pykka.ActorDeadError):
             ask_future(ref, "x").get(timeout=WAIT_SECONDS)
+
+
+def test_a_value_that_comes_as_the_wait_begins_is_not_waited_for(monkeypatch):
+    future = DispatchedFuture()
+    # The last moment in which another thread can resolve it before the wait takes the lock.
+    monkeypatch.setattr(mailbox, "refuse_to_block", lambda _call: future.set("meanwhile"))
+    assert future.get(timeout=0) == "meanwhile"

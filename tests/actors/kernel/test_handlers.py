@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tunnelfleet.actors.local.applications import StreamActor
 from tunnelfleet.actors.local.socket_actor import SocketActor
-from tunnelfleet.actors.local.stream_actor import StreamActor
 from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel import messages

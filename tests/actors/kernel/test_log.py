@@ -13,8 +13,8 @@ from tests.support.actors import Probe, fail, loop_factories, reasons, watcher_o
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.actors.kernel import ChildSpec, Dispatcher, SupervisorActor
-from tunnelfleet.actors.kernel.futures import DispatchedFuture
 from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.kernel.mailbox import DispatchedFuture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,3 +35,11 @@ def test_reasons_compare_by_kind_and_exception():
     assert ExitReason.failed(error) == ExitReason.failed(error)
     assert ExitReason.failed(error) != ExitReason.failed(ValueError("v"))
     assert NORMAL != SHUTDOWN
+
+
+def test_an_exception_whose_text_cannot_be_read_is_a_reason_all_the_same():
+    class MuteError(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    assert str(ExitReason.failed(MuteError())) == "failed: MuteError: (its text cannot be read)"

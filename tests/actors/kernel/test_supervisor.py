@@ -34,6 +34,7 @@ from tunnelfleet.actors.kernel import (
     SupervisorStoppingError,
     UnknownChildError,
 )
+from tunnelfleet.actors.kernel.supervisor_messages import AskToStop, Force
 
 
 @pytest.fixture
@@ -228,3 +229,31 @@ def test_an_unexpected_message_harms_nobody(ref, caplog):
     assert ask(ref, {"token": "secret-1"}) is None
     assert "SupervisorActor got an unexpected message: a dict" in caplog.text
     assert "secret-1" not in caplog.text
+
+
+def test_orders_about_a_child_that_has_ended_meanwhile_do_nothing(ref, dispatcher):
+    ask(ref, StopChild("a"))
+    seen = Log()
+
+    def order():
+        supervisor = ref.cell.actor
+        child = supervisor._supervision.children["a"]
+        supervisor._ask_to_stop(AskToStop(child, 0.0))
+        supervisor._force(Force(child))
+        seen.add((child.ref, child.timer))
+
+    dispatcher.call_soon(order)
+    assert seen.wait() == [(None, None)]
+    assert children(ref)["a"].state is ChildState.STOPPED
+
+
+def test_a_supervisor_says_whether_it_finishes(dispatcher):
+    class Telling(SupervisorActor):
+        def on_child_ended(self, child_id, ref, reason):
+            seen.add((child_id, self.is_finishing))
+
+    seen = Log()
+    ref = Telling.start([worker("a"), worker("b")], dispatcher=dispatcher)
+    ask(ref, StopChild("a"))
+    ref.stop()
+    assert seen.wait(2) == [("a", False), ("b", True)]

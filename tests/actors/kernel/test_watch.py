@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pykka
 import pytest
 
@@ -16,6 +18,7 @@ from tests.support.actors import (
     watcher_of,
 )
 from tunnelfleet.actors.kernel import NOPROC, SHUTDOWN, DispatchedActor, Terminated
+from tunnelfleet.actors.kernel.watch import stop_watching
 
 
 def test_each_watcher_is_told_once(dispatcher, other):
@@ -150,3 +153,39 @@ def test_a_watcher_survives_the_stop_of_the_others_dispatcher(dispatcher, other)
     other.stop()
     assert reasons(log) == ["killed"]
     assert isinstance(log.items[0].ref, pykka.ActorRef)
+
+
+def test_unwatching_takes_back_a_notice_that_is_in_the_mailbox(dispatcher):
+    log = Log()
+    dead = Probe.start(dispatcher=dispatcher)
+    dead.stop()
+
+    def scenario(actor):
+        actor.watch(dead)
+        actor.unwatch(dead)
+
+    watcher = Probe.start(log, dispatcher=dispatcher)
+    watcher.ask(scenario)
+    watcher.ask("barrier")
+    assert log.items == ["barrier"]
+
+
+def test_a_hosts_actor_that_is_gone_can_be_unwatched(dispatcher):
+    host = ReportingHostActor.start()
+    log = watcher_of(host, dispatcher)
+    host.stop()
+    assert log.wait() == [Terminated(host, SHUTDOWN)]
+    gc.collect()
+    stop_watching(host, Probe.start(dispatcher=dispatcher))
+    assert len(log.items) == 1
+
+
+def test_a_hosts_actor_that_fails_without_an_exception_was_killed(dispatcher):
+    class Odd(ReportingHostActor):
+        def on_receive(self, message):
+            self._handle_failure(None, None, None)
+
+    host = Odd.start()
+    log = watcher_of(host, dispatcher)
+    host.tell("x")
+    assert reasons(log) == ["killed"]

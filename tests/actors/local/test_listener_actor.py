@@ -16,8 +16,8 @@ from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import kill
-from tunnelfleet.actors.local import listener_actor
-from tunnelfleet.actors.local.listener_actor import ListenerActor
+from tunnelfleet.actors.local import applications
+from tunnelfleet.actors.local.applications import ListenerActor
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.messages import (
     Accepted,
@@ -231,7 +231,7 @@ def test_the_timer_of_a_pause_that_is_over_refuses_nobody(
 def test_without_a_descriptor_left_accepting_rests_and_goes_on(
     port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener_actor, "EXHAUSTED_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(applications, "EXHAUSTED_PAUSE_SECONDS", 0.1)
     listener = port()
     attempts = []
 
@@ -497,14 +497,14 @@ def test_a_free_port_is_one_that_is_free_at_all_addresses(
     port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolves_to(monkeypatch, "127.0.0.4", "127.0.0.5")
-    real, failures = listener_actor._listen_once, iter([errno.EADDRINUSE] * 3)
+    real, failures = applications._listen_once, iter([errno.EADDRINUSE] * 3)
 
     def taken_at_first(*args: Any) -> Any:
         for code in failures:
             raise OSError(code, os.strerror(code))
         return real(*args)
 
-    monkeypatch.setattr(listener_actor, "_listen_once", taken_at_first)
+    monkeypatch.setattr(applications, "_listen_once", taken_at_first)
     assert len(bound(port(TcpAddress("many.example", 0))).others) == 1
 
 
@@ -525,7 +525,7 @@ def test_its_end_gives_up_the_look_up(
 def test_without_a_descriptor_accepting_is_told_and_logged_once(
     port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listener_actor, "EXHAUSTED_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(applications, "EXHAUSTED_PAUSE_SECONDS", 0.01)
     listener = port()
 
     class Exhausted:
@@ -554,7 +554,7 @@ def test_without_a_descriptor_to_listen_on_it_ends_and_tells(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patched:
-        patched.setattr(listener_actor, "_listen", exhausted)
+        patched.setattr(applications, "_listen", exhausted)
         listener = port()
         assert "Too many open files" in listener.failure()
     assert SocketsExhausted("listen") in listener.told.items

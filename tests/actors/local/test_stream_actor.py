@@ -11,7 +11,7 @@ from tests.support.actors import settle, watcher_of
 from tests.support.fakes import SSH_ADDRESS, Recorder
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import ExitReason
-from tunnelfleet.actors.local.stream_actor import LocalEnd, StreamActor
+from tunnelfleet.actors.local.applications import LocalEnd, StreamActor
 from tunnelfleet.actors.tunnel.messages import (
     ConnectionKey,
     LocalClosed,

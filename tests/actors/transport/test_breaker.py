@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelfleet.actors.transport import breaker
-from tunnelfleet.actors.transport.breaker import (
+from tunnelfleet.actors.transport import connect_gate
+from tunnelfleet.actors.transport.connect_gate import (
     BREAKER_DELAYS,
     BREAKER_FAILURES,
     RULES,
@@ -125,7 +125,7 @@ def test_a_probe_that_was_given_up_has_a_successor_at_once() -> None:
 
 
 def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(breaker, "MAX_ENDPOINTS", 10)
+    monkeypatch.setattr(connect_gate, "MAX_ENDPOINTS", 10)
     breakers = make()
     for number in range(100):
         fail_all(breakers, 2, f"e{number}")
@@ -136,7 +136,7 @@ def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_that_holds_tunnels_back_is_not_forgotten_for_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(breaker, "MAX_ENDPOINTS", 10)
+    monkeypatch.setattr(connect_gate, "MAX_ENDPOINTS", 10)
     breakers = make()
     for number in range(20):
         fail_all(breakers, BREAKER_FAILURES, f"e{number}")

@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.fakes import CLIENT_TOKEN, FakeRef, make_config
 from tunnelfleet.actors.counters import TunnelStats
+from tunnelfleet.actors.events import AttemptOutcome
 from tunnelfleet.actors.kernel import NOPROC, ExitReason, Terminated
-from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.transport.attempt import (
     AttemptTimedOut,
     Connecting,

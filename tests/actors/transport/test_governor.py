@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.actors import Log, settle
 from tests.support.fakes import Recorder
+from tunnelfleet.actors.events import AttemptOutcome
 from tunnelfleet.actors.kernel import kill
-from tunnelfleet.actors.state import AttemptOutcome
-from tunnelfleet.actors.transport.breaker import BREAKER_FAILURES
-from tunnelfleet.actors.transport.connect_gate import EXPIRED, ConnectGate
+from tunnelfleet.actors.transport.connect_gate import BREAKER_FAILURES, EXPIRED, ConnectGate
 from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.tunnel.messages import (
     GateChanged,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelfleet.actors.config import Limits
-from tunnelfleet.actors.transport.keep_alive import (
+from tunnelfleet.actors.transport.established import (
     MIN_WAIT_SECONDS,
     RECHECK_SECONDS,
     GiveUp,
@@ -18,7 +18,7 @@ from tunnelfleet.actors.transport.keep_alive import (
 )
 
 if TYPE_CHECKING:
-    from tunnelfleet.actors.transport.keep_alive import Command
+    from tunnelfleet.actors.transport.established import Command
 
 START = 1_000.0
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.rates import busiest_second
-from tunnelfleet.actors.state import AttemptOutcome
+from tunnelfleet.actors.events import AttemptOutcome
 from tunnelfleet.actors.transport import permits
-from tunnelfleet.actors.transport.breaker import BREAKER_DELAYS, BREAKER_FAILURES, BreakerState
+from tunnelfleet.actors.transport.connect_gate import BREAKER_DELAYS, BREAKER_FAILURES, BreakerState
 from tunnelfleet.actors.transport.permits import TRIAL_SECONDS, CallBack, Cause, Grant, Permits
 
 CONNECTED, REFUSED, FAILED, CANCELLED = AttemptOutcome

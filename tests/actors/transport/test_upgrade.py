@@ -106,15 +106,41 @@ def test_an_answer_that_is_no_upgrade(
         ask(dial(serve(answering(changes))))
 
 
-def test_what_follows_the_answer_is_left_to_read(serve: Serve, dial: Any) -> None:
+def test_what_follows_the_answer_comes_with_it_or_is_left_to_read(serve: Serve, dial: Any) -> None:
     def script(peer: Peer) -> None:
         peer.upgrade()
         peer.send(b"\x82\x02hi")
         peer.wait_closed()
 
     sock = dial(serve(script))
-    assert ask(sock).headers["channel-id"] == "c0ffee"
-    assert sock.recv(100) == b"\x82\x02hi"
+    answer = ask(sock)
+    assert answer.headers["channel-id"] == "c0ffee"
+    assert (answer.body or sock.recv(100)) == b"\x82\x02hi"
+
+
+@pytest.mark.parametrize("end", [b"\r\n\r\n", b"\n\n"])
+@pytest.mark.parametrize("piece_bytes", [1, 2, 3, 5, 100])
+def test_a_head_ends_at_its_first_empty_line_however_it_comes(end: bytes, piece_bytes: int) -> None:
+    answer = b"HTTP/1.1 101 Yes\r\na: b" + end + b"first\n\nsecond"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        pieces = _Slow(ours, piece_bytes)
+        lines, rest = read_head(pieces)  # type: ignore[arg-type]
+        assert lines == ["HTTP/1.1 101 Yes", "a: b"]
+        assert rest + ours.recv(100) == b"first\n\nsecond"
+
+
+class _Slow:
+    """A socket that gives out a few bytes at a time."""
+
+    def __init__(self, sock: socket.socket, piece_bytes: int) -> None:
+        self._socket = sock
+        self._piece_bytes = piece_bytes
+
+    def recv(self, limit_bytes: int) -> bytes:
+        return self._socket.recv(min(limit_bytes, self._piece_bytes))
 
 
 def test_another_status_comes_with_the_beginning_of_its_body(serve: Serve, dial: Any) -> None:

@@ -29,9 +29,9 @@ from tests.support.transcripts import to_frame, to_message, to_text
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.counters import TunnelStats
+from tunnelfleet.actors.events import AttemptOutcome
 from tunnelfleet.actors.kernel import ChildReady
 from tunnelfleet.actors.net.socket_io import TCP_NOTSENT_LOWAT
-from tunnelfleet.actors.state import AttemptOutcome
 from tunnelfleet.actors.transport import websocket_actor
 from tunnelfleet.actors.transport.attempt import WebSocketContext
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunnelfleet.actors.transport.writer import JOIN_WRITE_BYTES, FrameWriter, Outcome
+from tunnelfleet.actors.transport.established import JOIN_WRITE_BYTES, FrameWriter, Outcome
 
 if TYPE_CHECKING:
     import socket

@@ -13,8 +13,8 @@ from tests.support.fakes import CLIENT_TOKEN
 from tests.support.sockets import is_closed
 from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors.config import Limits
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import NORMAL
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.tunnel.messages import Drain, Quiesced, ReplaceToken
 
 if TYPE_CHECKING:

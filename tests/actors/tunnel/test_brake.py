@@ -8,14 +8,14 @@ import pytest
 
 from tests.support.tunnel_parts import PartBench, Teller
 from tunnelfleet.actors.config import Limits
-from tunnelfleet.actors.tunnel.brake import (
+from tunnelfleet.actors.tunnel.connections import Connection, ConnectionTable
+from tunnelfleet.actors.tunnel.link import (
     LEAST_STALL_CHECK_SECONDS,
     Brake,
     BrakeHooks,
     CheckStalled,
+    Link,
 )
-from tunnelfleet.actors.tunnel.connections import Connection, ConnectionTable
-from tunnelfleet.actors.tunnel.link import Link
 from tunnelfleet.actors.tunnel.messages import (
     ConnectionEstablished,
     ConnectionKey,

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.transcripts import to_message, to_text
 from tunnelfleet.actors import events
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.tunnel.actor import TunnelActor
 from tunnelfleet.proto import Mode
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunnelfleet.actors.tunnel.common import Ending, EndingPhase
+from tunnelfleet.actors.tunnel.context import Ending, EndingPhase
 from tunnelfleet.actors.tunnel.messages import Quiesce
 
 ASKER: Any = object()

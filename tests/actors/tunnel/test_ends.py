@@ -13,11 +13,11 @@ import pytest
 
 from tests.support.fakes import FakeLane
 from tunnelfleet.actors.addresses import TcpAddress
-from tunnelfleet.actors.api.commands import Outgoing
-from tunnelfleet.actors.api.events import (
+from tunnelfleet.actors.api.messages import (
     ApiEvent,
     ConnectionReset,
     InputEnded,
+    Outgoing,
     SendMessageComplete,
     StreamStarted,
     StreamStopped,

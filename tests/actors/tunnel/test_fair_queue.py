@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelfleet.actors.tunnel.fair_queue import JOIN_LIMIT_BYTES, PIECE_COST_BYTES, FairQueue
+from tunnelfleet.actors.tunnel.pacing import JOIN_LIMIT_BYTES, PIECE_COST_BYTES, FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,8 +15,8 @@ from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import ANY_SERVICE, Limits
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import NORMAL, ExitReason
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.tunnel.messages import (
     ChildQuarantined,
     ChildWaiting,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelfleet.actors.tunnel.marking import (
+from tunnelfleet.actors.tunnel.ends import (
     TRIAL_SECONDS,
     TRIALS,
     HelloClock,

@@ -27,6 +27,7 @@ from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import Limits, NoListener
 from tunnelfleet.actors.counters import TunnelStats
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import (
     Backoff,
     ChildReady,
@@ -36,7 +37,6 @@ from tunnelfleet.actors.kernel import (
     WhichChildren,
     kill,
 )
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel import supervisors as tunnel_supervisor
 from tunnelfleet.actors.tunnel.context import (

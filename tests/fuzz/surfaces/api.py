@@ -2,53 +2,174 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
+import io
 import json
+import socket
 import tempfile
-import threading
-import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
+from aiohttp import web
+
 from tests.fuzz.harness import TURNS, Harness, Source
-from tests.support.fleet import wanted
+from tests.support.fleet import Files, wanted
 from tests.support.gateway_api import TOKEN as TUNNEL_TOKEN
-from tests.support.gateway_api import ApiRig, api_entry
+from tests.support.gateway_api import api_entry
+from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.runtime import TcpAddress, TunnelRuntime
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
+from tunnelfleet.runtime.admin.http_thread import HttpThread, _http_log, _RequestHandler
+from tunnelfleet.runtime.admin.listener import HttpConnection, Listener
+from tunnelfleet.runtime.gateway import Gateway
+from tunnelfleet.runtime.gateway.api import ApiOptions, ApiServer, EventFeed
 from tunnelfleet.runtime.gateway.api.app import OPERATIONS
+from tunnelfleet.runtime.gateway.api.context import PARTS
 
 BEARER = "b" * 40
 PATHS = sorted({each.path.replace("{name}", "a") for each in OPERATIONS} - {"/v1/events"})
 PAGES = ["/", "/metrics", "/healthz", "/readyz"]
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH")
 MAX_ANSWER_BYTES = 1_048_576
-ANSWER_SECONDS = 20.0
+EVENTS = 1_000
 
 
-class Place(NamedTuple):
-    """Where somebody listens, and on which thread."""
+class Caller(Executor):
+    """Calls at once what a server would call on another thread."""
 
-    port: int
-    thread: str
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        outcome: Future[Any] = Future()
+        try:
+            outcome.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            outcome.set_exception(error)
+        return outcome
+
+
+class Wire(asyncio.Transport):
+    """A connection without a socket: what is written to it is kept."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self._loop = loop
+        self.written: list[bytes] = []
+        self.is_ended = loop.create_future()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.is_ended.done()
+
+    def close(self) -> None:
+        if not self.is_ended.done():
+            self.is_ended.set_result(None)
+
+    abort = close
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Connections:
+    """Stands for a listener: there is one connection at a time."""
+
+    def __init__(self) -> None:
+        self.present: HttpConnection | None = None
+
+    def find(self, transport: asyncio.BaseTransport | None) -> HttpConnection | None:
+        return self.present if transport is not None else None
+
+
+class Place:
+    """Who answers, on this thread: all but the listening sockets and the threads is the real one.
+
+    Args:
+        loop: of both places.
+        http: what would serve on a thread.
+        server: whose thread that would be.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, http: HttpThread, server: Any) -> None:
+        self._loop = loop
+        self._connections = Connections()
+        http.listener = cast("Listener", self._connections)
+        server._http = http
+        self.runner: web.BaseRunner = loop.run_until_complete(self._set_up(server))
+
+    @staticmethod
+    async def _set_up(server: Any) -> web.BaseRunner:
+        made: web.BaseRunner = server._make_runner(asyncio.Event())
+        await made.setup()
+        return made
+
+    def answer(self, data: bytes) -> bytes:
+        """What is answered to these bytes, up to the end of the connection."""
+        wire, nobody = Wire(self._loop), cast("socket.socket", None)
+        assert self.runner.server is not None
+        handler = _RequestHandler(
+            self.runner.server,
+            loop=self._loop,
+            logger=_http_log,
+            access_log=None,  # type: ignore[arg-type]
+        )
+        made = HttpConnection(nobody, handler, lambda _connection: None)
+        self._connections.present = made
+        made.connection_made(wire)
+        made.data_received(data)
+        self._loop.run_until_complete(wire.is_ended)
+        made.connection_lost(None)
+        return b"".join(wire.written)
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self.runner.cleanup())
+
+
+class Places(NamedTuple):
+    """A gateway with its API, and the pages of a runtime."""
+
+    gateway: Gateway
+    api: Place
+    pages: Place
 
 
 @cache
-def places() -> tuple[Place, Place]:
-    """A gateway's API, and a runtime's pages; they run as long as the process does."""
+def places() -> Places:
+    """They run as long as the process does."""
     stack = contextlib.ExitStack()
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunnelfleet-fuzz-")))
-    rig = ApiRig(folder, wanted("a"), place=TcpAddress("127.0.0.1", 0), token=BEARER)
-    stack.enter_context(rig)
-    address = rig.server.address
-    assert isinstance(address, TcpAddress)
-    runtime = stack.enter_context(TunnelRuntime())
-    pages = stack.enter_context(AdminServer(runtime, AdminOptions(port=0, bearer_token=BEARER)))
     ENDS.append(stack)
-    return Place(address.port, "tunnelfleet-api"), Place(pages.port, "tunnelfleet-admin")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunnelfleet-fuzz-")))
+    loop = asyncio.SelectorEventLoop()
+    stack.callback(loop.close)
+    feed = stack.enter_context(EventFeed(EVENTS))
+    gateway = stack.enter_context(Gateway(Files(folder, wanted("a"))))
+    options = ApiOptions(place=TcpAddress("127.0.0.1", 0), token=BEARER)
+    server = ApiServer(gateway, options, feed=feed)
+    # It takes the address, by which it tells its own names; nobody is accepted there.
+    server.listen()
+    stack.callback(server.stop)
+    api = Place(loop, HttpThread("api", "the API", server._make_runner, options), server)
+    stack.callback(api.close)
+    assert isinstance(api.runner, web.AppRunner)
+    parts = api.runner.app[PARTS]
+    for work in (parts.questions, parts.changes, parts.reloads, parts.surveys):
+        work._executor = cast("ThreadPoolExecutor", Caller())
+    runtime = stack.enter_context(TunnelRuntime())
+    admin = AdminServer(runtime, AdminOptions(port=0, bearer_token=BEARER))
+    admin._scraper = cast("DaemonExecutor", Caller())
+    pages = Place(loop, HttpThread("pages", "the pages", admin._make_runner, admin._options), admin)
+    stack.callback(pages.close)
+    return Places(gateway, api, pages)
 
 
 ENDS: list[contextlib.ExitStack] = []
@@ -75,7 +196,7 @@ class Asked(NamedTuple):
 def run(data: bytes) -> None:
     source = Source(data)
     at = source.choose([0, 0, 0, 1])
-    place = places()[at]
+    place = places().pages if at else places().api
     asked = read(source, PATHS if at == 0 else PAGES)
     status, headers, body = ask(place, asked)
     assert len(body) <= MAX_ANSWER_BYTES
@@ -121,43 +242,36 @@ def word(source: Source) -> str:
 
 def ask(place: Place, asked: Asked) -> tuple[int, http.client.HTTPMessage, bytes]:
     """Send a request as it is; return what was answered."""
-    made = http.client.HTTPConnection("127.0.0.1", place.port, timeout=ANSWER_SECONDS)
     lines = [f"{asked.method} {asked.target} HTTP/1.1"]
     framing = ("content-length", "transfer-encoding", "connection", "expect", "upgrade")
     lines += [
         f"{name}: {value}" for name, value in asked.headers if name and name.lower() not in framing
     ]
     lines += [f"Content-Length: {len(asked.body)}", "Connection: close", "", ""]
-    before = used(place.thread)
-    made.connect()
-    try:
-        made.sock.sendall("\r\n".join(lines).encode("latin-1") + asked.body)
-        answer = http.client.HTTPResponse(made.sock, method=asked.method)
-        answer.begin()
-        body = answer.read()
-        answer.close()
-    finally:
-        made.close()
-    TURNS.note(used(place.thread) - before)
+    with TURNS:
+        wire = place.answer("\r\n".join(lines).encode("latin-1") + asked.body)
+    answer = http.client.HTTPResponse(cast("socket.socket", Answer(wire)), method=asked.method)
+    answer.begin()
+    body = answer.read()
     return answer.status, answer.headers, body
 
 
-def used(name: str) -> float:
-    """The CPU time of a thread."""
-    thread = next(each for each in threading.enumerate() if each.name == name)
-    assert thread.ident is not None
-    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+class Answer:
+    """A socket as http.client reads one."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
 
 
 def clean(place: Place, asked: Asked) -> None:
     """Take away what a request has added, so that there is never more than that."""
     if asked.method in ("POST", "PUT"):
-        for row in json.loads(ask(place, own("GET", "/v1/tunnels"))[2])["tunnels"]:
-            if row["source"] == "api":
-                status, _headers, _body = ask(
-                    place, own("DELETE", f"/v1/tunnels/{quote(row['name'], '')}")
-                )
-                assert status in (204, 404)
+        for name in [*places().gateway.state.sources.get("api", ())]:
+            status, _headers, _body = ask(place, own("DELETE", f"/v1/tunnels/{quote(name, '')}"))
+            assert status in (204, 404)
 
 
 def own(method: str, target: str) -> Asked:
@@ -176,7 +290,7 @@ HARNESS = Harness(
         "runtime/gateway/api/app.py",
         "runtime/gateway/api/requests.py",
         "runtime/gateway/api/tunnels.py",
-        "runtime/gateway/api/wishes.py",
+        "runtime/gateway/api/context.py",
         "runtime/gateway/api/records.py",
         "runtime/gateway/api/server.py",
         "runtime/admin/server.py",

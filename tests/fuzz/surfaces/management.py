@@ -12,7 +12,7 @@ from tests.fuzz.harness import TURNS, Harness, Source
 from tests.support.aws_service import KEY, REGION, SECRET
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService
-from tunnelfleet.runtime.service.chaos import FAULTS, run_fault
+from tunnelfleet.runtime.service.controls import FAULTS, run_fault
 from tunnelfleet.runtime.service.management import AccessKey, ManagementLimits, ManagementServer
 from tunnelfleet.runtime.service.management.model import ApiError, ServiceModel, check_output
 from tunnelfleet.runtime.service.management.signature import (
@@ -209,7 +209,7 @@ HARNESS = Harness(
         "runtime/service/management/operations.py",
         "runtime/service/management/signature.py",
         "runtime/service/management/records.py",
-        "runtime/service/chaos.py",
+        "runtime/service/controls.py",
     ],
     seeds=[
         *CALLS,

@@ -175,7 +175,7 @@ STEPS: list[Callable[[Shell, Source], None]] = [
 ANNOUNCED = bytes((0, 5, 0, 0, 0, 0, 0, 0, 1, 0))
 HARNESS = Harness(
     run=run,
-    covers=["proto/session.py", "proto/streams.py", "proto/ends.py", "proto/transitions.py"],
+    covers=["proto/session.py", "proto/streams.py", "proto/transitions.py", "proto/transitions.py"],
     seeds=[
         bytes((mode, version, marks)) + ANNOUNCED + bytes((4, 0, 0, 1, 1, 2, 97, 98, 0, 0, 1)) * 3
         for mode in (0, 1)

@@ -20,6 +20,7 @@ from tunnelfleet.proto import FrameSplitter, Message, MessageType, RemoteProtoco
 MAX_SHOWN = 400
 MOST_HELD_BYTES = 139
 MOST_CONTROL_BYTES = 125
+RECEIVED = frozenset(Opcode) - {Opcode.TEXT}
 
 
 def run(data: bytes) -> None:
@@ -58,7 +59,7 @@ def read(role: Role, pieces: list[bytes]) -> tuple[list[tuple[int, bytes]], str]
 
 
 def check(piece: ReceivedPiece) -> None:
-    assert piece.opcode in set(Opcode) - {Opcode.TEXT}
+    assert piece.opcode in RECEIVED
     if piece.opcode >= Opcode.CLOSE:
         assert len(piece.data) <= MOST_CONTROL_BYTES
 

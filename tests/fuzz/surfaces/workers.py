@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.fuzz.harness import TURNS, Harness, Source, clock_of, cut, is_line
 from tunnelfleet.actors.config import Limits, TunnelConfig
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
 from tunnelfleet.runtime.gateway.workers.messages import (
     FrameError,

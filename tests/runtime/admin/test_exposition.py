@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tunnelfleet.runtime.admin.exposition import expose, takes_gzip
+from tunnelfleet.runtime.metrics.families import expose, takes_gzip
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 

@@ -15,7 +15,7 @@ from tests.support.sockets import read_to_end
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer, listener
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.runtime.admin import Readiness
 from tunnelfleet.runtime.admin.server import MAX_LISTED, TunnelView
 

@@ -17,11 +17,11 @@ from prometheus_client.registry import Collector
 from tests.support.counted import count_some, open_tunnel
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.counters import TunnelStats
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime import Stopped
-from tunnelfleet.runtime.client.delivery import MAX_UNHANDLED, ActorDelivery
+from tunnelfleet.runtime.client.options import MAX_UNHANDLED, ActorDelivery
 
 
 class KeepingActor(pykka.ThreadingActor):

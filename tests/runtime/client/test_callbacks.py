@@ -596,6 +596,33 @@ class TestEnds:
         (received,) = pair.at_destination.of(MessageReceived)
         assert received.message.payload == b"last words", "it came before"
 
+    @each_version
+    def test_a_stop_of_this_side_is_told_as_one(
+        self, bench: ClientBench, version: ProtocolVersion
+    ) -> None:
+        """The other side may have had more to send: an end without an error would be a lie."""
+        pair = bench.pair(source={"version": version})
+        start_stream(bench, pair)
+        pair.destination.stop().result(WAIT_SECONDS)
+        (event,) = pair.at_destination.wait(StreamStopped)
+        assert isinstance(event.error, TunnelClosed)
+        last = pair.at_destination.names()[-3:]
+        assert last == ["StreamStopped", "ConnectionShutdown", "Stopped"]
+
+    @each_version
+    def test_a_stop_behind_the_end_of_all_connections_has_no_error(
+        self, bench: ClientBench, version: ProtocolVersion
+    ) -> None:
+        pair = bench.pair(source={"version": version})
+        start_stream(bench, pair)
+        pair.source.send_connection_reset("SSH").result(WAIT_SECONDS)
+        kind = ConnectionReset if version is V3 else StreamStopped
+        pair.at_destination.wait(kind)
+        eventually(lambda: pair.destination.status().connections_active == 0)
+        pair.destination.stop().result(WAIT_SECONDS)
+        (event,) = pair.at_destination.wait(StreamStopped)
+        assert event.error is None
+
     def test_a_stream_that_is_reset_is_an_abnormal_end_there_and_none_here(
         self, bench: ClientBench
     ) -> None:

@@ -24,7 +24,7 @@ from tunnelfleet.runtime import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.runtime.client.delivery import HIGH_WATER_BYTES, EventStream
+from tunnelfleet.runtime.client.options import HIGH_WATER_BYTES, EventStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

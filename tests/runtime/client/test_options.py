@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunnelfleet import runtime
-from tunnelfleet.actors.api import events as api_events
+from tunnelfleet.actors.api import messages as api_events
 from tunnelfleet.runtime.client.options import CALLBACKS, SecureTunnelOptions
 
 

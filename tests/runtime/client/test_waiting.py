@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.actors.api.commands import SendFuture
+from tunnelfleet.actors.api.messages import SendFuture
 from tunnelfleet.actors.callbacks import RelayThreads
 from tunnelfleet.runtime.client.sending import awaitable, call_soon
 

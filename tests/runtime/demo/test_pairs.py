@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.demo import FakeTunnel
 from tests.support.supervisors import Clock
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo.fleet import SETTLE_SECONDS, TunnelPair
 

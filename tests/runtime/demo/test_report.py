@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.support.demo import make_row, make_snapshot
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.runtime.demo.report import Report, make_report
 
 KEYS = [

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.demo import FakeTunnel, make_row, make_snapshot
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.demo.fleet import TunnelPair
 from tunnelfleet.runtime.demo.report import (

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tests.support.demo import make_row, make_snapshot
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.runtime.demo.report import DemoPhase
 from tunnelfleet.runtime.demo.view import STATE_STYLES, pick_rows, plain_line, render
 

@@ -11,7 +11,7 @@ from tests.support.fleet import FakePlacement, Fleet
 from tests.support.rig import connect, echo
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import kill
-from tunnelfleet.actors.transport import breaker
+from tunnelfleet.actors.transport import connect_gate
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway import (
@@ -218,8 +218,8 @@ class TestCommands:
     ) -> None:
         # Not drawn: a short one would let another try first.
         hour = SimpleNamespace(delay=lambda _openings, _rng: 3_600.0)
-        monkeypatch.setattr(breaker, "BREAKER_DELAYS", hour)
-        names = [f"down-{number}" for number in range(breaker.BREAKER_FAILURES)]
+        monkeypatch.setattr(connect_gate, "BREAKER_DELAYS", hour)
+        names = [f"down-{number}" for number in range(connect_gate.BREAKER_FAILURES)]
         fleet.files.tunnels = {name: fleet.tunnel(name) for name in names}
         for name in names:
             fleet.service.refuse_next(name, 503, count=10**6)

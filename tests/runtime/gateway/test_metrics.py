@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tests.support.fleet import Fleet, wanted
 from tests.support.waiting import eventually
 from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings, Problem
-from tunnelfleet.runtime.gateway.fleet_state import FleetState
-from tunnelfleet.runtime.gateway.metrics import (
+from tunnelfleet.runtime.gateway.fleet_state import (
     GATEWAY_METRICS,
     MAX_INFO_LABELS,
     MAX_INFO_ROWS,
+    FleetState,
     GatewayCollector,
 )
 from tunnelfleet.runtime.gateway.placement import SHARDS

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.gateway.unix_socket import UnixListener, UnixPlace
+from tunnelfleet.runtime.gateway.listening import UnixListener, UnixPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from tunnelfleet.runtime.admin.exposition import PAUSE_SECONDS, WORK_SECONDS, Breather
+from tunnelfleet.runtime.metrics.families import PAUSE_SECONDS, WORK_SECONDS, Breather
 
 if TYPE_CHECKING:
     import pytest

@@ -17,12 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.counted import CountedFleet, open_tunnel
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.callbacks import CallbackStats
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import Dispatcher, SupervisorActor, kill
 from tunnelfleet.actors.kernel.counting import OTHER
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime import TunnelRuntime
-from tunnelfleet.runtime.admin.exposition import expose
 from tunnelfleet.runtime.metrics.catalogue import CATALOGUE, PER_TUNNEL
+from tunnelfleet.runtime.metrics.families import expose
 from tunnelfleet.runtime.metrics.meters import MAX_SERVICE_IDS, NO_SERVICE
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def longest_stretch_seconds(registry: CollectorRegistry, monkeypatch: pytest.Mon
         since = time.thread_time()
 
     with monkeypatch.context() as patched:
-        patched.setattr("tunnelfleet.runtime.admin.exposition.time.sleep", record)
+        patched.setattr("tunnelfleet.runtime.metrics.families.time.sleep", record)
         expose(registry, "", "gzip")
         stretches.append(time.thread_time() - since)
     return max(stretches)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tests.support.counted import counted, open_tunnel
 from tunnelfleet.actors.counters import Histogram
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.metrics.families import HistogramSum, Totals
 

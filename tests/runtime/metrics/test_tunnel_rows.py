@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from tests.support.counted import CountedFleet, open_tunnel
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 
 
 def test_each_tunnel_up_to_the_limit_has_a_row_and_the_rest_is_summed() -> None:

@@ -4,8 +4,8 @@ import threading
 import tracemalloc
 
 from tests.support.counted import CountedFleet, count_some, counted, open_tunnel
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel.counting import OTHER
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.metrics.families import Totals
 

@@ -31,13 +31,14 @@ class Life:
         self.serial = 0
         self.ruling = Ruling(LeaseAnswer())
 
+    def make(self, kind: RequestKind, shards: frozenset[int] = frozenset()) -> LeaseRequest:
+        self.serial += 1
+        return LeaseRequest(kind, self.epoch, shards, version=self.book.version, serial=self.serial)
+
     def ask(
         self, kind: RequestKind, now: float, shards: frozenset[int] = frozenset()
     ) -> LeaseAnswer:
-        self.serial += 1
-        request = LeaseRequest(
-            kind, self.epoch, shards, version=self.book.version, serial=self.serial
-        )
+        request = self.make(kind, shards)
         self.ruling = self.book.handle(self.asker, request, now)
         return self.ruling.answer
 
@@ -193,6 +194,18 @@ def test_a_request_that_was_held_up_changes_nothing() -> None:
     assert len(only.shards) == SHARDS
 
 
+def test_a_join_that_was_held_up_begins_no_other_life() -> None:
+    book = Book(SHARDS, LEASE)
+    book.declare(group_names(1))
+    only = Life(book, "group-0")
+    late = only.make(RequestKind.JOIN)
+    assert only.join(0.0)
+    only.claim(0.0)
+    assert not book.handle(only.asker, late, 1.0).answer.epoch
+    assert only.beat(2.0)
+    assert len(only.shards) == SHARDS
+
+
 def test_a_goodbye_frees_all_and_that_process_does_not_come_back() -> None:
     book, (only,) = fleet(1)
     only.ask(RequestKind.GOODBYE, 1.0)
@@ -214,9 +227,13 @@ def test_what_is_kept_is_all_and_each_life_has_a_whole_lease_again() -> None:
     assert new.join(1_000.0 + LEASE + 0.1)
 
 
+KINDS = (
+    *("join", "beat", "claim", "release", "restart", "directory", "groups"),
+    *("lose a join", "lose a release", "late"),
+)
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["join", "beat", "claim", "release", "restart", "directory", "groups"]),
+        st.sampled_from(KINDS),
         st.integers(0, 3),
         st.floats(0.0, 15.0),
     ),
@@ -234,6 +251,7 @@ def test_no_two_processes_ever_count_on_one_shard(steps: list[tuple[str, int, fl
     everybody = list(lives)
     until = dict.fromkeys(everybody, -math.inf)
     counts_on = dict.fromkeys(everybody, frozenset[int]())
+    held = list[tuple[Life, LeaseRequest]]()
     for kind, number, seconds in steps:
         now += seconds
         life = lives[number]
@@ -247,6 +265,16 @@ def test_no_two_processes_ever_count_on_one_shard(steps: list[tuple[str, int, fl
                 each.book = book
         elif kind == "groups":
             book.declare(group_names(1 + number))
+        elif kind == "lose a join":
+            held.append((life, life.make(RequestKind.JOIN)))
+            life.epoch, counts_on[life] = 0, frozenset()
+        elif kind == "lose a release":
+            held.append((life, life.make(RequestKind.BEAT, counts_on[life])))
+            counts_on[life] = frozenset()
+        elif kind == "late":
+            if held:
+                asker, request = held.pop(number % len(held))
+                book.handle(asker.asker, request, now)
         elif kind == "join":
             if life.join(now):
                 until[life], counts_on[life] = now + LEASE, frozenset()

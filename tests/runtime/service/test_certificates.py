@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from tunnelfleet.runtime.service import certificates, files
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service import files, tls
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,13 +108,13 @@ def test_is_made_anew_when_it_is_no_certificate(tmp_path: Path) -> None:
 
 
 def test_is_made_anew_before_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificates, "VALID_DAYS", certificates.RENEW_BEFORE_DAYS - 1)
+    monkeypatch.setattr(tls, "VALID_DAYS", tls.RENEW_BEFORE_DAYS - 1)
     ensure_certificate(tmp_path, "127.0.0.1")
     monkeypatch.undo()
     files = ensure_certificate(tmp_path, "127.0.0.1")
     certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
     left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    assert left > datetime.timedelta(days=certificates.RENEW_BEFORE_DAYS)
+    assert left > datetime.timedelta(days=tls.RENEW_BEFORE_DAYS)
 
 
 # what does not match
@@ -150,7 +150,7 @@ def test_a_crash_between_two_files_is_made_good(
 
     ensure_certificate(tmp_path, "127.0.0.1", keep_authority=keep)
     (tmp_path / "ca.pem").write_bytes(b"")
-    monkeypatch.setattr(certificates, "write_file", write)
+    monkeypatch.setattr(tls, "write_file", write)
     with contextlib.suppress(Killed):
         ensure_certificate(tmp_path, "127.0.0.1", keep_authority=keep)
     monkeypatch.undo()
@@ -177,7 +177,7 @@ def test_what_does_not_match_is_made_anew(tmp_path: Path, name: str, content: by
 def test_a_kept_authority_signs_another_name_and_the_next_year(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certificates, "VALID_DAYS", certificates.RENEW_BEFORE_DAYS - 1)
+    monkeypatch.setattr(tls, "VALID_DAYS", tls.RENEW_BEFORE_DAYS - 1)
     first = ensure_certificate(tmp_path, "127.0.0.1", keep_authority=True)
     ca, certificate = first.ca.read_bytes(), first.certificate.read_bytes()
     monkeypatch.undo()
@@ -193,7 +193,7 @@ def test_a_kept_authority_signs_another_name_and_the_next_year(
 def test_an_authority_that_ends_soon_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certificates, "AUTHORITY_VALID_DAYS", certificates.RENEW_BEFORE_DAYS - 1)
+    monkeypatch.setattr(tls, "AUTHORITY_VALID_DAYS", tls.RENEW_BEFORE_DAYS - 1)
     ca = ensure_certificate(tmp_path, "127.0.0.1", keep_authority=True).ca.read_bytes()
     monkeypatch.undo()
     assert ensure_certificate(tmp_path, "127.0.0.1", keep_authority=True).ca.read_bytes() != ca

@@ -9,7 +9,6 @@ import pytest
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service import TunnelService, names
-from tunnelfleet.runtime.service.certificates import ensure_certificate, load_certificate
 from tunnelfleet.runtime.service.names import (
     MAX_NAMES,
     certificate_names,
@@ -18,6 +17,7 @@ from tunnelfleet.runtime.service.names import (
     lan_addresses,
     reachable_hosts,
 )
+from tunnelfleet.runtime.service.tls import ensure_certificate, load_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -52,6 +52,18 @@ def test_a_tunnel_without_services_announces_an_empty_list(service: TunnelServic
         client.close()
 
 
+def test_a_source_that_ends_before_the_hello_is_told_when_the_destination_is_lost(
+    source: TunnelClient, destination: TunnelClient
+) -> None:
+    """Half-closed, it waits for an answer (docs/protocol.md section 3a)."""
+    start = Message(MessageType.STREAM_START, 1, ignorable=True, service_id="SSH")
+    end = Message(MessageType.STREAM_RESET, 1, ignorable=True, service_id="SSH")
+    source.send(start, end)
+    assert [destination.message(), destination.message()] == [start, end]
+    destination.close()
+    assert source.message() == Message(MessageType.STREAM_RESET, 1, service_id="SSH")
+
+
 @pytest.mark.parametrize("sender", list(Mode))
 def test_relays_every_byte_in_order_both_ways(
     source: TunnelClient, destination: TunnelClient, sender: Mode

@@ -16,7 +16,7 @@ from tests.support.waiting import WAIT_SECONDS, measured
 from tests.support.wire import data, stream_start
 from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime.service import ServiceEvent, ServiceEventKind, TunnelService
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 MANY = 200
 

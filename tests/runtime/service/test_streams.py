@@ -154,6 +154,43 @@ def test_without_a_hello_the_first_reset_ends_the_stream(service: str, sender: M
     assert len(table) == 0
 
 
+@V1_AND_V2
+def test_a_source_that_ends_before_the_hello_is_told_that_the_destination_is_lost(
+    service: str,
+) -> None:
+    """It may wait for an answer still; a destination is told nothing that it may not take."""
+    for to, expected in ((SOURCE, [message(RESET, 3, service)]), (DESTINATION, []), (None, [])):
+        table = StreamTable()
+        table.note(message(START, 3, service, marked=True), SOURCE)
+        table.note(message(RESET, 3, service, marked=True), SOURCE)
+        assert table.take_resets(to=to) == expected
+
+
+@V1_AND_V2
+@pytest.mark.parametrize("to", list(Mode))
+def test_a_hello_behind_the_end_of_the_source_leaves_the_other_direction(
+    service: str, to: Mode
+) -> None:
+    table = StreamTable()
+    table.note(message(START, 3, service, marked=True), SOURCE)
+    table.note(message(RESET, 3, service, marked=True), SOURCE)
+    table.note_hello(message(MessageType.DATA, 3, service, marked=True))
+    assert len(table) == 1
+    assert table.take_resets(to=to) == [message(RESET, 3, service)]
+
+
+@V1_AND_V2
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_reset_of_the_destination_without_a_hello_ends_what_was_in_doubt(
+    service: str, marked: bool
+) -> None:
+    table = StreamTable()
+    table.note(message(START, 3, service, marked=True), SOURCE)
+    table.note(message(RESET, 3, service, marked=True), SOURCE)
+    table.note(message(RESET, 3, service, marked=marked), DESTINATION)
+    assert table.take_resets(to=SOURCE) == []
+
+
 def test_a_hello_of_another_stream_is_none() -> None:
     table = StreamTable()
     table.note(message(START, 3, "SSH", marked=True), SOURCE)

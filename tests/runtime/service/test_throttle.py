@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.service.throttle import (
+from tunnelfleet.actors.token_bucket import (
     MAX_KERNEL_BUFFER_BYTES,
     MAX_QUANTUM_BYTES,
     MIN_KERNEL_BUFFER_BYTES,
@@ -14,6 +13,7 @@ from tunnelfleet.runtime.service.throttle import (
     kernel_buffer_bytes,
     parse_rate,
 )
+from tunnelfleet.proto import ConfigError
 
 
 @pytest.mark.parametrize("rate", [1000, 100_000, 3_000_000, 50_000_000])

@@ -13,9 +13,9 @@ import pytest
 from tests.support.service_client import EventLog, TunnelClient
 from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Mode
-from tunnelfleet.runtime.service import ServiceEventKind, TunnelService, certificates, tls
+from tunnelfleet.runtime.service import ServiceEventKind, TunnelService, tls
 from tunnelfleet.runtime.service import service as service_module
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,15 +114,15 @@ def _days_shown(service: TunnelService, context: ssl.SSLContext) -> float:
 def test_a_made_certificate_is_made_anew_while_the_service_runs(
     tmp_path: Path, events: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    valid_days = certificates.VALID_DAYS
+    valid_days = tls.VALID_DAYS
     monkeypatch.setattr(service_module, "RENEW_CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(certificates, "VALID_DAYS", certificates.RENEW_BEFORE_DAYS - 1)
+    monkeypatch.setattr(tls, "VALID_DAYS", tls.RENEW_BEFORE_DAYS - 1)
     with TunnelService(state_dir=tmp_path, on_event=events) as service:
         trusting = service.ssl_context()
-        assert _days_shown(service, trusting) < certificates.RENEW_BEFORE_DAYS
-        monkeypatch.setattr(certificates, "VALID_DAYS", valid_days)
+        assert _days_shown(service, trusting) < tls.RENEW_BEFORE_DAYS
+        monkeypatch.setattr(tls, "VALID_DAYS", valid_days)
         # Whoever trusts the authority notices nothing.
-        eventually(lambda: _days_shown(service, trusting) > certificates.RENEW_BEFORE_DAYS)
+        eventually(lambda: _days_shown(service, trusting) > tls.RENEW_BEFORE_DAYS)
         assert "until" in events.wait(ServiceEventKind.CERTIFICATE_RELOADED).detail
 
 
@@ -130,7 +130,7 @@ def test_a_renewal_that_fails_is_told_and_the_service_goes_on(
     tmp_path: Path, events: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_module, "RENEW_CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(certificates, "VALID_DAYS", certificates.RENEW_BEFORE_DAYS - 1)
+    monkeypatch.setattr(tls, "VALID_DAYS", tls.RENEW_BEFORE_DAYS - 1)
     with TunnelService(state_dir=tmp_path, on_event=events) as service:
         trusting = service.ssl_context()
 

@@ -15,7 +15,7 @@ from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.wire import data, stream_start
 from tunnelfleet.proto import ConfigError, Message, MessageType, Mode
 from tunnelfleet.runtime.service import TunnelService
-from tunnelfleet.runtime.service.chaos import FAULTS
+from tunnelfleet.runtime.service.controls import FAULTS
 from tunnelfleet.runtime.service.management import ManagementServer
 from tunnelfleet.runtime.service.watch import FAMILIES, ServiceFigures, ServiceWatch
 

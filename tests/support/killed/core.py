@@ -58,6 +58,34 @@ class WrongBytesError(Exception):
     """An application got what nobody had sent; nothing excuses it."""
 
 
+def exchange(sock: socket.socket, data: bytes = GOODS) -> None:
+    """Send bytes to a server that echoes, end, and get them back.
+
+    Raises:
+        OSError: the connection was cut.
+        WrongBytesError: a byte was wrong, or an end a lie.
+    """
+    sender = threading.Thread(target=_send, args=(sock, data), name="sender")
+    sender.start()
+    try:
+        got = 0
+        while part := sock.recv(262_144):
+            if not data.startswith(part, got):
+                raise WrongBytesError(f"behind {got} bytes")
+            got += len(part)
+    finally:
+        # A sender that the tunnel holds up goes on no more.
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        sender.join(WAIT_SECONDS)
+    if not got:
+        # Before the first byte nobody knows yet whether the stream is marked.
+        raise ConnectionAbortedError("nothing came")
+    # An end is no lie: a cut is a reset, and a plain end comes behind all bytes.
+    if got != len(data):
+        raise WrongBytesError(f"an end of file behind {got} of {len(data)} bytes")
+
+
 class Core:
     """A context manager.
 
@@ -176,25 +204,7 @@ class Core:
             WrongBytesError: a byte was wrong, or an end a lie.
         """
         with self.client() as sock:
-            sender = threading.Thread(target=_send, args=(sock, data), name="sender")
-            sender.start()
-            try:
-                got = 0
-                while part := sock.recv(262_144):
-                    if not data.startswith(part, got):
-                        raise WrongBytesError(f"behind {got} bytes")
-                    got += len(part)
-            finally:
-                # A sender that the tunnel holds up goes on no more.
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-                sender.join(WAIT_SECONDS)
-            if not got:
-                # Before the first byte nobody knows yet whether the stream is marked.
-                raise ConnectionAbortedError("nothing came")
-            # An end is no lie: a cut is a reset, and a plain end comes behind all bytes.
-            if got != len(data):
-                raise WrongBytesError(f"an end of file behind {got} of {len(data)} bytes")
+            exchange(sock, data)
 
     def try_to_talk(self, data: bytes = GOODS) -> bool:
         """The same, while something is killed; return whether it was not cut."""

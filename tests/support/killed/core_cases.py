@@ -18,8 +18,7 @@ from tests.support.killed.core import GOODS, LIMITS, SERVICE_ID, Core
 from tests.support.killed.killing import KilledError
 from tests.support.rig import receive_exactly
 from tests.support.waiting import WAIT_SECONDS, eventually
-from tunnelfleet.actors.event_relay import EventRelay, Subscribe, Unsubscribe
-from tunnelfleet.actors.events import TunnelEvent
+from tunnelfleet.actors.events import EventRelay, Subscribe, TunnelEvent, Unsubscribe
 from tunnelfleet.actors.kernel import (
     NORMAL,
     ChildReady,
@@ -34,10 +33,9 @@ from tunnelfleet.actors.kernel import (
     supervisor,
 )
 from tunnelfleet.actors.kernel.children import Child
-from tunnelfleet.actors.local import listener_actor, socket_actor
-from tunnelfleet.actors.local.listener_actor import ListenerActor
+from tunnelfleet.actors.local import applications, socket_actor
+from tunnelfleet.actors.local.applications import ListenerActor, StreamActor
 from tunnelfleet.actors.local.socket_actor import SocketActor
-from tunnelfleet.actors.local.stream_actor import StreamActor
 from tunnelfleet.actors.net.dial import DialStep
 from tunnelfleet.actors.net.name_lookup import Resolved
 from tunnelfleet.actors.transport import attempt, governor, websocket_actor
@@ -45,7 +43,7 @@ from tunnelfleet.actors.transport.connector import Connected, ConnectFailed
 from tunnelfleet.actors.transport.governor import ConnectGovernor
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel import actor as tunnel_actor
-from tunnelfleet.actors.tunnel import brake, messages, pump
+from tunnelfleet.actors.tunnel import link, messages
 from tunnelfleet.actors.tunnel.actor import TunnelActor
 from tunnelfleet.actors.tunnel.supervisors import TransportSupervisor, TunnelSupervisor
 from tunnelfleet.proto import ConnectionLost, TunnelError
@@ -350,8 +348,8 @@ CASES = [
     # -- a listener
     Case(ListenerActor, messages.SetAccepting, drop),
     Case(ListenerActor, Resolved, sent(lambda _: Resolved((), ""))),
-    Case(ListenerActor, listener_actor._GraceEnded, sent(lambda _: listener_actor._GraceEnded())),
-    Case(ListenerActor, listener_actor._RestEnded, sent(lambda _: listener_actor._RestEnded())),
+    Case(ListenerActor, applications._GraceEnded, sent(lambda _: applications._GraceEnded())),
+    Case(ListenerActor, applications._RestEnded, sent(lambda _: applications._RestEnded())),
     # -- what all tunnels share
     Case(EventRelay, TunnelEvent, drop),
     Case(EventRelay, Subscribe, subscribe),
@@ -383,11 +381,8 @@ CASES = [
     Case(WebSocketActor, messages.PauseReading, talk_much),
     Case(WebSocketActor, messages.ResumeReading, talk_much),
     Case(WebSocketActor, websocket_actor._ReadMore, sent(lambda _: websocket_actor._ReadMore())),
-    Case(
-        WebSocketActor,
-        websocket_actor._KeepAliveDue,
-        sent(lambda _: websocket_actor._KeepAliveDue()),
-    ),
+    # It comes by itself, twenty times a second.
+    Case(WebSocketActor, websocket_actor._KeepAliveDue, talk),
     Case(WebSocketActor, messages.SetLowWater, sent(lambda _: messages.SetLowWater(16_384))),
     Case(WebSocketActor, messages.CloseGracefully, close, outcome=Outcome.ENDS),
     Case(
@@ -444,8 +439,8 @@ CASES = [
         tunnel_actor.AnnounceTimedOut,
         sent(lambda _: tunnel_actor.AnnounceTimedOut(1)),
     ),
-    Case(TunnelActor, pump.PumpAgain, sent(lambda _: pump.PumpAgain())),
-    Case(TunnelActor, brake.CheckStalled, sent(lambda _: brake.CheckStalled())),
+    Case(TunnelActor, link.PumpAgain, sent(lambda _: link.PumpAgain())),
+    Case(TunnelActor, link.CheckStalled, sent(lambda _: link.CheckStalled())),
     Case(TunnelActor, tunnel_actor.CheckHello, sent(lambda _: tunnel_actor.CheckHello())),
     Case(TunnelActor, messages.HalfCloseEnded, sent(lambda _: messages.HalfCloseEnded(KEY))),
     Case(

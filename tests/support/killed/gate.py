@@ -7,11 +7,10 @@ its tunnels did not notice, it takes new wishes, new clients and new files, noth
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tests.support.doors import DoorFleet, door_answer, http_request
+from tests.support.killed.killing import failed, live
 from tests.support.rig import connect, receive_exactly
 from tests.support.stores import make_store
 from tests.support.waiting import WAIT_SECONDS, eventually
@@ -38,12 +37,10 @@ class Gate(DoorFleet):
 
     Args:
         folder: for what is made.
-        workers: in how many processes the tunnels run.
     """
 
-    def __init__(self, folder: Path, workers: int = 1) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._workers = workers
         self._witness: socket.socket | None = None
 
     def begin(self) -> None:
@@ -54,7 +51,6 @@ class Gate(DoorFleet):
 
     def _open(self, tunnel: WantedTunnel) -> None:
         self.files.tunnels = {tunnel.name: tunnel}
-        self.files.settings = replace(self.files.settings, workers=self._workers)
         self.door = Door(self.files.settings, self.limits, self.denied.append, self.resolver)
         self._stack.enter_context(self.door)
         store = make_store(f"sqlite:///{self._folder}/state.db")
@@ -107,19 +103,11 @@ class Gate(DoorFleet):
 
     def refs(self, actor_class: type) -> list[ActorRef[Any]]:
         """The live actors of a class."""
-        return [
-            cell.ref
-            for dispatcher in self.dispatchers
-            for cell in list(dispatcher._cells)
-            if cell.actor_class is actor_class
-        ]
+        return live(self.dispatchers, actor_class)
 
     def failures(self) -> dict[str, int]:
         """The classes whose actors ended by an exception."""
-        found: Counter[str] = Counter()
-        for each in self.dispatchers:
-            found.update(each.stats.snapshot().actor_failures)
-        return dict(found)
+        return dict(failed(self.dispatchers))
 
     # -- afterwards
 

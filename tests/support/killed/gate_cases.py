@@ -26,11 +26,12 @@ from tunnelfleet.actors.kernel import (
 from tunnelfleet.actors.kernel.children import Child
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
-from tunnelfleet.runtime.gateway import fleet_actor
+from tunnelfleet.runtime.gateway import fleet_actor, listening
 from tunnelfleet.runtime.gateway import messages as asks
 from tunnelfleet.runtime.gateway import supervisor as placing
-from tunnelfleet.runtime.gateway.door import listening, visitor
+from tunnelfleet.runtime.gateway.door import search, visitor
 from tunnelfleet.runtime.gateway.door.door import DoorActor
+from tunnelfleet.runtime.gateway.door.fleet_view import Unopened
 from tunnelfleet.runtime.gateway.door.hall import GiveWay
 from tunnelfleet.runtime.gateway.door.visitor import VisitorActor
 from tunnelfleet.runtime.gateway.fleet_actor import FleetActor
@@ -228,18 +229,18 @@ CASES = [
     ),
     GateCase(
         VisitorActor,
-        visitor._ResolverAnswered,
-        sent_to_one(lambda _: visitor._ResolverAnswered(TunnelError("no"))),
+        search.ResolverAnswered,
+        sent_to_one(lambda _: search.ResolverAnswered(Unopened("", ""), TunnelError("no"))),
     ),
     GateCase(
         VisitorActor,
-        visitor._NameFound,
-        sent_to_one(lambda _: visitor._NameFound(None, None)),  # type: ignore[arg-type]
+        search.NameFound,
+        sent_to_one(lambda _: search.NameFound(None, None)),  # type: ignore[arg-type]
     ),
     GateCase(
         VisitorActor,
-        visitor._GatewayAnswered,
-        sent_to_one(lambda _: visitor._GatewayAnswered(None, None, None)),  # type: ignore[arg-type]
+        search.GatewayAnswered,
+        sent_to_one(lambda _: search.GatewayAnswered(None, None, None)),  # type: ignore[arg-type]
     ),
     GateCase(
         VisitorActor,

@@ -14,7 +14,9 @@ import pkgutil
 import sys
 import textwrap
 import threading
+from collections import Counter
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import tunnelfleet.actors
@@ -23,9 +25,11 @@ from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import DispatchedActor, SupervisorActor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from pykka import ActorRef
+
+    from tunnelfleet.actors.kernel import Dispatcher
 
 EXTRAS = ("tunnelfleet.runtime.ray_fleet",)
 """Rooms that need what is not installed for the tests."""
@@ -52,6 +56,7 @@ class Kill:
         message: exactly this type, or a subclass of it if it is never sent itself.
         moment: before or after it is handled.
         label: only in an actor of this label, which is the name of its tunnel; None for any.
+        spares: not in these.
     """
 
     def __init__(
@@ -60,7 +65,9 @@ class Kill:
         message: type,
         moment: Moment = Moment.BEFORE,
         label: str | None = None,
+        spares: Collection[ActorRef[Any]] = (),
     ) -> None:
+        self._spares = frozenset(spares)
         self._class = actor_class
         self._message = message
         self._moment = moment
@@ -99,6 +106,7 @@ class Kill:
             isinstance(message, self._message)
             and type(actor) is self._class
             and self._label in (None, actor.actor_ref.cell.label)
+            and actor.actor_ref not in self._spares
             and not self._done.is_set()
         )
 
@@ -111,6 +119,29 @@ class Kill:
         """Wait until it was raised."""
         name = f"{self._class.__name__} got no {self._message.__name__}"
         assert self._done.wait(WAIT_SECONDS), name
+
+
+def live(dispatchers: Collection[Dispatcher], actor_class: type) -> list[ActorRef[Any]]:
+    """The live actors of a class."""
+    return [
+        cell.ref
+        for dispatcher in dispatchers
+        for cell in list(dispatcher._cells)
+        if cell.actor_class is actor_class
+    ]
+
+
+def failed(dispatchers: Collection[Dispatcher]) -> Counter[str]:
+    """The classes whose actors ended by an exception, and how many."""
+    found: Counter[str] = Counter()
+    for each in dispatchers:
+        found.update(each.stats.snapshot().actor_failures)
+    return found
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def actor_classes() -> list[type[DispatchedActor]]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.localproxy.arguments import expand
+from tunnelfleet.runtime.cli.localproxy.command import expand
 
 OPTIONS = {
     "--config": True,

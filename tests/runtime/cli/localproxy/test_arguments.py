@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.cli.app import make_app
 from tunnelfleet.runtime.cli.localproxy import typer_command
-from tunnelfleet.runtime.cli.localproxy.arguments import read_plain
+from tunnelfleet.runtime.cli.localproxy.command import read_plain
 from tunnelfleet.runtime.cli.localproxy.options import LOCALPROXY_OPTIONS, TABLE
 
 NOTHING: dict[str, Any] = {each.name: None if each.metavar else False for each in TABLE}

@@ -8,8 +8,12 @@ import pytest
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import TunnelConfig
-from tunnelfleet.actors.events import ListenerOpened, ServiceIdsReceived, TunnelStateChanged
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import (
+    ListenerOpened,
+    ServiceIdsReceived,
+    TunnelState,
+    TunnelStateChanged,
+)
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime.cli.errors import CommandFailed
 from tunnelfleet.runtime.cli.localproxy.config import NOWHERE, Plan

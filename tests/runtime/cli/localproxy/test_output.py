@@ -8,7 +8,7 @@ import pytest
 
 from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
-from tunnelfleet.actors.state import TunnelState
+from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.runtime.cli.localproxy.output import (
     Reporter,
     configure_logging,

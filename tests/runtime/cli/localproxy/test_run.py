@@ -16,16 +16,16 @@ from tunnelfleet.actors.events import (
     ListenerOpened,
     ServiceIdsReceived,
     TunnelEvent,
+    TunnelState,
     TunnelStateChanged,
 )
-from tunnelfleet.actors.state import TunnelState
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, stop_signals
 from tunnelfleet.runtime.cli.localproxy import run as localproxy_run
 from tunnelfleet.runtime.cli.localproxy.config import Plan
 from tunnelfleet.runtime.cli.localproxy.output import Reporter
 from tunnelfleet.runtime.cli.localproxy.run import Localproxy
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

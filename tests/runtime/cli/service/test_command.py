@@ -22,7 +22,7 @@ import websocket
 
 from tests.support.commands import WAIT_SECONDS
 from tunnelfleet.runtime.cli import main
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -20,7 +20,7 @@ from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.admin import listener
 from tunnelfleet.runtime.gateway.api import requests
 from tunnelfleet.runtime.gateway.api.context import Work
-from tunnelfleet.runtime.gateway.api.problem import ApiProblem
+from tunnelfleet.runtime.gateway.api.operations import ApiProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from tunnelfleet.runtime import TcpAddress, UnixAddress
 from tunnelfleet.runtime.gateway import Gateway
 from tunnelfleet.runtime.gateway.api import ApiOptions, ApiServer
 from tunnelfleet.runtime.gateway.config import GatewaySettings
-from tunnelfleet.runtime.gateway.unix_socket import UnixPlace
+from tunnelfleet.runtime.gateway.listening import UnixPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

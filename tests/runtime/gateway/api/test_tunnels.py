@@ -189,7 +189,7 @@ class TestAdding:
         assert "application/json" in answer.problem(415, "media-type")["detail"]
 
     def test_a_full_fleet(self, client: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tunnelfleet.runtime.gateway.api.wishes.MAX_TUNNELS", 1)
+        monkeypatch.setattr("tunnelfleet.runtime.gateway.api.context.MAX_TUNNELS", 1)
         client.ask("POST", "/v1/tunnels", api_entry("b")).problem(409, "full")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tunnelfleet.runtime import Endpoint
 from tunnelfleet.runtime.gateway.config import ConfigProblems, FleetConfig, load
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path

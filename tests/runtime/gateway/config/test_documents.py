@@ -17,7 +17,7 @@ from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.gateway.config import json_schema, load
 from tunnelfleet.runtime.gateway.config.door_users import PasswordHash
 from tunnelfleet.runtime.service import TunnelService
-from tunnelfleet.runtime.service.certificates import ensure_certificate
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 ROOT = Path(__file__).parents[4]
 EXAMPLES = ROOT / "examples" / "gateway"

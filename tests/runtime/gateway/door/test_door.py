@@ -377,9 +377,7 @@ class TestCrowd:
     def test_without_a_descriptor_it_rests_and_goes_on(
         self, fleet: DoorFleet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(
-            "tunnelfleet.runtime.gateway.door.listening.EXHAUSTED_PAUSE_SECONDS", 0.05
-        )
+        monkeypatch.setattr("tunnelfleet.runtime.gateway.listening.EXHAUSTED_PAUSE_SECONDS", 0.05)
         failures: list[int] = []
         is_full = threading.Event()
 

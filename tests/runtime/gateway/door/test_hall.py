@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tunnelfleet.runtime.gateway.door import Denied, DoorLimits
-from tunnelfleet.runtime.gateway.door.counters import DoorCounters
-from tunnelfleet.runtime.gateway.door.hall import TOLD_REFUSALS, Hall
+from tunnelfleet.runtime.gateway.door.hall import TOLD_REFUSALS, DoorCounters, Hall
 from tunnelfleet.runtime.gateway.door.handshake import Denial
 from tunnelfleet.runtime.gateway.log import RateLimit
 

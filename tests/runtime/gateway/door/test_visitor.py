@@ -17,10 +17,14 @@ from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import DispatchedActor, DispatchedFuture, Dispatcher
 from tunnelfleet.proto import NotConnected, TunnelClosed
 from tunnelfleet.runtime.gateway.config.door_users import DoorUsers, PasswordHash
-from tunnelfleet.runtime.gateway.door.counters import CountedSocket, DoorCounters
-from tunnelfleet.runtime.gateway.door.crowd import Crowd, DoorLimits
 from tunnelfleet.runtime.gateway.door.fleet_view import Entrance
-from tunnelfleet.runtime.gateway.door.hall import GiveWay
+from tunnelfleet.runtime.gateway.door.hall import (
+    CountedSocket,
+    Crowd,
+    DoorCounters,
+    DoorLimits,
+    GiveWay,
+)
 from tunnelfleet.runtime.gateway.door.identity import Identity, UnixPeer
 from tunnelfleet.runtime.gateway.door.visitor import VisitorActor
 

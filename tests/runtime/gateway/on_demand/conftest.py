@@ -18,7 +18,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.actor.TICK_SECONDS", 0.02)
     monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.actor.LOAD_AGAIN_SECONDS", 0.05)
     monkeypatch.setattr(
-        "tunnelfleet.runtime.gateway.on_demand.actor.SEARCH_SECONDS", (0.05, 0.2, 0.2)
+        "tunnelfleet.runtime.gateway.on_demand.errands.SEARCH_SECONDS", (0.05, 0.2, 0.2)
     )
     monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.facts.FIRST_LOOK_SECONDS", 0.02)
     monkeypatch.setattr("tunnelfleet.runtime.gateway.door.visitor.LOOK_AGAIN_SECONDS", 0.02)

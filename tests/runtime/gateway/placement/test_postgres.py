@@ -14,7 +14,8 @@ from tests.support.waiting import WAIT_SECONDS
 from tests.support.waiting import eventually as eventually_soon
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway.placement import Assigned, Revoked, shard_of
-from tunnelfleet.runtime.gateway.placement.postgres import PostgresPlacement
+from tunnelfleet.runtime.gateway.placement.lease import LeaseRequest, LeaseTimes, RequestKind
+from tunnelfleet.runtime.gateway.placement.postgres import FleetDatabase, PostgresPlacement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,6 +184,71 @@ def test_a_store_that_is_away_for_a_while_changes_nothing(
         postgres.start()
     eventually(lambda: are_settled(one, two))
     assert [one.told, two.told] == told
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[FleetDatabase]:
+    found = FleetDatabase(
+        url,
+        name="one",
+        run="run",
+        times=LeaseTimes(60.0),
+        shards=SHARDS,
+        key_id="key",
+        program="test",
+        on_notification=lambda _text: None,
+    )
+    with contextlib.closing(found):
+        yield found
+
+
+class TestRequestsThatComeLate:
+    """A gateway has given a request up, and the server carries it out after a later one."""
+
+    @pytest.fixture
+    def epoch(self, database: FleetDatabase) -> int:
+        """Of the life that began with its second request."""
+        found = database.do(LeaseRequest(RequestKind.JOIN, serial=2)).epoch
+        assert found
+        return found
+
+    def claim(self, database: FleetDatabase, epoch: int, serial: int) -> frozenset[int]:
+        table = database.do(LeaseRequest(RequestKind.BEAT, epoch, serial=serial)).table
+        assert table is not None
+        request = LeaseRequest(
+            RequestKind.CLAIM, epoch, frozenset({1, 2}), version=table.version, serial=serial + 1
+        )
+        return database.do(request).claimed
+
+    def test_a_join_begins_no_other_life(self, database: FleetDatabase, epoch: int) -> None:
+        assert self.claim(database, epoch, 3) == {1, 2}
+        assert not database.do(LeaseRequest(RequestKind.JOIN, serial=1)).epoch
+        answer = database.do(LeaseRequest(RequestKind.BEAT, epoch, serial=5))
+        assert answer.epoch == epoch
+        assert answer.table is not None
+        assert not answer.table.is_free(1)
+
+    def test_a_heartbeat_frees_nothing(self, database: FleetDatabase, epoch: int) -> None:
+        assert self.claim(database, epoch, 4) == {1, 2}
+        late = LeaseRequest(RequestKind.BEAT, epoch, frozenset({1}), is_leaving=True, serial=3)
+        answer = database.do(late)
+        assert not answer.epoch
+        assert answer.table is not None
+        assert not answer.table.is_free(1)
+        assert answer.table.members == ("one",)
+
+    def test_a_claim_takes_nothing(self, database: FleetDatabase, epoch: int) -> None:
+        table = database.do(LeaseRequest(RequestKind.BEAT, epoch, serial=4)).table
+        assert table is not None
+        late = LeaseRequest(
+            RequestKind.CLAIM, epoch, frozenset({1}), version=table.version, serial=3
+        )
+        assert not database.do(late).claimed
+
+    def test_a_new_process_begins_its_numbers_anew(self, url: str, database: FleetDatabase) -> None:
+        epoch = database.do(LeaseRequest(RequestKind.JOIN, serial=40)).epoch
+        database.do(LeaseRequest(RequestKind.GOODBYE, epoch, serial=41))
+        assert database.do(LeaseRequest(RequestKind.JOIN, serial=1)).epoch > epoch
 
 
 def test_only_a_database_of_postgresql_is_shared() -> None:

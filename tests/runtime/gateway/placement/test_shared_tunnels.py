@@ -12,9 +12,9 @@ from tests.support.fleet import Files, wanted
 from tests.support.stores import entry
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.gateway import Gateway
-from tunnelfleet.runtime.gateway.api.problem import ApiProblem
+from tunnelfleet.runtime.gateway.api.context import ApiWishes
+from tunnelfleet.runtime.gateway.api.operations import ApiProblem
 from tunnelfleet.runtime.gateway.api.requests import Condition
-from tunnelfleet.runtime.gateway.api.wishes import ApiWishes
 from tunnelfleet.runtime.gateway.store import Store
 
 if TYPE_CHECKING:

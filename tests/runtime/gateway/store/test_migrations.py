@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import inspect, select
 
-from tunnelfleet.runtime.gateway.store.database import Database
+from tunnelfleet.runtime.gateway.store.database import METADATA, SCHEMA, Database
 from tunnelfleet.runtime.gateway.store.errors import StoreError
 from tunnelfleet.runtime.gateway.store.migrations import (
     MIGRATIONS,
@@ -17,7 +17,6 @@ from tunnelfleet.runtime.gateway.store.migrations import (
     migrate,
     read_version,
 )
-from tunnelfleet.runtime.gateway.store.tables import METADATA, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

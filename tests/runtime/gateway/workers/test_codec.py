@@ -12,8 +12,7 @@ import pytest
 from tunnelfleet.actors import events
 from tunnelfleet.actors.config import NoListener
 from tunnelfleet.actors.kernel import Backoff
-from tunnelfleet.actors.transport.breaker import BreakerState
-from tunnelfleet.actors.transport.connect_gate import BreakerStatus, ConnectStats
+from tunnelfleet.actors.transport.connect_gate import BreakerState, BreakerStatus, ConnectStats
 from tunnelfleet.proto import Endpoint, Mode, ProtocolVersion
 from tunnelfleet.runtime import (
     HttpProxy,

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from tunnelfleet.actors.counters import Counters, FleetCounters, TunnelStats
 from tunnelfleet.actors.kernel.counting import declared
-from tunnelfleet.actors.transport.breaker import BreakerState
-from tunnelfleet.actors.transport.connect_gate import BreakerStatus, ConnectStats
+from tunnelfleet.actors.transport.connect_gate import BreakerState, BreakerStatus, ConnectStats
 from tunnelfleet.runtime.gateway.workers.sums import ConnectSums, Tally, numbers_of
 
 SERVICES = st.sampled_from(["SSH", "APP", ""])

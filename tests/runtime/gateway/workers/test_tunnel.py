@@ -33,7 +33,7 @@ from tunnelfleet.runtime.gateway.workers.messages import (
     from_json,
     to_json,
 )
-from tunnelfleet.runtime.gateway.workers.table import WorkerEntry
+from tunnelfleet.runtime.gateway.workers.sums import WorkerEntry
 from tunnelfleet.runtime.gateway.workers.tunnel import RemoteTunnelActor
 from tunnelfleet.runtime.supervisor import OwnProcess
 

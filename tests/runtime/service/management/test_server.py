@@ -21,7 +21,6 @@ from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.admin.http_thread import MAX_BODY_BYTES
 from tunnelfleet.runtime.service import TunnelService
-from tunnelfleet.runtime.service.certificates import ensure_certificate
 from tunnelfleet.runtime.service.management import AccessKey, ManagementServer
 from tunnelfleet.runtime.service.management.model import (
     ApiError,
@@ -30,6 +29,7 @@ from tunnelfleet.runtime.service.management.model import (
     ServiceModel,
     check_output,
 )
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path

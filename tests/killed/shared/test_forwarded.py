@@ -1,0 +1,45 @@
+"""Each class between two gateways is killed at each message: one connection is cut, no other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.forwarding import Authority
+from tests.support.gateway_pair import NAMES
+from tests.support.killed.forwarded import CASES, CLASSES, Forwarded
+from tests.support.killed.killing import Moment, handled_messages
+from tests.support.killed.shared import SharedCase, kill_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory, quick_ways: None) -> Iterator[Forwarded]:
+    folder = tmp_path_factory.mktemp("forwarded")
+    authority = Authority(folder / "ca")
+    for name in NAMES:
+        authority.issue(name)
+    with Forwarded(folder, authority) as made:
+        yield made
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_killed_in_the_place_of_the_handler(rig: Forwarded, case: SharedCase) -> None:
+    kill_in(rig, case, Moment.BEFORE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_killed_behind_the_handler(rig: Forwarded, case: SharedCase) -> None:
+    kill_in(rig, case, Moment.AFTER)
+
+
+@pytest.mark.parametrize("actor", CLASSES, ids=lambda actor: actor.__name__)
+def test_each_message_of_a_class_has_its_case(actor: type) -> None:
+    cases = [case.message for case in CASES if case.actor is actor]
+    assert sorted(each.__name__ for each in cases) == sorted(
+        each.__name__ for each in handled_messages(actor)
+    )
