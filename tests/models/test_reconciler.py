@@ -93,7 +93,7 @@ class ReconcilerModel(RuleBasedStateMachine):
         assert len(touched) == len(set(touched)), "two actions for one tunnel"
         kinds = [type(each) for each in actions]
         last_stop = max((i for i, kind in enumerate(kinds) if kind is StopTunnel), default=-1)
-        assert StartTunnel not in kinds[:last_stop], "a port is taken before it is free"
+        assert StartTunnel not in kinds[: last_stop + 1], "a port is taken before it is free"
         self._check_untouched(wanted_now, set(touched))
         for action in actions:
             self._do(action, wanted_now)

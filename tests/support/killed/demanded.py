@@ -118,6 +118,9 @@ def ask_and_leave(rig: Demanded, _case: SharedCase) -> None:
     rig.devices.off.add(name)
     with rig.client(http_request(name)):
         eventually(lambda: rig.has_demand(name), "it is opened")
+        eventually(lambda: rig.demand.counters.waiting() == 1, "it waits")
+    # Before the time to wait is over, which would tell it and know it no more.
+    eventually(lambda: rig.demand.counters.waiting() == 0, "it has left")
     rig.reload_limits(wait_seconds=0.01)
     try:
         eventually(lambda: not rig.has_demand(name), "it is closed")
