@@ -46,6 +46,7 @@ def test_tunnels_at_a_steady_rate_are_measured() -> None:
     assert 0 < figures["least_bytes_per_second"] <= figures["mean_bytes_per_second"]
 
 
+@pytest.mark.long
 def test_short_connections_are_measured() -> None:
     assert load_bench.short(connections=20)["connections_per_second"] > 0
 
