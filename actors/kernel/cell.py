@@ -394,7 +394,12 @@ class ActorCell(Mailbox):
 
 def handle_otherwise(actor: Any, item: Any) -> None:
     """Handle what an actor has no method for in its table: what is not a message, above all."""
-    actor.actor_inbox.handle(item)
+    # Not by `ActorCell.handle`: a call less for an actor that has no table.
+    special = SPECIAL.get(type(item))
+    if special is None:
+        actor.on_receive(item)
+    else:
+        special(actor.actor_inbox, item)
 
 
 def _exc_info(exception: BaseException | None) -> tuple[Any, Any, Any]:
