@@ -187,6 +187,11 @@ class _Foreground:
         self._frozen_at = 0.0
         self._growing = process.GrowingFleet()
 
+    def _reload(self) -> None:
+        if not self._gateway.tell(Reload()):
+            # The fleet's actor has failed and will be there again in a moment.
+            threading.Timer(TICK_SECONDS, self._inbox.put, [signal.SIGHUP]).start()
+
     def run(self) -> int:
         """Follow the gateway until its end; return the exit status."""
         while True:
@@ -199,9 +204,7 @@ class _Foreground:
                 self._freeze_when_settled()
                 continue
             if found is signal.SIGHUP:
-                if not self._gateway.tell(Reload()):
-                    # The fleet's actor has failed and will be there again in a moment.
-                    threading.Timer(TICK_SECONDS, self._inbox.put, [found]).start()
+                self._reload()
             elif found is signal.SIGUSR2:
                 self._write_tree()
             elif found in errors.STOP_SIGNALS:

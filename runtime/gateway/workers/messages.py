@@ -208,8 +208,15 @@ def from_json(value: Any) -> Any:
     Raises:
         ValueError: it says something else.
     """
+    try:
+        return _read(value)
+    except RecursionError:
+        raise ValueError("a value is nested too deep") from None
+
+
+def _read(value: Any) -> Any:
     if isinstance(value, list):
-        return [from_json(each) for each in value]
+        return [_read(each) for each in value]
     if not isinstance(value, dict):
         return value
     given = dict(value)
@@ -223,13 +230,13 @@ def from_json(value: Any) -> Any:
 def _made(name: Any, given: dict[str, Any]) -> Any:
     """Make the value of a class of what is said of it."""
     if name == "tuple":
-        return tuple(from_json(each) for each in given["is"])
+        return tuple(_read(each) for each in given["is"])
     if name == "dict":
-        return {key: from_json(each) for key, each in given["is"]}
+        return {key: _read(each) for key, each in given["is"]}
     if name in _ENUMS:
         return _ENUMS[name](given["is"])
     if name in _CLASSES:
-        return _CLASSES[name](**{key: from_json(each) for key, each in given.items()})
+        return _CLASSES[name](**{key: _read(each) for key, each in given.items()})
     raise ValueError("a value of an unknown class came")
 
 

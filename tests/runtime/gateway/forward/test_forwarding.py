@@ -14,8 +14,11 @@ import pytest
 from tests.support.doors import door_answer, http_request, socks_request
 from tests.support.rig import FAST_LIMITS, connect, echo, receive_exactly, receive_rest
 from tests.support.waiting import WAIT_SECONDS, eventually
+from tunnelfleet.actors.kernel import DispatchedFuture
+from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway import Revoked
 from tunnelfleet.runtime.gateway.config import DoorRule
+from tunnelfleet.runtime.gateway.forward.forwarding import _listing_of
 from tunnelfleet.runtime.gateway.forward.frames import (
     Ask,
     FrameKind,
@@ -328,3 +331,15 @@ class TestStrangers:
         assert says in frame.payload.decode()
         eventually(lambda: pair.two.forwarding.counters.failures["protocol"] == 1)
         assert pair.two.row(away).connections == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"{}", b"[1]", b"[{}, null]", b"\xff", b"[" * 100_000],
+    ids=["empty", "object", "number", "null", "bytes", "nested"],
+)
+def test_a_list_of_another_gateway_that_is_none_is_told_as_such(answer: bytes) -> None:
+    told: DispatchedFuture[bytes] = DispatchedFuture()
+    told.set(answer)
+    with pytest.raises(TunnelError, match="its answer cannot be read"):
+        _listing_of(told, WAIT_SECONDS)
