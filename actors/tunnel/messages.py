@@ -10,6 +10,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tunnelfleet.proto import TunnelClosed
+
 if TYPE_CHECKING:
     from pykka import ActorRef
 
@@ -41,6 +43,7 @@ __all__ = [
     "GateChanged",
     "HalfCloseEnded",
     "HandOver",
+    "HandOverLost",
     "ListenerBound",
     "LocalClosed",
     "LocalDataRead",
@@ -354,6 +357,14 @@ class HandOver(NamedTuple):
     greeting: bytes = b""
     peer: str = ""
     user: str = ""
+
+
+class HandOverLost(TunnelClosed):
+    """Who was asked to carry a connection has ended, and may have greeted the client before.
+
+    The socket is the asker's. Whatever it says now the client would take for the application's, and
+    an end for an end in good order: it can only be reset.
+    """
 
 
 class ListenerBound(NamedTuple):

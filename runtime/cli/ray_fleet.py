@@ -22,7 +22,7 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.figures import counted
 from tunnelfleet.runtime.gateway.config import ConfigProblems, ensure_secret, load
 from tunnelfleet.runtime.ray_fleet import cluster
-from tunnelfleet.runtime.ray_fleet.fleet import Brought, RayFleet
+from tunnelfleet.runtime.ray_fleet.fleet import Brought, RayFleet, next_to_move
 from tunnelfleet.runtime.ray_fleet.plan import FleetPlan, not_on_ray
 
 from .errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
@@ -80,12 +80,19 @@ def up_command(
         float,
         typer.Option("--wait", metavar="SECONDS", min=0, help="For all groups to be up."),
     ] = 60.0,
+    spread: Annotated[
+        bool,
+        typer.Option(
+            "--spread", help="Then move groups, one at a time, until nodes have equally many."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Run the tunnels of these files on a Ray cluster, or have the fleet there follow the files.
 
     The fleet goes on when this has ended. Said again, it takes over what has changed in the files,
-    and how many groups there are; nothing else notices.
+    and how many groups there are; nothing else notices. With --spread each tunnel of a group that
+    is moved is away for two moments.
     """
     try:
         config = load(paths)
@@ -108,7 +115,12 @@ def up_command(
             raise ConfigError(
                 f"--groups {count}: there are {config.gateway.shards} shards to share"
             )
-        brought = fleet.up(FleetPlan.of_config(config, secret, count), wait, _Progress())
+        progress = _Progress()
+        brought = fleet.up(FleetPlan.of_config(config, secret, count), wait, progress)
+        if spread:
+            brought = fleet.spread(brought, wait, progress)
+        elif name := next_to_move(brought.groups, [each.id for each in cluster.nodes()]):
+            note(f"nodes have unequally many groups: --spread moves {name} and others")
     if as_json:
         write_json(_as_object(brought))
     else:
@@ -138,6 +150,7 @@ def _as_object(brought: Brought) -> dict[str, Any]:
         "at_next_start": list(change.at_next_start),
         "plan_version": change.version,
         "late": list(brought.late),
+        "moved": list(brought.moved),
         "groups": list(brought.groups),
     }
 
@@ -150,6 +163,8 @@ def _print_brought(brought: Brought) -> None:
         f"{counted(change.added, 'tunnel')} added, {change.changed} changed, "
         f"{change.removed} removed"
     )
+    for name in brought.moved:
+        say(f"{name} was moved")
     if change.at_next_start:
         note(f"{', '.join(change.at_next_start)}: groups take it over when they begin anew")
     for each in brought.groups:

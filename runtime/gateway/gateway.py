@@ -52,7 +52,7 @@ from .wanted import WantedTunnel
 from .workers import WorkerProcesses
 
 if TYPE_CHECKING:
-    from .snapshot import AsksTunnels
+    from .listing import AsksTunnels
     from .store import Store
 
 

@@ -165,6 +165,33 @@ def freeze_garbage() -> None:
     gc.freeze()
 
 
+GROWTH_SHARE: Final = 0.1
+GROWTH_TUNNELS: Final = 50
+"""By so many, and by that share, a fleet has to grow until it is frozen again."""
+
+
+class GrowingFleet:
+    """Keeps the garbage collector's full turns short while thousands of tunnels start.
+
+    What is alive is put out of its sight whenever the fleet has grown by `GROWTH_SHARE`, so the
+    next full turn looks at what came since. It happens some dozens of times at the most: cyclic
+    garbage that is frozen with the rest is never freed.
+    """
+
+    def __init__(self) -> None:
+        self._frozen = 0
+
+    def note(self, tunnels: int) -> bool:
+        """The fleet has so many tunnels by now; return whether it was frozen."""
+        if tunnels < self._frozen * (1 + GROWTH_SHARE) + GROWTH_TUNNELS:
+            return False
+        self._frozen = tunnels
+        # The two young generations take a moment, and what of them is garbage is freed.
+        gc.collect(1)
+        gc.freeze()
+        return True
+
+
 MALLOC_ARENAS: Final = 1
 """How many arenas glibc's malloc may have; by itself it takes up to eight for each core."""
 ARENAS_VARIABLE: Final = "MALLOC_ARENA_MAX"

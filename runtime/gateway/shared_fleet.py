@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .fleet_state import FleetState
     from .store import Store
 
-__all__ = ["API", "SharedTunnels"]
 
 API = "api"
 """The source of the tunnels that are added at run time."""

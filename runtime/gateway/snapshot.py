@@ -11,7 +11,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import Tunnel, TunnelRuntime, TunnelState
@@ -21,20 +21,10 @@ from tunnelfleet.runtime.tunnel import TunnelStatus
 from .reconcile import RunPhase
 from .wanted import WantedTunnel
 
-if TYPE_CHECKING:
-    from .placement import Member
-
 Row = dict[str, Any]
 """A tunnel, for programs."""
 Filters = dict[str, list[str]]
 """Values by the name of the filter."""
-
-
-class AsksTunnels(Protocol):
-    """The way to other gateways: `Forwarding`."""
-
-    def ask_tunnels(self, member: Member, filters: Filters) -> Callable[[float], list[Row]]:
-        """Begin to ask a gateway; returns what waits so many seconds for the answer."""
 
 
 def name_pattern(pattern: str) -> Callable[[str], object]:
@@ -209,6 +199,10 @@ class Entry:
             place=wanted.place,
             channel_id=status.channel_id if status else "",
         )
+
+    def state(self, runtime: TunnelRuntime) -> str:
+        """The state alone: a fraction of the work of `row`."""
+        return self._state(self._status(runtime))[0].value
 
     def _status(self, runtime: TunnelRuntime) -> TunnelStatus | None:
         if self.phase is None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tunnelfleet.runtime.gateway.placement.lease import LeaseRequest
 
-__all__ = ["Asker", "Book", "Dismissal", "Ruling", "Seat"]
 
 MAX_PAST_RUNS = 16
 """Processes of a group that are remembered, so that none of them comes back."""
@@ -147,6 +146,19 @@ class Book:
             seat.counts = seat.is_wanted and (seat.counts or is_new)
         self.version += 1
         self.changes += 1
+
+    def dismiss(self, name: str) -> None:
+        """Have a group hand over what it has and end, until it is declared again."""
+        seat = self.seats.get(name)
+        if seat is not None and seat.is_wanted:
+            seat.is_wanted = seat.counts = False
+            self.version += 1
+            self.changes += 1
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The names of the groups that it should have."""
+        return frozenset(seat.name for seat in self.seats.values() if seat.is_wanted)
 
     def end(self) -> None:
         """Nothing may begin any more."""

@@ -84,7 +84,8 @@ def joined(address: str, namespace: str) -> Any:
         raise ConfigError(
             f"no Ray cluster answers at {address}: {_text(error)}; start one with: "
             f"{' '.join(f'{k}={v}' for k, v in fast_checks_environment().items())} "
-            "ray start --head --include-dashboard=false"
+            "ray start --head --include-dashboard=false; one that asks for a token needs "
+            "RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN here as well"
         ) from None
     try:
         yield

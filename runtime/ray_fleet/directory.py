@@ -65,6 +65,14 @@ class Directory:
         """Answer a group's request."""
         return await self._do(lambda: self._keeper.lease(asker, request))
 
+    async def dismiss(self, name: str) -> None:
+        """Have a group hand over what it has and end; see `DirectoryKeeper.dismiss`."""
+        return await self._do(lambda: self._keeper.dismiss(name))
+
+    async def restore(self) -> None:
+        """Want all groups of the plan again."""
+        return await self._do(self._keeper.restore)
+
     async def plan(self) -> bytes:
         """What is to run, with all secrets of the fleet."""
         return await self._do(self._keeper.plan)

@@ -7,20 +7,21 @@ runs in a driver, and waits; the fleet goes on when the driver has ended.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
+from tunnelfleet.runtime.gateway.placement import owner_of
 
 from . import cluster
 from .directory import Directory, DirectoryClient
 from .group import Group
 from .keeper import NoFleetError, group_names
 from .plan import FleetPlan, PlanChange
-
-__all__ = ["Brought", "RayFleet"]
 
 DIRECTORY_SECONDS: Final = 30.0
 """For the directory to be there: Ray may have to start its process first."""
@@ -29,6 +30,8 @@ GROUP_SECONDS: Final = 8.0
 LOOK_SECONDS: Final = 0.2
 LEAVE_SECONDS: Final = 20.0
 """For the end of all tunnels, beside the time that open connections have."""
+MIN_DIFFERENCE: Final = 2
+"""Of the numbers of groups on two nodes: with less, a move would change nothing."""
 STATE_LOST: Final = TunnelState.STOPPED.value
 
 
@@ -39,11 +42,13 @@ class Brought(NamedTuple):
         change: of the plan.
         groups: how each group is.
         late: groups that were not up with this plan in time.
+        moved: groups that have gone to another node.
     """
 
     change: PlanChange
     groups: Sequence[Mapping[str, Any]]
     late: Sequence[str]
+    moved: Sequence[str] = ()
 
 
 class RayFleet:
@@ -107,19 +112,84 @@ class RayFleet:
             self._namespace,
             node_id=cluster.head(),
         )
-        nodes: dict[str, str] = {}
         change: PlanChange = self._ask("declare", plan.to_bytes())
         names = group_names(plan.groups)
         deadline = time.monotonic() + timeout_seconds
+        groups, late = self._bring(names, change.version, deadline, on_wait)
+        return Brought(change, groups, late)
+
+    def _bring(
+        self, names: Sequence[str], version: int, deadline: float, on_wait: Callable[[str], object]
+    ) -> tuple[Sequence[Mapping[str, Any]], Sequence[str]]:
+        """Make the groups that are missing, and wait for all; how they are, and who is late."""
+        nodes: dict[str, str] = {}
         while True:
             # One that was on its way out when it was asked for again is made anew.
             nodes |= self._make_groups(names, nodes)
             groups = self.groups()
-            late = [each["group"] for each in groups if not _has(each, change.version, names)]
+            late = [each["group"] for each in groups if not _has(each, version, names)]
             if not late or time.monotonic() > deadline:
-                return Brought(change, groups, late)
+                return groups, late
             on_wait(f"waiting for {', '.join(late[:8])}")
             time.sleep(LOOK_SECONDS)
+
+    # -- spread
+
+    def spread(
+        self, brought: Brought, timeout_seconds: float, on_wait: Callable[[str], object]
+    ) -> Brought:
+        """Move groups, one at a time, until no node has two more than another.
+
+        A group hands its shards over to the others as one that is not wanted any more, ends, begins
+        on the node with the fewest, and takes its shards back. Each of its tunnels is away for two
+        moments; no other tunnel notices.
+
+        Args:
+            brought: what `up` has done.
+            timeout_seconds: for each step.
+            on_wait: told, for people, what is waited for.
+
+        Raises:
+            TunnelError: a step took too long; `up` again brings the group back.
+        """
+        names = group_names(brought.change.groups[1])
+        moved: list[str] = []
+        groups, late = brought.groups, brought.late
+        while not late and (found := next_to_move(groups, [each.id for each in cluster.nodes()])):
+            if found in moved:
+                # Ray has put it elsewhere than it was asked to: there is no room.
+                break
+            on_wait(f"{found} hands over")
+            self._ask("dismiss", found)
+            is_gone = functools.partial(self._is_gone, found)
+            self._until(is_gone, timeout_seconds, f"{found} to end")
+            self._ask("restore")
+            deadline = time.monotonic() + timeout_seconds
+            groups, late = self._bring(names, brought.change.version, deadline, on_wait)
+            moved.append(found)
+            on_wait(f"{found} takes its part back")
+            self._until(lambda: self._is_shared(names), timeout_seconds, f"{found} to be whole")
+        return brought._replace(groups=self.groups(), late=late, moved=moved)
+
+    def _until(self, is_so: Callable[[], bool], timeout_seconds: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while not is_so():
+            if time.monotonic() > deadline:
+                raise TunnelError(
+                    f"waited {timeout_seconds:g} s for {what}; tunnelfleet ray ls --fleet shows "
+                    "how the groups are, and ray up again brings back what is missing"
+                )
+            time.sleep(LOOK_SECONDS)
+
+    def _is_gone(self, name: str) -> bool:
+        if cluster.find_actor(name, self._namespace) is not None:
+            return False
+        return name not in {each["group"] for each in self._ask("status")["groups"]}
+
+    def _is_shared(self, names: Sequence[str]) -> bool:
+        """Whether each group has the shards that it should have."""
+        owners = self._ask("status")["owners"]
+        return all(owner == owner_of(shard, names) for shard, owner in enumerate(owners))
 
     def _make_groups(self, names: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
         """Make the groups that are missing, each on the node with the fewest; where, by name."""
@@ -176,32 +246,8 @@ class RayFleet:
         addresses = {each.id: each.address for each in cluster.nodes()}
         found = []
         for seat in status["groups"]:
-            own = said.get(seat["group"])
-            state = "away" if own is None else own["phase"]
-            if state == "running" and not seat["lease_seconds_left"]:
-                state = "no lease"
-            elif not seat["is_wanted"]:
-                state = "leaving"
-            found.append(
-                {
-                    "group": seat["group"],
-                    "state": state,
-                    "node": seat["node"] if own is None else own["node"],
-                    "node_address": addresses.get(seat["node"], "")
-                    if own is None
-                    else own["node_address"],
-                    "shards": seat["shards"],
-                    "tunnels": 0 if own is None else own["tunnels"],
-                    "connected": 0 if own is None else own["connected"],
-                    "lease_seconds_left": seat["lease_seconds_left"],
-                    "restarts": seat["restarts"],
-                    "metrics": seat["metrics"],
-                    "plan_version": 0 if own is None else own["plan_version"],
-                    "trouble": "it does not answer" if own is None else own["trouble"],
-                    "problems": [] if own is None else own["problems"],
-                    "pid": 0 if own is None else own["pid"],
-                }
-            )
+            silent = _silent(seat, addresses.get(seat["node"], ""))
+            found.append(_group_row(seat, said.get(seat["group"]) or silent))
         return status, found
 
     def _of_groups(self, method: str, names: Sequence[str], *arguments: Any) -> dict[str, Any]:
@@ -246,6 +292,22 @@ class RayFleet:
         return sorted(name for cut in left.values() for name in cut)
 
 
+def next_to_move(groups: Sequence[Mapping[str, Any]], nodes: Sequence[str]) -> str | None:
+    """The group to move so that nodes become more even; None if they are even.
+
+    Args:
+        groups: each with its name and its `node`.
+        nodes: those that are alive.
+    """
+    placed = {each["group"]: each["node"] for each in groups if each["node"] in nodes}
+    counts = Counter(placed.values())
+    fullest = max(nodes, key=lambda node: (counts[node], node), default="")
+    if not placed or counts[fullest] - min(counts[node] for node in nodes) < MIN_DIFFERENCE:
+        return None
+    names: list[str] = [name for name, node in placed.items() if node == fullest]
+    return max(names, key=lambda name: (len(name), name))
+
+
 def _has(group: Mapping[str, Any], version: int, names: Sequence[str]) -> bool:
     """Whether a group is up with a plan, or on its way out as it should be."""
     if group["group"] not in names:
@@ -276,4 +338,44 @@ def _lost_row(name: str, mode: str, status: Mapping[str, Any]) -> dict[str, Any]
         "group": "",
         "node": "",
         "plan_version": status["plan_version"],
+    }
+
+
+def _silent(seat: dict[str, Any], node_address: str) -> dict[str, Any]:
+    """What is said of a group that does not answer itself."""
+    return {
+        "phase": "away",
+        "node": seat["node"],
+        "node_address": node_address,
+        "tunnels": 0,
+        "connected": 0,
+        "plan_version": 0,
+        "trouble": "it does not answer",
+        "problems": [],
+        "pid": 0,
+    }
+
+
+def _group_row(seat: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A group, for programs: what the directory has of it, and what it says itself."""
+    state = own["phase"]
+    if state == "running" and not seat["lease_seconds_left"]:
+        state = "no lease"
+    elif not seat["is_wanted"]:
+        state = "leaving"
+    return {
+        "group": seat["group"],
+        "state": state,
+        "node": own["node"],
+        "node_address": own["node_address"],
+        "shards": seat["shards"],
+        "tunnels": own["tunnels"],
+        "connected": own["connected"],
+        "lease_seconds_left": seat["lease_seconds_left"],
+        "restarts": seat["restarts"],
+        "metrics": seat["metrics"],
+        "plan_version": own["plan_version"],
+        "trouble": own["trouble"],
+        "problems": own["problems"],
+        "pid": own["pid"],
     }

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from .keeper import LeaseReply
 
-__all__ = ["Group"]
 
 PLAN_SECONDS = 10.0
 """For the directory to hand over the plan."""
@@ -233,19 +232,20 @@ class _Core:
         self._phase = GroupPhase.ENDED
 
     def _follow(self, gateway: Gateway) -> None:
-        while True:
-            try:
-                order = self._orders.get(timeout=LOOK_SECONDS)
-            except queue.Empty:
-                if not gateway.supervisor.is_alive():
-                    raise TunnelError("the root of the group's actors has ended") from None
-                if self._newest_version <= self._plan_version:
-                    continue
-                order = _Task.TAKE_PLAN
-            if order is _Task.END:
-                return
+        while (order := self._next_order(gateway)) is not _Task.END:
+            if order is None:
+                continue
             is_taken = gateway.reload().difference is not None
             self._trouble = "" if is_taken else "the newest plan could not be taken over yet"
+
+    def _next_order(self, gateway: Gateway) -> _Task | None:
+        """What to do next; None if there is nothing right now."""
+        try:
+            return self._orders.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            if not gateway.supervisor.is_alive():
+                raise TunnelError("the root of the group's actors has ended") from None
+        return _Task.TAKE_PLAN if self._newest_version > self._plan_version else None
 
     def _fetch_plan(self) -> FleetPlan:
         content = self._directory.ask("plan", timeout_seconds=PLAN_SECONDS)

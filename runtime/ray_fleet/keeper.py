@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tunnelfleet.actors.transport.connect_gate import boot_seconds
-from tunnelfleet.proto import TunnelError
+from tunnelfleet.proto import ConfigError, TunnelError
 
 from .book import Asker, Book, Dismissal
 from .plan import FleetPlan, PlanChange, change_between
@@ -22,7 +22,6 @@ from .plan import FleetPlan, PlanChange, change_between
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.placement.lease import LeaseAnswer, LeaseRequest
 
-__all__ = ["DirectoryKeeper", "LeaseReply", "NoFleetError", "NotTheDirectoryError", "Records"]
 
 TURN = "turn"
 """The record with the number of the directory that counts."""
@@ -119,14 +118,34 @@ class DirectoryKeeper:
         plan = replace(plan, version=last if is_same else last + 1)
         if not is_same:
             self._records.put(f"plan/{plan.version}", plan.to_bytes())
-        if before is None or before.groups != plan.groups:
-            self._book.declare(group_names(plan.groups))
+        # Also when the command that moved a group has not come to its end.
+        names = group_names(plan.groups)
+        if before is None or self._book.wanted != frozenset(names):
+            self._book.declare(names)
         self._plan = plan
         self._book.changes += 1
         self._keep()
         if not is_same and last:
             self._records.delete(f"plan/{last}")
         return replace(change, version=plan.version)
+
+    def dismiss(self, name: str) -> None:
+        """Have a group hand its shards over to the others and end: it is to begin elsewhere.
+
+        Raises:
+            ConfigError: there is no other that could take them.
+        """
+        book, _plan = self._opened()
+        if not book.wanted - {name}:
+            raise ConfigError(f"{name} is the only group: nobody could take over what it has")
+        book.dismiss(name)
+        self._keep()
+
+    def restore(self) -> None:
+        """Want all groups of the plan again."""
+        book, plan = self._opened()
+        book.declare(group_names(plan.groups))
+        self._keep()
 
     def lease(self, asker: Asker, request: LeaseRequest) -> LeaseReply:
         """Answer a group's request."""

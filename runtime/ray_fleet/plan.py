@@ -28,7 +28,6 @@ from tunnelfleet.runtime.gateway.config.fleet import GatewaySettings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FleetPlan", "PlanChange", "change_between", "not_on_ray"]
 
 MAX_PLAN_BYTES = 64_000_000
 """The longest text; 20,000 tunnels with long tokens have half of it."""

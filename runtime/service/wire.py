@@ -60,6 +60,24 @@ class WireUser(Protocol):
         """The wire is closed; ``reason`` is for people."""
 
 
+class _Nobody:
+    """The user of a wire that is closed: who was told of its end is not held by it any more."""
+
+    def allowance(self) -> int:
+        return 0
+
+    def received(self, data: bytes) -> None:
+        """There is nobody to take them."""
+
+    def drained(self) -> None:
+        """There is nobody to feed it."""
+
+    def ended(self, reason: str) -> None:
+        """It was told already."""
+
+
+_NOBODY: Final = _Nobody()
+
 HIGH_WATER_BYTES: Final = 131_072
 """Above this much unsent, the wire is full: whoever feeds it must stop."""
 LOW_WATER_BYTES: Final = 32_768
@@ -405,13 +423,17 @@ class Wire:
         for handle in (self._reread, self._linger):
             if handle is not None:
                 handle.cancel()
+        self._reread = self._linger = None
         self._buffer.clear()
         self._buffered_bytes = 0
         if self._is_reset:
             abort_quietly(self._socket)
         else:
             close_socket(self._socket)
-        self._user.ended(reason)
+        # Without what leads back here it goes at once, with all that TLS holds, and not when the
+        # garbage collector comes by.
+        user, self._user = self._user, _NOBODY
+        user.ended(reason)
 
     # readiness
 

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from . import carry_bench, history, idle_bench, kernel_bench, pacing_bench, start_bench, storm_bench
+from . import (
+    carry_bench,
+    history,
+    idle_bench,
+    kernel_bench,
+    load_bench,
+    pacing_bench,
+    start_bench,
+    storm_bench,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +78,7 @@ def sections(*, quick: bool) -> dict[str, Callable[[], Results]]:
             if quick
             else storm_bench.run(tunnels=10_000)
         ),
+        "load": lambda: load_bench.run(quick=quick),
         "api": _optional("api_bench", "API", messages=20_000 if quick else 200_000),
         "metrics": _optional("metrics_bench", "metrics"),
         "fleet": lambda: fleet(quick=quick),

@@ -6,10 +6,14 @@ for true. Rows of the others are as large, and cannot be opened.
 
 from __future__ import annotations
 
+import bisect
+import functools
 import itertools
 import json
+import resource
 import statistics
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -19,11 +23,14 @@ from tests.support.postgres import PostgresServer
 from tests.support.stores import SECRET, entry
 from tunnelfleet.runtime import TunnelRuntime
 from tunnelfleet.runtime.gateway.fleet_state import FleetState
+from tunnelfleet.runtime.gateway.forward.survey import SHARE_FACTOR, look_at_fleet, own_rows
+from tunnelfleet.runtime.gateway.listing import MAX_PAGE_ROWS, Listing, Page
 from tunnelfleet.runtime.gateway.placement.lease import LeaseRequest, LeaseTimes, RequestKind
 from tunnelfleet.runtime.gateway.placement.members import _shares
 from tunnelfleet.runtime.gateway.placement.postgres import FleetDatabase
-from tunnelfleet.runtime.gateway.placement.shards import SHARDS, shard_of, slot_of
+from tunnelfleet.runtime.gateway.placement.shards import SHARDS, Member, shard_of, slot_of
 from tunnelfleet.runtime.gateway.reconcile import compare
+from tunnelfleet.runtime.gateway.snapshot import Entry
 from tunnelfleet.runtime.gateway.store import Store
 from tunnelfleet.runtime.gateway.store.sealing import Sealer
 from tunnelfleet.runtime.gateway.store.tunnels import SHARED
@@ -156,7 +163,14 @@ def _measure(
     figures["load our shards (s)"], found = seconds(lambda: store.load_shards(mine, SHARDS))
     figures["tunnels of our shards"] = len(found)
     figures["compare all of them, as a reload does (s)"], _ = seconds(lambda: compare(found, found))
+    third = frozenset(range(0, SHARDS, 3))
+    for where, after in (("first", ""), ("middle", f"t{tunnels // 2:07}")):
+        figures[f"{where} page of a third of the shards, from the state (s)"], rows = seconds(
+            functools.partial(store.list_shards, third, SHARDS, MAX_PAGE_ROWS, after)
+        )
+    figures["rows of it"] = len(rows)
     figures |= _looking(folder, found)
+    figures |= _paging(tunnels, found)
     return figures
 
 
@@ -167,4 +181,73 @@ def _looking(folder: Path, found: dict[str, Any]) -> dict[str, float]:
     runtime = TunnelRuntime()
     first, entries = seconds(state.entries)
     second, _ = seconds(lambda: [each.row(runtime).to_json() for each in entries])
-    return {"ls at its owner: entries (s)": first, "ls at its owner: rows (s)": second}
+    gateway: Any = SimpleNamespace(state=state, runtime=runtime)
+    gateway.snapshot = lambda _names: SimpleNamespace(entries=state.entries())
+    state.shards = frozenset(range(SHARDS))
+    page = Page(SHARE_FACTOR * MAX_PAGE_ROWS // GATEWAYS)
+    first_page, listing = seconds(lambda: own_rows(gateway, {}, page))
+    next_page, _ = seconds(lambda: own_rows(gateway, {}, Page(page.limit, listing.last)))
+    return {
+        "ls at its owner: entries (s)": first,
+        "ls at its owner: rows (s)": second,
+        "its part of the first page of the fleet (s)": first_page,
+        "its part of the next page (s)": next_page,
+    }
+
+
+class _Others:
+    """A hundred gateways that answer for their parts; all but that is the real survey."""
+
+    def __init__(self, tunnels: int, row: dict[str, Any]) -> None:
+        self._row = row
+        self.names = [
+            [f"t{number:07}" for number in range(gateway, tunnels, GATEWAYS)]
+            for gateway in range(GATEWAYS)
+        ]
+        self.told_bytes = 0
+
+    def members(self) -> tuple[Member, ...]:
+        """All, and the one that looks."""
+        names = ["me", *(f"gw{number:03}" for number in range(GATEWAYS))]
+        return tuple(Member(name, "192.0.2.1:7443", 1, True, 2) for name in names)
+
+    def ask_tunnels(
+        self, member: Member, filters: dict[str, list[str]]
+    ) -> Callable[[float], Listing]:
+        """As the bytes that come from a gateway."""
+        page = Page.of(filters)
+        assert page is not None
+        names = self.names[int(member.name.removeprefix("gw"))]
+        at = bisect.bisect_right(names, page.after)
+        rows = [{**self._row, "name": name} for name in names[at : at + page.limit]]
+        told = Listing(rows, at + page.limit < len(names), {"connected": len(names)}).to_bytes()
+        self.told_bytes += len(told)
+        return lambda _seconds: Listing.of_bytes(told)
+
+
+def _paging(tunnels: int, found: dict[str, Any]) -> dict[str, float]:
+    state = SimpleNamespace(
+        config=SimpleNamespace(gateway=SimpleNamespace(name="me")), shard_of=shard_of
+    )
+    runtime = TunnelRuntime()
+    row = Entry(next(iter(found.values())), None, "api", "", 0.0).row(runtime).to_json()
+    others = _Others(tunnels, row)
+    gateway: Any = SimpleNamespace(state=state, runtime=runtime, placement=others)
+    gateway.snapshot = lambda _names: SimpleNamespace(entries=())
+    resident = peak_resident_bytes()
+    spent = time.process_time()
+    survey = look_at_fleet(gateway, others, {}, Page())
+    text = json.dumps(survey.to_json())
+    spent = time.process_time() - spent
+    return {
+        "a page of the fleet, of 100 gateways (s of a core, both sides)": round(spent, 3),
+        "rows of that page": len(survey.tunnels),
+        "bytes of that page (MB)": round(len(text) / 1e6, 1),
+        "bytes told by the gateways for it (MB)": round(others.told_bytes / 1e6, 1),
+        "memory for it (MB)": round((peak_resident_bytes() - resident) / 1e6),
+    }
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024

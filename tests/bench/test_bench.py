@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.bench import carry_bench, idle_bench, storm_bench
+from tests.bench import carry_bench, idle_bench, load_bench, storm_bench
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,20 @@ def test_storms_are_measured() -> None:
         assert results[name]["connects_per_second"] > 0
         assert results[name]["service_cpu_ms"] > 0
     assert "percent_of_a_core_with_pings" in results["5 idle tunnels"]
+
+
+def test_tunnels_at_a_steady_rate_are_measured() -> None:
+    figures = load_bench.steady(tunnels=2, bytes_per_second=1_000, seconds=0.5)
+    assert 0 < figures["least_bytes_per_second"] <= figures["mean_bytes_per_second"]
+
+
+def test_short_connections_are_measured() -> None:
+    assert load_bench.short(connections=20)["connections_per_second"] > 0
+
+
+@pytest.mark.long
+def test_workers_are_measured() -> None:
+    assert load_bench.workers(tunnels=2, seconds=3.0)["two_workers_mb_per_second"] > 0
 
 
 @pytest.mark.parametrize("section", ["nonsense", "kernels"])

@@ -92,6 +92,9 @@ def run_in_process(given: argparse.Namespace, certificate: Certificate) -> Sums:
         [given.seed] if given.seed is not None else range(given.first, given.first + given.seeds)
     )
     for count, seed in enumerate(seeds):
+        if given.minutes and time.monotonic() - started > 60 * given.minutes:
+            print(f"{given.minutes:g} minutes are over: the seeds from {seed} on are left")
+            break
         schedule = schedule_of(seed)
         if given.seed is not None:
             print("\n".join(schedule.lines()))
@@ -124,6 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many schedules")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--minutes", type=float, help="begin no schedule after so long")
     parser.add_argument("--seed", type=int, help="one seed alone, and its schedule")
     parser.add_argument("--no-shrink", dest="shrink", action="store_false")
     parser.add_argument("--processes", action="store_true", help="kill real processes")

@@ -13,7 +13,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from tests.support.witness import actors
@@ -151,12 +151,12 @@ class Fleet:
                 # Nothing may notice what was corrupted: a length, an id.
                 tunnel.source_link.reset()
                 tunnel.destination_link.reset()
-        done, stuck = await asyncio.wait(self._pending, timeout=QUIET_SECONDS)
+        stuck = await self._wait_done(self._pending)
         await self._eventually(self._is_served)
         self._judge(self.schedule.conversations)
         for task in stuck:
             task.cancel()
-        await asyncio.gather(*done, *stuck, return_exceptions=True)
+        await asyncio.gather(*self._pending, return_exceptions=True)
         await self._wait_connected("after quiet")
 
     def _is_served(self) -> bool:
@@ -197,8 +197,7 @@ class Fleet:
             probes = self._make_probes(PROBE_NUMBERS * (again + 1))
             self._talks.update({each.number: each for each in probes})
             tasks = [asyncio.ensure_future(self._converse(each)) for each in probes]
-            _, stuck = await asyncio.wait(tasks, timeout=QUIET_SECONDS)
-            for task in stuck:
+            for task in await self._wait_done(tasks):
                 task.cancel()
             await self._eventually(self._is_served)
             failed = [each for each in probes if not self._is_whole(each)]
@@ -364,13 +363,36 @@ class Fleet:
 
     # -- the end
 
+    async def _wait_done(self, tasks: Collection[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+        """Wait for conversations; return those that are stuck."""
+        await self._eventually(lambda: all(each.done() for each in tasks))
+        return [each for each in tasks if not each.done()]
+
     async def _eventually(self, true: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + QUIET_SECONDS
+        """Wait until something holds; False when nothing has moved for long.
+
+        A machine that is busy with other work may take minutes for what takes a second else: what
+        moves is not stuck. The bytes of a schedule are counted, so this ends.
+        """
+        moved, deadline = self._moved(), time.monotonic() + QUIET_SECONDS
         while not true():
             if time.monotonic() > deadline:
-                return False
+                before, moved = moved, self._moved()
+                if moved == before:
+                    return False
+                deadline = time.monotonic() + QUIET_SECONDS
             await asyncio.sleep(POLL_SECONDS)
         return True
+
+    def _moved(self) -> tuple[int, int, int]:
+        """How far all conversations have come."""
+        with self._lock:
+            endings = [*self._clients.values(), *self._accounts.values()]
+        return (
+            len(endings),
+            sum(each.is_over for each in endings),
+            sum(each.sent_bytes + each.received_bytes for each in endings),
+        )
 
     def _left_over(self) -> list[str]:
         """The classes of the actors of tunnels that are alive."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
+import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import pytest
 
 from tests.support.aws_service import aws_client
 from tests.support.forwarding import ForwardingFleet, ForwardingGateway
-from tests.support.programs import run_program
+from tests.support.programs import require_program, run_program
 from tests.support.rig import FAST_LIMITS
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tests.support.web import web_server
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.programs("curl", "openssl")]
+    from tests.support.programs import Sshd
+
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.programs("curl", "openssl", "ssh", "sshd", "socat"),
+]
 
 NAMES = ("one", "two")
 KEYS = {
@@ -62,18 +69,25 @@ class Two:
     """Two gateways, each with a tunnel of the files, and things that they open tunnels to."""
 
     def __init__(
-        self, fleet: ForwardingFleet, devices: ThingsOnDemand, aws: Any, web: TcpAddress
+        self,
+        fleet: ForwardingFleet,
+        devices: ThingsOnDemand,
+        aws: Any,
+        web: TcpAddress,
+        sshd: Sshd,
     ) -> None:
         self.fleet = fleet
         self.devices = devices
         self.aws = aws
+        self.sshd = sshd
         # Behind the first of each a web server, behind the second what sends back what it gets.
         self.of_one, self.echo_of_one = fleet.names_of("one", NAMES, 2)
-        self.of_two, self.echo_of_two = fleet.names_of("two", NAMES, 2)
+        self.of_two, self.echo_of_two, self.shell_of_two = fleet.names_of("two", NAMES, 3)
         for name in (self.of_one, self.of_two):
             fleet.add(name, web)
         for name in (self.echo_of_one, self.echo_of_two):
             fleet.add(name)
+        fleet.add(self.shell_of_two, TcpAddress("127.0.0.1", sshd.port))
         self.one, self.two = fleet.start("one"), fleet.start("two")
         fleet.wait_shared(self.one, self.two)
 
@@ -88,7 +102,7 @@ class Two:
 
 
 @pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sshd: Sshd) -> Iterator[Two]:
     with contextlib.ExitStack() as stack:
         for key, value in KEYS.items():
             monkeypatch.setenv(key, value)
@@ -108,12 +122,13 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
             services = ["SSH"]
             opens_per_second = 20
             """
-        yield Two(fleet, devices, aws, stack.enter_context(web_server()))
+        yield Two(fleet, devices, aws, stack.enter_context(web_server()), sshd)
 
 
 def test_a_fleet_is_one_thing_to_its_users(two: Two) -> None:
     curl_through_one_door_to_a_tunnel_of_the_other(two)
     connect_leads_to_every_tunnel(two)
+    ssh_leads_to_a_tunnel_of_the_other(two)
     ls_shows_the_fleet_at_any_gateway(two)
     the_page_shows_the_fleet(two)
 
@@ -142,6 +157,19 @@ def connect_leads_to_every_tunnel(two: Two) -> None:
     assert two.two.metric("forward_connections_total", direction="in") > 0
 
 
+def ssh_leads_to_a_tunnel_of_the_other(two: Two) -> None:
+    host, _, port = two.one.door.rpartition(":")
+    connect = [sys.executable, "-m", "tunnelfleet", "connect", f"{two.shell_of_two}:SSH"]
+    content = os.urandom(100_000)
+    for proxy in (
+        f"socat - PROXY:{host}:%h:%p,proxyport={port}",
+        f"env RUNTIME_DIRECTORY={two.one.folder} {shlex.join(connect)}",
+    ):
+        ssh = [*two.sshd.options(), "-o", f"ProxyCommand={proxy}", two.shell_of_two]
+        done = run_program([require_program("ssh"), *ssh, "cat; exit 0"], stdin=content)
+        assert done.stdout == content
+
+
 def peers_of(gateway: ForwardingGateway, tunnel: str) -> set[str]:
     records = gateway.json("audit", tunnel, "--kind", "connection")
     return {each["peer"].partition(" ")[2] for each in records}
@@ -156,6 +184,11 @@ def ls_shows_the_fleet_at_any_gateway(two: Two) -> None:
     shown = {each["name"]: (each["gateway"], each["state"]) for each in found["tunnels"]}
     assert shown[two.of_one] == ("one", "connected")
     assert shown[two.of_two] == ("two", "connected")
+    page = two.two.json("ls", "--fleet", "--limit", "3")
+    rest = two.two.json("ls", "--fleet", "--after", page["next"])
+    rows = [*page["tunnels"], *rest["tunnels"]]
+    assert (len(page["tunnels"]), rest["next"]) == (3, None)
+    assert [each["name"] for each in rows] == sorted(shown)
     table = two.one.run("ls", "--fleet", two.of_two).stdout.decode().splitlines()
     assert [line.split()[:2] for line in table if line] == [
         ["GATEWAY", "STATE"],

@@ -6,6 +6,7 @@ Ray gives its own processes 30 s to start, so this needs a machine that is not t
 from __future__ import annotations
 
 import re
+import secrets
 
 import pytest
 
@@ -85,3 +86,32 @@ def test_a_second_node_takes_its_part_and_the_directory_may_die() -> None:
     assert seen["after_death"] == {"late": 1}
     # Back to one group: each tunnel of the others moved once.
     assert set(seen["shrunk"].values()) == {1}
+
+
+def test_groups_are_spread_over_a_second_node() -> None:
+    seen = play_on_ray("spread")
+    print(f"spread: {seen['moved']}, away for {seen['away']}")
+    assert "--spread" in seen["uneven"]
+    assert len(seen["moved"]) == 2
+    assert sorted(map(seen["nodes"].count, set(seen["nodes"]))) == [2, 2]
+    assert seen["after"] == seen["before"]
+    # What has moved was handed over and taken back; nobody else's tunnel was touched.
+    moved = {name for name, group in seen["before"].items() if group in seen["moved"]}
+    assert seen["again"] == dict.fromkeys(moved, 2)
+    assert seen["replaced"] == 0
+
+
+def test_a_cluster_that_asks_for_a_token_has_a_fleet_and_refuses_others() -> None:
+    token = secrets.token_hex(32)
+    seen = play_on_ray("auth", more={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
+    assert [each["state"] for each in seen["groups"]] == ["running"]
+    assert [each["state"] for each in seen["tunnels"]] == ["connected"]
+    assert "the fleet has ended" in seen["ended"]
+    for said in seen["others"].values():
+        assert said.startswith("2 ")
+        assert "no Ray cluster answers at" in said
+        assert "RAY_AUTH_TOKEN here as well" in said
+        assert "Traceback" not in said
+        assert token not in said
+    assert seen["log_bytes"] > 0
+    assert not seen["leaked"]

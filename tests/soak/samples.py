@@ -24,6 +24,13 @@ def pss_mib(process_id: int) -> float:
     return int(line.split()[1]) / KIB_PER_MIB
 
 
+def anon_mib(process_id: int) -> float:
+    """What of its resident memory is its own, and not of files that it has mapped."""
+    text = Path(f"/proc/{process_id}/status").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) / KIB_PER_MIB
+
+
 class ProcessSampler:
     """Samples one process.
 
@@ -55,6 +62,7 @@ class ProcessSampler:
         spent = times.user + times.system
         found = {
             "rss MiB": process.memory_info().rss / KIB_PER_MIB**2,
+            "anon MiB": anon_mib(process.pid),
             "pss MiB": pss_mib(process.pid),
             "descriptors": float(process.num_fds()),
             "threads": float(process.num_threads()),

@@ -7,6 +7,7 @@ there is quiet: then every tunnel has to be connected, to carry, and to have no 
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections import Counter
@@ -19,6 +20,7 @@ from tests.soak.samples import Stopwatch
 from tests.soak.slopes import BOUNDS_PERCENT, FLOORS, slope
 from tests.support.waiting import eventually
 from tunnelfleet.runtime import Mode
+from tunnelfleet.runtime.gateway.process import freeze_garbage
 
 if TYPE_CHECKING:
     import socket
@@ -92,7 +94,12 @@ class Soak:
         self._wrong: list[str] = []
         self.counts: Counter[str] = Counter()
         """What was done, and what became of it."""
-        self.samples: list[dict[str, float]] = []
+        self._lines: list[str] = []
+
+    @property
+    def samples(self) -> list[dict[str, float]]:
+        """What was sampled; kept as text, since they are in the process that is looked at."""
+        return [json.loads(line) for line in self._lines]
 
     def run(self) -> dict[str, Any]:
         """Do it all; return the report.
@@ -115,6 +122,8 @@ class Soak:
             try:
                 for _ in range(plan.turnovers):
                     self._turn_over()
+                # As the gateway does: what is garbage is found soon, and not when as much is alive.
+                freeze_garbage()
                 trouble.start()
                 self._sample()
             finally:
@@ -130,11 +139,12 @@ class Soak:
 
     def report(self) -> dict[str, Any]:
         """What was done, the slopes, and the samples."""
+        samples = self.samples
         return {
             "plan": asdict(self._plan),
             "counts": dict(sorted(self.counts.items())),
-            "slopes": judged(self.samples),
-            "samples": self.samples,
+            "slopes": judged(samples),
+            "samples": samples,
         }
 
     # -- what is done
@@ -153,14 +163,14 @@ class Soak:
     def _sample(self) -> None:
         plan, watch = self._plan, Stopwatch()
         samplers = self._fleet.samplers()
-        while watch() < plan.seconds or len(self.samples) < MIN_SAMPLES:
+        while watch() < plan.seconds or len(self._lines) < MIN_SAMPLES:
             if self._over.wait(plan.sample_seconds):
                 break
             found = {"seconds": round(watch(), 1)}
             for each in samplers:
                 found |= each.sample()
-            self.samples.append({key: round(value, 3) for key, value in found.items()})
-            if len(self.samples) % TELL_EVERY == 1:
+            self._lines.append(json.dumps({key: round(value, 3) for key, value in found.items()}))
+            if len(self._lines) % TELL_EVERY == 1:
                 self._tell(
                     f"{found['seconds']:.0f} s, {found['gateway pss MiB']:.1f} MiB: "
                     f"{dict(sorted(self.counts.items()))}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak import soak
 from tests.soak.heap import MIB_BYTES, heap
 from tests.soak.plot import plot
 from tests.soak.slopes import BOUNDS_PERCENT, HOUR_SECONDS, slope
@@ -80,6 +81,7 @@ def test_what_is_in_use_is_what_was_taken_and_not_given_back() -> None:
 
 def test_a_run_of_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything happens in it, every byte is compared, and all tunnels carry at its end."""
+    monkeypatch.setattr(soak, "freeze_garbage", lambda: None)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     plan = Plan(
         seconds=2.0,

@@ -21,7 +21,7 @@ from tests.support.programs import require_program
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import Mode, TcpAddress, TunnelState
 from tunnelfleet.runtime.gateway.api.address import GatewayAddress
-from tunnelfleet.runtime.gateway.api.client import GatewayClient
+from tunnelfleet.runtime.gateway.api.client import FleetPage, GatewayClient
 from tunnelfleet.runtime.gateway.placement import owner_of, shard_of
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class ForwardingGateway(UpProcess):
         """The JSON that a command prints."""
         return json.loads(self.run(*arguments, "--json").stdout)
 
-    def fleet(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def fleet(self) -> FleetPage:
         """The gateways and the tunnels of the fleet, as it tells them."""
         with GatewayClient(GatewayAddress.parse(f"unix:{self.folder}/admin.sock")) as client:
             return client.fleet()
@@ -230,5 +230,5 @@ class ForwardingFleet:
 
     @staticmethod
     def _knows(gateway: ForwardingGateway, names: Sequence[str]) -> bool:
-        gateways, _tunnels = gateway.fleet()
+        gateways = gateway.fleet().gateways
         return [each["name"] for each in gateways if each["reached"]] == sorted(names)

@@ -39,15 +39,18 @@ MORE_STARTS = 1
 QUIET_SECONDS = 20.0
 
 
-def play_on_ray(scenario: str, *, fast_checks: bool = False) -> dict[str, Any]:
+def play_on_ray(
+    scenario: str, *, fast_checks: bool = False, more: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Play a scenario, and return what it has seen.
 
     Args:
         scenario: the name of its function.
+        more: of the environment.
         fast_checks: whether Ray notices soon that a node is frozen. On a machine that is very busy
             it may then take one for frozen that is not.
     """
-    checks = fast_checks_environment() if fast_checks else {}
+    checks = {**(fast_checks_environment() if fast_checks else {}), **(more or {})}
     status, output = _played_once(scenario, checks)
     for _ in range(MORE_STARTS):
         if NOT_STARTED not in output:
@@ -101,6 +104,8 @@ def _environment(folder: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
         "RAY_enable_metrics_collection": "0",
+        # By itself 15: on a busy machine an actor of ours then takes longer to begin than we wait.
+        "RAY_worker_niceness": "0",
         "PYTHONWARNINGS": "ignore",
         "HTTPS_PROXY": "",
         "https_proxy": "",
@@ -261,6 +266,56 @@ def scale(folder: Path) -> dict[str, Any]:
         }
 
 
+def spread(folder: Path) -> dict[str, Any]:
+    """A second node joins, and groups are moved to it."""
+    from tests.support.ray_world import RayWorld
+
+    with RayWorld(folder, tunnels=MANY, nodes=0) as world:
+        world.up("--groups", "4")
+        world.carry()
+        before = {each["name"]: each["group"] for each in world.settled(4)[0]}
+        world.add_node()
+        uneven = world.run("up", world.rig.folder).stderr
+        since = time.time()
+        brought = world.up("--spread")
+        tunnels, groups = world.settled(4)
+        world.carry()
+        return {
+            "uneven": uneven,
+            "moved": brought["moved"],
+            "before": before,
+            "after": {each["name"]: each["group"] for each in tunnels},
+            "nodes": [each["node"] for each in groups],
+            "again": world.connects(since),
+            "away": {name: world.away_seconds(name, since) for name in world.connects(since)},
+            "replaced": world.replaced(),
+        }
+
+
+def auth(folder: Path) -> dict[str, Any]:
+    """A cluster that asks for a token: commands with it, with another one, and without."""
+    from tests.support.ray_world import RayWorld
+
+    with RayWorld(folder, tunnels=1, nodes=0) as world:
+        brought = world.run("up", world.rig.folder, "--groups", "1", "--json").stdout
+        world.carry()
+        rows = world.run("ls", "--json").stdout
+        others = {
+            "another": world.refused({"RAY_AUTH_TOKEN": "0" * 64}),
+            "none": world.refused({"RAY_AUTH_MODE": "disabled"}),
+        }
+        world.carry()
+        text = world.logs()
+        return {
+            "groups": json.loads(brought)["groups"],
+            "tunnels": json.loads(rows),
+            "ended": world.run("down").stdout,
+            "others": others,
+            "log_bytes": len(text),
+            "leaked": os.environ["RAY_AUTH_TOKEN"] in text,
+        }
+
+
 def _is_over(process: Any) -> bool:
     import psutil
 
@@ -272,7 +327,7 @@ def _is_over(process: Any) -> bool:
 
 def _played(scenario: str) -> dict[str, Any]:
     scenarios: dict[str, Callable[[Path], dict[str, Any]]] = {
-        each.__name__: each for each in (life, kill, freeze, scale)
+        each.__name__: each for each in (life, kill, freeze, scale, spread, auth)
     }
     return scenarios[scenario](Path(os.environ["RAY_TMPDIR"]))
 

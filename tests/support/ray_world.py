@@ -36,7 +36,7 @@ from tunnelfleet.runtime.ray_fleet.keeper import group_names
 from tunnelfleet.runtime.service.events import ServiceEventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 COMMAND_SECONDS = 240.0
@@ -120,6 +120,18 @@ class RayWorld:
         assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done
+
+    def refused(self, environment: Mapping[str, str]) -> str:
+        """What `ray ls` says in another environment, where it must come to nothing."""
+        done = subprocess.run(
+            [*PROGRAM, "ray", "ls", "--address", self.cluster.address],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        return f"{done.returncode} {done.stdout}{done.stderr}"
 
     def call(self, *arguments: str | float | Path) -> Any:
         """Run a command in this process, which is a driver; what it prints as JSON."""

@@ -14,10 +14,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import ConfigError, printable
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
 from tunnelfleet.runtime.figures import age, human_bytes
 from tunnelfleet.runtime.gateway.api.address import GatewayRefused
+from tunnelfleet.runtime.gateway.api.client import FleetPage
+from tunnelfleet.runtime.gateway.listing import MAX_PAGE_ROWS
 
 from . import screen
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, known_name, unknown_name
@@ -97,6 +99,25 @@ def ls_command(
     fleet: Annotated[
         bool, typer.Option("--fleet", help="All gateways that share the fleet, and their tunnels.")
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            help=f"With --fleet: at most so many tunnels; {MAX_PAGE_ROWS} without it.",
+            show_default=False,
+        ),
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after",
+            metavar="NAME",
+            help="With --fleet: the tunnels behind this one, by name.",
+            show_default=False,
+        ),
+    ] = None,
     gateway: GatewayOption = None,
     gateway_token_file: TokenFileOption = None,
     as_json: JsonOption = False,
@@ -104,14 +125,18 @@ def ls_command(
     """Show the tunnels of a running gateway, and how they are.
 
     Columns that have no room are left out; a pipe and --json have all of them. With --json it is
-    an array of objects; with --fleet an object with two of them, gateways and tunnels.
+    an array of objects; with --fleet an object with two of them, gateways and tunnels, and `next`,
+    which is null, or the name for --after if there are more tunnels than --limit.
     """
     check_sort(sort, STILL_SORTS)
     check_labels(label)
+    if not fleet and (limit or after):
+        raise ConfigError("--limit and --after go with --fleet: a gateway tells all of its own")
     chosen = {"state": state, "mode": mode, "label": label, "name": names, "source": source}
     with gateway_at(gateway, gateway_token_file) as client:
         if fleet:
-            return _show_fleet(*client.fleet(**chosen), sort, as_json=as_json)
+            found = client.fleet(limit=limit or MAX_PAGE_ROWS, after=after or "", **chosen)
+            return _show_fleet(found, sort, as_json=as_json)
         rows = client.tunnels(**chosen)
         unknown = [name for name in names or () if "*" not in name]
         if unknown and not rows and not any((state, mode, label, source)):
@@ -124,22 +149,30 @@ def ls_command(
         is_filtered = any((names, state, mode, label, source))
         screen.note("no tunnel is like that" if is_filtered else "this gateway has no tunnels")
         return EXIT_OK
+    _write_tunnels(rows)
+    return EXIT_OK
+
+
+def _write_tunnels(rows: list[dict[str, Any]]) -> None:
     width, _height = screen.terminal_size()
     screen.write_lines(tunnel_table(rows, width, time.time()))
     if width is not None:
         screen.write_lines([(), summary(rows)])
-    return EXIT_OK
 
 
-def _show_fleet(
-    gateways: list[dict[str, Any]], rows: list[dict[str, Any]], sort: str, *, as_json: bool
-) -> int:
-    rows = sorted_rows(rows, sort)
+def _show_fleet(found: FleetPage, sort: str, *, as_json: bool) -> int:
+    rows = sorted_rows(found.tunnels, sort)
+    if found.next is not None:
+        screen.note(
+            f"{len(rows)} tunnels are shown, and there are more: choose some by name, state or "
+            f"label, write a higher --limit, or go on with --after {printable(found.next)}"
+        )
     if as_json:
-        screen.write_json({"gateways": gateways, "tunnels": [ordered(row) for row in rows]})
+        tunnels = [ordered(row) for row in rows]
+        screen.write_json({"gateways": found.gateways, "tunnels": tunnels, "next": found.next})
         return EXIT_OK
     width, _height = screen.terminal_size()
-    screen.write_lines(gateway_table(gateways, width))
+    screen.write_lines(gateway_table(found.gateways, width))
     if rows:
         screen.write_lines([(), *fleet_table(rows, width, time.time())])
         if width is not None:

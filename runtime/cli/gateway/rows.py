@@ -125,27 +125,25 @@ _GATEWAY_COLUMNS: Final = (
 
 def gateway_table(rows: Sequence[Row], width: int | None) -> list[Line]:
     """Return the table of the gateways of a fleet, its head first."""
-    shown: list[list[Cell]] = []
-    for row in rows:
-        is_reached, is_fresh = bool(row.get("reached")), bool(row.get("fresh"))
-        state = "up" if is_reached else "unreached" if is_fresh else "away"
-        states = row.get("tunnels")
-        states = states if isinstance(states, dict) else {}
-        counts = [each for each in states.values() if isinstance(each, int)]
-        connected = str(number(states, "connected")) if is_reached else "?"
-        shown.append(
-            [
-                text(row, "name"),
-                Styled(state, "green" if is_reached else "bold red"),
-                str(sum(counts)),
-                connected,
-                text(row, "shards"),
-                text(row, "address"),
-                text(row, "version"),
-                text(row, "trouble"),
-            ]
-        )
-    return lay_out(_GATEWAY_COLUMNS, shown, width)
+    return lay_out(_GATEWAY_COLUMNS, [_gateway_cells(row) for row in rows], width)
+
+
+def _gateway_cells(row: Row) -> list[Cell]:
+    is_reached, is_fresh = bool(row.get("reached")), bool(row.get("fresh"))
+    state = "up" if is_reached else "unreached" if is_fresh else "away"
+    states = row.get("tunnels")
+    states = states if isinstance(states, dict) else {}
+    counts = [each for each in states.values() if isinstance(each, int)]
+    return [
+        text(row, "name"),
+        Styled(state, "green" if is_reached else "bold red"),
+        str(sum(counts)),
+        str(number(states, "connected")) if is_reached else "?",
+        text(row, "shards"),
+        text(row, "address"),
+        text(row, "version"),
+        text(row, "trouble"),
+    ]
 
 
 def _list_cells(row: Row, now: float) -> list[Cell]:

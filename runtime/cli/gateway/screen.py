@@ -163,6 +163,20 @@ class Column:
     stretches: bool = False
 
 
+def _longest(table: Sequence[Sequence[Styled]], columns: int) -> list[int]:
+    """The length of the longest cell of each column."""
+    return [max((len(row[at].text) for row in table), default=0) for at in range(columns)]
+
+
+def _of_rows(
+    rows: Sequence[Sequence[Styled]],
+    widths: Sequence[int],
+    columns: Sequence[Column],
+    shown: Sequence[int],
+) -> list[Line]:
+    return [_of_row(row, widths, columns, shown) for row in rows]
+
+
 def lay_out(
     columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int | None
 ) -> list[Line]:
@@ -174,18 +188,18 @@ def lay_out(
         width: of the terminal in characters; None leaves out and cuts nothing.
     """
     table = [[_piece(cell) for cell in row] for row in rows]
-    longest = [max((len(row[at].text) for row in table), default=0) for at in range(len(columns))]
+    longest = _longest(table, len(columns))
     full = [max(len(column.title), longest[at]) for at, column in enumerate(columns)]
     head = [Styled(column.title, "bold") for column in columns]
     shown = list(range(len(columns)))
     if width is None:
-        return [_of_row(row, full, columns, shown) for row in [head, *table]]
-    if table:
-        # A column without a value anywhere says nothing.
-        shown = [at for at in shown if longest[at] or not columns[at].rank]
-    shown = _with_room(columns, full, shown, width)
+        return _of_rows([head, *table], full, columns, shown)
+    # A column without a value anywhere says nothing.
+    telling = [at for at in shown if longest[at] or not columns[at].rank]
+    shown = _with_room(columns, full, telling if table else shown, width)
     widths = _fit(columns, full, shown, width)
-    return [cut_line(_of_row(row, widths, columns, shown), width) for row in [head, *table]]
+    lines = _of_rows([head, *table], widths, columns, shown)
+    return [cut_line(line, width) for line in lines]
 
 
 def _of_row(

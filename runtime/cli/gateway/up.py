@@ -185,6 +185,12 @@ class _Foreground:
         self._heartbeat = process.Heartbeat()
         self._as_json = as_json
         self._frozen_at = 0.0
+        self._growing = process.GrowingFleet()
+
+    def _reload(self) -> None:
+        if not self._gateway.tell(Reload()):
+            # The fleet's actor has failed and will be there again in a moment.
+            threading.Timer(TICK_SECONDS, self._inbox.put, [signal.SIGHUP]).start()
 
     def run(self) -> int:
         """Follow the gateway until its end; return the exit status."""
@@ -198,9 +204,7 @@ class _Foreground:
                 self._freeze_when_settled()
                 continue
             if found is signal.SIGHUP:
-                if not self._gateway.tell(Reload()):
-                    # The fleet's actor has failed and will be there again in a moment.
-                    threading.Timer(TICK_SECONDS, self._inbox.put, [found]).start()
+                self._reload()
             elif found is signal.SIGUSR2:
                 self._write_tree()
             elif found in errors.STOP_SIGNALS:
@@ -223,7 +227,12 @@ class _Foreground:
     def _freeze_when_settled(self) -> None:
         # Again after each reload: what it has brought stays as well.
         reloaded_at = self._gateway.state.reloaded_at
-        if self._frozen_at != reloaded_at and self._gateway.is_settled:
+        if self._frozen_at == reloaded_at:
+            return
+        if not self._gateway.is_settled:
+            # A tunnel that is connected has grown once more.
+            self._growing.note(sum(self._gateway.counts()))
+        else:
             self._frozen_at = reloaded_at
             process.freeze_garbage()
             if self._gateway.workers is not None:

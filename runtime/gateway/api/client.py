@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote, urlencode
 
 from tunnelfleet.proto import printable
+from tunnelfleet.runtime.gateway.listing import MAX_PAGE_ROWS
 from tunnelfleet.runtime.tls import make_ssl_context
 
 from .address import GatewayAddress, GatewayNotReached, GatewayRefused
@@ -30,6 +31,20 @@ Row = dict[str, Any]
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 15.0
 """How long to wait for the next bytes of an answer."""
+
+
+class FleetPage(NamedTuple):
+    """The gateways of a shared fleet, and tunnels of all of them, sorted by name.
+
+    Attributes:
+        gateways: each with what it is and how it was found.
+        tunnels: at most as many as were asked for.
+        next: the name behind which there are others; None if there are none.
+    """
+
+    gateways: list[Row]
+    tunnels: list[Row]
+    next: str | None = None
 
 
 class GatewayEvent(NamedTuple):
@@ -94,10 +109,38 @@ class GatewayClient:
         """The tunnels, by name; `state`, `mode`, `name`, `source` and `label` choose some."""
         return _rows(self._ask("GET", "/v1/tunnels", query=_filters(filters)), "tunnels")
 
-    def fleet(self, **filters: str | Sequence[str] | None) -> tuple[list[Row], list[Row]]:
-        """The gateways of the fleet, and the tunnels of all of them; filters as in `tunnels`."""
-        found = self._ask("GET", "/v1/fleet", query=_filters(filters))
-        return _rows(found, "gateways"), _rows(found, "tunnels")
+    def fleet(
+        self,
+        *,
+        limit: int = MAX_PAGE_ROWS,
+        after: str = "",
+        **filters: str | Sequence[str] | None,
+    ) -> FleetPage:
+        """The gateways of the fleet, and the tunnels of all of them; filters as in `tunnels`.
+
+        Args:
+            limit: at most so many tunnels; more than a page are asked for page by page.
+            after: only tunnels behind this name.
+            filters: choose some.
+        """
+        gateways: list[Row] = []
+        tunnels: list[Row] = []
+        while True:
+            query = _filters(filters)
+            # An older gateway knows neither, and answers with all.
+            if (left := limit - len(tunnels)) < MAX_PAGE_ROWS:
+                query.append(("limit", str(left)))
+            if after:
+                query.append(("after", after))
+            found = self._ask("GET", "/v1/fleet", query=query)
+            gateways = gateways or _rows(found, "gateways")
+            tunnels += _rows(found, "tunnels")
+            behind = found.get("next")
+            if not isinstance(behind, str) or len(tunnels) >= limit:
+                return FleetPage(gateways, tunnels, behind if isinstance(behind, str) else None)
+            if behind <= after:
+                raise GatewayNotReached(self.address, ValueError("its pages do not go on"))
+            after = behind
 
     def tunnel(self, name: str) -> Row:
         """One tunnel."""

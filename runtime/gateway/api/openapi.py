@@ -252,6 +252,7 @@ _ANSWERS: dict[str, Any] = {
         {
             "gateways": _list(_reference("FleetGateway")),
             "tunnels": _list(_reference("FleetRow")),
+            "next": _or_null(TEXT),
         }
     ),
     "KeyProblem": _PROBLEM_OF_KEY,

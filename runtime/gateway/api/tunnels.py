@@ -14,14 +14,15 @@ from urllib.parse import quote
 from aiohttp import web
 
 from tunnelfleet.runtime import Mode, TunnelState
-from tunnelfleet.runtime.gateway.forward.directory import UNKNOWN, look_at_fleet, look_elsewhere
+from tunnelfleet.runtime.gateway.forward.survey import UNKNOWN, look_at_fleet, look_elsewhere
+from tunnelfleet.runtime.gateway.listing import MAX_PAGE_ROWS, Page
 from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, UnknownTunnel
 from tunnelfleet.runtime.gateway.snapshot import Choice, TunnelRow
 from tunnelfleet.runtime.metrics.families import Breather
 
 from .context import ApiParts, parts
 from .operations import ApiProblem, Operations, Parameter, ProblemKind, Success
-from .requests import MAX_VALUES, Condition, peer_of, query, read_object
+from .requests import MAX_VALUES, Condition, peer_of, query, read_object, single, whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,14 @@ _FLEET_FILTERS = tuple(
     else each
     for each in _FILTERS
 )
+_PAGE = (
+    Parameter(
+        "limit",
+        f"at most so many tunnels; {MAX_PAGE_ROWS} without it",
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_ROWS},
+    ),
+    Parameter("after", "`next` of the answer before, for the page behind it", TEXT),
+)
 
 
 @operations.add(
@@ -125,8 +134,10 @@ def _list(api: ApiParts, given: dict[str, list[str]]) -> str:
     return f'{{"tunnels": [{", ".join(rows)}]}}'
 
 
-def _checked(request: web.Request, states: Sequence[str]) -> dict[str, list[str]]:
-    given = query(request, [each.name for each in _FILTERS])
+def _checked(
+    request: web.Request, states: Sequence[str], more: Sequence[Parameter] = ()
+) -> dict[str, list[str]]:
+    given = query(request, [each.name for each in (*_FILTERS, *more)])
     for name, known in (("state", states), ("mode", MODES)):
         if not set(given.get(name, [])) <= set(known):
             raise ApiProblem(ProblemKind.BAD_REQUEST, f"{name} is one of {', '.join(known)}")
@@ -138,20 +149,25 @@ def _checked(request: web.Request, states: Sequence[str]) -> dict[str, list[str]
 @operations.add(
     "GET",
     "/v1/fleet",
-    "All gateways of a shared fleet, and their tunnels; one that does not answer is shown as such",
-    parameters=_FLEET_FILTERS,
+    "All gateways of a shared fleet, and a page of their tunnels, sorted by name; a gateway that "
+    "does not answer is shown as such",
+    parameters=(*_FLEET_FILTERS, *_PAGE),
     answers=[Success(200, "the gateways, and the tunnels that match", "Fleet")],
 )
 async def read_fleet(request: web.Request) -> web.StreamResponse:
     """Answer with the whole fleet."""
-    given = _checked(request, [*STATES, UNKNOWN])
+    given = _checked(request, [*STATES, UNKNOWN], _PAGE)
+    limit = whole_number(given, "limit", MAX_PAGE_ROWS)
+    if limit == 0:
+        raise ApiProblem(ProblemKind.BAD_REQUEST, f"limit is a whole number, 1 to {MAX_PAGE_ROWS}")
+    page = Page(limit or MAX_PAGE_ROWS, single(given, "after") or "")
     api = parts(request)
-    text = await api.surveys.run(_survey, api, given)
+    text = await api.surveys.run(_survey, api, given, page)
     return web.Response(text=text, content_type="application/json")
 
 
-def _survey(api: ApiParts, given: dict[str, list[str]]) -> str:
-    survey = look_at_fleet(api.gateway, api.gateway.others, given)
+def _survey(api: ApiParts, given: dict[str, list[str]], page: Page) -> str:
+    survey = look_at_fleet(api.gateway, api.gateway.others, given, page)
     return json.dumps(survey.to_json())
 
 

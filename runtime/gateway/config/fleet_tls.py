@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["FleetFileError", "FleetTls", "names_in", "read_fleet_tls"]
 
 MAX_PEM_BYTES = 1_048_576
 """The largest file of certificates; a larger one is the wrong file."""

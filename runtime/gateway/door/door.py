@@ -4,10 +4,6 @@
 anything runs, and go last; a crash of `DoorActor`, which accepts, closes none of them. There are
 two doors: the one of the settings, and a private one beside the admin socket, `connect.sock`, which
 is always there and which `tunnelfleet connect` uses. Both speak SOCKS 5 and HTTP CONNECT.
-
-    door = Door(config.gateway)
-    with door, Gateway(load, config, more_children=lambda gateway: [door.child(gateway)]):
-        ...
 """
 
 from __future__ import annotations
@@ -103,6 +99,10 @@ def connect_path(settings: GatewaySettings, environ: Mapping[str, str] | None = 
 
 class Door:
     """The front doors of a gateway. A context manager, or `open` and `close`.
+
+        door = Door(config.gateway)
+        with door, Gateway(load, config, more_children=lambda gateway: [door.child(gateway)]):
+            ...
 
     Args:
         settings: of the gateway.

@@ -142,15 +142,8 @@ class FleetView:
         """
         try:
             asked = find_tunnel(text, port, self._find, self._services_of)
-        except DoorRefused:
-            found = self._enter_unopened(text, port, user)
-            if found is None and self._is_shared:
-                found = self._unlisted(text, port, user)
-            if found is not None:
-                return found
-            if self._may_reach(user, text, None):
-                raise
-            raise _forbidden(user, text) from None
+        except DoorRefused as refused:
+            return self._enter_unknown(text, port, user, refused)
         name = asked.tunnel
         if not self._may_reach(user, name, asked.service):
             raise _forbidden(user, text)
@@ -178,6 +171,17 @@ class FleetView:
             return False
         running = self._state.running.get(name)
         return running is None or running.phase is RunPhase.DRAINING
+
+    def _enter_unknown(self, text: str, port: int | None, user: str, refused: DoorRefused) -> Found:
+        """The same for a name that no tunnel here has."""
+        found = self._enter_unopened(text, port, user)
+        if found is None and self._is_shared:
+            found = self._unlisted(text, port, user)
+        if found is not None:
+            return found
+        if self._may_reach(user, text, None):
+            raise refused
+        raise _forbidden(user, text) from None
 
     def _unlisted(self, text: str, port: int | None, user: str) -> Unlisted | None:
         """What may be a tunnel of another gateway; None if the user may reach none of it."""

@@ -2,18 +2,7 @@
 
 Owns the events of a handshake, the kinds of refusal, and how the protocol is told by the first
 byte. The protocols themselves are in `socks` and `http_connect`. Pure: bytes in, events and bytes
-out; whoever calls it has the socket, the clock and the decisions:
-
-    handshake = begin_handshake(first_byte, needs_login=...)
-    taken = handshake.receive(data)         # how many of the bytes are the handshake's
-    send(handshake.take_output())
-    match handshake.next_event():
-        case None: ...                      # it needs more bytes
-        case LoginGiven(user, password): handshake.login_checked(is_good)
-        case TargetNamed(name, port): send(handshake.welcome()), or send(handshake.refuse(...))
-        case Malformed(refusal, text): send(handshake.refuse(refusal, text))
-
-It never takes a byte behind the handshake: that is the application's.
+out; whoever calls it has the socket, the clock and the decisions.
 """
 
 from __future__ import annotations
@@ -79,7 +68,19 @@ Event = LoginGiven | TargetNamed | Malformed
 
 
 class Handshake(Protocol):
-    """One client's handshake."""
+    """One client's handshake.
+
+        handshake = begin_handshake(first_byte, needs_login=...)
+        taken = handshake.receive(data)     # how many of the bytes are the handshake's
+        send(handshake.take_output())
+        match handshake.next_event():
+            case None: ...                  # it needs more bytes
+            case LoginGiven(user, password): handshake.login_checked(is_good)
+            case TargetNamed(name, port): send(handshake.welcome()), or send(handshake.refuse(...))
+            case Malformed(refusal, text): send(handshake.refuse(refusal, text))
+
+    It never takes a byte behind the handshake: that is the application's.
+    """
 
     protocol: str
     """The name of the protocol for people and metrics: `socks5`, `http`, `fleet` or `other`."""

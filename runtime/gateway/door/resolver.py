@@ -20,20 +20,6 @@ if TYPE_CHECKING:
 
     from .handshake import Denial
 
-__all__ = [
-    "Answer",
-    "AskedTunnel",
-    "Elsewhere",
-    "Forwarded",
-    "Local",
-    "NobodyYet",
-    "OtherGateways",
-    "Refused",
-    "Resolver",
-    "SendTo",
-    "Way",
-]
-
 
 class AskedTunnel(NamedTuple):
     """A client wants a tunnel that is not there.

@@ -1,17 +1,8 @@
 """VisitorActor: one client of a front door, from its connect until a tunnel has its socket.
 
-Owns the client's socket and the order of the steps:
-
-    WHO        at a Unix socket: which user of this machine is it
-    TALKING    the handshake; its bytes are looked at, and only what is the handshake's is read
-    LOGIN      a password is being checked
-    FINDING    it has said where it wants to go, and waits until the tunnel is connected
-    SEEKING    this gateway does not run the tunnel, and somebody was asked for it: see `Search`
-    LENT       the tunnel is asked to take the socket, and may have it already
-    LEAVING    it was refused; it has a moment to read why
-
-What is said is in `handshake`, where it leads in `fleet_view`. A client that fails, hangs or sends
-garbage is this actor's affair alone.
+Owns the client's socket and the order of the steps. What is said is in `handshake`, where it leads
+in `fleet_view` and `search`. A client that fails, hangs or sends garbage is this actor's affair
+alone.
 """
 
 from __future__ import annotations
@@ -29,7 +20,7 @@ from pykka import ActorDeadError, ActorRef
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, Timer
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, discard_some
-from tunnelfleet.actors.tunnel.messages import HandOver
+from tunnelfleet.actors.tunnel.messages import HandOver, HandOverLost
 from tunnelfleet.proto import NotConnected, TooManyConnections, TunnelClosed, TunnelError, printable
 from tunnelfleet.runtime import TunnelStateChanged
 
@@ -95,12 +86,19 @@ class _Answered(NamedTuple):
 
 class _VisitorStage(Enum):
     WHO = auto()
+    """At a Unix socket: which user of this machine is it."""
     TALKING = auto()
+    """The handshake; its bytes are looked at, and only what is the handshake's is read."""
     LOGIN = auto()
+    """A password is being checked."""
     FINDING = auto()
+    """It has said where it wants to go, and waits until the tunnel is connected."""
     SEEKING = auto()
+    """This gateway does not run the tunnel, and somebody was asked for it: see `Search`."""
     LENT = auto()
+    """The tunnel is asked to take the socket, and may have it already."""
     LEAVING = auto()
+    """It was refused; it has a moment to read why."""
 
 
 _TALKS = frozenset({_VisitorStage.WHO, _VisitorStage.TALKING, _VisitorStage.LOGIN})
@@ -407,7 +405,9 @@ class VisitorActor(DispatchedActor):
             self.exit()
             return
         self._stage = _VisitorStage.FINDING
-        if isinstance(error, NotConnected | ActorDeadError):
+        if isinstance(error, HandOverLost):
+            self.exit()
+        elif isinstance(error, NotConnected | ActorDeadError):
             # It was connected a moment ago.
             assert self._grace is not None
             self.wait(self._grace)

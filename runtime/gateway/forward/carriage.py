@@ -1,19 +1,20 @@
-"""Carriage: joins a local socket and a link to another gateway, both ways, each with its own end.
+"""One connection between gateways: a link, and a local socket that is joined to it.
 
-It is a part of the actor that has the link, and stands to the local socket's actor where a tunnel
-does: the same messages, credit and ends. An orderly end of one direction is carried as such and
-leaves the other alone; whatever else happens is a cut for both sides: the application sees a reset.
-It counts what it carries.
+`Carriage` stands to the local socket's actor where a tunnel does: the same messages, credit and
+ends. An orderly end of one direction leaves the other alone; whatever else happens is a cut for
+both sides: the application sees a reset. `Crossing` is what envoys and guests have in common.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnelfleet.actors.local.socket_actor import SocketActor
+from tunnelfleet.actors.net.socket_io import prepare_local
 from tunnelfleet.actors.tunnel.messages import (
+    Attach,
     BytesDelivered,
     BytesSent,
     ConnectionKey,
@@ -27,9 +28,11 @@ from tunnelfleet.runtime import Limits
 from tunnelfleet.runtime.metrics.families import numbers
 
 from .frames import MAX_PAYLOAD_BYTES, FrameKind
+from .link import FrameLink, make_link
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Iterator
 
     from prometheus_client import Metric
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.net.dial import Lookups
 
     from .frames import GatewayFrame
-    from .link import FrameLink
 
 FORWARD_FAILURES = ("unreachable", "handshake", "stranger", "protocol", "late", "busy")
 """Why a gateway could not be asked, or one that called was turned away."""
@@ -79,6 +81,8 @@ class ForwardCounters:
         yield numbers("forward_bytes", sizes)
 
 
+LOCAL_MESSAGES = (Attach, BytesDelivered, LocalDataRead, LocalReadEnded)
+"""What the actor of a crossing passes on with `on_local`."""
 HIGH_WATER_BYTES = 262_144
 """Bytes for a local application that wait here; above, the link is not read."""
 LIMITS = Limits()
@@ -207,3 +211,119 @@ class Carriage:
     def _tell(self, message: Any) -> None:
         if self._local is not None and self._local.is_alive():
             self._local.tell(message)
+
+
+class CrossingUser(Protocol):
+    """The actor of a crossing, which hears what comes before anything is joined to it."""
+
+    def on_link_ready(self, names: frozenset[str]) -> None:
+        """The handshake is over: the certificate of the other side is for these gateways."""
+
+    def on_frame(self, frame: GatewayFrame) -> None:
+        """A frame has come, of a question or of an answer."""
+
+    def on_link_over(self, reason: str) -> None:
+        """The link is over, and nothing was joined to it."""
+
+
+class Crossing:
+    """One connection between gateways, as a part of the actor that has it.
+
+    Owns the link, and the carriage when a local socket is joined to it: the actor ends when both
+    are over, or when its boss ends before. It is the `LinkUser` of its link.
+
+    Args:
+        actor: passes on the messages of `LOCAL_MESSAGES`, and that an actor has ended.
+        user: the same; it hears of the time before the carriage.
+        lookups: of the process.
+        counters: where it counts.
+    """
+
+    def __init__(
+        self,
+        actor: DispatchedActor,
+        user: CrossingUser,
+        lookups: Lookups,
+        counters: ForwardCounters,
+    ) -> None:
+        self._actor = actor
+        self._user = user
+        self._lookups = lookups
+        self._counters = counters
+        self.link: FrameLink | None = None
+        """None before it begins, and when it is over."""
+        self.carriage: Carriage | None = None
+
+    def begin(self, sock: socket.socket, context: ssl.SSLContext, *, is_server: bool) -> None:
+        """Begin the handshake on a connected socket."""
+        prepare_local(sock, LIMITS)
+        self.link = make_link(self._actor, self, sock, context, is_server=is_server)
+        if self.link is not None:
+            self.link.start()
+
+    def join(self, sock: socket.socket) -> Carriage:
+        """Join a local socket to the link, which is there."""
+        assert self.link is not None
+        self.carriage = Carriage(self._actor, self.link, sock, self._lookups, self._counters)
+        return self.carriage
+
+    def say_end(self, kind: FrameKind = FrameKind.END, payload: bytes = b"") -> None:
+        """Send the last frame, and close."""
+        if self.link is not None:
+            self.link.send(kind, payload)
+            self.link.close()
+
+    def abort(self) -> None:
+        """End the link, however the actor ended: the other side sees a cut unless all was said."""
+        if self.link is not None:
+            self.link.abort()
+        self.link = self.carriage = None
+
+    # -- what the actor passes on
+
+    def on_local(self, message: Any) -> None:
+        """Of the local socket's actor."""
+        if self.carriage is not None:
+            self.carriage.handle(message)
+
+    def on_terminated(self, ref: ActorRef[Any], boss: ActorRef[Any]) -> None:
+        """An actor has ended: the boss, or the local socket's."""
+        if self.carriage is None or ref == boss:
+            self._actor.exit()
+            return
+        self.carriage.on_local_over()
+        if self.link is None:
+            self._actor.exit()
+
+    # -- what the link tells; see `LinkUser`
+
+    def on_link_ready(self, names: frozenset[str]) -> None:
+        """The other side has shown who it is."""
+        self._user.on_link_ready(names)
+
+    def on_frame(self, frame: GatewayFrame) -> None:
+        """A frame has come."""
+        if self.carriage is None:
+            self._user.on_frame(frame)
+        else:
+            self.carriage.on_frame(frame)
+
+    def on_link_sent(self, size_bytes: int) -> None:
+        """Bytes have left."""
+        if self.carriage is not None:
+            self.carriage.on_sent(size_bytes)
+
+    def is_all_said(self) -> bool:
+        """Whether the other gateway may close."""
+        return self.carriage is not None and self.carriage.is_all_said
+
+    def on_link_over(self, reason: str) -> None:
+        """The link is over; what the local socket has not taken yet is still written."""
+        self.link = None
+        if self.carriage is None:
+            self._user.on_link_over(reason)
+            return
+        if reason:
+            self.carriage.cut(reason)
+        if self.carriage.is_over:
+            self._actor.exit()

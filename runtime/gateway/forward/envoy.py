@@ -1,11 +1,5 @@
 """EnvoyActor: asks another gateway one question, and carries what follows.
 
-    CALLING    the name is looked up, TCP and TLS connect
-    ASKED      the question is sent; the other gateway may wait for its tunnel
-    ANSWERED   it carries the connection: the client's socket is waited for
-    CARRYING   bytes go both ways
-    TELLING    it tells which tunnels it has
-
 Owns the link to the other gateway, and the times of the first two steps. What was refused or cannot
 be reached is the answer, not a failure; whoever asked decides whether to ask again.
 """
@@ -20,21 +14,13 @@ from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated
 from tunnelfleet.actors.net.dial import Dial, DialFailed, DialStep
-from tunnelfleet.actors.net.socket_io import prepare_local
-from tunnelfleet.actors.tunnel.messages import (
-    Attach,
-    BytesDelivered,
-    HandOver,
-    LocalDataRead,
-    LocalReadEnded,
-)
+from tunnelfleet.actors.tunnel.messages import HandOver
 from tunnelfleet.proto import RemoteProtocolError, TunnelClosed, printable
 from tunnelfleet.runtime import parse_address
 from tunnelfleet.runtime.gateway.door.handshake import Denial
 
-from .carriage import LIMITS, Carriage
+from .carriage import LIMITS, LOCAL_MESSAGES, Crossing
 from .frames import ANSWER_BYTES, Ask, ForwardAnswer, FrameKind, GatewayFrame, Question
-from .link import FrameLink, make_link
 
 if TYPE_CHECKING:
     import socket
@@ -46,7 +32,6 @@ if TYPE_CHECKING:
 
     from .carriage import ForwardCounters
 
-__all__ = ["AskAway", "EnvoyActor", "Errand"]
 
 CALL_SECONDS = 5.0
 """Until TLS is up."""
@@ -84,10 +69,15 @@ class _EnvoyLate(NamedTuple):
 
 class _EnvoyStep(Enum):
     CALLING = auto()
+    """The name is looked up, TCP and TLS connect."""
     ASKED = auto()
+    """The question is sent; the other gateway may wait for its tunnel."""
     ANSWERED = auto()
+    """It carries the connection: the client's socket is waited for."""
     CARRYING = auto()
+    """Bytes go both ways."""
     TELLING = auto()
+    """It tells which tunnels it has."""
 
 
 class EnvoyActor(DispatchedActor):
@@ -108,8 +98,7 @@ class EnvoyActor(DispatchedActor):
         self._step = _EnvoyStep.CALLING
         self._reply: Reply | None = None
         self._dial: Dial | None = None
-        self._link: FrameLink | None = None
-        self._carriage: Carriage | None = None
+        self._crossing = Crossing(self, self, lookups, counters)
         self._received = bytearray()
 
     # -- calling
@@ -138,10 +127,7 @@ class EnvoyActor(DispatchedActor):
 
     def _on_dialled(self, sock: socket.socket) -> None:
         self._dial = None
-        prepare_local(sock, LIMITS)
-        self._link = make_link(self, self, sock, self._errand.tls, is_server=False)
-        if self._link is not None:
-            self._link.start()
+        self._crossing.begin(sock, self._errand.tls, is_server=False)
 
     def on_link_ready(self, names: frozenset[str]) -> None:
         """See that it is the gateway that is meant, and ask."""
@@ -150,19 +136,17 @@ class EnvoyActor(DispatchedActor):
             found = ", ".join(map(printable, sorted(names))) or "nobody"
             self._fail("stranger", f"is not what answers there: its certificate is for {found}")
             return
-        assert self._link is not None
+        assert self._crossing.link is not None
         is_connect = question.ask is Ask.CONNECT
         self._step = _EnvoyStep.ASKED if is_connect else _EnvoyStep.TELLING
-        self._link.send(FrameKind.HELLO, question.encode())
+        self._crossing.link.send(FrameKind.HELLO, question.encode())
         self.schedule(ANSWER_SECONDS if is_connect else TELL_SECONDS, _EnvoyLate())
 
     # -- the answer
 
     def on_frame(self, frame: GatewayFrame) -> None:
-        """Take the answer, or what follows it."""
-        if self._carriage is not None:
-            self._carriage.on_frame(frame)
-        elif frame.kind is FrameKind.CUT:
+        """Take the answer, or what follows it before the client is there."""
+        if frame.kind is FrameKind.CUT:
             text = printable(frame.payload.decode(errors="replace"))
             self._fail("protocol", f"broke off: {text}")
         elif self._step is _EnvoyStep.TELLING:
@@ -173,8 +157,8 @@ class EnvoyActor(DispatchedActor):
             # It may speak first: the client's socket is on its way.
             self._received += frame.payload
             if len(self._received) > ANSWER_BYTES:
-                assert self._link is not None
-                self._link.pause()
+                assert self._crossing.link is not None
+                self._crossing.link.pause()
 
     def _on_told(self, frame: GatewayFrame) -> None:
         self._received += frame.payload
@@ -182,7 +166,7 @@ class EnvoyActor(DispatchedActor):
             self._fail("protocol", f"tells more than {MAX_TOLD_BYTES} bytes")
         elif frame.kind is FrameKind.END:
             self._answer(bytes(self._received))
-            self._say_end()
+            self._crossing.say_end()
 
     def _on_answer(self, frame: GatewayFrame) -> None:
         self._received += frame.payload
@@ -203,17 +187,12 @@ class EnvoyActor(DispatchedActor):
         else:
             self._counters.refused += 1
             self._answer(answer)
-            self._say_end()
+            self._crossing.say_end()
 
     def _answer(self, answer: ForwardAnswer | bytes) -> None:
         reply, self._reply = self._reply, None
         if reply is not None:
             reply.set(answer)
-
-    def _say_end(self) -> None:
-        if self._link is not None:
-            self._link.send(FrameKind.END)
-            self._link.close()
 
     def _fail(self, reason: str, text: str) -> None:
         """It came to nothing: that is the answer."""
@@ -227,38 +206,22 @@ class EnvoyActor(DispatchedActor):
 
     def _on_hand_over(self, message: HandOver) -> None:
         reply = self.defer_reply()
-        if self._step is not _EnvoyStep.ANSWERED or self._link is None:
+        if self._step is not _EnvoyStep.ANSWERED or self._crossing.link is None:
             reply.fail(TunnelClosed("the other gateway has closed the connection"))
             return
         self._step = _EnvoyStep.CARRYING
         self._counters.forwarded += 1
-        self._carriage = Carriage(self, self._link, message.sock, self._lookups, self._counters)
+        link, carriage = self._crossing.link, self._crossing.join(message.sock)
         reply.set(None)
         self.unwatch(self._errand.asker)
-        self._carriage.deliver(message.greeting + bytes(self._received))
+        carriage.deliver(message.greeting + bytes(self._received))
         self._received.clear()
-        self._link.resume()
-
-    def on_link_sent(self, size_bytes: int) -> None:
-        """Bytes have left."""
-        if self._carriage is not None:
-            self._carriage.on_sent(size_bytes)
-
-    def is_all_said(self) -> bool:
-        """Whether the other gateway may close."""
-        return self._carriage is not None and self._carriage.is_all_said
+        link.resume()
 
     def on_link_over(self, reason: str) -> None:
-        """The connection is over; what the client has not taken yet is still written."""
-        if self._carriage is None:
-            step = "handshake" if self._step is _EnvoyStep.CALLING else "protocol"
-            self._fail(step, f"cannot be asked: {reason}")
-            return
-        self._link = None
-        if reason:
-            self._carriage.cut(reason)
-        if self._carriage.is_over:
-            self.exit()
+        """It is over before there was a client."""
+        step = "handshake" if self._step is _EnvoyStep.CALLING else "protocol"
+        self._fail(step, f"cannot be asked: {reason}")
 
     # -- ends
 
@@ -267,16 +230,10 @@ class EnvoyActor(DispatchedActor):
             self._fail("late", "does not answer in time")
 
     def _on_terminated(self, message: Terminated) -> None:
-        if self._carriage is None or message.ref == self._errand.asker:
-            self.exit()
-            return
-        self._carriage.on_local_over()
-        if self._link is None:
-            self.exit()
+        self._crossing.on_terminated(message.ref, self._errand.asker)
 
     def _on_local(self, message: Any) -> None:
-        if self._carriage is not None:
-            self._carriage.handle(message)
+        self._crossing.on_local(message)
 
     def _on_end(self, reason: ExitReason) -> None:
         """End the link, however the actor ended: the other side sees a cut unless all was said."""
@@ -285,18 +242,14 @@ class EnvoyActor(DispatchedActor):
             self._counters.open -= 1
         if self._dial is not None:
             self._dial.cancel()
-        if self._link is not None:
-            self._link.abort()
-        self._dial = self._link = self._carriage = None
+            self._dial = None
+        self._crossing.abort()
 
     HANDLERS: ClassVar[Handlers] = {
         AskAway: _on_ask,
         HandOver: _on_hand_over,
         DialStep: lambda _actor, message: message.run(),
-        Attach: _on_local,
-        LocalDataRead: _on_local,
-        LocalReadEnded: _on_local,
-        BytesDelivered: _on_local,
+        **dict.fromkeys(LOCAL_MESSAGES, _on_local),
         _EnvoyLate: _on_late,
         Terminated: _on_terminated,
     }

@@ -26,14 +26,16 @@ from tunnelfleet.runtime.gateway.config.fleet import POSTGRES
 from tunnelfleet.runtime.gateway.door.hall import Crowd, DoorLimits
 from tunnelfleet.runtime.gateway.door.resolver import Refused
 from tunnelfleet.runtime.gateway.listening import Acceptor, DoorListener, MayAccept
+from tunnelfleet.runtime.gateway.listing import Listing, Page
 from tunnelfleet.runtime.gateway.log import RateLimit
 from tunnelfleet.runtime.gateway.supervisor import child
 
 from .carriage import ForwardCounters
-from .directory import FleetDirectory, own_rows
+from .directory import FleetDirectory
 from .envoy import AskAway, EnvoyActor, Errand
 from .frames import Ask, ForwardAnswer, Question
 from .guest import GuestActor, GuestParts, GuestShaken, GuestTurnedAway
+from .survey import own_rows
 
 if TYPE_CHECKING:
     import socket
@@ -304,7 +306,7 @@ class Forwarding:
 
     def ask_tunnels(
         self, member: Member, filters: dict[str, list[str]]
-    ) -> Callable[[float], list[dict[str, Any]]]:
+    ) -> Callable[[float], Listing]:
         """Begin to ask a gateway for its tunnels.
 
         Returns:
@@ -317,7 +319,7 @@ class Forwarding:
             raise TunnelClosed("this gateway cannot ask others: it has no fleet_listen")
         question = Question(ask=Ask.TUNNELS, filters=filters)
         future = ask_future(ref, Inquire(member, question))
-        return lambda seconds: _rows_of(future, seconds)
+        return lambda seconds: _listing_of(future, seconds)
 
     def _begin_list(self, filters: dict[str, list[str]]) -> Future[bytes]:
         """For another gateway: what this one has."""
@@ -335,7 +337,10 @@ class Forwarding:
 
     def _list(self, filters: dict[str, list[str]]) -> bytes:
         assert self._gateway is not None
-        return json.dumps(own_rows(self._gateway, filters)).encode()
+        page = Page.of(filters)
+        found = own_rows(self._gateway, filters, page)
+        # An older gateway asks for no page, and wants the rows alone.
+        return json.dumps(found.rows).encode() if page is None else found.to_bytes()
 
 
 def _tell_door(done: Any, told: DispatchedFuture[Any]) -> None:
@@ -348,7 +353,7 @@ def _tell_door(done: Any, told: DispatchedFuture[Any]) -> None:
     told.set(None if answer.denial is None else Refused(answer.denial, answer.text))
 
 
-def _rows_of(future: DispatchedFuture[Any], seconds: float) -> list[dict[str, Any]]:
+def _listing_of(future: DispatchedFuture[Any], seconds: float) -> Listing:
     try:
         answer = future.get(timeout=seconds)
     except pykka.Timeout:
@@ -358,9 +363,6 @@ def _rows_of(future: DispatchedFuture[Any], seconds: float) -> list[dict[str, An
     if isinstance(answer, ForwardAnswer):
         raise TunnelError(answer.text)
     try:
-        rows = json.loads(answer)
+        return Listing.of_bytes(answer)
     except (ValueError, RecursionError):
-        rows = None
-    if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
-        raise TunnelError("its answer cannot be read")
-    return rows
+        raise TunnelError("its answer cannot be read") from None

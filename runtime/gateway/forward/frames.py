@@ -26,16 +26,6 @@ from tunnelfleet.runtime.gateway.door.handshake import Denial
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "ANSWER_BYTES",
-    "Ask",
-    "ForwardAnswer",
-    "FrameKind",
-    "GatewayFrame",
-    "GatewayFrameReader",
-    "Question",
-    "encode_frame",
-]
 
 VERSION = 1
 MAX_PAYLOAD_BYTES = 65_535

@@ -1,9 +1,5 @@
 """GuestActor: another gateway has called, and asks one question.
 
-    SHAKING    TLS, with a certificate of the fleet; then the question
-    CARRYING   a visitor of the front doors finds the tunnel, and the bytes go both ways
-    TELLING    it is told which tunnels this gateway has
-
 Owns the link, and the way into this gateway's doors: a pair of sockets on the loopback, one end for
 the visitor as if a client had connected, the other joined to the link. So the rules, the waiting
 and the hand-over to the tunnel are those of any client, and a reset stays a reset.
@@ -21,21 +17,14 @@ from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated
 from tunnelfleet.actors.net.dial import DialStep
-from tunnelfleet.actors.net.socket_io import close_quietly, prepare_local
-from tunnelfleet.actors.tunnel.messages import (
-    Attach,
-    BytesDelivered,
-    LocalDataRead,
-    LocalReadEnded,
-)
+from tunnelfleet.actors.net.socket_io import close_quietly
 from tunnelfleet.proto import RemoteProtocolError, printable
 from tunnelfleet.runtime.gateway.door.hall import CountedSocket
 from tunnelfleet.runtime.gateway.door.handshake import Denial, Event, TargetNamed
 from tunnelfleet.runtime.gateway.door.visitor import Guest, VisitorActor
 
-from .carriage import LIMITS, Carriage
+from .carriage import LOCAL_MESSAGES, Crossing
 from .frames import MAX_PAYLOAD_BYTES, Ask, ForwardAnswer, FrameKind, GatewayFrame, Question
-from .link import FrameLink, make_link
 
 if TYPE_CHECKING:
     import ssl
@@ -47,7 +36,6 @@ if TYPE_CHECKING:
 
     from .carriage import ForwardCounters
 
-__all__ = ["GuestActor", "GuestParts", "GuestShaken", "GuestTurnedAway", "loopback_pair"]
 
 HANDSHAKE_SECONDS = 10.0
 """From the connect until the question is there."""
@@ -101,8 +89,11 @@ class _RowsListed(NamedTuple):
 
 class _GuestStep(Enum):
     SHAKING = auto()
+    """TLS, with a certificate of the fleet; then the question."""
     CARRYING = auto()
+    """A visitor of the front doors finds the tunnel, and the bytes go both ways."""
     TELLING = auto()
+    """It is told which tunnels this gateway has."""
 
 
 class GuestHandshake:
@@ -163,8 +154,7 @@ class GuestActor(DispatchedActor):
         self._counters = parts.counters
         self._step = _GuestStep.SHAKING
         self._gateway = ""
-        self._link: FrameLink | None = None
-        self._carriage: Carriage | None = None
+        self._crossing = Crossing(self, self, parts.lookups, parts.counters)
         self._is_done = False
         self._counters.open += 1
 
@@ -174,10 +164,7 @@ class GuestActor(DispatchedActor):
         self.schedule(HANDSHAKE_SECONDS, _GuestLate())
         sock, self._socket = self._socket, None
         assert sock is not None
-        prepare_local(sock, LIMITS)
-        self._link = make_link(self, self, sock, self._parts.tls(), is_server=True)
-        if self._link is not None:
-            self._link.start()
+        self._crossing.begin(sock, self._parts.tls(), is_server=True)
 
     def on_link_ready(self, names: frozenset[str]) -> None:
         """Its certificate says which gateway it is."""
@@ -189,10 +176,8 @@ class GuestActor(DispatchedActor):
     # -- the question
 
     def on_frame(self, frame: GatewayFrame) -> None:
-        """Take the question, or what follows it."""
-        if self._carriage is not None:
-            self._carriage.on_frame(frame)
-        elif self._step is _GuestStep.SHAKING and not self._is_done:
+        """Take the question; nothing follows it but what is carried."""
+        if self._step is _GuestStep.SHAKING and not self._is_done:
             self._on_question(frame)
 
     def _on_question(self, frame: GatewayFrame) -> None:
@@ -220,7 +205,6 @@ class GuestActor(DispatchedActor):
             text = f"no socket is left for it: {error.strerror or error}"
             self._refuse(Denial.BUSY, text)
             return
-        assert self._link is not None
         hall = self._parts.hall
         peer = f"{printable(question.peer, 80)} via {printable(self._gateway, 80)}".strip()
         guest = Guest(
@@ -231,11 +215,11 @@ class GuestActor(DispatchedActor):
         visitor = VisitorActor.start(counted, peer, self.actor_ref, hall, guest)
         hall.make_room(visitor)
         self._counters.taken += 1
-        self._carriage = Carriage(self, self._link, outer, self._parts.lookups, self._counters)
+        self._crossing.join(outer)
 
     def _refuse(self, denial: Denial, text: str) -> None:
-        assert self._link is not None
-        self._link.send(FrameKind.DATA, ForwardAnswer(denial, text).encode())
+        assert self._crossing.link is not None
+        self._crossing.link.send(FrameKind.DATA, ForwardAnswer(denial, text).encode())
         self._say_end()
 
     # -- which tunnels there are
@@ -250,51 +234,30 @@ class GuestActor(DispatchedActor):
         self.pipe_to_self(future, _told)
 
     def _on_told(self, message: _RowsListed) -> None:
-        if self._link is None:
+        link = self._crossing.link
+        if link is None:
             return
         if isinstance(message.outcome, Exception):
             self._say_cut(f"its tunnels cannot be listed: {message.outcome}")
             return
         for at in range(0, len(message.outcome), MAX_PAYLOAD_BYTES):
-            self._link.send(FrameKind.DATA, message.outcome[at : at + MAX_PAYLOAD_BYTES])
+            link.send(FrameKind.DATA, message.outcome[at : at + MAX_PAYLOAD_BYTES])
         self._say_end()
 
     def _say_end(self) -> None:
-        if self._link is not None:
-            self._is_done = True
-            self._link.send(FrameKind.END)
-            self._link.close()
+        self._is_done = True
+        self._crossing.say_end()
 
     def _say_cut(self, text: str) -> None:
-        if self._link is not None:
-            self._is_done = True
-            self._link.send(FrameKind.CUT, printable(text).encode())
-            self._link.close()
-
-    # -- the link
-
-    def on_link_sent(self, size_bytes: int) -> None:
-        """Bytes have left."""
-        if self._carriage is not None:
-            self._carriage.on_sent(size_bytes)
-
-    def is_all_said(self) -> bool:
-        """Whether the other gateway may close."""
-        return self._carriage is not None and self._carriage.is_all_said
+        self._is_done = True
+        self._crossing.say_end(FrameKind.CUT, printable(text).encode())
 
     def on_link_over(self, reason: str) -> None:
-        """The connection is over; what a tunnel has not taken yet is still written."""
-        self._link = None
-        if self._carriage is None:
-            if reason and self._step is _GuestStep.SHAKING and not self._is_done:
-                self._counters.failures["handshake"] += 1
-                self._listener.tell(GuestTurnedAway(self._peer, reason))
-            self.exit()
-            return
-        if reason:
-            self._carriage.cut(reason)
-        if self._carriage.is_over:
-            self.exit()
+        """It is over before it was let in, or after all was told."""
+        if reason and self._step is _GuestStep.SHAKING and not self._is_done:
+            self._counters.failures["handshake"] += 1
+            self._listener.tell(GuestTurnedAway(self._peer, reason))
+        self.exit()
 
     # -- ends
 
@@ -304,16 +267,10 @@ class GuestActor(DispatchedActor):
             self.exit()
 
     def _on_terminated(self, message: Terminated) -> None:
-        if self._carriage is None or message.ref == self._listener:
-            self.exit()
-            return
-        self._carriage.on_local_over()
-        if self._link is None:
-            self.exit()
+        self._crossing.on_terminated(message.ref, self._listener)
 
     def _on_local(self, message: Any) -> None:
-        if self._carriage is not None:
-            self._carriage.handle(message)
+        self._crossing.on_local(message)
 
     def _on_end(self, reason: ExitReason) -> None:
         """End the link, however the actor ended: the other side sees a cut unless all was said."""
@@ -321,16 +278,12 @@ class GuestActor(DispatchedActor):
         self._counters.open -= 1
         if self._socket is not None:
             close_quietly(self._socket)
-        if self._link is not None:
-            self._link.abort()
-        self._socket = self._link = self._carriage = None
+            self._socket = None
+        self._crossing.abort()
 
     HANDLERS: ClassVar[Handlers] = {
         DialStep: lambda _actor, message: message.run(),
-        Attach: _on_local,
-        LocalDataRead: _on_local,
-        LocalReadEnded: _on_local,
-        BytesDelivered: _on_local,
+        **dict.fromkeys(LOCAL_MESSAGES, _on_local),
         _RowsListed: _on_told,
         _GuestLate: _on_late,
         Terminated: _on_terminated,

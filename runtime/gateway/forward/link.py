@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from .frames import GatewayFrame
 
-__all__ = ["FrameLink", "LinkUser"]
 
 TURN_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
@@ -160,28 +159,17 @@ class FrameLink:
             abort_quietly(self._socket)
 
     def _flush(self) -> None:
-        while self._phase in (_LinkStage.OPEN, _LinkStage.CLOSING):
-            if self._sending is None:
-                if not self._outgoing:
-                    break
-                frame, size_bytes = self._outgoing.popleft()
-                self._sending = memoryview(frame), size_bytes
-            view, size_bytes = self._sending
+        while self._phase in (_LinkStage.OPEN, _LinkStage.CLOSING) and self._has_more():
             try:
-                sent = self._socket.send(view)
+                left_bytes = self._send_some()
             except NOTHING_YET:
                 self._actor.add_writer(self._socket, self._flush)
                 return
             except OSError as error:
                 self._lose(_reason_of(error))
                 return
-            self._said_at = time.monotonic()
-            if sent < len(view):
-                self._sending = view[sent:], size_bytes
-                continue
-            self._sending = None
-            if size_bytes:
-                self._user.on_link_sent(size_bytes)
+            if left_bytes:
+                self._user.on_link_sent(left_bytes)
         if self._phase is not _LinkStage.OVER:
             self._actor.remove_writer(self._socket)
         if self._phase is _LinkStage.CLOSING and not self._is_shut:
@@ -190,6 +178,32 @@ class FrameLink:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._socket, socket.SHUT_WR)
             self._later(CLOSE_SECONDS, self._finish)
+
+    def _has_more(self) -> bool:
+        """Whether there is a frame to send, which is begun."""
+        if self._sending is None and self._outgoing:
+            frame, size_bytes = self._outgoing.popleft()
+            self._sending = memoryview(frame), size_bytes
+        return self._sending is not None
+
+    def _send_some(self) -> int:
+        """Send what the kernel takes of the frame that is begun.
+
+        Returns:
+            How many bytes of data have left with it, once it has left whole.
+
+        Raises:
+            OSError: as `send` does.
+        """
+        assert self._sending is not None
+        view, size_bytes = self._sending
+        sent = self._socket.send(view)
+        self._said_at = time.monotonic()
+        if sent < len(view):
+            self._sending = view[sent:], size_bytes
+            return 0
+        self._sending = None
+        return size_bytes
 
     # -- from the other gateway
 

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from .facts import Action
     from .memory import DemandMemory
 
-__all__ = ["DemandActor", "DemandParts"]
 
 TICK_SECONDS = 0.2
 """How often is looked what there is to do."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from tunnelfleet.runtime.gateway.config import DemandLimits
 
-__all__ = ["OpenBudget"]
 
 HOUR_SECONDS = 3_600.0
 FIRST_PAUSE_SECONDS = 1.0

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from .cloud import Cloud, TunnelFound
 
-__all__ = ["DemandCalls", "KeepsDemands", "OpenWork", "OpenedDemand"]
 
 T = TypeVar("T")
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from tunnelfleet.runtime.gateway.config import CloudPlace
 
-__all__ = ["AwsCloud", "Cloud", "CloudError", "CloudTrouble", "OpenedTunnel", "TunnelFound"]
 
 SERVICE = "iotsecuretunneling"
 CONNECT_SECONDS = 5.0

@@ -9,23 +9,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = [
-    "Action",
-    "AskOutcome",
-    "AskVerdict",
-    "CallClose",
-    "CallDescribe",
-    "CallOpen",
-    "CallSearch",
-    "DemandPhase",
-    "Demanded",
-    "EndCause",
-    "FailKind",
-    "LetGo",
-    "SlotLook",
-    "Tell",
-]
-
 LEAD_SECONDS = 900.0
 """So long before a tunnel's end the next one is opened, or a quarter of a shorter life."""
 LEAD_PART = 0.25

@@ -2,13 +2,6 @@
 
 Owns the parts and the order in which they begin and end: what is known outlives the actor, the
 threads end last. For the front doors it is a `Resolver`, on their thread.
-
-    demand = OnDemand(store)
-    door = Door(config.gateway, resolver=demand)
-    with demand, door, Gateway(load, config, store=store, more_children=lambda gateway: [
-        demand.child(gateway), door.child(gateway)
-    ]):
-        ...
 """
 
 from __future__ import annotations
@@ -42,7 +35,6 @@ if TYPE_CHECKING:
 
     from .cloud import Cloud
 
-__all__ = ["ON_DEMAND_ACTOR", "OnDemand"]
 
 ON_DEMAND_ACTOR = "on demand"
 """The id of the actor among the gateway's children."""
@@ -50,6 +42,13 @@ ON_DEMAND_ACTOR = "on demand"
 
 class OnDemand:
     """Opens tunnels for those who ask at the doors of one gateway.
+
+        demand = OnDemand(store)
+        door = Door(config.gateway, resolver=demand)
+        with demand, door, Gateway(load, config, store=store, more_children=lambda gateway: [
+            demand.child(gateway), door.child(gateway)
+        ]):
+            ...
 
     Args:
         store: keeps tunnels over a crash, and the audit; None for nobody.

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
     from .facts import Action, SlotLook
 
-__all__ = ["DemandPlan"]
 
 CALL_SECONDS = 30.0
 """OpenTunnel has failed that has not answered by then, whatever the thread does that waits."""

@@ -23,6 +23,37 @@ from tunnelfleet.runtime.admin.options import HostCheck
 
 from .sample import Sample, news
 
+
+class _PageReader:
+    """What one reader of the page knows, and what it has to be told."""
+
+    def __init__(self) -> None:
+        self._known: Sample | None = None
+        self._problem = ""
+        self._heard_at = 0.0
+
+    def knows(self, sample: Sample | None, problem: str) -> bool:
+        """Whether nothing has come since the last event."""
+        return sample is self._known and problem == self._problem
+
+    def next_event(
+        self, sample: Sample | None, problem: str, now: float
+    ) -> tuple[str, object] | None:
+        """Return the name and the data of the event that it gets now, if it gets one."""
+        before, self._problem = self._problem, problem
+        if problem:
+            self._heard_at = now
+            return None if problem == before else ("stale", {"reason": problem})
+        found = None
+        if sample is not None:
+            found = news(self._known, sample)
+            self._known = sample
+        if found is None and not before and now - self._heard_at < QUIET_SECONDS:
+            return None
+        self._heard_at = now
+        return ("quiet", {}) if found is None else ("status", found)
+
+
 Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -56,36 +87,6 @@ STATIC: Final = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-
-
-class _PageReader:
-    """What one reader of the page knows, and what it has to be told."""
-
-    def __init__(self) -> None:
-        self._known: Sample | None = None
-        self._problem = ""
-        self._heard_at = 0.0
-
-    def knows(self, sample: Sample | None, problem: str) -> bool:
-        """Whether nothing has come since the last event."""
-        return sample is self._known and problem == self._problem
-
-    def next_event(
-        self, sample: Sample | None, problem: str, now: float
-    ) -> tuple[str, object] | None:
-        """Return the name and the data of the event that it gets now, if it gets one."""
-        before, self._problem = self._problem, problem
-        if problem:
-            self._heard_at = now
-            return None if problem == before else ("stale", {"reason": problem})
-        found = None
-        if sample is not None:
-            found = news(self._known, sample)
-            self._known = sample
-        if found is None and not before and now - self._heard_at < QUIET_SECONDS:
-            return None
-        self._heard_at = now
-        return ("quiet", {}) if found is None else ("status", found)
 
 
 class StatusPage:

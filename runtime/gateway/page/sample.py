@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
-from tunnelfleet.runtime.gateway.forward.directory import FleetSurvey, look_at_fleet
+from tunnelfleet.runtime.gateway.forward.survey import FleetSurvey, look_at_fleet
 from tunnelfleet.version import VERSION
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SURVEY_AGE_SECONDS = 5.0
 """How old what is shown of others may be before they are asked again."""
+SURVEYS_SHARE = 0.1
+"""The largest share of time that asking may take: large fleets are asked less often."""
 
 
 class FleetWatch:
@@ -44,7 +46,7 @@ class FleetWatch:
         self._thread = DaemonExecutor(1, "tunnelfleet-page-fleet")
         self._guard = threading.Lock()
         self._is_asking = False
-        self._asked_at = float("-inf")
+        self._due_at = float("-inf")
         self._found = FleetSurvey()
 
     def look(self) -> FleetSurvey:
@@ -52,22 +54,22 @@ class FleetWatch:
         if not self._gateway.placement.members():
             return FleetSurvey()
         with self._guard:
-            is_due = time.monotonic() - self._asked_at >= SURVEY_AGE_SECONDS
-            if is_due and not self._is_asking:
+            if time.monotonic() >= self._due_at and not self._is_asking:
                 self._is_asking = True
                 self._thread.submit(self._ask)
             return self._found
 
     def _ask(self) -> None:
-        found = None
+        found, began = None, time.monotonic()
         try:
             found = look_at_fleet(self._gateway, self._gateway.others)
         except TunnelError as error:
             logger.debug("the fleet cannot be surveyed: %s", error)
         finally:
             with self._guard:
+                now = time.monotonic()
                 self._is_asking = False
-                self._asked_at = time.monotonic()
+                self._due_at = now + max(SURVEY_AGE_SECONDS, (now - began) / SURVEYS_SHARE)
                 self._found = found or self._found
 
     def close(self) -> None:

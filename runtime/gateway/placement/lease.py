@@ -18,20 +18,6 @@ from typing import NamedTuple
 from .members import FleetTable, Owner
 from .shards import Assigned, Revoked
 
-__all__ = [
-    "Action",
-    "Lease",
-    "LeaseAnswer",
-    "LeasePhase",
-    "LeaseRequest",
-    "LeaseTimes",
-    "RequestKind",
-    "Resume",
-    "Share",
-    "Suspend",
-    "TellFleet",
-]
-
 NEVER = -math.inf
 LEAVING_PART = 0.5
 """Of the fleet's connect rate, for what a gateway that leaves hands over: others connect too."""

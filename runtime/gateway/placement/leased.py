@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from .members import FleetTable
     from .shards import Member
 
-__all__ = ["FollowsTunnels", "LeaseStore", "LeasedPlacement", "MayConnect"]
 
 GOODBYE_SECONDS = 3.0
 """What the end may take; a store that is away is left with a lease that runs out."""

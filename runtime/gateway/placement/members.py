@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 from .shards import Member, owner_of
 
-__all__ = ["FleetTable", "GatewayRow", "Owner"]
-
 _REMEMBERED = 64
 """Sets of members whose shares are remembered: working one out takes 256 hashes a member."""
 

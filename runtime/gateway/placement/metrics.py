@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-__all__ = ["PlacementCounters", "placement_metrics"]
-
 
 class PlacementCounters:
     """What the thread of the lease has counted; only it writes this."""

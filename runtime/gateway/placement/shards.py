@@ -17,23 +17,6 @@ from tunnelfleet.proto import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = [
-    "SERIAL_MARK",
-    "SHARDS",
-    "SLOTS",
-    "Assigned",
-    "FleetLeaves",
-    "Member",
-    "Placement",
-    "Revoked",
-    "StaticPlacement",
-    "Vacated",
-    "owner_of",
-    "shard_of",
-    "shards_of_member",
-    "slot_of",
-    "worker_of",
-]
 
 SHARDS = 256
 """Into how many shards a fleet is cut. All gateways of a fleet need the same number."""

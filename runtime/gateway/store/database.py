@@ -256,6 +256,7 @@ TUNNELS = Table(
     Column("changed_at", _DOUBLE, nullable=False),
     Column("slot", Integer, nullable=False, server_default="0"),
     Index("tunnelfleet_tunnels_slot", "gateway", "slot"),
+    Index("tunnelfleet_tunnels_order", "gateway", "name"),
 )
 """Tunnels added at run time: the keys of `[[tunnel]]` as JSON; what is secret in them is sealed.
 

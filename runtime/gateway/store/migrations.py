@@ -163,7 +163,13 @@ def _fleet(is_sqlite: bool) -> Sequence[str]:
 
 def _late_requests(is_sqlite: bool) -> Sequence[str]:
     long = "INTEGER" if is_sqlite else "BIGINT"
-    return (f"ALTER TABLE tunnelfleet_gateways ADD COLUMN serial {long} NOT NULL DEFAULT 0",)
+    # PostgreSQL's key of the table sorts as the language of the database says; pages need the
+    # order that this program has, which is SQLite's own.
+    name = "name" if is_sqlite else 'name COLLATE "C"'
+    return (
+        f"ALTER TABLE tunnelfleet_gateways ADD COLUMN serial {long} NOT NULL DEFAULT 0",
+        f"CREATE INDEX tunnelfleet_tunnels_order ON tunnelfleet_tunnels (gateway, {name})",
+    )
 
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -172,7 +178,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(3, "tunnels that devices were told of", _devices),
     Migration(4, "tunnels on demand", _demands),
     Migration(5, "gateways that share a fleet", _fleet),
-    Migration(6, "requests of gateways that come late", _late_requests),
+    Migration(6, "requests of gateways that come late; pages of tunnels", _late_requests),
 )
 """All migrations, in order."""
 

@@ -276,14 +276,20 @@ class Store:
         self._require_ready()
         return self._counted("tunnels", lambda: self._tunnels.names_among(names))
 
-    def list_shards(self, shards: frozenset[int], count: int, limit: int) -> list[tuple[str, str]]:
+    def list_shards(
+        self, shards: frozenset[int], count: int, limit: int, after: str = ""
+    ) -> list[tuple[str, str]]:
         """The names and entries, as JSON without what is secret, of the shared tunnels in shards.
+
+        They are sorted by name; at most `limit` of those behind `after`.
 
         Raises:
             StoreError: they cannot be read.
         """
         self._require_ready()
-        return self._counted("tunnels", lambda: self._tunnels.list_shards(shards, count, limit))
+        return self._counted(
+            "tunnels", lambda: self._tunnels.list_shards(shards, count, limit, after)
+        )
 
     def _load(self) -> dict[str, WantedTunnel]:
         found = self._counted("tunnels", self._tunnels.load)

@@ -144,20 +144,26 @@ class TunnelTable:
             rows = connection.execute(select(TUNNELS).where(*self._in(shards, count))).all()
         return self._read_all(rows, 0)
 
-    def list_shards(self, shards: frozenset[int], count: int, limit: int) -> list[tuple[str, str]]:
+    def list_shards(
+        self, shards: frozenset[int], count: int, limit: int, after: str = ""
+    ) -> list[tuple[str, str]]:
         """The names and entries of the tunnels in some shards, as JSON, without what is sealed.
+
+        They are sorted by name, as this program sorts and whatever the database's language is.
 
         Args:
             shards: their numbers.
             count: into how many shards the fleet is cut.
             limit: at most so many.
+            after: only those behind this name.
 
         Raises:
             StoreError: they cannot be read.
         """
+        name = TUNNELS.c.name.collate("C")
         query = select(TUNNELS.c.name, TUNNELS.c.entry).where(*self._in(shards, count))
         with self._database.reading() as connection:
-            rows = connection.execute(query.limit(limit)).all()
+            rows = connection.execute(query.where(name > after).order_by(name).limit(limit)).all()
         return [(row.name, row.entry) for row in rows]
 
     def _in(self, shards: frozenset[int], count: int) -> list[Any]:

@@ -10,7 +10,6 @@ over.
 from __future__ import annotations
 
 import base64
-import contextlib
 import itertools
 import os
 import socket
@@ -24,7 +23,13 @@ from tunnelfleet.actors.events import LiveConnection, TunnelState
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Reply
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.tunnel.context import TunnelContext
-from tunnelfleet.actors.tunnel.messages import Drain, HandOver, ReplaceLimits, ReplaceToken
+from tunnelfleet.actors.tunnel.messages import (
+    Drain,
+    HandOver,
+    HandOverLost,
+    ReplaceLimits,
+    ReplaceToken,
+)
 from tunnelfleet.proto import NotConnected, TunnelClosed, TunnelError
 
 from .messages import Do, Is, Told, WorkerLost, WorkerUp, from_json, to_json
@@ -231,11 +236,9 @@ class RemoteTunnelActor(DispatchedActor):
         for serial in list(self._carried):
             self._forget_connection(serial)
         self._ended.clear()
-        for reply, sock in self._lent.values():
-            # The worker may have greeted it already: nothing else must be said to it.
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            reply.fail(TunnelClosed(reason))
+        for reply, _sock in self._lent.values():
+            # The worker may have greeted it already, and carried bytes of it.
+            reply.fail(HandOverLost(reason))
         self._lent.clear()
 
     def _forget_connection(self, serial: int) -> None:

@@ -20,7 +20,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory, quick_ways: None) -> Iterator[
     place = "tunnelfleet.runtime.gateway.on_demand"
     with pytest.MonkeyPatch.context() as patch, aws_keys():
         patch.setattr(f"{place}.actor.TICK_SECONDS", 0.02)
-        patch.setattr(f"{place}.actor.SEARCH_SECONDS", (0.05, 0.2, 0.2))
+        patch.setattr(f"{place}.errands.SEARCH_SECONDS", (0.05, 0.2, 0.2))
         patch.setattr(f"{place}.facts.FIRST_LOOK_SECONDS", 0.02)
         with Demanded(tmp_path_factory.mktemp("demanded")) as made:
             yield made

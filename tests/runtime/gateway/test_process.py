@@ -14,6 +14,7 @@ from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.process import (
     OWN_FILES,
+    GrowingFleet,
     actor_tree,
     describer,
     freeze_garbage,
@@ -141,6 +142,20 @@ def test_all_threads_share_a_heap(
         pytest.skip("malloc is not glibc's")
     assert found.returncode == 0, found.stderr
     assert path.read_text().count("<heap nr=") == arenas
+
+
+@pytest.mark.usefixtures("unfrozen")
+def test_a_fleet_that_grows_is_frozen_now_and_then() -> None:
+    growing = GrowingFleet()
+    before = gc.get_freeze_count()
+    assert not growing.note(10)
+    assert gc.get_freeze_count() == before
+    assert growing.note(1_000)
+    assert gc.get_freeze_count() > before
+    assert not growing.note(1_100)
+    assert growing.note(1_200)
+    times = sum(growing.note(tunnels) for tunnels in range(1_200, 20_001))
+    assert 10 < times < 40
 
 
 def test_the_tree_of_actors(fleet: Fleet) -> None:

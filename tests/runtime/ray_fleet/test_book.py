@@ -285,3 +285,30 @@ def test_no_two_processes_ever_count_on_one_shard(steps: list[tuple[str, int, fl
         valid = [each for each in everybody if until[each] > now]
         taken = [shard for each in valid for shard in counts_on[each]]
         assert len(taken) == len(set(taken))
+
+
+def test_a_group_that_is_dismissed_hands_over_and_gets_its_share_back_when_it_is_declared() -> None:
+    book, (stays, goes) = fleet(2)
+    before = goes.shards
+    book.dismiss("group-1")
+    assert book.wanted == {"group-0"}
+    assert goes.beat(1.0)
+    assert book.table(1.0).handovers_of("group-1", goes.shards) == before
+    goes.beat(2.0, before)
+    assert goes.ruling.dismissal is Dismissal.UNWANTED
+    stays.claim(2.1)
+    assert len(stays.shards) == SHARDS
+    book.declare(group_names(2))
+    new = Life(book, "group-1", "second")
+    assert new.join(3.0)
+    handed = book.table(3.0).handovers_of("group-0", stays.shards)
+    assert handed == before
+    stays.beat(3.1, handed)
+    assert new.claim(3.2) == before
+
+
+def test_who_is_not_there_cannot_be_dismissed() -> None:
+    book, _lives = fleet(1)
+    before = book.version
+    book.dismiss("group-7")
+    assert (book.version, book.wanted) == (before, {"group-0"})

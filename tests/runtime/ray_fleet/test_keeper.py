@@ -105,7 +105,7 @@ def test_nothing_is_answered_that_could_not_be_written(shelf: Shelf) -> None:
         first.lease(Asker("group-0", "run"), JOIN)
     shelf.is_away = False
     # A life that nobody was told of does no harm.
-    assert first.lease(Asker("group-0", "run"), JOIN).answer.epoch == 2
+    assert first.lease(Asker("group-0", "run"), JOIN._replace(serial=2)).answer.epoch == 2
     assert keeper(shelf).status()["groups"][0]["epoch"] == 2
 
 
@@ -153,3 +153,33 @@ def test_a_fleet_that_was_ended_can_begin_as_another(shelf: Shelf) -> None:
     assert only.end() == ["group-0", "group-1"]
     assert only.declare(plan("b", shards=128).to_bytes()).version == 2
     assert only.status()["shards"] == 128
+
+
+def test_a_group_is_dismissed_and_wanted_again(shelf: Shelf) -> None:
+    keeper = DirectoryKeeper(shelf)
+    keeper.declare(plan("a", groups=2).to_bytes())
+    keeper.dismiss("group-1")
+    # Also another directory knows it.
+    other = DirectoryKeeper(shelf)
+    assert wanted_groups(other) == ["group-0"]
+    other.restore()
+    assert wanted_groups(other) == ["group-0", "group-1"]
+
+
+def test_the_same_plan_again_brings_a_dismissed_group_back(shelf: Shelf) -> None:
+    keeper = DirectoryKeeper(shelf)
+    version = keeper.declare(plan("a", groups=2).to_bytes()).version
+    keeper.dismiss("group-0")
+    assert keeper.declare(plan("a", groups=2).to_bytes()).version == version
+    assert wanted_groups(keeper) == ["group-0", "group-1"]
+
+
+def test_the_only_group_is_not_dismissed(shelf: Shelf) -> None:
+    keeper = DirectoryKeeper(shelf)
+    keeper.declare(plan("a").to_bytes())
+    with pytest.raises(ConfigError, match="the only group"):
+        keeper.dismiss("group-0")
+
+
+def wanted_groups(keeper: DirectoryKeeper) -> list[str]:
+    return [each["group"] for each in keeper.status()["groups"] if each["is_wanted"]]

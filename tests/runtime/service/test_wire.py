@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -165,7 +167,8 @@ def test_finish_is_bounded_in_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) 
 
     async def scenario(wire: Wire, user: User, _far: socket.socket) -> None:
         wire.finish(b"and the other side stays")
-        await until(lambda: bool(user.ends))
+        ends = user.ends
+        await until(lambda: bool(ends))
 
     play(pair, scenario)
 
@@ -194,7 +197,8 @@ def test_tells_the_other_sides_end_after_its_bytes(pair: Pair) -> None:
     async def scenario(_wire: Wire, user: User, far: socket.socket) -> None:
         far.send(b"all of it")
         far.shutdown(socket.SHUT_WR)
-        await until(lambda: bool(user.ends))
+        ends = user.ends
+        await until(lambda: bool(ends))
         assert (user.data, user.ends) == (b"all of it", ["closed by the client"])
 
     play(pair, scenario)
@@ -250,3 +254,40 @@ def test_bytes_that_cannot_be_written_end_it(pair: Pair) -> None:
         assert user.ends == ["Broken pipe"]
 
     play(pair, scenario)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda wire, _far: wire.close("over"), id="closed"),
+        pytest.param(lambda wire, _far: wire.abort("over"), id="aborted"),
+        pytest.param(lambda wire, _far: wire.finish(b"last"), id="finished"),
+        pytest.param(lambda _wire, far: far.send(b"last"), id="by the other side"),
+    ],
+)
+def test_nothing_of_it_waits_for_the_garbage_collector(
+    pair: Pair, end: Callable[[Wire, socket.socket], object]
+) -> None:
+    """Its user has it, and TLS may hold 50 KB for it: at a thousand ends that is much."""
+
+    class Holder(User):
+        wire: Wire
+
+    async def main() -> None:
+        near, far = pair
+        user = Holder()
+        user.wire = Wire(near.dup(), user, asyncio.get_running_loop(), None)
+        end(user.wire, far)
+        far.close()
+        ends = user.ends
+        await until(lambda: bool(ends))
+        left = weakref.ref(user)
+        del user
+        await until(lambda: left() is None)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(main(), WAIT_SECONDS))
+    finally:
+        gc.enable()

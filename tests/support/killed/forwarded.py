@@ -138,7 +138,7 @@ class Forwarded:
         """
         (other,) = [each for each in self._pair.book.members() if each.name == "two"]
         rows = self.one.forwarding.ask_tunnels(other, {})(WAIT_SECONDS)
-        return [each["name"] for each in rows]
+        return [each["name"] for each in rows.rows]
 
     def try_to_list(self) -> bool:
         """The same; return whether it was told."""

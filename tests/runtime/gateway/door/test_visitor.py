@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.doors import door_answer, http_request
+from tests.support.rig import receive_rest
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import DispatchedActor, DispatchedFuture, Dispatcher
+from tunnelfleet.actors.tunnel.messages import HandOverLost
 from tunnelfleet.proto import NotConnected, TunnelClosed
 from tunnelfleet.runtime.gateway.config.door_users import DoorUsers, PasswordHash
-from tunnelfleet.runtime.gateway.door.fleet_view import Entrance
+from tunnelfleet.runtime.gateway.door.fleet_view import Away, Entrance, Unlisted
 from tunnelfleet.runtime.gateway.door.hall import (
     CountedSocket,
     Crowd,
@@ -26,10 +28,11 @@ from tunnelfleet.runtime.gateway.door.hall import (
     GiveWay,
 )
 from tunnelfleet.runtime.gateway.door.identity import Identity, UnixPeer
+from tunnelfleet.runtime.gateway.door.resolver import NobodyYet
 from tunnelfleet.runtime.gateway.door.visitor import VisitorActor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tunnelfleet.actors.tunnel.messages import HandOver
 
@@ -63,6 +66,7 @@ class ScriptedHall:
         self.identity = Identity(1)
         self.crowd: Crowd[Any] = Crowd(self.limits)
         self.view = self
+        self.others: Any = None
         self.refused: list[str] = []
 
     def users(self) -> None:
@@ -164,6 +168,39 @@ def test_a_tunnel_that_was_just_lost_is_asked_again(
     assert one.tunnel.given[-1].peer.startswith("pid=")
 
 
+class MovingTunnel:
+    """A tunnel that was added at run time, and that no gateway has."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def enter(self, _text: str, _port: int | None, _user: str) -> Unlisted:
+        return Unlisted((Away("press-4", None, None, GRACE_SECONDS),))
+
+    def find(self, names: Sequence[str]) -> Future[str]:
+        self.asked += 1
+        found: Future[str] = Future()
+        found.set_result(names[0])
+        return found
+
+    def way_to(self, _name: str) -> NobodyYet:
+        return NobodyYet("is about to be taken over")
+
+
+def test_a_tunnel_that_is_always_about_to_move_is_waited_for_as_long_as_its_grace(
+    visit: Callable[..., Visit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnelfleet.runtime.gateway.door.visitor.LOOK_AGAIN_SECONDS", 0.05)
+    one, moving = visit(), MovingTunnel()
+    one.hall.view = moving  # type: ignore[assignment]
+    one.hall.others = moving
+    one.begin()
+    status, reason = door_answer(one.client)
+    assert status == 503
+    assert reason.startswith("tunnel press-4 is about to be taken over")
+    assert moving.asked > 1, "it looked again before it gave up"
+
+
 def test_and_only_so_long(visit: Callable[..., Visit], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelfleet.runtime.gateway.door.visitor.LOOK_AGAIN_SECONDS", 0.05)
     one = visit()
@@ -180,6 +217,24 @@ def test_an_error_that_nobody_foresaw_is_logged_and_told(
     one.begin(fails(ZeroDivisionError("bang")))
     assert door_answer(one.client)[0] == 502
     assert "bang" in caplog.text
+
+
+def test_a_tunnel_that_is_lost_with_the_socket_is_nothing_to_speak_of(
+    visit: Callable[..., Visit],
+) -> None:
+    """What it has said may be the application's: a refusal behind that would be, too."""
+
+    def greets_and_is_lost(message: HandOver, future: DispatchedFuture[Any]) -> None:
+        message.sock.send(b"greeting")
+        error = HandOverLost("its worker has ended")
+        future.set_exception((HandOverLost, error, None))
+
+    one = visit()
+    one.begin(greets_and_is_lost)
+    one.wait_over()
+    assert receive_rest(one.client) == b"greeting"
+    assert one.hall.counters.open == 0
+    assert one.hall.refused == []
 
 
 def test_a_tunnel_that_does_not_answer_costs_the_client_its_connection(

@@ -18,7 +18,7 @@ from tunnelfleet.actors.kernel import DispatchedFuture
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.gateway import Revoked
 from tunnelfleet.runtime.gateway.config import DoorRule
-from tunnelfleet.runtime.gateway.forward.forwarding import _rows_of
+from tunnelfleet.runtime.gateway.forward.forwarding import _listing_of
 from tunnelfleet.runtime.gateway.forward.frames import (
     Ask,
     FrameKind,
@@ -342,4 +342,4 @@ def test_a_list_of_another_gateway_that_is_none_is_told_as_such(answer: bytes) -
     told: DispatchedFuture[bytes] = DispatchedFuture()
     told.set(answer)
     with pytest.raises(TunnelError, match="its answer cannot be read"):
-        _rows_of(told, WAIT_SECONDS)
+        _listing_of(told, WAIT_SECONDS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.gateway import TunnelRow
-from tunnelfleet.runtime.gateway.forward.directory import FleetSurvey
+from tunnelfleet.runtime.gateway.forward.survey import FleetSurvey
 from tunnelfleet.runtime.gateway.page import Sample
 from tunnelfleet.runtime.gateway.page.sample import (
     CONNECTION_FIELDS,

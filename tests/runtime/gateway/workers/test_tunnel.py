@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.events import ConnectionClosed, ConnectionOpened, ListenerOpened
-from tunnelfleet.actors.tunnel.messages import HandOver
+from tunnelfleet.actors.tunnel.messages import HandOver, HandOverLost
 from tunnelfleet.proto import NotConnected, TunnelClosed, TunnelError
 from tunnelfleet.runtime import (
     Endpoint,
@@ -285,7 +285,7 @@ class TestHandOver:
         near.sendall(b"x")
         assert far.recv(1) == b"x"
 
-    def test_when_the_worker_dies_with_it_the_client_is_told_nothing_more(
+    def test_when_the_worker_dies_with_it_the_client_can_only_be_reset(
         self,
         worker: PlayedWorker,
         connected: Tunnel,
@@ -295,8 +295,9 @@ class TestHandOver:
         answer = connected.hand_over(HandOver("SSH", near))
         worker.hear(Do.CARRY)
         worker.die()
-        with pytest.raises(TunnelClosed, match="has ended"):
+        with pytest.raises(HandOverLost, match="has ended"):
             answer.get(timeout=WAIT_SECONDS)
-        assert far.recv(1) == b""
+        near.sendall(b"x")
+        assert far.recv(1) == b"x", "it is the asker's"
         with pytest.raises(NotConnected):
             connected.hand_over(HandOver("SSH", near)).get(timeout=WAIT_SECONDS)
