@@ -181,15 +181,20 @@ class Wired:
     Args:
         data: what the other side sends, and then closes.
         answer: changes what comes, once something was sent.
+        piece_bytes: so much comes at a time, at most; 0 for all that there is.
     """
 
     def __init__(
-        self, data: bytes, answer: Callable[[bytes, bytes], bytes] = lambda data, _sent: data
+        self,
+        data: bytes,
+        answer: Callable[[bytes, bytes], bytes] = lambda data, _sent: data,
+        piece_bytes: int = 0,
     ) -> None:
         self.left = data
         self.sent = b""
         self.calls = 0
         self._answer = answer
+        self._piece_bytes = piece_bytes or READ_BYTES
 
     def sendall(self, data: bytes) -> None:
         self.sent += data
@@ -197,5 +202,6 @@ class Wired:
 
     def recv(self, size: int) -> bytes:
         self.calls += 1
+        size = min(size, self._piece_bytes)
         found, self.left = self.left[:size], self.left[size:]
         return found

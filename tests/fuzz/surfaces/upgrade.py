@@ -28,14 +28,15 @@ ECHO = b"%TOKEN%"
 
 def run(data: bytes) -> None:
     source = Source(data)
-    if source.flag():
-        through_a_proxy(source.rest())
+    how = source.byte()
+    if how & 1:
+        through_a_proxy(source.rest(), how >> 1)
     else:
-        to_the_service(source.rest())
+        to_the_service(source.rest(), how >> 1)
 
 
-def to_the_service(wire: bytes) -> None:
-    sock: Any = Wired(wire, answered)
+def to_the_service(wire: bytes, piece_bytes: int) -> None:
+    sock: Any = Wired(wire, answered, piece_bytes)
     given = [("access-token", TOKEN)]
     try:
         with TURNS:
@@ -48,7 +49,12 @@ def to_the_service(wire: bytes) -> None:
     assert len(answer.body) <= client.MAX_ERROR_BODY_BYTES
     channel_id = answer.headers.get("channel-id")
     if answer.status == 101:
-        assert not answer.body
+        # What came behind the head is the WebSocket's: all of it is there, and nothing else.
+        behind = answer.body + sock.left
+        whole = answered(wire, sock.sent)
+        assert len(answer.body) < client.HEAD_READ_BYTES
+        assert whole.endswith(behind)
+        assert whole[: len(whole) - len(behind)].endswith((b"\n\r\n", b"\n\n"))
         return
     assert 0 <= answer.status <= 999
     text = answer.body.decode("utf-8", "replace")
@@ -66,8 +72,8 @@ def answered(left: bytes, sent: bytes) -> bytes:
     return left.replace(ACCEPT, accept).replace(ECHO, TOKEN.encode())
 
 
-def through_a_proxy(wire: bytes) -> None:
-    sock: Any = Wired(wire, lambda left, _sent: left.replace(ECHO, PASSWORD.encode()))
+def through_a_proxy(wire: bytes, piece_bytes: int) -> None:
+    sock: Any = Wired(wire, lambda left, _sent: left.replace(ECHO, PASSWORD.encode()), piece_bytes)
     try:
         with TURNS:
             connect_through(sock, ENDPOINT, PROXY, "agent")
@@ -113,6 +119,7 @@ HARNESS = Harness(
     seeds=[
         b"\0" + WELCOME,
         b"\0" + WELCOME.replace(b"\r\n", b"\n"),
+        b"\6" + WELCOME,
         b"\0" + REFUSED,
         b"\0HTTP/1.1 400 Bad\nContent-Length: 9999999999999\n\nInvalid access token" + ECHO,
         b"\1HTTP/1.1 200 OK\r\n\r\nrest",
