@@ -387,7 +387,7 @@ def _of_state(
 def _found_in_state(name: str, text: str) -> _KnownTunnel:
     try:
         entry = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         entry = {}
     labels = entry.get("labels")
     mode = str(entry.get("mode", ""))
