@@ -82,31 +82,6 @@ FEW_BYTES = 4_096
 """Behind so much more may well have come meanwhile: a read costs less than another turn."""
 
 
-def is_drained(sock: socket.socket, read_bytes: int) -> bool:
-    """Return whether another read would find nothing, as far as one knows without it.
-
-    A read that finds nothing raises, which costs five times as much as this, or with TLS more than
-    the read of a small message. What comes from now on makes the socket readable again; an error
-    that stands behind the bytes does not where the event loop is libuv's, so it is looked for.
-
-    Args:
-        sock: on which no write has failed; the error would have been taken by that.
-        read_bytes: what was read of it in this turn.
-
-    Raises:
-        OSError: the connection broke behind what was read.
-    """
-    if not 0 < read_bytes < FEW_BYTES or not isinstance(sock, socket.socket):
-        # TLS in TLS has buffers of its own.
-        return False
-    if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return False
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, os.strerror(code))
-    return True
-
-
 def is_would_block(error: OSError) -> bool:
     """Return whether `error` only says that the kernel takes no more for now."""
     return isinstance(error, NOTHING_YET)

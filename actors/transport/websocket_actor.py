@@ -23,7 +23,6 @@ from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     close_socket,
     discard_some,
-    is_drained,
     is_unanswered,
     set_notsent_low_water,
 )
@@ -51,7 +50,15 @@ from . import codec as frames
 from .attempt import CONNECT_STEPS, Connecting, ConnectStep, WebSocketContext
 from .codec import Arrival, CloseArrived, PingArrived, PongArrived, WebSocketInput
 from .connector import Connected
-from .established import FrameWriter, GiveUp, KeepAlive, Outcome, SendPing, outcome_of_refusal
+from .established import (
+    FrameWriter,
+    GiveUp,
+    KeepAlive,
+    Outcome,
+    SendPing,
+    is_drained,
+    outcome_of_refusal,
+)
 from .upgrade import TlsInTls
 
 TURN_READ_BYTES = 262_144

@@ -20,7 +20,8 @@ import ssl
 from collections import deque
 from typing import Final, Protocol
 
-from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, is_drained, wrap_tls
+from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, wrap_tls
+from tunnelfleet.actors.transport.established import is_drained
 
 
 class Hold(enum.Enum):

@@ -334,11 +334,16 @@ class GatewayClient:
         if connection.sock is not None and _is_closed(connection.sock):
             # The gateway was started anew, or hung up on a connection that was idle.
             connection.close()
-        if connection.sock is None:
-            connection.connect()
-        connection.sock.settimeout(max(answer_seconds, self._answer_seconds))
-        connection.request(method, target, content, sent)
-        return connection.getresponse()
+        seconds = max(answer_seconds, self._answer_seconds)
+        is_repeatable = connection.sock is not None and method == "GET"
+        try:
+            return _answer_to(connection, seconds, method, target, content, sent)
+        except ConnectionError:
+            if not is_repeatable:
+                raise
+        # The gateway hung up on the idle connection in the moment in which it was used.
+        connection.close()
+        return _answer_to(connection, seconds, method, target, content, sent)
 
     def _connect(self) -> http.client.HTTPConnection:
         at = self.address
@@ -356,6 +361,21 @@ class GatewayClient:
             yield
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise GatewayNotReached(self.address, error) from None
+
+
+def _answer_to(
+    connection: http.client.HTTPConnection,
+    seconds: float,
+    method: str,
+    target: str,
+    content: bytes | None,
+    headers: Mapping[str, str],
+) -> http.client.HTTPResponse:
+    if connection.sock is None:
+        connection.connect()
+    connection.sock.settimeout(seconds)
+    connection.request(method, target, content, headers)
+    return connection.getresponse()
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -35,6 +35,7 @@ class AnsweringServer:
         self.requests: list[bytes] = []
         self.connections = 0
         self.keeps = False
+        self.hangs_up_unread = False
         self.may_end = threading.Event()
 
     def serve(self, listening: socket.socket) -> None:
@@ -63,6 +64,9 @@ class AnsweringServer:
                 body += accepted.recv(65536)
             self.requests.append(head + b"\r\n\r\n" + body)
             accepted.sendall(self.answers.pop(0))
+            if self.hangs_up_unread:
+                accepted.recv(1, socket.MSG_PEEK)
+                return
             if not self.keeps:
                 self.may_end.wait(20.0)
                 return
@@ -145,6 +149,31 @@ def test_a_connection_that_the_gateway_closed_is_made_again(tmp_path: Path) -> N
         assert client.gateway() == {"name": "gw"}
         assert client.gateway() == {"name": "gw"}
         assert server.connections == 2
+
+
+def test_a_question_that_meets_the_end_of_a_connection_is_asked_again(tmp_path: Path) -> None:
+    one = answer(b'{"name": "gw"}')
+    with (
+        serving(tmp_path / "s", one, one, keeps=False) as server,
+        GatewayClient(at(tmp_path / "s")) as client,
+    ):
+        server.hangs_up_unread = True
+        assert client.gateway() == {"name": "gw"}
+        assert client.gateway() == {"name": "gw"}
+        assert server.connections == 2
+
+
+def test_a_command_that_meets_the_end_of_a_connection_is_not_repeated(tmp_path: Path) -> None:
+    one = answer(b'{"name": "gw"}')
+    with (
+        serving(tmp_path / "s", one, one, keeps=False) as server,
+        GatewayClient(at(tmp_path / "s")) as client,
+    ):
+        server.hangs_up_unread = True
+        assert client.gateway() == {"name": "gw"}
+        with pytest.raises(GatewayNotReached):
+            client.reload(dry_run=False)
+        assert server.connections == 1
 
 
 def test_names_are_quoted_and_bodies_are_json(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.waiting import eventually
-from tunnelfleet.actors.net.socket_io import FEW_BYTES, is_drained
+from tunnelfleet.actors.net.socket_io import FEW_BYTES
+from tunnelfleet.actors.transport.established import is_drained
 from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
 if TYPE_CHECKING:
