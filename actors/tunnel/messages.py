@@ -43,7 +43,6 @@ __all__ = [
     "GateChanged",
     "HalfCloseEnded",
     "HandOver",
-    "HandOverLost",
     "ListenerBound",
     "LocalClosed",
     "LocalDataRead",

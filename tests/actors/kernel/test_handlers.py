@@ -29,7 +29,6 @@ def test_every_message_has_someone_who_handles_it() -> None:
     handled = {type_ for actor in ACTORS for type_ in actor.HANDLERS}
     elsewhere = {
         messages.ConnectionKey,  # a value, not a message
-        messages.HandOverLost,  # an error that answers a HandOver
         messages.SetAccepting,  # ListenerActor
         messages.Quiesced,  # TunnelSupervisor
     }
