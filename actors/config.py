@@ -182,7 +182,8 @@ class TunnelConfig:
         local_bind: source address or host of the connections to local applications, or None; the
             WebSocket is not bound to it.
         marks: tell the kinds of end apart with a peer that does so too (docs/protocol.md section
-        3a). user_agent: the User-Agent header.
+            3a).
+        user_agent: the User-Agent header.
         limits: the bounds.
 
     Raises:

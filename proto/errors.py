@@ -240,7 +240,7 @@ class ConnectionIdUnusable(_ConnectionError):
 
 
 class TooManyConnections(_ServiceError):
-    """The stream has as many connections as a session keeps.
+    """The stream, or the tunnel, has as many connections as are allowed.
 
     Args:
         service_id: the service.
@@ -254,7 +254,7 @@ class TooManyConnections(_ServiceError):
 
     def __str__(self) -> str:
         return (
-            f"service {self._shown_id} has {self.max_connections} open connections, "
+            f"no more connections to service {self._shown_id}: {self.max_connections} are open, "
             "which is the limit: close one first"
         )
 

@@ -211,7 +211,6 @@ class TunnelApi:
         self._outbox = outbox
         self._name = config.name
         self._mode = config.mode
-        self._max_connections = config.limits.max_connections
         self._services = config.services or {}
         self._shell = shell
         self._session = shell.session
@@ -326,7 +325,7 @@ class TunnelApi:
         if self._session.mode is Mode.SOURCE:
             service_id = self._resolve(entry.service_id)
             if not self._shell.takes_connections():
-                raise TooManyConnections(service_id, self._max_connections)
+                raise TooManyConnections(service_id, self._shell.max_connections())
         else:
             service_id = entry.service_id
         opened = (
@@ -428,7 +427,7 @@ class TunnelApi:
 
     def tell_refused(self, service_id: str, connection_id: int, *, is_stream: bool) -> None:
         """A start of the source could not be taken."""
-        error = TooManyConnections(service_id, self._max_connections)
+        error = TooManyConnections(service_id, self._shell.max_connections())
         kind = StreamStarted if is_stream else ConnectionStarted
         self._outbox.emit(kind(self._name, service_id, connection_id, error))
 

@@ -311,10 +311,6 @@ class Outbox:
             told, self._room_wanted = self._room_wanted, []
         return told
 
-    def wants(self, kind: type[ApiEvent]) -> bool:
-        """Return whether anybody wants events of this type."""
-        return kind in self.wanted
-
     def emit(self, event: ApiEvent, payload_bytes: int = 0) -> None:
         """Hand an event to the callbacks."""
         kind = type(event)

@@ -1,9 +1,9 @@
 """WebSocketActor: one connection attempt and, if it succeeds, its link.
 
 It owns the socket, and reads and writes it while the event loop says it can be: tunnel messages to
-TunnelActor, and back. Its parts are elsewhere: connecting in `attempt`, when to ping and whom to
-give up in `keep_alive`, what arrives in `codec`, what waits to leave in `writer`. It never
-reconnects: its end, with a reason, is what the supervisor acts on.
+TunnelActor, and back. Its parts are elsewhere: connecting in `attempt`, what arrives in `codec`,
+and in `established` what waits to leave, when to ping and whom to give up. It never reconnects: its
+end, with a reason, is what the supervisor acts on.
 """
 
 from __future__ import annotations

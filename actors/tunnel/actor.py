@@ -169,6 +169,7 @@ class TunnelActor(DispatchedActor):
                 streams.adopt,
                 streams.handle,
                 self._takes_connections,
+                lambda: self._common.limits.max_connections,
             )
             self._api = make_api(self._common.config, shell)
             streams.serve(self._api)

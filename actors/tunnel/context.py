@@ -56,6 +56,7 @@ class ApiShell(NamedTuple):
         adopt: takes what the session has opened.
         handle_events: takes what the session has reported.
         takes_connections: whether there is room for one more, and it is not ending.
+        max_connections: the limit, as it is now.
     """
 
     tunnel: ActorRef[Any]
@@ -64,6 +65,7 @@ class ApiShell(NamedTuple):
     adopt: Callable[[Opened, ConnectionKey], None]
     handle_events: Callable[[list[Event]], None]
     takes_connections: Callable[[], bool]
+    max_connections: Callable[[], int]
 
 
 class ApiHandler(Protocol):

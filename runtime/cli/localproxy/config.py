@@ -94,7 +94,7 @@ class PlanBuilder:
     """Reads the options one by one; `plan` puts them together.
 
     Args:
-        given: the options in force, see `localproxy_options.collect`.
+        given: the options in force, see `options.collect`.
         mappings: service id -> address as written, from the configuration directory.
         settings: from `--settings-json`.
         environ: the environment, for the HTTP proxy.
