@@ -42,6 +42,7 @@ from tunnelfleet.proto import (
 )
 
 from .messages import (
+    Admission,
     ConnectionFailure,
     ConnectionReset,
     ConnectionShutdown,
@@ -113,13 +114,20 @@ class ApiStream:
         key = message.key
         service_id, connection_id = self._service_id, key.connection_id
         self._mine[connection_id] = key
-        self._open[service_id, connection_id] = key
         kind = ConnectionStarted if self._started else StreamStarted
         if not self._started:
             self._started = True
             self._outbox.active_services.add(service_id)
-        if not self._is_source:
+        if self._is_source:
+            self.admit(key)
+        else:
+            self._outbox.admit_in_turn(key)
             self._outbox.emit(kind(self._outbox.name, service_id, connection_id))
+
+    def admit(self, key: ConnectionKey) -> None:
+        """Let the user's commands reach a connection, if it is still open."""
+        if self._mine.get(key.connection_id) == key:
+            self._open[self._service_id, key.connection_id] = key
 
     def _on_deliver(self, message: Deliver) -> None:
         connection_id = message.key.connection_id
@@ -267,6 +275,10 @@ class TunnelApi:
             self._reset_connection(entry)
         elif entry.kind is MessageType.STREAM_RESET:
             self._reset_stream(entry)
+        elif isinstance(entry, Admission):
+            stream = self._streams.get(entry.service_id)
+            if stream is not None:
+                stream.admit(entry.key)
         else:
             self._start(entry)
 

@@ -18,6 +18,7 @@ from tunnelfleet.proto import MessageType, TunnelError
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.callbacks import CallbackQueue
+    from tunnelfleet.actors.tunnel.messages import ConnectionKey
 
 
 class SendQueueFull(TunnelError):  # noqa: N818 - says what is the matter
@@ -142,6 +143,19 @@ class Outgoing:
         self.connection_id = connection_id
         self.payload = payload
         self.waiter = waiter
+
+
+class Admission(Outgoing):
+    """From here on commands for a connection mean this one, since its user hears of it now.
+
+    Those before it were meant for a former connection of the same id.
+    """
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: ConnectionKey) -> None:
+        super().__init__(MessageType.UNKNOWN, key.service_id, key.connection_id)
+        self.key = key
 
 
 __all__ = [

@@ -22,6 +22,7 @@ from tunnelfleet.actors.tunnel.messages import ConnectionKey, EventsTaken, Outbo
 from tunnelfleet.proto import MessageType, TunnelClosed, TunnelError
 
 from .messages import (
+    Admission,
     ApiEvent,
     ConnectionFailure,
     ConnectionShutdown,
@@ -325,6 +326,21 @@ class Outbox:
         """
         self.callback_queue.call(self._tell, message)
 
+    def admit_in_turn(self, key: ConnectionKey) -> None:
+        """Open a connection to commands, behind those that callbacks hand over before it.
+
+        A callback may answer on a connection that has ended, and whose id another one has by then.
+        """
+        self.callback_queue.call(self._admit, key)
+
+    def _admit(self, key: ConnectionKey) -> None:
+        with self._room:
+            self._outbox.append(Admission(key))
+            wake = not self._woken
+            self._woken = True
+        if wake:
+            self._tell(OutboxFilled())
+
     def hold_back(self) -> bool:
         """Whether the tunnel must not be read for now; `EventsTaken` is told when it may be."""
         return self.callback_queue.is_full and self.callback_queue.when_room(self._tell_taken)
@@ -354,7 +370,8 @@ class Outbox:
         if was_finished:
             return False
         self._tunnel = None
-        self.complete(self.take(), error)
+        left = [entry for entry in self.take() if not isinstance(entry, Admission)]
+        self.complete(left, error)
         self._abandon(error)
         self.emit(Stopped(self.name))
         return True

@@ -42,6 +42,10 @@ class FakeOutbox:
         self.events: list[ApiEvent] = []
         self.behind_callbacks: list[Any] = []
         self.active_services: set[str] = set()
+        self.admitted: list[ConnectionKey] = []
+
+    def admit_in_turn(self, key: ConnectionKey) -> None:
+        self.admitted.append(key)
 
     def emit(self, event: ApiEvent, _payload_bytes: int = 0) -> None:
         self.events.append(event)
@@ -73,7 +77,14 @@ class Setting:
         self.outbox.events.clear()
         for message in messages:
             self.stream.tell(message)
+            self.admit()
         return self.outbox.events
+
+    def admit(self) -> None:
+        """The callbacks before the news of a connection have returned."""
+        admitted, self.outbox.admitted = self.outbox.admitted, []
+        for key in admitted:
+            self.stream.admit(key)
 
 
 def ended(key: ConnectionKey, reason: str, *, is_orderly: bool = True) -> LocalClosed:
@@ -98,6 +109,22 @@ def test_starts_are_told_to_a_destination() -> None:
     ]
     assert set(setting.open) == {("SSH", 1), ("SSH", 2)}
     assert setting.outbox.active_services == {"SSH"}
+
+
+def test_commands_reach_a_connection_once_its_user_is_told_of_it() -> None:
+    setting = Setting()
+    setting.stream.tell(OpenLocal(KEY, None))
+    assert setting.open == {}
+    setting.admit()
+    assert setting.open == {("SSH", 1): KEY}
+
+
+def test_a_connection_that_has_ended_meanwhile_is_not_opened_to_commands() -> None:
+    setting = Setting()
+    setting.stream.tell(OpenLocal(KEY, None))
+    setting.stream.end(KEY)
+    setting.admit()
+    assert setting.open == {}
 
 
 def test_a_source_knows_what_it_started() -> None:

@@ -23,13 +23,17 @@ from tunnelfleet.runtime import (
     NotConnected,
     PayloadTooLarge,
     ProtocolVersion,
+    SecureTunnel,
     SendMessageComplete,
     SendQueueFull,
     ServiceIdUnknown,
     ServiceWithoutStream,
+    SessionReset,
+    StreamOpened,
     StreamStarted,
     StreamStopped,
     TunnelClosed,
+    TunnelEvent,
     VersionMismatch,
     WrongMode,
 )
@@ -333,3 +337,34 @@ def _wait_until_held(futures: list[Future[None]]) -> None:
 
     pause = threading.Event()
     eventually(stands_still)
+
+
+def test_an_answer_to_a_former_connection_reaches_no_later_one_of_its_id() -> None:
+    asked, may_answer = threading.Event(), threading.Event()
+    answers: list[Future[None]] = []
+    opened: list[TunnelEvent] = []
+
+    def answer(tunnel: SecureTunnel, event: MessageReceived) -> None:
+        if event.message.payload == b"old":
+            asked.set()
+            assert may_answer.wait(WAIT_SECONDS)
+            answers.append(tunnel.send_message(Message(b"late", "A", 1)))
+
+    with ClientBench(on_event=opened.append) as bench:
+        pair = bench.pair(["A"], destination={"on_message_received": answer})
+        started(pair)
+        pair.source.send_message(Message(b"old", "A", 1)).result(WAIT_SECONDS)
+        assert asked.wait(WAIT_SECONDS)
+        # While the callback is at it, the session is reset, and another stream has the same ids.
+        bench.service.session_reset(pair.name)
+        pair.at_source.wait(SessionReset)
+        pair.source.send_stream_start("A").result(WAIT_SECONDS)
+        # Two streams, each told by both ends.
+        eventually(lambda: sum(isinstance(each, StreamOpened) for each in opened) == 4)
+        may_answer.set()
+        eventually(lambda: len(answers) == 1)
+        assert isinstance(answers[0].exception(WAIT_SECONDS), ConnectionIdUnknown)
+        pair.at_destination.wait(StreamStarted, 2)
+        pair.destination.send_message(Message(b"right", "A", 1)).result(WAIT_SECONDS)
+        pair.at_source.wait(MessageReceived)
+        assert [each.message.payload for each in pair.at_source.of(MessageReceived)] == [b"right"]
