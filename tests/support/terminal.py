@@ -114,6 +114,19 @@ class Terminal:
             found = self._changed.wait_for(condition, WAIT_SECONDS)
         assert found, f"not within {WAIT_SECONDS:g} s: {what}; there is:\n{self.output!r}"
 
+    def picture(self, is_it: Callable[[list[str]], bool], what: str) -> list[str]:
+        """Wait until what was drawn last is so; returns that, while it is being drawn anew."""
+        found: list[str] = []
+
+        def look() -> bool:
+            lines = self.screen
+            if is_it(lines):
+                found[:] = lines
+            return bool(found)
+
+        self.wait(look, what)
+        return found
+
     def wait_end(self) -> int:
         """Wait for its end; returns the exit status."""
         status = self.process.wait(WAIT_SECONDS)
