@@ -98,13 +98,7 @@ def is_quick(case: Case) -> bool:
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(
-            case,
-            marks=[]
-            if is_quick(case) and case.name != "SocketActor-BytesSent"
-            else pytest.mark.long,
-            id=case.name,
-        )
+        pytest.param(case, marks=[] if is_quick(case) else pytest.mark.long, id=case.name)
         for case in CASES
     ],
 )

@@ -134,6 +134,14 @@ def talk(core: Core, _case: Case) -> None:
     core.try_to_talk()
 
 
+def talk_and_stay(core: Core, _case: Case) -> None:
+    """Send, and stay until the connection ends: news of what was sent may come late."""
+    with contextlib.suppress(OSError), core.client() as sock:
+        sock.sendall(GOODS)
+        while sock.recv(len(GOODS)):
+            pass
+
+
 def talk_much(core: Core, _case: Case) -> None:
     """Until the reader is slow enough to hold up the link."""
     with contextlib.suppress(OSError), core.client() as sock:
@@ -330,7 +338,7 @@ def _cases_of_a_supervisor(actor: type[DispatchedActor], natural: dict[type, Any
 CASES = [
     # -- an application's socket
     Case(SocketActor, messages.Deliver, talk),
-    Case(SocketActor, messages.BytesSent, talk, DESTINATION),
+    Case(SocketActor, messages.BytesSent, talk_and_stay, DESTINATION),
     Case(SocketActor, DialStep, sent(lambda _: STEP)),
     Case(
         SocketActor, socket_actor._ConnectTimedOut, sent(lambda _: socket_actor._ConnectTimedOut())
