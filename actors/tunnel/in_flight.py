@@ -40,7 +40,7 @@ class FlightPhase(Enum):
     LIMITED = auto()
     """There was a queue, so the rate of the link is known."""
     DRAINING = auto()
-    """The same; hardly anything is sent until the queue has left, to measure the way."""
+    """Hardly anything is sent until what is ours has left the queue, to see what is there still."""
     SILENT = auto()
     """Pings are not answered: nothing is limited until a pong comes."""
 
@@ -62,6 +62,20 @@ class _Ping(NamedTuple):
     position: int
     sent_at: float
     is_busy: bool
+    was_empty: bool
+    """All that was handed over before it had been confirmed."""
+
+
+class _Doubt(NamedTuple):
+    """A queue was found, and it is not known yet whether it is ours.
+
+    Attributes:
+        seconds: how long bytes stand in it.
+        window_bytes: what was in flight until then, on a link without a limit; 0 on one with.
+    """
+
+    seconds: float
+    window_bytes: int
 
 
 QUIET_WINDOW_BYTES: Final = 65_536
@@ -72,6 +86,16 @@ PINGS_PER_WINDOW: Final = 4
 PIECES_PER_WINDOW: Final = 8
 OPEN_SECONDS: Final = 0.4
 """Without a queue the window is a multiple of what a target needs: fewer pings do."""
+DOUBT_SECONDS: Final = 1.0
+"""So often, at most, it is asked whose a queue is."""
+MOST_LOWERINGS: Final = 3
+"""A rate that is halved so often, one time soon after the other, is not the link's."""
+CALM_SECONDS: Final = 5.0
+FIRST_TRUCE_SECONDS: Final = 20.0
+"""So long no queue is looked for then, and twice as long each time, up to this:"""
+MOST_TRUCE_SECONDS: Final = 320.0
+OPEN_WINDOW_BYTES: Final = 262_144
+"""What may be in flight meanwhile; it grows if that is what holds the tunnel back."""
 QUIET_SECONDS: Final = 0.02
 """After so long without a byte and a ping on the way, a new measurement begins."""
 ANSWER_SECONDS: Final = 2.0
@@ -108,13 +132,18 @@ class InFlight:
         "_boost",
         "_boosted_at",
         "_confirmed",
+        "_doubt",
+        "_doubted_at",
+        "_emptied",
         "_is_held",
-        "_measures",
+        "_lowerings",
         "_must_ping",
         "_number",
         "_pinged",
+        "_proven",
         "_sample",
         "_target",
+        "_truce_seconds",
         "_unanswered",
         "_waits_since",
         "_way",
@@ -141,7 +170,14 @@ class InFlight:
         self._way = WayMeter(self._target)
         self._blocked_since: float | None = None
         self._waits_since = 0.0
-        self._measures = 0
+        self._doubt: _Doubt | None = None
+        self._lowerings = 0
+        self._truce_seconds = FIRST_TRUCE_SECONDS
+        self._emptied = 0
+        """Behind so many bytes a ping was answered that went out when all was confirmed."""
+        self._proven = 0.0
+        """The rate of a queue that was ours."""
+        self._doubted_at = -DOUBT_SECONDS
         self._is_held = False
         self._unanswered = 0
         self._boost = FIRST_BOOST
@@ -184,10 +220,10 @@ class InFlight:
             return 1
         if not is_busy:
             return self.window_bytes // 2
-        spacing = self.window_bytes // PINGS_PER_WINDOW
         if self.bytes_per_second is not None:
-            spacing = min(spacing, int(self.bytes_per_second * self._target / 2))
-        return max(spacing, 1)
+            spacing = int(self.bytes_per_second * self._target / 2)
+            return max(min(spacing, self.window_bytes // 2), 1)
+        return self.window_bytes // PINGS_PER_WINDOW
 
     def ping(
         self, position: int, now: float, *, is_busy: bool, burst: tuple[float, int] = (0.0, 0)
@@ -204,10 +240,11 @@ class InFlight:
         began_at, began_position = burst
         if began_at > self._sample.began_at:
             # What was measured before the silence says nothing of how fast this is.
-            self._sample.begin(began_at + (self._way.seconds or 0.0), began_position)
+            self._sample.begin(began_at + (self._way.seconds), began_position)
         self._must_ping = False
         self._number += 1
-        self.pings.append(_Ping(self._number, position, now, is_busy))
+        was_empty = position == self._confirmed
+        self.pings.append(_Ping(self._number, position, now, is_busy, was_empty))
         self._pinged = position
         self._changed()
         return self._number
@@ -241,10 +278,9 @@ class InFlight:
         gained = max(ping.position - self._confirmed, 0)
         self._confirmed += gained
         seconds = now - ping.sent_at
-        if number == self._measures:
-            # Nothing was in front of it.
-            self._way.measured(seconds, now)
-        delay = self._way.delay(seconds, now)
+        if ping.was_empty:
+            self._was_empty(ping.position, seconds, now)
+        delay = self._way.delay(seconds)
         if not ping.is_busy:
             # There may have been a pause behind it.
             self._sample.begin(now, ping.position)
@@ -254,7 +290,7 @@ class InFlight:
             self._drain(position, now)
         elif ping.is_busy:
             self._judge(gained, position, now)
-        elif self.phase is FlightPhase.STARTING and delay < self._target / 4:
+        elif self.phase is FlightPhase.STARTING and delay < self._target / 2:
             wanted = min(self.window_bytes + gained, QUIET_WINDOW_BYTES)
             self.window_bytes = max(self.window_bytes, wanted)
         self._changed()
@@ -311,7 +347,8 @@ class InFlight:
 
     def _start(self) -> None:
         self.phase, self.window_bytes = FlightPhase.STARTING, FIRST_WINDOW_BYTES
-        self.bytes_per_second = None
+        self.bytes_per_second, self._boost = None, FIRST_BOOST
+        self._doubt, self._proven = None, 0.0
 
     def _lose_patience(self, position: int) -> None:
         self._unanswered += 1
@@ -328,17 +365,17 @@ class InFlight:
 
     def _judge(self, gained: int, position: int, now: float) -> None:
         """Go by what the last pongs said."""
-        way = self._way.seconds or 0.0
+        way = self._way.seconds
         if self.phase is FlightPhase.STARTING:
             standing = self._sample.standing_seconds
             if standing(way, 2) > self._target or standing(way, 4) > self._target / 2:
-                self._found_queue(now)
+                self._found_queue(position, now)
             else:
                 self._grow(gained)
         elif self._sample.seconds >= SHORTEST_SAMPLE_SECONDS:
-            self._follow(way, position, now)
+            self._follow(position, now)
 
-    def _follow(self, way: float, position: int, now: float) -> None:
+    def _follow(self, position: int, now: float) -> None:
         """Go by the rate of the link, which may have changed."""
         sample, delay = self._sample, self._queue_seconds()
         assert self.bytes_per_second is not None
@@ -347,19 +384,30 @@ class InFlight:
             self.bytes_per_second = max(sample.bytes_per_second, 1.0)
         if delay > self._target / 4:
             self._boost = FIRST_BOOST
-        elif self._blocked_since is not None and now - self._boosted_at > max(
-            BOOST_ROUND_TRIPS * way, SHORTEST_SAMPLE_SECONDS
-        ):
-            self.bytes_per_second *= 1.0 + self._boost
-            self._boost, self._boosted_at = self._boost * 2, now
+        else:
+            self._way.seen(now)
+            self._doubt_rate(now)
+        self._proven = max(self._proven, self.bytes_per_second)
         self._limit()
         if self._boost > MOST_BOOST:
             # It has become another link.
-            self.phase, self.bytes_per_second, self._boost = FlightPhase.STARTING, None, FIRST_BOOST
+            window_bytes = self.window_bytes
+            self._start()
+            self.window_bytes = window_bytes
             return
         if self._way.is_stale(now):
-            self.phase, self.window_bytes = FlightPhase.DRAINING, 0
-            self._drain(position, now)
+            self._empty(_Doubt(delay, 0), position, now)
+        elif self.bytes_per_second < self._proven / 2 and now - self._doubted_at > DOUBT_SECONDS:
+            self._lowered(delay, position, now)
+
+    def _doubt_rate(self, now: float) -> None:
+        """There is no queue: if the rate is what holds the tunnel back, it may be higher."""
+        round_trips = max(BOOST_ROUND_TRIPS * self._way.seconds, SHORTEST_SAMPLE_SECONDS)
+        if self._blocked_since is None or now - self._boosted_at <= round_trips:
+            return
+        assert self.bytes_per_second is not None
+        self.bytes_per_second *= 1.0 + self._boost
+        self._boost, self._boosted_at = self._boost * 2, now
 
     def _queue_seconds(self) -> float:
         """How long bytes stand in the queue.
@@ -367,7 +415,7 @@ class InFlight:
         On a long way the bytes of a window may come together and wait for each other, without a
         queue that lasts. On a short one a service that parses in bursts answers some pings at once.
         """
-        way = self._way.seconds or 0.0
+        way = self._way.seconds
         if way > self._target:
             return self._sample.standing_seconds(way)
         return self._sample.delay_seconds
@@ -379,31 +427,81 @@ class InFlight:
         """
         if self._blocked_since is not None:
             self.window_bytes += gained
-        way = self._way.seconds or 0.0
+        way = self._way.seconds
         if self._sample.seconds >= FIRST_SAMPLE_SECONDS:
             proven = int(self._sample.bytes_per_second * (way + OPEN_SECONDS))
             self.window_bytes = max(self.window_bytes, proven)
 
-    def _found_queue(self, now: float) -> None:
-        """The window has outgrown the link: its rate shows, as it is busy for a round trip."""
-        seconds = max(self._way.seconds or 0.0, FIRST_SAMPLE_SECONDS)
+    def _found_queue(self, position: int, now: float) -> None:
+        """There is a queue: the rate of the link shows, as it was busy for a round trip."""
+        if now - self._doubted_at < DOUBT_SECONDS:
+            return
+        seconds = max(self._way.seconds, FIRST_SAMPLE_SECONDS)
         self.bytes_per_second = max(self._sample.last_bytes_per_second(seconds), 1.0)
+        doubt = _Doubt(self._sample.delay_seconds, self.window_bytes)
         self._sample.begin(now, self._confirmed)
-        before = self.window_bytes
-        self._limit()
-        self.window_bytes = min(self.window_bytes, before)
+        self._empty(doubt, position, now)
+
+    def _empty(self, doubt: _Doubt, position: int, now: float) -> None:
+        """Let what is ours leave the queue: is there still one?"""
+        self._doubt, self._doubted_at = doubt, now
+        self.phase, self.window_bytes = FlightPhase.DRAINING, 0
+        self._drain(position, now)
+
+    def _lowered(self, delay: float, position: int, now: float) -> None:
+        """The rate is less than half of what it was: perhaps because of others."""
+        self._lowerings = self._lowerings + 1 if now - self._doubted_at < CALM_SECONDS else 1
+        if self._lowerings < MOST_LOWERINGS:
+            self._empty(_Doubt(delay, 0), position, now)
+            return
+        # So much less in flight, and still a queue: pacing does not help here.
+        self._start()
+        self.window_bytes = OPEN_WINDOW_BYTES
+        self._doubted_at = now + self._truce_seconds
+        self._truce_seconds = min(self._truce_seconds * 2, MOST_TRUCE_SECONDS)
+
+    def _was_empty(self, position: int, seconds: float, now: float) -> None:
+        """A ping took so long that went out when all before it was confirmed.
+
+        The first one at a position says little: a service that parses some messages ahead has
+        confirmed them, and reads no further until they have left. The second one had nothing of
+        ours in front of it: what it stood behind is others'.
+        """
+        if position == self._emptied:
+            crowd = self._way.crowd_seconds
+            self._way.measured(seconds, now)
+            if self._doubt is not None and self.phase is FlightPhase.LIMITED:
+                self._answer(self._doubt, self._way.crowd_seconds - crowd)
+        self._emptied = position
+
+    def _answer(self, doubt: _Doubt, crowd_seconds: float) -> None:
+        """There was a queue, and without us so much of it is there still: is it others'?
+
+        Then less in flight would not make it shorter, and nothing is to be limited for it.
+        """
+        self._doubt = None
+        assert self.bytes_per_second is not None
+        if crowd_seconds < max(doubt.seconds, self._target / 2) / 2:
+            self._proven = self.bytes_per_second
+        elif doubt.window_bytes:
+            self._start()
+            self.window_bytes = max(doubt.window_bytes, QUIET_WINDOW_BYTES)
+        else:
+            self.bytes_per_second = max(self.bytes_per_second, self._proven)
+            self._limit()
 
     def _limit(self) -> None:
         assert self.bytes_per_second is not None
         self.phase = FlightPhase.LIMITED
         spread = min(max(self._sample.spread_seconds - self._target / 4, 0.0) * 2, self._target)
-        seconds = self._target + (self._way.seconds or 0.0) + spread
+        seconds = self._target + self._way.seconds + spread
         self.window_bytes = max(int(self.bytes_per_second * seconds), MIN_WINDOW_BYTES)
 
     def _drain(self, position: int, now: float) -> None:
         """Send nothing until a ping behind all bytes is answered; the next one measures the way."""
-        if self._confirmed >= position:
+        if self._emptied == position:
             self._limit()
-            self._measures = self._number + 1
-            self._sample.begin(now + (self._way.seconds or 0.0), position)
+            self._sample.begin(now + self._way.seconds, position)
+            self._must_ping = True
+        elif self._confirmed >= position:
             self._must_ping = True

@@ -100,33 +100,60 @@ DRAIN_AFTER_SECONDS: Final = 10.0
 """After so long with a queue, it is emptied once, to see how long the way without it is."""
 
 
-class WayMeter:
-    """How long a ping and its pong take on a link without a queue."""
+CROWD_SECONDS: Final = 10.0
+"""So long it is remembered that others' bytes stood in front of ours."""
+MOST_CROWD: Final = 4.0
+"""So many targets of others' queue are taken as a part of the way, and no more."""
 
-    __slots__ = ("_target", "seconds", "seen_at")
+
+class WayMeter:
+    """How long a ping and its pong take when nothing of ours stands in front of the ping.
+
+    The way itself is the least of what was seen. Others may have a queue in front of us all the
+    same: at a service that is short of processor time, on a line that is shared. A ping that goes
+    out while nothing of ours is on its way measures that.
+    """
+
+    __slots__ = ("_crowd_at", "_seen_at", "_target", "crowd_seconds", "least_seconds")
 
     def __init__(self, target_seconds: float) -> None:
         self._target = target_seconds
-        self.seconds: float | None = None
-        self.seen_at = 0.0
-        """When a pong came last that had hardly stood anywhere."""
+        self.least_seconds: float | None = None
+        self.crowd_seconds = 0.0
+        self._crowd_at = 0.0
+        self._seen_at = 0.0
+        """When the way was seen last without a queue of ours."""
 
-    def delay(self, seconds: float, now: float) -> float:
-        """How long a ping stood in a queue whose pong came after so many seconds."""
-        if self.seconds is None or seconds <= self.seconds:
-            self.measured(seconds, now)
-        elif seconds <= self.seconds + self._target / 4:
-            self.seen_at = now
-        return seconds - (self.seconds or 0.0)
+    @property
+    def seconds(self) -> float:
+        """The way, with the queue of others that was measured last."""
+        return (self.least_seconds or 0.0) + self.crowd_seconds
+
+    def delay(self, seconds: float) -> float:
+        """How long a ping stood in a queue of ours whose pong came after so many seconds."""
+        if self.least_seconds is None or seconds <= self.least_seconds:
+            self.least_seconds = seconds
+        return max(seconds - self.seconds, 0.0)
+
+    def seen(self, now: float) -> None:
+        """There is no queue now: the way is as it is known."""
+        self._seen_at = now
 
     def measured(self, seconds: float, now: float) -> None:
-        """There was no queue in front of a ping: so long is the way now."""
-        self.seconds, self.seen_at = seconds, now
+        """Nothing of ours was in front of a ping: so long is the way now."""
+        if self.least_seconds is None:
+            self.least_seconds = seconds
+        crowd = min(max(seconds - self.least_seconds, 0.0), MOST_CROWD * self._target)
+        if crowd >= self.crowd_seconds or now - self._crowd_at > CROWD_SECONDS:
+            self.crowd_seconds, self._crowd_at = crowd, now
+        self._seen_at = now
 
     def is_stale(self, now: float) -> bool:
-        """Whether there was a queue for so long that the way may have become another one."""
-        round_trips = DRAIN_AFTER_ROUND_TRIPS * (self.seconds or 0.0)
-        return now - self.seen_at > max(DRAIN_AFTER_SECONDS, round_trips)
+        """Whether the way may have become another one, so that it should be measured."""
+        seen_at = self._seen_at
+        if self.crowd_seconds > self._target / 4:
+            seen_at = min(seen_at, self._crowd_at)
+        return now - seen_at > max(DRAIN_AFTER_SECONDS, DRAIN_AFTER_ROUND_TRIPS * self.seconds)
 
 
 SAMPLE_SECONDS: Final = 1.0

@@ -476,3 +476,17 @@ def test_nothing_passes_what_waits() -> None:
 
 def test_nothing_passes_a_bandwidth() -> None:
     assert not make(bandwidth=100_000.0).passes(1), "each byte is paced"
+
+
+def test_a_connection_that_is_alone_sends_larger_messages() -> None:
+    sizes = {}
+    for is_shared in (False, True):
+        sender = WireSender(Limits(), None, TunnelStats(), 0.0, pacing=True)
+        sender.is_shared = is_shared
+        sender.data(COPY, bytes(8_000), 0.0)
+        messages, _wait_seconds = pump(sender, 0.0)
+        assert b"".join(each.payload for each in messages) == bytes(8_000)
+        sizes[is_shared] = [len(each.payload) for each in messages]
+    assert sizes[False] == [8_000]
+    assert len(sizes[True]) > 1
+    assert max(sizes[True]) <= 4_096
