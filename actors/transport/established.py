@@ -7,6 +7,7 @@ service need not answer pings (docs/protocol.md section 1), so any byte is as go
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import ssl
@@ -186,6 +187,11 @@ Command: TypeAlias = SendPing | GiveUp
 
 RECHECK_SECONDS = 0.1
 """The least time between two looks at a ping that is overdue and may not be judged yet."""
+MOST_SLACK_SECONDS = 0.1
+"""Pings are late by up to this, so that those of many tunnels leave together: to wake up for each
+of ten thousand idle tunnels costs more than their pings."""
+SLACK_PARTS = 64
+"""Where pings are frequent, by no more than such a part of their interval."""
 MIN_WAIT_SECONDS = 0.001
 """Timers are this exact: one that fires early must not be set again and again for less."""
 
@@ -243,11 +249,12 @@ class KeepAlive:
         return command
 
     def wait_seconds(self, now: float) -> float:
-        """Seconds until `on_due` wants to be called."""
+        """Seconds until `on_due` wants to be called, or a little later, with other connections."""
         due_at = self._ping_at
         if self._pinged_at is not None:
             due_at = min(due_at, self._judge_at)
-        return max(due_at - now, MIN_WAIT_SECONDS)
+        slack = min(self._limits.ping_interval_seconds / SLACK_PARTS, MOST_SLACK_SECONDS)
+        return max(math.ceil(due_at / slack) * slack - now, MIN_WAIT_SECONDS)
 
     def _judge(self, now: float, is_reading: bool, is_blocked: bool) -> GiveUp | None:
         if self._pinged_at is None or now < self._judge_at:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.memory import rss_bytes
 from tunnelfleet.runtime import (
     Endpoint,
+    Limits,
     Mode,
     TcpAddress,
     TunnelConfig,
@@ -38,6 +39,8 @@ LOOK_SECONDS = 0.1
 """How often one looks whether a storm is over."""
 SPARE_DESCRIPTORS = 200
 """What a process needs beside its tunnels."""
+PING_SECONDS = 30.0
+"""How often each tunnel pings."""
 IDLE_SECONDS = 60.0
 """How long the pings of idle tunnels are watched: twice their interval."""
 
@@ -127,6 +130,7 @@ def run(*, tunnels: int, idle_seconds: float = IDLE_SECONDS) -> dict[str, dict[s
                 endpoint=endpoint,
                 access_token=token,
                 services={"SSH": TcpAddress("127.0.0.1", 22)},
+                limits=Limits(ping_interval_seconds=PING_SECONDS),
             )
             for number, token in enumerate(peer.ready["tokens"])
         ]

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.transport.established import (
     MIN_WAIT_SECONDS,
+    MOST_SLACK_SECONDS,
     RECHECK_SECONDS,
+    SLACK_PARTS,
     GiveUp,
     KeepAlive,
     SendPing,
@@ -232,7 +234,23 @@ def test_pings_never_overlap_nor_come_closer_than_an_interval(
                 assert not unanswered
                 assert at - pinged_at >= interval * 0.999_999
                 pinged_at, unanswered = at, True
-        assert MIN_WAIT_SECONDS <= connection.wait(at) <= interval * 1.000_001
+        slack = min(interval / SLACK_PARTS, MOST_SLACK_SECONDS)
+        assert (
+            MIN_WAIT_SECONDS
+            <= connection.wait(at)
+            <= max(interval * 1.000_001 + slack, MIN_WAIT_SECONDS)
+        )
+
+
+@pytest.mark.parametrize(("interval", "slack"), [(20, MOST_SLACK_SECONDS), (0.64, 0.01)])
+def test_many_connections_are_woken_for_their_pings_together(interval: float, slack: float) -> None:
+    begin = 1_000 * slack
+    starts = [begin + part * slack for part in (0.01, 0.5, 0.99)]
+    wakes = [at + Connection(interval, now=at).wait(0.0) for at in starts]
+    assert wakes == pytest.approx([wakes[0]] * len(wakes))
+    assert all(
+        0.0 <= wake - at - interval <= 1.01 * slack for wake, at in zip(wakes, starts, strict=True)
+    )
 
 
 def test_the_end_is_told_to_people_with_its_seconds() -> None:
