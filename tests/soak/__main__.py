@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tests.soak.plot import plot
 from tests.soak.soak import Plan, Soak
-from tunnelfleet.runtime.gateway.process import limit_arenas
+from tunnelfleet.runtime.memory import limit_arenas
 
 MINUTE_SECONDS = 60.0
 

@@ -20,7 +20,7 @@ from tests.soak.samples import Stopwatch
 from tests.soak.slopes import BOUNDS_PERCENT, FLOORS, slope
 from tests.support.waiting import eventually
 from tunnelfleet.runtime import Mode
-from tunnelfleet.runtime.gateway.process import freeze_garbage
+from tunnelfleet.runtime.memory import freeze_garbage
 
 if TYPE_CHECKING:
     import socket

@@ -13,7 +13,7 @@ from tests.soak.heap import MIB_BYTES, heap
 from tests.soak.plot import plot
 from tests.soak.slopes import BOUNDS_PERCENT, HOUR_SECONDS, slope
 from tests.soak.soak import Plan, Soak
-from tunnelfleet.runtime.gateway.process import MALLOC_ARENAS
+from tunnelfleet.runtime.memory import MALLOC_ARENAS
 
 MINUTES_30 = [5.0 * number for number in range(360)]
 

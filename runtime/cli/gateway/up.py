@@ -28,6 +28,7 @@ from typing import Annotated, Any
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.runtime import memory
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.server import make_registry
 from tunnelfleet.runtime.cli import errors
@@ -80,7 +81,7 @@ def up_command(
     a second one ends at once. The log goes to stderr.
     """
     process.open_standard_streams()
-    process.limit_arenas()
+    memory.limit_arenas()
     if log_level not in LEVELS:
         raise ConfigError(f"--log-level {log_level}: write one of {', '.join(LEVELS)}")
     read = functools.partial(_read, paths, Authorities())
@@ -185,7 +186,7 @@ class _Foreground:
         self._heartbeat = process.Heartbeat()
         self._as_json = as_json
         self._frozen_at = 0.0
-        self._growing = process.GrowingFleet()
+        self._growing = memory.GrowingFleet()
 
     def _reload(self) -> None:
         if not self._gateway.tell(Reload()):
@@ -234,7 +235,7 @@ class _Foreground:
             self._growing.note(sum(self._gateway.counts()))
         else:
             self._frozen_at = reloaded_at
-            process.freeze_garbage()
+            memory.freeze_garbage()
             if self._gateway.workers is not None:
                 self._gateway.workers.freeze_garbage()
             logger.debug("the fleet is up; the garbage collector looks at it no more")

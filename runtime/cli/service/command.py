@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.runtime import memory
 from tunnelfleet.runtime.cli.app import main
 from tunnelfleet.runtime.cli.errors import STOP_SIGNALS, CommandFailed, deliver_signals, one_line
 from tunnelfleet.runtime.cli.output import LineOutput, log_lines, outputs, take
@@ -222,6 +223,7 @@ def service_command(
         chaos_token_file=chaos_token_file,
     )
     names_around = () if plain or cert is not None else around.certificate_names(host)
+    memory.limit_arenas()
     inbox = _Inbox()
     with (
         outputs(as_json=as_json, goes_on="the service") as (out, err),

@@ -29,9 +29,8 @@ from tunnelfleet.runtime.gateway.config import Authorities
 from tunnelfleet.runtime.gateway.process import (
     actor_tree,
     describer,
-    freeze_garbage,
-    limit_arenas,
 )
+from tunnelfleet.runtime.memory import freeze_garbage, limit_arenas
 
 from .messages import Do, Is, MessageDecoder, from_json
 from .reporter import LogForwarder, WorkerReporter, report_of

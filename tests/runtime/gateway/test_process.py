@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import gc
-import os
 import resource
-import subprocess
-import sys
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,17 +9,11 @@ from tunnelfleet.proto import ConfigError, Mode
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.process import (
     OWN_FILES,
-    GrowingFleet,
     actor_tree,
     describer,
-    freeze_garbage,
     needed_files,
     raise_file_limit,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 def test_a_tunnel_needs_its_link_and_a_source_its_listeners() -> None:
@@ -75,87 +64,6 @@ def test_a_fleet_that_does_not_fit_is_a_mistake(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(resource, "setrlimit", limits.setrlimit)
     with pytest.raises(ConfigError, match="need 1064 open files, and the limit is 512"):
         raise_file_limit(1_064)
-
-
-@pytest.fixture
-def unfrozen() -> Iterator[None]:
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("unfrozen")
-def test_what_is_alive_is_put_out_of_the_collector_s_sight() -> None:
-    before = gc.get_freeze_count()
-    freeze_garbage()
-    assert gc.get_freeze_count() > before
-
-
-COUNT_ARENAS = """
-import ctypes, sys, threading
-from tunnelfleet.runtime.gateway.process import limit_arenas
-
-if sys.argv[2] == "limited":
-    limit_arenas()
-libc = ctypes.CDLL(None)
-if not hasattr(libc, "malloc_info"):
-    sys.exit("no glibc")
-libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
-all_have, may_end = threading.Barrier(5), threading.Event()
-
-def take():
-    libc.malloc(ctypes.c_size_t(5_000))
-    all_have.wait()
-    may_end.wait()
-
-threads = [threading.Thread(target=take) for _ in range(4)]
-for each in threads:
-    each.start()
-all_have.wait()
-out = libc.fopen(sys.argv[1].encode(), b"w")
-libc.malloc_info(0, ctypes.c_void_p(out))
-libc.fclose(ctypes.c_void_p(out))
-may_end.set()
-"""
-
-
-@pytest.mark.parametrize(
-    ("how", "environment", "arenas"),
-    [
-        pytest.param("limited", {}, 1, id="limited"),
-        pytest.param("limited", {"MALLOC_ARENA_MAX": "3"}, 3, id="the operator decides"),
-        pytest.param("free", {"MALLOC_ARENA_MAX": "5"}, 5, id="free"),
-    ],
-)
-def test_all_threads_share_a_heap(
-    tmp_path: Path, how: str, environment: dict[str, str], arenas: int
-) -> None:
-    path = tmp_path / "malloc.xml"
-    others = {key: value for key, value in os.environ.items() if key != "MALLOC_ARENA_MAX"}
-    found = subprocess.run(
-        [sys.executable, "-c", COUNT_ARENAS, str(path), how],
-        env={**others, **environment},
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    if found.stderr.startswith("no glibc"):
-        pytest.skip("malloc is not glibc's")
-    assert found.returncode == 0, found.stderr
-    assert path.read_text().count("<heap nr=") == arenas
-
-
-@pytest.mark.usefixtures("unfrozen")
-def test_a_fleet_that_grows_is_frozen_now_and_then() -> None:
-    growing = GrowingFleet()
-    before = gc.get_freeze_count()
-    assert not growing.note(10)
-    assert gc.get_freeze_count() == before
-    assert growing.note(1_000)
-    assert gc.get_freeze_count() > before
-    assert not growing.note(1_100)
-    assert growing.note(1_200)
-    times = sum(growing.note(tunnels) for tunnels in range(1_200, 20_001))
-    assert 10 < times < 40
 
 
 def test_the_tree_of_actors(fleet: Fleet) -> None:
