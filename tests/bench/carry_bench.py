@@ -32,35 +32,62 @@ CONNECT_SECONDS = 10.0
 CHUNK = bytes(range(256)) * 256
 
 
-class Backend:
+def answer() -> None:
     """A TCP server: it takes as many bytes as it was told, answers one, and echoes from then on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        _say({"port": server.getsockname()[1]})
+        threading.Thread(target=_accept, args=(server,), daemon=True).start()
+        sys.stdin.read()
 
-    def __init__(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                sock, _ = self._server.accept()
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+def _accept(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            sock, _ = server.accept()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=_serve, args=(sock,), daemon=True).start()
 
-    @staticmethod
-    def _serve(sock: socket.socket) -> None:
-        with sock, contextlib.suppress(OSError):
-            left = int.from_bytes(_exactly(sock, 8))
-            while left > 0:
-                left -= len(sock.recv(262_144)) or left
-            sock.sendall(b"!")
-            while data := sock.recv(65_536):
-                sock.sendall(data)
 
-    def close(self) -> None:
-        # Closing alone would leave accept() waiting.
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+def _serve(sock: socket.socket) -> None:
+    with sock, contextlib.suppress(OSError):
+        left = int.from_bytes(_exactly(sock, 8))
+        while left > 0:
+            left -= len(sock.recv(262_144)) or left
+        sock.sendall(b"!")
+        while data := sock.recv(65_536):
+            sock.sendall(data)
+
+
+def serve(*, tls: bool) -> None:
+    """The service, with a tunnel."""
+    with TunnelService(tls=tls) as service:
+        tokens = service.open_tunnel("bench", ["BENCH"])
+        _say(
+            {
+                "endpoint": service.endpoint,
+                "ca": str(service.ca_path) if service.ca_path else "",
+                "source": tokens.source_token,
+                "destination": tokens.destination_token,
+            }
+        )
+        sys.stdin.read()
+
+
+def _say(ready: Mapping[str, Any]) -> None:
+    print(json.dumps(ready), flush=True)
+
+
+@contextlib.contextmanager
+def _process(call: str) -> Iterator[dict[str, Any]]:
+    """A function of this module in a process of its own; yields what it says when it is ready."""
+    command = [sys.executable, "-c", f"from tests.bench import carry_bench; carry_bench.{call}"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+        process.stdin.close()
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:
@@ -104,20 +131,18 @@ def measure(port: int, *, megabytes: int, round_trips: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def tunnel_port(backend: Backend, *, tls: bool) -> Iterator[int]:
+def tunnel_port(backend: int, *, tls: bool) -> Iterator[int]:
     """The port of a source whose tunnel ends at the backend."""
     with contextlib.ExitStack() as stack:
-        service = stack.enter_context(TunnelService(tls=tls))
-        tokens = service.open_tunnel("bench", ["BENCH"])
+        service = stack.enter_context(_process(f"serve(tls={tls})"))
         common = {
-            "endpoint": service.endpoint,
-            "ca": str(service.ca_path) if service.ca_path else "",
-            "target": f"127.0.0.1:{backend.port}",
+            "endpoint": service["endpoint"],
+            "ca": service["ca"],
+            "target": f"127.0.0.1:{backend}",
         }
-        ends = {"destination": tokens.destination_token, "source": tokens.source_token}
         answers = {
-            mode: stack.enter_context(_peer({**common, "mode": mode, "token": token}))
-            for mode, token in ends.items()
+            mode: stack.enter_context(_peer({**common, "mode": mode, "token": service[mode]}))
+            for mode in ("destination", "source")
         }
         yield int(answers["source"]["listening"].rpartition(":")[2])
 
@@ -137,7 +162,7 @@ def _peer(given: dict[str, str]) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def socat_port(backend: Backend, *, tls: bool, ca: Path | None) -> Iterator[int]:
+def socat_port(backend: int, *, tls: bool, ca: Path | None) -> Iterator[int]:
     """The port of one `socat` that speaks to a second one, which speaks to the backend."""
     middle, front = free_port(), free_port()
     if tls:
@@ -149,7 +174,7 @@ def socat_port(backend: Backend, *, tls: bool, ca: Path | None) -> Iterator[int]
         connect = f"TCP:127.0.0.1:{middle},nodelay"
     front_listen = f"TCP-LISTEN:{front},bind=127.0.0.1,reuseaddr,fork,nodelay"
     commands = [
-        ["socat", "-b65536", listen, f"TCP:127.0.0.1:{backend.port},nodelay"],
+        ["socat", "-b65536", listen, f"TCP:127.0.0.1:{backend},nodelay"],
         ["socat", "-b65536", front_listen, connect],
     ]
     processes = [subprocess.Popen(command) for command in commands]
@@ -186,20 +211,19 @@ def _certificate(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def localproxy_port(backend: Backend) -> Iterator[int]:
+def localproxy_port(backend: int) -> Iterator[int]:
     """The port of AWS's localproxy as a source, with another one as the destination; with TLS."""
     front = free_port()
     with contextlib.ExitStack() as stack:
-        service = stack.enter_context(TunnelService())
-        tokens = service.open_tunnel("bench", ["BENCH"])
+        service = stack.enter_context(_process("serve(tls=True)"))
         targets = {
-            tokens.destination_token: ("-d", f"BENCH=127.0.0.1:{backend.port}"),
-            tokens.source_token: ("-s", f"BENCH={front}"),
+            service["destination"]: ("-d", f"BENCH=127.0.0.1:{backend}"),
+            service["source"]: ("-s", f"BENCH={front}"),
         }
-        host = service.endpoint.removeprefix("wss://")
+        host = service["endpoint"].removeprefix("wss://")
         for token, target in targets.items():
             # At the speed of loopback it survives no larger payloads; docs/protocol.md section 4.
-            command = ["localproxy", "-e", host, "-k", "-c", str(service.ca_path), "-v", "0"]
+            command = ["localproxy", "-e", host, "-k", "-c", service["ca"], "-v", "0"]
             environment = {**os.environ, "AWSIOT_TUNNEL_ACCESS_TOKEN": token}
             process = subprocess.Popen(
                 [*command, *target], env=environment, stdout=subprocess.DEVNULL
@@ -219,10 +243,9 @@ def run(*, megabytes: int, round_trips: int, rounds: int) -> Results:
         other, so that whatever else the machine does meets them alike.
     """
     results: Results = {}
-    backend = Backend()
     sizes = {"megabytes": megabytes, "round_trips": round_trips}
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        stack.callback(backend.close)
+        backend = stack.enter_context(_process("answer()"))["port"]
         has_socat = shutil.which("socat") is not None and shutil.which("openssl") is not None
         ca = _certificate(Path(directory)) if has_socat else None
         for tls in (True, False):
