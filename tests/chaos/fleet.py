@@ -395,10 +395,14 @@ class Fleet:
         )
 
     def _left_over(self) -> list[str]:
-        """The classes of the actors of tunnels that are alive."""
+        """The actors of tunnels that are alive: class, tunnel, mail, and who watches them."""
         cells = [cell for each in self.runtime.dispatchers for cell in list(each._cells)]
-        names = [cell.actor_class.__name__ for cell in cells]
-        return sorted(each for each in names if each not in OF_A_RUNTIME)
+        return sorted(
+            f"{cell.actor_class.__name__} of {cell.label or 'nobody'}, {len(cell.items)} messages "
+            f"wait, watched by {[each.actor_class.__name__ for each in list(cell.watchers or ())]}"
+            for cell in cells
+            if cell.actor_class.__name__ not in OF_A_RUNTIME
+        )
 
     async def _close(self) -> None:
         def connections() -> int:
