@@ -44,6 +44,7 @@ from tunnelfleet.proto import (
 from .messages import (
     Admission,
     ConnectionFailure,
+    ConnectionId,
     ConnectionReset,
     ConnectionShutdown,
     ConnectionStarted,
@@ -95,10 +96,11 @@ class ApiStream:
         self._service_id = service_id
         self._is_v3 = version is ProtocolVersion.V3
         self._is_source = mode is Mode.SOURCE
+        self._owner = (outbox.name, mode)
         self._tunnel = tunnel
         self._outbox = outbox
         self._open = open_connections
-        self._mine: dict[int, ConnectionKey] = {}
+        self._mine: dict[int, ConnectionId] = {}
         self._told: set[ConnectionKey] = set()
         """Connections whose end the user was told while it may still send on them."""
         self._started = False
@@ -112,8 +114,8 @@ class ApiStream:
 
     def _on_open(self, message: OpenLocal) -> None:
         key = message.key
-        service_id, connection_id = self._service_id, key.connection_id
-        self._mine[connection_id] = key
+        service_id, connection_id = self._service_id, ConnectionId(key, self._owner)
+        self._mine[connection_id] = connection_id
         kind = ConnectionStarted if self._started else StreamStarted
         if not self._started:
             self._started = True
@@ -126,12 +128,21 @@ class ApiStream:
 
     def admit(self, key: ConnectionKey) -> None:
         """Let the user's commands reach a connection, if it is still open."""
-        if self._mine.get(key.connection_id) == key:
-            self._open[self._service_id, key.connection_id] = key
+        mine = self._find(key)
+        if mine is not None:
+            self._open[self._service_id, key.connection_id] = mine.connection
+
+    def id_of(self, connection_id: int) -> int:
+        """Return the id of a connection as its user is told it."""
+        return self._mine.get(connection_id, connection_id)
+
+    def _find(self, key: ConnectionKey) -> ConnectionId | None:
+        mine = self._mine.get(key.connection_id)
+        return mine if mine is not None and mine.connection == key else None
 
     def _on_deliver(self, message: Deliver) -> None:
-        connection_id = message.key.connection_id
-        if connection_id not in self._mine:
+        connection_id = self._mine.get(message.key.connection_id)
+        if connection_id is None:
             return
         outbox = self._outbox
         payload = message.data
@@ -140,15 +151,16 @@ class ApiStream:
 
     def _on_remote_ended(self, message: RemoteEnded) -> None:
         key = message.key
-        if self._mine.get(key.connection_id) != key:
+        connection_id = self._find(key)
+        if connection_id is None:
             return
         outbox = self._outbox
         if message.end is End.ORDERLY and outbox.half_close:
-            outbox.emit(InputEnded(outbox.name, self._service_id, key.connection_id))
+            outbox.emit(InputEnded(outbox.name, self._service_id, connection_id))
             return
         if key not in self._told:
             error = AbnormalEnd(message.reason) if message.end is End.CUT else None
-            self._tell_ended(key.connection_id, error)
+            self._tell_ended(connection_id, error)
         if message.end is End.ORDERLY:
             self._told.add(key)
             # Behind what the callbacks hand over until they have returned.
@@ -157,7 +169,8 @@ class ApiStream:
             self._end(key, message.reason)
 
     def _on_stop_reading(self, _message: StopReadingLocal) -> None:
-        self._cut_by_stop |= bool(set(self._mine.values()) - self._told)
+        mine = {each.connection for each in self._mine.values()}
+        self._cut_by_stop |= bool(mine - self._told)
         self._end_all("the tunnel is stopping", is_orderly=False)
 
     def _on_stop(self, message: StopStream) -> None:
@@ -169,8 +182,8 @@ class ApiStream:
         self._tell_stopped(error)
 
     def _end_all(self, reason: str, *, is_orderly: bool) -> None:
-        for _, key in sorted(self._mine.items()):
-            self._end(key, reason, is_orderly=is_orderly)
+        for connection_id in sorted(self._mine.values()):
+            self._end(connection_id.connection, reason, is_orderly=is_orderly)
 
     def _end(self, key: ConnectionKey, reason: str, *, is_orderly: bool = True) -> None:
         del self._mine[key.connection_id]
@@ -181,7 +194,7 @@ class ApiStream:
 
     def end(self, key: ConnectionKey) -> None:
         """End a connection because the user says so, or has been told that the peer has."""
-        if self._mine.get(key.connection_id) == key:
+        if self._find(key) is not None:
             self._end(key, "ended by this side")
 
     def _tell_ended(self, connection_id: int, error: TunnelError | None) -> None:
@@ -254,11 +267,14 @@ class TunnelApi:
         now = time.monotonic()
         is_open, pending, wire = self._open, self._outbox.pending, self._wire
         for entry in self._outbox.take():
-            key = is_open.get((entry.service_id, entry.connection_id or 0))
+            connection_id = entry.connection_id
+            key = is_open.get((entry.service_id, connection_id or 0))
             if (
                 key is not None
                 and entry.kind is MessageType.DATA
                 and len(entry.payload) <= MAX_PAYLOAD_BYTES
+                # As in `_is_of_former`, without a call for each message.
+                and (type(connection_id) is not ConnectionId or connection_id.connection is key)
             ):
                 pending.queued(key, entry)
                 wire.data(key, entry.payload, now, whole=True)
@@ -305,9 +321,19 @@ class TunnelApi:
         if key is None:
             # The error says what is missing: the connection, the stream or the service.
             self._session.data(service_id, connection_id, b"")
+        if key is None or self._is_of_former(connection_id, key):
             raise ConnectionIdUnknown(service_id, connection_id)
         entry.service_id, entry.connection_id = service_id, connection_id
         return key
+
+    def _is_of_former(self, connection_id: int, key: ConnectionKey) -> bool:
+        """Whether the user was told of this id when another connection had it."""
+        return (
+            type(connection_id) is ConnectionId
+            # Not by equality: a TunnelActor that was started again numbers its connections anew.
+            and connection_id.connection is not key
+            and connection_id.owner == (self._name, self._mode)
+        )
 
     def _resolve(self, service_id: str) -> str:
         announced = self._session.service_ids
@@ -340,15 +366,19 @@ class TunnelApi:
                 raise TooManyConnections(service_id, self._shell.max_connections())
         else:
             service_id = entry.service_id
+        wanted_id = entry.connection_id
         opened = (
             self._session.start_stream(service_id)
             if is_stream
-            else self._session.start_connection(service_id, entry.connection_id)
+            else self._session.start_connection(
+                service_id, None if wanted_id is None else int(wanted_id)
+            )
         )
         entry.service_id, entry.connection_id = opened.service_id, opened.connection_id
         key = self._command_key()
         self._outbox.pending.queued(key, entry)
         self._shell.adopt(opened, key)
+        entry.connection_id = self._streams[opened.service_id].id_of(opened.connection_id)
 
     def _command_key(self) -> ConnectionKey:
         """Return a key for a command that belongs to no connection. No stream has this id."""

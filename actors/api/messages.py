@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from tunnelfleet.actors.events import TunnelEvent
-from tunnelfleet.proto import MessageType, TunnelError
+from tunnelfleet.proto import MessageType, Mode, TunnelError
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.callbacks import CallbackQueue
@@ -145,6 +145,39 @@ class Outgoing:
         self.waiter = waiter
 
 
+class ConnectionId(int):
+    """The id of a connection, as events and the futures of starts have it: it knows whose it is.
+
+    It equals the number, and is shown as one. A command that is given it reaches that connection
+    and no later one of the same number; with a plain number it reaches the one that has it by then.
+
+    Args:
+        connection: whose id it is.
+        owner: the tunnel that has it, and which end of it. At another one it is a number.
+    """
+
+    connection: ConnectionKey
+    owner: tuple[str, Mode]
+
+    def __new__(cls, connection: ConnectionKey, owner: tuple[str, Mode]) -> Self:
+        """Make it of the connection's number."""
+        made = super().__new__(cls, connection.connection_id)
+        made.connection, made.owner = connection, owner
+        return made
+
+    def __copy__(self) -> Self:
+        """A copied event still tells of the same connection."""
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        """As `__copy__`."""
+        return self
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        """In another process it is a number."""
+        return int, (int(self),)
+
+
 class Admission(Outgoing):
     """From here on commands for a connection mean this one, since its user hears of it now.
 
@@ -186,7 +219,8 @@ class Message:
         payload: at most 64,512 bytes; may be empty, or None.
         service_id: of the stream; empty or None stands for the tunnel's only service.
         connection_id: 1 or more. None or 0 stands for the stream's only connection. In V1 and V2 it
-            is always 1.
+            is always 1. One that an event told of means the connection of then, although a later
+            one may have its number by now: see `ConnectionId`.
     """
 
     payload: bytes = field(repr=False)

@@ -320,7 +320,7 @@ class LocalEnd(NamedTuple):
 
 
 class StreamActor(DispatchedActor):
-    """One stream.
+    """One stream. It ends with its TunnelActor, whoever else knows of it.
 
     Args:
         tunnel: the TunnelActor.
@@ -342,6 +342,14 @@ class StreamActor(DispatchedActor):
         """Of all its sockets, those of connections too that are over on the wire."""
         self._stopping = False
 
+    def on_start(self) -> None:
+        """Watch the TunnelActor.
+
+        It tells the TransportSupervisor of this stream, and both may be killed before that is
+        heard: then nobody else would ever end it.
+        """
+        self.watch(self._tunnel)
+
     def _open_local(self, message: OpenLocal) -> None:
         local = self._local_end
         key = message.key
@@ -359,6 +367,9 @@ class StreamActor(DispatchedActor):
         self.watch(ref)
 
     def _on_terminated(self, message: Terminated) -> None:
+        if message.ref == self._tunnel:
+            self.exit()
+            return
         key = self._keys.pop(message.ref, None)
         if key is None:
             return

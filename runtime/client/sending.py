@@ -12,7 +12,14 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tunnelfleet.actors.api.messages import Message, Outgoing, SendBatch, SendFuture, SendQueueFull
+from tunnelfleet.actors.api.messages import (
+    ConnectionId,
+    Message,
+    Outgoing,
+    SendBatch,
+    SendFuture,
+    SendQueueFull,
+)
 from tunnelfleet.actors.api.outbox import Outbox
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES, MessageType, TunnelError
@@ -128,7 +135,7 @@ def _kind(value: object) -> str:
     return "None" if value is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-_CONNECTION_ID_TYPES = (int, type(None))
+_CONNECTION_ID_TYPES = (int, ConnectionId, type(None))
 BATCH_MESSAGES = 256
 """How many messages of an iterable are handed over at a time."""
 

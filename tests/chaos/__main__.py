@@ -5,7 +5,9 @@
     python -m tests.chaos --processes --seeds 10   real processes that are killed, and more
 
 A schedule that fails is printed, tried again, and made smaller as long as it still fails. The exit
-status is 1 if any failed.
+status is 1 if any failed. With `--record`, what came of it is kept every few schedules, and the
+seeds that are kept of the same code are left out: a run that was interrupted is started in the same
+way again.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from tunnelfleet.runtime import make_ssl_context
 from tunnelfleet.runtime.service.tls import ensure_certificate
 
 from .fleet import Fleet
-from .report import Sums, write_record
+from .report import Sums, code_of, recorded, write_record
 from .results import Certificate, Result, live_actors
 from .schedule import Schedule, schedule_of, smaller
 
@@ -39,6 +41,8 @@ GROWTH_BYTES: Final = 60_000_000
 SHRINK_TRIES: Final = 30
 REPEATS: Final = 2
 """How often a smaller schedule is tried: chance has a part in it."""
+SAVE_SEEDS: Final = 25
+"""What so many schedules came to is recorded at once."""
 
 
 def make_certificate(folder: Path) -> Certificate:
@@ -85,13 +89,45 @@ def tell(result: Result, *, is_loud: bool) -> None:
         print(f"    VIOLATED: {text}")
 
 
-def run_in_process(given: argparse.Namespace, certificate: Certificate) -> Sums:
+class Recorder:
+    """Keeps what a run comes to in the record, if it is to be kept.
+
+    Args:
+        given: the command line.
+    """
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self._is_on = given.record
+        self._name = "Real processes" if given.processes else "In one process"
+        self._what = (
+            "real processes" if given.processes else "proxies, service, runtime, applications"
+        )
+        self._code = code_of() if given.record else ""
+        """That of the beginning: files may change while it runs."""
+
+    def begin(self) -> Sums:
+        """Return the sums to go on with."""
+        return recorded(self._name, self._code) if self._is_on else Sums()
+
+    def save(self, sums: Sums) -> None:
+        """Keep what has come of it so far."""
+        if self._is_on:
+            date = datetime.datetime.now(datetime.UTC).date().isoformat()
+            write_record(self._name, sums, self._what, date, self._code)
+
+
+def seeds_of(given: argparse.Namespace, sums: Sums) -> list[int]:
+    """Return the seeds that the command line asks for and that are not recorded yet."""
+    if given.seed is not None:
+        return [given.seed]
+    asked = range(given.first, given.first + given.seeds)
+    return [each for each in asked if not sums.has(each)]
+
+
+def run_in_process(given: argparse.Namespace, certificate: Certificate, recorder: Recorder) -> Sums:
     """Carry out the schedules of the seeds in this process."""
-    sums, base_bytes, started = Sums(), 0, time.monotonic()
-    seeds = (
-        [given.seed] if given.seed is not None else range(given.first, given.first + given.seeds)
-    )
-    for count, seed in enumerate(seeds):
+    sums, base_bytes, started = recorder.begin(), 0, time.monotonic()
+    for count, seed in enumerate(seeds_of(given, sums)):
         if given.minutes and time.monotonic() - started > 60 * given.minutes:
             print(f"{given.minutes:g} minutes are over: the seeds from {seed} on are left")
             break
@@ -108,6 +144,8 @@ def run_in_process(given: argparse.Namespace, certificate: Certificate) -> Sums:
                 print("\n".join(shrink(schedule, certificate).lines()), flush=True)
         if count == AFTER_SEEDS:
             base_bytes = rss_bytes()
+        if count % SAVE_SEEDS == SAVE_SEEDS - 1:
+            recorder.save(sums)
         if count % 50 == 49:
             rate = (count + 1) / (time.monotonic() - started) * 60
             print(
@@ -135,23 +173,21 @@ def main() -> int:
     given = parser.parse_args()
     logging.getLogger("tunnelfleet").addHandler(logging.NullHandler())
     logging.getLogger("tunnelfleet").propagate = False
+    recorder = Recorder(given)
     with tempfile.TemporaryDirectory() as folder:
         if given.processes:
             from .processes import run_processes
 
-            sums = run_processes(given, Path(folder))
+            sums = recorder.begin()
+            run_processes(seeds_of(given, sums), sums, Path(folder), recorder.save)
         else:
             certificate = make_certificate(Path(folder) / "tls")
             warm(certificate)
-            sums = run_in_process(given, certificate)
+            sums = run_in_process(given, certificate, recorder)
     print(f"{sums.schedules} schedules, {sums.violations} with a violated invariant")
     for name, count in sums.survived.most_common():
         print(f"{count:7,d}  {name}")
-    if given.record:
-        name = "Processes" if given.processes else "In one process"
-        date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        what = "real processes" if given.processes else "proxies, service, runtime, applications"
-        write_record(name, sums, what, date)
+    recorder.save(sums)
     return 1 if sums.violations else 0
 
 

@@ -13,6 +13,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
@@ -37,6 +38,8 @@ PROBE_NUMBERS: Final = 2_000
 """From here on the conversations of the end, which must be whole, are numbered."""
 PROBES: Final = 5
 """How often they may be tried: who has lost a link hears of it a moment later."""
+STARVED_PROBES: Final = 50
+"""How often more, where a machine is too busy for the pongs of a tunnel that is made impatient."""
 PROBE_PAUSE_SECONDS: Final = 0.3
 """Longer after each, while an actor that was killed waits to be started again."""
 
@@ -193,8 +196,10 @@ class Fleet:
         An end that is lost may not know it yet when all are connected: then once more.
         """
         failed: list[Conversation] = []
-        for again in range(PROBES):
-            probes = self._make_probes(PROBE_NUMBERS * (again + 1))
+        tries = starved = 0
+        while tries < PROBES:
+            missed = self._missed_pongs()
+            probes = self._make_probes(PROBE_NUMBERS * (tries + starved + 1))
             self._talks.update({each.number: each for each in probes})
             tasks = [asyncio.ensure_future(self._converse(each)) for each in probes]
             for task in await self._wait_done(tasks):
@@ -204,9 +209,28 @@ class Fleet:
             if not failed:
                 break
             self.result.endings["probe that came too early"] += len(failed)
-            await asyncio.sleep(PROBE_PAUSE_SECONDS * again)
+            await asyncio.sleep(PROBE_PAUSE_SECONDS * tries)
             await self._wait_connected("before another probe")
+            # What was lost counts once it is back.
+            now = self._missed_pongs()
+            is_starved = all(now[each.tunnel] > missed[each.tunnel] for each in failed)
+            if is_starved and starved < STARVED_PROBES:
+                starved += 1
+            else:
+                tries += 1
         self._judge(failed, is_probe=True)
+
+    def _missed_pongs(self) -> Counter[int]:
+        """How often each tunnel that is made impatient has lost a link because of no pong."""
+        return Counter(
+            {
+                number: sum(
+                    self.runtime.tunnel(name).stats.reconnects.get("ping_timeout", 0)
+                    for name, *_ in self.tunnels[number].states()
+                )
+                for number in self.schedule.impatient()
+            }
+        )
 
     def _make_probes(self, first: int) -> list[Conversation]:
         places = [(tunnel, each) for tunnel in self.tunnels for each in range(tunnel.plan.services)]
@@ -395,10 +419,14 @@ class Fleet:
         )
 
     def _left_over(self) -> list[str]:
-        """The classes of the actors of tunnels that are alive."""
+        """The actors of tunnels that are alive: class, tunnel, mail, and who watches them."""
         cells = [cell for each in self.runtime.dispatchers for cell in list(each._cells)]
-        names = [cell.actor_class.__name__ for cell in cells]
-        return sorted(each for each in names if each not in OF_A_RUNTIME)
+        return sorted(
+            f"{cell.actor_class.__name__} of {cell.label or 'nobody'}, {len(cell.items)} messages "
+            f"wait, watched by {[each.actor_class.__name__ for each in list(cell.watchers or ())]}"
+            for cell in cells
+            if cell.actor_class.__name__ not in OF_A_RUNTIME
+        )
 
     async def _close(self) -> None:
         def connections() -> int:

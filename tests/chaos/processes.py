@@ -8,7 +8,6 @@ process has more descriptors than it had.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -331,17 +330,22 @@ class Siege:
         await application.run()
 
 
-def run_processes(given: argparse.Namespace, folder: Path) -> Sums:
-    """Carry out the schedules of the seeds; the processes are started once."""
-    sums, watch = Sums(), Watch()
-    seeds = (
-        [given.seed] if given.seed is not None else range(given.first, given.first + given.seeds)
-    )
+def run_processes(seeds: list[int], sums: Sums, folder: Path, save: Callable[[Sums], None]) -> None:
+    """Carry out the schedules of the seeds; the processes are started once.
+
+    Args:
+        seeds: of the schedules.
+        sums: what comes of them is added here.
+        folder: for the files of the processes.
+        save: keeps the sums after each schedule.
+    """
+    watch = Watch()
     with Town(folder) as town:
         for seed in seeds:
             outage = outage_of(seed)
             result = asyncio.run(Siege(town, outage, watch).run())
             sums.add(result)
+            save(sums)
             told = ", ".join(result.survived) or "nothing happened"
             print(f"seed {seed}: {result.seconds:.1f} s, {told}", flush=True)
             for text in result.violations:
@@ -352,4 +356,3 @@ def run_processes(given: argparse.Namespace, folder: Path) -> Sums:
             if status := program.end():
                 print(f"VIOLATED: it ended with {status}:\n{program.log.read_text()[-2_000:]}")
                 sums.violations += 1
-    return sums

@@ -1,28 +1,37 @@
 """What many schedules came to, as JSON, and as the tables of docs/reliability.md.
 
 The tables stand between two marks; `make chaos RECORD=yes` writes them, and a test holds that they
-are those of the JSON beside this file.
+are those of the JSON beside this file. A record says of which code and of which seeds it is: a run
+that was interrupted goes on where it ended, and a run of other code begins a new record.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 from .results import Result
 
+ROOT: Final = Path(__file__).parent.parent.parent
 RECORD: Final = Path(__file__).with_name("record.json")
-DOCUMENT: Final = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
+DOCUMENT: Final = ROOT / "docs" / "reliability.md"
+PRODUCT: Final = ("actors", "package", "proto", "runtime")
+"""The folders of the code that a record is of; the suite may get better meanwhile."""
 BEGIN: Final = "<!-- generated from tests/chaos/record.json: make chaos RECORD=yes -->"
 END: Final = "<!-- end of what is generated -->"
 
 
 @dataclass
 class Sums:
-    """The sums over many schedules."""
+    """The sums over many schedules.
+
+    Attributes:
+        seeds: those of the schedules, as pairs of a first and a last one.
+    """
 
     schedules: int = 0
     violations: int = 0
@@ -31,10 +40,27 @@ class Sums:
     crashed: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     tolerated: Counter[str] = field(default_factory=Counter)
+    seeds: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Sums:
+        """Return the sums of a record; what it has beside them is left out."""
+        names = {each.name for each in fields(cls)}
+        values: dict[str, Any] = {
+            key: Counter(value) if isinstance(value, dict) else value
+            for key, value in found.items()
+            if key in names
+        }
+        return cls(**values)
+
+    def has(self, seed: int) -> bool:
+        """Whether the schedule of a seed is among them."""
+        return any(first <= seed <= last for first, last in self.seeds)
 
     def add(self, result: Result) -> None:
         """Take in one schedule."""
         self.schedules += 1
+        self._add_seed(result.seed)
         self.violations += bool(result.violations)
         self.verified_bytes += result.verified_bytes
         self.survived += Counter({str(key): value for key, value in result.survived.items()})
@@ -42,6 +68,12 @@ class Sums:
         self.tolerated += result.tolerated
         for (actor, message), count in result.crashed.items():
             self.crashed[f"{actor} at {message}"] += count
+
+    def _add_seed(self, seed: int) -> None:
+        if self.seeds and self.seeds[-1][1] == seed - 1:
+            self.seeds[-1][1] = seed
+        else:
+            self.seeds.append([seed, seed])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -106,9 +138,25 @@ def read_record() -> dict[str, Any]:
     return found
 
 
-def write_record(name: str, sums: Sums, what: str, date: str) -> None:
+def code_of(root: Path = ROOT) -> str:
+    """Return a digest of the product's code: a record is of one code."""
+    digest = hashlib.sha256()
+    for folder in PRODUCT:
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def recorded(name: str, code: str) -> Sums:
+    """Return the sums that were recorded under a name of this code, so that a run can go on."""
+    run = read_record().get(name, {})
+    return Sums.from_dict(run) if run.get("code") == code else Sums()
+
+
+def write_record(name: str, sums: Sums, what: str, date: str, code: str) -> None:
     """Record a run under its name, and write the document's tables anew."""
     record = read_record()
-    record[name] = {"date": date, "what": what, **sums.to_dict()}
+    record[name] = {"date": date, "what": what, "code": code, **sums.to_dict()}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
     DOCUMENT.write_text(document(DOCUMENT.read_text(), record))

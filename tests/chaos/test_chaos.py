@@ -6,6 +6,7 @@ A seed that fails: `make chaos SEED=...` shows its schedule and makes it smaller
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import pytest
 
 from . import fleet
 from .__main__ import make_certificate, run_schedule, warm
-from .schedule import schedule_of
+from .schedule import Conversation, End, schedule_of
 from .talk import Ending
 
 if TYPE_CHECKING:
@@ -53,6 +54,38 @@ def test_what_moves_is_not_stuck(certificate: Certificate, monkeypatch: pytest.M
         assert not await carried._eventually(lambda: False)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("lost", "tries"), [(0, fleet.PROBES), (7, fleet.PROBES + 7)])
+def test_a_probe_that_met_a_lost_link_of_an_impatient_tunnel_is_no_try(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch, lost: int, tries: int
+) -> None:
+    """A machine that is busy with other work gives no pong within half a second."""
+    carried = fleet.Fleet(schedule_of(SEEDS[0]), certificate)
+    probe = Conversation(1, 0, 0, 0, 1, 1, 1, 0, 1, 0, End.CLIENT_FIRST)
+    seen: list[int] = []
+    judged: list[list[Conversation]] = []
+
+    async def nothing(*_args: object) -> list[object]:
+        return []
+
+    def make(first: int) -> list[Conversation]:
+        seen.append(first)
+        return [probe]
+
+    def missed() -> Counter[int]:
+        return Counter({0: min(len(seen), lost)})
+
+    monkeypatch.setattr(fleet, "PROBE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(carried, "_make_probes", make)
+    monkeypatch.setattr(carried, "_missed_pongs", missed)
+    monkeypatch.setattr(carried, "_is_whole", lambda _probe: False)
+    monkeypatch.setattr(carried, "_judge", lambda failed, **_named: judged.append(failed))
+    for name in ("_converse", "_wait_done", "_wait_connected", "_eventually"):
+        monkeypatch.setattr(carried, name, nothing)
+    asyncio.run(carried._probe())
+    assert (len(seen), len(set(seen))) == (tries, tries)
+    assert judged == [[probe]]
 
 
 def test_the_document_has_what_was_recorded() -> None:

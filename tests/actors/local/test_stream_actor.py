@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.actors import settle, watcher_of
 from tests.support.fakes import SSH_ADDRESS, Recorder
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import ExitReason
 from tunnelfleet.actors.local.applications import LocalEnd, StreamActor
@@ -142,3 +143,19 @@ def test_a_stopped_stream_waits_for_the_sockets_of_ids_that_were_used_again(
 def test_a_stopped_stream_without_sockets_ends_at_once(stream: Stream) -> None:
     stream.tell(StopStream(None))
     stream.ended.wait(1)
+
+
+def test_a_stream_ends_with_its_tunnel_whatever_sockets_it_has(stream: Stream) -> None:
+    stream.tell(OpenLocal(KEY, None))
+    stream.tunnel.stop()
+    assert str(stream.ended.wait(1)[0].reason) == "normal"
+
+
+def test_a_stream_whose_tunnel_is_gone_when_it_starts_ends(
+    dispatcher: Dispatcher, connector: Connector
+) -> None:
+    tunnel = Recorder.start(dispatcher=dispatcher)
+    tunnel.stop()
+    local_end = LocalEnd(SSH_ADDRESS, None, Limits(), connector)
+    ref = StreamActor.start(tunnel, local_end, dispatcher=dispatcher)
+    assert ref.actor_stopped.wait(WAIT_SECONDS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pykka.messages import ProxyCall
 
-from tests.support.actors import Log, settle
+from tests.support.actors import Log, crash, hold, settle
 from tests.support.fakes import (
     CLIENT_TOKEN,
     FakeSocket,
@@ -37,6 +37,7 @@ from tunnelfleet.actors.kernel import (
     WhichChildren,
     kill,
 )
+from tunnelfleet.actors.local.applications import StreamActor
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel import supervisors as tunnel_supervisor
 from tunnelfleet.actors.tunnel.context import (
@@ -351,6 +352,24 @@ def test_a_crash_of_the_tunnel_actor_takes_the_transport_down_and_up(
     assert "SSH/1/1 ended" in tunnel.log.items
     tunnel.receive("STREAM_START SSH 1/1", "DATA SSH 1/1 hello")
     assert tunnel.log.items[-2:] == ["SSH/1/1' opens", "SSH/1/1' gets hello"]
+
+
+def test_a_stream_of_which_no_supervisor_has_heard_ends_with_its_tunnel(
+    tree: Callable[..., Tree],
+) -> None:
+    """The TunnelActor starts it in the turn before the one in which all are killed."""
+    tunnel = tree().start()
+    tunnel.wait(TunnelState.CONNECTED)
+    epoch, actor = tunnel.connection.epoch, tunnel.tunnel
+    with hold(tunnel.dispatcher):
+        actor.tell(Received(epoch, [to_message("STREAM_START SSH 1/1")]))
+        crash(tunnel.ref)
+    eventually(lambda: "SSH/1/1 ended" in tunnel.log.items, "the end of its socket")
+
+    def streams() -> int:
+        return [each.actor_class for each in list(tunnel.dispatcher._cells)].count(StreamActor)
+
+    eventually(lambda: streams() == 0, "the end of the stream's actor")
 
 
 def test_the_reason_of_a_crash_is_for_people(tree: Callable[..., Tree]) -> None:

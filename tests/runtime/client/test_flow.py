@@ -143,10 +143,12 @@ class TestRaisingCallback:
         pair.source.send_stream_start("SSH").result(WAIT_SECONDS)
         for _ in range(30):
             pair.source.send_message(Message(b"x", "SSH")).result(WAIT_SECONDS)
+        # Success, stream, 30 messages: from then on the connection can be sent on.
+        eventually(lambda: pair.destination.callback_stats.errors == 32)
         pair.destination.send_message(Message(b"still there")).result(WAIT_SECONDS)
         (event,) = pair.at_source.wait(MessageReceived)
         assert event.message.payload == b"still there"
-        # Success, stream, 30 messages, one completion.
+        # And one completion.
         eventually(lambda: pair.destination.callback_stats.errors == 33)
         assert pair.destination.status().reconnects == 0
         logged = [record for record in caplog.records if "callback raised" in record.message]
