@@ -235,7 +235,7 @@ class Session:
     def _deliver(self, message: Message) -> list[Event]:
         stream = self._active(message)
         if stream is None:
-            return self._drop_stale(message)
+            return self._drop_late(message)
         connection_id = message.connection_id or FIRST_CONNECTION_ID
         if stream.awaits_hello:
             if message.ignorable and not message.payload:
@@ -313,6 +313,22 @@ class Session:
         if self._knows(message.service_id or self._default_service_id):
             return _dropped(message, DropReason.STALE_STREAM)
         return _dropped(message, DropReason.UNKNOWN_SERVICE)
+
+    def _drop_late(self, message: Message) -> list[Event]:
+        """Drop DATA of a stream that is over; a hello of the last one is answered by its reset.
+
+        A source that gives a stream up after its orderly end sends no second reset before the
+        hello: a peer of another make may not take it. One that says hello takes it, and would wait
+        for it (docs/protocol.md section 3a). A stream that another one has replaced needs none,
+        and in V3 the second reset was sent.
+        """
+        dropped = self._drop_stale(message)
+        service_id = message.service_id or self._default_service_id
+        is_source = self._mode is Mode.SOURCE and self._version is not ProtocolVersion.V3
+        is_hello = is_source and message.ignorable and not message.payload
+        if is_hello and self._knows(service_id) and service_id not in self._streams:
+            return _refused(message, DropReason.STALE_STREAM)
+        return dropped
 
     _ACTIONS: ClassVar[dict[Action, Callable[[Session, Message], list[Event]]]] = {
         Action.ANNOUNCE: _announce,
@@ -569,7 +585,7 @@ def _dropped(message: Message, reason: DropReason) -> list[Event]:
 
 
 def _refused(message: Message, reason: DropReason) -> list[Event]:
-    """Answer a STREAM_START with the reset of the stream that it meant to start."""
+    """Answer with the reset of the stream that a message belongs to, or meant to start."""
     reset = Message(
         MessageType.STREAM_RESET,
         message.stream_id,

@@ -145,7 +145,7 @@ class Source:
             yield self
 
 
-MAX_PIECES = 64
+MAX_PIECES = 32
 """So many pieces of an input are cut: thousands of a byte each take long and say no more."""
 
 

@@ -143,15 +143,18 @@ class SessionModel(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def one_connects(self, data: st.DataObject) -> None:
+        if self._is_announced(Mode.SOURCE):
+            self._open(data.draw(st.sampled_from(self.services)))
+
+    def _open(self, service_id: str) -> Key:
         side = self.sides[Mode.SOURCE]
-        if not self._is_announced(Mode.SOURCE):
-            return
-        opened = side.session.open_connection(data.draw(st.sampled_from(self.services)))
+        opened = side.session.open_connection(service_id)
         self._take(Mode.SOURCE, opened.events)
         key = Key(opened.service_id, opened.stream_id, opened.connection_id)
         assert key not in side.accounts
         side.accounts[key] = Account()
         self._send(Mode.SOURCE, opened.messages)
+        return key
 
     @rule(mode=modes, data=st.data(), size=st.integers(0, 3))
     def one_sends(self, mode: Mode, data: st.DataObject, size: int) -> None:
@@ -219,8 +222,10 @@ class SessionModel(RuleBasedStateMachine):
     @precondition(lambda self: self.sides[Mode.SOURCE].open())
     @rule(data=st.data())
     def a_hello_is_overdue(self, data: st.DataObject) -> None:
+        self._expire(data.draw(st.sampled_from(self.sides[Mode.SOURCE].open())))
+
+    def _expire(self, key: Key) -> None:
         side = self.sides[Mode.SOURCE]
-        key = data.draw(st.sampled_from(side.open()))
         was_marked = not side.session.awaits_hello(key.service_id, key.stream_id)
         self._take(Mode.SOURCE, side.session.hello_overdue(key.service_id, key.stream_id))
         # What it takes for the peer of another make may be one of ours that is late.
@@ -286,12 +291,14 @@ class SessionModel(RuleBasedStateMachine):
     }
 
     def teardown(self) -> None:
-        """All that is on its way arrives: then nobody waits for one that is over."""
+        """All arrives, and hellos are overdue: then nobody waits for one that is over."""
         if not hasattr(self, "sides"):
             return
-        for _ in range(4):
-            for mode in Mode:
-                self.messages_arrive_all(mode)
+        self.all_arrives()
+        for key in self.sides[Mode.SOURCE].open():
+            # A destination of another make, that ended before it sent a byte, has said nothing.
+            self._expire(key)
+        self.all_arrives()
         source, destination = self.sides[Mode.SOURCE], self.sides[Mode.DESTINATION]
         for key, account in source.accounts.items():
             other = destination.accounts.get(key)
@@ -304,16 +311,31 @@ class SessionModel(RuleBasedStateMachine):
             if account.has_ended and other.has_ended and self.is_marked and account.is_over:
                 self._check_agreement(account, other)
 
-    def messages_arrive_all(self, mode: Mode) -> None:
-        """Whatever is on its way to one side."""
-        inbox = self.sides[mode].inbox
-        while inbox:
-            self._take(mode, self.sides[mode].session.receive(inbox.popleft()))
+    def all_arrives(self) -> None:
+        """Whatever is on its way to one side, and what that is answered by."""
+        while any(side.inbox for side in self.sides.values()):
+            for mode in Mode:
+                self.messages_arrive(mode=mode, count=len(self.sides[mode].inbox))
 
     def _check_agreement(self, one: Account, other: Account) -> None:
         for mine, its in ((one, other), (other, one)):
             if mine.told is End.ORDERLY:
                 assert mine.got == its.sent
+
+
+@pytest.mark.parametrize("version", list(ProtocolVersion), ids=lambda version: version.name)
+@pytest.mark.parametrize("marks", [(True, True), (True, False), (False, True), (False, False)])
+def test_an_end_before_the_destination_has_said_anything(
+    version: ProtocolVersion, marks: tuple[bool, bool]
+) -> None:
+    """A destination of another make is over then, and never tells: a clock ends the source."""
+    model = SessionModel()
+    model.begin(version, marks)
+    model.messages_arrive(Mode.SOURCE, 1)
+    key = model._open("A")
+    model._end(Mode.SOURCE, key, is_orderly=True)
+    model.teardown()
+    assert model.sides[Mode.SOURCE].accounts[key].is_over is (marks != (True, True))
 
 
 SessionModel.TestCase.settings = stateful_settings()

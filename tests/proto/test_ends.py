@@ -311,6 +311,45 @@ def test_what_was_aborted_before_the_hello_is_told_behind_it(version: ProtocolVe
     ]
 
 
+def given_up(version: ProtocolVersion) -> Session:
+    """A source whose stream has ended in order, and was reset before a hello came."""
+    session = asking(version)
+    session.reset_connection("SSH", 1)
+    messages, _events = session.reset_stream("SSH")
+    # As above; in V3 the stream has a reset of its own.
+    assert messages == ([stream_reset()] if version is V3 else [])
+    return session
+
+
+@every_version
+def test_a_hello_of_a_stream_that_was_given_up_is_answered(version: ProtocolVersion) -> None:
+    session = given_up(version)
+    dropped = MessageDropped(T.DATA, DropReason.STALE_STREAM)
+    answers = [] if version is V3 else [Answer(reset_in(version))]
+    assert session.receive(hello(STARTS[version])) == [*answers, dropped]
+    # Nothing else is: it is late, or of a peer that does not say hello.
+    for message in (data_in(version), marked(data_in(version))):
+        assert session.receive(message) == [dropped]
+
+
+@every_version
+def test_a_hello_of_a_stream_that_was_replaced_is_not_answered(version: ProtocolVersion) -> None:
+    session = given_up(version)
+    session.start_stream("SSH")
+    dropped = MessageDropped(T.DATA, DropReason.STALE_STREAM)
+    assert session.receive(hello(STARTS[version])) == [dropped]
+
+
+@every_version
+def test_a_destination_answers_no_hello(version: ProtocolVersion) -> None:
+    session = destination(("SSH",))
+    session.receive(STARTS[version])
+    session.reset_stream("SSH")
+    assert session.receive(hello(STARTS[version])) == [
+        MessageDropped(T.DATA, DropReason.STALE_STREAM)
+    ]
+
+
 def test_the_doubt_ends_with_the_link() -> None:
     session = asking(V3)
     session.hello_overdue("SSH", 1)
