@@ -6,6 +6,10 @@ VENV ?= .venv
 ARGS ?=
 SYSTEM ?= yes
 JOBS ?= auto
+# `no` leaves out what is optional, in the tests and in the processes that they start.
+UVLOOP ?= yes
+CMASK ?= yes
+WITHOUT = $(if $(filter no,$(UVLOOP)),PYTHONPATH=$(CURDIR)/tests/support/without_uvloop) $(if $(filter no,$(CMASK)),AIOHTTP_NO_EXTENSIONS=1)
 
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.run-ready
@@ -29,12 +33,12 @@ demo: $(RUN_STAMP) ## run service, tunnels and traffic on this machine (tunnelfl
 system: ## install the programs that the tests drive, or say which are missing
 	@SYSTEM=$(SYSTEM) PYTHON=$(PYTHON) tools/system-packages
 
-test: system $(DEV_STAMP) ## run the tests, JOBS at a time (pytest $(ARGS))
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
+test: system $(DEV_STAMP) ## run the tests, JOBS at a time (pytest $(ARGS); UVLOOP=no, CMASK=no)
+	$(WITHOUT) $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: test-long
 test-long: system $(DEV_STAMP) ## run the tests that take minutes, and nothing else (pytest $(ARGS))
-	$(BIN)/python -m pytest -m long $(ARGS)
+	$(WITHOUT) $(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(DEV_STAMP) ## lint, format, types, spelling, generated code
 	$(BIN)/ruff check .

@@ -113,20 +113,20 @@ class ServiceCounters:
         known=("disconnected", "local", "peer", "session_reset"),
     )
 
-    def count_sent(self, payload_bytes: int) -> None:
-        """A DATA message was handed to the WebSocket."""
+    def count_sent(self, payload_bytes: int, messages: int = 1) -> None:
+        """DATA messages with so many bytes were handed to the WebSocket."""
         each: ServiceCounters | None = self
         while each is not None:
             each.sent_bytes += payload_bytes
-            each.sent_messages += 1
+            each.sent_messages += messages
             each = each.whole
 
-    def count_received(self, payload_bytes: int) -> None:
-        """A DATA message came."""
+    def count_received(self, payload_bytes: int, messages: int = 1) -> None:
+        """DATA messages with so many bytes came."""
         each: ServiceCounters | None = self
         while each is not None:
             each.received_bytes += payload_bytes
-            each.received_messages += 1
+            each.received_messages += messages
             each = each.whole
 
     def count_stream_opened(self) -> None:

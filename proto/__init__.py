@@ -43,6 +43,19 @@ from .events import (
     StreamStopped,
     StreamView,
 )
+from .framing import (
+    JOINED_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_WEBSOCKET_PAYLOAD_BYTES,
+    TUNNEL_PREFIX_BYTES,
+    DataBurst,
+    FrameDecoder,
+    FrameSplitter,
+    MessageReader,
+    burst_parts,
+    encode_frame,
+    frame_around,
+)
 from .handshake import (
     ACCEPTED_SUBPROTOCOLS,
     ACCESS_TOKEN_COOKIE,
@@ -72,18 +85,11 @@ from .handshake import (
     validate_client_token,
 )
 from .message import (
-    MAX_FRAME_BYTES,
     MAX_PAYLOAD_BYTES,
-    MAX_WEBSOCKET_PAYLOAD_BYTES,
-    TUNNEL_PREFIX_BYTES,
-    FrameDecoder,
-    FrameSplitter,
     Message,
     MessageType,
     decode_message,
-    encode_frame,
     encode_message,
-    frame_around,
 )
 from .modes import Mode, ProtocolVersion
 from .session import MAX_CONNECTIONS_PER_STREAM, MAX_SERVICES, Session
@@ -105,6 +111,7 @@ __all__ = [
     "CLIENT_TOKEN_MISMATCH_TEXT",
     "CLIENT_TOKEN_PATTERN",
     "INVALID_REQUEST_TEXT",
+    "JOINED_BYTES",
     "MAX_CONNECTIONS_PER_STREAM",
     "MAX_FRAME_BYTES",
     "MAX_ID_CHARACTERS",
@@ -131,6 +138,7 @@ __all__ = [
     "ConnectionLost",
     "ConnectionReset",
     "ConnectionStarted",
+    "DataBurst",
     "DataReceived",
     "DropReason",
     "End",
@@ -143,6 +151,7 @@ __all__ = [
     "LocalProtocolError",
     "Message",
     "MessageDropped",
+    "MessageReader",
     "MessageType",
     "Mode",
     "NoActiveStream",
@@ -170,6 +179,7 @@ __all__ = [
     "TunnelError",
     "VersionMismatch",
     "WrongMode",
+    "burst_parts",
     "check_request",
     "decode_message",
     "encode_frame",

@@ -47,7 +47,7 @@ from .events import (
     StreamStopped,
     StreamView,
 )
-from .message import MAX_PAYLOAD_BYTES, Message, MessageType, shape_of
+from .message import MAX_PAYLOAD_BYTES, Message, MessageType
 from .modes import Mode, ProtocolVersion
 from .streams import FIRST_CONNECTION_ID, MAX_CONNECTION_ID, MAY_SEND, Stream, StreamIds
 from .transitions import BEFORE_SERVICE_IDS, TABLE, Action, Agreement, End, Happening, Phase
@@ -56,6 +56,13 @@ MAX_SERVICES = 256
 """The most services, and so active streams, of one tunnel. AWS has 3."""
 MAX_CONNECTIONS_PER_STREAM = 4096
 """The most open connections of one stream that a session keeps."""
+
+
+def shape_of(message: Message) -> ProtocolVersion:
+    """Return the version that the ids of `message` speak (docs/protocol.md section 3)."""
+    if message.connection_id:
+        return ProtocolVersion.V3
+    return ProtocolVersion.V2 if message.service_id else ProtocolVersion.V1
 
 
 class Session:

@@ -141,13 +141,15 @@ class ApiStream:
         return mine if mine is not None and mine.connection == key else None
 
     def _on_deliver(self, message: Deliver) -> None:
-        connection_id = self._mine.get(message.key.connection_id)
+        key, payload, more = message
+        connection_id = self._mine.get(key.connection_id)
         if connection_id is None:
             return
-        outbox = self._outbox
-        payload = message.data
-        item = Message(payload, self._service_id, connection_id)
-        outbox.emit(MessageReceived(outbox.name, item), len(payload))
+        outbox, service_id = self._outbox, self._service_id
+        name = outbox.name
+        for each in (payload, *more):
+            item = Message(each, service_id, connection_id)
+            outbox.emit(MessageReceived(name, item), len(each))
 
     def _on_remote_ended(self, message: RemoteEnded) -> None:
         key = message.key
@@ -277,7 +279,7 @@ class TunnelApi:
                 and (type(connection_id) is not ConnectionId or connection_id.connection is key)
             ):
                 pending.queued(key, entry)
-                wire.data(key, entry.payload, now, whole=True)
+                wire.messages(key, [entry.payload], now)
                 continue
             try:
                 self._carry_out(entry, now)
@@ -302,7 +304,7 @@ class TunnelApi:
         key = self._find(entry)
         self._session.data(key.service_id, key.connection_id, entry.payload)
         self._outbox.pending.queued(key, entry)
-        self._wire.data(key, entry.payload, now, whole=True)
+        self._wire.messages(key, [entry.payload], now)
 
     def _find(self, entry: Outgoing) -> ConnectionKey:
         """Return the connection that a command means; raises what is wrong with it."""
@@ -413,9 +415,9 @@ class TunnelApi:
 
     # -- what became of them
 
-    def on_taken(self, key: ConnectionKey) -> None:
-        """Note that a message of a connection has left the queue."""
-        self._outbox.pending.taken(key)
+    def on_taken(self, key: ConnectionKey, messages: int) -> None:
+        """Note that messages of a connection have left the queue."""
+        self._outbox.pending.taken(key, messages)
 
     def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
         """The end of a connection was taken out of the queue; `is_sent` False: it was ended."""
@@ -432,9 +434,10 @@ class TunnelApi:
                 pending.taken(key)
             self._outbox.complete(pending.written(key, messages), None)
 
-    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
-        """Note that a message of a connection cannot be sent any more."""
-        self._outbox.complete(self._outbox.pending.refused(key), error)
+    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError, messages: int) -> None:
+        """Note that messages of a connection cannot be sent any more."""
+        for _ in range(messages):
+            self._outbox.complete(self._outbox.pending.refused(key), error)
 
     def on_discarded(self, key: ConnectionKey, error: TunnelError | None = None) -> None:
         """Note that messages of a connection were dropped; None: because its stream is over."""

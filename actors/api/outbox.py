@@ -65,11 +65,11 @@ class PendingSends(Generic[E]):
             sends = self._by_key[key] = _OfConnection()
         sends.entries.append(entry)
 
-    def taken(self, key: ConnectionKey) -> None:
-        """Note that the next entry of a connection has left the queue."""
+    def taken(self, key: ConnectionKey, messages: int = 1) -> None:
+        """Note that the next entries of a connection have left the queue."""
         sends = self._by_key.get(key)
-        if sends is not None and sends.on_their_way < len(sends.entries):
-            sends.on_their_way += 1
+        if sends is not None:
+            sends.on_their_way = min(sends.on_their_way + messages, len(sends.entries))
 
     def written(self, key: ConnectionKey, messages: int) -> list[E]:
         """Return the entries of a connection that have left for the operating system."""
@@ -242,6 +242,14 @@ class Outbox:
 
     def _take_in(self, entries: Sequence[Outgoing], done: int) -> int:
         """Take in what there is room for; return how many are done then."""
+        left = entries[done:]
+        size_bytes = sum([len(entry.payload) for entry in left]) + len(left) * COMMAND_COST_BYTES
+        fits = self._bytes + size_bytes <= self._max_bytes
+        if fits and self._messages + len(left) <= self._max_messages and not self._holds_senders():
+            self._bytes += size_bytes
+            self._messages += len(left)
+            self._outbox += left
+            return len(entries)
         while done < len(entries) and self._fits(entries[done]):
             entry = entries[done]
             self._bytes += len(entry.payload) + COMMAND_COST_BYTES

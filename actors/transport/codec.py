@@ -15,12 +15,12 @@ from typing import NamedTuple, TypeAlias
 
 from tunnelfleet.proto import (
     MAX_WEBSOCKET_PAYLOAD_BYTES,
-    TUNNEL_PREFIX_BYTES,
-    FrameSplitter,
+    DataBurst,
     Message,
+    MessageReader,
     MessageType,
     RemoteProtocolError,
-    decode_message,
+    burst_parts,
     encode_frame,
     frame_around,
 )
@@ -247,17 +247,17 @@ class CloseArrived(NamedTuple):
     """A CLOSE; its status code and reason say nothing that is defined for tunnels."""
 
 
-Arrival: TypeAlias = Message | PingArrived | PongArrived | CloseArrived
+Arrival: TypeAlias = Message | DataBurst | PingArrived | PongArrived | CloseArrived
 
 
 class WebSocketInput:
     """Turns what a service sends on one connection, in any split, into what arrived with it."""
 
-    __slots__ = ("_reader", "_splitter")
+    __slots__ = ("_messages", "_reader")
 
     def __init__(self) -> None:
         self._reader = FrameReader(Role.SERVICE)
-        self._splitter = FrameSplitter()
+        self._messages = MessageReader()
 
     def feed(self, data: bytes) -> Iterator[Arrival | None]:
         """Yield what `data` completes, in order, and None for a frame that was read before it.
@@ -272,8 +272,8 @@ class WebSocketInput:
         for opcode, payload in self._reader.feed(data):
             if opcode < _FIRST_CONTROL:
                 yield None
-                for frame in self._splitter.frames(payload):
-                    yield decode_message(frame[TUNNEL_PREFIX_BYTES:])
+                for arrival, _frames in self._messages.read(payload):
+                    yield arrival
             elif opcode == _PING:
                 yield PingArrived(bytes(payload))
             elif opcode == _PONG:
@@ -334,12 +334,14 @@ def encode(role: Role, opcode: int, *parts: bytes | memoryview) -> bytearray:
     return frame
 
 
-def encode_tunnel_message(message: Message, role: Role = Role.CLIENT) -> bytearray:
-    """A whole binary message that holds one message of the tunnel.
+def encode_tunnel_message(message: Message | DataBurst, role: Role = Role.CLIENT) -> bytearray:
+    """A whole binary message that holds one message of the tunnel, or those of a burst.
 
     Raises:
-        LocalProtocolError: it does not fit a frame.
+        LocalProtocolError: one does not fit a frame.
     """
+    if isinstance(message, DataBurst):
+        return encode(role, _BINARY, *burst_parts(message))
     if message.type is not MessageType.DATA:
         return encode(role, _BINARY, encode_frame(message))
     before, behind = frame_around(message)

@@ -41,6 +41,7 @@ from tunnelfleet.actors.tunnel.messages import (
 )
 from tunnelfleet.proto import (
     ConnectionLost,
+    DataBurst,
     Message,
     MessageType,
     RemoteProtocolError,
@@ -67,6 +68,8 @@ TURN_FRAMES = 500
 """Frames, messages and reads of one turn: a service may send very small ones."""
 CONTROL_FRAMES = 24
 """A start or a reset counts as so many: it starts and ends actors of the tunnel."""
+MESSAGES_OF_A_FRAME = 8
+"""So many messages of a burst count as one frame: they take as long."""
 MAX_NUMBER_DIGITS = 20
 """Of a ping: more is no answer to one of ours."""
 MAX_UNSENT_FRAMES = 2_000
@@ -224,7 +227,7 @@ class WebSocketActor(DispatchedActor):
             if discard_some(self._socket, TURN_READ_BYTES):
                 self._leave()
             return
-        messages: list[Message] = []
+        messages: list[Message | DataBurst] = []
         try:
             if self._read_turn(self._socket, messages):
                 self._read_later()
@@ -237,7 +240,7 @@ class WebSocketActor(DispatchedActor):
         if not self._writer.is_empty:
             self._flush()
 
-    def _read_turn(self, sock: socket.socket, messages: list[Message]) -> bool:
+    def _read_turn(self, sock: socket.socket, messages: list[Message | DataBurst]) -> bool:
         """Read until nothing is there or the budget of a turn is spent; return whether it is."""
         budget, read_bytes = TURN_FRAMES, 0
         while budget > 0 and read_bytes < TURN_READ_BYTES:
@@ -262,7 +265,7 @@ class WebSocketActor(DispatchedActor):
         return True
 
     def _take(
-        self, arriving: Iterator[Arrival | None], budget: int, messages: list[Message]
+        self, arriving: Iterator[Arrival | None], budget: int, messages: list[Message | DataBurst]
     ) -> int:
         """Take what has arrived while there is a budget; return what is left of it."""
         for arrival in arriving:
@@ -271,6 +274,9 @@ class WebSocketActor(DispatchedActor):
                 messages.append(arrival)
                 if arrival.type is not MessageType.DATA:
                     budget -= CONTROL_FRAMES
+            elif isinstance(arrival, DataBurst):
+                messages.append(arrival)
+                budget -= len(arrival.more) // MESSAGES_OF_A_FRAME
             elif arrival is not None:
                 self._on_control_frame(arrival)
             if budget <= 0 or self._stage is _Stage.ENDED:
@@ -344,9 +350,9 @@ class WebSocketActor(DispatchedActor):
         if is_flooded and self._is_reading:
             self._rest(_Rest.ANSWERS)
 
-    def _transmit_alone(self, message: Message) -> None:
-        """Send a message in front of which nothing waits: it needs no queue if it leaves whole."""
-        frame, sock = frames.encode_tunnel_message(message), self._socket
+    def _transmit_alone(self, item: Message | DataBurst) -> None:
+        """Send an item in front of which nothing waits: it needs no queue if it leaves whole."""
+        frame, sock = frames.encode_tunnel_message(item), self._socket
         assert sock is not None
         try:
             sent = sock.send(frame)

@@ -9,7 +9,8 @@ left to wait for. It knows no socket and never waits. docs/architecture.md has w
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from pykka import ActorRef
 
@@ -29,6 +30,7 @@ from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import abort_quietly
 from tunnelfleet.proto import (
+    DataBurst,
     DataReceived,
     LocalProtocolError,
     Message,
@@ -92,6 +94,8 @@ if TYPE_CHECKING:
 
 
 logger = get_logger(__name__)
+
+_NO_MORE: Final[Sequence[bytes]] = ()
 
 
 class AnnounceTimedOut(NamedTuple):
@@ -236,17 +240,22 @@ class TunnelActor(DispatchedActor):
         if self._ending.phase is not EndingPhase.RUNNING:
             self._finish_if_done()
 
-    def _take(self, messages: list[Message]) -> bool:
+    def _take(self, items: Sequence[Message | DataBurst]) -> bool:
         """Act on what arrived, in order; return whether it was DATA and nothing else."""
         receive, deliver = self._common.session.receive, self._connections.deliver
         is_data_alone = True
-        for message in messages:
+        for item in items:
+            message, more = item if isinstance(item, DataBurst) else (item, _NO_MORE)
             for event in receive(message):
                 if type(event) is DataReceived:
-                    deliver(event)
+                    # What the first DATA of a burst is, the others are.
+                    deliver(event, more)
+                    more = _NO_MORE
                 else:
                     is_data_alone = False
                     self._streams.handle((event,))
+            if more:
+                is_data_alone &= self._take([message._replace(payload=each) for each in more])
         return is_data_alone
 
     def _settle(self) -> None:

@@ -10,12 +10,12 @@ is a matter of `streams` and `ends`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.events import LiveConnection
-from tunnelfleet.proto import DataReceived, End, LocalProtocolError, Message, Session
+from tunnelfleet.proto import DataBurst, DataReceived, End, LocalProtocolError, Message, Session
 
 from .context import NO_API, ApiHandler, StreamEnd
 from .messages import BytesSent, ConnectionKey, Deliver, RemoteEnded, StopReadingLocal
@@ -228,41 +228,60 @@ class ConnectionTable:
 
     # -- bytes
 
-    def deliver(self, event: DataReceived) -> None:
-        """Hand bytes that arrived to the local end of their connection."""
+    def deliver(self, event: DataReceived, more: Sequence[bytes] = ()) -> None:
+        """Hand bytes that arrived to the local end of their connection.
+
+        Args:
+            event: says whose they are.
+            more: payloads of the DATA behind it on the same connection.
+        """
         service_id, stream_id, connection_id, payload = event
         connection = self._active.get((service_id, stream_id, connection_id))
-        size_bytes = len(payload)
+        size_bytes, number = len(payload), 1 + len(more)
+        if more:
+            size_bytes += sum(map(len, more))
         if connection is None or connection.gone:
-            self._stats.service(service_id).count_received(size_bytes)
+            self._stats.service(service_id).count_received(size_bytes, number)
             self._stats.count_dropped("local_end_gone")
             return
-        connection.counters.count_received(size_bytes)
-        if not connection.has_own_backlog:
-            self.received(connection, size_bytes, time.monotonic())
+        connection.counters.count_received(size_bytes, number)
         connection.live.received_bytes += size_bytes
-        connection.tell(Deliver(connection.key, payload))
+        if connection.has_own_backlog:
+            connection.tell(Deliver(connection.key, payload, more))
+            return
+        self.received(connection, size_bytes, time.monotonic())
+        # A byte stream has no borders.
+        data = b"".join((payload, *more)) if more else payload
+        connection.tell(Deliver(connection.key, data))
 
-    def encode(self, connection: Connection, payload: bytes) -> Message | None:
+    def encode(
+        self, connection: Connection, payload: bytes, more: Sequence[bytes] = ()
+    ) -> Message | DataBurst | None:
         """Make bytes that a connection's local end has read the message of the wire.
+
+        Args:
+            connection: whose bytes they are.
+            payload: the bytes.
+            more: payloads of messages that leave behind it, in a burst.
 
         Returns:
             None if they cannot be sent any more: whoever gave them has the credit back.
         """
-        key = connection.key
+        key, size_bytes, number = connection.key, len(payload), 1 + len(more)
+        if more:
+            size_bytes += sum(map(len, more))
         try:
             message = self._session.data(key.service_id, key.connection_id, payload)
         except LocalProtocolError as error:
             self._stats.count_failed_send()
-            connection.give_credit(len(payload))
-            self.api.on_unsendable(key, error)
+            connection.give_credit(size_bytes)
+            self.api.on_unsendable(key, error, number)
             return None
         if connection.has_own_backlog:
-            self.api.on_taken(key)
-        size_bytes = len(payload)
+            self.api.on_taken(key, number)
         connection.live.sent_bytes += size_bytes
-        connection.counters.count_sent(size_bytes)
-        return message
+        connection.counters.count_sent(size_bytes, number)
+        return DataBurst(message, [*more]) if more else message
 
     def give_credit(self, items: list[Credit]) -> None:
         """Tell local ends what has left for the kernel, or was thrown away."""

@@ -89,8 +89,8 @@ class ApiHandler(Protocol):
 
     # -- what became of them
 
-    def on_taken(self, key: ConnectionKey) -> None:
-        """A message of a connection is on its way."""
+    def on_taken(self, key: ConnectionKey, messages: int) -> None:
+        """So many messages of a connection are on their way."""
 
     def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
         """The end of a connection was taken out of the queue; `is_sent` False: it was ended."""
@@ -98,8 +98,8 @@ class ApiHandler(Protocol):
     def on_written(self) -> None:
         """Messages left for the kernel."""
 
-    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
-        """A message cannot be sent any more."""
+    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError, messages: int) -> None:
+        """So many messages cannot be sent any more."""
 
     def on_discarded(self, key: ConnectionKey, error: TunnelError | None = None) -> None:
         """What a connection had waiting was thrown away; None: for its stream is over."""
@@ -147,7 +147,7 @@ class _NoApi:
     def end_connection(self, key: ConnectionKey) -> None:
         pass
 
-    def on_taken(self, key: ConnectionKey) -> None:
+    def on_taken(self, key: ConnectionKey, messages: int) -> None:
         pass
 
     def on_end_taken(self, key: ConnectionKey, *, is_sent: bool) -> None:
@@ -156,7 +156,7 @@ class _NoApi:
     def on_written(self) -> None:
         pass
 
-    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError) -> None:
+    def on_unsendable(self, key: ConnectionKey, error: LocalProtocolError, messages: int) -> None:
         pass
 
     def on_discarded(self, key: ConnectionKey, error: TunnelError | None = None) -> None:

@@ -35,7 +35,7 @@ from .messages import (
 if TYPE_CHECKING:
     from tunnelfleet.actors.counters import TunnelStats
     from tunnelfleet.actors.kernel import Timer
-    from tunnelfleet.proto import Message
+    from tunnelfleet.proto import DataBurst, Message
 
     from .connections import ConnectionTable
     from .context import Common
@@ -381,12 +381,12 @@ class Pump:
             return
         sender, streams, now = self._sender, self._streams, time.monotonic()
         sender.is_shared = len(self._connections.by_key) > 1
-        messages = sender.take_control(now)
+        messages: list[Message | DataBurst] = [*sender.take_control(now)]
         while (piece := sender.next_piece(now)) is not None:
             if sender.is_ping_due:
                 messages = self._ping_behind(messages, now)
             key = piece.flow.key
-            for message in streams.encode_piece(key, piece.payload):
+            for message in streams.encode_piece(piece):
                 sender.sent(message, key, now)
                 messages.append(message)
         if messages and sender.is_ping_due:
@@ -412,12 +412,14 @@ class Pump:
         if sender.has_waiting:
             self.run()
 
-    def _transmit(self, messages: list[Message]) -> None:
+    def _transmit(self, messages: list[Message | DataBurst]) -> None:
         """Have messages sent; the link is up."""
         assert self._link.websocket is not None
         self._link.websocket.tell(Transmit(messages))
 
-    def _ping_behind(self, messages: list[Message], now: float) -> list[Message]:
+    def _ping_behind(
+        self, messages: list[Message | DataBurst], now: float
+    ) -> list[Message | DataBurst]:
         """Send these, and a ping that says when they were parsed; return a list for the next."""
         if messages:
             self._transmit(messages)

@@ -8,6 +8,7 @@ is recognised after its successor has started.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunnelfleet.proto import TunnelClosed
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.events import AttemptOutcome
     from tunnelfleet.actors.kernel import ExitReason
-    from tunnelfleet.proto import End, HandshakeError, Message, TunnelError
+    from tunnelfleet.proto import DataBurst, End, HandshakeError, Message, TunnelError
 
 __all__ = [
     "Abandon",
@@ -152,11 +153,14 @@ class Received(NamedTuple):
     """Tunnel messages arrived, in order."""
 
     epoch: int
-    messages: list[Message]
+    messages: Sequence[Message | DataBurst]
 
 
 class Written(NamedTuple):
-    """So many more messages left for the kernel. `blocked`: the kernel has since refused more."""
+    """So many more of what was transmitted left for the kernel.
+
+    `blocked`: the kernel has since refused more.
+    """
 
     epoch: int
     messages: int
@@ -174,9 +178,9 @@ class PongHeard(NamedTuple):
 
 
 class Transmit(NamedTuple):
-    """Send these messages, each in a WebSocket message of its own."""
+    """Send these messages and bursts, each in a WebSocket message of its own."""
 
-    messages: list[Message]
+    messages: Sequence[Message | DataBurst]
 
 
 class TransmitPing(NamedTuple):
@@ -276,10 +280,14 @@ class OpenLocal(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """TunnelActor to SocketActor: bytes for the local application."""
+    """TunnelActor to SocketActor: bytes for the local application.
+
+    A user's stream, which sees messages, gets in `more` those behind it.
+    """
 
     key: ConnectionKey
     data: bytes
+    more: Sequence[bytes] = ()
 
 
 class BytesDelivered(NamedTuple):

@@ -8,9 +8,11 @@ connection does (docs/architecture.md section 6). What follows is `sender`'s and
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from tunnelfleet.actors.token_bucket import TokenBucket
+from tunnelfleet.proto import JOINED_BYTES
 
 PACED_FRACTION = 0.95
 """A little below the limit, so that the queue forms here, not in the service.
@@ -282,13 +284,30 @@ class Flow(Generic[K]):
         self.queued_bytes -= limit_bytes
         return head[start : start + limit_bytes]
 
+    def take_small(self, limit_bytes: int) -> list[bytes]:
+        """Remove the messages at the front that have room in so many bytes with what they cost."""
+        chunks, taken = self.chunks, []
+        while chunks and (cost := len(chunks[0]) + PIECE_COST_BYTES) <= limit_bytes:
+            limit_bytes -= cost
+            taken.append(chunks.popleft())
+        self.queued_bytes -= sum(map(len, taken))
+        return taken
+
 
 class Piece(NamedTuple, Generic[K]):
-    """What may be sent next: `payload` of the flow, or its end when `payload` is None."""
+    """What may be sent next.
+
+    Attributes:
+        flow: whose it is.
+        payload: bytes, or None for its end.
+        waited_seconds: how long it was in the queue.
+        more: payloads of the messages behind it that leave together with it, as they are small.
+    """
 
     flow: Flow[K]
     payload: bytes | None
     waited_seconds: float
+    more: Sequence[bytes] = ()
 
 
 PIECE_COST_BYTES = 48
@@ -320,31 +339,34 @@ class FairQueue(Generic[K]):
     def __contains__(self, key: K) -> bool:
         return key in self._flows
 
-    def push(
-        self, key: K, chunk: bytes, now: float, *, join: bool = True, whole: bool = False
-    ) -> None:
+    def push(self, key: K, chunk: bytes, now: float, *, join: bool = True) -> None:
         """Queue `chunk` behind what the connection has waiting; empty chunks are nothing to send.
 
         Args:
             key: the connection.
             chunk: payload bytes.
             now: monotonic seconds.
-            join: whether its bytes may share a payload with those before it (a byte stream) or not
-                (messages).
-            whole: this and all chunks of the connection are messages that must not be split; an
-                empty one is sent too.
+            join: whether its bytes may share a payload with those before it.
         """
-        if not chunk and not whole:
+        if not chunk:
             return
         flow = self._flow(key, now)
         chunks = flow.chunks
-        flow.whole = whole
-        if join and not whole and chunks and len(chunks[-1]) + len(chunk) <= JOIN_LIMIT_BYTES:
+        if join and chunks and len(chunks[-1]) + len(chunk) <= JOIN_LIMIT_BYTES:
             chunks[-1] += chunk
         else:
             chunks.append(chunk)
         flow.queued_bytes += len(chunk)
         self.queued_bytes += len(chunk)
+
+    def push_messages(self, key: K, messages: list[bytes], now: float) -> None:
+        """Queue messages behind what the connection has waiting; each leaves whole, even empty."""
+        flow = self._flow(key, now)
+        flow.whole = True
+        flow.chunks += messages
+        size_bytes = sum(map(len, messages))
+        flow.queued_bytes += size_bytes
+        self.queued_bytes += size_bytes
 
     def push_end(self, key: K, now: float) -> None:
         """Queue the end of the connection behind its bytes."""
@@ -381,17 +403,30 @@ class FairQueue(Generic[K]):
         if not flow.chunks:
             self._retire(flow)
             return Piece(flow, None, 0.0)
-        limit_bytes = len(flow.chunks[0]) if flow.whole else min(payload_bytes, flow.deficit)
-        payload = flow.take(limit_bytes)
-        self.queued_bytes -= len(payload)
-        flow.deficit -= len(payload) + PIECE_COST_BYTES
+        payload, more = self._take(flow, payload_bytes)
         waited = now - flow.waiting_since
         flow.waiting_since = now
         if not flow.is_waiting:
             self._retire(flow)
         elif flow.deficit <= 0:
             self.turns.append(self.turns.pop(0))
-        return Piece(flow, payload, waited)
+        return Piece(flow, payload, waited, more)
+
+    def _take(self, flow: Flow[K], payload_bytes: int) -> tuple[bytes, Sequence[bytes]]:
+        """Take the next piece of a flow, and the messages that leave with it."""
+        before_bytes = flow.queued_bytes
+        more: Sequence[bytes] = ()
+        if flow.whole:
+            payload = flow.take(len(flow.chunks[0]))
+            if flow.chunks:
+                room_bytes = min(payload_bytes, flow.deficit, JOINED_BYTES)
+                more = flow.take_small(room_bytes - len(payload) - PIECE_COST_BYTES)
+        else:
+            payload = flow.take(min(payload_bytes, flow.deficit))
+        taken_bytes = before_bytes - flow.queued_bytes
+        self.queued_bytes -= taken_bytes
+        flow.deficit -= taken_bytes + (1 + len(more)) * PIECE_COST_BYTES
+        return payload, more
 
     def _retire(self, flow: Flow[K]) -> None:
         del self.turns[0]

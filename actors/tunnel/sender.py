@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunnelfleet.actors.token_bucket import TokenBucket
+from tunnelfleet.proto import DataBurst, Message
 
 from .in_flight import QUIET_SECONDS, InFlight
 from .pacing import (
@@ -32,7 +33,6 @@ from .pacing import (
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
     from tunnelfleet.actors.counters import TunnelStats
-    from tunnelfleet.proto import Message
 
     from .messages import ConnectionKey
 
@@ -48,10 +48,13 @@ class _OnItsWay(NamedTuple):
     key: ConnectionKey | None
     payload_bytes: int
     wire_bytes: int
+    messages: int
 
 
 MESSAGE_OVERHEAD_BYTES = 48
 """What a DATA message adds on the wire, about: tunnel frame, WebSocket header, TLS record."""
+FRAME_OVERHEAD_BYTES = 24
+"""What a further DATA of a burst adds on the wire, about."""
 WINDOW_SECONDS = 0.05
 """A slow link has about this much with the WebSocketActor, and as much in the kernel."""
 MIN_WINDOW_BYTES = 4_096
@@ -153,17 +156,14 @@ class WireSender:
         """
         self._control.append((message, key))
 
-    def data(
-        self,
-        key: ConnectionKey,
-        chunk: bytes,
-        now: float,
-        *,
-        join: bool = True,
-        whole: bool = False,
-    ) -> None:
-        """Queue bytes of a connection; `join` False keeps a message's borders, `whole` its size."""
-        self._queue.push(key, chunk, now, join=join, whole=whole)
+    def data(self, key: ConnectionKey, chunk: bytes, now: float, *, join: bool = True) -> None:
+        """Queue bytes of a connection; `join` False: not in one payload with those before."""
+        self._queue.push(key, chunk, now, join=join)
+        self._stats.set_queue_bytes(self._queue.queued_bytes)
+
+    def messages(self, key: ConnectionKey, messages: list[bytes], now: float) -> None:
+        """Queue messages of a connection, whose borders the peer is to see."""
+        self._queue.push_messages(key, messages, now)
         self._stats.set_queue_bytes(self._queue.queued_bytes)
 
     def end(self, key: ConnectionKey, now: float) -> None:
@@ -250,11 +250,14 @@ class WireSender:
         self._stats.count_throttled(until - max(now, min(self._throttled_until, until)))
         self._throttled_until = until
 
-    def sent(self, message: Message, key: ConnectionKey | None, now: float) -> None:
-        """A message that was made of a piece of a connection is on its way."""
-        size_bytes = len(message.payload)
-        wire_bytes = size_bytes + MESSAGE_OVERHEAD_BYTES
-        self._on_its_way.append(_OnItsWay(key, size_bytes, wire_bytes))
+    def sent(self, message: Message | DataBurst, key: ConnectionKey | None, now: float) -> None:
+        """A message that was made of a piece of a connection, or a burst, is on its way."""
+        if isinstance(message, DataBurst):
+            size_bytes, more = message.payload_bytes, len(message.more)
+        else:
+            size_bytes, more = len(message.payload), 0
+        wire_bytes = size_bytes + MESSAGE_OVERHEAD_BYTES + more * FRAME_OVERHEAD_BYTES
+        self._on_its_way.append(_OnItsWay(key, size_bytes, wire_bytes, 1 + more))
         self._on_its_way_bytes += wire_bytes
         if now - self._handed_at >= QUIET_SECONDS and not self.in_flight.pings:
             self._burst = now, self._handed_bytes
@@ -285,7 +288,7 @@ class WireSender:
             self._adapt()
 
     def written(self, messages: int, now: float, *, blocked: bool) -> list[Credit]:
-        """So many messages left for the kernel; `blocked`: it takes no more for now."""
+        """So many of what was sent left for the kernel; `blocked`: it takes no more for now."""
         left: dict[ConnectionKey, int] = {}
         counts = self.messages_left = {}
         wire_bytes = 0
@@ -294,7 +297,7 @@ class WireSender:
         for item in gone:
             wire_bytes += item.wire_bytes
             if item.key is not None:
-                counts[item.key] = counts.get(item.key, 0) + 1
+                counts[item.key] = counts.get(item.key, 0) + item.messages
                 if item.payload_bytes:
                     left[item.key] = left.get(item.key, 0) + item.payload_bytes
         self._on_its_way_bytes -= wire_bytes

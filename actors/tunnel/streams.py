@@ -25,6 +25,7 @@ from tunnelfleet.proto import (
     Answer,
     ConnectionReset,
     ConnectionStarted,
+    DataBurst,
     End,
     Event,
     Message,
@@ -60,6 +61,7 @@ from .messages import (
 if TYPE_CHECKING:
     from .context import Common
     from .ends import Marking
+    from .pacing import Piece
     from .sender import WireSender
 
 
@@ -404,14 +406,14 @@ class Streams:
 
     # -- what leaves
 
-    def encode_piece(self, key: ConnectionKey, payload: bytes | None) -> list[Message]:
+    def encode_piece(self, piece: Piece[ConnectionKey]) -> Sequence[Message | DataBurst]:
         """Make a piece of the queue what it is on the wire: bytes, or the end behind them."""
-        connection = self.connections.get(key)
+        connection = self.connections.get(piece.flow.key)
         if connection is None:
             return []
-        if payload is None:
+        if piece.payload is None:
             return self.ends.encode_end(connection)
-        message = self.connections.encode(connection, payload)
+        message = self.connections.encode(connection, piece.payload, piece.more)
         return [] if message is None else [message]
 
     # -- ends of all

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Self, TypeAlias
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.kernel.log import get_logger
@@ -68,6 +68,21 @@ class _RequestHandler(web.RequestHandler):
         response = super().handle_error(request, status, exc, message)
         response.headers.update(HEADERS)
         return response
+
+
+VERSIONS: Final = (HttpVersion10, HttpVersion11)
+
+
+def refusal(request: web.BaseRequest) -> web.StreamResponse | None:
+    """Return the answer to a request of another version of HTTP, else None.
+
+    aiohttp refuses it by itself, but not where it was built without its parser in C.
+    """
+    if request.version in VERSIONS:
+        return None
+    return request.protocol.handle_error(
+        request, 400, HttpProcessingError(code=400, message="no HTTP/1")
+    )
 
 
 _http_log = logging.getLogger(f"{__name__}.http")
@@ -297,6 +312,9 @@ class HttpServer:
         return context
 
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
+        refused = refusal(request)
+        if refused is not None:
+            return refused
         connection = self._http.find(request)
         try:
             body = await self._body(request)

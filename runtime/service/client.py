@@ -13,12 +13,19 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.actors.transport.codec import FrameReader, Opcode, Role, encode_close, encode_pong
-from tunnelfleet.proto import MAX_REQUEST_BYTES, FrameSplitter, Mode, RemoteProtocolError
+from tunnelfleet.proto import (
+    MAX_REQUEST_BYTES,
+    DataBurst,
+    Message,
+    MessageReader,
+    Mode,
+    RemoteProtocolError,
+)
 
 from .wire import Hold, Wire
 
@@ -135,6 +142,10 @@ class ClientState(enum.Enum):
     OVER = enum.auto()
 
 
+Arrived: TypeAlias = tuple[Message | DataBurst, memoryview]
+"""A message or a burst, and its frames as they came."""
+
+
 class Relay(Protocol):
     """What a connection asks of the tunnel that it is attached to."""
 
@@ -153,8 +164,8 @@ class Relay(Protocol):
     def drained(self, client: Client) -> None:
         """What waited for this connection has left."""
 
-    def relay(self, sender: Client, frames: Sequence[memoryview]) -> None:
-        """Take the frames of one WebSocket message."""
+    def relay(self, sender: Client, arrived: Sequence[Arrived]) -> None:
+        """Take what a client sent."""
 
     def report_protocol_error(self, client: Client, reason: str) -> None:
         """The connection ends because its client did not keep to the protocol."""
@@ -194,9 +205,9 @@ class Client:
     __slots__ = (
         "_head",
         "_loop",
+        "_messages",
         "_reader",
         "_reception",
-        "_splitter",
         "_state",
         "_timeout",
         "_tunnel",
@@ -219,7 +230,7 @@ class Client:
         self._reception = reception
         self._head = bytearray()
         self._reader = FrameReader(Role.CLIENT)
-        self._splitter = FrameSplitter()
+        self._messages = MessageReader(strict=True)
         self._tunnel: Relay | None = None
         self.mode: Mode | None = None
         self.channel_id = channel_id
@@ -306,9 +317,13 @@ class Client:
 
     def _websocket_bytes(self, data: bytes) -> None:
         assert self._tunnel is not None
+        arrived: list[Arrived] = []
         try:
-            frames, closed = self._split(data)
-            self._tunnel.relay(self, frames)
+            try:
+                closed = self._split(data, arrived)
+            finally:
+                # Also what came in front of an error.
+                self._tunnel.relay(self, arrived)
         except RemoteProtocolError as error:
             self._tunnel.report_protocol_error(self, str(error))
             self._finish("protocol error")
@@ -323,14 +338,13 @@ class Client:
         self.wire.finish(encode_close(Role.SERVICE))
         self._leave_tunnel(reason)
 
-    def _split(self, data: bytes) -> tuple[list[memoryview], bool]:
-        """Return the tunnel frames in ``data`` and whether the client closed; answer pings."""
-        frames: list[memoryview] = []
+    def _split(self, data: bytes, arrived: list[Arrived]) -> bool:
+        """Add what ``data`` completes; answer pings; return whether the client closed."""
         pongs: list[bytearray] = []
         closed = False
         for opcode, payload in self._reader.feed(data):
             if opcode < Opcode.CLOSE:
-                frames += self._splitter.frames(payload)
+                arrived += self._messages.read(payload)
             elif opcode == Opcode.PING:
                 pongs.append(encode_pong(payload, Role.SERVICE))
             elif opcode == Opcode.CLOSE:
@@ -339,4 +353,4 @@ class Client:
         # In one piece: a flood of empty pings would else be a flood of tiny pieces in the buffer.
         if pongs:
             self.wire.write(b"".join(pongs))
-        return frames, closed
+        return closed

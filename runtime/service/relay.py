@@ -12,8 +12,9 @@ predecessor did. A service id that is not the tunnel's ends its client, so no cl
 is remembered.
 
 docs/protocol.md section 4, on the wire: SERVICE_IDS is a WebSocket message of its own and sent once
-a connection; every relayed frame is one WebSocket message, so a start is never joined with DATA nor
-DATA with DATA; in V3 the service's own STREAM_RESET carries a connection id.
+a connection; every relayed frame is one WebSocket message, so a start is never joined with DATA;
+small DATA that came in one WebSocket message stay in one, up to 4 KiB; in V3 the service's own
+STREAM_RESET carries a connection id.
 
 Above 400 lines because back-pressure, bandwidth and delay decide together when a client is read.
 """
@@ -36,15 +37,16 @@ from tunnelfleet.actors.transport.codec import (
 from tunnelfleet.proto import (
     MAX_ID_CHARACTERS,
     TUNNEL_PREFIX_BYTES,
+    DataBurst,
+    FrameSplitter,
     Message,
     MessageType,
     Mode,
     RemoteProtocolError,
-    decode_message,
     printable,
 )
 
-from .client import Client
+from .client import Arrived, Client
 from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .rules import StreamTable, check_message, reset_for
 from .wire import READ_BYTES, Hold
@@ -192,21 +194,21 @@ class RelayedTunnel:
 
     # relaying
 
-    def relay(self, sender: Client, frames: Sequence[memoryview]) -> None:
-        """Pass a client's tunnel frames on to the other side, each as a WebSocket message.
+    def relay(self, sender: Client, arrived: Sequence[Arrived]) -> None:
+        """Pass on what a client sent to the other side, each item as a WebSocket message.
 
         Raises:
-            RemoteProtocolError: a frame is malformed or not for this client to send; what came
-                before it has been relayed.
+            RemoteProtocolError: it is not for this client to send; what came before it has been
+                relayed.
         """
         mode = _mode_of(sender)
         to = _OTHER[mode]
         parts: list[bytes | memoryview] = []
         answers: list[bytearray] = []
         try:
-            for frame in frames:
-                if self._examine(mode, frame, answers):
-                    whole = self._spoil(to, frame) if self._to_corrupt[to] else frame
+            for item, frames in arrived:
+                if self._examine(mode, item, answers):
+                    whole = self._spoil(to, frames) if self._to_corrupt[to] else frames
                     parts += (frame_header(Opcode.BINARY, len(whole), Role.SERVICE), whole)
         finally:
             if parts:
@@ -215,13 +217,14 @@ class RelayedTunnel:
                 self._send(mode, b"".join(answers))
             self._hold_if_full(sender, mode)
 
-    def _examine(self, mode: Mode, frame: memoryview, answers: list[bytearray]) -> bool:
-        """Check one frame and take note of it; say whether it goes to the other side.
+    def _examine(self, mode: Mode, item: Message | DataBurst, answers: list[bytearray]) -> bool:
+        """Check a message or a burst and take note of it; say whether it goes to the other side.
 
         What the service itself answers is added to ``answers``, to be sent in one piece: a flood of
         starts would else be a flood of calls to the kernel.
         """
-        message = decode_message(frame[TUNNEL_PREFIX_BYTES:], strict=True)
+        # What differs in a burst is the payload, of which nothing is asked but its size.
+        message, more = item if isinstance(item, DataBurst) else (item, ())
         if not check_message(message, mode):
             return False
         if message.service_id not in self._known_ids:
@@ -232,12 +235,13 @@ class RelayedTunnel:
             )
         if self._clients[_OTHER[mode]] is None:
             # Nobody is there to receive: a start is answered with a reset, the rest is dropped.
-            self._dropped_messages += 1
+            self._dropped_messages += 1 + len(more)
             if message.type is MessageType.STREAM_START:
                 answers.append(encode_tunnel_message(reset_for(message), Role.SERVICE))
             return False
         if message.type is MessageType.DATA:
-            self._directions[_OTHER[mode]].payload_bytes += len(message.payload)
+            size_bytes = len(message.payload) + sum(map(len, more))
+            self._directions[_OTHER[mode]].payload_bytes += size_bytes
             if message.ignorable and not message.payload and mode is Mode.DESTINATION:
                 self._streams.note_hello(message)
         else:
@@ -386,11 +390,17 @@ class RelayedTunnel:
         self._to_corrupt[to] = count
         self._tell(ServiceEventKind.CORRUPTED, to, f"the next {count} frames")
 
-    def _spoil(self, to: Mode, frame: memoryview) -> bytes:
-        self._to_corrupt[to] -= 1
-        # No protobuf begins with a field of the wire type 7.
-        rest_bytes = len(frame) - TUNNEL_PREFIX_BYTES
-        return bytes(frame[:TUNNEL_PREFIX_BYTES]) + b"\xff" * rest_bytes
+    def _spoil(self, to: Mode, frames: memoryview) -> bytes:
+        spoiled: list[bytes | memoryview] = []
+        for frame in FrameSplitter().frames(frames):
+            if self._to_corrupt[to]:
+                self._to_corrupt[to] -= 1
+                # No protobuf begins with a field of the wire type 7.
+                rest_bytes = len(frame) - TUNNEL_PREFIX_BYTES
+                spoiled += (frame[:TUNNEL_PREFIX_BYTES], b"\xff" * rest_bytes)
+            else:
+                spoiled.append(frame)
+        return b"".join(spoiled)
 
     def stall(self, mode: Mode) -> None:
         """Stop reading this side's client, and its next ones, until resumed."""

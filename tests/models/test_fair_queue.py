@@ -48,7 +48,10 @@ class FairQueueModel(RuleBasedStateMachine):
         self.mark += 1
         chunk = bytes((self.mark * 31 + index) % 251 for index in range(size))
         is_message = key in MESSAGES
-        self.queue.push(key, chunk, 0.0, join=join, whole=is_message)
+        if is_message:
+            self.queue.push_messages(key, [chunk], 0.0)
+        else:
+            self.queue.push(key, chunk, 0.0, join=join)
         if chunk or is_message:
             self._waits(key)
             self.waiting[key].append(chunk)
@@ -75,6 +78,8 @@ class FairQueueModel(RuleBasedStateMachine):
             if piece is None:
                 return
             self._check(piece.flow.key, piece.payload)
+            for payload in piece.more:
+                self._check(piece.flow.key, payload)
 
     def _check(self, key: str, payload: bytes | None) -> None:
         chunks = self.waiting[key]

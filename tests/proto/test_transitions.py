@@ -42,7 +42,7 @@ from tunnelfleet.proto import (
     StreamStarted,
     StreamStopped,
 )
-from tunnelfleet.proto.message import shape_of
+from tunnelfleet.proto.session import shape_of
 from tunnelfleet.proto.transitions import BEFORE_SERVICE_IDS, TABLE, Action
 
 GRID = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.support.actors import Log
-from tests.support.transcripts import shown, to_text
+from tests.support.transcripts import shown, texts_of
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.kernel import (
@@ -187,8 +187,8 @@ class FakeWebSocket(Recorder):
 
     def on_receive(self, message: Any) -> Any:
         if isinstance(message, Transmit):
-            for item in message.messages:
-                self.log.add(to_text(item))
+            for text in texts_of(message.messages):
+                self.log.add(text)
             self.unwritten += len(message.messages)
             if self.rig.writes:
                 self.write(self.unwritten)

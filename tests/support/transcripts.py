@@ -13,8 +13,12 @@ the hello is `DATA* SSH 1/1`. `TunnelRig.play` plays a transcript.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from tunnelfleet.proto import Message, MessageType, encode_frame
+from tunnelfleet.proto import DataBurst, Message, MessageType, encode_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SHOWN_PAYLOAD_BYTES = 24
 
@@ -29,6 +33,15 @@ def to_text(message: Message) -> str:
     ids = str(message.stream_id) + (f"/{message.connection_id}" if message.connection_id else "")
     words = [name + "*" * message.ignorable, message.service_id or "-", ids]
     return " ".join([*words, shown(message.payload)] if message.payload else words)
+
+
+def texts_of(items: Iterable[Message | DataBurst]) -> list[str]:
+    """Write messages, and each of those of a burst."""
+    return [
+        to_text(message)
+        for item in items
+        for message in (item.messages() if isinstance(item, DataBurst) else (item,))
+    ]
 
 
 def shown(payload: bytes) -> str:

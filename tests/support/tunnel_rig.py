@@ -39,7 +39,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Quiesce,
     Received,
 )
-from tunnelfleet.proto import ConnectionLost, HandshakeError, Mode
+from tunnelfleet.proto import ConnectionLost, DataBurst, HandshakeError, Mode
 from tunnelfleet.runtime.tunnel import make_parts
 
 if TYPE_CHECKING:
@@ -154,6 +154,10 @@ class TunnelRig:
         """Messages arrive together."""
         messages = [to_message(text) for text in texts]
         self.tell(Received(self.epoch if epoch is None else epoch, messages))
+
+    def receive_burst(self, text: str, *more: bytes) -> None:
+        """A DATA arrives, and in one burst with it others of its connection."""
+        self.tell(Received(self.epoch, [DataBurst(to_message(text), list(more))]))
 
     def lose(self, label: str = "lost", text: str = "the connection broke") -> None:
         """The connection, or the attempt, fails, and the supervisor waits."""

@@ -38,9 +38,8 @@ class FakeSender:
         self.controls: list[tuple[Message, ConnectionKey | None]] = []
         self.messages_left: dict[ConnectionKey, int] = {}
 
-    def data(self, key: ConnectionKey, chunk: bytes, _now: float, *, whole: bool) -> None:
-        assert whole
-        self.data_sent.append((key, chunk))
+    def messages(self, key: ConnectionKey, messages: list[bytes], _now: float) -> None:
+        self.data_sent += [(key, each) for each in messages]
 
     def control(self, message: Message, key: ConnectionKey | None = None) -> None:
         self.controls.append((message, key))
@@ -159,7 +158,7 @@ def test_data_is_done_when_it_was_written(setting: Setting) -> None:
     unnamed = setting.command(MessageType.DATA, "A", None, b"")
     ((key, _), (_, last)) = setting.wire.data_sent
     assert last == b""
-    setting.api.on_taken(key)
+    setting.api.on_taken(key, 1)
     setting.wire.messages_left = {key: 1}
     setting.api.on_written()
     assert named.outcomes == [(None, None)]

@@ -25,7 +25,7 @@ from tests.support.scripted_server import (
     hear_nothing,
     hold_open,
 )
-from tests.support.transcripts import to_frame, to_message, to_text
+from tests.support.transcripts import texts_of, to_frame, to_message, to_text
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.counters import TunnelStats
@@ -123,7 +123,7 @@ class Client:
         """The tunnel messages that were told, as text."""
         found = [item for item in self.to_tunnel.items if isinstance(item, Received)]
         assert all(item.epoch == EPOCH for item in found)
-        return [to_text(message) for item in found for message in item.messages]
+        return [text for item in found for text in texts_of(item.messages)]
 
     def receives(self, *texts: str) -> None:
         eventually(lambda: len(self.received) >= len(texts))

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.support.frames import frame
 from tests.support.scripted_server import BINARY, CLOSE, CONT, PING, PONG, TEXT
 from tests.support.transcripts import to_frame, to_text
-from tunnelfleet.actors.transport import codec
 from tunnelfleet.actors.transport.codec import (
     Arrival,
     CloseArrived,
@@ -21,7 +20,7 @@ from tunnelfleet.actors.transport.codec import (
     PongArrived,
     WebSocketInput,
 )
-from tunnelfleet.proto import Message, RemoteProtocolError
+from tunnelfleet.proto import Message, RemoteProtocolError, framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +133,7 @@ def test_no_step_is_more_work_than_a_frame_or_a_message(
 
         return wrapper
 
-    monkeypatch.setattr(codec, "decode_message", counted(codec.decode_message))  # type: ignore[attr-defined]
+    monkeypatch.setattr(framing, "decode_message", counted(framing.decode_message))  # type: ignore[attr-defined]
     monkeypatch.setattr(FrameReader, "_take_header", counted(FrameReader._take_header))
     steps = 0
     for _ in WebSocketInput().feed(data):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelfleet.actors.tunnel.pacing import JOIN_LIMIT_BYTES, PIECE_COST_BYTES, FairQueue
+from tunnelfleet.proto import JOINED_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,10 +27,11 @@ def contents(size: int, mark: int) -> bytes:
 
 
 def drain(queue: FairQueue[str], quantum: int) -> list[tuple[str, bytes | None]]:
-    pieces = []
+    pieces: list[tuple[str, bytes | None]] = []
     while (piece := queue.pop(quantum, 0.0)) is not None:
         assert piece.payload != b"", "an empty piece: this would never end"
         pieces.append((piece.flow.key, piece.payload))
+        pieces += [(piece.flow.key, payload) for payload in piece.more]
     return pieces
 
 
@@ -214,8 +216,7 @@ def test_messages_of_one_byte_do_not_hold_the_wire_for_a_whole_quantum_of_payloa
 
 def test_a_whole_message_is_one_piece_however_small_the_payload() -> None:
     queue: FairQueue[str] = FairQueue()
-    queue.push("A", b"x" * 5_000, 0.0, join=False, whole=True)
-    queue.push("A", b"y" * 10, 0.0, join=False, whole=True)
+    queue.push_messages("A", [b"x" * 5_000, b"y" * 10], 0.0)
     assert drain(queue, 1_000) == [("A", b"x" * 5_000), ("A", b"y" * 10)]
 
 
@@ -223,7 +224,7 @@ def test_whole_messages_take_no_more_than_their_share() -> None:
     """After a message of many quanta the others have as many before the next."""
     queue: FairQueue[str] = FairQueue()
     for _ in range(4):
-        queue.push("messages", contents(10_000, 0), 0.0, join=False, whole=True)
+        queue.push_messages("messages", [contents(10_000, 0)], 0.0)
     queue.push("copy", contents(60_000, 0), 0.0)
     sent = {"messages": 0, "copy": 0}
     most_apart = 0
@@ -248,7 +249,7 @@ def test_no_whole_message_is_lost_cut_or_reordered(
     for mark, (key, size) in enumerate(pushed):
         chunk = contents(size, mark)
         expected[key].append(chunk)
-        queue.push(key, chunk, 0.0, join=False, whole=True)
+        queue.push_messages(key, [chunk], 0.0)
     pieces = drain(queue, quantum)
     assert {key: of(key, pieces) for key in FLOWS} == expected
     assert queue.queued_bytes == 0
@@ -256,8 +257,33 @@ def test_no_whole_message_is_lost_cut_or_reordered(
 
 def test_an_empty_message_is_one_too() -> None:
     queue: FairQueue[str] = FairQueue()
-    queue.push("A", b"", 0.0, join=False, whole=True)
+    queue.push_messages("A", [b""], 0.0)
     piece = queue.pop(1_000, 0.0)
     assert piece is not None
     assert piece.payload == b""
     assert queue.pop(1_000, 0.0) is None
+
+
+def test_small_messages_of_a_connection_leave_together() -> None:
+    queue: FairQueue[str] = FairQueue()
+    messages = [contents(64, mark) for mark in range(100)]
+    queue.push_messages("A", messages, 0.0)
+    queue.push_messages("B", [b"other"], 0.0)
+    piece = queue.pop(64_512, 0.0)
+    assert piece is not None
+    assert [piece.payload, *piece.more] == messages[: 1 + len(piece.more)]
+    most = JOINED_BYTES // (64 + PIECE_COST_BYTES)
+    assert 1 + len(piece.more) == most
+    # On a slow link, where pieces are small, fewer.
+    piece = queue.pop(1_000, 0.0)
+    assert piece is not None
+    assert 1 + len(piece.more) == 1_000 // (64 + PIECE_COST_BYTES)
+    assert queue.queued_bytes == (100 - most - 1 - len(piece.more)) * 64 + len(b"other")
+
+
+def test_a_large_message_leaves_alone() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push_messages("A", [b"x" * JOINED_BYTES, b"y", b"z" * JOINED_BYTES], 0.0)
+    pieces = [queue.pop(64_512, 0.0) for _ in range(3)]
+    assert [piece and (piece.payload or b"")[:1] for piece in pieces] == [b"x", b"y", b"z"]
+    assert all(piece is not None and not piece.more for piece in pieces)

@@ -160,6 +160,35 @@ def test_after_a_local_end_nothing_is_delivered_on_an_unmarked_stream(rig: MakeR
     assert tunnel.stats.dropped_messages == {"unknown_connection": 1, "duplicate_reset": 1}
 
 
+def test_a_burst_arrives_as_its_messages(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.connect()
+    tunnel.receive("STREAM_START SSH 1/1")
+    tunnel.receive_burst("DATA SSH 1/1 one", b"two", b"", b"three")
+    assert tunnel.seen() == ["SSH/1/1 opens", "SSH/1/1 gets onetwothree"]
+    service = tunnel.stats.services["SSH"]
+    assert (service.received_messages, service.received_bytes) == (4, 11)
+    # Of a stream that is over, or was never there, each is dropped.
+    tunnel.receive_burst("DATA SSH 9/1 one", b"two", b"three")
+    assert tunnel.stats.dropped_messages == {"stale_stream": 3}
+
+
+def test_a_burst_for_an_application_that_is_gone_is_answered_once(rig: MakeRig) -> None:
+    tunnel = rig()
+    tunnel.connect()
+    tunnel.play("""
+        << STREAM_START* SSH 1/1
+        >> DATA* SSH 1/1
+        == SSH/1/1 opens
+        :: SSH/1/1 ends
+        >> CONNECTION_RESET* SSH 1/1
+        :: SSH/1/1 is gone
+    """)
+    tunnel.receive_burst("DATA* SSH 1/1 for nobody", b"nor this")
+    assert tunnel.sent() == ["CONNECTION_RESET SSH 1/1"]
+    assert tunnel.stats.dropped_messages == {"application_closed": 1, "unknown_connection": 1}
+
+
 def test_when_the_application_is_gone_the_peer_is_told_once_that_nobody_takes_its_bytes(
     rig: MakeRig,
 ) -> None:

@@ -22,7 +22,7 @@ from tests.support.fakes import (
     stream_maker,
 )
 from tests.support.sockets import free_port
-from tests.support.transcripts import to_message, to_text
+from tests.support.transcripts import texts_of, to_message
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import Limits, NoListener
@@ -116,8 +116,8 @@ class ConnectionStandIn(DispatchedActor):
         if callable(message):
             return message(self)
         if isinstance(message, Transmit):
-            for item in message.messages:
-                self.tree.log.add(to_text(item))
+            for text in texts_of(message.messages):
+                self.tree.log.add(text)
             self.tunnel.tell(Written(self.epoch, len(message.messages), False))
         elif isinstance(message, CloseGracefully):
             self.tree.log.add("close")

@@ -14,7 +14,7 @@ from tunnelfleet.proto import (
     encode_frame,
     frame_around,
 )
-from tunnelfleet.proto.message import shape_of
+from tunnelfleet.proto.session import shape_of
 
 MAX_SHOWN = 200
 

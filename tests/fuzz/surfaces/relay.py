@@ -6,8 +6,15 @@ from typing import Any
 
 from tests.fuzz.harness import TURNS, Harness, Source, is_line
 from tunnelfleet.actors.transport.codec import WebSocketInput
-from tunnelfleet.proto import FrameSplitter, Message, MessageType, Mode, RemoteProtocolError
-from tunnelfleet.proto.message import encode_frame
+from tunnelfleet.proto import (
+    DataBurst,
+    Message,
+    MessageReader,
+    MessageType,
+    Mode,
+    RemoteProtocolError,
+)
+from tunnelfleet.proto.framing import encode_frame
 from tunnelfleet.runtime.service.events import ServiceEvent
 from tunnelfleet.runtime.service.relay import RelayedTunnel
 from tunnelfleet.runtime.service.rules import MAX_CONNECTIONS_REMEMBERED, MAX_STREAMS
@@ -29,7 +36,11 @@ class Ear:
         self.buffered_bytes = 0
 
     def write(self, data: bytes) -> None:
-        self.heard += [each for each in self._input.feed(bytes(data)) if isinstance(each, Message)]
+        for each in self._input.feed(bytes(data)):
+            if isinstance(each, DataBurst):
+                self.heard += each.messages()
+            elif isinstance(each, Message):
+                self.heard.append(each)
 
     def hold(self, _reason: object) -> None: ...
 
@@ -45,7 +56,7 @@ class Peer:
         self.mode = mode
         self.channel_id = "channel"
         self.wire = Ear()
-        self.splitter = FrameSplitter()
+        self.reader = MessageReader(strict=True)
 
 
 class Service:
@@ -82,10 +93,10 @@ class Service:
         sender: Any = self.peers.get(mode)
         if sender is None:
             return
-        frames = [*sender.splitter.frames(data)]
         try:
+            arrived = [*sender.reader.read(memoryview(data))]
             with TURNS:
-                self.tunnel.relay(sender, frames)
+                self.tunnel.relay(sender, arrived)
         except RemoteProtocolError as error:
             assert is_line(str(error), MAX_SHOWN)
             self.detach(mode)

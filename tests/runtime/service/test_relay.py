@@ -100,6 +100,22 @@ def test_frames_may_span_messages_and_messages_may_hold_many_frames(
     assert [destination.message() for _ in messages] == messages
 
 
+def test_small_data_of_one_websocket_message_stay_together(
+    source: TunnelClient, destination: TunnelClient
+) -> None:
+    """Once the service knows their connection: the first two are looked at one by one."""
+    frames = b"".join(encode_frame(data(bytes([n]) * n)) for n in range(1, 40))
+    for _ in range(2):
+        source.send_raw(encode_frame(data(b"known")))
+        assert destination.message() == data(b"known")
+    source.send_raw(frames)
+    assert destination.payload() == frames
+    # A message of another kind is one of its own.
+    source.send_raw(frames + encode_frame(stream_start(stream=2)))
+    assert destination.payload() == frames
+    assert destination.payload() == encode_frame(stream_start(stream=2))
+
+
 def test_fragmented_messages_with_a_ping_in_between(
     source: TunnelClient, destination: TunnelClient
 ) -> None:
