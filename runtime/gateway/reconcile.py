@@ -31,10 +31,17 @@ class RunPhase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A tunnel that was started: what it was started with, and where it stands."""
+    """A tunnel that was started.
+
+    Attributes:
+        tunnel: what it was started with.
+        phase: where it stands.
+        source: who wanted it when it was started; it may drain long after nobody does.
+    """
 
     tunnel: WantedTunnel
     phase: RunPhase = RunPhase.RUNNING
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunnelfleet.actors.kernel import DispatchedActor
@@ -97,7 +98,7 @@ class TunnelKeeper:
             case RotateToken(tunnel):
                 self.give_token(tunnel)
             case DrainTunnel(name):
-                running = Running(self._state.running[name].tunnel, RunPhase.DRAINING)
+                running = replace(self._state.running[name], phase=RunPhase.DRAINING)
                 self._state.running[name] = running
                 self._drain(running)
             case StopTunnel(name):
@@ -111,11 +112,12 @@ class TunnelKeeper:
         except KeyError:
             self._is_gone(tunnel.name)
         else:
-            self._state.running[tunnel.name] = Running(tunnel)
+            self._runs(tunnel)
 
     def stop(self, name: str) -> None:
         """End a running tunnel in good order."""
-        self._state.running[name] = Running(self._state.running[name].tunnel, RunPhase.STOPPING)
+        running = self._state.running[name]
+        self._state.running[name] = replace(running, phase=RunPhase.STOPPING)
         self._close(name)
 
     def _open(self, tunnel: WantedTunnel) -> None:
@@ -133,7 +135,7 @@ class TunnelKeeper:
             self._state.failures[name] = (f"it could not be opened: {error}", time.time())
             logger.error("it could not be opened: %s", error, extra={"tunnel": name})
         else:
-            self._state.running[name] = Running(tunnel)
+            self._runs(tunnel)
 
     def _apply(self, tunnel: WantedTunnel) -> None:
         before = self._state.running[tunnel.name].tunnel
@@ -143,7 +145,11 @@ class TunnelKeeper:
             except KeyError:
                 self._is_gone(tunnel.name)
                 return
-        self._state.running[tunnel.name] = Running(tunnel)
+        self._runs(tunnel)
+
+    def _runs(self, tunnel: WantedTunnel) -> None:
+        source = self._state.source_of(tunnel.name)
+        self._state.running[tunnel.name] = Running(tunnel, source=source)
 
     def _drain(self, running: Running) -> None:
         name = running.tunnel.name

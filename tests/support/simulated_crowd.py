@@ -43,14 +43,14 @@ class Costs(NamedTuple):
     hiccup: float = 0.0
 
 
-class Item(NamedTuple):
+class CrowdItem(NamedTuple):
     """What is on its way: a message of so many bytes of payload, or a ping with its number."""
 
     size_bytes: int
     ping: int | None
 
 
-class Clock:
+class CrowdClock:
     """What happens next."""
 
     def __init__(self) -> None:
@@ -71,18 +71,18 @@ class Clock:
         self.now = end
 
 
-class Service:
+class CrowdService:
     """Takes from its tunnels in turn."""
 
-    def __init__(self, clock: Clock, costs: Costs) -> None:
+    def __init__(self, clock: CrowdClock, costs: Costs) -> None:
         self._clock, self._costs = clock, costs
         self._random = random.Random(3)
-        self._turns: deque[Tunnel] = deque()
+        self._turns: deque[CrowdTunnel] = deque()
         self._works = False
         self.busy_seconds = 0.0
         """Of its processor, so far."""
 
-    def arrive(self, tunnel: Tunnel, item: Item) -> None:
+    def arrive(self, tunnel: CrowdTunnel, item: CrowdItem) -> None:
         """Something has come from a tunnel."""
         if not tunnel.arrived:
             self._turns.append(tunnel)
@@ -114,7 +114,7 @@ class Service:
         clock.at(at, self._turn)
 
 
-class Tunnel:
+class CrowdTunnel:
     """One that sends what it is offered, as TunnelActor does.
 
     Attributes:
@@ -123,12 +123,14 @@ class Tunnel:
         relayed_bytes: the payload that has left the service.
     """
 
-    def __init__(self, clock: Clock, service: Service, connections: int, *, paced: bool) -> None:
+    def __init__(
+        self, clock: CrowdClock, service: CrowdService, connections: int, *, paced: bool
+    ) -> None:
         self._clock, self._service = clock, service
         self.sender = WireSender(Limits(), None, TunnelStats(), 0.0, pacing=paced)
         self.sender.is_shared = connections > 1
         self._keys = [ConnectionKey("SSH", 1, 1 + number) for number in range(connections)]
-        self.arrived: deque[Item] = deque()
+        self.arrived: deque[CrowdItem] = deque()
         self.relayed_bytes = 0
         self._wakes_at = -1.0
 
@@ -152,7 +154,7 @@ class Tunnel:
             message = Message(MessageType.DATA, 1, payload=piece.payload)
             sender.sent(message, piece.flow.key, now)
             sender.written(1, now, blocked=False)
-            self._send(Item(len(piece.payload), None))
+            self._send(CrowdItem(len(piece.payload), None))
         self._ping_if_due()
         if sender.wait_seconds and self._wakes_at <= now:
             self._wakes_at = now + sender.wait_seconds
@@ -160,14 +162,14 @@ class Tunnel:
 
     def _ping_if_due(self) -> None:
         if self.sender.is_ping_due:
-            self._send(Item(0, self.sender.ping(self._clock.now)))
+            self._send(CrowdItem(0, self.sender.ping(self._clock.now)))
 
-    def _send(self, item: Item) -> None:
+    def _send(self, item: CrowdItem) -> None:
         arrive = functools.partial(self._service.arrive, self, item)
         self._clock.at(self._clock.now + WAY_SECONDS, arrive)
 
 
-class Crowd:
+class SimulatedCrowd:
     """So many tunnels, each of which is offered the same amount ten times a second.
 
     Args:
@@ -189,17 +191,17 @@ class Crowd:
         together: bool = True,
         paced: bool = True,
     ) -> None:
-        self.clock = Clock()
-        self.service = Service(self.clock, costs)
+        self.clock = CrowdClock()
+        self.service = CrowdService(self.clock, costs)
         self._size = bytes_per_second // 10
         self.tunnels = [
-            Tunnel(self.clock, self.service, connections, paced=paced) for _ in range(tunnels)
+            CrowdTunnel(self.clock, self.service, connections, paced=paced) for _ in range(tunnels)
         ]
         chance = random.Random(1)
         for tunnel in self.tunnels:
             self._offer(tunnel, 0.0 if together else chance.random() / 10)
 
-    def _offer(self, tunnel: Tunnel, at: float) -> None:
+    def _offer(self, tunnel: CrowdTunnel, at: float) -> None:
         def offer() -> None:
             tunnel.offer(self._size)
             self._offer(tunnel, at + 0.1)

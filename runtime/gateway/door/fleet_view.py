@@ -258,7 +258,11 @@ class FleetView:
 
     def _is_here(self, name: str) -> bool:
         """Whether there is such a tunnel, other than one that the resolver has opened."""
-        return self._wanted(name) is not None and self._state.source_of(name) != ON_DEMAND
+        if self._wanted(name) is None:
+            return False
+        running = self._state.running.get(name)
+        source = self._state.source_of(name) or ("" if running is None else running.source)
+        return source != ON_DEMAND
 
     def _wanted(self, name: str) -> WantedTunnel | None:
         running = self._state.running.get(name)

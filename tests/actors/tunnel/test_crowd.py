@@ -10,7 +10,7 @@ import statistics
 
 import pytest
 
-from tests.support.simulated_crowd import Costs, Crowd
+from tests.support.simulated_crowd import Costs, SimulatedCrowd
 
 OFFERED = 100_000
 WARM_UP_SECONDS = 5.0
@@ -25,13 +25,13 @@ HICCUPS = BUSY._replace(hiccup=0.05)
     ("tunnels", "costs"), [(100, BUSY), (66, HICCUPS)], ids=["busy", "with hiccups"]
 )
 def test_nobody_is_limited_because_of_others(tunnels: int, costs: Costs, together: bool) -> None:
-    crowd = Crowd(tunnels, costs, bytes_per_second=OFFERED, together=together)
+    crowd = SimulatedCrowd(tunnels, costs, bytes_per_second=OFFERED, together=together)
     rates = crowd.rates(WARM_UP_SECONDS, SECONDS)
     assert min(rates) >= 0.95 * OFFERED
 
 
 def test_pacing_costs_a_busy_service_little() -> None:
-    crowds = {paced: Crowd(100, BUSY, paced=paced) for paced in (True, False)}
+    crowds = {paced: SimulatedCrowd(100, BUSY, paced=paced) for paced in (True, False)}
     for crowd in crowds.values():
         crowd.rates(WARM_UP_SECONDS, SECONDS)
     busy = {paced: crowd.service.busy_seconds for paced, crowd in crowds.items()}
@@ -40,6 +40,6 @@ def test_pacing_costs_a_busy_service_little() -> None:
 
 def test_a_service_whose_processor_is_used_up_still_carries_what_it_can() -> None:
     # Two connections each have smaller messages, which together are more than it can do.
-    crowd = Crowd(100, BUSY, bytes_per_second=OFFERED, connections=2)
+    crowd = SimulatedCrowd(100, BUSY, bytes_per_second=OFFERED, connections=2)
     rates = crowd.rates(4 * WARM_UP_SECONDS, SECONDS)
     assert statistics.mean(rates) >= 0.85 * OFFERED

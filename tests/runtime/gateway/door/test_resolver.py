@@ -220,3 +220,22 @@ def test_a_door_that_fails_takes_those_who_wait_along(
         resolver.wait_asked(2)
         resolver.answers[1].set(Refused(Denial.BUSY, "later"))
         assert door_answer(again) == (503, "later")
+
+
+def test_one_that_the_resolver_lets_go_is_asked_for_anew_while_it_drains(
+    fleet: DoorFleet, resolver: ScriptedResolver
+) -> None:
+    fleet.open()
+    wish(fleet, "pump-1")
+    fleet.wait_state("pump-1", "connected")
+    resolver.now_at["pump-1"] = "pump-1"
+    with fleet.client(http_request("pump-1:SSH")) as stays:
+        assert door_answer(stays) == (200, "")
+        del resolver.now_at["pump-1"]
+        fleet.gateway.ask(SetWanted(ON_DEMAND, {}))
+        fleet.wait_state("pump-1", "draining")
+        with fleet.client(http_request("pump-1:SSH")) as sock:
+            resolver.wait_asked()
+            resolver.answers[0].set(Refused(Denial.BUSY, "it is tried again in 9 s"))
+            status, text = door_answer(sock)
+            assert (status, "it is tried again in 9 s" in text) == (503, True), text
