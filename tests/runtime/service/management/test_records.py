@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +38,48 @@ def test_of_too_many_closed_ones_the_oldest_go() -> None:
     assert len(table) == MAX_CLOSED
     assert table.find("t9") is None
     assert table.find("t10") is not None
+
+
+class Kept:
+    """Keeps records in memory, for a table after the next start."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, tuple[int, dict[str, Any]]] = {}
+        self.flushes = 0
+
+    def load_records(self) -> list[tuple[str, int, dict[str, Any]]]:
+        # In no order that counts.
+        return [(name, *kept) for name, kept in sorted(self.bodies.items(), reverse=True)]
+
+    def put_record(self, tunnel_id: str, number: int, body: Mapping[str, Any] | None) -> None:
+        if body is None:
+            del self.bodies[tunnel_id]
+        else:
+            # As JSON has it, so that nothing of the table's is shared.
+            self.bodies[tunnel_id] = (number, json.loads(json.dumps(body)))
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+def test_what_was_kept_is_there_after_a_start_and_ages_on() -> None:
+    kept = Kept()
+    table = RecordTable(kept)
+    for name in ("first", "second", "third"):
+        table.add(name, 0.0, services=("SSH",), tags={"site": "north"})
+    table.close("second", 5.0)
+    table.close("first", 7.0)
+    table.note_connection("third", Mode.DESTINATION, 9.0)
+    table.flush()
+    assert kept.flushes == 1
+    again = RecordTable(kept)
+    assert list(again) == list(table)
+    assert again.open_count == 1
+    # Closed ones are forgotten in the order in which they were closed, and no number comes twice.
+    again.forget_old(5.0 + CLOSED_KEPT_SECONDS + 1)
+    assert [record.tunnel_id for record in again] == ["first", "third"]
+    assert "second" not in kept.bodies
+    assert again.add("fourth", 10.0).number > max(record.number for record in table)
 
 
 def test_what_is_not_there_is_not_changed() -> None:
