@@ -10,7 +10,6 @@ import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from http import HTTPStatus
 
 from .endpoint import MODE_PARAMETER, TUNNEL_PATH
 from .errors import ConfigError, HandshakeError
@@ -31,6 +30,9 @@ ACCESS_TOKEN_COOKIE = "awsiot-tunnel-token"
 CLIENT_TOKEN_HEADER = "client-token"
 CHANNEL_ID_HEADER = "channel-id"
 SUBPROTOCOL_HEADER = "Sec-WebSocket-Protocol"
+
+SWITCHING_PROTOCOLS, BAD_REQUEST, TOO_MANY_REQUESTS = 101, 400, 429
+"""Statuses of HTTP."""
 
 CLIENT_TOKEN_PATTERN = re.compile(r"\A[a-zA-Z0-9-]{32,128}\Z")
 MAX_REQUEST_BYTES = 4096
@@ -143,7 +145,7 @@ def handshake_error(
         channel_id: the `channel-id` header, if there was one.
         secrets: texts that must not be shown. What looks like a token is not shown in any case.
     """
-    refused = 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS
+    refused = 400 <= status < 500 and status != TOO_MANY_REQUESTS
     redactor = Redactor(secrets)
     parts = [f"the service answered HTTP {status}{_reason(status)}"]
     if excerpt := _excerpt(body, redactor):
@@ -157,6 +159,9 @@ def handshake_error(
 
 def _reason(status: int) -> str:
     try:
+        # With all their names it takes 0.1 MB, which a tunnel that connects does not need.
+        from http import HTTPStatus  # noqa: PLC0415
+
         return f" {HTTPStatus(status).phrase}"
     except ValueError:
         return ""
@@ -193,7 +198,7 @@ def _advice(status: int, body: str, *, refused: bool) -> str:
         return "rotate the tunnel's access tokens and give the new one"
     if CLIENT_TOKEN_MISMATCH_TEXT.rstrip(".") in body:
         return "give the client token of the first connect, or rotate the tunnel's access tokens"
-    if status == HTTPStatus.BAD_REQUEST:
+    if status == BAD_REQUEST:
         return "check the access token, its mode (source or destination) and the endpoint"
     return "check that the tunnel is open, its region, and that the access token is its newest one"
 
@@ -262,7 +267,7 @@ INVALID_REQUEST_TEXT = "Invalid request"
 
 
 def _refusal(problem: str, text: str = INVALID_REQUEST_TEXT) -> RequestRefused:
-    return RequestRefused(HTTPStatus.BAD_REQUEST, f"{text}: {problem}")
+    return RequestRefused(BAD_REQUEST, f"{text}: {problem}")
 
 
 def _check_size(path: str, query: list[tuple[str, str]], headers: list[tuple[str, str]]) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from . import tunnel_pb2
+from .compat import tunnel_pb2
 from .errors import LocalProtocolError, RemoteProtocolError
 
 MAX_PAYLOAD_BYTES = 64_512

@@ -46,7 +46,8 @@ class Opcode(IntEnum):
     PONG = 0xA
 
 
-# As plain numbers: a frame is compared with several of them.
+# As plain names: Python 3.11 takes six times as long to look up the member of an enum.
+_SERVICE, _CLIENT, _DATA = Role.SERVICE, Role.CLIENT, MessageType.DATA
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = (each.value for each in Opcode)
 _OPCODES = frozenset(each.value for each in Opcode)
 
@@ -102,7 +103,7 @@ class FrameReader:
 
     def __init__(self, sender: Role) -> None:
         self._sender = sender
-        self._mask_bit = _MASKED if sender is Role.CLIENT else 0
+        self._mask_bit = _MASKED if sender is _CLIENT else 0
         self._partial = b""
         self._left_bytes = 0
         """How much of the present data frame's payload has still to come."""
@@ -256,7 +257,7 @@ class WebSocketInput:
     __slots__ = ("_messages", "_reader")
 
     def __init__(self) -> None:
-        self._reader = FrameReader(Role.SERVICE)
+        self._reader = FrameReader(_SERVICE)
         self._messages = MessageReader()
 
     def feed(self, data: bytes) -> Iterator[Arrival | None]:
@@ -287,7 +288,7 @@ class WebSocketInput:
 
 def frame_header(opcode: int, size_bytes: int, role: Role) -> bytes:
     """The header of an unfragmented frame; of a client without the key, which follows it."""
-    first, mask_bit = _FIN | opcode, _MASKED if role is Role.CLIENT else 0
+    first, mask_bit = _FIN | opcode, _MASKED if role is _CLIENT else 0
     if size_bytes < _MEDIUM:
         return _PACK_SHORT(first, mask_bit | size_bytes)
     if size_bytes < _LARGE:
@@ -322,7 +323,7 @@ def encode(role: Role, opcode: int, *parts: bytes | memoryview) -> bytearray:
     is masked with the rest, as masks work on whole buffers, and then written.
     """
     header = frame_header(opcode, sum(map(len, parts)), role)
-    if role is Role.SERVICE:
+    if role is _SERVICE:
         return bytearray().join((header, *parts))
     key = _new_key()
     start = len(header) + _KEY_BYTES
@@ -342,7 +343,7 @@ def encode_tunnel_message(message: Message | DataBurst, role: Role = Role.CLIENT
     """
     if isinstance(message, DataBurst):
         return encode(role, _BINARY, *burst_parts(message))
-    if message.type is not MessageType.DATA:
+    if message.type is not _DATA:
         return encode(role, _BINARY, encode_frame(message))
     before, behind = frame_around(message)
     return encode(role, _BINARY, before, message.payload, behind)

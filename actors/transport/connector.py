@@ -16,7 +16,6 @@ import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from tunnelfleet.actors.addresses import HttpProxy
@@ -34,6 +33,7 @@ from tunnelfleet.proto import (
     handshake_error,
     request_headers,
 )
+from tunnelfleet.proto.handshake import SWITCHING_PROTOCOLS
 
 from .upgrade import connect_through, start_tls, upgrade
 
@@ -300,7 +300,7 @@ def _upgrade(sock: socket.socket, request: ConnectRequest) -> tuple[str, bytes]:
             channel_id=None,
             retryable=True,
         )
-    if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
+    if answer.status != SWITCHING_PROTOCOLS:
         raise handshake_error(
             answer.status,
             answer.body.decode("utf-8", "replace"),

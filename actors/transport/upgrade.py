@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import os
 import re
 import socket
 import ssl
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tunnelfleet.actors.net.socket_io import wrap_tls
 from tunnelfleet.proto import Endpoint, HandshakeError
 from tunnelfleet.proto.endpoint import bracketed
-from tunnelfleet.proto.handshake import SUBPROTOCOL_HEADER, SUBPROTOCOLS
+from tunnelfleet.proto.handshake import SUBPROTOCOL_HEADER, SUBPROTOCOLS, SWITCHING_PROTOCOLS
+
+from .compat import sha1_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -289,7 +289,7 @@ def upgrade(
     sock.sendall(_request(endpoint, mode, key, headers))
     lines, rest = read_head(sock)
     status, found = _parse(lines)
-    if status == HTTPStatus.SWITCHING_PROTOCOLS:
+    if status == SWITCHING_PROTOCOLS:
         _check_upgrade(found, key)
         return UpgradeAnswer(status, found, rest)
     return UpgradeAnswer(status, found, _read_body(sock, found, rest))
@@ -352,7 +352,7 @@ def _parse(lines: list[str]) -> tuple[int, dict[str, str]]:
 
 def _check_upgrade(headers: Mapping[str, str], key: bytes) -> None:
     # RFC 6455 says SHA-1; it proves that this was read, and protects nothing.
-    digest = hashlib.sha1(key + _ACCEPT_SUFFIX, usedforsecurity=False).digest()
+    digest = sha1_digest(key + _ACCEPT_SUFFIX)
     if "websocket" not in _tokens(headers, "upgrade"):
         raise ValueError("the answer does not upgrade to a WebSocket")
     if "upgrade" not in _tokens(headers, "connection"):

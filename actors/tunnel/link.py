@@ -325,6 +325,11 @@ class PumpAgain(NamedTuple):
     """The bandwidth allows more by now."""
 
 
+# As plain names: Python 3.11 takes six times as long to look up the member of an enum.
+_DOWN = LinkPhase.DOWN
+_END_SENT = (EndPhase.SENT, EndPhase.OVER)
+
+
 class Pump:
     """The way from the sender to the link.
 
@@ -359,12 +364,12 @@ class Pump:
         connection = self._connections.by_key.get(key)
         if connection is None:
             return
-        if connection.end_phase in (EndPhase.SENT, EndPhase.OVER):
+        if connection.end_phase in _END_SENT:
             connection.give_credit(len(payload))
             return
         now = time.monotonic()
         self._sender.is_shared = len(self._connections.by_key) > 1
-        if self._link.phase is LinkPhase.DOWN or not self._sender.passes(len(payload)):
+        if self._link.phase is _DOWN or not self._sender.passes(len(payload)):
             self._sender.data(key, payload, now)
             self.run()
             return
@@ -377,7 +382,7 @@ class Pump:
 
     def run(self) -> None:
         """Send what may be sent now."""
-        if self._link.phase is LinkPhase.DOWN:
+        if self._link.phase is _DOWN:
             return
         sender, streams, now = self._sender, self._streams, time.monotonic()
         sender.is_shared = len(self._connections.by_key) > 1

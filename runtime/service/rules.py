@@ -35,7 +35,7 @@ def check_message(message: Message, sender: Mode) -> bool:
         return _check_unknown(message)
     if sender not in senders:
         raise RemoteProtocolError(f"a {sender} sent {_name(message)}")
-    if message.type is MessageType.STREAM_START and message.stream_id == 0:
+    if message.stream_id == 0 and message.type is MessageType.STREAM_START:
         raise RemoteProtocolError("STREAM_START with stream id 0")
     return True
 

@@ -45,6 +45,10 @@ class WireState(enum.Enum):
     CLOSED = enum.auto()
 
 
+# As plain names: Python 3.11 takes six times as long to look up the member of an enum.
+_HANDSHAKE, _OPEN, _FINISHING = WireState.HANDSHAKE, WireState.OPEN, WireState.FINISHING
+
+
 class WireUser(Protocol):
     """Who is told what happens on a wire; called on the loop, never after ``ended``."""
 
@@ -139,7 +143,7 @@ class Wire:
         self._loop = loop
         self._tls: ssl.SSLSocket | None = None
         self._socket = sock
-        self._state = WireState.OPEN
+        self._state = _OPEN
         self._buffer: deque[bytes | bytearray | memoryview] = deque()
         self._buffered_bytes = 0
         self.is_full = False
@@ -158,7 +162,7 @@ class Wire:
         if tls is not None:
             self._tls = wrap_tls(tls, sock, server_side=True)
             self._socket = self._tls
-            self._state = WireState.HANDSHAKE
+            self._state = _HANDSHAKE
         self._fd = self._socket.fileno()
         self._watch_reading(True)
 
@@ -174,22 +178,23 @@ class Wire:
     @property
     def is_open(self) -> bool:
         """Whether it still takes bytes."""
-        return self._state is WireState.OPEN
+        return self._state is _OPEN
 
     # reading
 
     def hold(self, reason: Hold) -> None:
         """Do not read until every hold is released."""
         self._holds.add(reason)
-        if self._state is WireState.OPEN:
+        if self._state is _OPEN:
             self._watch_reading(False)
 
     def release(self, reason: Hold) -> None:
         """Take a hold back; the last one resumes reading."""
-        if reason not in self._holds:
+        if not self._holds or reason not in self._holds:
+            # Looked at first: the hash of an enum's member is a function in Python.
             return
         self._holds.discard(reason)
-        if not self._holds and self._state is WireState.OPEN:
+        if not self._holds and self._state is _OPEN:
             self._watch_reading(True)
             self._read_again()
 
@@ -208,11 +213,11 @@ class Wire:
         self._on_readable()
 
     def _on_readable(self) -> None:
-        if self._state is WireState.HANDSHAKE:
+        if self._state is _HANDSHAKE:
             self._shake_hands()
-        elif self._state is WireState.FINISHING:
+        elif self._state is _FINISHING:
             self._discard()
-        elif self._state is WireState.OPEN and not self._holds:
+        elif self._state is _OPEN and not self._holds:
             self._read()
 
     def _shake_hands(self) -> None:
@@ -227,7 +232,7 @@ class Wire:
             self._end(f"TLS handshake failed: {_why(error)}")
         else:
             self._watch_writing(False)
-            self._state = WireState.OPEN
+            self._state = _OPEN
             # Nothing of TLS is sent any more, so the kernel would wait 40 ms with its ACK, and a
             # client without TCP_NODELAY as long with its request.
             with contextlib.suppress(OSError):
@@ -278,7 +283,7 @@ class Wire:
                 self._is_delivering = False
         if self._failure is not None:
             self._end(self._failure)
-        if self._state is not WireState.OPEN:
+        if self._state is not _OPEN:
             return
         if over is not None:
             self._end(over)
@@ -300,7 +305,7 @@ class Wire:
 
     def write(self, data: bytes | bytearray) -> None:
         """Take bytes for sending. Whoever calls must heed ``is_full``."""
-        if self._state is not WireState.OPEN or self._failure is not None or not data:
+        if self._state is not _OPEN or self._failure is not None or not data:
             return
         self._buffer.append(data)
         self._buffered_bytes += len(data)
@@ -310,18 +315,18 @@ class Wire:
             self.is_full = True
 
     def _on_writable(self) -> None:
-        if self._state is WireState.HANDSHAKE:
+        if self._state is _HANDSHAKE:
             self._shake_hands()
             return
         self._flush()
         if self.is_full and self._held_bytes <= LOW_WATER_BYTES and self.is_open:
             self.is_full = False
             self._user.drained()
-        if not self._buffer and self._state is WireState.OPEN and self._tls is not None:
+        if not self._buffer and self._state is _OPEN and self._tls is not None:
             self._on_readable()
 
     def _flush(self) -> None:
-        if Hold.SILENT in self._holds:
+        if self._holds and Hold.SILENT in self._holds:
             self._watch_writing(False)
             return
         try:
@@ -334,7 +339,7 @@ class Wire:
         else:
             if self._writing:
                 self._watch_writing(False)
-            if self._state is WireState.FINISHING:
+            if self._state is _FINISHING:
                 self._half_close()
 
     def _fail(self, reason: str) -> None:
@@ -369,7 +374,7 @@ class Wire:
 
     def finish(self, last: bytes | bytearray = b"") -> None:
         """End gracefully: send ``last``, then close the TCP connection. Bounded in time."""
-        if self._state is not WireState.OPEN:
+        if self._state is not _OPEN:
             self.abort("closed by the service")
             return
         self.write(last)
@@ -378,7 +383,7 @@ class Wire:
 
     def _linger_on(self) -> None:
         self._holds.clear()
-        self._state = WireState.FINISHING
+        self._state = _FINISHING
         self._linger = self._loop.call_later(LINGER_SECONDS, self._end, "closed by the service")
         self._watch_reading(True)
         if not self._buffer:
@@ -439,7 +444,7 @@ class Wire:
     # readiness
 
     def _watch_reading(self, wanted: bool) -> None:
-        wanted = wanted and not (self._holds and self._state is WireState.OPEN)
+        wanted = wanted and not (self._holds and self._state is _OPEN)
         if wanted == self._reading or self._state is WireState.CLOSED:
             return
         self._reading = wanted

@@ -65,8 +65,13 @@ def test_cancelling_after_the_time_is_up_prevents_the_message_in_the_mailbox(ref
 
 
 def test_timers_die_with_their_actor(ref, log, dispatcher):
-    timers = ref.ask(lambda actor: [actor.schedule(0.01, "never") for _ in range(5)])
-    ref.stop()
+    def schedule_and_end(actor):
+        # In one turn: on a busy machine the time would else be up before the end.
+        actor.exit()
+        return [actor.schedule(0.01, "never") for _ in range(5)]
+
+    timers = ref.ask(schedule_and_end)
+    eventually(lambda: not ref.is_alive() and not any(timer.active for timer in timers))
     assert not any(timer.active for timer in timers)
     Probe.start(log, dispatcher=dispatcher).ask(lambda a: a.schedule(0.03, "after") and None)
     assert log.wait() == ["after"]

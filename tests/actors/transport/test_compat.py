@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.metadata
 import re
 import subprocess
@@ -65,6 +66,20 @@ def test_both_masks_do_what_the_standard_says(key: bytes, data: bytes) -> None:
         found = bytearray(data)
         mask(key, found)
         assert bytes(found) == expected
+
+
+@given(st.binary(max_size=300))
+def test_the_digest_is_hashlib_s(data: bytes) -> None:
+    assert compat.sha1_digest(data) == hashlib.sha1(data, usedforsecurity=False).digest()
+
+
+def test_without_python_s_own_sha1_hashlib_is_taken() -> None:
+    code = (
+        "import sys; sys.modules['_sha1'] = None\n"
+        "from tunnelfleet.actors.transport.compat import sha1_digest\n"
+        "assert sha1_digest(b'').hex().startswith('da39a3ee'); assert 'hashlib' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
 
 
 def test_aiohttp_s_mask_is_taken_where_it_is() -> None:
