@@ -28,8 +28,8 @@ from tunnelfleet.actors.callbacks import CallbackQueue, CallbackTotals, RelayThr
 from tunnelfleet.actors.config import ApiService, Limits, TunnelConfig
 from tunnelfleet.actors.events import TunnelEvent
 from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
-from tunnelfleet.actors.tunnel.context import Credentials, Services
-from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, ReplaceToken, TryNow
+from tunnelfleet.actors.tunnel.context import Services
+from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, TryNow
 from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
@@ -346,8 +346,7 @@ class TunnelRuntime:
             KeyError: there is no such tunnel.
             ConfigError: a token is malformed.
         """
-        Credentials(access_token, client_token)
-        self.tunnel(name).tell(ReplaceToken(access_token, client_token))
+        self.tunnel(name).replace_token(access_token, client_token)
 
     def replace_limits(self, name: str, limits: Limits) -> None:
         """Give a running tunnel other limits; no connection notices.

@@ -23,7 +23,7 @@ from tunnelfleet.actors.transport.attempt import WebSocketContext
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel.context import TunnelContext, TunnelParts
-from tunnelfleet.actors.tunnel.messages import HandOver, ReplaceLimits
+from tunnelfleet.actors.tunnel.messages import HandOver, ReplaceLimits, ReplaceToken
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 from tunnelfleet.proto import Mode, TunnelClosed
 
@@ -188,6 +188,17 @@ class Tunnel:
         if supervisor is None:
             raise TunnelClosed("the tunnel has not been started yet: try again")
         return ask_future(supervisor, message)
+
+    def replace_token(self, access_token: str, client_token: str | None) -> None:
+        """Go by another token from now on, and after each restart; for the runtime.
+
+        Raises:
+            ConfigError: a token is malformed.
+        """
+        credentials = self._context.credentials
+        credentials.replace(access_token, client_token)
+        # With the client token that goes with it by now: a restart may have used both already.
+        self.tell(ReplaceToken(*credentials.current()))
 
     def replace_limits(self, limits: Limits) -> None:
         """Go by other limits from now on, and after each restart; for the runtime."""

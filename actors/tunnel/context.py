@@ -217,9 +217,10 @@ class Credentials:
         ConfigError: a token is malformed.
     """
 
-    __slots__ = ("_access_token", "_client_token")
+    __slots__ = ("_tokens",)
 
     def __init__(self, access_token: str, client_token: str | None = None) -> None:
+        self._tokens: tuple[str, str]
         self.replace(access_token, client_token)
 
     def __repr__(self) -> str:
@@ -227,15 +228,17 @@ class Credentials:
 
     def current(self) -> tuple[str, str]:
         """The access token and the client token to send."""
-        return self._access_token, self._client_token
+        return self._tokens
 
     def replace(self, access_token: str, client_token: str | None = None) -> None:
-        """Use another access token from the next attempt on, as after `Credentials(...)`."""
+        """Use another access token from the next attempt on, as after `Credentials(...)`.
+
+        Any thread: whoever looks at them meanwhile sees both tokens of one time.
+        """
         validate_access_token(access_token)
         if client_token is not None:
             validate_client_token(client_token)
-        self._access_token = access_token
-        self._client_token = client_token or generate_client_token()
+        self._tokens = access_token, client_token or generate_client_token()
 
 
 class TunnelParts(NamedTuple):

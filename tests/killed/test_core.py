@@ -52,7 +52,7 @@ def kill_at(case: Case, service: TunnelService, server: Server, moment: Moment) 
             victim = kill.victim
             assert victim is not None
             eventually(lambda: not victim.is_alive(), f"the end of {victim}")
-        check(case, core, moment)
+        check(case, core)
         if core.witness is not None:
             core.check_witness()
             for mode in Mode:
@@ -65,12 +65,11 @@ def kill_at(case: Case, service: TunnelService, server: Server, moment: Moment) 
     eventually(lambda: descriptors() <= before, f"{before} descriptors, not {descriptors()}")
 
 
-def check(case: Case, core: Core, moment: Moment) -> None:
+def check(case: Case, core: Core) -> None:
     if case.outcome is Outcome.ENDS:
         core.check_gone(case.mode)
         return
-    is_lost = case.outcome is Outcome.LOST and moment is Moment.BEFORE
-    if is_lost or case.outcome is Outcome.REFUSED:
+    if case.outcome is Outcome.REFUSED:
         core.end(case.mode).wait_for(TunnelState.REFUSED, WAIT_SECONDS)
         tokens = core.tokens[core.name]
         token = tokens.source_token if case.mode is Mode.SOURCE else tokens.destination_token

@@ -67,8 +67,6 @@ class Outcome(Enum):
     """All is connected again, and carries."""
     REFUSED = "refused"
     """The tunnel is refused, as it was to be; a new token connects it."""
-    LOST = "lost"
-    """The command is lost with the actor that had it; a new token connects the tunnel."""
     DRAINS = "drains"
     """The tunnel drains, as it was told to, and is over when it is closed."""
     ENDS = "ends"
@@ -473,7 +471,7 @@ CASES = [
             supervisor._GroupDue: {"do": crash_of(TunnelActor), "others": ("TunnelActor",)},
         },
     ),
-    Case(TunnelSupervisor, messages.ReplaceToken, replace_token, outcome=Outcome.LOST),
+    Case(TunnelSupervisor, messages.ReplaceToken, replace_token),
     Case(TunnelSupervisor, messages.ReplaceLimits, replace_limits),
     Case(TunnelSupervisor, messages.Drain, drain),
     Case(TunnelSupervisor, messages.HandOver, hand_over),
