@@ -116,10 +116,15 @@ class LocalProtocolError(TunnelError):
 
 
 class NotConnected(LocalProtocolError):
-    """The service has not announced the tunnel's services on this connection yet."""
+    """The service has not announced the tunnel's services on this connection yet.
+
+    Args:
+        text: what is not there, if it is something else than that.
+    """
 
     def __str__(self) -> str:
-        return "the tunnel is not connected: wait until its services are announced, then send"
+        waits = "the tunnel is not connected: wait until its services are announced, then send"
+        return super().__str__() or waits
 
 
 class PayloadTooLarge(LocalProtocolError):

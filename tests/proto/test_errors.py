@@ -31,6 +31,7 @@ from tunnelfleet.proto.errors import KNOWN_STATUSES
 
 LOCAL_ERRORS = [
     (NotConnected(), "wait until"),
+    (NotConnected("the gateway is stopping"), "gateway is stopping"),
     (PayloadTooLarge(70_000, 64_512), "70000 bytes"),
     (WrongMode(Mode.DESTINATION, "start a stream"), "a destination cannot start a stream"),
     (NoActiveStream(), "start one"),
