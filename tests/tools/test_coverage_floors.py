@@ -51,7 +51,7 @@ def test_files_are_summed_up_by_their_rooms(
     [
         ("proto/b.py", summary(100, 100, 20, 19), "proto: 96.43 % of the branches are reached"),
         ("actors/kernel/b.py", summary(90, 89, 0, 0), "actors/kernel: 99.00 % of the lines"),
-        ("runtime/b.py", summary(100, 99, 40, 37), "all other rooms: 92.50 % of the branches"),
+        ("runtime/b.py", summary(100, 99, 40, 36), "all other rooms: 90.00 % of the branches"),
         ("actors/tunnel/b.py", summary(100, 90, 40, 40), "all other rooms: 90.00 % of the lines"),
     ],
     ids=["proto", "kernel", "branches of the rest", "lines of the rest"],
