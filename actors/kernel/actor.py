@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
 from pykka import Actor, ActorRef, ActorRegistry, Future
 
-from .cell import ActorCell, Piped
+from .cell import SPECIAL, ActorCell, Piped, handle_otherwise
 from .dispatcher import Dispatcher
 from .log import contained, get_logger
 from .loop_io import Direction, Timer
@@ -40,6 +40,9 @@ Handlers: TypeAlias = dict[type[Any], Callable[[Any, Any], Any]]
 """Keyed by the exact type of a message; the values are functions of the actor and the message."""
 
 
+_OF_KERNEL: Handlers = dict.fromkeys(SPECIAL, handle_otherwise)
+
+
 class DispatchedActor(Actor):
     """An actor without a thread of its own: it takes turns on a dispatcher's.
 
@@ -62,13 +65,18 @@ class DispatchedActor(Actor):
     """What handles a message of a type; see `on_receive`."""
 
     DIRECT: ClassVar[Handlers] = {}
-    """The same, of a class that leaves `on_receive` as it is: its dispatcher looks there first."""
+    """What its dispatcher calls by the type of an item: `HANDLERS`, if the class leaves
+    `on_receive` as it is, and else what the kernel handles itself."""
+
+    OTHERWISE: ClassVar[Callable[[Any, Any], Any]] = staticmethod(handle_otherwise)
+    """What it calls for an item that is not there: a call less for a class without a table."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Know whether messages have to pass through an `on_receive` of the class."""
         super().__init_subclass__(**kwargs)
         is_plain = cls.on_receive is DispatchedActor.on_receive
-        cls.DIRECT = cls.HANDLERS if is_plain else {}
+        cls.DIRECT = cls.HANDLERS if is_plain else _OF_KERNEL
+        cls.OTHERWISE = staticmethod(handle_otherwise if is_plain else cls.on_receive)
 
     _cell: ActorCell
 

@@ -24,6 +24,7 @@ class DispatcherLike(Protocol):
 
     thread_id: int
     run_queue: deque[Any]
+    spare_mail: deque[deque[Any]]
     idle: bool
     lock: threading.Lock
 

@@ -253,7 +253,9 @@ class Mailbox:
         if self.queued:
             self.items.append(item)
         else:
-            self.items = deque((item,))
+            spares = dispatcher.spare_mail
+            self.items = items = spares.pop() if spares else deque()
+            items.append(item)
             self.queued = True
             dispatcher.run_queue.append(self)
             if dispatcher.idle:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.actors import crash
 from tests.support.witness import actors
 from tunnelfleet.actors.kernel import kill
-from tunnelfleet.actors.kernel.cell import kind_of
+from tunnelfleet.actors.kernel.cell import handle_otherwise, kind_of
 from tunnelfleet.proto import ConfigError, Mode
 
 from .proxy import Trigger
@@ -200,6 +200,8 @@ class Faults:
                 return original(message)
 
             actor.on_receive = handle
+            # What its dispatcher would call past it.
+            actor.DIRECT, actor.OTHERWISE = {}, handle_otherwise
 
         # The runtime may be on its way out.
         with contextlib.suppress(RuntimeError):
