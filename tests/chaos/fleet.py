@@ -30,7 +30,7 @@ from .faults import Faults
 from .proxy import Proxy
 from .results import QUIET_SECONDS, Certificate, LogWatch, Result, Standing
 from .schedule import SPAN_MS, Conversation, End, Schedule
-from .talk import HEADER_BYTES, Application, Circumstances, Ending, verdict
+from .talk import HEADER_BYTES, Application, Circumstances, Ending, eventually, verdict
 from .tunnels import PlantedTunnel
 
 POLL_SECONDS: Final = 0.005
@@ -393,30 +393,13 @@ class Fleet:
         return [each for each in tasks if not each.done()]
 
     async def _eventually(self, true: Callable[[], bool]) -> bool:
-        """Wait until something holds; False when nothing has moved for long.
+        """Wait until something holds; False when nothing has moved for long."""
 
-        A machine that is busy with other work may take minutes for what takes a second else: what
-        moves is not stuck. The bytes of a schedule are counted, so this ends.
-        """
-        moved, deadline = self._moved(), time.monotonic() + QUIET_SECONDS
-        while not true():
-            if time.monotonic() > deadline:
-                before, moved = moved, self._moved()
-                if moved == before:
-                    return False
-                deadline = time.monotonic() + QUIET_SECONDS
-            await asyncio.sleep(POLL_SECONDS)
-        return True
+        def endings() -> list[Ending]:
+            with self._lock:
+                return [*self._clients.values(), *self._accounts.values()]
 
-    def _moved(self) -> tuple[int, int, int]:
-        """How far all conversations have come."""
-        with self._lock:
-            endings = [*self._clients.values(), *self._accounts.values()]
-        return (
-            len(endings),
-            sum(each.is_over for each in endings),
-            sum(each.sent_bytes + each.received_bytes for each in endings),
-        )
+        return await eventually(true, endings, QUIET_SECONDS, POLL_SECONDS)
 
     def _left_over(self) -> list[str]:
         """The actors of tunnels that are alive: class, tunnel, mail, and who watches them."""

@@ -28,7 +28,7 @@ from .outage import TUNNELS, WORKERS, Blow, Outage, Strike, Victim, outage_of
 from .report import Sums
 from .results import QUIET_SECONDS, Result
 from .schedule import Conversation, End
-from .talk import HEADER_BYTES, Application, Circumstances, Ending, verdict
+from .talk import HEADER_BYTES, Application, Circumstances, Ending, eventually, verdict
 from .town import Town, descriptors_of
 
 BACK_SECONDS: Final = 120.0
@@ -212,11 +212,12 @@ class Siege:
             for each in self._outage.conversations
         ]
         await asyncio.gather(*strikes)
-        done, stuck = await asyncio.wait(talks, timeout=QUIET_SECONDS)
+        await self._eventually(lambda: all(each.done() for each in talks))
         await self._eventually(lambda: all(each.is_over for each in self._accounts.values()))
-        for task in stuck:
+        for task in talks:
+            # Only those that are stuck take note of it.
             task.cancel()
-        await asyncio.gather(*done, *stuck, return_exceptions=True)
+        await asyncio.gather(*talks, return_exceptions=True)
 
     def _judge(self) -> None:
         for talk in self._outage.conversations:
@@ -276,12 +277,10 @@ class Siege:
             self._result.violations += grown
 
     async def _eventually(self, true: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + QUIET_SECONDS
-        while not true():
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.05)
-        return True
+        return await eventually(true, self._endings, QUIET_SECONDS, 0.05)
+
+    def _endings(self) -> list[Ending]:
+        return [*self._clients.values(), *self._accounts.values()]
 
     # -- applications
 

@@ -12,6 +12,7 @@ import functools
 import random
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -330,3 +331,40 @@ def _not_whole(talk: Conversation, client: Ending, server: Ending | None) -> lis
     if server.received_bytes != max(talk.up_bytes, HEADER_BYTES):
         found.append(f"disturbed: the server has {server.received_bytes} of {talk.up_bytes}")
     return found
+
+
+async def eventually(
+    true: Callable[[], bool],
+    endings: Callable[[], list[Ending]],
+    quiet_seconds: float,
+    pause_seconds: float,
+) -> bool:
+    """Wait until something holds; False when no conversation has moved for long.
+
+    A machine that is busy with other work may take minutes for what takes a second else: what
+    moves is not stuck. The bytes of a schedule are counted, so this ends.
+
+    Args:
+        true: what is to hold.
+        endings: the accounts of all conversations, of both applications.
+        quiet_seconds: how long is long.
+        pause_seconds: between two looks.
+    """
+    before, deadline = _moved(endings()), time.monotonic() + quiet_seconds
+    while not true():
+        if time.monotonic() > deadline:
+            now = _moved(endings())
+            if now == before:
+                return False
+            before, deadline = now, time.monotonic() + quiet_seconds
+        await asyncio.sleep(pause_seconds)
+    return True
+
+
+def _moved(endings: list[Ending]) -> tuple[int, int, int]:
+    """How far all conversations have come."""
+    return (
+        len(endings),
+        sum(each.is_over for each in endings),
+        sum(each.sent_bytes + each.received_bytes for each in endings),
+    )
