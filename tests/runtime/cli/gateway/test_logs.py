@@ -118,7 +118,7 @@ def test_names_and_level_choose(
             "1970-01-01T00:00:00.250Z warning a: it is lost",
         ),
         ({"level": "info", "id": "7", "size": 3}, " info    tunnel gone size=3"),
-        ({"time": 1e300, "level": "in\x1bfo", "message": "m"}, " in fo   m"),
+        ({"time": 1e300, "level": "le\x1bvel", "message": "m"}, " le vel  m"),
         ({"time": "soon", "message": ""}, " info"),
     ],
     ids=["all", "no message", "nonsense", "empty"],
