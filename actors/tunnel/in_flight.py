@@ -193,6 +193,10 @@ class InFlight:
         """Whether more may be handed over now."""
         return position - self._confirmed < self.window_bytes
 
+    def room_bytes(self, position: int) -> int:
+        """How much more may be handed over now."""
+        return self.window_bytes - (position - self._confirmed)
+
     @property
     def payload_bytes(self) -> int:
         """The largest DATA payload, about: a window holds several."""

@@ -368,7 +368,6 @@ class Pump:
             connection.give_credit(len(payload))
             return
         now = time.monotonic()
-        self._sender.is_shared = len(self._connections.by_key) > 1
         if self._link.phase is _DOWN or not self._sender.passes(len(payload)):
             self._sender.data(key, payload, now)
             self.run()
@@ -385,7 +384,6 @@ class Pump:
         if self._link.phase is _DOWN:
             return
         sender, streams, now = self._sender, self._streams, time.monotonic()
-        sender.is_shared = len(self._connections.by_key) > 1
         messages: list[Message | DataBurst] = [*sender.take_control(now)]
         while (piece := sender.next_piece(now)) is not None:
             if sender.is_ping_due:

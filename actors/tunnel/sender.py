@@ -58,12 +58,6 @@ FRAME_OVERHEAD_BYTES = 24
 WINDOW_SECONDS = 0.05
 """A slow link has about this much with the WebSocketActor, and as much in the kernel."""
 MIN_WINDOW_BYTES = 4_096
-MIN_ALONE_BYTES = 4_096
-"""Of a connection that shares its tunnel with no other, messages are no smaller.
-
-Each message costs processor time, here and at the service. Where that is what is short, smaller
-messages would make it shorter.
-"""
 GROWTH = 1.25
 """How fast a measured rate is doubted while the link takes all it gets."""
 
@@ -83,7 +77,6 @@ class WireSender:
         low_water_bytes: what TCP_NOTSENT_LOWAT should be at the present rate.
         wait_seconds: after how long to ask for pieces again because of the bandwidth; 0: not
             because of it.
-        is_shared: there are several connections, so that one's message is to be no other's wait.
         messages_left: by connection, the messages of the last `written`: DATA, ends, and control
             messages with a key.
     """
@@ -107,7 +100,6 @@ class WireSender:
         self._meter = RateMeter()
         self._throttled_until = now
         self.wait_seconds = 0.0
-        self.is_shared = True
         self.messages_left: dict[ConnectionKey, int] = {}
         self._bucket: TokenBucket | None = None
         if bandwidth_bytes_per_second is not None:
@@ -133,10 +125,6 @@ class WireSender:
         payload_bytes = payload_bytes_for_rate(rate, limits.data_payload_bytes)
         self._payload_bytes = min(payload_bytes, self.in_flight.payload_bytes)
         self._window_bytes = min(limits.wire_window_bytes, self._window(WINDOW_SECONDS))
-        self._alone_bytes = self._payload_bytes
-        if self._bucket is None:
-            half = min(self.in_flight.window_bytes, self._window_bytes) // 2
-            self._alone_bytes = min(max(half, MIN_ALONE_BYTES), limits.data_payload_bytes)
         self.low_water_bytes = min(limits.notsent_low_water_bytes, self._window(WINDOW_SECONDS))
 
     @property
@@ -208,9 +196,26 @@ class WireSender:
             not self._control
             and not self._queue.turns
             and self._bucket is None
-            and size_bytes <= (self._payload_bytes if self.is_shared else self._alone_bytes)
+            and (size_bytes <= self._payload_bytes or self._passes_whole(size_bytes))
             and self._on_its_way_bytes < self._window_bytes
             and self._handed_bytes < self.in_flight.quiet_until
+        )
+
+    def _passes_whole(self, size_bytes: int) -> bool:
+        return size_bytes <= self._limits.data_payload_bytes and self._fits(size_bytes)
+
+    def _fits(self, waiting_bytes: int) -> bool:
+        """Whether all that waits may leave now, so that small messages would serve nobody.
+
+        Each message costs processor time, here and at the service. Where that is what is short,
+        smaller messages would make it shorter.
+        """
+        flight = self.in_flight
+        return (
+            self._rate is None
+            and self._bucket is None
+            and flight.bytes_per_second is None
+            and waiting_bytes <= flight.room_bytes(self._handed_bytes)
         )
 
     def next_piece(self, now: float) -> Piece[ConnectionKey] | None:
@@ -233,7 +238,8 @@ class WireSender:
             self.wait_seconds = self.in_flight.wait_seconds(self._handed_bytes, now)
             if self.wait_seconds:
                 return None
-        payload_bytes = self._payload_bytes if self.is_shared else self._alone_bytes
+        fits = self._fits(self._queue.queued_bytes)
+        payload_bytes = self._limits.data_payload_bytes if fits else self._payload_bytes
         piece = self._queue.pop(payload_bytes, now)
         if piece is not None:
             self._stats.observe_queue_wait(piece.waited_seconds)

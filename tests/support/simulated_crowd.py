@@ -128,7 +128,6 @@ class CrowdTunnel:
     ) -> None:
         self._clock, self._service = clock, service
         self.sender = WireSender(Limits(), None, TunnelStats(), 0.0, pacing=paced)
-        self.sender.is_shared = connections > 1
         self._keys = [ConnectionKey("SSH", 1, 1 + number) for number in range(connections)]
         self.arrived: deque[CrowdItem] = deque()
         self.relayed_bytes = 0

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.counters import TunnelStats
+from tunnelfleet.actors.tunnel.in_flight import FIRST_WINDOW_BYTES
 from tunnelfleet.actors.tunnel.messages import ConnectionKey
 from tunnelfleet.actors.tunnel.pacing import BURST_SECONDS, PACED_FRACTION
 from tunnelfleet.actors.tunnel.sender import MESSAGE_OVERHEAD_BYTES, MIN_WINDOW_BYTES, WireSender
@@ -478,15 +479,16 @@ def test_nothing_passes_a_bandwidth() -> None:
     assert not make(bandwidth=100_000.0).passes(1), "each byte is paced"
 
 
-def test_a_connection_that_is_alone_sends_larger_messages() -> None:
-    sizes = {}
-    for is_shared in (False, True):
+@pytest.mark.parametrize(
+    ("size", "most"),
+    [(FIRST_WINDOW_BYTES // 2, FIRST_WINDOW_BYTES // 2), (100_000, FIRST_WINDOW_BYTES // 8)],
+)
+def test_what_may_leave_at_once_is_not_cut_into_small_messages(size: int, most: int) -> None:
+    for names in ([COPY], [COPY, SHELL]):
         sender = WireSender(Limits(), None, TunnelStats(), 0.0, pacing=True)
-        sender.is_shared = is_shared
-        sender.data(COPY, bytes(8_000), 0.0)
+        for key in names:
+            sender.data(key, bytes(size // len(names)), 0.0)
         messages, _wait_seconds = pump(sender, 0.0)
-        assert b"".join(each.payload for each in messages) == bytes(8_000)
-        sizes[is_shared] = [len(each.payload) for each in messages]
-    assert sizes[False] == [8_000]
-    assert len(sizes[True]) > 1
-    assert max(sizes[True]) <= 4_096
+        sizes = [len(each.payload) for each in messages]
+        assert max(sizes) == min(most, size // len(names))
+        assert sum(sizes) <= FIRST_WINDOW_BYTES
