@@ -153,7 +153,8 @@ class Shell:
 
 
 def connections(session: Session) -> int:
-    return sum(len(each.connection_ids) for each in session.active_streams().values())
+    """Also those that this side has ended: they wait for the peer, and end with an event."""
+    return sum(len(each.connections) for each in session._streams.values())
 
 
 STEPS: list[Callable[[Shell, Source], None]] = [
