@@ -292,7 +292,7 @@ def read_assignments(text: str, file_name: str) -> Iterator[Assignment]:
             does not repeat the line, which may hold a token.
     """
     section = ""
-    for number, raw in enumerate(text.splitlines(), start=1):
+    for number, raw in enumerate(text.split("\n"), start=1):
         line = _without_comment(raw)
         origin = f"{file_name}:{number}"
         if line.startswith("[") and line.endswith("]"):

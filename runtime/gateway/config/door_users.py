@@ -171,7 +171,7 @@ def parse_users(text: str) -> DoorUsers:
         ConfigError: a line is wrong; the message has its number.
     """
     hashes: dict[str, PasswordHash] = {}
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+    for number, line in enumerate(map(str.strip, text.split("\n")), 1):
         if not line or line.startswith("#"):
             continue
         name, colon, hashed = line.partition(":")

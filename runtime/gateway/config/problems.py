@@ -120,7 +120,9 @@ def syntax_problem(file: str, text: str, error: str) -> Problem:
     """
     found = _POSITION.search(error)
     message = _POSITION.sub("", error)
-    line = int(found.group(1)) if found and found.group(1) else len(text.splitlines()) or 1
+    # Lines are TOML's: str.splitlines() knows ten more characters that end one.
+    last_line = text.removesuffix("\n").count("\n") + 1
+    line = int(found.group(1)) if found and found.group(1) else last_line
     if text.startswith("\ufeff"):
         return Problem(file, 1, "toml", "the file begins with a byte order mark; save it without")
     hint = next((hint for start, hint in _SYNTAX if message.startswith(start)), None)

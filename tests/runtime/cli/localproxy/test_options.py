@@ -96,6 +96,7 @@ class TestConfigFile:
                 "f.ini:2: there is no option 'regoin'; did you mean 'region'?",
             ),
             ("qqqq = b", "f.ini:1: there is no option 'qqqq'"),
+            ("# \x1d\x0c\u2028 a\nqqqq = b", "f.ini:2: there is no option 'qqqq'"),
             ("region = a\nregion = b", "f.ini:2: 'region' is already set at f.ini:1; keep one"),
             ("region", "f.ini:1: write it as NAME = VALUE"),
             ("= x", "f.ini:1: write it as NAME = VALUE"),

@@ -57,6 +57,7 @@ def test_users_are_equal_by_what_they_are() -> None:
         ("# nobody\n", "there is no user in it"),
         ("alice\n", "line 1: write NAME:HASH"),
         ("\nalice:secret\n", "line 2: this is no scrypt hash"),
+        ("#\x1d\x0c\nalice:secret\n", "line 2: this is no scrypt hash"),
         (f"alice:{GOOD.text()}x=\n", "line 1: this is no scrypt hash"),
         (f"alice:{GOOD.text()}\nalice:{GOOD.text()}\n", "line 2: user 'alice' is there twice"),
         (f":{GOOD.text()}\n", "line 1: a user has a name"),

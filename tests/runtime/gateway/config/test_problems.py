@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelfleet.runtime.gateway.config.problems import ConfigProblems, Problem, key_text, nearest
+from tunnelfleet.runtime.gateway.config.problems import (
+    ConfigProblems,
+    Problem,
+    key_text,
+    nearest,
+    syntax_problem,
+)
 
 
 def test_the_form_of_a_message() -> None:
@@ -27,6 +33,20 @@ def test_the_form_of_a_message() -> None:
 )
 def test_keys_for_people(path: tuple[str | int, ...], name: str | None, text: str) -> None:
     assert key_text(path, name) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", 1),
+        ("a = '''", 1),
+        ("a = 1\nb = '''\n", 2),
+        ("a = 1\nb = '''\n\x1d\x0c\x85\u2028", 3),
+    ],
+    ids=["nothing", "one line", "two lines", "what only Python takes for the end of a line"],
+)
+def test_a_file_that_ends_too_early_is_wrong_in_its_last_line(text: str, line: int) -> None:
+    assert syntax_problem("f.toml", text, "Expected \"'''\" (at end of document)").line == line
 
 
 def test_the_nearest_name() -> None:
