@@ -157,6 +157,8 @@ class TestSigterm:
             with connect(address) as sock:
                 whole = list(blocks(SIZE))
                 sock.sendall(whole[0])
+                # The kernel says "connected" before the gateway has seen it.
+                server.wait_active(1)
                 gateway.signal(signal.SIGTERM)
                 gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="draining")
                 # Nothing new is let in, what is open goes on.
