@@ -88,8 +88,11 @@ OPEN_SECONDS: Final = 0.4
 """Without a queue the window is a multiple of what a target needs: fewer pings do."""
 DOUBT_SECONDS: Final = 1.0
 """So often, at most, it is asked whose a queue is."""
-MOST_LOWERINGS: Final = 3
-"""A rate that is halved so often, one time soon after the other, is not the link's."""
+MOST_LOWERED: Final = 8
+"""A rate that comes down to such a part of what it was, step by step, is not the link's.
+
+The rate of a service that parses in bursts goes up and down by less.
+"""
 CALM_SECONDS: Final = 5.0
 FIRST_TRUCE_SECONDS: Final = 20.0
 """So long no queue is looked for then, and twice as long each time, up to this:"""
@@ -136,7 +139,7 @@ class InFlight:
         "_doubted_at",
         "_emptied",
         "_is_held",
-        "_lowerings",
+        "_lowered_from",
         "_must_ping",
         "_number",
         "_pinged",
@@ -171,7 +174,7 @@ class InFlight:
         self._blocked_since: float | None = None
         self._waits_since = 0.0
         self._doubt: _Doubt | None = None
-        self._lowerings = 0
+        self._lowered_from = 0.0
         self._truce_seconds = FIRST_TRUCE_SECONDS
         self._emptied = 0
         """Behind so many bytes a ping was answered that went out when all was confirmed."""
@@ -454,8 +457,10 @@ class InFlight:
 
     def _lowered(self, delay: float, position: int, now: float) -> None:
         """The rate is less than half of what it was: perhaps because of others."""
-        self._lowerings = self._lowerings + 1 if now - self._doubted_at < CALM_SECONDS else 1
-        if self._lowerings < MOST_LOWERINGS:
+        is_calm = now - self._doubted_at >= CALM_SECONDS
+        self._lowered_from = self._proven if is_calm else max(self._lowered_from, self._proven)
+        assert self.bytes_per_second is not None
+        if self.bytes_per_second >= self._lowered_from / MOST_LOWERED:
             self._empty(_Doubt(delay, 0), position, now)
             return
         # So much less in flight, and still a queue: pacing does not help here.

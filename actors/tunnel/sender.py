@@ -58,6 +58,9 @@ FRAME_OVERHEAD_BYTES = 24
 WINDOW_SECONDS = 0.05
 """A slow link has about this much with the WebSocketActor, and as much in the kernel."""
 MIN_WINDOW_BYTES = 4_096
+MOST_WHOLE_BYTES = 32_768
+"""So much may leave in large messages: more is a transfer, and a service that parses some messages
+ahead would hide the queue of large ones."""
 GROWTH = 1.25
 """How fast a measured rate is doubted while the link takes all it gets."""
 
@@ -215,7 +218,7 @@ class WireSender:
             self._rate is None
             and self._bucket is None
             and flight.bytes_per_second is None
-            and waiting_bytes <= flight.room_bytes(self._handed_bytes)
+            and waiting_bytes <= min(MOST_WHOLE_BYTES, flight.room_bytes(self._handed_bytes))
         )
 
     def next_piece(self, now: float) -> Piece[ConnectionKey] | None:
