@@ -247,7 +247,7 @@ class InFlight:
         began_at, began_position = burst
         if began_at > self._sample.began_at:
             # What was measured before the silence says nothing of how fast this is.
-            self._sample.begin(began_at + (self._way.seconds), began_position)
+            self._sample.begin(began_at + self._way.seconds, began_position)
         self._must_ping = False
         self._number += 1
         was_empty = position == self._confirmed
@@ -352,8 +352,8 @@ class InFlight:
         self._must_ping = False
         self._changed()
 
-    def _start(self) -> None:
-        self.phase, self.window_bytes = FlightPhase.STARTING, FIRST_WINDOW_BYTES
+    def _start(self, window_bytes: int = FIRST_WINDOW_BYTES) -> None:
+        self.phase, self.window_bytes = FlightPhase.STARTING, window_bytes
         self.bytes_per_second, self._boost = None, FIRST_BOOST
         self._doubt, self._proven = None, 0.0
 
@@ -398,9 +398,7 @@ class InFlight:
         self._limit()
         if self._boost > MOST_BOOST:
             # It has become another link.
-            window_bytes = self.window_bytes
-            self._start()
-            self.window_bytes = window_bytes
+            self._start(self.window_bytes)
             return
         if self._way.is_stale(now):
             self._empty(_Doubt(delay, 0), position, now)
@@ -464,8 +462,7 @@ class InFlight:
             self._empty(_Doubt(delay, 0), position, now)
             return
         # So much less in flight, and still a queue: pacing does not help here.
-        self._start()
-        self.window_bytes = OPEN_WINDOW_BYTES
+        self._start(OPEN_WINDOW_BYTES)
         self._doubted_at = now + self._truce_seconds
         self._truce_seconds = min(self._truce_seconds * 2, MOST_TRUCE_SECONDS)
 
@@ -493,8 +490,7 @@ class InFlight:
         if crowd_seconds < max(doubt.seconds, self._target / 2) / 2:
             self._proven = self.bytes_per_second
         elif doubt.window_bytes:
-            self._start()
-            self.window_bytes = max(doubt.window_bytes, QUIET_WINDOW_BYTES)
+            self._start(max(doubt.window_bytes, QUIET_WINDOW_BYTES))
         else:
             self.bytes_per_second = max(self.bytes_per_second, self._proven)
             self._limit()
