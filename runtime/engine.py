@@ -16,7 +16,7 @@ An engine runs once, and is in one `EnginePhase` at a time:
 
 Whoever takes it to STOPPING ends it; all others wait for ENDED. Lock: `_phase_changed`, held for a
 start and for a change of the phase, never while an end waits for something. What other threads
-read without it (`dispatchers`, `supervisor`, `connector`) is as it is at that moment.
+read without it (`dispatchers`, `supervisor`, `parts`) is as it is at that moment.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ from tunnelfleet.actors.kernel import (
 )
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.transport.connector import Connector
-from tunnelfleet.actors.tunnel.context import Services
+from tunnelfleet.actors.tunnel.context import Services, TunnelParts
 from tunnelfleet.proto import TunnelClosed, TunnelError
 
 from .supervisor import RuntimeSupervisor, tunnel_child_id
+from .tunnel import make_parts
 
 if TYPE_CHECKING:
     from .metrics import DispatcherMeter
@@ -124,6 +125,7 @@ class Engine:
         self._hand_over: Callable[[], object] | None = None
         """Gives the tunnels to another engine if this one fails; None: they end with it."""
         self._connector: Connector | None = None
+        self._parts: TunnelParts | None = None
         self._root: DispatchedRef[Any] | None = None
         self._fork_guard: ForkGuard | None = None
         self.dispatchers: list[Dispatcher] = []
@@ -179,16 +181,16 @@ class Engine:
         return root
 
     @property
-    def connector(self) -> Connector:
-        """The threads that connect.
+    def parts(self) -> TunnelParts:
+        """What a tunnel without a client API is made of: the same for all of one run.
 
         Raises:
             TunnelClosed: it does not run.
         """
-        connector = self._connector
-        if connector is None:
+        parts = self._parts
+        if parts is None:
             raise self.not_running()
-        return connector
+        return parts
 
     def dispatcher(self, number: int) -> Dispatcher:
         """Return the dispatcher of that number.
@@ -253,6 +255,7 @@ class Engine:
     ) -> DispatchedRef[Any]:
         self._fork_guard = ForkGuard("the runtime")
         self._connector = Connector(self._connect_concurrency)
+        self._parts = make_parts(self._connector)
         try:
             for number in range(self._dispatcher_count):
                 self.dispatchers.append(Dispatcher(f"tunnelfleet-{number}").start())
@@ -408,7 +411,7 @@ class Engine:
             except TimeoutError as error:
                 # Whatever else the runtime has must end all the same.
                 logger.error("a thread of the runtime is left behind: %s", error)
-        connector, self._connector = self._connector, None
+        connector, self._connector, self._parts = self._connector, None, None
         if connector is not None:
             connector.close()
             self._kernel.retire()

@@ -19,11 +19,10 @@ from pykka import ActorRef
 from tunnelfleet.actors.addresses import Address
 from tunnelfleet.actors.config import TunnelConfig
 from tunnelfleet.actors.kernel import Dispatcher
-from tunnelfleet.actors.transport.connector import Connector
-from tunnelfleet.actors.tunnel.context import Credentials, Services, TunnelContext
+from tunnelfleet.actors.tunnel.context import Credentials, Services, TunnelContext, TunnelParts
 from tunnelfleet.proto import ConfigError
 
-from .tunnel import Tunnel, make_parts
+from .tunnel import Tunnel
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.api.outbox import Outbox
@@ -70,7 +69,7 @@ class TunnelRegistry:
     def add(
         self,
         config: TunnelConfig,
-        connector: Connector,
+        parts: TunnelParts,
         *,
         outbox: Outbox | None = None,
         callback_queue: CallbackQueue | None = None,
@@ -80,7 +79,7 @@ class TunnelRegistry:
 
         Args:
             config: the tunnel.
-            connector: of this run of the runtime.
+            parts: of this run of the runtime.
             outbox: leads to the client API.
             callback_queue: leads to the callback of all tunnels.
             bound: where an earlier life of it has listened, by service id.
@@ -97,7 +96,7 @@ class TunnelRegistry:
                 config=config,
                 credentials=credentials,
                 stats=self._meter.open(config.name, config.mode.value, number),
-                parts=make_parts(connector, outbox),
+                parts=parts,
                 services=self._services,
                 bound=dict(bound or {}),
                 callback_queue=callback_queue,

@@ -270,7 +270,7 @@ class TunnelRuntime:
         self._check(config, outbox)
         tunnel = self._registry.add(
             config,
-            engine.connector,
+            engine.parts,
             outbox=outbox,
             callback_queue=self._callback_queue(config),
             bound=bound,
@@ -506,4 +506,4 @@ class TunnelRuntime:
 
 
 def _child_of(engine: Engine, tunnel: Tunnel) -> kernel.ChildSpec:
-    return tunnel_spec(tunnel, engine.connector, engine.dispatcher(tunnel.dispatcher_number))
+    return tunnel_spec(tunnel, engine.parts, engine.dispatcher(tunnel.dispatcher_number))

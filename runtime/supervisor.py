@@ -23,9 +23,8 @@ from tunnelfleet.actors.kernel import (
     SupervisorActor,
 )
 from tunnelfleet.actors.transport.connect_gate import ConnectGate
-from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.transport.governor import ConnectGovernor
-from tunnelfleet.actors.tunnel.context import Services, TunnelContext
+from tunnelfleet.actors.tunnel.context import Services, TunnelContext, TunnelParts
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 
 if TYPE_CHECKING:
@@ -110,17 +109,17 @@ STOP_MARGIN_SECONDS = 3.0
 """Added to a tunnel's own stop timeout before its supervisor is killed."""
 
 
-def tunnel_spec(tunnel: Tunnel, connector: Connector, dispatcher: Dispatcher) -> ChildSpec:
+def tunnel_spec(tunnel: Tunnel, parts: TunnelParts, dispatcher: Dispatcher) -> ChildSpec:
     """Return how a tunnel is run.
 
     Args:
         tunnel: the handle on it.
-        connector: of this run of the runtime.
+        parts: of this run of the runtime.
         dispatcher: that it lives on, now and after each restart.
     """
     return ChildSpec(
         id=tunnel_child_id(tunnel.name),
-        start=functools.partial(tunnel.start_actors, connector, dispatcher),
+        start=functools.partial(tunnel.start_actors, parts, dispatcher),
         restart=Restart.PERMANENT,
         shutdown=tunnel.config.limits.stop_timeout_seconds + STOP_MARGIN_SECONDS,
         backoff=TUNNEL_BACKOFF,

@@ -150,9 +150,10 @@ class Tunnel:
             service: bound[service] for service in list(self.stats.listening) if service in bound
         }
 
-    def start_actors(self, connector: Connector, dispatcher: Dispatcher) -> ActorRef[Any]:
-        """Start its supervisor, with the runtime's connector; for the root supervisor."""
-        parts = make_parts(connector, self._outbox)
+    def start_actors(self, parts: TunnelParts, dispatcher: Dispatcher) -> ActorRef[Any]:
+        """Start its supervisor, of the parts of the runtime's present run. For its root."""
+        if self._outbox is not None:
+            parts = with_api(parts, self._outbox)
         self._context = context = self._context._replace(parts=parts)
         supervisor = self._start(context, dispatcher)
         with self._lock:
@@ -274,12 +275,11 @@ def _start_here(context: TunnelContext, dispatcher: Dispatcher) -> ActorRef[Any]
     return TunnelSupervisor.start(context, dispatcher=dispatcher)
 
 
-def make_parts(connector: Connector, outbox: Outbox | None = None) -> TunnelParts:
-    """Return the makers of the parts of one tunnel.
+def make_parts(connector: Connector) -> TunnelParts:
+    """Return the makers of the parts of all tunnels of a run, as they are without a client API.
 
     Args:
         connector: of this run of the runtime.
-        outbox: of the tunnel's client API, if it has one.
     """
 
     def websocket(
@@ -313,16 +313,21 @@ def make_parts(connector: Connector, outbox: Outbox | None = None) -> TunnelPart
     ) -> ActorRef[Any]:
         return StreamActor.start(tunnel, LocalEnd(address, local_bind, limits, connector))
 
+    return TunnelParts(websocket, listener, stream)
+
+
+def with_api(parts: TunnelParts, outbox: Outbox) -> TunnelParts:
+    """Return the parts of a tunnel whose client API is served through `outbox`."""
+
     def api(config: TunnelConfig, shell: ApiShell) -> ApiHandler:
         # A tunnel without a client API does without.
         from tunnelfleet.actors.api.handler import TunnelApi  # noqa: PLC0415
 
-        assert outbox is not None
         handler = TunnelApi(outbox, config, shell)
         outbox.attach(shell.tunnel)
         return handler
 
-    return TunnelParts(websocket, listener, stream, None if outbox is None else api)
+    return parts._replace(api=api)
 
 
 WAIT_SLICE_SECONDS = 0.5

@@ -16,6 +16,7 @@ from pykka import Actor, ActorRef, ActorRegistry, Future
 
 from .cell import SPECIAL, ActorCell, Piped, handle_otherwise
 from .dispatcher import Dispatcher
+from .few import including
 from .log import contained, get_logger
 from .loop_io import Direction, Timer
 from .mailbox import DispatchedFuture, StopFlag
@@ -230,11 +231,9 @@ class DispatchedActor(Actor):
         """
         self._require_own_thread("watch")
         cell = self._cell
-        if cell.watching is None:
-            cell.watching = set()
         if ref not in cell.watching:
             start_watching(ref, cell.ref)
-            cell.watching.add(ref)
+            cell.watching = including(cell.watching, ref)
 
     def unwatch(self, ref: ActorRef[Any]) -> None:
         """Undo `watch`: no `Terminated` of this ref is handled from now on."""
@@ -249,9 +248,7 @@ class DispatchedActor(Actor):
         self._require_own_thread("schedule")
         cell = self._cell
         timer = Timer(cell, delay_seconds, message)
-        if cell.timers is None:
-            cell.timers = set()
-        cell.timers.add(timer)
+        cell.timers = including(cell.timers, timer)
         return timer
 
     def add_reader(self, sock: HasFileno, method: Callable[[], object]) -> None:

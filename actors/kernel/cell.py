@@ -17,6 +17,7 @@ from pykka import Actor, ActorDeadError, ActorRef, ActorRegistry, Future
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
 from .compat import ActorStop, Envelope
+from .few import Few, including, without
 from .log import contained, get_logger
 from .loop_io import Timer
 from .mailbox import DispatchedRef, Mailbox, Reply, resolve, resolve_exception
@@ -119,11 +120,11 @@ class ActorCell(Mailbox):
         self.asked: Future[Any] | None = None
         self.failed_ask: Future[Any] | None = None
         self.stop_waiters: list[Future[Any]] | None = None
-        self.replies: set[Reply] | None = None
-        self.timers: set[Timer] | None = None
-        self.registrations: set[Registration] | None = None
-        self.watchers: set[ActorRef[Any]] | None = None
-        self.watching: set[ActorRef[Any]] | None = None
+        self.replies: Few[Reply] = ()
+        self.timers: Few[Timer] = ()
+        self.registrations: Few[Registration] = ()
+        self.watchers: Few[ActorRef[Any]] = ()
+        self.watching: Few[ActorRef[Any]] = ()
 
     @property
     def ref(self) -> DispatchedRef[Any]:
@@ -182,16 +183,13 @@ class ActorCell(Mailbox):
         with self.dispatcher.lock:
             if self.told:
                 return False
-            if self.watchers is None:
-                self.watchers = set()
-            self.watchers.add(watcher)
+            self.watchers = including(self.watchers, watcher)
             return True
 
     def remove_watcher(self, watcher: ActorRef[Any]) -> None:
         """Undo `add_watcher`."""
         with self.dispatcher.lock:
-            if self.watchers is not None:
-                self.watchers.discard(watcher)
+            self.watchers = without(self.watchers, watcher)
 
     # Handling: the dispatcher's thread.
 
@@ -219,9 +217,7 @@ class ActorCell(Mailbox):
         asked, self.asked = self.asked, None
         reply = Reply(self, asked)
         if asked is not None:
-            if self.replies is None:
-                self.replies = set()
-            self.replies.add(reply)
+            self.replies = including(self.replies, reply)
         return reply
 
     def _handle_stop(self, _stop: ActorStop) -> None:
@@ -252,13 +248,10 @@ class ActorCell(Mailbox):
             self.actor.on_receive(Terminated(notice.ref, notice.reason))
 
     def forget_watched(self, ref: ActorRef[Any]) -> bool:
-        """Take a ref out of `watching`; return whether it was in. An empty set is not kept."""
-        watching = self.watching
-        if watching is None or ref not in watching:
+        """Take a ref out of `watching`; return whether it was in."""
+        if ref not in self.watching:
             return False
-        watching.discard(ref)
-        if not watching:
-            self.watching = None
+        self.watching = without(self.watching, ref)
         return True
 
     def _handle_piped(self, piped: Piped) -> None:
@@ -306,12 +299,12 @@ class ActorCell(Mailbox):
                 ActorRegistry.unregister(self.ref)
 
     def _release(self) -> None:
-        for timer in list(self.timers or ()):
+        for timer in list(self.timers):
             timer.cancel()
-        for registration in list(self.registrations or ()):
+        for registration in list(self.registrations):
             registration.forget()
-        watching, self.watching = self.watching, None
-        for ref in watching or ():
+        watching, self.watching = self.watching, ()
+        for ref in watching:
             stop_watching(ref, self.ref)
 
     def _run_hooks(self, reason: ExitReason) -> ExitReason:
@@ -365,7 +358,7 @@ class ActorCell(Mailbox):
         failed_ask, self.failed_ask = self.failed_ask, None
         if failed_ask is not None and reason.exception is not None:
             resolve_exception(failed_ask, reason.exception, reason.exception.__traceback__)
-        for reply in list(self.replies or ()):
+        for reply in list(self.replies):
             reply.fail(ActorDeadError(f"{self.ref} stopped before it answered"))
         waiters, self.stop_waiters = self.stop_waiters, None
         for waiter in waiters or ():
@@ -383,11 +376,11 @@ class ActorCell(Mailbox):
         _release_frames(reason.exception)
         with self.dispatcher.lock:
             self.told = True
-            watchers, self.watchers = self.watchers, None
+            watchers, self.watchers = self.watchers, ()
             event = self.end_event
         if event is not None:
             event.set()
-        for watcher in watchers or ():
+        for watcher in watchers:
             tell_terminated(watcher, self.ref, reason)
         self._let_go_of_ref()
 

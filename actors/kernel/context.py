@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 from pykka import ActorRef
 
+from .few import Few
+
 
 class DispatcherLike(Protocol):
     """A dispatcher, as its actors' parts see it."""
@@ -80,9 +82,9 @@ class CellLike(Protocol):
 
     actor: Any
     ended: bool
-    timers: set[Any] | None
-    registrations: set[Any] | None
-    replies: set[Any] | None
+    timers: Few[Any]
+    registrations: Few[Any]
+    replies: Few[Any]
 
     @property
     def dispatcher(self) -> DispatcherLike:

@@ -21,6 +21,7 @@ from pykka import ActorRef
 from .cell import LAUNCH, ActorCell, kind_of
 from .context import ForkGuard, current_dispatcher, set_current_dispatcher, tell_of_forks
 from .counting import DispatcherStats
+from .few import without
 from .log import get_logger
 from .loop_io import Registration, SocketReadiness, new_event_loop
 from .mailbox import NO_MAIL
@@ -398,8 +399,7 @@ class Dispatcher:
     def timer_fired(self, cell: ActorCell, timer: Timer) -> None:
         """Put a timer whose time is up into its actor's mailbox."""
         self.idle = False
-        assert cell.timers is not None
-        cell.timers.discard(timer)
+        cell.timers = without(cell.timers, timer)
         cell.send(timer)
         self._after_event()
 

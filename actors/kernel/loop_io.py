@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .few import including, without
+
 if TYPE_CHECKING:
     from .context import CellLike
 
@@ -109,9 +111,7 @@ class SocketReadiness:
         self._add[direction](fd, self._ready, registration)
         self._tables[direction][fd] = registration
         self.fresh.append(registration)
-        if cell.registrations is None:
-            cell.registrations = set()
-        cell.registrations.add(registration)
+        cell.registrations = including(cell.registrations, registration)
 
     def _make_room(self, direction: Direction, cell: CellLike, source: HasFileno, fd: int) -> None:
         for table in self._tables.values():
@@ -128,7 +128,7 @@ class SocketReadiness:
 
     def remove(self, direction: Direction, cell: CellLike, source: HasFileno) -> bool:
         """Stop watching; return whether it was watched. The source may be closed already."""
-        for registration in cell.registrations or ():
+        for registration in cell.registrations:
             if registration.direction is direction and registration.source is source:
                 self.forget(registration)
                 return True
@@ -157,9 +157,8 @@ class SocketReadiness:
 
 
 def _let_go(registration: Registration) -> None:
-    registrations = registration.cell.registrations
-    assert registrations is not None
-    registrations.discard(registration)
+    cell = registration.cell
+    cell.registrations = without(cell.registrations, registration)
     # The loop may keep the registration alive; it must not keep the actor alive with it.
     registration.method = _nothing
 
@@ -201,8 +200,7 @@ class Timer:
         cell, handle = self._cell, self._handle
         if cell is not None and handle is not None:
             handle.cancel()
-            assert cell.timers is not None
-            cell.timers.discard(self)
+            cell.timers = without(cell.timers, self)
             self.expire()
 
     def expire(self) -> None:

@@ -22,6 +22,7 @@ from pykka import Actor, ActorDeadError, ActorRef, Future, Timeout
 
 from .compat import ActorStop, Envelope, ProxiedRef
 from .context import current_dispatcher, refuse_to_block
+from .few import without
 from .log import get_logger
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ class Reply:
 
     def _take(self) -> Future[Any] | None:
         future, self._future = self._future, None
-        if self._cell.replies is not None:
-            self._cell.replies.discard(self)
+        self._cell.replies = without(self._cell.replies, self)
         return future
 
 

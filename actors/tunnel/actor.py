@@ -166,6 +166,7 @@ class TunnelActor(DispatchedActor):
         brake_hooks = BrakeHooks(self.schedule, self._on_held_changed)
         self._brake = Brake(common, self._connections, self._link, brake_hooks)
         self._hello_timer: Timer | None = None
+        self._announce_timer: Timer | None = None
 
     def on_start(self) -> None:
         """Begin as connecting; the supervisors bring the rest."""
@@ -454,13 +455,19 @@ class TunnelActor(DispatchedActor):
         self._stats.channel_id = message.channel_id
         self._common.session.connected()
         seconds = self._common.limits.announce_timeout_seconds
-        self.schedule(seconds, AnnounceTimedOut(message.epoch))
+        self._stop_awaiting_announcement()
+        self._announce_timer = self.schedule(seconds, AnnounceTimedOut(message.epoch))
 
     def _on_announce_timeout(self, message: AnnounceTimedOut) -> None:
         if self._link.is_of(message.epoch) and self._link.phase is LinkPhase.OPEN:
             seconds = self._common.limits.announce_timeout_seconds
             text = f"the service sent no SERVICE_IDS within {seconds:g} s"
             self._link.give_up("announce_timeout", text)
+
+    def _stop_awaiting_announcement(self) -> None:
+        timer, self._announce_timer = self._announce_timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _on_refused(self, message: ConnectionRefused) -> None:
         self._stats.count_connect_failure(message.error.label)
@@ -472,6 +479,7 @@ class TunnelActor(DispatchedActor):
 
     def _on_announced(self, event: ServicesAnnounced) -> None:
         service_ids, stats, config = event.service_ids, self._stats, self._common.config
+        self._stop_awaiting_announcement()
         self._link.announced()
         stats.service_ids = service_ids
         for service_id in service_ids:
@@ -493,6 +501,7 @@ class TunnelActor(DispatchedActor):
 
     def _on_link_ended(self, reason: ExitReason) -> None:
         error, was_up = lost_reason(reason), self._link.ended(reason)
+        self._stop_awaiting_announcement()
         if was_up:
             self._api.on_lost(error)
             self._end_all_streams(is_lost=reason.is_failure)

@@ -15,6 +15,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.events import LiveConnection
+from tunnelfleet.actors.kernel.few import Few, including, without
 from tunnelfleet.proto import DataBurst, DataReceived, End, LocalProtocolError, Message, Session
 
 from .context import NO_API, ApiHandler, StreamEnd
@@ -150,7 +151,8 @@ class ConnectionTable:
         self._active: dict[tuple[str, int, int], Connection] = {}
         self._lingering: dict[ConnectionKey, Connection] = {}
         self._by_stream: dict[StreamEnd, dict[ConnectionKey, Connection]] = {}
-        self._over: set[ConnectionKey] = set()
+        self._over: Few[ConnectionKey] = ()
+        """Those of which more waits than their limit."""
         self.backlog_bytes = 0
 
     def __len__(self) -> int:
@@ -213,7 +215,7 @@ class ConnectionTable:
         siblings.pop(connection.key, None)
         if not siblings:
             self._by_stream.pop(connection.stream, None)
-        self._over.discard(connection.key)
+        self._over = without(self._over, connection.key)
         self.backlog_bytes -= connection.backlog_bytes
         connection.backlog_bytes = 0
 
@@ -299,15 +301,15 @@ class ConnectionTable:
         connection.backlog_bytes += size_bytes
         self.backlog_bytes += size_bytes
         if connection.backlog_bytes > self._limits.receive_backlog_bytes:
-            self._over.add(connection.key)
+            self._over = including(self._over, connection.key)
 
     def delivered(self, connection: Connection, size_bytes: int, now: float) -> None:
         """Its local socket took bytes."""
         connection.backlog_bytes -= size_bytes
         self.backlog_bytes -= size_bytes
         connection.progress_at = now
-        if connection.backlog_bytes <= self._limits.receive_backlog_bytes // 2:
-            self._over.discard(connection.key)
+        if self._over and connection.backlog_bytes <= self._limits.receive_backlog_bytes // 2:
+            self._over = without(self._over, connection.key)
 
     @property
     def must_pause(self) -> bool:

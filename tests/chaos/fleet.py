@@ -406,7 +406,7 @@ class Fleet:
         cells = [cell for each in self.runtime.dispatchers for cell in list(each._cells)]
         return sorted(
             f"{cell.actor_class.__name__} of {cell.label or 'nobody'}, {len(cell.items)} messages "
-            f"wait, watched by {[each.actor_class.__name__ for each in list(cell.watchers or ())]}"
+            f"wait, watched by {[each.actor_class.__name__ for each in list(cell.watchers)]}"
             for cell in cells
             if cell.actor_class.__name__ not in OF_A_RUNTIME
         )

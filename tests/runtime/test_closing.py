@@ -16,7 +16,7 @@ from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.engine import begin_close
 from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
-from tunnelfleet.runtime.tunnel import Changes
+from tunnelfleet.runtime.tunnel import Changes, make_parts
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime import Tunnel
@@ -61,7 +61,7 @@ def registry() -> TunnelRegistry:
 @pytest.fixture
 def tunnel(registry: TunnelRegistry, log: Log) -> Tunnel:
     outbox: Any = FakeOutbox(log, registry)
-    return registry.add(make_config(Mode.SOURCE, name="a"), Connector(1), outbox=outbox)
+    return registry.add(make_config(Mode.SOURCE, name="a"), make_parts(Connector(1)), outbox=outbox)
 
 
 STOP, DELETE = (StopChild("tunnel a"), 1), (DeleteChild("tunnel a"), 1)
@@ -104,6 +104,6 @@ def test_closed_twice_it_spares_the_next_of_that_name(
 ) -> None:
     root = Root.start(log, registry, dispatcher=dispatcher)
     begin_close(tunnel, root, registry).result(WAIT_SECONDS)
-    next_one = registry.add(tunnel.config, Connector(1))
+    next_one = registry.add(tunnel.config, make_parts(Connector(1)))
     begin_close(tunnel, root, registry).result(WAIT_SECONDS)
     assert registry.tunnels() == [next_one]

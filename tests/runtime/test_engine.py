@@ -35,7 +35,7 @@ from tunnelfleet.runtime import engine as engine_module
 from tunnelfleet.runtime.engine import NAMED_TUNNELS, Engine, EnginePhase
 from tunnelfleet.runtime.metrics import DispatcherMeter, TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
-from tunnelfleet.runtime.tunnel import Changes
+from tunnelfleet.runtime.tunnel import Changes, make_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,7 +85,9 @@ class EngineRig:
     def open(self, name: str) -> Tunnel:
         outbox: Any = FakeOutbox()
         self.outboxes.append(outbox)
-        return self.registry.add(make_config(Mode.SOURCE, name=name), Connector(1), outbox=outbox)
+        return self.registry.add(
+            make_config(Mode.SOURCE, name=name), make_parts(Connector(1)), outbox=outbox
+        )
 
     def call(self, callback: Callable[[Any], object]) -> None:
         """Have a callback called, as with an event."""
@@ -129,7 +131,7 @@ def assert_does_not_run(rig: EngineRig, phase: EnginePhase, advice: str) -> None
     engine = rig.engine
     assert engine.phase is phase
     assert engine.dispatchers == rig.kernel.dispatchers == []
-    looks: list[Callable[[], object]] = [lambda: engine.supervisor, lambda: engine.connector]
+    looks: list[Callable[[], object]] = [lambda: engine.supervisor, lambda: engine.parts]
     for look in looks:
         with pytest.raises(TunnelClosed, match=advice):
             look()
@@ -149,18 +151,19 @@ def test_children_are_made_when_the_threads_run(rig: EngineRig) -> None:
     seen = Log()
 
     def make_children(engine: Engine) -> list[ChildSpec]:
-        seen.add((engine, [each.is_running for each in engine.dispatchers], engine.connector))
+        seen.add((engine, [each.is_running for each in engine.dispatchers], engine.parts))
         return [ChildSpec(id="child", start=Recorder.start)]
 
     root = rig.start(make_children)
     engine = rig.engine
     assert engine.phase is RUNNING
-    assert seen.items == [(engine, [True, True], engine.connector)]
+    assert seen.items == [(engine, [True, True], engine.parts)]
     assert [info.id for info in root.ask(WhichChildren())] == ["child"]
     assert engine.supervisor == root
     assert root.dispatcher is engine.dispatchers[0]
     assert [each.name for each in engine.dispatchers] == ["tunnelfleet-0", "tunnelfleet-1"]
-    assert engine.connector.threads == 1
+    assert engine._connector is not None
+    assert engine._connector.threads == 1
     assert rig.kernel.dispatchers == engine.dispatchers
 
 

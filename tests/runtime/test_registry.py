@@ -13,13 +13,13 @@ from tunnelfleet.actors.tunnel.context import Services
 from tunnelfleet.proto import ConfigError, Mode, TunnelClosed
 from tunnelfleet.runtime.metrics import TunnelMeter
 from tunnelfleet.runtime.registry import TunnelRegistry
-from tunnelfleet.runtime.tunnel import Changes
+from tunnelfleet.runtime.tunnel import Changes, make_parts
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime import Tunnel
 
-CONNECTOR = Connector(1)
-"""Its threads start with the first job: it gets none here."""
+PARTS = make_parts(Connector(1))
+"""The connector's threads start with the first job: it gets none here."""
 
 
 class CountedRegistry(TunnelRegistry):
@@ -30,7 +30,7 @@ class CountedRegistry(TunnelRegistry):
         super().__init__(Services(), self.meter, Changes(), dispatchers)
 
     def enter(self, name: str, **settings: Any) -> Tunnel:
-        return self.add(make_config(Mode.SOURCE, name=name, **settings), CONNECTOR)
+        return self.add(make_config(Mode.SOURCE, name=name, **settings), PARTS)
 
     @property
     def names(self) -> list[str]:
@@ -116,7 +116,7 @@ def test_tunnels_are_spread_in_turn(dispatchers: int, expected: list[int]) -> No
 def test_the_end_answers_those_who_wait_then_strikes_out_all(registry: CountedRegistry) -> None:
     outboxes = [FakeOutbox(), FakeOutbox()]
     for name, outbox in zip("ab", outboxes, strict=True):
-        registry.add(make_config(Mode.SOURCE, name=name), CONNECTOR, outbox=outbox)  # type: ignore[arg-type]
+        registry.add(make_config(Mode.SOURCE, name=name), PARTS, outbox=outbox)  # type: ignore[arg-type]
     registry.enter("without an outbox")
     registry.finish()
     assert [[type(error) for error in outbox.finished] for outbox in outboxes] == [

@@ -29,6 +29,7 @@ from tunnelfleet.runtime.supervisor import (
     tunnel_child_id,
     tunnel_spec,
 )
+from tunnelfleet.runtime.tunnel import make_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,8 +107,8 @@ class Handle:
         self.name = self.config.name
         self.started: list[tuple[object, object]] = []
 
-    def start_actors(self, connector: object, dispatcher: object) -> str:
-        self.started.append((connector, dispatcher))
+    def start_actors(self, parts: object, dispatcher: object) -> str:
+        self.started.append((parts, dispatcher))
         return "the ref"
 
 
@@ -119,7 +120,7 @@ class TestSpecs:
     @pytest.mark.parametrize("stop_timeout_seconds", [0.5, 30.0])
     def test_a_tunnel_has_longer_to_stop_than_it_needs(self, stop_timeout_seconds: float) -> None:
         handle: Any = Handle(stop_timeout_seconds)
-        spec = tunnel_spec(handle, Connector(1), Dispatcher("never started"))
+        spec = tunnel_spec(handle, make_parts(Connector(1)), Dispatcher("never started"))
         assert spec.id == tunnel_child_id("press-4") == "tunnel press-4"
         assert isinstance(spec.shutdown, float)
         assert spec.shutdown > stop_timeout_seconds
@@ -129,10 +130,10 @@ class TestSpecs:
 
     def test_a_tunnel_is_started_on_its_dispatcher_each_time(self) -> None:
         handle: Any = Handle(1.0)
-        connector, dispatcher = Connector(1), Dispatcher("never started")
-        spec = tunnel_spec(handle, connector, dispatcher)
+        parts, dispatcher = make_parts(Connector(1)), Dispatcher("never started")
+        spec = tunnel_spec(handle, parts, dispatcher)
         assert [spec.start(), spec.start()] == ["the ref", "the ref"]
-        assert handle.started == [(connector, dispatcher)] * 2
+        assert handle.started == [(parts, dispatcher)] * 2
 
     def test_a_host_restarts_a_runtime_and_gives_it_time_to_stop(self) -> None:
         root: Any = SimpleNamespace()

@@ -40,7 +40,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Received,
 )
 from tunnelfleet.proto import ConnectionLost, DataBurst, HandshakeError, Mode
-from tunnelfleet.runtime.tunnel import make_parts
+from tunnelfleet.runtime.tunnel import make_parts, with_api
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,9 +108,10 @@ class TunnelRig:
     def _parts(self, port: Outbox | None) -> TunnelParts:
         sockets: Any = type("RigSocket", (FakeSocket,), {"rig": self})
         listeners: Any = type("RigListener", (FakeListener,), {"rig": self})
-        return make_parts(self.connector, port)._replace(
+        parts = make_parts(self.connector)._replace(
             listener=listeners.start, stream=stream_maker(self.connector, sockets.start)
         )
+        return parts if port is None else with_api(parts, port)
 
     def close(self) -> None:
         self.connector.close()

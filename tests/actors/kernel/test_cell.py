@@ -331,9 +331,9 @@ def test_nothing_is_kept_of_a_watch_that_is_over(dispatcher):
     others = [Probe.start(dispatcher=dispatcher) for _ in range(2)]
     ref.ask(lambda actor: [actor.watch(other) for other in others] and None)
     ref.ask(lambda actor: actor.unwatch(others[0]))
-    assert ref.cell.watching == {others[1]}
+    assert ref.cell.watching == (others[1],)
     others[1].stop(timeout=WAIT_SECONDS)
-    eventually(lambda: ref.cell.watching is None)
+    eventually(lambda: ref.cell.watching == ())
     ref.ask(lambda actor: actor.unwatch(others[1]))
 
 
