@@ -5,11 +5,16 @@ Owns how they are read, checked and shown. Pure: it resolves and opens nothing.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.proto.endpoint import MAX_PORT, bracketed, parse_port, split_host_port
+
+if TYPE_CHECKING:
+    import ipaddress
+
+    IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,12 @@ class UnixAddress:
 
 
 Address = TcpAddress | UnixAddress
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_ip(text: str) -> IpAddress | None:
     """Read an IP address without brackets; None when it is none, such as a name."""
+    import ipaddress  # noqa: PLC0415 - few processes read one
+
     try:
         return ipaddress.ip_address(text)
     except ValueError:

@@ -6,7 +6,6 @@ refuses: a token may stand where an endpoint should.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -139,6 +138,8 @@ def _split(text: str) -> tuple[str, str | None]:
 
 
 def _is_ipv6(text: str) -> bool:
+    import ipaddress  # noqa: PLC0415 - few endpoints have brackets
+
     try:
         ipaddress.IPv6Address(text)
     except ValueError:

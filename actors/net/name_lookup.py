@@ -12,7 +12,6 @@ What has no need of a name server never comes here: numeric addresses and `local
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import re
 import socket
 import threading
@@ -57,14 +56,13 @@ _CLASSIC = re.compile(r"[0-9][0-9a-fA-FxX.]*")
 def _numeric(host: str, port: int) -> tuple[SocketAddress, ...]:
     try:
         if _CLASSIC.fullmatch(host):
-            host = socket.inet_ntoa(socket.inet_aton(host))
-        number = ipaddress.ip_address(host)
-        if isinstance(number, ipaddress.IPv4Address):
-            return ((socket.AF_INET, (host, port)),)
-        scope = _scope(number.scope_id) if number.scope_id is not None else 0
+            return ((socket.AF_INET, (socket.inet_ntoa(socket.inet_aton(host)), port)),)
+        number, percent, scope_id = host.partition("%")
+        packed = socket.inet_pton(socket.AF_INET6, number)
+        scope = _scope(scope_id) if percent else 0
     except (ValueError, OSError):
         return ()
-    return ((socket.AF_INET6, (str(number).partition("%")[0], port, 0, scope)),)
+    return ((socket.AF_INET6, (socket.inet_ntop(socket.AF_INET6, packed), port, 0, scope)),)
 
 
 MAX_SCOPE = 2**32 - 1

@@ -138,8 +138,8 @@ class LineOutput:
         self.dropped_lines = 0
         self.reader_gone = stream is None
         self._wakes, self._wake = os.pipe()
-        self._thread = threading.Thread(target=self._run, name="tunnelfleet-output", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        """It starts with the first text: few programs write errors."""
 
     # -- what a text stream has
 
@@ -172,7 +172,7 @@ class LineOutput:
             else:
                 self._tell_untold()
                 self._append(text)
-                self._changed.notify()
+                self._wake_thread()
         return len(text)
 
     def as_text(self) -> TextIO:
@@ -182,6 +182,13 @@ class LineOutput:
     def _append(self, text: str) -> None:
         self._waiting.append(text)
         self._waiting_characters += len(text)
+
+    def _wake_thread(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="tunnelfleet-output", daemon=True)
+            thread.start()
+            self._thread = thread
+        self._changed.notify()
 
     def _tell_untold(self) -> None:
         if self._untold_lines and not self.reader_gone:
@@ -197,9 +204,11 @@ class LineOutput:
                 return
             self._tell_untold()
             self._ends_at = time.monotonic() + CLOSE_SECONDS
+            thread = self._thread
             self._changed.notify()
         os.write(self._wake, b"x")
-        self._thread.join()
+        if thread is not None:
+            thread.join()
         os.close(self._wake)
         os.close(self._wakes)
 

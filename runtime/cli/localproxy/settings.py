@@ -8,17 +8,19 @@ proxy's credentials.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tunnelfleet.actors.addresses import HttpProxy, IpAddress, parse_ip
+from tunnelfleet.actors.addresses import HttpProxy, parse_ip
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES, ConfigError, Endpoint
 from tunnelfleet.proto.endpoint import parse_port, split_host_port
 
 from .options import Given, from_environment, suggest
+
+if TYPE_CHECKING:
+    from tunnelfleet.actors.addresses import IpAddress
 
 DEFAULT_PORTS = {"http": 3128, "https": 443}
 """localproxy's for http; for https it is curl's, and that of the scheme."""
@@ -139,6 +141,8 @@ def _split_port(entry: str) -> tuple[str, int | None]:
 
 def _holds(name: str, address: IpAddress) -> bool:
     """Return whether `name` is this address, or a network with it."""
+    import ipaddress  # noqa: PLC0415 - few have NO_PROXY and an address as the endpoint
+
     try:
         return address in ipaddress.ip_network(name, strict=False)
     except ValueError:
