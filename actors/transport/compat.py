@@ -54,8 +54,9 @@ def _load_extension() -> Any:
 def _find_mask() -> Callable[[bytes, bytearray], None]:
     found: Callable[[bytes, bytearray], None]
     try:
-        is_loaded = "aiohttp" in sys.modules or _EXTENSION in sys.modules
-        if is_loaded or os.environ.get("AIOHTTP_NO_EXTENSIONS"):
+        if os.environ.get("AIOHTTP_NO_EXTENSIONS"):
+            found = mask_in_python
+        elif "aiohttp" in sys.modules or _EXTENSION in sys.modules:
             from aiohttp._websocket.helpers import websocket_mask as found  # noqa: PLC0415
         else:
             found = _load_extension()._websocket_mask_cython  # noqa: SLF001

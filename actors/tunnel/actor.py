@@ -8,6 +8,7 @@ left to wait for. It knows no socket and never waits. docs/architecture.md has w
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
@@ -143,6 +144,7 @@ class TunnelActor(DispatchedActor):
             context.stats,
             time.monotonic(),
             pacing=config.pacing,
+            stagger=random.random(),  # noqa: S311 - it only has to be another one for each tunnel
         )
         self._marking = Marking(common.session, limits.hello_seconds)
         self._link = Link(common)

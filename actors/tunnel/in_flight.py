@@ -82,23 +82,32 @@ QUIET_WINDOW_BYTES: Final = 65_536
 """What a tunnel that never had much to send may have in flight as well."""
 MIN_WINDOW_BYTES: Final = 2_048
 """However slow a link is, so much may be in flight."""
-PINGS_PER_WINDOW: Final = 4
+PINGS_PER_WINDOW: Final = 3
 PIECES_PER_WINDOW: Final = 8
 OPEN_SECONDS: Final = 0.4
 """Without a queue the window is a multiple of what a target needs: fewer pings do."""
 DOUBT_SECONDS: Final = 1.0
-"""So often, at most, it is asked whose a queue is."""
+MOST_DOUBT_SECONDS: Final = 32.0
+"""So often, at most, it is asked whose a queue is; half as often each time that it is others'."""
 MOST_LOWERED: Final = 8
 """A rate that comes down to such a part of what it was, step by step, is not the link's.
 
 The rate of a service that parses in bursts goes up and down by less.
 """
+STEPS_LOWERED: Final = 3
 CALM_SECONDS: Final = 5.0
 FIRST_TRUCE_SECONDS: Final = 20.0
 """So long no queue is looked for then, and twice as long each time, up to this:"""
 MOST_TRUCE_SECONDS: Final = 320.0
 OPEN_WINDOW_BYTES: Final = 262_144
-"""What may be in flight meanwhile; it grows if that is what holds the tunnel back."""
+"""What may be in flight meanwhile, and where a queue is others'; more where there is none."""
+SUSPICION_SECONDS: Final = 0.5
+"""A queue has to stand for so long, while the tunnel always has more to send.
+
+What is gone before was a pause of somebody's: of the service, or of our own process.
+"""
+CALM_PONGS: Final = 8
+"""So many without a queue end a suspicion: a service that parses in bursts answers some at once."""
 QUIET_SECONDS: Final = 0.02
 """After so long without a byte and a ping on the way, a new measurement begins."""
 ANSWER_SECONDS: Final = 2.0
@@ -119,6 +128,8 @@ class InFlight:
     Args:
         target_seconds: how long bytes may stand in the service's queue; None limits nothing.
         does_answer: what is known from the link before: False if its service answered no ping.
+        stagger: 0 to 1, another one for each tunnel: they must not all look for a queue in the same
+            moment, as there is none while they do.
 
     Attributes:
         phase: what is known of the link.
@@ -128,23 +139,30 @@ class InFlight:
         pings: those whose answers are still to come.
         quiet_until: below this position nothing has to be asked here: there is room, and no ping
             is due.
+        suspected_since: since when pongs have told of a queue, on a link without a limit; the
+            caller makes it None when nothing is left to send.
     """
 
     __slots__ = (
         "_blocked_since",
         "_boost",
         "_boosted_at",
+        "_calm_pongs",
         "_confirmed",
         "_doubt",
+        "_doubt_seconds",
         "_doubted_at",
         "_emptied",
         "_is_held",
         "_lowered_from",
+        "_lowered_times",
+        "_may_doubt_at",
         "_must_ping",
         "_number",
         "_pinged",
         "_proven",
         "_sample",
+        "_stagger",
         "_target",
         "_truce_seconds",
         "_unanswered",
@@ -155,10 +173,17 @@ class InFlight:
         "phase",
         "pings",
         "quiet_until",
+        "suspected_since",
         "window_bytes",
     )
 
-    def __init__(self, target_seconds: float | None, *, does_answer: bool | None = None) -> None:
+    def __init__(
+        self,
+        target_seconds: float | None,
+        *,
+        does_answer: bool | None = None,
+        stagger: float = 0.0,
+    ) -> None:
         self._target = target_seconds or 0.0
         self.does_answer = does_answer
         self.phase = FlightPhase.STARTING
@@ -172,15 +197,21 @@ class InFlight:
         self._sample = LastPongs()
         self._way = WayMeter(self._target)
         self._blocked_since: float | None = None
+        self.suspected_since: float | None = None
+        self._calm_pongs = 0
         self._waits_since = 0.0
         self._doubt: _Doubt | None = None
         self._lowered_from = 0.0
+        self._lowered_times = 0
         self._truce_seconds = FIRST_TRUCE_SECONDS
         self._emptied = 0
         """Behind so many bytes a ping was answered that went out when all was confirmed."""
         self._proven = 0.0
         """The rate of a queue that was ours."""
-        self._doubted_at = -DOUBT_SECONDS
+        self._doubted_at = -CALM_SECONDS
+        self._doubt_seconds = DOUBT_SECONDS
+        self._stagger = stagger
+        self._may_doubt_at = 0.0
         self._is_held = False
         self._unanswered = 0
         self._boost = FIRST_BOOST
@@ -376,11 +407,23 @@ class InFlight:
         if self.phase is FlightPhase.STARTING:
             standing = self._sample.standing_seconds
             if standing(way, 2) > self._target or standing(way, 4) > self._target / 2:
-                self._found_queue(position, now)
-            else:
+                if now < self._may_doubt_at:
+                    # It was others' a moment ago.
+                    self._grow_among_others(gained)
+                else:
+                    self._suspect(position, now)
+            elif self._is_calm():
                 self._grow(gained)
         elif self._sample.seconds >= SHORTEST_SAMPLE_SECONDS:
             self._follow(position, now)
+
+    def _suspect(self, position: int, now: float) -> None:
+        """There seems to be a queue: no more than now is in flight until that is sure."""
+        self._calm_pongs = 0
+        if self.suspected_since is None:
+            self.suspected_since = now
+        elif now - self.suspected_since >= SUSPICION_SECONDS * (1 + 2 * self._stagger):
+            self._found_queue(position, now)
 
     def _follow(self, position: int, now: float) -> None:
         """Go by the rate of the link, which may have changed."""
@@ -402,7 +445,7 @@ class InFlight:
             return
         if self._way.is_stale(now):
             self._empty(_Doubt(delay, 0), position, now)
-        elif self.bytes_per_second < self._proven / 2 and now - self._doubted_at > DOUBT_SECONDS:
+        elif self.bytes_per_second < self._proven / 2 and now >= self._may_doubt_at:
             self._lowered(delay, position, now)
 
     def _doubt_rate(self, now: float) -> None:
@@ -437,11 +480,24 @@ class InFlight:
             proven = int(self._sample.bytes_per_second * (way + OPEN_SECONDS))
             self.window_bytes = max(self.window_bytes, proven)
 
+    def _is_calm(self) -> bool:
+        """Whether there is no suspicion, or none any more with this pong."""
+        if self.suspected_since is not None:
+            self._calm_pongs += 1
+            if self._calm_pongs < CALM_PONGS:
+                return False
+            self.suspected_since = None
+        return True
+
+    def _grow_among_others(self, gained: int) -> None:
+        if self._blocked_since is not None:
+            wanted = min(self.window_bytes + gained, OPEN_WINDOW_BYTES)
+            self.window_bytes = max(self.window_bytes, wanted)
+
     def _found_queue(self, position: int, now: float) -> None:
-        """There is a queue: the rate of the link shows, as it was busy for a round trip."""
-        if now - self._doubted_at < DOUBT_SECONDS:
-            return
-        seconds = max(self._way.seconds, FIRST_SAMPLE_SECONDS)
+        """There is a queue: the rate of the link shows, as it was busy since that was suspected."""
+        assert self.suspected_since is not None
+        seconds = max(now - self.suspected_since, self._way.seconds)
         self.bytes_per_second = max(self._sample.last_bytes_per_second(seconds), 1.0)
         doubt = _Doubt(self._sample.delay_seconds, self.window_bytes)
         self._sample.begin(now, self._confirmed)
@@ -450,6 +506,7 @@ class InFlight:
     def _empty(self, doubt: _Doubt, position: int, now: float) -> None:
         """Let what is ours leave the queue: is there still one?"""
         self._doubt, self._doubted_at = doubt, now
+        self._may_doubt_at = now + self._doubt_seconds * (1 + self._stagger)
         self.phase, self.window_bytes = FlightPhase.DRAINING, 0
         self._drain(position, now)
 
@@ -457,13 +514,15 @@ class InFlight:
         """The rate is less than half of what it was: perhaps because of others."""
         is_calm = now - self._doubted_at >= CALM_SECONDS
         self._lowered_from = self._proven if is_calm else max(self._lowered_from, self._proven)
+        self._lowered_times = 1 if is_calm else self._lowered_times + 1
         assert self.bytes_per_second is not None
-        if self.bytes_per_second >= self._lowered_from / MOST_LOWERED:
+        is_by_steps = self._lowered_times >= STEPS_LOWERED
+        if not is_by_steps or self.bytes_per_second >= self._lowered_from / MOST_LOWERED:
             self._empty(_Doubt(delay, 0), position, now)
             return
         # So much less in flight, and still a queue: pacing does not help here.
         self._start(OPEN_WINDOW_BYTES)
-        self._doubted_at = now + self._truce_seconds
+        self._may_doubt_at = now + self._truce_seconds
         self._truce_seconds = min(self._truce_seconds * 2, MOST_TRUCE_SECONDS)
 
     def _was_empty(self, position: int, seconds: float, now: float) -> None:
@@ -488,8 +547,11 @@ class InFlight:
         self._doubt = None
         assert self.bytes_per_second is not None
         if crowd_seconds < max(doubt.seconds, self._target / 2) / 2:
-            self._proven = self.bytes_per_second
-        elif doubt.window_bytes:
+            self._proven, self._doubt_seconds = self.bytes_per_second, DOUBT_SECONDS
+            return
+        self._doubt_seconds = min(self._doubt_seconds * 2, MOST_DOUBT_SECONDS)
+        self._may_doubt_at = self._doubted_at + self._doubt_seconds * (1 + self._stagger)
+        if doubt.window_bytes:
             self._start(max(doubt.window_bytes, QUIET_WINDOW_BYTES))
         else:
             self.bytes_per_second = max(self.bytes_per_second, self._proven)

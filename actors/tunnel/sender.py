@@ -74,6 +74,7 @@ class WireSender:
         stats: counts queue and throttle.
         now: monotonic seconds.
         pacing: whether to find out by pings how fast to send, where no bandwidth says it.
+        stagger: see `InFlight`.
 
     Attributes:
         in_flight: what may be in flight of the present link.
@@ -92,6 +93,7 @@ class WireSender:
         now: float,
         *,
         pacing: bool = False,
+        stagger: float = 0.0,
     ) -> None:
         self._limits = limits
         self._bandwidth = bandwidth_bytes_per_second
@@ -110,7 +112,8 @@ class WireSender:
         self._rate: float | None = None
         is_pacing = pacing and self._bucket is None
         self._standing_seconds = limits.standing_seconds if is_pacing else None
-        self.in_flight = InFlight(self._standing_seconds)
+        self._stagger = stagger
+        self.in_flight = InFlight(self._standing_seconds, stagger=stagger)
         self._forget_handed()
         self._adapt()
 
@@ -175,7 +178,9 @@ class WireSender:
         self._control.clear()
         self._meter = RateMeter()
         does_answer = False if self.in_flight.does_answer is False else None
-        self.in_flight = InFlight(self._standing_seconds, does_answer=does_answer)
+        self.in_flight = InFlight(
+            self._standing_seconds, does_answer=does_answer, stagger=self._stagger
+        )
         self._forget_handed()
         self._stats.set_link_rate(0)
         self._adapt()
@@ -247,6 +252,8 @@ class WireSender:
         if piece is not None:
             self._stats.observe_queue_wait(piece.waited_seconds)
             self._stats.set_queue_bytes(self._queue.queued_bytes)
+            if not self._queue.turns:
+                self.in_flight.suspected_since = None
         return piece
 
     def hold(self, now: float, *, is_held: bool) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WAY_SECONDS = 0.001
+PAUSE_EVERY_SECONDS = 1.0
 TURN_BYTES = 65_536
 """What the service takes from one tunnel before it looks at the next."""
 
@@ -35,12 +36,14 @@ class Costs(NamedTuple):
         byte: for a byte of a payload.
         ping: to answer a ping.
         hiccup: at most, in one of fifty turns, for nothing.
+        pause: for nothing, once a second: somebody else has the processor.
     """
 
     message: float
     byte: float
     ping: float
     hiccup: float = 0.0
+    pause: float = 0.0
 
 
 class CrowdItem(NamedTuple):
@@ -79,6 +82,7 @@ class CrowdService:
         self._random = random.Random(3)
         self._turns: deque[CrowdTunnel] = deque()
         self._works = False
+        self._pauses_at = PAUSE_EVERY_SECONDS if costs.pause else float("inf")
         self.busy_seconds = 0.0
         """Of its processor, so far."""
 
@@ -99,6 +103,9 @@ class CrowdService:
         tunnel, at, taken = self._turns.popleft(), clock.now, 0
         if costs.hiccup and self._random.random() < 1 / 50:
             at += self._random.random() * costs.hiccup
+        if clock.now >= self._pauses_at:
+            self._pauses_at = clock.now + PAUSE_EVERY_SECONDS
+            at += costs.pause
         while tunnel.arrived and taken < TURN_BYTES:
             item = tunnel.arrived.popleft()
             taken += item.size_bytes
@@ -124,10 +131,16 @@ class CrowdTunnel:
     """
 
     def __init__(
-        self, clock: CrowdClock, service: CrowdService, connections: int, *, paced: bool
+        self,
+        clock: CrowdClock,
+        service: CrowdService,
+        connections: int,
+        *,
+        paced: bool,
+        stagger: float,
     ) -> None:
         self._clock, self._service = clock, service
-        self.sender = WireSender(Limits(), None, TunnelStats(), 0.0, pacing=paced)
+        self.sender = WireSender(Limits(), None, TunnelStats(), 0.0, pacing=paced, stagger=stagger)
         self._keys = [ConnectionKey("SSH", 1, 1 + number) for number in range(connections)]
         self.arrived: deque[CrowdItem] = deque()
         self.relayed_bytes = 0
@@ -193,10 +206,11 @@ class SimulatedCrowd:
         self.clock = CrowdClock()
         self.service = CrowdService(self.clock, costs)
         self._size = bytes_per_second // 10
-        self.tunnels = [
-            CrowdTunnel(self.clock, self.service, connections, paced=paced) for _ in range(tunnels)
-        ]
         chance = random.Random(1)
+        self.tunnels = [
+            CrowdTunnel(self.clock, self.service, connections, paced=paced, stagger=chance.random())
+            for _ in range(tunnels)
+        ]
         for tunnel in self.tunnels:
             self._offer(tunnel, 0.0 if together else chance.random() / 10)
 
