@@ -7,10 +7,22 @@ this package. Everything else is the command line's.
 from __future__ import annotations
 
 import sys
+from typing import Final
+
+EXIT_INTERRUPTED: Final = 130
+"""As of every command, see `tunnelfleet.runtime.cli.errors`, which takes longer to load."""
 
 
 def main() -> int:
     """Run the command line with the arguments of the process; return the exit status."""
+    try:
+        return _run()
+    except KeyboardInterrupt:
+        # While modules are loaded; a command that runs has taken Ctrl-C for itself.
+        return EXIT_INTERRUPTED
+
+
+def _run() -> int:
     if sys.argv[1:] == ["--version"]:
         from .version import version_line  # noqa: PLC0415 - the other commands load what they need
 

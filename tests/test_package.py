@@ -247,7 +247,25 @@ print(tunnelfleet.__version__)
         assert run_code(sys.executable, "-c", blocked).stdout == "unknown\n"
 
 
+_INTERRUPTED_WHILE_LOADING = """
+import sys
+from tunnelfleet.__main__ import main
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tunnelfleet.runtime.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+sys.exit(main())
+"""
+
+
 class TestProgram:
+    def test_ctrl_c_while_it_is_loaded_says_nothing(self) -> None:
+        done = run_code(sys.executable, "-c", _INTERRUPTED_WHILE_LOADING)
+        assert (done.returncode, done.stderr) == (130, "")
+
     @pytest.mark.parametrize(
         "command",
         [

@@ -151,12 +151,20 @@ def deliver_signals(
 
 @contextmanager
 def stop_signals(deliver: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """Give the first SIGINT or SIGTERM to `deliver`; a second one ends the process at once."""
+    """Give the first SIGINT, SIGTERM or SIGHUP to `deliver`.
+
+    A second SIGINT or SIGTERM ends the process at once. SIGHUP says that the terminal was closed;
+    kernel and shell both say it, so another one changes nothing. Where it was to be ignored
+    (``nohup``), it is.
+    """
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
 
     def deliver_once(number: signal.Signals) -> None:
         for each in STOP_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        for each in hang_up:
+            signal.signal(each, signal.SIG_IGN)
         deliver(number)
 
-    with deliver_signals(STOP_SIGNALS, deliver_once):
+    with deliver_signals((*STOP_SIGNALS, *hang_up), deliver_once):
         yield

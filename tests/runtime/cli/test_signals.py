@@ -30,3 +30,23 @@ def test_the_former_handlers_come_back(handling: object) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
+
+
+def test_a_closed_terminal_stops_a_command_however_often_it_is_said() -> None:
+    got: list[signal.Signals] = []
+    with stop_signals(got.append):
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+    assert got == [signal.SIGHUP]
+
+
+def test_a_command_of_nohup_goes_on() -> None:
+    got: list[signal.Signals] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals(got.append):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert got == []
