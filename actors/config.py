@@ -149,6 +149,9 @@ class Limits:
 
 ServiceTarget: TypeAlias = Address | ApiService | NoListener
 """What a service is mapped to: see `TunnelConfig.services`."""
+STOOD_STILL_SECONDS = 1.0
+"""A timer that is so late says that this process stood still: SIGSTOP, or a frozen container.
+Nothing was offered to applications then, so that they took nothing is held against none of them."""
 ANY_SERVICE = ""
 """The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
 MAX_NAME_LENGTH = 200

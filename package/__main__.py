@@ -23,11 +23,16 @@ def main() -> int:
 
 
 def _run() -> int:
-    if sys.argv[1:] == ["--version"]:
+    if sys.argv[1:] == ["--version"] and sys.stdout is not None:
         from .version import version_line  # noqa: PLC0415 - the other commands load what they need
 
-        sys.stdout.write(f"{version_line()}\n")
-        return 0
+        try:
+            sys.stdout.write(f"{version_line()}\n")
+            sys.stdout.flush()
+        except OSError:
+            pass  # the command line says what is wrong with standard output
+        else:
+            return 0
     if sys.argv[1:2] == ["connect"]:
         from .connect import main as connect  # noqa: PLC0415 - as above; ssh starts it often
 

@@ -262,6 +262,17 @@ sys.exit(main())
 
 
 class TestProgram:
+    @pytest.mark.parametrize(
+        ("output", "status", "said"),
+        [(">&-", 0, ""), (">/dev/full", 1, "tunnelfleet: No space left on device\n")],
+        ids=["closed", "full"],
+    )
+    def test_the_version_without_anywhere_to_print_it(
+        self, output: str, status: int, said: str
+    ) -> None:
+        done = run_code("sh", "-c", f'"$0" --version {output}', PROGRAM)
+        assert (done.returncode, done.stderr) == (status, said)
+
     def test_ctrl_c_while_it_is_loaded_says_nothing(self) -> None:
         done = run_code(sys.executable, "-c", _INTERRUPTED_WHILE_LOADING)
         assert (done.returncode, done.stderr) == (130, "")
