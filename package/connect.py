@@ -83,6 +83,8 @@ def connect(name: str, gateway: str | None = None) -> int:
         gateway: where its admin socket is, as `unix:PATH`; None for what the environment says.
     """
     try:
+        if not name:
+            raise ConnectFailed("name a tunnel, as NAME or NAME:SERVICE", EXIT_USAGE)
         with _open(connect_socket(gateway, os.environ), name) as sock:
             _carry(sock)
     except ConnectFailed as error:

@@ -62,6 +62,11 @@ def test_a_gateway_elsewhere_has_a_front_door(place: str) -> None:
     assert caught.value.status == 2
 
 
+def test_no_name_is_asked_for_wrongly(capfd: pytest.CaptureFixture[str]) -> None:
+    assert module.main(["", "--gateway", "unix:/nowhere/admin.sock"]) == 2
+    assert capfd.readouterr().err == "tunnelfleet: name a tunnel, as NAME or NAME:SERVICE\n"
+
+
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--help"], ["-x", "a"], ["--gateway"]])
 def test_what_is_not_plain_is_the_command_line_s(arguments: list[str]) -> None:
     assert module.main(arguments) is None
