@@ -6,9 +6,12 @@ this package. Everything else is the command line's.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Final
 
+COMPLETE_VARIABLE: Final = "_TUNNELFLEET_COMPLETE"
+"""Is set by a shell that completes, see `tunnelfleet.runtime.cli.completion`."""
 EXIT_INTERRUPTED: Final = 130
 """As of every command, see `tunnelfleet.runtime.cli.errors`, which takes longer to load."""
 
@@ -23,7 +26,9 @@ def main() -> int:
 
 
 def _run() -> int:
-    if sys.argv[1:] == ["--version"] and sys.stdout is not None:
+    # A shell that completes asks with the words so far, and has none of it done.
+    is_asked = COMPLETE_VARIABLE in os.environ
+    if sys.argv[1:] == ["--version"] and sys.stdout is not None and not is_asked:
         from .version import version_line  # noqa: PLC0415 - the other commands load what they need
 
         try:
@@ -33,7 +38,7 @@ def _run() -> int:
             pass  # the command line says what is wrong with standard output
         else:
             return 0
-    if sys.argv[1:2] == ["connect"]:
+    if sys.argv[1:2] == ["connect"] and not is_asked:
         from .connect import main as connect  # noqa: PLC0415 - as above; ssh starts it often
 
         status = connect(sys.argv[2:])
