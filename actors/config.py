@@ -165,8 +165,23 @@ class Limits:
 ServiceTarget: TypeAlias = Address | ApiService | NoListener
 """What a service is mapped to: see `TunnelConfig.services`."""
 STOOD_STILL_SECONDS = 1.0
-"""A timer that is so late says that this process stood still: SIGSTOP, or a frozen container.
-Nothing was offered to applications then, so that they took nothing is held against none of them."""
+"""A timer that is so late says that this process stood still."""
+
+
+def stood_still_seconds(due_at: float, now: float) -> float:
+    """How long this process stood still before a timer came; 0 if it did not.
+
+    SIGSTOP or a frozen container may have held it. Nothing was offered to others then, and nothing
+    read of them: that they were silent is held against nobody.
+
+    Args:
+        due_at: when the timer was to come, in monotonic seconds.
+        now: when it came.
+    """
+    late_seconds = now - due_at
+    return late_seconds if late_seconds >= STOOD_STILL_SECONDS else 0.0
+
+
 ANY_SERVICE = ""
 """The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
 MAX_NAME_LENGTH = 200

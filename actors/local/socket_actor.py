@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from pykka import ActorRef
 
 from tunnelfleet.actors.addresses import Address
-from tunnelfleet.actors.config import STOOD_STILL_SECONDS
+from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.dial import Dial, DialFailed, DialStep, Lookups
@@ -467,9 +467,9 @@ class SocketActor(DispatchedActor):
     def _on_linger_ended(self, message: _LingerEnded) -> None:
         now = time.monotonic()
         left_seconds = self._progress_at + self._limits.linger_seconds - now
-        late_seconds = now - message.due_at
-        if left_seconds <= 0 and late_seconds >= STOOD_STILL_SECONDS:
-            left_seconds = min(late_seconds, self._limits.linger_seconds)
+        if left_seconds <= 0:
+            still_seconds = stood_still_seconds(message.due_at, now)
+            left_seconds = min(still_seconds, self._limits.linger_seconds)
         if left_seconds > 0:
             self.schedule(left_seconds, _LingerEnded(now + left_seconds))
             return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pykka import ActorRef
 
-from tunnelfleet.actors.config import STOOD_STILL_SECONDS
+from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import ExitReason, RestartChild
 from tunnelfleet.proto import ConnectionLost, RemoteProtocolError, TunnelClosed, TunnelError
@@ -307,12 +307,11 @@ class Brake:
     def must_look_for_stalled(self, now: float) -> bool:
         """A `CheckStalled` came; return whether the link is held still.
 
-        If it comes late, this process stood still: that is held against no application.
+        While this process stood still no application could take anything: that does not count.
         """
         self._timer = None
-        late_seconds = now - self._due_at
-        if late_seconds >= STOOD_STILL_SECONDS:
-            self._connections.excuse(late_seconds, now)
+        if still_seconds := stood_still_seconds(self._due_at, now):
+            self._connections.excuse(still_seconds, now)
         return self._link.is_held
 
     def look_again(self) -> None:
