@@ -54,7 +54,12 @@ MAX_WAIT_SECONDS = 2_147_483
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Every bound of a tunnel, by name. All are per tunnel unless they say per connection."""
+    """Every bound of a tunnel, by name. All are per tunnel unless they say per connection.
+
+    Raises:
+        ConfigError: a value is out of its range.
+        TypeError: it is no number, or no whole one where bytes or things are counted.
+    """
 
     data_payload_bytes: int = MAX_PAYLOAD_BYTES
     """Largest payload of a DATA message; 16384 is safe for localproxy 3.3.1 at loopback speed."""
@@ -121,18 +126,28 @@ class Limits:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name != "backoff" and not value > 0:
-                raise ConfigError(f"{item.name} is {value!r}: it must be greater than 0")
-            most = MAX_WAIT_SECONDS if item.name.endswith("_seconds") else MAX_NUMBER
-            if item.name != "backoff" and value > most:
-                raise ConfigError(f"{item.name} is {value!r}: it must be at most {most}")
+            if item.name != "backoff":
+                self._check_number(item.name, getattr(self, item.name))
+        if not isinstance(self.backoff, Backoff):
+            raise TypeError(f"Limits: backoff is {type(self.backoff).__name__}, no Backoff")
         self._check_keepalive()
         if self.data_payload_bytes > MAX_PAYLOAD_BYTES:
             raise ConfigError(
                 f"data_payload_bytes is {self.data_payload_bytes}: the protocol allows at most "
                 f"{MAX_PAYLOAD_BYTES} (docs/protocol.md section 2)"
             )
+
+    def _check_number(self, name: str, value: object) -> None:
+        if not isinstance(value, int | float):
+            raise TypeError(f"Limits: {name} is {type(value).__name__}, but has to be a number")
+        if not value > 0:
+            raise ConfigError(f"{name} is {value!r}: it must be greater than 0")
+        is_time = name.endswith("_seconds")
+        most = MAX_WAIT_SECONDS if is_time else MAX_NUMBER
+        if value > most:
+            raise ConfigError(f"{name} is {value!r}: it must be at most {most}")
+        if not is_time and not isinstance(value, int):
+            raise TypeError(f"Limits: {name} is {value!r}, but has to be a whole number")
 
     def _check_keepalive(self) -> None:
         # The most that Linux takes: tcp(7), and net/tcp.h for the numbers.
@@ -149,6 +164,24 @@ class Limits:
 
 ServiceTarget: TypeAlias = Address | ApiService | NoListener
 """What a service is mapped to: see `TunnelConfig.services`."""
+STOOD_STILL_SECONDS = 1.0
+"""A timer that is so late says that this process stood still."""
+
+
+def stood_still_seconds(due_at: float, now: float) -> float:
+    """How long this process stood still before a timer came; 0 if it did not.
+
+    SIGSTOP or a frozen container may have held it. Nothing was offered to others then, and nothing
+    read of them: that they were silent is held against nobody.
+
+    Args:
+        due_at: when the timer was to come, in monotonic seconds.
+        now: when it came.
+    """
+    late_seconds = now - due_at
+    return late_seconds if late_seconds >= STOOD_STILL_SECONDS else 0.0
+
+
 ANY_SERVICE = ""
 """The key of `TunnelConfig.services` that stands for the tunnel's only service, whatever its id."""
 MAX_NAME_LENGTH = 200
@@ -188,6 +221,7 @@ class TunnelConfig:
 
     Raises:
         ConfigError: a value is out of its range.
+        TypeError: a value is of another kind; the text says what to pass.
     """
 
     name: str
@@ -215,7 +249,10 @@ class TunnelConfig:
                 f"bad tunnel name {self.name!r}: it must have 1 to {MAX_NAME_LENGTH} "
                 "printable characters"
             )
-        object.__setattr__(self, "mode", Mode(self.mode))
+        try:
+            object.__setattr__(self, "mode", Mode(self.mode))
+        except ValueError:
+            raise ConfigError(f"bad mode {self.mode!r}: it is 'source' or 'destination'") from None
         if not isinstance(self.endpoint, Endpoint):
             object.__setattr__(self, "endpoint", Endpoint.parse(self.endpoint))  # type: ignore[unreachable]
         validate_access_token(self.access_token)
@@ -359,6 +396,7 @@ _FIELD_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "client_token": ((str, _NONE), "text, or None"),
     "services": ((Mapping, _NONE), "a mapping of service ids to addresses, or None"),
     "bind_host": ((str,), "text"),
+    "version": ((ProtocolVersion,), "ProtocolVersion.V1, V2 or V3"),
     "bandwidth_bytes_per_second": ((int, float, _NONE), "a number, or None"),
     "http_proxy": (
         (HttpProxy, _NONE),

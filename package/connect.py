@@ -83,6 +83,8 @@ def connect(name: str, gateway: str | None = None) -> int:
         gateway: where its admin socket is, as `unix:PATH`; None for what the environment says.
     """
     try:
+        if not name:
+            raise ConnectFailed("name a tunnel, as NAME or NAME:SERVICE", EXIT_USAGE)
         with _open(connect_socket(gateway, os.environ), name) as sock:
             _carry(sock)
     except ConnectFailed as error:
@@ -195,10 +197,14 @@ def _read_answer(sock: socket.socket) -> tuple[int, str]:
 
 
 def _not_reached(path: str, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return (
+            f"no access to the gateway at {path}: become its user, or let a group in with "
+            "admin_group and admin_mode in [gateway]"
+        )
     what = {
         "FileNotFoundError": "there is no such socket",
         "ConnectionRefusedError": "the socket is there, and nobody listens",
-        "PermissionError": "you may not use it; its owner lets a group in with admin_group",
     }.get(type(error).__name__, error.strerror or str(error))
     how = "start one with: tunnelfleet up fleet.toml, or name it with --gateway unix:PATH"
     return f"no gateway answers at {path}: {what}; {how}"

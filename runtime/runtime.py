@@ -111,6 +111,8 @@ class TunnelRuntime:
             raise ConfigError(
                 "dispatchers, connect_concurrency, connect_rate_per_second must be greater than 0"
             )
+        if on_event is not None and not callable(on_event):
+            raise ConfigError("on_event is not a function: it is called with a TunnelEvent")
         if connects_per_endpoint is not None and connects_per_endpoint < 1:
             raise ConfigError("connects_per_endpoint must be at least 1, or None")
         self._rate = connect_rate_per_second
@@ -336,7 +338,11 @@ class TunnelRuntime:
         return self._engine.begin_close(self.tunnel(name))
 
     def drain_tunnel(self, name: str) -> None:
-        """Refuse new connections on a tunnel; it stops when the running ones have finished."""
+        """Refuse new connections on a tunnel; it stops when the running ones have finished.
+
+        Raises:
+            KeyError: there is no such tunnel.
+        """
         self.tunnel(name).tell(Drain())
 
     def replace_token(self, name: str, access_token: str, client_token: str | None = None) -> None:
@@ -391,7 +397,7 @@ class TunnelRuntime:
         self._subscriptions.add(subscriber, tunnels, kinds)
 
     def unsubscribe(self, subscriber: ActorRef[Any]) -> None:
-        """Stop that."""
+        """Send an actor no more `TunnelEvent`s; nothing happens if it gets none."""
         self._check_process()
         self._subscriptions.remove(subscriber)
 
@@ -501,7 +507,11 @@ class TunnelRuntime:
         return self._engine.threads
 
     def wait_until(self, condition: Callable[[], bool], timeout_seconds: float) -> bool:
-        """Wait until `condition()` holds, looking at it whenever something happens to a tunnel."""
+        """Wait until `condition()` holds, looking at it whenever something happens to a tunnel.
+
+        Returns:
+            Whether it did within the time.
+        """
         return self._changes.wait_until(condition, timeout_seconds)
 
 

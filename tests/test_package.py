@@ -105,6 +105,42 @@ class TestWhatIsLoaded:
         assert sorted(found & NOT_FOR_ONE_TUNNEL.keys()) == []
         assert len(found) <= MOST_MODULES, "more than a single tunnel needs"
 
+    def test_what_needs_an_extra_is_loaded_by_whoever_wants_it_alone(self) -> None:
+        """Everything else runs where only the dependencies of the package are installed."""
+        done = run_code(sys.executable, "-c", _ALL_WITHOUT_EXTRAS)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1]) == NEEDS_AN_EXTRA
+
+
+NEEDS_AN_EXTRA = {
+    "tunnelfleet.pytest_plugin": "pytest",
+    "tunnelfleet.runtime.gateway.devices.connection": "paho",
+    "tunnelfleet.runtime.gateway.devices.session": "paho",
+    "tunnelfleet.runtime.gateway.placement.postgres": "psycopg",
+}
+"""The modules that cannot be loaded without an extra, and what they miss."""
+
+_ALL_WITHOUT_EXTRAS = """
+import importlib, json, pkgutil, sys
+import tunnelfleet
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        extras = {"boto3", "botocore", "paho", "psycopg", "pytest", "ray", "uvloop"}
+        if name.partition(".")[0] in extras:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+failed = {}
+for found in pkgutil.walk_packages(tunnelfleet.__path__, "tunnelfleet."):
+    if not found.name.endswith("__main__"):
+        try:
+            importlib.import_module(found.name)
+        except ModuleNotFoundError as error:
+            failed[found.name] = error.name.partition(".")[0]
+print(json.dumps(failed))
+"""
+
 
 NOT_FOR_ONE_TUNNEL = {
     "aiohttp": "the admin server and the service",
@@ -211,7 +247,36 @@ print(tunnelfleet.__version__)
         assert run_code(sys.executable, "-c", blocked).stdout == "unknown\n"
 
 
+_INTERRUPTED_WHILE_LOADING = """
+import sys
+from tunnelfleet.__main__ import main
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tunnelfleet.runtime.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+sys.exit(main())
+"""
+
+
 class TestProgram:
+    @pytest.mark.parametrize(
+        ("output", "status", "said"),
+        [(">&-", 0, ""), (">/dev/full", 1, "tunnelfleet: No space left on device\n")],
+        ids=["closed", "full"],
+    )
+    def test_the_version_without_anywhere_to_print_it(
+        self, output: str, status: int, said: str
+    ) -> None:
+        done = run_code("sh", "-c", f'"$0" --version {output}', PROGRAM)
+        assert (done.returncode, done.stderr) == (status, said)
+
+    def test_ctrl_c_while_it_is_loaded_says_nothing(self) -> None:
+        done = run_code(sys.executable, "-c", _INTERRUPTED_WHILE_LOADING)
+        assert (done.returncode, done.stderr) == (130, "")
+
     @pytest.mark.parametrize(
         "command",
         [

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from pykka import ActorRef
 
 from tunnelfleet.actors.addresses import Address
+from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.dial import Dial, DialFailed, DialStep, Lookups
@@ -57,7 +58,13 @@ class _ConnectTimedOut(NamedTuple):
 
 
 class _LingerEnded(NamedTuple):
-    """Nothing has moved for long enough on a connection that is over."""
+    """Nothing has moved for long enough on a connection that is over.
+
+    Attributes:
+        due_at: monotonic seconds at which it was to come.
+    """
+
+    due_at: float
 
 
 class _CheckDelivered(NamedTuple):
@@ -420,7 +427,7 @@ class SocketActor(DispatchedActor):
             self._reset_when_delivered()
         self._pass_end_on()
         self._exit_if_over()
-        self._on_linger_ended(_LingerEnded())
+        self._on_linger_ended(_LingerEnded(self._progress_at))
 
     def _start_discarding(self) -> None:
         """Closing a socket with unread input would destroy the tail of what was written to it."""
@@ -458,9 +465,13 @@ class SocketActor(DispatchedActor):
             self._reset_when_delivered()
 
     def _on_linger_ended(self, message: _LingerEnded) -> None:
-        left_seconds = self._progress_at + self._limits.linger_seconds - time.monotonic()
+        now = time.monotonic()
+        left_seconds = self._progress_at + self._limits.linger_seconds - now
+        if left_seconds <= 0:
+            still_seconds = stood_still_seconds(message.due_at, now)
+            left_seconds = min(still_seconds, self._limits.linger_seconds)
         if left_seconds > 0:
-            self.schedule(left_seconds, message)
+            self.schedule(left_seconds, _LingerEnded(now + left_seconds))
             return
         is_whole = self._remote_end is End.BOTH and not self._outgoing
         self._end(self._reason, abort=not is_whole)

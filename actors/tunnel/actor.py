@@ -303,11 +303,12 @@ class TunnelActor(DispatchedActor):
         self._brake.check()
 
     def _on_check_stalled(self, _message: CheckStalled) -> None:
-        if not self._brake.must_look_for_stalled():
+        now = time.monotonic()
+        if not self._brake.must_look_for_stalled(now):
             return
         # Callbacks that hold up the tunnel are the user's to look after: they are counted, not cut.
         if self._connections.must_pause:
-            self._streams.ends.abort_stalled(time.monotonic())
+            self._streams.ends.abort_stalled(now)
         self._settle()
         self._brake.look_again()
 

@@ -311,6 +311,11 @@ class ConnectionTable:
         if self._over and connection.backlog_bytes <= self._limits.receive_backlog_bytes // 2:
             self._over = without(self._over, connection.key)
 
+    def excuse(self, seconds: float, now: float) -> None:
+        """So long this process stood still, and offered nobody any bytes."""
+        for connection in self.by_key.values():
+            connection.progress_at = min(now, connection.progress_at + seconds)
+
     @property
     def must_pause(self) -> bool:
         """Whether the WebSocket must not be read for now."""

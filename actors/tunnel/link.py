@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pykka import ActorRef
 
+from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import ExitReason, RestartChild
 from tunnelfleet.proto import ConnectionLost, RemoteProtocolError, TunnelClosed, TunnelError
@@ -275,7 +276,7 @@ class Brake:
         hooks: see there.
     """
 
-    __slots__ = ("_common", "_connections", "_full", "_hooks", "_link", "_timer")
+    __slots__ = ("_common", "_connections", "_due_at", "_full", "_hooks", "_link", "_timer")
 
     def __init__(
         self, common: Common, connections: ConnectionTable, link: Link, hooks: BrakeHooks
@@ -286,6 +287,8 @@ class Brake:
         self._hooks: BrakeHooks | None = hooks
         self._full: tuple[Callable[[], bool], ...] = ()
         self._timer: Timer | None = None
+        self._due_at = 0.0
+        """When the timer is due, in monotonic seconds."""
 
     def add(self, is_full: Callable[[], bool]) -> None:
         """Let something else hold the link: it says whether, and has `check` called after it."""
@@ -298,22 +301,26 @@ class Brake:
             return
         if self._hooks is not None:
             self._hooks.changed(must_hold, time.monotonic())
-        if must_hold and self._timer is None:
-            self._check_stalled_in(self._common.limits.stall_timeout_seconds)
+        if must_hold:
+            self.look_again()
 
-    def must_look_for_stalled(self) -> bool:
-        """A `CheckStalled` came; return whether the link is held still."""
+    def must_look_for_stalled(self, now: float) -> bool:
+        """A `CheckStalled` came; return whether the link is held still.
+
+        While this process stood still no application could take anything: that does not count.
+        """
         self._timer = None
+        if still_seconds := stood_still_seconds(self._due_at, now):
+            self._connections.excuse(still_seconds, now)
         return self._link.is_held
 
     def look_again(self) -> None:
-        """Have another `CheckStalled` come before long."""
-        if self._timer is None:
-            seconds = self._common.limits.stall_timeout_seconds / 4
-            self._check_stalled_in(max(seconds, LEAST_STALL_CHECK_SECONDS))
-
-    def _check_stalled_in(self, seconds: float) -> None:
-        if self._hooks is not None:
+        """Have a `CheckStalled` come before long."""
+        if self._timer is None and self._hooks is not None:
+            # In quarters: what has stood still within one is not seen.
+            quarter = self._common.limits.stall_timeout_seconds / 4
+            seconds = max(quarter, LEAST_STALL_CHECK_SECONDS)
+            self._due_at = time.monotonic() + seconds
             self._timer = self._hooks.schedule(seconds, CheckStalled())
 
     def let_go(self) -> None:

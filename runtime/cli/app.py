@@ -205,9 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, see `errors`.
     """
-    given = joined(sys.argv[1:] if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
     if COMPLETE_VARIABLE in os.environ:
-        return run_guarded(lambda: complete(given, command_line()))
+        return run_guarded(lambda: complete(words, command_line()))
+    given = joined(words)
     with log_lines():
         return run_guarded(
             lambda: make_app(given)(args=given, prog_name=PROGRAM, standalone_mode=False)

@@ -77,16 +77,30 @@ def _joined(words: Sequence[str]) -> list[str]:
 def candidates(words: Sequence[str], line: CommandLine) -> Words:
     """Return what the last word can become."""
     before, current = list(words[:-1]), words[-1] if words else ""
+    if " ".join(before[:2]) in line.helps:
+        before[:2] = [" ".join(before[:2])]
     name = next((word for word in before if not word.startswith("-")), None)
+    if name is None and current.startswith("-"):
+        return _starting([("--help", "Show help."), ("--version", "Print the version.")], current)
     if name is None:
-        if current.startswith("-"):
-            return _starting(
-                [("--help", "Show help."), ("--version", "Print the version.")], current
-            )
-        return _starting(list(line.helps.items()), current)
+        return _starting(_first_words(line), current)
     if name not in line.helps:
-        return []
+        return _starting(_second_words(name, line), current)
     return _of_command(name, line.parameters(name), before[before.index(name) + 1 :], current)
+
+
+def _first_words(line: CommandLine) -> Words:
+    """Return how commands begin: those of two words, such as `ray up`, by the first one."""
+    found: dict[str, str] = {}
+    for command, meaning in line.helps.items():
+        first, _blank, second = command.partition(" ")
+        found.setdefault(first, f"{command}, ..." if second else meaning)
+    return list(found.items())
+
+
+def _second_words(first: str, line: CommandLine) -> Words:
+    commands = [(command.partition(" "), meaning) for command, meaning in line.helps.items()]
+    return [(words[2], meaning) for words, meaning in commands if words[0] == first and words[2]]
 
 
 def _of_command(name: str, parameters: Sequence[Any], before: Sequence[str], current: str) -> Words:
@@ -133,6 +147,7 @@ NAMED: Final = frozenset(
 """Commands whose arguments are names of tunnels."""
 _WITH_FILES: Final = frozenset(["up", "check", "add"])
 _CHOICES: Final = {
+    "--kind": ("connection", "stream", "denied", "demand"),
     "--log-level": ("debug", "info", "warning", "error"),
     "--level": ("debug", "info", "warning", "error"),
     "--mode": ("source", "destination"),
@@ -146,6 +161,12 @@ _CHOICES: Final = {
         "draining",
         "stopped",
     ),
+}
+_OF_LOCALPROXY: Final = {
+    "-m": _CHOICES["--mode"],
+    "--mode": _CHOICES["--mode"],
+    "-y": ("V1", "V2", "V3"),
+    "--destination-client-type": ("V1", "V2", "V3"),
 }
 
 
@@ -166,8 +187,9 @@ def _spellings(parameters: Sequence[Any]) -> dict[str, Any]:
 
 def _values(command: str, option: str, current: str, given: Mapping[str, str]) -> Words:
     """Return what an option can be given."""
-    if option in _CHOICES and command != "localproxy":
-        return _starting([(each, "") for each in _CHOICES[option]], current)
+    choices = _OF_LOCALPROXY if command == "localproxy" else _CHOICES
+    if option in choices:
+        return _starting([(each, "") for each in choices[option]], current)
     if option == "--sort":
         return _starting([(each, "") for each in _orders(command)], current)
     if option == "--label":
@@ -190,6 +212,8 @@ def _labels(given: Mapping[str, str]) -> list[str]:
 
 
 def _arguments(name: str, current: str, given: Mapping[str, str]) -> Words:
+    if name == "connect" and ":" in current:
+        return _services(current, given)
     if name in NAMED:
         return _tunnels(current, given)
     if name == "completion":
@@ -200,6 +224,13 @@ def _arguments(name: str, current: str, given: Mapping[str, str]) -> Words:
 def _tunnels(current: str, given: Mapping[str, str]) -> Words:
     found = [(str(row.get("name")), str(row.get("state", ""))) for row in _rows(given)]
     return _starting(found, current)[:MAX_NAMES]
+
+
+def _services(current: str, given: Mapping[str, str]) -> Words:
+    """Return the services of the tunnel that has been named, as `NAME:SERVICE`."""
+    name = current.partition(":")[0]
+    services = (row.get("services") or {} for row in _rows(given) if row.get("name") == name)
+    return _starting([(f"{name}:{each}", "") for some in services for each in some], current)
 
 
 ANSWER_SECONDS: Final = 1.0

@@ -93,7 +93,8 @@ def quickstart_command(
         typer.Option("--ssh/--no-ssh", help="Put a real sshd behind the tunnels, if there is one."),
     ] = True,
     seconds: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="End after this time; else at Ctrl-C.")
+        float | None,
+        typer.Option(metavar="SECONDS", min=0.0, help="End after this time; else at Ctrl-C."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what is there as one JSON object.")

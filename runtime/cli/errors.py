@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -149,14 +150,50 @@ def deliver_signals(
             signal.signal(number, handler)
 
 
+ECHO_SECONDS: Final = 0.1
+"""Faster than anybody presses a key twice."""
+
+
+def without_echoes(
+    deliver: Callable[[signal.Signals], object],
+) -> Callable[[signal.Signals], None]:
+    """Return what gives signals to `deliver`, without those that were only given twice.
+
+    Who runs a command may give a stop signal twice: timeout(1) sends it to its child, and then to
+    its process group, of which the child is a member. Nobody has asked to hurry then.
+    """
+    last: tuple[signal.Signals, float] | None = None
+
+    def handle(number: signal.Signals) -> None:
+        nonlocal last
+        now = time.monotonic()
+        before, last = last, (number, now)
+        is_same = before is not None and number is before[0] and now - before[1] < ECHO_SECONDS
+        if number not in STOP_SIGNALS or not is_same:
+            deliver(number)
+
+    return handle
+
+
 @contextmanager
 def stop_signals(deliver: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """Give the first SIGINT or SIGTERM to `deliver`; a second one ends the process at once."""
+    """Give the first SIGINT, SIGTERM or SIGHUP to `deliver`.
 
-    def deliver_once(number: signal.Signals) -> None:
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        deliver(number)
+    A second SIGINT or SIGTERM ends the process at once. SIGHUP says that the terminal was closed;
+    kernel and shell both say it, so another one changes nothing. Where it was to be ignored
+    (``nohup``), it is.
+    """
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    is_asked = False
 
-    with deliver_signals(STOP_SIGNALS, deliver_once):
+    def handle(number: signal.Signals) -> None:
+        nonlocal is_asked
+        if not is_asked:
+            is_asked = True
+            deliver(number)
+        elif number is not signal.SIGHUP:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    with deliver_signals((*STOP_SIGNALS, *hang_up), without_echoes(handle)):
         yield

@@ -52,10 +52,11 @@ def allow_files_for(tunnels: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        most = max(0, (hard - FILES_BESIDE) // FILES_PER_TUNNEL)
+        most = (hard - FILES_BESIDE) // FILES_PER_TUNNEL
+        fewer = f"use --tunnels {most} or less, or " if most > 0 else ""
         raise ConfigError(
             f"{tunnels} tunnels in one demo take {wanted} open files and this process may have "
-            f"{hard}: use --tunnels {most} or less, or raise the limit (ulimit -Hn)"
+            f"{hard}: {fewer}raise the limit (ulimit -Hn)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,12 @@ from typing import Any, Final, Self
 from tunnelfleet.proto import Endpoint, Mode
 from tunnelfleet.runtime import TunnelConfig, TunnelRuntime, TunnelState, parse_address
 from tunnelfleet.runtime.service import TunnelService, TunnelTokens
+from tunnelfleet.runtime.service.files import QUICKSTART_PREFIX, TemporaryFolder
 
 from .processes import GatewayProcess, Sshd, Try, WebServer, find_sshd
 
 DEVICES: Final = ("press-1", "press-2", "press-3")
 READY_SECONDS: Final = 30.0
-FOLDER_PREFIX: Final = "tunnelfleet-quickstart-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +134,10 @@ class Quickstart:
             TunnelError: a part does not start; what was started is ended on leaving.
         """
         began = time.monotonic()
-        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        # The next service or quickstart removes it, should this process be killed.
+        temporary = TemporaryFolder(QUICKSTART_PREFIX)
+        self._stack.callback(temporary.remove)
+        folder = temporary.path
         service = self._stack.enter_context(TunnelService(host="127.0.0.1", port=0))
         runtime = self._stack.enter_context(TunnelRuntime())
         sshd = self._start_sshd(folder)

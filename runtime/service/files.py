@@ -28,6 +28,7 @@ MAX_FILE_BYTES: Final = 1_048_576
 """A larger file is none of ours."""
 
 FOLDER_PREFIX: Final = "tunnelfleet-service-"
+QUICKSTART_PREFIX: Final = "tunnelfleet-quickstart-"
 MAX_LEFTOVERS: Final = 1_000
 """So many folders of dead processes are removed at a start; the next one goes on."""
 
@@ -129,6 +130,9 @@ class TemporaryFolder:
     number of a process would not do: it is used again, and containers that share a folder have
     numbers of their own.
 
+    Args:
+        prefix: of its name, `FOLDER_PREFIX` or `QUICKSTART_PREFIX`: others are never removed.
+
     Attributes:
         path: where it is.
 
@@ -136,8 +140,8 @@ class TemporaryFolder:
         OSError: the temporary directory cannot be written.
     """
 
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+    def __init__(self, prefix: str = FOLDER_PREFIX) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
         lock = _lock_anew(self.path)
         self._finalizer = weakref.finalize(self, _end_folder, self.path, lock, os.getpid())
 
@@ -173,7 +177,8 @@ def remove_leftovers() -> int:
         for entry in entries:
             if removed >= MAX_LEFTOVERS:
                 break
-            if entry.name.startswith(FOLDER_PREFIX) and entry.is_dir(follow_symlinks=False):
+            is_ours = entry.name.startswith((FOLDER_PREFIX, QUICKSTART_PREFIX))
+            if is_ours and entry.is_dir(follow_symlinks=False):
                 removed += _remove_if_dead(entry.path)
     return removed
 

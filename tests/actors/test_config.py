@@ -203,6 +203,20 @@ def test_every_limit_must_be_positive(name: str, value: float) -> None:
         Limits(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"max_connections": "3"}, "max_connections is str, but has to be a number"),
+        ({"stop_timeout_seconds": None}, "stop_timeout_seconds is NoneType"),
+        ({"data_payload_bytes": 1_000.0}, "data_payload_bytes is 1000.0, but .* a whole number"),
+        ({"backoff": 5}, "backoff is int, no Backoff"),
+    ],
+)
+def test_a_limit_of_another_kind_is_named(limits: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        Limits(**limits)
+
+
 def test_a_payload_above_the_protocol_s_is_refused() -> None:
     assert Limits(data_payload_bytes=MAX_PAYLOAD_BYTES).data_payload_bytes == MAX_PAYLOAD_BYTES
     with pytest.raises(ConfigError, match="64512"):
@@ -312,6 +326,7 @@ def test_where_to_listen_for_announced_services_is_for_sources_alone() -> None:
         ({"name": ""}, "tunnel name"),
         ({"name": "a\nb"}, "tunnel name"),
         ({"name": "a" * 201}, "tunnel name"),
+        ({"mode": "both"}, "bad mode 'both': it is 'source' or 'destination'"),
         ({"access_token": ""}, "access token"),
         ({"access_token": "secret token"}, "access token"),
         ({"client_token": "secret"}, "client token"),

@@ -171,8 +171,12 @@ class TestSigterm:
         (arrival,) = server.arrivals()
         assert (arrival.sha256, arrival.clean) == (digest(whole), True)
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_a_second_signal_ends_it_at_once(self, rig: GatewayRig, number: signal.Signals) -> None:
+    @pytest.mark.parametrize(
+        ("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]
+    )
+    def test_a_second_signal_ends_it_at_once(
+        self, rig: GatewayRig, first: signal.Signals, second: signal.Signals
+    ) -> None:
         target = rig.rig.backends.echo().address
         assert isinstance(target, TcpAddress)
         rig.add("press-1", target)
@@ -181,9 +185,9 @@ class TestSigterm:
             rig.wait_connected(gateway)
             with connect(gateway.listening("press-1")) as sock:
                 assert echo(sock, b"x") == b"x"
-                gateway.signal(number)
+                gateway.signal(first)
                 gateway.wait_event("tunnel_state_changed", tunnel="press-1", state="draining")
-                gateway.signal(number)
+                gateway.signal(second)
                 assert gateway.wait_end() == 1
 
     def test_what_is_open_when_time_is_over_is_cut(self, tmp_path: Path) -> None:

@@ -188,6 +188,10 @@ def diag_command(
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
         raise ConfigError(f"{path} is there already; name another file with --out") from None
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot write {path}: {error.strerror}; name another file with --out"
+        ) from None
     with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
         file.write(_zipped(parts))
     if as_json:

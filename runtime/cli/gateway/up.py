@@ -95,7 +95,7 @@ def up_command(
     with (
         GatewayLog(sys.stderr, as_json=as_json, level=level) as log,
         EventFeed() as feed,
-        errors.deliver_signals(SIGNALS, inbox.put),
+        errors.deliver_signals(SIGNALS, errors.without_echoes(inbox.put)),
         process.state_lock(config.gateway.state_folder),
     ):
         log_problems(config.warnings)

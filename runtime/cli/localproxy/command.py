@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.errors import EXIT_OK, run_guarded
+from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, run_guarded
 from tunnelfleet.runtime.cli.options import Option
 from tunnelfleet.runtime.cli.output import log_lines, outputs
 from tunnelfleet.version import version_line
@@ -53,17 +53,22 @@ def run(flags: Mapping[str, str | bool | None]) -> int:
         The exit status.
 
     Raises:
-        CommandFailed: the tunnel was refused, or given up.
+        CommandFailed: the tunnel was refused, or given up; a file cannot be written.
         ConfigError: an option or a file is wrong.
-        OSError: a file cannot be written.
     """
     if flags["version"]:
         sys.stdout.write(f"{version_line()}\n")
         return EXIT_OK
     export = flags["export-default-settings"]
     if export is not None:
-        with open(str(export), "w") as file:
-            file.write(default_settings())
+        try:
+            with open(str(export), "w") as file:
+                file.write(default_settings())
+        except OSError as error:
+            raise CommandFailed(
+                f"--export-default-settings: cannot write {export}: {error.strerror}; "
+                "name a file in a folder that this user may write"
+            ) from error
         return EXIT_OK
     hide_arguments(*(str(flags[name] or "") for name in ("access-token", "client-token")))
     config = flags["config"]

@@ -330,7 +330,13 @@ CA_OUT_MODE: Final = 0o644
 def _copy_ca(ca: Path, ca_out: Path) -> Path:
     # It is meant to be handed on and holds no secret, so its mode is not a private one.
     target = ca_out.absolute()
-    write_file(target, ca.read_bytes(), CA_OUT_MODE)
+    try:
+        write_file(target, ca.read_bytes(), CA_OUT_MODE)
+    except OSError as error:
+        raise CommandFailed(
+            f"--ca-out: cannot write {target}: {error.strerror}; "
+            "name a file in a folder that this user may write"
+        ) from error
     return target
 
 

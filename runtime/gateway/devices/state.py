@@ -21,11 +21,12 @@ from tunnelfleet.runtime.gateway.config.devices import BrokerSettings, NotifySec
 from tunnelfleet.runtime.gateway.supervisor import NOTIFY
 
 from .book import DeviceBook, DeviceTunnel, Verdict
-from .connection import BrokerConnection, ThingDeal
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.fleet_state import FleetState
 
+    # It needs paho-mqtt, an extra: it is loaded with the first broker.
+    from .connection import BrokerConnection, ThingDeal
 
 NOTIFICATIONS: Final = "tunnelfleet_notifications"
 CONNECTIONS: Final = "tunnelfleet_notify_connections"
@@ -293,6 +294,8 @@ class Brokers:
                 self._end(connection, forget=is_over)
         for settings, things in wanted.items():
             if settings not in self._brokers:
+                from .connection import ThingDeal  # noqa: PLC0415
+
                 self._brokers[settings] = _Reached(ThingDeal(settings.subscriptions), {})
             self._change(settings, things)
         self._show()
@@ -306,7 +309,6 @@ class Brokers:
         for number, some in dealt.items():
             connection = connections.get(number)
             if connection is None:
-                # Loaded with the first broker: a gateway without any needs no paho-mqtt.
                 from .connection import BrokerConnection  # noqa: PLC0415
 
                 connection = connections[number] = BrokerConnection(settings, number, self._tell)

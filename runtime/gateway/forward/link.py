@@ -15,6 +15,7 @@ from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.net.dial import DialStep
 from tunnelfleet.actors.net.socket_io import (
     NOTHING_YET,
@@ -106,7 +107,7 @@ class FrameLink:
         self._sending: tuple[memoryview, int] | None = None
         self._is_paused = False
         self._is_shut = False
-        self._heard_at = self._said_at = time.monotonic()
+        self._heard_at = self._said_at = self._tick_at = time.monotonic()
 
     def start(self) -> None:
         """Begin the handshake; whoever owns the link bounds its time."""
@@ -129,7 +130,7 @@ class FrameLink:
             self._actor.remove_writer(self._socket)
             self._phase = _LinkStage.OPEN
             self._heard_at = time.monotonic()
-            self._later(ALIVE_SECONDS, self._tick)
+            self._tick_later(self._heard_at)
             self._actor.add_reader(self._socket, self._on_readable)
             self._user.on_link_ready(names_in(self._socket.getpeercert()))
             self._on_readable()
@@ -266,11 +267,16 @@ class FrameLink:
         if self._phase not in (_LinkStage.OPEN, _LinkStage.CLOSING):
             return
         now = time.monotonic()
+        self._heard_at = min(now, self._heard_at + stood_still_seconds(self._tick_at, now))
         if not self._is_paused and now - self._heard_at > SILENT_SECONDS:
             self._lose(f"nothing was heard of the other gateway for {SILENT_SECONDS:g} s")
             return
         if now - self._said_at >= ALIVE_SECONDS and self._sending is None:
             self.send(FrameKind.ALIVE)
+        self._tick_later(now)
+
+    def _tick_later(self, now: float) -> None:
+        self._tick_at = now + ALIVE_SECONDS
         self._later(ALIVE_SECONDS, self._tick)
 
     def _finish(self) -> None:

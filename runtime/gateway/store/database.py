@@ -128,14 +128,19 @@ class Database:
         path = self.path
         if path is None:
             return ""
-        if path.is_symlink() and not path.exists():
-            raise ConfigError(f"{path} is a link that leads nowhere; remove it, or make its target")
-        if not path.exists():
-            create_private_file(path, b"")
         try:
+            is_there = path.exists()
+            if not is_there and path.is_symlink():
+                raise ConfigError(
+                    f"{path} is a link that leads nowhere; remove it, or make its target"
+                )
+            if not is_there:
+                create_private_file(path, b"")
             status = path.stat()
         except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+            raise ConfigError(
+                f"cannot use {path}: {error.strerror}; name another place, or let this user in"
+            ) from None
         if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IROTH | stat.S_IWOTH):
             return f"others can read {path}; run: chmod o-rwx {path}"
         return ""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 import pykka
 from pykka import ActorRef
 
+from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Reply
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
@@ -170,6 +171,8 @@ class WorkerActor(DispatchedActor):
         self._reason = ""
         """Why it is being ended; empty if it is not."""
         self._trees: dict[int, Reply] = {}
+        self._look_at = 0.0
+        """When the next look is due, in monotonic seconds."""
 
     def on_start(self) -> None:
         """Start the process."""
@@ -180,7 +183,7 @@ class WorkerActor(DispatchedActor):
             lambda done: _Spawned(done.result()),
             discard=self._discard,
         )
-        self.schedule(LOOK_SECONDS, _Look())
+        self._look_again()
 
     def _discard(self, done: Any) -> None:
         """This actor has ended before the process was there."""
@@ -332,10 +335,18 @@ class WorkerActor(DispatchedActor):
     # -- its end
 
     def _on_look(self, _message: _Look) -> None:
-        self.schedule(LOOK_SECONDS, _Look())
+        now = time.monotonic()
+        # What is frozen is often all of a gateway, its workers too.
+        excused_at = self._worker.beat_at + stood_still_seconds(self._look_at, now)
+        self._worker.beat_at = min(now, excused_at)
+        self._look_again()
         limit_seconds = HUNG_SECONDS if self._is_ready else START_SECONDS
-        if not self._reason and time.monotonic() - self._worker.beat_at > limit_seconds:
+        if not self._reason and now - self._worker.beat_at > limit_seconds:
             self._end(f"it gave no sign of life for {limit_seconds:g} s, and was killed")
+
+    def _look_again(self) -> None:
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        self.schedule(LOOK_SECONDS, _Look())
 
     def _end(self, reason: str) -> None:
         """End a worker that is of no use any more, before its tunnels run elsewhere."""

@@ -475,6 +475,36 @@ def test_the_while_that_a_socket_is_kept_begins_with_the_end(
     assert read_all(app.app) == b"x" * total + b"the end"
 
 
+def test_a_while_in_which_the_process_stood_still_does_not_count(
+    local: Callable[..., Local], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after SIGSTOP: the timer comes late, and the application was offered nothing before."""
+    clock = SimpleNamespace(now=1_000.0)
+    monkeypatch.setattr(socket_actor, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    app = local(PATIENT)
+    total = app.fill_application()
+    app.tell(BOTH)
+    due_at = clock.now + PATIENT.linger_seconds
+    clock.now = due_at + 60.0
+    app.ref.tell(socket_actor._LingerEnded(due_at))
+    settle(app.dispatcher)
+    assert read_all(app.app) == b"x" * total
+
+
+def test_a_timer_that_comes_in_time_ends_the_while(
+    local: Callable[..., Local], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=1_000.0)
+    monkeypatch.setattr(socket_actor, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    app = local(PATIENT)
+    app.fill_application()
+    app.tell(BOTH)
+    clock.now += PATIENT.linger_seconds
+    app.ref.tell(socket_actor._LingerEnded(clock.now))
+    app.wait_ended()
+    assert ends_with_reset(app.app)
+
+
 def test_an_orderly_end_may_become_one_of_both_directions(local: Callable[..., Local]) -> None:
     app = local()
     app.tell(ORDERLY, BOTH)

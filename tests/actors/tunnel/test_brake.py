@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def test_a_backlog_holds_the_link_once_until_it_was_taken() -> None:
     setting.brake.check()
     setting.brake.check()
     assert setting.told == [PauseReading]
-    assert setting.scheduled == [(7.0, CheckStalled())]
+    assert setting.scheduled == [(1.75, CheckStalled())]
     setting.connections.delivered(connection, connection.backlog_bytes, 1.0)
     setting.brake.check()
     assert setting.told == [PauseReading, ResumeReading]
@@ -92,16 +93,38 @@ def test_each_of_those_that_were_added_may_hold_it(full: tuple[bool, bool]) -> N
 
 
 @pytest.mark.parametrize(("stall", "wait"), [(20.0, 5.0), (0.01, LEAST_STALL_CHECK_SECONDS)])
-def test_while_it_is_held_it_is_looked_again_after_a_quarter_of_the_time(
+def test_while_it_is_held_it_is_looked_after_each_quarter_of_the_time(
     stall: float, wait: float
 ) -> None:
     setting = Setting(stall_timeout_seconds=stall)
     setting.fill()
     setting.brake.check()
-    assert setting.brake.must_look_for_stalled()
+    assert setting.brake.must_look_for_stalled(time.monotonic())
     setting.brake.look_again()
     setting.brake.look_again()
-    assert setting.scheduled == [(stall, CheckStalled()), (wait, CheckStalled())]
+    assert setting.scheduled == [(wait, CheckStalled())] * 2
+
+
+@pytest.mark.parametrize(
+    ("late", "is_excused"), [(0.5, False), (40.0, True), (300.0, True)], ids=str
+)
+def test_the_time_in_which_the_process_stood_still_is_held_against_nobody(
+    late: float, is_excused: bool
+) -> None:
+    setting = Setting(stall_timeout_seconds=60.0)
+    connection = setting.fill()
+    setting.brake.check()
+    due_at = time.monotonic() + 15.0
+    connection.progress_at = due_at - 15.0
+    quiet = setting.connections.add(
+        KEY._replace(connection_id=2), connection.stream, connection.counters, 0.0
+    )
+    assert setting.brake.must_look_for_stalled(due_at + late)
+    # 45 s of the 60 are left, from when the process ran again.
+    assert setting.connections.stalled(due_at + late + 44.0) == []
+    assert bool(setting.connections.stalled(due_at + 46.0)) is not is_excused
+    assert setting.connections.stalled(due_at + late + 46.0) == [connection]
+    assert quiet.progress_at <= due_at + late
 
 
 def test_a_look_that_comes_after_the_link_was_let_go_finds_nothing() -> None:
@@ -110,7 +133,7 @@ def test_a_look_that_comes_after_the_link_was_let_go_finds_nothing() -> None:
     setting.brake.check()
     setting.connections.delivered(connection, connection.backlog_bytes, 1.0)
     setting.brake.check()
-    assert not setting.brake.must_look_for_stalled()
+    assert not setting.brake.must_look_for_stalled(time.monotonic())
 
 
 def test_without_a_link_there_is_nothing_to_hold() -> None:

@@ -1,19 +1,28 @@
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tunnelfleet.runtime.cli import completion, main
+from tunnelfleet import __main__
+from tunnelfleet.runtime.cli import completion, errors, main
 from tunnelfleet.runtime.cli.app import COMMANDS, command_line
 from tunnelfleet.runtime.cli.completion import SCRIPTS, candidates
+from tunnelfleet.runtime.cli.options import COMPLETE_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ROWS: list[dict[str, Any]] = [
-    {"name": "press-1", "state": "connected", "labels": {"site": "lyon"}},
+    {
+        "name": "press-1",
+        "state": "connected",
+        "labels": {"site": "lyon"},
+        "services": {"SSH": "door", "HTTP": "door"},
+    },
     {"name": "press-2", "state": "refused", "labels": {"site": "nice"}},
     {"name": "lathe", "state": "connected", "labels": {}},
 ]
@@ -39,7 +48,18 @@ def words(*typed: str) -> list[str]:
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
-        ([""], list(COMMANDS)),
+        ([""], list(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS))),
+        (["ra"], ["ray"]),
+        (["ray", ""], ["up", "ls", "targets", "down"]),
+        (["ray", "u"], ["up"]),
+        (["ray", "up", "--addr"], ["--address"]),
+        (["connect", "pre"], ["press-1", "press-2"]),
+        (["connect", "press-1:"], ["press-1:SSH", "press-1:HTTP"]),
+        (["connect", "press-1:S"], ["press-1:SSH"]),
+        (["connect", "press-3:"], []),
+        (["audit", "--kind", "d"], ["denied", "demand"]),
+        (["localproxy", "-y", ""], ["V1", "V2", "V3"]),
+        (["localproxy", "--mode", "s"], ["source"]),
         (["re"], ["ready", "reload", "retry", "replace-token"]),
         (["--v"], ["--version"]),
         (["show", ""], ["press-1", "press-2", "lathe"]),
@@ -82,6 +102,30 @@ def test_a_program_answers_a_shell(
     monkeypatch.setenv("_TUNNELFLEET_COMPLETE", "zsh")
     assert main(["show", "press"]) == 0
     assert capsys.readouterr().out == "press-1\tconnected\npress-2\trefused\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [(["--version"], "--version\tPrint the version.\n"), (["connect", "press-4"], "")],
+    ids=["version", "connect"],
+)
+def test_the_program_does_nothing_of_what_it_is_asked_about(typed: list[str], found: str) -> None:
+    environment = {
+        **os.environ,
+        __main__.COMPLETE_VARIABLE: "fish",
+        "TUNNELFLEET_GATEWAY": "unix:/nowhere/admin.sock",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tunnelfleet", *typed],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, found, "")
+    assert __main__.COMPLETE_VARIABLE == COMPLETE_VARIABLE
+    assert __main__.EXIT_INTERRUPTED == errors.EXIT_INTERRUPTED
 
 
 def test_bash_parts_words_at_colons_and_equal_signs(

@@ -57,3 +57,9 @@ def test_a_hard_limit_says_how_many_tunnels_it_allows(monkeypatch: pytest.Monkey
     assert changes == []
     process.allow_files_for(28)
     assert changes == [(1_024, 1_024)]
+
+
+def test_a_hard_limit_that_allows_none_proposes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits(monkeypatch, 16, 16)
+    with pytest.raises(ConfigError, match=r"may have 16: raise the limit \(ulimit -Hn\)"):
+        process.allow_files_for(1)

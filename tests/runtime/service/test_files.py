@@ -15,6 +15,7 @@ import pytest
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.runtime.service.files import (
     FOLDER_PREFIX,
+    QUICKSTART_PREFIX,
     TemporaryFolder,
     read_file,
     remove_leftovers,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 HOLD = """
 import sys
 from tunnelfleet.runtime.service.files import TemporaryFolder
-folder = TemporaryFolder()
+folder = TemporaryFolder(*sys.argv[1:])
 (folder.path / "server.key").write_text("secret")
 (folder.path / "more").mkdir()
 print(folder.path, flush=True)
@@ -42,7 +43,11 @@ def _own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _folders(tmp_path: Path) -> list[Path]:
-    return [path for path in tmp_path.iterdir() if path.name.startswith(FOLDER_PREFIX)]
+    return [
+        path
+        for path in tmp_path.iterdir()
+        if path.name.startswith((FOLDER_PREFIX, QUICKSTART_PREFIX))
+    ]
 
 
 def test_what_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,9 +101,13 @@ def test_a_folder_goes_with_its_process(tmp_path: Path) -> None:
     assert _folders(tmp_path) == []
 
 
-def test_what_a_killed_process_left_is_removed_and_not_what_lives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", [FOLDER_PREFIX, QUICKSTART_PREFIX])
+def test_what_a_killed_process_left_is_removed_and_not_what_lives(
+    tmp_path: Path, prefix: str
+) -> None:
     processes = [
-        subprocess.Popen([sys.executable, "-c", HOLD], stdin=-1, stdout=-1) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", HOLD, prefix], stdin=-1, stdout=-1)
+        for _ in range(2)
     ]
     try:
         for process in processes:

@@ -343,7 +343,7 @@ CASES = [
     ),
     Case(SocketActor, messages.RemoteEnded, talk, DESTINATION),
     Case(SocketActor, messages.StopReadingLocal, close_while_it_carries, outcome=Outcome.ENDS),
-    Case(SocketActor, socket_actor._LingerEnded, sent(lambda _: socket_actor._LingerEnded())),
+    Case(SocketActor, socket_actor._LingerEnded, sent(lambda _: socket_actor._LingerEnded(0.0))),
     Case(SocketActor, socket_actor._CheckDelivered, sent(lambda _: socket_actor._CheckDelivered())),
     Case(SocketActor, socket_actor._CheckHungUp, sent(lambda _: socket_actor._CheckHungUp())),
     Case(SocketActor, Terminated, sent(lambda core: Terminated(core.host, NORMAL))),

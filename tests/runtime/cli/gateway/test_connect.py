@@ -62,6 +62,17 @@ def test_a_gateway_elsewhere_has_a_front_door(place: str) -> None:
     assert caught.value.status == 2
 
 
+def test_no_name_is_asked_for_wrongly(capfd: pytest.CaptureFixture[str]) -> None:
+    assert module.main(["", "--gateway", "unix:/nowhere/admin.sock"]) == 2
+    assert capfd.readouterr().err == "tunnelfleet: name a tunnel, as NAME or NAME:SERVICE\n"
+
+
+def test_who_may_not_use_it_is_not_told_to_start_one() -> None:
+    said = module._not_reached("/run/x/connect.sock", PermissionError(13, "Permission denied"))
+    assert said.startswith("no access to the gateway at /run/x/connect.sock: become its user")
+    assert "start one" not in said
+
+
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--help"], ["-x", "a"], ["--gateway"]])
 def test_what_is_not_plain_is_the_command_line_s(arguments: list[str]) -> None:
     assert module.main(arguments) is None

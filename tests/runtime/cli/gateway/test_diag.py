@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime.cli import main
 from tunnelfleet.runtime.cli.gateway import diag
 from tunnelfleet.runtime.cli.gateway.diag import (
     Scrubber,
@@ -162,3 +163,14 @@ def test_a_part_that_is_too_long_is_cut_and_says_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(diag, "MAX_PART_CHARACTERS", 8)
     assert _written("a b c d e f", Scrubber()) == "a b c d \n... 11 characters in all\n"
     assert _written("a b c d", Scrubber()) == "a b c d\n"
+
+
+def test_where_nothing_can_be_written_the_option_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "no" / "d.zip"
+    assert main(["diag", "--gateway", "unix:/nowhere/admin.sock", "--out", str(place)]) == 1
+    assert capsys.readouterr().err == (
+        f"tunnelfleet: cannot write {place}: No such file or directory; "
+        "name another file with --out\n"
+    )

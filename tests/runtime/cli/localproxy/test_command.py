@@ -265,7 +265,10 @@ class TestCommand:
     ) -> None:
         target = str(tmp_path / "no" / "s.json")
         assert main(["localproxy", "--export-default-settings", target]) == 1
-        assert capsys.readouterr().err == f"tunnelfleet: {target}: No such file or directory\n"
+        assert capsys.readouterr().err == (
+            f"tunnelfleet: --export-default-settings: cannot write {target}: No such file or "
+            "directory; name a file in a folder that this user may write\n"
+        )
 
     @pytest.mark.parametrize("flag", ["-V", "--version"])
     def test_version_needs_nothing_else(

@@ -20,7 +20,7 @@ from tunnelfleet.actors.events import (
     TunnelStateChanged,
 )
 from tunnelfleet.proto import ConfigError, Endpoint, Mode
-from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, stop_signals
+from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
 from tunnelfleet.runtime.cli.localproxy import run as localproxy_run
 from tunnelfleet.runtime.cli.localproxy.config import Plan
 from tunnelfleet.runtime.cli.localproxy.output import Reporter
@@ -270,12 +270,3 @@ class TestCertificateAuthorities:
     def test_none_without_tls(self, tmp_path: Path, asked: list[dict[str, object]]) -> None:
         run_plan(self.plan(tmp_path, "ws://h"), FakeRuntime([]))
         assert asked == []
-
-
-def test_the_second_signal_has_the_system_s_effect() -> None:
-    got: list[signal.Signals] = []
-    with stop_signals(got.append):
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-    assert got == [signal.SIGINT]

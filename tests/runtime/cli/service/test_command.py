@@ -249,6 +249,18 @@ def test_wrong_usage_of_the_process_is_the_same() -> None:
     assert "bogus" in done.stderr.decode()
 
 
+def test_a_copy_of_the_ca_that_cannot_be_written_is_one_line_and_status_1(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "ca.pem"
+    assert main(["service", *ANY_PORT, "--ca-out", str(place)]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"tunnelfleet: --ca-out: cannot write {place}: Not a directory; name a")
+    assert err.count("\n") == 1
+
+
 def test_a_taken_port_is_one_line_and_status_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -102,6 +102,13 @@ def test_a_link_that_leads_nowhere_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere.db").exists()
 
 
+def test_a_file_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / ("s" * 300)
+    assert f"cannot use {path}: File name too long; name another place" in refusal(
+        f"sqlite:///{path}"
+    )
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot make the folder" in refusal(f"sqlite:///{tmp_path / 'file' / 'state.db'}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from tests.support.fleet import Fleet
 from tests.support.rig import connect, echo
 from tests.support.waiting import eventually
+from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.runtime import TcpAddress
 from tunnelfleet.runtime.gateway.placement import worker_of
 from tunnelfleet.runtime.gateway.workers import processes, worker_actor
@@ -86,6 +89,36 @@ def test_a_worker_that_hangs_is_told_killed_and_started_again(
     eventually(lambda: workers.silent() == [], "all workers give signs of life")
     assert workers.restarts == 1
     assert workers.workers[1].pid == other
+
+
+def test_when_all_of_a_gateway_stood_still_no_worker_counts_as_hung(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that was frozen: the looks at the workers come late, and so do they."""
+    clock = SimpleNamespace(later_seconds=0.0)
+    stills: list[float] = []
+
+    def stood_still(due_at: float, now: float) -> float:
+        stills.append(stood_still_seconds(due_at, now))
+        return stills[-1]
+
+    monkeypatch.setattr(worker_actor, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(worker_actor, "stood_still_seconds", stood_still)
+    monkeypatch.setattr(
+        worker_actor,
+        "time",
+        SimpleNamespace(monotonic=lambda: time.monotonic() + clock.later_seconds),
+    )
+    gateway = fleet.start()
+    workers = workers_of(gateway)
+    wait_connected(fleet)
+    pids = [each.pid for each in workers.workers]
+    clock.later_seconds = 1_000.0
+    eventually(lambda: sum(each > 900.0 for each in stills) == len(pids), "all have been late")
+    seen = len(stills)
+    eventually(lambda: len(stills) >= seen + 2 * len(pids), "they have been looked at again")
+    assert [each.pid for each in workers.workers] == pids
+    assert workers.restarts == 0
 
 
 def test_a_worker_that_fails_is_started_again(fleet: Fleet) -> None:
