@@ -71,6 +71,7 @@ class Database:
         self.where = self._url.set(drivername=self._url.get_backend_name()).render_as_string()
         """The URL, for messages."""
         self._engine = self._make_engine()
+        self._closings = 0
 
     @property
     def is_sqlite(self) -> bool:
@@ -148,7 +149,7 @@ class Database:
             StoreError: the database does not do it.
         """
         try:
-            with self._engine.begin() as connection:
+            with self._used_pool(), self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise explain(error, self.where) from None
@@ -161,15 +162,26 @@ class Database:
             StoreError: the database does not do it.
         """
         try:
-            with self._engine.connect() as connection:
+            with self._used_pool(), self._engine.connect() as connection:
                 connection.execution_options(**{_READS: True})
                 yield connection
         except SQLAlchemyError as error:
             raise explain(error, self.where) from None
 
     def close(self) -> None:
-        """Close its connections; a later use opens others."""
+        """Close its connections, those in use as soon as they are not; a later use opens others."""
+        self._closings += 1
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _used_pool(self) -> Iterator[None]:
+        """See that what goes back to a pool that was closed meanwhile is closed as well."""
+        pool, before = self._engine.pool, self._closings
+        try:
+            yield
+        finally:
+            if self._closings != before:
+                pool.dispose()
 
 
 def _parse(text: str) -> URL:
