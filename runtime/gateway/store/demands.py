@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 PLACE = "on demand"
 KEPT_SECONDS = 3_600.0
+"""What is over counts for so long after it was opened."""
+LOST_SECONDS = 24 * 3_600.0
+"""After which a tunnel has ended, whoever opened it: AWS's longest lifetime twice."""
 _NOW: ColumnElement[float] = literal_column("extract(epoch FROM clock_timestamp())::float8")
 """By the server's clock, as leases are."""
 _GONE = select(GATEWAYS.c.name).where(
@@ -131,14 +134,17 @@ class DemandTable:
     def over(self, request: str, now: float) -> None:
         """A tunnel is closed, or was not opened; its tokens are forgotten.
 
+        So are the rows, of whichever gateway, whose tunnels must have ended: that gateway may never
+        be started again.
+
         Raises:
             StoreError: it is still kept as open.
         """
         self._change(request, is_over=1, entry="", sealed=b"", key_id="")
+        is_own = (DEMANDS.c.gateway == self._gateway) & (DEMANDS.c.is_over == 1)
         statement = delete(DEMANDS).where(
-            DEMANDS.c.gateway == self._gateway,
-            DEMANDS.c.is_over == 1,
-            DEMANDS.c.begun_at < now - KEPT_SECONDS,
+            (is_own & (DEMANDS.c.begun_at < now - KEPT_SECONDS))
+            | (DEMANDS.c.begun_at < now - LOST_SECONDS)
         )
         with self._database.writing() as connection:
             connection.execute(statement)

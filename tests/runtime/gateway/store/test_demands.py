@@ -66,6 +66,18 @@ def test_what_is_over_is_known_for_an_hour(url: str) -> None:
         assert found[0].tunnel is None
 
 
+def test_what_a_gateway_has_left_that_never_came_back_is_forgotten(url: str) -> None:
+    """With its sealed tokens, once its tunnels must have ended."""
+    day_seconds = 24 * 3_600.0
+    with opened(url, gateway="gone") as gone, opened(url, gateway="here") as here:
+        gone.begin_demand(demand("ended", BASE - day_seconds))
+        gone.keep_demand("ended", "t-1", ENDS_AT, demanded_source())
+        gone.begin_demand(demand("may be open", BASE))
+        here.begin_demand(demand("own", BASE))
+        here.end_demand("own")
+        assert [each.request for each in gone.load_demands()] == ["may be open"]
+
+
 def test_one_that_was_throttled_begins_again(url: str) -> None:
     with opened(url) as store:
         store.begin_demand(demand())
