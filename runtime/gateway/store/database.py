@@ -71,7 +71,7 @@ class Database:
         self.where = self._url.set(drivername=self._url.get_backend_name()).render_as_string()
         """The URL, for messages."""
         self._engine = self._make_engine()
-        self._closings = 0
+        self._is_closed = False
 
     @property
     def is_sqlite(self) -> bool:
@@ -126,6 +126,7 @@ class Database:
         Raises:
             ConfigError: it cannot be made.
         """
+        self._is_closed = False
         path = self.path
         if path is None:
             return ""
@@ -170,18 +171,20 @@ class Database:
 
     def close(self) -> None:
         """Close its connections, those in use as soon as they are not; a later use opens others."""
-        self._closings += 1
+        self._is_closed = True
         self._engine.dispose()
 
     @contextlib.contextmanager
     def _used_pool(self) -> Iterator[None]:
-        """See that what goes back to a pool that was closed meanwhile is closed as well."""
-        pool, before = self._engine.pool, self._closings
+        """See that what goes back to a pool once all are closed is closed as well."""
+        pool = self._engine.pool
         try:
             yield
         finally:
-            if self._closings != before:
+            if self._is_closed:
+                # It may have come from the one before, or from the one after it.
                 pool.dispose()
+                self._engine.pool.dispose()
 
 
 def _parse(text: str) -> URL:
