@@ -29,7 +29,7 @@ from tunnelfleet.actors.config import ApiService, Limits, TunnelConfig
 from tunnelfleet.actors.events import TunnelEvent
 from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
 from tunnelfleet.actors.tunnel.context import Services
-from tunnelfleet.actors.tunnel.messages import Drain, GateChanged, TryNow
+from tunnelfleet.actors.tunnel.messages import GateChanged, TryNow
 from tunnelfleet.proto import ConfigError
 
 from .engine import Engine, EnginePhase
@@ -343,7 +343,7 @@ class TunnelRuntime:
         Raises:
             KeyError: there is no such tunnel.
         """
-        self.tunnel(name).tell(Drain())
+        self.tunnel(name).drain()
 
     def replace_token(self, name: str, access_token: str, client_token: str | None = None) -> None:
         """Give a tunnel a new access token, after a rotation or a refusal; it connects at once.

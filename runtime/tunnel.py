@@ -23,7 +23,7 @@ from tunnelfleet.actors.transport.attempt import WebSocketContext
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel.context import TunnelContext, TunnelParts
-from tunnelfleet.actors.tunnel.messages import HandOver, ReplaceLimits, ReplaceToken
+from tunnelfleet.actors.tunnel.messages import Drain, HandOver, ReplaceLimits, ReplaceToken
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 from tunnelfleet.proto import Mode, TunnelClosed
 
@@ -108,8 +108,7 @@ class Tunnel:
         """Which of the runtime's dispatchers it lives on, now and after each restart."""
         self._supervisor: ActorRef[Any] | None = None
         self._lock = threading.Lock()
-        self._pending: dict[type[Any], Any] = {}
-        """The last command of each kind that nobody was there to take."""
+        """A command comes before a start of the actors, which then begin with it, or after it."""
 
     def __repr__(self) -> str:
         return f"<Tunnel {self.name!r} {self.mode} {self.stats.state}>"
@@ -154,26 +153,20 @@ class Tunnel:
         """Start its supervisor, of the parts of the runtime's present run. For its root."""
         if self._outbox is not None:
             parts = with_api(parts, self._outbox)
-        self._context = context = self._context._replace(parts=parts)
-        supervisor = self._start(context, dispatcher)
         with self._lock:
-            self._supervisor = supervisor
-            pending, self._pending = self._pending, {}
-        for command in pending.values():
-            supervisor.tell(command)
+            self._context = context = self._context._replace(parts=parts)
+            self._supervisor = supervisor = self._start(context, dispatcher)
         return supervisor
 
-    def tell(self, command: Any) -> None:
-        """Send a command to its supervisor, or to the next one if none is there; for the runtime.
+    def _command(self, command: ReplaceToken | ReplaceLimits | Drain) -> None:
+        """Tell the actors, if they are there, of what the context says by now. Holds the lock.
 
-        A supervisor that crashes is started again; a token that is replaced meanwhile is not lost.
+        Whatever crashes meanwhile, the next actors start with the context: a command may be lost
+        with its message, and what it says is not.
         """
-        with self._lock:
-            supervisor = self._supervisor
-            if supervisor is None or not supervisor.is_alive():
-                self._pending[type(command)] = command
-                return
-        supervisor.tell(command)
+        supervisor = self._supervisor
+        if supervisor is not None and supervisor.is_alive():
+            supervisor.tell(command)
 
     def hand_over(self, message: HandOver) -> DispatchedFuture[Any]:
         """Have a source carry what comes over a socket that somebody else has accepted.
@@ -196,15 +189,21 @@ class Tunnel:
         Raises:
             ConfigError: a token is malformed.
         """
-        credentials = self._context.credentials
-        credentials.replace(access_token, client_token)
-        # With the client token that goes with it by now: a restart may have used both already.
-        self.tell(ReplaceToken(*credentials.current()))
+        with self._lock:
+            self._context.credentials.replace(access_token, client_token)
+            self._command(ReplaceToken())
 
     def replace_limits(self, limits: Limits) -> None:
         """Go by other limits from now on, and after each restart; for the runtime."""
-        self._context = self._context.with_limits(limits)
-        self.tell(ReplaceLimits(limits))
+        with self._lock:
+            self._context = self._context.with_limits(limits)
+            self._command(ReplaceLimits(limits))
+
+    def drain(self) -> None:
+        """Take no new connections from now on, nor after a restart; for the runtime."""
+        with self._lock:
+            self._context = self._context._replace(is_draining=True)
+            self._command(Drain())
 
     def finish(self) -> None:
         """Answer what its user still waits for, once its actors are over; for the runtime."""

@@ -399,6 +399,9 @@ class TunnelApi:
 
     def _reset_stream(self, entry: Outgoing) -> None:
         service_id = entry.service_id = self._resolve(entry.service_id)
+        if entry.connection_id is not None:
+            # Raises if the stream that was meant is not the active one any more.
+            self._find(entry)
         messages, session_events = self._session.reset_stream(service_id)
         if messages:
             key = self._command_key()

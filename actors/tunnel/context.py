@@ -267,7 +267,8 @@ class TunnelContext(NamedTuple):
     """What the actors of a tunnel share, over their restarts.
 
     `parts` makes what the tunnel is put together of. `bound` keeps listeners' ports.
-    `callback_queue` leads to the callback of the runtime, if it has one.
+    `callback_queue` leads to the callback of the runtime, if it has one. `is_draining`: actors that
+    are started take no connection, since the tunnel was told to drain before.
     """
 
     config: TunnelConfig
@@ -277,6 +278,7 @@ class TunnelContext(NamedTuple):
     services: Services
     bound: dict[str, Address]
     callback_queue: CallbackQueue | None = None
+    is_draining: bool = False
 
     def with_limits(self, limits: Limits) -> TunnelContext:
         """The same with other limits, for the actors that are started from now on."""

@@ -431,13 +431,10 @@ class ReplaceLimits(NamedTuple):
 
 
 class ReplaceToken(NamedTuple):
-    """Use this token from now on: TunnelSupervisor keeps it, TunnelActor connects again with it."""
+    """Connect again, with the tokens that the tunnel's `Credentials` have by now.
 
-    access_token: str
-    client_token: str | None
-
-    def __repr__(self) -> str:
-        return "ReplaceToken(...)"
+    It has none itself: one that comes late would bring back a token that was replaced since.
+    """
 
 
 class ChildStarted(NamedTuple):

@@ -120,7 +120,6 @@ class TunnelSupervisor(SupervisorActor):
         self._context = context
         self._tunnel: ActorRef[Any] | None = None
         self._quiescing = False
-        self._draining = False
         self._stopping_children = False
         self.set_label(context.config.name)
         super().__init__(
@@ -146,7 +145,7 @@ class TunnelSupervisor(SupervisorActor):
 
     def _start_tunnel(self) -> ActorRef[Any]:
         self._tunnel = TunnelActor.start(self._context)
-        if self._draining:
+        if self._context.is_draining:
             self._tunnel.tell(Drain())
         return self._tunnel
 
@@ -181,12 +180,10 @@ class TunnelSupervisor(SupervisorActor):
 
     def _command(self, message: ReplaceToken | Drain | ReplaceLimits) -> None:
         """Note it here, where a crash of the TunnelActor does not lose it, and pass it on."""
-        if isinstance(message, ReplaceToken):
-            self._context.credentials.replace(message.access_token, message.client_token)
-        elif isinstance(message, ReplaceLimits):
+        if isinstance(message, ReplaceLimits):
             self._context = self._context.with_limits(message.limits)
-        else:
-            self._draining = True
+        elif isinstance(message, Drain):
+            self._context = self._context._replace(is_draining=True)
         if self._tunnel is not None:
             self._tunnel.tell(message)
 

@@ -23,7 +23,7 @@ from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
 
-from .listener import HttpConnection, Listener, listen_tcp
+from .listener import HttpConnection, HttpHandler, Listener, listen_tcp
 from .options import HttpLimits
 
 SHUTDOWN_SECONDS: Final = 1.0
@@ -54,7 +54,7 @@ HEADERS: Final = {
 """Headers of every answer."""
 
 
-class _RequestHandler(web.RequestHandler):
+class _RequestHandler(HttpHandler):
     """Speaks HTTP on one connection."""
 
     def handle_error(
@@ -71,18 +71,22 @@ class _RequestHandler(web.RequestHandler):
 
 
 VERSIONS: Final = (HttpVersion10, HttpVersion11)
+_Answers: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-def refusal(request: web.BaseRequest) -> web.StreamResponse | None:
-    """Return the answer to a request of another version of HTTP, else None.
+def _only_http_1(answer: _Answers) -> _Answers:
+    """Refuse requests of another version of HTTP.
 
-    aiohttp refuses it by itself, but not where it was built without its parser in C.
+    aiohttp does so by itself, but not where it was built without its parser in C.
     """
-    if request.version in VERSIONS:
-        return None
-    return request.protocol.handle_error(
-        request, 400, HttpProcessingError(code=400, message="no HTTP/1")
-    )
+
+    async def look(request: web.BaseRequest) -> web.StreamResponse:
+        if request.version in VERSIONS:
+            return await answer(request)
+        error = HttpProcessingError(code=400, message="no HTTP/1")
+        return request.protocol.handle_error(request, 400, error)
+
+    return look
 
 
 _http_log = logging.getLogger(f"{__name__}.http")
@@ -178,7 +182,7 @@ class HttpThread:
         self._stopping = asyncio.Event()
         runner: web.BaseRunner | None = None
 
-        def make_http() -> web.RequestHandler:
+        def make_http() -> HttpHandler:
             assert runner is not None
             assert runner.server is not None
             return _RequestHandler(
@@ -195,6 +199,8 @@ class HttpThread:
         try:
             runner = self._make_runner(self._stopping)
             await runner.setup()
+            assert runner.server is not None
+            runner.server.request_handler = _only_http_1(runner.server.request_handler)
             listener.start()
             self.listener = listener
             self._is_up.set()
@@ -312,9 +318,6 @@ class HttpServer:
         return context
 
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
-        refused = refusal(request)
-        if refused is not None:
-            return refused
         connection = self._http.find(request)
         try:
             body = await self._body(request)

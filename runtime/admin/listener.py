@@ -2,8 +2,10 @@
 
 Owns the listening sockets, the accepted connections and their clocks. HTTP itself is aiohttp's,
 which has no time for a first request, none for a response that nobody reads, and no limit on
-connections; and asyncio's own accept loop logs a traceback for each turn in which the process has
-no file descriptor left. It knows no pages.
+connections. It closes a socket behind its last answer at once, and the kernel resets what is closed
+with unread bytes, so that the answer may be lost: here its end is sent, and what still comes is
+read, for a moment (RFC 9112 section 9.6). And asyncio's own accept loop logs a traceback for each
+turn in which the process has no file descriptor left. It knows no pages.
 """
 
 from __future__ import annotations
@@ -74,6 +76,28 @@ class ConnectionState(Enum):
     """The server waits until the client has taken the response."""
     IDLE = auto()
     """The client may ask for another page or go."""
+    LINGERING = auto()
+    """All is said; what the client still sends is thrown away until it closes, too."""
+
+
+class HttpHandler(web.RequestHandler):
+    """Speaks HTTP on one connection, and says when it is over.
+
+    Attributes:
+        on_over: called when it has closed the transport, in the same turn.
+    """
+
+    on_over: Callable[[], object] = staticmethod(lambda: None)
+
+    async def start(self) -> None:
+        """Answer requests until the last one."""
+        await super().start()
+        self.on_over()
+
+
+LINGER_SECONDS: Final = 1.0
+"""How long a client may take to close, too, once it was told that all is said."""
+LINGER_READ_BYTES: Final = 65_536
 
 
 class HttpConnection(asyncio.Protocol):
@@ -88,13 +112,16 @@ class HttpConnection(asyncio.Protocol):
     def __init__(
         self,
         sock: socket.socket,
-        http: web.RequestHandler,
+        http: HttpHandler,
         on_end: Callable[[HttpConnection], object],
     ) -> None:
         self._socket = sock
         self._http = http
         self._on_end = on_end
         self._transport: asyncio.Transport | None = None
+        self._kept: socket.socket | None = None
+        """The same socket, which stays open when the transport has closed its own."""
+        self._linger_timer: asyncio.TimerHandle | None = None
         self._is_ahead = False
         """Bytes of the next request came before the end of this one."""
         self.task: asyncio.Task[object] | None = None
@@ -112,6 +139,7 @@ class HttpConnection(asyncio.Protocol):
         """Begin; the clock of the first request began with the connection."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._http.on_over = self._keep_socket
         self.state = ConnectionState.REQUEST
         self._http.connection_made(transport)
 
@@ -128,9 +156,14 @@ class HttpConnection(asyncio.Protocol):
         self._http.eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Pass the end on."""
-        self._on_end(self)
+        """Pass the end on; behind a last answer the socket stays for a moment."""
         self._http.connection_lost(exc)
+        # Else they would lead to each other, and wait for the garbage collector.
+        del self._http.on_over
+        if self._kept is None:
+            self._on_end(self)
+        else:
+            self._linger(self._kept)
 
     def pause_writing(self) -> None:
         """Pass the call on to aiohttp's protocol."""
@@ -161,12 +194,55 @@ class HttpConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End it at once."""
-        if self._transport is not None:
+        if self.state is ConnectionState.LINGERING:
+            self._end_lingering()
+        elif self._transport is not None:
+            self._drop_kept()
             self._transport.abort()
         elif self.task is not None:
             self.task.cancel()
         else:
             self.is_unwanted = True
+
+    # -- the end
+
+    def _keep_socket(self) -> None:
+        # Without a free descriptor it is closed at once.
+        with contextlib.suppress(OSError):
+            self._kept = self._socket.dup()
+
+    def _drop_kept(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            close_socket(kept)
+
+    def _linger(self, sock: socket.socket) -> None:
+        self._enter(ConnectionState.LINGERING)
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self._linger_timer = loop.call_later(LINGER_SECONDS, self._end_lingering)
+        loop.add_reader(sock, self._throw_away, sock)
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        self._throw_away(sock)
+
+    def _throw_away(self, sock: socket.socket) -> None:
+        try:
+            is_over = not sock.recv(LINGER_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            is_over = True
+        if is_over:
+            self._end_lingering()
+
+    def _end_lingering(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+        if self._kept is not None:
+            asyncio.get_running_loop().remove_reader(self._kept)
+            self._drop_kept()
+            self._on_end(self)
 
     @property
     def transport(self) -> asyncio.Transport | None:
@@ -201,7 +277,7 @@ class Listener:
         self,
         sockets: Sequence[socket.socket],
         limits: HttpLimits,
-        make_http: Callable[[], web.RequestHandler],
+        make_http: Callable[[], HttpHandler],
         context: ssl.SSLContext | None,
         server: str,
     ) -> None:
@@ -330,7 +406,11 @@ class Listener:
                 if connection.is_unwanted:
                     return
                 await self._loop.connect_accepted_socket(
-                    lambda: connection, sock, ssl=self._context, ssl_handshake_timeout=timeout
+                    lambda: connection,
+                    sock,
+                    ssl=self._context,
+                    ssl_handshake_timeout=timeout,
+                    ssl_shutdown_timeout=None if self._context is None else LINGER_SECONDS,
                 )
         finally:
             if connection.transport is None:
@@ -344,10 +424,7 @@ class Listener:
         for connection in list(self._connections):
             connection.look()
             limit = self._seconds.get(connection.state)
-            transport = connection.transport
-            if transport is not None and transport.is_closing():
-                self._connections.discard(connection)
-            elif limit is not None and now - connection.since > limit:
+            if limit is not None and now - connection.since > limit:
                 self._connections.discard(connection)
                 connection.abort()
         self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -25,7 +25,7 @@ from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.metrics.families import Breather, expose
 
-from .http_thread import HEADERS, SHUTDOWN_SECONDS, HttpThread, refusal
+from .http_thread import HEADERS, SHUTDOWN_SECONDS, HttpThread
 from .listener import listen_tcp
 from .options import AdminOptions
 
@@ -302,9 +302,6 @@ class AdminServer:
 
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
         assert self._http is not None
-        refused = refusal(request)
-        if refused is not None:
-            return refused
         connection = self._http.find(request)
         connection.begin_handling()
         try:

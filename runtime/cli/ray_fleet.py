@@ -78,7 +78,12 @@ def up_command(
     ] = None,
     wait: Annotated[
         float,
-        typer.Option("--wait", metavar="SECONDS", min=0, help="For all groups to be up."),
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            min=0,
+            help="For the directory, then for all groups, to be up.",
+        ),
     ] = 60.0,
     spread: Annotated[
         bool,

@@ -301,14 +301,31 @@ class Sending:
         return self._command(kind, service_id, connection_id, timeout_seconds)
 
     def send_stream_reset(
-        self, service_id: str | Message | None = "", *, timeout_seconds: float | None = None
+        self,
+        service_id: str | Message | None = "",
+        connection_id: int | None = None,
+        *,
+        timeout_seconds: float | None = None,
     ) -> Future[int]:
-        """End the active stream of a service at once; messages of it that have not left fail.
+        """End the active stream of a service at once, with all its connections.
 
-        The future is resolved when the reset was written.
+        A service has one active stream. Messages of it that have not left fail.
+
+        Args:
+            service_id: the service, or a `Message` that names service and connection.
+            connection_id: an open connection of the stream that is meant. As an event has told it,
+                it keeps the reset from a later stream, which the peer may have started meanwhile.
+                None for whichever stream is active.
+            timeout_seconds: as in `send_message`.
+
+        Returns:
+            A future that is resolved when the reset was written. It raises `NoActiveStream` or
+            `ServiceWithoutStream` if there is none, and `ConnectionIdUnknown` if the active stream
+            does not have that connection.
         """
-        service_id, _ = check_start("send_stream_reset", service_id, None)
-        return self._command(MessageType.STREAM_RESET, service_id, None, timeout_seconds)
+        kind = MessageType.STREAM_RESET
+        service_id, connection_id = check_start("send_stream_reset", service_id, connection_id)
+        return self._command(kind, service_id, connection_id, timeout_seconds)
 
     def _command(
         self,

@@ -24,7 +24,7 @@ from .keeper import NoFleetError, group_names
 from .plan import FleetPlan, PlanChange
 
 DIRECTORY_SECONDS: Final = 30.0
-"""For the directory to be there: Ray may have to start its process first."""
+"""For the directory to be there, at least: Ray may have to start its process first."""
 GROUP_SECONDS: Final = 8.0
 """For all groups to say how they are; one that is away is shown as such."""
 LOOK_SECONDS: Final = 0.2
@@ -61,10 +61,15 @@ class RayFleet:
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._directory = DirectoryClient(namespace)
+        self._answer_seconds = DIRECTORY_SECONDS
+
+    def _be_patient(self, timeout_seconds: float) -> None:
+        """Give the directory as long as the groups, where that is longer."""
+        self._answer_seconds = max(DIRECTORY_SECONDS, timeout_seconds)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """Ask the directory, once more if it is being started again: twice does no harm."""
-        deadline = time.monotonic() + DIRECTORY_SECONDS
+        deadline = time.monotonic() + self._answer_seconds
         while True:
             left_seconds = max(LOOK_SECONDS, deadline - time.monotonic())
             try:
@@ -74,7 +79,8 @@ class RayFleet:
                     raise NoFleetError from None
                 if time.monotonic() > deadline:
                     raise TunnelError(
-                        f"the directory of the fleet does not answer: {error}"
+                        "the directory of the fleet does not answer within "
+                        f"{self._answer_seconds:g} s: {error}"
                     ) from None
             time.sleep(LOOK_SECONDS)
 
@@ -97,13 +103,15 @@ class RayFleet:
 
         Args:
             plan: what is to run.
-            timeout_seconds: for all groups to have taken it over.
+            timeout_seconds: for all groups to have taken it over; the directory has as long
+                before, and `DIRECTORY_SECONDS` at least.
             on_wait: told, for people, what is waited for.
 
         Raises:
             ConfigError: the fleet that runs cannot become that.
             TunnelError: the directory does not answer.
         """
+        self._be_patient(timeout_seconds)
         # Beside the control store that it asks all the time.
         cluster.make_actor(
             Directory,
@@ -152,6 +160,7 @@ class RayFleet:
         Raises:
             TunnelError: a step took too long; `up` again brings the group back.
         """
+        self._be_patient(timeout_seconds)
         names = group_names(brought.change.groups[1])
         moved: list[str] = []
         groups, late = brought.groups, brought.late

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.actors import hold
+from tests.support.killed.killing import Kill, Moment
 from tests.support.rig import Rig, echo
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import DispatchedActor, DispatchedRef, Dispatcher
+from tunnelfleet.actors.tunnel.messages import Drain, ReplaceToken
+from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
 from tunnelfleet.runtime import Mode, TunnelConfig, TunnelState
 
 if TYPE_CHECKING:
@@ -87,6 +91,37 @@ def test_a_command_before_its_actors_have_started_is_for_them(plain_rig: Rig) ->
         Opener.start(plain_rig, dispatcher=host).ask(config, timeout=WAIT_SECONDS)
         tunnel = plain_rig.runtime.tunnel("early")
         assert tunnel.wait_for(TunnelState.STOPPED, WAIT_SECONDS).reason == "drained"
+
+
+@pytest.mark.parametrize("moment", Moment, ids=lambda moment: moment.value)
+def test_of_two_tokens_the_newer_one_stays_if_a_supervisor_fails_at_the_first(
+    plain_rig: Rig, pair: Pair, moment: Moment
+) -> None:
+    """Both commands are in its mailbox: the second one is lost with it."""
+    name, supervisor = pair.source.name, pair.source._supervisor
+    assert supervisor is not None
+    dispatcher = plain_rig.runtime._engine.dispatchers[pair.source.dispatcher_number]
+    with Kill(TunnelSupervisor, ReplaceToken, moment, name) as kill:
+        with hold(dispatcher):
+            plain_rig.runtime.replace_token(name, "of-another-tunnel")
+            token = plain_rig.service.rotate(pair.name, Mode.SOURCE).source_token
+            plain_rig.runtime.replace_token(name, token)
+        kill.wait()
+    eventually(lambda: not supervisor.is_alive(), "its end")
+    pair.source.wait_for(TunnelState.CONNECTED, WAIT_SECONDS)
+    assert pair.source._context.credentials.current()[0] == token
+
+
+@pytest.mark.parametrize("moment", Moment, ids=lambda moment: moment.value)
+def test_a_tunnel_drains_although_the_supervisor_fails_that_is_told_so(
+    plain_rig: Rig, pair: Pair, moment: Moment
+) -> None:
+    with Kill(TunnelSupervisor, Drain, moment, pair.source.name) as kill:
+        plain_rig.runtime.drain_tunnel(pair.source.name)
+        kill.wait()
+    eventually(lambda: pair.source.status().reason == "drained", "the end of its drain")
+    assert pair.source.status().state is TunnelState.STOPPED
+    assert pair.source.listening == {}
 
 
 def test_a_token_that_is_replaced_while_its_supervisor_is_down_is_not_lost(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime import TunnelRuntime
     from tunnelfleet.runtime.gateway.config import OnDemandSettings
     from tunnelfleet.runtime.gateway.fleet_state import FleetState
-    from tunnelfleet.runtime.gateway.store import StoredDemand
+    from tunnelfleet.runtime.gateway.store import LeftDemand, StoredDemand
     from tunnelfleet.runtime.gateway.supervisor import GatewayRefs
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.2
 """How often is looked what there is to do."""
+INHERIT_SECONDS = 5.0
+"""How often the state is asked what gateways have left that are gone."""
 LOAD_AGAIN_SECONDS = 5.0
 """Until the state is asked again what an earlier life has left."""
 STOP_SECONDS = 10.0
@@ -76,6 +78,18 @@ class _LoadAgain(NamedTuple):
 
 
 class _DemandsLoaded(NamedTuple):
+    demands: list[StoredDemand] | None
+
+
+class _LookForLeft(NamedTuple):
+    """Ask what other gateways have left."""
+
+
+class _LeftFound(NamedTuple):
+    left: list[LeftDemand] | None
+
+
+class _LeftTaken(NamedTuple):
     demands: list[StoredDemand] | None
 
 
@@ -150,9 +164,11 @@ class DemandActor(DispatchedActor):
             for request in self._memory.kept:
                 self._errands.search(request)
         self._memory.has_begun = True
-        if not self._memory.has_loaded:
-            self._load()
+        # Once more after a crash: what was just taken from another gateway may not be known here.
+        self._load()
         self.schedule(TICK_SECONDS, _Tick())
+        if self._state.config.gateway.placement == POSTGRES:
+            self.schedule(INHERIT_SECONDS, _LookForLeft())
 
     def _load(self) -> None:
         self.pipe_to_self(self._calls.load(), lambda done: _DemandsLoaded(outcome_of(done)))
@@ -171,6 +187,29 @@ class DemandActor(DispatchedActor):
 
     def _on_load_again(self, _message: _LoadAgain) -> None:
         self._load()
+
+    # -- what gateways have left that are gone
+
+    def _on_look_for_left(self, _message: _LookForLeft) -> None:
+        self.schedule(INHERIT_SECONDS, _LookForLeft())
+        if not self._is_stopping and not self._state.is_leaving:
+            self.pipe_to_self(self._calls.left(), lambda done: _LeftFound(outcome_of(done)))
+
+    def _on_left_found(self, message: _LeftFound) -> None:
+        """Take what is this gateway's now; its other shards have other gateways, which do so."""
+        is_ours = self._state.is_ours
+        requests = [each.request for each in message.left or () if is_ours(each.thing)]
+        if requests and not self._is_stopping:
+            taken = self._calls.take_over(requests)
+            self.pipe_to_self(taken, lambda done: _LeftTaken(outcome_of(done)))
+
+    def _on_left_taken(self, message: _LeftTaken) -> None:
+        demands = message.demands or []
+        for request in self._memory.inherit(demands, self._parts.clock(), time.time()):
+            self._errands.search(request)
+        if self._is_stopping:
+            self._plan.close_all(self._parts.clock())
+        self._step()
 
     # -- those who ask
 
@@ -382,6 +421,9 @@ class DemandActor(DispatchedActor):
         _Tick: _on_tick,
         _LoadAgain: _on_load_again,
         _DemandsLoaded: _on_loaded,
+        _LookForLeft: _on_look_for_left,
+        _LeftFound: _on_left_found,
+        _LeftTaken: _on_left_taken,
         **dict.fromkeys(ANSWERS, _on_answered),
         _StopTimedOut: _on_stop_timed_out,
     }

@@ -22,10 +22,11 @@ from tunnelfleet.runtime.gateway.store import StoredDemand, StoreError
 from .cloud import AwsCloud, CloudError, CloudTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from concurrent.futures import Future
 
     from tunnelfleet.runtime.gateway.config import CloudPlace
+    from tunnelfleet.runtime.gateway.store import LeftDemand
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .cloud import Cloud, TunnelFound
@@ -38,7 +39,8 @@ LOOK_THREADS = 2
 CLOSE_THREADS = 4
 MAX_CLOUDS = 8
 """Regions, endpoints and profiles that a gateway knows at a time; more come by reloads alone."""
-DESCRIPTION = "tunnelfleet {gateway}, on demand, {request}"
+MARK = ", on demand, {request}"
+"""The end of a description. A tunnel is found by it whoever has opened it."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,15 @@ class KeepsDemands(Protocol):
 
     def load_demands(self) -> list[StoredDemand]:
         """What is kept, the newest first."""
+
+    def left_demands(self) -> list[LeftDemand]:
+        """What gateways have left that are gone."""
+
+    def take_demands(self, requests: Collection[str]) -> list[StoredDemand]:
+        """Take some of them; those that it has got."""
+
+    def is_demand_taken(self, request: str) -> bool:
+        """Whether another gateway has taken one of this one's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +154,14 @@ class DemandCalls:
         """
         return self._looks.submit(self._load)
 
+    def left(self) -> Future[list[LeftDemand]]:
+        """What other gateways have left. The future may raise a `StoreError`."""
+        return self._looks.submit(lambda: [] if self._store is None else self._store.left_demands())
+
+    def take_over(self, requests: Collection[str]) -> Future[list[StoredDemand]]:
+        """Take some of that; those that were got. The future may raise a `StoreError`."""
+        return self._looks.submit(self._take_over, requests)
+
     def shutdown(self) -> None:
         """Let what is under way end, for a moment, and close the connections."""
         for executor in (self._opens, self._looks, self._closes):
@@ -176,9 +195,6 @@ class DemandCalls:
             _close(old)
         return found
 
-    def _mark(self, request: str) -> str:
-        return DESCRIPTION.format(gateway=self._gateway, request=request)
-
     def _open(self, work: OpenWork) -> OpenedDemand:
         begun_at = time.time()
         row = StoredDemand(work.request, work.thing, work.place, begun_at)
@@ -188,7 +204,7 @@ class DemandCalls:
                 work.thing,
                 work.services,
                 work.lifetime_minutes,
-                self._mark(work.request),
+                f"tunnelfleet {self._gateway}{MARK.format(request=work.request)}",
                 work.tags,
             )
         except CloudError as error:
@@ -201,12 +217,21 @@ class DemandCalls:
         return OpenedDemand(opened.tunnel_id, tunnel)
 
     def _close(self, place: CloudPlace, request: str, tunnel_id: str) -> None:
-        self._cloud(place).close_tunnel(tunnel_id)
-        self._end(request)
+        if not self._is_taken(request):
+            self._cloud(place).close_tunnel(tunnel_id)
+            self._end(request)
+
+    def _is_taken(self, request: str) -> bool:
+        """Whether another gateway uses the tunnel, since this one was not heard for a while."""
+        try:
+            return self._store is not None and self._store.is_demand_taken(request)
+        except StoreError:
+            # It cannot be asked, nor can whoever might have taken it.
+            return False
 
     def _search(self, place: CloudPlace, request: str, thing: str) -> int:
         cloud = self._cloud(place)
-        found = cloud.find_tunnels(thing, self._mark(request))
+        found = cloud.find_tunnels(thing, MARK.format(request=request))
         for tunnel_id in found:
             cloud.close_tunnel(tunnel_id)
         if found:
@@ -218,6 +243,9 @@ class DemandCalls:
 
     def _load(self) -> list[StoredDemand]:
         return [] if self._store is None else self._store.load_demands()
+
+    def _take_over(self, requests: Collection[str]) -> list[StoredDemand]:
+        return [] if self._store is None else self._store.take_demands(requests)
 
     def _keep(self, keep: Callable[[KeepsDemands], None]) -> None:
         if self._store is None:

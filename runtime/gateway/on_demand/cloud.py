@@ -113,7 +113,7 @@ class Cloud(Protocol):
         """Close a tunnel, and delete it."""
 
     def find_tunnels(self, thing: str, mark: str) -> list[str]:
-        """The ids of a thing's open tunnels that have this mark in their description."""
+        """The ids of a thing's open tunnels whose description ends with this mark."""
 
 
 class AwsCloud:
@@ -182,7 +182,7 @@ class AwsCloud:
             found += [
                 each["tunnelId"]
                 for each in answer.get("tunnelSummaries", ())
-                if each.get("description") == mark and each.get("status") == "OPEN"
+                if str(each.get("description")).endswith(mark) and each.get("status") == "OPEN"
             ]
             if not answer.get("nextToken"):
                 break

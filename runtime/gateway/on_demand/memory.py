@@ -71,8 +71,13 @@ class DemandMemory:
         Returns:
             The requests whose tunnels may be open, and have to be looked for.
         """
-        self.has_loaded = True
-        self.plan.remember_opens(now - (wall - each.begun_at) for each in stored)
+        if not self.has_loaded:
+            self.has_loaded = True
+            self.plan.remember_opens(now - (wall - each.begun_at) for each in stored)
+        return self.inherit(stored, now, wall)
+
+    def inherit(self, stored: list[StoredDemand], now: float, wall: float) -> list[str]:
+        """Take up what is this gateway's now, as above; what it has already is left out."""
         unanswered = []
         for each in stored:
             if each.is_over or each.request in self.kept:
@@ -106,10 +111,10 @@ class DemandMemory:
         if tunnel is None:
             logger.error("the tunnel to %s is closed: %s", thing, stored.problem, extra=extra)
         elif is_used:
-            text = "the tunnel to %s was open when the gateway ended, and is used again"
+            text = "the tunnel to %s was open when its gateway ended, and is used again"
             logger.info(text, thing, extra=extra)
         else:
-            text = "the tunnel to %s was open when the gateway ended, and is closed"
+            text = "the tunnel to %s was open when its gateway ended, and is closed"
             logger.info(text, thing, extra=extra)
 
 

@@ -94,6 +94,8 @@ MEMBERS = "members"
 """The notification that gateways or shards have changed."""
 FORGET_LEASES = 100
 """A gateway that was not heard for so many leases is forgotten."""
+DEMAND_SECONDS = 12 * 3_600
+"""Of a tunnel on demand, at the longest: so long a gateway is known that had some open."""
 MILLISECONDS = 1_000
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
 
@@ -170,7 +172,9 @@ WITH released AS (UPDATE tunnelfleet_shards SET owner = NULL, epoch = 0
 UPDATE tunnelfleet_gateways SET lease_until = {_NOW} + %(lease)s, beat_at = {_NOW},
     is_leaving = %(leaving)s, fleet_address = %(address)s, serial = %(serial)s
     WHERE name = %(name)s AND epoch = %(epoch)s AND serial < %(serial)s RETURNING epoch;
-DELETE FROM tunnelfleet_gateways WHERE lease_until < {_NOW} - %(forget)s;
+DELETE FROM tunnelfleet_gateways WHERE lease_until < {_NOW} - %(forget)s
+    AND NOT EXISTS (SELECT FROM tunnelfleet_demands WHERE gateway = tunnelfleet_gateways.name
+        AND is_over = 0 AND begun_at > {_NOW} - %(life)s);
 SELECT pg_notify('{CHANNEL}', '{MEMBERS}') WHERE %(tells)s;
 {_TABLE}
 """  # noqa: S608 - nothing of others is in it
@@ -254,6 +258,7 @@ class FleetDatabase:
             "lease": times.lease_seconds,
             "outage": times.outage_seconds,
             "forget": FORGET_LEASES * times.lease_seconds,
+            "life": DEMAND_SECONDS,
         }
 
     @property

@@ -4,7 +4,7 @@
 """
 
 from .audit import AuditQuery, AuditRecord
-from .demands import StoredDemand
+from .demands import LeftDemand, StoredDemand
 from .errors import StoreError, Trouble
 from .migrations import MIGRATIONS
 from .store import Store, StoreActor
@@ -13,6 +13,7 @@ __all__ = [
     "MIGRATIONS",
     "AuditQuery",
     "AuditRecord",
+    "LeftDemand",
     "Store",
     "StoreActor",
     "StoreError",

@@ -71,6 +71,7 @@ class Database:
         self.where = self._url.set(drivername=self._url.get_backend_name()).render_as_string()
         """The URL, for messages."""
         self._engine = self._make_engine()
+        self._is_closed = False
 
     @property
     def is_sqlite(self) -> bool:
@@ -125,6 +126,7 @@ class Database:
         Raises:
             ConfigError: it cannot be made.
         """
+        self._is_closed = False
         path = self.path
         if path is None:
             return ""
@@ -153,7 +155,7 @@ class Database:
             StoreError: the database does not do it.
         """
         try:
-            with self._engine.begin() as connection:
+            with self._used_pool(), self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise explain(error, self.where) from None
@@ -166,15 +168,28 @@ class Database:
             StoreError: the database does not do it.
         """
         try:
-            with self._engine.connect() as connection:
+            with self._used_pool(), self._engine.connect() as connection:
                 connection.execution_options(**{_READS: True})
                 yield connection
         except SQLAlchemyError as error:
             raise explain(error, self.where) from None
 
     def close(self) -> None:
-        """Close its connections; a later use opens others."""
+        """Close its connections, those in use as soon as they are not; a later use opens others."""
+        self._is_closed = True
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _used_pool(self) -> Iterator[None]:
+        """See that what goes back to a pool once all are closed is closed as well."""
+        pool = self._engine.pool
+        try:
+            yield
+        finally:
+            if self._is_closed:
+                # It may have come from the one before, or from the one after it.
+                pool.dispose()
+                self._engine.pool.dispose()
 
 
 def _parse(text: str) -> URL:

@@ -7,6 +7,7 @@ row that was moved to another name does not open. Pure but for the random nonce.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -47,6 +48,12 @@ class Sealer:
 
     def __repr__(self) -> str:
         return f"Sealer({self.key_id})"
+
+    def of(self, gateway: str) -> Sealer:
+        """The same for another gateway of the deployment."""
+        other = copy.copy(self)
+        other._gateway = gateway  # noqa: SLF001 - one of this class
+        return other
 
     def seal(self, name: str, values: Mapping[str, str]) -> bytes:
         """Seal the secrets of a tunnel."""

@@ -13,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -39,7 +39,7 @@ from .tunnels import SHARED, DeviceTable, TunnelTable
 from .writer import AuditWriter, StoreCounters, store_metrics
 
 if TYPE_CHECKING:
-    from .demands import StoredDemand
+    from .demands import LeftDemand, StoredDemand
     from .tunnels import StoredTunnels
 
 logger = logging.getLogger(__name__)
@@ -388,6 +388,21 @@ class Store:
         """What an earlier run has left open, and what it has opened lately; the newest first."""
         self._require_ready()
         return self._counted("demands", self._demands.load)
+
+    def left_demands(self) -> list[LeftDemand]:
+        """What other gateways of the fleet have open, whose lease is over; else none."""
+        self._require_ready()
+        return self._counted("demands", self._demands.left) if self.is_shared else []
+
+    def take_demands(self, requests: Collection[str]) -> list[StoredDemand]:
+        """Make some of these this gateway's own; returns those that it has got."""
+        self._require_ready()
+        return self._counted("demands", lambda: self._demands.take_over(requests))
+
+    def is_demand_taken(self, request: str) -> bool:
+        """Whether another gateway has taken a tunnel of this one, whose lease was over."""
+        self._require_ready()
+        return self.is_shared and self._counted("demands", lambda: self._demands.is_taken(request))
 
     # -- the audit
 

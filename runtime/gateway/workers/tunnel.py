@@ -81,7 +81,6 @@ class RemoteTunnelActor(DispatchedActor):
         self._serial = serial
         self._authorities = authorities
         self._phase = _RemotePhase.WAITING
-        self._is_draining = False
         self._tally = Tally(context.stats)
         self._numbers = itertools.count(1)
         self._lent: dict[int, tuple[Reply, socket.socket]] = {}
@@ -98,7 +97,10 @@ class RemoteTunnelActor(DispatchedActor):
         """Open the tunnel, if the worker is there."""
         self._worker.tunnels[self._serial] = self.actor_ref
         self._tally.begin_anew()
-        if self._worker.ref is None:
+        if self._context.is_draining:
+            # The connections of its life before are over, and it takes no new ones.
+            self._enter(TunnelState.STOPPED, "drained")
+        elif self._worker.ref is None:
             self._enter(TunnelState.CONNECTING, NO_WORKER)
         else:
             self._open()
@@ -121,7 +123,7 @@ class RemoteTunnelActor(DispatchedActor):
     # -- the worker
 
     def _on_worker_up(self, _message: WorkerUp) -> None:
-        if self._phase is _RemotePhase.WAITING and not self._is_draining:
+        if self._phase is _RemotePhase.WAITING and not self._context.is_draining:
             self._open()
 
     def _on_worker_lost(self, message: WorkerLost) -> None:
@@ -135,14 +137,15 @@ class RemoteTunnelActor(DispatchedActor):
         self._stats.last_event = message.reason
         if was_closing:
             self.exit()
-        elif self._is_draining:
+        elif self._context.is_draining:
             # Its connections are over, and it takes no new ones.
             self._enter(TunnelState.STOPPED, message.reason)
         else:
             self._enter(TunnelState.CONNECTING, message.reason)
 
     def _on_open_again(self, _message: _OpenOnceMore) -> None:
-        if self._phase is _RemotePhase.WAITING and self._worker.ref is not None:
+        is_waiting = self._phase is _RemotePhase.WAITING and self._worker.ref is not None
+        if is_waiting and not self._context.is_draining:
             self._open()
 
     def _on_told(self, message: Told) -> None:
@@ -157,6 +160,9 @@ class RemoteTunnelActor(DispatchedActor):
             case Is.FAILED if self._phase is _RemotePhase.CLOSING:
                 self._phase = _RemotePhase.WAITING
                 self.exit()
+            case Is.FAILED if self._context.is_draining:
+                self._phase = _RemotePhase.WAITING
+                self._enter(TunnelState.STOPPED, "drained")
             case Is.FAILED:
                 self._phase = _RemotePhase.WAITING
                 self._enter(TunnelState.BACKOFF, f"it could not be opened: {told['text']}")
@@ -252,14 +258,13 @@ class RemoteTunnelActor(DispatchedActor):
     # -- commands
 
     def _on_drain(self, _message: Drain) -> None:
-        self._is_draining = True
+        self._context = self._context._replace(is_draining=True)
         if self._phase is _RemotePhase.WAITING:
             self._enter(TunnelState.STOPPED, "drained")
         else:
             self._tell(Do.DRAIN)
 
-    def _on_replace_token(self, message: ReplaceToken) -> None:
-        self._context.credentials.replace(message.access_token, message.client_token)
+    def _on_replace_token(self, _message: ReplaceToken) -> None:
         access_token, client_token = self._context.credentials.current()
         if self._phase is _RemotePhase.OPEN:
             self._tell(Do.TOKEN, access_token=access_token, client_token=client_token)

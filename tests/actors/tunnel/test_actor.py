@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.fakes import CLIENT_TOKEN
 from tests.support.sockets import is_closed
 from tests.support.tunnel_rig import source_rig
 from tunnelfleet.actors.config import Limits
@@ -33,7 +32,7 @@ def test_a_replaced_token_ends_the_present_connection_and_the_next_starts_at_onc
 ) -> None:
     tunnel = rig()
     tunnel.connect()
-    tunnel.tell(ReplaceToken("new", CLIENT_TOKEN))
+    tunnel.tell(ReplaceToken())
     assert tunnel.sent() == ["abandon token_replaced"]
     tunnel.lose("token_replaced", "its token was replaced")
     assert tunnel.supervised.items == ["restart websocket"]
@@ -46,14 +45,14 @@ def test_a_token_replaced_in_backoff_is_tried_at_once(rig: MakeRig) -> None:
     tunnel = rig()
     tunnel.connect()
     tunnel.lose()
-    tunnel.tell(ReplaceToken("new", None))
+    tunnel.tell(ReplaceToken())
     assert tunnel.supervised.items == ["restart websocket"]
 
 
 def test_a_token_replaced_while_the_old_one_is_being_refused_is_not_lost(rig: MakeRig) -> None:
     tunnel = rig()
     tunnel.attempt()
-    tunnel.tell(ReplaceToken("new", None))
+    tunnel.tell(ReplaceToken())
     assert tunnel.sent() == ["abandon token_replaced"]
     tunnel.refuse()
     assert tunnel.supervised.items == ["restart websocket"]

@@ -268,7 +268,7 @@ def test_a_refused_tunnel_says_why_and_waits_for_a_token(rig: MakeRig) -> None:
     assert (tunnel.stats.state, tunnel.stats.reason) == (TunnelState.REFUSED, "HTTP 403")
     assert tunnel.stats.connect_failures == {"http_403": 1}
     assert tunnel.supervised.items == []
-    tunnel.tell(ReplaceToken("new", None))
+    tunnel.tell(ReplaceToken())
     assert tunnel.supervised.items == ["restart websocket"]
     tunnel.connect()
     assert tunnel.stats.state is TunnelState.CONNECTED

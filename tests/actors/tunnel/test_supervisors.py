@@ -199,6 +199,10 @@ class Tree:
             self.ref.stop(timeout=WAIT_SECONDS)
         self.connector.close()
 
+    def replace_token(self, token: str) -> None:
+        self.context.credentials.replace(token)
+        self.ref.tell(ReplaceToken())
+
     def settle(self) -> None:
         settle(self.dispatcher)
 
@@ -311,7 +315,7 @@ def test_a_refused_tunnel_waits_for_a_token_and_connects_with_it(
     tunnel.start()
     tunnel.wait(TunnelState.REFUSED)
     tunnel.refuses = False
-    tunnel.ref.tell(ReplaceToken("second", None))
+    tunnel.replace_token("second")
     tunnel.wait(TunnelState.CONNECTED)
     assert tunnel.log.items == ["connect first", "connection ended", "connect second"]
     assert tunnel.context.credentials.current()[1] != CLIENT_TOKEN
@@ -320,7 +324,7 @@ def test_a_refused_tunnel_waits_for_a_token_and_connects_with_it(
 def test_a_new_token_is_used_at_once_and_its_client_token_kept(tree: Callable[..., Tree]) -> None:
     tunnel = tree().start()
     tunnel.wait(TunnelState.CONNECTED)
-    tunnel.ref.tell(ReplaceToken("second", None))
+    tunnel.replace_token("second")
     tunnel.connections.wait(2)
     client_token = tunnel.context.credentials.current()[1]
     tunnel.on_connection(lambda connection: connection.lose())
@@ -408,7 +412,7 @@ def test_a_token_that_comes_between_a_crash_and_the_restart_is_not_lost(
     tunnel.start()
     tunnel.wait(TunnelState.CONNECTED)
     tunnel.crash(tunnel.tunnel)
-    tunnel.ref.tell(ReplaceToken("second", None))
+    tunnel.replace_token("second")
     tunnel.connections.wait(2)
     assert tunnel.log.items[-1] == "connect second"
 

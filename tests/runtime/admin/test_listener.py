@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import socket
+import ssl
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -123,6 +124,77 @@ def test_those_that_have_gone_take_nobody_s_place(serve: Callable[..., AdminServ
             assert get(server, "/healthz").status == 200
         waiting.sendall(b"\r\n")
         assert waiting.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+NO_REQUEST = b"NO SENSE\r\n\r\n"
+
+
+def answer_to(sock: socket.socket, refused: bytes) -> bytes:
+    """Send what is refused, and much behind it, and only then read the answer to its end."""
+    sock.sendall(refused)
+    for _ in range(100):
+        sock.sendall(bytes(20_000))
+    found = b""
+    while data := sock.recv(65_536):
+        found += data
+    return found
+
+
+class TestTheLastAnswer:
+    """The kernel resets a socket that is closed with unread bytes, and may lose an answer."""
+
+    @pytest.fixture(autouse=True)
+    def _patient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(listener, "LINGER_SECONDS", WAIT_SECONDS)
+
+    @pytest.mark.parametrize(
+        "refused",
+        [NO_REQUEST, b"POST / HTTP/9.9\r\nHost: x\r\nContent-Length: 400000\r\n\r\n"],
+        ids=["no request", "version"],
+    )
+    def test_is_read_by_a_client_that_has_sent_more(
+        self, serve: Callable[..., AdminServer], refused: bytes
+    ) -> None:
+        server = serve()
+        with client(server) as sock:
+            assert b" 400 " in answer_to(sock, refused)
+        eventually(lambda: listening(server).connections == 0)
+
+    def test_is_read_under_tls(self, serve: Callable[..., AdminServer], tmp_path: Path) -> None:
+        files = ensure_certificate(tmp_path, "127.0.0.1")
+        server = serve(certificate=files.certificate, private_key=files.private_key)
+        context = ssl.create_default_context(cafile=files.ca)
+        with (
+            client(server) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as sock,
+        ):
+            assert b" 400 " in answer_to(sock, NO_REQUEST)
+        eventually(lambda: listening(server).connections == 0)
+
+    def test_is_not_waited_for_by_a_server_that_ends(
+        self, serve: Callable[..., AdminServer]
+    ) -> None:
+        server = serve()
+        with client(server, NO_REQUEST) as sock:
+            assert b" 400 " in read_to_end(sock)
+            assert listening(server).connections == 1
+            server.stop()
+            assert listening(server).connections == 0
+
+    def test_may_be_taken_for_a_moment_only(
+        self, serve: Callable[..., AdminServer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(listener, "LINGER_SECONDS", 0.05)
+        server = serve()
+        with client(server, NO_REQUEST) as sock:
+            assert b" 400 " in read_to_end(sock)
+            eventually(lambda: listening(server).connections == 0)
+
+    def test_makes_place_for_others(self, serve: Callable[..., AdminServer]) -> None:
+        server = serve(max_connections=1)
+        with client(server, NO_REQUEST) as sock:
+            assert b" 400 " in read_to_end(sock)
+            assert get(server, "/healthz").status == 200
 
 
 def test_without_descriptors_it_rests_and_says_so_once(

@@ -21,7 +21,7 @@ from tests.support.waiting import WAIT_SECONDS
 from tests.support.witness import actor, crash_and_wait
 from tunnelfleet.actors.api.messages import ConnectionId
 from tunnelfleet.actors.tunnel.messages import ConnectionKey
-from tunnelfleet.proto import ConnectionIdUnknown, Mode, ProtocolVersion
+from tunnelfleet.proto import ConnectionIdUnknown, Mode, NoActiveStream, ProtocolVersion
 from tunnelfleet.runtime import (
     ConnectionStarted,
     ConnectionSuccess,
@@ -29,6 +29,7 @@ from tunnelfleet.runtime import (
     MessageReceived,
     SessionReset,
     StreamStarted,
+    StreamStopped,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +101,33 @@ def test_a_late_answer_reaches_no_later_connection(
     assert answer(b"to the only one", None) is None
     came = [each.message.payload for each in pair.at_source.wait(MessageReceived, 3)]
     assert came == [b"to the present one", b"to whichever has it", b"to the only one"]
+
+
+@pytest.mark.parametrize("end_it", WAYS, ids=lambda way: way.__name__)
+def test_a_late_reset_of_a_stream_reaches_no_later_one(
+    bench: ClientBench, end_it: Callable[[ClientBench, ClientPair], None]
+) -> None:
+    pair = bench.pair()
+    former = ask(pair, b"former", 1)
+    end_it(bench, pair)
+    present = ask(pair, b"present", 2)
+    reset = pair.destination.send_stream_reset
+    for late in (
+        reset("SSH", former.connection_id),
+        reset(Message(b"", "SSH", former.connection_id)),
+        reset("SSH", 2),
+    ):
+        assert isinstance(late.exception(WAIT_SECONDS), ConnectionIdUnknown)
+    pair.destination.send_message(Message(b"it goes on", "SSH", 1)).result(WAIT_SECONDS)
+    assert pair.at_source.wait(MessageReceived)[0].message.payload == b"it goes on"
+    # Any connection of the stream stands for it, and all end.
+    second = pair.source.send_connection_start("SSH").result(WAIT_SECONDS)
+    pair.at_destination.wait(ConnectionStarted)
+    before = len(pair.at_source.of(StreamStopped))
+    reset("SSH", present.connection_id).result(WAIT_SECONDS)
+    pair.at_source.wait(StreamStopped, before + 1)
+    gone = pair.source.send_message(Message(b"late", "SSH", second)).exception(WAIT_SECONDS)
+    assert isinstance(gone, NoActiveStream | ConnectionIdUnknown)
 
 
 def test_a_source_knows_those_that_it_has_started(bench: ClientBench) -> None:

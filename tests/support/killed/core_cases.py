@@ -473,7 +473,7 @@ CASES = [
     ),
     Case(TunnelSupervisor, messages.ReplaceToken, replace_token),
     Case(TunnelSupervisor, messages.ReplaceLimits, replace_limits),
-    Case(TunnelSupervisor, messages.Drain, drain),
+    Case(TunnelSupervisor, messages.Drain, drain, outcome=Outcome.DRAINS),
     Case(TunnelSupervisor, messages.HandOver, hand_over),
     Case(TunnelSupervisor, messages.Quiesced, close, outcome=Outcome.ENDS),
     *_cases_of_a_supervisor(

@@ -44,6 +44,7 @@ from tunnelfleet.actors.tunnel.messages import (
     ReplaceToken,
 )
 from tunnelfleet.runtime import TunnelState
+from tunnelfleet.runtime.gateway import DrainTunnels, RetryTunnels
 from tunnelfleet.runtime.gateway.placement import worker_of
 from tunnelfleet.runtime.gateway.workers import messages, worker_actor
 from tunnelfleet.runtime.gateway.workers import tunnel as remote
@@ -225,8 +226,11 @@ def replace_limits(rig: Crew, _case: SharedCase) -> None:
 
 
 def drain(rig: Crew, _case: SharedCase) -> None:
-    """The command is lost with the actor that had it: the tunnel goes on."""
-    rig.gateway.runtime.drain_tunnel(HIT)
+    """It ends all the same, whoever was told; then it is opened again."""
+    rig.gateway.ask(DrainTunnels((HIT,)))
+    runtime = rig.gateway.runtime
+    eventually(lambda: HIT not in [each.name for each in runtime.tunnels()], "the end of a drain")
+    rig.gateway.ask(RetryTunnels((HIT,)))
 
 
 def suspend(rig: Crew, _case: SharedCase) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.fleet import Files
 from tests.support.gateway_api import ApiClient, ApiRig
+from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TcpAddress, UnixAddress
 from tunnelfleet.runtime.gateway import Gateway
@@ -72,6 +73,15 @@ class TestUnix:
 
     def test_any_host_is_right_there(self, client: ApiClient) -> None:
         assert client.ask("GET", "/v1/gateway", headers={"Host": "evil.example"}).status == 200
+
+    def test_another_version_of_http_is_refused(self, rig: ApiRig, tmp_path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(WAIT_SECONDS)
+            sock.connect(str(tmp_path / "run" / "admin.sock"))
+            sock.sendall(b"GET /v1/gateway HTTP/9.9\r\nHost: x\r\n\r\n")
+            with sock.makefile("rb") as answer:
+                assert answer.readline().split()[1:2] == [b"400"]
+                assert b"Server: tunnelfleet\r\n" in answer.read()
 
     def test_who_starts_it_again(self, rig: ApiRig) -> None:
         with pytest.raises(RuntimeError, match="make a new"):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.actor.TICK_SECONDS", 0.02)
     monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.actor.LOAD_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("tunnelfleet.runtime.gateway.on_demand.actor.INHERIT_SECONDS", 0.05)
     monkeypatch.setattr(
         "tunnelfleet.runtime.gateway.on_demand.errands.SEARCH_SECONDS", (0.05, 0.2, 0.2)
     )

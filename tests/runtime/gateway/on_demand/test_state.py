@@ -11,9 +11,10 @@ import pytest
 from tests.support.demand import DemandFleet
 from tests.support.doors import door_answer, http_request
 from tests.support.rig import echo
-from tests.support.stores import make_store, opened
+from tests.support.stores import make_store, opened, put_gateway
 from tests.support.waiting import eventually
 from tunnelfleet.runtime.gateway.on_demand.cloud import CloudError, CloudTrouble
+from tunnelfleet.runtime.gateway.placement import StaticPlacement
 from tunnelfleet.runtime.gateway.store import StoredDemand, StoreError, Trouble
 from tunnelfleet.runtime.gateway.store.audit import AuditQuery
 from tunnelfleet.runtime.gateway.store.errors import make_error
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.postgres import PostgresServer
     from tunnelfleet.runtime.gateway.store import Store
 
 
@@ -227,3 +229,72 @@ def test_who_asked_is_audited(lives: Lives) -> None:
     assert rows[1]["reason"] == "a tunnel is opened for it"
     assert rows[0]["reason"].startswith("press-9 has not come to its tunnel")
     assert all(row["user"] and row["peer"].startswith("pid=") for row in rows)
+
+
+class TestAGatewayThatIsGone:
+    """Its tunnels are those of the gateway that has their shards now."""
+
+    @pytest.fixture
+    def heir(self, tmp_path: Path, quick: None, postgres: PostgresServer) -> Iterator[DemandFleet]:
+        self.url = postgres.url(postgres.new_database())
+        store = make_store(self.url, is_shared=True)
+        with DemandFleet(tmp_path, store, StaticPlacement()) as fleet:
+            fleet.files.settings = replace(
+                fleet.files.settings, name="gw", state=self.url, placement="postgres"
+            )
+            with self.dead_store() as store:
+                request = StoredDemand("r1", "press-4", fleet.settings.place, time.time() - 5.0)
+                store.begin_demand(request)
+            put_gateway(self.url, "dead", 3_600.0)
+            yield fleet
+
+    def dead_store(self) -> contextlib.AbstractContextManager[Store]:
+        return opened(self.url, gateway="dead", is_shared=True)
+
+    def open_one(self, fleet: DemandFleet) -> str:
+        """As the gateway did that is gone."""
+        made = fleet.aws.open_tunnel(
+            description="tunnelfleet dead, on demand, r1",
+            destinationConfig={"thingName": "press-4", "services": ["SSH"]},
+        )
+        with self.dead_store() as store:
+            token = made["sourceAccessToken"]
+            tunnel = replace(fleet.settings.tunnel, name="press-4", access_token=token)
+            store.keep_demand("r1", made["tunnelId"], time.time() + 3_600.0, tunnel)
+        return str(made["tunnelId"])
+
+    def test_a_tunnel_that_it_has_left_is_used_and_then_closed(self, heir: DemandFleet) -> None:
+        heir.open_gateway()
+        self.open_one(heir)
+        put_gateway(self.url, "dead", -1.0)
+        eventually(lambda: heir.has_demand("press-4"))
+        with heir.client(http_request("press-4")) as sock:
+            assert door_answer(sock) == (200, "")
+            assert echo(sock, b"hello") == b"hello"
+        assert heir.calls["OpenTunnel"] == 0
+        heir.reload_limits(idle_seconds=0.05)
+        eventually(lambda: heir.open_at_service == set())
+
+    def test_one_whose_answer_it_did_not_get_is_found_and_closed(self, heir: DemandFleet) -> None:
+        heir.aws.open_tunnel(
+            description="tunnelfleet dead, on demand, r1",
+            destinationConfig={"thingName": "press-4", "services": ["SSH"]},
+        )
+        put_gateway(self.url, "dead", -1.0)
+        heir.open_gateway()
+        eventually(lambda: heir.open_at_service == set())
+
+    def test_what_another_has_taken_is_not_closed_by_the_one_that_comes_back(
+        self, heir: DemandFleet
+    ) -> None:
+        heir.open_gateway()
+        assert heir.ask("press-5") == (200, "")
+        (taken,) = heir.open_at_service
+        put_gateway(self.url, "gw", -1.0)
+        with self.dead_store() as store:
+            (left,) = [each for each in store.left_demands() if each.thing == "press-5"]
+            assert store.take_demands([left.request])
+        heir.reload_limits(idle_seconds=0.05)
+        eventually(lambda: not heir.has_demand("press-5"))
+        assert heir.open_at_service == {taken}
+        heir.service.close_tunnel(taken)

@@ -6,16 +6,20 @@ import contextlib
 import functools
 import itertools
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.stores import opened, put_gateway
 from tests.support.waiting import WAIT_SECONDS
 from tests.support.waiting import eventually as eventually_soon
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime.gateway.config import CloudPlace
 from tunnelfleet.runtime.gateway.placement import Assigned, Revoked, shard_of
 from tunnelfleet.runtime.gateway.placement.lease import LeaseRequest, LeaseTimes, RequestKind
 from tunnelfleet.runtime.gateway.placement.postgres import FleetDatabase, PostgresPlacement
+from tunnelfleet.runtime.gateway.store import StoredDemand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -249,6 +253,28 @@ class TestRequestsThatComeLate:
         epoch = database.do(LeaseRequest(RequestKind.JOIN, serial=40)).epoch
         database.do(LeaseRequest(RequestKind.GOODBYE, epoch, serial=41))
         assert database.do(LeaseRequest(RequestKind.JOIN, serial=1)).epoch > epoch
+
+
+def test_a_gateway_is_forgotten_when_none_of_its_tunnels_on_demand_is_open(
+    url: str, database: FleetDatabase
+) -> None:
+    """The others know by its row that they may take them."""
+    epoch = database.do(LeaseRequest(RequestKind.JOIN, serial=1)).epoch
+    numbers = itertools.count(2)
+    put_gateway(url, "dead", -1_000_000.0)
+
+    def is_known() -> bool:
+        table = database.do(LeaseRequest(RequestKind.BEAT, epoch, serial=next(numbers))).table
+        assert table is not None
+        return "dead" in [each.name for each in table.gateways]
+
+    with opened(url, gateway="dead", is_shared=True) as store:
+        place, now = CloudPlace("eu-west-1", None, None), time.time()
+        store.begin_demand(StoredDemand("long ago", "press-4", place, now - 13 * 3_600.0))
+        store.begin_demand(StoredDemand("open", "press-4", place, now))
+        assert is_known()
+        store.end_demand("open")
+    assert not is_known()
 
 
 def test_only_a_database_of_postgresql_is_shared() -> None:

@@ -7,9 +7,10 @@ import resource
 import sqlite3
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.support.postgres import PASSWORD, PostgresServer
 from tests.support.stores import closing, entry, make_store, opened, opening
@@ -373,3 +374,18 @@ def _limits_as_before() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == before
+
+
+def test_a_connection_that_is_in_use_when_all_are_closed_is_closed_after_it(
+    postgres: PostgresServer,
+) -> None:
+    url = postgres.url(postgres.new_database())
+    database = Database(url)
+    with database.reading() as connection:
+        driver: Any = connection.connection.driver_connection
+        database.close()
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    assert driver.closed
+    with database.writing() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    database.close()

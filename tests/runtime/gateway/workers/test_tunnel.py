@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 import pytest
 
+from tests.support.actors import settle
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.events import ConnectionClosed, ConnectionOpened, ListenerOpened
 from tunnelfleet.actors.tunnel.messages import HandOver, HandOverLost
@@ -23,6 +24,7 @@ from tunnelfleet.runtime import (
     TunnelRuntime,
     TunnelState,
 )
+from tunnelfleet.runtime.gateway.workers import tunnel as remote
 from tunnelfleet.runtime.gateway.workers.messages import (
     Do,
     Is,
@@ -60,7 +62,7 @@ NOTHING: dict[str, Any] = {"plain": {}, "reasons": {}, "distributions": {}, "ser
 class Ears(pykka.ThreadingActor):
     """The actor of a worker, as far as a tunnel sees it."""
 
-    def __init__(self, heard: queue.SimpleQueue[ToWorker]) -> None:
+    def __init__(self, heard: queue.SimpleQueue[Any]) -> None:
         super().__init__()
         self._heard = heard
 
@@ -73,7 +75,7 @@ class PlayedWorker(OwnProcess):
 
     def __init__(self) -> None:
         self.entry = WorkerEntry(0)
-        self._heard: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._ears = Ears.start(self._heard)
         self._serials = itertools.count(1)
 
@@ -95,9 +97,14 @@ class PlayedWorker(OwnProcess):
 
     def hear(self, do: Do) -> dict[str, Any]:
         """The next command, which has to be this one."""
-        found = self._heard.get(timeout=WAIT_SECONDS)
+        found: ToWorker = self._heard.get(timeout=WAIT_SECONDS)
         assert found.message["do"] == do
         return found.message
+
+    @property
+    def has_heard_nothing(self) -> bool:
+        self._ears.ask("a mark", timeout=WAIT_SECONDS)
+        return self._heard.get() == "a mark"
 
     def tell(self, kind: Is, serial: int = 1, **fields: Any) -> None:
         ref = self.entry.tunnels[serial]
@@ -228,6 +235,27 @@ class TestClosing:
     ) -> None:
         runtime.drain_tunnel(tunnel.name)
         assert tunnel.wait_for(TunnelState.STOPPED, WAIT_SECONDS).reason == "drained"
+
+    def test_what_drains_is_not_opened_once_more(
+        self,
+        worker: PlayedWorker,
+        runtime: TunnelRuntime,
+        tunnel: Tunnel,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(remote, "OPEN_AGAIN_SECONDS", 0.0)
+        worker.come_up()
+        worker.hear(Do.OPEN)
+        runtime.drain_tunnel(tunnel.name)
+        worker.hear(Do.DRAIN)
+        worker.tell(Is.FAILED, text="cannot read /ca.pem")
+        assert tunnel.wait_for(TunnelState.STOPPED, WAIT_SECONDS).reason == "drained"
+        worker.entry.tunnels[1].tell(remote._OpenOnceMore())
+        worker.come_up()
+        runtime.replace_limits(tunnel.name, Limits(max_connections=7))
+        settle(runtime._engine.dispatchers[tunnel.dispatcher_number])
+        assert worker.has_heard_nothing
+        assert tunnel.stats.state is TunnelState.STOPPED
 
     def test_a_drain_is_over_when_the_worker_dies(
         self, worker: PlayedWorker, runtime: TunnelRuntime, connected: Tunnel
