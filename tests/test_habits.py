@@ -63,12 +63,12 @@ def test_mypy_reads_packages_tests_tools_and_examples() -> None:
 def test_coverage_counts_branches_and_has_its_floors() -> None:
     coverage = pyproject()["tool"]["coverage"]
     assert coverage["run"]["branch"] is True
-    assert coverage["report"]["fail_under"] >= 95
+    assert coverage["report"]["fail_under"] >= 96
     # Folders and not packages: then a file that no test imports counts as well.
     assert coverage["run"]["source"] == ["actors", "package", "proto", "runtime"]
     assert "$(BIN)/python tools/coverage_floors.py build/coverage.json\n" in recipe("coverage")
     assert set(coverage_floors.WHOLE) == {"proto", "actors/kernel"}
-    assert coverage_floors.REST_FLOOR.branches >= 91
+    assert coverage_floors.REST_FLOOR.branches >= 93
     assert re.search(r"^ +run: .*\bmake coverage$", WORKFLOW.read_text(), re.MULTILINE)
 
 

@@ -271,7 +271,11 @@ def connect(address: Address, timeout_seconds: float = 60.0) -> socket.socket:
         return socket.create_connection((address.host, address.port), timeout=timeout_seconds)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(timeout_seconds)
-    sock.connect(address.path)
+    try:
+        sock.connect(address.path)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

@@ -100,6 +100,8 @@ class EnvoyActor(DispatchedActor):
         self._dial: Dial | None = None
         self._crossing = Crossing(self, self, lookups, counters)
         self._received = bytearray()
+        self._has_ended = False
+        """The other side has said all, before the client was there."""
 
     # -- calling
 
@@ -159,6 +161,8 @@ class EnvoyActor(DispatchedActor):
             if len(self._received) > ANSWER_BYTES:
                 assert self._crossing.link is not None
                 self._crossing.link.pause()
+        elif frame.kind is FrameKind.END:
+            self._has_ended = True
 
     def _on_told(self, frame: GatewayFrame) -> None:
         self._received += frame.payload
@@ -216,6 +220,8 @@ class EnvoyActor(DispatchedActor):
         self.unwatch(self._errand.asker)
         carriage.deliver(message.greeting + bytes(self._received))
         self._received.clear()
+        if self._has_ended:
+            carriage.on_frame(GatewayFrame(FrameKind.END))
         link.resume()
 
     def on_link_over(self, reason: str) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from tests.support.fleet import wanted
+from tests.support.ray_records import Shelf, ray_plan
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings
 from tunnelfleet.runtime.gateway.placement.lease import LeaseRequest, RequestKind
 from tunnelfleet.runtime.ray_fleet.book import Asker
 from tunnelfleet.runtime.ray_fleet.keeper import (
@@ -23,41 +21,6 @@ SECRET = b"s" * 40
 JOIN = LeaseRequest(RequestKind.JOIN, serial=1)
 
 
-class Shelf:
-    """Records in memory, which many keepers see alike."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, bytes] = {}
-        self.is_away = False
-
-    def _look(self) -> None:
-        if self.is_away:
-            raise ConnectionError("away")
-
-    def get(self, key: str) -> bytes | None:
-        self._look()
-        return self.found.get(key)
-
-    def put(self, key: str, value: bytes) -> None:
-        self._look()
-        self.found[key] = value
-
-    def put_new(self, key: str, value: bytes) -> bool:
-        self._look()
-        return self.found.setdefault(key, value) is value
-
-    def delete(self, key: str) -> None:
-        self._look()
-        self.found.pop(key, None)
-
-
-def plan(*names: str, groups: int = 1, secret: bytes = SECRET, **settings: Any) -> FleetPlan:
-    gateway = GatewaySettings(name="gw", admin="off", **settings)
-    return FleetPlan.of_config(
-        FleetConfig(gateway, {name: wanted(name) for name in names}), secret, groups
-    )
-
-
 @pytest.fixture
 def shelf() -> Shelf:
     return Shelf()
@@ -69,7 +32,7 @@ def keeper(shelf: Shelf, now: float = 0.0) -> DirectoryKeeper:
 
 def test_another_directory_knows_what_the_one_before_has_answered(shelf: Shelf) -> None:
     first = keeper(shelf)
-    first.declare(plan("a", "b", groups=2).to_bytes())
+    first.declare(ray_plan("a", "b", groups=2).to_bytes())
     reply = first.lease(Asker("group-0", "run"), JOIN)
     assert reply.answer.epoch == 1
 
@@ -78,19 +41,19 @@ def test_another_directory_knows_what_the_one_before_has_answered(shelf: Shelf) 
     assert status["turn"] == 2
     assert status["plan_version"] == 1
     assert [each["group"] for each in status["groups"]] == ["group-0", "group-1"]
-    assert FleetPlan.of_bytes(second.plan()) == replace(plan("a", "b", groups=2), version=1)
+    assert FleetPlan.of_bytes(second.plan()) == replace(ray_plan("a", "b", groups=2), version=1)
     beat = LeaseRequest(RequestKind.BEAT, epoch=1, serial=2)
     assert second.lease(Asker("group-0", "run"), beat).answer.epoch == 1
 
 
 def test_a_directory_that_was_frozen_answers_nothing_more(shelf: Shelf) -> None:
     first = keeper(shelf)
-    first.declare(plan("a").to_bytes())
+    first.declare(ray_plan("a").to_bytes())
     keeper(shelf).status()
     for ask in (
         first.status,
         lambda: first.lease(Asker("group-0", "run"), JOIN),
-        lambda: first.declare(plan("b").to_bytes()),
+        lambda: first.declare(ray_plan("b").to_bytes()),
     ):
         with pytest.raises(NotTheDirectoryError):
             ask()
@@ -99,7 +62,7 @@ def test_a_directory_that_was_frozen_answers_nothing_more(shelf: Shelf) -> None:
 
 def test_nothing_is_answered_that_could_not_be_written(shelf: Shelf) -> None:
     first = keeper(shelf)
-    first.declare(plan("a").to_bytes())
+    first.declare(ray_plan("a").to_bytes())
     shelf.is_away = True
     with pytest.raises(ConnectionError):
         first.lease(Asker("group-0", "run"), JOIN)
@@ -117,15 +80,15 @@ def test_a_directory_begins_when_the_records_are_there(shelf: Shelf) -> None:
     shelf.is_away = False
     with pytest.raises(NoFleetError):
         late.status()
-    assert late.declare(plan("a").to_bytes()).version == 1
+    assert late.declare(ray_plan("a").to_bytes()).version == 1
 
 
 def test_the_same_plan_again_is_no_new_one(shelf: Shelf) -> None:
     only = keeper(shelf)
-    assert only.declare(plan("a").to_bytes()).version == 1
-    again = only.declare(plan("a").to_bytes())
+    assert only.declare(ray_plan("a").to_bytes()).version == 1
+    again = only.declare(ray_plan("a").to_bytes())
     assert (again.added, again.changed, again.removed, again.version) == (0, 0, 0, 1)
-    other = only.declare(plan("a", "b", groups=2, connect_rate=50.0).to_bytes())
+    other = only.declare(ray_plan("a", "b", groups=2, connect_rate=50.0).to_bytes())
     assert (other.added, other.version, other.groups) == (1, 2, (1, 2))
     assert other.at_next_start == ("connect_rate",)
     assert [name for name in shelf.found if name.startswith("plan/")] == ["plan/2"]
@@ -134,14 +97,14 @@ def test_the_same_plan_again_is_no_new_one(shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        (plan("a", shards=128), "shards is 256 in the fleet that runs, and 128"),
-        (plan("a", lease_seconds=5.0), "lease_seconds is 10.0 in the fleet that runs, and 5.0"),
-        (plan("a", secret=b"t" * 40), "client_token_secret_file"),
+        (ray_plan("a", shards=128), "shards is 256 in the fleet that runs, and 128"),
+        (ray_plan("a", lease_seconds=5.0), "lease_seconds is 10.0 in the fleet that runs, and 5.0"),
+        (ray_plan("a", secret=b"t" * 40), "client_token_secret_file"),
     ],
 )
 def test_what_a_fleet_cannot_become_is_refused(shelf: Shelf, other: FleetPlan, says: str) -> None:
     only = keeper(shelf)
-    only.declare(plan("a").to_bytes())
+    only.declare(ray_plan("a").to_bytes())
     with pytest.raises(ConfigError, match=says):
         only.declare(other.to_bytes())
     assert only.status()["plan_version"] == 1
@@ -149,15 +112,15 @@ def test_what_a_fleet_cannot_become_is_refused(shelf: Shelf, other: FleetPlan, s
 
 def test_a_fleet_that_was_ended_can_begin_as_another(shelf: Shelf) -> None:
     only = keeper(shelf)
-    only.declare(plan("a", groups=2).to_bytes())
+    only.declare(ray_plan("a", groups=2).to_bytes())
     assert only.end() == ["group-0", "group-1"]
-    assert only.declare(plan("b", shards=128).to_bytes()).version == 2
+    assert only.declare(ray_plan("b", shards=128).to_bytes()).version == 2
     assert only.status()["shards"] == 128
 
 
 def test_a_group_is_dismissed_and_wanted_again(shelf: Shelf) -> None:
     keeper = DirectoryKeeper(shelf)
-    keeper.declare(plan("a", groups=2).to_bytes())
+    keeper.declare(ray_plan("a", groups=2).to_bytes())
     keeper.dismiss("group-1")
     # Also another directory knows it.
     other = DirectoryKeeper(shelf)
@@ -168,15 +131,15 @@ def test_a_group_is_dismissed_and_wanted_again(shelf: Shelf) -> None:
 
 def test_the_same_plan_again_brings_a_dismissed_group_back(shelf: Shelf) -> None:
     keeper = DirectoryKeeper(shelf)
-    version = keeper.declare(plan("a", groups=2).to_bytes()).version
+    version = keeper.declare(ray_plan("a", groups=2).to_bytes()).version
     keeper.dismiss("group-0")
-    assert keeper.declare(plan("a", groups=2).to_bytes()).version == version
+    assert keeper.declare(ray_plan("a", groups=2).to_bytes()).version == version
     assert wanted_groups(keeper) == ["group-0", "group-1"]
 
 
 def test_the_only_group_is_not_dismissed(shelf: Shelf) -> None:
     keeper = DirectoryKeeper(shelf)
-    keeper.declare(plan("a").to_bytes())
+    keeper.declare(ray_plan("a").to_bytes())
     with pytest.raises(ConfigError, match="the only group"):
         keeper.dismiss("group-0")
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.frames import masked
 from tests.support.service_client import TunnelClient
+from tests.support.tracing import check_processor_seconds
 from tests.support.wire import data, stream_start
 from tunnelfleet.proto import Mode, encode_frame
 from tunnelfleet.runtime.service import TunnelService
@@ -74,7 +75,7 @@ def test_no_flood_makes_a_long_turn(
         reader.join()
     for client in clients:
         client.close()
-    assert max(turns) < MAX_TURN_SECONDS
+    check_processor_seconds(max(turns), MAX_TURN_SECONDS)
 
 
 def drain(client: TunnelClient) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.gateway.change import read_entries
+from tunnelfleet.runtime.cli.gateway.change import MAX_ENTRY_BYTES, read_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,9 +68,12 @@ def test_one_tunnel_in_each_form(text: str, tmp_path: Path) -> None:
         ('[gateway]\nname = "g"\n[[tunnel]]\nname = "a"', "^f: gateway: only"),
         ('[tunnel]\nname = "a"', r"write \[\[tunnel\]\] with two brackets"),
         ("[1, 2]", "this is no TOML|two brackets"),
+        ('{"tunnel": [{"name": "a"}], "defaults": 1}', r"^f: defaults: write \[defaults\]"),
+        ("#" * (MAX_ENTRY_BYTES + 1), "^f: it is longer than .* bytes"),
         ('[[tunnel]]\nname = "a"\naccess_token_env = "NO"', "the variable NO is not set"),
         ('[[tunnel]]\nname = "a"\naccess_token_file = "no"', "cannot read .*no: No such file"),
     ],
+    ids=range(10),
 )
 def test_what_cannot_be_read(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):

@@ -212,8 +212,13 @@ def test_a_server_that_is_down_holds_up_no_tunnel_of_the_files(
     finally:
         postgres.start()
     try:
-        eventually(lambda: "stored" in gateway.state.running and gateway.is_settled)
-        assert store_of(gateway).is_ready
+        eventually(
+            lambda: (
+                "stored" in gateway.state.running
+                and gateway.is_settled
+                and store_of(gateway).is_ready
+            )
+        )
     finally:
         gateway.stop()
 

@@ -1,0 +1,312 @@
+"""The actor of a worker process, with a worker that the test plays over the real socket."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.actors import Probe, reasons, watcher_of
+from tests.support.waiting import WAIT_SECONDS, eventually
+from tunnelfleet.actors.kernel import ask_future
+from tunnelfleet.actors.transport.connect_gate import ConnectGate
+from tunnelfleet.runtime.gateway.workers import messages, worker_actor
+from tunnelfleet.runtime.gateway.workers.messages import Do, encode_frame
+from tunnelfleet.runtime.gateway.workers.sums import WorkerTable
+from tunnelfleet.runtime.gateway.workers.worker_actor import Launcher, Started, WorkerActor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunnelfleet.actors.kernel import Dispatcher
+
+SERIAL = 7
+
+
+class PlayedLauncher(Launcher):
+    """Starts `cat` in the place of a worker; the test has the worker's end of the way to it."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._ours, self.theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self.theirs.settimeout(WAIT_SECONDS)
+        self.held: Future[Started] | None = None
+        """In the place of a process that is there at once."""
+
+    def start_process(self) -> Future[Started]:
+        if self.held is not None:
+            return self.held
+        return self._threads.submit(self.make)
+
+    def make(self) -> Started:
+        process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        self.processes.append(process)
+        self._running.add(process)
+        return Started(process, self._ours)
+
+    def end(self) -> None:
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        self.close()
+        self._ours.close()
+        self.theirs.close()
+
+
+@pytest.fixture
+def launcher() -> Iterator[PlayedLauncher]:
+    made = PlayedLauncher()
+    yield made
+    made.end()
+
+
+class Played:
+    """A worker that has been started, and what its tunnels and its supervisor are told."""
+
+    def __init__(self, launcher: PlayedLauncher, dispatcher: Dispatcher) -> None:
+        self.launcher = launcher
+        self.table = WorkerTable(1)
+        self.table.gate = ConnectGate()
+        (self.entry,) = self.table.workers
+        self.tunnel = Probe.start(dispatcher=dispatcher)
+        self.told = self.tunnel.ask(lambda actor: actor.log)
+        self.entry.tunnels[SERIAL] = self.tunnel
+        self.ref = WorkerActor.start(self.table, launcher, self.entry, dispatcher=dispatcher)
+        self.end = watcher_of(self.ref, dispatcher)
+        self._decoder = messages.MessageDecoder()
+        self._heard: list[dict[str, Any]] = []
+
+    def begin(self) -> None:
+        """It is told to begin, and says that it has."""
+        assert self.hear()["do"] == Do.BEGIN
+        self.say({"is": "started"})
+        (up,) = self.told.wait()
+        assert up == messages.WorkerUp(self.ref)
+
+    def hear(self) -> dict[str, Any]:
+        """The next that it is told."""
+        while not self._heard:
+            self._heard += self._decoder.feed(self.launcher.theirs.recv(1_000_000))
+        return self._heard.pop(0)
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Tell the gateway something."""
+        self.launcher.theirs.sendall(encode_frame(message))
+
+    def check_lost(self, text: str) -> None:
+        """It is ended for this reason; its tunnels know, and no process is left."""
+        (reason,) = reasons(self.end)
+        assert text in reason
+        assert isinstance(self.told.wait_for(_has_lost)[-1], messages.WorkerLost)
+        (process,) = self.launcher.processes
+        eventually(lambda: process.poll() is not None, "its process has ended")
+        assert (self.entry.ref, self.entry.pid) == (None, 0)
+
+
+def _has_lost(items: list[Any]) -> bool:
+    return bool(items) and isinstance(items[-1], messages.WorkerLost)
+
+
+@pytest.fixture
+def played(launcher: PlayedLauncher, dispatcher: Dispatcher) -> Iterator[Played]:
+    made = Played(launcher, dispatcher)
+    yield made
+    made.ref.stop()
+
+
+@pytest.fixture
+def worker(played: Played) -> Played:
+    played.begin()
+    return played
+
+
+def frame_of(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame_of(b"no JSON"),
+        frame_of(b"{}"),
+        frame_of(b'{"is": "dancing"}'),
+        frame_of(b'{"is": "report", "tunnels": 1}'),
+        b"\xff\xff\xff\xff",
+    ],
+    ids=["no JSON", "no word", "no such word", "no list", "too long"],
+)
+def test_one_that_speaks_nonsense_is_killed(worker: Played, data: bytes) -> None:
+    worker.launcher.theirs.sendall(data)
+    worker.check_lost("it says what nobody understands")
+
+
+def test_one_that_closes_its_end_has_ended(worker: Played) -> None:
+    worker.launcher.theirs.close()
+    process = worker.launcher.processes[0]
+    assert process.stdin is not None
+    process.stdin.close()
+    worker.check_lost("status 0): its process has ended")
+
+
+def test_one_that_hangs_is_killed(
+    launcher: PlayedLauncher, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_actor, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(worker_actor, "HUNG_SECONDS", 0.1)
+    worker = Played(launcher, dispatcher)
+    worker.begin()
+    worker.check_lost("it gave no sign of life for 0.1 s, and was killed")
+
+
+def test_one_that_never_begins_is_killed(
+    launcher: PlayedLauncher, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_actor, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(worker_actor, "START_SECONDS", 0.1)
+    Played(launcher, dispatcher).check_lost("it gave no sign of life for 0.1 s, and was killed")
+
+
+def test_one_that_does_not_read_is_killed(worker: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_actor, "MAX_WAITING_BYTES", 2_000_000)
+    for _ in range(40):
+        worker.entry.tell({"do": "open", "config": "x" * 100_000})
+    worker.check_lost("it does not read what it is told")
+
+
+def test_what_waits_for_a_slow_reader_comes_whole_in_order_with_its_sockets(
+    worker: Played,
+) -> None:
+    """More than the kernel takes at once, and a socket in the midst of it."""
+    one, other = socket.socketpair()
+    with one, other:
+        for number in range(20):
+            sock = other if number == 10 else None
+            worker.entry.tell({"do": "open", "number": number, "config": "x" * 50_000}, sock)
+        got, descriptors = bytearray(), list[int]()
+        found = list[dict[str, Any]]()
+        decoder = messages.MessageDecoder()
+        while len(found) < 20:
+            data, more, _flags, _address = socket.recv_fds(worker.launcher.theirs, 65_536, 4)
+            got += data
+            descriptors += more
+            found += decoder.feed(data)
+        assert [each["number"] for each in found] == list(range(20))
+        (descriptor,) = descriptors
+        with socket.socket(fileno=descriptor) as theirs:
+            theirs.sendall(b"hello")
+            assert one.recv(100) == b"hello"
+
+
+def test_what_it_is_told_before_it_is_there_goes_nowhere(
+    launcher: PlayedLauncher, dispatcher: Dispatcher
+) -> None:
+    """Its tunnels tell it all when it has begun."""
+    launcher.held = held = Future()
+    worker = Played(launcher, dispatcher)
+    one, other = socket.socketpair()
+    with one, other:
+        worker.ref.tell(messages.ToWorker({"do": "close"}, other))
+    worker.ref.ask(messages.ToWorker({"do": "close"}))
+    held.set_result(launcher.make())
+    worker.begin()
+    worker.entry.tell({"do": "open"})
+    assert worker.hear() == {"do": "open"}
+    worker.ref.stop()
+
+
+def test_what_it_tells_of_a_tunnel_that_has_gone_is_dropped(worker: Played) -> None:
+    told = len(worker.told.items)
+    worker.say({"is": "closed", "serial": SERIAL + 1})
+    worker.say({"is": "closed", "serial": SERIAL})
+    last = worker.told.wait(told + 1)[-1]
+    assert (last.kind, last.message["serial"]) == (messages.Is.CLOSED, SERIAL)
+    # One whose actor has ended, too.
+    worker.tunnel.stop()
+    worker.say({"is": "closed", "serial": SERIAL})
+    worker.say({"is": "tree", "number": 99, "nodes": []})
+    tree = ask_future(worker.ref, messages.AskTree())
+    assert worker.hear() == {"do": "tree", "number": 1}
+    worker.say({"is": "tree", "number": 1, "nodes": []})
+    assert tree.get(timeout=WAIT_SECONDS) == []
+
+
+def test_its_log_is_ours_and_no_other_program_s(
+    worker: Played, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = {"is": "log", "level": logging.WARNING}
+    with caplog.at_level(logging.INFO):
+        worker.say({**line, "name": "urllib3", "text": "of a library"})
+        worker.say({**line, "name": "tunnelfleet.x", "text": "of a tunnel", "tunnel": "press-4"})
+        worker.say({**line, "name": "tunnelfleet", "text": "of the worker"})
+        eventually(lambda: "of the worker" in caplog.text)
+    assert "of a library" not in caplog.text
+    (record,) = (each for each in caplog.records if each.getMessage() == "of a tunnel")
+    assert record.__dict__["tunnel"] == "press-4"
+
+
+def test_a_sign_of_life_without_life_is_none(worker: Played) -> None:
+    before = worker.entry.beat_at
+    stats = {"is": "beat", "connects": messages.to_json(ConnectGate().stats)}
+    worker.say({**stats, "alive": False})
+    worker.say({"is": "closed", "serial": SERIAL})
+    worker.told.wait(2)
+    assert worker.entry.beat_at == before
+    worker.say({**stats, "alive": True})
+    eventually(lambda: worker.entry.beat_at > before)
+
+
+def test_a_process_that_comes_after_the_end_is_not_left_over(
+    launcher: PlayedLauncher, dispatcher: Dispatcher
+) -> None:
+    launcher.held = held = Future()
+    worker = Played(launcher, dispatcher)
+    worker.ref.stop()
+    started = launcher.make()
+    held.set_result(started)
+    eventually(lambda: started.sock.fileno() == -1, "the way to it is closed")
+    process = launcher.processes[0]
+    assert process.stdin is not None
+    process.stdin.close()
+    eventually(lambda: process.returncode == 0, "somebody has waited for it")
+
+
+def test_one_that_does_not_end_by_itself_is_killed(
+    launcher: PlayedLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_actor, "EXIT_SECONDS", 0.01)
+    process = launcher.make().process
+    waiting = launcher.wait_process(process)
+    assert waiting is not None
+    assert waiting.result(WAIT_SECONDS) == -9
+
+
+def test_when_all_has_ended_nobody_waits_and_none_is_left(launcher: PlayedLauncher) -> None:
+    launcher.close()
+    started = launcher.make()
+    assert launcher.wait_process(started.process) is None
+    assert started.process.wait(WAIT_SECONDS) == -9
+
+
+def test_a_program_that_cannot_be_started_leaves_no_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_actor, "PROGRAM", ("/nowhere/at-all",))
+    made: list[socket.socket] = []
+    pair = socket.socketpair
+
+    def noted() -> tuple[socket.socket, socket.socket]:
+        made.extend(pair())
+        return made[0], made[1]
+
+    monkeypatch.setattr("tunnelfleet.runtime.gateway.workers.worker_actor.socket.socketpair", noted)
+    real = Launcher(1)
+    with pytest.raises(FileNotFoundError):
+        real.start_process().result(WAIT_SECONDS)
+    assert [each.fileno() for each in made] == [-1, -1]
+    real.close()
