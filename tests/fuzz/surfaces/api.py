@@ -203,8 +203,10 @@ def run(data: bytes) -> None:
     asked = read(source, PATHS if at == 0 else PAGES)
     status, headers, body = ask(place, asked)
     assert len(body) <= MAX_ANSWER_BYTES
-    assert BEARER.encode() not in body
-    assert TUNNEL_TOKEN.encode() not in body
+    for secret in (BEARER, TUNNEL_TOKEN):
+        # Who writes it somewhere else, as the name of a host, may read it there again.
+        is_repeated = secret in asked.target or secret.encode() in asked.body
+        assert secret.encode() not in body or is_repeated
     if not asked.is_allowed:
         # Nobody gets anything without the token; what is no request is told so before.
         assert status in (400, 401, 413, 421), status
