@@ -171,3 +171,16 @@ def _inner_base64(content: bytes, before: int) -> str:
     first = -(-before * 8 // 6)
     last = len(text) - (1 if (before + len(content)) % 3 else 0)
     return text[first:last]
+
+
+def require_whole_characters(value: object) -> None:
+    """Refuse a value of JSON that has half of a surrogate pair in a text.
+
+    JSON can say it, and so can bytes that are nearly UTF-8; no answer and no file can repeat it.
+
+    Raises:
+        UnicodeEncodeError: it has; this is a ValueError, as of JSON that is none.
+    """
+    import json  # noqa: PLC0415 - a tunnel alone does without
+
+    json.dumps(value, ensure_ascii=False).encode()

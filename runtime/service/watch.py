@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.proto.text import require_whole_characters
 from tunnelfleet.runtime.admin.http_thread import HttpServer
 from tunnelfleet.runtime.metrics.families import expose
 
@@ -341,6 +342,7 @@ def _object_in(body: bytes) -> dict[str, Any] | None:
     """Return the JSON object that a body is, {} for none; None if it is something else."""
     try:
         found = json.loads(body or b"{}")
+        require_whole_characters(found)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

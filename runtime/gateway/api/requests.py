@@ -17,6 +17,8 @@ from typing import Any
 
 from aiohttp import ETag, web
 
+from tunnelfleet.proto.text import require_whole_characters
+
 from .operations import ApiProblem, ProblemKind
 
 MAX_BODY_BYTES = 256 * 1024
@@ -84,11 +86,13 @@ async def read_object(request: web.Request, keys: Collection[str] | None = None)
 
     try:
         found = json.loads(body, object_pairs_hook=make_object, parse_constant=_no_constant)
+        require_whole_characters(found)
     except (ValueError, RecursionError):
         # Its text is left out: it can quote what was sent.
         raise ApiProblem(
             ProblemKind.BAD_REQUEST,
-            f"the body is no JSON, names a key twice, or has more than {MAX_KEYS} keys",
+            "the body is no JSON, names a key twice, has half a character, or has more than "
+            f"{MAX_KEYS} keys",
         ) from None
     if not isinstance(found, dict):
         raise ApiProblem(ProblemKind.BAD_REQUEST, "the body must be a JSON object, {...}")

@@ -20,6 +20,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnelfleet.proto import ConfigError, printable
+from tunnelfleet.proto.text import require_whole_characters
 
 if TYPE_CHECKING:
     from botocore.model import OperationModel, Shape
@@ -218,6 +219,7 @@ def check_output(operation: OperationModel, body: bytes) -> None:
 def _parse(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body or b"{}", parse_constant=_no_constant)
+        require_whole_characters(found)
     except (ValueError, RecursionError) as error:
         raise NotSerialized("the body is not JSON") from error
     if not isinstance(found, dict):

@@ -226,7 +226,7 @@ class TestFaults:
         assert says in answer["detail"]
         assert answer["detail"].isprintable()
 
-    @pytest.mark.parametrize("body", [b"[]", b"{", b"null", b"[" * 100_000])
+    @pytest.mark.parametrize("body", [b"[]", b"{", b"null", b'{"name": "\\udfff"}', b"[" * 100_000])
     def test_what_is_no_object(self, watch: ServiceWatch, body: bytes) -> None:
         assert post_raw(watch.url, None, body, "/chaos/drop")[0] == 400
 

@@ -143,7 +143,6 @@ class TestAdding:
             (api_entry(name=None), "tunnel[1].name"),
             (api_entry(name=["a"]), "tunnel[1].name"),
             (api_entry(name="a\x00"), "tunnel[a].name"),
-            (api_entry(name="\ud800"), "tunnel[1].name"),
             ({}, "tunnel[1].name"),
         ],
     )
@@ -165,6 +164,9 @@ class TestAdding:
         [
             (b"", "bad-request", 400),
             (b"[]", "bad-request", 400),
+            (b'{"half a character: \\ud800": 1}', "bad-request", 400),
+            (b'{"name": "half a character: \\ud800"}', "bad-request", 400),
+            (b'{"half a character: \xed\xb3\xbf": 1}', "bad-request", 400),
             (b'"text"', "bad-request", 400),
             (b"{", "bad-request", 400),
             (b'{"name": "b", "name": "c"}', "bad-request", 400),

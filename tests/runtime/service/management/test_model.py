@@ -47,6 +47,7 @@ def test_other_targets_are_unknown(target: str) -> None:
         (b"null", "not a JSON object"),
         (b'{"description": NaN}', "not JSON"),
         (b"\xff", "not JSON"),
+        (b'{"description": "half a character: \\ud800"}', "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b'{"description": 1}', "a string is expected at 'description'"),
         (b'{"destinationConfig": []}', "a structure is expected at 'destinationConfig'"),
