@@ -58,7 +58,8 @@ def test_the_larger_change_counts() -> None:
 @pytest.mark.parametrize("key", [each.name for each in fields(Limits) if each.name != "backoff"])
 def test_limits_are_taken_over_or_need_a_restart(key: str) -> None:
     before = wanted()
-    limits = replace(before.limits, **{key: getattr(before.limits, key) / 2})
+    value = getattr(before.limits, key)
+    limits = replace(before.limits, **{key: type(value)(value / 2)})
     expected = Change.IN_PLACE if key in IN_PLACE_LIMITS else Change.RESTART
     assert change_between(before, replace(before, limits=limits)) is expected
 
