@@ -312,7 +312,8 @@ def wrap(text: str, width: int | None, indent: int = 0) -> list[str]:
         end = at if at > 0 else room
         lines.append(rest[:end])
         rest = rest[end:].lstrip(" ")
-    lines += [rest] if rest else []
+    if rest or not lines:
+        lines.append(rest)
     return [lines[0], *(" " * indent + line for line in lines[1:])]
 
 

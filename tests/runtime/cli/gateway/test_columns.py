@@ -113,5 +113,9 @@ def test_wrapping_loses_only_blanks(text: str, width: int, indent: int) -> None:
     assert all(len(line) <= width for line in lines)
 
 
+def test_nothing_behind_a_long_word_is_one_empty_line() -> None:
+    assert wrap("", 80, 100) == [""]
+
+
 def test_a_pipe_is_not_wrapped() -> None:
     assert wrap("a " * 100, None) == ["a " * 100]
