@@ -91,6 +91,13 @@ class Connections:
         return self.present if transport is not None else None
 
 
+class NoSocket:
+    """Stands for the socket of a connection, which only its end asks for another of."""
+
+    def dup(self) -> None:
+        raise OSError("there is none")
+
+
 class Place:
     """Who answers, on this thread: all but the listening sockets and the threads is the real one.
 
@@ -115,7 +122,7 @@ class Place:
 
     def answer(self, data: bytes) -> bytes:
         """What is answered to these bytes, up to the end of the connection."""
-        wire, nobody = Wire(self._loop), cast("socket.socket", None)
+        wire, nobody = Wire(self._loop), cast("socket.socket", NoSocket())
         assert self.runner.server is not None
         handler = _RequestHandler(
             self.runner.server,
