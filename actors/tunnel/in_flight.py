@@ -412,7 +412,7 @@ class InFlight:
                     self._grow_among_others(gained)
                 else:
                     self._suspect(position, now)
-            elif self._is_calm():
+            elif self._is_unsuspected():
                 self._grow(gained)
         elif self._sample.seconds >= SHORTEST_SAMPLE_SECONDS:
             self._follow(position, now)
@@ -480,8 +480,8 @@ class InFlight:
             proven = int(self._sample.bytes_per_second * (way + OPEN_SECONDS))
             self.window_bytes = max(self.window_bytes, proven)
 
-    def _is_calm(self) -> bool:
-        """Whether there is no suspicion, or none any more with this pong."""
+    def _is_unsuspected(self) -> bool:
+        """Count a pong without a queue; return whether there is no suspicion, or none any more."""
         if self.suspected_since is not None:
             self._calm_pongs += 1
             if self._calm_pongs < CALM_PONGS:
@@ -490,6 +490,7 @@ class InFlight:
         return True
 
     def _grow_among_others(self, gained: int) -> None:
+        """The queue is others': the window grows to `OPEN_WINDOW_BYTES`, and no further."""
         if self._blocked_since is not None:
             wanted = min(self.window_bytes + gained, OPEN_WINDOW_BYTES)
             self.window_bytes = max(self.window_bytes, wanted)
@@ -498,6 +499,7 @@ class InFlight:
         """There is a queue: the rate of the link shows, as it was busy since that was suspected."""
         assert self.suspected_since is not None
         seconds = max(now - self.suspected_since, self._way.seconds)
+        self.suspected_since = None
         self.bytes_per_second = max(self._sample.last_bytes_per_second(seconds), 1.0)
         doubt = _Doubt(self._sample.delay_seconds, self.window_bytes)
         self._sample.begin(now, self._confirmed)
