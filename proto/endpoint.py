@@ -138,7 +138,9 @@ def _split(text: str) -> tuple[str, str | None]:
 
 
 def _is_ipv6(text: str) -> bool:
-    import ipaddress  # noqa: PLC0415 - few endpoints have brackets
+    if ":" not in text:
+        return False
+    import ipaddress  # noqa: PLC0415 - few endpoints are such addresses
 
     try:
         ipaddress.IPv6Address(text)

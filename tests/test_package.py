@@ -153,6 +153,7 @@ NOT_FOR_ONE_TUNNEL = {
     "hashlib": "whoever wants more than SHA-1",
     "html": "names of entities",
     "http": "a service that refuses",
+    "ipaddress": "addresses of IPv6, and networks in NO_PROXY",
     "json": "`--json`, settings, and tokens that JSON writes in another way",
     "pathlib": "a folder of mappings",
     "pickle": "the form of protobuf that is in Python",

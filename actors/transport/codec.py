@@ -99,13 +99,13 @@ class FrameReader:
         sender: whose frames they are.
     """
 
-    __slots__ = ("_inside", "_key", "_left_bytes", "_mask_bit", "_opcode", "_partial", "_sender")
+    __slots__ = ("_inside", "_key", "_mask_bit", "_opcode", "_partial", "_sender", "left_bytes")
 
     def __init__(self, sender: Role) -> None:
         self._sender = sender
         self._mask_bit = _MASKED if sender is _CLIENT else 0
         self._partial = b""
-        self._left_bytes = 0
+        self.left_bytes = 0
         """How much of the present data frame's payload has still to come."""
         self._opcode = 0
         self._key = b""
@@ -123,19 +123,19 @@ class FrameReader:
             data, self._partial = self._partial + data, b""
         view, offset, size = memoryview(data), 0, len(data)
         while offset < size:
-            if not self._left_bytes:
+            if not self.left_bytes:
                 start = self._take_header(data, offset)
                 if not start:
                     self._partial = data[offset:]
                     return
                 offset = start
-            stop = min(offset + self._left_bytes, size)
+            stop = min(offset + self.left_bytes, size)
             payload = view[offset:stop]
-            self._left_bytes -= stop - offset
+            self.left_bytes -= stop - offset
             if self._mask_bit:
                 payload = self._unmasked(payload)
             # A header alone says nothing yet; an empty frame does.
-            if payload or not self._left_bytes:
+            if payload or not self.left_bytes:
                 yield ReceivedPiece(self._opcode, payload)
             offset = stop
 
@@ -162,7 +162,7 @@ class FrameReader:
             self._check_close(data[start : start + length])
         if not is_control:
             self._inside = not first & _FIN
-        self._opcode, self._left_bytes = opcode, length
+        self._opcode, self.left_bytes = opcode, length
         return start
 
     def _check(self, first: int, second: int, length: int) -> None:

@@ -56,14 +56,17 @@ from .established import (
     GiveUp,
     KeepAlive,
     Outcome,
+    Piece,
+    ReadEnd,
     SendPing,
-    is_drained,
     outcome_of_refusal,
+    read_piece,
 )
 from .upgrade import TlsInTls
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
+_UNREAD = Piece(b"", 0, ReadEnd.FULL)
 TURN_FRAMES = 500
 """Frames, messages and reads of one turn: a service may send very small ones."""
 CONTROL_FRAMES = 24
@@ -236,8 +239,6 @@ class WebSocketActor(DispatchedActor):
                 self._read_later()
         except RemoteProtocolError as error:
             self._fail("protocol_error", str(error))
-        except OSError as error:
-            self._fail("lost", f"the connection broke: {error.strerror or error}")
         if messages:
             self._context.tunnel.tell(Received(self._epoch, messages))
         if not self._writer.is_empty:
@@ -245,27 +246,32 @@ class WebSocketActor(DispatchedActor):
 
     def _read_turn(self, sock: socket.socket, messages: list[Message | DataBurst]) -> bool:
         """Read until nothing is there or the budget of a turn is spent; return whether it is."""
-        budget, read_bytes = TURN_FRAMES, 0
-        while budget > 0 and read_bytes < TURN_READ_BYTES:
-            if self._arriving is None:
-                try:
-                    data = sock.recv(READ_BYTES)
-                except NOTHING_YET:
-                    return False
-                if not data:
-                    self._fail("lost", "the service closed the TCP connection")
-                    return False
-                # TLS may give out a byte at a time: a read counts as a frame.
-                budget -= 1
-                read_bytes += len(data)
-                self._keep_alive.on_heard(time.monotonic())
-                self._arriving = self._input.feed(data)
-            budget = self._take(self._arriving, budget, messages)
-            if self._stage is _ENDED:
-                return False
-            if budget > 0 and is_drained(sock, read_bytes):
-                return False
-        return True
+        budget, read_bytes, piece = TURN_FRAMES, 0, _UNREAD
+        while budget > 0 and self._stage is not _ENDED:
+            if self._arriving is not None:
+                budget = self._take(self._arriving, budget, messages)
+            elif piece.end is not ReadEnd.FULL or read_bytes >= TURN_READ_BYTES:
+                break
+            else:
+                piece = read_piece(sock, READ_BYTES)
+                if piece.data:
+                    # TLS may give out a byte at a time: a read counts as a frame.
+                    budget -= piece.reads
+                    read_bytes += len(piece.data)
+                    self._keep_alive.on_heard(time.monotonic())
+                    self._arriving = self._input.feed(piece.data)
+        if self._stage is _ENDED:
+            return False
+        if self._arriving is None:
+            self._on_read_end(piece)
+        return self._arriving is not None or piece.end is ReadEnd.FULL
+
+    def _on_read_end(self, piece: Piece) -> None:
+        """Fail if nothing more can come. What came before it has been taken."""
+        if piece.end is ReadEnd.CLOSED:
+            self._fail("lost", "the service closed the TCP connection")
+        elif piece.error is not None:
+            self._fail("lost", f"the connection broke: {piece.error.strerror or piece.error}")
 
     def _take(
         self, arriving: Iterator[Arrival | None], budget: int, messages: list[Message | DataBurst]

@@ -90,12 +90,11 @@ DOUBT_SECONDS: Final = 1.0
 MOST_DOUBT_SECONDS: Final = 32.0
 """So often, at most, it is asked whose a queue is; half as often each time that it is others'."""
 MOST_LOWERED: Final = 8
-"""A rate that comes down to such a part of what it was, step by step, is not the link's.
-
-The rate of a service that parses in bursts goes up and down by less.
+"""A rate that comes down to such a part of what it was, with a queue all the time, is not the
+link's. That of a service that parses in bursts goes up and down by less.
 """
-STEPS_LOWERED: Final = 3
 CALM_SECONDS: Final = 5.0
+"""A moment without a queue says that the rate was the link's, if none was found for so long."""
 FIRST_TRUCE_SECONDS: Final = 20.0
 """So long no queue is looked for then, and twice as long each time, up to this:"""
 MOST_TRUCE_SECONDS: Final = 320.0
@@ -155,7 +154,6 @@ class InFlight:
         "_emptied",
         "_is_held",
         "_lowered_from",
-        "_lowered_times",
         "_may_doubt_at",
         "_must_ping",
         "_number",
@@ -202,13 +200,12 @@ class InFlight:
         self._waits_since = 0.0
         self._doubt: _Doubt | None = None
         self._lowered_from = 0.0
-        self._lowered_times = 0
         self._truce_seconds = FIRST_TRUCE_SECONDS
         self._emptied = 0
         """Behind so many bytes a ping was answered that went out when all was confirmed."""
         self._proven = 0.0
         """The rate of a queue that was ours."""
-        self._doubted_at = -CALM_SECONDS
+        self._doubted_at = 0.0
         self._doubt_seconds = DOUBT_SECONDS
         self._stagger = stagger
         self._may_doubt_at = 0.0
@@ -435,6 +432,8 @@ class InFlight:
         if delay > self._target / 4:
             self._boost = FIRST_BOOST
         else:
+            if now - self._doubted_at >= CALM_SECONDS:
+                self._lowered_from = 0.0
             self._way.seen(now)
             self._doubt_rate(now)
         self._proven = max(self._proven, self.bytes_per_second)
@@ -514,16 +513,19 @@ class InFlight:
 
     def _lowered(self, delay: float, position: int, now: float) -> None:
         """The rate is less than half of what it was: perhaps because of others."""
-        is_calm = now - self._doubted_at >= CALM_SECONDS
-        self._lowered_from = self._proven if is_calm else max(self._lowered_from, self._proven)
-        self._lowered_times = 1 if is_calm else self._lowered_times + 1
         assert self.bytes_per_second is not None
-        is_by_steps = self._lowered_times >= STEPS_LOWERED
-        if not is_by_steps or self.bytes_per_second >= self._lowered_from / MOST_LOWERED:
+        if not self._lowered_from:
+            self._lowered_from = self._proven
             self._empty(_Doubt(delay, 0), position, now)
+            return
+        is_some_left = self.window_bytes > MIN_WINDOW_BYTES
+        if is_some_left and self.bytes_per_second >= self._lowered_from / MOST_LOWERED:
+            # It was asked already, and to ask stops the tunnel for as long as an answer takes.
+            self._proven = self.bytes_per_second
             return
         # So much less in flight, and still a queue: pacing does not help here.
         self._start(OPEN_WINDOW_BYTES)
+        self._lowered_from = 0.0
         self._may_doubt_at = now + self._truce_seconds
         self._truce_seconds = min(self._truce_seconds * 2, MOST_TRUCE_SECONDS)
 
@@ -551,6 +553,7 @@ class InFlight:
         if crowd_seconds < max(doubt.seconds, self._target / 2) / 2:
             self._proven, self._doubt_seconds = self.bytes_per_second, DOUBT_SECONDS
             return
+        self._lowered_from = 0.0
         self._doubt_seconds = min(self._doubt_seconds * 2, MOST_DOUBT_SECONDS)
         self._may_doubt_at = self._doubted_at + self._doubt_seconds * (1 + self._stagger)
         if doubt.window_bytes:

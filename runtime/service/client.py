@@ -27,7 +27,7 @@ from tunnelfleet.proto import (
     RemoteProtocolError,
 )
 
-from .wire import Hold, Wire
+from .wire import READ_BYTES, Hold, Wire
 
 ACCEPTS_A_TURN: Final = 64
 BACKLOG: Final = 2048
@@ -155,8 +155,8 @@ class Relay(Protocol):
     def detach(self, client: Client, reason: str) -> None:
         """Let go of this connection; it is over."""
 
-    def allowance(self, client: Client) -> int:
-        """Return how many bytes may be read now."""
+    def allowance(self, client: Client, wanted_bytes: int) -> int:
+        """Return how many of so many bytes may be read now."""
 
     def spend(self, client: Client, count_bytes: int) -> None:
         """Count what was read."""
@@ -276,7 +276,9 @@ class Client:
         """Return how many bytes may be read now (``WireUser``)."""
         if self._tunnel is None:
             return MAX_REQUEST_BYTES
-        return self._tunnel.allowance(self)
+        # What a large message lacks is no more work, however much it is.
+        lacking_bytes = min(self._reader.left_bytes, self._messages.lacking_bytes)
+        return self._tunnel.allowance(self, READ_BYTES + lacking_bytes)
 
     def received(self, data: bytes) -> None:
         """Take bytes from the wire (``WireUser``)."""

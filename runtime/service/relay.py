@@ -49,7 +49,7 @@ from tunnelfleet.proto import (
 from .client import Arrived, Client
 from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .rules import StreamTable, check_message, reset_for
-from .wire import READ_BYTES, Hold
+from .wire import Hold
 
 # As plain names: Python 3.11 takes six times as long to look up the member of an enum.
 _BINARY, _SERVICE, _DATA = Opcode.BINARY, Role.SERVICE, MessageType.DATA
@@ -345,14 +345,14 @@ class RelayedTunnel:
         rate = "off" if bytes_per_second is None else f"{bytes_per_second:g} bytes/s"
         self._tell(ServiceEventKind.THROTTLED, None, rate)
 
-    def allowance(self, client: Client) -> int:
-        """Return how much may be read from a client now; 0 holds its wire until it may."""
+    def allowance(self, client: Client, wanted_bytes: int) -> int:
+        """Return how much of that may be read from a client now; 0 holds its wire until it may."""
         throttle = self._directions[_OTHER[_mode_of(client)]].throttle
         if throttle is None:
-            return READ_BYTES
+            return wanted_bytes
         wait_seconds = throttle.wait_seconds(self._loop.time())
         if wait_seconds <= 0:
-            return throttle.quantum_bytes
+            return min(throttle.quantum_bytes, wanted_bytes)
         client.wire.hold(Hold.THROTTLED)
         client.throttle_timer = self._loop.call_later(wait_seconds, self._end_throttle_wait, client)
         return 0

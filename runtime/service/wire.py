@@ -21,7 +21,7 @@ from collections import deque
 from typing import Final, Protocol
 
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, wrap_tls
-from tunnelfleet.actors.transport.established import is_drained
+from tunnelfleet.actors.transport.established import Piece, ReadEnd, read_piece
 
 
 class Hold(enum.Enum):
@@ -88,7 +88,7 @@ HIGH_WATER_BYTES: Final = 131_072
 LOW_WATER_BYTES: Final = 32_768
 """Below this much unsent a full wire has drained, and may be fed again."""
 READ_BYTES: Final = 16_384
-"""At most so much is read in one turn, so that all connections have theirs.
+"""So much is read in one turn, so that all connections have theirs, and what a message lacks.
 
 It may hold some 2,700 frames, which take 20 ms."""
 PIECE_BYTES: Final = 64
@@ -240,54 +240,30 @@ class Wire:
             self._read_again()
 
     def _read(self) -> None:
-        wanted = min(self._user.allowance(), READ_BYTES)
-        if wanted <= 0:
+        wanted_bytes = self._user.allowance()
+        if wanted_bytes <= 0:
             return
-        chunks: list[bytes] = []
-        over: str | None = None
-        while wanted > 0:
-            try:
-                chunk = self._socket.recv(wanted)
-            except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
-                break
-            except ssl.SSLWantWriteError:
-                self._watch_writing(True)
-                break
-            except OSError as error:
-                over = _why(error)
-                break
-            if not chunk:
-                over = "closed by the client"
-                break
-            chunks.append(chunk)
-            wanted -= len(chunk)
-            if self._tls is None or self._is_drained(self._tls, len(chunk)):
-                break
-        self._deliver(chunks, over)
-
-    @staticmethod
-    def _is_drained(tls: ssl.SSLSocket, read_bytes: int) -> bool:
-        """Say whether there is nothing more for now; what an error is, the next read tells."""
-        try:
-            return is_drained(tls, read_bytes)
-        except OSError:
-            return False
-
-    def _deliver(self, chunks: list[bytes], over: str | None) -> None:
-        if chunks:
+        piece = read_piece(self._socket, wanted_bytes)
+        if piece.end is ReadEnd.WANTS_OUTPUT:
+            self._watch_writing(True)
+        if piece.data:
             # An answer that cannot be written any more must not lose what was read before it.
             self._is_delivering = True
             try:
-                self._user.received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+                self._user.received(piece.data)
             finally:
                 self._is_delivering = False
         if self._failure is not None:
             self._end(self._failure)
-        if self._state is not _OPEN:
-            return
-        if over is not None:
-            self._end(over)
-        elif chunks and self._tls is not None and self._tls.pending() and not self._holds:
+        if self._state is _OPEN:
+            self._after(piece)
+
+    def _after(self, piece: Piece) -> None:
+        if piece.end is ReadEnd.CLOSED:
+            self._end("closed by the client")
+        elif piece.error is not None:
+            self._end(_why(piece.error))
+        elif piece.data and self._tls is not None and self._tls.pending() and not self._holds:
             self._read_again()
 
     def _discard(self) -> None:

@@ -45,7 +45,16 @@ def test_a_service_whose_processor_is_used_up_still_carries_what_it_can() -> Non
     assert statistics.mean(rates) >= 0.95 * OFFERED
 
 
-def test_a_processor_that_others_take_for_a_while_lets_most_of_it_pass() -> None:
-    # With 40 % of the time gone, all of it would need 98 % of the processor if nobody pinged.
-    crowd = SimulatedCrowd(100, BUSY._replace(pause=0.4), bytes_per_second=OFFERED, together=False)
-    assert statistics.mean(crowd.rates(WARM_UP_SECONDS, 2 * SECONDS)) >= 0.65 * OFFERED
+@pytest.mark.parametrize(
+    ("pause_seconds", "mean", "least"), [(0.4, 0.7, 0.5), (0.5, 0.5, 0.35)], ids=["less", "more"]
+)
+def test_a_processor_that_others_take_for_a_while_lets_most_of_it_pass(
+    pause_seconds: float, mean: float, least: float
+) -> None:
+    # With 40 % of the time gone, all of it would need 98 % of the processor if nobody pinged; with
+    # half of it gone a tunnel without pacing carries 80 to 83 %.
+    costs = BUSY._replace(pause=pause_seconds)
+    crowd = SimulatedCrowd(100, costs, bytes_per_second=OFFERED, together=False)
+    rates = crowd.rates(WARM_UP_SECONDS, 2 * SECONDS)
+    assert statistics.mean(rates) >= mean * OFFERED
+    assert min(rates) >= least * OFFERED, "one that was slowed down has to find its way back"

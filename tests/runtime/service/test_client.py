@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -10,8 +13,9 @@ from tests.support.frames import data_of, masked
 from tests.support.service_client import EventLog, TunnelClient, connect_tcp, request
 from tests.support.sockets import read_to_end
 from tests.support.wire import data, stream_start
-from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, MessageType, encode_frame
+from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, MessageType, Mode, encode_frame
 from tunnelfleet.runtime.service import ServiceEventKind, client
+from tunnelfleet.runtime.service.wire import READ_BYTES
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.service import TunnelService, TunnelTokens
@@ -73,6 +77,67 @@ def test_a_websocket_error_closes_with_an_empty_close(
     source.assert_closed_empty()
     assert events.wait(ServiceEventKind.PROTOCOL_ERROR).tunnel == "press-4"
     destination.assert_quiet()
+
+
+class Unthrottled:
+    """A tunnel that lets all be read, and takes it."""
+
+    def allowance(self, _client: client.Client, wanted_bytes: int) -> int:
+        return wanted_bytes
+
+    def attach(self, _client: client.Client) -> None: ...
+    def spend(self, _client: client.Client, _count_bytes: int) -> None: ...
+    def relay(self, _sender: client.Client, _arrived: object) -> None: ...
+    def detach(self, _client: client.Client, _reason: str) -> None: ...
+
+
+class Nobody:
+    """A reception that is told of the end."""
+
+    def gone(self, _client: client.Client, _reason: str) -> None: ...
+
+
+FRAME = encode_frame(data(bytes(64_512)))
+
+
+@pytest.mark.parametrize(
+    ("wire", "lacking_bytes"),
+    [
+        (b"", 0),
+        (masked(2, FRAME), 0),
+        (masked(2, FRAME)[:8], 0),
+        (masked(2, FRAME)[:10_000], len(masked(2, FRAME)) - 10_000),
+        (masked(2, FRAME * 2)[: len(FRAME) + 108], len(FRAME) - 100),
+        (masked(2, FRAME[:10_000], fin=False), 0),
+        (masked(2, FRAME[:10_000], fin=False) + masked(0, FRAME[10_000:20_000])[:508], 9_500),
+        (masked(2, encode_frame(data(b"x")) * 4_000)[:10_000], 0),
+    ],
+    ids=[
+        "nothing",
+        "whole",
+        "a header",
+        "a part",
+        "of the second",
+        "a fragment: the next may hold pings",
+        "a fragment's part: behind it there may be pings",
+        "small ones in a large frame",
+    ],
+)
+def test_what_a_large_message_lacks_is_read_at_once(wire: bytes, lacking_bytes: int) -> None:
+    """It is no more work than a small one; what else a turn reads is as little as ever."""
+    loop = asyncio.new_event_loop()
+    with (
+        contextlib.closing(loop),
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+    ):
+        near, _address = server.accept()
+        ours = client.Client(near, loop, None, cast("client.Reception", Nobody()), "channel")
+        ours.attach(cast("client.Relay", Unthrottled()), Mode.SOURCE, b"")
+        ours.received(wire)
+        # A small message that has begun lacks a few bytes.
+        assert 0 <= ours.allowance() - READ_BYTES - lacking_bytes < 10
+        ours.wire.close("the test is over")
 
 
 def test_a_frame_of_131076_bytes_is_taken(source: TunnelClient, destination: TunnelClient) -> None:

@@ -34,6 +34,15 @@ FLOODS: dict[str, Callable[[], bytes]] = {
     "empty frames": lambda: repeated(masked(2)),
     "empty fragments": lambda: masked(2, fin=False) + repeated(masked(0, fin=False)),
     "DATA of a byte": lambda: repeated(masked(2, encode_frame(data(b"x")))),
+    # After a message that is read in one turn however large it is.
+    "pings after the half of a large message": lambda: (
+        masked(2, encode_frame(data(bytes(64_512)))[:40_000], fin=False)
+        + repeated(masked(9))
+        + masked(0, bytes(24_520))
+    ),
+    "DATA of a byte behind a large message": lambda: masked(
+        2, encode_frame(data(bytes(64_512))) + encode_frame(data(b"x")) * 4_000
+    ),
     "STREAM_START": lambda: b"".join(
         masked(2, encode_frame(stream_start(stream=number))) for number in range(1, 8_000)
     ),

@@ -1,0 +1,189 @@
+"""What is read at once: records that are joined, and whether there is more.
+
+Without the read that finds nothing, where that can be known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.waiting import eventually
+from tunnelfleet.actors.net.socket_io import FEW_BYTES
+from tunnelfleet.actors.transport.established import (
+    RECORD_BYTES,
+    RECORDS_JOINED,
+    ReadEnd,
+    is_drained,
+    read_piece,
+)
+from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        ours = stack.enter_context(socket.create_connection(server.getsockname()))
+        theirs = stack.enter_context(server.accept()[0])
+        yield ours, theirs
+
+
+@pytest.mark.parametrize("read_bytes", [0, FEW_BYTES, 10 * FEW_BYTES])
+def test_after_nothing_and_after_much_one_reads_again(
+    pair: tuple[socket.socket, socket.socket], read_bytes: int
+) -> None:
+    assert not is_drained(pair[0], read_bytes)
+
+
+def test_after_a_few_bytes_nothing_is_expected(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"few")
+    assert is_drained(ours, len(ours.recv(100)))
+
+
+def test_a_reset_behind_the_bytes_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    theirs.close()
+
+    def is_told() -> bool:
+        try:
+            is_drained(ours, 1)
+        except ConnectionResetError:
+            return True
+        return False
+
+    eventually(is_told, "the reset is told")
+
+
+@pytest.fixture
+def tls_pair(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
+    files = ensure_certificate(tmp_path, "127.0.0.1")
+    client = ssl.create_default_context(cafile=str(files.ca))
+    server = server_context(files.certificate, files.private_key)
+    with (
+        client.wrap_socket(
+            pair[0], server_hostname="127.0.0.1", do_handshake_on_connect=False
+        ) as ours,
+        server.wrap_socket(pair[1], server_side=True, do_handshake_on_connect=False) as theirs,
+    ):
+        _shake_hands(ours, theirs)
+        yield ours, theirs
+
+
+def test_what_tls_has_taken_apart_is_more(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+) -> None:
+    ours, theirs = tls_pair
+    theirs.sendall(b"few")
+    assert not is_drained(ours, len(ours.recv(1)))
+    assert is_drained(ours, len(ours.recv(100)))
+
+
+LIMIT_BYTES = 4 * RECORD_BYTES
+
+
+def test_records_that_are_there_are_joined(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+) -> None:
+    ours, theirs = tls_pair
+    theirs.sendall(b"a" * RECORD_BYTES + b"b" * 9_000)
+    theirs.sendall(b"c")
+    ours.setblocking(False)
+    assert read_piece(ours, LIMIT_BYTES) == (
+        b"a" * RECORD_BYTES + b"b" * 9_000 + b"c",
+        3,
+        ReadEnd.DRAINED,
+        None,
+    )
+
+
+def test_a_piece_ends_where_a_record_does(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+) -> None:
+    ours, theirs = tls_pair
+    message = b"m" * (LIMIT_BYTES - 1_000)
+    for _ in range(3):
+        theirs.sendall(message)
+    for _ in range(3):
+        piece = read_piece(ours, LIMIT_BYTES)
+        assert (piece.data, piece.end) == (message, ReadEnd.FULL)
+
+
+def test_records_of_a_byte_are_not_joined_without_end(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+) -> None:
+    ours, theirs = tls_pair
+    theirs.sendall(b"x" * FEW_BYTES)
+    for _ in range(2 * RECORDS_JOINED):
+        theirs.sendall(b"x")
+    piece = read_piece(ours, LIMIT_BYTES)
+    assert (piece.reads, piece.end) == (RECORDS_JOINED, ReadEnd.FULL)
+
+
+def test_less_than_a_record_may_be_asked_for(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+) -> None:
+    ours, theirs = tls_pair
+    theirs.sendall(b"x" * 300)
+    assert read_piece(ours, 100) == (b"x" * 100, 1, ReadEnd.FULL, None)
+    assert ours.pending() == 200
+
+
+def test_nothing_is_an_empty_piece(pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[0].setblocking(False)
+    assert read_piece(pair[0], 100) == (b"", 0, ReadEnd.DRAINED, None)
+
+
+def test_without_tls_one_read_is_a_piece(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"x" * (2 * FEW_BYTES))
+    assert read_piece(ours, FEW_BYTES) == (b"x" * FEW_BYTES, 1, ReadEnd.FULL, None)
+
+
+def test_an_end_behind_records_comes_with_them(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+) -> None:
+    ours, theirs = tls_pair
+    theirs.sendall(b"x" * FEW_BYTES)
+    theirs.shutdown(socket.SHUT_WR)
+    assert read_piece(ours, LIMIT_BYTES) == (b"x" * FEW_BYTES, 1, ReadEnd.CLOSED, None)
+
+
+def test_a_break_behind_records_comes_with_them(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+) -> None:
+    ours, theirs = tls_pair
+    theirs.sendall(b"x" * FEW_BYTES)
+    with socket.socket(fileno=theirs.detach()) as plain:
+        plain.sendall(b"this is no record of TLS")
+        piece = read_piece(ours, LIMIT_BYTES)
+    assert piece[:3] == (b"x" * FEW_BYTES, 1, ReadEnd.BROKEN)
+    assert isinstance(piece.error, ssl.SSLError)
+    assert piece.error.__traceback__ is None, "it would hold the frames that it came through"
+
+
+def _shake_hands(*ends: ssl.SSLSocket) -> None:
+    """Both in this thread."""
+    left = list(ends)
+    for end in ends:
+        end.setblocking(False)
+    while left:
+        for end in tuple(left):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+                left.remove(end)
+    for end in ends:
+        end.setblocking(True)
