@@ -18,8 +18,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.figures import counted
+from tunnelfleet.proto import ConfigError, counted
 from tunnelfleet.runtime.gateway.config import ConfigProblems, ensure_secret, load
 from tunnelfleet.runtime.ray_fleet import cluster
 from tunnelfleet.runtime.ray_fleet.fleet import Brought, RayFleet, next_to_move
@@ -117,9 +116,8 @@ def up_command(
             note(f"warning: {warning}")
         count = groups or fleet.groups_wanted() or len(cluster.nodes())
         if count > config.gateway.shards:
-            raise ConfigError(
-                f"--groups {count}: there are {config.gateway.shards} shards to share"
-            )
+            shards = counted(config.gateway.shards, "shard")
+            raise ConfigError(f"--groups {count}: the fleet has {shards} to share")
         progress = _Progress()
         brought = fleet.up(FleetPlan.of_config(config, secret, count), wait, progress)
         if spread:

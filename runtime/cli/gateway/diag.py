@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tunnelfleet.proto import ConfigError, TunnelError, printable
+from tunnelfleet.proto import ConfigError, TunnelError, counted, printable
 from tunnelfleet.proto.text import HIDDEN
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
 from tunnelfleet.runtime.gateway.api.address import GatewayAddress, GatewayRefused
@@ -348,7 +348,7 @@ def _process(pid: object, missing: dict[str, str]) -> Parts:
             missing[f"process-{name}.txt"] = f"{error.strerror}"
     try:
         count = len(os.listdir(folder / "fd"))  # noqa: PTH208 - counted, not walked
-        found["process-files.txt"] = f"{count} open files\n"
+        found["process-files.txt"] = counted(count, "open file") + "\n"
     except OSError as error:
         missing["process-files.txt"] = f"{error.strerror}"
     return found

@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors.kernel import DispatchedActor, Terminated
-from tunnelfleet.proto import printable
+from tunnelfleet.proto import counted, printable
 from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.gateway.config.fleet import POSTGRES
 from tunnelfleet.runtime.gateway.door.fleet_view import ON_DEMAND
@@ -404,7 +404,8 @@ class DemandActor(DispatchedActor):
     def _on_stop_timed_out(self, _message: _StopTimedOut) -> None:
         left = len(self._plan)
         logger.warning(
-            "%d tunnels on demand could not be closed in time; the next start closes them", left
+            "%s on demand could not be closed in time; the next start does it",
+            counted(left, "tunnel"),
         )
         self.exit()
 

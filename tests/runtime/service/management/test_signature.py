@@ -224,8 +224,8 @@ class TestFile:
     @pytest.mark.parametrize(
         ("content", "says"),
         [
-            (b"", "there are 0 keys"),
-            (b"[a]\naws_access_key_id=A\n", "there are 0 keys"),
+            (b"", "has 0 keys"),
+            (b"[a]\naws_access_key_id=A\n", "has 0 keys"),
             (b"aws_secret_access_key=hidden", "are not written as"),
             (b"\xff\xfe", "are not written as"),
         ],
