@@ -24,7 +24,7 @@ from tunnelfleet.runtime.ray_fleet import cluster
 from tunnelfleet.runtime.ray_fleet.fleet import Brought, RayFleet, next_to_move
 from tunnelfleet.runtime.ray_fleet.plan import FleetPlan, not_on_ray
 
-from .errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
+from .errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, cannot_write
 from .gateway.check import print_problems
 from .gateway.look import ordered
 from .gateway.rows import STATE_STYLES, summary, tunnel_table
@@ -300,7 +300,7 @@ def targets_command(
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
-        raise ConfigError(f"--output {output}: it cannot be written: {error.strerror}") from None
+        raise cannot_write("--output", output, error) from None
     return EXIT_OK
 
 

@@ -26,7 +26,7 @@ import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError, counted, printable
 from tunnelfleet.proto.text import HIDDEN
-from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
+from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, cannot_write
 from tunnelfleet.runtime.gateway.api.address import GatewayAddress, GatewayRefused
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.version import version_line
@@ -189,9 +189,7 @@ def diag_command(
     except FileExistsError:
         raise ConfigError(f"{path} is there already; name another file with --out") from None
     except OSError as error:
-        raise CommandFailed(
-            f"cannot write {path}: {error.strerror}; name another file with --out"
-        ) from None
+        raise cannot_write("--out", path, error) from None
     with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
         file.write(_zipped(parts))
     if as_json:

@@ -69,7 +69,7 @@ def load_credentials(path: Path) -> dict[str, AccessKey]:
             _log.warning("others can read or change the credentials in %s; chmod 600 it", path)
         parser.read_string(path.read_text())
     except OSError as error:
-        raise ConfigError(f"the credentials {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"cannot read the credentials {path}: {error.strerror}") from error
     except (configparser.Error, UnicodeDecodeError) as error:
         # Not its text, which quotes the line.
         raise ConfigError(f"the credentials {path} are not written as {_EXAMPLE}") from error

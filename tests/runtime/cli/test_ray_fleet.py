@@ -315,7 +315,7 @@ class TestTargets:
         folder = tmp_path / "targets.json"
         folder.mkdir()
         assert run("targets", "--output", folder) == 2
-        assert "it cannot be written: " in capsys.readouterr().err
+        assert f"--output: cannot write {folder}: " in capsys.readouterr().err
         assert [each.name for each in tmp_path.iterdir()] == ["targets.json"]
 
 
