@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tunnelfleet.proto import counted
+
 from .kernel.counting import counter
 from .kernel.log import get_logger
 
@@ -412,5 +414,6 @@ class RelayThreads:
             with self._condition:
                 self.is_abandoned = True
                 self._condition.notify_all()
-            logger.warning("%d callbacks did not return in time and are left behind", left)
+            text = counted(left, "callback", "is left behind", "are left behind")
+            logger.warning("%s: no return in time", text)
         return left

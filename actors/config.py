@@ -206,7 +206,8 @@ class TunnelConfig:
         bind_host: where a source listens when `services` is None.
         listen_on: when `services` is None, where to listen for these of the announced services;
             the others get a free port.
-        version: what a source speaks; a destination sees it (docs/protocol.md section 3).
+        version: what a source speaks, a `ProtocolVersion` or its name, such as `"V2"`; a
+            destination sees it (docs/protocol.md section 3).
         bandwidth_bytes_per_second: pace sending a little below this rate; None finds out.
         pacing: without a bandwidth, ping the service while there is much to send, to keep the queue
             here and not there (docs/architecture.md section 6).
@@ -255,6 +256,10 @@ class TunnelConfig:
             raise ConfigError(f"bad mode {self.mode!r}: it is 'source' or 'destination'") from None
         if not isinstance(self.endpoint, Endpoint):
             object.__setattr__(self, "endpoint", Endpoint.parse(self.endpoint))  # type: ignore[unreachable]
+        try:
+            object.__setattr__(self, "version", ProtocolVersion.parse(self.version))
+        except ValueError as error:
+            raise ConfigError(f"bad version: {error}") from None
         validate_access_token(self.access_token)
         if self.client_token is not None:
             validate_client_token(self.client_token)
@@ -396,7 +401,7 @@ _FIELD_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "client_token": ((str, _NONE), "text, or None"),
     "services": ((Mapping, _NONE), "a mapping of service ids to addresses, or None"),
     "bind_host": ((str,), "text"),
-    "version": ((ProtocolVersion,), "ProtocolVersion.V1, V2 or V3"),
+    "version": ((ProtocolVersion, str), "ProtocolVersion.V1, V2 or V3, or its name"),
     "bandwidth_bytes_per_second": ((int, float, _NONE), "a number, or None"),
     "http_proxy": (
         (HttpProxy, _NONE),

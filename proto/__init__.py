@@ -93,7 +93,15 @@ from .message import (
 )
 from .modes import Mode, ProtocolVersion
 from .session import MAX_CONNECTIONS_PER_STREAM, MAX_SERVICES, Session
-from .text import MAX_ID_CHARACTERS, MAX_REASON_CHARACTERS, MAX_TEXT_CHARACTERS, Redactor, printable
+from .text import (
+    MAX_ID_CHARACTERS,
+    MAX_REASON_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
+    Redactor,
+    counted,
+    listed,
+    printable,
+)
 from .transitions import Agreement, End, Phase
 
 Reply = Answer
@@ -181,12 +189,14 @@ __all__ = [
     "WrongMode",
     "burst_parts",
     "check_request",
+    "counted",
     "decode_message",
     "encode_frame",
     "encode_message",
     "frame_around",
     "generate_client_token",
     "handshake_error",
+    "listed",
     "printable",
     "request_headers",
     "validate_access_token",

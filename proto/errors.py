@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .text import MAX_ID_CHARACTERS, MAX_REASON_CHARACTERS, printable
+from .text import MAX_ID_CHARACTERS, MAX_REASON_CHARACTERS, counted, printable
 
 if TYPE_CHECKING:
     from .modes import Mode, ProtocolVersion
@@ -259,8 +259,9 @@ class TooManyConnections(_ServiceError):
 
     def __str__(self) -> str:
         return (
-            f"no more connections to service {self._shown_id}: {self.max_connections} are open, "
-            "which is the limit: close one first"
+            f"no more connections to service {self._shown_id}: "
+            f"{counted(self.max_connections, 'connection', 'is', 'are')} open, which is the limit: "
+            "close one first"
         )
 
 

@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show and to keep.
+"""Text for people: of others, made safe to show and to keep, and counts with their nouns.
 
 Owns what happens to text that somebody else wrote before it gets into an error, a state, a log, a
 metric, an event or a terminal: `printable` makes one bounded line of it, and `Redactor` hides the
@@ -56,6 +56,30 @@ def printable(text: str, limit: int = MAX_TEXT_CHARACTERS, *, mark: str = " ") -
     if len(shown) <= limit and len(text) <= 4 * limit:
         return shown
     return shown[: max(0, limit - len(_CUT))] + _CUT
+
+
+def counted(count: int, noun: str, of_one: str = "", of_more: str = "") -> str:
+    """Return a count with its noun, for example `1 tunnel`, `2,000 tunnels`.
+
+    Args:
+        count: how many there are.
+        noun: in the singular; its plural has an s.
+        of_one: what follows where there is one, such as `is`.
+        of_more: what follows where there are none or several, such as `are`.
+    """
+    text, rest = (noun, of_one) if count == 1 else (f"{noun}s", of_more)
+    return f"{count:,} {text} {rest}" if rest else f"{count:,} {text}"
+
+
+def listed(words: Iterable[str], last: str) -> str:
+    """Return words as one reads them out: `a`, `a or b`, `a, b or c`.
+
+    Args:
+        words: in their order.
+        last: what stands before the last one, such as `or`.
+    """
+    *head, tail = words
+    return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
 MAX_SCANNED_CHARACTERS: Final = 16_384

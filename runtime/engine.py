@@ -48,7 +48,7 @@ from tunnelfleet.actors.kernel import (
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.transport.connector import Connector
 from tunnelfleet.actors.tunnel.context import Services, TunnelParts
-from tunnelfleet.proto import TunnelClosed, TunnelError
+from tunnelfleet.proto import TunnelClosed, TunnelError, counted
 
 from .supervisor import RuntimeSupervisor, tunnel_child_id
 from .tunnel import make_parts
@@ -346,11 +346,11 @@ class Engine:
         late = [each.name for each in tunnels if each.stats.state is not TunnelState.STOPPED]
         names = ", ".join(late[:NAMED_TUNNELS]) + (", ..." if len(late) > NAMED_TUNNELS else "")
         logger.warning(
-            "the runtime had not stopped after %g s, and is ended by force, with %d of %d tunnels "
+            "the runtime had not stopped after %g s, and is ended by force, with %d of %s "
             "(%s): what they had read may not have been sent; give stop() more time",
             seconds,
             len(late),
-            len(tunnels),
+            counted(len(tunnels), "tunnel"),
             names or "none",
         )
 

@@ -1,6 +1,7 @@
-"""Numbers as people read them: bytes, rates, times, ages, counts, a row of bars. Pure.
+"""Numbers as people read them: bytes, rates, times, ages, a row of bars. Pure.
 
-Owns the forms that the tables of the commands and of the demo have in common.
+Owns the forms that the tables of the commands and of the demo have in common. A count with its noun
+is `counted` of `proto`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,6 @@ def human_seconds(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return for example `1 tunnel`, `2,000 tunnels`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 _SPARKS: Final = "▁▂▃▄▅▆▇█"

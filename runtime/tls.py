@@ -1,15 +1,19 @@
 """TLS for tunnels: one context for all of them.
 
 Owns how a client trusts the service: the system's authorities, a file or a folder of them, or, on
-demand, anybody. It opens no connection. TLS 1.2 or newer (docs/protocol.md section 1).
+demand, anybody; and how a certificate of one's own is read, with its key. It opens no connection.
+TLS 1.2 or newer (docs/protocol.md section 1).
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+from typing import TypeAlias
 
 from tunnelfleet.proto import ConfigError
+
+_Path: TypeAlias = "str | os.PathLike[str]"
 
 
 def make_ssl_context(
@@ -48,3 +52,36 @@ def make_ssl_context(
             f"cannot read the CA certificates {ca_file}: {error.strerror or error}"
         ) from None
     return context
+
+
+def load_own_certificate(context: ssl.SSLContext, certificate: _Path, private_key: _Path) -> None:
+    """Have a context show this certificate.
+
+    Args:
+        context: of a server, or of a client whose peer wants to see one.
+        certificate: PEM file, with those of the authorities between.
+        private_key: PEM file of its key, without a password.
+
+    Raises:
+        ConfigError: a file cannot be read, or they are no certificate and its key.
+    """
+    for what, path in (("certificate", certificate), ("private key", private_key)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+    try:
+        # Without a password OpenSSL would ask for one on the terminal, and wait.
+        context.load_cert_chain(certificate, private_key, password="")
+    except OSError as error:
+        raise ConfigError(_why_no_pair(error, certificate, private_key)) from None
+
+
+def _why_no_pair(error: OSError, certificate: _Path, private_key: _Path) -> str:
+    if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+        return f"{private_key} is not the key of {certificate}: give the one it was made with"
+    return (
+        f"{certificate} and {private_key} are no certificate and its key: give PEM files, the key "
+        "without a password"
+    )

@@ -25,7 +25,7 @@ from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel.context import TunnelContext, TunnelParts
 from tunnelfleet.actors.tunnel.messages import Drain, HandOver, ReplaceLimits, ReplaceToken
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
-from tunnelfleet.proto import Mode, TunnelClosed
+from tunnelfleet.proto import Mode, TunnelClosed, listed
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.api.outbox import Outbox
@@ -236,22 +236,31 @@ class Tunnel:
         )
 
     def wait_for(
-        self, states: TunnelState | Iterable[TunnelState], timeout_seconds: float
+        self, states: TunnelState | str | Iterable[TunnelState | str], timeout_seconds: float
     ) -> TunnelStatus:
         """Wait until the tunnel is in one of `states`.
 
+        Args:
+            states: one state, or several, such as `TunnelState.CONNECTED` or `"connected"`.
+            timeout_seconds: how long to wait.
+
         Raises:
-            TimeoutError: it was not within the time; the message says what it was instead, and why.
+            TimeoutError: it was not within the time; the message says what it is instead, and why.
+            ValueError: there is no such state, or none is given.
         """
-        wanted = {states} if isinstance(states, TunnelState) else set(states)
+        given = [states] if isinstance(states, str) else list(states)
+        wanted = {TunnelState(each) for each in given}
+        if not wanted:
+            raise ValueError("wait_for: no state is given; name one, such as TunnelState.CONNECTED")
         self._changes.wait_until(lambda: self.stats.state in wanted, timeout_seconds)
         status = self.status()
         if status.state in wanted:
             return status
-        names = " or ".join(sorted(wanted))
+        names = listed([each for each in TunnelState if each in wanted], "or")
+        why = f" ({status.reason})" if status.reason else ""
         raise TimeoutError(
             f"tunnel {self.name!r} is not {names} after {timeout_seconds:g} s: "
-            f"it is {status.state} ({status.reason or 'no reason given'})"
+            f"it is {status.state}{why}"
         )
 
     def wait_listening(self, service_id: str, timeout_seconds: float) -> Address:
@@ -265,7 +274,7 @@ class Tunnel:
         if address is None:
             raise TimeoutError(
                 f"tunnel {self.name!r} does not listen for {service_id!r} after "
-                f"{timeout_seconds:g} s: {self.stats.last_event}"
+                f"{timeout_seconds:g} s: {self.stats.last_event or self.stats.state}"
             )
         return address
 

@@ -41,6 +41,7 @@ from tunnelfleet.proto import (
     TooManyConnections,
     TunnelClosed,
     TunnelError,
+    counted,
 )
 
 from .context import NO_API, ApiHandler, ApiShell, Common, Ending, EndingPhase
@@ -536,7 +537,7 @@ class TunnelActor(DispatchedActor):
     def _on_drain(self, _message: Drain) -> None:
         if not self._ending.drain():
             return
-        text = f"{len(self._connections)} connections are left"
+        text = counted(len(self._connections), "connection", "is left", "are left")
         self._common.enter(TunnelState.DRAINING, text)
         if self._common.transport is None:
             # It came before the transport, whose attachment ends it.

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
+from tunnelfleet.proto import counted
 
 if TYPE_CHECKING:
     from .options import HttpLimits
@@ -368,14 +369,16 @@ class Listener:
             return
         more, self._unlogged = self._unlogged, 0
         self._silent_until = now + LOG_SECONDS
-        _log.warning("%s%s", text, f" (and {more} times since the last line)" if more else "")
+        _log.warning(
+            "%s%s", text, f" (and {counted(more, 'time')} since the last line)" if more else ""
+        )
 
     def _admit(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         if len(self._connections) >= self._limits.max_connections and not self._make_room():
             close_socket(sock)
             self._complain(
-                f"{self._server} has {self._limits.max_connections} connections, "
+                f"{self._server} has {counted(self._limits.max_connections, 'connection')}, "
                 "all at work: another one was closed (see max_connections)"
             )
             return

@@ -24,6 +24,7 @@ from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.metrics.families import Breather, expose
+from tunnelfleet.runtime.tls import load_own_certificate
 
 from .http_thread import HEADERS, SHUTDOWN_SECONDS, HttpThread
 from .listener import listen_tcp
@@ -290,10 +291,7 @@ class AdminServer:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(certificate, key)
-        except OSError as error:
-            raise ConfigError(f"the certificate cannot be used: {error}") from error
+        load_own_certificate(context, certificate, key)
         return context
 
     def _make_runner(self, stopping: asyncio.Event) -> web.BaseRunner:

@@ -13,6 +13,7 @@ it runs. It knows no command.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -60,6 +61,22 @@ class _NeverRaised(Exception):  # noqa: N818 - it is no error
 
 class CommandFailed(TunnelError):  # noqa: N818  an outcome, in the past tense, as TunnelClosed is
     """The command was asked for properly and failed; its text is what the user is told."""
+
+
+_MACHINE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
+"""What no other name of a file helps against."""
+
+
+def cannot_write(option: str, path: str | os.PathLike[str], error: OSError) -> TunnelError:
+    """Return what is raised where the file that an option names cannot be written.
+
+    It is a mistake of the user, as a file that cannot be read is, unless another file would not
+    help: the disk is full, or fails.
+    """
+    text = f"{option}: cannot write {path}: {error.strerror or error}"
+    if error.errno in _MACHINE:
+        return CommandFailed(text)
+    return ConfigError(f"{text}; name a file in a folder that this user may write")
 
 
 def run_guarded(call: Callable[[], object]) -> int:

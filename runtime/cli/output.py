@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Self, TextIO, TypeVar, cast
 
+from tunnelfleet.proto import counted
+
 LOGGER = "tunnelfleet"
 
 _FORMAT = "[%(asctime)s.%(msecs)03d]{%(process)d}[%(levelname)s] %(label)s%(message)s"
@@ -104,7 +106,7 @@ JOIN_CHARACTERS: Final = 65_536
 
 
 def _lost_line(count: int) -> str:
-    return f"{count} lines were not written: the output is too slow"
+    return counted(count, "line", "was", "were") + " not written: the output is too slow"
 
 
 class LineOutput:

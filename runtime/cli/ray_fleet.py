@@ -18,14 +18,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.figures import counted
+from tunnelfleet.proto import ConfigError, counted
 from tunnelfleet.runtime.gateway.config import ConfigProblems, ensure_secret, load
 from tunnelfleet.runtime.ray_fleet import cluster
 from tunnelfleet.runtime.ray_fleet.fleet import Brought, RayFleet, next_to_move
 from tunnelfleet.runtime.ray_fleet.plan import FleetPlan, not_on_ray
 
-from .errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
+from .errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, cannot_write
 from .gateway.check import print_problems
 from .gateway.look import ordered
 from .gateway.rows import STATE_STYLES, summary, tunnel_table
@@ -117,9 +116,8 @@ def up_command(
             note(f"warning: {warning}")
         count = groups or fleet.groups_wanted() or len(cluster.nodes())
         if count > config.gateway.shards:
-            raise ConfigError(
-                f"--groups {count}: there are {config.gateway.shards} shards to share"
-            )
+            shards = counted(config.gateway.shards, "shard")
+            raise ConfigError(f"--groups {count}: the fleet has {shards} to share")
         progress = _Progress()
         brought = fleet.up(FleetPlan.of_config(config, secret, count), wait, progress)
         if spread:
@@ -302,7 +300,7 @@ def targets_command(
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
-        raise ConfigError(f"--output {output}: it cannot be written: {error.strerror}") from None
+        raise cannot_write("--output", output, error) from None
     return EXIT_OK
 
 

@@ -94,7 +94,7 @@ class SecureTunnelBuilder:
         """Send a little slower than this, so that data waits here and not in the service."""
         return self._with(bandwidth=bytes_per_second)
 
-    def with_version(self, version: ProtocolVersion) -> Self:
+    def with_version(self, version: ProtocolVersion | str) -> Self:
         """Source: speak this version; V3 by default. A destination uses the source's version."""
         return self._with(version=version)
 

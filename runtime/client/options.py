@@ -47,7 +47,7 @@ class SecureTunnelOptions(TypedDict, Generic[_Client], total=False):
     tls_context: ssl.SSLContext
     http_proxy: HttpProxy | str
     bandwidth: float
-    version: ProtocolVersion
+    version: ProtocolVersion | str
     services: Services
     limits: Limits
     half_close: bool
@@ -126,10 +126,6 @@ def make_config(
         raise ConfigError(f"bad mode {mode!r}: it is 'source' or 'destination'") from None
     if isinstance(endpoint, str):
         endpoint = Endpoint.parse(endpoint)
-    try:
-        version = ProtocolVersion(options.get("version", ProtocolVersion.V3))
-    except ValueError:
-        raise ConfigError("bad version: it is ProtocolVersion.V1, V2 or V3") from None
     proxy = options.get("http_proxy")
     return TunnelConfig(
         name=options.get("name") or f"{mode}-{uuid.uuid4().hex[:8]}",
@@ -139,7 +135,7 @@ def make_config(
         # It is kept as long as the client, as an access token accepts only one client token.
         client_token=options.get("client_token") or generate_client_token(),
         services=_targets(options.get("services", {})),
-        version=version,
+        version=_version(options.get("version", ProtocolVersion.V3)),
         bandwidth_bytes_per_second=options.get("bandwidth"),
         http_proxy=HttpProxy.parse(proxy) if isinstance(proxy, str) else proxy,
         ssl_context=_ssl_context(options),
@@ -147,6 +143,13 @@ def make_config(
         marks=options.get("marks", True),
         pacing=options.get("pacing", True),
     )
+
+
+def _version(given: ProtocolVersion | str) -> ProtocolVersion:
+    try:
+        return ProtocolVersion.parse(given)
+    except ValueError as error:
+        raise ConfigError(f"bad version: {error}") from None
 
 
 def _targets(services: Services) -> Mapping[str, Address | ApiService]:

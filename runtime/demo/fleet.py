@@ -16,7 +16,7 @@ from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import Limits, TunnelConfig
 from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import Backoff
-from tunnelfleet.proto import ConfigError, Endpoint, Mode
+from tunnelfleet.proto import ConfigError, Endpoint, Mode, counted
 from tunnelfleet.runtime.runtime import TunnelRuntime
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.tunnel import Tunnel, TunnelStatus
@@ -55,7 +55,8 @@ def allow_files_for(tunnels: int) -> None:
         most = (hard - FILES_BESIDE) // FILES_PER_TUNNEL
         fewer = f"use --tunnels {most} or less, or " if most > 0 else ""
         raise ConfigError(
-            f"{tunnels} tunnels in one demo take {wanted} open files and this process may have "
+            f"{counted(tunnels, 'tunnel')} in one demo: it takes {wanted} open files, and this "
+            f"process may have "
             f"{hard}: {fewer}raise the limit (ulimit -Hn)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

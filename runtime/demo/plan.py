@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tunnelfleet.proto import Mode
+from tunnelfleet.proto import Mode, counted
 
 
 @dataclass(slots=True)
@@ -44,7 +44,8 @@ class Meter:
         """Count `total_bytes` that were compared, of which `wrong_bytes` were wrong."""
         self.verified_bytes += total_bytes - wrong_bytes
         if wrong_bytes:
-            self.fault(wrong_bytes, f"{where}: {wrong_bytes} of {total_bytes} bytes were wrong")
+            text = f"{where}: {wrong_bytes} of {counted(total_bytes, 'byte')} wrong"
+            self.fault(wrong_bytes, text)
 
     def fault(self, wrong_bytes: int, text: str) -> None:
         """Count wrong or missing bytes; the first `text` is kept."""

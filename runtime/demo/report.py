@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tunnelfleet.actors.events import TunnelState
-from tunnelfleet.runtime.figures import counted, human_bytes, human_rate, human_seconds
+from tunnelfleet.proto import counted
+from tunnelfleet.runtime.figures import human_bytes, human_rate, human_seconds
 from tunnelfleet.runtime.tunnel import TunnelStatus
 
 if TYPE_CHECKING:

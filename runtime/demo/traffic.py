@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from tunnelfleet.actors.kernel.loop_io import new_event_loop
+from tunnelfleet.proto import counted
 
 from .plan import Meter, Pacer, TrafficPlan
 from .servers import (
@@ -337,7 +338,8 @@ class TunnelClients:
             return
         missing_bytes = attempt.missing_bytes
         text = (
-            f"{attempt.seed}: {missing_bytes} bytes never arrived ({how}) though nothing broke it"
+            f"{attempt.seed}: {counted(missing_bytes, 'byte')} never arrived ({how}) "
+            "though nothing broke it"
         )
         self._meter.fault(missing_bytes, text)
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunnelfleet.actors.events import TunnelState
+from tunnelfleet.proto import counted
 from tunnelfleet.runtime import figures
 
 from .report import SEVERITY, DemoPhase, FleetSnapshot, TableRow
@@ -201,22 +202,20 @@ def _more(snapshot: FleetSnapshot, shown: Sequence[TableRow]) -> Text:
 def _summary(snapshot: FleetSnapshot) -> list[list[Text]]:
     all_up = snapshot.connected == snapshot.tunnels
     tunnels = Text(
-        f"{snapshot.connected} of {figures.counted(snapshot.tunnels, 'tunnel')} connected",
+        f"{snapshot.connected} of {counted(snapshot.tunnels, 'tunnel')} connected",
         style="bold green" if all_up else "bold yellow",
     )
     if snapshot.mismatched_bytes:
-        bytes_ = Text(
-            f"✗ {figures.counted(snapshot.mismatched_bytes, 'byte')} wrong", style="bold red"
-        )
+        bytes_ = Text(f"✗ {counted(snapshot.mismatched_bytes, 'byte')} wrong", style="bold red")
     else:
         bytes_ = Text("✓ no byte wrong", style="bold green")
     return [
         _joined(
             tunnels,
-            figures.counted(snapshot.total("streams"), "stream"),
-            figures.counted(snapshot.total("connections"), "connection"),
-            figures.counted(snapshot.total("reconnects"), "reconnect"),
-            figures.counted(snapshot.total("session_resets"), "session reset"),
+            counted(snapshot.total("streams"), "stream"),
+            counted(snapshot.total("connections"), "connection"),
+            counted(snapshot.total("reconnects"), "reconnect"),
+            counted(snapshot.total("session_resets"), "session reset"),
         ),
         _joined(
             bytes_,
@@ -227,7 +226,7 @@ def _summary(snapshot: FleetSnapshot) -> list[list[Text]]:
         _joined(
             Text(f"{snapshot.exchanges_completed:,} transfers done"),
             f"{snapshot.exchanges_broken:,} broken by chaos",
-            figures.counted(snapshot.threads, "thread"),
+            counted(snapshot.threads, "thread"),
             f"{figures.human_bytes(snapshot.rss_bytes)} of memory",
         ),
     ]
@@ -254,13 +253,13 @@ def plain_line(snapshot: FleetSnapshot) -> str:
     phase = "" if snapshot.phase is DemoPhase.RUNNING else f"{snapshot.phase}; "
     words = (
         f"{snapshot.connected}/{snapshot.tunnels} connected",
-        figures.counted(snapshot.total("streams"), "stream"),
+        counted(snapshot.total("streams"), "stream"),
         f"{figures.human_bytes(snapshot.total('sent_bytes'))} sent",
         f"{figures.human_bytes(snapshot.total('received_bytes'))} received",
         figures.human_rate(snapshot.bytes_per_second),
-        figures.counted(snapshot.total("reconnects"), "reconnect"),
-        figures.counted(snapshot.total("session_resets"), "session reset"),
-        f"{snapshot.mismatched_bytes} bytes wrong",
+        counted(snapshot.total("reconnects"), "reconnect"),
+        counted(snapshot.total("session_resets"), "session reset"),
+        f"{counted(snapshot.mismatched_bytes, 'byte')} wrong",
     )
     return f"[{clock:>6}] {phase}{', '.join(words)}"
 

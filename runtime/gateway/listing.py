@@ -15,6 +15,10 @@ MAX_PAGE_ROWS = 20_000
 """Tunnels in one answer about a shared fleet, which may have a million."""
 
 
+SOURCES = ("files", "api", "notify", "on demand")
+"""Who may want a tunnel: what `source` of a row says, and what lists can be narrowed to."""
+
+
 class AsksTunnels(Protocol):
     """The way to other gateways: `Forwarding`."""
 

@@ -14,7 +14,15 @@ from typing import Any, Final, TypeVar
 
 from tunnelfleet.actors.token_bucket import parse_rate
 from tunnelfleet.actors.transport.codec import Opcode
-from tunnelfleet.proto import MAX_ID_CHARACTERS, ConfigError, Message, Mode, encode_frame, printable
+from tunnelfleet.proto import (
+    MAX_ID_CHARACTERS,
+    ConfigError,
+    Message,
+    Mode,
+    counted,
+    encode_frame,
+    printable,
+)
 
 from .events import ServiceEventKind
 from .handshake import FaultPlan, Refusal
@@ -261,7 +269,7 @@ def _session_reset(service: ServiceControls, tunnel: str) -> str:
 
 def _stream_reset(service: ServiceControls, tunnel: str, service_id: str | None = None) -> str:
     count = service.stream_reset(tunnel, service_id)
-    return f"{count} streams of {tunnel} reset"
+    return f"{counted(count, 'stream')} of {tunnel} reset"
 
 
 def _throttle(service: ServiceControls, tunnel: str, rate: float | None) -> str:
@@ -283,12 +291,12 @@ def _refuse(
 ) -> str:
     name = None if tunnel == ANY_TUNNEL else tunnel
     service.refuse_next(name, status, count=count, retry_after=retry_after)
-    return f"next {count} requests of {tunnel} will be refused with {status}"
+    return f"next {counted(count, 'request')} of {tunnel} will be refused with {status}"
 
 
 def _corrupt(service: ServiceControls, tunnel: str, mode: Mode, count: int = 1) -> str:
     service.corrupt_next(tunnel, mode, count)
-    return f"next {count} frames to the {mode} of {tunnel} will be corrupted"
+    return f"next {counted(count, 'frame')} to the {mode} of {tunnel} will be corrupted"
 
 
 def _stall(service: ServiceControls, tunnel: str, mode: Mode) -> str:

@@ -43,6 +43,7 @@ from tunnelfleet.proto import (
     MessageType,
     Mode,
     RemoteProtocolError,
+    counted,
     printable,
 )
 
@@ -391,7 +392,7 @@ class RelayedTunnel:
     def corrupt_next(self, to: Mode, count: int) -> None:
         """Make no messages of the next frames that are relayed to this side."""
         self._to_corrupt[to] = count
-        self._tell(ServiceEventKind.CORRUPTED, to, f"the next {count} frames")
+        self._tell(ServiceEventKind.CORRUPTED, to, f"the next {counted(count, 'frame')}")
 
     def _spoil(self, to: Mode, frames: memoryview) -> bytes:
         spoiled: list[bytes | memoryview] = []

@@ -83,7 +83,8 @@ class StateStore:
         folder: where it is; made if need be.
 
     Raises:
-        ConfigError: it cannot be used: another service has it, it is damaged, newer, or no file.
+        ConfigError: it cannot be used: it is damaged, newer, or no file.
+        TunnelError: another service has it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -123,7 +124,9 @@ class StateStore:
             connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
             connection.commit()
         except DatabaseError as error:
-            raise ConfigError(f"{self._path} cannot be used: {_advice(error)}") from error
+            # Another service that has it is no mistake, as little as a port that is taken.
+            kind = TunnelError if _is_locked(error) else ConfigError
+            raise kind(f"{self._path} cannot be used: {_advice(error)}") from error
         return connection
 
     # reading, before anything is put
@@ -334,8 +337,12 @@ def _why(error: Exception) -> str:
     return str(getattr(error, "orig", None) or type(error).__name__)
 
 
+def _is_locked(error: Exception) -> bool:
+    return "locked" in _why(error)
+
+
 def _advice(error: Exception) -> str:
     why = _why(error)
-    if "locked" in why:
+    if _is_locked(error):
         return "another service has it open; end that one, or give another folder"
     return f"{why}; move it away to begin anew, or give another folder"

@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.tls import make_ssl_context
+from tunnelfleet.runtime.tls import load_own_certificate, make_ssl_context
 
 from .files import TemporaryFolder, locked_folder, read_file, write_file
 from .names import certificate_names, checked_names, names_of, reachable_hosts
@@ -105,15 +105,14 @@ def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
     """Return a server's context for TLS 1.2 and newer.
 
     Raises:
-        OSError: the files cannot be read, or are no certificate and its key.
+        ConfigError: the files cannot be read, or are no certificate and its key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Each takes 6 KiB of a client, for as long as it is connected, and hardly any client comes
     # back with one. `Wire` has the ACK sent that a ticket would have carried.
     context.num_tickets = 0
-    # Without a password OpenSSL would ask for one on the terminal, and wait.
-    context.load_cert_chain(certificate, private_key, password="")
+    load_own_certificate(context, certificate, private_key)
     return context
 
 
@@ -394,12 +393,8 @@ class ServerTls:
     def _read(certificate: Path, private_key: Path) -> ssl.SSLContext:
         try:
             return server_context(certificate, private_key)
-        except OSError as error:
-            raise ConfigError(
-                f"the certificate {certificate} with the key {private_key} cannot be used: "
-                f"{_why(error)}; give the PEM files of a certificate and its key, "
-                "or neither to have one made"
-            ) from error
+        except ConfigError as error:
+            raise ConfigError(f"{error}; without both a certificate is made") from None
 
     def _made(self) -> ssl.SSLContext:
         try:

@@ -245,6 +245,14 @@ def test_a_mode_may_be_given_as_text() -> None:
     assert make(mode="source").mode is Mode.SOURCE
 
 
+def test_a_version_may_be_given_as_text() -> None:
+    assert make(version="V2").version is ProtocolVersion.V2
+    with pytest.raises(ConfigError, match="'V4' is no version of the protocol; write V1, V2 or V3"):
+        make(version="V4")
+    with pytest.raises(TypeError, match=r"version is int, but has to be ProtocolVersion\.V1"):
+        make(version=3)
+
+
 def test_services_cannot_be_changed_from_outside() -> None:
     services = {"SSH": TcpAddress("127.0.0.1", 22)}
     config = make(services=services)

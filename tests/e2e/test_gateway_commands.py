@@ -227,7 +227,7 @@ class TestLs:
     def test_a_wrong_name_is_told_the_nearest(self, fleet: CommandRig) -> None:
         assert "did you mean press-1" in fleet.bad("ls", "pres-1")
         assert "did you mean press-10" in fleet.bad("show", "press10")
-        assert "tunnelfleet ls shows the 4" in fleet.bad("show", "zzzzz")
+        assert "tunnelfleet ls shows what there is" in fleet.bad("show", "zzzzz")
 
     @pytest.mark.parametrize(
         ("words", "hint"),
@@ -235,6 +235,9 @@ class TestLs:
             (["--sort", "size"], "write one of trouble, name"),
             (["--label", "lyon"], "write KEY=VALUE"),
             (["--state", "up"], "state is one of connecting"),
+            (["--mode", "both"], "mode is one of source, destination"),
+            (["--source", "file"], "source is one of files, api, notify, on demand"),
+            (["--fleet", "--source", "file"], "source is one of files, api, notify, on demand"),
             (["--gateway", "nonsense"], "write unix:PATH, http://HOST:PORT"),
         ],
     )
@@ -294,7 +297,7 @@ class TestReadyAndReload:
                 done = made.run("ready")
                 assert done.returncode == 1
                 assert done.stdout.splitlines()[0] == "not ready"
-                assert "1 of 1 tunnels" in done.stdout
+                assert "not connected: 1 of 1 tunnel" in done.stdout
                 assert "ls --sort trouble" in done.stdout
 
     def test_check_and_reload_say_what_changes(self, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.aws_service import ServiceProcess, aws_client
+from tests.support.aws_service import ANY_KEYS, ServiceProcess, aws_client
 from tests.support.gateway import UpProcess, seen_in_time, up
 from tests.support.mosquitto import running_mosquitto
 from tests.support.programs import Sshd, require_program, run_program
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.programs("mosquitto", "ssh", "sshd")
 
 PROGRAM = [sys.executable, "-m", "tunnelfleet"]
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "any",
-    "AWS_SECRET_ACCESS_KEY": "any",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
 
 
 class Site:
@@ -74,7 +67,7 @@ class Site:
     def up(self, **keys: float) -> Iterator[UpProcess]:
         """Run the operators' gateway, with these keys of `[on_demand]`."""
         self.write(**keys)
-        with up(self.file, self.state, env=KEYS) as gateway:
+        with up(self.file, self.state, env=ANY_KEYS) as gateway:
             gateway.wait_event("up")
             yield gateway
 

@@ -40,7 +40,7 @@ LOCAL_ERRORS = [
     (ServiceWithoutStream("SSH"), "'SSH' has no active stream"),
     (ConnectionIdUnknown("SSH", 7), "no open connection 7"),
     (ConnectionIdUnusable("SSH", 7), "connection id 7"),
-    (TooManyConnections("SSH", 9), "9 are open"),
+    (TooManyConnections("SSH", 9), "9 connections are open"),
     (VersionMismatch(ProtocolVersion.V2, "use V3"), "not possible in V2: use V3"),
 ]
 

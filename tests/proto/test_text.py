@@ -17,6 +17,7 @@ from tunnelfleet.proto import (
     Redactor,
     ServiceIdUnknown,
     ServiceWithoutStream,
+    counted,
     printable,
 )
 from tunnelfleet.proto.text import MANY_PARTS, MAX_SCANNED_CHARACTERS, PART_CHARACTERS
@@ -138,3 +139,12 @@ def test_a_token_is_found_in_a_long_text_as_in_a_short_one() -> None:
     assert shown.startswith(f"{before} [hidden]")
     assert shown.endswith("behind")
     assert base64.b64encode(TOKEN.encode()).decode()[8:16] not in shown
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 tunnels are up"), (1, "1 tunnel is up"), (2_000, "2,000 tunnels are up")],
+)
+def test_a_count_agrees_with_its_noun_and_with_what_follows(count: int, text: str) -> None:
+    assert counted(count, "tunnel", "is", "are") + " up" == text
+    assert counted(count, "tunnel") == text.removesuffix(" is up").removesuffix(" are up")

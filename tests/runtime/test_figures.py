@@ -4,7 +4,6 @@ import pytest
 
 from tunnelfleet.runtime.figures import (
     age,
-    counted,
     human_bytes,
     human_rate,
     human_seconds,
@@ -40,13 +39,6 @@ def test_rates_are_a_second() -> None:
 )
 def test_seconds_have_a_short_form(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 tunnels"), (1, "1 tunnel"), (2_000, "2,000 tunnels")]
-)
-def test_a_count_agrees_with_its_noun(count: int, text: str) -> None:
-    assert counted(count, "tunnel") == text
 
 
 def test_a_sparkline_shows_the_last_values_against_the_highest() -> None:

@@ -238,7 +238,7 @@ def test_a_stop_that_takes_too_long_ends_by_force_and_says_what(
             stopped.stop(timeout_seconds=0.05)
     [record] = caplog.records
     assert source.name in record.getMessage()
-    assert "1 of 1 tunnels" in record.getMessage()
+    assert "1 of 1 tunnel " in record.getMessage()
     assert source.status().state is TunnelState.STOPPED
     assert "by force" in source.status().reason
     assert stopped.tunnels() == []

@@ -55,10 +55,21 @@ def test_nothing_of_it_shows_a_token(pair: Pair) -> None:
 def test_waiting_says_what_it_is_instead_and_why(plain_rig: Rig, pair: Pair) -> None:
     with pytest.raises(TimeoutError, match=r"is not refused after 0\.05 s: it is connected"):
         pair.source.wait_for(TunnelState.REFUSED, 0.05)
-    with pytest.raises(TimeoutError, match=r"not backoff or refused"):
-        pair.source.wait_for({TunnelState.REFUSED, TunnelState.BACKOFF}, 0.05)
+    several = {TunnelState.STOPPED, TunnelState.REFUSED, TunnelState.BACKOFF}
+    with pytest.raises(TimeoutError) as caught:
+        pair.source.wait_for(several, 0.05)
+    said = "is not backoff, refused or stopped after 0.05 s: it is connected"
+    assert str(caught.value) == f"tunnel {pair.source.name!r} {said}"
     with pytest.raises(TimeoutError, match="does not listen for 'HTTP'"):
         pair.source.wait_listening("HTTP", 0.05)
+
+
+def test_waiting_takes_states_by_their_names_and_no_others(pair: Pair) -> None:
+    assert pair.source.wait_for("connected", WAIT_SECONDS).state is TunnelState.CONNECTED
+    assert pair.source.wait_for(["refused", "connected"], WAIT_SECONDS).state == "connected"
+    for wrong in ("up", [], ["connected", "up"]):
+        with pytest.raises(ValueError, match=r"is not a valid TunnelState|no state is given"):
+            pair.source.wait_for(wrong, WAIT_SECONDS)
 
 
 def test_a_closed_tunnel_keeps_its_last_status(plain_rig: Rig, pair: Pair) -> None:

@@ -35,6 +35,16 @@ def _session() -> boto3.session.Session:
     return boto3.session.Session()
 
 
+ANY_KEYS = {
+    "AWS_ACCESS_KEY_ID": "any",
+    "AWS_SECRET_ACCESS_KEY": "any",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""The environment of a process that calls a management API which takes any key."""
+
+
 def aws_client(url: str, *, key: str = KEY, secret: str = SECRET, **more: Any) -> Any:
     """Return boto3's client of this endpoint, which tries everything once."""
     return _session().client(

@@ -20,9 +20,8 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import ConfigError, counted
 from tunnelfleet.runtime.cli import errors
-from tunnelfleet.runtime.figures import counted
 from tunnelfleet.runtime.gateway.api.address import GatewayRefused
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 

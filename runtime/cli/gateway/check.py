@@ -18,10 +18,9 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import ConfigError, counted
 from tunnelfleet.runtime import TcpAddress, parse_address
 from tunnelfleet.runtime.cli.errors import EXIT_OK, EXIT_USAGE, one_line
-from tunnelfleet.runtime.figures import counted
 from tunnelfleet.runtime.gateway.api import address
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.runtime.gateway.config import (

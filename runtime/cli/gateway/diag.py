@@ -24,9 +24,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tunnelfleet.proto import ConfigError, TunnelError, printable
+from tunnelfleet.proto import ConfigError, TunnelError, counted, printable
 from tunnelfleet.proto.text import HIDDEN
-from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
+from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, cannot_write
 from tunnelfleet.runtime.gateway.api.address import GatewayAddress, GatewayRefused
 from tunnelfleet.runtime.gateway.api.client import GatewayClient
 from tunnelfleet.version import version_line
@@ -189,9 +189,7 @@ def diag_command(
     except FileExistsError:
         raise ConfigError(f"{path} is there already; name another file with --out") from None
     except OSError as error:
-        raise CommandFailed(
-            f"cannot write {path}: {error.strerror}; name another file with --out"
-        ) from None
+        raise cannot_write("--out", path, error) from None
     with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
         file.write(_zipped(parts))
     if as_json:
@@ -348,7 +346,7 @@ def _process(pid: object, missing: dict[str, str]) -> Parts:
             missing[f"process-{name}.txt"] = f"{error.strerror}"
     try:
         count = len(os.listdir(folder / "fd"))  # noqa: PTH208 - counted, not walked
-        found["process-files.txt"] = f"{count} open files\n"
+        found["process-files.txt"] = counted(count, "open file") + "\n"
     except OSError as error:
         missing["process-files.txt"] = f"{error.strerror}"
     return found

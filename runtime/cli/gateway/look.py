@@ -14,12 +14,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tunnelfleet.proto import ConfigError, printable
+from tunnelfleet.proto import ConfigError, counted, listed, printable
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
 from tunnelfleet.runtime.figures import age, human_bytes
 from tunnelfleet.runtime.gateway.api.address import GatewayRefused
 from tunnelfleet.runtime.gateway.api.client import FleetPage
-from tunnelfleet.runtime.gateway.listing import MAX_PAGE_ROWS
+from tunnelfleet.runtime.gateway.listing import MAX_PAGE_ROWS, SOURCES
 
 from . import screen
 from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, known_name, unknown_name
@@ -91,7 +91,7 @@ def ls_command(
     ] = None,
     label: LabelOption = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="SOURCE", help="files, api or notify.")
+        str | None, typer.Option("--source", metavar="SOURCE", help=f"{listed(SOURCES, 'or')}.")
     ] = None,
     sort: Annotated[
         str, typer.Option("--sort", metavar="BY", help=f"{', '.join(STILL_SORTS)}.")
@@ -164,8 +164,9 @@ def _show_fleet(found: FleetPage, sort: str, *, as_json: bool) -> int:
     rows = sorted_rows(found.tunnels, sort)
     if found.next is not None:
         screen.note(
-            f"{len(rows)} tunnels are shown, and there are more: choose some by name, state or "
-            f"label, write a higher --limit, or go on with --after {printable(found.next)}"
+            f"{counted(len(rows), 'tunnel', 'is', 'are')} shown, and there are more: choose some "
+            "by name, state or label, write a higher --limit, or go on with --after "
+            f"{printable(found.next)}"
         )
     if as_json:
         tunnels = [ordered(row) for row in rows]

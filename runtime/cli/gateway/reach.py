@@ -25,7 +25,7 @@ import typer
 
 from tunnelfleet.actors.addresses import is_loopback
 from tunnelfleet.connect import connect
-from tunnelfleet.proto import ConfigError, TunnelError, printable
+from tunnelfleet.proto import ConfigError, TunnelError, listed, printable
 from tunnelfleet.runtime.cli.errors import CommandFailed
 from tunnelfleet.runtime.gateway.api.address import (
     GatewayAddress,
@@ -279,8 +279,8 @@ def unknown_name(name: str, client: GatewayClient) -> str:
     text = f"there is no tunnel {printable(name)!r} in this fleet"
     close = difflib.get_close_matches(name, names, NEAREST_NAMES, cutoff=0.6)
     if close:
-        return f"{text}; did you mean {' or '.join(close)}?"
-    return f"{text}; tunnelfleet ls shows the {len(names)} that there are"
+        return f"{text}; did you mean {listed(close, 'or')}?"
+    return f"{text}; tunnelfleet ls shows what there is"
 
 
 def connect_command(

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from tunnelfleet.proto import printable
-from tunnelfleet.runtime.figures import age, counted, human_bytes, human_rate
+from tunnelfleet.proto import counted, printable
+from tunnelfleet.runtime.figures import age, human_bytes, human_rate
 
 from .screen import Cell, Column, Line, Styled, lay_out, wrap
 

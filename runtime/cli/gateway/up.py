@@ -27,7 +27,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunnelfleet.proto import ConfigError, TunnelError
+from tunnelfleet.proto import ConfigError, TunnelError, counted
 from tunnelfleet.runtime import memory
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.admin.server import make_registry
@@ -223,7 +223,7 @@ class _Foreground:
             return
         self._manager.tick(lambda: self._heartbeat.beat(self._gateway.dispatchers))
         running, connected = self._gateway.counts()
-        self._manager.status(f"{connected} of {running} tunnels connected")
+        self._manager.status(f"{connected} of {counted(running, 'tunnel')} connected")
 
     def _freeze_when_settled(self) -> None:
         # Again after each reload: what it has brought stays as well.

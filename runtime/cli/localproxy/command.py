@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, run_guarded
+from tunnelfleet.runtime.cli.errors import EXIT_OK, cannot_write, run_guarded
 from tunnelfleet.runtime.cli.options import Option
 from tunnelfleet.runtime.cli.output import log_lines, outputs
 from tunnelfleet.version import version_line
@@ -65,10 +65,7 @@ def run(flags: Mapping[str, str | bool | None]) -> int:
             with open(str(export), "w") as file:
                 file.write(default_settings())
         except OSError as error:
-            raise CommandFailed(
-                f"--export-default-settings: cannot write {export}: {error.strerror}; "
-                "name a file in a folder that this user may write"
-            ) from error
+            raise cannot_write("--export-default-settings", str(export), error) from error
         return EXIT_OK
     hide_arguments(*(str(flags[name] or "") for name in ("access-token", "client-token")))
     config = flags["config"]
@@ -159,7 +156,8 @@ def _read_mappings(given: Mapping[str, Given]) -> FoundMappings:
         try:
             return parse_files(read_directory(directory.text))
         except ConfigError as error:
-            raise directory.error(str(error)) from error
+            # A long path is shown whole, which an error of the value would not do.
+            raise ConfigError(f"{directory.origin}: {error}") from None
     if "source-listen-port" in given or "destination-app" in given:
         # In that case localproxy does not look into any file.
         return FoundMappings({})

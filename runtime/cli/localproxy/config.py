@@ -85,7 +85,6 @@ _MODES = {
     "dst": Mode.DESTINATION,
     "destination": Mode.DESTINATION,
 }
-_VERSIONS = {"V1": ProtocolVersion.V1, "V2": ProtocolVersion.V2, "V3": ProtocolVersion.V3}
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 
@@ -310,10 +309,11 @@ class PlanBuilder:
     def _version(self, mode: Mode) -> ProtocolVersion:
         given = self._given.get("destination-client-type")
         if given is None:
-            return _VERSIONS[OPTIONS["destination-client-type"].default]
-        version = _VERSIONS.get(given.text.upper())
-        if version is None:
-            raise given.error(f"{given.text!r} is not a client type; write V1, V2 or V3")
+            return ProtocolVersion.parse(OPTIONS["destination-client-type"].default)
+        try:
+            version = ProtocolVersion.parse(given.text)
+        except ValueError as error:
+            raise given.error(str(error)) from None
         if mode is Mode.DESTINATION:
             # Device software gives it to destinations too, where it has no meaning.
             self._notes.append(

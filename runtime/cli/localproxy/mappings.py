@@ -135,24 +135,23 @@ def read_directory(directory: str | os.PathLike[str]) -> list[MappingFile]:
     Raises:
         ConfigError: it is no directory, or has no or too many files.
     """
+    shown = _shown(directory)
     if not os.path.isdir(directory):
-        raise ConfigError(f"{directory} is not a directory; create it or change --config-dir")
+        raise ConfigError(f"{shown} is not a directory; create it or change --config-dir")
     try:
         from pathlib import Path  # noqa: PLC0415 - with what it loads 1 MB, for few runs
 
         found = (path for path in Path(directory).rglob("*") if path.is_file())
         paths = sorted(itertools.islice(found, MAX_FILES + 1))
     except OSError as error:
-        raise ConfigError(f"cannot read {directory}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {shown}: {error.strerror}") from error
     if not paths:
         raise ConfigError(
-            f"{directory} has no files; put one with lines like SSH = 22 into it, "
+            f"{shown} has no files; put one with lines like SSH = 22 into it, "
             "or leave out --config-dir"
         )
     if len(paths) > MAX_FILES:
-        raise ConfigError(
-            f"{directory} has more than {MAX_FILES} files; use one with mappings alone"
-        )
+        raise ConfigError(f"{shown} has more than {MAX_FILES} files; use one with mappings alone")
     return [_read_file(str(path)) for path in paths]
 
 

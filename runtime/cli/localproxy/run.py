@@ -23,7 +23,7 @@ from tunnelfleet.actors.events import (
     TunnelState,
     TunnelStateChanged,
 )
-from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.proto import ConfigError, Mode, counted
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed, stop_signals
 from tunnelfleet.runtime.cli.output import take
 from tunnelfleet.runtime.runtime import TunnelRuntime
@@ -169,7 +169,7 @@ class Judge:
         self._failures += 1
         advice = advice_on(reason)
         if RETRY_FOR_EVER < self._plan.retry_count <= self._failures:
-            tries = f"{self._failures} failed connect{'' if self._failures == 1 else 's'}"
+            tries = counted(self._failures, "failed connect")
             advice = advice or "start it again, or raise websocket.connect_retry_count"
             raise CommandFailed(f"gave up after {tries}: {reason}; {advice}")
         if not advice or advice in self._told:

@@ -117,7 +117,12 @@ class Around:
         return found
 
     def open_state(self) -> StateStore | None:
-        """Open the state, if there is to be one. Raises ConfigError if it cannot be used."""
+        """Open the state, if there is to be one.
+
+        Raises:
+            ConfigError: it cannot be used.
+            TunnelError: another service has it.
+        """
         if self.state is None:
             return None
         from tunnelfleet.runtime.service.state import StateStore  # noqa: PLC0415
@@ -251,7 +256,7 @@ def _read_token(path: Path | None) -> str | None:
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
-        raise ConfigError(f"the token {path} cannot be read: {why}") from error
+        raise ConfigError(f"cannot read the token {path}: {why}") from error
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"the token in {path} must be printable ASCII without blanks")
     return token

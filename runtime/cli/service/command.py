@@ -14,14 +14,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
 from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime import memory
 from tunnelfleet.runtime.cli.app import main
-from tunnelfleet.runtime.cli.errors import STOP_SIGNALS, CommandFailed, deliver_signals, one_line
+from tunnelfleet.runtime.cli.errors import (
+    STOP_SIGNALS,
+    CommandFailed,
+    cannot_write,
+    deliver_signals,
+    one_line,
+)
 from tunnelfleet.runtime.cli.output import LineOutput, log_lines, outputs, take
 from tunnelfleet.runtime.service import (
     Origin,
@@ -32,12 +38,10 @@ from tunnelfleet.runtime.service import (
     parse_rate,
     write_file,
 )
+from tunnelfleet.runtime.service.tls import server_context
 
 from .assembly import Around, Surroundings, parse_listen
 from .console import Console, ControlReader, open_tunnel, run_command
-
-if TYPE_CHECKING:
-    from tunnelfleet.runtime.service.state import StateStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,9 @@ def service_command(
     ] = None,
 ) -> None:
     """Run a tunneling service: it pairs sources with destinations, as AWS's does."""
+    if cert is not None and key is not None:
+        # At the start it would be told as a failure of this machine.
+        server_context(cert, key)
     if ca_out is not None and (plain or cert is not None):
         raise ConfigError("--ca-out is for the certificate that the service makes for itself")
     host, port = parse_listen("--listen", listen, "127.0.0.1:8443")
@@ -231,7 +238,7 @@ def service_command(
         ExitStack() as stack,
     ):
         _warn_of_an_open_key(key, err)
-        store = _open_state(around)
+        store = around.open_state()
         if store is not None:
             stack.callback(store.close)
         service = TunnelService(
@@ -284,13 +291,6 @@ def _warn_of_an_open_key(key: Path | None, err: LineOutput) -> None:
         err.write(f"warning: {one_line(text)}\n")
 
 
-def _open_state(around: Around) -> StateStore | None:
-    try:
-        return around.open_state()
-    except ConfigError as error:
-        raise CommandFailed(str(error)) from error
-
-
 def _start(part: TunnelService | Surroundings) -> None:
     try:
         part.start()
@@ -333,10 +333,7 @@ def _copy_ca(ca: Path, ca_out: Path) -> Path:
     try:
         write_file(target, ca.read_bytes(), CA_OUT_MODE)
     except OSError as error:
-        raise CommandFailed(
-            f"--ca-out: cannot write {target}: {error.strerror}; "
-            "name a file in a folder that this user may write"
-        ) from error
+        raise cannot_write("--ca-out", target, error) from error
     return target
 
 

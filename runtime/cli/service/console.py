@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.proto import ConfigError, Mode, counted
 from tunnelfleet.proto.endpoint import MAX_PORT
 from tunnelfleet.runtime.cli.errors import one_line
 from tunnelfleet.runtime.cli.output import LineOutput
@@ -174,7 +174,8 @@ class Console:
         if self._as_json:
             self._object("events_lost", {"count": count})
         else:
-            self._line(f"{count} events were not shown: the output is too slow")
+            text = counted(count, "event", "was", "were")
+            self._line(f"{text} not shown: the output is too slow")
 
     def _object(self, event: str, fields: dict[str, object]) -> None:
         self._line(json.dumps({"event": event, **fields}))
@@ -288,7 +289,8 @@ def _list(service: TunnelService) -> str:
     lines = [
         f"{each.name}: source {'on' if each.source_connected else 'off'}, "
         f"destination {'on' if each.destination_connected else 'off'}, "
-        f"{each.source_sent_bytes} bytes out, {each.destination_sent_bytes} bytes back"
+        f"{counted(each.source_sent_bytes, 'byte')} out, "
+        f"{counted(each.destination_sent_bytes, 'byte')} back"
         for each in service.tunnels()
     ]
     return "; ".join(lines) or "no tunnels"

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 import tunnelfleet
+from tunnelfleet.proto import counted
 from tunnelfleet.runtime.admin.http_thread import HEADERS
 from tunnelfleet.runtime.admin.server import TunnelView
 from tunnelfleet.runtime.gateway.config import ConfigProblems
@@ -79,7 +80,9 @@ def _describe(api: ApiParts) -> dict[str, Any]:
     if not gateway.runtime.dispatchers:
         reasons.append("the runtime is not running")
     elif not report.ready:
-        reasons.append(f"{report.missing_count} of {report.tunnels} tunnels are not connected")
+        reasons.append(
+            f"not connected: {report.missing_count} of {counted(report.tunnels, 'tunnel')}"
+        )
     placement = gateway.placement.status()
     if placement is not None and not placement["joined"]:
         reasons.append(placement["trouble"])

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from tunnelfleet.runtime import Mode, TunnelState
 from tunnelfleet.runtime.gateway.forward.survey import UNKNOWN, look_at_fleet, look_elsewhere
-from tunnelfleet.runtime.gateway.listing import MAX_PAGE_ROWS, Page
+from tunnelfleet.runtime.gateway.listing import MAX_PAGE_ROWS, SOURCES, Page
 from tunnelfleet.runtime.gateway.messages import DrainTunnels, RetryTunnels, UnknownTunnel
 from tunnelfleet.runtime.gateway.snapshot import Choice, TunnelRow
 from tunnelfleet.runtime.metrics.families import Breather
@@ -86,7 +86,7 @@ _FILTERS = (
     Parameter("state", "states; one of several", _several({"enum": STATES})),
     Parameter("mode", "modes; one of several", _several({"enum": MODES})),
     Parameter("label", "labels, NAME=VALUE; all of several", _several(LABEL)),
-    Parameter("source", "who wants it, as files, api or notify; one of several", _several(TEXT)),
+    Parameter("source", "who wants it; one of several", _several({"enum": list(SOURCES)})),
 )
 
 _FLEET_FILTERS = tuple(
@@ -138,7 +138,7 @@ def _checked(
     request: web.Request, states: Sequence[str], more: Sequence[Parameter] = ()
 ) -> dict[str, list[str]]:
     given = query(request, [each.name for each in (*_FILTERS, *more)])
-    for name, known in (("state", states), ("mode", MODES)):
+    for name, known in (("state", states), ("mode", MODES), ("source", SOURCES)):
         if not set(given.get(name, [])) <= set(known):
             raise ApiProblem(ProblemKind.BAD_REQUEST, f"{name} is one of {', '.join(known)}")
     if not all("=" in each for each in given.get("label", [])):

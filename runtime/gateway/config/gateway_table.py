@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunnelfleet.actors.addresses import is_loopback, parse_ip
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import ConfigError, counted
 from tunnelfleet.runtime import TcpAddress, parse_address
 
 from . import fleet
@@ -113,9 +113,8 @@ class GatewayTable:
                 return 0
         if ordinal >= members:
             key = "placement_ordinal" if "placement_ordinal" in self._given else "placement_members"
-            self._problem(
-                key, f"of {members} gateways the ordinals are 0 to {members - 1}, not {ordinal}"
-            )
+            those = f"of {counted(members, 'gateway')} the ordinals are 0 to {members - 1}"
+            self._problem(key, f"{those}, not {ordinal}")
             return 0
         if members > 1 and "client_token_secret_file" not in self._given:
             hint = "gateways that share a fleet need the same secret; name its file"

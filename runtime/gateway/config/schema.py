@@ -17,7 +17,7 @@ from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from tunnelfleet.actors.config import MAX_WAIT_SECONDS
 from tunnelfleet.proto import ConfigError, Endpoint, validate_access_token, validate_client_token
@@ -138,6 +138,10 @@ def _check_template(template: str | int) -> str | int:
     except ConfigError as error:
         raise ValueError(str(error)) from None
     return template
+
+
+def _in_capitals(text: object) -> object:
+    return text.upper() if isinstance(text, str) else text
 
 
 def _check_services(services: dict[str, str | int]) -> dict[str, str | int]:
@@ -374,7 +378,7 @@ class TunnelBase(BaseModel):
     """
     labels: Annotated[dict[LabelName, LabelValue], AfterValidator(_check_labels)] | None = None
     """What people and metrics tell tunnels apart by; a change applies in place."""
-    version: Literal["V1", "V2", "V3"] | None = None
+    version: Annotated[Literal["V1", "V2", "V3"], BeforeValidator(_in_capitals)] | None = None
     """What a source speaks, `"V3"` unless the destination is an old one."""
     bandwidth: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Bytes a second that sending is paced to; without it the tunnel finds out, see `pacing`."""

@@ -200,7 +200,7 @@ class _EntryReader:
             client_token=self._get("client_token"),
             services=services,
             bind=self._get("bind"),
-            version=ProtocolVersion[self._get("version") or "V3"],
+            version=ProtocolVersion.parse(self._get("version") or "V3"),
             bandwidth=self._get("bandwidth"),
             marks=True if marks is None else marks,
             pacing=True if pacing is None else pacing,

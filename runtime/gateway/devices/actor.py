@@ -19,7 +19,7 @@ from prometheus_client import Metric
 from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import ChildSpec, DispatchedActor
-from tunnelfleet.proto import TunnelClosed
+from tunnelfleet.proto import TunnelClosed, counted
 from tunnelfleet.runtime import TunnelRuntime, TunnelState, TunnelStateChanged
 from tunnelfleet.runtime.gateway import messages
 from tunnelfleet.runtime.gateway.supervisor import FLEET, NOTIFY, child
@@ -183,8 +183,12 @@ class NotifyActor(DispatchedActor):
             self._is_loaded = True
             found = self._book.restore(message.tunnels, self._state.is_taken)
             if found:
-                text = "%d tunnels that devices were told of are taken up again"
-                logger.info(text, len(found), extra={"event": "device_tunnels_restored"})
+                text = counted(len(found), "tunnel", "is", "are")
+                logger.info(
+                    "%s taken up again: devices know of it",
+                    text,
+                    extra={"event": "device_tunnels_restored"},
+                )
                 self._tell_all()
             self._save_unsaved()
         if not self._has_tried:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tunnelfleet.proto import ConfigError, Endpoint, Mode
+from tunnelfleet.proto import ConfigError, Endpoint, Mode, counted
 from tunnelfleet.runtime.gateway.config.devices import THING_LABEL, NotifySection
 from tunnelfleet.runtime.gateway.config.things import address_for
 from tunnelfleet.runtime.gateway.wanted import WantedTunnel
@@ -235,7 +235,9 @@ class DeviceBook:
         if lost is None:
             gives_way, has_room = self._make_room(notification.thing, section.tunnels_per_thing)
             if not has_room:
-                text = f"{section.tunnels_per_thing} tunnels of the thing are open"
+                text = (
+                    counted(section.tunnels_per_thing, "tunnel", "is open", "are open") + " already"
+                )
                 return Decision(Verdict.TOO_MANY, refused=refused, reason=text)
         name = lost or self._free_name(notification.thing, is_taken, gives_way)
         tunnel = DeviceTunnel(name, broker, notification, now)

@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from tunnelfleet.proto import printable
+from tunnelfleet.proto import counted, printable
 
 from .book import Decision, DeviceTunnel, Verdict
 from .notification import Arrived, ConnectionChanged, Notification, SubscriptionRefused
@@ -54,7 +54,7 @@ def log_notification(
         names = printable(", ".join(each or '""' for each in decision.refused), MAX_NAMES)
         text += f"; not in the allow-list: {names}"
     if held:
-        text += f" (and {held} times more)"
+        text += f" (and {counted(held, 'time')} more)"
     tunnel = decision.tunnel
     fields = {
         "outcome": outcome.value,
@@ -76,7 +76,7 @@ def log_wrong(state: DeviceState, arrived: Arrived) -> None:
     held = state.seldom.ask(("wrong", broker), time.monotonic())
     if held is None:
         return
-    more = f" (and {held} times more)" if held else ""
+    more = f" (and {counted(held, 'time')} more)" if held else ""
     fields = {
         "outcome": Verdict.INVALID.value,
         "thing": arrived.thing,
@@ -108,9 +108,9 @@ def log_broker(state: DeviceState, changed: ConnectionChanged) -> None:
         )
     elif changed.subscribed:
         logger.info(
-            "the broker %s tells %d things of their tunnels",
+            "the broker %s tells %s tunnels",
             broker,
-            changed.subscribed,
+            counted(changed.subscribed, "thing", "of its", "of their"),
             extra={
                 "event": "broker_subscribed",
                 "fields": {**fields, "things": changed.subscribed},

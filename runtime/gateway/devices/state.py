@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from tunnelfleet.proto import TunnelError
+from tunnelfleet.proto import TunnelError, counted
 from tunnelfleet.runtime.gateway.config.devices import BrokerSettings, NotifySection
 from tunnelfleet.runtime.gateway.supervisor import NOTIFY
 
@@ -245,7 +245,7 @@ class DeviceState:
             return
         reason = "the service is not in the allow-list of [[notify]]"
         if told:
-            reason += f"; so it was {told} times more since"
+            reason += f"; so it was {counted(told, 'time')} more since"
         self._store.note_denied(thing, service_id, peer=broker, user="", reason=reason)
 
     def brokers(self) -> list[dict[str, Any]]:

@@ -21,7 +21,14 @@ from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, T
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, discard_some
 from tunnelfleet.actors.tunnel.messages import HandOver, HandOverLost
-from tunnelfleet.proto import NotConnected, TooManyConnections, TunnelClosed, TunnelError, printable
+from tunnelfleet.proto import (
+    NotConnected,
+    TooManyConnections,
+    TunnelClosed,
+    TunnelError,
+    counted,
+    printable,
+)
 from tunnelfleet.runtime import TunnelStateChanged
 
 from .first_byte import begin_handshake
@@ -287,8 +294,9 @@ class VisitorActor(DispatchedActor):
         self._hall.crowd.named(self.actor_ref)
         limits, counters = self._hall.limits, self._hall.counters
         if counters.open - self._hall.crowd.yielding > limits.max_connections:
-            text = f"{limits.max_connections} connections came through this gateway's doors"
-            self.refuse(Denial.BUSY, f"{text} and are open, which is the limit")
+            open_now = counted(limits.max_connections, "connection", "is open", "are open")
+            text = f"{open_now} through this gateway's doors, which is the limit"
+            self.refuse(Denial.BUSY, text)
         else:
             self._find()
 

@@ -63,10 +63,6 @@ class Errand(NamedTuple):
     asker: ActorRef[Any]
 
 
-class _EnvoyLate(NamedTuple):
-    """The time of its step is over."""
-
-
 class _EnvoyStep(Enum):
     CALLING = auto()
     """The name is looked up, TCP and TLS connect."""
@@ -78,6 +74,12 @@ class _EnvoyStep(Enum):
     """Bytes go both ways."""
     TELLING = auto()
     """It tells which tunnels it has."""
+
+
+class _EnvoyLate(NamedTuple):
+    """The time of a step is over; it is nothing to the steps behind it."""
+
+    step: _EnvoyStep
 
 
 class EnvoyActor(DispatchedActor):
@@ -110,7 +112,7 @@ class EnvoyActor(DispatchedActor):
         self.watch(self._errand.asker)
         self._counters.open += 1
         self._counts = True
-        self.schedule(CALL_SECONDS, _EnvoyLate())
+        self.schedule(CALL_SECONDS, _EnvoyLate(self._step))
         address = self._errand.member.address
         assert address is not None
         self._dial = Dial(
@@ -142,7 +144,7 @@ class EnvoyActor(DispatchedActor):
         is_connect = question.ask is Ask.CONNECT
         self._step = _EnvoyStep.ASKED if is_connect else _EnvoyStep.TELLING
         self._crossing.link.send(FrameKind.HELLO, question.encode())
-        self.schedule(ANSWER_SECONDS if is_connect else TELL_SECONDS, _EnvoyLate())
+        self.schedule(ANSWER_SECONDS if is_connect else TELL_SECONDS, _EnvoyLate(self._step))
 
     # -- the answer
 
@@ -231,8 +233,8 @@ class EnvoyActor(DispatchedActor):
 
     # -- ends
 
-    def _on_late(self, _message: _EnvoyLate) -> None:
-        if self._reply is not None:
+    def _on_late(self, message: _EnvoyLate) -> None:
+        if self._step is message.step and self._reply is not None:
             self._fail("late", "does not answer in time")
 
     def _on_terminated(self, message: Terminated) -> None:

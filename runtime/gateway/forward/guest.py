@@ -79,10 +79,6 @@ class GuestTurnedAway(NamedTuple):
     reason: str
 
 
-class _GuestLate(NamedTuple):
-    """The time of its step is over."""
-
-
 class _RowsListed(NamedTuple):
     outcome: bytes | Exception
 
@@ -94,6 +90,12 @@ class _GuestStep(Enum):
     """A visitor of the front doors finds the tunnel, and the bytes go both ways."""
     TELLING = auto()
     """It is told which tunnels this gateway has."""
+
+
+class _GuestLate(NamedTuple):
+    """The time of a step is over; it is nothing to the steps behind it."""
+
+    step: _GuestStep
 
 
 class GuestHandshake:
@@ -161,7 +163,7 @@ class GuestActor(DispatchedActor):
     def on_start(self) -> None:
         """Begin the handshake."""
         self.watch(self._listener)
-        self.schedule(HANDSHAKE_SECONDS, _GuestLate())
+        self.schedule(HANDSHAKE_SECONDS, _GuestLate(self._step))
         sock, self._socket = self._socket, None
         assert sock is not None
         self._crossing.begin(sock, self._parts.tls(), is_server=True)
@@ -195,7 +197,7 @@ class GuestActor(DispatchedActor):
             self._let_in(question)
         else:
             self._step = _GuestStep.TELLING
-            self.schedule(TELL_SECONDS, _GuestLate())
+            self.schedule(TELL_SECONDS, _GuestLate(self._step))
             self._begin_telling(question)
 
     def _let_in(self, question: Question) -> None:
@@ -261,9 +263,11 @@ class GuestActor(DispatchedActor):
 
     # -- ends
 
-    def _on_late(self, _message: _GuestLate) -> None:
-        if self._step is not _GuestStep.CARRYING:
-            self._counters.failures["late"] += self._step is _GuestStep.SHAKING
+    def _on_late(self, message: _GuestLate) -> None:
+        if self._step is message.step:
+            # One that was told why it has to go is counted as that.
+            is_new = self._step is _GuestStep.SHAKING and not self._is_done
+            self._counters.failures["late"] += is_new
             self.exit()
 
     def _on_terminated(self, message: Terminated) -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors.kernel import DispatchedActor, Terminated
-from tunnelfleet.proto import printable
+from tunnelfleet.proto import counted, printable
 from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.gateway.config.fleet import POSTGRES
 from tunnelfleet.runtime.gateway.door.fleet_view import ON_DEMAND
@@ -180,6 +180,7 @@ class DemandActor(DispatchedActor):
             found = self._memory.take_up(message.demands, self._parts.clock(), time.time())
             for request in found:
                 self._errands.search(request)
+            self._close_if_stopping()
         if not self._memory.has_asked:
             self._memory.has_asked = True
             self._admit_all()
@@ -207,9 +208,13 @@ class DemandActor(DispatchedActor):
         demands = message.demands or []
         for request in self._memory.inherit(demands, self._parts.clock(), time.time()):
             self._errands.search(request)
+        self._close_if_stopping()
+        self._step()
+
+    def _close_if_stopping(self) -> None:
+        """What was taken up while the gateway stops is closed with the others."""
         if self._is_stopping:
             self._plan.close_all(self._parts.clock())
-        self._step()
 
     # -- those who ask
 
@@ -404,7 +409,8 @@ class DemandActor(DispatchedActor):
     def _on_stop_timed_out(self, _message: _StopTimedOut) -> None:
         left = len(self._plan)
         logger.warning(
-            "%d tunnels on demand could not be closed in time; the next start closes them", left
+            "%s on demand could not be closed in time; the next start does it",
+            counted(left, "tunnel"),
         )
         self.exit()
 

@@ -21,6 +21,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from tunnelfleet.actors.token_bucket import TokenBucket
+from tunnelfleet.proto import counted
 from tunnelfleet.runtime.gateway.placement import SERIAL_MARK
 
 from .budget import OpenBudget
@@ -141,12 +142,14 @@ class DemandPlan:
     def _refused(self, now: float) -> AskVerdict | None:
         limits = self._limits
         if len(self._tunnels) >= limits.max_open:
-            text = f"{limits.max_open} tunnels are open on demand, which is the limit (max_open)"
+            text = counted(limits.max_open, "tunnel", "is open", "are open")
+            text += " on demand, which is the limit (max_open)"
             return AskVerdict(AskOutcome.FULL, text=text)
         queued = sum(each.phase is DemandPhase.QUEUED for each in self._coming.values())
         if not self._budget.has_left(queued, now):
-            text = f"{limits.max_opens_per_hour} tunnels were opened within an hour, which is the"
-            return AskVerdict(AskOutcome.TOO_OFTEN, text=f"{text} limit (max_opens_per_hour)")
+            text = counted(limits.max_opens_per_hour, "tunnel", "was opened", "were opened")
+            text += " within an hour, which is the limit (max_opens_per_hour)"
+            return AskVerdict(AskOutcome.TOO_OFTEN, text=text)
         return None
 
     def _queue(self, name: str, now: float) -> None:

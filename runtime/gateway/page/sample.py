@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
-from tunnelfleet.proto import TunnelError
+from tunnelfleet.proto import TunnelError, counted
 from tunnelfleet.runtime import TunnelState
 from tunnelfleet.runtime.gateway.forward.survey import FleetSurvey, look_at_fleet
 from tunnelfleet.version import VERSION
@@ -265,6 +265,6 @@ def alerts(rows: Sequence[TunnelRow], *, is_reloaded: bool) -> list[str]:
     counts = Counter(row.state for row in rows)
     for state, what in ADVICE.items():
         if count := counts[state.value]:
-            tunnels = "1 tunnel is" if count == 1 else f"{count} tunnels are"
+            tunnels = counted(count, "tunnel", "is", "are")
             found.append(f"{tunnels} {state.value}: {what}")
     return found

@@ -18,7 +18,7 @@ import psycopg
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import ConfigError, counted
 from tunnelfleet.runtime.gateway.store.tunnels import CHANNEL
 from tunnelfleet.version import version_line
 
@@ -351,8 +351,9 @@ class FleetDatabase:
             )
         if shards != self._shards:
             raise FleetMismatchError(
-                f"the fleet in this state has {shards} shards, and this gateway's file says "
-                f"{self._shards}: write shards = {shards}, or stop all gateways to change it"
+                f"the fleet in this state has {counted(shards, 'shard')}, and this gateway's "
+                f"file says {self._shards}: write shards = {shards}, or stop all gateways to "
+                "change it"
             )
 
     def _beat(self, connection: psycopg.Connection[Any], request: LeaseRequest) -> LeaseAnswer:

@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import ConfigError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,7 +139,9 @@ class StaticPlacement:
 
     def __init__(self, ordinal: int = 0, members: int = 1, shards: int = SHARDS) -> None:
         if not 0 <= ordinal < members:
-            raise ConfigError(f"of {members} gateways the ordinals are 0 to {members - 1}")
+            raise ConfigError(
+                f"of {counted(members, 'gateway')} the ordinals are 0 to {members - 1}"
+            )
         self._mine = shards_of_member(ordinal, members, shards)
 
     def start(self, tell: Callable[[Assigned | Revoked], None]) -> None:

@@ -21,7 +21,7 @@ from prometheus_client import Metric
 from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import DispatchedActor
-from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
+from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError, counted
 from tunnelfleet.runtime import TunnelEvent, TunnelRuntime
 from tunnelfleet.runtime.gateway.config import Authorities, GatewaySettings, ensure_secret
 from tunnelfleet.runtime.gateway.config.fleet import POSTGRES
@@ -475,7 +475,7 @@ def _log_loaded(found: StoredTunnels, where: str) -> None:
         logger.error("left out of the state: %s", problem, extra={"tunnel": name})
     if found.of_others and not found.tunnels:
         logger.warning(
-            "the state at %s has %d tunnels, all of gateways with other names: they stay there",
+            "the state at %s has %s of gateways with other names: what is theirs stays there",
             where,
-            found.of_others,
+            counted(found.of_others, "tunnel"),
         )

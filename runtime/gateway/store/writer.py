@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from tunnelfleet.proto import counted
+
 from .errors import StoreError, Trouble
 
 if TYPE_CHECKING:
@@ -180,7 +182,8 @@ class AuditWriter:
         self._lose(self._forget())
         lost = self.dropped - before
         if lost:
-            logger.warning("%d records of the audit were not written before the end", lost)
+            text = counted(lost, "record", "of the audit was", "of the audit were")
+            logger.warning("%s not written before the end", text)
 
     # -- on the thread
 
@@ -230,14 +233,15 @@ class AuditWriter:
             except StoreError as error:
                 if error.trouble is Trouble.BAD_DATA:
                     self.failures += 1
-                    logger.error("%d records of the audit cannot be written: %s", len(batch), error)
+                    text = counted(len(batch), "record")
+                    logger.error("%s of the audit cannot be written: %s", text, error)
                     self._lose(len(batch))
                     return
                 self._failed(error)
             except Exception:
                 # A mistake of ours: it must not end the audit, and it would be the same again.
                 self.failures += 1
-                logger.exception("%d records of the audit cannot be written", len(batch))
+                logger.exception("%s of the audit cannot be written", counted(len(batch), "record"))
                 self._lose(len(batch))
                 return
             else:
@@ -302,8 +306,8 @@ class AuditWriter:
             return
         self.stands_since = None
         logger.warning(
-            "the audit goes on after %.0f s; %d records were lost",
+            "the audit goes on after %.0f s; %s lost",
             time.time() - since,
-            self.dropped - self._lost_before,
+            counted(self.dropped - self._lost_before, "record", "was", "were"),
             extra={"event": "audit_resumed"},
         )

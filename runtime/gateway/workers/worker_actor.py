@@ -27,6 +27,7 @@ from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Reply
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
+from tunnelfleet.proto import counted
 from tunnelfleet.runtime.gateway.process import ActorNode
 
 from . import messages
@@ -311,10 +312,10 @@ class WorkerActor(DispatchedActor):
             with contextlib.suppress(pykka.ActorDeadError):
                 supervisor.tell(ChildReady(self.actor_ref))
         logger.info(
-            "%s runs, process %d, with %d tunnels",
+            "%s runs, process %d, with %s",
             worker.name,
             worker.pid,
-            len(worker.tunnels),
+            counted(len(worker.tunnels), "tunnel"),
             extra={"event": "worker", "fields": {"worker": worker.number, "pid": worker.pid}},
         )
         worker.tell_tunnels(messages.WorkerUp(self.actor_ref))
@@ -373,9 +374,9 @@ class WorkerActor(DispatchedActor):
         worker = self._worker
         text = f"{worker.name} (process {worker.pid}, {how}): {self._reason}"
         logger.error(
-            "%s; it is started again, and its %d tunnels return with it",
+            "%s; it is started again, and its %s with it",
             text,
-            len(worker.tunnels),
+            counted(len(worker.tunnels), "tunnel", "returns", "return"),
             extra={"event": "worker_ended", "fields": {"worker": worker.number, "pid": worker.pid}},
         )
         self._process = None

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from tunnelfleet.proto import ConfigError, printable
+from tunnelfleet.proto import ConfigError, counted, printable
 from tunnelfleet.proto.text import require_whole_characters
 
 if TYPE_CHECKING:
@@ -286,10 +286,8 @@ class _Problems:
 
     def raise_if_any(self) -> None:
         if self._count:
-            errors = "error" if self._count == 1 else "errors"
-            raise ValidationFailed(
-                f"{self._count} validation {errors} detected: {'; '.join(self._found)}"
-            )
+            errors = counted(self._count, "validation error")
+            raise ValidationFailed(f"{errors} detected: {'; '.join(self._found)}")
 
 
 def _read(shape: Shape, value: Any, where: str, problems: _Problems) -> Any:

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.tls import make_ssl_context
+from tunnelfleet.runtime.tls import load_own_certificate, make_ssl_context
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -248,16 +248,10 @@ class MqttNotifier:
     def _use_tls(self, client: Client) -> None:
         broker = self._broker
         context = make_ssl_context(broker.ca)
-        try:
-            if broker.certificate is not None:
-                # Without a password OpenSSL would ask for one on the terminal, and wait.
-                context.load_cert_chain(broker.certificate, broker.private_key, password="")
-        except OSError as error:
-            files = [str(each) for each in (broker.certificate, broker.private_key) if each]
-            raise ConfigError(
-                f"these files cannot be used for the broker: {', '.join(files)}: "
-                f"{error.strerror or error}"
-            ) from error
+        if broker.certificate is not None:
+            # A file with the certificate may have its key, too.
+            key = broker.private_key or broker.certificate
+            load_own_certificate(context, broker.certificate, key)
         client.tls_set_context(context)
 
     def _on_connect(

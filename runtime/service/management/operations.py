@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from tunnelfleet.actors.token_bucket import TokenBucket
-from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.proto import ConfigError, Mode, counted
 from tunnelfleet.runtime.service import TunnelTokens
 from tunnelfleet.runtime.service.events import ServiceEvent, ServiceEventKind
 from tunnelfleet.runtime.service.service import TunnelService
@@ -348,7 +348,7 @@ class ManagementOperations:
         record = self._resource(given["resourceArn"])
         tags = {**record.tags, **_checked_tags(given["tags"])}
         if len(tags) > self._limits.tags:
-            raise ValidationFailed(f"A tunnel has at most {self._limits.tags} tags")
+            raise ValidationFailed(f"A tunnel has at most {counted(self._limits.tags, 'tag')}")
         self._records.change(record.tunnel_id, tags=tags)
         self._records.flush()
         return {}

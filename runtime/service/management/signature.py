@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.proto import ConfigError, printable
+from tunnelfleet.proto import ConfigError, counted, printable
 
 from .model import KeyUnknown, SignatureIncomplete, SignatureInvalid, SignatureMissing
 
@@ -69,7 +69,7 @@ def load_credentials(path: Path) -> dict[str, AccessKey]:
             _log.warning("others can read or change the credentials in %s; chmod 600 it", path)
         parser.read_string(path.read_text())
     except OSError as error:
-        raise ConfigError(f"the credentials {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"cannot read the credentials {path}: {error.strerror}") from error
     except (configparser.Error, UnicodeDecodeError) as error:
         # Not its text, which quotes the line.
         raise ConfigError(f"the credentials {path} are not written as {_EXAMPLE}") from error
@@ -81,7 +81,7 @@ def load_credentials(path: Path) -> dict[str, AccessKey]:
             found[key] = AccessKey(key, secret, values.get("aws_session_token") or None)
     if not found or len(found) > MAX_KEYS:
         raise ConfigError(
-            f"there are {len(found)} keys in {path}, which takes 1 to {MAX_KEYS}: "
+            f"{path} has {counted(len(found), 'key')}, and takes 1 to {MAX_KEYS}: "
             f"profiles written as {_EXAMPLE}"
         )
     return found

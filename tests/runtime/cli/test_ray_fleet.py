@@ -209,7 +209,7 @@ class TestUp:
     ) -> None:
         file.write_text(with_line("shards = 2"))
         assert run("up", file, "--groups", "3") == 2
-        assert "--groups 3: there are 2 shards to share" in capsys.readouterr().err
+        assert "--groups 3: the fleet has 2 shards to share" in capsys.readouterr().err
         assert not fleet.plans
 
     def test_a_mistake_in_the_file_changes_nothing(
@@ -315,7 +315,7 @@ class TestTargets:
         folder = tmp_path / "targets.json"
         folder.mkdir()
         assert run("targets", "--output", folder) == 2
-        assert "it cannot be written: " in capsys.readouterr().err
+        assert f"--output: cannot write {folder}: " in capsys.readouterr().err
         assert [each.name for each in tmp_path.iterdir()] == ["targets.json"]
 
 

@@ -169,7 +169,16 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "mode": ({"mode": "src"}, ConfigError, "'source' or 'destination'"),
     "endpoint": ({"endpoint": 5}, TypeError, "endpoint is int, but has to be an Endpoint, or text"),
     "client_token": ({"client_token": 5}, TypeError, "client_token is int"),
-    "version": ({"version": "V3"}, ConfigError, "ProtocolVersion.V1"),
+    "version": (
+        {"version": "V4"},
+        ConfigError,
+        "bad version: 'V4' is no version of the",
+    ),
+    "version 3": (
+        {"version": 3},
+        ConfigError,
+        "bad version: 3 is no version of the",
+    ),
     "bandwidth": ({"bandwidth": "1"}, TypeError, "bandwidth_bytes_per_second is str"),
     "http_proxy": ({"http_proxy": 5}, TypeError, "http_proxy is int, but has to be an HttpProxy"),
     "services": (

@@ -47,7 +47,7 @@ def test_every_option_arrives() -> None:
         .with_tls_context(context)
         .with_http_proxy("http://user:pw@proxy:3128")
         .with_bandwidth(100_000)
-        .with_version(ProtocolVersion.V2)
+        .with_version("V2")
         .with_limits(Limits(send_high_water_messages=7))
         .with_half_close()
         .with_marks(False)

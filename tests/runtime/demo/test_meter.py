@@ -16,4 +16,4 @@ def test_wrong_bytes_are_counted_and_the_first_are_described() -> None:
     meter.compared(10, 10, "press-02 ECHO")
 
     assert (meter.verified_bytes, meter.mismatched_bytes) == (997, 13)
-    assert meter.first_fault == "press-01 HTTP: 3 of 1000 bytes were wrong"
+    assert meter.first_fault == "press-01 HTTP: 3 of 1,000 bytes wrong"

@@ -39,7 +39,7 @@ def report(
         seconds=12.3456,
         threads=8,
         missing=missing,
-        fault="press-01 HTTP: 3 of 9 bytes were wrong" if mismatched else "",
+        fault="press-01 HTTP: 3 of 9 bytes wrong" if mismatched else "",
         interrupted=interrupted,
     )
 
@@ -71,7 +71,7 @@ def test_a_wrong_byte_is_a_failure(interrupted: bool) -> None:
 
     assert not result.is_good
     assert result.lines()[0].startswith("FAILED after 12 s")
-    assert "  wrong: press-01 HTTP: 3 of 9 bytes were wrong" in result.lines()
+    assert "  wrong: press-01 HTTP: 3 of 9 bytes wrong" in result.lines()
 
 
 def test_a_tunnel_that_did_not_come_back_is_a_failure_and_is_named() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.service_client import CLIENT_TOKEN, TunnelClient
 from tests.support.waiting import eventually
-from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.proto import ConfigError, Mode, TunnelError
 from tunnelfleet.runtime.service import TunnelService
 from tunnelfleet.runtime.service.state import StateError, StateStore
 from tunnelfleet.runtime.service.tokens import KeptAccess
@@ -91,8 +91,9 @@ def test_a_file_that_others_could_read_is_theirs_no_longer(
 
 
 def test_one_service_has_it_at_a_time(tmp_path: Path, store: StateStore) -> None:
-    with pytest.raises(ConfigError, match="another service has it open"):
+    with pytest.raises(TunnelError, match="another service has it open") as caught:
         StateStore(tmp_path)
+    assert not isinstance(caught.value, ConfigError)
 
 
 class TestWhatCannotBeUsed:

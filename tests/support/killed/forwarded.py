@@ -225,6 +225,8 @@ def sent_to_the_listener(rig: Forwarded, case: SharedCase) -> None:
 
 
 STEP = DialStep(lambda: None, ())
+CALL_LATE = envoy._EnvoyLate(envoy._EnvoyStep.CALLING)
+HANDSHAKE_LATE = guest._GuestLate(guest._GuestStep.SHAKING)
 CASES = [
     # -- who asks another gateway
     SharedCase(EnvoyActor, envoy.AskAway, talk),
@@ -234,7 +236,7 @@ CASES = [
     SharedCase(EnvoyActor, LocalDataRead, talk),
     SharedCase(EnvoyActor, LocalReadEnded, talk),
     SharedCase(EnvoyActor, BytesDelivered, talk),
-    SharedCase(EnvoyActor, envoy._EnvoyLate, sent(lambda _: envoy._EnvoyLate())),
+    SharedCase(EnvoyActor, envoy._EnvoyLate, sent(lambda _: CALL_LATE)),
     SharedCase(EnvoyActor, Terminated, talk),
     # -- whom it asks
     SharedCase(GuestActor, DialStep, sent(lambda _: STEP)),
@@ -243,7 +245,7 @@ CASES = [
     SharedCase(GuestActor, LocalReadEnded, talk),
     SharedCase(GuestActor, BytesDelivered, talk),
     SharedCase(GuestActor, guest._RowsListed, ask_for_the_list),
-    SharedCase(GuestActor, guest._GuestLate, sent(lambda _: guest._GuestLate())),
+    SharedCase(GuestActor, guest._GuestLate, sent(lambda _: HANDSHAKE_LATE)),
     SharedCase(GuestActor, Terminated, talk),
     # -- who lets it in; its guests end with it
     SharedCase(FleetListenerActor, MayAccept, sent_to_the_listener, cuts=True),

@@ -123,7 +123,7 @@ def test_a_page_of_a_fleet_says_how_to_go_on(gateway: PlayedGateway, capsys: Sai
     gateway.page = FleetPage([], [{**ROW, "gateway": "one"}], "press-4")
     assert main(["ls", "--fleet"]) == 0
     said = capsys.readouterr()
-    assert "1 tunnels are shown, and there are more: " in said.err
+    assert "1 tunnel is shown, and there are more: " in said.err
     assert "--after press-4" in said.err
     assert "press-4" in said.out
     assert main(["ls", "--fleet", "--json"]) == 0

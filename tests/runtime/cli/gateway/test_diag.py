@@ -169,8 +169,8 @@ def test_where_nothing_can_be_written_the_option_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "no" / "d.zip"
-    assert main(["diag", "--gateway", "unix:/nowhere/admin.sock", "--out", str(place)]) == 1
+    assert main(["diag", "--gateway", "unix:/nowhere/admin.sock", "--out", str(place)]) == 2
     assert capsys.readouterr().err == (
-        f"tunnelfleet: cannot write {place}: No such file or directory; "
-        "name another file with --out\n"
+        f"tunnelfleet: --out: cannot write {place}: No such file or directory; "
+        "name a file in a folder that this user may write\n"
     )

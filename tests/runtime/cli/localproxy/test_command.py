@@ -264,7 +264,7 @@ class TestCommand:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         target = str(tmp_path / "no" / "s.json")
-        assert main(["localproxy", "--export-default-settings", target]) == 1
+        assert main(["localproxy", "--export-default-settings", target]) == 2
         assert capsys.readouterr().err == (
             f"tunnelfleet: --export-default-settings: cannot write {target}: No such file or "
             "directory; name a file in a folder that this user may write\n"

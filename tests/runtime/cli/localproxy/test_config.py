@@ -399,7 +399,7 @@ class TestOther:
             ({"v": "256"}, "option -v: '256' is not a number"),
             ({"v": "-1"}, "option -v: '-1' is not a number"),
             ({"v": "9" * 50}, "option -v: '9+' is not a number"),
-            ({"y": "V4"}, "option -y: 'V4' is not a client type; write V1, V2 or V3"),
+            ({"y": "V4"}, "option -y: 'V4' is no version of the protocol; write V1, V2 or V3"),
             ({"bandwidth": "fast"}, "option --bandwidth: "),
             ({"bandwidth": "0"}, "option --bandwidth: "),
             ({"payload_bytes": "0"}, "option --payload-bytes: '0' is not a number from 1 to 64512"),

@@ -249,12 +249,12 @@ def test_wrong_usage_of_the_process_is_the_same() -> None:
     assert "bogus" in done.stderr.decode()
 
 
-def test_a_copy_of_the_ca_that_cannot_be_written_is_one_line_and_status_1(
+def test_a_copy_of_the_ca_that_cannot_be_written_is_one_line_and_status_2(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "ca.pem"
-    assert main(["service", *ANY_PORT, "--ca-out", str(place)]) == 1
+    assert main(["service", *ANY_PORT, "--ca-out", str(place)]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith(f"tunnelfleet: --ca-out: cannot write {place}: Not a directory; name a")
@@ -458,7 +458,7 @@ def test_a_state_folder_that_cannot_be_is_one_line_that_fits(tmp_path: Path) -> 
         timeout=WAIT_SECONDS,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (1, b"")
+    assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.count(b"\n") == 1
     assert str(tmp_path / "file") in done.stderr.decode()
     assert "folder" in done.stderr.decode()

@@ -62,7 +62,7 @@ class TestGateway:
             found: list[str] = client.get("/v1/gateway").json["reasons"]
             return found
 
-        eventually(lambda: reasons() == ["1 of 1 tunnels are not connected"])
+        eventually(lambda: reasons() == ["not connected: 1 of 1 tunnel"])
         assert client.get("/v1/gateway").json["ready"] is False
 
     def test_while_it_stops(self, rig: ApiRig, client: ApiClient) -> None:

@@ -162,7 +162,7 @@ class TestGood:
             '[[tunnel]]\nname = "b"\nmode = "source"\nendpoint = "ws://localhost:8080"\n'
             'access_token_file = "{T}"\nclient_token = "cccccccccccccccccccccccccccccccc"\n'
             'services = {{ SSH = 5555, APP = "unix:app.sock", WEB = "door" }}\nbind = "10.0.0.1"\n'
-            'version = "V2"\nbandwidth = 1e5\nmarks = false\npacing = false\n'
+            'version = "v2"\nbandwidth = 1e5\nmarks = false\npacing = false\n'
             'http_proxy = "proxy:3128"\n'
             'labels = {{ site = "lyon" }}\nlimits = {{ max_connections = 5 }}\n'
             "restart = {{ min_seconds = 0.5, max_seconds = 9 }}\n"

@@ -183,7 +183,7 @@ class TestRefusals:
         with fleet.client(http_request("a")) as sock:
             assert door_answer(sock) == (200, "")
             status, reason = fleet.ask("a")
-            assert (status, "1 are open, which is the limit" in reason) == (503, True)
+            assert (status, "1 connection is open, which is the limit" in reason) == (503, True)
 
     def test_while_the_gateway_stops_nobody_is_let_in(self, press: DoorFleet) -> None:
         press.gateway.leave(WAIT_SECONDS)

@@ -222,6 +222,25 @@ def test_who_does_not_answer_is_given_up(
     asker.wait_over()
 
 
+@pytest.mark.parametrize("ask", [Ask.CONNECT, Ask.TUNNELS], ids=lambda ask: ask.name.lower())
+def test_the_time_for_the_call_is_nothing_to_the_answer(
+    asker: Asker, other: PlayedGateway, ask: Ask
+) -> None:
+    """The other gateway may open a tunnel first, which takes longer than a call."""
+    asked = asker.ask(other.member, ask)
+    other.take()
+    asker.envoy.tell(envoys._EnvoyLate(envoys._EnvoyStep.CALLING))
+    if ask is Ask.CONNECT:
+        other.say((FrameKind.DATA, ForwardAnswer().encode()))
+        assert asked.get(timeout=WAIT_SECONDS) == ForwardAnswer()
+    else:
+        other.say((FrameKind.DATA, b"[]"), (FrameKind.END, b""))
+        assert asked.get(timeout=WAIT_SECONDS) == b"[]"
+    assert asker.counters.failures["late"] == 0
+    other.sock.close()
+    asker.wait_over()
+
+
 def test_what_another_gateway_tells_has_a_limit(
     asker: Asker, other: PlayedGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,7 +189,7 @@ def test_limits_are_told(fleet: DemandFleet) -> None:
     fleet.open_gateway(max_open=1)
     assert fleet.ask("press-1") == (200, "")
     status, text = fleet.ask("press-2")
-    assert (status, text) == (503, "1 tunnels are open on demand, which is the limit (max_open)")
+    assert (status, text) == (503, "1 tunnel is open on demand, which is the limit (max_open)")
     fleet.reload(limits=replace(fleet.settings.limits, max_open=2, max_opens_per_hour=1))
     status, text = fleet.ask("press-2")
     assert (status, "(max_opens_per_hour)" in text) == (503, True)

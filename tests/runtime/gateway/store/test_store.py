@@ -99,7 +99,7 @@ def test_gateways_in_one_database_have_tunnels_of_their_own(
     with opened(url) as one, opened(url, gateway="other") as other:
         one.save_tunnel("a", entry("a"))
         assert other.load_tunnels() == {}
-        assert "1 tunnels, all of gateways with other names" in caplog.text
+        assert "1 tunnel of gateways with other names" in caplog.text
         other.save_tunnel("a", entry("a", labels={"of": "other"}))
         assert one.load_tunnels()["a"].labels == {}
 

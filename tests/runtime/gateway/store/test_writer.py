@@ -146,7 +146,7 @@ def test_what_can_never_be_written_is_dropped(
     with running(table) as writer:
         put(writer, 1)
         eventually(lambda: writer.dropped == 1)
-        eventually(lambda: "1 records of the audit cannot be written" in caplog.text)
+        eventually(lambda: "1 record of the audit cannot be written" in caplog.text)
         table.error = None
         put(writer, 2)
         eventually(lambda: table.numbers == [2])

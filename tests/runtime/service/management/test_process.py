@@ -275,7 +275,7 @@ def test_the_command_line_of_aws(every_operation: bool, tmp_path: Path) -> None:
         (["--credentials", "x"], "--credentials: only with --management HOST:PORT"),
         (["--aws-limits", "--mqtt", "mqtt://h"], "--aws-limits, --mqtt: only with --management"),
         (["--management", "8444"], "--management takes HOST:PORT, such as 127.0.0.1:8444"),
-        ([*ANY, "--credentials", "/none"], "the credentials /none cannot be read"),
+        ([*ANY, "--credentials", "/none"], "cannot read the credentials /none: No such file"),
         ([*ANY, "--mqtt", "http://h"], "--mqtt takes mqtt://"),
         ([*ANY, "--region", "eu west"], "--region takes a name such as eu-west-1"),
         (["--chaos-api"], "--admin-open, --chaos-api: only with --admin HOST:PORT"),
@@ -286,7 +286,7 @@ def test_the_command_line_of_aws(every_operation: bool, tmp_path: Path) -> None:
         ),
         (
             ["--admin", "127.0.0.1:0", "--chaos-api", "--chaos-token-file", "/none"],
-            "the token /none cannot be read: No such file",
+            "cannot read the token /none: No such file",
         ),
         ([*ANY, "--max-tunnels", "0"], "at least 1 tunnel may be open"),
         (["--management", "0.0.0.0:0"], "without credentials anybody who reaches 0.0.0.0"),

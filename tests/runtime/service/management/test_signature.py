@@ -224,8 +224,8 @@ class TestFile:
     @pytest.mark.parametrize(
         ("content", "says"),
         [
-            (b"", "there are 0 keys"),
-            (b"[a]\naws_access_key_id=A\n", "there are 0 keys"),
+            (b"", "has 0 keys"),
+            (b"[a]\naws_access_key_id=A\n", "has 0 keys"),
             (b"aws_secret_access_key=hidden", "are not written as"),
             (b"\xff\xfe", "are not written as"),
         ],
@@ -241,7 +241,7 @@ class TestFile:
         assert str(path) in str(caught.value)
 
     def test_one_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        with pytest.raises(ConfigError, match=r"cannot read the credentials .*: No such file"):
             load_credentials(tmp_path / "none")
 
     def test_one_that_others_can_read_is_told(
