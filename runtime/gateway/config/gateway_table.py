@@ -183,7 +183,7 @@ class GatewayTable:
             self._problem(key, str(error))
             return None
         self.files.add(path)
-        if not token.isprintable() or " " in token:
+        if not token.isascii() or not token.isprintable() or " " in token:
             self._problem(key, f"the token in {path} must be printable ASCII without blanks")
             return None
         if warning:
