@@ -230,12 +230,12 @@ class GatewayTable:
         cert, key, ca = (path for path in files if path is not None)
         self.files |= {cert, key, ca}
         try:
-            tls, warning = read_fleet_tls(cert, key, ca, settings.name)
+            tls, warnings = read_fleet_tls(cert, key, ca, settings.name)
         except FleetFileError as error:
             self._problem(error.key, str(error))
             return settings
-        if warning:
-            self._problem("fleet_key", warning, error=False)
+        for about, text in warnings.items():
+            self._problem(about, text, error=False)
         return replace(settings, fleet_listen=address, fleet_tls=tls)
 
     def _has_fleet_keys(self, settings: fleet.GatewaySettings) -> bool:
