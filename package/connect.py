@@ -100,7 +100,8 @@ def connect(name: str, gateway: str | None = None) -> int:
 
 
 CONNECT_SOCKET = "connect.sock"
-"""The name of the private door's socket, beside the admin socket of a gateway."""
+"""The name of the private door's socket, beside the admin socket `admin.sock` of a gateway."""
+ADMIN_SOCKET = "admin.sock"
 
 
 def connect_socket(gateway: str | None, environ: Mapping[str, str]) -> str:
@@ -117,8 +118,9 @@ def connect_socket(gateway: str | None, environ: Mapping[str, str]) -> str:
             "elsewhere use its front door: ssh -o ProxyCommand='nc -X 5 -x HOST:PORT %h %p'",
             EXIT_USAGE,
         )
-    folder, slash, _file = path.rpartition("/")
-    return f"{folder}{slash}{CONNECT_SOCKET}"
+    folder, slash, file = path.rpartition("/")
+    own = "" if file in ("", ADMIN_SOCKET, CONNECT_SOCKET) else f"{file.removesuffix('.sock')}."
+    return f"{folder}{slash}{own}{CONNECT_SOCKET}"
 
 
 def _default_folder(environ: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from tunnelfleet.runtime.cli.localproxy.options import OPTIONS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 THREATS = DOCS / "security.md"
+SHOWN_IN = (".toml", ".py", ".yaml", ".service", ".md")
 
 
 def test_the_list_of_commands_is_fresh() -> None:
@@ -38,6 +39,35 @@ def test_every_option_of_every_command_is_listed(name: str) -> None:
         for spelling in (*parameter.opts, *parameter.secondary_opts):
             assert f"`{spelling}`" in section
         assert parameter.help, f"{parameter.opts} has no help"
+
+
+SHOWN_COMMAND = re.compile(r"(?<![\w./-])tunnelfleet ([a-z][a-z-]*)((?: [^`|#\n]*)?)")
+
+
+def test_commands_that_are_shown_have_the_options_that_they_are_shown_with() -> None:
+    files = [
+        ROOT / "README.md",
+        *DOCS.glob("*.md"),
+        *(path for path in (ROOT / "examples").rglob("*") if path.suffix in SHOWN_IN),
+    ]
+    shown = [
+        (path, name, option)
+        for path in files
+        for name, rest in SHOWN_COMMAND.findall(path.read_text().replace("\\\n", " "))
+        # Those of localproxy are AWS's, and have a table of their own.
+        if name in COMMANDS and name != "localproxy"
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)
+    ]
+    assert {path.parent.name for path, _, _ in shown} >= {"docs", "gateway"}
+    known = {
+        name: {spelling for each in command_of(name).params for spelling in each.opts}
+        for name in {name for _, name, _ in shown}
+    }
+    assert [
+        f"{path.name}: tunnelfleet {name} {option}"
+        for path, name, option in shown
+        if option not in known[name] | {"--help"}
+    ] == []
 
 
 def test_the_options_of_localproxy_are_explained() -> None:

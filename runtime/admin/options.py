@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,31 @@ class HttpLimits:
     request_seconds: float = 10.0
     response_seconds: float = 30.0
     idle_seconds: float = 75.0
+
+
+class BearerToken:
+    """The token that clients have to send, as it is at the moment.
+
+    Args:
+        token: the one of the start; None lets all in, for good.
+        current: another one that counts from now on, such as that of a file which was read again;
+            None for no other. Called at each request.
+    """
+
+    def __init__(self, token: str | None, current: Callable[[], str | None]) -> None:
+        self._token = token
+        self._current = current
+
+    def get(self) -> str | None:
+        """Return it. What has counted once and was replaced never counts again by itself."""
+        if self._token is not None:
+            self._token = self._current() or self._token
+        return self._token
+
+
+def no_other_token() -> None:
+    """Of a server whose token does not change."""
+    return
 
 
 DEFAULT_PORT: Final = 9464

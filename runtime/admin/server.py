@@ -28,7 +28,7 @@ from tunnelfleet.runtime.tls import load_own_certificate
 
 from .http_thread import HEADERS, SHUTDOWN_SECONDS, HttpThread
 from .listener import listen_tcp
-from .options import AdminOptions
+from .options import AdminOptions, BearerToken, no_other_token
 
 if TYPE_CHECKING:
     from tunnelfleet.runtime.runtime import TunnelRuntime
@@ -200,6 +200,7 @@ class AdminServer:
             that is set when the server ends: what streams has to end then.
         more_silent: names of other parts of the process that give no sign of life, for `/healthz`.
         more_ready: more fields of `/readyz`; a field `ready` that is false makes all unready.
+        current_token: the token of files as they were last read, if it may change.
     """
 
     def __init__(
@@ -212,6 +213,7 @@ class AdminServer:
         more_pages: MakePages = lambda _stopping: {},
         more_silent: Callable[[], list[str]] = list,
         more_ready: Callable[[], Mapping[str, object]] = dict,
+        current_token: Callable[[], str | None] = no_other_token,
     ) -> None:
         self._more_ready = more_ready
         self._more_silent = more_silent
@@ -219,6 +221,7 @@ class AdminServer:
         self._more_pages = more_pages
         self._tunnel_of = tunnel_of
         self._options = options or AdminOptions()
+        self._token = BearerToken(self._options.bearer_token, current_token)
         self._registry = registry or make_registry(runtime)
         self._readiness = Readiness(self._options.ready_fraction, self._options.ready_hysteresis)
         # A collector of a host that never returns must not hold up the end of the process.
@@ -311,7 +314,7 @@ class AdminServer:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        token = self._options.bearer_token
+        token = self._token.get()
         given = request.headers.get("Authorization", "")
         if token is not None and not is_authorized(given, token):
             headers = {"WWW-Authenticate": 'Bearer, Basic realm="tunnelfleet", charset="UTF-8"'}

@@ -112,11 +112,16 @@ def status_of(error: Exception) -> int:
     return EXIT_USAGE if isinstance(error, ConfigError | _OfTyper.now().mistake) else EXIT_FAILURE
 
 
+_UNNAMED = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "cannot write the output: ")
+
+
 def describe(error: Exception) -> str:
     """Return the error in one line, without control characters and of bounded length."""
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return one_line(f"{where}{error.strerror}")
+        if error.filename:
+            return one_line(f"{error.filename}: {error.strerror}")
+        # Files that are opened have a name; what is written to without one is standard output.
+        return one_line(f"{_UNNAMED.get(error.errno or 0, '')}{error.strerror}")
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
         context = getattr(error, "ctx", None)

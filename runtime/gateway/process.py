@@ -75,15 +75,17 @@ def _take(descriptor: int, folder: Path) -> None:
         found = os.pread(descriptor, MAX_PID_DIGITS, 0).decode("ascii", "replace").strip()
         who = f" (process {found})" if found.isdecimal() else ""
         raise ConfigError(
-            f"another gateway{who} runs with the state in {folder}: stop it, or give this one a "
-            "state of its own by gateway.state or STATE_DIRECTORY"
+            f"another gateway{who} runs with the state in {folder}: stop it, or give this one "
+            "another folder, by STATE_DIRECTORY or by the path of a file in gateway.state"
         ) from None
     except OSError as error:
         # A file system without locks, such as some of the network.
         logger.warning("the state in %s cannot be locked: %s", folder, error.strerror)
         return
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    # The number is for people. A full disk must not keep a gateway from its tunnels.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
 
 OWN_FILES = 64

@@ -341,8 +341,21 @@ def _is_locked(error: Exception) -> bool:
     return "locked" in _why(error)
 
 
+_ADVICE = {
+    "SQLITE_FULL": "make room on its disk",
+    "SQLITE_IOERR": "look whether its disk is full or failing",
+    "SQLITE_READONLY": "give a folder that this user may write",
+    "SQLITE_CANTOPEN": "give a folder that this user may write",
+}
+
+
 def _advice(error: Exception) -> str:
     why = _why(error)
+    # SQLITE_IOERR_WRITE is a kind of SQLITE_IOERR, and so on.
+    code = "_".join(getattr(getattr(error, "orig", None), "sqlite_errorname", "").split("_")[:2])
     if _is_locked(error):
         return "another service has it open; end that one, or give another folder"
+    if code in _ADVICE:
+        return f"{why}; {_ADVICE[code]}"
+    # Whoever moves it away gives up all tunnels.
     return f"{why}; move it away to begin anew, or give another folder"

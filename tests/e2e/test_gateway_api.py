@@ -132,6 +132,33 @@ def test_at_a_tcp_address_with_a_token(
         assert curl(url, "/v1/tunnels", *given, "-H", "Host: evil.example")[0] == 421
 
 
+def test_a_token_that_is_rotated_counts_from_the_reload_on(state: Path, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("token-1\n")
+    token.chmod(0o600)
+    path = tmp_path / "fleet.toml"
+    path.write_text(
+        '[gateway]\nadmin = "127.0.0.1:0"\nadmin_token_file = "token"\n'
+        'metrics = "127.0.0.1:0"\nmetrics_token_file = "token"\n'
+    )
+    with up(path, state) as gateway:
+        admin = gateway.wait_event("admin")["url"]
+        pages = gateway.wait_event("metrics")["url"]
+
+        def statuses() -> list[int]:
+            sent = [("-H", f"Authorization: Bearer token-{number}") for number in (1, 2)]
+            asked = [(admin, "/v1/gateway"), (pages, "/healthz")]
+            nothing = ("-o", "/dev/null")
+            return [curl(*each, *header, *nothing)[0] for each in asked for header in sent]
+
+        assert statuses() == [200, 401, 200, 401]
+        token.write_text("token-2\n")
+        gateway.signal(signal.SIGHUP)
+        gateway.wait_event("reloaded")
+        eventually(lambda: statuses() == [401, 200, 401, 200])
+        assert "at the next start" not in gateway.output
+
+
 def test_nowhere(file: Callable[..., Path], state: Path) -> None:
     with up(file('admin = "off"\n'), state) as gateway:
         gateway.wait_event("up")

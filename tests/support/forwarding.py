@@ -51,9 +51,10 @@ class Authority:
         require_program("openssl")
         self._run(shell_block("req -x509"))
 
-    def issue(self, name: str) -> None:
+    def issue(self, name: str, days: int = 825) -> None:
         """Issue a certificate to a gateway."""
-        self._run(shell_block("subjectAltName").replace("gw-1", name))
+        commands = shell_block("subjectAltName").replace("gw-1", name)
+        self._run(commands.replace("-days 825", f"-days {days}"))
 
     def _run(self, commands: str) -> None:
         subprocess.run(

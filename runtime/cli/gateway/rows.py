@@ -236,9 +236,20 @@ def sorted_rows(
     return ordered[::-1] if is_reversed else ordered
 
 
+ELSEWHERE: Final = "another gateway has it"
+"""The reason of a tunnel that is stopped here and runs elsewhere, as a gateway words it."""
 _WORST = {state: -rank for rank, state in enumerate(SEVERITY)}
+
+
+def _trouble(row: Row) -> float:
+    """How bad it is; a tunnel that another gateway has is no trouble of this one."""
+    if text(row, "reason") == ELSEWHERE:
+        return -len(SEVERITY)
+    return _WORST.get(text(row, "state"), 1)
+
+
 _WEIGHTS: Mapping[str, Callable[[Row], float]] = {
-    "trouble": lambda row: _WORST.get(text(row, "state"), 1),
+    "trouble": _trouble,
     "bytes": lambda row: number(row, "sent_bytes") + number(row, "received_bytes"),
     "age": lambda row: number(row, "since"),
     "connections": lambda row: number(row, "connections"),

@@ -308,7 +308,13 @@ def _admin_api(
         door=None if door.address is None else str(door.address),
         connect=None if door.connect_path is None else str(door.connect_path),
     )
-    server = ApiServer(gateway, options, feed=feed, places=places)
+    server = ApiServer(
+        gateway,
+        options,
+        feed=feed,
+        places=places,
+        current_token=lambda: gateway.state.config.gateway.admin_token,
+    )
     server.listen()
     try:
         yield server
@@ -369,6 +375,7 @@ def _pages(gateway: Gateway, config: FleetConfig, devices: Devices) -> Iterator[
                 **gateway.readiness(),
                 **({"brokers": found} if (found := devices.brokers()) else {}),
             },
+            current_token=lambda: gateway.state.config.gateway.metrics_token,
         ) as server,
     ):
         logger.info(

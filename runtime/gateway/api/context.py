@@ -50,8 +50,8 @@ class Keeper(Protocol):
     def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> None:
         """Keep the entry of a tunnel, over restarts."""
 
-    def forget_tunnel(self, name: str) -> object:
-        """Forget it, if it is there."""
+    def forget_tunnel(self, name: str) -> bool:
+        """Forget it; return whether it was there."""
 
 
 API = "api"
@@ -154,13 +154,13 @@ class ApiWishes:
         if wish is None:
             raise UnknownTunnel(name)
         condition.check(self.tag(name))
-        is_here = self._gateway.state.wish(name) is not None
-        self._forget(name)
+        was_kept = self._forget(name)
         try:
             self._gateway.ask(RemoveWanted(API, name))
         except UnknownTunnel:
-            # Another gateway runs it, and hears of this by the store.
-            if is_here:
+            # The store tells all gateways of a fleet, this one too: the one that runs the tunnel
+            # may have heard already.
+            if not was_kept:
                 raise
         except TunnelError:
             # The client is told that nothing has changed: so it must be.
@@ -253,11 +253,12 @@ class ApiWishes:
         except TunnelError as error:
             raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, name: str) -> bool:
+        """Forget it in the store; return whether it was kept there."""
         if self._keeper is None:
-            return
+            return False
         try:
-            self._keeper.forget_tunnel(name)
+            return self._keeper.forget_tunnel(name)
         except TunnelError as error:
             raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -21,7 +22,12 @@ from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.admin.http_thread import SHUTDOWN_SECONDS, HttpThread
 from tunnelfleet.runtime.admin.listener import listen_tcp
-from tunnelfleet.runtime.admin.options import HostCheck, HttpLimits
+from tunnelfleet.runtime.admin.options import (
+    BearerToken,
+    HostCheck,
+    HttpLimits,
+    no_other_token,
+)
 from tunnelfleet.runtime.gateway.config import GatewaySettings
 from tunnelfleet.runtime.gateway.config.schema import OFF
 from tunnelfleet.runtime.gateway.gateway import Gateway
@@ -88,6 +94,7 @@ class ApiServer:
         options: where to listen, whom to let in.
         feed: keeps the events; it hears before the server starts. None for no events.
         places: where the gateway's other doors are.
+        current_token: the token of the files as they were last read, if it may change.
     """
 
     def __init__(
@@ -97,9 +104,11 @@ class ApiServer:
         *,
         feed: EventFeed | None = None,
         places: ApiPlaces | None = None,
+        current_token: Callable[[], str | None] = no_other_token,
     ) -> None:
         self._gateway = gateway
         self._options = options
+        self._token = BearerToken(options.token, current_token)
         self._feed = feed
         self.places = places or ApiPlaces()
         """What is told of them; what is known late may be added until `start`."""
@@ -214,7 +223,7 @@ class ApiServer:
                 ProblemKind.OTHER_HOST,
                 "use the gateway's address, the name of its machine, or one of admin_hosts",
             )
-        token = self._options.token
+        token = self._token.get()
         given = request.headers.get("Authorization", "").encode("utf-8", "replace")
         if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
             raise ApiProblem(

@@ -113,6 +113,9 @@ CHANGES_IN_PLACE = frozenset(
     }
 )
 """Settings of the gateway that a reload takes over; the others need a new start."""
+TOKEN_FILES = {"admin_token": "admin_token_file", "metrics_token": "metrics_token_file"}
+"""Tokens, and the keys of their files. A reload takes over another token, and none that is new or
+gone: whether clients have to send one is up to the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +158,16 @@ class GatewaySettings:
 
     def needing_restart(self, newer: GatewaySettings) -> list[str]:
         """The settings that differ in `newer` and that a running gateway cannot take over."""
-        return [
+        differing = [
             each.name
             for each in fields(self)
             if each.name not in CHANGES_IN_PLACE
             and getattr(self, each.name) != getattr(newer, each.name)
+        ]
+        return [
+            TOKEN_FILES.get(name, name)
+            for name in differing
+            if name not in TOKEN_FILES or None in (getattr(self, name), getattr(newer, name))
         ]
 
 

@@ -8,6 +8,7 @@ are read, so that a mistake is told with its line in the file and changes nothin
 from __future__ import annotations
 
 import ssl
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_PEM_BYTES = 1_048_576
 """The largest file of certificates; a larger one is the wrong file."""
+WARNING_DAYS = 30
+"""A certificate that is over within so many days is warned of."""
 _TRIES = 8
 """Flights of a handshake, and more."""
 
@@ -62,7 +65,7 @@ def names_in(certificate: Mapping[str, Any] | None) -> frozenset[str]:
     return frozenset(names)
 
 
-def read_fleet_tls(cert: Path, key: Path, ca: Path, name: str) -> tuple[FleetTls, str]:
+def read_fleet_tls(cert: Path, key: Path, ca: Path, name: str) -> tuple[FleetTls, dict[str, str]]:
     """Read the files of a gateway.
 
     Args:
@@ -72,7 +75,7 @@ def read_fleet_tls(cert: Path, key: Path, ca: Path, name: str) -> tuple[FleetTls
         name: of the gateway.
 
     Returns:
-        The contexts, and a warning about the key's file or an empty text.
+        The contexts, and warnings by the key that they are about.
 
     Raises:
         FleetFileError: they cannot be used.
@@ -88,16 +91,26 @@ def read_fleet_tls(cert: Path, key: Path, ca: Path, name: str) -> tuple[FleetTls
         _context(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca),
     )
     try:
-        found = names_in(_try(tls))
+        shown = _try(tls)
     except ssl.SSLError as error:
         reason = getattr(error, "verify_message", "") or error.reason or str(error)
         text = f"{cert} is refused by those who trust {ca}: {printable(str(reason).lower())}"
         raise FleetFileError("fleet_cert", f"{text}; issue it with that authority") from None
+    found = names_in(shown)
     if name not in found:
         names = ", ".join(map(printable, sorted(found))) or "nobody"
         text = f"{cert} is for {names}, and this gateway is called {name}"
         raise FleetFileError("fleet_cert", f"{text}: issue one with that DNS name")
-    return tls, warning
+    warnings = {"fleet_key": warning, "fleet_cert": _ends_soon(cert, shown)}
+    return tls, {key: text for key, text in warnings.items() if text}
+
+
+def _ends_soon(cert: Path, shown: Mapping[str, Any] | None) -> str:
+    """A warning if the certificate is over within `WARNING_DAYS`; else an empty text."""
+    ends = str((shown or {}).get("notAfter", ""))
+    if not ends or ssl.cert_time_to_seconds(ends) - time.time() > WARNING_DAYS * 86_400:
+        return ""
+    return f"{cert} is over on {ends}, and others refuse it then; issue another one, and reload"
 
 
 def _context(protocol: int, cert: Path, key: Path, ca: Path) -> ssl.SSLContext:

@@ -182,7 +182,7 @@ class GatewayTable:
             self._problem(key, str(error))
             return None
         self.files.add(path)
-        if not token.isprintable() or " " in token:
+        if not token.isascii() or not token.isprintable() or " " in token:
             self._problem(key, f"the token in {path} must be printable ASCII without blanks")
             return None
         if warning:
@@ -229,12 +229,12 @@ class GatewayTable:
         cert, key, ca = (path for path in files if path is not None)
         self.files |= {cert, key, ca}
         try:
-            tls, warning = read_fleet_tls(cert, key, ca, settings.name)
+            tls, warnings = read_fleet_tls(cert, key, ca, settings.name)
         except FleetFileError as error:
             self._problem(error.key, str(error))
             return settings
-        if warning:
-            self._problem("fleet_key", warning, error=False)
+        for about, text in warnings.items():
+            self._problem(about, text, error=False)
         return replace(settings, fleet_listen=address, fleet_tls=tls)
 
     def _has_fleet_keys(self, settings: fleet.GatewaySettings) -> bool:

@@ -6,6 +6,7 @@ their owner alone, never through a link. Files that an operator names are read e
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,5 +108,6 @@ def create_private_file(path: Path, content: bytes) -> bool:
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name another place") from None
+        advice = "make room" if error.errno == errno.ENOSPC else "name another place"
+        raise ConfigError(f"cannot write {path}: {error.strerror}; {advice}") from None
     return True

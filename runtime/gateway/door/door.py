@@ -84,16 +84,27 @@ class DoorActor(DispatchedActor):
 DOOR = "door"
 """The id of the doors' actor among the gateway's children."""
 CONNECT_SOCKET = "connect.sock"
-"""The name of the private door's socket, beside the admin socket."""
+"""The name of the private door's socket, beside the admin socket `admin.sock`."""
+ADMIN_SOCKET = "admin.sock"
 DOOR_MODE = 0o660
 """The mode of a door's Unix socket."""
 
 
 def connect_path(settings: GatewaySettings, environ: Mapping[str, str] | None = None) -> Path:
-    """Return where the private door is: beside the admin socket, or where that would be."""
+    """Return where the private door is: beside the admin socket, or where that would be.
+
+    Beside `x.sock` it is `x.connect.sock`: two gateways may have their sockets in one folder, and
+    whoever names one of them must not reach the tunnels of the other.
+    """
     text = settings.admin.removeprefix("unix:")
     if text != settings.admin or "/" in text:
-        return Path(text).with_name(CONNECT_SOCKET)
+        path = Path(text)
+        own = (
+            ""
+            if path.name in (ADMIN_SOCKET, CONNECT_SOCKET)
+            else f"{path.name.removesuffix('.sock')}."
+        )
+        return path.with_name(f"{own}{CONNECT_SOCKET}")
     return runtime_folder(os.environ if environ is None else environ) / CONNECT_SOCKET
 
 

@@ -128,7 +128,7 @@ class FleetListenerActor(DispatchedActor):
             "by_stranger": True,
             "fields": {"peer": peer, "reason": reason},
         }
-        text = "%s is no gateway of this fleet: %s%s"
+        text = "%s called as a gateway of this fleet and was turned away: %s%s"
         logger.warning(text, peer, reason, more, extra=extra)
 
     def _on_inquire(self, message: Inquire) -> None:

@@ -8,6 +8,7 @@ each `DialStep` that it gets. What the frames mean is not known here.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import time
@@ -320,10 +321,17 @@ def make_link(
         return None
 
 
+_ABOUT_OURS = re.compile(r"alert (.*certificate.*|unknown ca)$")
+"""Alerts by which the other side says what is wrong with our certificate, RFC 8446 section 6.2."""
+
+
 def _reason_of(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return printable(f"its certificate is refused: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
         reason = str(error.reason or error).lower().replace("_", " ")
+        alert = _ABOUT_OURS.search(reason)
+        if alert is not None:
+            return printable(f"it refuses the certificate of this gateway: {alert[1]}")
         return printable(f"TLS says: {reason}")
     return printable(getattr(error, "strerror", None) or str(error))

@@ -23,7 +23,7 @@ from tunnelfleet.runtime.gateway.door.resolver import AskedTunnel, Elsewhere, Lo
 from tunnelfleet.runtime.gateway.messages import PutWanted, RemoveWanted
 from tunnelfleet.runtime.gateway.supervisor import FLEET
 
-from .errands import ANSWERS, Errands, outcome_of
+from .errands import ANSWERS, Errands, Recollection
 from .facts import (
     AskOutcome,
     DemandPhase,
@@ -145,6 +145,7 @@ class DemandActor(DispatchedActor):
             settings=lambda: self._settings,
             clock=parts.clock,
         )
+        self._recall = Recollection(lambda: self._settings is not None).of
         self._is_stopping = False
         parts.counters.waiting = lambda: len(self._room)
         parts.counters.phases = self._phases
@@ -171,7 +172,7 @@ class DemandActor(DispatchedActor):
             self.schedule(INHERIT_SECONDS, _LookForLeft())
 
     def _load(self) -> None:
-        self.pipe_to_self(self._calls.load(), lambda done: _DemandsLoaded(outcome_of(done)))
+        self.pipe_to_self(self._calls.load(), lambda done: _DemandsLoaded(self._recall(done)))
 
     def _on_loaded(self, message: _DemandsLoaded) -> None:
         if message.demands is None:
@@ -194,7 +195,7 @@ class DemandActor(DispatchedActor):
     def _on_look_for_left(self, _message: _LookForLeft) -> None:
         self.schedule(INHERIT_SECONDS, _LookForLeft())
         if not self._is_stopping and not self._state.is_leaving:
-            self.pipe_to_self(self._calls.left(), lambda done: _LeftFound(outcome_of(done)))
+            self.pipe_to_self(self._calls.left(), lambda done: _LeftFound(self._recall(done)))
 
     def _on_left_found(self, message: _LeftFound) -> None:
         """Take what is this gateway's now; its other shards have other gateways, which do so."""
@@ -202,7 +203,7 @@ class DemandActor(DispatchedActor):
         requests = [each.request for each in message.left or () if is_ours(each.thing)]
         if requests and not self._is_stopping:
             taken = self._calls.take_over(requests)
-            self.pipe_to_self(taken, lambda done: _LeftTaken(outcome_of(done)))
+            self.pipe_to_self(taken, lambda done: _LeftTaken(self._recall(done)))
 
     def _on_left_taken(self, message: _LeftTaken) -> None:
         demands = message.demands or []

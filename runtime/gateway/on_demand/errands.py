@@ -321,11 +321,35 @@ class Errands:
 
 
 def outcome_of(done: Any) -> Any:
-    """What a call has given, or its `CloudError`; None for a state that does not answer."""
+    """What a call has given, or its `CloudError`."""
     try:
         return done.result()
     except CloudError as error:
         return error
-    except StoreError as error:
-        logger.warning("tunnels on demand of an earlier life are not known yet: %s", error)
-        return None
+
+
+class Recollection:
+    """What the state answers about tunnels of earlier lives; an outage is logged once.
+
+    Args:
+        is_used: whether this gateway opens tunnels on demand. Where it does not, nobody misses
+            what is not known, and an outage is no warning.
+    """
+
+    def __init__(self, is_used: Callable[[], bool]) -> None:
+        self._is_used = is_used
+        self._is_silent = False
+
+    def of(self, done: Any) -> Any:
+        """What the state has answered; None if it does not answer."""
+        try:
+            found = done.result()
+        except StoreError as error:
+            if not self._is_silent:
+                level = logging.WARNING if self._is_used() else logging.DEBUG
+                text = "tunnels on demand of an earlier life are not known until the state answers"
+                logger.log(level, "%s: %s", text, error)
+            self._is_silent = True
+            return None
+        self._is_silent = False
+        return found

@@ -345,7 +345,8 @@ class LeasedPlacement:
         except ConfigError as error:
             trouble = str(error)
         except OSError as error:
-            trouble = f"the store does not answer: {printable(str(error), MAX_CAUSE_CHARACTERS)}"
+            cause = printable(str(error), MAX_CAUSE_CHARACTERS)
+            trouble = f"the store does not confirm the lease: {cause}"
         finally:
             self._asked_at = None
         now = boot_seconds()

@@ -8,6 +8,7 @@ import pytest
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address
+from tunnelfleet.runtime.admin.options import BearerToken
 
 PEM = Path("server.pem")
 
@@ -83,3 +84,13 @@ def test_what_is_no_address(text: str) -> None:
 )
 def test_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+def test_a_token_that_was_replaced_never_counts_again() -> None:
+    files = iter([None, "second", None])
+    token = BearerToken("first", lambda: next(files))
+    assert [token.get() for _ in range(3)] == ["first", "second", "second"]
+
+
+def test_where_none_is_asked_for_none_comes_by_a_reload() -> None:
+    assert BearerToken(None, lambda: "new").get() is None

@@ -51,6 +51,11 @@ def raising(error: BaseException) -> Callable[[], object]:
             "Address already in use",
         ),
         (
+            OSError(errno.ENOSPC, "No space left on device"),
+            EXIT_FAILURE,
+            "cannot write the output: No space left on device",
+        ),
+        (
             PermissionError(errno.EACCES, "Permission denied", "/etc/shadow"),
             EXIT_FAILURE,
             "/etc/shadow: Permission denied",

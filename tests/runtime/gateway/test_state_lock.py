@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -40,6 +41,21 @@ def test_a_folder_is_held_by_one_and_the_other_is_told_by_whom(tmp_path: Path) -
     with state_lock(folder):
         pass
     assert stat.S_IMODE((folder / LOCK_NAME).stat().st_mode) == 0o600
+
+
+def test_a_disk_that_takes_nothing_keeps_no_gateway_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_given: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with (
+        state_lock(tmp_path),
+        pytest.raises(ConfigError, match="another gateway runs"),
+        state_lock(tmp_path),
+    ):
+        pass
 
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +115,28 @@ class TestWhatCannotBeUsed:
         (tmp_path / "state.db").write_bytes(b"this is none" * 1000)
         with pytest.raises(ConfigError, match="move it away to begin anew"):
             StateStore(tmp_path)
+
+    def test_nobody_is_told_to_move_it_away_for_a_disk_that_takes_nothing(
+        self, tmp_path: Path
+    ) -> None:
+        # A file may have no byte, as on a disk that is full.
+        script = (
+            "import resource, sys; from pathlib import Path\n"
+            "from tunnelfleet.proto import ConfigError\n"
+            "from tunnelfleet.runtime.service.state import StateStore\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+            "try: StateStore(Path(sys.argv[1]))\n"
+            "except ConfigError as error: print(error)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "state.db cannot be used: " in done.stdout
+        assert "full" in done.stdout
+        assert "move it away" not in done.stdout
 
     def test_one_of_a_newer_release(self, tmp_path: Path) -> None:
         StateStore(tmp_path).close()

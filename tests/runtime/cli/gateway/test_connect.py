@@ -46,13 +46,18 @@ def test_it_looks_where_the_gateway_listens(
     [
         ("unix:/a/admin.sock", "unix:/b/admin.sock", "/a/connect.sock"),
         ("/a/admin.sock", None, "/a/connect.sock"),
-        (None, "unix:/b/x.sock", "/b/connect.sock"),
+        (None, "unix:/b/x.sock", "/b/x.connect.sock"),
+        ("unix:/b/x", None, "/b/x.connect.sock"),
+        ("unix:/b/connect.sock", None, "/b/connect.sock"),
         ("unix:admin.sock", None, "connect.sock"),
         ("unix:/admin.sock", None, "/connect.sock"),
     ],
 )
 def test_it_is_beside_the_admin_socket(given: str | None, named: str | None, path: str) -> None:
     assert connect_socket(given, {"TUNNELFLEET_GATEWAY": named} if named else {}) == path
+    # The gateway that has the admin socket listens there, and no other one.
+    admin = str(given or named)
+    assert str(connect_path(GatewaySettings(name="gw", admin=admin))) == path
 
 
 @pytest.mark.parametrize("place", ["https://gw:1", "http://unix/", "gw:9000", "127.0.0.1:80"])

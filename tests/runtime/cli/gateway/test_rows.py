@@ -13,6 +13,7 @@ from tunnelfleet.runtime.cli.gateway.rows import (
     tunnel_table,
 )
 from tunnelfleet.runtime.cli.gateway.screen import plain
+from tunnelfleet.runtime.gateway import fleet_state
 
 NOW = 1_700_000_000.0
 REASON = 'the service answered HTTP 403 Forbidden: "Invalid access token": check the region'
@@ -80,6 +81,17 @@ def test_orders(by: str, names: list[str]) -> None:
     assert [each["name"] for each in found] == names
     back = sorted_rows(rows, by, {"p-9": (5.0, 0.0), "p-2": (0.0, 1.0)}, is_reversed=True)
     assert [each["name"] for each in back] == names[::-1]
+
+
+def test_what_another_gateway_has_is_the_least_trouble() -> None:
+    rows = [
+        row("theirs", "stopped", reason=fleet_state.ELSEWHERE),
+        row("held", "stopped", reason=fleet_state.HELD),
+        row("waits", "connecting"),
+        row("well"),
+    ]
+    found = [each["name"] for each in sorted_rows(rows, "trouble")]
+    assert found == ["held", "waits", "well", "theirs"]
 
 
 def test_each_order_is_known() -> None:

@@ -15,10 +15,10 @@ from tests.support.gateway_api import (
     api_entry,
 )
 from tunnelfleet.proto import TunnelClosed, TunnelError
-from tunnelfleet.runtime.gateway import SetWanted
+from tunnelfleet.runtime.gateway import RemoveWanted, SetWanted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -28,14 +28,18 @@ class FakeStore:
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, Any]] = {}
         self.is_broken = False
+        self.forgotten: Callable[[str], object] = lambda _name: None
+        """Called when a tunnel was let go of, as a fleet's store tells its gateways."""
 
     def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> None:
         self._check()
         self.kept[name] = dict(entry)
 
-    def forget_tunnel(self, name: str) -> None:
+    def forget_tunnel(self, name: str) -> bool:
         self._check()
-        self.kept.pop(name, None)
+        was_kept = self.kept.pop(name, None) is not None
+        self.forgotten(name)
+        return was_kept
 
     def _check(self) -> None:
         if self.is_broken:
@@ -61,6 +65,15 @@ def test_what_is_added_is_kept_as_it_was_sent(rig: ApiRig, store: FakeStore) -> 
     assert store.kept["b"]["marks"] is False
     rig.client.ask("DELETE", "/v1/tunnels/b")
     assert store.kept == {}
+
+
+def test_it_is_deleted_though_the_store_has_told_the_fleet_first(
+    rig: ApiRig, store: FakeStore
+) -> None:
+    rig.client.ask("POST", "/v1/tunnels", api_entry("b"))
+    store.forgotten = lambda name: rig.gateway.ask(RemoveWanted("api", name))
+    assert rig.client.ask("DELETE", "/v1/tunnels/b").status == 204
+    rig.client.ask("DELETE", "/v1/tunnels/b").problem(404, "unknown-tunnel")
 
 
 def test_a_token_that_was_kept_is_kept_again(rig: ApiRig, store: FakeStore) -> None:

@@ -59,6 +59,14 @@ def test_what_the_commands_of_the_docs_make(tmp_path: Path, authority: Authority
     assert not config.warnings
 
 
+def test_a_certificate_that_is_soon_over_is_warned_of(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    authority.issue("one", days=20)
+    (warning,) = read(tmp_path, all_keys(authority)).warnings
+    assert warning.key == "gateway.fleet_cert"
+    assert "one.pem is over on " in warning.text
+
+
 def test_a_reload_takes_over_files_and_no_addresses(tmp_path: Path, authority: Authority) -> None:
     before = read(tmp_path, all_keys(authority)).gateway
     again = read(tmp_path, all_keys(authority)).gateway

@@ -287,7 +287,7 @@ class TestStrangers:
         assert pair.one.forwarding.counters.failures["stranger"] >= 1
 
     def test_the_owner_has_another_authority(
-        self, pair: GatewayPair, other_authority: Authority
+        self, pair: GatewayPair, other_authority: Authority, caplog: pytest.LogCaptureFixture
     ) -> None:
         name = pair.add("two", limits=BRIEF)
         pair.open()
@@ -299,6 +299,9 @@ class TestStrangers:
         status, reason = pair.one.ask(name)
         assert status == 503
         assert "its certificate is refused" in reason
+        # It is not the one that called whose certificate is wrong.
+        told = "turned away: no handshake: it refuses the certificate of this gateway: unknown ca"
+        eventually(lambda: any(told in each for each in caplog.messages))
         two.files.settings = replace(settings, fleet_tls=two.tls())
         assert two.gateway.reload().is_good
         with pair.one.client(http_request(name)) as sock:

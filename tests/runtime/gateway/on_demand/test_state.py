@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from tests.support.rig import echo
 from tests.support.stores import make_store, opened, put_gateway
 from tests.support.waiting import eventually
 from tunnelfleet.runtime.gateway.on_demand.cloud import CloudError, CloudTrouble
+from tunnelfleet.runtime.gateway.on_demand.errands import Recollection
 from tunnelfleet.runtime.gateway.placement import StaticPlacement
 from tunnelfleet.runtime.gateway.store import StoredDemand, StoreError, Trouble
 from tunnelfleet.runtime.gateway.store.audit import AuditQuery
@@ -193,7 +195,7 @@ def test_a_state_that_takes_nothing_holds_up_no_tunnel(
 
 
 def test_a_state_that_comes_late_is_read_then(
-    lives: Lives, monkeypatch: pytest.MonkeyPatch
+    lives: Lives, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = lives.fleet
     fleet.open_gateway()
@@ -216,6 +218,25 @@ def test_a_state_that_comes_late_is_read_then(
     eventually(lambda: fleet.has_demand("press-4"))
     assert fleet.ask("press-4") == (200, "")
     assert fleet.calls["OpenTunnel"] == 1
+    # It was asked twice in vain, and told of once.
+    assert sum("until the state answers" in each for each in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(("is_used", "told"), [(True, [0, 3]), (False, [])])
+def test_an_outage_of_the_state_is_told_once_to_whom_it_concerns(
+    is_used: bool, told: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    down: Future[list[int]] = Future()
+    down.set_exception(StoreError(Trouble.UNREACHABLE, "it does not answer"))
+    up: Future[list[int]] = Future()
+    up.set_result([])
+    recollection = Recollection(lambda: is_used)
+    warned = []
+    for step, done in enumerate((down, down, up, down, down, up)):
+        before = len(caplog.messages)
+        assert recollection.of(done) == ([] if done is up else None)
+        warned += [step] * (len(caplog.messages) - before)
+    assert warned == told
 
 
 def test_who_asked_is_audited(lives: Lives) -> None:

@@ -167,7 +167,7 @@ def test_a_store_that_is_away_is_told_and_what_runs_goes_on(stages: Callable[...
     stage.store.trouble = ConnectionError("nobody\x1b[31m there")
     stage.wait_trouble("the lease was last confirmed")
     trouble = stage.engine.trouble
-    assert "what runs goes on: the store does not answer: nobody" in trouble
+    assert "what runs goes on: the store does not confirm the lease: nobody" in trouble
     assert trouble.isprintable()
     # What it may connect was allowed for the time of the lease, which is over.
     assert not stage.engine.is_confirmed
@@ -192,7 +192,7 @@ def test_a_store_that_says_nothing_is_cut_off(stages: Callable[..., Stage]) -> N
 
     def is_told() -> bool:
         stage.engine.look()
-        return "the store does not answer: it was cut" in stage.engine.trouble
+        return "the store does not confirm the lease: it was cut" in stage.engine.trouble
 
     eventually(is_told, "it was cut off")
 
