@@ -267,7 +267,10 @@ sys.exit(main())
 class TestProgram:
     @pytest.mark.parametrize(
         ("output", "status", "said"),
-        [(">&-", 0, ""), (">/dev/full", 1, "tunnelfleet: No space left on device\n")],
+        [
+            (">&-", 0, ""),
+            (">/dev/full", 1, "tunnelfleet: cannot write the output: No space left on device\n"),
+        ],
         ids=["closed", "full"],
     )
     def test_the_version_without_anywhere_to_print_it(

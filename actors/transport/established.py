@@ -82,7 +82,7 @@ class ReadEnd(Enum):
     """The connection broke."""
 
 
-class Piece(NamedTuple):
+class ReadPiece(NamedTuple):
     """What was read at once.
 
     Args:
@@ -98,7 +98,7 @@ class Piece(NamedTuple):
     error: OSError | None = None
 
 
-def read_piece(sock: socket.socket, limit_bytes: int) -> Piece:
+def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
     """Read what is there, up to about `limit_bytes`; records of TLS that are there are joined.
 
     A message of a tunnel takes four records, and what is done for each piece costs as much for a
@@ -135,7 +135,7 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> Piece:
     except OSError as failure:
         # Without the frames that it came through, which would hold this function's in a circle.
         end, error = ReadEnd.BROKEN, failure.with_traceback(None)
-    return Piece(chunks[0] if len(chunks) == 1 else b"".join(chunks), len(chunks), end, error)
+    return ReadPiece(chunks[0] if len(chunks) == 1 else b"".join(chunks), len(chunks), end, error)
 
 
 class _Frame(NamedTuple):

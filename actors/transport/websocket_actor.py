@@ -56,8 +56,8 @@ from .established import (
     GiveUp,
     KeepAlive,
     Outcome,
-    Piece,
     ReadEnd,
+    ReadPiece,
     SendPing,
     outcome_of_refusal,
     read_piece,
@@ -66,7 +66,7 @@ from .upgrade import TlsInTls
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
-_UNREAD = Piece(b"", 0, ReadEnd.FULL)
+_UNREAD = ReadPiece(b"", 0, ReadEnd.FULL)
 TURN_FRAMES = 500
 """Frames, messages and reads of one turn: a service may send very small ones."""
 CONTROL_FRAMES = 24
@@ -266,7 +266,7 @@ class WebSocketActor(DispatchedActor):
             self._on_read_end(piece)
         return self._arriving is not None or piece.end is ReadEnd.FULL
 
-    def _on_read_end(self, piece: Piece) -> None:
+    def _on_read_end(self, piece: ReadPiece) -> None:
         """Fail if nothing more can come. What came before it has been taken."""
         if piece.end is ReadEnd.CLOSED:
             self._fail("lost", "the service closed the TCP connection")

@@ -21,7 +21,7 @@ from collections import deque
 from typing import Final, Protocol
 
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, wrap_tls
-from tunnelfleet.actors.transport.established import Piece, ReadEnd, read_piece
+from tunnelfleet.actors.transport.established import ReadEnd, ReadPiece, read_piece
 
 
 class Hold(enum.Enum):
@@ -258,7 +258,7 @@ class Wire:
         if self._state is _OPEN:
             self._after(piece)
 
-    def _after(self, piece: Piece) -> None:
+    def _after(self, piece: ReadPiece) -> None:
         if piece.end is ReadEnd.CLOSED:
             self._end("closed by the client")
         elif piece.error is not None:

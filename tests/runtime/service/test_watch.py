@@ -252,7 +252,7 @@ class TestFaults:
         assert cause(watch, "stream-reset", tunnel="press-4", service_id="HTTP").startswith("1 ")
         expected = Message(MessageType.STREAM_RESET, 2, service_id="HTTP", connection_id=1)
         assert [source.message(), destination.message()] == [expected, expected]
-        assert cause(watch, "stream-reset", tunnel="press-4").startswith("1 streams")
+        assert cause(watch, "stream-reset", tunnel="press-4").startswith("1 stream ")
         assert source.message().service_id == destination.message().service_id == "SSH"
         assert cause(watch, "stream-reset", tunnel="press-4").startswith("0 streams")
         cause(watch, "session-reset", tunnel="press-4")
