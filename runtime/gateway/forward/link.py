@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.net.dial import DialStep
+from tunnelfleet.actors.net.reading import ReadEnd, ReadPiece, read_piece
 from tunnelfleet.actors.net.socket_io import (
     NOTHING_YET,
     READ_BYTES,
@@ -230,19 +231,23 @@ class FrameLink:
             if turn_bytes >= TURN_BYTES:
                 self._later(0.0, self._on_readable)
                 return
-            try:
-                data = self._socket.recv(READ_BYTES)
-            except NOTHING_YET:
+            piece = read_piece(self._socket, READ_BYTES)
+            if piece.data:
+                turn_bytes += len(piece.data)
+                self._heard_at = time.monotonic()
+                self._take(piece.data)
+            if piece.end is not ReadEnd.FULL:
+                self._on_read_end(piece)
                 return
-            except OSError as error:
-                self._lose(_reason_of(error))
-                return
-            if not data:
-                self._on_end()
-                return
-            turn_bytes += len(data)
-            self._heard_at = time.monotonic()
-            self._take(data)
+
+    def _on_read_end(self, piece: ReadPiece) -> None:
+        """Nothing more is there; an end that came with data waits until those are wanted."""
+        if self._is_paused:
+            return
+        if piece.end is ReadEnd.CLOSED:
+            self._on_end()
+        elif piece.error is not None:
+            self._lose(_reason_of(piece.error))
 
     def _take(self, data: bytes) -> None:
         try:
