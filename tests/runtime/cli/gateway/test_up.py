@@ -150,6 +150,7 @@ def test_whose_connections_had_no_time_to_end_is_told(tmp_path: Path) -> None:
         fleet.files.tunnels["a"] = fleet.tunnel("a")
         fleet.files.settings = replace(fleet.files.settings, drain_seconds=0.05)
         gateway = fleet.start()
+        eventually(lambda: gateway.counts() == (1, 1))
         address = gateway.runtime.tunnel("a").wait_listening("SSH", WAIT_SECONDS)
         with connect(address) as client:
             echo(client, b"hello")
