@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from tests.support.handshakes import make_old, shake_hands
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime import make_ssl_context
+from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
+from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
 if TYPE_CHECKING:
@@ -84,3 +87,26 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_folder_in_the_place_of_a_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         make_ssl_context(tmp_path)
+
+
+def test_a_key_with_a_password_is_told_and_none_is_asked_for(
+    files: CertificateFiles, tmp_path: Path
+) -> None:
+    """Whoever starts a server has no terminal, or does not look at it."""
+    key = serialization.load_pem_private_key(files.private_key.read_bytes(), None)
+    closed = tmp_path / "closed.key"
+    closed.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    options = AdminOptions(port=0, certificate=files.certificate, private_key=closed)
+    says = f"{files.certificate} and {closed} are no certificate and its key: give PEM files, the"
+    with (
+        TunnelRuntime() as runtime,
+        pytest.raises(ConfigError, match=re.escape(says)),
+        AdminServer(runtime, options),
+    ):
+        raise AssertionError("it was started")

@@ -129,9 +129,9 @@ def up_command(
             _watching(gateway, inbox, watch=watch),
         ):
             logger.info(
-                "gateway %s is up with %d tunnels",
+                "gateway %s is up with %s",
                 config.gateway.name,
-                len(config.tunnels),
+                counted(len(config.tunnels), "tunnel"),
                 extra={"event": "up", "fields": {"tunnels": len(config.tunnels)}},
             )
             manager = process.ServiceManager()

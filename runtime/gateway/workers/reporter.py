@@ -238,9 +238,14 @@ class LogForwarder(logging.Handler):
         """Pass a line on."""
         if not self._room.acquire(blocking=False):
             return
-        text = record.getMessage()
-        if record.exc_info:
-            text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+        try:
+            text = record.getMessage()
+            if record.exc_info:
+                text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+        except Exception:  # noqa: BLE001 - a wrong line of a log harms nobody who logs it
+            self._room.release()
+            self.handleError(record)
+            return
         message = {"is": Is.LOG, "level": record.levelno, "name": record.name}
         message["text"] = text[:MAX_LINE_LENGTH]
         tunnel = getattr(record, "tunnel", None) or label_here()

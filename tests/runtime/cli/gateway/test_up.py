@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import io
+import json
 import queue
 import resource
+import signal
 import socket
-from typing import TYPE_CHECKING
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.support.actors import crash
 from tests.support.fleet import Fleet
+from tests.support.rig import connect, echo
+from tests.support.stores import opened
+from tests.support.waiting import WAIT_SECONDS, eventually
+from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime.cli import main
-from tunnelfleet.runtime.cli.errors import EXIT_FAILURE
-from tunnelfleet.runtime.cli.gateway.up import _Foreground
+from tunnelfleet.runtime.cli.errors import EXIT_FAILURE, EXIT_OK
+from tunnelfleet.runtime.cli.gateway import up
+from tunnelfleet.runtime.cli.gateway.up import _Foreground, _note_denied
+from tunnelfleet.runtime.gateway import Gateway, Reload
+from tunnelfleet.runtime.gateway.door.hall import Denied
 from tunnelfleet.runtime.gateway.log import GatewayLog
 from tunnelfleet.runtime.gateway.process import ServiceManager
+from tunnelfleet.runtime.gateway.store.audit import AuditQuery
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    import pytest
 
 
 def test_a_level_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,3 +77,111 @@ def test_it_ends_as_failed_when_the_root_of_its_actors_has_failed(tmp_path: Path
             )
             assert foreground.run() == EXIT_FAILURE
         assert gateway.counts() == (0, 0)
+
+
+class Running:
+    """A gateway in this process that follows the signals which a test gives it."""
+
+    def __init__(self, gateway: Gateway, *, as_json: bool = False) -> None:
+        self.gateway = gateway
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._stream = io.StringIO()
+        self._as_json = as_json
+
+    def run(self, *signals: signal.Signals) -> int:
+        """Follow the gateway until its end; return the exit status."""
+        for each in signals:
+            self.inbox.put(each)
+        with GatewayLog(self._stream, as_json=self._as_json) as log:
+            foreground = _Foreground(
+                self.gateway, self.inbox, log, ServiceManager({}), as_json=self._as_json
+            )
+            return foreground.run()
+
+    @property
+    def lines(self) -> list[str]:
+        """What was written."""
+        return self._stream.getvalue().splitlines()
+
+    def says(self, text: str) -> bool:
+        """Whether the log says it."""
+        return any(text in line for line in self.lines)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    with Fleet(tmp_path / "state") as fleet:
+        yield fleet.start()
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_the_tree_of_actors_is_written_on_a_signal(gateway: Gateway, as_json: bool) -> None:
+    running = Running(gateway, as_json=as_json)
+    assert running.run(signal.SIGUSR2, signal.SIGTERM) == EXIT_OK
+    tree = json.loads(running.lines[0])["tree"] if as_json else running.lines
+    assert any("FleetActor" in line for line in tree)
+    assert len(tree) > 3
+
+
+def test_a_second_signal_cuts_what_is_open(gateway: Gateway) -> None:
+    running = Running(gateway)
+    assert running.run(signal.SIGTERM, signal.SIGTERM) == EXIT_FAILURE
+    assert running.says("a second signal: what is open is cut")
+    assert gateway.counts() == (0, 0)
+
+
+def test_a_fleet_that_cannot_be_drained_ends_as_failed(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its actor fails at that moment: what is open is cut, and the exit status says so."""
+
+    def leave() -> Any:
+        raise TunnelError("it has failed at it")
+
+    monkeypatch.setattr(gateway, "leave", leave)
+    running = Running(gateway)
+    assert running.run(signal.SIGTERM) == EXIT_FAILURE
+    assert running.says("the fleet could not be drained: it has failed at it")
+    assert gateway.counts() == (0, 0)
+
+
+def test_whose_connections_had_no_time_to_end_is_told(tmp_path: Path) -> None:
+    with Fleet(tmp_path / "state") as fleet:
+        fleet.files.tunnels["a"] = fleet.tunnel("a")
+        fleet.files.settings = replace(fleet.files.settings, drain_seconds=0.05)
+        gateway = fleet.start()
+        eventually(lambda: gateway.counts() == (1, 1))
+        address = gateway.runtime.tunnel("a").wait_listening("SSH", WAIT_SECONDS)
+        with connect(address) as client:
+            echo(client, b"hello")
+            running = Running(gateway)
+            assert running.run(signal.SIGTERM) == EXIT_FAILURE
+    assert running.says("its connections are cut: their time is over")
+
+
+def test_a_reload_waits_for_an_actor_that_is_being_started_again(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "TICK_SECONDS", 0.01)
+    running = Running(gateway)
+    told: list[Any] = []
+
+    def tell(message: Any) -> bool:
+        told.append(message)
+        if len(told) == 3:
+            running.inbox.put(signal.SIGTERM)
+        return len(told) == 3
+
+    monkeypatch.setattr(gateway, "tell", tell)
+    assert running.run(signal.SIGHUP) == EXIT_OK
+    assert told == [Reload()] * 3
+
+
+def test_whoever_a_door_turns_away_is_in_the_audit(tmp_path: Path) -> None:
+    denied = Denied(time.time(), "127.0.0.1:1", "al", "press-4:SSH", "rule", "no rule lets al in")
+    with opened(f"sqlite:///{tmp_path / 'state.db'}") as store:
+        _note_denied(store, denied)
+        eventually(lambda: len(store.audit(AuditQuery(kind="denied"))) == 1)
+        (row,) = store.audit(AuditQuery(kind="denied"))
+    assert (row["tunnel"], row["service_id"], row["user"]) == ("press-4", "SSH", "al")
+    assert row["reason"] == "no rule lets al in"

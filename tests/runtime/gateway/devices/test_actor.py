@@ -21,12 +21,13 @@ from tunnelfleet.runtime import TunnelRuntime, TunnelState, TunnelStateChanged
 from tunnelfleet.runtime.gateway import PutWanted, RemoveWanted, SetWanted
 from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings
 from tunnelfleet.runtime.gateway.devices import actor as actor_module
+from tunnelfleet.runtime.gateway.devices import book as book_module
 from tunnelfleet.runtime.gateway.devices.actor import NotifyActor
 from tunnelfleet.runtime.gateway.devices.book import Verdict
 from tunnelfleet.runtime.gateway.devices.notification import Arrived
 from tunnelfleet.runtime.gateway.devices.state import DeviceKeeper, DeviceState
 from tunnelfleet.runtime.gateway.fleet_state import FleetState
-from tunnelfleet.runtime.gateway.messages import FilesTaken
+from tunnelfleet.runtime.gateway.messages import FilesTaken, RuntimeStarted
 from tunnelfleet.runtime.gateway.reconcile import Running
 
 if TYPE_CHECKING:
@@ -335,3 +336,69 @@ def test_a_name_that_files_have_is_left_to_them(stage: Stage) -> None:
     stage.next()
     stage.notify(told(1))
     assert stage.next().tunnel.name == "press-4.2"
+
+
+def test_what_could_not_be_forgotten_is_forgotten_later(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor_module, "CONFIRM_SECONDS", 0.01)
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    wish = stage.next().tunnel
+    stage.dealt_with()
+    stage.kept.is_down = True
+    refuse(stage, monkeypatch, wish)
+    stage.ref.tell(TunnelStateChanged("press-4", TunnelState.REFUSED, "HTTP 403"))
+    assert stage.next() == RemoveWanted("notify", "press-4")
+    eventually(lambda: list(stage.state.unforgotten) == [told(1).token_hash])
+    assert len(stage.kept.tunnels) == 1
+    stage.kept.is_down = False
+    eventually(lambda: stage.kept.tunnels == {} and not stage.state.unforgotten)
+
+
+def test_what_was_not_saved_and_is_over_is_saved_no_more(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service ends a tunnel while the state is away: nothing of it is kept afterwards."""
+    stage.kept.is_down = True
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    wish = stage.next().tunnel
+    stage.dealt_with()
+    refuse(stage, monkeypatch, wish)
+    # No event tells it: the sweep sees it.
+    assert stage.next() == RemoveWanted("notify", "press-4")
+    stage.kept.is_down = False
+    eventually(lambda: not stage.state.unsaved and not stage.state.unforgotten)
+    assert stage.kept.tunnels == {}
+
+
+def test_a_thing_that_stays_away_from_the_files_is_given_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.start()
+    stage.next()
+    stage.notify(told(1))
+    stage.next()
+    stage.dealt_with()
+    stage.fleet.config = FleetConfig(SETTINGS, notify=())
+    stage.ref.tell(FilesTaken())
+    assert stage.next() == SetWanted("notify", {})
+    monkeypatch.setattr(book_module, "KEEP_SECONDS", -1.0)
+    assert stage.next() == RemoveWanted("notify", "press-4")
+    eventually(lambda: stage.kept.tunnels == {})
+
+
+def test_events_of_the_core_come_again_after_it_was_started_anew(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribed: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    stage.start()
+    stage.next()
+    monkeypatch.setattr(
+        TunnelRuntime, "subscribe", lambda _self, ref, **_kinds: subscribed.put(ref)
+    )
+    stage.ref.tell(RuntimeStarted())
+    assert subscribed.get(timeout=WAIT_SECONDS) == stage.ref

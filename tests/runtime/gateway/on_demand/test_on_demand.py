@@ -378,3 +378,25 @@ class TestEnds:
             assert door_answer(sock)[0] == 502
             held.let_go()
         eventually(lambda: fleet.open_at_service == set())
+
+
+@pytest.mark.parametrize("operation", ["DescribeTunnel", "CloseTunnel"])
+def test_a_call_that_fails_is_made_again(
+    fleet: DemandFleet, operation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fails = [CloudError(CloudTrouble.UNKNOWN, f"{operation}: no answer")]
+
+    def fail(called: str) -> None:
+        if called == operation and fails:
+            raise fails.pop()
+
+    fleet.before = fail
+    fleet.open_gateway()
+    assert fleet.ask("press-4") == (200, "")
+    fleet.reload_limits(idle_seconds=0.05)
+    fleet.wait_phases()
+    assert fleet.open_at_service == set()
+    assert fleet.calls[operation] >= 2
+    labels = {"operation": operation, "reason": "unknown"}
+    assert fleet.metric("demand_call_failures_total", **labels) == 1
+    assert f"{operation}: no answer" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import Future
 from dataclasses import replace
@@ -319,3 +320,35 @@ class TestAGatewayThatIsGone:
         eventually(lambda: not heir.has_demand("press-5"))
         assert heir.open_at_service == {taken}
         heir.service.close_tunnel(taken)
+
+
+def test_what_becomes_known_while_the_gateway_stops_is_closed_too(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = lives.fleet
+    fleet.open_gateway()
+    assert fleet.ask("press-4") == (200, "")
+    lives.die()
+    store = lives.store()
+    may_load = threading.Event()
+    real = store.load_demands
+
+    def load() -> list[StoredDemand]:
+        if not may_load.is_set():
+            raise StoreError(Trouble.NOT_READ, "it does not answer")
+        return real()
+
+    def is_closed(operation: str) -> None:
+        if operation == "CloseTunnel":
+            may_load.set()
+            eventually(lambda: fleet.has_demand("press-4"))
+
+    monkeypatch.setattr(store, "load_demands", load)
+    fleet.store = store
+    fleet.open_gateway()
+    assert fleet.ask("press-5") == (200, "")
+    fleet.before = is_closed
+    fleet.gateway.leave(0.0)
+    fleet.end_gateway()
+    assert fleet.open_at_service == set()
+    assert fleet.calls["CloseTunnel"] == 2
