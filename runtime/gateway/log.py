@@ -89,7 +89,8 @@ class RateLimit:
 
 
 LOGGER: Final = "tunnelfleet"
-"""Only the project's own: websocket-client's log shows request headers, and those hold tokens."""
+"""Only the project's own, and warnings of libraries: websocket-client's log shows request headers
+at lower levels, and those hold tokens."""
 
 
 class GatewayLog(logging.Handler):
@@ -122,9 +123,12 @@ class GatewayLog(logging.Handler):
         # Those who follow the events get what is told in the ordinary case, however quiet the log.
         logger.setLevel(min(self.level, logging.INFO))
         logger.propagate = False
+        # What libraries warn of, and nobody takes, would stand between the lines in another form.
+        self._last_resort, logging.lastResort = logging.lastResort, self
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
+        logging.lastResort = self._last_resort
         logger = logging.getLogger(LOGGER)
         level, logger.propagate, logger.handlers[:] = self._before
         logger.setLevel(level)
@@ -194,6 +198,8 @@ def text_line(record: logging.LogRecord, left_out: int = 0) -> str:
     when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     tunnel = getattr(record, "tunnel", None)
     about = f"{_printable(tunnel)}: " if tunnel else ""
+    if record.name.partition(".")[0] != LOGGER:
+        about = f"{record.name}: {about}"
     more = f" ({left_out} more like it were left out)" if left_out else ""
     text = _printable(_message(record))
     return f"{when}.{int(record.msecs):03d}Z {record.levelname.lower():<7} {about}{text}{more}"

@@ -105,6 +105,7 @@ class DirectoryKeeper:
             ConfigError: the fleet cannot become that while it runs.
         """
         self._open()
+        # `before` is the plan that the fleet runs. The version goes on after a fleet that ended.
         plan, before = FleetPlan.of_bytes(content), self._plan
         if self._book is None or self._book.is_ending:
             before = None

@@ -328,6 +328,15 @@ def _known(
     filters: Filters,
     page: Page,
 ) -> _Known:
+    """What files and state say of the tunnels whose gateways did not answer: one page of them.
+
+    Args:
+        gateway: that was asked.
+        owners: of each shard; None for one that nobody has.
+        troubles: why they did not answer, by the name of the gateway.
+        filters: of the request.
+        page: where it begins, and how many rows it may have.
+    """
     away = frozenset(
         shard for shard, owner in enumerate(owners) if owner is None or owner in troubles
     )

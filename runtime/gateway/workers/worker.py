@@ -125,7 +125,9 @@ class WorkerProcess:
 
     def _begin(self, message: dict[str, Any]) -> None:
         log = logging.getLogger("tunnelfleet")
-        log.handlers[:] = [LogForwarder(self._reporter)]
+        # Of libraries as well, what they warn of.
+        logging.lastResort = forwarder = LogForwarder(self._reporter)
+        log.handlers[:] = [forwarder]
         log.setLevel(message["log_level"])
         log.propagate = False
         self._runtime = runtime = TunnelRuntime(

@@ -328,10 +328,10 @@ class WorkerActor(DispatchedActor):
         self._table.take_connects(self._worker.number, stats)
 
     def _log(self, message: dict[str, Any]) -> None:
-        name = str(message["name"])
-        if name.partition(".")[0] == "tunnelfleet":
+        name, level = str(message["name"]), int(message["level"])
+        if level >= logging.WARNING or name.partition(".")[0] == "tunnelfleet":
             extra = {"tunnel": message["tunnel"]} if "tunnel" in message else None
-            logging.getLogger(name).log(int(message["level"]), "%s", message["text"], extra=extra)
+            logging.getLogger(name).log(level, "%s", message["text"], extra=extra)
 
     # -- its end
 

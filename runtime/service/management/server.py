@@ -16,14 +16,16 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from tunnelfleet.actors.addresses import is_loopback
+from tunnelfleet.actors.addresses import TcpAddress, is_loopback
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.admin.http_thread import HttpServer
 from tunnelfleet.runtime.admin.options import HostCheck
+from tunnelfleet.runtime.service.names import is_wildcard
 from tunnelfleet.runtime.service.service import TunnelService
 
 from . import model
@@ -83,6 +85,8 @@ class ManagementServer:
                     f"plain http is for loopback only, not {host}: answers hold access tokens; "
                     "listen on 127.0.0.1, or use TLS"
                 )
+        self._service = service
+        self._host = host
         self._model = model.ServiceModel()
         self._verifier = None if credentials is None else SignatureVerifier(credentials, region)
         # A signature covers the name that was asked for; without one a page of a browser could
@@ -113,8 +117,16 @@ class ManagementServer:
 
     @property
     def url(self) -> str:
-        """Where it is: what is given to boto3 as `endpoint_url`."""
-        return self._http.url
+        """Where it is: what is given to boto3 as `endpoint_url`.
+
+        Of one that listens at all addresses with the host of the service's endpoint, which the
+        certificate is for.
+        """
+        if not is_wildcard(self._host):
+            return self._http.url
+        parts = urlsplit(self._http.url)
+        host = urlsplit(self._service.endpoint).hostname or ""
+        return f"{parts.scheme}://{TcpAddress(host, parts.port or 0)}"
 
     def start(self) -> Self:
         """Listen. Raises ConfigError if that is not possible."""

@@ -122,6 +122,22 @@ class TestGatewayLog:
         lines = stream.getvalue().splitlines()
         assert len(lines) == (count if is_whole else LINES_A_WINDOW)
 
+    @pytest.mark.parametrize("as_json", [False, True])
+    def test_what_a_library_warns_of_is_a_line_like_others(self, as_json: bool) -> None:
+        # One that nobody else listens to, at the level that a library's logger has of its root.
+        library = logging.Logger("library.of.others", logging.WARNING)  # noqa: LOG001
+        stream, before = io.StringIO(), logging.lastResort
+        with GatewayLog(stream, as_json=as_json):
+            library.warning("pipeline\naborted")
+            library.info("GET /tunnel HTTP/1.1")
+        assert logging.lastResort is before
+        (line,) = stream.getvalue().splitlines()
+        if as_json:
+            found = json.loads(line)
+            assert (found["logger"], found["message"]) == (library.name, "pipeline\naborted")
+        else:
+            assert line.endswith("warning library.of.others: pipeline | aborted")
+
     def test_the_level_and_the_logger_are_given_back(self) -> None:
         ours = logging.getLogger("tunnelfleet")
         before = (ours.level, ours.propagate, list(ours.handlers))

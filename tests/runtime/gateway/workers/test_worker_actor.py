@@ -236,16 +236,18 @@ def test_what_it_tells_of_a_tunnel_that_has_gone_is_dropped(worker: Played) -> N
     assert tree.get(timeout=WAIT_SECONDS) == []
 
 
-def test_its_log_is_ours_and_no_other_program_s(
+def test_its_log_is_ours_and_what_libraries_warn_of(
     worker: Played, caplog: pytest.LogCaptureFixture
 ) -> None:
     line = {"is": "log", "level": logging.WARNING}
     with caplog.at_level(logging.INFO):
-        worker.say({**line, "name": "urllib3", "text": "of a library"})
+        worker.say({**line, "name": "urllib3", "text": "a warning of a library"})
+        worker.say({**line, "name": "urllib3", "text": "GET /", "level": logging.INFO})
         worker.say({**line, "name": "tunnelfleet.x", "text": "of a tunnel", "tunnel": "press-4"})
         worker.say({**line, "name": "tunnelfleet", "text": "of the worker"})
         eventually(lambda: "of the worker" in caplog.text)
-    assert "of a library" not in caplog.text
+    assert "a warning of a library" in caplog.text
+    assert "GET /" not in caplog.text
     (record,) = (each for each in caplog.records if each.getMessage() == "of a tunnel")
     assert record.__dict__["tunnel"] == "press-4"
 

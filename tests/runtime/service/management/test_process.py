@@ -118,6 +118,15 @@ def test_tunnels_that_were_opened_carry_ssh(runtime: TunnelRuntime, tmp_path: Pa
             assert done.stdout == b"in\n"
 
 
+def test_at_all_addresses_the_api_is_where_its_certificate_is_good(tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    file.write_text("[a]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = secret-key\n")
+    file.chmod(0o600)
+    everywhere = ("--listen", "0.0.0.0:0", "--management", "0.0.0.0:0", "--name", "relay.example")
+    with ServiceProcess(*everywhere, "--credentials", str(file)) as process:
+        assert str(process.ready["management"]).startswith("https://relay.example:")
+
+
 def test_over_tls_with_credentials(tmp_path: Path) -> None:
     file = tmp_path / "credentials"
     file.write_text(f"[default]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n")
