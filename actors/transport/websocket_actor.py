@@ -18,7 +18,6 @@ from typing import ClassVar, NamedTuple
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Timer
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.net.dial import DialStep
-from tunnelfleet.actors.net.reading import ReadEnd, ReadPiece, read_piece
 from tunnelfleet.actors.net.socket_io import (
     NOTHING_YET,
     READ_BYTES,
@@ -57,8 +56,11 @@ from .established import (
     GiveUp,
     KeepAlive,
     Outcome,
+    ReadEnd,
+    ReadPiece,
     SendPing,
     outcome_of_refusal,
+    read_piece,
 )
 from .upgrade import TlsInTls
 

@@ -20,8 +20,8 @@ import ssl
 from collections import deque
 from typing import Final, Protocol
 
-from tunnelfleet.actors.net.reading import ReadEnd, ReadPiece, read_piece
 from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, wrap_tls
+from tunnelfleet.actors.transport.established import ReadEnd, ReadPiece, read_piece
 
 
 class Hold(enum.Enum):

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.net.dial import DialStep
-from tunnelfleet.actors.net.reading import ReadEnd, ReadPiece, read_piece
 from tunnelfleet.actors.net.socket_io import (
     NOTHING_YET,
     READ_BYTES,
@@ -26,6 +25,7 @@ from tunnelfleet.actors.net.socket_io import (
     close_socket,
     wrap_tls,
 )
+from tunnelfleet.actors.transport.established import ReadEnd, ReadPiece, read_piece
 from tunnelfleet.proto import RemoteProtocolError, printable
 from tunnelfleet.runtime.gateway.config.fleet_tls import names_in
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.waiting import eventually
-from tunnelfleet.actors.net.reading import (
+from tunnelfleet.actors.net.socket_io import FEW_BYTES
+from tunnelfleet.actors.transport.established import (
     RECORD_BYTES,
     RECORDS_JOINED,
     ReadEnd,
     is_drained,
     read_piece,
 )
-from tunnelfleet.actors.net.socket_io import FEW_BYTES
 from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
 if TYPE_CHECKING:
