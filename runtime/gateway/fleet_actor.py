@@ -367,7 +367,7 @@ class FleetActor(DispatchedActor):
 
     def _on_ended(self, message: TunnelEnded) -> None:
         log_end(message.name)
-        self._state.running.pop(message.name, None)
+        self._keeper.forget(message.name)
         self._mark([message.name])
         self._tell_vacated(self._state.take_empty(message.name))
 

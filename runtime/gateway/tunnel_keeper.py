@@ -29,6 +29,8 @@ from .reconcile import (
 from .wanted import WantedTunnel
 
 if TYPE_CHECKING:
+    from tunnelfleet.actors.kernel.loop_io import Timer
+
     from .config import ClientTokens
     from .fleet_state import FleetState
 
@@ -79,6 +81,8 @@ class TunnelKeeper:
         self._state = state
         self._runtime = runtime
         self._client_tokens = client_tokens
+        self._drains: dict[str, Timer] = {}
+        """What ends the drains that last too long."""
 
     def resume(self) -> None:
         """Go on with what an earlier run of the actor had begun to end."""
@@ -118,7 +122,18 @@ class TunnelKeeper:
         """End a running tunnel in good order."""
         running = self._state.running[name]
         self._state.running[name] = replace(running, phase=RunPhase.STOPPING)
+        self._end_drain(name)
         self._close(name)
+
+    def forget(self, name: str) -> None:
+        """A tunnel has ended, whatever ended it."""
+        self._end_drain(name)
+        self._state.running.pop(name, None)
+
+    def _end_drain(self, name: str) -> None:
+        timer = self._drains.pop(name, None)
+        if timer is not None:
+            timer.cancel()
 
     def _open(self, tunnel: WantedTunnel) -> None:
         name = tunnel.name
@@ -164,7 +179,8 @@ class TunnelKeeper:
             self.stop(name)
             return
         seconds = self._state.config.gateway.drain_seconds
-        self._actor.schedule(seconds, DrainTimedOut(running))
+        self._end_drain(name)
+        self._drains[name] = self._actor.schedule(seconds, DrainTimedOut(running))
 
     def _close(self, name: str) -> None:
         try:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tests.support.rig import FAST_LIMITS, connect, echo
 from tests.support.waiting import WAIT_SECONDS, eventually
+from tunnelfleet.runtime.gateway.tunnel_keeper import DrainTimedOut
 from tunnelfleet.runtime.gateway.wanted import IN_PLACE_LIMITS
 
 if TYPE_CHECKING:
@@ -46,3 +48,20 @@ def test_a_tunnel_that_the_runtime_lost_is_started_again(fleet: Fleet) -> None:
     fleet.files.tunnels = {}
     fleet.gateway.reload()
     eventually(lambda: fleet.names() == [])
+
+
+def test_a_drain_that_is_over_leaves_no_timer(fleet: Fleet) -> None:
+    """It would keep all that is known of the tunnel for as long as a drain may last."""
+    fleet.files.tunnels = {name: fleet.tunnel(name) for name in ("one", "two")}
+    fleet.start()
+    for name in ("one", "two"):
+        fleet.wait_state(name, "connected")
+    fleet.files.tunnels = {}
+    fleet.gateway.reload()
+    eventually(lambda: fleet.names() == [])
+
+    def is_gone() -> bool:
+        gc.collect()
+        return not any(type(each) is DrainTimedOut for each in gc.get_objects())
+
+    eventually(is_gone, "no message of a drain is left")
