@@ -98,8 +98,10 @@ CALM_SECONDS: Final = 5.0
 FIRST_TRUCE_SECONDS: Final = 20.0
 """So long no queue is looked for then, and twice as long each time, up to this:"""
 MOST_TRUCE_SECONDS: Final = 320.0
+HOPELESS_SECONDS: Final = 1.0
+"""Bytes that stand for longer meanwhile end that, unless the rate has doubled: the link is slow."""
 OPEN_WINDOW_BYTES: Final = 262_144
-"""What may be in flight meanwhile, and where a queue is others'; more where there is none."""
+"""What may be in flight where a queue is others'; more where there is none."""
 SUSPICION_SECONDS: Final = 0.5
 """A queue has to stand for so long, while the tunnel always has more to send.
 
@@ -152,6 +154,7 @@ class InFlight:
         "_doubt_seconds",
         "_doubted_at",
         "_emptied",
+        "_hoped",
         "_is_held",
         "_lowered_from",
         "_may_doubt_at",
@@ -201,6 +204,8 @@ class InFlight:
         self._doubt: _Doubt | None = None
         self._lowered_from = 0.0
         self._truce_seconds = FIRST_TRUCE_SECONDS
+        self._hoped = 0.0
+        """The rate that more in flight has to reach where pacing was given up."""
         self._emptied = 0
         """Behind so many bytes a ping was answered that went out when all was confirmed."""
         self._proven = 0.0
@@ -404,7 +409,7 @@ class InFlight:
         if self.phase is FlightPhase.STARTING:
             standing = self._sample.standing_seconds
             if standing(way, 2) > self._target or standing(way, 4) > self._target / 2:
-                if now < self._may_doubt_at:
+                if now < self._may_doubt_at and not self._is_hopeless():
                     # It was others' a moment ago.
                     self._grow_among_others(gained)
                 else:
@@ -413,6 +418,13 @@ class InFlight:
                 self._grow(gained)
         elif self._sample.seconds >= SHORTEST_SAMPLE_SECONDS:
             self._follow(position, now)
+
+    def _is_hopeless(self) -> bool:
+        """Whether pacing was given up, and more in flight only stands longer: the link is slow."""
+        return (
+            self._sample.delay_seconds > HOPELESS_SECONDS
+            and self._sample.bytes_per_second < self._hoped
+        )
 
     def _suspect(self, position: int, now: float) -> None:
         """There seems to be a queue: no more than now is in flight until that is sure."""
@@ -499,6 +511,7 @@ class InFlight:
         assert self.suspected_since is not None
         seconds = max(now - self.suspected_since, self._way.seconds)
         self.suspected_since = None
+        self._hoped = 0.0
         self.bytes_per_second = max(self._sample.last_bytes_per_second(seconds), 1.0)
         doubt = _Doubt(self._sample.delay_seconds, self.window_bytes)
         self._sample.begin(now, self._confirmed)
@@ -523,8 +536,10 @@ class InFlight:
             # It was asked already, and to ask stops the tunnel for as long as an answer takes.
             self._proven = self.bytes_per_second
             return
-        # So much less in flight, and still a queue: pacing does not help here.
-        self._start(OPEN_WINDOW_BYTES)
+        # So much less in flight, and still a queue: pacing does not help here, or the link has
+        # become as slow as that. More in flight will tell.
+        self._hoped = 2 * self.bytes_per_second
+        self._start(max(self.window_bytes, QUIET_WINDOW_BYTES))
         self._lowered_from = 0.0
         self._may_doubt_at = now + self._truce_seconds
         self._truce_seconds = min(self._truce_seconds * 2, MOST_TRUCE_SECONDS)

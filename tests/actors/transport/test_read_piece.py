@@ -6,9 +6,12 @@ Without the read that finds nothing, where that can be known.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 import ssl
 import struct
+import sys
+import termios
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,6 +96,13 @@ def test_what_tls_has_taken_apart_is_more(
 
 
 LIMIT_BYTES = 4 * RECORD_BYTES
+RECORD_OVERHEAD_BYTES = 22
+"""Of a record of TLS 1.3: header, type, tag."""
+
+
+def waiting_bytes(sock: socket.socket) -> int:
+    """How much the kernel has for a socket: it may deliver later than `send` returns."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_records_that_are_there_are_joined(
@@ -101,6 +111,8 @@ def test_records_that_are_there_are_joined(
     ours, theirs = tls_pair
     theirs.sendall(b"a" * RECORD_BYTES + b"b" * 9_000)
     theirs.sendall(b"c")
+    has_all = RECORD_BYTES + 9_000 + 1 + 3 * RECORD_OVERHEAD_BYTES
+    eventually(lambda: waiting_bytes(ours) >= has_all, "all is there")
     ours.setblocking(False)
     assert read_piece(ours, LIMIT_BYTES) == (
         b"a" * RECORD_BYTES + b"b" * 9_000 + b"c",

@@ -503,6 +503,27 @@ def test_a_pause_in_the_middle_of_what_was_read_loses_nothing(
     eventually(lambda: len(client.received) == count)
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_end_that_is_read_with_messages_waits_until_they_are_taken(
+    serve: Serve,
+    connect: Connect,
+    tls: Contexts,
+    monkeypatch: pytest.MonkeyPatch,
+    secure: bool,
+) -> None:
+    """The budget of a turn is spent in the middle of what was read, and the end is behind it."""
+    monkeypatch.setattr(websocket_actor, "TURN_FRAMES", 7)
+    count = 400
+
+    def script(peer: Peer) -> None:
+        peer.upgrade()
+        peer.send(data_frame("DATA SSH 1/1 x") * count)
+
+    client = connect(serve(script, tls=tls[0] if secure else None), tls[1]).established()
+    assert client.lost().label == "lost"
+    eventually(lambda: len(client.received) == count)
+
+
 def test_a_held_connection_still_sends(serve: Serve, connect: Connect) -> None:
     got = Log()
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.support.simulated_link import SimulatedLink
 from tunnelfleet.actors.tunnel.in_flight import (
     FIRST_WINDOW_BYTES,
+    HOPELESS_SECONDS,
     MIN_WINDOW_BYTES,
     PATIENCE,
     QUIET_WINDOW_BYTES,
@@ -73,6 +74,18 @@ def test_a_rate_that_changes_is_followed(before: float, behind: float) -> None:
     link.run(begin + 20.0 - link.now)
     assert link.rate_since(begin) >= LEAST_SHARE * behind
     assert link.delay_since(begin) <= 2 * TARGET_SECONDS
+
+
+@pytest.mark.parametrize(("before", "behind"), [(1e6, 1e5), (1e5, 1e4), (2e5, 1.5e4)])
+def test_a_link_that_becomes_slow_for_a_while_stays_paced(before: float, behind: float) -> None:
+    link = SimulatedLink(lambda now: behind if 10.0 <= now < 60.0 else before, 0.02)
+    link.run(80.0)
+    assert link.rate_since(10.0) >= LEAST_SHARE * (50 * behind + 20 * before) / 70
+    # Whether more in flight helps is tried out with such a window, and no more of it.
+    tried_seconds = QUIET_WINDOW_BYTES / behind + HOPELESS_SECONDS
+    assert max(r.seconds for r in link.relayed) <= tried_seconds + 2.0
+    slow = {int(r.at) for r in link.relayed if r.seconds > 5 * TARGET_SECONDS}
+    assert len(slow) <= 20
 
 
 def test_a_way_that_becomes_longer_does_not_slow_the_link_down() -> None:
