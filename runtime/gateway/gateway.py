@@ -330,6 +330,15 @@ class Gateway:
                 "started again: its log says more"
             ) from error
 
+    def look_again(self, name: str) -> None:
+        """A tunnel was changed at run time: in a shared fleet, what the store has of it counts.
+
+        Args:
+            name: of the tunnel, after FleetActor was asked for the change.
+        """
+        if self._shared is not None:
+            self._shared.look_again(name)
+
     def tell(self, message: Any) -> bool:
         """Tell FleetActor one of `messages`; what it finds is in the log.
 
