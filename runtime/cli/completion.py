@@ -151,7 +151,6 @@ _CHOICES: Final = {
     "--log-level": ("debug", "info", "warning", "error"),
     "--level": ("debug", "info", "warning", "error"),
     "--mode": ("source", "destination"),
-    "--source": ("files", "api", "notify"),
     "--state": (
         "connecting",
         "connected",
@@ -190,6 +189,8 @@ def _values(command: str, option: str, current: str, given: Mapping[str, str]) -
     choices = _OF_LOCALPROXY if command == "localproxy" else _CHOICES
     if option in choices:
         return _starting([(each, "") for each in choices[option]], current)
+    if option == "--source":
+        return _starting([(each, "") for each in _sources()], current)
     if option == "--sort":
         return _starting([(each, "") for each in _orders(command)], current)
     if option == "--label":
@@ -203,6 +204,12 @@ def _orders(command: str) -> Sequence[str]:
     from .gateway.rows import SORTS, STILL_SORTS  # noqa: PLC0415 - only here
 
     return STILL_SORTS if command == "ls" else SORTS
+
+
+def _sources() -> Sequence[str]:
+    from tunnelfleet.runtime.gateway.listing import SOURCES  # noqa: PLC0415 - only here
+
+    return SOURCES
 
 
 def _labels(given: Mapping[str, str]) -> list[str]:

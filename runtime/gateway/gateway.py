@@ -61,6 +61,8 @@ RELOAD_SECONDS = 60.0
 STOP_SECONDS = 20.0
 """For what is left when the fleet was drained, or could not be: more than a tunnel's own time."""
 END_SECONDS = 10.0
+LEAVE_AGAIN_SECONDS = 0.05
+"""Between two questions to a fleet that is being started again."""
 
 logger = logging.getLogger(__name__)
 
@@ -330,6 +332,15 @@ class Gateway:
                 "started again: its log says more"
             ) from error
 
+    def look_again(self, name: str) -> None:
+        """A tunnel was changed at run time: in a shared fleet, what the store has of it counts.
+
+        Args:
+            name: of the tunnel, after FleetActor was asked for the change.
+        """
+        if self._shared is not None:
+            self._shared.look_again(name)
+
     def tell(self, message: Any) -> bool:
         """Tell FleetActor one of `messages`; what it finds is in the log.
 
@@ -382,13 +393,30 @@ class Gateway:
     def leave(self, drain_seconds: float | None = None) -> messages.Left:
         """End all tunnels: no new connections, and time for those that are open. Then `stop`.
 
+        While FleetActor is being started again, or if it fails meanwhile, the next one is asked:
+        it knows what runs, and has the time that is left.
+
         Args:
             drain_seconds: None takes the settings'.
+
+        Raises:
+            TunnelError: nobody could be asked until the time was over, or the gateway has ended.
         """
         if drain_seconds is None:
             drain_seconds = self.state.config.gateway.drain_seconds
-        left: messages.Left = self.ask(messages.Leave(drain_seconds), drain_seconds + ASK_SECONDS)
-        return left
+        deadline = time.monotonic() + drain_seconds
+        while True:
+            seconds = max(0.0, deadline - time.monotonic())
+            try:
+                left: messages.Left = self.ask(messages.Leave(seconds), seconds + ASK_SECONDS)
+            except TunnelError:
+                supervisor = self._supervisor
+                is_over = time.monotonic() >= deadline + ASK_SECONDS
+                if is_over or supervisor is None or not supervisor.is_alive():
+                    raise
+                time.sleep(LEAVE_AGAIN_SECONDS)
+            else:
+                return left
 
     @property
     def is_settled(self) -> bool:

@@ -3,6 +3,8 @@
 Owns the thread that keeps the tunnels that were added at run time as the store has them: those of
 the shards that are ours, when shards come and go, and when another gateway changes one. Changes
 are numbered: one that was missed is noticed by the next, or by a heartbeat, and all are read again.
+What the API of this gateway changes it tells the fleet at once, and has it looked at here again: so
+the last that the fleet hears of a tunnel was read after all that came before it.
 """
 
 from __future__ import annotations
@@ -93,6 +95,15 @@ class SharedTunnels:
                 self._look_at(name)
             else:
                 self._read_all(version)
+
+    def look_again(self, name: str) -> None:
+        """This gateway's API has changed a tunnel, and has told the fleet.
+
+        What it told may be older than what another gateway has written meanwhile, and be heard
+        after that. So the store is asked once more: what is told last was read last.
+        """
+        with self._changed:
+            self._look_at(name)
 
     def shards_assigned(self, shards: frozenset[int]) -> None:
         """These shards are this gateway's."""

@@ -130,11 +130,13 @@ def slow_checks() -> str:
     if found is None:
         return "how fast Ray notices a frozen node could not be seen: its head hides it"
     period, timeout, threshold = found
-    if max(period, timeout) * threshold <= SLOWEST_CHECKS_MS:
+    # A frozen node lets each check run into its timeout, and the next one comes a period later.
+    slowest_ms = (period + timeout) * threshold
+    if slowest_ms <= SLOWEST_CHECKS_MS:
         return ""
     settings = " ".join(f"{k}={v}" for k, v in fast_checks_environment().items())
     return (
-        f"this cluster takes about {(period + timeout) * threshold / 1_000:.0f} s to notice a "
+        f"this cluster takes about {slowest_ms / 1_000:.0f} s to notice a "
         f"frozen node, and its tunnels are away for so long: start the head with {settings}"
     )
 

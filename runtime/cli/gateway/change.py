@@ -301,7 +301,7 @@ def _named(client: GatewayClient, names: list[str] | None, *, drain: bool) -> li
             raise
         known = {str(row.get("name")) for row in client.tunnels()}
         unknown = [name for name in names if name not in known]
-        raise errors.CommandFailed(reach.unknown_name((unknown or names)[0], client)) from None
+        raise errors.CommandFailed(reach.unknown_names(unknown or names, client)) from None
 
 
 def _tell(what: str, names: Sequence[str], nothing: str, *, as_json: bool) -> None:

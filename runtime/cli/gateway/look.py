@@ -6,6 +6,7 @@ Owns their options and what is printed: tables for people, exact values with `--
 from __future__ import annotations
 
 import datetime
+import functools
 import http
 import re
 import time
@@ -18,11 +19,19 @@ from tunnelfleet.proto import ConfigError, counted, listed, printable
 from tunnelfleet.runtime.cli.errors import EXIT_OK, CommandFailed
 from tunnelfleet.runtime.figures import age, human_bytes
 from tunnelfleet.runtime.gateway.api.address import GatewayRefused
-from tunnelfleet.runtime.gateway.api.client import FleetPage
+from tunnelfleet.runtime.gateway.api.client import FleetPage, GatewayClient
 from tunnelfleet.runtime.gateway.listing import MAX_PAGE_ROWS, SOURCES
 
 from . import screen
-from .reach import GatewayOption, JsonOption, TokenFileOption, gateway_at, known_name, unknown_name
+from .reach import (
+    GatewayOption,
+    JsonOption,
+    TokenFileOption,
+    find_tunnel,
+    gateway_at,
+    known_name,
+    unknown_names,
+)
 from .rows import (
     FIELDS,
     STILL_SORTS,
@@ -127,6 +136,7 @@ def ls_command(
     Columns that have no room are left out; a pipe and --json have all of them. With --json it is
     an array of objects; with --fleet an object with two of them, gateways and tunnels, and `next`,
     which is null, or the name for --after if there are more tunnels than --limit.
+    A name without * that no tunnel has is an error, beside what is there.
     """
     check_sort(sort, STILL_SORTS)
     check_labels(label)
@@ -136,21 +146,46 @@ def ls_command(
     with gateway_at(gateway, gateway_token_file) as client:
         if fleet:
             found = client.fleet(limit=limit or MAX_PAGE_ROWS, after=after or "", **chosen)
-            return _show_fleet(found, sort, as_json=as_json)
-        rows = client.tunnels(**chosen)
-        unknown = [name for name in names or () if "*" not in name]
-        if unknown and not rows and not any((state, mode, label, source)):
-            raise CommandFailed(unknown_name(unknown[0], client))
-    rows = sorted_rows(rows, sort)
+            rows, show = found.tunnels, functools.partial(_show_fleet, found, sort)
+        else:
+            rows = client.tunnels(**chosen)
+            is_chosen = any(chosen.values())
+            show = functools.partial(_show_tunnels, sorted_rows(rows, sort), is_chosen=is_chosen)
+        shown = {str(row.get("name")) for row in rows}
+        others = [name for name in names or () if "*" not in name and name not in shown]
+        # What is there is shown first; an error alone needs no answer beside it.
+        if rows:
+            show(as_json=as_json)
+        _check_names(others, client, is_fleet=fleet)
+        if not rows:
+            show(as_json=as_json)
+    return EXIT_OK
+
+
+def _check_names(names: Sequence[str], client: GatewayClient, *, is_fleet: bool) -> None:
+    """See that names which are not shown are there: filtered out, or on another page.
+
+    Raises:
+        CommandFailed: some are not; it names all of them.
+    """
+    found = {name: find_tunnel(client, name) for name in dict.fromkeys(names)}
+    problems = []
+    if missing := [name for name, row in found.items() if row is None]:
+        problems.append(unknown_names(missing, client))
+    away = [repr(printable(name)) for name, row in found.items() if row and row.get("gateway")]
+    if away and not is_fleet:
+        problems.append(f"{listed(away, 'and')}: at another gateway, see tunnelfleet ls --fleet")
+    if problems:
+        raise CommandFailed("; ".join(problems))
+
+
+def _show_tunnels(rows: list[dict[str, Any]], *, is_chosen: bool, as_json: bool) -> None:
     if as_json:
         screen.write_json([ordered(row) for row in rows])
-        return EXIT_OK
-    if not rows:
-        is_filtered = any((names, state, mode, label, source))
-        screen.note("no tunnel is like that" if is_filtered else "this gateway has no tunnels")
-        return EXIT_OK
-    _write_tunnels(rows)
-    return EXIT_OK
+    elif rows:
+        _write_tunnels(rows)
+    else:
+        screen.note("no tunnel is like that" if is_chosen else "this gateway has no tunnels")
 
 
 def _write_tunnels(rows: list[dict[str, Any]]) -> None:
@@ -160,7 +195,7 @@ def _write_tunnels(rows: list[dict[str, Any]]) -> None:
         screen.write_lines([(), summary(rows)])
 
 
-def _show_fleet(found: FleetPage, sort: str, *, as_json: bool) -> int:
+def _show_fleet(found: FleetPage, sort: str, *, as_json: bool) -> None:
     rows = sorted_rows(found.tunnels, sort)
     if found.next is not None:
         screen.note(
@@ -171,7 +206,7 @@ def _show_fleet(found: FleetPage, sort: str, *, as_json: bool) -> int:
     if as_json:
         tunnels = [ordered(row) for row in rows]
         screen.write_json({"gateways": found.gateways, "tunnels": tunnels, "next": found.next})
-        return EXIT_OK
+        return
     width, _height = screen.terminal_size()
     screen.write_lines(gateway_table(found.gateways, width))
     if rows:
@@ -180,7 +215,6 @@ def _show_fleet(found: FleetPage, sort: str, *, as_json: bool) -> int:
             screen.write_lines([(), summary(rows)])
     else:
         screen.note("no tunnel is like that")
-    return EXIT_OK
 
 
 def check_sort(sort: str, known: Sequence[str]) -> None:

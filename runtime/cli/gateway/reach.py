@@ -17,7 +17,7 @@ import os
 import pwd
 import ssl
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -268,6 +268,29 @@ def known_name(client: GatewayClient, name: str) -> Iterator[None]:
 
 
 NEAREST_NAMES: Final = 3
+MAX_UNKNOWN: Final = 10
+"""How many names that no tunnel has one line shows."""
+
+
+def find_tunnel(client: GatewayClient, name: str) -> dict[str, Any] | None:
+    """Return the row of a tunnel, at whatever gateway of the fleet it is; None without one."""
+    try:
+        return client.tunnel(name)
+    except GatewayRefused as error:
+        if error.status != http.HTTPStatus.NOT_FOUND:
+            raise
+        return None
+
+
+def unknown_names(names: Sequence[str], client: GatewayClient) -> str:
+    """Return the error that there are no such tunnels; of a single one with the nearest names."""
+    if len(names) == 1:
+        return unknown_name(names[0], client)
+    shown = [repr(printable(each)) for each in names[:MAX_UNKNOWN]]
+    if len(names) > len(shown):
+        shown.append(f"{len(names) - len(shown)} more")
+    text = f"there are no tunnels {listed(shown, 'and')} in this fleet"
+    return f"{text}; tunnelfleet ls shows what there is"
 
 
 def unknown_name(name: str, client: GatewayClient) -> str:

@@ -156,7 +156,7 @@ class ApiWishes:
         condition.check(self.tag(name))
         was_kept = self._forget(name)
         try:
-            self._gateway.ask(RemoveWanted(API, name))
+            self._ask(name, RemoveWanted(API, name))
         except UnknownTunnel:
             # The store tells all gateways of a fleet, this one too: the one that runs the tunnel
             # may have heard already.
@@ -238,10 +238,18 @@ class ApiWishes:
             raise ApiProblem(ProblemKind.FULL, f"a fleet has at most {MAX_TUNNELS} tunnels")
         self._save(name, entry)
         try:
-            self._gateway.ask(PutWanted(API, wish))
+            self._ask(name, PutWanted(API, wish))
         except TunnelError:
             self._take_back(name, before)
             raise
+
+    def _ask(self, name: str, message: PutWanted | RemoveWanted) -> None:
+        try:
+            self._gateway.ask(message)
+        finally:
+            # Another gateway of the fleet may have changed the store since, and its change may have
+            # been heard before this message.
+            self._gateway.look_again(name)
 
     # -- the store
 

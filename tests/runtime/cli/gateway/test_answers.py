@@ -75,7 +75,7 @@ class PlayedGateway:
         return self.page
 
     def tunnel(self, name: str) -> dict[str, Any]:
-        self._answer("tunnel")
+        self._answer(name if name in self.refused else "tunnel")
         return {**ROW, "name": name}
 
     def connections(self, _tunnel: str | None = None) -> list[dict[str, Any]]:
@@ -135,6 +135,70 @@ def test_a_fleet_without_such_tunnels(gateway: PlayedGateway, capsys: Said) -> N
     assert main(["ls", "--fleet", "lathe-*"]) == 0
     assert "no tunnel is like that" in capsys.readouterr().err
     assert not gateway.page.tunnels
+
+
+class TestNames:
+    """Of several names, those that are there are shown, and one line tells the others."""
+
+    ELSEWHERE = "'press-9': at another gateway, see tunnelfleet ls --fleet"
+
+    @pytest.fixture(autouse=True)
+    def only_two(self, gateway: PlayedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+        gateway.refusal, gateway.refused = NOT_FOUND, frozenset({"a", "b"})
+        row = {**ROW, "gateway": "one"}
+        gateway.page = FleetPage([], [row], None)
+        monkeypatch.setattr(
+            gateway,
+            "tunnels",
+            lambda **chosen: [
+                each
+                for each in gateway.rows
+                if not chosen.get("name") or each["name"] in chosen["name"]
+            ],
+        )
+
+    @pytest.mark.parametrize("more", [(), ("--fleet",), ("--json",), ("--fleet", "--json")])
+    def test_what_is_not_there_is_told_beside_what_is(
+        self, capsys: Said, more: tuple[str, ...]
+    ) -> None:
+        assert main(["ls", "press-4", "b", "a", "b", *more]) == 1
+        said = capsys.readouterr()
+        assert "press-4" in said.out
+        assert said.err == (
+            "tunnelfleet: there are no tunnels 'b' and 'a' in this fleet; "
+            "tunnelfleet ls shows what there is\n"
+        )
+
+    @pytest.mark.parametrize("more", [(), ("--fleet",), ("--state", "connected")])
+    def test_nothing_is_there(
+        self, gateway: PlayedGateway, capsys: Said, more: tuple[str, ...]
+    ) -> None:
+        gateway.page = FleetPage([], [], None)
+        assert main(["ls", "b", *more]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("tunnelfleet: there is no tunnel 'b' in this fleet; ")
+        assert said.err.count("\n") == 1
+
+    def test_what_is_filtered_out_is_there(self, gateway: PlayedGateway, capsys: Said) -> None:
+        gateway.rows = []
+        assert main(["ls", "press-5", "--state", "refused"]) == 0
+        assert capsys.readouterr().err == "no tunnel is like that\n"
+
+    def test_another_gateway_has_it(
+        self, gateway: PlayedGateway, capsys: Said, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway, "tunnel", lambda name: {**ROW, "name": name, "gateway": "two"})
+        assert main(["ls", "press-4", "press-9"]) == 1
+        said = capsys.readouterr()
+        assert "press-4" in said.out
+        assert said.err == f"tunnelfleet: {self.ELSEWHERE}\n"
+        assert main(["ls", "--fleet", "press-4", "press-9"]) == 0
+
+    def test_many_names_are_one_line(self, gateway: PlayedGateway, capsys: Said) -> None:
+        gateway.refused = frozenset(f"n{number}" for number in range(25))
+        assert main(["ls", *sorted(gateway.refused)]) == 1
+        assert " and 15 more in this fleet; " in capsys.readouterr().err
 
 
 def test_one_tunnel_with_those_who_are_connected(gateway: PlayedGateway, capsys: Said) -> None:

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from tunnelfleet.runtime.gateway.door.hall import Denied
 from tunnelfleet.runtime.gateway.log import GatewayLog
 from tunnelfleet.runtime.gateway.process import ServiceManager
 from tunnelfleet.runtime.gateway.store.audit import AuditQuery
+from tunnelfleet.runtime.gateway.supervisor import FLEET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,6 +159,45 @@ def test_whose_connections_had_no_time_to_end_is_told(tmp_path: Path) -> None:
             running = Running(gateway)
             assert running.run(signal.SIGTERM) == EXIT_FAILURE
     assert running.says("its connections are cut: their time is over")
+
+
+class DeadOnce(dict[str, Any]):
+    """Where the actors are; who looks for the fleet finds the one that has just failed, once."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The fleet is dead and not yet replaced; after that, as a dictionary."""
+        if key == FLEET and "dead" in self:
+            return self.pop("dead")
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize("when", ["before it is asked", "while it drains"])
+def test_a_fleet_that_fails_drains_as_ever_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    with Fleet(tmp_path / "state") as fleet, ThreadPoolExecutor(1) as thread:
+        fleet.files.tunnels["a"] = fleet.tunnel("a")
+        gateway = fleet.start()
+        eventually(lambda: gateway.counts() == (1, 1))
+        address = gateway.runtime.tunnel("a").wait_listening("SSH", WAIT_SECONDS)
+        first = gateway.refs.by_id[FLEET]
+        running = Running(gateway)
+        with connect(address) as client:
+            assert echo(client, b"before") == b"before"
+            if when == "before it is asked":
+                crash(first)
+                eventually(lambda: gateway.refs.by_id[FLEET] is not first)
+                found = DeadOnce(gateway.refs.by_id, dead=first)
+                monkeypatch.setattr(gateway.refs, "by_id", found)
+            status = thread.submit(running.run, signal.SIGTERM)
+            eventually(lambda: gateway.state.is_leaving)
+            if when == "while it drains":
+                crash(first)
+                eventually(lambda: gateway.refs.by_id[FLEET] is not first)
+            assert echo(client, b"meanwhile") == b"meanwhile"
+            assert not status.done()
+        assert status.result(WAIT_SECONDS) == EXIT_OK
+    assert not running.says("could not be drained")
 
 
 def test_a_reload_waits_for_an_actor_that_is_being_started_again(

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.fleet import Files, wanted
 from tests.support.stores import entry
 from tests.support.waiting import WAIT_SECONDS, eventually
-from tunnelfleet.runtime.gateway import Gateway
+from tunnelfleet.runtime.gateway import Gateway, PutWanted, RemoveWanted
 from tunnelfleet.runtime.gateway.api.context import ApiWishes
 from tunnelfleet.runtime.gateway.api.operations import ApiProblem
 from tunnelfleet.runtime.gateway.api.requests import Condition
 from tunnelfleet.runtime.gateway.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.postgres import PostgresServer
@@ -44,6 +45,26 @@ class Shared:
             client_token_secret_file=secret,
         )
         self.gateway = Gateway(self.files, store=Store.of(self.files.settings))
+        self._ask = self.gateway.ask
+        self.heard: list[tuple[type[Any], str]] = []
+        """What the fleet was told of single tunnels as the store has them, when it has answered."""
+        self.before_api: Callable[[], object] = lambda: None
+        """Called before the API's next message reaches the fleet."""
+        self.gateway.ask = self.ask  # type: ignore[method-assign,assignment]
+
+    def ask(self, message: Any, *more: Any) -> Any:
+        """Ask FleetActor, as the gateway does."""
+        is_store = threading.current_thread().name == "tunnelfleet-shared"
+        if not is_store and isinstance(message, PutWanted | RemoveWanted):
+            before, self.before_api = self.before_api, lambda: None
+            before()
+        try:
+            return self._ask(message, *more)
+        finally:
+            if is_store and isinstance(message, PutWanted):
+                self.heard.append((PutWanted, message.tunnel.name))
+            elif is_store and isinstance(message, RemoveWanted):
+                self.heard.append((RemoveWanted, message.name))
 
     @property
     def wishes(self) -> ApiWishes:
@@ -111,6 +132,37 @@ def test_it_can_be_changed_where_nothing_is_known_of_it(two: tuple[Shared, Share
     )
     one.wishes.delete(name, ANY)
     eventually(lambda: not other.runs(name), timeout_seconds=LONG_SECONDS)
+
+
+def test_the_store_wins_over_a_message_that_comes_late(two: tuple[Shared, Shared]) -> None:
+    """What one gateway's API tells is overtaken by a change at the other one."""
+    one, other = two
+    name = name_of(one)
+
+    def deleted_elsewhere() -> None:
+        other.wishes.delete(name, ANY)
+        eventually(lambda: (RemoveWanted, name) in one.heard, timeout_seconds=LONG_SECONDS)
+
+    def put_elsewhere() -> None:
+        one.heard.clear()
+        other.wishes.create(entry(name, labels={"by": "other"}))
+        eventually(lambda: (PutWanted, name) in one.heard, timeout_seconds=LONG_SECONDS)
+
+    one.before_api = deleted_elsewhere
+    one.wishes.create(entry(name))
+    eventually(
+        lambda: one.gateway.state.wish(name) is None and not one.runs(name),
+        timeout_seconds=LONG_SECONDS,
+    )
+
+    one.wishes.create(entry(name))
+    eventually(lambda: one.runs(name), timeout_seconds=LONG_SECONDS)
+    one.before_api = put_elsewhere
+    one.wishes.delete(name, ANY)
+    eventually(
+        lambda: one.runs(name) and one.gateway.state.running[name].tunnel.labels == {"by": "other"},
+        timeout_seconds=LONG_SECONDS,
+    )
 
 
 def test_what_was_added_moves_with_its_shard(two: tuple[Shared, Shared]) -> None:
