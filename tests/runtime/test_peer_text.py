@@ -14,7 +14,7 @@ from tests.support.scripted_server import Peer, ScriptedServer
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.proto import Message, MessageType, Mode
-from tunnelfleet.runtime import TunnelConfig, TunnelRuntime, TunnelState
+from tunnelfleet.runtime import Backoff, Limits, TunnelConfig, TunnelRuntime, TunnelState
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.cli.localproxy.output import configure_logging
 
@@ -90,6 +90,8 @@ def _config(server: ScriptedServer) -> TunnelConfig:
         access_token=ACCESS_TOKEN,
         client_token=CLIENT_TOKEN,
         services={"SSH": TcpAddress("127.0.0.1", 9)},
+        # All that is shown is of one attempt.
+        limits=Limits(backoff=Backoff(min_seconds=3600, max_seconds=3600)),
     )
 
 
