@@ -98,8 +98,10 @@ CALM_SECONDS: Final = 5.0
 FIRST_TRUCE_SECONDS: Final = 20.0
 """So long no queue is looked for then, and twice as long each time, up to this:"""
 MOST_TRUCE_SECONDS: Final = 320.0
+HOPE_SECONDS: Final = 2.0
+"""So long more in flight has time to show that it carries more; then:"""
 HOPELESS_SECONDS: Final = 1.0
-"""Bytes that stand for longer meanwhile end that, unless the rate has doubled: the link is slow."""
+"""Bytes that stand for longer end that, unless the rate has doubled: the link is slow."""
 OPEN_WINDOW_BYTES: Final = 262_144
 """What may be in flight where a queue is others'; more where there is none."""
 SUSPICION_SECONDS: Final = 0.5
@@ -155,6 +157,7 @@ class InFlight:
         "_doubted_at",
         "_emptied",
         "_hoped",
+        "_hopes_until",
         "_is_held",
         "_lowered_from",
         "_may_doubt_at",
@@ -204,6 +207,7 @@ class InFlight:
         self._doubt: _Doubt | None = None
         self._lowered_from = 0.0
         self._truce_seconds = FIRST_TRUCE_SECONDS
+        self._hopes_until = 0.0
         self._hoped = 0.0
         """The rate that more in flight has to reach where pacing was given up."""
         self._emptied = 0
@@ -409,7 +413,7 @@ class InFlight:
         if self.phase is FlightPhase.STARTING:
             standing = self._sample.standing_seconds
             if standing(way, 2) > self._target or standing(way, 4) > self._target / 2:
-                if now < self._may_doubt_at and not self._is_hopeless():
+                if now < self._may_doubt_at and not self._is_hopeless(now):
                     # It was others' a moment ago.
                     self._grow_among_others(gained)
                 else:
@@ -419,10 +423,11 @@ class InFlight:
         elif self._sample.seconds >= SHORTEST_SAMPLE_SECONDS:
             self._follow(position, now)
 
-    def _is_hopeless(self) -> bool:
+    def _is_hopeless(self, now: float) -> bool:
         """Whether pacing was given up, and more in flight only stands longer: the link is slow."""
         return (
-            self._sample.delay_seconds > HOPELESS_SECONDS
+            now >= self._hopes_until
+            and self._sample.delay_seconds > HOPELESS_SECONDS
             and self._sample.bytes_per_second < self._hoped
         )
 
@@ -538,7 +543,7 @@ class InFlight:
             return
         # So much less in flight, and still a queue: pacing does not help here, or the link has
         # become as slow as that. More in flight will tell.
-        self._hoped = 2 * self.bytes_per_second
+        self._hoped, self._hopes_until = 2 * self.bytes_per_second, now + HOPE_SECONDS
         self._start(max(self.window_bytes, QUIET_WINDOW_BYTES))
         self._lowered_from = 0.0
         self._may_doubt_at = now + self._truce_seconds
