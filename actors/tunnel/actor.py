@@ -127,6 +127,10 @@ class ListenerStopped(NamedTuple):
     child_id: str
 
 
+_STAGGERS = random.Random()  # noqa: S311 - it only has to be another one for each tunnel
+"""Not the generator of the module `random`, whose state is the application's."""
+
+
 class TunnelActor(DispatchedActor):
     """One tunnel.
 
@@ -145,7 +149,7 @@ class TunnelActor(DispatchedActor):
             context.stats,
             time.monotonic(),
             pacing=config.pacing,
-            stagger=random.random(),  # noqa: S311 - it only has to be another one for each tunnel
+            stagger=_STAGGERS.random(),
         )
         self._marking = Marking(common.session, limits.hello_seconds)
         self._link = Link(common)

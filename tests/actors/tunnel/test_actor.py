@@ -5,6 +5,7 @@ The marks of a transcript are in `tests.support.transcripts`.
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -145,6 +146,12 @@ def test_a_draining_destination_refuses_new_connections(rig: MakeRig) -> None:
         << STREAM_START HTTP 1/1
         >> CONNECTION_RESET HTTP 1/1
     """)
+
+
+def test_the_random_numbers_of_the_application_are_its_own(rig: MakeRig) -> None:
+    before = random.getstate()
+    rig()
+    assert random.getstate() == before
 
 
 def test_an_idle_tunnel_is_drained_at_once(rig: MakeRig) -> None:
