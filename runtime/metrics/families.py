@@ -7,8 +7,8 @@ between two families, so that a scrape of ten thousand tunnels holds up none. No
 
 from __future__ import annotations
 
-import gzip
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, overload
@@ -316,6 +316,7 @@ class Breather:
 
 
 GZIP_LEVEL: Final = 1
+_GZIP_WBITS: Final = 16 + zlib.MAX_WBITS  # With the head and the checksum of gzip (RFC 1952).
 PART_SAMPLES: Final = 32
 _EOF: Final = b"# EOF\n"
 
@@ -377,10 +378,21 @@ def expose(registry: Collector, accept: str, accept_encoding: str) -> Exposition
             breather.breathe()
     if is_open_metrics:
         families[""] = [_EOF]
-    body = b"".join([text for parts in families.values() for text in parts])
+    body = [text for parts in families.values() for text in parts]
     if takes_gzip(accept_encoding):
-        return Exposition(gzip.compress(body, GZIP_LEVEL), content_type, "gzip")
-    return Exposition(body, content_type, None)
+        return Exposition(_compressed(body, breather), content_type, "gzip")
+    return Exposition(b"".join(body), content_type, None)
+
+
+def _compressed(parts: Iterable[bytes], breather: Breather) -> bytes:
+    """Compress part by part, so that there are pauses within a large body."""
+    gzip = zlib.compressobj(GZIP_LEVEL, wbits=_GZIP_WBITS)
+    found: list[bytes] = []
+    for part in parts:
+        found.append(gzip.compress(part))
+        breather.breathe()
+    found.append(gzip.flush())
+    return b"".join(found)
 
 
 def takes_gzip(accept_encoding: str) -> bool:
