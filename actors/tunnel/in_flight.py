@@ -21,7 +21,6 @@ from .pacing import LastPongs, Pong, WayMeter
 FIRST_WINDOW_BYTES: Final = 16_384
 """In flight on a link of which nothing is known; it doubles with each round trip."""
 SHORTEST_SAMPLE_SECONDS: Final = 0.2
-FIRST_SAMPLE_SECONDS: Final = 0.05
 BOOST_ROUND_TRIPS: Final = 3.0
 MOST_BOOST: Final = 0.5
 FIRST_BOOST: Final = 0.05
@@ -109,7 +108,7 @@ SUSPICION_SECONDS: Final = 0.5
 
 What is gone before was a pause of somebody's: of the service, or of our own process.
 """
-CALM_PONGS: Final = 8
+CALM_PONGS: Final = 16
 """So many without a queue end a suspicion: a service that parses in bursts answers some at once."""
 QUIET_SECONDS: Final = 0.02
 """After so long without a byte and a ping on the way, a new measurement begins."""
@@ -142,8 +141,7 @@ class InFlight:
         pings: those whose answers are still to come.
         quiet_until: below this position nothing has to be asked here: there is room, and no ping
             is due.
-        suspected_since: since when pongs have told of a queue, on a link without a limit; the
-            caller makes it None when nothing is left to send.
+        suspected_since: since when pongs have told of a queue, on a link without a limit.
     """
 
     __slots__ = (
@@ -283,8 +281,10 @@ class InFlight:
         """
         began_at, began_position = burst
         if began_at > self._sample.began_at:
-            # What was measured before the silence says nothing of how fast this is.
+            # What was measured before the silence says nothing of how fast this is, and a queue of
+            # ours has gone.
             self._sample.begin(began_at + self._way.seconds, began_position)
+            self.suspected_since = None
         self._must_ping = False
         self._number += 1
         was_empty = position == self._confirmed
@@ -492,7 +492,7 @@ class InFlight:
         if self._blocked_since is not None:
             self.window_bytes += gained
         way = self._way.seconds
-        if self._sample.seconds >= FIRST_SAMPLE_SECONDS:
+        if self._sample.seconds >= SHORTEST_SAMPLE_SECONDS:
             proven = int(self._sample.bytes_per_second * (way + OPEN_SECONDS))
             self.window_bytes = max(self.window_bytes, proven)
 

@@ -119,7 +119,7 @@ class WireSender:
 
     def _forget_handed(self) -> None:
         """A new link begins: nothing was handed over to it."""
-        self._handed_bytes, self._handed_at = 0, 0.0
+        self._handed_bytes, self._handed_at, self._left_at = 0, 0.0, 0.0
         self._burst = 0.0, 0
         """When, and behind how many bytes, it was sent for the first time after a silence."""
 
@@ -152,13 +152,22 @@ class WireSender:
 
     def data(self, key: ConnectionKey, chunk: bytes, now: float, *, join: bool = True) -> None:
         """Queue bytes of a connection; `join` False: not in one payload with those before."""
+        self._begins(now)
         self._queue.push(key, chunk, now, join=join)
         self._stats.set_queue_bytes(self._queue.queued_bytes)
 
     def messages(self, key: ConnectionKey, messages: list[bytes], now: float) -> None:
         """Queue messages of a connection, whose borders the peer is to see."""
+        self._begins(now)
         self._queue.push_messages(key, messages, now)
         self._stats.set_queue_bytes(self._queue.queued_bytes)
+
+    def _begins(self, now: float) -> None:
+        """There is something to send; if there was nothing for a while, a queue is not ours."""
+        if self.in_flight.suspected_since is None or self._queue.turns or self._on_its_way:
+            return
+        if now - self._left_at >= QUIET_SECONDS:
+            self.in_flight.suspected_since = None
 
     def end(self, key: ConnectionKey, now: float) -> None:
         """Queue the end of a connection behind its bytes."""
@@ -252,8 +261,6 @@ class WireSender:
         if piece is not None:
             self._stats.observe_queue_wait(piece.waited_seconds)
             self._stats.set_queue_bytes(self._queue.queued_bytes)
-            if not self._queue.turns:
-                self.in_flight.suspected_since = None
         return piece
 
     def hold(self, now: float, *, is_held: bool) -> None:
@@ -317,6 +324,7 @@ class WireSender:
                 if item.payload_bytes:
                     left[item.key] = left.get(item.key, 0) + item.payload_bytes
         self._on_its_way_bytes -= wire_bytes
+        self._left_at = now
         if blocked or self._queue.turns or self._meter.busy_since is not None:
             self._measure(wire_bytes, now, blocked=blocked)
         return [Credit(key, size_bytes) for key, size_bytes in left.items()]

@@ -30,11 +30,14 @@ from tunnelfleet.runtime import (
 if TYPE_CHECKING:
     import asyncio
 
-BYTES_PER_SECOND = 200_000.0
-WARM_UP_BYTES = 400_000
-MEASURED_BYTES = 150_000
+BYTES_PER_SECOND = 400_000.0
+WARM_UP_BYTES = 1_500_000
+"""What a tunnel sends until a queue has stood for as long as it is doubted, and has drained."""
+MEASURED_BYTES = 300_000
 LEAST_UNPACED_BYTES = 400_000
 """Sixteen messages of 64 KB, which the library parses ahead, are more than twice as much."""
+MOST_PACED_BYTES = 300_000
+"""Twice what stands there: small messages, sixteen of them as well, and a target of 0.1 s."""
 SECONDS = 60.0
 
 
@@ -76,8 +79,8 @@ def copy_until(address: TcpAddress, relay: WebsocketsRelay) -> None:
         client.close()
 
 
-def standing_bytes(*, pacing: bool) -> float:
-    """The median of what stands in the service."""
+def standing_bytes(*, pacing: bool) -> list[int]:
+    """What stands in the service, each time that a message leaves it."""
     standing = Standing()
     relay = WebsocketsRelay(["COPY"], BYTES_PER_SECOND, on_relayed=standing.relayed)
     with Backends() as backends, relay, TunnelRuntime() as runtime:
@@ -104,12 +107,11 @@ def standing_bytes(*, pacing: bool) -> float:
         listening = source.wait_listening("COPY", WAIT_SECONDS)
         assert isinstance(listening, TcpAddress)
         copy_until(listening, relay)
-    return statistics.median(standing.samples)
+    return standing.samples
 
 
 @pytest.mark.e2e
 def test_behind_a_service_of_another_make_little_stands_in_it() -> None:
     """With the queue that the library has by default, whose messages are large or small."""
-    unpaced = standing_bytes(pacing=False)
-    assert unpaced > LEAST_UNPACED_BYTES
-    assert standing_bytes(pacing=True) < unpaced / 2
+    assert max(standing_bytes(pacing=False)) > LEAST_UNPACED_BYTES
+    assert statistics.median(standing_bytes(pacing=True)) < MOST_PACED_BYTES

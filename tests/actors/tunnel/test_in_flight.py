@@ -116,12 +116,15 @@ def test_pings_are_a_few_a_second() -> None:
 # -- links on which they do not
 
 
-@pytest.mark.parametrize(("ahead", "most_seconds"), [(1, 0.35), (4, 0.4), (16, 0.8)])
+@pytest.mark.parametrize("stagger", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [50_000.0, 100_000.0, 200_000.0, 400_000.0])
+@pytest.mark.parametrize(("ahead", "most_seconds"), [(1, 0.35), (4, 0.4), (16, 0.5)])
 def test_a_service_that_parses_some_messages_ahead_has_a_short_queue(
-    ahead: int, most_seconds: float
+    ahead: int, most_seconds: float, rate: float, stagger: float
 ) -> None:
-    link = SimulatedLink(100_000.0, 0.001, 65_536, ahead=ahead).run(45.0)
-    assert link.rate_since(WARM_UP_SECONDS) >= 0.95 * 100_000
+    in_flight = InFlight(TARGET_SECONDS, stagger=stagger)
+    link = SimulatedLink(rate, 0.001, 65_536, ahead=ahead, in_flight=in_flight).run(45.0)
+    assert link.rate_since(WARM_UP_SECONDS) >= 0.95 * rate
     assert link.delay_since(WARM_UP_SECONDS) <= most_seconds
 
 

@@ -492,3 +492,55 @@ def test_what_may_leave_at_once_is_not_cut_into_small_messages(size: int, most: 
         sizes = [len(each.payload) for each in messages]
         assert max(sizes) == min(most, size // len(names))
         assert sum(sizes) <= FIRST_WINDOW_BYTES
+
+
+# -- a queue that is suspected
+
+
+def suspicious() -> WireSender:
+    """A sender that has seen a queue at 1.0, and has handed over all that it had."""
+    sender = WireSender(Limits(), None, TunnelStats(), 0.0, pacing=True)
+    sender.data(COPY, b"x" * 1_000, 0.9)
+    pump(sender, 0.9)
+    assert sender.is_ping_due
+    sender.ping(0.9)
+    sender.in_flight.suspected_since = 1.0
+    return sender
+
+
+@pytest.mark.parametrize("queue", ["data", "messages"])
+def test_a_suspicion_lasts_while_the_tunnel_always_has_more_to_send(queue: str) -> None:
+    sender = suspicious()
+    sender.written(1, 1.5, blocked=False)
+    # The application was read only when there was room for it: nothing waited in between.
+    payload = b"x" * 1_000
+    getattr(sender, queue)(COPY, payload if queue == "data" else [payload], 1.51)
+    pump(sender, 1.51)
+    assert sender.in_flight.suspected_since == 1.0
+
+
+@pytest.mark.parametrize("queue", ["data", "messages"])
+def test_a_suspicion_ends_where_the_tunnel_has_had_nothing_to_send(queue: str) -> None:
+    sender = suspicious()
+    sender.written(1, 1.5, blocked=False)
+    assert sender.in_flight.suspected_since == 1.0
+    payload = b"x" * 1_000
+    getattr(sender, queue)(COPY, payload if queue == "data" else [payload], 1.6)
+    assert sender.in_flight.suspected_since is None
+
+
+def test_what_the_kernel_has_not_taken_is_still_to_be_sent() -> None:
+    sender = suspicious()
+    sender.data(COPY, b"x" * 1_000, 3.0)
+    assert sender.in_flight.suspected_since == 1.0
+
+
+def test_a_suspicion_ends_with_a_silence_that_a_ping_begins_anew_behind() -> None:
+    sender = suspicious()
+    sender.written(1, 0.9, blocked=False)
+    assert sender.in_flight.pong(1, 1_048, 1.1) is not None
+    sender.in_flight.suspected_since = 1.1
+    sender.sent(to_messages(COPY, b"x" * 40_000)[0], COPY, 5.0)
+    assert sender.is_ping_due
+    sender.ping(5.0)
+    assert sender.in_flight.suspected_since is None
