@@ -248,8 +248,8 @@ class Session:
         if stream is None:
             return self._drop_late(message)
         connection_id = message.connection_id or FIRST_CONNECTION_ID
-        if stream.awaits_hello:
-            if message.ignorable and not message.payload:
+        if stream.is_unheard:
+            if message.ignorable and not message.payload and stream.agreement.awaits_hello:
                 return self._settle_agreed(stream)
             return [*self._settle_unmarked(stream, Agreement.UNMARKED), *self._deliver(message)]
         if stream.connections.get(connection_id) is not _OPEN:
@@ -269,17 +269,21 @@ class Session:
         return self._end_remote(stream, message, message.connection_id or FIRST_CONNECTION_ID)
 
     def _end_remote(self, stream: Stream, message: Message, connection_id: int) -> list[Event]:
-        events: list[Event] = []
-        if stream.awaits_hello:
-            events = self._settle_unmarked(stream, Agreement.UNMARKED)
+        is_first = stream.is_unheard
         happening = Happening.PEER_END if message.ignorable else Happening.PEER_RESET
         step = stream.step(connection_id, happening)
-        if step is None or step.end is None:
-            # The first message of V1 or V2 may have been the end of the stream.
-            return [*events, *_dropped(message, DropReason.DUPLICATE_RESET)]
-        # In V3 the stream stays active without connections: the next joins it by CONNECTION_START.
-        ended = ConnectionReset(stream.service_id, stream.stream_id, connection_id, step.end)
-        return [*events, ended, *self._stop_if_over(stream, StopCause.PEER_RESET)]
+        events: list[Event] = []
+        if step is not None and step.end is not None:
+            # In V3 the stream stays active without connections: the next joins it by
+            # CONNECTION_START.
+            ids = stream.service_id, stream.stream_id, connection_id
+            events.append(ConnectionReset(*ids, step.end))
+            events += self._stop_if_over(stream, StopCause.PEER_RESET)
+        has_ended = bool(events)
+        if is_first:
+            events += self._settle_unmarked(stream, Agreement.UNMARKED)
+        # The first message of V1 or V2 may have been the end of the stream.
+        return events if has_ended else [*events, *_dropped(message, DropReason.DUPLICATE_RESET)]
 
     def _reset_stream(self, message: Message) -> list[Event]:
         stream = self._active(message)
@@ -288,8 +292,10 @@ class Session:
         if stream.version is not ProtocolVersion.V3:
             # In V1 and V2 this is how the one connection ends in good order.
             return self._end_remote(stream, message, FIRST_CONNECTION_ID)
-        # As every reset: with a peer that does not tell ends apart it may be an orderly end.
-        end = End.CUT if stream.agreement is Agreement.AGREED else End.BOTH
+        # As every reset: with a peer that does not tell ends apart it may be an orderly end, but
+        # not before anything has come from it. Half-closed connections are cut then, too: a reset
+        # of this side is answered by that of a connection, if at all.
+        end = End.BOTH if stream.agreement is Agreement.UNMARKED else End.CUT
         return self._stop(stream.service_id, StopCause.PEER_RESET, end)
 
     def _settle_agreed(self, stream: Stream) -> list[Event]:
@@ -397,7 +403,7 @@ class Session:
 
     def _agreement_of_a_start(self) -> Agreement:
         if not self._marks:
-            return Agreement.UNMARKED
+            return Agreement.UNHEARD
         return Agreement.DOUBTED if self._expects_no_hello else Agreement.ASKED
 
     def awaits_hello(self, service_id: str, stream_id: int) -> bool:

@@ -38,7 +38,7 @@ class Stream:
     Attributes:
         connections: the connections that have not wholly ended, and which directions each has left.
         is_marking: whether its messages are marked, as `agreement` says.
-        awaits_hello: whether the other end has still to say if it tells the kinds of end apart.
+        is_unheard: whether it was started here, and nothing has come from the other end yet.
         service_id_sent: the service as messages of the version name it: not at all in V1.
         sends_connection_ids: whether messages of the version carry the connection's id.
     """
@@ -46,9 +46,9 @@ class Stream:
     __slots__ = (
         "_next_connection_id",
         "agreement",
-        "awaits_hello",
         "connections",
         "is_marking",
+        "is_unheard",
         "sends_connection_ids",
         "service_id",
         "service_id_sent",
@@ -77,7 +77,7 @@ class Stream:
         """Note whether the other end tells the kinds of end apart."""
         self.agreement = agreement
         self.is_marking = agreement.is_marking
-        self.awaits_hello = agreement.awaits_hello
+        self.is_unheard = agreement.is_unheard
 
     def next_connection_id(self) -> int:
         """Return the id that the next connection gets: never one that is in use."""

@@ -21,6 +21,8 @@ class Agreement(Enum):
 
     UNMARKED = "unmarked"
     """They do not tell them apart: one of the two cannot, or does not want to."""
+    UNHEARD = "unheard"
+    """As unmarked: a source does not want to. Nothing has come back yet."""
     ASKED = "asked"
     """A source sent a marked STREAM_START, and nothing has come back yet."""
     DOUBTED = "doubted"
@@ -37,6 +39,11 @@ class Agreement(Enum):
     def awaits_hello(self) -> bool:
         """Whether the next message of the peer decides."""
         return self in (Agreement.ASKED, Agreement.DOUBTED)
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether nothing has come from the peer on a stream that this side has started."""
+        return self.awaits_hello or self is Agreement.UNHEARD
 
 
 class Phase(Enum):
@@ -113,18 +120,28 @@ _PLAIN: _Rows = {
     (_P.OPEN, _H.PEER_END): Step(_P.GONE, end=End.BOTH),
     (_P.OPEN, _H.PEER_RESET): Step(_P.GONE, end=End.BOTH),
 }
+_CUT_UNHEARD: _Rows = {
+    # The peer's first message. So a service says that nobody is there, and a destination that it
+    # cannot connect: an answer that has not begun is not one that is whole.
+    (_P.OPEN, _H.PEER_END): Step(_P.GONE, end=End.CUT),
+    (_P.OPEN, _H.PEER_RESET): Step(_P.GONE, end=End.CUT),
+}
 _UNMARKED_ROWS: _Rows = _PLAIN | {
     # What a half-closed connection becomes when the peer turns out not to know of such.
     (_P.LOCAL_ENDED, _H.NO_HELLO): Step(_P.GONE, end=End.BOTH),
     (_P.CLOSED, _H.NO_HELLO): Step(_P.GONE),
     (_P.ABORTED, _H.NO_HELLO): Step(_P.GONE),
 }
-_DOUBTED: _Rows = _PLAIN | {
-    # As above, but kept in mind: should a hello come after all, the peer is told.
-    (_P.LOCAL_ENDED, _H.NO_HELLO): Step(_P.ABORTED, end=End.BOTH),
-    (_P.ABORTED, _H.HELLO): Step(_P.GONE, _UNMARKED),
-}
-_ASKED: _Rows = {
+_DOUBTED: _Rows = (
+    _PLAIN
+    | _CUT_UNHEARD
+    | {
+        # As above, but kept in mind: should a hello come after all, the peer is told.
+        (_P.LOCAL_ENDED, _H.NO_HELLO): Step(_P.ABORTED, end=End.BOTH),
+        (_P.ABORTED, _H.HELLO): Step(_P.GONE, _UNMARKED),
+    }
+)
+_ASKED: _Rows = _CUT_UNHEARD | {
     (_P.OPEN, _H.END): Step(_P.LOCAL_ENDED, _MARKED),
     (_P.OPEN, _H.ABORT): Step(_P.GONE, _UNMARKED),
     # A reset was sent, and this may be a peer that a second one crashes: the hello decides.
@@ -154,6 +171,7 @@ _AGREED: _Rows = {
 
 ENDS: dict[Agreement, _Rows] = {
     _A.UNMARKED: _UNMARKED_ROWS,
+    _A.UNHEARD: _PLAIN | _CUT_UNHEARD,
     _A.DOUBTED: _DOUBTED,
     _A.ASKED: _ASKED,
     _A.AGREED: _AGREED,
@@ -161,8 +179,8 @@ ENDS: dict[Agreement, _Rows] = {
 """What follows from what happens in a phase. What has no row has no effect: DATA is dropped, a
 reset of something that has ended is normal, and a second end of this side sends nothing.
 
-An ASKED stream has no rows for the peer, because the peer's first message decides the agreement
-before the table is asked."""
+A stream that is unheard has no other rows for the peer than those of a reset, because the peer's
+first message decides the agreement."""
 
 
 class Action(IntEnum):

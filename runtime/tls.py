@@ -7,9 +7,11 @@ TLS 1.2 or newer (docs/protocol.md section 1).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import Final, NamedTuple, TypeAlias
 
 from tunnelfleet.proto import ConfigError
 
@@ -54,8 +56,56 @@ def make_ssl_context(
     return context
 
 
+MAX_PEM_BYTES: Final = 1_048_576
+
+
+class OwnCertificate(NamedTuple):
+    """A certificate and its key, read once each, as they may come from pipes.
+
+    Attributes:
+        certificate: PEM, with those of the authorities between.
+        private_key: PEM of its key.
+        names: of the two files, for people.
+    """
+
+    certificate: bytes
+    private_key: bytes
+    names: tuple[_Path, _Path]
+
+    @classmethod
+    def read(cls, certificate: _Path, private_key: _Path) -> OwnCertificate:
+        """Read them. Waits for whoever writes to a pipe.
+
+        Args:
+            certificate: PEM file; it may have the key, too.
+            private_key: PEM file of the key, without a password.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        shown = _read_pem("certificate", certificate)
+        is_one = os.fspath(certificate) == os.fspath(private_key)
+        key = shown if is_one else _read_pem("private key", private_key)
+        return cls(shown, key, (certificate, private_key))
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Have a context show this certificate.
+
+        Raises:
+            ConfigError: they are no certificate and its key.
+        """
+        with contextlib.ExitStack() as stack:
+            # OpenSSL is given files by Python, and these are not to be on a disk.
+            shown, key = (stack.enter_context(_in_memory(each)) for each in self[:2])
+            try:
+                # Without a password OpenSSL would ask for one on the terminal, and wait.
+                context.load_cert_chain(shown, key, password="")
+            except OSError as error:
+                raise ConfigError(_why_no_pair(error, *self.names)) from None
+
+
 def load_own_certificate(context: ssl.SSLContext, certificate: _Path, private_key: _Path) -> None:
-    """Have a context show this certificate.
+    """Have a context show the certificate in a file.
 
     Args:
         context: of a server, or of a client whose peer wants to see one.
@@ -65,17 +115,30 @@ def load_own_certificate(context: ssl.SSLContext, certificate: _Path, private_ke
     Raises:
         ConfigError: a file cannot be read, or they are no certificate and its key.
     """
-    for what, path in (("certificate", certificate), ("private key", private_key)):
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+    OwnCertificate.read(certificate, private_key).load_into(context)
+
+
+def _read_pem(what: str, path: _Path) -> bytes:
     try:
-        # Without a password OpenSSL would ask for one on the terminal, and wait.
-        context.load_cert_chain(certificate, private_key, password="")
+        with open(path, "rb") as file:
+            content = file.read(MAX_PEM_BYTES + 1)
     except OSError as error:
-        raise ConfigError(_why_no_pair(error, certificate, private_key)) from None
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+    if len(content) > MAX_PEM_BYTES:
+        raise ConfigError(f"the {what} {path} has more than {MAX_PEM_BYTES} bytes")
+    return content
+
+
+@contextlib.contextmanager
+def _in_memory(content: bytes) -> Iterator[str]:
+    """The path of a file in memory, while the block runs."""
+    try:
+        with os.fdopen(os.memfd_create("tunnelfleet-pem"), "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+    except OSError as error:
+        raise ConfigError(f"cannot take a certificate into memory: {error.strerror}") from None
 
 
 def _why_no_pair(error: OSError, certificate: _Path, private_key: _Path) -> str:

@@ -258,7 +258,7 @@ def abort_quietly(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
     if has_forked():
-        _disconnect(sock)
+        reset_connection(sock)
     close_quietly(sock)
 
 
@@ -291,12 +291,14 @@ class AcceptedSocket(socket.socket):
 _SOCKADDR_BYTES = 16
 
 
-def _disconnect(sock: socket.socket) -> None:
-    """Reset a connection whose descriptor a forked child may hold: a close alone would not.
+def reset_connection(sock: socket.socket) -> None:
+    """Reset a connection, whoever holds descriptors of it; this one stays open.
 
-    connect(2) to AF_UNSPEC does that, and Python's sockets cannot express it.
+    For one that a forked child or somebody else may have, so that a close alone would not end it.
+    connect(2) to AF_UNSPEC does that, and Python's sockets cannot express it. A Unix socket knows
+    no reset, and is shut down.
     """
-    import ctypes  # noqa: PLC0415 - 0.6 MB, which only a process that was forked needs
+    import ctypes  # noqa: PLC0415 - 0.6 MB, which few processes need
 
     with contextlib.suppress(OSError, AttributeError):
         if sock.family == socket.AF_UNIX:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -59,6 +60,37 @@ class BearerToken:
         if self._token is not None:
             self._token = self._current() or self._token
         return self._token
+
+    def lets_in(self, shows: Callable[[str], bool]) -> bool:
+        """Whether the request that the present task answers may be answered.
+
+        An answer that lasts asks again: see `is_still_let_in`.
+
+        Args:
+            shows: tells whether the request shows a token; called with the one of the moment.
+        """
+
+        def ask() -> bool:
+            token = self.get()
+            return token is None or shows(token)
+
+        _let_in.set(ask)
+        return ask()
+
+
+def _anybody() -> bool:
+    return True
+
+
+_let_in: ContextVar[Callable[[], bool]] = ContextVar("tunnelfleet_let_in", default=_anybody)
+
+
+def is_still_let_in() -> bool:
+    """Whether the token that came with the request still counts, or none was asked for.
+
+    For the task that answers the request.
+    """
+    return _let_in.get()()
 
 
 def no_other_token() -> None:

@@ -314,9 +314,8 @@ class AdminServer:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        token = self._token.get()
         given = request.headers.get("Authorization", "")
-        if token is not None and not is_authorized(given, token):
+        if not self._token.lets_in(lambda token: is_authorized(given, token)):
             headers = {"WWW-Authenticate": 'Bearer, Basic realm="tunnelfleet", charset="UTF-8"'}
             return web.Response(status=401, text="send the bearer token\n", headers=headers)
         page = self._pages.get(request.path)

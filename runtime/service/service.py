@@ -248,6 +248,15 @@ class TunnelService(ServiceControls):
         """Return a client's context that trusts this service. Only while it is running."""
         return self._tls.client_context()
 
+    def check_certificate(self) -> None:
+        """Read a given certificate now, to be told before ``start`` what is wrong with it.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        if self._tls.is_given:
+            self._tls.prepare()
+
     def reload_certificate(self) -> None:
         """Take the given certificate and key anew from their files, without a restart.
 
@@ -261,7 +270,7 @@ class TunnelService(ServiceControls):
             raise ConfigError("no certificate was given; the service made the one it uses")
 
         def reload_it() -> None:
-            self._tls.prepare()
+            self._tls.prepare(anew=True)
             self._tell(ServiceEventKind.CERTIFICATE_RELOADED, "", self._tls.describe())
 
         self._do(reload_it)

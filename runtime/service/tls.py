@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.tls import load_own_certificate, make_ssl_context
+from tunnelfleet.runtime.tls import OwnCertificate, make_ssl_context
 
 from .files import TemporaryFolder, locked_folder, read_file, write_file
 from .names import certificate_names, checked_names, names_of, reachable_hosts
@@ -96,9 +96,13 @@ def ensure_certificate(
 def load_certificate(path: Path) -> x509.Certificate | None:
     """Return the first certificate of a PEM file that was given; None if there is none in it."""
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())[0]
+        return _all_of(path.read_bytes())[0]
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _all_of(pem: bytes) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(pem)
 
 
 def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
@@ -107,12 +111,16 @@ def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
     Raises:
         ConfigError: the files cannot be read, or are no certificate and its key.
     """
+    return _server_context(OwnCertificate.read(certificate, private_key))
+
+
+def _server_context(own: OwnCertificate) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Each takes 6 KiB of a client, for as long as it is connected, and hardly any client comes
     # back with one. `Wire` has the ACK sent that a ticket would have carried.
     context.num_tickets = 0
-    load_own_certificate(context, certificate, private_key)
+    own.load_into(context)
     return context
 
 
@@ -323,6 +331,8 @@ class ServerTls:
         self._given = None
         if certificate is not None and private_key is not None:
             self._given = certificate, private_key
+        self._shown: list[x509.Certificate] = []
+        """What was given, as it was read last, with those of the authorities between."""
         self._state_dir = state_dir
         self._names = checked_names(names)
         self._temporary: TemporaryFolder | None = None
@@ -332,15 +342,27 @@ class ServerTls:
         """Whether the certificate was given, and so can be given anew."""
         return self._given is not None
 
-    def prepare(self) -> None:
+    def prepare(self, *, anew: bool = False) -> None:
         """Read or make the certificate.
+
+        Args:
+            anew: whether one that was given is to be another one than before. Else one that came
+                from a pipe, which can be read only once, stays.
 
         Raises:
             ConfigError: that is not possible; what was prepared before stays.
         """
-        if self.enabled:
-            self.context = self._made() if self._given is None else self._read(*self._given)
-        self.hosts = reachable_hosts(self._host, self._names, self._given_certificate())
+        if not self.enabled:
+            given = None if self._given is None else load_certificate(self._given[0])
+            self.hosts = reachable_hosts(self._host, self._names, given)
+        elif self._given is None:
+            self.context = self._made()
+            self.hosts = reachable_hosts(self._host, self._names, None)
+        elif self.context is None or (pipe := _pipe_among(self._given)) is None:
+            self.context, self._shown = self._read(*self._given)
+            self.hosts = reachable_hosts(self._host, self._names, self._certificate())
+        elif anew:
+            raise ConfigError(f"{pipe} is a pipe, which can be read only once; give a file")
 
     @property
     def is_ageing(self) -> bool:
@@ -356,7 +378,7 @@ class ServerTls:
     def _certificate(self) -> x509.Certificate | None:
         """The one that is in use."""
         if self._given is not None:
-            return load_certificate(self._given[0])
+            return self._shown[0] if self._shown else None
         if self.ca_path is None:
             return None
         return load_certificate(self.ca_path.with_name(CERTIFICATE_NAME))
@@ -369,16 +391,14 @@ class ServerTls:
         names = ", ".join(names_of(certificate)) or "nobody"
         return f"for {names}, until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
 
-    def _given_certificate(self) -> x509.Certificate | None:
-        return None if self._given is None else load_certificate(self._given[0])
-
     def client_context(self) -> ssl.SSLContext:
         """Return a client's context that trusts the certificate."""
         if self.ca_path is not None:
             return make_ssl_context(self.ca_path)
         context = make_ssl_context()
-        if self._given is not None:
-            context.load_verify_locations(self._given[0])
+        if self._shown:
+            der = [each.public_bytes(serialization.Encoding.DER) for each in self._shown]
+            context.load_verify_locations(cadata=b"".join(der))
             # Its authority is not known here; the certificate itself is what is trusted.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         return context
@@ -390,11 +410,17 @@ class ServerTls:
             self._temporary = self.ca_path = None
 
     @staticmethod
-    def _read(certificate: Path, private_key: Path) -> ssl.SSLContext:
+    def _read(
+        certificate: Path, private_key: Path
+    ) -> tuple[ssl.SSLContext, list[x509.Certificate]]:
         try:
-            return server_context(certificate, private_key)
+            own = OwnCertificate.read(certificate, private_key)
+            return _server_context(own), _all_of(own.certificate)
         except ConfigError as error:
             raise ConfigError(f"{error}; without both a certificate is made") from None
+        except ValueError:
+            text = f"{certificate} has a certificate that cannot be read: give PEM files"
+            raise ConfigError(text) from None
 
     def _made(self) -> ssl.SSLContext:
         try:
@@ -414,6 +440,11 @@ class ServerTls:
                 f"no certificate can be kept: {where}: {_why(error)}; give a folder for it "
                 "that this user may write"
             ) from error
+
+
+def _pipe_among(paths: Sequence[Path]) -> Path | None:
+    """The first of these that is a pipe, as `<(command)` of a shell is."""
+    return next((path for path in paths if path.is_fifo()), None)
 
 
 def _why(error: OSError) -> str:

@@ -311,7 +311,7 @@ def _wrong_at_one_end(name: str, mine: Ending, its: Ending, size: int) -> list[s
 def _judge_lie(found: Verdict, text: str, name: str, mine: Ending, known: Circumstances) -> None:
     if not known.is_marked:
         found.tolerated.append(UNMARKED)
-    elif name == "client" and mine.received_bytes == 0:
+    elif name == "client" and mine.received_bytes == 0 and mine.shut_at is not None:
         found.tolerated.append(BEFORE_HELLO)
     else:
         found.violations.append(text)

@@ -45,6 +45,7 @@ def test_what_may_be(client: Ending, server: Ending | None, known: Circumstances
         (replace(CLIENT, is_over=False), SERVER, CORRUPT, "stuck"),
         # The server never ended in good order, or had more to say, or ended later.
         (CLIENT, replace(SERVER, shut_at=None), MARKED, "lie"),
+        (replace(CLIENT, received_bytes=0, shut_at=None), None, MARKED, "lie"),
         (replace(CLIENT, received_bytes=1_999), SERVER, MARKED, "lie"),
         (replace(CLIENT, eof_at=2.5), SERVER, MARKED, "lie"),
         (ABORTED, SERVER, MARKED, "lie"),

@@ -31,6 +31,8 @@ PROGRAM = [sys.executable, "-m", "tunnelfleet"]
 """As it is started by people: `connect` has a short way that leaves the command line out."""
 IDLE_CLIENTS = 2_000
 DOOR = 'door = "127.0.0.1:0"'
+CURL_RECEIVE_ERROR = 56
+"""The connection was reset."""
 ONLY_DOOR = '{ SSH = "door" }'
 
 
@@ -90,6 +92,29 @@ class TestCurl:
             for host in ("press-4", "ssh.press-4"):
                 done = run_program(["curl", "-sS", "-m", "60", *options, f"http://{host}/page"])
                 assert done.stdout == f"you asked for {host}/page".encode()
+
+    @pytest.mark.parametrize(
+        "proxy",
+        [["--proxy", "socks5h://{door}"], ["--proxytunnel", "--proxy", "http://{door}"]],
+    )
+    @pytest.mark.parametrize("marks", ["true", "false"])
+    def test_a_device_that_is_not_there_is_no_empty_answer(
+        self, rig: GatewayRig, web: TcpAddress, proxy: list[str], marks: str
+    ) -> None:
+        """Only the start of a stream tells, and by then the door has said yes: a reset follows."""
+        rig.add("press-4", web, services=ONLY_DOOR, marks=marks)
+        with rig.up() as gateway:
+            rig.wait_connected(gateway)
+            rig.rig.runtime.close_tunnel(rig.others["press-4"].name)
+            eventually(lambda: not rig.rig.service.tunnel("press-4").destination_connected)
+            options = [each.format(door=door_of(gateway)) for each in proxy]
+            done = subprocess.run(
+                ["curl", "-sS", "-m", "60", *options, "http://press-4/"],
+                capture_output=True,
+                check=False,
+            )
+            # An end would be 52, an empty reply.
+            assert done.returncode == CURL_RECEIVE_ERROR, done.stderr
 
     def test_users_and_reasons(self, rig: GatewayRig, web: TcpAddress) -> None:
         rig.gateway = f'{DOOR}\ndoor_users_file = "users"'

@@ -289,6 +289,35 @@ def test_a_server_that_is_not_there_is_a_reset_for_the_client(
 
 
 @every_version
+@pytest.mark.parametrize("marks", [True, False])
+def test_a_destination_that_is_not_there_is_a_reset_for_the_client(
+    rig: Rig, applications: Applications, version: ProtocolVersion, marks: bool
+) -> None:
+    """It was cut and is not back: the service resets what starts in the meantime."""
+    pair = pair_of(rig, applications, version, marks=marks)
+    rig.runtime.close_tunnel(pair.destination.name)
+    eventually(lambda: not rig.service.tunnel(pair.name).destination_connected)
+    for request in (b"", b"request"):
+        with pair.connect() as client:
+            client.sendall(request)
+            assert is_cut(client)
+
+
+def test_nor_is_it_an_end_for_a_client_that_has_said_all(
+    rig: Rig, applications: Applications
+) -> None:
+    pair = pair_of(rig, applications)
+    rig.runtime.close_tunnel(pair.destination.name)
+    eventually(lambda: not rig.service.tunnel(pair.name).destination_connected)
+    # What it says and that this is all arrive at the service before the answer leaves it.
+    rig.service.delay(pair.name, 0.2)
+    with pair.connect() as client:
+        client.sendall(b"request")
+        client.shutdown(socket.SHUT_WR)
+        assert is_cut(client)
+
+
+@every_version
 @pytest.mark.parametrize("side", ["source", "destination"])
 def test_a_lost_connection_is_a_reset_for_both(
     rig: Rig, applications: Applications, version: ProtocolVersion, side: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -157,6 +158,44 @@ def test_a_token_that_is_rotated_counts_from_the_reload_on(state: Path, tmp_path
         gateway.wait_event("reloaded")
         eventually(lambda: statuses() == [401, 200, 401, 200])
         assert "at the next start" not in gateway.output
+
+
+def test_what_was_opened_with_a_token_ends_when_another_one_counts(
+    state: Path, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("token-1\n")
+    token.chmod(0o600)
+    path = tmp_path / "fleet.toml"
+    path.write_text(
+        '[gateway]\nadmin = "127.0.0.1:0"\nadmin_token_file = "token"\n'
+        'metrics = "127.0.0.1:0"\nmetrics_token_file = "token"\n'
+    )
+    with up(path, state) as gateway, contextlib.ExitStack() as stack:
+
+        def follow(event: str, where: str) -> subprocess.Popen[str]:
+            url = gateway.wait_event(event)["url"] + where
+            given = ["-H", "Authorization: Bearer token-1"]
+            reader = stack.enter_context(
+                subprocess.Popen(["curl", "-sSN", *given, url], stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(reader.kill)
+            assert reader.stdout is not None
+            assert any(line.startswith("event: ") for line in reader.stdout)
+            return reader
+
+        readers = [follow("admin", "/v1/events"), follow("metrics", "/status/events")]
+        # With the same token nothing ends: the first of the two hears of it.
+        gateway.signal(signal.SIGHUP)
+        assert readers[0].stdout is not None
+        assert any(line == "event: reloaded\n" for line in readers[0].stdout)
+        token.write_text("token-2\n")
+        gateway.signal(signal.SIGHUP)
+        for reader in readers:
+            assert reader.stdout is not None
+            assert "event: reloaded\n" not in reader.stdout.readlines()
+            assert reader.wait(WAIT_SECONDS) == 0
+        gateway.wait_event("reloaded", 2)
 
 
 def test_nowhere(file: Callable[..., Path], state: Path) -> None:

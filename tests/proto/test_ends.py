@@ -53,12 +53,17 @@ unmarked  local_ended  -       -         -        -         -        -          
 unmarked  closed       -       -         -        -         -        -          -      . gone
 unmarked  aborted      -       -         -        -         -        -          -      . gone
 unmarked  remote_ended -       -         -        -         -        -          -      -
-doubted   open         u gone  u gone    -        . open    b gone   b gone     -      -
+unheard   open         u gone  u gone    -        . open    c gone   c gone     -      -
+unheard   local_ended  -       -         -        -         -        -          -      -
+unheard   closed       -       -         -        -         -        -          -      -
+unheard   aborted      -       -         -        -         -        -          -      -
+unheard   remote_ended -       -         -        -         -        -          -      -
+doubted   open         u gone  u gone    -        . open    c gone   c gone     -      -
 doubted   local_ended  -       -         -        -         -        -          -      b aborted
 doubted   closed       -       -         -        -         -        -          -      -
 doubted   aborted      -       -         -        -         -        -          u gone -
 doubted   remote_ended -       -         -        -         -        -          -      -
-asked     open         m local u gone    -        -         -        -          -      -
+asked     open         m local u gone    -        -         c gone   c gone     -      -
 asked     local_ended  -       . aborted . closed -         -        -          -      -
 asked     closed       -       . aborted -        -         -        -          -      -
 asked     aborted      -       -         -        -         -        -          u gone -
@@ -215,13 +220,99 @@ def test_the_end_of_a_marked_stream_is_a_cut() -> None:
     assert session.receive(stream_reset()) == [cut]
 
 
-def test_the_end_of_a_stream_before_the_hello() -> None:
-    session = asking(V3)
-    # Whoever resets before it says hello does not tell ends apart.
-    stopped_so = StreamStopped("SSH", 1, (1,), StopCause.PEER_RESET, End.BOTH)
-    assert session.receive(stream_reset()) == [stopped_so]
+def unheard(agreement: str, version: ProtocolVersion) -> Session:
+    """A source that has started a stream, and has heard nothing of it."""
+    session = source(version, ("SSH",), marks=agreement != "unheard")
+    session.open_connection("SSH")
+    if agreement == "doubted":
+        session.hello_overdue("SSH", 1)
+    return session
+
+
+any_unheard = pytest.mark.parametrize("agreement", ["asked", "doubted", "unheard"])
+
+
+@every_version
+@any_unheard
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_a_reset_before_anything_else_is_a_cut(
+    agreement: str, version: ProtocolVersion, is_marked: bool
+) -> None:
+    """So a destination says that it cannot connect, and in V1 and V2 a service that none is there.
+
+    One that tells ends apart would have said hello before: a mark is an echo.
+    """
+    session = unheard(agreement, version)
+    assert session.receive(reset_in(version)._replace(ignorable=is_marked)) == [
+        ConnectionReset("SSH", 1, 1, End.CUT),
+        *stopped(version, StopCause.PEER_RESET),
+    ]
+    assert not session.is_known("SSH", 1, 1)
+    assert not session.awaits_hello("SSH", 1)
+    assert session.reset_connection("SSH", 1, is_orderly=False) == ([], [])
+
+
+@any_unheard
+def test_the_reset_of_a_stream_before_anything_else_is_a_cut(agreement: str) -> None:
+    """So a service says that no destination is there."""
+    session = unheard(agreement, V3)
+    session.open_connection("SSH")
+    cut = StreamStopped("SSH", 1, (1, 2), StopCause.PEER_RESET, End.CUT)
+    assert session.receive(stream_reset()) == [cut]
     assert not session.awaits_hello("SSH", 1)
     assert session.hello_overdue("SSH", 1) == []
+
+
+def test_the_reset_of_a_stream_of_which_nothing_was_heard_cuts_what_is_half_closed() -> None:
+    session = asking(V3)
+    session.reset_connection("SSH", 1)
+    cut = StreamStopped("SSH", 1, (1,), StopCause.PEER_RESET, End.CUT)
+    assert session.receive(stream_reset()) == [cut]
+
+
+@every_version
+@any_unheard
+def test_a_reset_behind_data_of_a_peer_that_does_not_mark_tells_nothing(
+    agreement: str, version: ProtocolVersion
+) -> None:
+    """Nor does that of a later connection of the stream: such a peer ends each connection so."""
+    session = unheard(agreement, version)
+    session.receive(data_in(version))
+    assert session.receive(reset_in(version))[0] == ConnectionReset("SSH", 1, 1, End.BOTH)
+    if version is V3:
+        session.open_connection("SSH")
+        ended = ConnectionReset("SSH", 1, 2, End.BOTH)
+        assert session.receive(connection_reset(connection=2)) == [ended]
+        over = StreamStopped("SSH", 1, (), StopCause.PEER_RESET, End.BOTH)
+        assert session.receive(stream_reset()) == [over]
+
+
+@every_version
+def test_a_peer_that_answers_an_end_by_a_reset_has_ended_too(version: ProtocolVersion) -> None:
+    """localproxy echoes resets: to whoever has ended its direction they are the ordinary end."""
+    session = asking(version)
+    session.reset_connection("SSH", 1)
+    echo = reset_in(version)
+    ended, *_ = session.receive(echo)
+    assert ended == ConnectionReset("SSH", 1, 1, End.BOTH)
+
+
+def test_the_first_reset_settles_what_else_the_stream_has() -> None:
+    session = asking(V3)
+    session.open_connection("SSH")
+    session.open_connection("SSH")
+    session.reset_connection("SSH", 2)
+    assert session.receive(connection_reset()) == [
+        ConnectionReset("SSH", 1, 1, End.CUT),
+        ConnectionReset("SSH", 1, 2, End.BOTH),
+    ]
+    assert session.data("SSH", 3, b"x") == data(b"x", connection=3)
+
+
+def test_without_marks_no_message_of_a_peer_is_a_hello() -> None:
+    session = unheard("unheard", V3)
+    assert session.receive(hello(STARTS[V3])) == [DataReceived("SSH", 1, 1, b"")]
+    assert session.data("SSH", 1, b"x") == data(b"x")
 
 
 @every_version

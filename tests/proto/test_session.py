@@ -443,7 +443,7 @@ def test_a_failed_local_connect_of_localproxy_ends_the_stream() -> None:
     session.open_connection("SSH")
     session.open_connection("SSH")
     assert session.receive(stream_reset(connection=0)) == [
-        StreamStopped("SSH", 1, (1, 2), StopCause.PEER_RESET, End.BOTH)
+        StreamStopped("SSH", 1, (1, 2), StopCause.PEER_RESET, End.CUT)
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import re
 import ssl
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
+from tunnelfleet.runtime.tls import load_own_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,3 +113,27 @@ def test_a_key_with_a_password_is_told_and_none_is_asked_for(
         AdminServer(runtime, options),
     ):
         raise AssertionError("it was started")
+
+
+@pytest.mark.parametrize("is_one_file", [False, True])
+def test_one_s_own_certificate_is_read_once(
+    files: CertificateFiles, tmp_path: Path, is_one_file: bool
+) -> None:
+    """Each may be a pipe: its writer would be cut by a second reader, or wait for none."""
+    contents = [files.certificate.read_bytes(), files.private_key.read_bytes()]
+    if is_one_file:
+        contents = [b"".join(contents)]
+    pipes = [tmp_path / str(number) for number in range(len(contents))]
+    with concurrent.futures.ThreadPoolExecutor() as writers:
+        for pipe, content in zip(pipes, contents, strict=True):
+            os.mkfifo(pipe)
+            writers.submit(pipe.write_bytes, content)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        load_own_certificate(context, pipes[0], pipes[-1])
+    assert shake_hands(files, make_ssl_context(files.ca), "127.0.0.1", context) == "TLSv1.3"
+
+
+def test_a_file_without_an_end_is_no_certificate(files: CertificateFiles) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(ConfigError, match="/dev/zero has more than"):
+        load_own_certificate(context, "/dev/zero", files.private_key)

@@ -194,6 +194,8 @@ class ApiRig:
         self._capacity = capacity
         self._has_feed = has_feed
         self._places = places
+        self.token: str | None = None
+        """Of the files, as they were last read."""
         self.options = ApiOptions(**{"place": UnixPlace(folder / "run" / "admin.sock"), **options})
 
     def __enter__(self) -> Self:
@@ -209,6 +211,7 @@ class ApiRig:
             self.options,
             feed=self.feed if self._has_feed else None,
             places=self._places,
+            current_token=lambda: self.token,
         )
         self.server = self._stack.enter_context(server)
         self.client = ApiClient(self.server)

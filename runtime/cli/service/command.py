@@ -38,7 +38,6 @@ from tunnelfleet.runtime.service import (
     parse_rate,
     write_file,
 )
-from tunnelfleet.runtime.service.tls import server_context
 
 from .assembly import Around, Surroundings, parse_listen
 from .console import Console, ControlReader, open_tunnel, run_command
@@ -207,9 +206,6 @@ def service_command(
     ] = None,
 ) -> None:
     """Run a tunneling service: it pairs sources with destinations, as AWS's does."""
-    if cert is not None and key is not None:
-        # At the start it would be told as a failure of this machine.
-        server_context(cert, key)
     if ca_out is not None and (plain or cert is not None):
         raise ConfigError("--ca-out is for the certificate that the service makes for itself")
     host, port = parse_listen("--listen", listen, "127.0.0.1:8443")
@@ -254,6 +250,8 @@ def service_command(
             on_event=inbox.put_event,
             keeper=store,
         )
+        # At the start it would be told as a failure of this machine.
+        service.check_certificate()
         default = [] if management else [DEFAULT_TUNNEL]
         tunnels = [open_tunnel(service, text, Origin.START) for text in tunnel or default]
         service.close_unclaimed()

@@ -41,17 +41,22 @@ from .feed import EventFeed, EventReaders
 from .operations import ApiProblem, ProblemKind
 
 if TYPE_CHECKING:
+    from tunnelfleet.runtime.gateway.store import TunnelChange
+
     from .requests import Condition
 
 
 class Keeper(Protocol):
     """What the API needs of a gateway's store. All of it waits, and may raise a `TunnelError`."""
 
-    def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> None:
+    def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> TunnelChange:
         """Keep the entry of a tunnel, over restarts."""
 
-    def forget_tunnel(self, name: str) -> bool:
-        """Forget it; return whether it was there."""
+    def forget_tunnel(self, name: str) -> TunnelChange:
+        """Forget it, if it is there."""
+
+    def take_back(self, change: TunnelChange) -> bool:
+        """Undo one of these, and return True, unless somebody has changed the tunnel since."""
 
 
 API = "api"
@@ -154,17 +159,17 @@ class ApiWishes:
         if wish is None:
             raise UnknownTunnel(name)
         condition.check(self.tag(name))
-        was_kept = self._forget(name)
+        change = self._forget(name)
         try:
             self._ask(name, RemoveWanted(API, name))
         except UnknownTunnel:
             # The store tells all gateways of a fleet, this one too: the one that runs the tunnel
             # may have heard already.
-            if not was_kept:
+            if change is None or not change.was_there:
                 raise
         except TunnelError:
             # The client is told that nothing has changed: so it must be.
-            self._take_back(name, wish)
+            self._take_back(change)
             raise
 
     def replace_token(self, name: str, access_token: str, client_token: str | None) -> None:
@@ -233,14 +238,13 @@ class ApiWishes:
 
     def _put(self, wish: WantedTunnel, entry: Mapping[str, Any]) -> None:
         name, state = wish.name, self._gateway.state
-        before = state.sources.get(API, {}).get(name)
-        if before is None and len(state.names()) >= MAX_TUNNELS:
+        if name not in state.sources.get(API, {}) and len(state.names()) >= MAX_TUNNELS:
             raise ApiProblem(ProblemKind.FULL, f"a fleet has at most {MAX_TUNNELS} tunnels")
-        self._save(name, entry)
+        change = self._save(name, entry)
         try:
             self._ask(name, PutWanted(API, wish))
         except TunnelError:
-            self._take_back(name, before)
+            self._take_back(change)
             raise
 
     def _ask(self, name: str, message: PutWanted | RemoveWanted) -> None:
@@ -253,29 +257,27 @@ class ApiWishes:
 
     # -- the store
 
-    def _save(self, name: str, entry: Mapping[str, Any]) -> None:
+    def _save(self, name: str, entry: Mapping[str, Any]) -> TunnelChange | None:
         if self._keeper is None:
-            return
+            return None
         try:
-            self._keeper.save_tunnel(name, entry)
+            return self._keeper.save_tunnel(name, entry)
         except TunnelError as error:
             raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None
 
-    def _forget(self, name: str) -> bool:
-        """Forget it in the store; return whether it was kept there."""
+    def _forget(self, name: str) -> TunnelChange | None:
         if self._keeper is None:
-            return False
+            return None
         try:
             return self._keeper.forget_tunnel(name)
         except TunnelError as error:
             raise ApiProblem(ProblemKind.STORE_FAILED, f"nothing was changed: {error}") from None
 
-    def _take_back(self, name: str, before: WantedTunnel | None) -> None:
-        with contextlib.suppress(ApiProblem):
-            if before is None:
-                self._forget(name)
-            else:
-                self._save(name, entry_of(before))
+    def _take_back(self, change: TunnelChange | None) -> None:
+        """Have the store as it was. What another gateway has written since is newer, and stays."""
+        if self._keeper is not None and change is not None:
+            with contextlib.suppress(TunnelError):
+                self._keeper.take_back(change)
 
 
 T = TypeVar("T")

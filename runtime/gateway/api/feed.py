@@ -227,23 +227,32 @@ class _EventReader:
         self._is_ending = True
         self._woken.set()
 
-    async def run(self, response: web.StreamResponse) -> None:
-        """Write events until the reader is too slow or has to end."""
+    async def run(self, response: web.StreamResponse, may_go_on: Callable[[], bool]) -> None:
+        """Write events until the reader is too slow or has to end.
+
+        Args:
+            response: to write to.
+            may_go_on: asked before each piece that is written; a reload that ends it is an event,
+                and so wakes the reader.
+        """
         is_first, is_replaying = True, True
-        while not self._is_ending:
+        while not self._is_ending and may_go_on():
             if is_replaying and self._number >= self._replay_ends:
                 is_replaying = False
                 await write(response, REPLAYED)
+                continue
             lost, events = self._feed.after(self._number, BATCH_EVENTS)
-            if lost:
-                await write(response, _lost(lost))
-                if not is_first:
-                    return
+            told = _lost(lost) if lost else ""
+            if lost and not is_first:
+                await write(response, told)
+                return
             is_first = False
             if events:
                 self._number = events[-1].number
-                await write(response, "".join(_text(self._feed.life, each) for each in events))
-            elif not await self._wait():
+                told += "".join(_text(self._feed.life, each) for each in events)
+            if told:
+                await write(response, told)
+            elif not await self._wait() and may_go_on():
                 await write(response, ":\n\n")
 
     async def _wait(self) -> bool:

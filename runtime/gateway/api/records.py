@@ -7,6 +7,7 @@ import json
 from aiohttp import web
 
 from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime.admin.options import is_still_let_in
 from tunnelfleet.runtime.gateway.store import AuditQuery
 
 from .context import ApiParts, parts
@@ -56,7 +57,7 @@ async def follow_events(request: web.Request) -> web.StreamResponse:
         await response.prepare(request)
         try:
             await write(response, f"retry: {RETRY_MILLISECONDS}\n\n")
-            await reader.run(response)
+            await reader.run(response, is_still_let_in)
         except (TimeoutError, ConnectionError):
             # It does not read, or has gone: what waits for it is given up.
             if request.transport is not None:

@@ -19,7 +19,12 @@ from pykka import ActorDeadError, ActorRef
 
 from tunnelfleet.actors.kernel import DispatchedActor, ExitReason, Terminated, Timer
 from tunnelfleet.actors.kernel.actor import Handlers
-from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, discard_some
+from tunnelfleet.actors.net.socket_io import (
+    abort_quietly,
+    close_socket,
+    discard_some,
+    reset_connection,
+)
 from tunnelfleet.actors.tunnel.messages import HandOver, HandOverLost
 from tunnelfleet.proto import (
     NotConnected,
@@ -464,9 +469,9 @@ class VisitorActor(DispatchedActor):
         if self._stage in _TALKS:
             self._hall.counters.left += 1
         elif self._stage is _VisitorStage.LENT:
-            # The tunnel does not answer, and may have it all the same: it is not ours to close.
-            with contextlib.suppress(OSError):
-                self._open_socket.shutdown(socket.SHUT_RDWR)
+            # The tunnel does not answer, and may have it all the same: it is not ours to close. It
+            # may have greeted the client, or read what it said, and for neither this is an end.
+            reset_connection(self._open_socket)
         self.exit()
 
     def _on_terminated(self, _message: Terminated) -> None:

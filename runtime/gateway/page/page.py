@@ -19,7 +19,7 @@ from aiohttp import web
 
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
 from tunnelfleet.proto import TunnelError
-from tunnelfleet.runtime.admin.options import HostCheck
+from tunnelfleet.runtime.admin.options import HostCheck, is_still_let_in
 
 from .sample import Sample, news
 
@@ -165,7 +165,10 @@ class StatusPage:
     # -- events
 
     async def _follow(self, response: web.StreamResponse) -> None:
-        """Send one reader all values, and then what changes, until it goes or the server ends."""
+        """Send one reader all values, and then what changes, until it goes or the server ends.
+
+        Or until the token that it has shown was replaced.
+        """
         reader = _PageReader()
         await self._write(response, f"retry: {RETRY_MILLISECONDS}\n\n")
         while not self._stopping.is_set():
@@ -177,6 +180,8 @@ class StatusPage:
                         await asyncio.wait_for(self._looked.wait(), QUIET_SECONDS)
                 # What came between is skipped: a slow reader gets the latest, and no queue grows.
                 sample, problem = self._sample, self._problem
+            if not is_still_let_in():
+                return
             event = reader.next_event(sample, problem, time.monotonic())
             if event is not None:
                 await self._tell(response, *event)

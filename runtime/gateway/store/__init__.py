@@ -8,6 +8,7 @@ from .demands import LeftDemand, StoredDemand
 from .errors import StoreError, Trouble
 from .migrations import MIGRATIONS
 from .store import Store, StoreActor
+from .tunnels import TunnelChange
 
 __all__ = [
     "MIGRATIONS",
@@ -19,4 +20,5 @@ __all__ = [
     "StoreError",
     "StoredDemand",
     "Trouble",
+    "TunnelChange",
 ]

@@ -35,7 +35,7 @@ from .demands import DemandTable
 from .errors import StoreError, Trouble, make_error
 from .migrations import check_rights, migrate
 from .sealing import Sealer
-from .tunnels import SHARED, DeviceTable, TunnelTable
+from .tunnels import SHARED, DeviceTable, TunnelChange, TunnelTable
 from .writer import AuditWriter, StoreCounters, store_metrics
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ class Store:
         _log_loaded(found, self.where)
         return found.tunnels
 
-    def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> None:
+    def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> TunnelChange:
         """Save a tunnel, in place of an earlier entry of it; its tokens are sealed.
 
         Args:
@@ -308,19 +308,29 @@ class Store:
             StoreError: it is not kept; the text says why.
         """
         self._require_ready()
-        self._counted("tunnels", lambda: self._tunnels.save(name, entry))
+        change = self._counted("tunnels", lambda: self._tunnels.save(name, entry))
         self.problems.pop(name, None)
+        return change
 
-    def forget_tunnel(self, name: str) -> bool:
-        """Delete a tunnel; return whether there was one.
+    def forget_tunnel(self, name: str) -> TunnelChange:
+        """Delete a tunnel, if there is one.
 
         Raises:
             StoreError: it is still kept.
         """
         self._require_ready()
-        was_there = self._counted("tunnels", lambda: self._tunnels.forget(name))
+        change = self._counted("tunnels", lambda: self._tunnels.forget(name))
         self.problems.pop(name, None)
-        return was_there
+        return change
+
+    def take_back(self, change: TunnelChange) -> bool:
+        """Undo one of these two, and return True, unless the tunnel was changed since.
+
+        Raises:
+            StoreError: it may be as it was changed.
+        """
+        self._require_ready()
+        return self._counted("tunnels", lambda: self._tunnels.take_back(change))
 
     # -- tunnels that devices were told of
 

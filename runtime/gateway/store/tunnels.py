@@ -7,9 +7,10 @@ tunnel is refused or closed, because a notification comes once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,6 +57,26 @@ class StoredTunnels(NamedTuple):
     of_others: int
 
 
+class TunnelChange(NamedTuple):
+    """What a tunnel's row was before a change, and what it is since.
+
+    Attributes:
+        name: of the tunnel.
+        before: the row; None if there was none.
+        written: what is sealed in the new one, which is another text each time; None: it was
+            removed.
+    """
+
+    name: str
+    before: Mapping[str, Any] | None
+    written: bytes | None
+
+    @property
+    def was_there(self) -> bool:
+        """Whether there was a row before."""
+        return self.before is not None
+
+
 class TunnelTable:
     """The tunnels of a gateway.
 
@@ -77,7 +98,7 @@ class TunnelTable:
         self._sealer = sealer
         self._authorities = authorities
 
-    def save(self, name: str, entry: Mapping[str, Any]) -> None:
+    def save(self, name: str, entry: Mapping[str, Any]) -> TunnelChange:
         """Save a tunnel, in place of one of the same name.
 
         Args:
@@ -94,31 +115,61 @@ class TunnelTable:
             "changed_at": time.time(),
             "slot": slot_of(name),
         }
-        insert = (sqlite if self._database.is_sqlite else postgresql).insert(TUNNELS)
-        statement = insert.on_conflict_do_update(
-            index_elements=[TUNNELS.c.gateway, TUNNELS.c.name],
-            set_={
-                key: insert.excluded[key]
-                for key in ("entry", "sealed", "key_id", "changed_at", "slot")
-            },
-        )
-        with self._database.writing() as connection:
-            connection.execute(statement, row)
-            self._tell(connection, name)
+        with self._changing(name) as (connection, before):
+            self._write(connection, row)
+        return TunnelChange(name, before, row["sealed"])
 
-    def forget(self, name: str) -> bool:
-        """Remove a tunnel; return whether there was one.
+    def forget(self, name: str) -> TunnelChange:
+        """Remove a tunnel, if there is one.
 
         Raises:
             StoreError: it is still kept.
         """
-        statement = delete(TUNNELS).where(
-            TUNNELS.c.gateway == self._gateway, TUNNELS.c.name == name
-        )
+        with self._changing(name) as (connection, before):
+            self._remove(connection, name)
+        return TunnelChange(name, before, None)
+
+    def take_back(self, change: TunnelChange) -> bool:
+        """Have a row as it was before a change, unless somebody has changed it since.
+
+        Returns:
+            Whether that was done.
+
+        Raises:
+            StoreError: it may be as it was changed.
+        """
+        with self._changing(change.name) as (connection, now):
+            if (None if now is None else bytes(now["sealed"])) != change.written:
+                return False
+            if change.before is None:
+                self._remove(connection, change.name)
+            else:
+                self._write(connection, change.before)
+            return True
+
+    @contextlib.contextmanager
+    def _changing(self, name: str) -> Iterator[tuple[Connection, Mapping[str, Any] | None]]:
+        """Begin a change of a row, with what it is now."""
         with self._database.writing() as connection:
-            was_there = connection.execute(statement).rowcount > 0
+            # First: the number of the change lets one gateway after another change what they share.
             self._tell(connection, name)
-            return was_there
+            query = select(TUNNELS).where(*self._named(name)).with_for_update()
+            row = connection.execute(query).mappings().first()
+            yield connection, None if row is None else dict(row)
+
+    def _named(self, name: str) -> list[Any]:
+        return [TUNNELS.c.gateway == self._gateway, TUNNELS.c.name == name]
+
+    def _write(self, connection: Connection, row: Mapping[str, Any]) -> None:
+        insert = (sqlite if self._database.is_sqlite else postgresql).insert(TUNNELS)
+        statement = insert.on_conflict_do_update(
+            index_elements=[TUNNELS.c.gateway, TUNNELS.c.name],
+            set_={key: insert.excluded[key] for key in REPLACED},
+        )
+        connection.execute(statement, dict(row))
+
+    def _remove(self, connection: Connection, name: str) -> None:
+        connection.execute(delete(TUNNELS).where(*self._named(name)))
 
     def _tell(self, connection: Connection, name: str) -> None:
         if self._gateway != SHARED:
@@ -181,9 +232,8 @@ class TunnelTable:
             StoreError: it cannot be read.
             TunnelError: it cannot be used.
         """
-        mine = (TUNNELS.c.gateway == self._gateway, TUNNELS.c.name == name)
         with self._database.reading() as connection:
-            row = connection.execute(select(TUNNELS).where(*mine)).first()
+            row = connection.execute(select(TUNNELS).where(*self._named(name))).first()
         return None if row is None else self._read(row)
 
     def names_among(self, names: Sequence[str]) -> frozenset[str]:

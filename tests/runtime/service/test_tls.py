@@ -31,7 +31,7 @@ def _put(folder: Path, given: Path, name: str = "127.0.0.1") -> Path:
 
 
 def test_new_handshakes_use_what_was_taken_anew_and_old_connections_stay(
-    tmp_path: Path, events: EventLog
+    tmp_path: Path, events: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = tmp_path / "given"
     _put(tmp_path / "old", given)
@@ -40,10 +40,13 @@ def test_new_handshakes_use_what_was_taken_anew_and_old_connections_stay(
     ) as service:
         tokens = service.open_tunnel("t", ["SSH"])
         source = TunnelClient(service, Mode.SOURCE, tokens.source_token)
+        before = service.ssl_context()
         _put(tmp_path / "new", given, "relay.example")
-        with pytest.raises(ssl.SSLError):
-            TunnelClient(service, Mode.DESTINATION, tokens.destination_token)
         service.reload_certificate()
+        with monkeypatch.context() as patch:
+            patch.setattr(service, "ssl_context", lambda: before)
+            with pytest.raises(ssl.SSLError):
+                TunnelClient(service, Mode.DESTINATION, tokens.destination_token)
         assert "relay.example" in events.wait(ServiceEventKind.CERTIFICATE_RELOADED).detail
         TunnelClient(service, Mode.DESTINATION, tokens.destination_token).close()
         source.assert_quiet()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -352,6 +353,46 @@ def test_sighup_takes_the_certificate_anew(processes: list[Process], tmp_path: P
     assert standing.recv_frame().data == b"still here"
     standing.sock.close()
     assert process.end() == (0, "")
+
+
+def test_a_certificate_from_pipes_stays(processes: list[Process], tmp_path: Path) -> None:
+    """As `--cert <(command)` of a shell: what has been read is not there to be read again."""
+    files = ensure_certificate(tmp_path, "127.0.0.1")
+    with pipe_with(files.certificate) as cert, pipe_with(files.private_key) as key:
+        process = start_service(
+            processes,
+            *("--json", "--control", "--listen", "0.0.0.0:0"),
+            *("--cert", f"/dev/fd/{cert}", "--key", f"/dev/fd/{key}"),
+            pass_fds=(cert, key),
+        )
+    ready = process.object("ready")
+    # What the certificate is for, of all the addresses.
+    assert ready["endpoint"].startswith("wss://127.0.0.1:")
+    ready["ca"] = str(files.ca)
+    connect_tls(ready).close()
+    process.popen.send_signal(signal.SIGHUP)
+    refused = process.object("certificate_refused")["detail"]
+    assert refused.startswith("the one that is in use stays: ")
+    assert f"/dev/fd/{cert} is a pipe, which can be read only once" in refused
+    assert "\n" not in refused
+    connect_tls(ready).close()
+    # The fault that starts it anew has nothing else, either.
+    process.tell("restart")
+    assert process.object("control")["ok"]
+    connect_tls(ready).close()
+    assert process.end() == (0, "")
+
+
+@contextlib.contextmanager
+def pipe_with(path: Path) -> Iterator[int]:
+    """The end from which the content of a file can be read, once."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, path.read_bytes())
+        os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
 
 
 def connect_tls(ready: dict[str, Any], name: str = "127.0.0.1") -> ssl.SSLSocket:

@@ -251,6 +251,40 @@ class TestBounds:
             rig.server.stop()
             assert [each.event for each in stream] == ["replayed"]
 
+    @pytest.mark.parametrize("recent", ["", "?recent=1"])
+    def test_a_token_that_counts_no_more_ends_them(self, tmp_path: Path, recent: str) -> None:
+        with ApiRig(tmp_path, token="one") as rig:
+            happen(1)
+            old = ApiClient(rig.server, {"Authorization": "Bearer one"})
+            with old.events(f"/v1/events{recent}") as stream:
+                stream.next("replayed")
+                rig.token = "one"
+                happen(2)
+                assert stream.next().data["number"] == 2
+                rig.token = "two"
+                happen(3)
+                assert list(stream) == []
+            old.get("/v1/events").problem(401, "unauthorized")
+            new = ApiClient(rig.server, {"Authorization": "Bearer two"})
+            with new.events("/v1/events?recent=1") as stream:
+                assert stream.next().data["number"] == 3
+                rig.token = None
+                happen(4)
+                assert stream.next("happened").data["number"] == 4
+
+    def test_a_quiet_stream_ends_without_a_heartbeat(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(readers, "HEARTBEAT_SECONDS", 0.2)
+        given = {"Authorization": "Bearer one"}
+        with (
+            ApiRig(tmp_path, token="one") as rig,
+            ApiClient(rig.server, given).events() as stream,
+        ):
+            stream.next("replayed")
+            rig.token = "two"
+            assert list(stream) == []
+
     def test_without_a_feed(self, tmp_path: Path) -> None:
         with ApiRig(tmp_path, has_feed=False) as rig:
             rig.client.get("/v1/events").problem(404, "not-kept")

@@ -16,6 +16,7 @@ from tests.support.gateway_api import (
 )
 from tunnelfleet.proto import TunnelClosed, TunnelError
 from tunnelfleet.runtime.gateway import RemoveWanted, SetWanted
+from tunnelfleet.runtime.gateway.store import TunnelChange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,15 +32,24 @@ class FakeStore:
         self.forgotten: Callable[[str], object] = lambda _name: None
         """Called when a tunnel was let go of, as a fleet's store tells its gateways."""
 
-    def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> None:
+    def save_tunnel(self, name: str, entry: Mapping[str, Any]) -> TunnelChange:
         self._check()
+        before = self.kept.get(name)
         self.kept[name] = dict(entry)
+        return TunnelChange(name, before, b"")
 
-    def forget_tunnel(self, name: str) -> bool:
+    def forget_tunnel(self, name: str) -> TunnelChange:
         self._check()
-        was_kept = self.kept.pop(name, None) is not None
+        before = self.kept.pop(name, None)
         self.forgotten(name)
-        return was_kept
+        return TunnelChange(name, before, None)
+
+    def take_back(self, change: TunnelChange) -> bool:
+        self._check()
+        self.kept.pop(change.name, None)
+        if change.before is not None:
+            self.kept[change.name] = dict(change.before)
+        return True
 
     def _check(self) -> None:
         if self.is_broken:

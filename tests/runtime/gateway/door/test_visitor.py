@@ -94,10 +94,14 @@ class Visit:
         self.door = DispatchedActor.start(dispatcher=dispatcher)
         self._dispatcher = dispatcher
 
-    def begin(self, *script: Callable[[HandOver, DispatchedFuture[Any]], object]) -> None:
+    def begin(
+        self,
+        *script: Callable[[HandOver, DispatchedFuture[Any]], object],
+        connect: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair,
+    ) -> None:
         """Connect and ask for the tunnel, which answers by this script."""
         self.tunnel.script += script
-        ours, self.client = socket.socketpair()
+        ours, self.client = connect()
         ours.setblocking(False)
         self.client.settimeout(WAIT_SECONDS)
         self.client.sendall(http_request("press-4"))
@@ -244,6 +248,32 @@ def test_a_tunnel_that_does_not_answer_costs_the_client_its_connection(
     one.begin(never)
     assert one.client.recv(1) == b""
     one.wait_over()
+
+
+def test_a_tunnel_that_greets_and_does_not_answer_is_a_cut_for_both(
+    visit: Callable[..., Visit],
+) -> None:
+    """The client was told that it is connected; the tunnel reads as if it were."""
+    taken: list[socket.socket] = []
+
+    def greets(message: HandOver, _future: DispatchedFuture[Any]) -> None:
+        message.sock.send(message.greeting)
+        taken.append(message.sock)
+
+    one = visit(answer_seconds=0.05)
+    one.begin(greets, connect=tcp_pair)
+    assert door_answer(one.client) == (200, "")
+    with pytest.raises(ConnectionResetError):
+        one.client.recv(1)
+    one.wait_over()
+    with pytest.raises(ConnectionResetError):
+        taken[0].recv(1)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), WAIT_SECONDS)
+        return listener.accept()[0], client
 
 
 def test_while_a_tunnel_is_asked_the_socket_is_not_closed_by_a_door_that_ends(

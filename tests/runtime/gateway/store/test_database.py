@@ -319,7 +319,7 @@ def test_a_role_that_may_only_read_and_write(fleet_url: str) -> None:
         store.note(opening(1))
         store.note(closing(1))
         assert len(store.audit()) == 1
-        assert store.forget_tunnel("a")
+        assert store.forget_tunnel("a").was_there
 
 
 def test_an_older_state_that_the_role_may_not_change(

@@ -42,8 +42,8 @@ def test_tunnels_are_there_after_another_start(url: str) -> None:
         assert tunnels["press-4"].access_token == f"{TOKEN}-press-4"
         assert tunnels["press-4"].labels == {"site": "paris"}
         assert str(tunnels["press-5"].http_proxy).endswith("proxy:3128")
-        assert store.forget_tunnel("press-4")
-        assert not store.forget_tunnel("press-4")
+        assert store.forget_tunnel("press-4").was_there
+        assert not store.forget_tunnel("press-4").was_there
     with opened(url) as store:
         assert sorted(store.load_tunnels()) == ["press-5"]
 
