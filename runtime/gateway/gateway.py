@@ -23,6 +23,7 @@ from prometheus_client import Metric
 from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import ChildSpec, Dispatcher
+from tunnelfleet.actors.kernel.moments import UnixTime
 from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
 from tunnelfleet.runtime.metrics.families import numbers
@@ -86,6 +87,9 @@ class Gateway:
         ConfigProblems: the files have mistakes.
     """
 
+    started_at = UnixTime()
+    """In seconds of the Unix epoch."""
+
     def __init__(
         self,
         load: Callable[[], FleetConfig],
@@ -130,7 +134,6 @@ class Gateway:
         self._loader: ThreadPoolExecutor | None = None
         self._ended = threading.Lock()
         self.started_at = time.time()
-        """In seconds of the Unix epoch."""
 
     # -- start and end
 
