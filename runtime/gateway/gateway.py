@@ -29,7 +29,7 @@ from tunnelfleet.runtime import TunnelRuntime, TunnelState
 from tunnelfleet.runtime.metrics.families import numbers
 
 from . import messages
-from .config import ClientTokens, FleetConfig, GatewaySettings, ensure_secret
+from .config import ClientTokens, ConfigProblems, FleetConfig, GatewaySettings, ensure_secret
 from .config.fleet import RAY, STATIC
 from .fleet_actor import FleetActor
 from .fleet_state import FleetState, GatewayCollector
@@ -472,4 +472,11 @@ class Gateway:
 
     def _begin_load(self) -> Future[FleetConfig]:
         assert self._loader is not None
-        return self._loader.submit(self._load)
+        return self._loader.submit(self._load_again)
+
+    def _load_again(self) -> FleetConfig:
+        config = self._load()
+        emptied = config.emptied_since(self.state.config)
+        if emptied:
+            raise ConfigProblems([*emptied, *config.warnings])
+        return config

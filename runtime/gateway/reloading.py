@@ -7,7 +7,10 @@ what they are about may have changed after it began. It reads no file.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -126,6 +129,7 @@ class FileWatcher:
         if not folders:
             self._stop.wait(LOOK_MILLISECONDS / 1_000)
             return
+        watched = _identities(folders)
         changes = watch(
             *folders,
             stop_event=self._stop,
@@ -140,23 +144,74 @@ class FileWatcher:
             if begins_anew or any(matters(Path(name), files) for _change, name in found):
                 begins_anew = False
                 self._on_change()
-            if folders_of(files) != folders:
+            # A folder is watched still when another one has taken its place.
+            if _identities(folders_of(files)) != watched:
                 return
 
 
+def _identities(folders: Iterable[Path]) -> frozenset[tuple[Path, int, int]]:
+    """Return the folders, each with what tells it from another one in its place."""
+    found = set()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            status = folder.stat()
+            found.add((folder, status.st_dev, status.st_ino))
+    return frozenset(found)
+
+
 def folders_of(files: Iterable[Path]) -> frozenset[Path]:
-    """Return the folders to watch: of each file, and of what it links to."""
+    """Return the folders to watch: of each file, of what it links to, and of the links between."""
     folders: set[Path] = set()
+    known: dict[Path, frozenset[Path]] = {}
     for path in files:
-        for each in (path.absolute(), path.resolve()):
-            folder = each if each.is_dir() else each.parent
-            if folder.is_dir():
-                folders.add(folder)
-    return frozenset(folders)
+        folders |= {each.parent for each in _links(path.absolute(), known)}
+        for each in _places(path):
+            folders.add(each if each.is_dir() else each.parent)
+    return frozenset(each for each in folders if each.is_dir())
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """Where a file is named, and where it is."""
+    # `Path.resolve` raises where links lead in a circle.
+    return path.absolute(), Path(os.path.realpath(path))
+
+
+_CERTIFICATE = re.compile(r"\.(pem|crt|cer|[0-9]+)")
+"""The end of a name in a folder of authorities."""
 
 
 def matters(path: Path, files: frozenset[Path]) -> bool:
     """Whether a change of `path` is one of the configuration; other files may live beside it."""
     if path.suffix == ".toml" or path.name.startswith(".."):
         return not (path.name.startswith(".") and path.suffix == ".toml")
-    return any(path in (each.absolute(), each.resolve()) for each in files)
+    is_certificate = _CERTIFICATE.fullmatch(path.suffix) is not None
+    known: dict[Path, frozenset[Path]] = {}
+    for each in files:
+        places = _places(each)
+        if path in places or (is_certificate and path.parent in places):
+            return True
+        if path in _links(each.absolute(), known):
+            return True
+    return False
+
+
+MAX_LINKS = 40
+"""Of one path; a kernel follows no more."""
+
+
+def _links(
+    path: Path, known: dict[Path, frozenset[Path]], left: int = MAX_LINKS
+) -> frozenset[Path]:
+    """Return the links that the way to a file leads over: whoever swaps one gives another file."""
+    if path in known or path == path.parent or left == 0:
+        return known.get(path, frozenset())
+    found = _links(path.parent, known, left)
+    try:
+        target = Path(os.path.realpath(path.parent)) / path.readlink()
+    except OSError:
+        # It is no link, or is not there.
+        pass
+    else:
+        found |= {path} | _links(Path(os.path.normpath(target)), known, left - 1)
+    known[path] = found
+    return found

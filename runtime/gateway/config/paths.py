@@ -111,3 +111,8 @@ def create_private_file(path: Path, content: bytes) -> bool:
         advice = "make room" if error.errno == errno.ENOSPC else "name another place"
         raise ConfigError(f"cannot write {path}: {error.strerror}; {advice}") from None
     return True
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file and wait for nobody; an `opener` of `open`."""
+    return os.open(path, flags | os.O_NONBLOCK)

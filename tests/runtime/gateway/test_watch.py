@@ -38,6 +38,67 @@ def test_folders_of_files_and_of_what_they_link_to(tmp_path: Path) -> None:
     assert found == {tmp_path / "a", tmp_path / "b"}
 
 
+def test_links_on_the_way_are_watched(tmp_path: Path) -> None:
+    """`current` is what people swap to give a fleet other files."""
+    for release in ("1", "2"):
+        (tmp_path / "releases" / release).mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    current = tmp_path / "etc" / "current"
+    current.symlink_to("../releases/1")
+    path = current / "fleet.toml"
+    assert folders_of([path]) >= {tmp_path / "etc", current, tmp_path / "releases" / "1"}
+    assert matters(current, frozenset({path}))
+    assert not matters(tmp_path / "etc" / "other", frozenset({path}))
+
+
+def test_links_in_a_circle_are_watched_like_others(tmp_path: Path) -> None:
+    (tmp_path / "token").symlink_to("token")
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    files = [tmp_path / "token", tmp_path / "a" / "x"]
+    assert tmp_path in folders_of(files)
+    assert matters(tmp_path / "token", frozenset(files))
+    assert matters(tmp_path / "b", frozenset(files))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("new.pem", True), ("new.crt", True), ("0a1b2c3d.0", True), ("README", False)],
+)
+def test_what_comes_into_a_folder_of_authorities(tmp_path: Path, name: str, expected: bool) -> None:
+    assert matters(tmp_path / name, frozenset({tmp_path})) is expected
+    assert not matters(tmp_path / "aside" / name, frozenset({tmp_path}))
+
+
+def test_a_swap_of_a_link_on_the_way_is_noticed(tmp_path: Path) -> None:
+    for release in ("1", "2", "3"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "fleet.toml").touch()
+    (tmp_path / "etc").mkdir()
+    current = tmp_path / "etc" / "current"
+    current.symlink_to("../1")
+    changes: queue.Queue[None] = queue.Queue()
+    with FileWatcher(lambda: [current / "fleet.toml"], lambda: changes.put(None)):
+        for release in ("2", "3"):
+            (tmp_path / "etc" / "new").symlink_to(f"../{release}")
+            (tmp_path / "etc" / "new").replace(current)
+            changes.get(timeout=WAIT_SECONDS)
+
+
+def test_a_folder_in_the_place_of_another_is_noticed_and_watched(tmp_path: Path) -> None:
+    for name in ("etc", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fleet.toml").touch()
+    path = tmp_path / "etc" / "fleet.toml"
+    changes: queue.Queue[None] = queue.Queue()
+    with FileWatcher(lambda: [path], lambda: changes.put(None)):
+        (tmp_path / "etc").rename(tmp_path / "old")
+        (tmp_path / "new").rename(tmp_path / "etc")
+        changes.get(timeout=WAIT_SECONDS)
+        path.write_text("x")
+        changes.get(timeout=WAIT_SECONDS)
+
+
 def test_an_editor_s_rename_and_a_kubernetes_swap_are_noticed(tmp_path: Path) -> None:
     mount = tmp_path / "mount"
     for version in ("..1", "..2"):
