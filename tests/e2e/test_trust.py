@@ -45,6 +45,8 @@ def test_another_authority(rig: Rig) -> None:
     with TunnelService(tls=True) as other:
         reason = refusal(rig, other.ssl_context())
     assert "certificate verify failed" in reason
+    assert "give the certificate of that authority" in reason
+    assert "_ssl.c" not in reason
 
 
 def test_only_the_authorities_of_the_system(rig: Rig) -> None:
