@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.clocks import SetClock
 from tests.support.service_client import EventLog, TunnelClient
 from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Mode
@@ -124,6 +125,21 @@ def test_a_made_certificate_is_made_anew_while_the_service_runs(
         # Whoever trusts the authority notices nothing.
         eventually(lambda: _days_shown(service, trusting) > tls.RENEW_BEFORE_DAYS)
         assert "until" in events.wait(ServiceEventKind.CERTIFICATE_RELOADED).detail
+
+
+def test_a_clock_that_is_set_has_a_certificate_looked_at_soon(
+    tmp_path: Path, events: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device makes it in 1970, and hears of the time: it has run out."""
+    valid_days, clock = tls.VALID_DAYS, SetClock()
+    monkeypatch.setattr(service_module, "CLOCK_SECONDS", 0.02)
+    monkeypatch.setattr(service_module, "CLOCK", clock)
+    monkeypatch.setattr(tls, "VALID_DAYS", tls.RENEW_BEFORE_DAYS - 1)
+    with TunnelService(state_dir=tmp_path, on_event=events) as service:
+        service.open_tunnel("press-4", ["SSH"])  # on its thread, which has looked at the clock
+        monkeypatch.setattr(tls, "VALID_DAYS", valid_days)
+        clock.steps(3_600.0)
+        events.wait(ServiceEventKind.CERTIFICATE_RELOADED)
 
 
 def test_a_renewal_that_fails_is_told_and_the_service_goes_on(
