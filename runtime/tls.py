@@ -133,15 +133,22 @@ def load_own_certificate(context: ssl.SSLContext, certificate: _Path, private_ke
     """
     for what, path in (("certificate", certificate), ("private key", private_key)):
         try:
-            with open(path, "rb"):
-                pass
+            # A pipe that nobody writes to would be waited for.
+            with open(path, "rb", opener=_open_at_once) as file:
+                is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         except OSError as error:
             raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+        if not is_file:
+            raise ConfigError(f"cannot read the {what} {path}: it is no file; give a PEM file")
     try:
         # Without a password OpenSSL would ask for one on the terminal, and wait.
         context.load_cert_chain(certificate, private_key, password="")
     except OSError as error:
         raise ConfigError(_why_no_pair(error, certificate, private_key)) from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _why_no_pair(error: OSError, certificate: _Path, private_key: _Path) -> str:

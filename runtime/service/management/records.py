@@ -141,7 +141,9 @@ class RecordTable:
                 self._insert(record)
             for record in sorted(kept, key=lambda each: each.updated_at):
                 if record.status is Status.CLOSED:
-                    self._closed[record.tunnel_id] = self._clock.moment(record.updated_at)
+                    # The clock may have been ahead then.
+                    closed_at = min(clock.moment(record.updated_at), clock.now())
+                    self._closed[record.tunnel_id] = closed_at
 
     def flush(self) -> None:
         """Return when everything that changed is kept. Raises StateError if that takes too long."""
@@ -192,6 +194,9 @@ class RecordTable:
             record = self._by_id.get(tunnel_id)
             if record is None:
                 return None
+            if "updated_at" in fields:
+                # The clock may have been set back.
+                fields["updated_at"] = max(fields["updated_at"], record.updated_at)
             record = self._by_id[tunnel_id] = replace(record, **fields)
             self._put(record)
         return record
@@ -210,7 +215,9 @@ class RecordTable:
         with self._lock:
             record = self._by_id.get(tunnel_id)
             if record is not None and record.status is Status.OPEN:
-                record = replace(record, status=Status.CLOSED, updated_at=now)
+                record = replace(
+                    record, status=Status.CLOSED, updated_at=max(now, record.updated_at)
+                )
                 self._by_id[tunnel_id] = record
                 self._closed[tunnel_id] = self._clock.moment(now)
                 self._put(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import ssl
@@ -52,7 +53,7 @@ def test_new_handshakes_use_what_was_taken_anew_and_old_connections_stay(
 
 
 @pytest.mark.parametrize("broken", ["cert.pem", "key.pem"])
-@pytest.mark.parametrize("how", ["missing", "empty", "other"])
+@pytest.mark.parametrize("how", ["missing", "empty", "other", "pipe", "folder"])
 def test_what_cannot_be_used_is_an_error_and_changes_nothing(
     tmp_path: Path, broken: str, how: str
 ) -> None:
@@ -64,6 +65,10 @@ def test_what_cannot_be_used_is_an_error_and_changes_nothing(
         (given / broken).unlink()
         if how == "empty":
             (given / broken).touch()
+        elif how == "pipe":
+            os.mkfifo(given / broken)
+        elif how == "folder":
+            (given / broken).mkdir()
         elif how == "other":
             _put(tmp_path / "other", tmp_path / "elsewhere")
             shutil.copy(tmp_path / "elsewhere" / broken, given / broken)

@@ -56,6 +56,18 @@ def test_a_clock_that_is_set_forgets_none_and_keeps_none_for_ever(step_seconds: 
     assert len(table) == 0
 
 
+def test_no_change_is_older_than_what_was_before() -> None:
+    """Whatever the clock says: whoever reads it takes the difference."""
+    table = RecordTable()
+    table.add("a", 100.0)
+    changed = table.change("a", updated_at=40.0, services=("SSH",))
+    assert changed is not None
+    assert changed.updated_at == 100.0
+    changed = table.change("a", updated_at=130.0)
+    table.close("a", 70.0)
+    assert table.get("a").updated_at == 130.0
+
+
 class Kept:
     """Keeps records in memory, for a table after the next start."""
 
