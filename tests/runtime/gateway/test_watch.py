@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import logging
 import queue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from watchfiles import watch
 
 from tests.support.waiting import WAIT_SECONDS
-from tunnelfleet.runtime.gateway.reloading import FileWatcher, folders_of, matters
+from tunnelfleet.runtime.gateway import reloading
+from tunnelfleet.runtime.gateway.reloading import FileWatcher, Ways
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 )
 def test_what_matters(tmp_path: Path, name: str, expected: bool) -> None:
     files = frozenset({tmp_path, tmp_path / "fleet.toml", tmp_path / "press.token"})
-    assert matters(tmp_path / name, files) is expected
+    assert Ways(files).matters(tmp_path / name) is expected
 
 
 def test_folders_of_files_and_of_what_they_link_to(tmp_path: Path) -> None:
@@ -34,7 +37,7 @@ def test_folders_of_files_and_of_what_they_link_to(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "b" / "token").touch()
     (tmp_path / "a" / "token").symlink_to(tmp_path / "b" / "token")
-    found = folders_of([tmp_path / "a" / "token", tmp_path / "nowhere" / "x"])
+    found = Ways([tmp_path / "a" / "token", tmp_path / "nowhere" / "x"]).folders
     assert found == {tmp_path / "a", tmp_path / "b"}
 
 
@@ -46,19 +49,20 @@ def test_links_on_the_way_are_watched(tmp_path: Path) -> None:
     current = tmp_path / "etc" / "current"
     current.symlink_to("../releases/1")
     path = current / "fleet.toml"
-    assert folders_of([path]) >= {tmp_path / "etc", current, tmp_path / "releases" / "1"}
-    assert matters(current, frozenset({path}))
-    assert not matters(tmp_path / "etc" / "other", frozenset({path}))
+    ways = Ways([path])
+    assert ways.folders == {tmp_path / "etc", current, tmp_path / "releases" / "1"}
+    assert ways.matters(current)
+    assert not ways.matters(tmp_path / "etc" / "other")
 
 
 def test_links_in_a_circle_are_watched_like_others(tmp_path: Path) -> None:
     (tmp_path / "token").symlink_to("token")
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    files = [tmp_path / "token", tmp_path / "a" / "x"]
-    assert tmp_path in folders_of(files)
-    assert matters(tmp_path / "token", frozenset(files))
-    assert matters(tmp_path / "b", frozenset(files))
+    ways = Ways([tmp_path / "token", tmp_path / "a" / "x"])
+    assert tmp_path in ways.folders
+    assert ways.matters(tmp_path / "token")
+    assert ways.matters(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -66,8 +70,9 @@ def test_links_in_a_circle_are_watched_like_others(tmp_path: Path) -> None:
     [("new.pem", True), ("new.crt", True), ("0a1b2c3d.0", True), ("README", False)],
 )
 def test_what_comes_into_a_folder_of_authorities(tmp_path: Path, name: str, expected: bool) -> None:
-    assert matters(tmp_path / name, frozenset({tmp_path})) is expected
-    assert not matters(tmp_path / "aside" / name, frozenset({tmp_path}))
+    ways = Ways([tmp_path])
+    assert ways.matters(tmp_path / name) is expected
+    assert not ways.matters(tmp_path / "aside" / name)
 
 
 def test_a_swap_of_a_link_on_the_way_is_noticed(tmp_path: Path) -> None:
@@ -171,3 +176,27 @@ def test_folders_that_come_later_are_watched_too(tmp_path: Path) -> None:
 def test_without_a_folder_it_waits(tmp_path: Path) -> None:
     with FileWatcher(lambda: [tmp_path / "nowhere" / "x"], lambda: None):
         pass
+
+
+def test_why_nothing_is_watched_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "fleet.toml").touch()
+    refusals = iter([OSError(28, "No space left on device")] * 3)
+
+    def refuses(*folders: Path, **options: Any) -> Any:
+        refusal = next(refusals, None)
+        if refusal is not None:
+            raise refusal
+        return watch(*folders, **options)
+
+    monkeypatch.setattr(reloading, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(reloading, "watch", refuses)
+    changes: queue.Queue[None] = queue.Queue()
+    with FileWatcher(lambda: [tmp_path / "fleet.toml"], lambda: changes.put(None)):
+        changes.get(timeout=WAIT_SECONDS)
+    first, last = (each.getMessage() for each in caplog.records)
+    assert "No space left on device" in first
+    assert "max_user_watches" in first
+    assert last == "the files are watched again"
