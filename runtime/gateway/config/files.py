@@ -181,7 +181,7 @@ def _unquoted(text: str) -> str:
 
 
 SUFFIX = ".toml"
-PIPE_SECONDS = 30.0
+PIPE_SECONDS = 5.0
 """How long what is no file, such as a pipe, may keep its reader waiting in all."""
 _PART_BYTES = 1_048_576
 MAX_FILE_BYTES = 64 * 1024 * 1024
