@@ -91,8 +91,9 @@ def no_certificate(path: Path) -> None:
 
 
 def a_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
+    pipe = path.with_suffix(".pipe")
+    os.mkfifo(pipe)
+    pipe.replace(path)
 
 
 def too_large(path: Path) -> None:
