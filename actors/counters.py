@@ -29,6 +29,7 @@ from .kernel.counting import (
     gauge,
     histogram,
 )
+from .kernel.moments import UnixTime
 
 
 class Summary:
@@ -482,15 +483,17 @@ class TunnelStats(Counters):
 
     __slots__ = (
         "_fleet",
+        "_since",
         "channel_id",
         "connections",
         "last_event",
         "listening",
         "reason",
         "service_ids",
-        "since",
         "state",
     )
+    since = UnixTime()
+    """When it entered its state, in seconds of the Unix epoch."""
 
     def __init__(self, fleet: FleetCounters | None = None) -> None:
         super().__init__(fleet)

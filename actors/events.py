@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pykka import ActorDeadError, ActorRef
 
 from .kernel import DispatchedActor
+from .kernel.moments import UnixTime
 
 if TYPE_CHECKING:
     from .addresses import Address
@@ -185,8 +186,8 @@ class LiveConnection:
     """
 
     __slots__ = (
+        "_opened_at",
         "connection_id",
-        "opened_at",
         "peer",
         "received_bytes",
         "sent_bytes",
@@ -195,6 +196,7 @@ class LiveConnection:
         "stream_id",
         "user",
     )
+    opened_at = UnixTime()
 
     def __init__(
         self,
@@ -209,7 +211,7 @@ class LiveConnection:
         self.serial = serial
         self.peer = ""
         self.user = ""
-        self.opened_at = 0.0
+        self._opened_at: float | None = None
         self.sent_bytes = 0
         self.received_bytes = 0
 

@@ -8,14 +8,79 @@ TLS 1.2 or newer (docs/protocol.md section 1).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import ssl
+import stat
 from collections.abc import Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
+from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
 
+from .reading import read_at_once
+
 _Path: TypeAlias = "str | os.PathLike[str]"
+_Stamp: TypeAlias = tuple[int, int, int, int, int]
+
+MAX_CA_BYTES = 16 * 1_048_576
+"""Of a file of authorities that is read anew; all public ones together have less than a million."""
+
+_log = get_logger(__name__)
+
+
+class FollowingContext(ssl.SSLContext):
+    """A context that looks, before each handshake, whether its file of authorities was replaced.
+
+    A service gets a certificate of another authority while clients are connected; they come back,
+    and the file has both, or the new one, by then. Those that were trusted stay so: OpenSSL forgets
+    none. A folder needs no looking at, for OpenSSL reads it at each handshake.
+    """
+
+    _followed: _Path | None = None
+    _seen: _Stamp | None = None
+
+    def follow(self, ca_file: _Path | None) -> None:
+        """Look at this file, which is about to be read; None looks at none."""
+        self._followed, self._seen = ca_file, _stamp(ca_file)
+
+    def _look(self) -> None:
+        path, stamp = self._followed, _stamp(self._followed)
+        if path is None or stamp is None or stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            if stamp[0] > MAX_CA_BYTES:
+                raise OSError(errno.EFBIG, f"it has more than {MAX_CA_BYTES} bytes")
+            self.load_verify_locations(cafile=path)
+        except OSError as error:
+            reason = (
+                "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+            )
+            _log.warning("%s was replaced and cannot be used, what it had stays: %s", path, reason)
+        else:
+            _log.debug("%s was replaced; the authorities in it are trusted from now on", path)
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """See `ssl.SSLContext.wrap_socket`."""
+        self._look()
+        return super().wrap_socket(*args, **kwargs)
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """See `ssl.SSLContext.wrap_bio`."""
+        self._look()
+        return super().wrap_bio(*args, **kwargs)
+
+
+def _stamp(path: _Path | None) -> _Stamp | None:
+    """Return what tells a file from another one, or from what it was; None if it is no file."""
+    try:
+        found = None if path is None else os.stat(path)
+    except OSError:
+        return None
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
 def make_ssl_context(
@@ -28,13 +93,14 @@ def make_ssl_context(
 
     Args:
         ca_file: PEM file of the authorities to trust; with neither file nor folder, the system's.
+            When it is replaced, what it has then is trusted from the next handshake on as well.
         ca_dir: folder of PEM files named by hash (`openssl rehash`).
         verify: False accepts any certificate for any host: for tests only.
 
     Raises:
         ConfigError: the file or folder cannot be read or holds no certificate.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = FollowingContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not verify:
         context.check_hostname = False
@@ -46,6 +112,8 @@ def make_ssl_context(
     if ca_dir is not None and not os.path.isdir(ca_dir):
         raise ConfigError(f"cannot read the folder of CA certificates {ca_dir}: no such folder")
     try:
+        # Looked at before: what is written in between is read once more.
+        context.follow(ca_file)
         context.load_verify_locations(cafile=ca_file, capath=ca_dir)
     except ssl.SSLError:
         raise ConfigError(f"{ca_file} holds no certificate: give a PEM file") from None
@@ -74,7 +142,7 @@ class OwnCertificate(NamedTuple):
 
     @classmethod
     def read(cls, certificate: _Path, private_key: _Path) -> OwnCertificate:
-        """Read them. Waits for whoever writes to a pipe.
+        """Read them. Waits a little for whoever writes to a pipe.
 
         Args:
             certificate: PEM file; it may have the key, too.
@@ -120,8 +188,7 @@ def load_own_certificate(context: ssl.SSLContext, certificate: _Path, private_ke
 
 def _read_pem(what: str, path: _Path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_PEM_BYTES + 1)
+        content = read_at_once(path, MAX_PEM_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
     if len(content) > MAX_PEM_BYTES:

@@ -8,7 +8,6 @@ gate outlives the governor: any thread suspends and resumes it, the governor cou
 from __future__ import annotations
 
 import random
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from tunnelfleet.actors.kernel import Backoff
+from tunnelfleet.actors.kernel.moments import boot_seconds
 from tunnelfleet.proto import MAX_REASON_CHARACTERS, printable
 
 
@@ -203,11 +203,6 @@ class Breakers:
 
 SHOWN_ENDPOINTS = 5
 EXPIRED = "the time for which connects were allowed is over, and nobody has renewed it"
-
-
-def boot_seconds() -> float:
-    """Seconds that go on while the process is frozen, and while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class BreakerStatus(NamedTuple):

@@ -212,10 +212,31 @@ def connect_error(
     """
     if error is not None:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, ssl.SSLCertVerificationError):
+            text = _why_not_verified(error)
         what = f"{what}: {Redactor(secrets)(text)}"
     made = HandshakeError(what, status=None, channel_id=None, retryable=True)
     made.__cause__ = error
     return made
+
+
+_UNVERIFIED = {
+    **dict.fromkeys(
+        (2, 18, 19, 20, 21, 27),
+        "its authority is not trusted here: give the certificate of that authority",
+    ),
+    **dict.fromkeys(
+        (9, 10), "compare this machine's clock with the time; else it has to be renewed"
+    ),
+    **dict.fromkeys((62, 64), "connect to a name that it is for"),
+}
+"""What to do, by OpenSSL's codes of verification (X509_V_ERR_...)."""
+
+
+def _why_not_verified(error: ssl.SSLCertVerificationError) -> str:
+    text = f"certificate verify failed: {str(error.verify_message).removesuffix('.')}"
+    advice = _UNVERIFIED.get(error.verify_code)
+    return f"{text}; {advice}" if advice else text
 
 
 def _cancelled() -> HandshakeError:

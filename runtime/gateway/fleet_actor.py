@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any, ClassVar, NamedTuple
 
 from tunnelfleet.actors.kernel import DispatchedActor, Reply
+from tunnelfleet.actors.kernel.moments import CLOCK
 from tunnelfleet.proto import ConfigError, validate_access_token, validate_client_token
 from tunnelfleet.runtime import (
     ListenerClosed,
@@ -246,7 +247,7 @@ class FleetActor(DispatchedActor):
         names = self._known(message.names)
         if names is None:
             return None
-        now = time.time()
+        now = CLOCK.now()
         for name in names:
             self._state.held.setdefault(name, now)
         self._mark(names)

@@ -18,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.kernel.moments import CLOCK, UnixTime
 from tunnelfleet.runtime.metrics.catalogue import GATEWAY, metric
 from tunnelfleet.runtime.metrics.families import numbers
 
@@ -70,6 +71,8 @@ class FleetState:
         config: what the files say at the start.
     """
 
+    reloaded_at = UnixTime()
+
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
         self.shard_count = config.gateway.shards
@@ -81,9 +84,9 @@ class FleetState:
         self.epoch = 0
         self.is_leaving = False
         self.held: dict[str, float] = {}
-        """Tunnels that an operator has drained, and when."""
+        """Tunnels that an operator has drained, and at which moment of `CLOCK`."""
         self.failures: dict[str, tuple[str, float]] = {}
-        """Tunnels that could not be opened, why, and when."""
+        """Tunnels that could not be opened, why, and at which moment of `CLOCK`."""
         self.problems = config.warnings
         """What the last reading of the files has found."""
         self.reload_ok = True
@@ -215,9 +218,10 @@ class FleetState:
         if self.is_leaving:
             return LEAVING, self.reloaded_at
         if name in self.held:
-            return HELD, self.held[name]
+            return HELD, CLOCK.unix(self.held[name])
         if name in self.failures:
-            return self.failures[name]
+            reason, failed_at = self.failures[name]
+            return reason, CLOCK.unix(failed_at)
         if wish is None:
             return REMOVED, self.reloaded_at
         return (WAITING if self.is_ours(name) else ELSEWHERE), self.reloaded_at

@@ -23,12 +23,13 @@ from prometheus_client import Metric
 from pykka import ActorRef
 
 from tunnelfleet.actors.kernel import ChildSpec, Dispatcher
+from tunnelfleet.actors.kernel.moments import UnixTime
 from tunnelfleet.proto import ConfigError, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
 from tunnelfleet.runtime.metrics.families import numbers
 
 from . import messages
-from .config import ClientTokens, FleetConfig, GatewaySettings, ensure_secret
+from .config import ClientTokens, ConfigProblems, FleetConfig, GatewaySettings, ensure_secret
 from .config.fleet import RAY, STATIC
 from .fleet_actor import FleetActor
 from .fleet_state import FleetState, GatewayCollector
@@ -86,6 +87,9 @@ class Gateway:
         ConfigProblems: the files have mistakes.
     """
 
+    started_at = UnixTime()
+    """In seconds of the Unix epoch."""
+
     def __init__(
         self,
         load: Callable[[], FleetConfig],
@@ -130,7 +134,6 @@ class Gateway:
         self._loader: ThreadPoolExecutor | None = None
         self._ended = threading.Lock()
         self.started_at = time.time()
-        """In seconds of the Unix epoch."""
 
     # -- start and end
 
@@ -469,4 +472,11 @@ class Gateway:
 
     def _begin_load(self) -> Future[FleetConfig]:
         assert self._loader is not None
-        return self._loader.submit(self._load)
+        return self._loader.submit(self._load_again)
+
+    def _load_again(self) -> FleetConfig:
+        config = self._load()
+        emptied = config.emptied_since(self.state.config)
+        if emptied:
+            raise ConfigProblems([*emptied, *config.warnings])
+        return config

@@ -8,11 +8,11 @@ actor as one of the messages here.
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunnelfleet.actors.kernel import DispatchedActor
+from tunnelfleet.actors.kernel.moments import CLOCK
 from tunnelfleet.proto import ConfigError, TunnelClosed
 from tunnelfleet.runtime import TunnelRuntime, TunnelState
 
@@ -147,7 +147,7 @@ class TunnelKeeper:
             # The runtime is being started again, or everything ends.
             self._actor.schedule(RETRY_OPEN_SECONDS, OpenAgain(name))
         except ConfigError as error:
-            self._state.failures[name] = (f"it could not be opened: {error}", time.time())
+            self._state.failures[name] = (f"it could not be opened: {error}", CLOCK.now())
             logger.error("it could not be opened: %s", error, extra={"tunnel": name})
         else:
             self._runs(tunnel)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tunnelfleet.actors.transport.connect_gate import boot_seconds
+from tunnelfleet.actors.kernel.moments import boot_seconds
 from tunnelfleet.proto import ConfigError, TunnelError
 
 from .book import Asker, Book, Dismissal

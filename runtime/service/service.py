@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback
 from tunnelfleet.actors.kernel import ForkGuard
 from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.kernel.moments import CLOCK
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.actors.token_bucket import Throttle, kernel_buffer_bytes
 from tunnelfleet.proto import ConfigError, Mode
@@ -59,6 +60,8 @@ _Result = TypeVar("_Result")
 
 RENEW_CHECK_SECONDS = 3_600.0
 """How often one looks whether a made certificate runs out."""
+CLOCK_SECONDS = 10.0
+"""How often one looks whether the clock was set, and it runs out for that."""
 
 
 class TunnelService(ServiceControls):
@@ -403,17 +406,33 @@ class TunnelService(ServiceControls):
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        loop.call_later(RENEW_CHECK_SECONDS, self._renew_if_ageing, loop)
+        self._renew_later(loop)
         try:
             loop.run_forever()
         finally:
             asyncio.set_event_loop(None)
             loop.close()
 
+    def _renew_later(
+        self, loop: asyncio.AbstractEventLoop, begun: tuple[float, float] | None = None
+    ) -> None:
+        """Look at the certificate in an hour, or soon after the clock was set.
+
+        Args:
+            loop: of the service.
+            begun: the moment at which this wait began, and how far the clock was ahead then.
+        """
+        since, offset = begun = begun or (CLOCK.now(), CLOCK.offset)
+        if CLOCK.offset != offset or CLOCK.now() >= since + RENEW_CHECK_SECONDS:
+            self._renew_if_ageing(loop)
+        else:
+            pause = min(CLOCK_SECONDS, RENEW_CHECK_SECONDS)
+            loop.call_later(pause, self._renew_later, loop, begun)
+
     def _renew_if_ageing(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make a kept certificate anew before it has run out; handshakes from then on use it."""
         if not self._tls.is_ageing:
-            loop.call_later(RENEW_CHECK_SECONDS, self._renew_if_ageing, loop)
+            self._renew_later(loop)
             return
 
         def renew() -> None:
@@ -433,7 +452,7 @@ class TunnelService(ServiceControls):
         self, loop: asyncio.AbstractEventLoop, kind: ServiceEventKind, detail: str
     ) -> None:
         self._tell(kind, "", detail)
-        loop.call_later(RENEW_CHECK_SECONDS, self._renew_if_ageing, loop)
+        self._renew_later(loop)
 
     def _do(self, work: Callable[[], _Result]) -> _Result:
         """Do something to the service's state: on its thread while it runs, else here.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+from tunnelfleet.actors.kernel.moments import CLOCK, Clock
 from tunnelfleet.proto import ConfigError, Mode
 
 from .events import ServiceEvent, ServiceEventKind, StatsKeeper
@@ -40,7 +41,7 @@ class KeptTunnel:
         services: its service ids.
         origin: who opened it.
         bandwidth_bytes_per_second: limit of each direction; None is no limit.
-        closes_at: unix time at which its lifetime ends; None: never.
+        closes_at: unix time at which its lifetime ends, by the clock when it was kept; None: never.
         accesses: its tokens, as digests.
     """
 
@@ -81,6 +82,11 @@ class _Terms:
     origin: Origin
     bandwidth: float | None
     closes_at: float | None
+    """As it is kept."""
+    due: float | None = None
+    """The same as a moment."""
+    is_restored: bool = False
+    """An earlier process has kept it: only what the clock said then is known of its end."""
 
 
 STALE_DEADLINES: Final = 1_000
@@ -92,6 +98,7 @@ class TunnelBook:
 
     Args:
         keeper: where they are kept; None keeps nothing.
+        clock: what it says of the time, and when it is set.
 
     Attributes:
         issued: their tokens.
@@ -100,8 +107,10 @@ class TunnelBook:
         ConfigError: what is kept cannot be read.
     """
 
-    def __init__(self, keeper: TunnelArchive | None = None) -> None:
+    def __init__(self, keeper: TunnelArchive | None = None, clock: Clock = CLOCK) -> None:
         self._keeper: TunnelArchive = keeper or _KeepsNothing()
+        self._clock = clock
+        self._offset = clock.offset
         self._entries: dict[str, _Terms] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._unclaimed: set[str] = set()
@@ -109,7 +118,10 @@ class TunnelBook:
         for kept in self._keeper.load_tunnels():
             self.issued.restore(kept.name, kept.services, kept.accesses)
             self._entries[kept.name] = _Terms(
-                kept.origin, kept.bandwidth_bytes_per_second, kept.closes_at
+                kept.origin,
+                kept.bandwidth_bytes_per_second,
+                kept.closes_at,
+                is_restored=True,
             )
             self._note_deadline(kept.name)
             if kept.origin is Origin.START:
@@ -138,9 +150,7 @@ class TunnelBook:
         if name not in self.issued or is_known:
             self._entries[name] = _Terms(origin, bandwidth_bytes_per_second, closes_at)
         self._unclaimed.discard(name)
-        if is_known:
-            return self.issued.reissue(name, services)
-        tokens = self.issued.open(name, services)
+        tokens = (self.issued.reissue if is_known else self.issued.open)(name, services)
         self._note_deadline(name)
         return tokens
 
@@ -180,22 +190,46 @@ class TunnelBook:
     # lifetimes
 
     def next_deadline(self) -> float | None:
-        """Return the unix time at which the next lifetime ends."""
+        """Return the moment at which the next lifetime ends."""
         self._drop_stale()
         return self._deadlines[0][0] if self._deadlines else None
 
     def take_expired(self, now: float) -> list[str]:
-        """Return the tunnels whose lifetime is over, each once; the caller closes them."""
+        """Return the tunnels whose lifetime is over, each once; the caller closes them.
+
+        Args:
+            now: the moment.
+        """
         expired: list[str] = []
         while (deadline := self.next_deadline()) is not None and deadline <= now:
             expired.append(heapq.heappop(self._deadlines)[1])
         return expired
 
-    def _note_deadline(self, name: str) -> None:
-        closes_at = self._entries[name].closes_at
-        if closes_at is None:
+    def look_at_clock(self) -> None:
+        """See whether the clock was set: no lifetime of this process becomes another one by it.
+
+        What is kept of them has to say the same to the next process, so it is kept anew. Those that
+        an earlier process has kept end by the clock, as it goes now.
+        """
+        offset = self._clock.offset
+        if offset == self._offset:
             return
-        heapq.heappush(self._deadlines, (closes_at, name))
+        self._offset = offset
+        for name, entry in self._entries.items():
+            if entry.due is None:
+                continue
+            if entry.is_restored:
+                self._note_deadline(name)
+            else:
+                entry.closes_at = self._clock.unix(entry.due)
+                self._keep(name)
+
+    def _note_deadline(self, name: str) -> None:
+        entry = self._entries[name]
+        if entry.closes_at is None:
+            return
+        entry.due = self._clock.moment(entry.closes_at)
+        heapq.heappush(self._deadlines, (entry.due, name))
         if len(self._deadlines) > 2 * len(self._entries) + STALE_DEADLINES:
             self._deadlines = [each for each in self._deadlines if self._is_deadline(*each)]
             heapq.heapify(self._deadlines)
@@ -204,9 +238,9 @@ class TunnelBook:
         while self._deadlines and not self._is_deadline(*self._deadlines[0]):
             heapq.heappop(self._deadlines)
 
-    def _is_deadline(self, closes_at: float, name: str) -> bool:
+    def _is_deadline(self, due: float, name: str) -> bool:
         entry = self._entries.get(name)
-        return entry is not None and entry.closes_at == closes_at
+        return entry is not None and entry.due == due
 
     # keeping
 
@@ -360,15 +394,16 @@ class ServiceTunnels:
     # lifetimes
 
     def _watch_expiry(self) -> None:
-        """Look again when the next lifetime ends; the clock may be set meanwhile."""
+        """Look again when the next lifetime ends; the clock may be set, the machine may sleep."""
         self.pause()
         deadline = self.book.next_deadline()
         if deadline is not None and self._loop is not None:
-            wait_seconds = min(max(deadline - time.time(), 0.0), EXPIRY_SECONDS)
+            wait_seconds = min(max(deadline - CLOCK.now(), 0.0), EXPIRY_SECONDS)
             self._expiry = self._loop.call_later(wait_seconds, self._close_expired)
 
     def _close_expired(self) -> None:
-        for name in self.book.take_expired(time.time()):
+        self.book.look_at_clock()
+        for name in self.book.take_expired(CLOCK.now()):
             self.close(name, "the tunnel's lifetime ended", "its lifetime ended")
         self._watch_expiry()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.support.clocks import SetClock
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.events import TunnelState
+from tunnelfleet.actors.kernel import moments
 
 if TYPE_CHECKING:
     import pytest
@@ -39,6 +41,16 @@ def test_a_new_reason_is_news_but_does_not_move_since(monkeypatch: pytest.Monkey
     stats.enter(TunnelState.BACKOFF, "lost")
     assert stats.enter(TunnelState.BACKOFF, "lost again")
     assert (stats.reason, stats.since) == ("lost again", 200.0)
+
+
+def test_since_is_told_by_what_the_clock_says_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SetClock()
+    monkeypatch.setattr(moments, "CLOCK", clock)
+    monkeypatch.setattr("tunnelfleet.actors.counters.time.time", clock.wall)
+    stats = TunnelStats()
+    clock.steps(3_600.0)
+    clock.passes(60.0)
+    assert stats.since == clock.wall() - 60.0
 
 
 def test_the_first_state_is_news_only_with_a_reason() -> None:

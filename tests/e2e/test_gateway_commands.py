@@ -322,6 +322,8 @@ class TestReadyAndReload:
             elsewhere = tmp_path / "other.toml"
             elsewhere.write_text("")
             assert "runs with other files" in fleet.good("check", str(elsewhere))
+            path.write_text("")
+            assert "it is empty, and was not before" in fleet.good("check", str(fleet.rig.folder))
             gateway.signal(signal.SIGTERM)
             assert gateway.wait_end() == 0
             path.write_text(good)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.programs import require_program, run_program
 from tests.support.rig import FAST_LIMITS, Rig, echo
-from tests.support.waiting import WAIT_SECONDS
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime import (
     Endpoint,
     Mode,
@@ -19,7 +19,8 @@ from tunnelfleet.runtime import (
     TunnelState,
     make_ssl_context,
 )
-from tunnelfleet.runtime.service import ServiceEventKind, TunnelService
+from tunnelfleet.runtime.service import ServiceEvent, ServiceEventKind, TunnelService
+from tunnelfleet.runtime.service.tls import ensure_certificate
 
 if TYPE_CHECKING:
     import ssl
@@ -45,6 +46,8 @@ def test_another_authority(rig: Rig) -> None:
     with TunnelService(tls=True) as other:
         reason = refusal(rig, other.ssl_context())
     assert "certificate verify failed" in reason
+    assert "give the certificate of that authority" in reason
+    assert "_ssl.c" not in reason
 
 
 def test_only_the_authorities_of_the_system(rig: Rig) -> None:
@@ -115,3 +118,34 @@ def test_the_authority_in_a_file_and_in_a_folder(rig: Rig, tmp_path: Path, name:
     pair = rig.pair({"SSH": rig.backends.echo().address}, ssl_context=context)
     with pair.connect() as client:
         assert echo(client, b"hello") == b"hello"
+
+
+def test_tunnels_follow_a_service_to_another_authority(tmp_path: Path) -> None:
+    """Its certificate is replaced while they are connected, and so is the file that they trust."""
+    names = ("ca.pem", "server.pem", "server.key")
+    given = tmp_path / "given"
+    given.mkdir()
+
+    def put(authority: str) -> None:
+        ensure_certificate(tmp_path / authority, "127.0.0.1")
+        for name in names:
+            aside = given / "aside"
+            aside.write_bytes((tmp_path / authority / name).read_bytes())
+            aside.replace(given / name)
+
+    put("old")
+    with Rig(tls=True, certificate=given / "server.pem", private_key=given / "server.key") as rig:
+        pair = rig.pair(
+            {"SSH": rig.backends.echo().address}, ssl_context=make_ssl_context(given / "ca.pem")
+        )
+        put("new")
+        rig.service.reload_certificate()
+        before = len(rig.service_events.all())
+        rig.service.drop(pair.name)
+        eventually(lambda: _connects(rig.service_events.all()[before:]) == 2)
+        with pair.connect() as client:
+            assert echo(client, b"hello") == b"hello"
+
+
+def _connects(events: list[ServiceEvent]) -> int:
+    return sum(event.kind is ServiceEventKind.CLIENT_CONNECTED for event in events)

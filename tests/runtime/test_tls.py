@@ -16,9 +16,10 @@ from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import TunnelRuntime, make_ssl_context
 from tunnelfleet.runtime.admin import AdminOptions, AdminServer
 from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
-from tunnelfleet.runtime.tls import load_own_certificate
+from tunnelfleet.runtime.tls import MAX_CA_BYTES, load_own_certificate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tunnelfleet.runtime.service.tls import CertificateFiles
@@ -41,6 +42,90 @@ def test_another_authority_is_not_trusted(files: CertificateFiles, tmp_path: Pat
     other = ensure_certificate(tmp_path, "127.0.0.1")
     with pytest.raises(ssl.SSLCertVerificationError):
         shake_hands(files, make_ssl_context(other.ca), "127.0.0.1")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    aside = path.with_suffix(".new")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_file_of_authorities_that_was_replaced_is_followed(
+    files: CertificateFiles, tmp_path: Path, *, in_place: bool
+) -> None:
+    """The certificate of a service that runs is of another authority from now on."""
+    other = ensure_certificate(tmp_path / "other", "127.0.0.1")
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(other.ca.read_bytes())
+    context = make_ssl_context(ca)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(files, context, "127.0.0.1")
+    if in_place:
+        ca.write_bytes(files.ca.read_bytes() + b"\n")
+    else:
+        replace_file(ca, files.ca.read_bytes())
+    assert shake_hands(files, context, "127.0.0.1")
+    # Those that stand behind the old one are replaced one after another.
+    assert shake_hands(other, context, "127.0.0.1")
+
+
+def test_a_link_to_authorities_that_is_swapped_is_followed(
+    files: CertificateFiles, tmp_path: Path
+) -> None:
+    """As Kubernetes gives a secret another content."""
+    ensure_certificate(tmp_path / "1", "127.0.0.1")
+    (tmp_path / "..data").symlink_to("1")
+    (tmp_path / "ca.pem").symlink_to("..data/ca.pem")
+    context = make_ssl_context(tmp_path / "ca.pem")
+    (tmp_path / "..new").symlink_to(files.ca.parent)
+    (tmp_path / "..new").replace(tmp_path / "..data")
+    assert shake_hands(files, context, "127.0.0.1")
+
+
+def absent(path: Path) -> None:
+    path.unlink()
+
+
+def no_certificate(path: Path) -> None:
+    path.write_text("nothing")
+
+
+def a_pipe(path: Path) -> None:
+    pipe = path.with_suffix(".pipe")
+    os.mkfifo(pipe)
+    pipe.replace(path)
+
+
+def too_large(path: Path) -> None:
+    os.truncate(path, MAX_CA_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (absent, ""),
+        (a_pipe, ""),
+        (no_certificate, "it holds no certificate"),
+        (too_large, "more than 16777216 bytes"),
+    ],
+)
+def test_authorities_that_cannot_be_used_leave_what_was_there(
+    files: CertificateFiles,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[Path], None],
+    said: str,
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(files.ca.read_bytes())
+    context = make_ssl_context(ca)
+    change(ca)
+    for _ in range(3):
+        assert shake_hands(files, context, "127.0.0.1")
+    lines = [each.getMessage() for each in caplog.records]
+    assert len(lines) == (1 if said else 0)
+    assert all(said in line and str(ca) in line for line in lines)
 
 
 def test_by_default_the_system_s_authorities_are_trusted_and_no_other(

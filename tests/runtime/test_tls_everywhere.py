@@ -33,7 +33,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 NAME = "127.0.0.1"
-MAKERS = {"SSLContext", "create_default_context", "tls_set", "_create_unverified_context"}
+MAKERS = {
+    "SSLContext",
+    "FollowingContext",
+    "create_default_context",
+    "tls_set",
+    "_create_unverified_context",
+}
 PLACES = {
     "runtime/tls.py": 1,
     "runtime/admin/server.py": 1,

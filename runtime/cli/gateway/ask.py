@@ -124,7 +124,16 @@ def would_change(client: GatewayClient) -> tuple[list[str], dict[str, Any] | Non
     try:
         return files, client.reload(dry_run=True), ""
     except GatewayRefused as error:
-        return files, None, refused(error)
+        return files, None, _why_nothing(error)
+
+
+def _why_nothing(error: GatewayRefused) -> str:
+    """What the gateway says: it knows what the files were before, and what is wrong now."""
+    for each in _objects(error.members.get("problems")):
+        if each.get("severity") == "error":
+            text = each.get("message") or each.get("text")
+            return f"it takes nothing over: {each.get('file')}: {text}"
+    return refused(error)
 
 
 SHOWN_REASONS: Final = 20

@@ -171,8 +171,8 @@ def _reload(
         return None
     except address.GatewayRefused as error:
         return _ReloadReport(str(place.address), None, reach.refused(error))
-    mine = {path.resolve() for path in config.files}
-    if mine.isdisjoint(Path(each).resolve() for each in files):
+    mine = {os.path.realpath(path) for path in config.files}
+    if mine.isdisjoint(os.path.realpath(each) for each in files):
         return _ReloadReport(str(place.address), None, "it runs with other files")
     return _ReloadReport(str(place.address), answer, why)
 

@@ -185,7 +185,7 @@ class _Foreground:
         self._manager = manager
         self._heartbeat = process.Heartbeat()
         self._as_json = as_json
-        self._frozen_at = 0.0
+        self._frozen: FleetConfig | None = None
         self._growing = memory.GrowingFleet()
 
     def _reload(self) -> None:
@@ -227,14 +227,14 @@ class _Foreground:
 
     def _freeze_when_settled(self) -> None:
         # Again after each reload: what it has brought stays as well.
-        reloaded_at = self._gateway.state.reloaded_at
-        if self._frozen_at == reloaded_at:
+        config = self._gateway.state.config
+        if self._frozen is config:
             return
         if not self._gateway.is_settled:
             # A tunnel that is connected has grown once more.
             self._growing.note(sum(self._gateway.counts()))
         else:
-            self._frozen_at = reloaded_at
+            self._frozen = config
             memory.freeze_garbage()
             if self._gateway.workers is not None:
                 self._gateway.workers.freeze_garbage()

@@ -36,12 +36,15 @@ if TYPE_CHECKING:
     from .output import Reporter
 
 
+_ADVICE_ON_AUTHORITY: Final = (
+    "if the service's authority is one of your own, give its certificate with -c FILE"
+)
 _ADVICE: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), advice)
     for pattern, advice in (
         (
             "certificate verify failed.*(local issuer|self.signed|issuer certificate)",
-            "if the service's authority is one of your own, give its certificate with -c FILE",
+            _ADVICE_ON_AUTHORITY,
         ),
         (
             "certificate verify failed.*(mismatch|not valid for)",
@@ -168,6 +171,8 @@ class Judge:
             return []
         self._failures += 1
         advice = advice_on(reason)
+        if advice == _ADVICE_ON_AUTHORITY and self._plan.ca_path is not None:
+            advice = f"{self._plan.ca_path} has other authorities: put the service's into it"
         if RETRY_FOR_EVER < self._plan.retry_count <= self._failures:
             tries = counted(self._failures, "failed connect")
             advice = advice or "start it again, or raise websocket.connect_retry_count"

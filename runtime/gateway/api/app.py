@@ -93,7 +93,7 @@ def _describe(api: ApiParts) -> dict[str, Any]:
         "name": settings.name,
         "version": tunnelfleet.__version__,
         "pid": os.getpid(),
-        "started": round(api.started, 3),
+        "started": round(gateway.started_at, 3),
         "ready": not reasons,
         "reasons": reasons,
         "tunnels": dict(sorted(states.items())),

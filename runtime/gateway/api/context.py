@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -368,7 +367,6 @@ class ApiParts:
         readiness: judges the fleet; for `questions`.
         feed: keeps the events, or None.
         readers: of the events.
-        started: when, in seconds of the Unix epoch.
     """
 
     gateway: Gateway
@@ -381,7 +379,6 @@ class ApiParts:
     readiness: Readiness
     feed: EventFeed | None = None
     readers: EventReaders = field(default_factory=EventReaders)
-    started: float = field(default_factory=time.time)
 
     @classmethod
     def of(cls, gateway: Gateway, places: ApiPlaces, feed: EventFeed | None) -> ApiParts:

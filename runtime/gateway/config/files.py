@@ -8,6 +8,8 @@ mean.
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
 import stat
 import tomllib
@@ -15,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from tunnelfleet.runtime.reading import read_at_once
 
 from .problems import WHOLE_FILE, Problem, key_text, syntax_problem
 
@@ -236,12 +240,13 @@ def read_documents(paths: Sequence[Path]) -> tuple[list[Document], list[Problem]
     """
     documents: list[Document] = []
     problems: list[Problem] = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in paths:
         files, problem = _find(path)
         problems += problem
         for file in files:
-            resolved = file.resolve()
+            # `Path.resolve` raises where links lead in a circle.
+            resolved = os.path.realpath(file)
             if resolved in seen:
                 continue
             seen.add(resolved)
@@ -262,30 +267,47 @@ def _find(path: Path) -> tuple[list[Path], list[Problem]]:
     except OSError as error:
         return [], [_file_problem(path, f"it cannot be read: {error.strerror}")]
     if not is_folder:
-        beside = path.with_suffix(".d")
-        return [path, *(_in_folder(beside) if beside.is_dir() else [])], []
-    files = _in_folder(path)
+        beside, problem = _beside(path.with_suffix(".d"))
+        return [path, *beside], problem
+    try:
+        files = _in_folder(path)
+    except OSError as error:
+        return [], [_file_problem(path, f"it cannot be read: {error.strerror}")]
     if not files:
         hint = f"the folder has no file *{SUFFIX}; put one into it, or name a file"
         return [], [_file_problem(path, hint)]
     return files, []
 
 
+def _beside(folder: Path) -> tuple[list[Path], list[Problem]]:
+    """The files of the folder beside a file, if there is one; one that cannot be read is there."""
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            return [], []
+        return _in_folder(folder), []
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not folder.is_symlink():
+            return [], []
+        return [], [_file_problem(folder, f"it cannot be read: {error.strerror}")]
+
+
 def _in_folder(folder: Path) -> list[Path]:
+    """The files of a folder that count. Raises OSError; `Path.glob` would find nothing instead."""
     # Hidden names are an editor's, or the data behind the links of a Kubernetes mount.
-    found = [each for each in folder.glob(f"*{SUFFIX}") if not each.name.startswith(".")]
-    return sorted(each for each in found if not each.is_dir())
+    found = [each for each in folder.iterdir() if each.match(f"*{SUFFIX}")]
+    return sorted(each for each in found if not each.name.startswith(".") and not each.is_dir())
 
 
 def _read(path: Path) -> Document | Problem:
     try:
-        with path.open("rb") as file:
-            # No size tells how much comes out of a pipe or a device.
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = read_at_once(path, MAX_FILE_BYTES)
     except OSError as error:
         return _file_problem(path, f"it cannot be read: {error.strerror}")
     if len(content) > MAX_FILE_BYTES:
         return _file_problem(path, f"it is larger than {MAX_FILE_BYTES} bytes; split it")
+    if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        return Problem(str(path), line, "toml", "there is a NUL byte; write the file anew")
     try:
         text = content.decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from tunnelfleet.runtime import TcpAddress
 
+from .problems import WHOLE_FILE, Problem
+
 if TYPE_CHECKING:
     from tunnelfleet.runtime.gateway.wanted import WantedTunnel
 
     from .devices import NotifySection
     from .door_users import DoorUsers
     from .fleet_tls import FleetTls
-    from .problems import Problem
 
 
 MAX_THING_CHARACTERS = 128
@@ -189,6 +190,7 @@ class FleetConfig:
         tunnels: what is wanted, by name.
         door_rules: who may reach what.
         warnings: what is worth a look and changes nothing.
+        empty: those of the files with nothing in them.
         files: that were read, tokens and certificates included, for whoever watches them.
         notify: the brokers that tell devices of their tunnels.
         on_demand: which tunnels are opened when somebody asks; None for none.
@@ -199,8 +201,19 @@ class FleetConfig:
     door_rules: tuple[DoorRule, ...] = ()
     warnings: tuple[Problem, ...] = ()
     files: frozenset[Path] = frozenset()
+    empty: frozenset[Path] = frozenset()
     notify: tuple[NotifySection, ...] = ()
     on_demand: OnDemandSettings | None = None
+
+    def emptied_since(self, before: FleetConfig) -> list[Problem]:
+        """The files that had something in them and have nothing now, as problems.
+
+        A full disk leaves such files, and programs that write a file in its place: it is no wish to
+        end a fleet.
+        """
+        hint = "it is empty, and was not before; if there is to be nothing, write a comment into it"
+        emptied = (self.empty & before.files) - before.empty
+        return [Problem(str(path), 1, WHOLE_FILE, hint) for path in sorted(emptied)]
 
     @property
     def things(self) -> int:

@@ -130,6 +130,7 @@ class _Loader:
             rules,
             tuple(problems),
             frozenset(files | set(paths)),
+            frozenset(each.path for each in documents if not each.text.strip()),
             notify=tuple(notify.sections),
             on_demand=on_demand,
         )

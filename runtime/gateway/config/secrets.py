@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime import make_ssl_context
+from tunnelfleet.runtime.reading import open_at_once
 
 from .paths import create_private_file
 
@@ -206,10 +207,6 @@ class ClientTokens:
         return hmac.new(self._secret, access_token.encode(), hashlib.sha256).hexdigest()
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 MAX_SECRET_BYTES = 65_536
 """The longest file with a secret; a longer one is the wrong file."""
 
@@ -222,7 +219,7 @@ def read_private(path: Path, limit_bytes: int = MAX_SECRET_BYTES) -> tuple[bytes
     """
     try:
         # A pipe that nobody writes to would be waited for in `open` already.
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{path} is no file; name a file with the secret")

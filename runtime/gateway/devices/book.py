@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tunnelfleet.actors.kernel.moments import CLOCK, Clock
 from tunnelfleet.proto import ConfigError, Endpoint, Mode, counted
 from tunnelfleet.runtime.gateway.config.devices import THING_LABEL, NotifySection
 from tunnelfleet.runtime.gateway.config.things import address_for
@@ -139,7 +140,7 @@ class LinkSeen(NamedTuple):
 
     is_up: bool = False
     lost_at: float | None = None
-    """By the same clock as `now`; None if it is up, or never was."""
+    """The moment; None if it is up, or never was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +165,19 @@ class Decision:
 
 
 class DeviceBook:
-    """The tunnels that devices were told of, by name."""
+    """The tunnels that devices were told of, by name.
 
-    def __init__(self) -> None:
+    Args:
+        clock: what its callers read the time from.
+    """
+
+    def __init__(self, clock: Clock = CLOCK) -> None:
+        self._clock = clock
         self._sections = Sections()
         self.tunnels: dict[str, DeviceTunnel] = {}
         self._links: dict[str, LinkSeen] = {}
+        self._heard_at: dict[str, float] = {}
+        """At which moment a tunnel was told of; those of an earlier process are not in it."""
         self._names: dict[str, list[str]] = {}
         """Names of the tunnels of a thing, the oldest first."""
         self._hashes: dict[str, str] = {}
@@ -230,7 +238,7 @@ class DeviceBook:
         allowed, refused = choose_services(notification, section)
         if not allowed:
             return Decision(Verdict.REFUSED, refused=refused)
-        lost = self._lost_one(notification, now)
+        lost = self._lost_one(notification, self._clock.moment(now))
         gives_way = None
         if lost is None:
             gives_way, has_room = self._make_room(notification.thing, section.tunnels_per_thing)
@@ -250,16 +258,17 @@ class DeviceBook:
         if lost is not None:
             self.drop(lost)
         self._put(tunnel)
+        self._heard_at[name] = self._clock.moment(now)
         outcome = Verdict.OPENED if lost is None else Verdict.TAKES_OVER
         gone = None if gives_way == name else gives_way
         return Decision(outcome, tunnel, wish, refused, gone)
 
-    def _lost_one(self, notification: Notification, now: float) -> str | None:
+    def _lost_one(self, notification: Notification, moment: float) -> str | None:
         """The tunnel that a rotation was about, if there is one."""
         for name in self._names.get(notification.thing, ()):
             lost_at = self._links[name].lost_at
             is_same = set(self.tunnels[name].notification.services) == set(notification.services)
-            if is_same and lost_at is not None and now - lost_at <= TAKE_OVER_SECONDS:
+            if is_same and lost_at is not None and moment - lost_at <= TAKE_OVER_SECONDS:
                 return name
         return None
 
@@ -326,7 +335,7 @@ class DeviceBook:
         """The tunnel is not connected."""
         link = self._links.get(name)
         if link is not None and link.is_up:
-            self._links[name] = LinkSeen(lost_at=now)
+            self._links[name] = LinkSeen(lost_at=self._clock.moment(now))
 
     def drop(self, name: str) -> DeviceTunnel | None:
         """Forget a tunnel; returns it if it was known."""
@@ -335,6 +344,7 @@ class DeviceBook:
             return None
         thing, token_hash = tunnel.notification.thing, tunnel.notification.token_hash
         del self._links[name]
+        self._heard_at.pop(name, None)
         self._names[thing].remove(name)
         if not self._names[thing]:
             del self._names[thing]
@@ -349,8 +359,15 @@ class DeviceBook:
         return [
             name
             for name, tunnel in self.tunnels.items()
-            if now - tunnel.received_at > KEEP_SECONDS and self._wish(tunnel) is None
+            if self._age_seconds(tunnel, now) > KEEP_SECONDS and self._wish(tunnel) is None
         ]
+
+    def _age_seconds(self, tunnel: DeviceTunnel, now: float) -> float:
+        """How long ago it was told of: nobody sets that, unless it was an earlier process."""
+        heard_at = self._heard_at.get(tunnel.name)
+        if heard_at is None:
+            return now - tunnel.received_at
+        return self._clock.moment(now) - heard_at
 
     # -- what is wanted
 

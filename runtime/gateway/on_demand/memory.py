@@ -73,7 +73,7 @@ class DemandMemory:
         """
         if not self.has_loaded:
             self.has_loaded = True
-            self.plan.remember_opens(now - (wall - each.begun_at) for each in stored)
+            self.plan.remember_opens(_begun_at(each, now, wall) for each in stored)
         return self.inherit(stored, now, wall)
 
     def inherit(self, stored: list[StoredDemand], now: float, wall: float) -> list[str]:
@@ -91,7 +91,7 @@ class DemandMemory:
 
     def _adopt(self, stored: StoredDemand, now: float, wall: float) -> None:
         thing, tunnel = stored.thing, stored.tunnel
-        begun_at = now - (wall - stored.begun_at)
+        begun_at = _begun_at(stored, now, wall)
         slot = "" if tunnel is None else tunnel.name
         made = Demanded(
             stored.request,
@@ -102,7 +102,7 @@ class DemandMemory:
             asked_at=begun_at,
             opened_at=begun_at,
             # What cannot be used is closed.
-            ends_at=now if tunnel is None else now + (stored.ends_at - wall),
+            ends_at=now if tunnel is None else begun_at + (stored.ends_at - stored.begun_at),
             used_at=now,
             tunnel_id=stored.tunnel_id,
         )
@@ -116,6 +116,11 @@ class DemandMemory:
         else:
             text = "the tunnel to %s was open when its gateway ended, and is closed"
             logger.info(text, thing, extra=extra)
+
+
+def _begun_at(stored: StoredDemand, now: float, wall: float) -> float:
+    """When it was begun, in the plan's time: not in the future, though the clock was set back."""
+    return now - max(0.0, wall - stored.begun_at)
 
 
 MAX_WAITING = 4_096

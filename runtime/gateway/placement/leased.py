@@ -18,7 +18,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tunnelfleet.actors.transport.connect_gate import boot_seconds
+from tunnelfleet.actors.kernel.moments import boot_seconds
 from tunnelfleet.proto import ConfigError, printable
 from tunnelfleet.runtime.gateway.store.tunnels import TUNNEL_CHANGED
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tunnelfleet.actors.kernel.moments import CLOCK, Clock, TrustedClock
 from tunnelfleet.proto import printable
 from tunnelfleet.runtime import (
     ConnectionClosed,
@@ -112,11 +113,18 @@ MAX_OPEN_RECORDS = 200_000
 
 
 class AuditBook:
-    """Makes records of events. For one thread at a time."""
+    """Makes records of events. For one thread at a time.
 
-    def __init__(self) -> None:
+    Args:
+        clock: what its callers read the time from. It may be set while something is open: the
+            record of the end says when the begin was by the same clock as when the end is.
+    """
+
+    def __init__(self, clock: Clock = CLOCK) -> None:
+        self._clock = clock
         self._last_number = 0
         self._open: OrderedDict[Hashable, AuditRecord] = OrderedDict()
+        """`opened_at` is a moment in them."""
 
     def take(self, event: TunnelEvent, now: float) -> AuditRecord | None:
         """Return the record that an event begins or ends; None if it does neither.
@@ -176,7 +184,7 @@ class AuditBook:
         return self._last_number
 
     def _begin(self, key: Hashable, record: AuditRecord) -> AuditRecord:
-        self._open[key] = record
+        self._open[key] = replace(record, opened_at=self._clock.moment(record.opened_at))
         self._open.move_to_end(key)
         if len(self._open) > MAX_OPEN_RECORDS:
             self._open.popitem(last=False)
@@ -210,7 +218,7 @@ class AuditBook:
             event.peer,
             event.user,
             known.channel_id if known else event.channel_id,
-            event.opened_at or now,
+            min(event.opened_at or now, now),
             now,
             event.sent_bytes,
             event.received_bytes,
@@ -238,6 +246,7 @@ class AuditBook:
 
     def _stream_closed(self, event: StreamClosed, now: float) -> AuditRecord:
         known = self._open.pop(_stream_key(event), None)
+        opened_at = now if known is None else self._clock.unix(known.opened_at)
         if known is None:
             known = AuditRecord(
                 self._number(),
@@ -245,10 +254,15 @@ class AuditBook:
                 event.tunnel,
                 event.service_id,
                 event.stream_id,
-                opened_at=now,
             )
         ended_by = _ENDED_BY.get(event.reason, event.reason)
-        return replace(known, ended_at=now, ended_by=ended_by, reason=event.reason)
+        return replace(
+            known,
+            opened_at=min(opened_at, now),
+            ended_at=now,
+            ended_by=ended_by,
+            reason=event.reason,
+        )
 
 
 def _connection_key(event: ConnectionOpened | ConnectionClosed) -> Hashable:
@@ -291,9 +305,12 @@ class AuditTable:
         database: where they are.
         gateway: whose they are; others may be in the same table.
         run: which run of the gateway this is.
+        clock: what its callers read the time from.
     """
 
-    def __init__(self, database: Database, gateway: str, run: str) -> None:
+    def __init__(self, database: Database, gateway: str, run: str, clock: Clock = CLOCK) -> None:
+        self._begun_at = clock.now()
+        self._clock = TrustedClock(clock)
         self._database = database
         self._gateway = gateway
         self._run = run
@@ -354,12 +371,14 @@ class AuditTable:
         with self._database.writing() as connection:
             connection.execute(statement)
 
-    def prune(self, bounds: AuditBounds, now: float) -> int:
+    def prune(self, bounds: AuditBounds) -> int:
         """Remove what is beyond the bounds.
+
+        No record goes for its age because the clock was set: one of this run is not older than the
+        run, and a clock that was set forwards is believed only when it has stayed so.
 
         Args:
             bounds: how much is kept.
-            now: in seconds of the Unix epoch.
 
         Returns:
             How many rows were removed.
@@ -367,7 +386,10 @@ class AuditTable:
         Raises:
             StoreError: not all could be removed.
         """
-        is_old = AUDIT.c.opened_at < now - bounds.days * DAY_SECONDS
+        seconds = bounds.days * DAY_SECONDS
+        is_old = AUDIT.c.opened_at < self._clock.unix() - seconds
+        if self._clock.moment() - self._begun_at < seconds:
+            is_old &= AUDIT.c.run != self._run
         removed = self._remove(is_old)
         with self._database.reading() as connection:
             mine = AUDIT.c.gateway == self._gateway

@@ -141,10 +141,11 @@ class DemandTable:
             StoreError: it is still kept as open.
         """
         self._change(request, is_over=1, entry="", sealed=b"", key_id="")
-        is_own = (DEMANDS.c.gateway == self._gateway) & (DEMANDS.c.is_over == 1)
+        is_own = DEMANDS.c.gateway == self._gateway
+        # What this gateway has open it closes itself, however old the clock says that it is.
         statement = delete(DEMANDS).where(
-            (is_own & (DEMANDS.c.begun_at < now - KEPT_SECONDS))
-            | (DEMANDS.c.begun_at < now - LOST_SECONDS)
+            (is_own & (DEMANDS.c.is_over == 1) & (DEMANDS.c.begun_at < now - KEPT_SECONDS))
+            | (~is_own & (DEMANDS.c.begun_at < now - LOST_SECONDS))
         )
         with self._database.writing() as connection:
             connection.execute(statement)

@@ -471,7 +471,7 @@ class Store:
         self._audit.close_former_runs()
 
     def _keep_up(self) -> None:
-        self._audit.prune(self._bounds, time.time())
+        self._audit.prune(self._bounds)
 
     # -- metrics
 

@@ -132,7 +132,7 @@ class AuditWriter:
         self.failures = 0
         """Attempts that failed."""
         self.stands_since: float | None = None
-        """Since when nothing can be written, in seconds of the Unix epoch."""
+        """Since when nothing can be written, in monotonic seconds."""
 
     @property
     def waiting(self) -> int:
@@ -146,7 +146,7 @@ class AuditWriter:
             is_down: the database was not there a moment ago, and the log says so already.
         """
         if is_down:
-            self.stands_since = time.time()
+            self.stands_since = time.monotonic()
         self._thread.start()
 
     def put(self, record: AuditRecord) -> None:
@@ -292,7 +292,7 @@ class AuditWriter:
             return
         self._lost_before = self.dropped
         with self._changed:
-            self.stands_since = time.time()
+            self.stands_since = time.monotonic()
             self._changed.notify_all()
         logger.error(
             "the audit has stopped, and tunnels go on: %s",
@@ -307,7 +307,7 @@ class AuditWriter:
         self.stands_since = None
         logger.warning(
             "the audit goes on after %.0f s; %s lost",
-            time.time() - since,
+            time.monotonic() - since,
             counted(self.dropped - self._lost_before, "record", "was", "were"),
             extra={"event": "audit_resumed"},
         )

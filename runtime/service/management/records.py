@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
+from tunnelfleet.actors.kernel.moments import CLOCK, Clock
 from tunnelfleet.proto import MAX_ID_CHARACTERS, Mode, printable
 
 from .model import ResourceNotFound, ValidationFailed
@@ -120,9 +121,11 @@ class RecordTable:
 
     Args:
         keeper: where they are kept; None keeps them in memory.
+        clock: what its callers read the time from.
     """
 
-    def __init__(self, keeper: RecordKeeper | None = None) -> None:
+    def __init__(self, keeper: RecordKeeper | None = None, clock: Clock = CLOCK) -> None:
+        self._clock = clock
         self._keeper = keeper
         self._lock = threading.Lock()
         self._by_id: dict[str, TunnelRecord] = {}
@@ -130,7 +133,7 @@ class RecordTable:
         self._numbers: list[int] = []
         """In order, so that a page begins with a search and not with a walk."""
         self._closed: dict[str, float] = {}
-        """Closed tunnels in the order in which they were closed -> when."""
+        """Closed tunnels in the order in which they were closed -> at which moment."""
         self._last_number = 0
         if keeper is not None:
             kept = [TunnelRecord.from_json(*each) for each in keeper.load_records()]
@@ -138,7 +141,9 @@ class RecordTable:
                 self._insert(record)
             for record in sorted(kept, key=lambda each: each.updated_at):
                 if record.status is Status.CLOSED:
-                    self._closed[record.tunnel_id] = record.updated_at
+                    # The clock may have been ahead then.
+                    closed_at = min(clock.moment(record.updated_at), clock.now())
+                    self._closed[record.tunnel_id] = closed_at
 
     def flush(self) -> None:
         """Return when everything that changed is kept. Raises StateError if that takes too long."""
@@ -189,6 +194,9 @@ class RecordTable:
             record = self._by_id.get(tunnel_id)
             if record is None:
                 return None
+            if "updated_at" in fields:
+                # The clock may have been set back.
+                fields["updated_at"] = max(fields["updated_at"], record.updated_at)
             record = self._by_id[tunnel_id] = replace(record, **fields)
             self._put(record)
         return record
@@ -207,9 +215,11 @@ class RecordTable:
         with self._lock:
             record = self._by_id.get(tunnel_id)
             if record is not None and record.status is Status.OPEN:
-                record = replace(record, status=Status.CLOSED, updated_at=now)
+                record = replace(
+                    record, status=Status.CLOSED, updated_at=max(now, record.updated_at)
+                )
                 self._by_id[tunnel_id] = record
-                self._closed[tunnel_id] = now
+                self._closed[tunnel_id] = self._clock.moment(now)
                 self._put(record)
         self.forget_old(now)
 
@@ -220,10 +230,11 @@ class RecordTable:
 
     def forget_old(self, now: float) -> None:
         """Forget what was closed long ago, and the oldest if there is too much."""
+        moment = self._clock.moment(now)
         with self._lock:
             while self._closed:
                 tunnel_id, closed_at = next(iter(self._closed.items()))
-                is_old = now - closed_at > CLOSED_KEPT_SECONDS
+                is_old = moment - closed_at > CLOSED_KEPT_SECONDS
                 if not is_old and len(self._closed) <= MAX_CLOSED:
                     return
                 self._forget(tunnel_id)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.fleet import wanted
+from tunnelfleet.actors.kernel.moments import CLOCK
 from tunnelfleet.runtime.gateway.config import FleetConfig, GatewaySettings
 from tunnelfleet.runtime.gateway.fleet_state import ELSEWHERE, HELD, LEAVING, REMOVED, FleetState
 from tunnelfleet.runtime.gateway.placement import SHARDS
@@ -52,7 +53,7 @@ def test_what_nobody_wants_is_forgotten(state: FleetState) -> None:
 
 def test_entries_say_why(state: FleetState) -> None:
     state.running["a"] = Running(wanted("a"))
-    state.held["b"] = 5.0
+    state.held["b"] = CLOCK.moment(5.0)
     state.running["gone"] = Running(wanted("gone"), RunPhase.DRAINING)
     found = {entry.tunnel.name: entry for entry in state.entries()}
     assert list(found) == ["a", "b", "gone"]

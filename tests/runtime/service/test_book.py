@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.clocks import SetClock
 from tunnelfleet.proto import ConfigError, Mode, RequestAccepted, RequestRefused
 from tunnelfleet.runtime.service.tunnels import (
     STALE_DEADLINES,
@@ -74,22 +75,24 @@ def is_refused(book: TunnelBook, token: str, client_token: str | None = A) -> bo
 
 class TestLifetimes:
     def test_the_nearest_is_next_and_each_ends_once(self) -> None:
-        book = TunnelBook()
-        for name, closes_at in (("b", 20.0), ("a", 10.0), ("never", None), ("c", 30.0)):
-            open_one(book, name, closes_at=closes_at)
-        assert book.next_deadline() == 10.0
-        assert book.take_expired(9.9) == []
-        assert book.take_expired(20.0) == ["a", "b"]
-        assert book.take_expired(20.0) == []
-        assert book.next_deadline() == 30.0
+        clock = SetClock()
+        book, now = TunnelBook(clock=clock), clock.now()
+        for name, seconds in (("b", 20.0), ("a", 10.0), ("never", None), ("c", 30.0)):
+            open_one(book, name, closes_at=seconds and clock.wall() + seconds)
+        assert book.next_deadline() == now + 10.0
+        assert book.take_expired(now + 9.9) == []
+        assert book.take_expired(now + 20.0) == ["a", "b"]
+        assert book.take_expired(now + 20.0) == []
+        assert book.next_deadline() == now + 30.0
 
     def test_a_closed_tunnel_has_none(self) -> None:
-        book = TunnelBook()
-        open_one(book, closes_at=10.0)
+        clock = SetClock()
+        book, now = TunnelBook(clock=clock), clock.now()
+        open_one(book, closes_at=clock.wall() + 10.0)
         book.close("press-4")
-        open_one(book, closes_at=50.0)
-        assert book.next_deadline() == 50.0
-        assert book.take_expired(20.0) == []
+        open_one(book, closes_at=clock.wall() + 50.0)
+        assert book.next_deadline() == now + 50.0
+        assert book.take_expired(now + 20.0) == []
 
     def test_what_is_remembered_of_closed_ones_is_bounded(self) -> None:
         book = TunnelBook()
@@ -102,6 +105,46 @@ class TestLifetimes:
     def test_what_is_no_lifetime(self, seconds: float) -> None:
         with pytest.raises(ConfigError, match="lifetime"):
             checked_lifetime(seconds)
+
+
+@pytest.mark.parametrize("step_seconds", [3_600.0, -3_600.0, 56 * 365 * 86_400.0])
+class TestAClockThatIsSet:
+    def test_no_tunnel_of_this_process_ends_sooner_or_later(self, step_seconds: float) -> None:
+        clock = SetClock()
+        book = TunnelBook(clock=clock)
+        open_one(book, closes_at=clock.wall() + 600.0)
+        clock.steps(step_seconds)
+        book.look_at_clock()
+        clock.passes(599.0)
+        assert book.take_expired(clock.now()) == []
+        clock.passes(1.0)
+        assert book.take_expired(clock.now()) == ["press-4"]
+
+    def test_the_next_process_is_told_the_same_end(
+        self, memory: Memory, step_seconds: float
+    ) -> None:
+        clock = SetClock()
+        book = TunnelBook(memory, clock)
+        open_one(book, closes_at=clock.wall() + 600.0)
+        open_one(book, "press-5")
+        clock.steps(step_seconds)
+        book.look_at_clock()
+        clock.passes(400.0)
+        again = TunnelBook(memory, clock)
+        assert again.next_deadline() == clock.now() + 200.0
+        assert memory.kept["press-5"].closes_at is None
+
+    def test_what_an_earlier_process_kept_ends_by_the_clock_as_it_goes_now(
+        self, memory: Memory, step_seconds: float
+    ) -> None:
+        """As where a device wakes up without the time, and hears of it."""
+        clock = SetClock()
+        open_one(TunnelBook(memory, clock), closes_at=clock.wall() + 600.0)
+        clock.steps(-step_seconds)
+        book = TunnelBook(memory, clock)
+        clock.steps(step_seconds)
+        book.look_at_clock()
+        assert book.next_deadline() == clock.now() + 600.0
 
 
 class TestOverARestart:
@@ -139,7 +182,7 @@ class TestOverARestart:
         book.rotate("press-4", None, ["VNC"])
         again = TunnelBook(memory)
         assert again.bandwidth("press-4") == 1000.0
-        assert again.next_deadline() == book.next_deadline()
+        assert again.next_deadline() == pytest.approx(book.next_deadline(), abs=0.001)
         assert again.issued.services("press-4") == ("VNC",)
         again.close("press-4")
         assert memory.kept == {}

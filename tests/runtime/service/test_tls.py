@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import ssl
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.clocks import SetClock
 from tests.support.service_client import EventLog, TunnelClient
 from tests.support.waiting import eventually
 from tunnelfleet.proto import ConfigError, Mode
@@ -54,7 +56,7 @@ def test_new_handshakes_use_what_was_taken_anew_and_old_connections_stay(
 
 
 @pytest.mark.parametrize("broken", ["cert.pem", "key.pem"])
-@pytest.mark.parametrize("how", ["missing", "empty", "other"])
+@pytest.mark.parametrize("how", ["missing", "empty", "other", "pipe", "folder"])
 def test_what_cannot_be_used_is_an_error_and_changes_nothing(
     tmp_path: Path, broken: str, how: str
 ) -> None:
@@ -66,6 +68,10 @@ def test_what_cannot_be_used_is_an_error_and_changes_nothing(
         (given / broken).unlink()
         if how == "empty":
             (given / broken).touch()
+        elif how == "pipe":
+            os.mkfifo(given / broken)
+        elif how == "folder":
+            (given / broken).mkdir()
         elif how == "other":
             _put(tmp_path / "other", tmp_path / "elsewhere")
             shutil.copy(tmp_path / "elsewhere" / broken, given / broken)
@@ -127,6 +133,21 @@ def test_a_made_certificate_is_made_anew_while_the_service_runs(
         # Whoever trusts the authority notices nothing.
         eventually(lambda: _days_shown(service, trusting) > tls.RENEW_BEFORE_DAYS)
         assert "until" in events.wait(ServiceEventKind.CERTIFICATE_RELOADED).detail
+
+
+def test_a_clock_that_is_set_has_a_certificate_looked_at_soon(
+    tmp_path: Path, events: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device makes it in 1970, and hears of the time: it has run out."""
+    valid_days, clock = tls.VALID_DAYS, SetClock()
+    monkeypatch.setattr(service_module, "CLOCK_SECONDS", 0.02)
+    monkeypatch.setattr(service_module, "CLOCK", clock)
+    monkeypatch.setattr(tls, "VALID_DAYS", tls.RENEW_BEFORE_DAYS - 1)
+    with TunnelService(state_dir=tmp_path, on_event=events) as service:
+        service.open_tunnel("press-4", ["SSH"])  # on its thread, which has looked at the clock
+        monkeypatch.setattr(tls, "VALID_DAYS", valid_days)
+        clock.steps(3_600.0)
+        events.wait(ServiceEventKind.CERTIFICATE_RELOADED)
 
 
 def test_a_renewal_that_fails_is_told_and_the_service_goes_on(

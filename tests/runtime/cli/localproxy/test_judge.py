@@ -71,6 +71,12 @@ def test_what_can_be_done_about_a_failed_connect(reason: str, advice: str) -> No
     assert bool(found) is bool(advice)
 
 
+def test_whoever_has_given_authorities_is_told_where_to_put_another() -> None:
+    judge = Judge(replace(PLAN, ca_path="/etc/ca.pem"))
+    (advice,) = judge.judge(backoff("certificate verify failed: self-signed certificate"))
+    assert advice == "/etc/ca.pem has other authorities: put the service's into it"
+
+
 def test_advice_is_given_once() -> None:
     judge = Judge(PLAN)
     refused = backoff("cannot reach ws://h: Connection refused; retry in 0.5 s")

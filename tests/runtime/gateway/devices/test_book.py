@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.clocks import SetClock
 from tests.support.notifications import BROKER, SECTION, told
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime import TcpAddress
@@ -187,6 +188,50 @@ def test_a_name_is_free_again_and_its_token_is_still_known() -> None:
     assert decision.tunnel is not None
     assert decision.tunnel.name == "press-4"
     assert take(made, told(1)).outcome is Verdict.DUPLICATE
+
+
+@pytest.mark.parametrize("step_seconds", [3_600.0, -3_600.0])
+def test_a_clock_that_is_set_changes_no_takeover(step_seconds: float) -> None:
+    clock = SetClock()
+    made = DeviceBook(clock)
+    made.sections = Sections([replace(SECTION, tunnels_per_thing=5)])
+    take(made, told(1), clock.wall())
+    made.link_up("press-4")
+    made.link_down("press-4", clock.wall())
+    clock.steps(step_seconds)
+    clock.passes(TAKE_OVER_SECONDS)
+    assert take(made, told(2), clock.wall()).outcome is Verdict.TAKES_OVER
+    made.link_up("press-4")
+    made.link_down("press-4", clock.wall())
+    clock.steps(step_seconds)
+    clock.passes(TAKE_OVER_SECONDS + 1)
+    assert take(made, told(3), clock.wall()).outcome is Verdict.OPENED
+
+
+@pytest.mark.parametrize("step_seconds", [13 * 3_600.0, -13 * 3_600.0])
+def test_a_clock_that_is_set_makes_no_tunnel_old_and_none_young(step_seconds: float) -> None:
+    clock = SetClock()
+    made = DeviceBook(clock)
+    made.sections = Sections([SECTION])
+    take(made, told(1), clock.wall())
+    made.sections = Sections([])
+    clock.steps(step_seconds)
+    assert made.outdated(clock.wall()) == []
+    clock.passes(KEEP_SECONDS + 1)
+    assert made.outdated(clock.wall()) == ["press-4"]
+
+
+def test_what_an_earlier_process_kept_is_as_old_as_the_clock_says() -> None:
+    clock = SetClock()
+    kept = take(book(), told(1), clock.wall()).tunnel
+    assert kept is not None
+    clock.steps(-10 * KEEP_SECONDS)
+    made = DeviceBook(clock)
+    made.restore([kept], lambda _name: False)
+    clock.steps(10 * KEEP_SECONDS)
+    assert made.outdated(clock.wall()) == []
+    clock.passes(KEEP_SECONDS + 1)
+    assert made.outdated(clock.wall()) == ["press-4"]
 
 
 def test_a_thing_that_goes_and_comes_back_has_its_tunnel_again() -> None:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from tests.support.clocks import SetClock
 from tests.support.stores import BASE, closing, opening
 from tunnelfleet.actors import events
+from tunnelfleet.actors.kernel.moments import TRUST_SECONDS
 from tunnelfleet.runtime import SessionWasReset, TunnelEvent
 from tunnelfleet.runtime.gateway.store import audit
-from tunnelfleet.runtime.gateway.store.audit import AuditBook, AuditRecord
+from tunnelfleet.runtime.gateway.store.audit import (
+    DAY_SECONDS,
+    AuditBook,
+    AuditBounds,
+    AuditQuery,
+    AuditRecord,
+    AuditTable,
+)
+from tunnelfleet.runtime.gateway.store.database import Database
+from tunnelfleet.runtime.gateway.store.migrations import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 NOW = BASE + 100
 
@@ -57,6 +74,27 @@ def test_a_stream_has_the_sums_of_its_connections() -> None:
     assert (ended.ended_by, ended.channel_id) == ("replaced", "channel-1")
 
 
+@pytest.mark.parametrize("step_seconds", [3_600.0, -3_600.0])
+def test_a_stream_lasted_as_long_as_it_did_though_the_clock_was_set(step_seconds: float) -> None:
+    clock = SetClock()
+    book = AuditBook(clock)
+    book.take(events.StreamOpened("press-4", "SSH", 1), clock.wall())
+    clock.steps(step_seconds)
+    clock.passes(60.0)
+    ended = book.take(events.StreamClosed("press-4", "SSH", 1, "replaced"), clock.wall())
+    assert ended is not None
+    assert (ended.opened_at, ended.ended_at) == (clock.wall() - 60.0, clock.wall())
+
+
+def test_no_connection_ends_before_it_began() -> None:
+    """A worker has told it by a clock that was ahead."""
+    book = AuditBook()
+    book.take(opening(7), NOW)
+    ended = book.take(closing(7, opened_at=NOW + 3_600.0), NOW)
+    assert ended is not None
+    assert ended.opened_at == ended.ended_at == NOW
+
+
 @pytest.mark.parametrize(
     ("reason", "ended_by"),
     [("peer_reset", "peer"), ("local_reset", "local"), ("disconnected", "disconnected")],
@@ -82,3 +120,57 @@ def test_what_is_open_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = [each.number for each in take(book, *(closing(n) for n in range(1, 6)))]
     assert ended[2:] == numbers[2:]
     assert not set(ended[:2]) & set(numbers), "forgotten ones are told as records of their own"
+
+
+YEARS = 56 * 365 * DAY_SECONDS
+BOUNDS = AuditBounds(days=30, rows=1_000)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path / 'state.db'}")
+    made.prepare()
+    migrate(made)
+    yield made
+    made.close()
+
+
+def write(table: AuditTable, number: int, opened_at: float) -> None:
+    table.write(
+        [AuditRecord(number, "connection", "press-4", opened_at=opened_at, ended_by="peer")]
+    )
+
+
+def left(table: AuditTable) -> int:
+    return len(table.ask(AuditQuery()))
+
+
+def test_a_clock_that_is_ahead_for_a_while_removes_no_record(database: Database) -> None:
+    clock = SetClock()
+    earlier = AuditTable(database, "gw", "earlier", clock)
+    write(earlier, 1, clock.wall())
+    table = AuditTable(database, "gw", "run", clock)
+    clock.steps(YEARS)
+    assert table.prune(BOUNDS) == 0
+    clock.steps(-YEARS)
+    clock.passes(TRUST_SECONDS)
+    assert table.prune(BOUNDS) == 0
+    clock.steps(31 * DAY_SECONDS)
+    assert table.prune(BOUNDS) == 0
+    clock.passes(TRUST_SECONDS)
+    assert table.prune(BOUNDS) == 1
+
+
+def test_what_was_recorded_before_the_time_was_known_stays_its_days(database: Database) -> None:
+    """A device without a battery wakes up in 1970, and hears of the time."""
+    clock = SetClock()
+    clock.steps(-YEARS)
+    table = AuditTable(database, "gw", "run", clock)
+    write(table, 1, clock.wall())
+    clock.steps(YEARS)
+    clock.passes(2 * TRUST_SECONDS)
+    assert table.prune(BOUNDS) == 0
+    assert left(table) == 1
+    clock.passes(30 * DAY_SECONDS)
+    assert table.prune(BOUNDS) == 1
+    assert left(table) == 0

@@ -78,6 +78,16 @@ def test_what_a_gateway_has_left_that_never_came_back_is_forgotten(url: str) -> 
         assert [each.request for each in gone.load_demands()] == ["may be open"]
 
 
+def test_what_a_gateway_has_open_is_not_forgotten_because_its_clock_was_behind(url: str) -> None:
+    """It began in 1970 and hears of the time: it still closes what it has opened."""
+    with opened(url) as store:
+        store.begin_demand(demand("open", 60.0))
+        store.keep_demand("open", "t-1", 7_260.0, demanded_source())
+        store.begin_demand(demand("other"))
+        store.end_demand("other")
+        assert "open" in [each.request for each in store.load_demands()]
+
+
 def test_one_that_was_throttled_begins_again(url: str) -> None:
     with opened(url) as store:
         store.begin_demand(demand())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 from typing import TYPE_CHECKING
@@ -194,6 +195,25 @@ def test_the_upkeep_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
         table.error = None
         eventually(lambda: table.upkeeps >= 2)
         assert writer.stands_since is None
+
+
+def test_the_time_that_it_stood_is_not_that_of_a_clock_that_is_set(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = itertools.count(1_790_000_000, -3_600)
+    monkeypatch.setattr(
+        "tunnelfleet.runtime.gateway.store.writer.time.time", lambda: float(next(said))
+    )
+    table = FakeTable()
+    table.error = FULL
+    with running(table) as writer:
+        put(writer, 1)
+        assert table.attempts.acquire(timeout=WAIT_SECONDS)
+        eventually(lambda: writer.stands_since is not None)
+        table.error = None
+        eventually(lambda: writer.stands_since is None)
+    assert "the audit goes on after -" not in caplog.text
+    assert "the audit goes on after" in caplog.text
 
 
 def test_one_that_was_never_started_can_be_closed() -> None:

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.clocks import SetClock
 from tunnelfleet.proto import Mode
 from tunnelfleet.runtime.service.management.records import (
     CLOSED_KEPT_SECONDS,
@@ -38,6 +40,32 @@ def test_of_too_many_closed_ones_the_oldest_go() -> None:
     assert len(table) == MAX_CLOSED
     assert table.find("t9") is None
     assert table.find("t10") is not None
+
+
+@pytest.mark.parametrize("step_seconds", [-56 * 365 * 86_400.0, 56 * 365 * 86_400.0])
+def test_a_clock_that_is_set_forgets_none_and_keeps_none_for_ever(step_seconds: float) -> None:
+    clock = SetClock()
+    table = RecordTable(clock=clock)
+    table.add("closed", clock.wall())
+    table.close("closed", clock.wall())
+    clock.steps(step_seconds)
+    table.forget_old(clock.wall())
+    assert len(table) == 1
+    clock.passes(CLOSED_KEPT_SECONDS + 1)
+    table.forget_old(clock.wall())
+    assert len(table) == 0
+
+
+def test_no_change_is_older_than_what_was_before() -> None:
+    """Whatever the clock says: whoever reads it takes the difference."""
+    table = RecordTable()
+    table.add("a", 100.0)
+    changed = table.change("a", updated_at=40.0, services=("SSH",))
+    assert changed is not None
+    assert changed.updated_at == 100.0
+    changed = table.change("a", updated_at=130.0)
+    table.close("a", 70.0)
+    assert table.get("a").updated_at == 130.0
 
 
 class Kept:
