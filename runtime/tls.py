@@ -15,7 +15,6 @@ import stat
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
 
 from .reading import read_at_once
@@ -25,8 +24,6 @@ _Stamp: TypeAlias = tuple[int, int, int, int, int]
 
 MAX_CA_BYTES = 16 * 1_048_576
 """Of a file of authorities that is read anew; all public ones together have less than a million."""
-
-_log = get_logger(__name__)
 
 
 class FollowingContext(ssl.SSLContext):
@@ -48,7 +45,10 @@ class FollowingContext(ssl.SSLContext):
         path, stamp = self._followed, _stamp(self._followed)
         if path is None or stamp is None or stamp == self._seen:
             return
-        self._seen = stamp
+        # The kernel brings pykka, and commands that only ask a gateway have a context, too.
+        from tunnelfleet.actors.kernel.log import get_logger  # noqa: PLC0415
+
+        self._seen, log = stamp, get_logger(__name__)
         try:
             if stamp[0] > MAX_CA_BYTES:
                 raise OSError(errno.EFBIG, f"it has more than {MAX_CA_BYTES} bytes")
@@ -57,9 +57,9 @@ class FollowingContext(ssl.SSLContext):
             reason = (
                 "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
             )
-            _log.warning("%s was replaced and cannot be used, what it had stays: %s", path, reason)
+            log.warning("%s was replaced and cannot be used, what it had stays: %s", path, reason)
         else:
-            _log.debug("%s was replaced; the authorities in it are trusted from now on", path)
+            log.debug("%s was replaced; the authorities in it are trusted from now on", path)
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         """See `ssl.SSLContext.wrap_socket`."""
