@@ -82,7 +82,9 @@ class _Input(Enum):
     """Not connected yet."""
     READING = auto()
     HELD = auto()
-    """Out of credit."""
+    """Out of credit, which mostly comes before anything else can be read."""
+    RESTING = auto()
+    """The same, and it was readable meanwhile: it is not watched."""
     DISCARDING = auto()
     """The connection is over; what the application still sends is read and thrown away."""
     ENDED = auto()
@@ -101,7 +103,8 @@ class _Output(Enum):
 
 
 # As plain names: Python 3.11 takes six times as long to look up the member of an enum.
-_HELD, _DISCARDING, _BROKEN = _Input.HELD, _Input.DISCARDING, _Output.BROKEN
+_HELD, _RESTING, _DISCARDING = _Input.HELD, _Input.RESTING, _Input.DISCARDING
+_BROKEN = _Output.BROKEN
 
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
@@ -149,6 +152,8 @@ class SocketActor(DispatchedActor):
         self._local_bind = local_bind
         self._dial: Dial | None = None
         self._input = _Input.WAITING
+        self._read_error: OSError | None = None
+        """What stands behind the bytes that are still to be read."""
         self._output = _Output.OPEN
         self._remote_end: End | None = None
         self._unsent_bytes = 0
@@ -215,7 +220,7 @@ class SocketActor(DispatchedActor):
 
     def _leave_input(self, phase: _Input) -> None:
         """Read no more, for now or for ever."""
-        is_watched = self._input in (_Input.READING, _DISCARDING)
+        is_watched = self._input in (_Input.READING, _HELD, _DISCARDING)
         if self._socket is not None and is_watched:
             self.remove_reader(self._socket)
         self._input = phase
@@ -223,6 +228,8 @@ class SocketActor(DispatchedActor):
     def _on_readable(self) -> None:
         if self._input is _DISCARDING:
             self._discard()
+        elif self._input is _HELD:
+            self._leave_input(_RESTING)
         else:
             self._read()
 
@@ -234,46 +241,51 @@ class SocketActor(DispatchedActor):
             while turn_bytes < TURN_READ_BYTES and self._unsent_bytes < high_water_bytes:
                 data = self._socket.recv(limit_bytes)
                 if not data:
-                    # An application that takes nothing more has not merely ended its direction.
-                    is_orderly = self._output is not _BROKEN
-                    self._end_input("closed by the local application", is_orderly=is_orderly)
+                    self._on_read_end()
                     return
                 turn_bytes += len(data)
                 self._progress_at = time.monotonic()
                 self._unsent_bytes += len(data)
                 self._tunnel.tell(LocalDataRead(self._key, data))
-                if turn_bytes < FEW_BYTES and self._is_drained(self._socket):
-                    return
+                if turn_bytes < FEW_BYTES and self._output is not _BROKEN:
+                    # Another read would find nothing, and take five times as long as to look for
+                    # an error behind the bytes. What comes from now on makes it readable again.
+                    self._look_for_error(self._socket)
+                    if self._read_error is None:
+                        return
         except NOTHING_YET:
             return
         except OSError as error:
-            self._break_output()
-            reason = f"local connection broke: {error.strerror or error}"
-            self._end_input(reason, is_orderly=False)
+            self._on_read_error(error)
             return
-        if self._unsent_bytes < high_water_bytes:
-            # Anew: libuv polls no more once it has reported an error, which is still to be read.
-            self.remove_reader(self._socket)
-            self._watch_input()
-        else:
-            self._leave_input(_HELD)
+        self._look_for_error(self._socket)
+        if self._unsent_bytes >= high_water_bytes:
+            self._input = _HELD
 
-    def _is_drained(self, sock: socket.socket) -> bool:
-        """Return whether another read would find nothing, which costs five times as much as this.
+    def _look_for_error(self, sock: socket.socket) -> None:
+        """Take an error that stands behind the bytes: libuv polls no more once it has reported it.
 
-        What comes from now on makes the socket readable again. An error that stands behind the
-        bytes does not where the event loop is libuv's, so it is looked for.
-
-        Raises:
-            OSError: the connection broke behind what was read.
+        When the bytes have been read, it is what there is to be read.
         """
-        if self._output is _BROKEN:
-            # A write has taken the error.
-            return False
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            raise OSError(code, os.strerror(code))
-        return True
+            self._read_error = OSError(code, os.strerror(code))
+            self.remove_reader(sock)
+            self._watch_input()
+
+    def _on_read_end(self) -> None:
+        """All was read that has come before the end, or before an error."""
+        if self._read_error is not None:
+            self._on_read_error(self._read_error)
+            return
+        # An application that takes nothing more has not merely ended its direction.
+        is_orderly = self._output is not _BROKEN
+        self._end_input("closed by the local application", is_orderly=is_orderly)
+
+    def _on_read_error(self, error: OSError) -> None:
+        self._break_output()
+        reason = f"local connection broke: {error.strerror or error}"
+        self._end_input(reason, is_orderly=False)
 
     def _discard(self) -> None:
         assert self._socket is not None
@@ -284,10 +296,12 @@ class SocketActor(DispatchedActor):
     def _on_bytes_sent(self, message: BytesSent) -> None:
         self._unsent_bytes -= message.size_bytes
         self._progress_at = time.monotonic()
-        is_held = self._input is _HELD
+        phase = self._input
+        is_held = phase is _HELD or phase is _RESTING
         if is_held and self._unsent_bytes <= self._limits.send_high_water_bytes // 2:
             self._input = _Input.READING
-            self._watch_input()
+            if phase is _RESTING:
+                self._watch_input()
 
     def _end_input(self, reason: str, *, is_orderly: bool) -> None:
         """Nothing more comes from the application; say so, unless the connection is over anyway."""
@@ -303,7 +317,7 @@ class SocketActor(DispatchedActor):
         if self._input is _Input.READING:
             # The last chance of bytes that are in the kernel already.
             self._read()
-        if self._input in (_Input.WAITING, _Input.READING, _HELD):
+        if self._input in (_Input.WAITING, _Input.READING, _HELD, _RESTING):
             self._end_input("tunnel stopped", is_orderly=False)
 
     def _on_check_hung_up(self, message: _CheckHungUp) -> None:
@@ -431,7 +445,7 @@ class SocketActor(DispatchedActor):
 
     def _start_discarding(self) -> None:
         """Closing a socket with unread input would destroy the tail of what was written to it."""
-        if self._input is _HELD:
+        if self._input is _RESTING:
             self._watch_input()
         if self._input is not _Input.ENDED:
             self._input = _DISCARDING

@@ -36,8 +36,8 @@ def outcome_of_refusal(error: OSError) -> Outcome:
     return Outcome.WANTS_INPUT if isinstance(error, ssl.SSLWantReadError) else Outcome.BLOCKED
 
 
-def is_drained(sock: socket.socket, read_bytes: int) -> bool:
-    """Return whether another read would find nothing, as far as one knows without it.
+def is_drained(sock: socket.socket) -> bool:
+    """Return whether another read would find nothing, where one gave less than was asked for.
 
     A read that finds nothing raises, which costs five times as much as this, or with TLS more than
     the read of a small message. What comes from now on makes the socket readable again; an error
@@ -45,14 +45,10 @@ def is_drained(sock: socket.socket, read_bytes: int) -> bool:
 
     Args:
         sock: on which no write has failed; the error would have been taken by that.
-        read_bytes: what was read of it in this turn.
 
     Raises:
         OSError: the connection broke behind what was read.
     """
-    if not 0 < read_bytes < FEW_BYTES or not isinstance(sock, socket.socket):
-        # TLS in TLS has buffers of its own.
-        return False
     if isinstance(sock, ssl.SSLSocket) and sock.pending():
         return False
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -113,6 +109,10 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
     read_bytes = min(RECORD_BYTES, limit_bytes) if is_tls else limit_bytes
     # Without the checks of `recv`, which take as long as the rest of a small read.
     read = sock.read if isinstance(sock, ssl.SSLSocket) else sock.recv
+    # TLS gives out a record at a time, however many are there; TLS in TLS has buffers of its own.
+    short_bytes = limit_bytes
+    if is_tls:
+        short_bytes = FEW_BYTES if isinstance(sock, ssl.SSLSocket) else 0
     chunks: list[bytes] = []
     size, end, error = 0, ReadEnd.FULL, None
     try:
@@ -123,7 +123,7 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
                 break
             chunks.append(chunk)
             size += len(chunk)
-            if size < FEW_BYTES and is_drained(sock, size):
+            if size < short_bytes and is_drained(sock):
                 end = ReadEnd.DRAINED
                 break
             is_enough = size > limit_bytes - RECORD_BYTES or len(chunks) >= RECORDS_JOINED
@@ -238,7 +238,7 @@ class FrameWriter:
             parts.append(part)
             size += len(part)
             self._sending_messages += messages
-        return memoryview(b"".join(parts))
+        return memoryview(data if len(parts) == 1 else b"".join(parts))
 
     def _take_pong(self) -> _Frame:
         assert self._pong is not None

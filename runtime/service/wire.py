@@ -17,6 +17,7 @@ import contextlib
 import enum
 import socket
 import ssl
+import time
 from collections import deque
 from typing import Final, Protocol
 
@@ -91,6 +92,10 @@ READ_BYTES: Final = 16_384
 """So much is read in one turn, so that all connections have theirs, and what a message lacks.
 
 It may hold some 2,700 frames, which take 20 ms."""
+READS_A_TURN: Final = 4
+"""So many pieces of large messages are read in one turn at most,"""
+READ_MORE_SECONDS: Final = 0.001
+"""and none after so long."""
 PIECE_BYTES: Final = 64
 """What a piece that waits takes besides its own bytes; many small ones count as what they are."""
 TLS_RECORD_BYTES: Final = 16_384
@@ -240,23 +245,38 @@ class Wire:
             self._read_again()
 
     def _read(self) -> None:
-        wanted_bytes = self._user.allowance()
-        if wanted_bytes <= 0:
-            return
-        piece = read_piece(self._socket, wanted_bytes)
-        if piece.end is ReadEnd.WANTS_OUTPUT:
-            self._watch_writing(True)
-        if piece.data:
-            # An answer that cannot be written any more must not lose what was read before it.
-            self._is_delivering = True
-            try:
-                self._user.received(piece.data)
-            finally:
-                self._is_delivering = False
-        if self._failure is not None:
-            self._end(self._failure)
-        if self._state is _OPEN:
-            self._after(piece)
+        # With TLS the records take so long that the turns between them do not matter.
+        reads, until = (READS_A_TURN if self._tls is None else 1), 0.0
+        while True:
+            wanted_bytes = self._user.allowance()
+            if wanted_bytes <= 0:
+                return
+            piece = read_piece(self._socket, wanted_bytes)
+            if piece.end is ReadEnd.WANTS_OUTPUT:
+                self._watch_writing(True)
+            if piece.data:
+                self._deliver(piece.data)
+            if self._failure is not None:
+                self._end(self._failure)
+            if self._state is not _OPEN:
+                return
+            reads -= 1
+            is_large = piece.end is ReadEnd.FULL and wanted_bytes > READ_BYTES
+            if reads == 0 or not is_large or self._holds:
+                break
+            now = time.monotonic()
+            until = until or now + READ_MORE_SECONDS
+            if now > until:
+                break
+        self._after(piece)
+
+    def _deliver(self, data: bytes) -> None:
+        # An answer that cannot be written any more must not lose what was read before it.
+        self._is_delivering = True
+        try:
+            self._user.received(data)
+        finally:
+            self._is_delivering = False
 
     def _after(self, piece: ReadPiece) -> None:
         if piece.end is ReadEnd.CLOSED:
