@@ -221,19 +221,34 @@ def wrap_tls(
 ) -> ssl.SSLSocket:
     """Begin TLS on a connected socket, which is the result's then; the handshake is to be done.
 
-    If the other side has reset the connection by now, `wrap_socket` of Python 3.11 to 3.13 raises
-    and leaves a half-made SSLSocket, with the descriptor, to the garbage collector.
-
     Raises:
         OSError: the other side has gone; `sock` is still to be closed.
     """
     sock.getpeername()
-    return context.wrap_socket(
-        sock,
-        server_side=server_side,
-        server_hostname=server_hostname,
-        do_handshake_on_connect=False,
-    )
+    try:
+        return context.wrap_socket(
+            sock,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            do_handshake_on_connect=False,
+        )
+    except OSError as error:
+        _close_half_made(error)
+        raise
+
+
+def _close_half_made(error: OSError) -> None:
+    """Close what `wrap_socket` had made by the time that it met a reset.
+
+    That of Python 3.11 to 3.13 has taken the descriptor by then, and leaves it to the garbage
+    collector in an SSLSocket that only its frame knows.
+    """
+    traceback = error.__traceback__
+    while traceback is not None:
+        made = traceback.tb_frame.f_locals.get("self")
+        if isinstance(made, ssl.SSLSocket):
+            close_quietly(made)
+        traceback = traceback.tb_next
 
 
 def close_quietly(sock: Closable) -> None:

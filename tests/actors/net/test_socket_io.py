@@ -317,6 +317,26 @@ def test_tls_with_who_has_reset_the_connection_leaves_no_socket_behind(pair: Pai
     assert ours.fileno() >= 0, "still its owner's to close"
 
 
+class Reset(socket.socket):
+    """Is told of a reset only after it was asked whether there is one."""
+
+    def getpeername(self) -> object:
+        return "somebody"
+
+
+def test_a_reset_while_tls_begins_leaves_no_socket_behind(pair: Pair) -> None:
+    ours, theirs = pair
+    abort_quietly(theirs)
+    eventually(lambda: not _has_peer(ours), "the reset")
+    descriptor = ours.detach()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(ConnectionResetError) as caught:
+        wrap_tls(context, Reset(fileno=descriptor), server_side=True)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    assert caught.value.__traceback__ is not None, "which would have kept it"
+
+
 def _has_peer(sock: socket.socket) -> bool:
     try:
         sock.getpeername()
