@@ -255,15 +255,9 @@ def test_an_application_that_aborts_ends_the_connection(local: Callable[..., Loc
     app = local()
     app.app.sendall(b"last words")
     eventually(lambda: app.read_bytes == b"last words")
-    abort(app.app)
+    reset(app.app)
     assert "reset" in app.broken_off(), "the far application must not take it for all there is"
     app.wait_ended()
-
-
-def abort(sock: socket.socket) -> None:
-    """Close it with a reset."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    sock.close()
 
 
 @pytest.mark.parametrize("turn_bytes", [10_000, 1_000_000], ids=["turns", "one turn"])
@@ -277,7 +271,7 @@ def test_a_reset_behind_much_is_told_behind_all_of_it(
     gate = threading.Event()
     app.dispatcher.call_soon(gate.wait, WAIT_SECONDS)
     app.app.sendall(b"x" * 60_000)
-    abort(app.app)
+    reset(app.app)
     gate.set()
     assert "reset" in app.broken_off()
     assert app.read_bytes == b"x" * 60_000
@@ -289,7 +283,7 @@ def test_a_reset_while_it_rests_without_credit_is_told_behind_all_bytes(
     app = local(Limits(data_payload_bytes=5_000, send_high_water_bytes=20_000))
     app.app.sendall(b"x" * 60_000)
     eventually(lambda: len(app.read_bytes) == 20_000)
-    abort(app.app)
+    reset(app.app)
     for read_bytes in (40_000, 60_000):
         app.tell(BytesSent(20_000))
         eventually(lambda wanted=read_bytes: len(app.read_bytes) == wanted)
