@@ -336,12 +336,12 @@ class Session:
 
         A source that gives a stream up after its orderly end sends no second reset before the
         hello: a peer of another make may not take it. One that says hello takes it, and would wait
-        for it (docs/protocol.md section 3a). A stream that another one has replaced needs none,
-        and in V3 the second reset was sent.
+        for it (docs/protocol.md section 3a). So would one whose start was on its way when the
+        service reset the session. A stream that another one has replaced needs none.
         """
         dropped = self._drop_stale(message)
         service_id = message.service_id or self._default_service_id
-        is_source = self._mode is Mode.SOURCE and self._version is not ProtocolVersion.V3
+        is_source = self._mode is Mode.SOURCE
         is_hello = is_source and message.ignorable and not message.payload
         if is_hello and self._knows(service_id) and service_id not in self._streams:
             return _refused(message, DropReason.STALE_STREAM)

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from tests.support.wire import (
+    SESSION_RESET,
     STARTS,
     V1,
     V2,
@@ -416,11 +417,26 @@ def given_up(version: ProtocolVersion) -> Session:
 def test_a_hello_of_a_stream_that_was_given_up_is_answered(version: ProtocolVersion) -> None:
     session = given_up(version)
     dropped = MessageDropped(T.DATA, DropReason.STALE_STREAM)
-    answers = [] if version is V3 else [Answer(reset_in(version))]
-    assert session.receive(hello(STARTS[version])) == [*answers, dropped]
+    answer = Answer(stream_reset() if version is V3 else reset_in(version))
+    assert session.receive(hello(STARTS[version])) == [answer, dropped]
     # Nothing else is: it is late, or of a peer that does not say hello.
     for message in (data_in(version), marked(data_in(version))):
         assert session.receive(message) == [dropped]
+
+
+@every_version
+def test_a_start_that_passes_a_session_reset_on_its_way_leaves_no_stream(
+    version: ProtocolVersion,
+) -> None:
+    """The destination starts it anew, and nobody but the source knows that it is over."""
+    session = asking(version)
+    session.receive(SESSION_RESET)
+    dropped = MessageDropped(T.DATA, DropReason.STALE_STREAM)
+    answer = Answer(stream_reset() if version is V3 else reset_in(version))
+    assert session.receive(hello(STARTS[version])) == [answer, dropped]
+    other = destination(("SSH",))
+    other.receive(STARTS[version])
+    assert [type(each) for each in other.receive(answer.message)][-1] is StreamStopped
 
 
 @every_version
