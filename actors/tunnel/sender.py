@@ -119,7 +119,9 @@ class WireSender:
 
     def _forget_handed(self) -> None:
         """A new link begins: nothing was handed over to it."""
-        self._handed_bytes, self._handed_at, self._left_at = 0, 0.0, 0.0
+        self._handed_bytes, self._handed_at = 0, 0.0
+        self._left_at = 0.0
+        """When something left for the kernel last."""
         self._burst = 0.0, 0
         """When, and behind how many bytes, it was sent for the first time after a silence."""
 

@@ -133,15 +133,20 @@ def test_at_a_tcp_address_with_a_token(
         assert curl(url, "/v1/tunnels", *given, "-H", "Host: evil.example")[0] == 421
 
 
-def test_a_token_that_is_rotated_counts_from_the_reload_on(state: Path, tmp_path: Path) -> None:
-    token = tmp_path / "token"
+def guarded(folder: Path) -> tuple[Path, Path]:
+    """A file with a token for both addresses of a gateway, and the gateway's file."""
+    token, path = folder / "token", folder / "fleet.toml"
     token.write_text("token-1\n")
     token.chmod(0o600)
-    path = tmp_path / "fleet.toml"
     path.write_text(
         '[gateway]\nadmin = "127.0.0.1:0"\nadmin_token_file = "token"\n'
         'metrics = "127.0.0.1:0"\nmetrics_token_file = "token"\n'
     )
+    return token, path
+
+
+def test_a_token_that_is_rotated_counts_from_the_reload_on(state: Path, tmp_path: Path) -> None:
+    token, path = guarded(tmp_path)
     with up(path, state) as gateway:
         admin = gateway.wait_event("admin")["url"]
         pages = gateway.wait_event("metrics")["url"]
@@ -163,14 +168,7 @@ def test_a_token_that_is_rotated_counts_from_the_reload_on(state: Path, tmp_path
 def test_what_was_opened_with_a_token_ends_when_another_one_counts(
     state: Path, tmp_path: Path
 ) -> None:
-    token = tmp_path / "token"
-    token.write_text("token-1\n")
-    token.chmod(0o600)
-    path = tmp_path / "fleet.toml"
-    path.write_text(
-        '[gateway]\nadmin = "127.0.0.1:0"\nadmin_token_file = "token"\n'
-        'metrics = "127.0.0.1:0"\nmetrics_token_file = "token"\n'
-    )
+    token, path = guarded(tmp_path)
     with up(path, state) as gateway, contextlib.ExitStack() as stack:
 
         def follow(event: str, where: str) -> subprocess.Popen[str]:
