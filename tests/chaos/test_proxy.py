@@ -167,8 +167,8 @@ def test_it_refuses_the_next_connections() -> None:
         between.proxy.refuse_next(1, lambda: refused.append(True))
         with socket.socket() as sock:
             sock.setblocking(False)
-            await between.loop.sock_connect(sock, between.proxy.address)
             with pytest.raises(ConnectionResetError):
+                await between.loop.sock_connect(sock, between.proxy.address)
                 await between.receive(sock)
         assert refused == [True]
 
