@@ -253,7 +253,9 @@ class WebSocketActor(DispatchedActor):
             elif piece.end is not ReadEnd.FULL or read_bytes >= TURN_READ_BYTES:
                 break
             else:
-                piece = read_piece(sock, READ_BYTES)
+                expected_bytes = self._input.expected_bytes
+                is_large = expected_bytes > READ_BYTES // 2
+                piece = read_piece(sock, expected_bytes if is_large else READ_BYTES)
                 if piece.data:
                     # TLS may give out a byte at a time: a read counts as a frame.
                     budget -= piece.reads

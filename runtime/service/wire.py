@@ -34,6 +34,7 @@ class Hold(enum.Enum):
     THROTTLED = enum.auto()
     DELAYED = enum.auto()
     ANSWERS_DELAYED = enum.auto()
+    UNTAKEN = enum.auto()
     SILENT = enum.auto()
 
 
@@ -88,10 +89,8 @@ HIGH_WATER_BYTES: Final = 131_072
 """Above this much unsent, the wire is full: whoever feeds it must stop."""
 LOW_WATER_BYTES: Final = 32_768
 """Below this much unsent a full wire has drained, and may be fed again."""
-READ_BYTES: Final = 16_384
-"""So much is read in one turn, so that all connections have theirs, and what a message lacks.
-
-It may hold some 2,700 frames, which take 20 ms."""
+READ_BYTES: Final = 65_536
+"""So much is read at once, unless frames are large: those are read to their end."""
 READS_A_TURN: Final = 4
 """So many pieces of large messages are read in one turn at most,"""
 READ_MORE_SECONDS: Final = 0.001
@@ -261,7 +260,7 @@ class Wire:
             if self._state is not _OPEN:
                 return
             reads -= 1
-            is_large = piece.end is ReadEnd.FULL and wanted_bytes > READ_BYTES
+            is_large = piece.end is ReadEnd.FULL and wanted_bytes > READ_BYTES // 2
             if reads == 0 or not is_large or self._holds:
                 break
             now = time.monotonic()
