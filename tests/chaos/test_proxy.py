@@ -163,13 +163,16 @@ def test_a_drip_and_a_latency_lose_nothing(drip_bytes: int) -> None:
 
 def test_it_refuses_the_next_connections() -> None:
     async def play(between: Between) -> None:
+        async def connect_and_receive(sock: socket.socket) -> None:
+            await between.loop.sock_connect(sock, between.proxy.address)
+            await between.receive(sock)
+
         refused: list[bool] = []
         between.proxy.refuse_next(1, lambda: refused.append(True))
         with socket.socket() as sock:
             sock.setblocking(False)
             with pytest.raises(ConnectionResetError):
-                await between.loop.sock_connect(sock, between.proxy.address)
-                await between.receive(sock)
+                await connect_and_receive(sock)
         assert refused == [True]
 
     through(play)
