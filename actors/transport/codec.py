@@ -124,14 +124,14 @@ class FrameReader:
         self._inside = False
         """A message has begun, and its last frame has not come."""
 
-    @property
-    def expected_bytes(self) -> int:
-        """How much ends where a frame does: of one that has begun what is left, else the next.
+    def wanted_bytes(self, usual_bytes: int) -> int:
+        """How much to read at once: so many bytes, or where frames are large, to the end of one.
 
-        The next one is taken to be as large as the last, as those of a copy are. What is read so
-        needs not be joined.
+        The next frame is taken to be as large as the last, as those of a copy are: one that comes
+        whole needs not be put together.
         """
-        return self.left_bytes or self._last_bytes
+        expected_bytes = self.left_bytes or self._last_bytes
+        return expected_bytes if expected_bytes > usual_bytes // 2 else usual_bytes
 
     def feed(self, data: bytes) -> Iterator[ReceivedPiece]:
         """Yield what `data` has of each frame, which may be split anyhow; each frame at least once.
@@ -281,10 +281,9 @@ class WebSocketInput:
         self._reader = FrameReader(_SERVICE)
         self._messages = MessageReader()
 
-    @property
-    def expected_bytes(self) -> int:
-        """As `FrameReader.expected_bytes`."""
-        return self._reader.expected_bytes
+    def wanted_bytes(self, usual_bytes: int) -> int:
+        """How much to read at once, as `FrameReader.wanted_bytes`."""
+        return self._reader.wanted_bytes(usual_bytes)
 
     def feed(self, data: bytes) -> Iterator[Arrival | None]:
         """Yield what `data` completes, in order, and None for a frame that was read before it.

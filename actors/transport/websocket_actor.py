@@ -253,9 +253,7 @@ class WebSocketActor(DispatchedActor):
             elif piece.end is not ReadEnd.FULL or read_bytes >= TURN_READ_BYTES:
                 break
             else:
-                expected_bytes = self._input.expected_bytes
-                is_large = expected_bytes > READ_BYTES // 2
-                piece = read_piece(sock, expected_bytes if is_large else READ_BYTES)
+                piece = read_piece(sock, self._input.wanted_bytes(READ_BYTES))
                 if piece.data:
                     # TLS may give out a byte at a time: a read counts as a frame.
                     budget -= piece.reads

@@ -296,9 +296,7 @@ class Client:
         """Return how many bytes may be read now (``WireUser``)."""
         if self._tunnel is None:
             return MAX_REQUEST_BYTES
-        expected_bytes = self._reader.expected_bytes
-        is_large = expected_bytes > READ_BYTES // 2
-        return self._tunnel.allowance(self, expected_bytes if is_large else READ_BYTES)
+        return self._tunnel.allowance(self, self._reader.wanted_bytes(READ_BYTES))
 
     def received(self, data: bytes) -> None:
         """Take bytes from the wire (``WireUser``)."""
@@ -318,6 +316,7 @@ class Client:
     def ended(self, reason: str) -> None:
         """Clean up after the wire (``WireUser``)."""
         self._answered(ClientState.OVER)
+        self._arriving = None
         if self.throttle_timer is not None:
             self.throttle_timer.cancel()
             self.throttle_timer = None
