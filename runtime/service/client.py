@@ -372,16 +372,15 @@ class Client:
             return
         if self.wire.is_full:
             self.wire.hold(Hold.SELF_FULL)
-        if self._arriving is not None:
+        if self._arriving is None:
+            self.wire.release(Hold.UNTAKEN)
+        else:
             self.wire.hold(Hold.UNTAKEN)
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Take the rest of what was read in an earlier turn."""
         if self._state is _ATTACHED and self._arriving is not None:
             self._take()
-            if self._arriving is None:
-                self.wire.release(Hold.UNTAKEN)
 
     def _finish(self, reason: str) -> None:
         self._state = ClientState.OVER
