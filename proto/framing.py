@@ -168,11 +168,6 @@ class FrameSplitter:
         if offset < size:
             self.partial = bytearray(view[offset:])
 
-    @property
-    def lacking_bytes(self) -> int:
-        """How much of an incomplete frame is still to come, as far as it is known."""
-        return self._wanted_bytes() - len(self.partial) if self.partial else 0
-
     def _wanted_bytes(self) -> int:
         if len(self.partial) < TUNNEL_PREFIX_BYTES:
             return TUNNEL_PREFIX_BYTES
@@ -337,11 +332,6 @@ class MessageReader:
         """The fields of the last DATA that was parsed, but its payload."""
         self._tried: tuple[object, ...] = ()
         """The same of the last one whose bytes were looked at."""
-
-    @property
-    def lacking_bytes(self) -> int:
-        """How much of a message that has begun is still to come, as far as it is known."""
-        return self._splitter.lacking_bytes
 
     def read(self, data: memoryview) -> Iterator[tuple[Message | DataBurst, memoryview]]:
         """Yield each message or burst that `data` completes, with its frames as they were sent.

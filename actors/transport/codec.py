@@ -99,7 +99,16 @@ class FrameReader:
         sender: whose frames they are.
     """
 
-    __slots__ = ("_inside", "_key", "_mask_bit", "_opcode", "_partial", "_sender", "left_bytes")
+    __slots__ = (
+        "_inside",
+        "_key",
+        "_last_bytes",
+        "_mask_bit",
+        "_opcode",
+        "_partial",
+        "_sender",
+        "left_bytes",
+    )
 
     def __init__(self, sender: Role) -> None:
         self._sender = sender
@@ -107,11 +116,22 @@ class FrameReader:
         self._partial = b""
         self.left_bytes = 0
         """How much of the present data frame's payload has still to come."""
+        self._last_bytes = 0
+        """The size of the last frame that began."""
         self._opcode = 0
         self._key = b""
         """Of the present frame, turned so that its first byte is for the next byte."""
         self._inside = False
         """A message has begun, and its last frame has not come."""
+
+    def wanted_bytes(self, usual_bytes: int) -> int:
+        """How much to read at once: so many bytes, or where frames are large, to the end of one.
+
+        The next frame is taken to be as large as the last, as those of a copy are: one that comes
+        whole needs not be put together.
+        """
+        expected_bytes = self.left_bytes or self._last_bytes
+        return expected_bytes if expected_bytes > usual_bytes // 2 else usual_bytes
 
     def feed(self, data: bytes) -> Iterator[ReceivedPiece]:
         """Yield what `data` has of each frame, which may be split anyhow; each frame at least once.
@@ -163,6 +183,7 @@ class FrameReader:
         if not is_control:
             self._inside = not first & _FIN
         self._opcode, self.left_bytes = opcode, length
+        self._last_bytes = start - offset + length
         return start
 
     def _check(self, first: int, second: int, length: int) -> None:
@@ -259,6 +280,10 @@ class WebSocketInput:
     def __init__(self) -> None:
         self._reader = FrameReader(_SERVICE)
         self._messages = MessageReader()
+
+    def wanted_bytes(self, usual_bytes: int) -> int:
+        """How much to read at once, as `FrameReader.wanted_bytes`."""
+        return self._reader.wanted_bytes(usual_bytes)
 
     def feed(self, data: bytes) -> Iterator[Arrival | None]:
         """Yield what `data` completes, in order, and None for a frame that was read before it.

@@ -12,17 +12,25 @@ import enum
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol, TypeAlias
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
-from tunnelfleet.actors.transport.codec import FrameReader, Opcode, Role, encode_close, encode_pong
+from tunnelfleet.actors.transport.codec import (
+    FrameReader,
+    Opcode,
+    ReceivedPiece,
+    Role,
+    encode_close,
+    encode_pong,
+)
 from tunnelfleet.proto import (
     MAX_REQUEST_BYTES,
     DataBurst,
     Message,
     MessageReader,
+    MessageType,
     Mode,
     RemoteProtocolError,
 )
@@ -173,6 +181,7 @@ class Relay(Protocol):
 
 # As plain names: Python 3.11 takes six times as long to look up the member of an enum.
 _REQUESTING, _ATTACHED, _CLOSE = ClientState.REQUESTING, ClientState.ATTACHED, Opcode.CLOSE
+_DATA = MessageType.DATA
 
 
 class Reception(Protocol):
@@ -186,6 +195,14 @@ class Reception(Protocol):
 
 
 END_OF_HEAD: Final = b"\r\n\r\n"
+TURN_FRAMES: Final = 2_000
+"""Frames and messages that are taken in one turn, so that all connections have theirs: some 10 ms.
+
+A read may hold 11,000 frames."""
+CONTROL_FRAMES: Final = 4
+"""A start or a reset counts as so many: the tunnel takes note of it, and tells its listeners."""
+MESSAGES_OF_A_FRAME: Final = 8
+"""So many messages of a burst count as one frame: they take as long."""
 HANDSHAKE_SECONDS: Final = 20.0
 """How long TLS and the request together may take."""
 
@@ -207,6 +224,7 @@ class Client:
     """
 
     __slots__ = (
+        "_arriving",
         "_head",
         "_loop",
         "_messages",
@@ -235,6 +253,8 @@ class Client:
         self._head = bytearray()
         self._reader = FrameReader(Role.CLIENT)
         self._messages = MessageReader(strict=True)
+        self._arriving: Iterator[Arrived | ReceivedPiece | None] | None = None
+        """What is left of the bytes that were read last: the budget of a turn was spent."""
         self._tunnel: Relay | None = None
         self.mode: Mode | None = None
         self.channel_id = channel_id
@@ -276,9 +296,7 @@ class Client:
         """Return how many bytes may be read now (``WireUser``)."""
         if self._tunnel is None:
             return MAX_REQUEST_BYTES
-        # What a large message lacks is no more work, however much it is.
-        lacking_bytes = min(self._reader.left_bytes, self._messages.lacking_bytes)
-        return self._tunnel.allowance(self, READ_BYTES + lacking_bytes)
+        return self._tunnel.allowance(self, self._reader.wanted_bytes(READ_BYTES))
 
     def received(self, data: bytes) -> None:
         """Take bytes from the wire (``WireUser``)."""
@@ -298,6 +316,7 @@ class Client:
     def ended(self, reason: str) -> None:
         """Clean up after the wire (``WireUser``)."""
         self._answered(ClientState.OVER)
+        self._arriving = None
         if self.throttle_timer is not None:
             self.throttle_timer.cancel()
             self.throttle_timer = None
@@ -322,11 +341,25 @@ class Client:
         return rest
 
     def _websocket_bytes(self, data: bytes) -> None:
+        self._arriving = self._arrivals(data)
+        self._take()
+
+    def _arrivals(self, data: bytes) -> Iterator[Arrived | ReceivedPiece | None]:
+        """Yield control frames, the messages that ``data`` completes, and None for each frame."""
+        for piece in self._reader.feed(data):
+            if piece.opcode < _CLOSE:
+                yield None
+                yield from self._messages.read(piece.data)
+            else:
+                yield piece
+
+    def _take(self) -> None:
+        """Take of what was read as much as one turn has time for."""
         assert self._tunnel is not None
         arrived: list[Arrived] = []
         try:
             try:
-                closed = self._split(data, arrived)
+                closed = self._split(arrived)
             finally:
                 # Also what came in front of an error.
                 self._tunnel.relay(self, arrived)
@@ -336,26 +369,49 @@ class Client:
             return
         if closed:
             self._finish("closed by the client")
-        elif self.wire.is_full:
+            return
+        if self.wire.is_full:
             self.wire.hold(Hold.SELF_FULL)
+        if self._arriving is None:
+            self.wire.release(Hold.UNTAKEN)
+        else:
+            self.wire.hold(Hold.UNTAKEN)
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._state is _ATTACHED and self._arriving is not None:
+            self._take()
 
     def _finish(self, reason: str) -> None:
         self._state = ClientState.OVER
+        self._arriving = None
         self.wire.finish(encode_close(Role.SERVICE))
         self._leave_tunnel(reason)
 
-    def _split(self, data: bytes, arrived: list[Arrived]) -> bool:
-        """Add what ``data`` completes; answer pings; return whether the client closed."""
+    def _split(self, arrived: list[Arrived]) -> bool:
+        """Add what has come; answer pings; return whether the client closed."""
+        assert self._arriving is not None
         pongs: list[bytearray] = []
-        closed = False
-        for opcode, payload in self._reader.feed(data):
-            if opcode < _CLOSE:
-                arrived += self._messages.read(payload)
-            elif opcode == Opcode.PING:
-                pongs.append(encode_pong(payload, Role.SERVICE))
-            elif opcode == _CLOSE:
-                closed = True
+        budget, closed = TURN_FRAMES, False
+        for item in self._arriving:
+            budget -= 1
+            if isinstance(item, ReceivedPiece):
+                if item.opcode == Opcode.PING:
+                    pongs.append(encode_pong(item.data, Role.SERVICE))
+                elif item.opcode == _CLOSE:
+                    closed = True
+                    break
+            elif item is not None:
+                arrived.append(item)
+                message = item[0]
+                if isinstance(message, DataBurst):
+                    budget -= len(message.more) // MESSAGES_OF_A_FRAME
+                elif message.type is not _DATA:
+                    budget -= CONTROL_FRAMES
+            if budget <= 0:
                 break
+        else:
+            self._arriving = None
         # In one piece: a flood of empty pings would else be a flood of tiny pieces in the buffer.
         if pongs:
             self.wire.write(b"".join(pongs))

@@ -28,6 +28,8 @@ from tunnelfleet.actors.transport.established import ReadEnd, ReadPiece, read_pi
 class Hold(enum.Enum):
     """Why a wire is not read; it is read when none applies."""
 
+    UNTAKEN = enum.auto()
+    """Its user has not taken all that was read before."""
     PEER_FULL = enum.auto()
     SELF_FULL = enum.auto()
     STALLED = enum.auto()
@@ -88,10 +90,8 @@ HIGH_WATER_BYTES: Final = 131_072
 """Above this much unsent, the wire is full: whoever feeds it must stop."""
 LOW_WATER_BYTES: Final = 32_768
 """Below this much unsent a full wire has drained, and may be fed again."""
-READ_BYTES: Final = 16_384
-"""So much is read in one turn, so that all connections have theirs, and what a message lacks.
-
-It may hold some 2,700 frames, which take 20 ms."""
+READ_BYTES: Final = 65_536
+"""So much is read at once, unless frames are large: those are read to their end."""
 READS_A_TURN: Final = 4
 """So many pieces of large messages are read in one turn at most,"""
 READ_MORE_SECONDS: Final = 0.001
@@ -158,7 +158,7 @@ class Wire:
         self._is_reset = False
         self._is_delivering = False
         self._failure: str | None = None
-        """Why nothing can be written any more, while what was read is still being taken."""
+        """Why it is over, while what was read is still being taken: nothing more is written."""
         self._reread: asyncio.Handle | None = None
         self._linger: asyncio.TimerHandle | None = None
         sock.setblocking(False)
@@ -199,7 +199,9 @@ class Wire:
             # Looked at first: the hash of an enum's member is a function in Python.
             return
         self._holds.discard(reason)
-        if not self._holds and self._state is _OPEN:
+        if self._failure is not None and self._is_taken:
+            self._end(self._failure)
+        elif not self._holds and self._state is _OPEN:
             self._watch_reading(True)
             self._read_again()
 
@@ -256,12 +258,12 @@ class Wire:
                 self._watch_writing(True)
             if piece.data:
                 self._deliver(piece.data)
-            if self._failure is not None:
+            if self._failure is not None and self._is_taken:
                 self._end(self._failure)
             if self._state is not _OPEN:
                 return
             reads -= 1
-            is_large = piece.end is ReadEnd.FULL and wanted_bytes > READ_BYTES
+            is_large = piece.end is ReadEnd.FULL and wanted_bytes > READ_BYTES // 2
             if reads == 0 or not is_large or self._holds:
                 break
             now = time.monotonic()
@@ -278,11 +280,16 @@ class Wire:
         finally:
             self._is_delivering = False
 
+    @property
+    def _is_taken(self) -> bool:
+        """Whether the user has taken all that was read: an end may come."""
+        return not self._is_delivering and Hold.UNTAKEN not in self._holds
+
     def _after(self, piece: ReadPiece) -> None:
         if piece.end is ReadEnd.CLOSED:
-            self._end("closed by the client")
+            self._fail("closed by the client")
         elif piece.error is not None:
-            self._end(_why(piece.error))
+            self._fail(_why(piece.error))
         elif piece.data and self._tls is not None and self._tls.pending() and not self._holds:
             self._read_again()
 
@@ -339,7 +346,7 @@ class Wire:
                 self._half_close()
 
     def _fail(self, reason: str) -> None:
-        if not self._is_delivering:
+        if self._is_taken:
             self._end(reason)
             return
         self._failure = reason

@@ -238,6 +238,22 @@ def test_a_large_frame_is_handed_on_as_it_comes(role: Role) -> None:
     assert (first > 49_900, first + rest) == (True, 100_000)
 
 
+@both_roles
+def test_reads_end_where_large_frames_do(role: Role) -> None:
+    reader = FrameReader(role)
+    assert reader.wanted_bytes(65_536) == 65_536, "nothing is known"
+    large, small = frame(BINARY, bytes(60_000), mask=KEYS[role]), frame(PING, mask=KEYS[role])
+    list(reader.feed(large[:20_000]))
+    assert reader.wanted_bytes(65_536) == len(large) - 20_000, "to its end"
+    list(reader.feed(large[20_000:-100]))
+    assert reader.wanted_bytes(65_536) == 65_536, "its end is near: what follows, too"
+    list(reader.feed(large[-100:]))
+    assert reader.wanted_bytes(65_536) == len(large), "the next is as large"
+    assert reader.wanted_bytes(2 * len(large)) == 2 * len(large), "several fit"
+    list(reader.feed(small))
+    assert reader.wanted_bytes(65_536) == 65_536, "no more"
+
+
 def test_what_a_service_sent_is_not_copied() -> None:
     wire = frame(BINARY, b"x" * 1_000)
     (got,) = FrameReader(Role.SERVICE).feed(wire)

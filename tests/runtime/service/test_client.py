@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, cast
+import time
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest
 
 from tests.support.frames import data_of, masked
 from tests.support.service_client import EventLog, TunnelClient, connect_tcp, request
 from tests.support.sockets import read_to_end
+from tests.support.waiting import WAIT_SECONDS
 from tests.support.wire import data, stream_start
 from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, MessageType, Mode, encode_frame
 from tunnelfleet.runtime.service import ServiceEventKind, client
 from tunnelfleet.runtime.service.wire import READ_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tunnelfleet.proto import DataBurst, Message
     from tunnelfleet.runtime.service import TunnelService, TunnelTokens
 
 PONG, CLOSE = 10, 8
@@ -79,16 +84,28 @@ def test_a_websocket_error_closes_with_an_empty_close(
     destination.assert_quiet()
 
 
-class Unthrottled:
-    """A tunnel that lets all be read, and takes it."""
+class Untimed:
+    """A tunnel that lets all be read, and notes what it takes at a time."""
+
+    def __init__(self) -> None:
+        self.takes: list[list[Message | DataBurst]] = []
+        self.ends: list[str] = []
 
     def allowance(self, _client: client.Client, wanted_bytes: int) -> int:
         return wanted_bytes
 
     def attach(self, _client: client.Client) -> None: ...
     def spend(self, _client: client.Client, _count_bytes: int) -> None: ...
-    def relay(self, _sender: client.Client, _arrived: object) -> None: ...
-    def detach(self, _client: client.Client, _reason: str) -> None: ...
+    def drained(self, _client: client.Client) -> None: ...
+
+    def relay(self, _sender: client.Client, arrived: Sequence[client.Arrived]) -> None:
+        if arrived:
+            self.takes.append([item for item, _frames in arrived])
+
+    def detach(self, _client: client.Client, reason: str) -> None:
+        self.ends.append(reason)
+
+    def report_protocol_error(self, _client: client.Client, _reason: str) -> None: ...
 
 
 class Nobody:
@@ -97,47 +114,104 @@ class Nobody:
     def gone(self, _client: client.Client, _reason: str) -> None: ...
 
 
-FRAME = encode_frame(data(bytes(64_512)))
+class Taking(NamedTuple):
+    """A client on a loop of its own, and the other end of its socket."""
+
+    client: client.Client
+    tunnel: Untimed
+    near: socket.socket
+    far: socket.socket
+    loop: asyncio.AbstractEventLoop
+
+    def run_until(self, condition: Callable[[], object]) -> None:
+        """Give the loop turns, so many as it takes."""
+        end = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert time.monotonic() < end
+            self.loop.run_until_complete(asyncio.sleep(0.001))
 
 
-@pytest.mark.parametrize(
-    ("wire", "lacking_bytes"),
-    [
-        (b"", 0),
-        (masked(2, FRAME), 0),
-        (masked(2, FRAME)[:8], 0),
-        (masked(2, FRAME)[:10_000], len(masked(2, FRAME)) - 10_000),
-        (masked(2, FRAME * 2)[: len(FRAME) + 108], len(FRAME) - 100),
-        (masked(2, FRAME[:10_000], fin=False), 0),
-        (masked(2, FRAME[:10_000], fin=False) + masked(0, FRAME[10_000:20_000])[:508], 9_500),
-        (masked(2, encode_frame(data(b"x")) * 4_000)[:10_000], 0),
-    ],
-    ids=[
-        "nothing",
-        "whole",
-        "a header",
-        "a part",
-        "of the second",
-        "a fragment: the next may hold pings",
-        "a fragment's part: behind it there may be pings",
-        "small ones in a large frame",
-    ],
-)
-def test_what_a_large_message_lacks_is_read_at_once(wire: bytes, lacking_bytes: int) -> None:
-    """It is no more work than a small one; what else a turn reads is as little as ever."""
-    loop = asyncio.new_event_loop()
+@pytest.fixture
+def taking() -> Iterator[Taking]:
+    loop, tunnel = asyncio.new_event_loop(), Untimed()
     with (
         contextlib.closing(loop),
         socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()),
+        socket.create_connection(server.getsockname()) as far,
     ):
         near, _address = server.accept()
         ours = client.Client(near, loop, None, cast("client.Reception", Nobody()), "channel")
-        ours.attach(cast("client.Relay", Unthrottled()), Mode.SOURCE, b"")
-        ours.received(wire)
-        # A small message that has begun lacks a few bytes.
-        assert 0 <= ours.allowance() - READ_BYTES - lacking_bytes < 10
+        ours.attach(cast("client.Relay", tunnel), Mode.SOURCE, b"")
+        loop.run_until_complete(asyncio.sleep(0))
+        yield Taking(ours, tunnel, near, far, loop)
         ours.wire.close("the test is over")
+
+
+FRAME = encode_frame(data(bytes(64_512)))
+
+
+def test_it_reads_to_the_end_of_a_large_frame(taking: Taking) -> None:
+    whole = masked(2, FRAME)
+    assert taking.client.allowance() == READ_BYTES
+    taking.client.received(whole[:10_000])
+    assert taking.client.allowance() == len(whole) - 10_000
+    taking.client.received(whole[10_000:])
+    assert taking.client.allowance() == len(whole), "the next is as large"
+    taking.client.received(masked(2, encode_frame(data(b"x"))))
+    assert taking.client.allowance() == READ_BYTES
+
+
+TINY = masked(2, encode_frame(data(b"x")))
+TINY_COUNT = 4 * client.TURN_FRAMES
+"""Each is a frame and a message, and read at once they are eight turns."""
+
+
+@pytest.mark.parametrize(
+    ("flood", "count"),
+    [
+        (TINY * TINY_COUNT, TINY_COUNT),
+        (masked(2) * TINY_COUNT + TINY, 1),
+        (masked(9) * TINY_COUNT + TINY, 1),
+        (masked(2, encode_frame(data(b"x")) * TINY_COUNT), TINY_COUNT),
+        (b"".join(masked(2, encode_frame(stream_start(stream=n))) for n in range(1, 2_001)), 2_000),
+    ],
+    ids=["DATA", "empty frames", "pings", "DATA in one frame", "starts"],
+)
+def test_one_read_is_taken_in_several_turns(taking: Taking, flood: bytes, count: int) -> None:
+    taken = taking.tunnel.takes
+    taking.client.received(flood)
+    assert sum(map(len, taken)) < count
+    taking.far.sendall(TINY)
+    taking.run_until(lambda: sum(map(len, taken)) == count + 1)
+    assert max(map(len, taken)) <= client.TURN_FRAMES
+
+
+def test_what_was_read_is_taken_before_the_end_is_heard(taking: Taking) -> None:
+    """As when its answers to pings can be written no more: what it said before it left counts."""
+    taken, count = taking.tunnel.takes, client.TURN_FRAMES
+    taking.near.shutdown(socket.SHUT_WR)
+    taking.far.sendall(masked(9) + TINY * count)
+    taking.run_until(lambda: taking.tunnel.ends)
+    assert len(taken) > 1, "it took several turns"
+    assert sum(map(len, taken)) == count
+    assert taking.tunnel.ends == ["Broken pipe"]
+
+
+def test_a_close_among_them_ends_it_and_what_follows_is_nothing(taking: Taking) -> None:
+    taken = taking.tunnel.takes
+    taking.client.received(TINY * TINY_COUNT + masked(CLOSE) + TINY)
+    taking.run_until(lambda: taking.tunnel.ends)
+    assert sum(map(len, taken)) == TINY_COUNT
+    assert taking.tunnel.ends[0] == "closed by the client"
+
+
+def test_who_is_replaced_takes_no_more(taking: Taking) -> None:
+    taking.client.received(TINY * TINY_COUNT)
+    taken = list(taking.tunnel.takes)
+    taking.client.wire.abort("replaced by a new connection")
+    taking.loop.run_until_complete(asyncio.sleep(0.01))
+    assert taking.tunnel.takes == taken
+    assert taking.tunnel.ends == ["replaced by a new connection"]
 
 
 def test_a_frame_of_131076_bytes_is_taken(source: TunnelClient, destination: TunnelClient) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,7 @@ from tests.support.tracing import check_processor_seconds
 from tests.support.wire import data, stream_start
 from tunnelfleet.proto import Mode, encode_frame
 from tunnelfleet.runtime.service import TunnelService
+from tunnelfleet.runtime.service.client import Client
 from tunnelfleet.runtime.service.wire import Wire
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ FLOODS: dict[str, Callable[[], bytes]] = {
     "empty frames": lambda: repeated(masked(2)),
     "empty fragments": lambda: masked(2, fin=False) + repeated(masked(0, fin=False)),
     "DATA of a byte": lambda: repeated(masked(2, encode_frame(data(b"x")))),
-    # After a message that is read in one turn however large it is.
+    # After frames that reads end with.
+    "pings behind large frames": lambda: (
+        masked(2, encode_frame(data(bytes(64_512)))) * 3 + repeated(masked(9))
+    ),
     "pings after the half of a large message": lambda: (
         masked(2, encode_frame(data(bytes(64_512)))[:40_000], fin=False)
         + repeated(masked(9))
@@ -49,6 +53,17 @@ FLOODS: dict[str, Callable[[], bytes]] = {
 }
 
 
+def timed(turn: Callable[[Any], None], turns: list[float]) -> Callable[[Any], None]:
+    """A turn of the service that notes the time that it takes."""
+
+    def run(owner: Any) -> None:
+        began = time.thread_time()
+        turn(owner)
+        turns.append(time.thread_time() - began)
+
+    return run
+
+
 @pytest.mark.parametrize("has_peer", [False, True], ids=["alone", "with a destination"])
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
 def test_no_flood_makes_a_long_turn(
@@ -58,14 +73,8 @@ def test_no_flood_makes_a_long_turn(
     has_peer: bool,
 ) -> None:
     turns: list[float] = []
-    on_readable = Wire._on_readable
-
-    def timed(self: Wire) -> None:
-        began = time.thread_time()
-        on_readable(self)
-        turns.append(time.thread_time() - began)
-
-    monkeypatch.setattr(Wire, "_on_readable", timed)
+    for owner, name in ((Wire, "_on_readable"), (Client, "_go_on")):
+        monkeypatch.setattr(owner, name, timed(getattr(owner, name), turns))
     # A full collection of what all tests have left is none of the flood's.
     gc.disable()
     request.addfinalizer(gc.enable)
