@@ -273,17 +273,17 @@ Arrival: TypeAlias = Message | DataBurst | PingArrived | PongArrived | CloseArri
 
 
 class WebSocketInput:
-    """Turns what a service sends on one connection, in any split, into what arrived with it."""
+    """Turns what a service sends on one connection, in any split, into what arrived with it.
 
-    __slots__ = ("_messages", "_reader")
+    Attributes:
+        reader: takes the frames apart, and knows how much to read at once.
+    """
+
+    __slots__ = ("_messages", "reader")
 
     def __init__(self) -> None:
-        self._reader = FrameReader(_SERVICE)
+        self.reader = FrameReader(_SERVICE)
         self._messages = MessageReader()
-
-    def wanted_bytes(self, usual_bytes: int) -> int:
-        """How much to read at once, as `FrameReader.wanted_bytes`."""
-        return self._reader.wanted_bytes(usual_bytes)
 
     def feed(self, data: bytes) -> Iterator[Arrival | None]:
         """Yield what `data` completes, in order, and None for a frame that was read before it.
@@ -295,7 +295,7 @@ class WebSocketInput:
         Raises:
             RemoteProtocolError: the service broke the protocol; what came before it was yielded.
         """
-        for opcode, payload in self._reader.feed(data):
+        for opcode, payload in self.reader.feed(data):
             if opcode < _FIRST_CONTROL:
                 yield None
                 for arrival, _frames in self._messages.read(payload):

@@ -253,7 +253,7 @@ class WebSocketActor(DispatchedActor):
             elif piece.end is not ReadEnd.FULL or read_bytes >= TURN_READ_BYTES:
                 break
             else:
-                piece = read_piece(sock, self._input.wanted_bytes(READ_BYTES))
+                piece = read_piece(sock, self._input.reader.wanted_bytes(READ_BYTES))
                 if piece.data:
                     # TLS may give out a byte at a time: a read counts as a frame.
                     budget -= piece.reads
