@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.support.frames import data_of, masked
 from tests.support.service_client import EventLog, TunnelClient, connect_tcp, request
 from tests.support.sockets import read_to_end
 from tests.support.waiting import WAIT_SECONDS
 from tests.support.wire import data, stream_start
-from tunnelfleet.proto import MAX_WEBSOCKET_PAYLOAD_BYTES, MessageType, Mode, encode_frame
+from tunnelfleet.actors.transport.codec import FrameReader, Role
+from tunnelfleet.proto import (
+    MAX_WEBSOCKET_PAYLOAD_BYTES,
+    DataBurst,
+    MessageReader,
+    MessageType,
+    Mode,
+    encode_frame,
+)
 from tunnelfleet.runtime.service import ServiceEventKind, client
-from tunnelfleet.runtime.service.wire import READ_BYTES
+from tunnelfleet.runtime.service.wire import READ_BYTES, Hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from tunnelfleet.proto import DataBurst, Message
+    from tunnelfleet.proto import Message
     from tunnelfleet.runtime.service import TunnelService, TunnelTokens
 
 PONG, CLOSE = 10, 8
@@ -184,6 +195,48 @@ def test_one_read_is_taken_in_several_turns(taking: Taking, flood: bytes, count:
     taking.far.sendall(TINY)
     taking.run_until(lambda: sum(map(len, taken)) == count + 1)
     assert max(map(len, taken)) <= client.TURN_FRAMES
+
+
+small = st.binary(max_size=300).map(lambda payload: masked(2, encode_frame(data(payload))))
+several = st.integers(2, 9).map(lambda count: masked(2, encode_frame(data(b"y")) * count))
+nothing = st.sampled_from([masked(2), masked(9), masked(10), masked(9, b"1795461027")])
+
+
+@given(
+    frames=st.lists(st.one_of(small, several, nothing), max_size=40),
+    sizes=st.lists(st.integers(1, 400), min_size=1, max_size=8),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_all_is_taken_once_and_in_order_whatever_the_reads(
+    taking: Taking, monkeypatch: pytest.MonkeyPatch, frames: list[bytes], sizes: list[int]
+) -> None:
+    monkeypatch.setattr(client, "TURN_FRAMES", 5)
+    stream, ends = b"".join(frames), itertools.accumulate(itertools.cycle(sizes))
+    taking.tunnel.takes.clear()
+    start = 0
+    while start < len(stream):
+        end = next(ends)
+        taking.client.received(stream[start:end])
+        taking.run_until(lambda: Hold.UNTAKEN not in taking.client.wire._holds)
+        start = end
+    reader, messages = FrameReader(Role.CLIENT), MessageReader(strict=True)
+    wanted = [
+        item
+        for opcode, payload in reader.feed(stream)
+        if opcode < CLOSE
+        for item, _frames in messages.read(payload)
+    ]
+    assert payloads_of(itertools.chain(*taking.tunnel.takes)) == payloads_of(wanted)
+    assert max(map(len, taking.tunnel.takes), default=0) <= client.TURN_FRAMES
+
+
+def payloads_of(items: Iterable[Message | DataBurst]) -> list[bytes]:
+    """The payload of each DATA; how they were joined on their way says nothing."""
+    return [
+        each.payload
+        for item in items
+        for each in (item.messages() if isinstance(item, DataBurst) else [item])
+    ]
 
 
 def test_what_was_read_is_taken_before_the_end_is_heard(taking: Taking) -> None:
