@@ -98,15 +98,15 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
     """Read what is there, up to about `limit_bytes`; records of TLS that are there are joined.
 
     A message of a tunnel takes four records, and what is done for each piece costs as much for a
-    record as for all. A record is not cut: where each message begins one, as they do that are
-    written at once, pieces end where messages do.
+    record as for all. A piece ends at the limit, or in front of it where a record was not full:
+    where each message begins one, as they do that are written at once, a message ends there.
 
     Args:
         sock: plain, TLS, or TLS in TLS.
-        limit_bytes: more than 0. With TLS a record is read for as long as a whole one has room.
+        limit_bytes: more than 0.
     """
     is_tls = type(sock) is not socket.socket
-    read_bytes = min(RECORD_BYTES, limit_bytes) if is_tls else limit_bytes
+    room_bytes = limit_bytes
     # Without the checks of `recv`, which take as long as the rest of a small read.
     read = sock.read if isinstance(sock, ssl.SSLSocket) else sock.recv
     # TLS gives out a record at a time, however many are there; TLS in TLS has buffers of its own.
@@ -114,20 +114,20 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
     if is_tls:
         short_bytes = FEW_BYTES if isinstance(sock, ssl.SSLSocket) else 0
     chunks: list[bytes] = []
-    size, end, error = 0, ReadEnd.FULL, None
+    end, error = ReadEnd.FULL, None
     try:
         while True:
-            chunk = read(read_bytes)
+            chunk = read(min(RECORD_BYTES, room_bytes) if is_tls else room_bytes)
             if not chunk:
                 end = ReadEnd.CLOSED
                 break
             chunks.append(chunk)
-            size += len(chunk)
-            if size < short_bytes and is_drained(sock):
+            room_bytes -= len(chunk)
+            if limit_bytes - room_bytes < short_bytes and is_drained(sock):
                 end = ReadEnd.DRAINED
                 break
-            is_enough = size > limit_bytes - RECORD_BYTES or len(chunks) >= RECORDS_JOINED
-            if is_enough or not is_tls:
+            is_end = room_bytes < RECORD_BYTES and len(chunk) < RECORD_BYTES
+            if is_end or room_bytes == 0 or len(chunks) >= RECORDS_JOINED or not is_tls:
                 break
     except NOTHING_YET as refusal:
         is_for_output = isinstance(refusal, ssl.SSLWantWriteError)

@@ -247,8 +247,7 @@ class Wire:
             self._read_again()
 
     def _read(self) -> None:
-        # With TLS the records take so long that the turns between them do not matter.
-        reads, until = (READS_A_TURN if self._tls is None else 1), 0.0
+        reads, until = READS_A_TURN, 0.0
         while True:
             wanted_bytes = self._user.allowance()
             if wanted_bytes <= 0:

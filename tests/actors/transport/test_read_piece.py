@@ -147,6 +147,18 @@ def test_a_piece_ends_where_a_record_does(
         assert (piece.data, piece.end) == (message, ReadEnd.FULL)
 
 
+def test_it_ends_at_the_limit_where_that_is_the_end_of_a_message(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+) -> None:
+    ours, theirs = tls_pair
+    message = b"m" * (LIMIT_BYTES - 1_000)
+    for _ in range(3):
+        theirs.sendall(message)
+    for _ in range(3):
+        assert read_piece(ours, len(message)) == (message, 4, ReadEnd.FULL, None)
+    assert not ours.pending()
+
+
 def test_records_of_a_byte_are_not_joined_without_end(
     tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
 ) -> None:
