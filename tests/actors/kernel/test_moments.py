@@ -97,3 +97,12 @@ class TestTrust:
         trusted = TrustedClock(clock)
         clock.steps(-3_600.0)
         assert trusted.unix() == clock.wall() == NOW - 3_600.0
+
+
+def test_the_class_has_the_attribute_itself() -> None:
+    assert isinstance(Holder.since, UnixTime)
+
+
+def test_looks_that_are_never_quick_are_taken_as_they_are() -> None:
+    seconds = itertools.count(0.0, 10.0)
+    assert Clock(lambda: NOW, lambda: next(seconds)).offset == pytest.approx(NOW, abs=1_000.0)
