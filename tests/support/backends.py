@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LOOPBACK = TcpAddress("127.0.0.1", 0)
 LOOPBACK_V6 = TcpAddress("::1", 0)
 CALL_SECONDS = 60.0
+ACCEPT_TURNS = 10
+"""Of the loop: more than it takes from an accept to the task of its connection."""
 READ_BYTES = 262_144
 LISTEN_BACKLOG = 512
 _Result = TypeVar("_Result")
@@ -240,6 +242,13 @@ class Backends:
         return TcpAddress(address.host, running.sockets[0].getsockname()[1])
 
     async def _close(self) -> None:
+        for server in self._servers:
+            for sock in server.sockets:
+                self._loop.remove_reader(sock.fileno())
+        # What was accepted becomes a connection, with a task that looks after it, before its server
+        # is closed: Python 3.11 leaves it to the garbage collector otherwise.
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
         for server in self._servers:
             names = [sock.getsockname() for sock in server.sockets]
             server.close()
