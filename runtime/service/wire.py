@@ -93,7 +93,7 @@ LOW_WATER_BYTES: Final = 32_768
 READ_BYTES: Final = 65_536
 """So much is read at once, unless frames are large: those are read to their end."""
 READS_A_TURN: Final = 4
-"""So many pieces of large messages are read in one turn at most,"""
+"""So many pieces are read in one turn at most,"""
 READ_MORE_SECONDS: Final = 0.001
 """and none after so long."""
 PIECE_BYTES: Final = 64
@@ -262,8 +262,7 @@ class Wire:
             if self._state is not _OPEN:
                 return
             reads -= 1
-            is_large = piece.end is ReadEnd.FULL and wanted_bytes > READ_BYTES // 2
-            if reads == 0 or not is_large or self._holds:
+            if reads == 0 or piece.end is not ReadEnd.FULL or self._holds:
                 break
             now = time.monotonic()
             until = until or now + READ_MORE_SECONDS
