@@ -103,18 +103,18 @@ class FrameReader:
         "_inside",
         "_key",
         "_last_bytes",
+        "_left_bytes",
         "_mask_bit",
         "_opcode",
         "_partial",
         "_sender",
-        "left_bytes",
     )
 
     def __init__(self, sender: Role) -> None:
         self._sender = sender
         self._mask_bit = _MASKED if sender is _CLIENT else 0
         self._partial = b""
-        self.left_bytes = 0
+        self._left_bytes = 0
         """How much of the present data frame's payload has still to come."""
         self._last_bytes = 0
         """The size of the last frame that began."""
@@ -130,7 +130,7 @@ class FrameReader:
         The next frame is taken to be as large as the last, as those of a copy are: one that comes
         whole needs not be put together.
         """
-        expected_bytes = self.left_bytes or self._last_bytes
+        expected_bytes = self._left_bytes or self._last_bytes
         return expected_bytes if expected_bytes > usual_bytes // 2 else usual_bytes
 
     def feed(self, data: bytes) -> Iterator[ReceivedPiece]:
@@ -143,19 +143,19 @@ class FrameReader:
             data, self._partial = self._partial + data, b""
         view, offset, size = memoryview(data), 0, len(data)
         while offset < size:
-            if not self.left_bytes:
+            if not self._left_bytes:
                 start = self._take_header(data, offset)
                 if not start:
                     self._partial = data[offset:]
                     return
                 offset = start
-            stop = min(offset + self.left_bytes, size)
+            stop = min(offset + self._left_bytes, size)
             payload = view[offset:stop]
-            self.left_bytes -= stop - offset
+            self._left_bytes -= stop - offset
             if self._mask_bit:
                 payload = self._unmasked(payload)
             # A header alone says nothing yet; an empty frame does.
-            if payload or not self.left_bytes:
+            if payload or not self._left_bytes:
                 yield ReceivedPiece(self._opcode, payload)
             offset = stop
 
@@ -182,7 +182,7 @@ class FrameReader:
             self._check_close(data[start : start + length])
         if not is_control:
             self._inside = not first & _FIN
-        self._opcode, self.left_bytes = opcode, length
+        self._opcode, self._left_bytes = opcode, length
         self._last_bytes = start - offset + length
         return start
 

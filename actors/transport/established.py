@@ -95,7 +95,7 @@ class ReadPiece(NamedTuple):
 
 
 def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
-    """Read what is there, up to about `limit_bytes`; records of TLS that are there are joined.
+    """Read what is there, up to `limit_bytes`; records of TLS that are there are joined.
 
     A message of a tunnel takes four records, and what is done for each piece costs as much for a
     record as for all. A piece ends at the limit, or in front of it where a record was not full:
