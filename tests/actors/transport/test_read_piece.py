@@ -135,27 +135,18 @@ def test_records_that_are_there_are_joined(
     )
 
 
-def test_a_piece_ends_where_a_record_does(
-    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
-) -> None:
-    ours, theirs = tls_pair
-    message = b"m" * (LIMIT_BYTES - 1_000)
-    for _ in range(3):
-        theirs.sendall(message)
-    for _ in range(3):
-        piece = read_piece(ours, LIMIT_BYTES)
-        assert (piece.data, piece.end) == (message, ReadEnd.FULL)
+MESSAGE = b"m" * (LIMIT_BYTES - 1_000)
 
 
-def test_it_ends_at_the_limit_where_that_is_the_end_of_a_message(
-    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+@pytest.mark.parametrize("limit_bytes", [len(MESSAGE), LIMIT_BYTES], ids=["known", "guessed"])
+def test_a_piece_ends_where_a_message_does(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket], limit_bytes: int
 ) -> None:
     ours, theirs = tls_pair
-    message = b"m" * (LIMIT_BYTES - 1_000)
     for _ in range(3):
-        theirs.sendall(message)
+        theirs.sendall(MESSAGE)
     for _ in range(3):
-        assert read_piece(ours, len(message)) == (message, 4, ReadEnd.FULL, None)
+        assert read_piece(ours, limit_bytes) == (MESSAGE, 4, ReadEnd.FULL, None)
     assert not ours.pending()
 
 

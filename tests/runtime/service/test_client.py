@@ -95,7 +95,7 @@ def test_a_websocket_error_closes_with_an_empty_close(
     destination.assert_quiet()
 
 
-class Untimed:
+class TakingTunnel:
     """A tunnel that lets all be read, and notes what it takes at a time."""
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class Taking(NamedTuple):
     """A client on a loop of its own, and the other end of its socket."""
 
     client: client.Client
-    tunnel: Untimed
+    tunnel: TakingTunnel
     near: socket.socket
     far: socket.socket
     loop: asyncio.AbstractEventLoop
@@ -144,7 +144,7 @@ class Taking(NamedTuple):
 
 @pytest.fixture
 def taking() -> Iterator[Taking]:
-    loop, tunnel = asyncio.new_event_loop(), Untimed()
+    loop, tunnel = asyncio.new_event_loop(), TakingTunnel()
     with (
         contextlib.closing(loop),
         socket.create_server(("127.0.0.1", 0)) as server,
