@@ -66,7 +66,7 @@ class Plan:
     churn_seconds: float = 10.0
     churn_tunnels: int = 4
     sample_seconds: float = 5.0
-    turnovers: int = 2
+    turnovers: int = 4
     seed: int = 1
 
 
