@@ -8,6 +8,7 @@ there is quiet: then every tunnel has to be connected, to carry, and to have no 
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 from collections import Counter
@@ -38,8 +39,6 @@ MIN_SAMPLES = 6
 TELL_EVERY = 12
 """Of so many samples people are told one."""
 LOOK_SECONDS = 0.2
-TURNOVER_STEPS = 5
-"""In so many steps all tunnels are replaced before anything is measured."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,9 @@ class Plan:
         churn_seconds: between two changes of the file.
         churn_tunnels: that go, and come, with each.
         sample_seconds: between two samples.
-        turnovers: how often all tunnels are replaced, and all links dropped, before anything is
-            measured: memory has then the holes that are left where tunnels were.
+        warm_seconds: how long there is trouble before anything is measured, `warm_speed` times as
+            fast: memory has then the holes that are left where tunnels were.
+        warm_speed: so many times as fast.
         seed: of all choices.
     """
 
@@ -66,7 +66,8 @@ class Plan:
     churn_seconds: float = 10.0
     churn_tunnels: int = 4
     sample_seconds: float = 5.0
-    turnovers: int = 4
+    warm_seconds: float = 180.0
+    warm_speed: float = 10.0
     seed: int = 1
 
 
@@ -116,14 +117,13 @@ class Soak:
                 threading.Thread(target=self._guarded, args=(work, number), name=f"soak {number}")
                 for number, work in enumerate([self._trouble] + [self._converse] * plan.clients)
             ]
+            # As the gateway does: what is garbage is found soon, and not when as much is alive.
+            freeze_garbage()
             trouble, *clients = workers
             for client in clients:
                 client.start()
             try:
-                for _ in range(plan.turnovers):
-                    self._turn_over()
-                # As the gateway does: what is garbage is found soon, and not when as much is alive.
-                freeze_garbage()
+                self._warm_up()
                 trouble.start()
                 self._sample()
             finally:
@@ -176,30 +176,24 @@ class Soak:
                     f"{dict(sorted(self.counts.items()))}"
                 )
 
-    def _turn_over(self) -> None:
-        fleet = self._fleet
-        old = sorted(fleet.tunnels)
-        size = max(1, len(old) // TURNOVER_STEPS)
-        for start in range(0, len(old), size):
-            gone = old[start : start + size]
-            fleet.add(len(gone))
-            fleet.remove(gone)
-            self._wait_whole()
-        for mode in Mode:
-            for name in fleet.tunnels:
-                fleet.drop(name, mode)
-            self._wait_whole()
-        self._tell("all tunnels were replaced, and all links dropped")
+    def _warm_up(self) -> None:
+        plan = self._plan
+        rng = random.Random(f"{plan.seed} warm")
+        self._trouble(rng, plan.warm_seconds, plan.warm_speed)
+        self._wait_whole()
+        self._tell(f"warm: {dict(sorted(self.counts.items()))}")
+        with self._lock:
+            self.counts.clear()
 
-    def _trouble(self, rng: random.Random) -> None:
+    def _trouble(self, rng: random.Random, seconds: float = math.inf, speed: float = 1.0) -> None:
         plan, watch = self._plan, Stopwatch()
-        next_churn = plan.churn_seconds
-        while not self._over.wait(plan.drop_seconds):
+        next_churn = churn_seconds = plan.churn_seconds / speed
+        while watch() < seconds and not self._over.wait(plan.drop_seconds / speed):
             names = sorted(self._fleet.tunnels)
             self._fleet.drop(rng.choice(names), rng.choice(list(Mode)))
             self._count("links dropped")
             if watch() >= next_churn:
-                next_churn += plan.churn_seconds
+                next_churn += churn_seconds
                 self._churn(rng)
 
     def _churn(self, rng: random.Random) -> None:

@@ -91,7 +91,8 @@ def test_a_run_of_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         churn_seconds=0.5,
         churn_tunnels=1,
         sample_seconds=0.2,
-        turnovers=1,
+        warm_seconds=1.0,
+        warm_speed=2.0,
     )
     # Its Unix sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
