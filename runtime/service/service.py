@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from tunnelfleet.actors.addresses import TcpAddress, is_loopback
 from tunnelfleet.actors.kernel import ForkGuard
 from tunnelfleet.actors.kernel.log import get_logger
+from tunnelfleet.actors.kernel.loop_io import new_event_loop
 from tunnelfleet.actors.kernel.moments import CLOCK
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.actors.token_bucket import Throttle, kernel_buffer_bytes
@@ -152,22 +153,25 @@ class TunnelService(ServiceControls):
         """Listen and serve. Does nothing when running.
 
         Raises:
-            ConfigError: the address cannot be listened on, or the certificate cannot be used.
+            ConfigError: the address cannot be listened on, the certificate cannot be used, or the
+                process has no descriptors left.
         """
         self._check_process()
         with self._lock:
             if self._thread is not None:
                 return self
             remove_leftovers()
+            loop = _new_loop()
             try:
                 self._tls.prepare()
                 self._listener = self._open_listener()
             except ConfigError:
                 self._tls.forget()
+                loop.close()
                 raise
             self._port = self._listener.port
             self._fork_guard = ForkGuard("the tunneling service")
-            self._loop = asyncio.new_event_loop()
+            self._loop = loop
             self._tunnels.begin(self._loop)
             self._listener.attach(self._loop)
             self._thread = threading.Thread(
@@ -577,6 +581,16 @@ class TunnelService(ServiceControls):
                 observer(event)
             except Exception:  # noqa: BLE001 (a user's callback must not end the service)
                 _log.exception("on_event failed for %s", event.kind)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return new_event_loop()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(
+            f"the service cannot start: {why}; raise the limit of open files"
+        ) from error
 
 
 def _fulfil(future: Future[_Result], work: Callable[[], _Result]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import os
 import socket
 import ssl
 import time
@@ -118,6 +119,7 @@ class Wire:
     """
 
     __slots__ = (
+        "_behind",
         "_buffer",
         "_buffered_bytes",
         "_failure",
@@ -157,6 +159,8 @@ class Wire:
         self._writing = False
         self._is_reset = False
         self._is_delivering = False
+        self._behind: str | None = None
+        """The error that stands behind what is still to be read."""
         self._failure: str | None = None
         """Why it is over, while what was read is still being taken: nothing more is written."""
         self._reread: asyncio.Handle | None = None
@@ -285,11 +289,22 @@ class Wire:
 
     def _after(self, piece: ReadPiece) -> None:
         if piece.end is ReadEnd.CLOSED:
-            self._fail("closed by the client")
+            self._fail(self._behind or "closed by the client")
         elif piece.error is not None:
             self._fail(_why(piece.error))
-        elif piece.data and self._tls is not None and self._tls.pending() and not self._holds:
-            self._read_again()
+        elif piece.data and not self._holds:
+            if self._tls is not None and self._tls.pending():
+                self._read_again()
+            elif piece.end is ReadEnd.FULL:
+                self._look_behind()
+
+    def _look_behind(self) -> None:
+        """Look for an error behind what is there: libuv polls no more once it has reported it."""
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._behind = os.strerror(code)
+            self._watch_reading(False)
+            self._watch_reading(True)
 
     def _discard(self) -> None:
         """Read what still comes after our end, so that the close does not become a reset."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import ssl
 import threading
@@ -167,6 +168,19 @@ def test_a_taken_port_is_an_error() -> None:
         second = TunnelService(tls=False, port=first.port)
         with pytest.raises(ConfigError, match=str(first.port)):
             second.start()
+
+
+def test_a_start_without_descriptors_is_an_error_and_leaves_nothing() -> None:
+    service = TunnelService(tls=False)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match="raise the limit of open files"):
+            service.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with service:
+        assert service.is_alive().result(WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -6,11 +6,13 @@ import asyncio
 import gc
 import socket
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from tests.support.waiting import WAIT_SECONDS, until
+from tunnelfleet.actors.kernel.loop_io import new_event_loop
+from tunnelfleet.actors.net.socket_io import abort_quietly
 from tunnelfleet.runtime.service.wire import (
     HIGH_WATER_BYTES,
     LOW_WATER_BYTES,
@@ -20,7 +22,7 @@ from tunnelfleet.runtime.service.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
 
 class User:
@@ -47,38 +49,44 @@ class User:
         self.ends.append(reason)
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+class Pair(NamedTuple):
+    """The wire's socket, the other side's, and the loop that the wire is to be on."""
+
+    near: socket.socket
+    far: socket.socket
+    make_loop: Callable[[], asyncio.AbstractEventLoop]
+
+    def run(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        with asyncio.Runner(loop_factory=self.make_loop) as runner:
+            runner.run(asyncio.wait_for(main(), WAIT_SECONDS))
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, new_event_loop], ids=["asyncio", "installed"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname())
         near, _ = listener.accept()
     far.setblocking(False)
-    yield near, far
+    yield Pair(near, far, request.param)
     far.close()
     near.close()
 
 
-def play(
-    pair: tuple[socket.socket, socket.socket],
-    scenario: Callable[[Wire, User, socket.socket], Awaitable[None]],
-) -> None:
+def play(pair: Pair, scenario: Callable[[Wire, User, socket.socket], Awaitable[None]]) -> None:
     async def main() -> None:
         user = User()
-        wire = Wire(pair[0], user, asyncio.get_running_loop(), None)
+        wire = Wire(pair.near, user, asyncio.get_running_loop(), None)
         try:
-            await asyncio.wait_for(scenario(wire, user, pair[1]), WAIT_SECONDS)
+            await scenario(wire, user, pair.far)
         finally:
             wire.close("the test is over")
 
-    asyncio.run(main())
+    pair.run(main)
 
 
 async def turns(count: int = 20) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-Pair = tuple[socket.socket, socket.socket]
 
 
 def test_reads_what_comes(pair: Pair) -> None:
@@ -95,6 +103,20 @@ def test_reads_no_more_than_is_allowed(pair: Pair) -> None:
         far.send(bytes(95))
         await until(lambda: len(user.data) == 95)
         assert user.reads == [10] * 9 + [5]
+
+    play(pair, scenario)
+
+
+def test_reads_all_that_stands_in_front_of_a_reset(pair: Pair) -> None:
+    """However many turns it takes: libuv says only once that there is an error."""
+
+    async def scenario(_wire: Wire, user: User, far: socket.socket) -> None:
+        user.allowed = 10
+        far.send(bytes(95))
+        abort_quietly(far)
+        await until(lambda: bool(user.ends))
+        assert user.reads == [10] * 9 + [5]
+        assert user.ends == ["Connection reset by peer"]
 
     play(pair, scenario)
 
@@ -239,7 +261,7 @@ def test_an_answer_that_cannot_be_written_does_not_end_it_while_its_user_takes_b
             user.data += data
 
         user.received = received  # type: ignore[assignment, method-assign]
-        pair[0].shutdown(socket.SHUT_WR)
+        pair.near.shutdown(socket.SHUT_WR)
         far.send(b"all of it")
         await until(lambda: len(user.ends) == 2)
         assert (user.data, user.ends) == (b"all of it", ["read on", "Broken pipe"])
@@ -249,7 +271,7 @@ def test_an_answer_that_cannot_be_written_does_not_end_it_while_its_user_takes_b
 
 def test_bytes_that_cannot_be_written_end_it(pair: Pair) -> None:
     async def scenario(wire: Wire, user: User, _far: socket.socket) -> None:
-        pair[0].shutdown(socket.SHUT_WR)
+        pair.near.shutdown(socket.SHUT_WR)
         wire.write(b"pong")
         assert user.ends == ["Broken pipe"]
 
@@ -274,7 +296,7 @@ def test_nothing_of_it_waits_for_the_garbage_collector(
         wire: Wire
 
     async def main() -> None:
-        near, far = pair
+        near, far, _make_loop = pair
         user = Holder()
         user.wire = Wire(near.dup(), user, asyncio.get_running_loop(), None)
         end(user.wire, far)
@@ -288,6 +310,6 @@ def test_nothing_of_it_waits_for_the_garbage_collector(
     gc.collect()
     gc.disable()
     try:
-        asyncio.run(asyncio.wait_for(main(), WAIT_SECONDS))
+        pair.run(main)
     finally:
         gc.enable()
