@@ -272,7 +272,11 @@ def interleaved(
     for number in range(rounds):
         names = list(contestants)
         for name in names if number % 2 == 0 else reversed(names):
-            found[name].append(contestants[name]())
+            try:
+                found[name].append(contestants[name]())
+            except OSError as error:
+                error.add_note(f"it was {name}'s, in round {number + 1}")
+                raise
     return found
 
 
