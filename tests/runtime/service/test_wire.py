@@ -49,7 +49,7 @@ class User:
         self.ends.append(reason)
 
 
-class Pair(NamedTuple):
+class WirePair(NamedTuple):
     """The wire's socket, the other side's, and the loop that the wire is to be on."""
 
     near: socket.socket
@@ -62,17 +62,17 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, new_event_loop], ids=["asyncio", "installed"])
-def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+def pair(request: pytest.FixtureRequest) -> Iterator[WirePair]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname())
         near, _ = listener.accept()
     far.setblocking(False)
-    yield Pair(near, far, request.param)
+    yield WirePair(near, far, request.param)
     far.close()
     near.close()
 
 
-def play(pair: Pair, scenario: Callable[[Wire, User, socket.socket], Awaitable[None]]) -> None:
+def play(pair: WirePair, scenario: Callable[[Wire, User, socket.socket], Awaitable[None]]) -> None:
     async def main() -> None:
         user = User()
         wire = Wire(pair.near, user, asyncio.get_running_loop(), None)
@@ -89,7 +89,7 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
-def test_reads_what_comes(pair: Pair) -> None:
+def test_reads_what_comes(pair: WirePair) -> None:
     async def scenario(_wire: Wire, user: User, far: socket.socket) -> None:
         far.send(b"hello")
         await until(lambda: user.data == b"hello")
@@ -97,7 +97,7 @@ def test_reads_what_comes(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_reads_no_more_than_is_allowed(pair: Pair) -> None:
+def test_reads_no_more_than_is_allowed(pair: WirePair) -> None:
     async def scenario(_wire: Wire, user: User, far: socket.socket) -> None:
         user.allowed = 10
         far.send(bytes(95))
@@ -107,7 +107,7 @@ def test_reads_no_more_than_is_allowed(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_reads_all_that_stands_in_front_of_a_reset(pair: Pair) -> None:
+def test_reads_all_that_stands_in_front_of_a_reset(pair: WirePair) -> None:
     """However many turns it takes: libuv says only once that there is an error."""
 
     async def scenario(_wire: Wire, user: User, far: socket.socket) -> None:
@@ -121,7 +121,7 @@ def test_reads_all_that_stands_in_front_of_a_reset(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_reads_only_when_no_hold_is_left(pair: Pair) -> None:
+def test_reads_only_when_no_hold_is_left(pair: WirePair) -> None:
     async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
         wire.hold(Hold.PEER_FULL)
         wire.hold(Hold.THROTTLED)
@@ -137,7 +137,7 @@ def test_reads_only_when_no_hold_is_left(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_is_full_above_high_water_until_it_drains_to_low_water(pair: Pair) -> None:
+def test_is_full_above_high_water_until_it_drains_to_low_water(pair: WirePair) -> None:
     async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
         chunk = bytes(65_536)
         while not wire.is_full:
@@ -153,7 +153,7 @@ def test_is_full_above_high_water_until_it_drains_to_low_water(pair: Pair) -> No
     play(pair, scenario)
 
 
-def test_small_writes_keep_their_order_when_joined(pair: Pair) -> None:
+def test_small_writes_keep_their_order_when_joined(pair: WirePair) -> None:
     async def scenario(wire: Wire, _user: User, far: socket.socket) -> None:
         pieces = [bytes([n % 256]) * (n * 7) for n in range(700)]
         for piece in pieces:
@@ -166,7 +166,7 @@ def test_small_writes_keep_their_order_when_joined(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_finish_sends_what_was_written_then_ends(pair: Pair) -> None:
+def test_finish_sends_what_was_written_then_ends(pair: WirePair) -> None:
     async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
         wire.write(bytes(100_000))
         wire.finish(b"last")
@@ -184,7 +184,7 @@ def test_finish_sends_what_was_written_then_ends(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_finish_is_bounded_in_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finish_is_bounded_in_time(pair: WirePair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelfleet.runtime.service.wire.LINGER_SECONDS", 0.05)
 
     async def scenario(wire: Wire, user: User, _far: socket.socket) -> None:
@@ -195,7 +195,7 @@ def test_finish_is_bounded_in_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) 
     play(pair, scenario)
 
 
-def test_abort_resets(pair: Pair) -> None:
+def test_abort_resets(pair: WirePair) -> None:
     async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
         wire.abort("dropped")
         wire.abort("only once")
@@ -206,7 +206,7 @@ def test_abort_resets(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_close_ends_without_a_reset(pair: Pair) -> None:
+def test_close_ends_without_a_reset(pair: WirePair) -> None:
     async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
         wire.close("over")
         assert await asyncio.get_running_loop().sock_recv(far, 1) == b""
@@ -215,7 +215,7 @@ def test_close_ends_without_a_reset(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_tells_the_other_sides_end_after_its_bytes(pair: Pair) -> None:
+def test_tells_the_other_sides_end_after_its_bytes(pair: WirePair) -> None:
     async def scenario(_wire: Wire, user: User, far: socket.socket) -> None:
         far.send(b"all of it")
         far.shutdown(socket.SHUT_WR)
@@ -226,7 +226,7 @@ def test_tells_the_other_sides_end_after_its_bytes(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_silence_neither_reads_nor_writes(pair: Pair) -> None:
+def test_silence_neither_reads_nor_writes(pair: WirePair) -> None:
     async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
         wire.silence()
         wire.write(b"never")
@@ -240,7 +240,7 @@ def test_silence_neither_reads_nor_writes(pair: Pair) -> None:
     play(pair, scenario)
 
 
-def test_a_user_may_end_the_wire_while_it_is_told(pair: Pair) -> None:
+def test_a_user_may_end_the_wire_while_it_is_told(pair: WirePair) -> None:
     async def scenario(wire: Wire, user: User, far: socket.socket) -> None:
         user.received = lambda _data: wire.abort("enough")  # type: ignore[assignment, method-assign]
         far.send(b"x")
@@ -250,7 +250,7 @@ def test_a_user_may_end_the_wire_while_it_is_told(pair: Pair) -> None:
 
 
 def test_an_answer_that_cannot_be_written_does_not_end_it_while_its_user_takes_bytes(
-    pair: Pair,
+    pair: WirePair,
 ) -> None:
     """As when a client sends a ping, DATA and its CLOSE, and hears nothing more: all is taken."""
 
@@ -269,7 +269,7 @@ def test_an_answer_that_cannot_be_written_does_not_end_it_while_its_user_takes_b
     play(pair, scenario)
 
 
-def test_bytes_that_cannot_be_written_end_it(pair: Pair) -> None:
+def test_bytes_that_cannot_be_written_end_it(pair: WirePair) -> None:
     async def scenario(wire: Wire, user: User, _far: socket.socket) -> None:
         pair.near.shutdown(socket.SHUT_WR)
         wire.write(b"pong")
@@ -288,7 +288,7 @@ def test_bytes_that_cannot_be_written_end_it(pair: Pair) -> None:
     ],
 )
 def test_nothing_of_it_waits_for_the_garbage_collector(
-    pair: Pair, end: Callable[[Wire, socket.socket], object]
+    pair: WirePair, end: Callable[[Wire, socket.socket], object]
 ) -> None:
     """Its user has it, and TLS may hold 50 KB for it: at a thousand ends that is much."""
 
