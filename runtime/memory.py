@@ -52,17 +52,38 @@ MALLOC_ARENAS: Final = 1
 """How many arenas glibc's malloc may have; by itself it takes up to eight for each core."""
 ARENAS_VARIABLE: Final = "MALLOC_ARENA_MAX"
 """The environment variable by which an operator decides: see mallopt(3)."""
+KEPT_BYTES: Final = 2_097_152
+"""So much that is free at the end of its heap glibc's malloc keeps; by itself 128 KiB."""
+KEPT_VARIABLE: Final = "MALLOC_TRIM_THRESHOLD_"
+MAPPED_BYTES: Final = 1_048_576
+"""What is larger is mapped by itself, and goes back when it is freed."""
+MAPPED_VARIABLE: Final = "MALLOC_MMAP_THRESHOLD_"
+# Of malloc.h.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 
 
-def limit_arenas() -> None:
-    """Have all threads of the process share one heap of C's allocator, unless the operator decides.
+def settle_malloc() -> None:
+    """Set C's allocator for a process that carries bytes, unless the operator has set it.
 
-    Each thread has one of its own otherwise, with holes in it that no other thread fills: where
-    tunnels come and go, what the process holds grows for long above what is in use. Python runs
-    one thread at a time, so they wait for each other rarely. Does nothing where malloc is not
-    glibc's.
+    All threads share one heap. Each has one of its own otherwise, with holes in it that no other
+    thread fills: where tunnels come and go, what the process holds grows for long above what is in
+    use. Python runs one thread at a time, so they wait for each other rarely.
+
+    What is free at the end of the heap stays there. A large message is freed when it has left, and
+    where it was the last in the heap its pages go back to the kernel otherwise, which makes them
+    anew for the next one: a third of the processor time of an end with TLS (docs/performance.md).
+
+    Does nothing where malloc is not glibc's.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and ARENAS_VARIABLE not in os.environ:
-        mallopt(_M_ARENA_MAX, MALLOC_ARENAS)
+    if mallopt is None:
+        return
+    for option, variable, value in (
+        (_M_ARENA_MAX, ARENAS_VARIABLE, MALLOC_ARENAS),
+        (_M_TRIM_THRESHOLD, KEPT_VARIABLE, KEPT_BYTES),
+        (_M_MMAP_THRESHOLD, MAPPED_VARIABLE, MAPPED_BYTES),
+    ):
+        if variable not in os.environ:
+            mallopt(option, value)

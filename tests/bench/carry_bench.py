@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.support.sockets import free_port
+from tunnelfleet.runtime.memory import settle_malloc
 from tunnelfleet.runtime.service import TunnelService
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def _serve(sock: socket.socket) -> None:
 
 def serve(*, tls: bool) -> None:
     """The service, with a tunnel."""
+    # As `tunnelfleet service` does.
+    settle_malloc()
     with TunnelService(tls=tls) as service:
         tokens = service.open_tunnel("bench", ["BENCH"])
         _say(

@@ -16,11 +16,14 @@ from tunnelfleet.runtime import (
     make_ssl_context,
     parse_address,
 )
+from tunnelfleet.runtime.memory import settle_malloc
 
 READY_SECONDS = 20.0
 
 
 def main() -> None:
+    # As `tunnelfleet up` does.
+    settle_malloc()
     given = json.loads(sys.stdin.readline())
     mode = Mode(given["mode"])
     address = TcpAddress("127.0.0.1", 0) if mode is Mode.SOURCE else parse_address(given["target"])

@@ -32,10 +32,10 @@ def test_what_is_alive_is_put_out_of_the_collector_s_sight() -> None:
 
 COUNT_ARENAS = """
 import ctypes, sys, threading
-from tunnelfleet.runtime.memory import limit_arenas
+from tunnelfleet.runtime.memory import settle_malloc
 
-if sys.argv[2] == "limited":
-    limit_arenas()
+if sys.argv[2] == "settled":
+    settle_malloc()
 libc = ctypes.CDLL(None)
 if not hasattr(libc, "malloc_info"):
     sys.exit("no glibc")
@@ -61,9 +61,9 @@ may_end.set()
 @pytest.mark.parametrize(
     ("how", "environment", "arenas"),
     [
-        pytest.param("limited", {}, 1, id="limited"),
-        pytest.param("limited", {"MALLOC_ARENA_MAX": "3"}, 3, id="the operator decides"),
-        pytest.param("free", {"MALLOC_ARENA_MAX": "5"}, 5, id="free"),
+        pytest.param("settled", {}, 1, id="settled"),
+        pytest.param("settled", {"MALLOC_ARENA_MAX": "3"}, 3, id="the operator decides"),
+        pytest.param("left alone", {"MALLOC_ARENA_MAX": "5"}, 5, id="left alone"),
     ],
 )
 def test_all_threads_share_a_heap(
@@ -82,6 +82,61 @@ def test_all_threads_share_a_heap(
         pytest.skip("malloc is not glibc's")
     assert found.returncode == 0, found.stderr
     assert path.read_text().count("<heap nr=") == arenas
+
+
+COUNT_FAULTS = """
+import ctypes, resource, sys
+from tunnelfleet.runtime.memory import settle_malloc
+
+if sys.argv[1] == "settled":
+    settle_malloc()
+libc = ctypes.CDLL(None)
+if not hasattr(libc, "malloc_info"):
+    sys.exit("no glibc")
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+
+def carry():
+    blocks = [libc.malloc(ctypes.c_size_t(100_000)) for _ in range(8)]
+    for each in blocks:
+        ctypes.memset(each, 1, 100_000)
+    for each in blocks:
+        libc.free(each)
+
+carry()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    carry()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "environment", "keeps"),
+    [
+        pytest.param("settled", {}, True, id="settled"),
+        pytest.param(
+            "settled", {"MALLOC_TRIM_THRESHOLD_": "131072"}, False, id="the operator decides"
+        ),
+        pytest.param("left alone", {}, False, id="left alone"),
+    ],
+)
+def test_what_messages_leave_free_does_not_go_back_to_the_kernel(
+    how: str, environment: dict[str, str], keeps: bool
+) -> None:
+    """It would make each page anew: 200 of them, 50 times."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    found = subprocess.run(
+        [sys.executable, "-c", COUNT_FAULTS, how],
+        env={**others, **environment},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    if found.stderr.startswith("no glibc"):
+        pytest.skip("malloc is not glibc's")
+    assert found.returncode == 0, found.stderr
+    assert (int(found.stdout) < 1_000) is keeps, found.stdout
 
 
 @pytest.mark.usefixtures("unfrozen")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tests.soak.plot import plot
 from tests.soak.soak import Plan, Soak
-from tunnelfleet.runtime.memory import limit_arenas
+from tunnelfleet.runtime.memory import settle_malloc
 
 MINUTE_SECONDS = 60.0
 
@@ -31,7 +31,7 @@ def main() -> int:
     if not given.minutes > 0 or given.tunnels < 1:
         parser.error("--minutes and --tunnels must be more than 0")
     # As `tunnelfleet up` does: the service and the devices are in this process.
-    limit_arenas()
+    settle_malloc()
     console = Console(stderr=True)
     plan = Plan(given.minutes * MINUTE_SECONDS, given.tunnels, seed=given.seed)
     # A short path: those of Unix sockets have little room.

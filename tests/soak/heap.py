@@ -56,13 +56,18 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def heap() -> dict[str, float]:
-    """What this process has in use: `blocks`; where malloc is glibc's, `heap MiB`, and `arenas`."""
+    """What this process has in use: `blocks`; where malloc is glibc's, `heap MiB`.
+
+    And then `held MiB`, which is that with its holes, and in how many `arenas`. What else there is
+    of anonymous memory is Python's own allocator's, with holes as well, and stacks.
+    """
     found = {"blocks": float(sys.getallocatedblocks())}
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallinfo2"):
         libc.mallinfo2.restype = _Mallinfo2
         info = libc.mallinfo2()
         found["heap MiB"] = (info.uordblks + info.hblkhd) / MIB_BYTES
+        found["held MiB"] = (info.arena + info.hblkhd) / MIB_BYTES
         found["arenas"] = float(_arenas(libc))
     return found
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tests.soak.fleet import WAIT_SECONDS, SoakFleet
 from tests.soak.samples import Stopwatch
 from tests.soak.slopes import BOUNDS_PERCENT, FLOORS, slope
+from tests.support.rig import receive_exactly
 from tests.support.waiting import eventually
 from tunnelfleet.runtime import Mode
 from tunnelfleet.runtime.memory import freeze_garbage
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_BYTES = 32_768
+PATTERN_BYTES = 1_048_576
+"""What is sent is a part of so many random bytes."""
 MAX_CHUNKS = 12
 CLIENT_PAUSE_SECONDS = 0.1
 LONG_SHARE = 0.2
@@ -90,6 +93,7 @@ class Soak:
         self._plan = plan
         self._fleet = SoakFleet(folder)
         self._tell = tell
+        self._pattern = random.Random(plan.seed).randbytes(PATTERN_BYTES)
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._wrong: list[str] = []
@@ -206,12 +210,13 @@ class Soak:
         self._count("reloads")
 
     def _converse(self, rng: random.Random) -> None:
+        buffer = bytearray(CHUNK_BYTES)
         while not self._over.wait(rng.uniform(0.0, 2 * CLIENT_PAUSE_SECONDS)):
             name = rng.choice(sorted(self._fleet.tunnels))
             through_door = rng.random() < 0.5
             way = "door" if through_door else "listener"
             try:
-                self._converse_once(rng, name, way)
+                self._converse_once(rng, name, way, memoryview(buffer))
             except (OSError, AssertionError, KeyError) as error:
                 # Its tunnel was dropped or taken away: it is cut, and what had come was right.
                 if isinstance(error, WrongBytesError):
@@ -220,18 +225,20 @@ class Soak:
             else:
                 self._count(f"conversations whole, {way}")
 
-    def _converse_once(self, rng: random.Random, name: str, way: str) -> None:
+    def _converse_once(self, rng: random.Random, name: str, way: str, buffer: memoryview) -> None:
+        # Nothing large is made here: the holes that it left would be those of the soak itself.
         pause_seconds = LONG_PAUSE_SECONDS if rng.random() < LONG_SHARE else 0.0
         with self._fleet.client(name, through_door=way == "door") as sock:
             for _ in range(rng.randrange(1, MAX_CHUNKS)):
                 self._over.wait(pause_seconds)
-                data = rng.randbytes(rng.randrange(1, CHUNK_BYTES))
-                sock.sendall(data)
-                for part in _parts(sock, len(data)):
-                    if not data.startswith(part):
-                        raise WrongBytesError(f"{name}: {len(part)} bytes are not what was sent")
-                    data = data[len(part) :]
-                    self._count("bytes compared", len(part))
+                start = rng.randrange(len(self._pattern) - CHUNK_BYTES)
+                left = memoryview(self._pattern)[start : start + rng.randrange(1, CHUNK_BYTES)]
+                sock.sendall(left)
+                for size_bytes in _received(sock, buffer[: len(left)]):
+                    if buffer[:size_bytes] != left[:size_bytes]:
+                        raise WrongBytesError(f"{name}: {size_bytes} bytes are not what was sent")
+                    left = left[size_bytes:]
+                    self._count("bytes compared", size_bytes)
 
     # -- the end
 
@@ -245,7 +252,7 @@ class Soak:
             for through_door in (True, False):
                 with self._fleet.client(name, through_door=through_door) as sock:
                     sock.sendall(name.encode())
-                    got = b"".join(_parts(sock, len(name)))
+                    got = receive_exactly(sock, len(name))
                     assert got == name.encode(), f"{name} does not carry"
         self._count("tunnels that carry at the end", len(self._fleet.tunnels))
         eventually(
@@ -256,13 +263,18 @@ class Soak:
         )
 
 
-def _parts(sock: socket.socket, size_bytes: int) -> Iterator[bytes]:
-    while size_bytes:
-        part = sock.recv(size_bytes)
-        if not part:
-            raise ConnectionAbortedError(f"ended {size_bytes} bytes early")
-        size_bytes -= len(part)
-        yield part
+def _received(sock: socket.socket, buffer: memoryview) -> Iterator[int]:
+    """Fill the beginning of `buffer`, over and over; yield how much there is each time.
+
+    Until as much has come altogether as it holds.
+    """
+    left_bytes = len(buffer)
+    while left_bytes:
+        size_bytes = sock.recv_into(buffer, left_bytes)
+        if not size_bytes:
+            raise ConnectionAbortedError(f"ended {left_bytes} bytes early")
+        left_bytes -= size_bytes
+        yield size_bytes
 
 
 def judged(samples: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -275,8 +275,12 @@ class TestBar:
 
     @staticmethod
     def files(part: dict[str, Any]) -> list[str]:
-        """Those of the way; on a busy machine a clock of the runtime strikes in every round."""
-        return [name for name in part["files"] if not name.startswith("runtime/")]
+        """Those of the way; on a busy machine a clock of the runtime strikes in every round.
+
+        Without C's mask there is what stands in for it.
+        """
+        others = ("runtime/", "actors/transport/compat.py")
+        return [name for name in part["files"] if not name.startswith(others)]
 
     @pytest.mark.parametrize(("way", "end"), [("there", "source"), ("back", "destination")])
     def test_the_way_out(self, measured: dict[str, Any], way: str, end: str) -> None:

@@ -81,7 +81,7 @@ def up_command(
     a second one ends at once. The log goes to stderr.
     """
     process.open_standard_streams()
-    memory.limit_arenas()
+    memory.settle_malloc()
     if log_level not in LEVELS:
         raise ConfigError(f"--log-level {log_level}: write one of {', '.join(LEVELS)}")
     read = functools.partial(_read, paths, Authorities())

@@ -226,7 +226,7 @@ def service_command(
         chaos_token_file=chaos_token_file,
     )
     names_around = () if plain or cert is not None else around.certificate_names(host)
-    memory.limit_arenas()
+    memory.settle_malloc()
     inbox = _Inbox()
     with (
         outputs(as_json=as_json, goes_on="the service") as (out, err),

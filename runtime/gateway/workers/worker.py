@@ -30,7 +30,7 @@ from tunnelfleet.runtime.gateway.process import (
     actor_tree,
     describer,
 )
-from tunnelfleet.runtime.memory import freeze_garbage, limit_arenas
+from tunnelfleet.runtime.memory import freeze_garbage, settle_malloc
 
 from .messages import Do, Is, MessageDecoder, from_json
 from .reporter import LogForwarder, WorkerReporter, report_of
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    limit_arenas()
+    settle_malloc()
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=int(arguments[0])) as sock:
