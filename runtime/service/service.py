@@ -165,7 +165,7 @@ class TunnelService(ServiceControls):
             try:
                 self._tls.prepare()
                 self._listener = self._open_listener()
-            except ConfigError:
+            except BaseException:
                 self._tls.forget()
                 loop.close()
                 raise

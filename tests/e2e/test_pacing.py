@@ -38,6 +38,8 @@ WARM_UP_BYTES = 1_500_000
 busy machine it is doubted for longer."""
 MEASURED_BYTES = 300_000
 """Over so much that is relayed what stands is judged."""
+LATEST_BYTES = 6_000_000
+"""By then it is found, however busy the machine."""
 LEAST_UNPACED_BYTES = 400_000
 """Sixteen messages of 64 KB, which the library parses ahead, are more than twice as much."""
 MOST_PACED_BYTES = 300_000
@@ -128,6 +130,7 @@ def copy(*, pacing: bool) -> None:
         listening = source.wait_listening("COPY", WAIT_SECONDS)
         assert isinstance(listening, TcpAddress)
         copy_until(listening, standing.is_little if pacing else standing.is_much)
+        assert relay.relayed_bytes < LATEST_BYTES
 
 
 @pytest.mark.e2e

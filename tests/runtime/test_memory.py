@@ -30,6 +30,22 @@ def test_what_is_alive_is_put_out_of_the_collector_s_sight() -> None:
     assert gc.get_freeze_count() > before
 
 
+def run_with_malloc(code: str, environment: dict[str, str], *arguments: str) -> str:
+    """Run a program with this and nothing else said of malloc; return what it prints."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    found = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**others, **environment},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    if found.stderr.startswith("no glibc"):
+        pytest.skip("malloc is not glibc's")
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
 COUNT_ARENAS = """
 import ctypes, sys, threading
 from tunnelfleet.runtime.memory import settle_malloc
@@ -70,17 +86,7 @@ def test_all_threads_share_a_heap(
     tmp_path: Path, how: str, environment: dict[str, str], arenas: int
 ) -> None:
     path = tmp_path / "malloc.xml"
-    others = {key: value for key, value in os.environ.items() if key != "MALLOC_ARENA_MAX"}
-    found = subprocess.run(
-        [sys.executable, "-c", COUNT_ARENAS, str(path), how],
-        env={**others, **environment},
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    if found.stderr.startswith("no glibc"):
-        pytest.skip("malloc is not glibc's")
-    assert found.returncode == 0, found.stderr
+    run_with_malloc(COUNT_ARENAS, environment, str(path), how)
     assert path.read_text().count("<heap nr=") == arenas
 
 
@@ -125,18 +131,8 @@ def test_what_messages_leave_free_does_not_go_back_to_the_kernel(
     how: str, environment: dict[str, str], keeps: bool
 ) -> None:
     """It would make each page anew: 200 of them, 50 times."""
-    others = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    found = subprocess.run(
-        [sys.executable, "-c", COUNT_FAULTS, how],
-        env={**others, **environment},
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    if found.stderr.startswith("no glibc"):
-        pytest.skip("malloc is not glibc's")
-    assert found.returncode == 0, found.stderr
-    assert (int(found.stdout) < 1_000) is keeps, found.stdout
+    faults = int(run_with_malloc(COUNT_FAULTS, environment, how))
+    assert (faults < 1_000) is keeps, faults
 
 
 @pytest.mark.usefixtures("unfrozen")
