@@ -123,8 +123,9 @@ fuzz: $(DEV_STAMP) ## attack each surface with atheris (HARNESS=name MINUTES=10 
 	$(BIN)/python -m pip install --quiet --group fuzz
 	$(BIN)/python -m tests.fuzz $(HARNESS) --minutes $(or $(MINUTES),10) --runs $(RUNS) $(ARGS)
 
+# Its processes run with the memory that the units of examples/deploy give theirs.
 soak: $(DEV_STAMP) ## churn, drop and reload 200 tunnels for MINUTES=30, and judge what grows (tests.soak $(ARGS))
-	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) $(ARGS)
+	GLIBC_TUNABLES=glibc.malloc.tcache_count=0 $(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) $(ARGS)
 
 clean: ## remove what building and testing left
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov

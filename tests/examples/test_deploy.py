@@ -76,6 +76,13 @@ class TestSystemd:
         (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
         assert int(seconds) > 30
 
+    @pytest.mark.parametrize(
+        "path", [*UNITS, DEPLOY / "container" / "Containerfile", ROOT / "Makefile"]
+    )
+    def test_what_the_soak_runs_with_is_what_is_deployed(self, path: Path) -> None:
+        found = re.findall(r"\bGLIBC_TUNABLES=(\S+)", path.read_text())
+        assert found == ["glibc.malloc.tcache_count=0"]
+
 
 class TestNotify:
     """A real gateway, started as the unit starts it, with this test as the service manager."""
