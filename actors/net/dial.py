@@ -57,6 +57,8 @@ class DialFailed(NamedTuple):
     is_exhausted: bool = False
 
 
+NO_ROOM_SECONDS = 0.05
+"""How often a Unix socket is tried whose application has not accepted those in front."""
 MAX_ADDRESSES = 16
 """How many addresses of a name are tried."""
 
@@ -228,6 +230,9 @@ class Dial:
             if sock is not None:
                 self._open(sock)
                 return
+            if self._timer is not None:
+                # There is no room yet.
+                return
             if len(self._pending) > pending:
                 if self._candidates:
                     step = DialStep(self._on_delay_over, ())
@@ -254,9 +259,14 @@ class Dial:
                 return None
         except OSError as error:
             code = error.errno or errno.EIO
-        if sock is not None and code in (0, errno.EISCONN):
+        if code == errno.EAGAIN and family == socket.AF_UNIX:
+            # Its application has not accepted those in front: connect(2) would wait, if it blocked.
+            self._candidates.appendleft((family, target))
+            self._timer = self._actor.schedule(NO_ROOM_SECONDS, DialStep(self._on_delay_over, ()))
+        elif sock is not None and code in (0, errno.EISCONN):
             return sock
-        self._note_failure(code)
+        else:
+            self._note_failure(code)
         if sock is not None:
             close_socket(sock)
         return None

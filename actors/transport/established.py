@@ -7,6 +7,7 @@ service need not answer pings (docs/protocol.md section 1), so any byte is as go
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from tunnelfleet.actors.net.socket_io import FEW_BYTES, NOTHING_YET
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tunnelfleet.actors.config import Limits
 
 
@@ -85,7 +88,9 @@ class ReadPiece(NamedTuple):
         data: the bytes.
         reads: how many reads gave them.
         end: why it is no more.
-        error: with which it broke, or None.
+        error: with which it broke, or None. With `FULL` it stands behind what may still be there.
+            It was taken from the socket, so that reading on comes to a mere end; and the socket has
+            to be watched anew, as libuv polls no more once it has reported an error.
     """
 
     data: bytes
@@ -135,7 +140,26 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
     except OSError as failure:
         # Without the frames that it came through, which would hold this function's in a circle.
         end, error = ReadEnd.BROKEN, failure.with_traceback(None)
+        if is_tls and _read_before_error(read, chunks, room_bytes):
+            end = ReadEnd.FULL
     return ReadPiece(chunks[0] if len(chunks) == 1 else b"".join(chunks), len(chunks), end, error)
+
+
+def _read_before_error(read: Callable[[int], bytes], chunks: list[bytes], room_bytes: int) -> bool:
+    """Add the records that came before a connection broke; return whether there may be more.
+
+    Of TLS the bytes that were read are one record: others may wait in the kernel, in front of the
+    error that was looked for.
+    """
+    with contextlib.suppress(OSError):
+        while len(chunks) < RECORDS_JOINED and room_bytes > 0:
+            chunk = read(min(RECORD_BYTES, room_bytes))
+            if not chunk:
+                return False
+            chunks.append(chunk)
+            room_bytes -= len(chunk)
+        return True
+    return False
 
 
 class _Frame(NamedTuple):

@@ -254,6 +254,9 @@ class WebSocketActor(DispatchedActor):
                 break
             else:
                 piece = read_piece(sock, self._input.reader.wanted_bytes(READ_BYTES))
+                if piece.end is ReadEnd.FULL and piece.error is not None:
+                    self.remove_reader(sock)
+                    self.add_reader(sock, self._on_readable)
                 if piece.data:
                     # TLS may give out a byte at a time: a read counts as a frame.
                     budget -= piece.reads
@@ -270,7 +273,7 @@ class WebSocketActor(DispatchedActor):
         """Fail if nothing more can come. What came before it has been taken."""
         if piece.end is ReadEnd.CLOSED:
             self._fail("lost", "the service closed the TCP connection")
-        elif piece.error is not None:
+        elif piece.end is ReadEnd.BROKEN and piece.error is not None:
             self._fail("lost", f"the connection broke: {piece.error.strerror or piece.error}")
 
     def _take(

@@ -22,7 +22,12 @@ import time
 from collections import deque
 from typing import Final, Protocol
 
-from tunnelfleet.actors.net.socket_io import abort_quietly, close_socket, wrap_tls
+from tunnelfleet.actors.net.socket_io import (
+    abort_quietly,
+    close_socket,
+    discard_some,
+    wrap_tls,
+)
 from tunnelfleet.actors.transport.established import ReadEnd, ReadPiece, read_piece
 
 
@@ -259,6 +264,8 @@ class Wire:
             piece = read_piece(self._socket, wanted_bytes)
             if piece.end is ReadEnd.WANTS_OUTPUT:
                 self._watch_writing(True)
+            if piece.end is ReadEnd.FULL and piece.error is not None:
+                self._stands_behind(_why(piece.error))
             if piece.data:
                 self._deliver(piece.data)
             if self._failure is not None and self._is_taken:
@@ -290,8 +297,8 @@ class Wire:
     def _after(self, piece: ReadPiece) -> None:
         if piece.end is ReadEnd.CLOSED:
             self._fail(self._behind or "closed by the client")
-        elif piece.error is not None:
-            self._fail(_why(piece.error))
+        elif piece.end is ReadEnd.BROKEN and piece.error is not None:
+            self._fail(self._behind or _why(piece.error))
         elif piece.data and not self._holds:
             if self._tls is not None and self._tls.pending():
                 self._read_again()
@@ -302,19 +309,17 @@ class Wire:
         """Look for an error behind what is there: libuv polls no more once it has reported it."""
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._behind = os.strerror(code)
-            self._watch_reading(False)
-            self._watch_reading(True)
+            self._stands_behind(os.strerror(code))
+
+    def _stands_behind(self, why: str) -> None:
+        """The connection broke; what came before is still to be read, so it is watched anew."""
+        self._behind = why
+        self._watch_reading(False)
+        self._watch_reading(True)
 
     def _discard(self) -> None:
         """Read what still comes after our end, so that the close does not become a reset."""
-        try:
-            data = self._socket.recv(READ_BYTES)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return
-        except OSError:
-            data = b""
-        if not data:
+        if discard_some(self._socket, READ_BYTES):
             self._end("closed by the service")
 
     # writing

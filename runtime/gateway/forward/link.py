@@ -232,6 +232,9 @@ class FrameLink:
                 self._later(0.0, self._on_readable)
                 return
             piece = read_piece(self._socket, READ_BYTES)
+            if piece.end is ReadEnd.FULL and piece.error is not None:
+                self._actor.remove_reader(self._socket)
+                self._actor.add_reader(self._socket, self._on_readable)
             if piece.data:
                 turn_bytes += len(piece.data)
                 self._heard_at = time.monotonic()
@@ -246,7 +249,7 @@ class FrameLink:
             return
         if piece.end is ReadEnd.CLOSED:
             self._on_end()
-        elif piece.error is not None:
+        elif piece.end is ReadEnd.BROKEN and piece.error is not None:
             self._lose(_reason_of(piece.error))
 
     def _take(self, data: bytes) -> None:

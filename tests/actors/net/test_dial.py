@@ -248,6 +248,32 @@ def test_a_unix_socket_is_dialled(bench: DialBench, tmp_path: Any) -> None:
         assert isinstance(bench.outcome, socket.socket)
 
 
+def test_a_unix_socket_whose_application_is_behind_is_waited_for(
+    bench: DialBench, tmp_path: Any
+) -> None:
+    """A connect that blocks waits there, and one that does not is refused with EAGAIN."""
+    path = str(tmp_path / "app.sock")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(1)
+        code, in_front = 0, -1
+        while code == 0:
+            before = stack.enter_context(socket.socket(socket.AF_UNIX))
+            before.setblocking(False)
+            code, in_front = before.connect_ex(path), in_front + 1
+        assert code == errno.EAGAIN
+        bench.dial(UnixAddress(path))
+        assert bench.ref is not None
+        assert bench.ref.ask(lambda dial: (dial.phase, len(dial._candidates))) == ("TCP connect", 1)
+        assert bench.log.items == []
+        for _ in range(in_front):
+            stack.enter_context(listener.accept()[0])
+        sock = bench.outcome
+        assert isinstance(sock, socket.socket)
+        sock.close()
+
+
 # -- the source address
 
 

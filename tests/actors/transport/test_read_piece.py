@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.waiting import eventually
-from tunnelfleet.actors.net.socket_io import FEW_BYTES
+from tunnelfleet.actors.net.socket_io import FEW_BYTES, has_hung_up, undelivered_bytes
 from tunnelfleet.actors.transport.established import (
     RECORD_BYTES,
     RECORDS_JOINED,
@@ -188,6 +188,38 @@ def test_an_end_behind_records_comes_with_them(
     theirs.sendall(b"x" * FEW_BYTES)
     theirs.shutdown(socket.SHUT_WR)
     assert read_piece(ours, LIMIT_BYTES) == (b"x" * FEW_BYTES, 1, ReadEnd.CLOSED, None)
+
+
+@pytest.mark.parametrize(
+    ("records", "pieces"),
+    [
+        pytest.param(1, [(1, ReadEnd.BROKEN)], id="one"),
+        pytest.param(5, [(5, ReadEnd.BROKEN)], id="several"),
+        pytest.param(
+            RECORDS_JOINED + 1,
+            [(RECORDS_JOINED, ReadEnd.FULL), (1, ReadEnd.DRAINED), (0, ReadEnd.CLOSED)],
+            id="many",
+        ),
+    ],
+)
+def test_small_records_in_front_of_a_reset_are_read(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket], records: int, pieces: list[tuple[int, ReadEnd]]
+) -> None:
+    ours, theirs = tls_pair
+    theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sent = [b"record %d" % number for number in range(records)]
+    for each in sent:
+        theirs.sendall(each)
+    eventually(lambda: undelivered_bytes(theirs) == 0, "the reset destroys none of it")
+    socket.socket.close(theirs)
+    eventually(lambda: has_hung_up(ours), "the reset is there")
+    found = [read_piece(ours, LIMIT_BYTES) for _ in pieces]
+    assert [piece[1:3] for piece in found] == pieces
+    assert b"".join(piece.data for piece in found) == b"".join(sent)
+    error = found[0].error
+    assert isinstance(error, ConnectionResetError)
+    assert error.__traceback__ is None, "it would hold the frames that it came through"
 
 
 def test_a_break_behind_records_comes_with_them(

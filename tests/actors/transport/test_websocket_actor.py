@@ -31,9 +31,10 @@ from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.events import AttemptOutcome
 from tunnelfleet.actors.kernel import ChildReady
-from tunnelfleet.actors.net.socket_io import TCP_NOTSENT_LOWAT
+from tunnelfleet.actors.net.socket_io import TCP_NOTSENT_LOWAT, has_hung_up, undelivered_bytes
 from tunnelfleet.actors.transport import websocket_actor
 from tunnelfleet.actors.transport.attempt import WebSocketContext
+from tunnelfleet.actors.transport.established import RECORDS_JOINED
 from tunnelfleet.actors.transport.websocket_actor import WebSocketActor
 from tunnelfleet.actors.tunnel.context import Credentials
 from tunnelfleet.actors.tunnel.messages import (
@@ -817,6 +818,34 @@ def test_a_reset_behind_a_frame_is_noticed(serve: Serve, connect: Connect) -> No
     client.dispatcher.call_soon(lambda: (go_on.set(), busy.wait(0.2)))
     assert client.lost().label == "lost"
     assert client.received == ["DATA SSH 1/1 hello"]
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_all_that_came_in_front_of_a_reset_is_taken(
+    serve: Serve, connect: Connect, tls: Contexts, secure: bool
+) -> None:
+    """A read of TLS gives one record, and the others wait in the kernel; more than are joined."""
+    texts = [f"DATA SSH 1/1 part {number}" for number in range(2 * RECORDS_JOINED)]
+
+    def script(peer: Peer) -> None:
+        peer.upgrade()
+        go_on.wait(WAIT_SECONDS)
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for text in texts:
+            peer.send(data_frame(text))
+        eventually(lambda: undelivered_bytes(peer.sock) == 0, "the reset destroys none of it")
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def be_busy_until_the_reset() -> None:
+        go_on.set()
+        eventually(lambda: has_hung_up(client.ref.cell.actor._socket), "the reset is there")
+
+    go_on = threading.Event()
+    server = serve(script, tls=tls[0] if secure else None)
+    client = connect(server, tls[1], ping_interval_seconds=60.0).established()
+    client.dispatcher.call_soon(be_busy_until_the_reset)
+    assert client.lost().label == "lost"
+    assert client.received == texts
 
 
 def test_replies_that_do_not_leave_stop_the_reading(

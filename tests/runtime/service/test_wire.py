@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import ssl
+import struct
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,17 +14,21 @@ import pytest
 
 from tests.support.waiting import WAIT_SECONDS, until
 from tunnelfleet.actors.kernel.loop_io import new_event_loop
-from tunnelfleet.actors.net.socket_io import abort_quietly
+from tunnelfleet.actors.net.socket_io import abort_quietly, has_hung_up, undelivered_bytes
+from tunnelfleet.actors.transport.established import RECORDS_JOINED
+from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 from tunnelfleet.runtime.service.wire import (
     HIGH_WATER_BYTES,
     LOW_WATER_BYTES,
     READ_BYTES,
+    READS_A_TURN,
     Hold,
     Wire,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from pathlib import Path
 
 
 class User:
@@ -119,6 +125,36 @@ def test_reads_all_that_stands_in_front_of_a_reset(pair: WirePair) -> None:
         assert user.ends == ["Connection reset by peer"]
 
     play(pair, scenario)
+
+
+def test_reads_all_records_of_tls_in_front_of_a_reset(pair: WirePair, tmp_path: Path) -> None:
+    """A read of TLS gives one record, and the others wait in the kernel."""
+    files = ensure_certificate(tmp_path, "127.0.0.1")
+    trusting = ssl.create_default_context(cafile=files.ca)
+    sent = [b"record %d;" % number for number in range(5 * READS_A_TURN * RECORDS_JOINED)]
+
+    async def main() -> None:
+        user, loop = User(), asyncio.get_running_loop()
+        wire = Wire(pair.near, user, loop, server_context(files.certificate, files.private_key))
+        pair.far.setblocking(True)
+        pair.far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        far = await asyncio.to_thread(trusting.wrap_socket, pair.far, server_hostname="127.0.0.1")
+        far.send(b"begin;")
+        await until(lambda: user.data == b"begin;")
+        wire.hold(Hold.PEER_FULL)
+        for record in sent:
+            far.send(record)
+        await until(lambda: undelivered_bytes(far) == 0)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # Without the farewell of TLS, as a process that dies.
+        socket.socket.close(far)
+        await until(lambda: has_hung_up(wire._socket))
+        wire.release(Hold.PEER_FULL)
+        await until(lambda: bool(user.ends))
+        assert user.data == b"begin;" + b"".join(sent)
+        assert user.ends == ["Connection reset by peer"]
+
+    pair.run(main)
 
 
 def test_reads_only_when_no_hold_is_left(pair: WirePair) -> None:

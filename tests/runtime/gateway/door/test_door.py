@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ME = getpass.getuser()
+CLIENTS_THAT_RESET = 30
 ONLY_DOOR: dict[str, None] = {"SSH": None}
 BOTH: dict[str, None] = {"SSH": None, "APP": None}
 BRIEF = replace(FAST_LIMITS, offline_grace_seconds=0.2)
@@ -345,6 +346,17 @@ class TestCrowd:
         with fleet.client(b"CONNECT"):
             pass
         eventually(lambda: (fleet.door.counters.left, fleet.door.counters.open) == (1, 0))
+
+    def test_who_resets_behind_a_word_is_noticed(self, fleet: DoorFleet) -> None:
+        """The kernel may report both at once, and libuv reports an error only once."""
+        fleet.limits = DoorLimits(handshake_seconds=600.0)
+        fleet.open()
+        for _ in range(CLIENTS_THAT_RESET):
+            with fleet.client(b"CONNECT") as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        eventually(
+            lambda: (fleet.door.counters.left, fleet.door.counters.open) == (CLIENTS_THAT_RESET, 0)
+        )
 
     def test_who_is_refused_and_sends_on_has_a_moment(self, fleet: DoorFleet) -> None:
         fleet.limits = DoorLimits(linger_seconds=0.1)
