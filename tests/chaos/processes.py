@@ -58,7 +58,8 @@ class Blows:
         pid = self._pid(strike)
         if not pid:
             return False
-        with contextlib.suppress(ProcessLookupError):
+        # It may have been killed meanwhile, or have ended with its gateway.
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             if strike.blow is Blow.FREEZE:
                 os.kill(pid, signal.SIGSTOP)
                 try:

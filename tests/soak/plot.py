@@ -22,7 +22,7 @@ FIGURES = (
     "descriptors",
     "threads",
     "actors",
-    "turn us",
+    "turn %",
 )
 MAX_POINTS = 60
 

@@ -54,8 +54,12 @@ class ProcessSampler:
         self._heap = heap
         self._before: tuple[float, float] | None = None
 
-    def sample(self) -> dict[str, float]:
-        """Return its figures now; the time of a turn is that since the last look."""
+    def sample(self, beat_us: float) -> dict[str, float]:
+        """Return its figures now; the time of a turn is that since the last look.
+
+        Args:
+            beat_us: of `Pace`, since the last look.
+        """
         process = self._process
         actors, turns = self._kernel()
         times = process.cpu_times()
@@ -72,7 +76,8 @@ class ProcessSampler:
         if self._before is not None and turns > self._before[1]:
             # Of the whole process, with all its threads: what a turn costs, and not how long others
             # kept the processor from it.
-            found["turn us"] = 1e6 * (spent - self._before[0]) / (turns - self._before[1])
+            turn_us = 1e6 * (spent - self._before[0]) / (turns - self._before[1])
+            found |= {"turn us": turn_us, "turn %": 100.0 * turn_us / beat_us}
         self._before = spent, turns
         return {f"{self._name} {figure}": value for figure, value in found.items()}
 

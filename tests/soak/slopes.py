@@ -26,7 +26,7 @@ BOUNDS_PERCENT = {
     "gateway descriptors": 5.0,
     "gateway threads": 15.0,
     "gateway actors": 5.0,
-    "gateway turn us": 25.0,
+    "gateway turn %": 25.0,
     "service rss MiB": 8.0,
     "service heap MiB": 5.0,
     "service blocks": 5.0,
@@ -38,6 +38,8 @@ BOUNDS_PERCENT = {
 
 There are 15 threads, and their number is a whole one: two in an hour is what can be told. A leak is
 more, for hundreds of tunnels come and go in an hour, and thousands of links and connections.
+
+The time of a turn is that in percent of a fixed piece of work at the same time (`pace`).
 
 The PSS is drawn and not judged: it rises when other processes end that share the same libraries.
 """

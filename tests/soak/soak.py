@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tests.soak.fleet import WAIT_SECONDS, SoakFleet
+from tests.soak.pace import Pace
 from tests.soak.samples import Stopwatch
 from tests.soak.slopes import BOUNDS_PERCENT, FLOORS, slope
 from tests.support.rig import receive_exactly
@@ -165,14 +166,19 @@ class Soak:
             self.counts[what] += by
 
     def _sample(self) -> None:
+        with Pace() as pace:
+            self._sample_beside(pace)
+
+    def _sample_beside(self, pace: Pace) -> None:
         plan, watch = self._plan, Stopwatch()
         samplers = self._fleet.samplers()
         while watch() < plan.seconds or len(self._lines) < MIN_SAMPLES:
             if self._over.wait(plan.sample_seconds):
                 break
             found = {"seconds": round(watch(), 1)}
+            beat_us = pace.beat_us()
             for each in samplers:
-                found |= each.sample()
+                found |= each.sample(beat_us)
             self._lines.append(json.dumps({key: round(value, 3) for key, value in found.items()}))
             if len(self._lines) % TELL_EVERY == 1:
                 self._tell(

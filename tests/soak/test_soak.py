@@ -10,6 +10,7 @@ import pytest
 
 from tests.soak import soak
 from tests.soak.heap import MIB_BYTES, heap
+from tests.soak.pace import Pace
 from tests.soak.plot import plot
 from tests.soak.slopes import BOUNDS_PERCENT, HOUR_SECONDS, slope
 from tests.soak.soak import Plan, Soak
@@ -50,6 +51,14 @@ def test_the_slope_is_in_percent_of_the_mean_an_hour() -> None:
     found = slope([(at, 100.0 + at / 100.0) for at in MINUTES_30], 8.0)
     assert found.percent == pytest.approx(36.0 / found.mean * 100.0)
     assert found.high - found.low == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_pace_of_the_machine_is_told_as_often_as_asked_and_its_process_ends() -> None:
+    with Pace() as pace:
+        assert pace.beat_us() > 0
+        assert pace.beat_us() > 0
+        process = pace._process
+    assert process.returncode == 0
 
 
 def test_what_comes_and_goes_is_judged_by_its_floor() -> None:
