@@ -23,6 +23,8 @@ LEAVING_PART = 0.5
 """Of the fleet's connect rate, for what a gateway that leaves hands over: others connect too."""
 JOINING_PART = 0.8
 """The same of a new gateway's share, for what all others together hand over to it."""
+MAX_DOUBLINGS = 10
+"""Of the time after a failure; it reaches the time between heartbeats long before."""
 MEMBERS_A_GAP = 5
 """With more gateways each hears less often, so that the store has the same work."""
 NOT_JOINED = "this gateway has no lease yet"
@@ -62,6 +64,11 @@ class LeaseTimes(NamedTuple):
     def retry_seconds(self) -> float:
         """After a first failure; it doubles up to the time between heartbeats."""
         return self.lease_seconds / 40
+
+    def retry_after(self, failures: int) -> float:
+        """How many seconds to wait after so many failures in a row, of which there is one."""
+        doublings = min(failures - 1, MAX_DOUBLINGS)
+        return min(self.retry_seconds * 2.0**doublings, self.beat_seconds)
 
     @property
     def gap_seconds(self) -> float:
@@ -284,11 +291,18 @@ class Lease:
         if self._under_way is None or self._under_way.request.serial != request.serial:
             return []
         self._under_way = None
-        times = self._times
-        delay_seconds = times.retry_seconds * 2.0 ** min(self._failures, 10)
         self._failures += 1
-        self._due_at = now + min(delay_seconds, times.beat_seconds)
+        self._due_at = now + self._times.retry_after(self._failures)
         return []
+
+    def interrupted(self, now: float) -> None:
+        """Something unforeseen has happened here, and what was under way is given up.
+
+        The next request is due at once; the caller waits before, and tells the fleet anew, which
+        may have missed some actions.
+        """
+        self._under_way = None
+        self._due_at = now
 
     def notified(self, now: float) -> None:
         """Something in the store has changed."""

@@ -22,7 +22,17 @@ from tunnelfleet.actors.kernel.moments import boot_seconds
 from tunnelfleet.proto import ConfigError, printable
 from tunnelfleet.runtime.gateway.store.tunnels import TUNNEL_CHANGED
 
-from .lease import NOT_JOINED, Lease, LeasePhase, LeaseTimes, Resume, Share, Suspend, TellFleet
+from .lease import (
+    NOT_JOINED,
+    Lease,
+    LeaseAnswer,
+    LeasePhase,
+    LeaseTimes,
+    Resume,
+    Share,
+    Suspend,
+    TellFleet,
+)
 from .metrics import PlacementCounters, placement_metrics
 from .shards import SHARDS, Assigned, Revoked, shard_of
 
@@ -31,7 +41,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from .lease import Action, LeaseAnswer, LeaseRequest
+    from .lease import Action, LeaseRequest
     from .members import FleetTable
     from .shards import Member
 
@@ -39,6 +49,12 @@ if TYPE_CHECKING:
 GOODBYE_SECONDS = 3.0
 """What the end may take; a store that is away is left with a lease that runs out."""
 MAX_CAUSE_CHARACTERS = 300
+MAX_WAKE_BYTES = 4_096
+"""Read at once of the pipe that wakes the thread."""
+MAX_VERSION_DIGITS = 18
+"""Of the number of a change: what is longer is none that the store counts."""
+MILLISECONDS = 1_000
+FAILED = "the thread of the lease has failed"
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +86,8 @@ class LeaseStore(Protocol):
         """Carry a request out. Waits.
 
         Raises:
-            OSError: nobody knows whether it was done.
+            OSError: nobody knows whether it was done. Any other exception counts as this one, and
+                its traceback is logged.
             ConfigError: this gateway may not take part.
         """
 
@@ -125,8 +142,20 @@ class _Seen(NamedTuple):
     trouble: str = ""
 
 
+class _Outcome(NamedTuple):
+    """What became of a request."""
+
+    answer: LeaseAnswer
+    trouble: str = ""
+    mistake: Exception | None = None
+    """What nobody has foreseen, for the log."""
+
+
 class LeasedPlacement:
     """An engine of placement: which shards of a fleet this gateway has.
+
+    A mistake of ours on the way suspends connects and is told in `trouble`; the thread goes on
+    after the time that a store has that is away.
 
     Args:
         store: of the leases.
@@ -165,6 +194,14 @@ class LeasedPlacement:
         self._thread = threading.Thread(target=self._run, name="tunnelfleet-lease", daemon=True)
         self._asked_at: float | None = None
         self._ends_at: float | None = None
+        self._stop_is_asked = threading.Event()
+        """Ends a pause after a mistake, so that the order to stop is taken."""
+        self._mistakes = 0
+        """Of ours, in a row."""
+        self._is_in_doubt = False
+        """Whether the fleet may have missed something that the lease has said."""
+        self._logged = ""
+        """The kind of trouble that was logged last; empty after all was well."""
         self._seen = _Seen()
         self.counters = PlacementCounters()
 
@@ -192,6 +229,7 @@ class LeasedPlacement:
     def stop(self) -> None:
         """Leave the fleet at once, whatever still runs: it connects no more."""
         self._connects.suspend_connects("the gateway is being stopped")
+        self._stop_is_asked.set()
         self._order(_Order.STOP)
 
     def close(self) -> None:
@@ -201,8 +239,11 @@ class LeasedPlacement:
             if self._thread.is_alive():
                 self._store.cut()
                 self._thread.join(GOODBYE_SECONDS)
+            if self._thread.is_alive():
+                # It still waits on them.
+                return
         for descriptor in (self._wake_read, self._wake_write):
-            if descriptor >= 0 and not self._thread.is_alive():
+            if descriptor >= 0:
                 os.close(descriptor)
         self._wake_read = self._wake_write = -1
 
@@ -299,14 +340,42 @@ class LeasedPlacement:
     def _run(self) -> None:
         try:
             while not self._is_over():
-                self._turn()
-        except Exception:
-            # A mistake of ours: without a lease nothing connects, and what runs goes on.
-            logger.exception("the thread of the lease has failed")
-            self._publish("the thread of the lease has failed; start the gateway again")
-            self._connects.suspend_connects("the thread of the lease has failed")
+                try:
+                    self._turn()
+                except Exception as mistake:  # noqa: BLE001 - it is logged, once for each kind
+                    self._recover(mistake)
         finally:
+            if not self._is_over():
+                self._has_died()
             self._store.close()
+
+    def _recover(self, mistake: Exception) -> None:
+        """Go on after a mistake of ours: nothing connects until the store has answered again.
+
+        The fleet may have missed what it was to be told of shards that are lost, so it is told all
+        anew before that, and before the rest connects.
+        """
+        self._mistakes += 1
+        self._is_in_doubt = True
+        self._connects.suspend_connects(FAILED)
+        trouble = f"{FAILED} ({type(mistake).__name__}), and tries again: {_cause(mistake)}"
+        self._publish(trouble)
+        self._log(trouble, mistake)
+        if self._ends_at is not None:
+            # No second try at the end: the lease runs out.
+            self._ends_at = boot_seconds()
+            return
+        self._stop_is_asked.wait(self._times.retry_after(self._mistakes))
+        self._lease.interrupted(boot_seconds())
+        self._inbox.append(_Order.TELL_ANEW)
+
+    def _has_died(self) -> None:
+        """The thread ends, and was not asked to: without a lease nothing connects any more."""
+        self._is_in_doubt = True
+        trouble = f"{FAILED}; start the gateway again"
+        self._publish(trouble)
+        self._log(trouble)
+        self._connects.suspend_connects(FAILED)
 
     def _is_over(self) -> bool:
         if self._ends_at is None:
@@ -338,23 +407,16 @@ class LeasedPlacement:
                 self._act(self._lease.vacated(shards, now))
 
     def _ask(self, request: LeaseRequest) -> None:
-        self._asked_at = asked_at = boot_seconds()
-        trouble = ""
-        try:
-            answer = self._store.do(request)
-        except ConfigError as error:
-            trouble = str(error)
-        except OSError as error:
-            cause = printable(str(error), MAX_CAUSE_CHARACTERS)
-            trouble = f"the store does not confirm the lease: {cause}"
-        finally:
-            self._asked_at = None
+        asked_at = boot_seconds()
+        answer, trouble, mistake = self._ask_store(request, asked_at)
         now = boot_seconds()
         self.counters.asked(now - asked_at, failed=bool(trouble))
         before = self._lease.takeovers
         if trouble:
             actions = self._lease.failed(request, now)
         else:
+            # All was told anew before this was asked.
+            self._is_in_doubt = False
             actions = self._lease.answered(request, answer, now)
         self.counters.takeovers += self._lease.takeovers - before
         if self._lease.taken_seconds:
@@ -365,8 +427,28 @@ class LeasedPlacement:
             )
         self._publish(trouble)
         self._act(actions)
-        if not trouble and answer.table is not None and self._listener is not None:
-            self._listener.tunnels_are_at(answer.table.tunnels_version)
+        if not trouble:
+            if answer.table is not None and self._listener is not None:
+                self._listener.tunnels_are_at(answer.table.tunnels_version)
+            self._mistakes = 0
+        # At last: what has failed until here is told of each time, and logged once.
+        self._log(trouble, mistake)
+
+    def _ask_store(self, request: LeaseRequest, asked_at: float) -> _Outcome:
+        self._asked_at = asked_at
+        try:
+            return _Outcome(self._store.do(request))
+        except ConfigError as error:
+            return _Outcome(LeaseAnswer(), str(error))
+        except OSError as error:
+            trouble = f"the store does not confirm the lease: {_cause(error)}"
+            return _Outcome(LeaseAnswer(), trouble)
+        except Exception as mistake:  # noqa: BLE001 - it is logged, once for each kind
+            kind = type(mistake).__name__
+            trouble = f"the store's answer cannot be used ({kind}): {_cause(mistake)}"
+            return _Outcome(LeaseAnswer(), trouble, mistake)
+        finally:
+            self._asked_at = None
 
     def _wait(self) -> None:
         descriptors = [self._wake_read]
@@ -377,9 +459,13 @@ class LeasedPlacement:
         ends = [self._lease.due_at - now, self._times.lease_seconds]
         if self._ends_at is not None:
             ends.append(self._ends_at - now)
-        ready, _, _ = select.select(descriptors, [], [], max(0.0, min(ends)))
+        # Not select(), which takes no descriptor from 1,024 on.
+        poll = select.poll()
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        ready = dict(poll.poll(max(0.0, min(ends)) * MILLISECONDS))
         if self._wake_read in ready:
-            os.read(self._wake_read, 4_096)
+            os.read(self._wake_read, MAX_WAKE_BYTES)
         if of_store in ready:
             try:
                 self._store.hear()
@@ -392,34 +478,46 @@ class LeasedPlacement:
         word, _, rest = text.partition(" ")
         if word == TUNNEL_CHANGED:
             version, _, name = rest.partition(" ")
-            if version.isdecimal() and self._listener is not None:
+            is_number = version.isdecimal() and len(version) <= MAX_VERSION_DIGITS
+            if is_number and self._listener is not None:
                 self._listener.tunnel_changed(int(version), name)
         else:
             self._lease.notified(boot_seconds())
 
     def _publish(self, trouble: str) -> None:
         lease, before = self._lease, self._seen
-        if trouble.partition(":")[0] != before.trouble.partition(":")[0]:
-            if trouble:
-                logger.error("%s", trouble, extra={"event": "lease_unconfirmed"})
-            else:
-                logger.warning("the lease is confirmed again", extra={"event": "lease_confirmed"})
         is_news = lease.table is not before.table
+        may_hold = lease.epoch > 0 and not self._is_in_doubt
         self._seen = _Seen(
             lease.table,
             boot_seconds() if is_news else before.at,
             lease.confirmed_at,
-            lease.valid_until if lease.epoch else float("-inf"),
+            lease.valid_until if may_hold else float("-inf"),
             len(lease.owned),
             lease.phase,
             trouble,
         )
+
+    def _log(self, trouble: str, mistake: Exception | None = None) -> None:
+        """Log a trouble when it is of another kind than the last one, and its end."""
+        kind = trouble.partition(":")[0]
+        if kind == self._logged:
+            return
+        self._logged = kind
+        if trouble:
+            event = {"event": "lease_unconfirmed"}
+            logger.error("%s", trouble, exc_info=mistake, extra=event)
+        else:
+            logger.warning("the lease is confirmed again", extra={"event": "lease_confirmed"})
 
     def _act(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
                 case Suspend(reason):
                     self._connects.suspend_connects(reason)
+                case Resume() if self._is_in_doubt:
+                    # Not before the store has answered again.
+                    pass
                 case Resume(seconds):
                     self._connects.resume_connects(seconds)
                 case Share(members):
@@ -429,3 +527,7 @@ class LeasedPlacement:
                     if self._listener is not None and isinstance(message, Assigned):
                         self._listener.shards_assigned(message.shards)
         self._seen = self._seen._replace(owned=len(self._lease.owned), phase=self._lease.phase)
+
+
+def _cause(error: Exception) -> str:
+    return printable(str(error), MAX_CAUSE_CHARACTERS)

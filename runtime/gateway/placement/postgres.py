@@ -9,9 +9,11 @@ carries out after a later one, changes nothing. All times are the server's.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .lease import LeaseRequest
+
+
+logger = logging.getLogger(__name__)
 
 
 class PostgresPlacement(LeasedPlacement):
@@ -101,7 +106,8 @@ _NOW = "extract(epoch FROM clock_timestamp())::float8"
 
 _BEGIN = f"""
 INSERT INTO tunnelfleet_fleet (id, shards, key_id, epoch, version, tunnels_version, grace_until)
-    VALUES (1, %(shards)s, %(key_id)s, 0, 0, 0, 0) ON CONFLICT DO NOTHING;
+    SELECT 1, %(shards)s, %(key_id)s, began, began, began, 0
+    FROM (VALUES (({_NOW} * {MILLISECONDS})::bigint)) AS clock (began) ON CONFLICT DO NOTHING;
 UPDATE tunnelfleet_fleet SET shards = %(shards)s, version = version + 1
     WHERE shards <> %(shards)s AND key_id = %(key_id)s
     AND NOT EXISTS (SELECT FROM tunnelfleet_gateways WHERE lease_until > {_NOW});
@@ -111,7 +117,11 @@ INSERT INTO tunnelfleet_shards (shard, owner, epoch)
     ON CONFLICT DO NOTHING;
 SELECT shards, key_id FROM tunnelfleet_fleet
 """  # noqa: S608 - nothing of others is in it
-"""Makes the rows of a fleet. The number of shards may be changed while no gateway has a lease."""
+"""Makes the rows of a fleet. The number of shards may be changed while no gateway has a lease.
+
+Epochs and versions begin with the time, in milliseconds. So those of a fleet whose rows were lost,
+and are made anew while gateways run, are later than all that these gateways know.
+"""
 
 _GRACE = f"""
 UPDATE tunnelfleet_fleet SET grace_until = {_NOW} + %(lease)s
@@ -120,11 +130,14 @@ UPDATE tunnelfleet_fleet SET grace_until = {_NOW} + %(lease)s
 """Nobody was heard for a while: it was the store that was away, and nobody loses anything yet."""
 
 _TABLE = f"""
-SELECT {_NOW}, shards, version, grace_until, tunnels_version FROM tunnelfleet_fleet;
+SELECT {_NOW}, shards, version, grace_until, tunnels_version,
+    (SELECT count(*) FROM tunnelfleet_shards)
+    FROM (VALUES (1)) AS one LEFT JOIN tunnelfleet_fleet ON true;
 SELECT name, epoch, lease_until, is_leaving, fleet_address, version FROM tunnelfleet_gateways;
 SELECT owner, epoch, array_agg(shard) FROM tunnelfleet_shards
     WHERE owner IS NOT NULL GROUP BY owner, epoch
 """  # noqa: S608 - nothing of others is in it
+"""The first result has one row, whether the rows of the fleet are there or not."""
 
 _IS_TAKEN = f"""
 EXISTS (SELECT FROM tunnelfleet_gateways
@@ -249,6 +262,10 @@ class FleetDatabase:
         self._key_id = key_id
         self._on_notification = on_notification
         self._connection: psycopg.Connection[Any] | None = None
+        self._cutter: socket.socket | None = None
+        """A copy of the connection's descriptor: that one may be another's when it is to be cut,
+        and for a copy at that moment there may be no descriptor left."""
+        self._cutter_lock = threading.Lock()
         self.address: str | None = None
         """Where other gateways reach this one; goes with the next heartbeat."""
         self._always = {
@@ -275,21 +292,29 @@ class FleetDatabase:
             FleetMismatchError: this gateway may not take part.
         """
         try:
-            connection = self._connected()
-            match request.kind:
-                case RequestKind.JOIN:
-                    return self._join(connection, request)
-                case RequestKind.BEAT:
-                    return self._beat(connection, request)
-                case RequestKind.CLAIM:
-                    (rows,) = self._run(connection, _CLAIM, request)
-                    return LeaseAnswer(claimed=frozenset(row[0] for row in rows))
-                case RequestKind.GOODBYE:
-                    self._run(connection, _GOODBYE, request)
-                    return LeaseAnswer()
+            return self._do(self._connected(), request)
+        except FleetMismatchError:
+            raise
         except psycopg.Error as error:
             self.close()
             raise ConnectionError(str(error)) from error
+        except BaseException:
+            # Nobody knows what the connection is in the middle of.
+            self.close()
+            raise
+
+    def _do(self, connection: psycopg.Connection[Any], request: LeaseRequest) -> LeaseAnswer:
+        match request.kind:
+            case RequestKind.JOIN:
+                return self._join(connection, request)
+            case RequestKind.BEAT:
+                return self._beat(connection, request)
+            case RequestKind.CLAIM:
+                (rows,) = self._run(connection, _CLAIM, request)
+                return LeaseAnswer(claimed=frozenset(row[0] for row in rows))
+            case RequestKind.GOODBYE:
+                self._run(connection, _GOODBYE, request)
+                return LeaseAnswer()
 
     def hear(self) -> None:
         """Take what has arrived on the channel, without waiting.
@@ -303,7 +328,7 @@ class FleetDatabase:
         try:
             libpq.consume_input()
             while (found := libpq.notifies()) is not None:
-                self._on_notification(found.extra.decode())
+                self._on_notification(found.extra.decode(errors="replace"))
         except psycopg.Error as error:
             self.close()
             raise ConnectionError(str(error)) from error
@@ -311,21 +336,24 @@ class FleetDatabase:
     def close(self) -> None:
         """Close the connection; the next request opens another."""
         connection, self._connection = self._connection, None
+        with self._cutter_lock:
+            cutter, self._cutter = self._cutter, None
+            if cutter is not None:
+                cutter.close()
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
                 connection.close()
 
     def cut(self) -> None:
-        """End a request that takes too long; from any thread. It raises where it was asked."""
-        connection = self._connection
-        if connection is None:
-            return
-        # A copy: the descriptor may be another's by the time that it is closed.
-        with (
-            contextlib.suppress(psycopg.Error, OSError),
-            socket.socket(fileno=os.dup(connection.fileno())) as sock,
-        ):
-            sock.shutdown(socket.SHUT_RDWR)
+        """End a request that takes too long; from any thread. It raises where it was asked.
+
+        A connection that is only being made is not cut: making it has a limit of its own,
+        `CONNECT_SECONDS` for each host of the URL.
+        """
+        # It may have ended already.
+        with self._cutter_lock, contextlib.suppress(OSError):
+            if self._cutter is not None:
+                self._cutter.shutdown(socket.SHUT_RDWR)
 
     # -- requests
 
@@ -334,7 +362,7 @@ class FleetDatabase:
         results = self._run(connection, _JOIN, request)
         epochs, taken, _told, *table = results
         return LeaseAnswer(
-            _table_of(table),
+            self._table_of(table),
             epoch=epochs[0][0] if epochs else 0,
             taken_seconds=max(0.0, taken[0][0]) if taken else 0.0,
         )
@@ -342,8 +370,13 @@ class FleetDatabase:
     def _begin(self, connection: psycopg.Connection[Any]) -> None:
         values = {"shards": self._shards, "key_id": self._key_id}
         with psycopg.ClientCursor(connection) as cursor:
-            results = _results(cursor.execute(_BEGIN, values))
-        ((shards, key_id),) = results[-1]
+            *_made, fleets = _results(cursor.execute(_BEGIN, values))
+        if not fleets:
+            raise ConnectionError(
+                "the row of tunnelfleet_fleet is missing, and was not there after it was made: let "
+                "this gateway's role read and write all rows of that table"
+            )
+        ((shards, key_id),) = fleets
         if key_id != self._key_id:
             raise FleetMismatchError(
                 "the fleet in this state was begun with another secret: give all its gateways the "
@@ -359,8 +392,36 @@ class FleetDatabase:
     def _beat(self, connection: psycopg.Connection[Any], request: LeaseRequest) -> LeaseAnswer:
         _released, epochs, *told, rows, gateways, owners = self._run(connection, _BEAT, request)
         del told
-        table = _table_of([rows, gateways, owners])
+        table = self._table_of([rows, gateways, owners])
+        if not _has_all_rows(rows):
+            # Only a join makes them.
+            logger.error(
+                "rows of the fleet are missing in its database: this gateway joins it anew",
+                extra={"event": "fleet_rows_missing"},
+            )
+            return LeaseAnswer(table)
         return LeaseAnswer(table, epoch=epochs[0][0] if epochs else 0)
+
+    def _table_of(self, results: list[list[Any]]) -> FleetTable:
+        """What the statements of `_TABLE` tell; where the fleet has no row, nobody has a shard."""
+        ((now, shards, version, grace_until, tunnels_version, _rows),), gateways, owned = results
+        owners: list[Owner | None] = [None] * (shards or self._shards)
+        for name, epoch, numbers in owned:
+            owner = Owner(name, epoch)
+            for number in numbers:
+                if number < len(owners):
+                    owners[number] = owner
+        return FleetTable(
+            now,
+            tuple(
+                GatewayRow(name, epoch, until, bool(is_leaving), address, program)
+                for name, epoch, until, is_leaving, address, program in gateways
+            ),
+            tuple(owners),
+            version or 0,
+            grace_until or 0.0,
+            tunnels_version or 0,
+        )
 
     def _run(
         self, connection: psycopg.Connection[Any], statements: str, request: LeaseRequest
@@ -386,6 +447,7 @@ class FleetDatabase:
             return self._connection
         connection = psycopg.Connection.connect(autocommit=True, **self._options)
         self._connection = connection
+        self._cutter = socket.socket(fileno=os.dup(connection.fileno()))
         connection.add_notify_handler(lambda found: self._on_notification(found.payload))
         connection.execute(f"LISTEN {CHANNEL}")
         return connection
@@ -400,25 +462,9 @@ def _results(cursor: psycopg.Cursor[Any]) -> list[list[Any]]:
             return found
 
 
-def _table_of(results: list[list[Any]]) -> FleetTable:
-    ((now, shards, version, grace_until, tunnels_version),), gateways, owned = results
-    owners: list[Owner | None] = [None] * shards
-    for name, epoch, numbers in owned:
-        owner = Owner(name, epoch)
-        for number in numbers:
-            if number < shards:
-                owners[number] = owner
-    return FleetTable(
-        now,
-        tuple(
-            GatewayRow(name, epoch, until, bool(is_leaving), address, program)
-            for name, epoch, until, is_leaving, address, program in gateways
-        ),
-        tuple(owners),
-        version,
-        grace_until,
-        tunnels_version,
-    )
+def _has_all_rows(rows: list[Any]) -> bool:
+    ((_now, shards, _version, _grace_until, _tunnels_version, count),) = rows
+    return shards is not None and count >= shards
 
 
 def _connect_options(url: str, times: LeaseTimes) -> dict[str, Any]:

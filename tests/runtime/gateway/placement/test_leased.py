@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +14,12 @@ import pytest
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.gateway import Assigned
+from tunnelfleet.runtime.gateway.placement import Revoked
 from tunnelfleet.runtime.gateway.placement.lease import LeaseTimes
-from tunnelfleet.runtime.gateway.placement.leased import LeasedPlacement
+from tunnelfleet.runtime.gateway.placement.leased import FAILED, LeasedPlacement
+from tunnelfleet.runtime.gateway.placement.members import Owner
 from tunnelfleet.runtime.gateway.placement.shards import shard_of
+from tunnelfleet.runtime.gateway.store.tunnels import TUNNEL_CHANGED
 from tunnelfleet.runtime.ray_fleet.book import Asker, Book
 
 if TYPE_CHECKING:
@@ -23,6 +30,8 @@ if TYPE_CHECKING:
 SHARDS = 8
 TIMES = LeaseTimes(0.5)
 SLOW = LeaseTimes(600.0)
+SELECT_DESCRIPTORS = 1_024
+"""The first descriptor that select() does not take."""
 
 
 class HeldStore:
@@ -32,7 +41,13 @@ class HeldStore:
         self.address: str | None = None
         self.book = Book(SHARDS, TIMES.lease_seconds)
         self.book.declare(["gw"])
-        self.trouble: Exception | None = None
+        self.trouble: BaseException | None = None
+        self.lost: frozenset[int] = frozenset()
+        """Shards that its answers say are another gateway's."""
+        self.requests = 0
+        self.news: int | None = None
+        """What becomes readable when there is something to hear."""
+        self.heard = threading.Event()
         self.is_silent = False
         self.is_closed = False
         self.asked = threading.Event()
@@ -40,19 +55,29 @@ class HeldStore:
 
     @property
     def descriptor(self) -> int | None:
-        return None
+        return self.news
 
     def do(self, request: LeaseRequest) -> LeaseAnswer:
+        self.requests += 1
         self.asked.set()
         if self.is_silent:
             assert self._was_cut.wait(WAIT_SECONDS)
             raise ConnectionError("it was cut")
         if self.trouble is not None:
             raise self.trouble
-        return self.book.handle(Asker("gw", "run"), request, 0.0).answer
+        answer = self.book.handle(Asker("gw", "run"), request, 0.0).answer
+        if answer.table is None:
+            return answer
+        owners = tuple(
+            Owner("other", 9) if shard in self.lost else owner
+            for shard, owner in enumerate(answer.table.owners)
+        )
+        return answer._replace(table=dataclasses.replace(answer.table, owners=owners))
 
     def hear(self) -> None:
-        raise NotImplementedError
+        assert self.news is not None
+        os.read(self.news, 1)
+        self.heard.set()
 
     def close(self) -> None:
         self.is_closed = True
@@ -78,13 +103,35 @@ class NotedConnects:
         self.rate = rate_per_second
 
 
+class NotedTunnels:
+    """What the engine tells of tunnels that were added at run time; a `FollowsTunnels`."""
+
+    def __init__(self) -> None:
+        self.changed: list[tuple[int, str]] = []
+
+    def tunnels_are_at(self, version: int) -> None:
+        pass
+
+    def tunnel_changed(self, version: int, name: str) -> None:
+        self.changed.append((version, name))
+
+    def shards_assigned(self, shards: frozenset[int]) -> None:
+        pass
+
+    def shards_gone(self, shards: frozenset[int]) -> None:
+        pass
+
+
 class Stage:
     """The engine, and all around it."""
 
     def __init__(self, times: LeaseTimes = TIMES) -> None:
         self.store = HeldStore()
         self.connects = NotedConnects()
+        self.tunnels = NotedTunnels()
         self.told: list[Any] = []
+        self.on_tell: Callable[[Any], object] = lambda _message: None
+        """Called with what the fleet is told, before it is taken."""
         self.engine = LeasedPlacement(
             self.store,
             kind="held",
@@ -93,11 +140,17 @@ class Stage:
             connect_rate=12.0,
             times=times,
             shards=SHARDS,
+            listener=self.tunnels,
         )
 
     def start(self) -> None:
         """Begin."""
-        self.engine.start(self.told.append)
+        self.engine.start(self.hear)
+
+    def hear(self, message: Any) -> None:
+        """Stands for the fleet of this gateway."""
+        self.on_tell(message)
+        self.told.append(message)
 
     def wait_trouble(self, text: str) -> None:
         """Wait until this is what is wrong."""
@@ -206,18 +259,156 @@ def test_a_request_that_is_not_late_is_not_cut_off(stages: Callable[..., Stage])
     assert not stage.store._was_cut.is_set()
 
 
-def test_a_mistake_of_ours_stops_connects_and_nothing_else(
+def errors_of(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
+    """The errors in the log that begin so, each with its traceback."""
+    found = [each for each in caplog.records if each.getMessage().startswith(text)]
+    assert all(each.exc_info is not None for each in found)
+    return [each.getMessage() for each in found]
+
+
+def fail(_message: object) -> None:
+    raise RuntimeError("a mistake")
+
+
+def test_an_answer_that_cannot_be_used_is_asked_for_again(
     stages: Callable[..., Stage], caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = stages()
     stage.start()
     stage.wait_joined()
-    stage.store.trouble = RuntimeError("a mistake")
-    eventually(lambda: stage.store.is_closed, "its thread has ended")
-    assert stage.connects.suspended_because == "the thread of the lease has failed"
-    assert "the thread of the lease has failed" in caplog.text
-    eventually(lambda: "start the gateway again" in stage.engine.trouble)
+    stage.store.trouble = ValueError("not enough\x1b[31m values")
+    asked = stage.store.requests
+    stage.wait_trouble("what runs goes on: the store's answer cannot be used (ValueError): not")
+    assert stage.engine.trouble.isprintable()
+    assert not stage.engine.is_confirmed
     assert stage.engine.owner_names() == ("gw",) * SHARDS
+    eventually(lambda: stage.store.requests >= asked + 4, "it asks again and again")
+    stage.store.trouble = None
+    stage.wait_joined()
+    eventually(lambda: "the lease is confirmed again" in caplog.text)
+    assert len(errors_of(caplog, "the store's answer cannot be used")) == 1
+
+
+def test_a_mistake_of_ours_is_told_at_once(stages: Callable[..., Stage]) -> None:
+    """Although the lease holds for minutes. A stop ends the pause, which is one of seconds."""
+    stage = stages(SLOW)
+    stage.start()
+    eventually(lambda: stage.engine.is_confirmed, "it has joined")
+    stage.on_tell = fail
+    stage.start()
+    stage.wait_trouble("the thread of the lease has failed (RuntimeError), and tries again: a")
+    assert not stage.engine.is_confirmed
+    assert not stage.engine.status()["confirmed"]
+    assert stage.connects.suspended_because == FAILED
+
+
+def test_after_a_mistake_of_ours_the_fleet_is_told_all_anew(
+    stages: Callable[..., Stage], caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = stages()
+    stage.start()
+    stage.wait_joined()
+    mistakes: list[object] = []
+
+    def fail_and_note(message: object) -> None:
+        mistakes.append(message)
+        fail(message)
+
+    stage.on_tell = fail_and_note
+    told = len(stage.told)
+    stage.start()
+    eventually(lambda: len(mistakes) >= 3, "it tries again and again")
+    assert stage.connects.suspended_because == FAILED
+    stage.on_tell = lambda _message: None
+    stage.wait_joined()
+    first, second, *_ = stage.told[told:]
+    assert first == Revoked(frozenset())
+    assert isinstance(second, Assigned)
+    assert second.shards == frozenset(range(SHARDS))
+    assert len(errors_of(caplog, FAILED)) == 1
+
+
+def test_after_a_mistake_nothing_connects_before_the_fleet_is_told_of_its_losses(
+    stages: Callable[..., Stage],
+) -> None:
+    stage = stages()
+    stage.start()
+    stage.wait_joined()
+    gates: list[str | None] = []
+
+    def fail_once(message: object) -> None:
+        if not gates:
+            gates.append(None)
+            # What it would be allowed for is not to be allowed yet.
+            stage.engine.vacated(frozenset({0}))
+            fail(message)
+        gates.append(stage.connects.suspended_because)
+
+    stage.on_tell = fail_once
+    stage.store.lost = frozenset({0})
+    eventually(lambda: Revoked(frozenset({0})) in stage.told, "it was told of the loss")
+    assert gates[1] == FAILED
+    eventually(lambda: stage.connects.suspended_because is None, "the rest connects")
+
+
+def test_a_mistake_while_it_is_stopped_ends_it(stages: Callable[..., Stage]) -> None:
+    stage = stages()
+    stage.start()
+    stage.wait_joined()
+    stage.on_tell = fail
+    stage.engine.stop()
+    eventually(lambda: stage.store.is_closed, "its thread has ended")
+    assert stage.connects.suspended_because is not None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_ended_is_told_at_once(
+    stages: Callable[..., Stage], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it was that has ended it, and although the lease holds for minutes."""
+    stage = stages(SLOW)
+    stage.start()
+    eventually(lambda: stage.engine.is_confirmed, "it has joined")
+    stage.store.trouble = SystemExit()
+    stage.engine.leave()
+    eventually(lambda: stage.store.is_closed, "its thread has ended")
+    assert "the thread of the lease has failed; start the gateway again" in stage.engine.trouble
+    assert not stage.engine.is_confirmed
+    assert stage.connects.suspended_because == FAILED
+    assert "start the gateway again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("failures", "seconds"), [(1, 0.25), (2, 0.5), (3, 1.0), (4, 2.0), (5, 2.0), (1_000_000, 2.0)]
+)
+def test_whoever_has_failed_waits_longer_each_time(failures: int, seconds: float) -> None:
+    assert LeaseTimes(10.0).retry_after(failures) == seconds
+
+
+def test_a_descriptor_that_select_does_not_take_is_heard(stages: Callable[..., Stage]) -> None:
+    read, write = os.pipe()
+    with contextlib.ExitStack() as stack:
+        for each in (read, write):
+            stack.callback(os.close, each)
+        high = fcntl.fcntl(read, fcntl.F_DUPFD_CLOEXEC, SELECT_DESCRIPTORS)
+        stack.callback(os.close, high)
+        stage = stages()
+        stage.store.news = high
+        stage.start()
+        stage.wait_joined()
+        os.write(write, b"\0")
+        assert stage.store.heard.wait(WAIT_SECONDS)
+        stage.wait_joined()
+        stage.engine.stop()
+        stage.engine.close()
+
+
+def test_a_number_that_no_store_counts_is_not_taken(stages: Callable[..., Stage]) -> None:
+    """Whoever may connect to the database may notify; int() takes no more than 4,300 digits."""
+    stage = stages()
+    stage.engine.on_notification(f"{TUNNEL_CHANGED} {'9' * 5_000} press-4")
+    stage.engine.on_notification(f"{TUNNEL_CHANGED} 7 press-4")
+    assert stage.tunnels.changed == [(7, "press-4")]
 
 
 def test_who_has_left_says_so(stages: Callable[..., Stage]) -> None:

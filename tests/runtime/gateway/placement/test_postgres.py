@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
+import resource
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
+from sqlalchemy.engine import make_url
 
 from tests.support.stores import opened, put_gateway
 from tests.support.waiting import WAIT_SECONDS
@@ -29,6 +34,10 @@ if TYPE_CHECKING:
 SHARDS = 64
 eventually = functools.partial(eventually_soon, timeout_seconds=6 * WAIT_SECONDS)
 LEASE_SECONDS = 3.0
+SELECT_DESCRIPTORS = 1_024
+"""The first descriptor that select() does not take."""
+MANY_DESCRIPTORS = 4_096
+STANDARD_DESCRIPTORS = 3
 
 
 class FakeConnects:
@@ -190,19 +199,136 @@ def test_a_store_that_is_away_for_a_while_changes_nothing(
     assert [one.told, two.told] == told
 
 
+def database_name(url: str) -> str:
+    name = make_url(url).database
+    assert name is not None
+    return name
+
+
+def epochs_of(player: Player) -> list[int]:
+    """Of the lives in which shards were assigned, in the order in which they were."""
+    return [each.epoch for each in player.told if isinstance(each, Assigned)]
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "tunnelfleet_fleet",
+        "tunnelfleet_shards",
+        "tunnelfleet_gateways",
+        "tunnelfleet_fleet, tunnelfleet_gateways, tunnelfleet_shards",
+    ],
+)
+def test_gateways_whose_rows_are_lost_join_anew(
+    start: Callable[..., Player], postgres: PostgresServer, url: str, tables: str
+) -> None:
+    """After the restore of a schema alone, or a failover to an empty copy."""
+    players = [start(name) for name in ("one", "two")]
+    eventually(lambda: are_settled(*players))
+    last = max(map(max, map(epochs_of, players)))
+    postgres.run(database_name(url), f"TRUNCATE {tables}")
+
+    # Whoever notices first makes the rows that are missing; the other may go on in its life.
+    eventually(lambda: any(epochs_of(each)[-1] > last for each in players))
+    eventually(lambda: are_settled(*players))
+    for each in players:
+        # The fleet of a gateway takes no assignment of an earlier epoch.
+        assert epochs_of(each) == sorted(epochs_of(each))
+
+
+def test_a_row_that_cannot_be_made_is_told_and_tried_again(
+    start: Callable[..., Player], postgres: PostgresServer, url: str
+) -> None:
+    postgres.run(
+        database_name(url),
+        "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER skip BEFORE INSERT ON tunnelfleet_fleet FOR EACH ROW"
+        " EXECUTE FUNCTION skip()",
+    )
+    one = start("one")
+    eventually(lambda: "the row of tunnelfleet_fleet is missing" in one.placement.trouble)
+    assert one.connects.suspended
+    postgres.run(database_name(url), "DROP TRIGGER skip ON tunnelfleet_fleet")
+    eventually(lambda: are_settled(one))
+
+
 @pytest.fixture
-def database(url: str) -> Iterator[FleetDatabase]:
-    found = FleetDatabase(
+def many_descriptors() -> Iterator[None]:
+    """All those that select() takes are in use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, MANY_DESCRIPTORS), hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(SELECT_DESCRIPTORS):
+            stack.enter_context(Path(os.devnull).open("rb"))
+        yield
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_a_gateway_with_many_descriptors_takes_part(start: Callable[..., Player]) -> None:
+    one, two = start("one"), start("two")
+    eventually(lambda: are_settled(one, two))
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """A block in which none can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The first three are in use.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (STANDARD_DESCRIPTORS, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_request_is_cut_off_when_no_descriptor_is_left(
+    postgres: PostgresServer, url: str
+) -> None:
+    failed = threading.Event()
+    with contextlib.closing(make_database(url, LeaseTimes(3_600.0))) as database:
+        # Without a connection there is nothing to cut.
+        database.cut()
+        epoch = database.do(LeaseRequest(RequestKind.JOIN, serial=1)).epoch
+
+        def beat() -> None:
+            with pytest.raises(ConnectionError):
+                database.do(LeaseRequest(RequestKind.BEAT, epoch, serial=2))
+            failed.set()
+
+        thread = threading.Thread(target=beat)
+        where = f"host={postgres.folder} user=postgres dbname={database_name(url)}"
+        with psycopg.connect(where) as holder:
+            holder.execute("LOCK TABLE tunnelfleet_gateways")
+            thread.start()
+            waits = "SELECT FROM pg_locks WHERE NOT granted"
+            eventually(lambda: holder.execute(waits).fetchone() is not None)
+            with no_descriptor_left():
+                with pytest.raises(OSError, match="Too many open files"):
+                    os.dup(0)
+                database.cut()
+                assert failed.wait(WAIT_SECONDS)
+        thread.join()
+        # The next request makes another connection.
+        assert database.do(LeaseRequest(RequestKind.BEAT, epoch, serial=3)).epoch == epoch
+
+
+def make_database(url: str, times: LeaseTimes) -> FleetDatabase:
+    return FleetDatabase(
         url,
         name="one",
         run="run",
-        times=LeaseTimes(60.0),
+        times=times,
         shards=SHARDS,
         key_id="key",
         program="test",
         on_notification=lambda _text: None,
     )
-    with contextlib.closing(found):
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[FleetDatabase]:
+    with contextlib.closing(make_database(url, LeaseTimes(60.0))) as found:
         yield found
 
 

@@ -81,19 +81,26 @@ class Shared:
 
 
 @pytest.fixture
-def two(tmp_path: Path, postgres: PostgresServer) -> Iterator[tuple[Shared, Shared]]:
-    url = postgres.url(postgres.new_database())
+def database_name(postgres: PostgresServer) -> str:
+    return postgres.new_database()
+
+
+def share_all(gateways: tuple[Shared, ...]) -> bool:
+    """Whether each has shards, and each shard is one gateway's."""
+    shards = [each.gateway.state.shards for each in gateways]
+    return all(shards) and sum(map(len, shards)) == 256
+
+
+@pytest.fixture
+def two(
+    tmp_path: Path, postgres: PostgresServer, database_name: str
+) -> Iterator[tuple[Shared, Shared]]:
+    url = postgres.url(database_name)
     both = Shared(tmp_path, url, "one"), Shared(tmp_path, url, "two")
     with contextlib.ExitStack() as stack:
         for each in both:
             stack.enter_context(each.gateway)
-        eventually(
-            lambda: (
-                all(each.gateway.state.shards for each in both)
-                and sum(len(each.gateway.state.shards) for each in both) == 256
-            ),
-            timeout_seconds=LONG_SECONDS,
-        )
+        eventually(lambda: share_all(both), timeout_seconds=LONG_SECONDS)
         yield both
 
 
@@ -194,3 +201,29 @@ def test_the_files_of_the_owner_count(two: tuple[Shared, Shared]) -> None:
     other.gateway.leave(WAIT_SECONDS)
     eventually(lambda: one.runs(name), timeout_seconds=LONG_SECONDS)
     assert one.gateway.state.running[name].tunnel == tunnel
+
+
+def test_tunnels_run_again_after_the_rows_of_the_fleet_were_lost(
+    two: tuple[Shared, Shared], postgres: PostgresServer, database_name: str
+) -> None:
+    one, other = two
+    name = name_of(other)
+    one.wishes.create(entry(name))
+    eventually(lambda: other.runs(name), timeout_seconds=LONG_SECONDS)
+    epochs = [each.gateway.state.epoch for each in two]
+    tables = "tunnelfleet_fleet, tunnelfleet_gateways, tunnelfleet_shards"
+    postgres.run(database_name, f"TRUNCATE {tables}")
+
+    def is_shared_anew() -> bool:
+        now = [each.gateway.state.epoch for each in two]
+        are_later = all(new > old for new, old in zip(now, epochs, strict=True))
+        return are_later and share_all(two)
+
+    eventually(is_shared_anew, timeout_seconds=LONG_SECONDS)
+    eventually(
+        lambda: all(each.runs(name) == each.owns(name) for each in two),
+        timeout_seconds=LONG_SECONDS,
+    )
+    # What is changed from now on is heard of as well.
+    one.wishes.delete(name, ANY)
+    eventually(lambda: not one.runs(name) and not other.runs(name), timeout_seconds=LONG_SECONDS)
