@@ -11,7 +11,7 @@ import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 HOUR_SECONDS = 3_600.0
 WARM_UP_SHARE = 0.2
@@ -44,9 +44,6 @@ The time of a turn is that in percent of a fixed piece of work at the same time 
 The PSS is drawn and not judged: it rises when other processes end that share the same libraries.
 """
 
-FLOORS = frozenset({"gateway threads", "service threads"})
-"""Of these the least of each block counts: callback threads come with work, and go after it."""
-
 
 class Slope(NamedTuple):
     """How a series grows.
@@ -71,23 +68,18 @@ class Slope(NamedTuple):
         return self.high <= self.bound
 
 
-def slope(
-    points: Sequence[tuple[float, float]],
-    bound: float,
-    of_block: Callable[[Sequence[float]], float] = statistics.fmean,
-) -> Slope:
+def slope(points: Sequence[tuple[float, float]], bound: float) -> Slope:
     """Judge points.
 
     Args:
         points: (seconds, value).
         bound: in percent of the mean an hour.
-        of_block: what stands for the values of a block.
 
     Raises:
         ValueError: there are fewer than three points after the warm-up.
     """
     begins = points[0][0] + WARM_UP_SHARE * (points[-1][0] - points[0][0]) if points else 0.0
-    found = _blocks([point for point in points if point[0] >= begins], of_block)
+    found = _blocks([point for point in points if point[0] >= begins])
     if len(found) < 3:
         msg = f"a slope needs three points after the warm-up, not {len(found)}"
         raise ValueError(msg)
@@ -111,15 +103,13 @@ def slope(
     )
 
 
-def _blocks(
-    points: Sequence[tuple[float, float]], of_block: Callable[[Sequence[float]], float]
-) -> list[tuple[float, float]]:
+def _blocks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     size = max(1, len(points) // BLOCKS)
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     # The last one may have fewer, and would weigh as much.
     whole = [group for group in groups if len(group) == size]
     return [
-        (statistics.fmean(at for at, _ in group), of_block([value for _, value in group]))
+        (statistics.fmean(at for at, _ in group), statistics.fmean(value for _, value in group))
         for group in whole
     ]
 

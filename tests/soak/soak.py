@@ -13,13 +13,12 @@ import random
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tests.soak.fleet import WAIT_SECONDS, SoakFleet
 from tests.soak.pace import Pace
 from tests.soak.samples import Stopwatch
-from tests.soak.slopes import BOUNDS_PERCENT, FLOORS, slope
+from tests.soak.slopes import BOUNDS_PERCENT, slope
 from tests.support.rig import receive_exactly
 from tests.support.waiting import eventually
 from tunnelfleet.runtime import Mode
@@ -289,7 +288,7 @@ def judged(samples: list[dict[str, float]]) -> dict[str, dict[str, float]]:
         name: {**asdict_of(found), "flat": found.is_flat}
         for name, bound in BOUNDS_PERCENT.items()
         if (points := series(samples, name))
-        for found in [slope(points, bound, min if name in FLOORS else fmean)]
+        for found in [slope(points, bound)]
     }
 
 

@@ -61,13 +61,6 @@ def test_the_pace_of_the_machine_is_told_as_often_as_asked_and_its_process_ends(
     assert process.returncode == 0
 
 
-def test_what_comes_and_goes_is_judged_by_its_floor() -> None:
-    rng = random.Random(3)
-    points = [(at, 14.0 + (rng.random() < at / 3_600) * 3) for at in MINUTES_30]
-    assert not slope(points, 8.0).is_flat
-    assert slope(points, 8.0, min).is_flat
-
-
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_too_few_points_are_said_to_be(count: int) -> None:
     with pytest.raises(ValueError, match="three points"):

@@ -142,7 +142,7 @@ class _Seen(NamedTuple):
     trouble: str = ""
 
 
-class _Outcome(NamedTuple):
+class _RequestEnd(NamedTuple):
     """What became of a request."""
 
     answer: LeaseAnswer
@@ -434,19 +434,19 @@ class LeasedPlacement:
         # At last: what has failed until here is told of each time, and logged once.
         self._log(trouble, mistake)
 
-    def _ask_store(self, request: LeaseRequest, asked_at: float) -> _Outcome:
+    def _ask_store(self, request: LeaseRequest, asked_at: float) -> _RequestEnd:
         self._asked_at = asked_at
         try:
-            return _Outcome(self._store.do(request))
+            return _RequestEnd(self._store.do(request))
         except ConfigError as error:
-            return _Outcome(LeaseAnswer(), str(error))
+            return _RequestEnd(LeaseAnswer(), str(error))
         except OSError as error:
             trouble = f"the store does not confirm the lease: {_cause(error)}"
-            return _Outcome(LeaseAnswer(), trouble)
+            return _RequestEnd(LeaseAnswer(), trouble)
         except Exception as mistake:  # noqa: BLE001 - it is logged, once for each kind
             kind = type(mistake).__name__
             trouble = f"the store's answer cannot be used ({kind}): {_cause(mistake)}"
-            return _Outcome(LeaseAnswer(), trouble, mistake)
+            return _RequestEnd(LeaseAnswer(), trouble, mistake)
         finally:
             self._asked_at = None
 

@@ -266,7 +266,7 @@ def errors_of(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
     return [each.getMessage() for each in found]
 
 
-def fail(_message: object) -> None:
+def make_a_mistake(_message: object) -> None:
     raise RuntimeError("a mistake")
 
 
@@ -294,7 +294,7 @@ def test_a_mistake_of_ours_is_told_at_once(stages: Callable[..., Stage]) -> None
     stage = stages(SLOW)
     stage.start()
     eventually(lambda: stage.engine.is_confirmed, "it has joined")
-    stage.on_tell = fail
+    stage.on_tell = make_a_mistake
     stage.start()
     stage.wait_trouble("the thread of the lease has failed (RuntimeError), and tries again: a")
     assert not stage.engine.is_confirmed
@@ -312,7 +312,7 @@ def test_after_a_mistake_of_ours_the_fleet_is_told_all_anew(
 
     def fail_and_note(message: object) -> None:
         mistakes.append(message)
-        fail(message)
+        make_a_mistake(message)
 
     stage.on_tell = fail_and_note
     told = len(stage.told)
@@ -341,7 +341,7 @@ def test_after_a_mistake_nothing_connects_before_the_fleet_is_told_of_its_losses
             gates.append(None)
             # What it would be allowed for is not to be allowed yet.
             stage.engine.vacated(frozenset({0}))
-            fail(message)
+            make_a_mistake(message)
         gates.append(stage.connects.suspended_because)
 
     stage.on_tell = fail_once
@@ -355,7 +355,7 @@ def test_a_mistake_while_it_is_stopped_ends_it(stages: Callable[..., Stage]) -> 
     stage = stages()
     stage.start()
     stage.wait_joined()
-    stage.on_tell = fail
+    stage.on_tell = make_a_mistake
     stage.engine.stop()
     eventually(lambda: stage.store.is_closed, "its thread has ended")
     assert stage.connects.suspended_because is not None
