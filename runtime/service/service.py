@@ -39,13 +39,14 @@ from .controls import ServiceControls
 from .events import ServiceEvent, ServiceEventKind, TunnelSnapshot
 from .files import remove_leftovers
 from .handshake import ClientAdmission
-from .tls import ServerTls
+from .tls import CertificateReloads, ServerTls
 from .tunnels import Origin, ServiceTunnels, checked_lifetime
 
 if TYPE_CHECKING:
     from .events import ServiceStats
     from .handshake import FaultPlan
     from .relay import RelayedTunnel
+    from .tls import ServerIdentity
     from .tokens import TunnelTokens
     from .tunnels import TunnelArchive
 
@@ -129,6 +130,7 @@ class TunnelService(ServiceControls):
             state_dir=state_dir,
             names=names,
         )
+        self._reloads = CertificateReloads(self._tls)
         self._bandwidth = bandwidth_bytes_per_second
         self._observers = [] if on_event is None else [on_event]
         self._lock = threading.RLock()
@@ -267,20 +269,23 @@ class TunnelService(ServiceControls):
     def reload_certificate(self) -> None:
         """Take the given certificate and key anew from their files, without a restart.
 
-        Handshakes from now on use them; connections that stand stay as they are.
+        Handshakes from now on use them; connections that stand stay as they are. Of several calls
+        at a time the last one counts. It waits for the files: ``on_event`` leaves it to a thread.
 
         Raises:
-            ConfigError: no certificate was given, or what the files hold cannot be used: the
-                service goes on with what it has.
+            ConfigError: no certificate was given, the files cannot be read in time, or what they
+                hold cannot be used: the service goes on with what it has.
         """
         if not self._tls.is_given:
             raise ConfigError("no certificate was given; the service made the one it uses")
+        self._check_process()
+        number, identity = self._reloads.read()
 
-        def reload_it() -> None:
-            self._tls.prepare(anew=True)
-            self._tell(ServiceEventKind.CERTIFICATE_RELOADED, "", self._tls.describe())
+        def use_it() -> None:
+            if self._reloads.use(number, identity):
+                self._tell(ServiceEventKind.CERTIFICATE_RELOADED, "", self._tls.describe())
 
-        self._do(reload_it)
+        self._do(use_it)
 
     def _authority(self, host: str) -> str:
         return str(TcpAddress(host, self._port))
@@ -440,22 +445,23 @@ class TunnelService(ServiceControls):
             return
 
         def renew() -> None:
-            kind, detail = ServiceEventKind.CERTIFICATE_RELOADED, ""
+            made: ServerIdentity | ConfigError
             try:
-                self._tls.prepare()
-                detail = self._tls.describe()
+                made = self._tls.read()
             except ConfigError as error:
-                kind, detail = ServiceEventKind.CERTIFICATE_REFUSED, str(error)
+                made = error
             with contextlib.suppress(RuntimeError):  # the service has ended meanwhile
-                loop.call_soon_threadsafe(self._renewed, loop, kind, detail)
+                loop.call_soon_threadsafe(self._renewed, loop, made)
 
         # Its folder may be locked by another process, and the relay must not wait for that.
         threading.Thread(target=renew, name="tunnelfleet-renewal", daemon=True).start()
 
-    def _renewed(
-        self, loop: asyncio.AbstractEventLoop, kind: ServiceEventKind, detail: str
-    ) -> None:
-        self._tell(kind, "", detail)
+    def _renewed(self, loop: asyncio.AbstractEventLoop, made: ServerIdentity | ConfigError) -> None:
+        if isinstance(made, ConfigError):
+            self._tell(ServiceEventKind.CERTIFICATE_REFUSED, "", str(made))
+        else:
+            self._tls.use(made)
+            self._tell(ServiceEventKind.CERTIFICATE_RELOADED, "", self._tls.describe())
         self._renew_later(loop)
 
     def _do(self, work: Callable[[], _Result]) -> _Result:

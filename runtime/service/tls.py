@@ -4,6 +4,9 @@ A made one is signed by a private authority, there a second time under the name 
 looks it up, for a client that wants a folder (`-c` of the C++ localproxy). In a folder that lasts
 the authority's key is kept; else it signs once. Each file is replaced as a whole, in an order in
 which whatever a crash leaves is seen not to match, and is made anew.
+
+Files are read or made by one call (`ServerTls.read`) and used from another on (`ServerTls.use`): a
+folder may hang, and the thread that relays must not wait for it.
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ import datetime
 import hashlib
 import ipaddress
 import ssl
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -24,7 +30,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.tls import OwnCertificate, make_ssl_context
+from tunnelfleet.runtime.reading import read_at_once
+from tunnelfleet.runtime.tls import MAX_PEM_BYTES, OwnCertificate, make_ssl_context
 
 from .files import TemporaryFolder, locked_folder, read_file, write_file
 from .names import certificate_names, checked_names, names_of, reachable_hosts
@@ -35,6 +42,12 @@ RENEW_BEFORE_DAYS = 30
 CLOCK_SKEW_DAYS = 1
 CERTIFICATE_NAME = "server.pem"
 """Of the file with a certificate that was made, beside that of its authority."""
+
+READ_SECONDS = 10.0
+"""How long who asks for a given certificate anew waits for its files."""
+MAX_READERS = 16
+"""So many threads read it at a time at most; those that wait for a folder stay until it answers."""
+READER_NAME: Final = "tunnelfleet-certificate"
 
 _CA_NAME = "tunnelfleet embedded service CA"
 _PEM = serialization.Encoding.PEM
@@ -94,9 +107,12 @@ def ensure_certificate(
 
 
 def load_certificate(path: Path) -> x509.Certificate | None:
-    """Return the first certificate of a PEM file that was given; None if there is none in it."""
+    """Return the first certificate of a PEM file that was given; None if there is none in it.
+
+    Waits a little for whoever writes to a pipe.
+    """
     try:
-        return _all_of(path.read_bytes())[0]
+        return _all_of(read_at_once(path, MAX_PEM_BYTES))[0]
     except (OSError, ValueError, IndexError):
         return None
 
@@ -286,6 +302,23 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """What a service proves who it is with, as it was read or made.
+
+    Attributes:
+        hosts: where clients connect to, the best first.
+        context: for handshakes; None without TLS.
+        ca_path: PEM to trust for a certificate that was made.
+        shown: the certificate, with those of the authorities between; empty without TLS.
+    """
+
+    hosts: tuple[str, ...]
+    context: ssl.SSLContext | None = None
+    ca_path: Path | None = None
+    shown: tuple[x509.Certificate, ...] = ()
+
+
 class ServerTls:
     """How a service proves who it is.
 
@@ -298,9 +331,7 @@ class ServerTls:
         names: names and addresses to put into a made certificate too.
 
     Attributes:
-        context: for handshakes from now on; None without TLS, and before ``prepare``.
-        ca_path: PEM to trust for a made certificate, once it is made.
-        hosts: where clients connect to, the best first; complete after ``prepare``.
+        enabled: whether it serves with TLS.
 
     Raises:
         ConfigError: these do not go together, or a name is none.
@@ -324,15 +355,11 @@ class ServerTls:
                 "without it, leave them out"
             )
         self.enabled = enabled
-        self.context: ssl.SSLContext | None = None
-        self.ca_path: Path | None = None
-        self.hosts: tuple[str, ...] = (host,)
+        self._used = ServerIdentity((host,))
         self._host = host
         self._given = None
         if certificate is not None and private_key is not None:
             self._given = certificate, private_key
-        self._shown: list[x509.Certificate] = []
-        """What was given, as it was read last, with those of the authorities between."""
         self._state_dir = state_dir
         self._names = checked_names(names)
         self._temporary: TemporaryFolder | None = None
@@ -342,46 +369,73 @@ class ServerTls:
         """Whether the certificate was given, and so can be given anew."""
         return self._given is not None
 
-    def prepare(self, *, anew: bool = False) -> None:
-        """Read or make the certificate.
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """For handshakes from now on; None without TLS, and before ``prepare``."""
+        return self._used.context
 
-        Args:
-            anew: whether one that was given is to be another one than before. Else one that came
-                from a pipe, which can be read only once, stays.
+    @property
+    def ca_path(self) -> Path | None:
+        """PEM to trust for a made certificate, once it is made."""
+        return self._used.ca_path
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Where clients connect to, the best first; complete after ``prepare``."""
+        return self._used.hosts
+
+    def prepare(self) -> None:
+        """Read or make the certificate, and use it. One that came from a pipe stays.
 
         Raises:
             ConfigError: that is not possible; what was prepared before stays.
         """
+        self.use(self.read())
+
+    def use(self, identity: ServerIdentity) -> None:
+        """Show this in handshakes from now on. Reads no file."""
+        self._used = identity
+
+    def read(self, *, anew: bool = False) -> ServerIdentity:
+        """Read or make the certificate, for ``use``. It waits for its folder, on any thread.
+
+        Args:
+            anew: whether one that was given is to be another one than before. Else one that came
+                from a pipe, which can be read only once, is the same again.
+
+        Raises:
+            ConfigError: that is not possible.
+        """
         if not self.enabled:
             given = None if self._given is None else load_certificate(self._given[0])
-            self.hosts = reachable_hosts(self._host, self._names, given)
-        elif self._given is None:
-            self.context = self._made()
-            self.hosts = reachable_hosts(self._host, self._names, None)
-        elif self.context is None or (pipe := _pipe_among(self._given)) is None:
-            self.context, self._shown = self._read(*self._given)
-            self.hosts = reachable_hosts(self._host, self._names, self._certificate())
-        elif anew:
+            return ServerIdentity(reachable_hosts(self._host, self._names, given))
+        if self._given is None:
+            return self._made()
+        if self.context is None or (pipe := _pipe_among(self._given)) is None:
+            return self._read_given(*self._given)
+        if anew:
             raise ConfigError(f"{pipe} is a pipe, which can be read only once; give a file")
+        return self._used
+
+    @property
+    def given_path(self) -> Path | None:
+        """Of the certificate that was given."""
+        return None if self._given is None else self._given[0]
 
     @property
     def is_ageing(self) -> bool:
-        """Whether a certificate that was made, and is kept, is to be made anew.
+        """Whether a certificate that was made, and is kept, is to be made anew. Reads no file.
 
         One in a temporary folder has no authority that could sign another one.
         """
-        if not self.enabled or self._given is not None or self._state_dir is None:
+        if self._given is not None or self._state_dir is None:
             return False
         certificate = self._certificate()
         return certificate is not None and days_left(certificate) <= RENEW_BEFORE_DAYS
 
     def _certificate(self) -> x509.Certificate | None:
         """The one that is in use."""
-        if self._given is not None:
-            return self._shown[0] if self._shown else None
-        if self.ca_path is None:
-            return None
-        return load_certificate(self.ca_path.with_name(CERTIFICATE_NAME))
+        return next(iter(self._used.shown), None)
 
     def describe(self) -> str:
         """Return for whom and until when the certificate is good, for people."""
@@ -396,8 +450,8 @@ class ServerTls:
         if self.ca_path is not None:
             return make_ssl_context(self.ca_path)
         context = make_ssl_context()
-        if self._shown:
-            der = [each.public_bytes(serialization.Encoding.DER) for each in self._shown]
+        if shown := self._used.shown:
+            der = [each.public_bytes(serialization.Encoding.DER) for each in shown]
             context.load_verify_locations(cadata=b"".join(der))
             # Its authority is not known here; the certificate itself is what is trusted.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -407,22 +461,22 @@ class ServerTls:
         """Remove a made certificate that is not to be kept."""
         if self._temporary is not None:
             self._temporary.remove()
-            self._temporary = self.ca_path = None
+            self._temporary = None
+            self._used = replace(self._used, ca_path=None, shown=())
 
-    @staticmethod
-    def _read(
-        certificate: Path, private_key: Path
-    ) -> tuple[ssl.SSLContext, list[x509.Certificate]]:
+    def _read_given(self, certificate: Path, private_key: Path) -> ServerIdentity:
         try:
             own = OwnCertificate.read(certificate, private_key)
-            return _server_context(own), _all_of(own.certificate)
+            context, shown = _server_context(own), _all_of(own.certificate)
         except ConfigError as error:
             raise ConfigError(f"{error}; without both a certificate is made") from None
         except ValueError:
             text = f"{certificate} has a certificate that cannot be read: give PEM files"
             raise ConfigError(text) from None
+        hosts = reachable_hosts(self._host, self._names, shown[0])
+        return ServerIdentity(hosts, context, None, tuple(shown))
 
-    def _made(self) -> ssl.SSLContext:
+    def _made(self) -> ServerIdentity:
         try:
             folder = self._state_dir
             if folder is None:
@@ -432,14 +486,79 @@ class ServerTls:
             files = ensure_certificate(
                 folder, self._host, self._names, keep_authority=folder is self._state_dir
             )
-            self.ca_path = files.ca
-            return server_context(files.certificate, files.private_key)
+            own = OwnCertificate.read(files.certificate, files.private_key)
         except OSError as error:
             where = error.filename or self._state_dir or "the temporary directory"
             raise ConfigError(
                 f"no certificate can be kept: {where}: {_why(error)}; give a folder for it "
                 "that this user may write"
             ) from error
+        hosts = reachable_hosts(self._host, self._names, None)
+        return ServerIdentity(
+            hosts, _server_context(own), files.ca, tuple(_all_of(own.certificate))
+        )
+
+
+class CertificateReloads:
+    """Takes a given certificate anew, as often as somebody asks.
+
+    Each time it is read on a thread of its own: who asks waits `READ_SECONDS` for a folder that
+    hangs, and the thread that relays does not wait at all.
+
+    Args:
+        tls: whose certificate was given.
+    """
+
+    def __init__(self, tls: ServerTls) -> None:
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._asked = self._used = 0
+        self._readers: list[threading.Thread] = []
+
+    def read(self) -> tuple[int, ServerIdentity]:
+        """Read it, for ``use``.
+
+        Returns:
+            The number of this call, and what was read.
+
+        Raises:
+            ConfigError: it cannot be used, or not be read in time.
+        """
+        path, answer = self._tls.given_path, Future[ServerIdentity]()
+        with self._lock:
+            self._readers = [each for each in self._readers if each.is_alive()]
+            if len(self._readers) >= MAX_READERS:
+                text = f"{path} is still being read for {MAX_READERS} who asked before"
+                raise ConfigError(f"{text}; see whether its folder answers, and ask again")
+            self._asked += 1
+            number = self._asked
+            reader = threading.Thread(
+                target=self._read, args=(answer,), name=READER_NAME, daemon=True
+            )
+            reader.start()
+            self._readers.append(reader)
+        try:
+            return number, answer.result(READ_SECONDS)
+        except TimeoutError:
+            text = f"{path} or its key cannot be read within {READ_SECONDS:g} s"
+            raise ConfigError(f"{text}; see whether the folder answers, and ask again") from None
+
+    def use(self, number: int, identity: ServerIdentity) -> bool:
+        """Use what was read, on the service's thread; return False if it was overtaken.
+
+        Who asks later reads later, too, so what is in use then is newer.
+        """
+        if number < self._used:
+            return False
+        self._used = number
+        self._tls.use(identity)
+        return True
+
+    def _read(self, answer: Future[ServerIdentity]) -> None:
+        try:
+            answer.set_result(self._tls.read(anew=True))
+        except Exception as error:  # noqa: BLE001 (raised again in the caller's thread)
+            answer.set_exception(error)
 
 
 def _pipe_among(paths: Sequence[Path]) -> Path | None:

@@ -335,7 +335,13 @@ class ServiceTunnels:
         lifetime_seconds: float | None,
         origin: Origin,
     ) -> TunnelTokens:
-        """Open a tunnel (``TunnelService.open_tunnel``)."""
+        """Open a tunnel (``TunnelService.open_tunnel``).
+
+        One that was kept is relayed for already, and clients may be back. They stay, unless they
+        were told of other services.
+        """
+        running = self.relayed.get(name)
+        former_bandwidth = None if running is None else self.book.bandwidth(name)
         tokens = self.book.open(
             name,
             services,
@@ -343,9 +349,13 @@ class ServiceTunnels:
             closes_at=None if lifetime_seconds is None else time.time() + lifetime_seconds,
             origin=origin,
         )
-        if self._loop is not None:
+        if running is not None:
+            self._give_services(running, tokens.services)
+            if (bandwidth := self.book.bandwidth(name)) != former_bandwidth:
+                running.set_bandwidth(bandwidth)
+        elif self._loop is not None:
             self._relay(name)
-            self._watch_expiry()
+        self._watch_expiry()
         self._tell(ServiceEventKind.TUNNEL_OPENED, name, ", ".join(tokens.services))
         return tokens
 
@@ -372,18 +382,23 @@ class ServiceTunnels:
 
     def rotate(self, name: str, mode: Mode | None, services: Sequence[str] | None) -> TunnelTokens:
         """Issue new tokens and disconnect whose are void (``TunnelService.rotate``)."""
-        is_other = services is not None and tuple(services) != self.book.issued.services(name)
         tokens = self.book.rotate(name, mode, services)
         tunnel = self.relayed.get(name)
         if tunnel is not None:
             for client in tunnel.clients(mode):
                 client.wire.close("its access token was rotated")
-            if is_other:
-                for client in tunnel.clients(None):
-                    client.wire.close("the tunnel has other services")
-                tunnel.set_services(tokens.services)
+            self._give_services(tunnel, tokens.services)
         self._tell(ServiceEventKind.TOKEN_ROTATED, name, mode=mode)
         return tokens
+
+    @staticmethod
+    def _give_services(tunnel: RelayedTunnel, services: tuple[str, ...]) -> None:
+        """Disconnect the clients of a tunnel if they were told of other services than these."""
+        if services == tunnel.services:
+            return
+        for client in tunnel.clients(None):
+            client.wire.close("the tunnel has other services")
+        tunnel.set_services(services)
 
     def running(self, name: str) -> RelayedTunnel:
         """Return who relays for a tunnel. Raises ConfigError if nobody does."""

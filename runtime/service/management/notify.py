@@ -4,14 +4,21 @@ Owns the connection to the broker, what waits for it, and when to give up. Nothi
 notification is put into a bounded queue, and a thread of its own sends them one after the other,
 each once the broker has confirmed the one before (QoS 1, so a device may see one twice).
 
+A second thread keeps the connection. It waits for the socket with `poll`, because paho's own loop
+uses `select`, which no process with more than 1,024 open files can: a service with 1,000 clients.
+
 Topic and payload are AWS's (docs/protocol.md section 6). The payload holds an access token: neither
 it nor the password of the broker is ever logged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import select
+import socket
+import ssl
 import threading
 import time
 import uuid
@@ -35,14 +42,18 @@ MAX_WAITING: Final = 10_000
 GIVE_UP_SECONDS: Final = 600.0
 """A notification that the broker has not confirmed after so long is given up: the operator has."""
 
-MIN_RETRY_SECONDS: Final = 1
-MAX_RETRY_SECONDS: Final = 30
-"""Between two tries to reach the broker, from the first to the last."""
+MIN_RETRY_SECONDS: Final = 1.0
+MAX_RETRY_SECONDS: Final = 30.0
+"""Between two tries to reach the broker, from the first to the last; each time twice as long."""
+TURN_SECONDS: Final = 1.0
+"""So often at least one looks whether the broker is to be pinged, or owes an answer."""
 
 KEEPALIVE_SECONDS: Final = 30
 CONNECT_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 2.0
 """How long what waits may still be sent when the service stops."""
+GOODBYE_SECONDS: Final = 1.0
+"""How long a broker that reads nothing is waited for then."""
 
 LOG_SECONDS: Final = 60.0
 """That notifications are given up is told once in so long, with their number."""
@@ -161,12 +172,22 @@ class MqttNotifier:
         self._unlogged = 0
         self._client = self._make_client()
         self._thread = threading.Thread(target=self._run, name="tunnelfleet-notify", daemon=True)
+        self._wakes: tuple[socket.socket, socket.socket] | None = None
+        """What ends a turn of the connection early: read from, written to."""
+        self._is_over = threading.Event()
+        self._retry_seconds = MIN_RETRY_SECONDS
+        self._connection = threading.Thread(
+            target=self._connect, name="tunnelfleet-notify-mqtt", daemon=True
+        )
 
     def start(self) -> None:
         """Connect, and again whenever the connection is lost."""
-        # It names no host yet that must be there: paho tries for ever, on its own thread.
+        # Only says where: the broker need not be there yet.
         self._client.connect_async(self._broker.host, self._broker.port, KEEPALIVE_SECONDS)
-        self._client.loop_start()
+        self._wakes = socket.socketpair()
+        for each in self._wakes:
+            each.setblocking(False)
+        self._connection.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -179,11 +200,10 @@ class MqttNotifier:
         self._thread.join()
         if self._unlogged:
             self._tell_of_failures("for the service stops")
-        self._client.disconnect()
-        # paho's thread may be in a look-up of a name, which nothing interrupts.
-        end = threading.Thread(target=self._client.loop_stop, name="mqtt-end", daemon=True)
-        end.start()
-        end.join(CONNECT_SECONDS)
+        self._is_over.set()
+        self._wake()
+        # It may be in a look-up of a name, which nothing interrupts.
+        self._connection.join(CONNECT_SECONDS)
 
     @property
     def waiting(self) -> int:
@@ -235,7 +255,8 @@ class MqttNotifier:
             protocol=MQTTv311,
         )
         client.connect_timeout = CONNECT_SECONDS
-        client.reconnect_delay_set(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
+        # With it `publish` leaves the writing to the thread of the connection, and else writes.
+        client.on_socket_register_write = lambda *_: None
         client.max_queued_messages_set(MAX_WAITING)
         if self._broker.username is not None:
             client.username_pw_set(self._broker.username, self._broker.password)
@@ -266,6 +287,7 @@ class MqttNotifier:
             _log.error("the broker %s refuses notifications: %s", self._broker.where, reason)
             return
         _log.debug("the broker %s takes notifications", self._broker.where)
+        self._retry_seconds = MIN_RETRY_SECONDS
         self._set_connected(True)
 
     def _on_disconnect(
@@ -280,7 +302,80 @@ class MqttNotifier:
             self._is_connected = is_connected
             self._changed.notify_all()
 
-    # the thread
+    # the thread of the connection
+
+    def _connect(self) -> None:
+        """Keep the connection, until the end."""
+        assert self._wakes is not None
+        with self._wakes[0], self._wakes[1]:
+            while not self._is_over.is_set():
+                try:
+                    self._client.reconnect()
+                    self._keep()
+                except (OSError, ValueError) as error:  # ValueError: its name is none
+                    _log.debug("the broker %s is not reached: %s", self._broker.where, error)
+                except Exception:  # noqa: BLE001 (of paho, or ours: it is tried again)
+                    _log.exception("the connection to the broker %s failed", self._broker.where)
+                finally:
+                    self._close()
+                self._is_over.wait(self._retry_seconds)
+                self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
+
+    def _keep(self) -> None:
+        """Deal with all that happens on the connection until it is lost, or say goodbye."""
+        while not self._is_over.is_set():
+            if not self._turn(TURN_SECONDS):
+                return
+        self._client.disconnect()
+        until = time.monotonic() + GOODBYE_SECONDS
+        while (left := until - time.monotonic()) > 0 and self._turn(left):
+            pass
+
+    def _turn(self, timeout_seconds: float) -> bool:
+        """Wait for something to happen, and deal with it; return whether the connection stands."""
+        client = self._client
+        sock: Any = client.socket()
+        if sock is None:
+            return False
+        # TLS may have read what no poll can see any more.
+        is_pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        ready = self._poll(sock, 0.0 if is_pending else timeout_seconds)
+        codes: list[int] = []
+        if is_pending or ready & ~select.POLLOUT:
+            codes.append(client.loop_read())
+        if ready & select.POLLOUT:
+            codes.append(client.loop_write())
+        codes.append(client.loop_misc())
+        return not any(codes)
+
+    def _poll(self, sock: Any, timeout_seconds: float) -> int:
+        assert self._wakes is not None
+        woken = self._wakes[0]
+        poll = select.poll()
+        poll.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        poll.register(woken, select.POLLIN)
+        found = dict(poll.poll(timeout_seconds * 1_000))
+        if woken.fileno() in found:
+            with contextlib.suppress(BlockingIOError):
+                woken.recv(4_096)
+        return found.get(sock.fileno(), 0)
+
+    def _close(self) -> None:
+        """Close what is left of the connection, however it has ended."""
+        sock: Any = self._client.socket()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.close()
+        self._set_connected(False)
+
+    def _wake(self) -> None:
+        """End a turn of the connection; there is something to write, or it is over."""
+        if self._wakes is not None:
+            # A full buffer is as good, and a closed socket has nobody to wake.
+            with contextlib.suppress(OSError):
+                self._wakes[1].send(b"w")
+
+    # the thread that sends
 
     def _run(self) -> None:
         while (notification := self._next()) is not None:
@@ -307,6 +402,7 @@ class MqttNotifier:
         try:
             # Once: what is not confirmed when the connection is lost paho itself sends again.
             message = self._client.publish(notification.topic, notification.payload, QOS)
+            self._wake()
             while not message.is_published():
                 left = self._seconds_left(notification)
                 if left <= 0:

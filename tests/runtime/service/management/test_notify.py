@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import re
+import resource
 import socket
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.aws_service import assert_free_of, aws_client
 from tests.support.mosquitto import running_mosquitto, running_subscriber
-from tests.support.waiting import eventually
+from tests.support.sockets import free_port, port_of, read_to_end
+from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import ConfigError
-from tunnelfleet.runtime.service.management import ManagementServer
+from tunnelfleet.runtime.service.management import ManagementServer, notify
 from tunnelfleet.runtime.service.management.notify import Broker, MqttNotifier, parse_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tunnelfleet.runtime.service import TunnelService
 
 REGION = "eu-west-1"
+SELECT_DESCRIPTORS = 1_024
+"""So many select() takes."""
+MANY_DESCRIPTORS = 4_096
+HOUR_SECONDS = 3_600.0
 THING = {"thingName": "press-4", "services": ["SSH", "HTTP"]}
 
 
@@ -135,6 +146,142 @@ class TestWithABroker:
             ):
                 eventually(lambda words=words: words in caplog.text, words)
             assert_free_of(["wrong-one", "secret-token"], caplog.text)
+
+
+@contextlib.contextmanager
+def many_descriptors() -> Iterator[None]:
+    """A block in which all those that select() takes are in use, as with 1,000 clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, MANY_DESCRIPTORS), hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(SELECT_DESCRIPTORS):
+            stack.enter_context(Path(os.devnull).open("rb"))
+        yield
+
+
+@pytest.mark.programs("mosquitto")
+class TestAServiceWithManyClients:
+    @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+    def test_it_notifies_as_any_other(self, running: Running, tmp_path: Path, is_tls: bool) -> None:
+        with (
+            running_mosquitto(tmp_path, is_tls=is_tls) as mqtt,
+            running_subscriber(mqtt) as device,
+            many_descriptors(),
+        ):
+            if is_tls:
+                notifier = running(f"mqtts://127.0.0.1:{mqtt.port}", ca=mqtt.ca)
+            else:
+                notifier = running(f"mqtt://127.0.0.1:{mqtt.port}")
+            notifier.notify("a", "token", ["SSH"])
+            assert device.get()[2] == expected("token", ["SSH"])
+            eventually(lambda: notifier.counts() == {"sent": 1, "failed": 0, "waiting": 0})
+            notifier.stop()
+
+    def test_a_broker_that_was_lost_is_found_again(self, running: Running, tmp_path: Path) -> None:
+        with running_mosquitto(tmp_path) as mqtt:
+            notifier = running(f"mqtt://127.0.0.1:{mqtt.port}")
+            eventually(lambda: notifier.is_connected)
+            mqtt.stop()
+            eventually(lambda: not notifier.is_connected)
+            with many_descriptors():  # the one that it had is taken, too
+                notifier.notify("a", "token", [])
+                mqtt.start()
+                eventually(lambda: notifier.sent == 1)
+                notifier.stop()
+
+
+@pytest.mark.programs("mosquitto")
+class TestTheWaitsOfTheConnection:
+    """Each is for an hour, so that what ends them is seen to do so."""
+
+    @pytest.fixture(autouse=True)
+    def _long_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(notify, "TURN_SECONDS", HOUR_SECONDS)
+        monkeypatch.setattr(notify, "MIN_RETRY_SECONDS", HOUR_SECONDS)
+
+    def test_what_is_to_be_sent_ends_one_and_so_does_the_end(
+        self, running: Running, tmp_path: Path
+    ) -> None:
+        with running_mosquitto(tmp_path) as mqtt, running_subscriber(mqtt) as device:
+            notifier = running(f"mqtt://127.0.0.1:{mqtt.port}")
+            for number in range(3):
+                notifier.notify("a", f"token-{number}", [])
+                assert device.get()[2] == expected(f"token-{number}", [])
+            notifier.stop()
+            assert not notifier.is_connected
+            # Of a client that has died the broker says that it closed its connection.
+            goodbye = re.compile(r"Client tunnelfleet-.* disconnected\.")
+            eventually(lambda: bool(goodbye.search((tmp_path / "mosquitto.log").read_text())))
+
+    def test_the_end_does_not_wait_for_the_next_try(
+        self, running: Running, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        notifier = running(f"mqtt://127.0.0.1:{free_port()}")
+        eventually(lambda: "is not reached: " in caplog.text)
+        notifier.stop()
+        assert not notifier.is_connected
+
+
+CONNECT, CONNACK, DISCONNECT = b"\x10", b"\x20\x02\x00\x00", b"\xe0\x00"
+
+
+class TestABrokerThatIsNone:
+    """A socket of the test's own is in its place."""
+
+    @pytest.fixture
+    def listener(self) -> Iterator[socket.socket]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(WAIT_SECONDS)
+            yield listener
+
+    @staticmethod
+    def _notifier(running: Running, listener: socket.socket) -> MqttNotifier:
+        return running(f"mqtt://127.0.0.1:{port_of(listener)}")
+
+    def test_one_that_is_silent_does_not_hold_up_the_end(
+        self, running: Running, listener: socket.socket
+    ) -> None:
+        notifier = self._notifier(running, listener)
+        silent, _ = listener.accept()
+        with silent:
+            assert silent.recv(1) == CONNECT
+            notifier.stop()
+            assert read_to_end(silent).endswith(DISCONNECT)
+
+    @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", CONNACK[:2], b""])
+    def test_one_that_speaks_otherwise_is_tried_again(
+        self,
+        running: Running,
+        listener: socket.socket,
+        monkeypatch: pytest.MonkeyPatch,
+        said: bytes,
+    ) -> None:
+        monkeypatch.setattr(notify, "MIN_RETRY_SECONDS", 0.01)
+        notifier = self._notifier(running, listener)
+        other, _ = listener.accept()
+        with other:
+            assert other.recv(1) == CONNECT
+            other.sendall(said)
+        broker, _ = listener.accept()
+        with broker:
+            broker.sendall(CONNACK)
+            eventually(lambda: notifier.is_connected)
+        eventually(lambda: not notifier.is_connected)
+
+    def test_each_wait_for_it_is_twice_as_long_until_the_longest(
+        self, running: Running, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(notify, "MIN_RETRY_SECONDS", 0.05)
+        monkeypatch.setattr(notify, "MAX_RETRY_SECONDS", 0.15)
+        self._notifier(running, listener)
+        lost_at = time.monotonic()
+        for at_least_seconds in (0.0, 0.05, 0.1, 0.15, 0.15):
+            broker, _ = listener.accept()
+            assert time.monotonic() >= lost_at + at_least_seconds
+            lost_at = time.monotonic()
+            broker.close()
 
 
 def test_without_a_broker_nothing_waits_and_retries_end(
