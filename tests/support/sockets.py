@@ -1,16 +1,24 @@
-"""Ports that are free, and what comes out of a socket until its end."""
+"""Ports that are free, what comes out of a socket until its end, and very many descriptors."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import resource
 import select
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.support.waiting import WAIT_SECONDS
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SELECT_DESCRIPTORS = 1_024
+"""So many select() takes."""
+MANY_DESCRIPTORS = 4_096
 LOWEST_FREE_PORT = 10_240
 CALLERS_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 """Linux: the ports that callers are given."""
@@ -55,3 +63,15 @@ def is_closed(sock: Any) -> bool:
         return bool(sock.recv(1) == b"")
     except ConnectionResetError:
         return True
+
+
+@contextlib.contextmanager
+def many_descriptors() -> Iterator[None]:
+    """A block in which all those that select() takes are in use, as with 1,000 clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, MANY_DESCRIPTORS), hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(SELECT_DESCRIPTORS):
+            stack.enter_context(Path(os.devnull).open("rb"))
+        yield

@@ -9,13 +9,13 @@ import os
 import resource
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
+from tests.support.sockets import many_descriptors
 from tests.support.stores import opened, put_gateway
 from tests.support.waiting import WAIT_SECONDS
 from tests.support.waiting import eventually as eventually_soon
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 SHARDS = 64
 eventually = functools.partial(eventually_soon, timeout_seconds=6 * WAIT_SECONDS)
 LEASE_SECONDS = 3.0
-SELECT_DESCRIPTORS = 1_024
-"""The first descriptor that select() does not take."""
-MANY_DESCRIPTORS = 4_096
 STANDARD_DESCRIPTORS = 3
 
 
@@ -252,22 +249,10 @@ def test_a_row_that_cannot_be_made_is_told_and_tried_again(
     eventually(lambda: are_settled(one))
 
 
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
-    """All those that select() takes are in use."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, MANY_DESCRIPTORS), hard))
-    with contextlib.ExitStack() as stack:
-        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        for _ in range(SELECT_DESCRIPTORS):
-            stack.enter_context(Path(os.devnull).open("rb"))
-        yield
-
-
-@pytest.mark.usefixtures("many_descriptors")
 def test_a_gateway_with_many_descriptors_takes_part(start: Callable[..., Player]) -> None:
-    one, two = start("one"), start("two")
-    eventually(lambda: are_settled(one, two))
+    with many_descriptors():
+        one, two = start("one"), start("two")
+        eventually(lambda: are_settled(one, two))
 
 
 @contextlib.contextmanager

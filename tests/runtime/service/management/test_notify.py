@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import re
-import resource
 import socket
 import time
 from pathlib import Path
@@ -16,7 +13,7 @@ import pytest
 
 from tests.support.aws_service import assert_free_of, aws_client
 from tests.support.mosquitto import running_mosquitto, running_subscriber
-from tests.support.sockets import free_port, port_of, read_to_end
+from tests.support.sockets import free_port, many_descriptors, port_of, read_to_end
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.proto import ConfigError
 from tunnelfleet.runtime.service.management import ManagementServer, notify
@@ -28,9 +25,6 @@ if TYPE_CHECKING:
     from tunnelfleet.runtime.service import TunnelService
 
 REGION = "eu-west-1"
-SELECT_DESCRIPTORS = 1_024
-"""So many select() takes."""
-MANY_DESCRIPTORS = 4_096
 HOUR_SECONDS = 3_600.0
 THING = {"thingName": "press-4", "services": ["SSH", "HTTP"]}
 
@@ -146,18 +140,6 @@ class TestWithABroker:
             ):
                 eventually(lambda words=words: words in caplog.text, words)
             assert_free_of(["wrong-one", "secret-token"], caplog.text)
-
-
-@contextlib.contextmanager
-def many_descriptors() -> Iterator[None]:
-    """A block in which all those that select() takes are in use, as with 1,000 clients."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, MANY_DESCRIPTORS), hard))
-    with contextlib.ExitStack() as stack:
-        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        for _ in range(SELECT_DESCRIPTORS):
-            stack.enter_context(Path(os.devnull).open("rb"))
-        yield
 
 
 @pytest.mark.programs("mosquitto")
