@@ -92,6 +92,8 @@ class Told(NamedTuple):
     message: dict[str, Any]
 
 
+EXHAUSTED: Final = "exhausted"
+"""In the place of an error's class where a socket was not taken over for want of a descriptor."""
 MAX_FRAME_BYTES: Final = 16_777_216
 """The longest message; a report on tunnels is cut into several."""
 _LENGTH: Final = struct.Struct(">I")
@@ -118,6 +120,11 @@ class MessageDecoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether a message has begun whose end has not come."""
+        return bool(self._buffer)
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """Take bytes; returns the messages that are whole.

@@ -18,6 +18,7 @@ from pykka import ActorRef
 
 from tunnelfleet.actors.counters import Counters, Histogram, ServiceCounters
 from tunnelfleet.actors.kernel.counting import MAX_KEYS, OTHER, declared
+from tunnelfleet.actors.net.socket_io import ExhaustionLog
 from tunnelfleet.actors.transport.connect_gate import ConnectGate, ConnectStats
 
 from .messages import ToWorker
@@ -239,6 +240,8 @@ class WorkerTable:
         """The same of those that may be under way at once."""
         self.supervisor: ActorRef[Any] | None = None
         """Of the workers' actors."""
+        self.exhaustion = ExhaustionLog()
+        """Writes the log line about descriptors that are missing."""
         self._connects = ConnectSums()
 
     def gate_fields(self) -> dict[str, Any]:

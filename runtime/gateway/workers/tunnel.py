@@ -32,7 +32,7 @@ from tunnelfleet.actors.tunnel.messages import (
 )
 from tunnelfleet.proto import NotConnected, TunnelClosed, TunnelError
 
-from .messages import Do, Is, Told, WorkerLost, WorkerUp, from_json, to_json
+from .messages import EXHAUSTED, Do, Is, Told, WorkerLost, WorkerUp, from_json, to_json
 from .sums import Tally
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ REMEMBERED_ENDS: Final = 256
 CRASHED: Final = "crashed"
 """The reason of a reconnect after the tunnel's worker died."""
 NO_WORKER: Final = "waits for its worker process"
+ACCEPT: Final = "accept"
+"""As which operation a socket counts that was not taken over for want of a descriptor."""
 
 
 class RemoteTunnelActor(DispatchedActor):
@@ -299,7 +301,10 @@ class RemoteTunnelActor(DispatchedActor):
         reply, sock = self._lent.pop(told["number"])
         error = told.get("error")
         if error is not None:
-            reply.fail(_error(*error))
+            kind, text = error
+            if kind == EXHAUSTED:
+                self._stats.count_exhausted(ACCEPT)
+            reply.fail(_error(kind, text))
             return
         # The worker has it: here, it must not keep the connection open, and goes on counting.
         os.close(sock.detach())
@@ -351,6 +356,9 @@ class RemoteTunnelActor(DispatchedActor):
 
 
 def _error(kind: str, text: str) -> TunnelError:
+    if kind == EXHAUSTED:
+        # It may be asked again: a descriptor may be free then.
+        return NotConnected(f"the socket could not be handed over: {text}")
     if kind == NotConnected.__name__:
         return NotConnected()
     return TunnelError(text) if kind == TunnelError.__name__ else TunnelClosed(text)

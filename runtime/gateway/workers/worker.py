@@ -10,18 +10,19 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import signal
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pykka
 
+from tunnelfleet.actors.net.socket_io import ExhaustionLog
 from tunnelfleet.actors.tunnel.messages import HandOver
 from tunnelfleet.proto import ConfigError, NotConnected, TunnelClosed, TunnelError
 from tunnelfleet.runtime import TunnelRuntime
@@ -32,7 +33,7 @@ from tunnelfleet.runtime.gateway.process import (
 )
 from tunnelfleet.runtime.memory import freeze_garbage, settle_malloc
 
-from .messages import Do, Is, MessageDecoder, from_json
+from .messages import EXHAUSTED, Do, Is, MessageDecoder, from_json
 from .reporter import LogForwarder, WorkerReporter, report_of
 
 IGNORED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
@@ -70,6 +71,70 @@ EXIT_SECONDS: Final = 4.0
 """After so long the process ends, whatever still holds it up."""
 
 
+class CommandReader:
+    """Reads what the gateway says: each message, with the descriptor that came with it.
+
+    The gateway sends a descriptor with the first bytes of its message. The kernel ends a read after
+    the bytes that a descriptor came with, unix(7), so it belongs to the message in which that read
+    ends. The same holds for a descriptor that the kernel had to drop, since the process may have no
+    more: that message has none, and no other message's takes its place. A descriptor that cannot be
+    told to be of one message is closed.
+
+    Args:
+        sock: the way to the gateway, which blocks.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._decoder = MessageDecoder()
+        self._begun: list[int] = []
+        """What came with a message whose end has not come."""
+
+    def read(self) -> Iterator[tuple[dict[str, Any], int | None]]:
+        """Yield messages until the gateway goes; the descriptor is the caller's to close.
+
+        Raises:
+            FrameError: what came is not a message.
+        """
+        try:
+            while True:
+                try:
+                    data, came, flags, _address = socket.recv_fds(
+                        self._sock, READ_BYTES, MAX_DESCRIPTORS
+                    )
+                except ConnectionError:
+                    return
+                if not data:
+                    return
+                if flags & socket.MSG_CTRUNC:
+                    _close(came)
+                    came = []
+                yield from self._matched(self._decoder.feed(data), came)
+        finally:
+            _close(self._begun)
+
+    def _matched(
+        self, found: list[dict[str, Any]], came: list[int]
+    ) -> Iterator[tuple[dict[str, Any], int | None]]:
+        """Match the messages that a read has completed with the descriptors it brought."""
+        is_amid = self._decoder.is_amid
+        owned: list[list[int]] = [[] for _ in range(len(found) + is_amid)]
+        owned[0] += self._begun
+        owned[-1] += came
+        for each in owned:
+            if len(each) > 1:
+                _close(each)
+                each.clear()
+        self._begun = owned.pop() if is_amid else []
+        for message, descriptors in zip(found, owned, strict=True):
+            yield message, descriptors[0] if descriptors else None
+
+
+def _close(descriptors: list[int]) -> None:
+    for each in descriptors:
+        os.close(each)
+
+
 class WorkerProcess:
     """Follows what the gateway says.
 
@@ -78,10 +143,8 @@ class WorkerProcess:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._decoder = MessageDecoder()
-        self._descriptors: deque[int] = deque()
-        """Descriptors that have come, and whose message has not been handled yet."""
+        self._commands = CommandReader(sock)
+        self._exhaustion = ExhaustionLog()
         self._reporter = WorkerReporter(sock)
         self._authorities = Authorities()
         self._runtime: TunnelRuntime | None = None
@@ -89,8 +152,8 @@ class WorkerProcess:
     def run(self) -> None:
         """Follow the gateway's commands until it goes."""
         try:
-            for message in self._messages():
-                self._follow(message)
+            for message, descriptor in self._commands.read():
+                self._follow(message, descriptor)
         finally:
             # Nothing may keep a tunnel whose gateway has gone.
             ender = threading.Timer(EXIT_SECONDS, os._exit, [1])
@@ -101,21 +164,13 @@ class WorkerProcess:
                 self._runtime.stop(STOP_SECONDS)
             ender.cancel()
 
-    def _messages(self) -> Iterator[dict[str, Any]]:
-        while True:
-            try:
-                data, descriptors, _flags, _address = socket.recv_fds(
-                    self._sock, READ_BYTES, MAX_DESCRIPTORS
-                )
-            except ConnectionError:
-                return
-            self._descriptors.extend(descriptors)
-            if not data:
-                return
-            yield from self._decoder.feed(data)
-
-    def _follow(self, message: dict[str, Any]) -> None:
+    def _follow(self, message: dict[str, Any], descriptor: int | None) -> None:
         do = Do(message["do"])
+        if do is Do.CARRY:
+            self._carry(message, descriptor)
+            return
+        if descriptor is not None:
+            os.close(descriptor)
         if do is Do.BEGIN:
             self._begin(message)
             return
@@ -204,10 +259,15 @@ class WorkerProcess:
             name = self._reporter.tunnels[message["serial"]].name
             runtime.replace_limits(name, from_json(message["limits"]))
 
-    def _carry(self, _runtime: TunnelRuntime, message: dict[str, Any]) -> None:
-        sock = socket.socket(fileno=self._descriptors.popleft())
-        sock.setblocking(False)
+    def _carry(self, message: dict[str, Any], descriptor: int | None) -> None:
         answer = {"is": Is.CARRIED, "serial": message["serial"], "number": message["number"]}
+        if descriptor is None:
+            none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._exhaustion.note("taking over a client's socket from the gateway", none_left)
+            self._reporter.answer(lambda: {**answer, "error": [EXHAUSTED, none_left.strerror]})
+            return
+        sock = socket.socket(fileno=descriptor)
+        sock.setblocking(False)
         tunnel = self._reporter.tunnels.get(message["serial"])
         order = HandOver(
             message["service_id"],
@@ -268,7 +328,6 @@ _HANDLERS: Final[dict[Do, Any]] = {
     Do.DRAIN: WorkerProcess._drain,  # noqa: SLF001
     Do.TOKEN: WorkerProcess._token,  # noqa: SLF001
     Do.LIMITS: WorkerProcess._limits,  # noqa: SLF001
-    Do.CARRY: WorkerProcess._carry,  # noqa: SLF001
     Do.GATE: WorkerProcess._gate,  # noqa: SLF001
     Do.TREE: WorkerProcess._tree,  # noqa: SLF001
     Do.FREEZE: WorkerProcess._freeze,  # noqa: SLF001

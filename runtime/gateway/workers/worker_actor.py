@@ -9,6 +9,7 @@ the threads on which starting a process and waiting for its end may block.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -18,6 +19,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import pykka
@@ -27,7 +29,7 @@ from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Reply
 from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
-from tunnelfleet.proto import counted
+from tunnelfleet.proto import TunnelClosed, counted
 from tunnelfleet.runtime.gateway.process import ActorNode
 
 from . import messages
@@ -129,6 +131,28 @@ HUNG_SECONDS: Final = 20.0
 START_SECONDS: Final = 60.0
 """How long the first sign of life may take."""
 LOOK_SECONDS: Final = 1.0
+"""How often it is looked whether the worker is alive; what the kernel had no memory for is sent
+again then."""
+
+
+class _WorkerOutput(Enum):
+    """What has to come before more is sent to the worker."""
+
+    OPEN = auto()
+    """Nothing: all has been sent."""
+    FULL = auto()
+    """The worker has to read."""
+    RESTING = auto()
+    """The next look has to come, for the kernel had no memory."""
+    OVER = auto()
+    """It takes nothing more. Its end is read behind what it has said."""
+
+
+class _Lent(NamedTuple):
+    """A copy of a client's socket, which goes with the first byte of its message."""
+
+    descriptor: int
+    message: dict[str, Any]
 
 
 class WorkerEndedError(Exception):
@@ -164,10 +188,10 @@ class WorkerActor(DispatchedActor):
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._decoder = messages.MessageDecoder()
-        self._waiting: deque[tuple[memoryview, int | None]] = deque()
-        """What the kernel has not taken, with the descriptor that goes with the first byte."""
+        self._waiting: deque[tuple[memoryview, _Lent | None]] = deque()
+        """What the kernel has not taken."""
         self._waiting_bytes = 0
-        self._writes = False
+        self._output = _WorkerOutput.OPEN
         self._is_ready = False
         self._reason = ""
         """Why it is being ended; empty if it is not."""
@@ -203,59 +227,100 @@ class WorkerActor(DispatchedActor):
             **self._table.gate_fields(),
             "log_level": logging.getLogger("tunnelfleet").getEffectiveLevel(),
         }
-        self._send(messages.encode_frame(begin), None)
+        self._send(messages.encode_frame(begin))
 
     # -- what it is told
 
     def _on_to_worker(self, message: messages.ToWorker) -> None:
         if self._sock is None or self._reason:
             return
-        descriptor = None if message.sock is None else os.dup(message.sock.fileno())
-        self._send(messages.encode_frame(message.message), descriptor)
+        frame, lent = messages.encode_frame(message.message), None
+        if message.sock is not None:
+            try:
+                lent = _Lent(_copy_of(message.sock), message.message)
+            except OSError as error:
+                self._refuse(message.message, error)
+                return
+        self._send(frame, lent)
+
+    def _refuse(self, message: dict[str, Any], error: OSError) -> None:
+        """Answer in the worker's place that it does not take a socket: it was told nothing."""
+        kind, text = messages.EXHAUSTED, error.strerror
+        if error.errno == errno.EBADF:
+            kind, text = TunnelClosed.__name__, "the socket was closed meanwhile"
+        else:
+            self._table.exhaustion.note(f"handing a socket over to {self._worker.name}", error)
+        answer = {"serial": message.get("serial"), "number": message.get("number")}
+        self._pass_on(messages.Is.CARRIED, {**answer, "error": [kind, text]})
 
     def _on_ask_tree(self, _message: messages.AskTree) -> None:
         number = max(self._trees, default=0) + 1
         self._trees[number] = self.defer_reply()
-        self._send(messages.encode_frame({"do": messages.Do.TREE, "number": number}), None)
+        self._send(messages.encode_frame({"do": messages.Do.TREE, "number": number}))
 
-    def _send(self, frame: bytes, descriptor: int | None) -> None:
-        self._waiting.append((memoryview(frame), descriptor))
+    def _send(self, frame: bytes, lent: _Lent | None = None) -> None:
+        self._waiting.append((memoryview(frame), lent))
         self._waiting_bytes += len(frame)
         if self._waiting_bytes > MAX_WAITING_BYTES:
             self._end("it does not read what it is told")
-        elif not self._writes:
+        elif self._output is _WorkerOutput.OPEN:
             self._write()
 
     def _send_first(self, sock: socket.socket) -> None:
         """Send what waits in front, as much as the kernel takes."""
-        data, descriptor = self._waiting[0]
-        if descriptor is None:
+        data, lent = self._waiting[0]
+        if lent is None:
             sent = sock.send(data)
         else:
-            sent = socket.send_fds(sock, [data], [descriptor])
-            os.close(descriptor)
+            sent = socket.send_fds(sock, [data], [lent.descriptor])
+            os.close(lent.descriptor)
         self._waiting_bytes -= sent
         if sent < len(data):
             self._waiting[0] = data[sent:], None
         else:
             self._waiting.popleft()
 
-    def _write(self) -> None:
-        sock = self._sock
-        while sock is not None and self._waiting:
+    def _refuse_first(self, error: OSError) -> bool:
+        """Give up the hand-over in front, of which nothing was sent; return whether there is one.
+
+        The kernel may take no more descriptors for long, as with ETOOMANYREFS. What waits behind
+        this one does not wait for that, and its asker asks again.
+        """
+        data, lent = self._waiting[0]
+        if lent is None:
+            return False
+        self._waiting.popleft()
+        self._waiting_bytes -= len(data)
+        os.close(lent.descriptor)
+        self._refuse(lent.message, error)
+        return True
+
+    def _send_waiting(self, sock: socket.socket) -> _WorkerOutput:
+        """Send what waits, as far as possible; return what has to come before more is sent."""
+        while self._waiting:
             try:
                 self._send_first(sock)
             except BlockingIOError:
-                break
-            except OSError:
-                # Its end is read, too.
-                return
-        if sock is not None and bool(self._waiting) != self._writes:
-            self._writes = not self._writes
-            if self._writes:
-                self.add_writer(sock, self._write)
-            else:
-                self.remove_writer(sock)
+                return _WorkerOutput.FULL
+            except ConnectionError:
+                return _WorkerOutput.OVER
+            except OSError as error:
+                if not self._refuse_first(error):
+                    return _WorkerOutput.RESTING
+        return _WorkerOutput.OPEN
+
+    def _write(self) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        before, self._output = self._output, self._send_waiting(sock)
+        if self._output is _WorkerOutput.FULL and before is not _WorkerOutput.FULL:
+            self.add_writer(sock, self._write)
+        elif before is _WorkerOutput.FULL and self._output is not _WorkerOutput.FULL:
+            self.remove_writer(sock)
+        if self._output is _WorkerOutput.OVER:
+            # Anew: the error that was met here may be the one that libuv has reported.
+            self.add_reader(sock, self._on_readable)
 
     # -- what it tells
 
@@ -270,12 +335,18 @@ class WorkerActor(DispatchedActor):
         if not data:
             self._end("its process has ended")
             return
+        self._look_behind(self._sock)
         try:
             for message in self._decoder.feed(data):
                 self._take(message)
         except (messages.FrameError, KeyError, TypeError, ValueError) as error:
             logger.error("%s says what nobody understands: %r", self._worker.name, error)
             self._end("it says what nobody understands")
+
+    def _look_behind(self, sock: socket.socket) -> None:
+        """Look for an error behind what was read: libuv polls no more once it has reported it."""
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.add_reader(sock, self._on_readable)
 
     def _take(self, message: dict[str, Any]) -> None:
         kind = messages.Is(message["is"])
@@ -341,6 +412,8 @@ class WorkerActor(DispatchedActor):
         excused_at = self._worker.beat_at + stood_still_seconds(self._look_at, now)
         self._worker.beat_at = min(now, excused_at)
         self._look_again()
+        if self._output is _WorkerOutput.RESTING:
+            self._write()
         limit_seconds = HUNG_SECONDS if self._is_ready else START_SECONDS
         if not self._reason and now - self._worker.beat_at > limit_seconds:
             self._end(f"it gave no sign of life for {limit_seconds:g} s, and was killed")
@@ -391,9 +464,9 @@ class WorkerActor(DispatchedActor):
         if sock is not None:
             # It ends by itself when it reads that.
             sock.close()
-        for _data, descriptor in self._waiting:
-            if descriptor is not None:
-                os.close(descriptor)
+        for _data, lent in self._waiting:
+            if lent is not None:
+                os.close(lent.descriptor)
         self._waiting.clear()
         if process is not None:
             if reason.is_failure:
@@ -409,3 +482,18 @@ class WorkerActor(DispatchedActor):
         _Reaped: _on_reaped,
         _Look: _on_look,
     }
+
+
+def _copy_of(sock: socket.socket) -> int:
+    """Return another descriptor of a socket that its owner may close meanwhile, on its own thread.
+
+    Raises:
+        OSError: no descriptor is left; with EBADF, the socket is closed.
+    """
+    number = sock.fileno()
+    copy = os.dup(number)
+    if sock.fileno() != number:
+        # The number may have been another's already.
+        os.close(copy)
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return copy

@@ -26,6 +26,7 @@ from tunnelfleet.runtime import (
 )
 from tunnelfleet.runtime.gateway.workers import tunnel as remote
 from tunnelfleet.runtime.gateway.workers.messages import (
+    EXHAUSTED,
     Do,
     Is,
     Told,
@@ -154,14 +155,6 @@ def connected(worker: PlayedWorker, tunnel: Tunnel) -> Tunnel:
     # A report is no event that would end a wait.
     eventually(lambda: tunnel.stats.state is TunnelState.CONNECTED, "it is connected")
     return tunnel
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    near, far = socket.socketpair()
-    far.settimeout(WAIT_SECONDS)
-    with near, far:
-        yield near, far
 
 
 def test_it_waits_for_its_worker_and_says_so(worker: PlayedWorker, tunnel: Tunnel) -> None:
@@ -312,6 +305,25 @@ class TestHandOver:
         assert told_error[1] in str(caught.value)
         near.sendall(b"x")
         assert far.recv(1) == b"x"
+
+    def test_a_socket_for_which_no_descriptor_is_left_counts_and_may_be_handed_over_again(
+        self,
+        worker: PlayedWorker,
+        connected: Tunnel,
+        pair: tuple[socket.socket, socket.socket],
+    ) -> None:
+        near, far = pair
+        answer = connected.hand_over(HandOver("SSH", near))
+        number = worker.hear(Do.CARRY)["number"]
+        worker.tell(Is.CARRIED, number=number, error=[EXHAUSTED, "Too many open files"])
+        with pytest.raises(NotConnected, match="Too many open files"):
+            answer.get(timeout=WAIT_SECONDS)
+        assert connected.stats.exhausted_operations == {"accept": 1}
+        near.sendall(b"x")
+        assert far.recv(1) == b"x", "it is the asker's"
+        again = connected.hand_over(HandOver("SSH", near))
+        worker.tell(Is.CARRIED, number=worker.hear(Do.CARRY)["number"], connection=9)
+        assert again.get(timeout=WAIT_SECONDS) == 9
 
     def test_when_the_worker_dies_with_it_the_client_can_only_be_reset(
         self,

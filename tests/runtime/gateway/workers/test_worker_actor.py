@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import resource
 import socket
 import subprocess
+import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.actors import Probe, reasons, watcher_of
+from tests.support.actors import Probe, hold, reasons, settle, watcher_of
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.actors.kernel import ask_future
 from tunnelfleet.actors.transport.connect_gate import ConnectGate
@@ -20,11 +24,42 @@ from tunnelfleet.runtime.gateway.workers.sums import WorkerTable
 from tunnelfleet.runtime.gateway.workers.worker_actor import Launcher, Started, WorkerActor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tunnelfleet.actors.kernel import Dispatcher
 
 SERIAL = 7
+
+
+class Reluctant(socket.socket):
+    """A socket for which the kernel seems to have no memory, or room for descriptors.
+
+    It is the true one but for the errors in `codes`, each of which is raised once, when more than
+    the first message is sent.
+    """
+
+    codes: list[int]
+
+    def __init__(self, *, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self.codes = []
+        self.has_begun = False
+        self.has_refused = threading.Event()
+
+    def _fail(self) -> None:
+        if self.has_begun and self.codes:
+            code = self.codes.pop(0)
+            self.has_refused.set()
+            raise OSError(code, os.strerror(code))
+        self.has_begun = True
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        self._fail()
+        return super().send(data, flags)
+
+    def sendmsg(self, buffers: Iterable[Any], ancdata: Any = (), *more: Any) -> int:
+        self._fail()
+        return super().sendmsg(buffers, ancdata, *more)
 
 
 class PlayedLauncher(Launcher):
@@ -50,10 +85,21 @@ class PlayedLauncher(Launcher):
         self._running.add(process)
         return Started(process, self._ours)
 
-    def end(self) -> None:
+    def refuse_with(self, *codes: int) -> Reluctant:
+        """Have the kernel refuse with these errors, one after the other, what is sent."""
+        self._ours = made = Reluctant(fileno=self._ours.detach())
+        made.setblocking(False)
+        made.codes += codes
+        return made
+
+    def let_end(self) -> None:
+        """What stands for the worker ends by itself."""
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.close()
+
+    def end(self) -> None:
+        self.let_end()
         self.close()
         self._ours.close()
         self.theirs.close()
@@ -81,6 +127,7 @@ class Played:
         self.end = watcher_of(self.ref, dispatcher)
         self._decoder = messages.MessageDecoder()
         self._heard: list[dict[str, Any]] = []
+        self._descriptors: list[int] = []
 
     def begin(self) -> None:
         """It is told to begin, and says that it has."""
@@ -92,8 +139,33 @@ class Played:
     def hear(self) -> dict[str, Any]:
         """The next that it is told."""
         while not self._heard:
-            self._heard += self._decoder.feed(self.launcher.theirs.recv(1_000_000))
+            data, descriptors, *_ = socket.recv_fds(self.launcher.theirs, 1_000_000, 4)
+            self._heard += self._decoder.feed(data)
+            self._descriptors += descriptors
         return self._heard.pop(0)
+
+    def hear_socket(self) -> tuple[dict[str, Any], int]:
+        """The next that it is told, and the only socket that has come."""
+        message = self.hear()
+        (descriptor,) = self._descriptors
+        self._descriptors.clear()
+        return message, descriptor
+
+    def ask_to_carry(self, number: int, sock: socket.socket) -> None:
+        """Have it told to carry a socket."""
+        self.entry.tell({"do": Do.CARRY, "serial": SERIAL, "number": number}, sock)
+
+    def refusal(self) -> dict[str, Any]:
+        """The next answer to its tunnel."""
+        told = self.told.wait(2)[-1]
+        assert told.kind == messages.Is.CARRIED
+        found: dict[str, Any] = told.message
+        return found
+
+    def leave_unread(self) -> None:
+        """It has been told something that it does not read."""
+        self.entry.tell({"do": "unread"})
+        assert self.launcher.theirs.recv(1, socket.MSG_PEEK)
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the gateway something."""
@@ -148,9 +220,7 @@ def test_one_that_speaks_nonsense_is_killed(worker: Played, data: bytes) -> None
 
 def test_one_that_closes_its_end_has_ended(worker: Played) -> None:
     worker.launcher.theirs.close()
-    process = worker.launcher.processes[0]
-    assert process.stdin is not None
-    process.stdin.close()
+    worker.launcher.let_end()
     worker.check_lost("status 0): its process has ended")
 
 
@@ -201,6 +271,169 @@ def test_what_waits_for_a_slow_reader_comes_whole_in_order_with_its_sockets(
         with socket.socket(fileno=descriptor) as theirs:
             theirs.sendall(b"hello")
             assert one.recv(100) == b"hello"
+
+
+def check_handed_over(worker: Played, far: socket.socket, number: int) -> None:
+    """It is told to carry this client's socket next, and gets it."""
+    message, descriptor = worker.hear_socket()
+    assert message["number"] == number
+    with socket.socket(fileno=descriptor) as theirs:
+        theirs.sendall(b"hello")
+        assert far.recv(100) == b"hello"
+
+
+def test_when_the_gateway_has_no_descriptor_one_hand_over_fails_and_no_worker(
+    worker: Played, pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    near, far = pair
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        worker.ask_to_carry(1, near)
+        answer = worker.refusal()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert answer["number"] == 1
+    assert answer["error"] == [messages.EXHAUSTED, "Too many open files"]
+    assert "handing a socket over to worker 0 failed: Too many open files" in caplog.text
+    worker.ask_to_carry(2, near)
+    check_handed_over(worker, far, 2)
+
+
+def test_a_socket_that_was_closed_meanwhile_is_not_handed_over(
+    worker: Played, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    near, _far = pair
+    near.close()
+    worker.ask_to_carry(1, near)
+    assert worker.refusal()["error"] == ["TunnelClosed", "the socket was closed meanwhile"]
+    worker.entry.tell({"do": "open"})
+    assert worker.hear() == {"do": "open"}
+
+
+def test_a_socket_that_is_closed_while_it_is_copied_is_not_handed_over(
+    worker: Played,
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its number may be another socket's by then, which must not get to this worker's client."""
+    near, far = pair
+    copy = os.dup
+
+    def closed_before(number: int) -> int:
+        monkeypatch.undo()
+        # As another thread does that closes it and opens another one.
+        other = copy(number)
+        near.close()
+        return other
+
+    monkeypatch.setattr(os, "dup", closed_before)
+    worker.ask_to_carry(1, near)
+    assert worker.refusal()["error"] == ["TunnelClosed", "the socket was closed meanwhile"]
+    assert far.recv(1) == b"", "nobody has a copy"
+
+
+@pytest.mark.parametrize("code", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+def test_a_socket_that_the_kernel_does_not_take_is_refused_and_the_rest_is_sent(
+    launcher: PlayedLauncher,
+    dispatcher: Dispatcher,
+    pair: tuple[socket.socket, socket.socket],
+    code: int,
+) -> None:
+    near, far = pair
+    launcher.refuse_with(code)
+    worker = Played(launcher, dispatcher)
+    worker.begin()
+    worker.ask_to_carry(1, near)
+    answer = worker.refusal()
+    assert (answer["number"], answer["error"]) == (1, [messages.EXHAUSTED, os.strerror(code)])
+    worker.entry.tell({"do": "open"})
+    assert worker.hear() == {"do": "open"}
+    worker.ask_to_carry(2, near)
+    check_handed_over(worker, far, 2)
+    near.close()
+    assert far.recv(1) == b"", "no copy is left of the one that was refused"
+    worker.ref.stop()
+
+
+def test_what_the_kernel_has_no_memory_for_is_sent_again_in_order(
+    launcher: PlayedLauncher,
+    dispatcher: Dispatcher,
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    near, far = pair
+    monkeypatch.setattr(worker_actor, "LOOK_SECONDS", 0.01)
+    sock = launcher.refuse_with(errno.ENOBUFS, errno.ENOMEM, errno.ENOBUFS)
+    worker = Played(launcher, dispatcher)
+    worker.begin()
+    with hold(dispatcher):
+        worker.entry.tell({"do": "open"})
+        worker.ask_to_carry(1, near)
+    assert sock.has_refused.wait(WAIT_SECONDS)
+    assert worker.hear() == {"do": "open"}
+    check_handed_over(worker, far, 1)
+    assert sock.codes == []
+    worker.ref.stop()
+
+
+def test_what_waits_when_the_actor_ends_is_closed(
+    launcher: PlayedLauncher,
+    dispatcher: Dispatcher,
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = pair
+    sock = launcher.refuse_with(*[errno.ENOBUFS] * 1_000)
+    worker = Played(launcher, dispatcher)
+    worker.begin()
+    worker.entry.tell({"do": "open"})
+    worker.ask_to_carry(1, near)
+    assert sock.has_refused.wait(WAIT_SECONDS)
+    settle(dispatcher)
+    near.close()
+    worker.ref.stop()
+    assert far.recv(1) == b"", "nobody has a copy"
+
+
+@pytest.mark.parametrize("is_told_more", [False, True], ids=["read first", "written first"])
+def test_one_that_dies_with_much_to_say_and_commands_unread_has_ended(
+    worker: Played,
+    dispatcher: Dispatcher,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_told_more: bool,
+) -> None:
+    """The kernel reports an error then, in front of which there is something to read."""
+    monkeypatch.setattr(worker_actor, "READ_BYTES", 64)
+    worker.leave_unread()
+    with hold(dispatcher):
+        if is_told_more:
+            worker.entry.tell({"do": "open"})
+        for number in range(20):
+            text = f"word {number}"
+            worker.say({"is": "log", "level": logging.ERROR, "name": "tunnelfleet", "text": text})
+        worker.launcher.theirs.close()
+        worker.launcher.let_end()
+    worker.check_lost("status 0): its process has ended")
+    assert "word 19" in caplog.text
+
+
+def test_one_that_dies_while_more_waits_for_it_has_ended(
+    worker: Played, dispatcher: Dispatcher, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    near, far = pair
+    for _ in range(40):
+        worker.entry.tell({"do": "open", "config": "x" * 50_000})
+    worker.ask_to_carry(1, near)
+    worker.leave_unread()
+    settle(dispatcher)
+    near.close()
+    with hold(dispatcher):
+        worker.say({"is": "log", "level": logging.ERROR, "name": "tunnelfleet", "text": "bye"})
+        worker.launcher.theirs.close()
+        worker.launcher.let_end()
+    worker.check_lost("status 0): its process has ended")
+    assert far.recv(1) == b"", "nobody has a copy"
 
 
 def test_what_it_is_told_before_it_is_there_goes_nowhere(
