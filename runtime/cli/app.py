@@ -206,6 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status, see `errors`.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    if sys.stdin is None:
+        # It was closed by whoever started this. A socket must not take its place.
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY), encoding="utf-8")
     if COMPLETE_VARIABLE in os.environ:
         return run_guarded(lambda: complete(words, command_line()))
     given = joined(words)

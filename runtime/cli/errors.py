@@ -79,6 +79,10 @@ def cannot_write(option: str, path: str | os.PathLike[str], error: OSError) -> T
     return ConfigError(f"{text}; name a file in a folder that this user may write")
 
 
+NO_UTF_8 = "surrogates not allowed"
+"""Why bytes that Python has kept in a text, since they are no UTF-8, cannot leave it."""
+
+
 def run_guarded(call: Callable[[], object]) -> int:
     """Run a command and turn whatever ends it into an exit status.
 
@@ -101,6 +105,12 @@ def run_guarded(call: Callable[[], object]) -> int:
     except BrokenPipeError:
         _discard_stdout()
         return EXIT_FAILURE
+    except UnicodeEncodeError as error:
+        if error.reason != NO_UTF_8:
+            raise
+        # Which it was may not be shown: it may be a token.
+        print_error("an argument, a variable or a line is not UTF-8: write it so")
+        return EXIT_USAGE
     except (TunnelError, OSError, _OfTyper.now().mistake) as error:
         print_error(describe(error))
         return status_of(error)

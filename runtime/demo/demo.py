@@ -199,7 +199,10 @@ class Demo:
         if not self._all_whole():
             self._enter(DemoPhase.RECOVERING)
             self._tick_until(self._all_whole, self._connect_seconds)
-        self._missing = tuple(filter(None, (_absence(pair) for pair in self._pairs)))
+        self._missing = self._look_for_missing()
+
+    def _look_for_missing(self) -> tuple[str, ...]:
+        return tuple(filter(None, (_absence(pair) for pair in self._pairs)))
 
     def _finish(self) -> None:
         self._enter(DemoPhase.FINISHING)
@@ -208,6 +211,10 @@ class Demo:
         if not finished.done():
             raise TunnelError("the clients of the demo do not end; please report this")
         finished.result()
+        if not self._missing:
+            # The last break may show only now, and is waited for as those before.
+            self._tick_until(self._all_whole, self._connect_seconds)
+            self._missing = self._look_for_missing()
 
     def _keep(self) -> None:
         self._enter(DemoPhase.KEEPING)

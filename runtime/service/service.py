@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 import threading
@@ -537,8 +538,10 @@ class TunnelService(ServiceControls):
             )
         except OSError as error:
             why = error.strerror or str(error)
+            is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            advice = "choose another port" if is_taken else "give an address of this machine"
             raise ConfigError(
-                f"cannot listen on {self._authority(self._host)}: {why}; choose another port"
+                f"cannot listen on {self._authority(self._host)}: {why}; {advice}"
             ) from error
 
     def _has_room(self) -> bool:

@@ -163,3 +163,20 @@ def test_a_tunnel_that_does_not_come_back_fails_the_demo(monkeypatch: pytest.Mon
     assert DemoPhase.RECOVERING in view.phases
     assert len(report.missing) == 1
     assert report.missing[0].startswith("press-01: its ")
+
+
+def test_a_break_that_shows_at_the_end_is_waited_for() -> None:
+    view = RecordingView()
+    demo = Demo(DemoOptions(tunnels=2, duration_seconds=0.5, chaos=False), view)
+
+    def drop(snapshot: FleetSnapshot) -> None:
+        if snapshot.phase is DemoPhase.FINISHING and not dropped.is_set():
+            dropped.set()
+            demo._service.drop("press-01")
+
+    dropped = threading.Event()
+    view.on_update = drop
+    report = demo.run()
+
+    assert dropped.is_set()
+    assert (report.is_good, report.tunnels, report.connected) == (True, 2, 2)

@@ -163,6 +163,12 @@ def test_unusable_settings_are_errors(tmp_path: Path) -> None:
         missing.start()
 
 
+def test_an_address_of_another_machine_is_an_error_that_says_so() -> None:
+    # 192.0.2.0/24 is for documentation (RFC 5737).
+    with pytest.raises(ConfigError, match="give an address of this machine"):
+        TunnelService(host="192.0.2.1").start()
+
+
 def test_a_taken_port_is_an_error() -> None:
     with TunnelService(tls=False) as first:
         second = TunnelService(tls=False, port=first.port)
