@@ -6,10 +6,8 @@ are dealt to the connections of a broker, as each has a limit of them. `session`
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
-import socket
 import threading
 import time
 from collections import deque
@@ -22,6 +20,7 @@ from tunnelfleet.actors.kernel import Backoff, BackoffState
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError, printable
 from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
+from tunnelfleet.runtime.mqtt import Wake
 
 from .notification import (
     Arrived,
@@ -124,8 +123,8 @@ class BrokerConnection:
         self._min_seconds = min_seconds
         self._backoff = BackoffState(backoff)
         self._rng = random.Random()  # noqa: S311 - spreads attempts
-        self._wakes: tuple[socket.socket, socket.socket] | None = None
-        """What ends a wait of the thread early, while it runs: read from, written to."""
+        self._wake: Wake | None = None
+        """Ends a wait of the thread early, while it runs."""
         self._wanted: tuple[str, ...] = ()
         self._done: deque[tuple[int, int, int]] = deque()
         self._ending = threading.Event()
@@ -147,20 +146,18 @@ class BrokerConnection:
 
     def start(self) -> None:
         """Connect, and again for ever."""
-        self._wakes = socket.socketpair()
-        for each in self._wakes:
-            each.setblocking(False)
+        self._wake = Wake()
         self._thread.start()
 
     def want(self, things: Iterable[str]) -> None:
         """These are the things to ask for from now on."""
         self._wanted = tuple(topic_of(each) for each in things)
-        self._wake()
+        self._call()
 
     def done(self, arrived: Arrived) -> None:
         """A message was dealt with, and need not be told again."""
         self._done.append((arrived.epoch, arrived.mid, arrived.qos))
-        self._wake()
+        self._call()
 
     def end(self, *, forget: bool = False) -> None:
         """Begin to end; does not wait.
@@ -171,7 +168,7 @@ class BrokerConnection:
         """
         self._forget = forget
         self._ending.set()
-        self._wake()
+        self._call()
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the end of the thread; return whether it has ended."""
@@ -179,12 +176,9 @@ class BrokerConnection:
             self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
-    def _wake(self) -> None:
-        wakes = self._wakes
-        if wakes is not None:
-            # A full buffer is as good, and a closed socket has nobody to wake.
-            with contextlib.suppress(OSError):
-                wakes[1].send(b"w")
+    def _call(self) -> None:
+        if self._wake is not None:
+            self._wake.call()
 
     # -- on the thread
 
@@ -196,9 +190,8 @@ class BrokerConnection:
                 up_seconds = time.monotonic() - began if self.is_up else 0.0
                 self._lost(reason, up_seconds)
         finally:
-            assert self._wakes is not None
-            for each in self._wakes:
-                each.close()
+            assert self._wake is not None
+            self._wake.close()
 
     def _lost(self, reason: str, up_seconds: float) -> None:
         self.is_up, self.subscribed = False, 0
@@ -211,7 +204,7 @@ class BrokerConnection:
 
     def _live(self) -> str:
         """One session; returns why it is over."""
-        assert self._wakes is not None
+        assert self._wake is not None
         self._epoch += 1
         self._in_hand = 0
         self._done.clear()
@@ -223,7 +216,7 @@ class BrokerConnection:
             self._version,
             begin_anew=self._begin_anew,
             on_message=self._on_message,
-            wake=self._wakes[0],
+            wake=self._wake,
         )
         try:
             session.connect()

@@ -1,9 +1,8 @@
 """One MQTT session with a broker, from the connect to its loss; all of it on one thread.
 
-Owns paho's client and what is asked of it by its public names: the socket is waited for with
-`poll`, because paho's own loop uses `select`, which no process with more than 1,024 open files can.
-What arrives is acknowledged when somebody says so and not before (`acknowledge`), so a broker tells
-it again if this process dies in between.
+Owns paho's client and what is asked of it by its public names; its turns are those of
+`runtime.mqtt`. What arrives is acknowledged when somebody says so and not before (`acknowledge`),
+so a broker tells it again if this process dies in between.
 
 MQTT 5 is spoken, for it lets a client say what it takes (`MAX_PACKET_BYTES`, `IN_FLIGHT`) and how
 long its session is kept; with a broker that does not know it, MQTT 3.1.1.
@@ -11,9 +10,6 @@ long its session is kept; with a broker that does not know it, MQTT 3.1.1.
 
 from __future__ import annotations
 
-import contextlib
-import select
-import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -21,11 +17,12 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tunnelfleet.proto import printable
+from tunnelfleet.runtime import mqtt
 from tunnelfleet.runtime.gateway.config.devices import BrokerSettings
 
 KEEPALIVE_SECONDS: Final = 30
@@ -100,7 +97,7 @@ class MqttSession:
         version: of MQTT.
         begin_anew: whether the broker is to forget what it has kept of the session.
         on_message: called with each message, in `turn`.
-        wake: becomes readable when a `turn` is to end early.
+        wake: ends a `turn` early.
     """
 
     def __init__(
@@ -111,7 +108,7 @@ class MqttSession:
         *,
         begin_anew: bool,
         on_message: Callable[[MQTTMessage], object],
-        wake: socket.socket,
+        wake: mqtt.Wake,
     ) -> None:
         self._settings = settings
         self._version = version
@@ -179,10 +176,7 @@ class MqttSession:
 
     def close(self) -> None:
         """Close the socket, whatever has become of the session."""
-        sock: Any = self._client.socket()
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.close()
+        mqtt.close(self._client)
 
     # -- what is asked of the broker
 
@@ -217,38 +211,13 @@ class MqttSession:
         Raises:
             SessionEnded: it is over.
         """
-        sock: Any = self._client.socket()
-        if sock is None:
+        if not mqtt.turn(self._client, self._wake, timeout_seconds, may_read=may_read):
             raise self._ended()
-        is_pending = may_read and isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-        ready = self._poll(sock, 0.0 if is_pending else timeout_seconds, may_read=may_read)
-        if is_pending or (may_read and ready & (select.POLLIN | select.POLLHUP | select.POLLERR)):
-            self._require(self._client.loop_read())
-        if ready & select.POLLOUT:
-            self._require(self._client.loop_write())
-        self._require(self._client.loop_misc())
         if self._failure is not None:
             raise self._failure
         self._look_at_time()
         answer, self._answer = self._answer, None
         return answer
-
-    def _poll(self, sock: Any, timeout_seconds: float, *, may_read: bool) -> int:
-        poll = select.poll()
-        flags = select.POLLIN if may_read else 0
-        if self._client.want_write():
-            flags |= select.POLLOUT
-        poll.register(sock, flags)
-        poll.register(self._wake, select.POLLIN)
-        found = dict(poll.poll(timeout_seconds * 1_000))
-        if self._wake.fileno() in found:
-            with contextlib.suppress(BlockingIOError):
-                self._wake.recv(4_096)
-        return found.get(sock.fileno(), 0)
-
-    def _require(self, code: MQTTErrorCode) -> None:
-        if code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise self._ended()
 
     def _ended(self) -> SessionEnded:
         return self._failure or SessionEnded("the broker has closed the connection")

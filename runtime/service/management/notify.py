@@ -4,8 +4,7 @@ Owns the connection to the broker, what waits for it, and when to give up. Nothi
 notification is put into a bounded queue, and a thread of its own sends them one after the other,
 each once the broker has confirmed the one before (QoS 1, so a device may see one twice).
 
-A second thread keeps the connection. It waits for the socket with `poll`, because paho's own loop
-uses `select`, which no process with more than 1,024 open files can: a service with 1,000 clients.
+A second thread keeps the connection, by the turns of `runtime.mqtt`.
 
 Topic and payload are AWS's (docs/protocol.md section 6). The payload holds an access token: neither
 it nor the password of the broker is ever logged.
@@ -16,9 +15,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import select
-import socket
-import ssl
 import threading
 import time
 import uuid
@@ -31,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.proto import ConfigError
+from tunnelfleet.runtime import mqtt
 from tunnelfleet.runtime.tls import load_own_certificate, make_ssl_context
 
 if TYPE_CHECKING:
@@ -172,8 +169,8 @@ class MqttNotifier:
         self._unlogged = 0
         self._client = self._make_client()
         self._thread = threading.Thread(target=self._run, name="tunnelfleet-notify", daemon=True)
-        self._wakes: tuple[socket.socket, socket.socket] | None = None
-        """What ends a turn of the connection early: read from, written to."""
+        self._wake: mqtt.Wake | None = None
+        """Ends a turn of the connection early."""
         self._is_over = threading.Event()
         self._retry_seconds = MIN_RETRY_SECONDS
         self._connection = threading.Thread(
@@ -184,9 +181,7 @@ class MqttNotifier:
         """Connect, and again whenever the connection is lost."""
         # Only says where: the broker need not be there yet.
         self._client.connect_async(self._broker.host, self._broker.port, KEEPALIVE_SECONDS)
-        self._wakes = socket.socketpair()
-        for each in self._wakes:
-            each.setblocking(False)
+        self._wake = mqtt.Wake()
         self._connection.start()
         self._thread.start()
 
@@ -201,7 +196,7 @@ class MqttNotifier:
         if self._unlogged:
             self._tell_of_failures("for the service stops")
         self._is_over.set()
-        self._wake()
+        self._call()
         # It may be in a look-up of a name, which nothing interrupts.
         self._connection.join(CONNECT_SECONDS)
 
@@ -306,74 +301,36 @@ class MqttNotifier:
 
     def _connect(self) -> None:
         """Keep the connection, until the end."""
-        assert self._wakes is not None
-        with self._wakes[0], self._wakes[1]:
+        assert self._wake is not None
+        with contextlib.closing(self._wake) as wake:
             while not self._is_over.is_set():
                 try:
                     self._client.reconnect()
-                    self._keep()
+                    self._keep(wake)
                 except (OSError, ValueError) as error:  # ValueError: its name is none
                     _log.debug("the broker %s is not reached: %s", self._broker.where, error)
                 except Exception:  # noqa: BLE001 (of paho, or ours: it is tried again)
                     _log.exception("the connection to the broker %s failed", self._broker.where)
                 finally:
-                    self._close()
+                    mqtt.close(self._client)
+                    self._set_connected(False)
                 self._is_over.wait(self._retry_seconds)
                 self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
 
-    def _keep(self) -> None:
+    def _keep(self, wake: mqtt.Wake) -> None:
         """Deal with all that happens on the connection until it is lost, or say goodbye."""
         while not self._is_over.is_set():
-            if not self._turn(TURN_SECONDS):
+            if not mqtt.turn(self._client, wake, TURN_SECONDS):
                 return
         self._client.disconnect()
         until = time.monotonic() + GOODBYE_SECONDS
-        while (left := until - time.monotonic()) > 0 and self._turn(left):
+        while (left := until - time.monotonic()) > 0 and mqtt.turn(self._client, wake, left):
             pass
 
-    def _turn(self, timeout_seconds: float) -> bool:
-        """Wait for something to happen, and deal with it; return whether the connection stands."""
-        client = self._client
-        sock: Any = client.socket()
-        if sock is None:
-            return False
-        # TLS may have read what no poll can see any more.
-        is_pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-        ready = self._poll(sock, 0.0 if is_pending else timeout_seconds)
-        codes: list[int] = []
-        if is_pending or ready & ~select.POLLOUT:
-            codes.append(client.loop_read())
-        if ready & select.POLLOUT:
-            codes.append(client.loop_write())
-        codes.append(client.loop_misc())
-        return not any(codes)
-
-    def _poll(self, sock: Any, timeout_seconds: float) -> int:
-        assert self._wakes is not None
-        woken = self._wakes[0]
-        poll = select.poll()
-        poll.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
-        poll.register(woken, select.POLLIN)
-        found = dict(poll.poll(timeout_seconds * 1_000))
-        if woken.fileno() in found:
-            with contextlib.suppress(BlockingIOError):
-                woken.recv(4_096)
-        return found.get(sock.fileno(), 0)
-
-    def _close(self) -> None:
-        """Close what is left of the connection, however it has ended."""
-        sock: Any = self._client.socket()
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.close()
-        self._set_connected(False)
-
-    def _wake(self) -> None:
+    def _call(self) -> None:
         """End a turn of the connection; there is something to write, or it is over."""
-        if self._wakes is not None:
-            # A full buffer is as good, and a closed socket has nobody to wake.
-            with contextlib.suppress(OSError):
-                self._wakes[1].send(b"w")
+        if self._wake is not None:
+            self._wake.call()
 
     # the thread that sends
 
@@ -402,7 +359,7 @@ class MqttNotifier:
         try:
             # Once: what is not confirmed when the connection is lost paho itself sends again.
             message = self._client.publish(notification.topic, notification.payload, QOS)
-            self._wake()
+            self._call()
             while not message.is_published():
                 left = self._seconds_left(notification)
                 if left <= 0:
