@@ -69,6 +69,14 @@ class CertificateFiles:
     certificate: Path
     private_key: Path
 
+    def own(self) -> OwnCertificate:
+        """Read the certificate and its key.
+
+        Raises:
+            ConfigError: the files cannot be read, or are no certificate and its key.
+        """
+        return OwnCertificate.read(self.certificate, self.private_key)
+
 
 @dataclass(frozen=True, slots=True)
 class _Authority:
@@ -121,16 +129,8 @@ def _all_of(pem: bytes) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(pem)
 
 
-def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
-    """Return a server's context for TLS 1.2 and newer.
-
-    Raises:
-        ConfigError: the files cannot be read, or are no certificate and its key.
-    """
-    return _server_context(OwnCertificate.read(certificate, private_key))
-
-
-def _server_context(own: OwnCertificate) -> ssl.SSLContext:
+def server_context(own: OwnCertificate) -> ssl.SSLContext:
+    """Return a server's context for TLS 1.2 and newer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Each takes 6 KiB of a client, for as long as it is connected, and hardly any client comes
@@ -467,7 +467,7 @@ class ServerTls:
     def _read_given(self, certificate: Path, private_key: Path) -> ServerIdentity:
         try:
             own = OwnCertificate.read(certificate, private_key)
-            context, shown = _server_context(own), _all_of(own.certificate)
+            context, shown = server_context(own), _all_of(own.certificate)
         except ConfigError as error:
             raise ConfigError(f"{error}; without both a certificate is made") from None
         except ValueError:
@@ -486,7 +486,7 @@ class ServerTls:
             files = ensure_certificate(
                 folder, self._host, self._names, keep_authority=folder is self._state_dir
             )
-            own = OwnCertificate.read(files.certificate, files.private_key)
+            own = files.own()
         except OSError as error:
             where = error.filename or self._state_dir or "the temporary directory"
             raise ConfigError(
@@ -494,9 +494,7 @@ class ServerTls:
                 "that this user may write"
             ) from error
         hosts = reachable_hosts(self._host, self._names, None)
-        return ServerIdentity(
-            hosts, _server_context(own), files.ca, tuple(_all_of(own.certificate))
-        )
+        return ServerIdentity(hosts, server_context(own), files.ca, tuple(_all_of(own.certificate)))
 
 
 class CertificateReloads:

@@ -107,7 +107,7 @@ class TestConnect:
 @pytest.mark.parametrize("is_tls", [True, False], ids=["to wss", "to ws"])
 def test_with_tls_to_the_proxy_itself(tmp_path: Path, is_tls: bool) -> None:
     files = ensure_certificate(tmp_path, "127.0.0.1")
-    context = server_context(files.certificate, files.private_key)
+    context = server_context(files.own())
     own: Any = (
         {"certificate": files.certificate, "private_key": files.private_key} if is_tls else {}
     )
@@ -132,7 +132,7 @@ def test_with_tls_to_the_proxy_itself(tmp_path: Path, is_tls: bool) -> None:
 class TestTrouble:
     def test_a_proxy_whose_certificate_is_not_trusted(self, rig: Rig, tmp_path: Path) -> None:
         files = ensure_certificate(tmp_path, "127.0.0.1")
-        context = server_context(files.certificate, files.private_key)
+        context = server_context(files.own())
         proxy = ConnectProxy()
         server = rig.backends.serve(proxy, tls=context)
         at = proxy_of(server, is_tls=True)

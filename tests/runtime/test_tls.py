@@ -147,7 +147,7 @@ def test_without_verification_anybody_is_trusted(files: CertificateFiles) -> Non
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 def test_tls_before_1_2_is_refused(files: CertificateFiles, verify: bool) -> None:
-    old = make_old(server_context(files.certificate, files.private_key))
+    old = make_old(server_context(files.own()))
     client = make_ssl_context(files.ca, verify=verify)
     assert client.minimum_version is ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError):

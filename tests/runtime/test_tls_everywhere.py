@@ -169,7 +169,7 @@ class TestClients:
         self, client: ssl.SSLContext, files: CertificateFiles
     ) -> None:
         assert client.minimum_version >= ssl.TLSVersion.TLSv1_2
-        old = make_old(server_context(files.certificate, files.private_key))
+        old = make_old(server_context(files.own()))
         with pytest.raises(ssl.SSLError, match=r"(?i)version|alert"):
             shake_hands(files, client, NAME, old)
 
@@ -185,13 +185,13 @@ def of_the_pages(files: CertificateFiles) -> ssl.SSLContext | None:
 
 def of_the_apis(files: CertificateFiles) -> ssl.SSLContext | None:
     """Of the management API, and of what watches the service."""
-    present = server_context(files.certificate, files.private_key)
+    present = server_context(files.own())
     nobody: Any = None
     return HttpServer(NAME, 0, nobody, too_large=nobody, name="x", tls=lambda: present)._context()
 
 
 SERVERS: dict[str, Callable[[CertificateFiles], ssl.SSLContext | None]] = {
-    "the embedded service": lambda files: server_context(files.certificate, files.private_key),
+    "the embedded service": lambda files: server_context(files.own()),
     "its APIs": of_the_apis,
     "the pages of a runtime": of_the_pages,
 }
@@ -220,7 +220,7 @@ class TestServers:
 
 def test_what_is_refused_would_speak_with_its_like(files: CertificateFiles) -> None:
     """Else nothing of the above says anything."""
-    old = make_old(server_context(files.certificate, files.private_key))
+    old = make_old(server_context(files.own()))
     assert shake_hands(files, make_old(make_ssl_context(files.ca)), NAME, old) == "TLSv1.1"
 
 

@@ -26,7 +26,7 @@ def shake_hands(
     files: CertificateFiles, client: ssl.SSLContext, name: str, server: ssl.SSLContext | None = None
 ) -> str | None:
     """Shake hands with a server that has the certificate; return the TLS version."""
-    context = server or server_context(files.certificate, files.private_key)
+    context = server or server_context(files.own())
     ours, theirs = socket.socketpair()
     ours.settimeout(WAIT_SECONDS)
     theirs.settimeout(WAIT_SECONDS)

@@ -242,7 +242,7 @@ def tls_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
     files = ensure_certificate(folder, "127.0.0.1")
     client = ssl.create_default_context(cafile=str(files.ca))
-    return server_context(files.certificate, files.private_key), client
+    return server_context(files.own()), client
 
 
 _SO_ATTACH_FILTER = 26

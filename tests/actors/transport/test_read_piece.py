@@ -86,7 +86,7 @@ def tls_pair(
 ) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
     files = ensure_certificate(tmp_path, "127.0.0.1")
     client = ssl.create_default_context(cafile=str(files.ca))
-    server = server_context(files.certificate, files.private_key)
+    server = server_context(files.own())
     with (
         client.wrap_socket(
             pair[0], server_hostname="127.0.0.1", do_handshake_on_connect=False

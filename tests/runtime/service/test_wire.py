@@ -135,7 +135,7 @@ def test_reads_all_records_of_tls_in_front_of_a_reset(pair: WirePair, tmp_path: 
 
     async def main() -> None:
         user, loop = User(), asyncio.get_running_loop()
-        wire = Wire(pair.near, user, loop, server_context(files.certificate, files.private_key))
+        wire = Wire(pair.near, user, loop, server_context(files.own()))
         pair.far.setblocking(True)
         pair.far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         far = await asyncio.to_thread(trusting.wrap_socket, pair.far, server_hostname="127.0.0.1")
