@@ -254,8 +254,7 @@ class WebSocketActor(DispatchedActor):
                 break
             else:
                 piece = read_piece(sock, self._input.reader.wanted_bytes(READ_BYTES))
-                if piece.end is ReadEnd.FULL and piece.error is not None:
-                    self.remove_reader(sock)
+                if piece.error is not None and piece.end is ReadEnd.FULL:
                     self.add_reader(sock, self._on_readable)
                 if piece.data:
                     # TLS may give out a byte at a time: a read counts as a frame.

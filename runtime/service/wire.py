@@ -264,7 +264,7 @@ class Wire:
             piece = read_piece(self._socket, wanted_bytes)
             if piece.end is ReadEnd.WANTS_OUTPUT:
                 self._watch_writing(True)
-            if piece.end is ReadEnd.FULL and piece.error is not None:
+            if piece.error is not None and piece.end is ReadEnd.FULL:
                 self._stands_behind(_why(piece.error))
             if piece.data:
                 self._deliver(piece.data)

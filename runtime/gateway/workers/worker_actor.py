@@ -28,6 +28,7 @@ from pykka import ActorRef
 from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Reply
 from tunnelfleet.actors.kernel.actor import Handlers
+from tunnelfleet.actors.net.socket_io import is_broken
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
 from tunnelfleet.proto import TunnelClosed, counted
 from tunnelfleet.runtime.gateway.process import ActorNode
@@ -345,7 +346,7 @@ class WorkerActor(DispatchedActor):
 
     def _look_behind(self, sock: socket.socket) -> None:
         """Look for an error behind what was read: libuv polls no more once it has reported it."""
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if is_broken(sock):
             self.add_reader(sock, self._on_readable)
 
     def _take(self, message: dict[str, Any]) -> None:
