@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import math
 import os
 import select
@@ -47,6 +48,22 @@ class Closable(Protocol):
         """Close this descriptor."""
 
 
+def forget_tls_errors() -> None:
+    """Empty the list of OpenSSL's errors of this thread; to be called when TLS has failed.
+
+    Newer releases of Python leave in it what a connection broke by, as the alert that cannot be
+    sent any more. Whatever other connection of the thread is read or written next then fails by
+    that, however sound it is (https://github.com/python/cpython/issues/148594). A new TLS object
+    begins with an empty list.
+    """
+    _tls_of_nobody().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+
+
+@functools.cache
+def _tls_of_nobody() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
 def read_some(sock: socket.socket, limit_bytes: int = READ_BYTES) -> bytes | None:
     """Read what is there, at most `limit_bytes` of it.
 
@@ -75,6 +92,8 @@ def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
             if not data:
                 return data is not None
     except OSError:
+        if isinstance(sock, ssl.SSLSocket):
+            forget_tls_errors()
         return True
     return is_broken(sock)
 

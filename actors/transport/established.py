@@ -15,7 +15,7 @@ import ssl
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from tunnelfleet.actors.net.socket_io import FEW_BYTES, NOTHING_YET
+from tunnelfleet.actors.net.socket_io import FEW_BYTES, NOTHING_YET, forget_tls_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,8 +140,13 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
     except OSError as failure:
         # Without the frames that it came through, which would hold this function's in a circle.
         end, error = ReadEnd.BROKEN, failure.with_traceback(None)
-        if is_tls and _read_before_error(read, chunks, room_bytes):
-            end = ReadEnd.FULL
+        if is_tls:
+            forget_tls_errors()
+            if isinstance(failure, BrokenPipeError):
+                # OpenSSL came to the end, and could not tell the other side that it misses TLS's.
+                end, error = ReadEnd.CLOSED, None
+            elif _read_before_error(read, chunks, room_bytes):
+                end = ReadEnd.FULL
     return ReadPiece(chunks[0] if len(chunks) == 1 else b"".join(chunks), len(chunks), end, error)
 
 
@@ -159,6 +164,7 @@ def _read_before_error(read: Callable[[int], bytes], chunks: list[bytes], room_b
             chunks.append(chunk)
             room_bytes -= len(chunk)
         return True
+    forget_tls_errors()
     return False
 
 
@@ -244,6 +250,9 @@ class FrameWriter:
                 written += self._sending_messages
         except NOTHING_YET as error:
             return written, outcome_of_refusal(error)
+        except OSError:
+            forget_tls_errors()
+            raise
         self.is_empty = True
         return written, Outcome.DONE
 

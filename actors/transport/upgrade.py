@@ -15,7 +15,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tunnelfleet.actors.net.socket_io import wrap_tls
+from tunnelfleet.actors.net.socket_io import forget_tls_errors, wrap_tls
 from tunnelfleet.proto import Endpoint, HandshakeError
 from tunnelfleet.proto.endpoint import bracketed
 from tunnelfleet.proto.handshake import SUBPROTOCOL_HEADER, SUBPROTOCOLS, SWITCHING_PROTOCOLS
@@ -204,7 +204,12 @@ class TlsInTls:
                 return b""
 
     def _fill(self) -> bool:
-        data = self._outer.recv(READ_BYTES)
+        try:
+            data = self._outer.recv(READ_BYTES)
+        except BrokenPipeError:
+            # As in `read_piece`: it is the end, and nobody could be told that TLS's is missing.
+            forget_tls_errors()
+            data = b""
         if data:
             self._incoming.write(data)
         else:

@@ -23,6 +23,7 @@ from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     close_socket,
     discard_some,
+    forget_tls_errors,
     is_unanswered,
     set_notsent_low_water,
 )
@@ -371,6 +372,7 @@ class WebSocketActor(DispatchedActor):
             self._writer.keep(frame, 0, 1)
             self._wrote(sock, 0, outcome_of_refusal(error))
         except OSError as error:
+            forget_tls_errors()
             self._fail("lost", f"the connection broke: {error.strerror or error}")
         else:
             if sent == len(frame):

@@ -13,13 +13,13 @@ it runs. It knows no command.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -112,6 +112,8 @@ def run_guarded(call: Callable[[], object]) -> int:
         print_error("an argument, a variable or a line is not UTF-8: write it so")
         return EXIT_USAGE
     except (TunnelError, OSError, _OfTyper.now().mistake) as error:
+        if _is_of_output(error):
+            _discard_stdout()
         print_error(describe(error))
         return status_of(error)
     return result if type(result) is int else EXIT_OK
@@ -122,7 +124,12 @@ def status_of(error: Exception) -> int:
     return EXIT_USAGE if isinstance(error, ConfigError | _OfTyper.now().mistake) else EXIT_FAILURE
 
 
-_UNNAMED = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "cannot write the output: ")
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def _is_of_output(error: Exception) -> bool:
+    # Files that are opened have a name; what is written to without one is standard output.
+    return isinstance(error, OSError) and not error.filename and error.errno in _NO_ROOM
 
 
 def describe(error: Exception) -> str:
@@ -130,8 +137,8 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         if error.filename:
             return one_line(f"{error.filename}: {error.strerror}")
-        # Files that are opened have a name; what is written to without one is standard output.
-        return one_line(f"{_UNNAMED.get(error.errno or 0, '')}{error.strerror}")
+        what = "cannot write the output: " if _is_of_output(error) else ""
+        return one_line(f"{what}{error.strerror}")
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
         context = getattr(error, "ctx", None)
@@ -156,16 +163,19 @@ def print_error(line: str) -> None:
 
 
 def _discard_stdout() -> None:
-    # The reader of our output is gone; without this the interpreter complains again when it flushes
-    # at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # It takes nothing more; without this the interpreter complains again when it flushes at exit,
+    # and ends with a status of its own.
+    # What a program has put in its place need not have a descriptor.
+    with contextlib.suppress(OSError):
+        descriptor = sys.stdout.fileno()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """The signals that stop every command: Ctrl-C, and what supervisors of processes send."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def deliver_signals(
     numbers: Iterable[signal.Signals], deliver: Callable[[signal.Signals], object]
 ) -> Iterator[None]:
@@ -207,7 +217,7 @@ def without_echoes(
     return handle
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_signals(deliver: Callable[[signal.Signals], object]) -> Iterator[None]:
     """Give the first SIGINT, SIGTERM or SIGHUP to `deliver`.
 

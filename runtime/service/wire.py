@@ -26,6 +26,7 @@ from tunnelfleet.actors.net.socket_io import (
     abort_quietly,
     close_socket,
     discard_some,
+    forget_tls_errors,
     wrap_tls,
 )
 from tunnelfleet.actors.transport.established import ReadEnd, ReadPiece, read_piece
@@ -245,6 +246,7 @@ class Wire:
         except ssl.SSLWantWriteError:
             self._watch_writing(True)
         except OSError as error:
+            forget_tls_errors()
             self._end(f"TLS handshake failed: {_why(error)}")
         else:
             self._watch_writing(False)
@@ -356,6 +358,7 @@ class Wire:
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
             self._watch_writing(True)
         except OSError as error:
+            forget_tls_errors()
             self._fail(_why(error))
         else:
             if self._writing:
@@ -424,7 +427,7 @@ class Wire:
         try:
             tls.unwrap()
         except (ssl.SSLError, OSError, ValueError):
-            return
+            forget_tls_errors()
 
     def close(self, reason: str) -> None:
         """Close the TCP connection now, as the end of a process would: no farewell."""

@@ -23,6 +23,7 @@ from tunnelfleet.actors.net.socket_io import (
     READ_BYTES,
     abort_quietly,
     close_socket,
+    forget_tls_errors,
     wrap_tls,
 )
 from tunnelfleet.actors.transport.established import ReadEnd, ReadPiece, read_piece
@@ -127,6 +128,7 @@ class FrameLink:
             self._actor.remove_reader(self._socket)
             self._actor.add_writer(self._socket, self._shake)
         except (OSError, ValueError) as error:
+            forget_tls_errors()
             self._lose(f"no handshake: {_reason_of(error)}")
         else:
             self._actor.remove_writer(self._socket)
@@ -169,6 +171,7 @@ class FrameLink:
                 self._actor.add_writer(self._socket, self._flush)
                 return
             except OSError as error:
+                forget_tls_errors()
                 self._lose(_reason_of(error))
                 return
             if left_bytes:

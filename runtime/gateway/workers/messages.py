@@ -178,6 +178,8 @@ _CLASSES: Final[Mapping[str, type[Any]]] = {
 }
 _ENUMS: Final = {each.__name__: each for each in (BreakerState, Mode, ProtocolVersion, TunnelState)}
 _LEFT_OUT: Final = frozenset({"ssl_context"})
+MAX_NESTING: Final = 32
+"""The most levels of a value from a worker; those of a tunnel have five."""
 
 
 def to_json(value: Any) -> Any:
@@ -215,35 +217,35 @@ def from_json(value: Any) -> Any:
     Raises:
         ValueError: it says something else.
     """
-    try:
-        return _read(value)
-    except RecursionError:
-        raise ValueError("a value is nested too deep") from None
+    return _read(value, MAX_NESTING)
 
 
-def _read(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_read(each) for each in value]
-    if not isinstance(value, dict):
+def _read(value: Any, levels: int) -> Any:
+    if not isinstance(value, list | dict):
         return value
+    if not levels:
+        raise ValueError("a value is nested too deep")
+    levels -= 1
+    if isinstance(value, list):
+        return [_read(each, levels) for each in value]
     given = dict(value)
     name = given.pop(_CLASS, None)
     try:
-        return _made(name, given)
+        return _made(name, given, levels)
     except (KeyError, TypeError) as error:
         raise ValueError(f"a {name} cannot be read: {type(error).__name__}") from None
 
 
-def _made(name: Any, given: dict[str, Any]) -> Any:
+def _made(name: Any, given: dict[str, Any], levels: int) -> Any:
     """Make the value of a class of what is said of it."""
     if name == "tuple":
-        return tuple(_read(each) for each in given["is"])
+        return tuple(_read(each, levels) for each in given["is"])
     if name == "dict":
-        return {key: _read(each) for key, each in given["is"]}
+        return {key: _read(each, levels) for key, each in given["is"]}
     if name in _ENUMS:
         return _ENUMS[name](given["is"])
     if name in _CLASSES:
-        return _CLASSES[name](**{key: _read(each) for key, each in given.items()})
+        return _CLASSES[name](**{key: _read(each, levels) for key, each in given.items()})
     raise ValueError("a value of an unknown class came")
 
 

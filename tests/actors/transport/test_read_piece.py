@@ -6,21 +6,31 @@ Without the read that finds nothing, where that can be known.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import socket
 import ssl
 import struct
 import sys
 import termios
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.waiting import eventually
-from tunnelfleet.actors.net.socket_io import FEW_BYTES, has_hung_up, undelivered_bytes
+from tunnelfleet.actors.net.socket_io import (
+    FEW_BYTES,
+    discard_some,
+    forget_tls_errors,
+    has_hung_up,
+    undelivered_bytes,
+)
 from tunnelfleet.actors.transport.established import (
     RECORD_BYTES,
     RECORDS_JOINED,
+    FrameWriter,
     ReadEnd,
     is_drained,
     read_piece,
@@ -29,7 +39,6 @@ from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -82,6 +91,14 @@ def test_a_reset_behind_the_bytes_is_told(pair: tuple[socket.socket, socket.sock
 
 @pytest.fixture
 def tls_pair(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
+    with with_tls(pair, tmp_path) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def with_tls(
     pair: tuple[socket.socket, socket.socket], tmp_path: Path
 ) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
     files = ensure_certificate(tmp_path, "127.0.0.1")
@@ -233,6 +250,74 @@ def test_a_break_behind_records_comes_with_them(
     assert piece[:3] == (b"x" * FEW_BYTES, 1, ReadEnd.BROKEN)
     assert isinstance(piece.error, ssl.SSLError)
     assert piece.error.__traceback__ is None, "it would hold the frames that it came through"
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Iterator[ssl.SSLSocket]:
+    """One end of another connection, which has nothing to read."""
+    # Not TCP, on which an error may be looked for.
+    ours, theirs = socket.socketpair()
+    with ours, theirs, with_tls((ours, theirs), tmp_path) as (sound, _):
+        sound.setblocking(False)
+        assert read_piece(sound, LIMIT_BYTES).end is ReadEnd.DRAINED
+        yield sound
+
+
+class TestOneThatBroke:
+    """It is no matter of another one of the same thread, which OpenSSL's errors belong to."""
+
+    @staticmethod
+    def break_it(ours: ssl.SSLSocket, theirs: ssl.SSLSocket) -> None:
+        """A reset, which is taken note of: TLS comes to an end, and can tell nobody of it."""
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        socket.socket.close(theirs)
+        eventually(lambda: ours.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0, "the reset")
+        ours.setblocking(False)
+
+    def test_by_a_read(
+        self, tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket], sound: ssl.SSLSocket
+    ) -> None:
+        self.break_it(*tls_pair)
+        assert read_piece(tls_pair[0], LIMIT_BYTES) == (b"", 0, ReadEnd.CLOSED, None)
+        assert read_piece(sound, LIMIT_BYTES) == (b"", 0, ReadEnd.DRAINED, None)
+
+    def test_by_throwing_away(
+        self, tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket], sound: ssl.SSLSocket
+    ) -> None:
+        self.break_it(*tls_pair)
+        assert discard_some(tls_pair[0], LIMIT_BYTES)
+        assert read_piece(sound, LIMIT_BYTES) == (b"", 0, ReadEnd.DRAINED, None)
+
+    def test_by_a_write(
+        self, tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket], sound: ssl.SSLSocket
+    ) -> None:
+        self.break_it(*tls_pair)
+        writer = FrameWriter()
+        writer.add(b"x")
+        with pytest.raises(OSError, match=r"Broken pipe|EOF occurred"):
+            writer.write(tls_pair[0])
+        assert read_piece(sound, LIMIT_BYTES) == (b"", 0, ReadEnd.DRAINED, None)
+
+    def test_whatever_it_leaves_is_forgotten(self, sound: ssl.SSLSocket) -> None:
+        """Not every release of Python leaves something; here it is left by hand."""
+        leave_tls_error(errno.EPIPE)
+        with pytest.raises(OSError, match=r".+"):
+            sound.read(1)
+        leave_tls_error(errno.EPIPE)
+        forget_tls_errors()
+        assert read_piece(sound, LIMIT_BYTES) == (b"", 0, ReadEnd.DRAINED, None)
+
+
+OF_THE_SYSTEM = 2
+"""ERR_LIB_SYS in OpenSSL's err.h."""
+
+
+def leave_tls_error(number: int) -> None:
+    """Leave an error of the system in OpenSSL's list of this thread."""
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    library = ctypes.CDLL(next(word for word in maps.split() if "libcrypto.so" in word))
+    library.ERR_new()
+    library.ERR_set_error(OF_THE_SYSTEM, number, None)
 
 
 def _shake_hands(*ends: ssl.SSLSocket) -> None:

@@ -123,7 +123,8 @@ class TestBodies:
     def test_a_length_that_is_too_large_is_not_read(self, rig: ApiRig) -> None:
         with rig.client.socket() as sock:
             sock.sendall(POST.replace(b"1000", b"300000000"))
-            assert b"413 Request Entity Too Large" in sock.recv(65_536)
+            # The words of RFC 7231, or of RFC 9110: each release of Python has its own.
+            assert sock.recv(65_536).startswith(b"HTTP/1.1 413 ")
 
     def test_a_body_that_is_too_large(self, rig: ApiRig) -> None:
         text = json.dumps(api_entry("b", labels={"site": "x" * requests.MAX_BODY_BYTES}))

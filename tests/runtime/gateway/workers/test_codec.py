@@ -23,7 +23,7 @@ from tunnelfleet.runtime import (
     UnixAddress,
     make_ssl_context,
 )
-from tunnelfleet.runtime.gateway.workers.messages import from_json, to_json
+from tunnelfleet.runtime.gateway.workers.messages import MAX_NESTING, from_json, to_json
 
 SOURCE = TunnelConfig(
     name="press-4",
@@ -111,3 +111,17 @@ def test_nothing_else_is_sent(value: object) -> None:
 def test_nothing_else_is_made(value: object) -> None:
     with pytest.raises(ValueError, match=r".+"):
         from_json(value)
+
+
+def nested(levels: int) -> Any:
+    value: Any = "a"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_value_has_only_so_many_levels() -> None:
+    assert from_json(nested(MAX_NESTING)) == nested(MAX_NESTING)
+    for levels in (MAX_NESTING + 1, 900):
+        with pytest.raises(ValueError, match="nested too deep"):
+            from_json(nested(levels))
