@@ -363,8 +363,9 @@ def test_pages_ask_for_the_token_of_the_file(tmp_path: Path) -> None:
         (rig.folder / "metrics.token").write_text("hush-hush\n")
         with rig.up() as gateway:
             url = gateway.wait_event("metrics")["url"].replace("0.0.0.0", "127.0.0.1")
-            with pytest.raises(urllib.error.HTTPError, match="401"):
+            with pytest.raises(urllib.error.HTTPError, match="401") as refused:
                 urllib.request.urlopen(f"{url}/healthz", timeout=WAIT_SECONDS)
+            refused.value.close()
             request = urllib.request.Request(
                 f"{url}/healthz", headers={"Authorization": "Bearer hush-hush"}
             )

@@ -132,9 +132,13 @@ class Place:
         )
         made = HttpConnection(nobody, handler, lambda _connection: None)
         self._connections.present = made
-        made.connection_made(wire)
-        made.data_received(data)
-        self._loop.run_until_complete(wire.is_ended)
+
+        async def converse() -> None:
+            made.connection_made(wire)
+            made.data_received(data)
+            await wire.is_ended
+
+        self._loop.run_until_complete(converse())
         made.connection_lost(None)
         return b"".join(wire.written)
 

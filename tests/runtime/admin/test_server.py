@@ -332,6 +332,7 @@ def test_tunnels_are_counted_and_not_their_ends(
     assert (missing["tunnel"], missing["state"], missing["reason"]) == ("press", "backoff", "lost")
 
 
+@pytest.mark.filterwarnings("ignore:.*policy:DeprecationWarning")
 def test_it_serves_in_a_host_that_has_another_policy_for_loops() -> None:
     uvloop = pytest.importorskip("uvloop")
     before = asyncio.get_event_loop_policy()

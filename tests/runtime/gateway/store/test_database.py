@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import sqlite3
 import subprocess
@@ -105,9 +106,9 @@ def test_a_link_that_leads_nowhere_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_looked_at(tmp_path: Path) -> None:
     path = tmp_path / ("s" * 300)
-    assert f"cannot use {path}: File name too long; name another place" in refusal(
-        f"sqlite:///{path}"
-    )
+    # Since Python 3.14 it counts as one that is not there, and cannot be made.
+    wanted = rf"cannot (use|write) {path}: File name too long; name another place"
+    assert re.search(wanted, refusal(f"sqlite:///{path}"))
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
