@@ -106,6 +106,9 @@ class _Output(Enum):
 _HELD, _RESTING, _DISCARDING = _Input.HELD, _Input.RESTING, _Input.DISCARDING
 _BROKEN = _Output.BROKEN
 
+CREDIT_BYTES = 8_192
+"""So much credit at most may wait for more, and no more than a quarter of what may be unsent: it is
+read on at half."""
 TURN_READ_BYTES = 262_144
 """Bytes read in one turn before other actors have theirs."""
 DELIVERY_CHECK_SECONDS = 0.02
@@ -167,7 +170,8 @@ class SocketActor(DispatchedActor):
     def on_start(self) -> None:
         """Take over the accepted socket, or start to connect."""
         self.watch(self._stream)
-        self._tunnel.tell(Attach(self._key, self.actor_ref))
+        credit_bytes = min(CREDIT_BYTES, self._limits.send_high_water_bytes // 4)
+        self._tunnel.tell(Attach(self._key, self.actor_ref, max(1, credit_bytes)))
         if self._socket is not None:
             self._socket.setblocking(False)
             self._on_open()

@@ -44,7 +44,9 @@ class Connection:
     """One connection, as TunnelActor sees it."""
 
     __slots__ = (
+        "_credit_bytes",
         "_early",
+        "_owed_bytes",
         "_receiver",
         "backlog_bytes",
         "counters",
@@ -81,6 +83,9 @@ class Connection:
         self.has_own_backlog = has_own_backlog
         """What arrives is not counted here: its stream holds the tunnel back by itself."""
         self._receiver: StreamEnd | None = stream if has_own_backlog else None
+        self._credit_bytes = 1
+        self._owed_bytes = 0
+        """Credit that waits to become `_credit_bytes`."""
         self._early: list[Deliver | RemoteEnded | StopReadingLocal] = []
         """What came before there was anybody to take it."""
         self.backlog_bytes = 0
@@ -99,9 +104,15 @@ class Connection:
         """It was reset for taking no byte."""
         self.reason = ""
 
-    def attach(self, receiver: StreamEnd) -> None:
-        """Its SocketActor is there: it takes what has come so far, and from now on."""
+    def attach(self, receiver: StreamEnd, credit_bytes: int = 1) -> None:
+        """Its SocketActor is there: it takes what has come so far, and from now on.
+
+        Args:
+            receiver: the actor.
+            credit_bytes: less credit than that may wait.
+        """
         self._receiver = receiver
+        self._credit_bytes = credit_bytes
         early, self._early = self._early, []
         for message in early:
             receiver.tell(message)
@@ -124,8 +135,13 @@ class Connection:
 
         Bytes come from a SocketActor that is there, so there is never credit for one that is not.
         """
-        if self._receiver is not None and size_bytes and not self.has_own_backlog:
-            self._receiver.tell(BytesSent(size_bytes))
+        if self._receiver is None or not size_bytes or self.has_own_backlog:
+            return
+        # A message for each keystroke would only say what the next one says as well.
+        self._owed_bytes += size_bytes
+        if self._owed_bytes >= self._credit_bytes:
+            owed_bytes, self._owed_bytes = self._owed_bytes, 0
+            self._receiver.tell(BytesSent(owed_bytes))
 
 
 class ConnectionTable:

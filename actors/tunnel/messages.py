@@ -266,10 +266,18 @@ class SocketsExhausted(NamedTuple):
 
 
 class Attach(NamedTuple):
-    """SocketActor to TunnelActor: it is there, and takes what comes for `key`, and credit."""
+    """SocketActor to TunnelActor: it is there, and takes what comes for `key`, and credit.
+
+    Args:
+        key: its connection.
+        socket_actor: it.
+        credit_bytes: less credit than that may wait until it has become so much. For ever, too: it
+            has to be so little that an application is read on without it.
+    """
 
     key: ConnectionKey
     socket_actor: ActorRef[Any]
+    credit_bytes: int = 1
 
 
 class OpenLocal(NamedTuple):

@@ -376,7 +376,7 @@ class Streams:
         """A SocketActor is there."""
         connection = self.connections.get(message.key)
         if connection is not None:
-            connection.attach(message.socket_actor)
+            connection.attach(message.socket_actor, message.credit_bytes)
 
     def local_ended(self, message: LocalReadEnded | LocalClosed) -> None:
         """A local end has no more bytes, or is closed."""

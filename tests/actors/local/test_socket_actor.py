@@ -21,7 +21,7 @@ from tunnelfleet.actors.addresses import TcpAddress, UnixAddress
 from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.kernel import kill
 from tunnelfleet.actors.local import socket_actor
-from tunnelfleet.actors.local.socket_actor import SocketActor
+from tunnelfleet.actors.local.socket_actor import CREDIT_BYTES, SocketActor
 from tunnelfleet.actors.net.socket_io import undelivered_bytes
 from tunnelfleet.actors.tunnel.messages import (
     Attach,
@@ -205,9 +205,29 @@ def ends_with_reset(sock: socket.socket) -> bool:
 # -- from the application
 
 
-def test_it_says_where_credit_goes(local: Callable[..., Local]) -> None:
-    app = local()
-    assert app.to_tunnel.wait(1) == [Attach(KEY, app.ref)]
+@pytest.mark.parametrize(
+    ("high_water_bytes", "credit_bytes"),
+    [(1, 1), (7, 1), (20_000, 5_000), (262_144, CREDIT_BYTES)],
+)
+def test_it_says_where_credit_goes_and_how_little_may_wait(
+    local: Callable[..., Local], high_water_bytes: int, credit_bytes: int
+) -> None:
+    app = local(Limits(send_high_water_bytes=high_water_bytes))
+    assert app.to_tunnel.wait(1) == [Attach(KEY, app.ref, credit_bytes)]
+
+
+@pytest.mark.parametrize("high_water_bytes", [1, 7, 20_000])
+def test_it_reads_on_without_the_credit_that_may_wait(
+    local: Callable[..., Local], high_water_bytes: int
+) -> None:
+    app = local(Limits(send_high_water_bytes=high_water_bytes, data_payload_bytes=5_000))
+    (attached,) = app.to_tunnel.wait(1)
+    app.app.sendall(b"x" * 60_000)
+    eventually(lambda: len(app.read_bytes) >= high_water_bytes)
+    settle(app.dispatcher)
+    before = len(app.read_bytes)
+    app.tell(BytesSent(before - (attached.credit_bytes - 1)))
+    eventually(lambda: len(app.read_bytes) > before, "it reads on")
 
 
 def test_what_the_application_sends_goes_to_the_stream(local: Callable[..., Local]) -> None:

@@ -252,6 +252,15 @@ def test_credit_goes_to_a_socket_and_not_to_a_user() -> None:
     assert user.told == [Deliver(users.key, b"hello")]
 
 
+def test_little_credit_waits_for_more() -> None:
+    _, (connection,) = table_of()
+    receiver = FakeRef()
+    connection.attach(receiver, 100)
+    for size_bytes in (64, 35, 1, 99, 250, 3):
+        connection.give_credit(size_bytes)
+    assert receiver.told == [BytesSent(100), BytesSent(349)]
+
+
 class Carried:
     """A connection of an open stream, and what its local end was told."""
 
