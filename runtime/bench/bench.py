@@ -76,6 +76,8 @@ class BenchOptions:
         self._check_service(is_ours=not any(tokens) and not self.management)
 
     def _check_service(self, *, is_ours: bool) -> None:
+        if not is_ours and not self.tls:
+            raise ConfigError("--plain is for the embedded service: write -e ws://HOST:PORT")
         if is_ours and (self.endpoint or self.region or self.ca):
             raise ConfigError(
                 "a service was named, and no way in: give --source-token and --destination-token, "
@@ -212,6 +214,7 @@ class Bench:
                 )
                 for mode, (token, address) in targets.items()
             }
+            self._tell(f"connecting to {tunnel.endpoint}")
             for end in ends.values():
                 _await_connected(end)
             yield _listening(ends[Mode.SOURCE])

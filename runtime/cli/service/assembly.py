@@ -7,7 +7,7 @@ they work. Parts that need an extra are imported only when they are asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,8 @@ class Around:
             raise ConfigError("--admin-open, --chaos-api: only with --admin HOST:PORT")
         if self.chaos_token_file is not None and not self.chaos:
             raise ConfigError("--chaos-token-file: only with --chaos-api")
+        if self.mqtt is None:
+            self._refuse_options_of_mqtt()
         if self.management is None:
             self._refuse_options_of_management()
             return
@@ -100,8 +102,15 @@ class Around:
             "--max-tunnels": self.max_tunnels,
             "--mqtt": self.mqtt,
         }
-        if named := [name for name, value in given.items() if value is not None]:
-            raise ConfigError(f"{', '.join(named)}: only with --management HOST:PORT")
+        _refuse_given(given, "--management HOST:PORT")
+
+    def _refuse_options_of_mqtt(self) -> None:
+        given = {
+            "--mqtt-ca": self.mqtt_ca,
+            "--mqtt-cert": self.mqtt_cert,
+            "--mqtt-key": self.mqtt_key,
+        }
+        _refuse_given(given, "--mqtt URL")
 
     @property
     def connects_per_second(self) -> float | None:
@@ -128,6 +137,12 @@ class Around:
         from tunnelfleet.runtime.service.state import StateStore  # noqa: PLC0415
 
         return StateStore(self.state)
+
+
+def _refuse_given(given: Mapping[str, object], needed: str) -> None:
+    """Refuse options that nobody heeds without another one."""
+    if named := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"{', '.join(named)}: only with {needed}")
 
 
 class Surroundings:

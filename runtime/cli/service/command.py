@@ -208,6 +208,8 @@ def service_command(
     """Run a tunneling service: it pairs sources with destinations, as AWS's does."""
     if ca_out is not None and (plain or cert is not None):
         raise ConfigError("--ca-out is for the certificate that the service makes for itself")
+    if plain and (cert is not None or key is not None):
+        raise ConfigError("--cert and --key are for TLS, which --plain turns off")
     host, port = parse_listen("--listen", listen, "127.0.0.1:8443")
     around = Around(
         state=state,

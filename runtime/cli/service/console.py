@@ -259,7 +259,9 @@ def run_command(service: TunnelService, line: str) -> str | TunnelTokens:
 def open_tunnel(service: TunnelService, text: str, origin: Origin = Origin.CALL) -> TunnelTokens:
     """Open the tunnel that ``NAME[=SERVICE,SERVICE]`` describes. Raises ConfigError."""
     name, _, services = text.partition("=")
-    ids = [each.strip() for each in services.split(",") if each.strip()]
+    ids = [each.strip() for each in services.split(",")] if services.strip() else []
+    if not all(ids):
+        raise ConfigError(f"no service between two commas of {text!r}: give NAME=SERVICE,SERVICE")
     return service.open_tunnel(name, ids, origin=origin)
 
 

@@ -24,7 +24,10 @@ def test_people_get_five_lines_and_a_word_of_what_goes_on(
         "beside a transfer",
         "connections",
     ]
-    assert err.startswith("measuring ws://127.0.0.1:")
+    assert [line.rpartition(":")[0] for line in err.splitlines()] == [
+        "connecting to ws://127.0.0.1",
+        "measuring ws://127.0.0.1",
+    ]
 
 
 def test_programs_get_one_object(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +45,7 @@ def test_programs_get_one_object(capsys: pytest.CaptureFixture[str]) -> None:
         (["--source-token", "t"], EXIT_USAGE),
         (["-e", "ws://127.0.0.1:1"], EXIT_USAGE),
         (["-e", "[", "--source-token", "t", "--destination-token", "u"], EXIT_USAGE),
+        (["-e", "a", "--plain", "--source-token", "t", "--destination-token", "u"], EXIT_USAGE),
         (
             ["-r", "eu-west-1", "--management", "http://127.0.0.1:1"],
             EXIT_FAILURE,

@@ -228,6 +228,10 @@ def test_bandwidth_is_taken(processes: list[Process]) -> None:
         (["--name", "relay.example.com:8443"], "without a port"),
         (["--name", "0.0.0.0"], "no address"),
         (["--plain", "--name", "a.example"], "names are for"),
+        (["--plain", "--cert", "a.pem", "--key", "b.pem"], "turns off"),
+        (["--mqtt-ca", "a.pem", "--mqtt-key", "b.pem"], "--mqtt-ca, --mqtt-key: only with --mqtt"),
+        (["--tunnel", "a=,"], "between two commas"),
+        (["--tunnel", "a=SSH,,HTTP"], "between two commas"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(
