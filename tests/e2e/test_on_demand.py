@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,14 +20,15 @@ from tests.support.aws_service import ANY_KEYS, ServiceProcess, aws_client
 from tests.support.gateway import UpProcess, seen_in_time, up
 from tests.support.mosquitto import running_mosquitto
 from tests.support.programs import Sshd, require_program, run_program
+from tests.support.web import web_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.programs("mosquitto", "ssh", "sshd")
 
 PROGRAM = [sys.executable, "-m", "tunnelfleet"]
+EXAMPLE = Path(__file__).parents[2] / "examples/gateway/on-demand-here"
 
 
 class Site:
@@ -196,3 +198,43 @@ def test_a_gateway_killed_with_9_has_its_tunnels_back_and_one_stopped_leaves_non
         assert gateway.wait_end() == 0
         assert len(gateway.events("demand_closed", cause="stop")) == 1
     seen_in_time(lambda: site.tunnels() == [], "it is closed")
+
+
+def test_the_example_for_one_machine(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(running_mosquitto(tmp_path))
+        url = f"mqtt://127.0.0.1:{broker.port}"
+        service = stack.enter_context(
+            ServiceProcess("--plain", "--management", "127.0.0.1:0", "--mqtt", url)
+        )
+        web = stack.enter_context(web_server())
+        here = {
+            "mqtt://127.0.0.1:1883": url,
+            "ws://127.0.0.1:8443": service.endpoint,
+            "http://127.0.0.1:8444": service.url,
+            "127.0.0.1:8000": str(web),
+            "127.0.0.1:9465": "127.0.0.1:0",
+        }
+
+        def run(name: str) -> UpProcess:
+            text = (EXAMPLE / f"{name}.toml").read_text(encoding="utf-8")
+            for written, real in here.items():
+                text = text.replace(written, real)
+            if "metrics" not in text:
+                text += '\n[gateway]\nmetrics = "127.0.0.1:0"\n'
+            path, state = tmp_path / f"{name}.toml", tmp_path / name
+            state.mkdir()
+            path.write_text(text)
+            return stack.enter_context(up(path, state, env=ANY_KEYS))
+
+        run("device").wait_event("broker_subscribed")
+        run("operators").wait_event("up")
+        done = subprocess.run(
+            [*PROGRAM, "connect", "press-4"],
+            input=b"GET /state HTTP/1.0\r\nHost: here\r\n\r\n",
+            capture_output=True,
+            timeout=60,
+            env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path / "operators")},
+            check=True,
+        )
+    assert done.stdout.endswith(b"you asked for here/state")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tests.support.fleet import Files
     from tunnelfleet.runtime.gateway import Placement
     from tunnelfleet.runtime.gateway.config import FleetConfig
+    from tunnelfleet.runtime.gateway.config.devices import NotifySection
     from tunnelfleet.runtime.gateway.store import Store
 
 QUICK = DemandLimits(
@@ -114,6 +115,7 @@ class DemandFleet(DoorFleet):
         self.store = store
         self._placement = placement
         self.has_table = True
+        self.notify: tuple[NotifySection, ...] = ()
         self.devices = Devices(self)
         self.calls: Counter[str] = Counter()
         self.opened: list[str] = []
@@ -269,7 +271,9 @@ class DemandFiles:
 
     def __call__(self) -> FleetConfig:
         return replace(
-            self._files(), on_demand=self._fleet.settings if self._fleet.has_table else None
+            self._files(),
+            on_demand=self._fleet.settings if self._fleet.has_table else None,
+            notify=self._fleet.notify,
         )
 
 

@@ -31,6 +31,8 @@ def web_server() -> Iterator[TcpAddress]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield TcpAddress("127.0.0.1", server.server_port)
-        server.shutdown()
-        thread.join()
+        try:
+            yield TcpAddress("127.0.0.1", server.server_port)
+        finally:
+            server.shutdown()
+            thread.join()

@@ -258,6 +258,10 @@ class DemandActor(DispatchedActor):
             return Refused(Denial.UNAVAILABLE, "the gateway is stopping")
         if settings is None or settings.thing_of(name) is None:
             return Refused(Denial.NAME, f"there is no tunnel {printable(name)!r} in this fleet")
+        if any(name in section.things for section in self._state.config.notify):
+            # The tunnel's other end would come here as well, and has the name.
+            text = f"{name} is a device of this gateway, by [[notify]]: ask another gateway for it"
+            return Refused(Denial.NAME, text)
         if not self._state.is_ours(name):
             if self._state.config.gateway.placement == POSTGRES:
                 return Elsewhere()

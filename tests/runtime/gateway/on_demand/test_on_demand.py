@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.demand import DemandFleet, HeldCall
 from tests.support.doors import door_answer, http_request
+from tests.support.notifications import SECTION
 from tests.support.rig import echo
 from tests.support.waiting import WAIT_SECONDS, eventually
 from tunnelfleet.runtime.gateway import Assigned, StaticPlacement
@@ -81,6 +82,16 @@ def test_who_may_not_reach_it_makes_it_cost_nothing(fleet: DemandFleet) -> None:
         assert fleet.ask(target)[0] == status
     assert fleet.calls == {}
     assert len(fleet.demand.plan) == 0
+
+
+def test_a_device_of_this_gateway_is_asked_for_elsewhere(fleet: DemandFleet) -> None:
+    fleet.notify = (replace(SECTION, things=("press-4",)),)
+    fleet.open_gateway()
+    status, text = fleet.ask("press-4:SSH")
+    assert status == 404
+    assert "press-4 is a device of this gateway" in text
+    assert fleet.calls["OpenTunnel"] == 0
+    assert fleet.ask("press-5:SSH") == (200, "")
 
 
 @pytest.mark.parametrize(
