@@ -287,6 +287,11 @@ class Counters:
         FLOW,
         known=("accept", "listen", "local_connect"),
     )
+    failed_listens: int = counter(
+        "Tries to listen for a service that failed, and listeners that broke. Each is tried again, "
+        "later each time; until then nobody reaches the service.",
+        FLOW,
+    )
     failed_sends: int = counter("Messages that could not be sent: their stream was over.", FLOW)
     stalled_connections: int = counter(
         "Connections reset because the local application took no byte while others waited.", FLOW
@@ -382,6 +387,10 @@ class Counters:
     def count_dropped(self, kind: str) -> None:
         """A message that came was not acted on."""
         self.add_by("dropped_messages", kind)
+
+    def count_failed_listen(self) -> None:
+        """A service cannot be listened for."""
+        self.add("failed_listens")
 
     def count_failed_send(self) -> None:
         """A message could not be sent."""

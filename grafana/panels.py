@@ -279,9 +279,9 @@ _WRONG = Row(
             (Target(_rate("connections_ended_total", "reason"), "{{reason}}"),),
         ),
         Panel(
-            "Failed sends and stalls",
-            "Messages whose stream was over, and connections reset because their application took "
-            "nothing while others waited.",
+            "Failed sends, stalls and listeners",
+            "Messages whose stream was over, connections reset because their application took "
+            "nothing while others waited, and tries to listen that failed.",
             "cps",
             (
                 Target(
@@ -291,6 +291,10 @@ _WRONG = Row(
                 Target(
                     _total_rate("stalled_connections_total"),
                     "stalled",
+                ),
+                Target(
+                    _total_rate("failed_listens_total"),
+                    "not listening",
                 ),
             ),
         ),

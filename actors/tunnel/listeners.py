@@ -123,6 +123,8 @@ class Listeners:
             del self._listeners[service_id]
             common.stats.listening.pop(service_id, None)
         reason = str(message.reason.exception or "") if message.reason.is_failure else ""
+        if message.reason.is_failure:
+            common.stats.count_failed_listen()
         if reason:
             common.stats.last_event = reason
         common.publish(events.ListenerClosed(common.config.name, service_id, reason))

@@ -70,6 +70,7 @@ STEPS: dict[str, Callable[[Counters], object]] = {
     "queue wait": lambda c: c.observe_queue_wait(2.0),
     "throttled": lambda c: c.count_throttled(0.125),
     "dropped": lambda c: c.count_dropped("stale_stream"),
+    "failed listen": lambda c: c.count_failed_listen(),
     "failed send": lambda c: c.count_failed_send(),
     "stalled": lambda c: c.count_stalled(),
 }

@@ -190,6 +190,7 @@ def _signature(stats: TunnelStats) -> tuple[Any, ...]:
         stats.last_event,
         stats.connect_attempts,
         stats.session_resets,
+        stats.failed_listens,
         stats.failed_sends,
         stats.stalled_connections,
         stats.throttled_seconds,

@@ -11,6 +11,7 @@ from tunnelfleet.actors import events
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.config import ApiService, Limits, NoListener
 from tunnelfleet.actors.kernel import ExitReason, StartChild, StopChild
+from tunnelfleet.actors.kernel.watch import NORMAL
 from tunnelfleet.actors.tunnel.listeners import Listeners, is_listener
 from tunnelfleet.actors.tunnel.messages import ChildEnded, ListenerBound, SetAccepting
 from tunnelfleet.proto import Mode, TunnelError
@@ -107,6 +108,9 @@ def test_the_end_of_a_listener_is_told_and_its_successor_stays() -> None:
     assert setting.stats.listening == {}
     closed = [m for m in setting.relay.told if isinstance(m, events.ListenerClosed)]
     assert [each.reason for each in closed] == ["cannot listen", "cannot listen"]
+    assert setting.stats.failed_listens == 2
+    setting.listeners.ended(ChildEnded("listener SSH", new, NORMAL))  # type: ignore[arg-type]
+    assert setting.stats.failed_listens == 2
 
 
 def test_all_are_closed_with_the_tunnel() -> None:
