@@ -78,17 +78,25 @@ class Session:
             from the first STREAM_START of each connection, or the only version to accept.
         marks: whether to tell the kinds of end apart with peers that do so too (docs/protocol.md
             section 3a).
+        first_stream_id: of a source, for each service. The peer may still be sending what is meant
+            for the streams of another source, one that was here before: with an id that such a
+            stream had, a stream would be given bytes of that one.
     """
 
     def __init__(
-        self, mode: Mode, version: ProtocolVersion | None = None, *, marks: bool = True
+        self,
+        mode: Mode,
+        version: ProtocolVersion | None = None,
+        *,
+        marks: bool = True,
+        first_stream_id: int = 1,
     ) -> None:
         self._mode = mode
         self._marks = marks
         if version is None and mode is Mode.SOURCE:
             version = ProtocolVersion.V3
         self._configured_version = version
-        self._stream_ids = StreamIds()
+        self._stream_ids = StreamIds(first_stream_id)
         self._streams: dict[str, Stream] = {}
         self._begin()
 

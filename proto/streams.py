@@ -154,15 +154,19 @@ class StreamIds:
 
     It outlives connections: an id that came back could make a late message of a lost stream look
     current.
+
+    Args:
+        first: the first id of each service.
     """
 
-    __slots__ = ("_last",)
+    __slots__ = ("_before", "_last")
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
+        self._before = first - 1
         self._last: dict[str, int] = {}
 
     def take(self, service_id: str) -> int:
-        """Return a new stream id for `service_id`: 1, 2, 3 and so on."""
-        stream_id = following(self._last.get(service_id, 0), MAX_STREAM_ID)
+        """Return a new stream id for `service_id`: the first, the next one, and so on."""
+        stream_id = following(self._last.get(service_id, self._before), MAX_STREAM_ID)
         self._last[service_id] = stream_id
         return stream_id

@@ -150,3 +150,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("time of each group")
         for group in sorted(seconds, key=lambda each: -seconds[each]):
             terminalreporter.write_line(f"{seconds[group]:7.1f} s {counts[group]:6d}  {group}")
+
+
+@pytest.fixture
+def streams_from_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source begins with stream 1: what a test lets a peer say is written with its number."""
+    from tunnelfleet.actors.tunnel import context
+
+    monkeypatch.setattr(context, "first_stream_id", lambda: 1)

@@ -8,10 +8,11 @@ given this and never the actor, so that each can be made, and tested, alone.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from tunnelfleet.actors import events
 from tunnelfleet.actors.events import TunnelEvent
@@ -336,6 +337,19 @@ class Ending:
         return self._asker
 
 
+FIRST_STREAM_IDS: Final = 2**28
+"""A source begins with one of so many stream ids; they take four bytes on the wire, as many do."""
+
+
+def first_stream_id() -> int:
+    """Return where a source begins to count its streams: anywhere, as nobody knows what was before.
+
+    The source before it, in another process or at another gateway, may have had streams whose bytes
+    are still under way when this one is connected (docs/protocol.md section 3).
+    """
+    return int.from_bytes(os.urandom(4), "big") % FIRST_STREAM_IDS + 1
+
+
 class Common:
     """The session and the settings of one life of a TunnelActor.
 
@@ -370,7 +384,9 @@ class Common:
         self.config = config
         self.limits = config.limits
         self.stats = context.stats
-        self.session = Session(config.mode, version, marks=config.marks)
+        self.session = Session(
+            config.mode, version, marks=config.marks, first_stream_id=first_stream_id()
+        )
         self.tunnel = tunnel
         self.transport: ActorRef[Any] | None = None
         self.serials = itertools.count(1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.content import MIB
 from tests.support.faulty_server import (
     BINARY,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
     from tests.support.faulty_server import FaultyPeer
     from tests.support.rig import Rig
+
+pytestmark = pytest.mark.usefixtures("streams_from_1")
 
 T = MessageType
 STALE_DATA = Message(T.DATA, 9, payload=b"x" * 99, service_id="SSH", connection_id=1)

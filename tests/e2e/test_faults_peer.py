@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from tests.support.rig import Pair
     from tunnelfleet.runtime import Tunnel
 
+pytestmark = pytest.mark.usefixtures("streams_from_1")
+
 T = MessageType
 V1, V2, V3 = ProtocolVersion.V1, ProtocolVersion.V2, ProtocolVersion.V3
 PLACE: dict[str, Any] = {"service_id": "SSH", "connection_id": 1}

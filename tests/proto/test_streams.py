@@ -67,6 +67,13 @@ def test_stream_ids_are_counted_for_each_service() -> None:
     assert [ids.take("SSH"), ids.take("SSH"), ids.take("HTTP"), ids.take("SSH")] == [1, 2, 1, 3]
 
 
+def test_stream_ids_begin_where_they_are_told_to() -> None:
+    ids = StreamIds(70)
+    assert [ids.take("SSH"), ids.take("SSH"), ids.take("HTTP")] == [70, 71, 70]
+    last = StreamIds(MAX_STREAM_ID)
+    assert [last.take("SSH"), last.take("SSH")] == [MAX_STREAM_ID, 1]
+
+
 def test_stream_ids_are_never_0_or_out_of_range() -> None:
     ids = StreamIds()
     ids._last["SSH"] = MAX_STREAM_ID - 1
