@@ -33,6 +33,8 @@ SYNTAX: dict[str, Row] = {
     "no equals sign": (gateway("name"), 2, "toml", "write KEY = VALUE"),
     "colon": (gateway('name: "gw"'), 2, "toml", "write KEY = VALUE"),
     "two on a line": (gateway('name = "a" state = "b"'), 2, "toml", "one KEY = VALUE on a line"),
+    "a mode": (gateway("admin_mode = 0660"), 2, "toml", 'in quotes: "0660"'),
+    "a mode, with a remark": (gateway("admin_mode = 007 # all"), 2, "toml", 'in quotes: "0660"'),
     "set twice": (gateway('name = "a"\nname = "b"'), 3, "toml", "set twice"),
     "table twice": ('[gateway]\nname = "a"\n[gateway]\n', 3, "toml", "declared twice"),
     "open list": ('[[door_rule]]\nusers = ["a"\n', 2, "toml", "end it with a ]"),

@@ -19,6 +19,8 @@ MAX_SHOWN_LENGTH = 60
 """The longest value that a message repeats; access tokens are longer."""
 MAX_TEXT_CHARACTERS = 2_000
 """The longest text of a mistake."""
+_OCTAL = re.compile(r"=\s*0[0-7]+\s*(#|$)")
+"""A value that is written as modes of files are; TOML has no such numbers."""
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -125,5 +127,8 @@ def syntax_problem(file: str, text: str, error: str) -> Problem:
     line = int(found.group(1)) if found and found.group(1) else last_line
     if text.startswith("\ufeff"):
         return Problem(file, 1, "toml", "the file begins with a byte order mark; save it without")
+    if found and found.group(1) and _OCTAL.search(text.split("\n")[line - 1]):
+        octal = 'a number does not begin with 0; a mode is a text, in quotes: "0660"'
+        return Problem(file, line, "toml", octal)
     hint = next((hint for start, hint in _SYNTAX if message.startswith(start)), None)
     return Problem(file, line, "toml", hint or f"this is no TOML: {message}")
