@@ -27,6 +27,7 @@ from tunnelfleet.runtime import (
     TunnelRuntime,
     TunnelState,
 )
+from tunnelfleet.runtime.engine import EnginePhase
 
 if TYPE_CHECKING:
     from pykka import ActorRef
@@ -116,7 +117,10 @@ class Core:
             )
             stack.callback(self.host.stop, timeout=WAIT_SECONDS)
             stack.callback(self._close_tunnels)
-            eventually(lambda: bool(self.runtime.dispatchers), "a runtime that runs")
+            # Its dispatchers are there a moment before it takes tunnels.
+            eventually(
+                lambda: self.runtime._engine.phase is EnginePhase.RUNNING, "a runtime that runs"
+            )
             self.failures()
             self._stack = stack.pop_all()
         return self
