@@ -261,7 +261,7 @@ def open_tunnel(service: TunnelService, text: str, origin: Origin = Origin.CALL)
     name, _, services = text.partition("=")
     ids = [each.strip() for each in services.split(",")] if services.strip() else []
     if not all(ids):
-        raise ConfigError(f"no service between two commas of {text!r}: give NAME=SERVICE,SERVICE")
+        raise ConfigError(f"{text!r} has a service without a name: give NAME=SERVICE,SERVICE")
     return service.open_tunnel(name, ids, origin=origin)
 
 

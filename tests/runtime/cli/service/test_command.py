@@ -230,8 +230,9 @@ def test_bandwidth_is_taken(processes: list[Process]) -> None:
         (["--plain", "--name", "a.example"], "names are for"),
         (["--plain", "--cert", "a.pem", "--key", "b.pem"], "turns off"),
         (["--mqtt-ca", "a.pem", "--mqtt-key", "b.pem"], "--mqtt-ca, --mqtt-key: only with --mqtt"),
-        (["--tunnel", "a=,"], "between two commas"),
-        (["--tunnel", "a=SSH,,HTTP"], "between two commas"),
+        (["--tunnel", "a=,"], "'a=,' has a service without a name"),
+        (["--tunnel", "a=SSH,,HTTP"], "a service without a name"),
+        (["--tunnel", "a=SSH,"], "a service without a name"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(
