@@ -9,6 +9,7 @@ from __future__ import annotations
 from .endpoint import MODE_PARAMETER, TUNNEL_PATH, Endpoint
 from .errors import (
     AbnormalEnd,
+    CannotListen,
     ConfigError,
     ConnectionIdUnknown,
     ConnectionIdUnusable,
@@ -140,6 +141,7 @@ __all__ = [
     "AbnormalEnd",
     "Agreement",
     "Answer",
+    "CannotListen",
     "ConfigError",
     "ConnectionIdUnknown",
     "ConnectionIdUnusable",

@@ -2,6 +2,7 @@
 
     TunnelError
      |- ConfigError                 what the user gave cannot work
+     |   `- CannotListen            an address that this machine does not give at the moment
      |- LocalProtocolError          this side asked for what the protocol forbids; nothing was sent
      |   |- NotConnected
      |   |- PayloadTooLarge
@@ -27,6 +28,7 @@ Data is in fields, text in `__str__`. No error carries a token or a payload.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from .text import MAX_ID_CHARACTERS, MAX_REASON_CHARACTERS, counted, printable
@@ -41,6 +43,25 @@ class TunnelError(Exception):
 
 class ConfigError(TunnelError):
     """A setting cannot work. The text says which one, and what would."""
+
+
+class CannotListen(ConfigError):
+    """An address cannot be listened on: it is taken, or is not this machine's, or not yet.
+
+    The same settings may work in a moment, so a command that fails by it ends as failed (1) and not
+    as asked for wrongly (2), and a service manager starts it again.
+
+    Args:
+        what: who wanted to listen; empty where the address says it.
+        address: which.
+        error: what the system said.
+    """
+
+    def __init__(self, what: str, address: object, error: OSError) -> None:
+        is_elsewhere = error.errno == errno.EADDRNOTAVAIL
+        advice = "give an address of this machine" if is_elsewhere else "choose another address"
+        who = f"{what} cannot" if what else "cannot"
+        super().__init__(f"{who} listen on {address}: {error.strerror or error}; {advice}")
 
 
 class RemoteProtocolError(TunnelError):

@@ -84,7 +84,8 @@ class ConnectAttempt:
         self._connector = connector
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
-        self._peer = peer = http_proxy or endpoint
+        peer = http_proxy or endpoint
+        self._peer = str(endpoint) if http_proxy is None else f"the proxy {http_proxy}"
         self._request: ConnectRequest | None = None
         self._job: ConnectJob | None = None
         self._prepared_at = 0.0

@@ -21,7 +21,7 @@ from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
 
 from tunnelfleet.actors.addresses import TcpAddress
 from tunnelfleet.actors.kernel.log import get_logger
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import CannotListen
 
 from .listener import HttpConnection, HttpHandler, Listener, listen_tcp
 from .options import HttpLimits
@@ -239,6 +239,7 @@ class HttpServer:
             with 500 and logged.
         too_large: answers a request whose body is too large or too slow.
         name: of the thread.
+        what: it is, for the text of an error.
         tls: returns the context that handshakes use at the time; None serves plain HTTP.
     """
 
@@ -250,6 +251,7 @@ class HttpServer:
         *,
         too_large: Callable[[], web.Response],
         name: str,
+        what: str,
         tls: Callable[[], ssl.SSLContext | None] | None = None,
     ) -> None:
         self._host = host
@@ -257,8 +259,9 @@ class HttpServer:
         self._handle = handle
         self._too_large = too_large
         self._tls = tls
+        self._what = what
         limits = HttpLimits(max_connections=MAX_CONNECTIONS)
-        self._http = HttpThread(name, name, self._make_runner, limits, self._context())
+        self._http = HttpThread(name, what, self._make_runner, limits, self._context())
 
     @property
     def port(self) -> int:
@@ -275,14 +278,12 @@ class HttpServer:
         """Listen.
 
         Raises:
-            ConfigError: the address cannot be listened on.
+            CannotListen: the address cannot be listened on.
         """
         try:
             sockets = listen_tcp(self._host, self._port)
         except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {self.url}: {error.strerror or error}; choose another address"
-            ) from error
+            raise CannotListen(self._what, self.url, error) from error
         self._port = int(sockets[0].getsockname()[1])
         self._http.start(sockets)
         return self

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from tunnelfleet.actors.events import TunnelState
 from tunnelfleet.actors.kernel import Dispatcher
 from tunnelfleet.actors.net.daemon_threads import DaemonExecutor
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import CannotListen
 from tunnelfleet.runtime.metrics.families import Breather, expose
 from tunnelfleet.runtime.tls import load_own_certificate
 
@@ -253,7 +253,8 @@ class AdminServer:
         """Listen.
 
         Raises:
-            ConfigError: the address or the certificate cannot be used.
+            ConfigError: the address or the certificate cannot be used; ``CannotListen`` for the
+                address.
             RuntimeError: it was started before.
         """
         if self._http is not None:
@@ -268,10 +269,7 @@ class AdminServer:
         try:
             sockets = listen_tcp(self._options.host, self._options.port)
         except OSError as error:
-            raise ConfigError(
-                f"the administration server cannot listen on {self.url}: "
-                f"{error.strerror or error}; choose another address"
-            ) from error
+            raise CannotListen("the administration server", self.url, error) from error
         self._port = int(sockets[0].getsockname()[1])
         self._http.start(sockets)
         return self

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tunnelfleet.proto import TunnelError
+from tunnelfleet.actors.addresses import is_loopback
+from tunnelfleet.proto import ConfigError, TunnelError
 from tunnelfleet.runtime.admin import AdminOptions, parse_admin_address
 from tunnelfleet.runtime.bench import Bench, BenchOptions
 from tunnelfleet.runtime.demo import Demo, DemoOptions, make_view
@@ -105,6 +106,11 @@ def quickstart_command(
     All of it is on this machine and in a folder that goes away at the end. Nothing leaves loopback.
     """
     address = parse_admin_address(metrics)
+    if not is_loopback(address.host):
+        raise ConfigError(
+            f"--metrics {metrics}: a quickstart is for this machine alone, without a token; "
+            f"write 127.0.0.1:{address.port}"
+        )
     options = QuickstartOptions(metrics=str(address), ssh=ssh)
     stopping = threading.Event()
     with (

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from tunnelfleet.proto import ConfigError, TunnelError, printable
+from tunnelfleet.proto import CannotListen, ConfigError, TunnelError, printable
 from tunnelfleet.version import PROGRAM
 
 from .output import write_line
@@ -121,7 +121,8 @@ def run_guarded(call: Callable[[], object]) -> int:
 
 def status_of(error: Exception) -> int:
     """Return the exit status that tells a user's mistake from a failure."""
-    return EXIT_USAGE if isinstance(error, ConfigError | _OfTyper.now().mistake) else EXIT_FAILURE
+    is_mistake = isinstance(error, ConfigError | _OfTyper.now().mistake)
+    return EXIT_USAGE if is_mistake and not isinstance(error, CannotListen) else EXIT_FAILURE
 
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 from tunnelfleet.actors.addresses import Address, TcpAddress, UnixAddress
 from tunnelfleet.actors.kernel import DispatchedActor
 from tunnelfleet.actors.net.socket_io import ExhaustionLog, close_socket, is_exhausted
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import CannotListen, ConfigError
 
 BACKLOG = 128
 PRIVATE = 0o700
@@ -240,10 +240,7 @@ class DoorListener:
         except OSError as error:
             for sock in sockets:
                 close_socket(sock)
-            raise ConfigError(
-                f"{what} cannot listen on {address}: {error.strerror or error}; "
-                "choose another address"
-            ) from None
+            raise CannotListen(what, address, error) from None
         return cls(TcpAddress(address.host, port), sockets)
 
     def close(self) -> None:

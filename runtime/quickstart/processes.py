@@ -27,6 +27,7 @@ from typing import Any, Final, Self
 
 from tunnelfleet.proto import TunnelError
 from tunnelfleet.runtime import TunnelState
+from tunnelfleet.version import PROGRAM
 
 _LAUNCHER: Final = """
 import ctypes, os, signal, sys
@@ -113,6 +114,11 @@ def find_sshd() -> tuple[str, str] | None:
     return None if sshd is None or keygen is None else (sshd, keygen)
 
 
+def quoted(path: Path) -> str:
+    """Return a path as sshd_config(5) and ssh_config(5) take one with blanks."""
+    return f'"{path}"'
+
+
 class Sshd:
     """A private OpenSSH server for the user who runs this. Use it as a context manager.
 
@@ -139,9 +145,9 @@ class Sshd:
     def client_options(self) -> list[tuple[str, str]]:
         """Options of ssh that make it use the key, and know the server."""
         return [
-            ("IdentityFile", str(self._folder / "user_key")),
+            ("IdentityFile", quoted(self._folder / "user_key")),
             ("IdentitiesOnly", "yes"),
-            ("UserKnownHostsFile", str(self._folder / "known_hosts")),
+            ("UserKnownHostsFile", quoted(self._folder / "known_hosts")),
             ("GlobalKnownHostsFile", "/dev/null"),
             ("HostKeyAlias", "tunnelfleet-quickstart"),
             ("StrictHostKeyChecking", "yes"),
@@ -172,8 +178,8 @@ class Sshd:
         config = self._folder / "sshd_config"
         config.write_text(
             f"ListenAddress 127.0.0.1:{self._port}\n"
-            f"HostKey {self._folder / 'host_key'}\n"
-            f"AuthorizedKeysFile {self._folder / 'user_key.pub'}\n"
+            f"HostKey {quoted(self._folder / 'host_key')}\n"
+            f"AuthorizedKeysFile {quoted(self._folder / 'user_key.pub')}\n"
             f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n"
             "Subsystem sftp internal-sftp\n"
@@ -227,6 +233,10 @@ def _free_port() -> int:
 
 
 MAX_ERROR_LINES: Final = 5
+QUIET_LEVELS: Final = frozenset({"debug", "info"})
+"""Of its log: what it says so is no reason for its end."""
+ERROR: Final = f"{PROGRAM}: "
+"""How the line begins by which a command says why it has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,8 +332,13 @@ class GatewayProcess:
             self._changed.wait_for(lambda: self._has_ended or is_ready(), seconds)
             if is_ready() and not self._has_ended:
                 return dict(self._listening)
-            said = "; ".join(self._said[-MAX_ERROR_LINES:])
+            said = "; ".join(self._reasons())
         raise TunnelError(f"the gateway does not come up: {said or 'it says nothing'}")
+
+    def _reasons(self) -> list[str]:
+        """Why it has ended, if it has said so, else what it last warned of."""
+        last = [text.removeprefix(ERROR) for text in self._said if text.startswith(ERROR)]
+        return last or self._said
 
     def command(self, *arguments: str, by_path: bool = False) -> str:
         """Return a command of this very program that asks this gateway, for a shell.
@@ -369,6 +384,7 @@ class GatewayProcess:
                     self._listening[key] = found["address"]
                 case "tunnel_state_changed" if found["state"] == TunnelState.CONNECTED:
                     self._connected.add(found["tunnel"])
-                case _:
-                    self._said = [*self._said[-MAX_ERROR_LINES:], str(found.get("message", ""))]
+                case _ if found.get("level") not in QUIET_LEVELS:
+                    said = [*self._said, str(found.get("message", ""))]
+                    self._said = said[-MAX_ERROR_LINES:]
             self._changed.notify_all()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 import ssl
 import threading
@@ -33,7 +32,7 @@ from tunnelfleet.actors.kernel.loop_io import new_event_loop
 from tunnelfleet.actors.kernel.moments import CLOCK
 from tunnelfleet.actors.net.socket_io import close_socket
 from tunnelfleet.actors.token_bucket import Throttle, kernel_buffer_bytes
-from tunnelfleet.proto import ConfigError, Mode
+from tunnelfleet.proto import CannotListen, ConfigError, Mode
 
 from .client import Client, ServiceListener
 from .controls import ServiceControls
@@ -537,12 +536,7 @@ class TunnelService(ServiceControls):
                 self._host, self._port, self._receive, buffer_bytes=size, has_room=self._has_room
             )
         except OSError as error:
-            why = error.strerror or str(error)
-            is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-            advice = "choose another port" if is_taken else "give an address of this machine"
-            raise ConfigError(
-                f"cannot listen on {self._authority(self._host)}: {why}; {advice}"
-            ) from error
+            raise CannotListen("the service", self._authority(self._host), error) from error
 
     def _has_room(self) -> bool:
         assert self._loop is not None

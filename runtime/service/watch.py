@@ -231,6 +231,7 @@ class ServiceWatch:
             self._on_request,
             too_large=lambda: _text(413, "the request is too large or too slow"),
             name="tunnelfleet-watch",
+            what="the administration server",
             # A scraper on this machine needs no certificate; off it nobody reads along.
             tls=service.server_context if is_open and service.has_tls else None,
         )

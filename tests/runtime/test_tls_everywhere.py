@@ -188,7 +188,9 @@ def of_the_apis(files: CertificateFiles) -> ssl.SSLContext | None:
     """Of the management API, and of what watches the service."""
     present = server_context(files.own())
     nobody: Any = None
-    return HttpServer(NAME, 0, nobody, too_large=nobody, name="x", tls=lambda: present)._context()
+    return HttpServer(
+        NAME, 0, nobody, too_large=nobody, name="x", what="x", tls=lambda: present
+    )._context()
 
 
 SERVERS: dict[str, Callable[[CertificateFiles], ssl.SSLContext | None]] = {

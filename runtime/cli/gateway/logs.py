@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, NoReturn
 
@@ -38,7 +39,12 @@ def logs_command(
     recent: Annotated[
         int,
         typer.Option(
-            "-n", "--recent", metavar="N", min=0, max=MAX_RECENT_EVENTS, help="Begin so far back."
+            "-n",
+            "--recent",
+            metavar="N",
+            min=0,
+            max=MAX_RECENT_EVENTS,
+            help="Begin with the last N of those that are asked for.",
         ),
     ] = RECENT_EVENTS,
     level: Annotated[
@@ -57,9 +63,9 @@ def logs_command(
         raise ConfigError(f"--level {level}: write one of {', '.join(LEVELS)}")
     view = _LogView(tunnels or (), LEVELS.index(level), as_json=as_json)
     with gateway_at(gateway, gateway_token_file) as client:
+        if recent and not view.show_past(client, recent) and not follow:
+            note("nothing of the last events of this gateway is what was asked for")
         if not follow:
-            for event in client.events(recent=recent, only_past=True):
-                view.show(event)
             return EXIT_OK
         try:
             _follow(client, view, recent)
@@ -111,6 +117,24 @@ class _LogView:
         self._level = level
         self._as_json = as_json
 
+    def show_past(self, client: GatewayClient, recent: int) -> bool:
+        """Write what has happened: at most so many events, the last ones of those asked for.
+
+        Returns:
+            Whether there was any.
+        """
+        is_choosy = self._names or self._level > 0
+        asked = MAX_RECENT_EVENTS if is_choosy else recent
+        wanted: deque[GatewayEvent] = deque(maxlen=recent)
+        for event in client.events(recent=asked, only_past=True):
+            self.last = event.id or self.last
+            if self._is_wanted(event.data):
+                wanted.append(event)
+        self.has_answered = True
+        for event in wanted:
+            self._write(event)
+        return bool(wanted)
+
     def show_all(self, client: GatewayClient, recent: int) -> None:
         """Write events until there are no more, or some were lost.
 
@@ -129,8 +153,10 @@ class _LogView:
 
     def show(self, event: GatewayEvent) -> None:
         """Write it, if it is asked for."""
-        if not self._is_wanted(event.data):
-            return
+        if self._is_wanted(event.data):
+            self._write(event)
+
+    def _write(self, event: GatewayEvent) -> None:
         if self._as_json:
             write_json(event.data)
         else:

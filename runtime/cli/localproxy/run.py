@@ -59,6 +59,10 @@ _ADVICE: Final = tuple(
             "a service without TLS is written -e ws://HOST:PORT",
         ),
         (
+            "cannot reach the proxy",
+            "check HTTPS_PROXY and that the proxy runs, or take the variable away",
+        ),
+        (
             "name or service not known|name resolution|nodename|no address associated",
             "check the region (-r) or the endpoint (-e), and this machine's DNS",
         ),

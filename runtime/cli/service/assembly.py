@@ -37,6 +37,7 @@ def parse_listen(option: str, text: str, example: str) -> tuple[str, int]:
     return address.host, address.port
 
 
+DEFAULT_REGION: Final = "us-east-1"
 _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 
 
@@ -48,7 +49,7 @@ class Around:
         state: folder of the state; None keeps none.
         management: where the management API listens; None: nowhere.
         credentials: file of who may call it; None lets anybody, on loopback.
-        region: what stands in ARNs and notifications.
+        region: what stands in ARNs and notifications; None: us-east-1.
         aws_limits: whether AWS's limits hold.
         max_tunnels: open at once by the management API.
         mqtt: URL of the broker that takes notifications; None notifies nobody.
@@ -67,7 +68,7 @@ class Around:
     state: Path | None = None
     management: tuple[str, int] | None = None
     credentials: Path | None = None
-    region: str = "us-east-1"
+    region: str | None = None
     aws_limits: bool = False
     max_tunnels: int | None = None
     mqtt: str | None = None
@@ -89,7 +90,7 @@ class Around:
         if self.management is None:
             self._refuse_options_of_management()
             return
-        if not _REGION.fullmatch(self.region):
+        if self.region is not None and not _REGION.fullmatch(self.region):
             raise ConfigError(f"--region takes a name such as eu-west-1, not {self.region!r}")
         from tunnelfleet.runtime.service.management.model import check_installed  # noqa: PLC0415
 
@@ -98,6 +99,7 @@ class Around:
     def _refuse_options_of_management(self) -> None:
         given = {
             "--credentials": self.credentials,
+            "--region": self.region,
             "--aws-limits": self.aws_limits or None,
             "--max-tunnels": self.max_tunnels,
             "--mqtt": self.mqtt,
@@ -228,13 +230,13 @@ class Surroundings:
                 certificate=options.mqtt_cert,
                 private_key=options.mqtt_key,
             )
-            self._notifier = MqttNotifier(broker, options.region)
+            self._notifier = MqttNotifier(broker, options.region or DEFAULT_REGION)
         self.management = ManagementServer(
             service,
             host=host,
             port=port,
             credentials=credentials,
-            region=options.region,
+            region=options.region or DEFAULT_REGION,
             limits=aws_limits(**most) if options.aws_limits else ManagementLimits(**most),
             keeper=store,
             notifier=self._notifier,

@@ -39,7 +39,7 @@ from tunnelfleet.runtime.service import (
     write_file,
 )
 
-from .assembly import Around, Surroundings, parse_listen
+from .assembly import DEFAULT_REGION, Around, Surroundings, parse_listen
 from .console import Console, ControlReader, open_tunnel, run_command
 
 
@@ -165,8 +165,12 @@ def service_command(
         ),
     ] = None,
     region: Annotated[
-        str, typer.Option(metavar="NAME", help="What stands in ARNs and notifications.")
-    ] = "us-east-1",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"What stands in ARNs and notifications; {DEFAULT_REGION} without it.",
+        ),
+    ] = None,
     aws_limits: Annotated[
         bool, typer.Option("--aws-limits", help="AWS's limits for what --management opens.")
     ] = False,

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from tunnelfleet.actors.addresses import TcpAddress, UnixAddress, parse_address
 from tunnelfleet.actors.net.socket_io import close_socket
-from tunnelfleet.proto import ConfigError
+from tunnelfleet.proto import CannotListen, ConfigError
 from tunnelfleet.runtime.admin.http_thread import SHUTDOWN_SECONDS, HttpThread
 from tunnelfleet.runtime.admin.listener import listen_tcp
 from tunnelfleet.runtime.admin.options import (
@@ -143,10 +143,7 @@ class ApiServer:
             try:
                 self._sockets = listen_tcp(place.host, place.port)
             except OSError as error:
-                raise ConfigError(
-                    f"the admin API cannot listen on {place}: {error.strerror or error}; "
-                    "choose another address"
-                ) from None
+                raise CannotListen("the admin API", place, error) from None
             self.address = TcpAddress(place.host, int(self._sockets[0].getsockname()[1]))
             self._host_check = HostCheck([self.address.host, *self._options.hosts])
         else:

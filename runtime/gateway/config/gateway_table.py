@@ -5,6 +5,7 @@ Owns what depends on more than one key, and the files that they name: secrets, u
 
 from __future__ import annotations
 
+import grp
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -169,7 +170,19 @@ class GatewayTable:
             elif not is_loopback(address.host):
                 hint = "the token crosses the network without TLS; whoever listens there has it"
                 self._problem("admin_token_file", hint, error=False)
+        self._check_group(settings)
         return replace(settings, admin_token=token)
+
+    def _check_group(self, settings: fleet.GatewaySettings) -> None:
+        """Warn of a group that this machine does not have; where the gateway runs there may be."""
+        name = settings.admin_group
+        if name is None:
+            return
+        try:
+            grp.getgrnam(name)
+        except KeyError:
+            hint = f"this machine has no group {name!r}; without it a gateway does not start"
+            self._problem("admin_group", hint, error=False)
 
     def _token(self, key: str) -> str | None:
         """Return the bearer token in the file that a key names."""

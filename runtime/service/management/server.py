@@ -112,6 +112,7 @@ class ManagementServer:
                 model.RequestTooLarge("The request is too large or too slow")
             ),
             name="tunnelfleet-management",
+            what="the management API",
             tls=service.server_context if service.has_tls else None,
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import typer
 
-from tunnelfleet.proto import ConfigError, HandshakeError, TunnelClosed
+from tunnelfleet.proto import CannotListen, ConfigError, HandshakeError, TunnelClosed
 from tunnelfleet.runtime.cli.app import main
 from tunnelfleet.runtime.cli.errors import (
     EXIT_FAILURE,
@@ -38,6 +38,16 @@ def raising(error: BaseException) -> Callable[[], object]:
     [
         (ConfigError("option -r: no such region"), EXIT_USAGE, "option -r: no such region"),
         (typer.BadParameter("no such option: -z"), EXIT_USAGE, "Invalid value: no such option: -z"),
+        (
+            CannotListen("", "127.0.0.1:22", OSError(errno.EADDRINUSE, "Address already in use")),
+            EXIT_FAILURE,
+            "cannot listen on 127.0.0.1:22: Address already in use; choose another address",
+        ),
+        (
+            CannotListen("the API", "[::2]:22", OSError(errno.EADDRNOTAVAIL, "No such address")),
+            EXIT_FAILURE,
+            "the API cannot listen on [::2]:22: No such address; give an address of this machine",
+        ),
         (CommandFailed("the tunnel was refused"), EXIT_FAILURE, "the tunnel was refused"),
         (TunnelClosed("gone"), EXIT_FAILURE, "gone"),
         (

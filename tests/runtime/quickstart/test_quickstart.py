@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from tests.support.commands import PROGRAM
 from tests.support.programs import run_program
 from tests.support.waiting import eventually
 from tunnelfleet.proto import TunnelError
+from tunnelfleet.runtime.cli.app import main
 from tunnelfleet.runtime.quickstart import processes as devices
 from tunnelfleet.runtime.quickstart.processes import GatewayProcess, Sshd, WebServer
 
@@ -31,9 +33,10 @@ WAIT_SECONDS = 120.0
 class Running:
     """A quickstart, and what it said."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
             [*PROGRAM, "quickstart", *arguments],
+            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -150,9 +153,31 @@ def test_a_taken_address_is_said_in_one_line() -> None:
         )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "the gateway does not come up" in done.stderr
-    assert address in done.stderr
-    assert "Traceback" not in done.stderr
+    # Nothing else that the gateway has said, such as of a state that it has made.
+    assert done.stderr == (
+        "tunnelfleet: the gateway does not come up: the administration server cannot listen on "
+        f"http://{address}: Address already in use; choose another address\n"
+    )
+
+
+def test_its_page_is_for_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quickstart", "--metrics", "0.0.0.0:8080"]) == 2
+    assert "this machine alone, without a token; write 127.0.0.1:8080" in capsys.readouterr().err
+
+
+@pytest.mark.programs("ssh", "sshd", "ssh-keygen")
+def test_a_folder_with_blanks_in_its_name() -> None:
+    # A short one: a Unix socket has to fit.
+    with tempfile.TemporaryDirectory(prefix="a b ") as folder:
+        running = Running("--json", env={**os.environ, "TMPDIR": folder})
+        try:
+            commands = [each["command"] for each in running.ready()["try"]]
+            (ssh,) = [each for each in commands if each.startswith("ssh ")]
+            found = run_program([*shlex.split(ssh), "echo through the tunnel"])
+            assert found.stdout == b"through the tunnel\n"
+            assert running.end() == (0, "")
+        finally:
+            running.close()
 
 
 def test_a_gateway_that_ends_ends_it(running: Running) -> None:

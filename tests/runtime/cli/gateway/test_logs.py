@@ -9,7 +9,13 @@ from typing import Any, cast
 import pytest
 
 from tunnelfleet.runtime.cli.gateway import logs
-from tunnelfleet.runtime.cli.gateway.logs import LEVELS, _follow, _LogView, event_line
+from tunnelfleet.runtime.cli.gateway.logs import (
+    LEVELS,
+    MAX_RECENT_EVENTS,
+    _follow,
+    _LogView,
+    event_line,
+)
 from tunnelfleet.runtime.cli.gateway.screen import plain
 from tunnelfleet.runtime.gateway.api.address import GatewayAddress, GatewayNotReached
 from tunnelfleet.runtime.gateway.api.client import GatewayClient, GatewayEvent
@@ -26,7 +32,9 @@ class Answers:
         self._script = list(script)
         self.asked: list[tuple[int, str | None]] = []
 
-    def events(self, *, recent: int, after: str | None = None) -> Iterator[GatewayEvent]:
+    def events(
+        self, *, recent: int, after: str | None = None, only_past: bool = False
+    ) -> Iterator[GatewayEvent]:
         self.asked.append((recent, after))
         if not self._script:
             raise Enough
@@ -62,6 +70,34 @@ def test_it_goes_on_behind_the_last_event_that_came(capsys: pytest.CaptureFixtur
     shown = capsys.readouterr()
     assert [line.split()[-1] for line in shown.out.splitlines()] == ["m1", "m3"]
     assert shown.err == "events came faster than they were read; some are missing\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "level", "asked", "shown"),
+    [
+        ((), "debug", 2, ["m3", "m4"]),
+        ((), "warning", MAX_RECENT_EVENTS, ["m1", "m2"]),
+        (("press-1",), "debug", MAX_RECENT_EVENTS, ["m0", "m1"]),
+        (("press-9",), "debug", MAX_RECENT_EVENTS, []),
+    ],
+    ids=["all", "level", "name", "none"],
+)
+def test_the_last_ones_are_those_of_what_is_asked_for(
+    names: tuple[str, ...],
+    level: str,
+    asked: int,
+    shown: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """However much else has happened after them."""
+    past = [event(number, tunnel="press-1") for number in range(2)]
+    past[1:] = [event(1, "warning", tunnel="press-1"), event(2, "error"), event(3), event(4)]
+    answers = Answers(past[-asked:])
+    view = _LogView(names, LEVELS.index(level), as_json=False)
+    assert view.show_past(cast("GatewayClient", answers), 2) is bool(shown)
+    assert answers.asked == [(asked, None)]
+    assert view.last == "4"
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == shown
 
 
 def test_a_gateway_that_goes_away_is_waited_for_and_that_is_said_once(

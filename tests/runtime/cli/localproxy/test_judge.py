@@ -62,6 +62,8 @@ def mapped(*service_ids: str) -> Plan:
         ("cannot reach wss://h: Name or service not known", "(-r)"),
         ("cannot reach wss://h: Temporary failure in name resolution", "DNS"),
         ("cannot reach wss://h: Connection refused", "HTTPS_PROXY"),
+        ("cannot reach the proxy h:3128: Connection refused", "that the proxy runs"),
+        ("cannot reach the proxy h:3128: Name or service not known", "that the proxy runs"),
         ("the service sent no SERVICE_IDS within 15 s", ""),
     ],
 )

@@ -230,6 +230,7 @@ def test_bandwidth_is_taken(processes: list[Process]) -> None:
         (["--plain", "--name", "a.example"], "names are for"),
         (["--plain", "--cert", "a.pem", "--key", "b.pem"], "turns off"),
         (["--mqtt-ca", "a.pem", "--mqtt-key", "b.pem"], "--mqtt-ca, --mqtt-key: only with --mqtt"),
+        (["--region", "eu-west-1"], "--region: only with --management HOST:PORT"),
         (["--tunnel", "a=,"], "'a=,' has a service without a name"),
         (["--tunnel", "a=SSH,,HTTP"], "a service without a name"),
         (["--tunnel", "a=SSH,"], "a service without a name"),

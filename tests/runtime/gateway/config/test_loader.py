@@ -216,6 +216,7 @@ class TestDoors:
                 "door_rule[1].users",
                 "nobody has a name at the door 127.0.0.1:1080",
             ),
+            ('admin_group = "no-such"', "gateway.admin_group", "has no group 'no-such'"),
         ],
     )
     def test_a_warning(self, files: Path, text: str, key: str, says: str) -> None:
