@@ -9,10 +9,10 @@ import asyncio
 import contextvars
 import os
 import threading
-import time
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from .loop_io import Timer
 
 
-TURNS_BETWEEN_POLLS: Final = 256
+TURNS_BETWEEN_POLLS: Final = range(256)
 SECONDS_BETWEEN_POLLS: Final = 0.002
 TURN_SECONDS: Final = 0.005
 """A turn takes no further message after this time, since one message may be long work."""
 CHECK_TIME_MASK: Final = 3
-"""A turn looks at the clock before every fourth message."""
+"""A turn looks at the clock behind every fourth message."""
 SPARE_MAIL: Final = 16
 NO_THREAD: Final = 0
 """The identity of the thread of a dispatcher that does not run. No thread has it."""
@@ -84,6 +84,8 @@ class Dispatcher:
         self.loop: asyncio.AbstractEventLoop
         self._batch_messages = batch_messages
         self._slow_turn_seconds = slow_turn_seconds
+        self._noted_seconds = 0.0
+        """A turn that takes no longer is neither slow nor the longest so far."""
         self._loop_factory = loop_factory
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
@@ -237,7 +239,7 @@ class Dispatcher:
             # The host has forked in one of its actors: when that handler returns, nothing can
             # follow in the child. The event loop is the parent's.
             set_current_dispatcher(None)
-            self._account = self._after_event = _end_child  # type: ignore[method-assign,assignment]
+            self._after_event = self._run_ended = _end_child  # type: ignore[method-assign,assignment]
 
     def check_process(self) -> None:
         """Raise in a child that was forked from the process in which this runs.
@@ -310,7 +312,7 @@ class Dispatcher:
         # The traceback of a failure may keep this frame: not the messages with it.
         del incoming
         cell = item = None
-        self._after_event()
+        self._after_event(monotonic())
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         """Run `function(*args)` on the dispatcher's thread; an exception is logged. Any thread.
@@ -329,7 +331,7 @@ class Dispatcher:
         self._call_guarded(function, args)
         # As above.
         del function, args
-        self._after_event()
+        self._after_event(monotonic())
 
     def _call_guarded(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
@@ -384,24 +386,27 @@ class Dispatcher:
         self.idle = False
         self._current = cell
         method = registration.method
-        started = time.monotonic()
+        started = monotonic()
         try:
             method()
         except BaseException as exception:  # noqa: BLE001 - ends the actor, whatever it is
             cell.fail(exception)
         if cell.exit_reason is not None:
             cell.end()
-        self._account(cell, method, 0, time.monotonic() - started)
+        self.stats.turns += 1
+        ended = monotonic()
+        if ended - started > self._noted_seconds:
+            self._note_long_turn(cell, method, 0, ended - started)
         # A traceback may keep this frame: not the actor with it.
         del method, registration
-        self._after_event()
+        self._after_event(ended)
 
     def timer_fired(self, cell: ActorCell, timer: Timer) -> None:
         """Put a timer whose time is up into its actor's mailbox."""
         self.idle = False
         cell.timers = without(cell.timers, timer)
         cell.send(timer)
-        self._after_event()
+        self._after_event(monotonic())
 
     # Turns.
 
@@ -413,32 +418,35 @@ class Dispatcher:
 
     def _scheduled_run(self) -> None:
         self._run_scheduled = False
-        self._run_turns()
+        self._run_turns(monotonic())
 
-    def _after_event(self) -> None:
+    def _after_event(self, now: float) -> None:
         # When a run is scheduled the queue is saturated: its turns come after the poll, once.
         if not self._run_scheduled:
-            self._run_turns()
+            self._run_turns(now)
         elif self.readiness.fresh:
             self.readiness.drop_stale()
 
-    def _run_turns(self) -> None:
+    def _run_turns(self, now: float) -> None:
         run_queue = self.run_queue
-        turns = TURNS_BETWEEN_POLLS
-        now = time.monotonic()
         deadline = now + SECONDS_BETWEEN_POLLS
         try:
-            while run_queue and turns and now < deadline:
-                now = self._turn(run_queue.popleft(), now)
-                turns -= 1
-        finally:
-            self._current = None
-            if self.readiness.fresh:
-                self.readiness.drop_stale()
             if run_queue:
-                self.schedule_run()
-            else:
-                self.idle = True
+                for _ in TURNS_BETWEEN_POLLS:
+                    now = self._turn(run_queue.popleft(), now)
+                    if not run_queue or now >= deadline:
+                        break
+        finally:
+            self._run_ended()
+
+    def _run_ended(self) -> None:
+        self._current = None
+        if self.readiness.fresh:
+            self.readiness.drop_stale()
+        if self.run_queue:
+            self.schedule_run()
+        else:
+            self.idle = True
 
     def _turn(self, cell: ActorCell, started: float) -> float:
         """Handle a batch of one actor's mail; return the time at its end."""
@@ -449,16 +457,14 @@ class Dispatcher:
         items, handlers, otherwise = cell.items, actor.DIRECT, actor.OTHERWISE
         item: Any = None
         handled = 0
-        limit = self._batch_messages
-        deadline = started + TURN_SECONDS
         try:
-            while items and handled < limit:
-                if handled & CHECK_TIME_MASK == CHECK_TIME_MASK and time.monotonic() > deadline:
-                    break
+            while items:
                 item = items.popleft()
                 handled += 1
                 handlers.get(type(item), otherwise)(actor, item)
-                if cell.exit_reason is not None:
+                if not items or cell.exit_reason is not None or handled == self._batch_messages:
+                    break
+                if not handled & CHECK_TIME_MASK and monotonic() > started + TURN_SECONDS:
                     break
         except BaseException as exception:  # noqa: BLE001 - ends the actor, whatever it is
             cell.fail(exception)
@@ -470,23 +476,23 @@ class Dispatcher:
             cell.queued = False
             cell.items = NO_MAIL
             self.spare_mail.append(items)
-        ended = time.monotonic()
-        self._account(cell, item, handled, ended - started)
+        stats = self.stats
+        stats.turns += 1
+        stats.messages_handled += handled
+        ended = monotonic()
+        if ended - started > self._noted_seconds:
+            self._note_long_turn(cell, item, handled, ended - started)
         # A traceback may keep this frame: not the actor, nor the message, with it.
         actor = item = None
         return ended
 
-    def _account(self, cell: ActorCell, item: Any, handled: int, seconds: float) -> None:
-        stats = self.stats
-        stats.turns += 1
-        stats.messages_handled += handled
-        if seconds > stats.longest_turn_seconds:
-            stats.longest_turn_seconds = seconds
-        if seconds > self._slow_turn_seconds:
-            self._report_slow_turn(cell, item, handled, seconds)
-
-    def _report_slow_turn(self, cell: ActorCell, item: Any, handled: int, seconds: float) -> None:
-        self.stats.slow_turns += 1
+    def _note_long_turn(self, cell: ActorCell, item: Any, handled: int, seconds: float) -> None:
+        stats, slow_seconds = self.stats, self._slow_turn_seconds
+        stats.longest_turn_seconds = max(stats.longest_turn_seconds, seconds)
+        self._noted_seconds = min(stats.longest_turn_seconds, slow_seconds)
+        if seconds <= slow_seconds:
+            return
+        stats.slow_turns += 1
         logger.warning(
             "slow turn: %s took %.3f s for %d message(s), the last a %s; "
             "every actor of %s waited meanwhile",

@@ -253,8 +253,10 @@ class Mailbox:
         if self.queued:
             self.items.append(item)
         else:
-            spares = dispatcher.spare_mail
-            self.items = items = spares.pop() if spares else deque()
+            try:
+                self.items = items = dispatcher.spare_mail.pop()
+            except IndexError:
+                self.items = items = deque()
             items.append(item)
             self.queued = True
             dispatcher.run_queue.append(self)

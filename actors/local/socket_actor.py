@@ -36,6 +36,7 @@ from tunnelfleet.actors.net.socket_io import (
     undelivered_bytes,
 )
 from tunnelfleet.actors.tunnel.messages import (
+    TAKEN_UNTOLD_BYTES,
     Attach,
     BytesDelivered,
     BytesSent,
@@ -161,6 +162,9 @@ class SocketActor(DispatchedActor):
         self._remote_end: End | None = None
         self._unsent_bytes = 0
         self._outgoing = bytearray()
+        self._untold_bytes = 0
+        """What the application has taken, and nobody was told."""
+        self._tell_bytes = min(TAKEN_UNTOLD_BYTES, self._limits.receive_backlog_bytes // 4)
         self._progress_at = 0.0
         self._abort = True
         self._reason = ""
@@ -364,8 +368,10 @@ class SocketActor(DispatchedActor):
             self._on_write_failed(len(data))
             return 0
         self._progress_at = time.monotonic()
-        if sent:
-            self._tunnel.tell(BytesDelivered(self._key, sent))
+        if self._outgoing or self._untold_bytes + sent >= self._tell_bytes:
+            self._give_credit(sent)
+        else:
+            self._untold_bytes += sent
         return sent
 
     def _on_write_failed(self, size_bytes: int) -> None:
@@ -386,7 +392,9 @@ class SocketActor(DispatchedActor):
         self._give_credit(len(self._outgoing) or size_bytes)
         self._outgoing.clear()
 
-    def _give_credit(self, size_bytes: int) -> None:
+    def _give_credit(self, size_bytes: int = 0) -> None:
+        """Tell that the application took so much, and what it took before untold."""
+        size_bytes, self._untold_bytes = size_bytes + self._untold_bytes, 0
         if size_bytes:
             self._tunnel.tell(BytesDelivered(self._key, size_bytes))
 
@@ -421,6 +429,8 @@ class SocketActor(DispatchedActor):
             return
         self._remote_end = message.end
         self._reason = self._reason or message.reason
+        # It may be kept until all that came has been taken.
+        self._give_credit()
         if self._output is _Output.OPEN:
             self._output = _Output.ENDING
         if self._is_over:
@@ -529,9 +539,8 @@ class SocketActor(DispatchedActor):
         if self._dial is not None:
             self._dial.cancel()
             self._dial = None
-        if self._outgoing:
-            self._give_credit(len(self._outgoing))
-            self._outgoing.clear()
+        self._give_credit(len(self._outgoing))
+        self._outgoing.clear()
         if self._socket is None:
             return
         if self._abort:

@@ -38,6 +38,7 @@ from tunnelfleet.actors.tunnel.messages import (
     SetLowWater,
     Transmit,
     TransmitPing,
+    TransmitUntold,
     Written,
 )
 from tunnelfleet.proto import (
@@ -353,7 +354,7 @@ class WebSocketActor(DispatchedActor):
     def _transmit(self, message: Transmit) -> None:
         messages, writer = message.messages, self._writer
         if writer.is_empty and len(messages) == 1 and self._stage is _OPEN:
-            self._transmit_alone(messages[0])
+            self._transmit_alone(messages[0], 1)
             return
         for item in messages:
             writer.add(frames.encode_tunnel_message(item), 1)
@@ -362,24 +363,36 @@ class WebSocketActor(DispatchedActor):
         if is_flooded and self._is_reading:
             self._rest(_Rest.ANSWERS)
 
-    def _transmit_alone(self, item: Message | DataBurst) -> None:
-        """Send an item in front of which nothing waits: it needs no queue if it leaves whole."""
+    def _transmit_untold(self, message: TransmitUntold) -> None:
+        if self._writer.is_empty and self._stage is _OPEN:
+            self._transmit_alone(message.message, 0)
+        else:
+            self._writer.add(frames.encode_tunnel_message(message.message))
+            self._flush()
+
+    def _transmit_alone(self, item: Message | DataBurst, told: int) -> None:
+        """Send an item in front of which nothing waits: it needs no queue if it leaves whole.
+
+        Args:
+            item: what is sent.
+            told: that so many messages have left is told then.
+        """
         frame, sock = frames.encode_tunnel_message(item), self._socket
         assert sock is not None
         try:
             sent = sock.send(frame)
         except NOTHING_YET as error:
-            self._writer.keep(frame, 0, 1)
+            self._writer.keep(frame, 0, told)
             self._wrote(sock, 0, outcome_of_refusal(error))
         except OSError as error:
             forget_tls_errors()
             self._fail("lost", f"the connection broke: {error.strerror or error}")
         else:
-            if sent == len(frame):
-                self._context.tunnel.tell(Written(self._epoch, 1, blocked=False))
-            else:
-                self._writer.keep(frame, sent, 1)
+            if sent < len(frame):
+                self._writer.keep(frame, sent, told)
                 self._flush()
+            elif told:
+                self._context.tunnel.tell(Written(self._epoch, told, blocked=False))
 
     def _flush(self) -> None:
         sock = self._socket
@@ -472,6 +485,7 @@ class WebSocketActor(DispatchedActor):
         DialStep: lambda _actor, message: message.run(),
         Connected: _on_connected,
         Transmit: _transmit,
+        TransmitUntold: _transmit_untold,
         TransmitPing: _transmit_ping,
         PauseReading: _pause,
         ResumeReading: _resume,

@@ -19,7 +19,14 @@ from tunnelfleet.actors.kernel.few import Few, including, without
 from tunnelfleet.proto import DataBurst, DataReceived, End, LocalProtocolError, Message, Session
 
 from .context import NO_API, ApiHandler, StreamEnd
-from .messages import BytesSent, ConnectionKey, Deliver, RemoteEnded, StopReadingLocal
+from .messages import (
+    TAKEN_UNTOLD_BYTES,
+    BytesSent,
+    ConnectionKey,
+    Deliver,
+    RemoteEnded,
+    StopReadingLocal,
+)
 
 if TYPE_CHECKING:
     from tunnelfleet.actors.config import Limits
@@ -335,11 +342,18 @@ class ConnectionTable:
     @property
     def must_pause(self) -> bool:
         """Whether the WebSocket must not be read for now."""
-        return bool(self._over) or self.backlog_bytes > self._limits.tunnel_backlog_bytes
+        if self._over:
+            return True
+        excess_bytes = self.backlog_bytes - self._limits.tunnel_backlog_bytes
+        # So much may have been taken already: nobody would say so if nothing more came.
+        return excess_bytes > 0 and excess_bytes > TAKEN_UNTOLD_BYTES * len(self.by_key)
 
     def stalled(self, now: float) -> list[Connection]:
         """The connections that hold up the tunnel and have taken no byte for the stall timeout."""
         since = now - self._limits.stall_timeout_seconds
-        suspects = self._over or {key for key, c in self.by_key.items() if c.backlog_bytes}
+        # What the others have may have been taken, and not be told yet.
+        suspects = self._over or {
+            key for key, c in self.by_key.items() if c.backlog_bytes >= TAKEN_UNTOLD_BYTES
+        }
         found = [self.by_key[key] for key in suspects if key in self.by_key]
         return [each for each in found if each.progress_at <= since and not each.stalled]

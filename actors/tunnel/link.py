@@ -31,6 +31,7 @@ from .messages import (
     SetLowWater,
     Transmit,
     TransmitPing,
+    TransmitUntold,
 )
 
 if TYPE_CHECKING:
@@ -381,9 +382,15 @@ class Pump:
             return
         # Nothing waits in front of it: it need not be queued.
         encoded = self._connections.encode(connection, payload)
-        if encoded is not None:
+        if encoded is None:
+            return
+        self._stats.observe_queue_wait(0.0)
+        if self._sender.leaves_untold(len(payload), now):
+            assert self._link.websocket is not None
+            self._link.websocket.tell(TransmitUntold(encoded))
+            connection.give_credit(len(payload))
+        else:
             self._sender.sent(encoded, key, now)
-            self._stats.observe_queue_wait(0.0)
             self._transmit([encoded])
 
     def run(self) -> None:

@@ -70,6 +70,7 @@ __all__ = [
     "StopStream",
     "Transmit",
     "TransmitPing",
+    "TransmitUntold",
     "TryNow",
     "Written",
 ]
@@ -181,6 +182,12 @@ class Transmit(NamedTuple):
     """Send these messages and bursts, each in a WebSocket message of its own."""
 
     messages: Sequence[Message | DataBurst]
+
+
+class TransmitUntold(NamedTuple):
+    """Send this message; that it has left is not told: see `WireSender.leaves_untold`."""
+
+    message: Message | DataBurst
 
 
 class TransmitPing(NamedTuple):
@@ -296,6 +303,11 @@ class Deliver(NamedTuple):
     key: ConnectionKey
     data: bytes
     more: Sequence[bytes] = ()
+
+
+TAKEN_UNTOLD_BYTES = 1_024
+"""Less than that may have been taken by a local socket and not be told yet. It is told at once what
+was taken while something waits, and before an end."""
 
 
 class BytesDelivered(NamedTuple):

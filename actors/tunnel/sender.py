@@ -61,6 +61,9 @@ MIN_WINDOW_BYTES = 4_096
 MOST_WHOLE_BYTES = 32_768
 """So much may leave in large messages: more is a transfer, and a service that parses some messages
 ahead would hide the queue of large ones."""
+UNTOLD_BYTES = 8_192
+"""So much may leave before the WebSocketActor says again that something has, in small messages in
+front of which nothing waits; of a window no more than a quarter."""
 GROWTH = 1.25
 """How fast a measured rate is doubted while the link takes all it gets."""
 
@@ -120,6 +123,8 @@ class WireSender:
     def _forget_handed(self) -> None:
         """A new link begins: nothing was handed over to it."""
         self._handed_bytes, self._handed_at = 0, 0.0
+        self._untold_bytes = 0
+        """What has left untold since the last `written`."""
         self._left_at = 0.0
         """When something left for the kernel last."""
         self._burst = 0.0, 0
@@ -284,6 +289,25 @@ class WireSender:
         wire_bytes = size_bytes + MESSAGE_OVERHEAD_BYTES + more * FRAME_OVERHEAD_BYTES
         self._on_its_way.append(_OnItsWay(key, size_bytes, wire_bytes, 1 + more))
         self._on_its_way_bytes += wire_bytes
+        self._hand_over(wire_bytes, now)
+
+    def leaves_untold(self, size_bytes: int, now: float) -> bool:
+        """Whether a message with so many bytes, which `passes`, counts as having left at once.
+
+        Where nothing is on its way a small message leaves as it is sent, and to be told so would
+        cost as much as the message. Should the kernel refuse it, no more than `UNTOLD_BYTES` are
+        where nobody counts them. It is on its way then, in place of a call of `sent`.
+        """
+        wire_bytes = size_bytes + MESSAGE_OVERHEAD_BYTES
+        untold_bytes = self._untold_bytes + wire_bytes
+        if self._on_its_way or untold_bytes > min(UNTOLD_BYTES, self._window_bytes // 4):
+            return False
+        self._untold_bytes = untold_bytes
+        self._left_at = now
+        self._hand_over(wire_bytes, now)
+        return True
+
+    def _hand_over(self, wire_bytes: int, now: float) -> None:
         if now - self._handed_at >= QUIET_SECONDS and not self.in_flight.pings:
             self._burst = now, self._handed_bytes
         self._handed_at = now
@@ -326,6 +350,7 @@ class WireSender:
                 if item.payload_bytes:
                     left[item.key] = left.get(item.key, 0) + item.payload_bytes
         self._on_its_way_bytes -= wire_bytes
+        self._untold_bytes = 0
         self._left_at = now
         if blocked or self._queue.turns or self._meter.busy_since is not None:
             self._measure(wire_bytes, now, blocked=blocked)

@@ -38,6 +38,7 @@ from tunnelfleet.actors.tunnel.messages import (
     StopReadingLocal,
     Transmit,
     TransmitPing,
+    TransmitUntold,
     Written,
 )
 from tunnelfleet.proto import End, Endpoint, Mode
@@ -192,6 +193,9 @@ class FakeWebSocket(Recorder):
             self.unwritten += len(message.messages)
             if self.rig.writes:
                 self.write(self.unwritten)
+        elif isinstance(message, TransmitUntold):
+            for text in texts_of([message.message]):
+                self.log.add(text)
         elif isinstance(message, TransmitPing):
             self.pings.append(message.number)
             if self.rig.answers_pings:

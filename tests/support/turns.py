@@ -43,25 +43,31 @@ class Turns:
 def measured_turns(monkeypatch: Any) -> Iterator[Turns]:
     """Measure every turn of every dispatcher; garbage collection is off meanwhile."""
     turns = Turns()
-    turn, account, ready = Dispatcher._turn, Dispatcher._account, Dispatcher._socket_ready
-    began = {}
+    turn, ready, after = Dispatcher._turn, Dispatcher._socket_ready, Dispatcher._after_event
+    began: dict[Dispatcher, tuple[str, float]] = {}
 
     def timed_turn(self: Dispatcher, cell: Any, started: float) -> float:
-        began[self] = time.thread_time()
-        return turn(self, cell, started)
+        start = time.thread_time()
+        ended = turn(self, cell, started)
+        turns.note(cell.actor_class.__name__, time.thread_time() - start)
+        return ended
 
     def timed_ready(self: Dispatcher, registration: Any) -> None:
-        began[self] = time.thread_time()
+        began[self] = registration.cell.actor_class.__name__, time.thread_time()
         ready(self, registration)
+        began.pop(self, None)
 
-    def timed_account(self: Dispatcher, cell: Any, item: Any, handled: int, seconds: float) -> None:
-        turns.note(cell.actor_class.__name__, time.thread_time() - began[self])
-        account(self, cell, item, handled, seconds)
+    def timed_after(self: Dispatcher, now: float) -> None:
+        # Other actors have their turns in it, which are measured by themselves.
+        if self in began:
+            name, start = began.pop(self)
+            turns.note(name, time.thread_time() - start)
+        after(self, now)
 
     with monkeypatch.context() as patch:
         patch.setattr(Dispatcher, "_turn", timed_turn)
         patch.setattr(Dispatcher, "_socket_ready", timed_ready)
-        patch.setattr(Dispatcher, "_account", timed_account)
+        patch.setattr(Dispatcher, "_after_event", timed_after)
         gc.disable()
         try:
             yield turns

@@ -299,8 +299,8 @@ class TestBar:
     @pytest.mark.parametrize("way", ruler.WAYS)
     def test_messages_and_turns(self, measured: dict[str, Any], way: str) -> None:
         total = measured[way]["total"]
-        assert total["messages"] <= 7
-        assert total["turns"] <= 9
+        assert total["messages"] <= 4
+        assert total["turns"] <= 6
 
 
 class TestTable:

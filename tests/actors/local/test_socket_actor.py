@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from tunnelfleet.actors.local import socket_actor
 from tunnelfleet.actors.local.socket_actor import CREDIT_BYTES, SocketActor
 from tunnelfleet.actors.net.socket_io import undelivered_bytes
 from tunnelfleet.actors.tunnel.messages import (
+    TAKEN_UNTOLD_BYTES,
     Attach,
     BytesDelivered,
     BytesSent,
@@ -329,7 +331,33 @@ def test_what_the_peer_sends_goes_to_the_application_and_is_credited(
     app = local()
     app.tell(Deliver(KEY, b"hello "), Deliver(KEY, b"world"))
     assert read_all(app.app, 11) == b"hello world"
-    assert app.to_tunnel.items[1:] == [BytesDelivered(KEY, 6), BytesDelivered(KEY, 5)]
+    # A message for each keystroke would cost as much as the keystroke.
+    assert app.delivered_bytes == 0
+    app.tell(Deliver(KEY, b"x" * (TAKEN_UNTOLD_BYTES - 12)))
+    assert app.delivered_bytes == 0
+    app.tell(Deliver(KEY, b"x"))
+    assert app.to_tunnel.items[1:] == [BytesDelivered(KEY, TAKEN_UNTOLD_BYTES)]
+
+
+def test_with_little_room_what_was_taken_is_told_soon(local: Callable[..., Local]) -> None:
+    app = local(replace(PATIENT, receive_backlog_bytes=40))
+    for _ in range(4):
+        app.tell(Deliver(KEY, b"hello"))
+    assert app.to_tunnel.items[1:] == [BytesDelivered(KEY, 10), BytesDelivered(KEY, 10)]
+
+
+@pytest.mark.parametrize("end", [ORDERLY, BOTH, CUT])
+def test_what_was_taken_is_told_before_an_end(local: Callable[..., Local], end: Any) -> None:
+    app = local()
+    app.tell(Deliver(KEY, b"hello"), end)
+    assert app.to_tunnel.items[1] == BytesDelivered(KEY, 5)
+
+
+def test_what_was_taken_is_told_when_the_actor_ends(local: Callable[..., Local]) -> None:
+    app = local()
+    app.tell(Deliver(KEY, b"hello"))
+    app.ref.stop()
+    assert app.delivered_bytes == 5
 
 
 def test_an_application_that_does_not_read_gets_no_more_than_the_kernel_takes(

@@ -53,6 +53,7 @@ from tunnelfleet.actors.tunnel.messages import (
     SetLowWater,
     Transmit,
     TransmitPing,
+    TransmitUntold,
     Written,
 )
 from tunnelfleet.proto import ConnectionLost, Endpoint, Mode, TunnelClosed
@@ -598,6 +599,36 @@ def test_a_service_that_does_not_read_gets_what_fits_and_the_rest_when_it_does(
     assert not client.told(Written)[-1].blocked
 
 
+def test_what_leaves_untold_keeps_its_place(serve: Serve, connect: Connect) -> None:
+    """Also where the kernel takes no more."""
+    got, go_on = Log(), threading.Event()
+    texts = [*["DATA SSH 1/1 <64512>"] * 200, "DATA SSH 1/1 untold", "CONNECTION_RESET SSH 1/1"]
+
+    def script(peer: Peer) -> None:
+        peer.upgrade()
+        for _ in range(len(texts) + 1):
+            got.add(to_text(peer.read_message()))
+            go_on.wait(WAIT_SECONDS)
+        peer.wait_closed()
+
+    client = connect(serve(script, receive_buffer_bytes=16_384)).established()
+    client.tell(TransmitUntold(to_message("DATA SSH 1/1 first")))
+    assert got.wait(1) == ["DATA SSH 1/1 first"]
+    assert not [item for item in client.to_tunnel.items if isinstance(item, Written)]
+    client.tell(
+        Transmit([to_message(text) for text in texts[:-2]]),
+        TransmitUntold(to_message(texts[-2])),
+        Transmit([to_message(texts[-1])]),
+    )
+    assert client.told(Written)[-1].blocked, "the kernel took no more"
+    go_on.set()
+    assert got.wait(len(texts) + 1)[1:] == texts
+    # All but the two that leave untold.
+    client.to_tunnel.wait_for(
+        lambda items: sum(i.messages for i in items if isinstance(i, Written)) == len(texts) - 1
+    )
+
+
 def test_the_low_water_mark_is_set_and_changed(serve: Serve, connect: Connect) -> None:
     client = connect(serve(hold_open), notsent_low_water_bytes=50_000).established()
     sock = client.ref.cell.actor._socket
@@ -606,8 +637,9 @@ def test_the_low_water_mark_is_set_and_changed(serve: Serve, connect: Connect) -
     assert sock.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT) == 10_000
 
 
+@pytest.mark.parametrize("is_told", [True, False])
 def test_tls_that_wants_to_read_before_it_writes_goes_on_after(
-    serve: Serve, connect: Connect
+    serve: Serve, connect: Connect, is_told: bool
 ) -> None:
     """A TLS layer may ask for input in the middle of a write, and nothing is lost then."""
     got = Log()
@@ -649,10 +681,14 @@ def test_tls_that_wants_to_read_before_it_writes_goes_on_after(
         actor._socket = WantsInput()
 
     client.dispatcher.call_soon(swap)
-    client.tell(Transmit([to_message("DATA SSH 1/1 hello")]))
+    message = to_message("DATA SSH 1/1 hello")
+    client.tell(Transmit([message]) if is_told else TransmitUntold(message))
     assert got.items == []
     client.dispatcher.call_soon(actor._on_readable)
     assert got.wait(1) == [to_frame("DATA SSH 1/1 hello")]
+    settle(client.dispatcher)
+    written = [item.messages for item in client.to_tunnel.items if isinstance(item, Written)]
+    assert sum(written) == is_told
 
 
 # -- pings

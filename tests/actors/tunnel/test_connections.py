@@ -13,6 +13,7 @@ from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.counters import ServiceCounters, TunnelStats
 from tunnelfleet.actors.tunnel.connections import Connection, ConnectionTable, EndPhase
 from tunnelfleet.actors.tunnel.messages import (
+    TAKEN_UNTOLD_BYTES,
     BytesSent,
     ConnectionKey,
     Deliver,
@@ -24,14 +25,15 @@ from tunnelfleet.proto import DataReceived, End, Message, MessageType, Mode, Ses
 STREAM: Any = object()
 COUNTERS = ServiceCounters()
 LIMITS = Limits(receive_backlog_bytes=1_000, tunnel_backlog_bytes=2_500, stall_timeout_seconds=60.0)
+ROOMY = Limits(receive_backlog_bytes=10_000, tunnel_backlog_bytes=20_000)
 
 
 def empty_table(limits: Limits = LIMITS) -> ConnectionTable:
     return ConnectionTable(limits, Session(Mode.SOURCE), TunnelStats())
 
 
-def table_of(count: int = 1) -> tuple[ConnectionTable, list[Connection]]:
-    table = empty_table()
+def table_of(count: int = 1, limits: Limits = LIMITS) -> tuple[ConnectionTable, list[Connection]]:
+    table = empty_table(limits)
     added = [table.add(ConnectionKey("SSH", 1, n + 1), STREAM, COUNTERS, 0.0) for n in range(count)]
     return table, added
 
@@ -128,13 +130,27 @@ def test_reading_resumes_at_half_of_the_limit_not_before() -> None:
 
 
 def test_reading_pauses_above_the_limit_of_the_tunnel() -> None:
-    table, added = table_of(3)
+    """Not by what may have been taken of each and was not told."""
+    table, added = table_of(3, ROOMY)
+    most = ROOMY.tunnel_backlog_bytes + 3 * TAKEN_UNTOLD_BYTES
     for connection in added:
-        table.received(connection, 833, 0.0)
+        table.received(connection, most // 3, 0.0)
+    table.received(added[0], most % 3, 0.0)
     assert not table.must_pause
     table.received(added[0], 2, 0.0)
     assert table.must_pause
     table.delivered(added[0], 1, 0.0)
+    assert table.must_pause
+    table.delivered(added[0], 1, 0.0)
+    assert not table.must_pause
+
+
+def test_what_may_have_been_taken_untold_never_holds_a_tunnel() -> None:
+    limits = Limits(tunnel_backlog_bytes=2_500)
+    table, added = table_of(100, limits)
+    for connection in added:
+        table.received(connection, TAKEN_UNTOLD_BYTES - 1, 0.0)
+    assert table.backlog_bytes > limits.tunnel_backlog_bytes
     assert not table.must_pause
 
 
@@ -169,9 +185,11 @@ def test_the_first_byte_after_silence_starts_the_clock() -> None:
 
 
 def test_when_the_sum_is_too_much_all_that_take_nothing_are_suspects() -> None:
-    table, added = table_of(4)
+    table, added = table_of(4, ROOMY)
     for connection in added[:3]:
-        table.received(connection, 900, 0.0)
+        table.received(connection, 9_000, 0.0)
+    # It may have been taken.
+    table.received(added[3], TAKEN_UNTOLD_BYTES - 1, 0.0)
     assert table.must_pause
     assert set(table.stalled(60.0)) == set(added[:3])
 

@@ -15,7 +15,12 @@ from tunnelfleet.actors.counters import TunnelStats
 from tunnelfleet.actors.tunnel.in_flight import FIRST_WINDOW_BYTES
 from tunnelfleet.actors.tunnel.messages import ConnectionKey
 from tunnelfleet.actors.tunnel.pacing import BURST_SECONDS, PACED_FRACTION
-from tunnelfleet.actors.tunnel.sender import MESSAGE_OVERHEAD_BYTES, MIN_WINDOW_BYTES, WireSender
+from tunnelfleet.actors.tunnel.sender import (
+    MESSAGE_OVERHEAD_BYTES,
+    MIN_WINDOW_BYTES,
+    UNTOLD_BYTES,
+    WireSender,
+)
 from tunnelfleet.proto import MAX_PAYLOAD_BYTES, Message, MessageType
 
 if TYPE_CHECKING:
@@ -544,3 +549,46 @@ def test_a_suspicion_ends_with_a_silence_that_a_ping_begins_anew_behind() -> Non
     assert sender.is_ping_due
     sender.ping(5.0)
     assert sender.in_flight.suspected_since is None
+
+
+def test_small_messages_count_as_having_left_until_they_are_too_many() -> None:
+    sender = make()
+    each = 100 + MESSAGE_OVERHEAD_BYTES
+    most = UNTOLD_BYTES // each
+    for number in range(most):
+        assert sender.passes(100)
+        assert sender.leaves_untold(100, float(number))
+    assert sender.is_idle
+    assert not sender.leaves_untold(100, 1.0)
+    # The next one is told, and with it those before.
+    message = to_messages(SHELL, b"x" * 100)[0]
+    sender.sent(message, SHELL, 1.0)
+    assert total(sender.written(1, 2.0, blocked=False)) == {SHELL: 100}
+    assert sender.leaves_untold(100, 3.0)
+
+
+def test_nothing_leaves_untold_behind_what_is_on_its_way() -> None:
+    sender = make()
+    sender.sent(start(), SHELL, 0.0)
+    assert not sender.leaves_untold(1, 0.0)
+    sender.written(1, 0.0, blocked=False)
+    assert sender.leaves_untold(1, 0.0)
+
+
+def test_on_a_small_window_less_leaves_untold() -> None:
+    sender = make(Limits(wire_window_bytes=4 * (100 + MESSAGE_OVERHEAD_BYTES)))
+    assert sender.leaves_untold(100, 0.0)
+    assert not sender.leaves_untold(1, 0.0)
+    sender.connection_lost()
+    assert sender.leaves_untold(100, 0.0), "a new link begins anew"
+
+
+def test_what_leaves_untold_counts_for_the_pace() -> None:
+    sender = WireSender(Limits(), None, TunnelStats(), 0.0, pacing=True)
+    sent_bytes = 0
+    while sender.passes(1_000):
+        if not sender.leaves_untold(1_000, 0.0):
+            sender.sent(to_messages(COPY, b"x" * 1_000)[0], COPY, 0.0)
+            sender.written(1, 0.0, blocked=False)
+        sent_bytes += 1_000
+        assert sent_bytes < 10 * FIRST_WINDOW_BYTES

@@ -17,6 +17,7 @@ from tunnelfleet.actors.config import Limits
 from tunnelfleet.actors.tunnel import in_flight
 from tunnelfleet.actors.tunnel.in_flight import FIRST_WINDOW_BYTES
 from tunnelfleet.actors.tunnel.messages import PongHeard, Written
+from tunnelfleet.actors.tunnel.sender import MESSAGE_OVERHEAD_BYTES, UNTOLD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,21 @@ def test_written_of_an_old_connection_gives_no_credit(rig: MakeRig) -> None:
     assert tunnel.app("SSH/1/1").credited_bytes == 0
     tunnel.tell(Written(tunnel.epoch, 1, blocked=False))
     assert tunnel.app("SSH/1/1").credited_bytes == 100
+
+
+def test_few_bytes_are_credited_as_they_leave_and_no_more_of_them(rig: MakeRig) -> None:
+    tunnel = rig(pacing=False)
+    tunnel.writes = False
+    tunnel.connect()
+    tunnel.receive("STREAM_START SSH 1/1")
+    tunnel.write()
+    tunnel.seen()
+    most = UNTOLD_BYTES // (100 + MESSAGE_OVERHEAD_BYTES)
+    tunnel.app_does("SSH/1/1", lambda app: [app.read(b"x" * 100) for _ in range(most + 5)])
+    assert len(tunnel.sent()) == most + 5
+    assert tunnel.app("SSH/1/1").credited_bytes == most * 100
+    tunnel.write(5)
+    assert tunnel.app("SSH/1/1").credited_bytes == (most + 5) * 100
 
 
 def test_a_local_end_is_told_behind_the_data(rig: MakeRig) -> None:

@@ -56,6 +56,7 @@ from tunnelfleet.actors.tunnel.messages import (
     Received,
     ReplaceToken,
     Transmit,
+    TransmitUntold,
     Written,
 )
 from tunnelfleet.actors.tunnel.supervisors import TunnelSupervisor
@@ -119,6 +120,9 @@ class ConnectionStandIn(DispatchedActor):
             for text in texts_of(message.messages):
                 self.tree.log.add(text)
             self.tunnel.tell(Written(self.epoch, len(message.messages), False))
+        elif isinstance(message, TransmitUntold):
+            for text in texts_of([message.message]):
+                self.tree.log.add(text)
         elif isinstance(message, CloseGracefully):
             self.tree.log.add("close")
             self.exit()

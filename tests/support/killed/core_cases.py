@@ -132,6 +132,11 @@ def talk(core: Core, _case: Case) -> None:
     core.try_to_talk()
 
 
+def talk_little(core: Core, _case: Case) -> None:
+    """So little that nobody is told that it has left."""
+    core.try_to_talk(b"a few bytes")
+
+
 def talk_and_stay(core: Core, _case: Case) -> None:
     """Send, and stay until the connection ends: news of what was sent may come late."""
     with contextlib.suppress(OSError), core.client() as sock:
@@ -383,6 +388,7 @@ CASES = [
         sent(lambda _: attempt.AttemptTimedOut()),
     ),
     Case(WebSocketActor, messages.Transmit, talk),
+    Case(WebSocketActor, messages.TransmitUntold, talk_little),
     Case(WebSocketActor, messages.TransmitPing, talk_much),
     Case(WebSocketActor, messages.PauseReading, talk_much),
     Case(WebSocketActor, messages.ResumeReading, talk_much),
