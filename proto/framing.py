@@ -283,6 +283,15 @@ class _Familiar:
 
     def take(self, data: bytes) -> tuple[Message | DataBurst | None, int]:
         """Return those whose frames `data` begins with, and how long these are."""
+        prefix = data[:TUNNEL_PREFIX_BYTES]
+        head, size = self._heads.get(prefix) or self._add_head(prefix)
+        if size == len(data) and data.startswith(head) and data.endswith(self._behind):
+            # It is one message, as nearly always.
+            payload = data[len(head) : size - len(self._behind)]
+            return Message(*self._fields_before, payload, *self._fields_after), size
+        return self._take_several(data)
+
+    def _take_several(self, data: bytes) -> tuple[Message | DataBurst | None, int]:
         behind, behind_bytes, heads = self._behind, len(self._behind), self._heads
         payloads: list[bytes] = []
         offset, limit = 0, len(data)
@@ -332,6 +341,16 @@ class MessageReader:
         """The fields of the last DATA that was parsed, but its payload."""
         self._tried: tuple[object, ...] = ()
         """The same of the last one whose bytes were looked at."""
+
+    def alone(self, data: bytes) -> Message | DataBurst | None:
+        """What `data` is, if it is no more than `JOINED_BYTES` and DATA of the familiar connection.
+
+        Nothing is kept of it: what is not taken so has to be read.
+        """
+        if self._familiar is None or self._splitter.partial:
+            return None
+        item, size = self._familiar.take(data)
+        return item if size == len(data) else None
 
     def read(self, data: memoryview) -> Iterator[tuple[Message | DataBurst, memoryview]]:
         """Yield each message or burst that `data` completes, with its frames as they were sent.

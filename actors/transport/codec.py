@@ -108,11 +108,13 @@ class FrameReader:
         "_opcode",
         "_partial",
         "_sender",
+        "_small_header_bytes",
     )
 
     def __init__(self, sender: Role) -> None:
         self._sender = sender
         self._mask_bit = _MASKED if sender is _CLIENT else 0
+        self._small_header_bytes = _SHORT_HEADER_BYTES + (_KEY_BYTES if self._mask_bit else 0)
         self._partial = b""
         self._left_bytes = 0
         """How much of the present data frame's payload has still to come."""
@@ -132,6 +134,24 @@ class FrameReader:
         """
         expected_bytes = self._left_bytes or self._last_bytes
         return expected_bytes if expected_bytes > usual_bytes // 2 else usual_bytes
+
+    def alone(self, data: bytes) -> bytes | None:
+        """The payload, if `data` is one small binary message, whole and nothing else.
+
+        Nothing is kept of it: what is not taken so may be fed.
+        """
+        start = self._small_header_bytes
+        size = len(data) - start
+        if not (0 < size < _MEDIUM and data[1] == self._mask_bit | size):
+            return None
+        if data[0] != _WHOLE_BINARY or self._partial or self._left_bytes or self._inside:
+            return None
+        self._last_bytes = len(data)
+        if not self._mask_bit:
+            return data[start:]
+        plain = bytearray(data[start:])
+        mask(data[_SHORT_HEADER_BYTES:start], plain)
+        return bytes(plain)
 
     def feed(self, data: bytes) -> Iterator[ReceivedPiece]:
         """Yield what `data` has of each frame, which may be split anyhow; each frame at least once.
@@ -284,6 +304,14 @@ class WebSocketInput:
     def __init__(self) -> None:
         self.reader = FrameReader(_SERVICE)
         self._messages = MessageReader()
+
+    def alone(self, data: bytes) -> Message | DataBurst | None:
+        """What `data` is, if that is a small message, whole and as the ones before it.
+
+        Nothing is kept of it: what is not taken so has to be fed.
+        """
+        payload = self.reader.alone(data)
+        return None if payload is None else self._messages.alone(payload)
 
     def feed(self, data: bytes) -> Iterator[Arrival | None]:
         """Yield what `data` completes, in order, and None for a frame that was read before it.

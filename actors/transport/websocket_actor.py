@@ -109,7 +109,7 @@ class _Stage(Enum):
 
 # As plain names: Python 3.11 takes six times as long to look up the member of an enum.
 _OPEN, _FAREWELL, _ENDED = _Stage.OPEN, _Stage.FAREWELL, _Stage.ENDED
-_DATA = MessageType.DATA
+_DATA, _FULL = MessageType.DATA, ReadEnd.FULL
 _CONNECTED = (_OPEN, _Stage.CLOSING, _FAREWELL)
 
 
@@ -250,25 +250,36 @@ class WebSocketActor(DispatchedActor):
         """Read until nothing is there or the budget of a turn is spent; return whether it is."""
         budget, read_bytes, piece = TURN_FRAMES, 0, _UNREAD
         while budget > 0 and self._stage is not _ENDED:
-            if self._arriving is not None:
-                budget = self._take(self._arriving, budget, messages)
-            elif piece.end is not ReadEnd.FULL or read_bytes >= TURN_READ_BYTES:
-                break
-            else:
+            if self._arriving is None:
+                if piece.end is not _FULL or read_bytes >= TURN_READ_BYTES:
+                    break
                 piece = read_piece(sock, self._input.reader.wanted_bytes(READ_BYTES))
-                if piece.error is not None and piece.end is ReadEnd.FULL:
+                if piece.error is not None and piece.end is _FULL:
                     self.add_reader(sock, self._on_readable)
-                if piece.data:
-                    # TLS may give out a byte at a time: a read counts as a frame.
-                    budget -= piece.reads
-                    read_bytes += len(piece.data)
-                    self._keep_alive.on_heard(time.monotonic())
-                    self._arriving = self._input.feed(piece.data)
+                if not piece.data:
+                    break
+                # TLS may give out a byte at a time: a read counts as a frame.
+                budget -= piece.reads
+                read_bytes += len(piece.data)
+                self._keep_alive.on_heard(time.monotonic())
+                self._begin(piece.data, messages)
+            if self._arriving is None:
+                budget -= 1
+            else:
+                budget = self._take(self._arriving, budget, messages)
         if self._stage is _ENDED:
             return False
         if self._arriving is None:
             self._on_read_end(piece)
-        return self._arriving is not None or piece.end is ReadEnd.FULL
+        return self._arriving is not None or piece.end is _FULL
+
+    def _begin(self, data: bytes, messages: list[Message | DataBurst]) -> None:
+        """Take what came, if it is a small message as those before, else begin to take it apart."""
+        arrived = self._input.alone(data)
+        if arrived is None:
+            self._arriving = self._input.feed(data)
+        else:
+            messages.append(arrived)
 
     def _on_read_end(self, piece: ReadPiece) -> None:
         """Fail if nothing more can come. What came before it has been taken."""

@@ -341,8 +341,28 @@ class Client:
         return rest
 
     def _websocket_bytes(self, data: bytes) -> None:
-        self._arriving = self._arrivals(data)
-        self._take()
+        payload = self._reader.alone(data)
+        item = None if payload is None else self._messages.alone(payload)
+        if item is None or payload is None:
+            self._arriving = self._arrivals(data)
+            self._take()
+        elif self._relay(((item, memoryview(payload)),)) and self.wire.is_full:
+            self.wire.hold(Hold.SELF_FULL)
+
+    def _relay(self, arrived: Sequence[Arrived]) -> bool:
+        """Have the tunnel pass it on; return whether the client may send that."""
+        assert self._tunnel is not None
+        try:
+            self._tunnel.relay(self, arrived)
+        except RemoteProtocolError as error:
+            self._broke(error)
+            return False
+        return True
+
+    def _broke(self, error: RemoteProtocolError) -> None:
+        assert self._tunnel is not None
+        self._tunnel.report_protocol_error(self, str(error))
+        self._finish("protocol error")
 
     def _arrivals(self, data: bytes) -> Iterator[Arrived | ReceivedPiece | None]:
         """Yield control frames, the messages that ``data`` completes, and None for each frame."""
@@ -364,8 +384,7 @@ class Client:
                 # Also what came in front of an error.
                 self._tunnel.relay(self, arrived)
         except RemoteProtocolError as error:
-            self._tunnel.report_protocol_error(self, str(error))
-            self._finish("protocol error")
+            self._broke(error)
             return
         if closed:
             self._finish("closed by the client")

@@ -276,12 +276,13 @@ class RelayedTunnel:
 
     def _hold_if_full(self, sender: Client, mode: Mode) -> None:
         """Do not read a client while what it sends, or what it is answered, waits for others."""
-        receiver = self._clients[_OTHER[mode]]
+        to = _OTHER[mode]
+        receiver = self._clients[to]
         if receiver is not None and receiver.wire.is_full:
             sender.wire.hold(Hold.PEER_FULL)
-        if self._is_delayed_full(_OTHER[mode]):
+        if self._directions[to].waiting and self._is_delayed_full(to):
             sender.wire.hold(Hold.DELAYED)
-        if self._is_delayed_full(mode):
+        if self._directions[mode].waiting and self._is_delayed_full(mode):
             sender.wire.hold(Hold.ANSWERS_DELAYED)
 
     def _is_delayed_full(self, to: Mode) -> bool:

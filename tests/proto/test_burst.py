@@ -113,6 +113,24 @@ def test_what_is_nearly_alike_is_parsed(name: str) -> None:
         assert flat(read(familiar(), stream)) == expected
 
 
+@pytest.mark.parametrize("name", NEARLY)
+def test_what_is_nearly_alike_is_not_taken_alone(name: str) -> None:
+    item = familiar().alone(NEARLY[name])
+    assert item is None or flat([item]) == FrameDecoder().feed(NEARLY[name])
+
+
+def test_what_comes_alone() -> None:
+    one, several = encode_frame(data(b"x")), encode_frame(data(b"x")) * 2
+    assert familiar().alone(one) == data(b"x")
+    assert familiar().alone(several) == DataBurst(data(b"x"), [b"x"])
+    assert familiar().alone(several[:-1]) is None
+    assert MessageReader().alone(one) is None, "nobody knows it yet"
+    reader = familiar()
+    assert read(reader, one[:3]) == []
+    assert reader.alone(one) is None, "another one has begun"
+    assert read(reader, one[3:]) == [data(b"x")]
+
+
 def test_strict_refuses_a_field_too_many_behind_familiar_data() -> None:
     stream = encode_frame(data()) + tunnel_frame(encode_message(data()) + UNKNOWN_FIELD)
     assert flat(read(familiar(), stream)) == [data()] * 2

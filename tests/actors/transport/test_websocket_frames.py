@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import WSMsgType, web
@@ -141,6 +141,66 @@ def test_an_empty_frame_counts_and_a_header_alone_does_not() -> None:
     reader, wire = FrameReader(Role.SERVICE), frame(BINARY, b"abc")
     assert [data_of(item) for item in reader.feed(frame(BINARY) + wire[:2])] == [b""]
     assert [data_of(item) for item in reader.feed(wire[2:])] == [b"abc"]
+
+
+@both_roles
+def test_what_looks_like_a_small_frame_inside_a_larger_one_is_its_payload(role: Role) -> None:
+    small = frame(BINARY, b"abc", mask=KEYS[role])
+    whole = frame(BINARY, b"x" * 8 + small + b"y", mask=KEYS[role])
+    plain = frame(BINARY, b"x" * 8, mask=KEYS[role])
+    # Masked, the piece in the middle has the bytes of a frame.
+    start = len(plain)
+    wire = whole[:start] + small + whole[start + len(small) :]
+    found = read(role, [wire[:start], small, wire[start + len(small) :]])
+    assert found == read(role, [wire])
+    assert len(found[0][1]) == 8 + len(small) + 1
+
+
+@both_roles
+def test_a_small_message_inside_another_is_refused_in_a_piece_of_its_own(role: Role) -> None:
+    reader = FrameReader(role)
+    list(reader.feed(frame(BINARY, b"a", fin=False, mask=KEYS[role])))
+    with pytest.raises(RemoteProtocolError, match="inside another"):
+        list(reader.feed(frame(BINARY, b"b", mask=KEYS[role])))
+
+
+@both_roles
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 124, 125, 126])
+def test_small_messages_one_by_one(role: Role, size: int) -> None:
+    reader, payload = FrameReader(role), bytes(range(size))
+    for number in range(3):
+        wire = frame(BINARY, payload, mask=KEYS[role] and bytes([number, 7, 0, 255]))
+        assert reader.alone(wire) == (payload if size < 126 else None)
+        # What is not taken so has not been taken.
+        assert [(item.opcode, data_of(item)) for item in reader.feed(wire)] == [(BINARY, payload)]
+        assert list(reader.feed(frame(PING, b"p", mask=KEYS[role])))
+
+
+@both_roles
+def test_nothing_else_is_a_small_message_alone(role: Role) -> None:
+    def of(opcode: int, payload: bytes = b"abc", **more: Any) -> bytes:
+        return frame(opcode, payload, mask=KEYS[role], **more)
+
+    others = [b"", b"\x82", of(BINARY, b""), of(BINARY)[:-1], of(BINARY) + b"x", of(BINARY) * 2]
+    others += [of(each) for each in (CONT, TEXT, CLOSE, PING, PONG)]
+    others += [of(BINARY, fin=False), of(BINARY, rsv=4), of(BINARY, length_form=16)]
+    # Of the other role: masked where nothing is, or the other way round.
+    others.append(frame(BINARY, b"abc", mask=b"" if KEYS[role] else KEY))
+    assert [each for each in others if FrameReader(role).alone(each) is not None] == []
+
+
+@both_roles
+@pytest.mark.parametrize("before", ["a header", "a part", "a fragment"])
+def test_nothing_is_alone_behind_what_has_begun(role: Role, before: str) -> None:
+    whole = frame(BINARY, b"abc", mask=KEYS[role])
+    reader = FrameReader(role)
+    begun = {
+        "a header": whole[:1],
+        "a part": whole[:-1],
+        "a fragment": frame(BINARY, b"a", fin=False, mask=KEYS[role]),
+    }
+    list(reader.feed(begun[before]))
+    assert reader.alone(whole) is None
 
 
 def forbidden(key: bytes) -> dict[str, bytes]:
