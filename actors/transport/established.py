@@ -114,19 +114,19 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
         sock: plain, TLS, or TLS in TLS.
         limit_bytes: more than 0.
     """
-    is_tls = type(sock) is not socket.socket
-    room_bytes = limit_bytes
-    # Without the checks of `recv`, which take as long as the rest of a small read.
-    read = sock.read if isinstance(sock, ssl.SSLSocket) else sock.recv
-    # TLS gives out a record at a time, however many are there; TLS in TLS has buffers of its own.
-    short_bytes = limit_bytes
-    if is_tls:
-        short_bytes = FEW_BYTES if isinstance(sock, ssl.SSLSocket) else 0
+    if type(sock) is socket.socket:
+        return _read_plain(sock, limit_bytes)
+    # TLS in TLS has buffers of its own: there may be more behind a short record.
+    read: Callable[[int], bytes] = sock.recv
+    short_bytes, room_bytes = 0, limit_bytes
+    if isinstance(sock, ssl.SSLSocket):
+        # Without the checks of `recv`, which take as long as the rest of a small read.
+        read, short_bytes = sock.read, FEW_BYTES
     chunks: list[bytes] = []
     end, error = _FULL, None
     try:
         while True:
-            chunk = read(min(RECORD_BYTES, room_bytes) if is_tls else room_bytes)
+            chunk = read(min(RECORD_BYTES, room_bytes))
             if not chunk:
                 end = ReadEnd.CLOSED
                 break
@@ -136,22 +136,37 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
                 end = _DRAINED
                 break
             is_end = room_bytes < RECORD_BYTES and len(chunk) < RECORD_BYTES
-            if is_end or room_bytes == 0 or len(chunks) >= RECORDS_JOINED or not is_tls:
+            if is_end or room_bytes == 0 or len(chunks) >= RECORDS_JOINED:
                 break
     except NOTHING_YET as refusal:
         is_for_output = isinstance(refusal, ssl.SSLWantWriteError)
-        end = ReadEnd.WANTS_OUTPUT if is_for_output else ReadEnd.DRAINED
+        end = ReadEnd.WANTS_OUTPUT if is_for_output else _DRAINED
     except OSError as failure:
         # Without the frames that it came through, which would hold this function's in a circle.
         end, error = ReadEnd.BROKEN, failure.with_traceback(None)
-        if is_tls:
-            forget_tls_errors()
-            if isinstance(failure, BrokenPipeError):
-                # OpenSSL came to the end, and could not tell the other side that it misses TLS's.
-                end, error = ReadEnd.CLOSED, None
-            elif _read_before_error(read, chunks, room_bytes):
-                end = ReadEnd.FULL
+        forget_tls_errors()
+        if isinstance(failure, BrokenPipeError):
+            # OpenSSL came to the end, and could not tell the other side that it misses TLS's.
+            end, error = ReadEnd.CLOSED, None
+        elif _read_before_error(read, chunks, room_bytes):
+            end = _FULL
     return ReadPiece(chunks[0] if len(chunks) == 1 else b"".join(chunks), len(chunks), end, error)
+
+
+def _read_plain(sock: socket.socket, limit_bytes: int) -> ReadPiece:
+    data, reads = b"", 0
+    try:
+        data = sock.recv(limit_bytes)
+        if not data:
+            return ReadPiece(data, reads, ReadEnd.CLOSED)
+        reads = 1
+        is_over = len(data) < limit_bytes and is_drained(sock)
+        return ReadPiece(data, reads, _DRAINED if is_over else _FULL)
+    except NOTHING_YET:
+        return ReadPiece(data, reads, _DRAINED)
+    except OSError as failure:
+        # As above.
+        return ReadPiece(data, reads, ReadEnd.BROKEN, failure.with_traceback(None))
 
 
 def _read_before_error(read: Callable[[int], bytes], chunks: list[bytes], room_bytes: int) -> bool:

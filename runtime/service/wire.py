@@ -23,6 +23,7 @@ from collections import deque
 from typing import Final, Protocol
 
 from tunnelfleet.actors.net.socket_io import (
+    NOTHING_YET,
     abort_quietly,
     close_socket,
     discard_some,
@@ -106,6 +107,7 @@ READ_MORE_SECONDS: Final = 0.001
 PIECE_BYTES: Final = 64
 """What a piece that waits takes besides its own bytes; many small ones count as what they are."""
 TLS_RECORD_BYTES: Final = 16_384
+_NOT_NOW: Final = (*NOTHING_YET, InterruptedError)
 SEND_BYTES: Final = 65_536
 LINGER_SECONDS: Final = 1.0
 """How long a graceful end may take to send its last bytes and see the other side's end."""
@@ -330,12 +332,28 @@ class Wire:
         """Take bytes for sending. Whoever calls must heed ``is_full``."""
         if self._state is not _OPEN or self._failure is not None or not data:
             return
-        self._buffer.append(data)
-        self._buffered_bytes += len(data)
+        sent = 0
+        if not (self._buffer or self._writing or self._holds):
+            sent = self._send_first(data)
+            if sent == len(data):
+                return
+        self._buffer.append(memoryview(data)[sent:] if sent else data)
+        self._buffered_bytes += len(data) - sent
         if not self._writing:
             self._flush()
         if self._held_bytes > HIGH_WATER_BYTES:
             self.is_full = True
+
+    def _send_first(self, data: bytes | bytearray) -> int:
+        """Send what nothing waits in front of; return how much needs not wait."""
+        try:
+            return self._socket.send(data)
+        except _NOT_NOW:
+            return 0
+        except OSError as error:
+            forget_tls_errors()
+            self._fail(_why(error))
+            return len(data)
 
     def _on_writable(self) -> None:
         if self._state is _HANDSHAKE:
@@ -355,7 +373,7 @@ class Wire:
         try:
             while self._buffer:
                 self._sent(self._socket.send(self._head()))
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
+        except _NOT_NOW:
             self._watch_writing(True)
         except OSError as error:
             forget_tls_errors()
