@@ -80,3 +80,21 @@ def test_without_a_history_there_is_nothing_to_draw(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "measure first" in done.stderr
+
+
+def test_a_baseline_that_breaks_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    left = {"ours": 3, "theirs": 1}
+
+    def measured(name: str) -> dict[str, float]:
+        left[name] -= 1
+        if left[name] < 0:
+            raise ConnectionError("closed")
+        return {"round_trip_median_us": 1.0}
+
+    contestants = {name: lambda name=name: measured(name) for name in left}
+    found = carry_bench.interleaved(contestants, 3)
+    assert [*found] == ["ours"]
+    assert len(found["ours"]) == 3
+    assert "theirs broke in round 2, and is left out: closed" in capsys.readouterr().err
+    with pytest.raises(ConnectionError, match="closed"):
+        carry_bench.interleaved(contestants, 1)
