@@ -55,18 +55,8 @@ def frame_around(message: Message) -> tuple[bytes, bytes]:
         PayloadTooLarge: its payload is above `MAX_PAYLOAD_BYTES`.
         LocalProtocolError: it does not fit a frame for another reason.
     """
-    payload_bytes = len(message.payload)
-    if payload_bytes > MAX_PAYLOAD_BYTES:
-        raise PayloadTooLarge(payload_bytes, MAX_PAYLOAD_BYTES)
     _, stream_id, ignorable, payload, service_id, _, connection_id = message
-    before = _fields_before(stream_id, ignorable)
-    if payload:
-        before += _payload_header(payload_bytes)
-    behind = _fields_behind(service_id, connection_id)
-    size = len(before) + payload_bytes + len(behind)
-    if size > MAX_FRAME_BYTES:
-        raise _frame_too_large(size)
-    return size.to_bytes(TUNNEL_PREFIX_BYTES, "big") + before, behind
+    return _around(len(payload), stream_id, ignorable, service_id, connection_id)
 
 
 def data_head(like: Message, frame_bytes: int) -> bytes:
@@ -104,6 +94,22 @@ _PAYLOAD_HEADER_BYTES = (2, 3, 4)
 """How long the tag and the length of a payload may be together."""
 _KEPT = 1_024
 """For how many streams, connections and sizes the encoded fields are kept."""
+
+
+@lru_cache(_KEPT)
+def _around(
+    payload_bytes: int, stream_id: int, ignorable: bool, service_id: str, connection_id: int
+) -> tuple[bytes, bytes]:
+    if payload_bytes > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(payload_bytes, MAX_PAYLOAD_BYTES)
+    before = _fields_before(stream_id, ignorable)
+    if payload_bytes:
+        before += _payload_header(payload_bytes)
+    behind = _fields_behind(service_id, connection_id)
+    size = len(before) + payload_bytes + len(behind)
+    if size > MAX_FRAME_BYTES:
+        raise _frame_too_large(size)
+    return size.to_bytes(TUNNEL_PREFIX_BYTES, "big") + before, behind
 
 
 @lru_cache(_KEPT)

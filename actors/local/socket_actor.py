@@ -161,6 +161,7 @@ class SocketActor(DispatchedActor):
         self._output = _Output.OPEN
         self._remote_end: End | None = None
         self._unsent_bytes = 0
+        self._read_bytes = min(limits.data_payload_bytes, READ_BYTES)
         self._outgoing = bytearray()
         self._untold_bytes = 0
         """What the application has taken, and nobody was told."""
@@ -244,7 +245,7 @@ class SocketActor(DispatchedActor):
     def _read(self) -> None:
         assert self._socket is not None
         turn_bytes, high_water_bytes = 0, self._limits.send_high_water_bytes
-        limit_bytes = min(self._limits.data_payload_bytes, READ_BYTES)
+        limit_bytes = self._read_bytes
         try:
             while turn_bytes < TURN_READ_BYTES and self._unsent_bytes < high_water_bytes:
                 data = self._socket.recv(limit_bytes)

@@ -319,7 +319,8 @@ class ConnectionTable:
 
     def received(self, connection: Connection, size_bytes: int, now: float) -> None:
         """Bytes arrived for it."""
-        if connection.backlog_bytes == 0:
+        if connection.backlog_bytes < TAKEN_UNTOLD_BYTES:
+            # What is there may have been taken long ago: its application's time begins now.
             connection.progress_at = now
         connection.backlog_bytes += size_bytes
         self.backlog_bytes += size_bytes

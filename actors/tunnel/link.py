@@ -297,7 +297,9 @@ class Brake:
 
     def check(self) -> None:
         """Hold the link, or let it go, if that is a change."""
-        must_hold = self._connections.must_pause or any(is_full() for is_full in self._full)
+        must_hold = self._connections.must_pause
+        if self._full and not must_hold:
+            must_hold = any(is_full() for is_full in self._full)
         if must_hold == self._link.is_held or not self._link.hold(must_hold=must_hold):
             return
         if self._hooks is not None:

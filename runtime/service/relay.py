@@ -108,6 +108,7 @@ class RelayedTunnel:
         self._directions = {mode: _OneWay() for mode in Mode}
         self._streams = StreamTable()
         self._delay_seconds = 0.0
+        self._is_throttled = False
         self._to_corrupt = dict.fromkeys(Mode, 0)
         self._stalled: set[Mode] = set()
         self._dropped_messages = 0
@@ -229,7 +230,8 @@ class RelayedTunnel:
         """
         # What differs in a burst is the payload, of which nothing is asked but its size.
         message, more = item if isinstance(item, DataBurst) else (item, ())
-        if not check_message(message, mode):
+        is_data = message.type is _DATA
+        if not is_data and not check_message(message, mode):
             return False
         if message.service_id not in self._known_ids:
             name = printable(message.service_id, MAX_ID_CHARACTERS)
@@ -243,7 +245,7 @@ class RelayedTunnel:
             if message.type is MessageType.STREAM_START:
                 answers.append(encode_tunnel_message(reset_for(message), _SERVICE))
             return False
-        if message.type is _DATA:
+        if is_data:
             size_bytes = len(message.payload) + sum(map(len, more))
             self._directions[_OTHER[mode]].payload_bytes += size_bytes
             if message.ignorable and not message.payload and mode is Mode.DESTINATION:
@@ -333,6 +335,7 @@ class RelayedTunnel:
 
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit each direction; None lifts the limit."""
+        self._is_throttled = bytes_per_second is not None
         for mode in Mode:
             direction = self._directions[_OTHER[mode]]
             direction.throttle = (
@@ -349,6 +352,8 @@ class RelayedTunnel:
 
     def allowance(self, client: Client, wanted_bytes: int) -> int:
         """Return how much of that may be read from a client now; 0 holds its wire until it may."""
+        if not self._is_throttled:
+            return wanted_bytes
         throttle = self._directions[_OTHER[_mode_of(client)]].throttle
         if throttle is None:
             return wanted_bytes
@@ -361,6 +366,8 @@ class RelayedTunnel:
 
     def spend(self, client: Client, count_bytes: int) -> None:
         """Charge what was read, pings included (docs/protocol.md section 1)."""
+        if not self._is_throttled:
+            return
         throttle = self._directions[_OTHER[_mode_of(client)]].throttle
         if throttle is not None:
             throttle.spend(count_bytes, self._loop.time())

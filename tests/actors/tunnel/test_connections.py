@@ -184,6 +184,14 @@ def test_the_first_byte_after_silence_starts_the_clock() -> None:
     assert table.stalled(1_001.0) == []
 
 
+def test_the_first_byte_behind_what_was_taken_untold_starts_the_clock() -> None:
+    table, (connection,) = table_of(1, ROOMY)
+    table.received(connection, TAKEN_UNTOLD_BYTES - 1, 0.0)
+    table.received(connection, 20_000, 1_000.0)
+    assert table.stalled(1_059.0) == []
+    assert table.stalled(1_060.0) == [connection]
+
+
 def test_when_the_sum_is_too_much_all_that_take_nothing_are_suspects() -> None:
     table, added = table_of(4, ROOMY)
     for connection in added[:3]:
