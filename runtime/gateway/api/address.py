@@ -80,6 +80,8 @@ class GatewayAddress:
         try:
             parts = urlsplit(text)
             port = parts.port
+            # As the look-up of the name has it; a UnicodeError is a ValueError.
+            (parts.hostname or "").encode("idna")
         except ValueError:
             raise wrong from None
         known = parts.scheme in PORTS and parts.hostname

@@ -115,7 +115,20 @@ def test_addresses(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "unix:", "/run/a.sock", "gw:1", "ftp://gw", "http://", "http://gw:x", "http://gw/path"],
+    [
+        *(
+            "",
+            "unix:",
+            "/run/a.sock",
+            "gw:1",
+            "ftp://gw",
+            "http://",
+            "http://gw:x",
+            "http://gw/path",
+        ),
+        # What no name can be: bytes that are no UTF-8, and a part that is too long.
+        *("http://g\udcffw", f"http://{'a' * 64}"),
+    ],
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ConfigError, match="write unix:PATH, http://HOST:PORT"):
