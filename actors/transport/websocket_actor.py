@@ -109,7 +109,8 @@ class _Stage(Enum):
 
 # As plain names: Python 3.11 takes six times as long to look up the member of an enum.
 _OPEN, _FAREWELL, _ENDED = _Stage.OPEN, _Stage.FAREWELL, _Stage.ENDED
-_DATA, _FULL = MessageType.DATA, ReadEnd.FULL
+_DATA = MessageType.DATA
+_FULL, _DRAINED = ReadEnd.FULL, ReadEnd.DRAINED
 _CONNECTED = (_OPEN, _Stage.CLOSING, _FAREWELL)
 
 
@@ -269,9 +270,11 @@ class WebSocketActor(DispatchedActor):
                 budget = self._take(self._arriving, budget, messages)
         if self._stage is _ENDED:
             return False
-        if self._arriving is None:
+        if self._arriving is not None or piece.end is _FULL:
+            return True
+        if piece.end is not _DRAINED:
             self._on_read_end(piece)
-        return self._arriving is not None or piece.end is _FULL
+        return False
 
     def _begin(self, data: bytes, messages: list[Message | DataBurst]) -> None:
         """Take what came, if it is a small message as those before, else begin to take it apart."""

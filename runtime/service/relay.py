@@ -246,7 +246,9 @@ class RelayedTunnel:
                 answers.append(encode_tunnel_message(reset_for(message), _SERVICE))
             return False
         if is_data:
-            size_bytes = len(message.payload) + sum(map(len, more))
+            size_bytes = len(message.payload)
+            if more:
+                size_bytes += sum(map(len, more))
             self._directions[_OTHER[mode]].payload_bytes += size_bytes
             if message.ignorable and not message.payload and mode is Mode.DESTINATION:
                 self._streams.note_hello(message)
