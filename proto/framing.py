@@ -315,6 +315,15 @@ class _Familiar:
         message = Message(*self._fields_before, payloads[0], *self._fields_after)
         return DataBurst(message, payloads[1:]) if len(payloads) > 1 else message, offset
 
+    def take_large(self, frame: memoryview) -> Message | None:
+        """Return the message of a frame, whose payload alone is copied; None if it is another's."""
+        prefix = bytes(frame[:TUNNEL_PREFIX_BYTES])
+        head, size = self._heads.get(prefix) or self._add_head(prefix)
+        end = size - len(self._behind)
+        if size != len(frame) or frame[: len(head)] != head or frame[end:] != self._behind:
+            return None
+        return Message(*self._fields_before, bytes(frame[len(head) : end]), *self._fields_after)
+
     def _add_head(self, prefix: bytes) -> tuple[bytes, int]:
         """Return what a frame of that length begins with, and the length with the prefix."""
         size = int.from_bytes(prefix, "big")
@@ -379,8 +388,13 @@ class MessageReader:
             yield self._parse(frame), frame
 
     def _parse(self, frame: memoryview) -> Message:
+        if self._familiar is not None and len(frame) > JOINED_BYTES:
+            # The library would copy the payload twice.
+            found = self._familiar.take_large(frame)
+            if found is not None:
+                return found
         message = decode_message(frame[TUNNEL_PREFIX_BYTES:], strict=self._strict)
-        if message.payload and message.type is MessageType.DATA and len(frame) <= JOINED_BYTES:
+        if message.payload and message.type is MessageType.DATA:
             fields = (*message[:3], *message[4:])
             if fields != self._last:
                 self._last = fields

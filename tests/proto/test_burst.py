@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from tests.proto.test_message import UNKNOWN_FIELD, any_message
 from tests.support.wire import connection_start, data, tunnel_frame
 from tunnelfleet.proto import (
-    JOINED_BYTES,
     MAX_PAYLOAD_BYTES,
     DataBurst,
     FrameDecoder,
@@ -18,8 +17,10 @@ from tunnelfleet.proto import (
     MessageReader,
     RemoteProtocolError,
     burst_parts,
+    decode_message,
     encode_frame,
     encode_message,
+    framing,
 )
 
 
@@ -159,6 +160,56 @@ def test_lengths_without_end_are_not_kept() -> None:
     assert len(reader._familiar._heads) <= 64
 
 
-def test_large_data_is_not_copied_to_be_compared() -> None:
-    large = data(b"x" * JOINED_BYTES)
-    assert read(familiar(), encode_frame(large) * 2) == [large] * 2
+LARGE = data(bytes(range(256)) * 100)
+
+
+def test_large_data_of_the_familiar_connection() -> None:
+    largest = data(b"y" * MAX_PAYLOAD_BYTES)
+    stream = b"".join(map(encode_frame, (LARGE, largest, LARGE, data(), LARGE)))
+    assert read(familiar(), stream) == [LARGE, largest, LARGE, data(), LARGE]
+    reader = MessageReader(strict=True)
+    assert read(reader, encode_frame(LARGE) * 3) == [LARGE] * 3
+    assert flat(read(reader, encode_frame(data()) * 2)) == [data()] * 2
+
+
+def test_large_data_is_not_parsed_from_the_third_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library copies a payload twice."""
+    parsed: list[int] = []
+
+    def decode(body: memoryview, *, strict: bool) -> Message:
+        parsed.append(len(body))
+        return decode_message(body, strict=strict)
+
+    monkeypatch.setattr(framing, "decode_message", decode)
+    reader = MessageReader()
+    for _ in range(5):
+        assert read(reader, encode_frame(LARGE)) == [LARGE]
+    assert len(parsed) == 2
+
+
+NEARLY_LARGE = {
+    "of another stream": encode_frame(LARGE._replace(stream_id=2)),
+    "of another service": encode_frame(LARGE._replace(service_id="HTTP")),
+    "of another connection": encode_frame(LARGE._replace(connection_id=9)),
+    "ignorable": encode_frame(LARGE._replace(ignorable=True)),
+    "with a field too many": tunnel_frame(encode_message(LARGE) + UNKNOWN_FIELD),
+    "the payload twice": tunnel_frame(encode_message(LARGE) * 2),
+    "no message": tunnel_frame(b"\xff" * len(encode_message(LARGE))),
+    "a payload that says it is longer": tunnel_frame(
+        encode_message(LARGE).replace(b"\x22\x80\xc8\x01", b"\x22\x81\xc8\x01")
+    ),
+    "too large": tunnel_frame(encode_message(data(b"x" * (MAX_PAYLOAD_BYTES + 1)))),
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", NEARLY_LARGE)
+def test_what_is_large_and_nearly_alike_is_parsed(name: str, strict: bool) -> None:
+    stream = encode_frame(LARGE) + NEARLY_LARGE[name] + encode_frame(LARGE)
+    try:
+        expected = FrameDecoder(strict=strict).feed(stream)
+    except RemoteProtocolError as error:
+        with pytest.raises(RemoteProtocolError, match=str(error)):
+            read(familiar(strict=strict), stream)
+    else:
+        assert flat(read(familiar(strict=strict), stream)) == expected
