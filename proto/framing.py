@@ -358,14 +358,21 @@ class MessageReader:
         """The same of the last one whose bytes were looked at."""
 
     def alone(self, data: bytes) -> Message | DataBurst | None:
-        """What `data` is, if it is no more than `JOINED_BYTES` and DATA of the familiar connection.
+        """What the payload of a small WebSocket message is, if one message or one burst.
 
-        Nothing is kept of it: what is not taken so has to be read.
+        None else: then nothing was taken, and `data` has to be read.
+
+        Raises:
+            RemoteProtocolError: it is a frame, and not a message.
         """
-        if self._familiar is None or self._splitter.partial:
+        if self._splitter.partial:
             return None
-        item, size = self._familiar.take(data)
-        return item if size == len(data) else None
+        if self._familiar is not None:
+            item, size = self._familiar.take(data)
+            if size == len(data):
+                return item
+        frame_bytes = TUNNEL_PREFIX_BYTES + int.from_bytes(data[:TUNNEL_PREFIX_BYTES], "big")
+        return self._parse(memoryview(data)) if frame_bytes == len(data) else None
 
     def read(self, data: memoryview) -> Iterator[tuple[Message | DataBurst, memoryview]]:
         """Yield each message or burst that `data` completes, with its frames as they were sent.

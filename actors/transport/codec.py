@@ -108,13 +108,11 @@ class FrameReader:
         "_opcode",
         "_partial",
         "_sender",
-        "_small_header_bytes",
     )
 
     def __init__(self, sender: Role) -> None:
         self._sender = sender
         self._mask_bit = _MASKED if sender is _CLIENT else 0
-        self._small_header_bytes = _SHORT_HEADER_BYTES + (_KEY_BYTES if self._mask_bit else 0)
         self._partial = b""
         self._left_bytes = 0
         """How much of the present data frame's payload has still to come."""
@@ -138,9 +136,9 @@ class FrameReader:
     def alone(self, data: bytes) -> bytes | None:
         """The payload, if `data` is one small binary message, whole and nothing else.
 
-        Nothing is kept of it: what is not taken so may be fed.
+        None else: then nothing was taken, and `data` has to be fed.
         """
-        start = self._small_header_bytes
+        start = _SHORT_HEADER_BYTES + (_KEY_BYTES if self._mask_bit else 0)
         size = len(data) - start
         if not (0 < size < _MEDIUM and data[1] == self._mask_bit | size):
             return None
@@ -306,9 +304,12 @@ class WebSocketInput:
         self._messages = MessageReader()
 
     def alone(self, data: bytes) -> Message | DataBurst | None:
-        """What `data` is, if that is a small message, whole and as the ones before it.
+        """What `data` is, if that is one small WebSocket message with whole frames of the tunnel.
 
-        Nothing is kept of it: what is not taken so has to be fed.
+        None else: then nothing was taken, and `data` has to be fed.
+
+        Raises:
+            RemoteProtocolError: it is no message of the tunnel.
         """
         payload = self.reader.alone(data)
         return None if payload is None else self._messages.alone(payload)

@@ -124,6 +124,13 @@ class _Rest(Flag):
     """The answers to what was read do not leave."""
 
 
+def _cost_of(item: Message | DataBurst) -> int:
+    """What a message or a burst takes of the budget of a turn, in frames."""
+    if isinstance(item, DataBurst):
+        return 1 + len(item.more) // MESSAGES_OF_A_FRAME
+    return 1 if item.type is _DATA else 1 + CONTROL_FRAMES
+
+
 class WebSocketActor(DispatchedActor):
     """One connection attempt and, if it succeeds, the connection.
 
@@ -263,10 +270,8 @@ class WebSocketActor(DispatchedActor):
                 budget -= piece.reads
                 read_bytes += len(piece.data)
                 self._keep_alive.on_heard(time.monotonic())
-                self._begin(piece.data, messages)
-            if self._arriving is None:
-                budget -= 1
-            else:
+                budget -= self._begin(piece.data, messages)
+            if self._arriving is not None:
                 budget = self._take(self._arriving, budget, messages)
         if self._stage is _ENDED:
             return False
@@ -276,13 +281,18 @@ class WebSocketActor(DispatchedActor):
             self._on_read_end(piece)
         return False
 
-    def _begin(self, data: bytes, messages: list[Message | DataBurst]) -> None:
-        """Take what came, if it is a small message as those before, else begin to take it apart."""
+    def _begin(self, data: bytes, messages: list[Message | DataBurst]) -> int:
+        """Take what came, if it is one small message, else begin to take it apart.
+
+        Returns:
+            What that takes of the budget.
+        """
         arrived = self._input.alone(data)
         if arrived is None:
             self._arriving = self._input.feed(data)
-        else:
-            messages.append(arrived)
+            return 0
+        messages.append(arrived)
+        return _cost_of(arrived)
 
     def _on_read_end(self, piece: ReadPiece) -> None:
         """Fail if nothing more can come. What came before it has been taken."""
@@ -296,16 +306,13 @@ class WebSocketActor(DispatchedActor):
     ) -> int:
         """Take what has arrived while there is a budget; return what is left of it."""
         for arrival in arriving:
-            budget -= 1
-            if isinstance(arrival, Message):
+            if isinstance(arrival, Message | DataBurst):
                 messages.append(arrival)
-                if arrival.type is not _DATA:
-                    budget -= CONTROL_FRAMES
-            elif isinstance(arrival, DataBurst):
-                messages.append(arrival)
-                budget -= len(arrival.more) // MESSAGES_OF_A_FRAME
-            elif arrival is not None:
-                self._on_control_frame(arrival)
+                budget -= _cost_of(arrival)
+            else:
+                budget -= 1
+                if arrival is not None:
+                    self._on_control_frame(arrival)
             if budget <= 0 or self._stage is _ENDED:
                 return budget
         self._arriving = None

@@ -341,23 +341,25 @@ class Client:
         return rest
 
     def _websocket_bytes(self, data: bytes) -> None:
-        payload = self._reader.alone(data)
-        item = None if payload is None else self._messages.alone(payload)
-        if item is None or payload is None:
-            self._arriving = self._arrivals(data)
-            self._take()
-        elif self._relay(((item, memoryview(payload)),)) and self.wire.is_full:
-            self.wire.hold(Hold.SELF_FULL)
-
-    def _relay(self, arrived: Sequence[Arrived]) -> bool:
-        """Have the tunnel pass it on; return whether the client may send that."""
         assert self._tunnel is not None
         try:
-            self._tunnel.relay(self, arrived)
+            arrived = self._alone(data)
+            if arrived:
+                self._tunnel.relay(self, arrived)
         except RemoteProtocolError as error:
             self._broke(error)
-            return False
-        return True
+            return
+        if not arrived:
+            self._arriving = self._arrivals(data)
+            self._take()
+        elif self.wire.is_full:
+            self.wire.hold(Hold.SELF_FULL)
+
+    def _alone(self, data: bytes) -> Sequence[Arrived]:
+        """What ``data`` is, if that is one small message; else nothing was taken."""
+        payload = self._reader.alone(data)
+        item = None if payload is None else self._messages.alone(payload)
+        return () if payload is None or item is None else ((item, memoryview(payload)),)
 
     def _broke(self, error: RemoteProtocolError) -> None:
         assert self._tunnel is not None

@@ -108,7 +108,6 @@ class RelayedTunnel:
         self._directions = {mode: _OneWay() for mode in Mode}
         self._streams = StreamTable()
         self._delay_seconds = 0.0
-        self._is_throttled = False
         self._to_corrupt = dict.fromkeys(Mode, 0)
         self._stalled: set[Mode] = set()
         self._dropped_messages = 0
@@ -337,7 +336,6 @@ class RelayedTunnel:
 
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit each direction; None lifts the limit."""
-        self._is_throttled = bytes_per_second is not None
         for mode in Mode:
             direction = self._directions[_OTHER[mode]]
             direction.throttle = (
@@ -354,8 +352,6 @@ class RelayedTunnel:
 
     def allowance(self, client: Client, wanted_bytes: int) -> int:
         """Return how much of that may be read from a client now; 0 holds its wire until it may."""
-        if not self._is_throttled:
-            return wanted_bytes
         throttle = self._directions[_OTHER[_mode_of(client)]].throttle
         if throttle is None:
             return wanted_bytes
@@ -368,8 +364,6 @@ class RelayedTunnel:
 
     def spend(self, client: Client, count_bytes: int) -> None:
         """Charge what was read, pings included (docs/protocol.md section 1)."""
-        if not self._is_throttled:
-            return
         throttle = self._directions[_OTHER[_mode_of(client)]].throttle
         if throttle is not None:
             throttle.spend(count_bytes, self._loop.time())

@@ -115,9 +115,16 @@ def test_what_is_nearly_alike_is_parsed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NEARLY)
-def test_what_is_nearly_alike_is_not_taken_alone(name: str) -> None:
-    item = familiar().alone(NEARLY[name])
-    assert item is None or flat([item]) == FrameDecoder().feed(NEARLY[name])
+def test_what_is_nearly_alike_and_alone_is_parsed(name: str) -> None:
+    try:
+        expected = FrameDecoder().feed(NEARLY[name])
+    except RemoteProtocolError as error:
+        with pytest.raises(RemoteProtocolError, match=str(error)):
+            familiar().alone(NEARLY[name])
+    else:
+        item = familiar().alone(NEARLY[name])
+        assert item is not None
+        assert flat([item]) == expected
 
 
 def test_what_comes_alone() -> None:
@@ -125,8 +132,13 @@ def test_what_comes_alone() -> None:
     assert familiar().alone(one) == data(b"x")
     assert familiar().alone(several) == DataBurst(data(b"x"), [b"x"])
     assert familiar().alone(several[:-1]) is None
-    assert MessageReader().alone(one) is None, "nobody knows it yet"
-    reader = familiar()
+    reader = MessageReader()
+    assert [reader.alone(one) for _ in range(4)] == [data(b"x")] * 4
+    assert reader.alone(encode_frame(connection_start())) == connection_start()
+    assert reader.alone(one) == data(b"x")
+    reader = MessageReader()
+    assert reader.alone(several) is None, "nobody knows that these belong together"
+    assert flat(read(reader, several)) == [data(b"x")] * 2
     assert read(reader, one[:3]) == []
     assert reader.alone(one) is None, "another one has begun"
     assert read(reader, one[3:]) == [data(b"x")]
