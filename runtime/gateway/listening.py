@@ -60,7 +60,7 @@ class UnixListener:
 
     def __init__(self, place: UnixPlace) -> None:
         self._path = place.path
-        group = None if place.group is None else _group_id(place.group)
+        group = None if place.group is None else group_id(place.group)
         try:
             _make_folder(place, group)
             with _locked(place.path.parent):
@@ -84,7 +84,12 @@ class UnixListener:
                 self._path.unlink()
 
 
-def _group_id(name: str) -> int:
+def group_id(name: str) -> int:
+    """Return the number of a group of this machine.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:

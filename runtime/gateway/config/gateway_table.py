@@ -5,7 +5,6 @@ Owns what depends on more than one key, and the files that they name: secrets, u
 
 from __future__ import annotations
 
-import grp
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 from tunnelfleet.actors.addresses import is_loopback, parse_ip
 from tunnelfleet.proto import ConfigError, counted
 from tunnelfleet.runtime import TcpAddress, parse_address
+from tunnelfleet.runtime.gateway.listening import group_id
 
 from . import fleet
 from .door_users import read_users
@@ -175,14 +175,12 @@ class GatewayTable:
 
     def _check_group(self, settings: fleet.GatewaySettings) -> None:
         """Warn of a group that this machine does not have; where the gateway runs there may be."""
-        name = settings.admin_group
-        if name is None:
+        if settings.admin_group is None:
             return
         try:
-            grp.getgrnam(name)
-        except KeyError:
-            hint = f"this machine has no group {name!r}; without it a gateway does not start"
-            self._problem("admin_group", hint, error=False)
+            group_id(settings.admin_group)
+        except ConfigError as error:
+            self._problem("admin_group", str(error), error=False)
 
     def _token(self, key: str) -> str | None:
         """Return the bearer token in the file that a key names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import os
 import re
 import shutil
 import subprocess
@@ -141,7 +142,8 @@ def examples(tmp_path: Path, authorities: Path, monkeypatch: pytest.MonkeyPatch)
             if "access_token_env" in table:
                 monkeypatch.setenv(table["access_token_env"], table["access_token_env"] * 4)
     # The group of the examples, of which no more than that it is there is asked.
-    monkeypatch.setattr(grp, "getgrnam", lambda name: {"operators": None}[name])
+    groups = {"operators": grp.getgrgid(os.getgid())}
+    monkeypatch.setattr(grp, "getgrnam", groups.__getitem__)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     return folder
 

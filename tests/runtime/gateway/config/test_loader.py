@@ -216,7 +216,11 @@ class TestDoors:
                 "door_rule[1].users",
                 "nobody has a name at the door 127.0.0.1:1080",
             ),
-            ('admin_group = "no-such"', "gateway.admin_group", "has no group 'no-such'"),
+            (
+                'admin_group = "no-such"',
+                "gateway.admin_group",
+                "there is no group 'no-such' on this machine",
+            ),
         ],
     )
     def test_a_warning(self, files: Path, text: str, key: str, says: str) -> None:
