@@ -46,6 +46,10 @@ class Summary:
         self.count += 1
         self.total += value
 
+    def observe_zero(self) -> None:
+        """Count 0, which most values are of what seldom waits."""
+        self.count += 1
+
 
 class Histogram(Summary):
     """A summary that also counts the values by size.
@@ -66,6 +70,11 @@ class Histogram(Summary):
         self.count += 1
         self.total += value
         self.counts[bisect_left(self.bounds, value)] += 1
+
+    def observe_zero(self) -> None:
+        """Count 0 in the first bucket."""
+        self.count += 1
+        self.counts[0] += 1
 
 
 TRAFFIC: Final = "Traffic"
@@ -417,6 +426,13 @@ class Counters:
         each: Counters | None = self
         while each is not None:
             each.queue_wait.observe(seconds)
+            each = each.whole
+
+    def count_unqueued(self) -> None:
+        """A piece has left that was in no queue."""
+        each: Counters | None = self
+        while each is not None:
+            each.queue_wait.observe_zero()
             each = each.whole
 
     def forget_active(self) -> None:

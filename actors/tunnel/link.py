@@ -386,7 +386,7 @@ class Pump:
         encoded = self._connections.encode(connection, payload)
         if encoded is None:
             return
-        self._stats.observe_queue_wait(0.0)
+        self._stats.count_unqueued()
         if self._sender.leaves_untold(len(payload), now):
             assert self._link.websocket is not None
             self._link.websocket.tell(TransmitUntold(encoded))

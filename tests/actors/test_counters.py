@@ -26,6 +26,14 @@ def test_a_value_is_counted_in_the_first_bucket_that_holds_it(value: float, buck
     assert (histogram.count, histogram.total) == (1, value)
 
 
+def test_zero_is_counted_as_any_value() -> None:
+    summary, histogram = Summary(), Histogram((0.5, 5.0))
+    for each in (summary, histogram):
+        each.observe_zero()
+        assert (each.count, each.total) == (1, 0.0)
+    assert histogram.counts == [1, 0, 0]
+
+
 @given(st.lists(st.floats(0, 100)))
 def test_a_histogram_counts_every_value_once(values: list[float]) -> None:
     histogram, summary = Histogram((0.5, 5.0, 50.0)), Summary()
@@ -68,6 +76,7 @@ STEPS: dict[str, Callable[[Counters], object]] = {
     "ping": lambda c: c.observe_ping(0.5),
     "queue": lambda c: c.set_queue_bytes(c.queue_bytes + 10),
     "queue wait": lambda c: c.observe_queue_wait(2.0),
+    "no queue": lambda c: c.count_unqueued(),
     "throttled": lambda c: c.count_throttled(0.125),
     "dropped": lambda c: c.count_dropped("stale_stream"),
     "failed listen": lambda c: c.count_failed_listen(),
