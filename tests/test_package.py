@@ -115,6 +115,7 @@ class TestWhatIsLoaded:
 
 
 NEEDS_AN_EXTRA = {
+    "tunnelfleet.actors.kernel.uv_loop": "uvloop",
     "tunnelfleet.pytest_plugin": "pytest",
     "tunnelfleet.runtime.gateway.devices.connection": "paho",
     "tunnelfleet.runtime.gateway.devices.session": "paho",

@@ -258,9 +258,6 @@ class DispatchedActor(Actor):
         replaces the method. Remove the socket before closing it. The end of the actor removes it,
         before `on_stop` or `on_failure`, but does not close it.
 
-        Read until the socket would block, or add it anew: a socket that breaks behind bytes is
-        reported only once where the loop is libuv's.
-
         Raises:
             ValueError: the socket is closed, or another actor watches it.
         """

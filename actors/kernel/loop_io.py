@@ -217,22 +217,24 @@ def _fire(timer: Timer) -> None:
     cell.dispatcher.timer_fired(cell, timer)
 
 
-LOOP_DESCRIPTORS = 8
-"""How many descriptors a loop opens for itself, with some room. uvloop's opens six."""
+LOOP_DESCRIPTORS = 9
+"""How many descriptors a loop opens for itself, with some room: uvloop's six, and one more."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new uvloop event loop if uvloop is installed, else asyncio's own.
+    """Return a new event loop: uvloop's if that is installed, else asyncio's own.
+
+    Both call back for as long as there is anything to be read, or an error to be taken.
 
     Raises:
         OSError: the process has too few file descriptors left for one.
     """
     _require_descriptors()
     try:
-        import uvloop  # noqa: PLC0415 - optional
+        from .uv_loop import UvLoop  # noqa: PLC0415 - optional
     except ImportError:
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    return UvLoop()
 
 
 def _require_descriptors() -> None:

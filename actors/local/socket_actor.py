@@ -10,7 +10,6 @@ Longer than other modules: both directions and their ends share the one socket's
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from enum import Enum, auto
@@ -156,8 +155,6 @@ class SocketActor(DispatchedActor):
         self._local_bind = local_bind
         self._dial: Dial | None = None
         self._input = _Input.WAITING
-        self._read_error: OSError | None = None
-        """What stands behind the bytes that are still to be read."""
         self._output = _Output.OPEN
         self._remote_end: End | None = None
         self._unsent_bytes = 0
@@ -257,36 +254,19 @@ class SocketActor(DispatchedActor):
                 self._unsent_bytes += len(data)
                 self._tunnel.tell(LocalDataRead(self._key, data))
                 if turn_bytes < FEW_BYTES and self._output is not _BROKEN:
-                    # Another read would find nothing, and take five times as long as to look for
-                    # an error behind the bytes. What comes from now on makes it readable again.
-                    self._look_for_error(self._socket)
-                    if self._read_error is None:
-                        return
+                    # Another read would find nothing, which takes longer than this one. What comes
+                    # from now on makes it readable again, and an error does.
+                    return
         except NOTHING_YET:
             return
         except OSError as error:
             self._on_read_error(error)
             return
-        self._look_for_error(self._socket)
         if self._unsent_bytes >= high_water_bytes:
             self._input = _HELD
 
-    def _look_for_error(self, sock: socket.socket) -> None:
-        """Take an error that stands behind the bytes: libuv polls no more once it has reported it.
-
-        When the bytes have been read, it is what there is to be read.
-        """
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._read_error = OSError(code, os.strerror(code))
-            self.remove_reader(sock)
-            self._watch_input()
-
     def _on_read_end(self) -> None:
-        """All was read that has come before the end, or before an error."""
-        if self._read_error is not None:
-            self._on_read_error(self._read_error)
-            return
+        """All was read that has come before the end."""
         # An application that takes nothing more has not merely ended its direction.
         is_orderly = self._output is not _BROKEN
         self._end_input("closed by the local application", is_orderly=is_orderly)
@@ -382,10 +362,6 @@ class SocketActor(DispatchedActor):
             reason = "the local application stopped reading"
             self._tunnel.tell(LocalReadEnded(self._key, reason, is_orderly=False))
         self._exit_if_over()
-        if self._input is _Input.READING and self._socket is not None:
-            # Anew, as above: the error that was met here may be the one that it has reported.
-            self.remove_reader(self._socket)
-            self._watch_input()
 
     def _break_output(self, size_bytes: int = 0) -> None:
         """Write nothing more. `size_bytes`: what was to be written, if it does not wait here."""

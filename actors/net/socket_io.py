@@ -83,8 +83,7 @@ def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
     """Read and throw away what is there, at most about `limit_bytes` of it.
 
     Returns:
-        Whether nothing more can come but bytes to be thrown away, too: the stream has ended, or the
-        connection broke.
+        Whether nothing more can come: the stream has ended, or the connection broke.
     """
     try:
         for _ in range(limit_bytes // READ_BYTES):
@@ -95,16 +94,7 @@ def discard_some(sock: socket.socket, limit_bytes: int) -> bool:
         if isinstance(sock, ssl.SSLSocket):
             forget_tls_errors()
         return True
-    return is_broken(sock)
-
-
-def is_broken(sock: socket.socket) -> bool:
-    """Return whether the connection broke, though what came before may still be there to read.
-
-    An event loop of libuv polls a socket no more once it has reported the error, so whoever has not
-    read to the end has to look. The error is told once.
-    """
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+    return False
 
 
 FEW_BYTES = 4_096

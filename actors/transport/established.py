@@ -7,9 +7,7 @@ service need not answer pings (docs/protocol.md section 1), so any byte is as go
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import socket
 import ssl
 from enum import Enum, auto
@@ -37,27 +35,6 @@ class Outcome(Enum):
 def outcome_of_refusal(error: OSError) -> Outcome:
     """Why a write was refused for now: one of `NOTHING_YET` was raised."""
     return Outcome.WANTS_INPUT if isinstance(error, ssl.SSLWantReadError) else Outcome.BLOCKED
-
-
-def is_drained(sock: socket.socket) -> bool:
-    """Return whether another read would find nothing, where one gave less than was asked for.
-
-    A read that finds nothing raises, which costs five times as much as this, or with TLS more than
-    the read of a small message. What comes from now on makes the socket readable again; an error
-    that stands behind the bytes does not where the event loop is libuv's, so it is looked for.
-
-    Args:
-        sock: on which no write has failed; the error would have been taken by that.
-
-    Raises:
-        OSError: the connection broke behind what was read.
-    """
-    if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return False
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, os.strerror(code))
-    return True
 
 
 RECORD_BYTES = 16_384
@@ -92,9 +69,7 @@ class ReadPiece(NamedTuple):
         data: the bytes.
         reads: how many reads gave them.
         end: why it is no more.
-        error: with which it broke, or None. With `FULL` it stands behind what may still be there.
-            It was taken from the socket, so that reading on comes to a mere end; and the socket has
-            to be watched anew, as libuv polls no more once it has reported an error.
+        error: with which it broke, or None.
     """
 
     data: bytes
@@ -110,18 +85,22 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
     record as for all. A piece ends at the limit, or in front of it where a record was not full:
     where each message begins one, as they do that are written at once, a message ends there.
 
+    A read that finds nothing raises, which with TLS costs more than the read of a small message: it
+    is not made where little was there. What comes from now on makes the socket readable again, and
+    so does an error. TLS in TLS has buffers of its own: there may always be more.
+
     Args:
         sock: plain, TLS, or TLS in TLS.
         limit_bytes: more than 0.
     """
     if type(sock) is socket.socket:
         return _read_plain(sock, limit_bytes)
-    # TLS in TLS has buffers of its own: there may be more behind a short record.
     read: Callable[[int], bytes] = sock.recv
-    short_bytes, room_bytes = 0, limit_bytes
+    pending: Callable[[], int] | None = None
+    room_bytes = limit_bytes
     if isinstance(sock, ssl.SSLSocket):
         # Without the checks of `recv`, which take as long as the rest of a small read.
-        read, short_bytes = sock.read, FEW_BYTES
+        read, pending = sock.read, sock.pending
     chunks: list[bytes] = []
     end, error = _FULL, None
     try:
@@ -132,7 +111,8 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
                 break
             chunks.append(chunk)
             room_bytes -= len(chunk)
-            if limit_bytes - room_bytes < short_bytes and is_drained(sock):
+            is_small = limit_bytes - room_bytes < FEW_BYTES
+            if is_small and pending is not None and not pending():
                 end = _DRAINED
                 break
             is_end = room_bytes < RECORD_BYTES and len(chunk) < RECORD_BYTES
@@ -148,43 +128,20 @@ def read_piece(sock: socket.socket, limit_bytes: int) -> ReadPiece:
         if isinstance(failure, BrokenPipeError):
             # OpenSSL came to the end, and could not tell the other side that it misses TLS's.
             end, error = ReadEnd.CLOSED, None
-        elif _read_before_error(read, chunks, room_bytes):
-            end = _FULL
     return ReadPiece(chunks[0] if len(chunks) == 1 else b"".join(chunks), len(chunks), end, error)
 
 
 def _read_plain(sock: socket.socket, limit_bytes: int) -> ReadPiece:
-    data, reads = b"", 0
     try:
         data = sock.recv(limit_bytes)
-        if not data:
-            return ReadPiece(data, reads, ReadEnd.CLOSED)
-        reads = 1
-        is_over = len(data) < limit_bytes and is_drained(sock)
-        return ReadPiece(data, reads, _DRAINED if is_over else _FULL)
     except NOTHING_YET:
-        return ReadPiece(data, reads, _DRAINED)
+        return ReadPiece(b"", 0, _DRAINED)
     except OSError as failure:
         # As above.
-        return ReadPiece(data, reads, ReadEnd.BROKEN, failure.with_traceback(None))
-
-
-def _read_before_error(read: Callable[[int], bytes], chunks: list[bytes], room_bytes: int) -> bool:
-    """Add the records that came before a connection broke; return whether there may be more.
-
-    Of TLS the bytes that were read are one record: others may wait in the kernel, in front of the
-    error that was looked for.
-    """
-    with contextlib.suppress(OSError):
-        while len(chunks) < RECORDS_JOINED and room_bytes > 0:
-            chunk = read(min(RECORD_BYTES, room_bytes))
-            if not chunk:
-                return False
-            chunks.append(chunk)
-            room_bytes -= len(chunk)
-        return True
-    forget_tls_errors()
-    return False
+        return ReadPiece(b"", 0, ReadEnd.BROKEN, failure.with_traceback(None))
+    if not data:
+        return ReadPiece(data, 0, ReadEnd.CLOSED)
+    return ReadPiece(data, 1, _FULL if len(data) == limit_bytes else _DRAINED)
 
 
 class _Frame(NamedTuple):

@@ -262,8 +262,6 @@ class WebSocketActor(DispatchedActor):
                 if piece.end is not _FULL or read_bytes >= TURN_READ_BYTES:
                     break
                 piece = read_piece(sock, self._input.reader.wanted_bytes(READ_BYTES))
-                if piece.error is not None and piece.end is _FULL:
-                    self.add_reader(sock, self._on_readable)
                 if not piece.data:
                     break
                 # TLS may give out a byte at a time: a read counts as a frame.

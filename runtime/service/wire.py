@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import os
 import socket
 import ssl
 import time
@@ -127,7 +126,6 @@ class Wire:
     """
 
     __slots__ = (
-        "_behind",
         "_buffer",
         "_buffered_bytes",
         "_failure",
@@ -167,8 +165,6 @@ class Wire:
         self._writing = False
         self._is_reset = False
         self._is_delivering = False
-        self._behind: str | None = None
-        """The error that stands behind what is still to be read."""
         self._failure: str | None = None
         """Why it is over, while what was read is still being taken: nothing more is written."""
         self._reread: asyncio.Handle | None = None
@@ -268,8 +264,6 @@ class Wire:
             piece = read_piece(self._socket, wanted_bytes)
             if piece.end is ReadEnd.WANTS_OUTPUT:
                 self._watch_writing(True)
-            if piece.error is not None and piece.end is ReadEnd.FULL:
-                self._stands_behind(_why(piece.error))
             if piece.data:
                 self._deliver(piece.data)
             if self._failure is not None and self._is_taken:
@@ -300,26 +294,11 @@ class Wire:
 
     def _after(self, piece: ReadPiece) -> None:
         if piece.end is ReadEnd.CLOSED:
-            self._fail(self._behind or "closed by the client")
+            self._fail("closed by the client")
         elif piece.end is ReadEnd.BROKEN and piece.error is not None:
-            self._fail(self._behind or _why(piece.error))
-        elif piece.data and not self._holds:
-            if self._tls is not None and self._tls.pending():
-                self._read_again()
-            elif piece.end is ReadEnd.FULL:
-                self._look_behind()
-
-    def _look_behind(self) -> None:
-        """Look for an error behind what is there: libuv polls no more once it has reported it."""
-        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._stands_behind(os.strerror(code))
-
-    def _stands_behind(self, why: str) -> None:
-        """The connection broke; what came before is still to be read, so it is watched anew."""
-        self._behind = why
-        self._watch_reading(False)
-        self._watch_reading(True)
+            self._fail(_why(piece.error))
+        elif piece.data and not self._holds and self._tls is not None and self._tls.pending():
+            self._read_again()
 
     def _discard(self) -> None:
         """Read what still comes after our end, so that the close does not become a reset."""

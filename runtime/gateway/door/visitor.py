@@ -23,7 +23,6 @@ from tunnelfleet.actors.net.socket_io import (
     abort_quietly,
     close_socket,
     discard_some,
-    is_broken,
     reset_connection,
 )
 from tunnelfleet.actors.tunnel.messages import HandOver, HandOverLost
@@ -222,8 +221,6 @@ class VisitorActor(DispatchedActor):
                     self._handshake = begin_handshake(data[0], needs_login=needs_login)
                 # Not a byte of the application's: the tunnel reads those.
                 sock.recv(self._handshake.receive(data))
-                if is_broken(sock):
-                    data = b""
         except BlockingIOError:
             return
         except OSError:

@@ -235,8 +235,6 @@ class FrameLink:
                 self._later(0.0, self._on_readable)
                 return
             piece = read_piece(self._socket, READ_BYTES)
-            if piece.error is not None and piece.end is ReadEnd.FULL:
-                self._actor.add_reader(self._socket, self._on_readable)
             if piece.data:
                 turn_bytes += len(piece.data)
                 self._heard_at = time.monotonic()

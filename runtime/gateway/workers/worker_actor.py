@@ -28,7 +28,6 @@ from pykka import ActorRef
 from tunnelfleet.actors.config import stood_still_seconds
 from tunnelfleet.actors.kernel import ChildReady, DispatchedActor, ExitReason, Reply
 from tunnelfleet.actors.kernel.actor import Handlers
-from tunnelfleet.actors.net.socket_io import is_broken
 from tunnelfleet.actors.transport.connect_gate import ConnectStats
 from tunnelfleet.proto import TunnelClosed, counted
 from tunnelfleet.runtime.gateway.process import ActorNode
@@ -319,9 +318,6 @@ class WorkerActor(DispatchedActor):
             self.add_writer(sock, self._write)
         elif before is _WorkerOutput.FULL and self._output is not _WorkerOutput.FULL:
             self.remove_writer(sock)
-        if self._output is _WorkerOutput.OVER:
-            # Anew: the error that was met here may be the one that libuv has reported.
-            self.add_reader(sock, self._on_readable)
 
     # -- what it tells
 
@@ -336,18 +332,12 @@ class WorkerActor(DispatchedActor):
         if not data:
             self._end("its process has ended")
             return
-        self._look_behind(self._sock)
         try:
             for message in self._decoder.feed(data):
                 self._take(message)
         except (messages.FrameError, KeyError, TypeError, ValueError) as error:
             logger.error("%s says what nobody understands: %r", self._worker.name, error)
             self._end("it says what nobody understands")
-
-    def _look_behind(self, sock: socket.socket) -> None:
-        """Look for an error behind what was read: libuv polls no more once it has reported it."""
-        if is_broken(sock):
-            self.add_reader(sock, self._on_readable)
 
     def _take(self, message: dict[str, Any]) -> None:
         kind = messages.Is(message["is"])

@@ -89,12 +89,13 @@ def test_what_is_thrown_away_is_bounded_and_its_end_is_told(pair: Pair) -> None:
     assert discard_some(ours, READ_BYTES)
 
 
-def test_what_stands_in_front_of_a_reset_need_not_be_thrown_away(pair: Pair) -> None:
+def test_what_stands_in_front_of_a_reset_is_thrown_away_before_it(pair: Pair) -> None:
     ours, theirs = pair
     theirs.sendall(bytes(READ_BYTES + 1))
     abort_quietly(theirs)
     eventually(lambda: has_hung_up(ours), "the reset is there")
-    assert discard_some(ours, READ_BYTES), "nobody is told again that it broke"
+    assert not discard_some(ours, READ_BYTES), "the limit comes before the reset"
+    assert discard_some(ours, 2 * READ_BYTES)
 
 
 def test_a_broken_connection_has_no_more_to_throw_away(pair: Pair) -> None:

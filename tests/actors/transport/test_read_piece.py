@@ -32,7 +32,6 @@ from tunnelfleet.actors.transport.established import (
     RECORDS_JOINED,
     FrameWriter,
     ReadEnd,
-    is_drained,
     read_piece,
 )
 from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
@@ -67,26 +66,25 @@ def test_behind_a_full_read_there_may_be_more(pair: tuple[socket.socket, socket.
     assert read_piece(ours, 10).end is ReadEnd.FULL
 
 
-def test_after_a_few_bytes_nothing_is_expected(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_reset_behind_the_bytes_is_read_behind_them(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     ours, theirs = pair
     theirs.sendall(b"few")
-    ours.recv(100)
-    assert is_drained(ours)
+    reset(ours, theirs)
+    assert read_piece(ours, 100) == (b"few", 1, ReadEnd.DRAINED, None)
+    piece = read_piece(ours, 100)
+    assert piece[:3] == (b"", 0, ReadEnd.BROKEN)
+    assert isinstance(piece.error, ConnectionResetError)
+    assert piece.error.__traceback__ is None, "it would hold the frames that it came through"
 
 
-def test_a_reset_behind_the_bytes_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
+def reset(ours: socket.socket, theirs: socket.socket) -> None:
+    """Break the connection from the other side, behind all that it has sent."""
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    theirs.close()
-
-    def is_told() -> bool:
-        try:
-            is_drained(ours)
-        except ConnectionResetError:
-            return True
-        return False
-
-    eventually(is_told, "the reset is told")
+    eventually(lambda: undelivered_bytes(theirs) == 0, "the reset destroys none of it")
+    socket.socket.close(theirs)
+    eventually(lambda: has_hung_up(ours), "the reset is there")
 
 
 @pytest.fixture
@@ -119,10 +117,8 @@ def test_what_tls_has_taken_apart_is_more(
 ) -> None:
     ours, theirs = tls_pair
     theirs.sendall(b"few")
-    ours.recv(1)
-    assert not is_drained(ours)
-    ours.recv(100)
-    assert is_drained(ours)
+    assert read_piece(ours, 1) == (b"f", 1, ReadEnd.FULL, None)
+    assert read_piece(ours, 100) == (b"ew", 1, ReadEnd.DRAINED, None)
 
 
 LIMIT_BYTES = 4 * RECORD_BYTES
@@ -208,35 +204,27 @@ def test_an_end_behind_records_comes_with_them(
 
 
 @pytest.mark.parametrize(
-    ("records", "pieces"),
+    ("size_bytes", "pieces"),
     [
-        pytest.param(1, [(1, ReadEnd.BROKEN)], id="one"),
-        pytest.param(5, [(5, ReadEnd.BROKEN)], id="several"),
-        pytest.param(
-            RECORDS_JOINED + 1,
-            [(RECORDS_JOINED, ReadEnd.FULL), (1, ReadEnd.DRAINED), (0, ReadEnd.CLOSED)],
-            id="many",
-        ),
+        pytest.param(10, [1, 1, 1, 0], id="small ones each by itself"),
+        pytest.param(FEW_BYTES, [3], id="large ones together, and the end with them"),
     ],
 )
-def test_small_records_in_front_of_a_reset_are_read(
-    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket], records: int, pieces: list[tuple[int, ReadEnd]]
+def test_records_in_front_of_a_reset_are_read(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket], size_bytes: int, pieces: list[int]
 ) -> None:
     ours, theirs = tls_pair
     theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sent = [b"record %d" % number for number in range(records)]
+    sent = [bytes([number]) * size_bytes for number in range(3)]
     for each in sent:
         theirs.sendall(each)
-    eventually(lambda: undelivered_bytes(theirs) == 0, "the reset destroys none of it")
-    socket.socket.close(theirs)
-    eventually(lambda: has_hung_up(ours), "the reset is there")
+    reset(ours, theirs)
     found = [read_piece(ours, LIMIT_BYTES) for _ in pieces]
-    assert [piece[1:3] for piece in found] == pieces
+    assert [piece.reads for piece in found] == pieces
     assert b"".join(piece.data for piece in found) == b"".join(sent)
-    error = found[0].error
-    assert isinstance(error, ConnectionResetError)
-    assert error.__traceback__ is None, "it would hold the frames that it came through"
+    assert all(piece.end is ReadEnd.DRAINED for piece in found[:-1])
+    # Releases of OpenSSL differ in what they make of it.
+    assert found[-1].end in (ReadEnd.BROKEN, ReadEnd.CLOSED)
 
 
 def test_a_break_behind_records_comes_with_them(

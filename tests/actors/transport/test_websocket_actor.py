@@ -840,7 +840,7 @@ def test_a_service_that_floods_with_pings_and_never_reads_costs_bounded_memory(
 
 
 def test_a_reset_behind_a_frame_is_noticed(serve: Serve, connect: Connect) -> None:
-    """The kernel reports both at once, and libuv reports an error only once."""
+    """The kernel reports both at once."""
 
     def script(peer: Peer) -> None:
         peer.upgrade()
