@@ -241,7 +241,7 @@ def _kind_of_message(frame: FrameType) -> str:
     if len(values) < len(("actor", "message")) or caller == "on_receive":
         return ""
     actor, message = values
-    is_direct = caller == "_turn" and type(message) in getattr(type(actor), "DIRECT", ())
+    is_direct = caller == "_turn" and type(message) in getattr(type(actor), "HANDLERS", ())
     if name != "on_receive" and not is_direct:
         return ""
     return f"{type(actor).__name__} <- {type(message).__name__}"

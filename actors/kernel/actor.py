@@ -24,7 +24,7 @@ from .watch import NORMAL, ExitReason, start_watching, stop_watching
 
 if TYPE_CHECKING:
     from .compat import ActorInbox
-    from .loop_io import HasFileno
+    from .context import HasFileno
     from .mailbox import DispatchedRef, Reply
 
 
@@ -37,8 +37,10 @@ def _register(ref: ActorRef[Any]) -> None:
         ActorRegistry.register(ref)
 
 
-Handlers: TypeAlias = dict[type[Any], Callable[[Any, Any], Any]]
-"""Keyed by the exact type of a message; the values are functions of the actor and the message."""
+Handler: TypeAlias = Callable[[Any, Any], Any]
+"""A function of an actor and a message."""
+Handlers: TypeAlias = dict[type[Any], Handler]
+"""Keyed by the exact type of a message."""
 
 
 _OF_KERNEL: Handlers = dict.fromkeys(SPECIAL, handle_otherwise)
@@ -65,19 +67,22 @@ class DispatchedActor(Actor):
     HANDLERS: ClassVar[Handlers] = {}
     """What handles a message of a type; see `on_receive`."""
 
-    DIRECT: ClassVar[Handlers] = {}
-    """What its dispatcher calls by the type of an item: `HANDLERS`, if the class leaves
-    `on_receive` as it is, and else what the kernel handles itself."""
-
-    OTHERWISE: ClassVar[Callable[[Any, Any], Any]] = staticmethod(handle_otherwise)
-    """What it calls for an item that is not there: a call less for a class without a table."""
+    HANDLING: ClassVar[tuple[Callable[[type[Any], Handler], Handler], Handler]] = (
+        HANDLERS.get,
+        handle_otherwise,
+    )
+    """What its dispatcher finds by the type of an item: in `HANDLERS`, if the class leaves
+    `on_receive` as it is, and else in what the kernel handles itself; and what it calls for an item
+    that is not there, which is a call less for a class without a table."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Know whether messages have to pass through an `on_receive` of the class."""
         super().__init_subclass__(**kwargs)
         is_plain = cls.on_receive is DispatchedActor.on_receive
-        cls.DIRECT = cls.HANDLERS if is_plain else _OF_KERNEL
-        cls.OTHERWISE = staticmethod(handle_otherwise if is_plain else cls.on_receive)
+        if is_plain:
+            cls.HANDLING = (cls.HANDLERS.get, handle_otherwise)
+        else:
+            cls.HANDLING = (_OF_KERNEL.get, cls.on_receive)
 
     _cell: ActorCell
 

@@ -21,6 +21,14 @@ from pykka import ActorRef
 from .few import Few
 
 
+class HasFileno(Protocol):
+    """A socket, or anything else with a file descriptor."""
+
+    def fileno(self) -> int:
+        """Return the descriptor; negative once closed."""
+        ...
+
+
 class DispatcherLike(Protocol):
     """A dispatcher, as its actors' parts see it."""
 

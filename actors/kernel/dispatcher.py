@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .loop_io import Timer
 
 
-TURNS_BETWEEN_POLLS: Final = range(256)
+TURNS_BETWEEN_POLLS: Final = range(1, 257)
 SECONDS_BETWEEN_POLLS: Final = 0.002
 TURN_SECONDS: Final = 0.005
 """A turn takes no further message after this time, since one message may be long work."""
@@ -430,13 +430,15 @@ class Dispatcher:
     def _run_turns(self, now: float) -> None:
         run_queue = self.run_queue
         deadline = now + SECONDS_BETWEEN_POLLS
+        turns = 0
         try:
             if run_queue:
-                for _ in TURNS_BETWEEN_POLLS:
+                for turns in TURNS_BETWEEN_POLLS:  # noqa: B007 - is what was counted, behind it
                     now = self._turn(run_queue.popleft(), now)
                     if not run_queue or now >= deadline:
                         break
         finally:
+            self.stats.turns += turns
             self._run_ended()
 
     def _run_ended(self) -> None:
@@ -454,14 +456,15 @@ class Dispatcher:
         if actor is None:
             return started
         self._current = cell
-        items, handlers, otherwise = cell.items, actor.DIRECT, actor.OTHERWISE
+        items = cell.items
+        find, otherwise = actor.HANDLING
         item: Any = None
         handled = 0
         try:
             while items:
                 item = items.popleft()
                 handled += 1
-                handlers.get(type(item), otherwise)(actor, item)
+                find(type(item), otherwise)(actor, item)
                 if not items or cell.exit_reason is not None or handled == self._batch_messages:
                     break
                 if not handled & CHECK_TIME_MASK and monotonic() > started + TURN_SECONDS:
@@ -476,9 +479,7 @@ class Dispatcher:
             cell.queued = False
             cell.items = NO_MAIL
             self.spare_mail.append(items)
-        stats = self.stats
-        stats.turns += 1
-        stats.messages_handled += handled
+        self.stats.messages_handled += handled
         ended = monotonic()
         if ended - started > self._noted_seconds:
             self._note_long_turn(cell, item, handled, ended - started)

@@ -12,20 +12,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .few import including, without
 
 if TYPE_CHECKING:
-    from .context import CellLike
-
-
-class HasFileno(Protocol):
-    """A socket, or anything else with a file descriptor."""
-
-    def fileno(self) -> int:
-        """Return the descriptor; negative once closed."""
-        ...
+    from .context import CellLike, HasFileno
 
 
 class Direction(Enum):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple
 import uvloop
 
 if TYPE_CHECKING:
-    from _typeshed import FileDescriptorLike
+    from .context import HasFileno
 
 
 MOST_EVENTS = 64
@@ -50,7 +50,7 @@ class UvLoop(uvloop.Loop):
         super().close()
 
     def add_reader(
-        self, fd: FileDescriptorLike, callback: Callable[[*_Args], Any], *args: *_Args
+        self, fd: int | HasFileno, callback: Callable[[*_Args], Any], *args: *_Args
     ) -> None:
         """See `asyncio.AbstractEventLoop.add_reader`."""
         number = _number(fd)
@@ -59,7 +59,7 @@ class UvLoop(uvloop.Loop):
         self._readers[number] = (callback, *args)
 
     def add_writer(
-        self, fd: FileDescriptorLike, callback: Callable[[*_Args], Any], *args: *_Args
+        self, fd: int | HasFileno, callback: Callable[[*_Args], Any], *args: *_Args
     ) -> None:
         """See `asyncio.AbstractEventLoop.add_writer`."""
         number = _number(fd)
@@ -68,7 +68,7 @@ class UvLoop(uvloop.Loop):
         self._writers[number] = (callback, *args)
 
     # uvloop's stubs know of no result.
-    def remove_reader(self, fd: FileDescriptorLike) -> bool:  # type: ignore[override]
+    def remove_reader(self, fd: int | HasFileno) -> bool:  # type: ignore[override]
         """See `asyncio.AbstractEventLoop.remove_reader`."""
         number = _number(fd)
         was_there = self._readers.pop(number, None) is not None
@@ -76,7 +76,7 @@ class UvLoop(uvloop.Loop):
         super().remove_reader(number)
         return was_there
 
-    def remove_writer(self, fd: FileDescriptorLike) -> bool:  # type: ignore[override]
+    def remove_writer(self, fd: int | HasFileno) -> bool:  # type: ignore[override]
         """See `asyncio.AbstractEventLoop.remove_writer`."""
         number = _number(fd)
         was_there = self._writers.pop(number, None) is not None
@@ -118,5 +118,5 @@ class UvLoop(uvloop.Loop):
             super().add_writer(fd, *writer)
 
 
-def _number(fd: FileDescriptorLike) -> int:
+def _number(fd: int | HasFileno) -> int:
     return fd if isinstance(fd, int) else fd.fileno()

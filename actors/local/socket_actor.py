@@ -249,9 +249,10 @@ class SocketActor(DispatchedActor):
                 if not data:
                     self._on_read_end()
                     return
-                turn_bytes += len(data)
+                size_bytes = len(data)
+                turn_bytes += size_bytes
                 self._progress_at = time.monotonic()
-                self._unsent_bytes += len(data)
+                self._unsent_bytes += size_bytes
                 self._tunnel.tell(LocalDataRead(self._key, data))
                 if turn_bytes < FEW_BYTES and self._output is not _BROKEN:
                     # Another read would find nothing, which takes longer than this one. What comes

@@ -260,13 +260,12 @@ class ConnectionTable:
             event: says whose they are.
             more: payloads of the DATA behind it on the same connection.
         """
-        service_id, stream_id, connection_id, payload = event
-        connection = self._active.get((service_id, stream_id, connection_id))
-        size_bytes, number = len(payload), 1 + len(more)
+        connection, payload = self._active.get(event[:3]), event.payload
+        size_bytes, number = len(payload), 1
         if more:
-            size_bytes += sum(map(len, more))
+            size_bytes, number = size_bytes + sum(map(len, more)), 1 + len(more)
         if connection is None or connection.gone:
-            self._stats.service(service_id).count_received(size_bytes, number)
+            self._stats.service(event.service_id).count_received(size_bytes, number)
             self._stats.count_dropped("local_end_gone")
             return
         connection.counters.count_received(size_bytes, number)
@@ -292,9 +291,9 @@ class ConnectionTable:
         Returns:
             None if they cannot be sent any more: whoever gave them has the credit back.
         """
-        key, size_bytes, number = connection.key, len(payload), 1 + len(more)
+        key, size_bytes, number = connection.key, len(payload), 1
         if more:
-            size_bytes += sum(map(len, more))
+            size_bytes, number = size_bytes + sum(map(len, more)), 1 + len(more)
         try:
             message = self._session.data(key.service_id, key.connection_id, payload)
         except LocalProtocolError as error:

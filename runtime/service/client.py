@@ -17,6 +17,7 @@ from typing import Final, Protocol, TypeAlias
 
 from tunnelfleet.actors.kernel.log import get_logger
 from tunnelfleet.actors.net.socket_io import close_socket
+from tunnelfleet.actors.token_bucket import Throttle, kernel_buffer_bytes
 from tunnelfleet.actors.transport.codec import (
     FrameReader,
     Opcode,
@@ -163,12 +164,6 @@ class Relay(Protocol):
     def detach(self, client: Client, reason: str) -> None:
         """Let go of this connection; it is over."""
 
-    def allowance(self, client: Client, wanted_bytes: int) -> int:
-        """Return how many of so many bytes may be read now."""
-
-    def spend(self, client: Client, count_bytes: int) -> None:
-        """Count what was read."""
-
     def drained(self, client: Client) -> None:
         """What waited for this connection has left."""
 
@@ -220,7 +215,6 @@ class Client:
         wire: the socket.
         mode: source or destination, once attached.
         channel_id: the identifier sent in the response.
-        throttle_timer: what resumes reading when the bandwidth allows.
     """
 
     __slots__ = (
@@ -231,11 +225,12 @@ class Client:
         "_reader",
         "_reception",
         "_state",
+        "_throttle",
+        "_throttle_timer",
         "_timeout",
         "_tunnel",
         "channel_id",
         "mode",
-        "throttle_timer",
         "wire",
     )
 
@@ -258,7 +253,9 @@ class Client:
         self._tunnel: Relay | None = None
         self.mode: Mode | None = None
         self.channel_id = channel_id
-        self.throttle_timer: asyncio.TimerHandle | None = None
+        self._throttle: Throttle | None = None
+        self._throttle_timer: asyncio.TimerHandle | None = None
+        """What resumes reading when the bandwidth allows."""
         self.wire = Wire(sock, self, loop, tls)
         self._timeout: asyncio.TimerHandle | None = loop.call_later(
             HANDSHAKE_SECONDS, self.wire.abort, "no request in time"
@@ -296,14 +293,42 @@ class Client:
         """Return how many bytes may be read now (``WireUser``)."""
         if self._tunnel is None:
             return MAX_REQUEST_BYTES
-        return self._tunnel.allowance(self, self._reader.wanted_bytes(READ_BYTES))
+        wanted_bytes = self._reader.wanted_bytes(READ_BYTES)
+        if self._throttle is None:
+            return wanted_bytes
+        return self._allowed(self._throttle, wanted_bytes)
+
+    def _allowed(self, throttle: Throttle, wanted_bytes: int) -> int:
+        wait_seconds = throttle.wait_seconds(self._loop.time())
+        if wait_seconds <= 0:
+            return min(throttle.quantum_bytes, wanted_bytes)
+        self.wire.hold(Hold.THROTTLED)
+        self._throttle_timer = self._loop.call_later(wait_seconds, self._end_throttle_wait)
+        return 0
+
+    def set_throttle(self, throttle: Throttle | None) -> None:
+        """Be read as that allows, which other clients may have used before; None: without limit."""
+        self._throttle = throttle
+        rate = None if throttle is None else throttle.bytes_per_second
+        self.wire.set_kernel_buffer(kernel_buffer_bytes(rate))
+        self._end_throttle_wait()
+
+    def _end_throttle_wait(self) -> None:
+        self._stop_throttle_timer()
+        self.wire.release(Hold.THROTTLED)
+
+    def _stop_throttle_timer(self) -> None:
+        if self._throttle_timer is not None:
+            self._throttle_timer.cancel()
+            self._throttle_timer = None
 
     def received(self, data: bytes) -> None:
         """Take bytes from the wire (``WireUser``)."""
         if self._state is _REQUESTING:
             data = self._request_bytes(data)
-        elif self._tunnel is not None:
-            self._tunnel.spend(self, len(data))
+        elif self._throttle is not None:
+            # Pings included (docs/protocol.md section 1).
+            self._throttle.spend(len(data), self._loop.time())
         if data and self._state is _ATTACHED:
             self._websocket_bytes(data)
 
@@ -317,9 +342,7 @@ class Client:
         """Clean up after the wire (``WireUser``)."""
         self._answered(ClientState.OVER)
         self._arriving = None
-        if self.throttle_timer is not None:
-            self.throttle_timer.cancel()
-            self.throttle_timer = None
+        self._stop_throttle_timer()
         self._leave_tunnel(reason)
         self._reception.gone(self, reason)
 

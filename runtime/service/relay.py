@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tunnelfleet.actors.token_bucket import Throttle, kernel_buffer_bytes
+from tunnelfleet.actors.token_bucket import Throttle
 from tunnelfleet.actors.transport.codec import (
     Opcode,
     Role,
@@ -156,7 +156,7 @@ class RelayedTunnel:
         self._clients[mode] = client
         throttle = self._directions[_OTHER[mode]].throttle
         if throttle is not None:
-            client.wire.set_kernel_buffer(kernel_buffer_bytes(throttle.bytes_per_second))
+            client.set_throttle(throttle)
         announcement = Message(MessageType.SERVICE_IDS, available_service_ids=self.services)
         client.wire.write(encode_tunnel_message(announcement, _SERVICE))
         if mode in self._stalled:
@@ -205,7 +205,8 @@ class RelayedTunnel:
             RemoteProtocolError: it is not for this client to send; what came before it has been
                 relayed.
         """
-        mode = _mode_of(sender)
+        mode = sender.mode
+        assert mode is not None
         to = _OTHER[mode]
         parts: list[bytes | memoryview] = []
         answers: list[bytearray] = []
@@ -337,43 +338,14 @@ class RelayedTunnel:
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit each direction; None lifts the limit."""
         for mode in Mode:
-            direction = self._directions[_OTHER[mode]]
-            direction.throttle = (
-                Throttle(bytes_per_second, self._loop.time())
-                if bytes_per_second is not None
-                else None
-            )
-            client = self._clients[mode]
-            if client is not None:
-                client.wire.set_kernel_buffer(kernel_buffer_bytes(bytes_per_second))
-                self._end_throttle_wait(client)
+            throttle = None
+            if bytes_per_second is not None:
+                throttle = Throttle(bytes_per_second, self._loop.time())
+            self._directions[_OTHER[mode]].throttle = throttle
+            for client in self.clients(mode):
+                client.set_throttle(throttle)
         rate = "off" if bytes_per_second is None else f"{bytes_per_second:g} bytes/s"
         self._tell(ServiceEventKind.THROTTLED, None, rate)
-
-    def allowance(self, client: Client, wanted_bytes: int) -> int:
-        """Return how much of that may be read from a client now; 0 holds its wire until it may."""
-        throttle = self._directions[_OTHER[_mode_of(client)]].throttle
-        if throttle is None:
-            return wanted_bytes
-        wait_seconds = throttle.wait_seconds(self._loop.time())
-        if wait_seconds <= 0:
-            return min(throttle.quantum_bytes, wanted_bytes)
-        client.wire.hold(Hold.THROTTLED)
-        client.throttle_timer = self._loop.call_later(wait_seconds, self._end_throttle_wait, client)
-        return 0
-
-    def spend(self, client: Client, count_bytes: int) -> None:
-        """Charge what was read, pings included (docs/protocol.md section 1)."""
-        throttle = self._directions[_OTHER[_mode_of(client)]].throttle
-        if throttle is not None:
-            throttle.spend(count_bytes, self._loop.time())
-
-    @staticmethod
-    def _end_throttle_wait(client: Client) -> None:
-        if client.throttle_timer is not None:
-            client.throttle_timer.cancel()
-            client.throttle_timer = None
-        client.wire.release(Hold.THROTTLED)
 
     # what the service does on command
 

@@ -57,6 +57,7 @@ class WireState(enum.Enum):
 
 # As plain names: Python 3.11 takes six times as long to look up the member of an enum.
 _HANDSHAKE, _OPEN, _FINISHING = WireState.HANDSHAKE, WireState.OPEN, WireState.FINISHING
+_FULL, _DRAINED, _WANTS_OUTPUT = ReadEnd.FULL, ReadEnd.DRAINED, ReadEnd.WANTS_OUTPUT
 
 
 class WireUser(Protocol):
@@ -228,12 +229,13 @@ class Wire:
         self._on_readable()
 
     def _on_readable(self) -> None:
-        if self._state is _HANDSHAKE:
+        if self._state is _OPEN:
+            if not self._holds:
+                self._read()
+        elif self._state is _HANDSHAKE:
             self._shake_hands()
         elif self._state is _FINISHING:
             self._discard()
-        elif self._state is _OPEN and not self._holds:
-            self._read()
 
     def _shake_hands(self) -> None:
         assert self._tls is not None
@@ -262,7 +264,7 @@ class Wire:
             if wanted_bytes <= 0:
                 return
             piece = read_piece(self._socket, wanted_bytes)
-            if piece.end is ReadEnd.WANTS_OUTPUT:
+            if piece.end is _WANTS_OUTPUT:
                 self._watch_writing(True)
             if piece.data:
                 self._deliver(piece.data)
@@ -271,13 +273,14 @@ class Wire:
             if self._state is not _OPEN:
                 return
             reads -= 1
-            if reads == 0 or piece.end is not ReadEnd.FULL or self._holds:
+            if reads == 0 or piece.end is not _FULL or self._holds:
                 break
             now = time.monotonic()
             until = until or now + READ_MORE_SECONDS
             if now > until:
                 break
-        self._after(piece)
+        if piece.end is not _DRAINED:
+            self._after(piece)
 
     def _deliver(self, data: bytes) -> None:
         # An answer that cannot be written any more must not lose what was read before it.

@@ -126,8 +126,8 @@ def tell():
 class Actor:
     def handle(self, message): self.handle_more(message)
     def handle_more(self, message): pass
-    DIRECT = {int: handle}
-def _turn(): Actor.DIRECT[int](Actor(), 7)
+    HANDLERS = {int: handle}
+def _turn(): Actor.HANDLERS[int](Actor(), 7)
 """
         recorder = ruler.Recorder()
         with recorder.install(), recorder.counting():

@@ -96,17 +96,13 @@ def test_a_websocket_error_closes_with_an_empty_close(
 
 
 class TakingTunnel:
-    """A tunnel that lets all be read, and notes what it takes at a time."""
+    """A tunnel that notes what it takes at a time."""
 
     def __init__(self) -> None:
         self.takes: list[list[Message | DataBurst]] = []
         self.ends: list[str] = []
 
-    def allowance(self, _client: client.Client, wanted_bytes: int) -> int:
-        return wanted_bytes
-
     def attach(self, _client: client.Client) -> None: ...
-    def spend(self, _client: client.Client, _count_bytes: int) -> None: ...
     def drained(self, _client: client.Client) -> None: ...
 
     def relay(self, _sender: client.Client, arrived: Sequence[client.Arrived]) -> None:

@@ -23,6 +23,7 @@ import tunnelfleet.actors
 import tunnelfleet.runtime
 from tests.support.waiting import WAIT_SECONDS
 from tunnelfleet.actors.kernel import DispatchedActor, SupervisorActor
+from tunnelfleet.actors.kernel.actor import Handlers
 from tunnelfleet.actors.kernel.cell import handle_otherwise
 
 if TYPE_CHECKING:
@@ -91,14 +92,14 @@ class Kill:
             raise KilledError(f"{self._class.__name__} at {self._message.__name__}")
 
         self._before = handle if is_own else None
-        self._direct = self._class.DIRECT, self._class.OTHERWISE
-        self._class.DIRECT, self._class.OTHERWISE = {}, staticmethod(handle_otherwise)
+        self._handling = self._class.HANDLING
+        nothing: Handlers = {}
+        self._class.HANDLING = (nothing.get, handle_otherwise)
         self._class.on_receive = on_receive  # type: ignore[method-assign,assignment]
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
-        self._class.DIRECT, otherwise = self._direct
-        self._class.OTHERWISE = staticmethod(otherwise)
+        self._class.HANDLING = self._handling
         if self._before is None:
             del self._class.on_receive
         else:
