@@ -98,6 +98,9 @@ class UvLoop(uvloop.Loop):
 
     def _on_errors(self) -> None:
         for fd, events in self._errors.poll(0, MOST_EVENTS):
+            if fd not in self._readers and fd not in self._writers:
+                # It was closed without a word, and a child that was forked before holds it.
+                continue
             is_error = bool(events & select.EPOLLERR)
             if is_error and fd in self._hung_up:
                 self._hung_up.discard(fd)

@@ -176,6 +176,18 @@ def ensure_secret(path: Path | None, folder: Path) -> tuple[bytes, str]:
             )
         if not path.exists():
             create_private_file(path, os.urandom(MIN_SECRET_BYTES).hex().encode() + b"\n")
+    return read_deployment_secret(path)
+
+
+def read_deployment_secret(path: Path) -> tuple[bytes, str]:
+    """Read the secret of the deployment, without a line end behind it.
+
+    Returns:
+        The secret, and a warning about its file or an empty text.
+
+    Raises:
+        ConfigError: it cannot be read, or is shorter than `MIN_SECRET_BYTES`.
+    """
     content, warning = read_private(path)
     secret = content.removesuffix(b"\n").removesuffix(b"\r")
     if len(secret) < MIN_SECRET_BYTES:
