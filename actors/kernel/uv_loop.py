@@ -113,6 +113,8 @@ class UvLoop(uvloop.Loop):
 
     def _watch_anew(self, fd: int) -> None:
         reader, writer = self._readers.get(fd), self._writers.get(fd)
+        if reader is None and writer is None:
+            return
         super().remove_reader(fd)
         super().remove_writer(fd)
         if reader is not None:
