@@ -68,7 +68,8 @@ def connected(url: str) -> int:
         with urllib.request.urlopen(f"{url}/readyz", timeout=WAIT_SECONDS) as answer:
             found = json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        found = json.loads(error.read())
+        with error:
+            found = json.loads(error.read())
     return int(found["connected"])
 
 
