@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from tunnelfleet.actors.kernel import Dispatcher
 
-EXTRAS = ("tunnelfleet.runtime.ray_fleet",)
-"""Rooms that need what is not installed for the tests."""
+EXTRAS = ("tunnelfleet.runtime.ray_fleet", "tunnelfleet.actors.kernel.uv_loop")
+"""What needs packages that are not installed for the tests, or not for all of them."""
 
 
 class KilledError(Exception):
