@@ -65,7 +65,8 @@ class Dispatcher:
         name: of the thread, for logs.
         batch_messages: messages one actor may handle before the next has its turn.
         slow_turn_seconds: a turn longer than this is counted and logged.
-        loop_factory: makes the event loop; the default takes uvloop if it is installed.
+        loop_factory: makes the event loop; the default takes uvloop's, as `uv_loop` makes it, if it
+            is installed. A loop has to report an error of a socket until it was taken.
     """
 
     def __init__(

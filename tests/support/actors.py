@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def loop_factories() -> list[Callable[[], asyncio.AbstractEventLoop]]:
     """Return the makers of the event loops that are installed."""
     try:
-        import uvloop
+        from tunnelfleet.actors.kernel.uv_loop import UvLoop
     except ImportError:
         return [asyncio.new_event_loop]
-    return [asyncio.new_event_loop, uvloop.new_event_loop]
+    return [asyncio.new_event_loop, UvLoop]
 
 
 class Log:

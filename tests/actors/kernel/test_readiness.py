@@ -44,6 +44,30 @@ def test_a_reader_is_called_when_there_is_something_to_read(dispatcher, pair):
     assert log.items == [b"one", b"two"]
 
 
+class ByteReader(Reader):
+    """Reads a byte in each turn, up to the end."""
+
+    def read(self):
+        try:
+            data = self.sock.recv(1)
+        except OSError as error:
+            data = type(error)
+        self.log.add(data)
+        if data == b"":
+            self.remove_reader(self.sock)
+
+
+def test_a_reset_is_told_behind_all_bytes_however_few_a_turn_reads(dispatcher, pair):
+    log = Log()
+    ours, theirs = pair
+    theirs.send(b"0123456789")
+    ours.send(b"never read, so that the end of the other side is a reset")
+    ByteReader.start(log, ours, dispatcher=dispatcher)
+    theirs.close()
+    items = log.wait_for(lambda items: b"" in items)
+    assert items == [*(b"%d" % number for number in range(10)), ConnectionResetError, b""]
+
+
 def test_a_writer_is_called_until_it_is_removed(dispatcher, pair):
     log = Log()
 
