@@ -71,15 +71,14 @@ class DispatchedActor(Actor):
         HANDLERS.get,
         handle_otherwise,
     )
-    """What its dispatcher finds by the type of an item: in `HANDLERS`, if the class leaves
-    `on_receive` as it is, and else in what the kernel handles itself; and what it calls for an item
-    that is not there, which is a call less for a class without a table."""
+    """A lookup of the handler by the type of an item, and what handles an item that it does not
+    find. The lookup is in `HANDLERS` if the class leaves `on_receive` as it is, and else in what
+    the kernel handles itself; then the other is the class's `on_receive`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Know whether messages have to pass through an `on_receive` of the class."""
         super().__init_subclass__(**kwargs)
-        is_plain = cls.on_receive is DispatchedActor.on_receive
-        if is_plain:
+        if cls.on_receive is DispatchedActor.on_receive:
             cls.HANDLING = (cls.HANDLERS.get, handle_otherwise)
         else:
             cls.HANDLING = (_OF_KERNEL.get, cls.on_receive)

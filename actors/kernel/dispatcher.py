@@ -434,7 +434,7 @@ class Dispatcher:
         turns = 0
         try:
             if run_queue:
-                for turns in TURNS_BETWEEN_POLLS:  # noqa: B007 - is what was counted, behind it
+                for turns in TURNS_BETWEEN_POLLS:  # noqa: B007 - is added up below
                     now = self._turn(run_queue.popleft(), now)
                     if not run_queue or now >= deadline:
                         break

@@ -210,7 +210,7 @@ def _fire(timer: Timer) -> None:
 
 
 LOOP_DESCRIPTORS = 9
-"""How many descriptors a loop opens for itself, with some room: uvloop's six, and one more."""
+"""How many descriptors a loop opens for itself, with some room: the first of uvloop takes eight."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

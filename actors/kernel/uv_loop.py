@@ -5,7 +5,7 @@ front of the error; asyncio's own loop reports it until it was taken. Whoever re
 is there, and trusts to be called for the rest, would wait for ever.
 
 So all that is watched is in a second epoll as well, which tells of errors alone and costs nothing
-until there is one. Of what it tells the loop is told anew.
+until there is one. What it tells of is watched anew by the loop, which then reports it again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Kept: TypeAlias = tuple[Callable[..., object], *tuple[Any, ...]]
 
 
 class UvLoop(uvloop.Loop):
-    """An event loop. Where it differs from uvloop's: see above."""
+    """An event loop that reports an error of a socket until it was taken."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class UvLoop(uvloop.Loop):
     ) -> None:
         """See `asyncio.AbstractEventLoop.add_reader`."""
         number = _number(fd)
-        self._watch(number)
         super().add_reader(number, callback, *args)
+        self._watch(number)
         self._readers[number] = (callback, *args)
 
     def add_writer(
@@ -63,8 +63,8 @@ class UvLoop(uvloop.Loop):
     ) -> None:
         """See `asyncio.AbstractEventLoop.add_writer`."""
         number = _number(fd)
-        self._watch(number)
         super().add_writer(number, callback, *args)
+        self._watch(number)
         self._writers[number] = (callback, *args)
 
     # uvloop's stubs know of no result.
@@ -84,13 +84,16 @@ class UvLoop(uvloop.Loop):
         super().remove_writer(number)
         return was_there
 
+    def _is_watched(self, fd: int) -> bool:
+        return fd in self._readers or fd in self._writers
+
     def _watch(self, fd: int) -> None:
-        if fd not in self._readers and fd not in self._writers:
+        if not self._is_watched(fd):
             # Asked for nothing, an epoll tells of errors, and of what has hung up.
             self._errors.register(fd, 0)
 
     def _unwatch(self, fd: int) -> None:
-        if fd not in self._readers and fd not in self._writers:
+        if not self._is_watched(fd):
             self._hung_up.discard(fd)
             # It was not there, or its socket was closed.
             with contextlib.suppress(OSError):
@@ -98,8 +101,8 @@ class UvLoop(uvloop.Loop):
 
     def _on_errors(self) -> None:
         for fd, events in self._errors.poll(0, MOST_EVENTS):
-            if fd not in self._readers and fd not in self._writers:
-                # It was closed without a word, and a child that was forked before holds it.
+            if not self._is_watched(fd):
+                # It was closed and never removed, and a child that was forked before holds it.
                 continue
             is_error = bool(events & select.EPOLLERR)
             if is_error and fd in self._hung_up:
@@ -112,9 +115,9 @@ class UvLoop(uvloop.Loop):
             self.call_soon(self._watch_anew, fd)
 
     def _watch_anew(self, fd: int) -> None:
-        reader, writer = self._readers.get(fd), self._writers.get(fd)
-        if reader is None and writer is None:
+        if not self._is_watched(fd):
             return
+        reader, writer = self._readers.get(fd), self._writers.get(fd)
         super().remove_reader(fd)
         super().remove_writer(fd)
         if reader is not None:

@@ -7,13 +7,20 @@ service need not answer pings (docs/protocol.md section 1), so any byte is as go
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import socket
 import ssl
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from tunnelfleet.actors.net.socket_io import FEW_BYTES, NOTHING_YET, forget_tls_errors
+from tunnelfleet.actors.net.socket_io import (
+    FEW_BYTES,
+    NOTHING_YET,
+    forget_tls_errors,
+    has_hung_up,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +149,22 @@ def _read_plain(sock: socket.socket, limit_bytes: int) -> ReadPiece:
     if not data:
         return ReadPiece(data, 0, ReadEnd.CLOSED)
     return ReadPiece(data, 1, _FULL if len(data) == limit_bytes else _DRAINED)
+
+
+def true_end(sock: socket.socket, piece: ReadPiece) -> ReadPiece:
+    """Return what was read last, with the reset that looked like an end.
+
+    Some releases of OpenSSL make an end of a reset, and a write may have met the error first. While
+    we may still send, what has hung up was reset.
+
+    Args:
+        sock: on which this side has not ended its direction.
+        piece: from `read_piece`.
+    """
+    if piece.end is not ReadEnd.CLOSED or not has_hung_up(sock):
+        return piece
+    error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    return piece._replace(end=ReadEnd.BROKEN, error=error)
 
 
 class _Frame(NamedTuple):

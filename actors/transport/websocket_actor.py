@@ -63,6 +63,7 @@ from .established import (
     SendPing,
     outcome_of_refusal,
     read_piece,
+    true_end,
 )
 from .upgrade import TlsInTls
 
@@ -276,7 +277,7 @@ class WebSocketActor(DispatchedActor):
         if self._arriving is not None or piece.end is _FULL:
             return True
         if piece.end is not _DRAINED:
-            self._on_read_end(piece)
+            self._on_read_end(true_end(sock, piece))
         return False
 
     def _begin(self, data: bytes, messages: list[Message | DataBurst]) -> int:

@@ -205,8 +205,7 @@ class RelayedTunnel:
             RemoteProtocolError: it is not for this client to send; what came before it has been
                 relayed.
         """
-        mode = sender.mode
-        assert mode is not None
+        mode = _mode_of(sender)
         to = _OTHER[mode]
         parts: list[bytes | memoryview] = []
         answers: list[bytearray] = []

@@ -29,7 +29,7 @@ from tunnelfleet.actors.net.socket_io import (
     forget_tls_errors,
     wrap_tls,
 )
-from tunnelfleet.actors.transport.established import ReadEnd, ReadPiece, read_piece
+from tunnelfleet.actors.transport.established import ReadEnd, ReadPiece, read_piece, true_end
 
 
 class Hold(enum.Enum):
@@ -280,7 +280,7 @@ class Wire:
             if now > until:
                 break
         if piece.end is not _DRAINED:
-            self._after(piece)
+            self._after(true_end(self._socket, piece))
 
     def _deliver(self, data: bytes) -> None:
         # An answer that cannot be written any more must not lose what was read before it.

@@ -33,6 +33,7 @@ from tunnelfleet.actors.transport.established import (
     FrameWriter,
     ReadEnd,
     read_piece,
+    true_end,
 )
 from tunnelfleet.runtime.service.tls import ensure_certificate, server_context
 
@@ -224,7 +225,20 @@ def test_records_in_front_of_a_reset_are_read(
     assert b"".join(piece.data for piece in found) == b"".join(sent)
     assert all(piece.end is ReadEnd.DRAINED for piece in found[:-1])
     # Releases of OpenSSL differ in what they make of it.
-    assert found[-1].end in (ReadEnd.BROKEN, ReadEnd.CLOSED)
+    last = true_end(ours, found[-1])
+    assert last[:3] == (found[-1].data, found[-1].reads, ReadEnd.BROKEN)
+    assert isinstance(last.error, ConnectionResetError)
+
+
+def test_an_end_is_no_reset_while_the_other_side_may_hear_us(
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
+) -> None:
+    ours, theirs = tls_pair
+    theirs.sendall(b"last")
+    theirs.shutdown(socket.SHUT_WR)
+    read = [read_piece(ours, LIMIT_BYTES) for _ in range(2)]
+    assert read == [(b"last", 1, ReadEnd.DRAINED, None), (b"", 0, ReadEnd.CLOSED, None)]
+    assert [true_end(ours, piece) for piece in read] == read
 
 
 def test_a_break_behind_records_comes_with_them(

@@ -880,7 +880,9 @@ def test_all_that_came_in_front_of_a_reset_is_taken(
     server = serve(script, tls=tls[0] if secure else None)
     client = connect(server, tls[1], ping_interval_seconds=60.0).established()
     client.dispatcher.call_soon(be_busy_until_the_reset)
-    assert client.lost().label == "lost"
+    lost = client.lost()
+    assert lost.label == "lost"
+    assert "the connection broke: Connection reset by peer" in str(lost)
     assert client.received == texts
 
 

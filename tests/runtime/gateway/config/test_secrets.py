@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunnelfleet.proto import ConfigError, validate_client_token
+from tunnelfleet.runtime.gateway.config.loader import load
 from tunnelfleet.runtime.gateway.config.secrets import ClientTokens, ensure_secret, read_secret
 
 if TYPE_CHECKING:
@@ -59,6 +60,17 @@ def test_what_cannot_be_a_secret(tmp_path: Path, content: bytes | None, says: st
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=says):
         ensure_secret(path, tmp_path)
+
+
+@pytest.mark.parametrize("secret", [b"\x00\xff" * 16, b" " + b"s" * 30 + b" "])
+def test_what_a_gateway_takes_as_a_secret_a_check_takes(tmp_path: Path, secret: bytes) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(secret + b"\n")
+    path.chmod(0o600)
+    assert ensure_secret(path, tmp_path) == (secret, "")
+    text = '[gateway]\nname = "gw"\nclient_token_secret_file = "secret"\n'
+    (tmp_path / "fleet.toml").write_text(text)
+    assert load([tmp_path / "fleet.toml"]).gateway.client_token_secret_file == path
 
 
 def test_others_that_can_read_are_a_warning(tmp_path: Path) -> None:
